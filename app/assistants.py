@@ -1,0 +1,101 @@
+"""/v1/assistants: plain documents with ETags; they have no history worth a log."""
+
+from __future__ import annotations
+
+import msgspec
+from aiohttp import web
+
+from app.service import Service, answer, answer_stored, checked_id, page_query, path_id, read_body, service_of
+from core import names
+from core.commands import assistant_from, updated_assistant
+from core.errors import no_such
+from core.paging import PageQuery
+from core.ports import Conflict, Stored
+from core.requests import CreateAssistant, UpdateAssistant
+from core.resources import Assistant, Deleted, encode
+
+_decoder = msgspec.json.Decoder(Assistant)
+
+
+async def load(service: Service, project: str, assistant_id: str) -> Assistant:
+    """Raises the 404 of an unknown assistant."""
+    return _decoder.decode((await _stored(service, project, assistant_id)).body)
+
+
+async def _stored(service: Service, project: str, assistant_id: str) -> Stored:
+    stored = await service.storage.get(names.ASSISTANTS, names.document(project, assistant_id))
+    if stored is None:
+        raise no_such("assistant", assistant_id)
+    return stored
+
+
+async def create(request: web.Request) -> web.Response:
+    service, project = service_of(request)
+    body = await read_body(request, CreateAssistant)
+    assistant = assistant_from(body, service.ids.new("asst"), service.clock.now())
+    await service.storage.create(names.ASSISTANTS, names.document(project, assistant.id), encode(assistant))
+    return answer(assistant)
+
+
+async def retrieve(request: web.Request) -> web.Response:
+    service, project = service_of(request)
+    return answer_stored(request, await _stored(service, project, path_id(request, "assistant_id", "asst")))
+
+
+async def update(request: web.Request) -> web.Response:
+    service, project = service_of(request)
+    assistant_id = path_id(request, "assistant_id", "asst")
+    body = await read_body(request, UpdateAssistant)
+    while True:
+        stored = await _stored(service, project, assistant_id)
+        assistant = updated_assistant(_decoder.decode(stored.body), body)
+        try:
+            # If-Match: of two updates at once neither is lost.
+            await service.storage.replace(names.ASSISTANTS, stored.name, encode(assistant), stored.etag)
+        except Conflict:
+            continue
+        return answer(assistant)
+
+
+async def delete(request: web.Request) -> web.Response:
+    service, project = service_of(request)
+    assistant_id = path_id(request, "assistant_id", "asst")
+    if not await service.storage.remove(names.ASSISTANTS, names.document(project, assistant_id)):
+        raise no_such("assistant", assistant_id)
+    return answer(Deleted(id=assistant_id, object="assistant.deleted"))
+
+
+async def list_all(request: web.Request) -> web.Response:
+    service, project = service_of(request)
+    query = page_query(request)
+    backwards = query.before is not None and query.after is None
+    cursor = query.before if backwards else query.after
+    prefix = f"{project}/"
+    found = await service.storage.page(
+        names.ASSISTANTS,
+        prefix,
+        after=prefix + checked_id(cursor, "before" if backwards else "after", "asst") if cursor else None,
+        limit=query.limit + 1,
+        newest_first=query.newest_first != backwards,
+    )
+    return web.Response(body=_page(found, query, backwards=backwards), content_type="application/json")
+
+
+def _page(found: list[Stored], query: PageQuery, *, backwards: bool) -> bytes:
+    """The list envelope around the documents as they are stored."""
+    kept = found[: query.limit]
+    if backwards:
+        kept.reverse()
+    ids = [stored.name.rpartition("/")[2] for stored in kept]
+    if query.after and query.before in ids:  # both cursors: what lies between them
+        kept = kept[: ids.index(query.before)]
+        ids = ids[: len(kept)]
+    return encode(
+        {
+            "object": "list",
+            "data": [msgspec.Raw(stored.body) for stored in kept],
+            "first_id": ids[0] if ids else None,
+            "last_id": ids[-1] if ids else None,
+            "has_more": len(found) > query.limit,
+        }
+    )

@@ -1,0 +1,55 @@
+"""/v1/threads/{thread_id}/messages."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from app.service import answer, answer_stored, checked_id, page_query, path_id, read_body, service_of
+from core import names
+from core.commands import message_of
+from core.requests import CreateMessage, UpdateMetadata
+from core.resources import Deleted
+
+
+async def create(request: web.Request) -> web.Response:
+    service, project = service_of(request)
+    thread_id = path_id(request, "thread_id", "thread")
+    body, scribe = await read_body(request, CreateMessage), service.scribe()
+    changes = await service.ledger.command(project, thread_id, lambda state: scribe.create_message(state, body))
+    return answer(changes[-1].object)
+
+
+async def list_all(request: web.Request) -> web.Response:
+    service, project = service_of(request)
+    thread_id = path_id(request, "thread_id", "thread")
+    query, run_id = page_query(request), request.query.get("run_id")
+    if run_id:
+        checked_id(run_id, "run_id", "run")
+    state = await service.ledger.read(project, thread_id)
+    return answer(state.messages.page(query, "message", (lambda m: m.run_id == run_id) if run_id else None))
+
+
+async def retrieve(request: web.Request) -> web.Response:
+    service, project = service_of(request)
+    thread_id, message_id = path_id(request, "thread_id", "thread"), path_id(request, "message_id", "msg")
+    return answer_stored(request, await service.ledger.fetch(names.MESSAGES, project, thread_id, message_id))
+
+
+async def update(request: web.Request) -> web.Response:
+    service, project = service_of(request)
+    thread_id, message_id = path_id(request, "thread_id", "thread"), path_id(request, "message_id", "msg")
+    body, scribe = await read_body(request, UpdateMetadata), service.scribe()
+    await service.ledger.command(
+        project,
+        thread_id,
+        lambda state: scribe.update_message(state, message_id, body),
+    )
+    return answer(message_of(await service.ledger.read(project, thread_id), message_id))
+
+
+async def delete(request: web.Request) -> web.Response:
+    service, project = service_of(request)
+    thread_id, message_id = path_id(request, "thread_id", "thread"), path_id(request, "message_id", "msg")
+    scribe = service.scribe()
+    await service.ledger.command(project, thread_id, lambda state: scribe.delete_message(state, message_id))
+    return answer(Deleted(id=message_id, object="thread.message.deleted"))

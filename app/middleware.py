@@ -1,0 +1,154 @@
+"""Around every request: its id, the caller's project, the beta header, CORS, and the one place that renders errors."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import secrets
+import time
+from collections.abc import Collection, Mapping
+from http import HTTPStatus
+
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+from app.service import PROJECT
+from core.errors import ApiError, server_error, storage_unavailable
+from core.ports import Conflict, StorageUnavailable
+from core.resources import encode
+
+log = logging.getLogger(__name__)
+
+OPEN_PATHS = ("/health", "/openapi.json", "/docs", "/docs/")
+NEEDS_BETA = ("/v1/assistants", "/v1/threads")
+BETA = "assistants=v2"
+CORS_HEADERS = "authorization,content-type,openai-beta,last-event-id,if-none-match,idempotency-key"
+
+
+def digest(key: str) -> bytes:
+    """Keys are compared by their hashes, so that the time a comparison takes tells nothing about a key."""
+    return hashlib.sha256(key.encode(errors="surrogatepass")).digest()
+
+
+def errors_and_ids() -> Middleware:
+    """The outermost middleware. Nothing that a handler raises leaves as anything but OpenAI's error envelope."""
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        request_id, begun = f"req_{secrets.token_hex(16)}", time.perf_counter()
+        request["request_id"] = request_id
+        try:
+            response = await handler(request)
+        except ApiError as error:
+            response = render(error)
+        except web.HTTPException as error:
+            response = _render_http(request, error)
+        except StorageUnavailable as error:
+            log.warning("%s %s %s: the store does not answer: %s", request_id, request.method, request.path, error)
+            response = render(storage_unavailable())
+        except Conflict:
+            log.warning("%s %s %s: too many writers at once", request_id, request.method, request.path)
+            response = render(storage_unavailable())
+        except (ConnectionResetError, TimeoutError):
+            raise
+        except Exception:
+            log.exception("%s %s %s failed", request_id, request.method, request.path)
+            response = render(server_error())
+        if not response.prepared:
+            response.headers["x-request-id"] = request_id
+            response.headers["openai-version"] = "2020-10-01"
+            response.headers["openai-processing-ms"] = str(int((time.perf_counter() - begun) * 1000))
+        return response
+
+    return middleware
+
+
+def render(error: ApiError) -> web.Response:
+    body = {"error": {"message": error.message, "type": error.kind, "param": error.param, "code": error.code}}
+    return web.Response(status=error.status, body=encode(body), content_type="application/json", headers=error.headers)
+
+
+def _render_http(request: web.Request, error: web.HTTPException) -> web.StreamResponse:
+    if error.status < 400:
+        return error
+    match error.status:
+        case HTTPStatus.NOT_FOUND:
+            message = f"Invalid URL ({request.method} {request.path})"
+        case HTTPStatus.METHOD_NOT_ALLOWED:
+            message = f"Not allowed to {request.method} on {request.path}. (HINT: Perhaps you meant another method?)"
+        case HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+            message = "The request body is too large: 4 MiB are the limit."
+        case _:
+            message = error.reason
+    return render(ApiError(message, status=error.status))
+
+
+def authentication(keys: Mapping[str, str]) -> Middleware:
+    """`keys` maps each API key to its project; without any, everybody is project `default` (loopback only)."""
+    projects = {digest(key): project for key, project in keys.items()}
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if not projects or not request.path.startswith("/v1"):
+            request[PROJECT] = "default"
+            return await handler(request)
+        scheme, _, key = request.headers.get("Authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not key.strip():
+            raise ApiError(
+                "You didn't provide an API key. You need to provide your API key in an Authorization header using"
+                " Bearer auth (i.e. Authorization: Bearer YOUR_KEY).",
+                status=401,
+            )
+        project = projects.get(digest(key.strip()))
+        if project is None:
+            raise ApiError(f"Incorrect API key provided: {_masked(key.strip())}.", status=401, code="invalid_api_key")
+        request[PROJECT] = project
+        return await handler(request)
+
+    return middleware
+
+
+def _masked(key: str) -> str:
+    return f"{key[:3]}...{key[-2:]}" if len(key) > 12 else "***"
+
+
+def beta_header() -> Middleware:
+    """Assistants and threads want `OpenAI-Beta: assistants=v2`, models and the rest do not (section 1.2)."""
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        sent = (part.strip() for part in request.headers.get("OpenAI-Beta", "").split(","))
+        if request.path.startswith(NEEDS_BETA) and BETA not in sent and request.match_info.http_exception is None:
+            raise ApiError(
+                "You must provide the 'OpenAI-Beta' header to access the Assistants API. Please try again by setting"
+                " the header 'OpenAI-Beta: assistants=v2'.",
+                code="invalid_beta",
+            )
+        return await handler(request)
+
+    return middleware
+
+
+def cors(origins: Collection[str]) -> Middleware:
+    """Browsers of these origins may call the API; `*` stands for all."""
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        origin = request.headers.get("Origin")
+        allowed = origin is not None and ("*" in origins or origin in origins)
+        if allowed and request.method == "OPTIONS":
+            response: web.StreamResponse = web.Response(status=204)
+            response.headers["Access-Control-Allow-Methods"] = "GET,POST,DELETE"
+            response.headers["Access-Control-Allow-Headers"] = request.headers.get(
+                "Access-Control-Request-Headers", CORS_HEADERS
+            )
+            response.headers["Access-Control-Max-Age"] = "600"
+        else:
+            response = await handler(request)
+        if allowed and origin is not None and not response.prepared:
+            response.headers["Access-Control-Allow-Origin"] = origin
+            response.headers["Access-Control-Expose-Headers"] = "x-request-id,etag,openai-poll-after-ms"
+            response.headers["Vary"] = "Origin"
+        return response
+
+    return middleware

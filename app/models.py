@@ -1,0 +1,40 @@
+"""/v1/models: what the configured providers have."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from app.service import answer, service_of
+from core.errors import ApiError
+from core.ports import ModelInfo
+
+
+def _wire(model: ModelInfo) -> dict[str, object]:
+    return {"id": model.id, "object": "model", "created": model.created, "owned_by": model.owned_by}
+
+
+async def list_all(request: web.Request) -> web.Response:
+    service, _ = service_of(request)
+    return answer({"object": "list", "data": [_wire(model) for model in await service.models.list()]})
+
+
+async def _find(request: web.Request) -> ModelInfo:
+    service, _ = service_of(request)
+    name = request.match_info["model"]
+    found = next((model for model in await service.models.list() if model.id == name), None)
+    if found is None:
+        message = f"The model '{name[:200]}' does not exist"
+        raise ApiError(message, status=404, param="model", code="model_not_found")
+    return found
+
+
+async def retrieve(request: web.Request) -> web.Response:
+    return answer(_wire(await _find(request)))
+
+
+async def delete(request: web.Request) -> web.Response:
+    """Models belong to their providers: nothing is deleted here."""
+    model = await _find(request)
+    raise ApiError(
+        f"The model '{model.id}' belongs to its provider and cannot be deleted here.", status=403, param="model"
+    )

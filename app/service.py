@@ -1,0 +1,85 @@
+"""What the handlers work with, and how they read a request and answer it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TypeVar
+
+from aiohttp import web
+
+from app.validation import parse_body, parse_page
+from core.bell import Bell
+from core.commands import Scribe
+from core.errors import invalid_id, no_such
+from core.ids import Ids
+from core.ledger import Ledger
+from core.paging import PageQuery
+from core.ports import Clock, Models, Storage, Stored
+from core.requests import Body
+from core.resources import encode
+
+B = TypeVar("B", bound=Body)
+SAFE_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
+NOUNS = {"asst": "assistant", "thread": "thread", "msg": "message", "run": "run", "step": "run step"}
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """`lifetime` of a run and `poll_after` (what pollers are asked to wait) in seconds."""
+
+    storage: Storage
+    ledger: Ledger
+    models: Models
+    clock: Clock
+    ids: Ids
+    bell: Bell
+    lifetime: int = 600
+    poll_after: float = 0.1
+
+    def scribe(self) -> Scribe:
+        return Scribe(self.ids, self.clock.now(), self.lifetime)
+
+
+SERVICE: web.AppKey[Service] = web.AppKey("service", Service)
+PROJECT = web.RequestKey("project", str)
+
+
+def service_of(request: web.Request) -> tuple[Service, str]:
+    """The service, and the project of the caller's key."""
+    return request.app[SERVICE], request[PROJECT]
+
+
+def checked_id(value: str, param: str, prefix: str) -> str:
+    """An id of the right shape. Raises the 400 of a wrong prefix, or the 404 of what cannot exist."""
+    if not value.startswith(prefix):
+        raise invalid_id(param, value[:200], prefix)
+    if not SAFE_ID.fullmatch(value):
+        raise no_such(NOUNS[prefix], value[:200])
+    return value
+
+
+def path_id(request: web.Request, param: str, prefix: str) -> str:
+    return checked_id(request.match_info[param], param, prefix)
+
+
+async def read_body(request: web.Request, kind: type[B]) -> B:
+    """The request's JSON; no body at all counts as an empty object. Raises ApiError naming what is wrong."""
+    return parse_body(kind, await request.read() or b"{}")
+
+
+def page_query(request: web.Request) -> PageQuery:
+    return parse_page(request.query)
+
+
+def answer(resource: object, *, headers: dict[str, str] | None = None) -> web.Response:
+    return web.Response(body=encode(resource), content_type="application/json", headers=headers)
+
+
+def answer_stored(request: web.Request, stored: Stored, *, headers: dict[str, str] | None = None) -> web.Response:
+    """The document's bytes, or 304 if the caller has them."""
+    found = {"ETag": stored.etag, **(headers or {})}
+    known = request.headers.get("If-None-Match")
+    if known is not None and (known.strip() == "*" or stored.etag in (tag.strip() for tag in known.split(","))):
+        return web.Response(status=304, headers=found)
+    return web.Response(body=stored.body, content_type="application/json", headers=found)

@@ -1,0 +1,348 @@
+"""What the API may do to a thread: each rule is a pure function from the folded state to events, or to a refusal.
+
+`now` is Unix time. The ledger commits what comes out, and asks again if somebody else moved in between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from msgspec import UNSET
+from msgspec.structs import replace
+
+from core import events as e
+from core import requests as r
+from core.errors import ApiError, no_such
+from core.fold import RunState, ThreadState
+from core.ids import Ids
+from core.resources import (
+    TERMINAL,
+    Assistant,
+    CodeInterpreterTool,
+    FileSearchTool,
+    FunctionDefinition,
+    FunctionTool,
+    ImageFile,
+    ImageFilePart,
+    ImageUrl,
+    ImageUrlPart,
+    Message,
+    Part,
+    Run,
+    Text,
+    TextPart,
+    Thread,
+    Tool,
+    ToolResources,
+    TruncationStrategy,
+)
+
+RANKING = {"ranker": "default_2024_08_21", "score_threshold": 0.0, "hybrid_search": None}
+
+
+# --- bodies to resources ------------------------------------------------------------------------------------------
+
+
+def assistant_from(body: r.CreateAssistant, assistant_id: str, now: float) -> Assistant:
+    return Assistant(
+        id=assistant_id,
+        created_at=int(now),
+        name=body.name,
+        description=body.description,
+        model=body.model,
+        instructions=body.instructions,
+        tools=tools_from(body.tools),
+        top_p=1.0 if body.top_p is None else body.top_p,
+        temperature=1.0 if body.temperature is None else body.temperature,
+        reasoning_effort=body.reasoning_effort,
+        tool_resources=_with_tools(resources_from(body.tool_resources), tools_from(body.tools)),
+        metadata=body.metadata or {},
+        response_format=_plain(body.response_format) or "auto",
+    )
+
+
+def updated_assistant(old: Assistant, body: r.UpdateAssistant) -> Assistant:
+    """The given keys replace the old ones whole (section 3.1); what was not given stays."""
+    new = assistant_from(
+        r.CreateAssistant.model_construct(
+            _fields_set=body.model_fields_set, **{**dict(body), "model": body.model or old.model}
+        ),
+        old.id,
+        old.created_at,
+    )
+    given = {key: getattr(new, key) for key in body.model_fields_set}
+    return replace(old, **given)
+
+
+def tools_from(tools: Sequence[Any] | None) -> tuple[Tool, ...]:
+    return tuple(_tool(tool) for tool in tools or ())
+
+
+def _tool(body: r.FunctionToolBody | r.CodeInterpreterBody | r.FileSearchBody) -> Tool:
+    """Normalised as recorded: section 3.1."""
+    match body:
+        case r.FunctionToolBody(function=function):
+            definition = FunctionDefinition(
+                name=function.name,
+                description=UNSET if function.description is None else function.description,
+                strict=bool(function.strict),
+            )
+            if function.parameters is not None:
+                definition = replace(definition, parameters=function.parameters)
+            return FunctionTool(function=definition)
+        case r.CodeInterpreterBody():
+            return CodeInterpreterTool()
+        case r.FileSearchBody(file_search=options):
+            given = _plain(options) or {}
+            ranking = {**RANKING, **(given.pop("ranking_options", None) or {})}
+            return FileSearchTool(file_search={**given, "ranking_options": ranking})
+
+
+def resources_from(body: r.ToolResourcesBody | None) -> ToolResources:
+    found: ToolResources = {}
+    if body and body.code_interpreter:
+        found["code_interpreter"] = {"file_ids": body.code_interpreter.file_ids or []}
+    if body and body.file_search:
+        found["file_search"] = {"vector_store_ids": body.file_search.vector_store_ids or []}
+    return found
+
+
+def _with_tools(resources: ToolResources, tools: tuple[Tool, ...]) -> ToolResources:
+    if any(isinstance(tool, CodeInterpreterTool) for tool in tools):
+        return {"code_interpreter": {"file_ids": []}, **resources}
+    return resources
+
+
+def _plain(body: Any) -> Any:
+    return body.model_dump(exclude_none=True, by_alias=True) if isinstance(body, r.Body) else body
+
+
+def message_from(body: r.CreateMessage, thread_id: str, message_id: str, now: float) -> Message:
+    content = [r.TextPartBody(type="text", text=body.content)] if isinstance(body.content, str) else body.content
+    return Message(
+        id=message_id,
+        created_at=int(now),
+        thread_id=thread_id,
+        role=body.role,
+        completed_at=int(now),
+        content=tuple(_part(part) for part in content),
+        attachments=tuple(
+            {"file_id": attachment.file_id, "tools": [{"type": tool.type} for tool in attachment.tools or ()]}
+            for attachment in body.attachments or ()
+        ),
+        metadata=body.metadata or {},
+    )
+
+
+def _part(body: r.TextPartBody | r.ImageUrlPartBody | r.ImageFilePartBody) -> Part:
+    match body:
+        case r.TextPartBody(text=text):
+            return TextPart(text=Text(value=text))
+        case r.ImageUrlPartBody(image_url=image):
+            return ImageUrlPart(image_url=ImageUrl(url=image.url, detail=image.detail or "auto"))
+        case r.ImageFilePartBody(image_file=image):
+            return ImageFilePart(image_file=ImageFile(file_id=image.file_id, detail=image.detail or "auto"))
+
+
+# --- threads and messages -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Scribe:
+    """What a decision needs beside the state: names for new things, the time, and a run's lifetime in seconds."""
+
+    ids: Ids
+    now: float
+    lifetime: int = 600
+
+    def create_thread(self, body: r.CreateThread, thread_id: str) -> list[e.Event]:
+        thread = Thread(
+            id=thread_id,
+            created_at=int(self.now),
+            metadata=body.metadata or {},
+            tool_resources=resources_from(body.tool_resources),
+        )
+        return [e.ThreadCreated(thread=thread), *self._messages(body.messages, thread_id)]
+
+    def update_thread(self, state: ThreadState, body: r.UpdateThread) -> list[e.Event]:
+        given = body.model_fields_set
+        if not given:
+            return []
+        return [
+            e.ThreadUpdated(
+                metadata=(body.metadata or {}) if "metadata" in given else None,
+                tool_resources=resources_from(body.tool_resources) if "tool_resources" in given else None,
+            )
+        ]
+
+    def delete_thread(self, state: ThreadState) -> list[e.Event]:
+        return [e.ThreadDeleted()]
+
+    def create_message(self, state: ThreadState, body: r.CreateMessage) -> list[e.Event]:
+        thread_id = thread_of(state).id
+        settled = self._settle(state)
+        active = state.active_run
+        if active and not settled:
+            raise ApiError(f"Can't add messages to {thread_id} while a run {active.run.id} is active.")
+        return [*settled, *self._messages([body], thread_id)]
+
+    def update_message(self, state: ThreadState, message_id: str, body: r.UpdateMetadata) -> list[e.Event]:
+        message = message_of(state, message_id)
+        if "metadata" not in body.model_fields_set:
+            return []
+        return [e.MessageUpdated(message_id=message.id, metadata=body.metadata or {})]
+
+    def delete_message(self, state: ThreadState, message_id: str) -> list[e.Event]:
+        return [e.MessageDeleted(message_id=message_of(state, message_id).id)]
+
+    def _messages(self, bodies: Sequence[r.CreateMessage] | None, thread_id: str) -> list[e.Event]:
+        return [
+            e.MessageCreated(message=message_from(body, thread_id, self.ids.new("msg"), self.now))
+            for body in bodies or ()
+        ]
+
+    # -- runs ------------------------------------------------------------------------------------------------------
+
+    def create_run(self, state: ThreadState, body: r.CreateRun, assistant: Assistant, run_id: str) -> list[e.Event]:
+        thread = thread_of(state)
+        settled = self._settle(state)
+        active = state.active_run
+        if active and not settled:
+            raise ApiError(f"Thread {thread.id} already has an active run {active.run.id}.")
+        added = self._messages(body.additional_messages, thread.id)
+        run = self._run(body, assistant, run_id, thread, body.additional_instructions)
+        asked = any(message.role == "user" for message in state.messages.newest())
+        self._check_startable(asked, added, run)
+        return [*settled, *added, e.RunCreated(run=run, stream=bool(body.stream))]
+
+    def create_thread_and_run(
+        self, body: r.CreateThreadAndRun, assistant: Assistant, thread_id: str, run_id: str
+    ) -> list[e.Event]:
+        started = self.create_thread(body.thread or r.CreateThread(), thread_id)
+        thread = next(event.thread for event in started if isinstance(event, e.ThreadCreated))
+        run = self._run(body, assistant, run_id, thread, None)
+        if body.tool_resources is not None:
+            run = replace(run, tool_resources=resources_from(body.tool_resources))
+        self._check_startable(False, started, run)
+        return [*started, e.RunCreated(run=run, stream=bool(body.stream))]
+
+    def _run(self, body: r.RunFields, assistant: Assistant, run_id: str, thread: Thread, additional: str | None) -> Run:
+        """The assistant's configuration of this moment, under the run's own (section 3.4)."""
+        instructions = assistant.instructions if body.instructions is None else body.instructions
+        if additional:
+            instructions = f"{instructions}\n\n{additional}" if instructions else additional
+        truncation = body.truncation_strategy
+        return Run(
+            id=run_id,
+            created_at=int(self.now),
+            assistant_id=assistant.id,
+            thread_id=thread.id,
+            expires_at=int(self.now) + self.lifetime,
+            model=body.model or assistant.model,
+            instructions=instructions,
+            tools=assistant.tools if body.tools is None else tools_from(body.tools),
+            tool_resources={**assistant.tool_resources, **thread.tool_resources},
+            metadata=body.metadata or {},
+            temperature=assistant.temperature if body.temperature is None else body.temperature,
+            top_p=assistant.top_p if body.top_p is None else body.top_p,
+            reasoning_effort=body.reasoning_effort or assistant.reasoning_effort,
+            max_completion_tokens=body.max_completion_tokens,
+            max_prompt_tokens=body.max_prompt_tokens,
+            truncation_strategy=TruncationStrategy(type=truncation.type, last_messages=truncation.last_messages)
+            if truncation
+            else TruncationStrategy(),
+            response_format=_plain(body.response_format) or assistant.response_format,
+            tool_choice=_plain(body.tool_choice) or "auto",
+            parallel_tool_calls=body.parallel_tool_calls is not False,
+        )
+
+    @staticmethod
+    def _check_startable(asked: bool, added: list[e.Event], run: Run) -> None:
+        asked = asked or any(isinstance(event, e.MessageCreated) and event.message.role == "user" for event in added)
+        if not asked and not run.instructions:
+            raise ApiError(
+                "Run creation requires a Thread with a user message or an assistant with instructions.",
+                code="invalid_thread",
+            )
+
+    def update_run(self, state: ThreadState, run_id: str, body: r.UpdateMetadata) -> list[e.Event]:
+        held = run_of(state, run_id)
+        if "metadata" not in body.model_fields_set:
+            return []
+        return [e.RunUpdated(run_id=held.run.id, metadata=body.metadata or {})]
+
+    def submit_tool_outputs(self, state: ThreadState, run_id: str, body: r.SubmitToolOutputs) -> list[e.Event]:
+        held = run_of(state, run_id)
+        status = "expired" if self._overdue(held) else held.run.status
+        step = held.open_step
+        if status != "requires_action" or step is None:
+            raise ApiError(f'Runs in status "{status}" do not accept tool outputs.')
+        wanted = [call.id for call in held.unanswered(own=False)]
+        got = [output.tool_call_id or "" for output in body.tool_outputs]
+        if sorted(wanted) != sorted(got):
+            raise ApiError(f"Expected tool outputs for call_ids {wanted}, got {got}")
+        outputs = {output.tool_call_id or "": output.output or "" for output in body.tool_outputs}
+        return [
+            e.StepCompleted(run_id=run_id, step_id=step.id, outputs=outputs),
+            e.RunQueued(run_id=run_id, stream=bool(body.stream)),
+        ]
+
+    def cancel_run(self, state: ThreadState, run_id: str) -> list[e.Event]:
+        """`cancelling`, and at once `cancelled` where no worker holds the run. A second cancel changes nothing."""
+        held = run_of(state, run_id)
+        if held.run.status in TERMINAL:
+            raise ApiError(f"Cannot cancel run with status '{held.run.status}'.")
+        if held.run.status == "cancelling":
+            return []
+        asked: list[e.Event] = [e.RunCancelling(run_id=run_id)]
+        if held.run.status in ("queued", "requires_action"):
+            return [*asked, *cancelled(held)]
+        return asked
+
+    def _settle(self, state: ThreadState) -> list[e.Event]:
+        """The expiry of an active run that is past its time: nobody waits for a worker to notice."""
+        held = state.active_run
+        return expired(held) if held and self._overdue(held) else []
+
+    def _overdue(self, held: RunState) -> bool:
+        return held.run.active and held.run.expires_at is not None and self.now >= held.run.expires_at
+
+
+# --- endings, shared with the worker's decisions ------------------------------------------------------------------
+
+
+def cancelled(held: RunState) -> list[e.Event]:
+    step, run_id = held.open_step, held.run.id
+    closing: list[e.Event] = [e.StepCancelled(run_id=run_id, step_id=step.id)] if step else []
+    return [*closing, e.RunCancelled(run_id=run_id)]
+
+
+def expired(held: RunState) -> list[e.Event]:
+    step, run_id = held.open_step, held.run.id
+    closing: list[e.Event] = [e.StepExpired(run_id=run_id, step_id=step.id)] if step else []
+    return [*closing, e.RunExpired(run_id=run_id)]
+
+
+# --- looking things up --------------------------------------------------------------------------------------------
+
+
+def thread_of(state: ThreadState, thread_id: str = "") -> Thread:
+    if state.thread is None or state.deleted:
+        raise no_such("thread", state.thread.id if state.thread else thread_id)
+    return state.thread
+
+
+def message_of(state: ThreadState, message_id: str) -> Message:
+    message = state.messages.get(message_id)
+    if message is None:
+        raise no_such("message", message_id)
+    return message
+
+
+def run_of(state: ThreadState, run_id: str) -> RunState:
+    held = state.runs.get(run_id)
+    if held is None:
+        raise no_such("run", run_id)
+    return held

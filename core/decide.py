@@ -1,0 +1,116 @@
+"""What a worker does next for a run: a pure function of the folded state and the time.
+
+The worker's loop is: read, fold, decide, act, commit, project. Whoever runs it, after whatever crash, decides the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from core import events as e
+from core.commands import cancelled, expired
+from core.fold import RunState, ThreadState
+from core.resources import FunctionToolCall, LastError
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """The log does not show yet what the doorbell announced."""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """Nothing is left to do for this work item: the run has ended, or another item stands for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Park:
+    """Only the client can go on; ring again when the run expires."""
+
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """Commit these events."""
+
+    events: list[e.Event]
+
+
+@dataclass(frozen=True, slots=True)
+class CallModel:
+    held: RunState
+
+
+@dataclass(frozen=True, slots=True)
+class CallTools:
+    """Execute the worker's own calls of the open step."""
+
+    held: RunState
+    calls: list[FunctionToolCall]
+
+
+Move = Wait | Done | Park | Write | CallModel | CallTools
+
+
+def decide(state: ThreadState, run_id: str, *, seen: int, item: str, attempt: int, now: float) -> Move:
+    """`seen` is the version of the thread that the doorbell's sender knew, `item` the work item's id, `attempt` the
+    claim that this worker holds (0: none)."""
+    if state.deleted:
+        return Done()
+    held = state.runs.get(run_id)
+    if held is None or state.version <= seen:
+        return Wait()
+    run = held.run
+    if not run.active:
+        return Done()
+    if run.expires_at is not None and now >= run.expires_at:
+        return Write(expired(held))
+    match run.status:
+        case "cancelling":
+            return Write(cancelled(held))
+        case "requires_action":
+            return Park(until=run.expires_at or now)
+        case "queued":
+            return Write([e.RunClaimed(run_id=run_id, attempt=held.attempt + 1, item=item)])
+    if attempt != held.attempt:
+        # In progress in other hands. The same item again: its holder died, take over. Another item: leave it to him.
+        return (
+            Write([e.RunClaimed(run_id=run_id, attempt=held.attempt + 1, item=item)]) if held.item == item else Done()
+        )
+    return _go_on(held)
+
+
+def _go_on(held: RunState) -> Move:
+    """The run is in progress and this worker's."""
+    run_id, step = held.run.id, held.open_step
+    if own := held.unanswered(own=True):
+        return CallTools(held, own)
+    if held.unanswered(own=False):
+        return Write([e.RunRequiresAction(run_id=run_id)])
+    if step:
+        return Write([e.StepCompleted(run_id=run_id, step_id=step.id)])
+    if reason := spent(held):
+        return Write([e.RunIncomplete(run_id=run_id, reason=reason)])
+    return CallModel(held)
+
+
+def spent(held: RunState) -> str | None:
+    """Which of the run's token limits leaves nothing for another model call."""
+    run, usage = held.run, held.usage
+    if run.max_completion_tokens is not None and usage.completion_tokens >= run.max_completion_tokens:
+        return "max_completion_tokens"
+    if run.max_prompt_tokens is not None and usage.prompt_tokens >= run.max_prompt_tokens:
+        return "max_prompt_tokens"
+    return None
+
+
+def failed(held: RunState, error: LastError) -> list[e.Event]:
+    """The end of a run that cannot go on, with its open step."""
+    step, run_id = held.open_step, held.run.id
+    # A step knows two codes only (section 3.5).
+    code = error.code if error.code == "rate_limit_exceeded" else "server_error"
+    closing: list[e.Event] = []
+    if step:
+        closing = [e.StepFailed(run_id=run_id, step_id=step.id, error=LastError(code=code, message=error.message))]
+    return [*closing, e.RunFailed(run_id=run_id, error=error)]

@@ -1,0 +1,55 @@
+"""Errors of the protocol, raised where they are known and rendered once (app.middleware).
+
+Texts, `param` and `code` follow section 6 of the wire contract: the official SDKs map the status to an exception class,
+and a logical conflict is 400 because they would retry a 409.
+"""
+
+from __future__ import annotations
+
+
+class ApiError(Exception):
+    """A client's fault, or the service's, in OpenAI's error envelope."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int = 400,
+        param: str | None = None,
+        code: str | None = None,
+        kind: str = "invalid_request_error",
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message, self.status, self.param, self.code, self.kind = message, status, param, code, kind
+        self.headers = headers or {}
+
+
+def no_such(what: str, object_id: str) -> ApiError:
+    """404 for an unknown id, or for one that another project owns: the two look alike on purpose."""
+    return ApiError(f"No {what} found with id '{object_id}'.", status=404)
+
+
+def invalid_id(param: str, value: str, prefix: str) -> ApiError:
+    return ApiError(
+        f"Invalid '{param}': '{value}'. Expected an ID that begins with '{prefix}'.", param=param, code="invalid_value"
+    )
+
+
+def server_error() -> ApiError:
+    return ApiError(
+        "The server had an error processing your request. Sorry about that! You can retry your request.",
+        status=500,
+        kind="server_error",
+    )
+
+
+def storage_unavailable() -> ApiError:
+    """503 while the store does not answer; the SDKs wait Retry-After and try again."""
+    return ApiError(
+        "The storage of this service does not answer at the moment. Please retry your request.",
+        status=503,
+        kind="server_error",
+        code="storage_unavailable",
+        headers={"Retry-After": "1"},
+    )

@@ -1,0 +1,316 @@
+"""The state of a thread: a left fold over its log. What an event means stands here once.
+
+`apply` also tells what changed, event by event: the projections and the streams are made from that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from msgspec import UNSET
+from msgspec.structs import replace
+
+from core import events as e
+from core.paging import Index
+from core.resources import (
+    FunctionToolCall,
+    Message,
+    MessageCreation,
+    Reason,
+    RequiredAction,
+    Run,
+    Step,
+    SubmitToolOutputs,
+    Thread,
+    ToolCalls,
+    Usage,
+)
+
+Resource = Thread | Message | Run | Step
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What one event did: the wire's event name and the object as it was right after, at this version of the thread."""
+
+    version: int
+    name: str
+    object: Resource
+
+
+class RunState(msgspec.Struct):
+    """A run, its steps, and what the wire does not show: who works on it, and which calls are the worker's own."""
+
+    run: Run
+    stream: bool = False
+    attempt: int = 0
+    item: str = ""
+    claimed_at: int = 0  # version of the last claim
+    steps: Index[Step] = msgspec.field(default_factory=Index)
+    own: set[str] = msgspec.field(default_factory=set)
+    costs: dict[str, Usage] = {}  # of steps that are still open
+
+    @property
+    def id(self) -> str:
+        return self.run.id
+
+    @property
+    def open_step(self) -> Step | None:
+        """The step in progress: tool calls that wait for outputs."""
+        last = next(self.steps.newest(), None)
+        return last if last and last.status == "in_progress" else None
+
+    @property
+    def usage(self) -> Usage:
+        """Of all model calls so far."""
+        total = sum((step.usage for step in self.steps if step.usage), Usage())
+        return sum(self.costs.values(), total)
+
+    @property
+    def known(self) -> set[str]:
+        """Ids of the steps and messages of this run that the log knows."""
+        details = (step.step_details for step in self.steps)
+        written = {each.message_creation.message_id for each in details if isinstance(each, MessageCreation)}
+        return written | set(self.steps.items)
+
+    def unanswered(self, *, own: bool) -> list[FunctionToolCall]:
+        """Calls of the open step without an output: the worker's own, or the client's."""
+        step = self.open_step
+        if step is None or not isinstance(step.step_details, ToolCalls):
+            return []
+        return [
+            call
+            for call in step.step_details.tool_calls
+            if call.function.output is None and (call.id in self.own) == own
+        ]
+
+
+class ThreadState(msgspec.Struct):
+    """Everything that a thread's log says. `version` is the number of commits folded."""
+
+    version: int = 0
+    thread: Thread | None = None
+    deleted: bool = False
+    messages: Index[Message] = msgspec.field(default_factory=Index)
+    runs: Index[RunState] = msgspec.field(default_factory=Index)
+    active: str | None = None  # the run that holds the thread's lock
+
+    @property
+    def active_run(self) -> RunState | None:
+        return self.runs.get(self.active) if self.active else None
+
+
+def apply(state: ThreadState, commit: e.Commit) -> list[Change]:
+    """Fold one commit into the state, and tell what changed."""
+    state.version += 1
+    at = int(commit.at)
+    return [
+        Change(state.version, name, thing)
+        for event in commit.events
+        for name, thing in APPLY[type(event)](state, event, at)
+    ]
+
+
+def fold(commits: Iterable[e.Commit], state: ThreadState | None = None) -> ThreadState:
+    state = state or ThreadState()
+    for commit in commits:
+        apply(state, commit)
+    return state
+
+
+Named = list[tuple[str, Resource]]
+
+
+def _thread_created(state: ThreadState, event: e.ThreadCreated, at: int) -> Named:
+    state.thread = event.thread
+    return [("thread.created", event.thread)]
+
+
+def _thread_updated(state: ThreadState, event: e.ThreadUpdated, at: int) -> Named:
+    thread = _thread(state)
+    state.thread = replace(
+        thread,
+        metadata=thread.metadata if event.metadata is None else event.metadata,
+        tool_resources=thread.tool_resources if event.tool_resources is None else event.tool_resources,
+    )
+    return [("thread.updated", state.thread)]
+
+
+def _thread_deleted(state: ThreadState, event: e.ThreadDeleted, at: int) -> Named:
+    state.deleted, state.active = True, None
+    return [("thread.deleted", _thread(state))]
+
+
+def _message(state: ThreadState, event: e.MessageCreated | e.MessageCompleted | e.MessageIncomplete, at: int) -> Named:
+    state.messages.put(event.message.id, event.message)
+    return [(_name(event), event.message)]
+
+
+def _message_updated(state: ThreadState, event: e.MessageUpdated, at: int) -> Named:
+    message = replace(state.messages.items[event.message_id], metadata=event.metadata)
+    state.messages.put(message.id, message)
+    return [("thread.message.updated", message)]
+
+
+def _message_deleted(state: ThreadState, event: e.MessageDeleted, at: int) -> Named:
+    return [("thread.message.deleted", state.messages.remove(event.message_id))]
+
+
+def _run_created(state: ThreadState, event: e.RunCreated, at: int) -> Named:
+    state.runs.put(event.run.id, RunState(run=event.run, stream=event.stream))
+    state.active = event.run.id
+    return [("thread.run.created", event.run), ("thread.run.queued", event.run)]
+
+
+def _run_updated(state: ThreadState, event: e.RunUpdated, at: int) -> Named:
+    return [("thread.run.updated", _change(state, event.run_id, metadata=event.metadata))]
+
+
+def _run_claimed(state: ThreadState, event: e.RunClaimed, at: int) -> Named:
+    held = state.runs.items[event.run_id]
+    held.attempt, held.item, held.claimed_at = event.attempt, event.item, state.version
+    if held.run.status != "queued":  # a take-over: on the wire nothing changes
+        return [(_name(event), held.run)]
+    return [("thread.run.in_progress", _change(state, event.run_id, status="in_progress", started_at=at))]
+
+
+def _run_requires_action(state: ThreadState, event: e.RunRequiresAction, at: int) -> Named:
+    calls = tuple(
+        replace(call, function=replace(call.function, output=UNSET))
+        for call in state.runs.items[event.run_id].unanswered(own=False)
+    )
+    action = RequiredAction(submit_tool_outputs=SubmitToolOutputs(tool_calls=calls))
+    return [(_name(event), _change(state, event.run_id, status="requires_action", required_action=action))]
+
+
+def _run_queued(state: ThreadState, event: e.RunQueued, at: int) -> Named:
+    held = state.runs.items[event.run_id]
+    held.stream = held.stream or event.stream
+    return [(_name(event), _change(state, event.run_id, status="queued", required_action=None))]
+
+
+def _run_cancelling(state: ThreadState, event: e.RunCancelling, at: int) -> Named:
+    return [(_name(event), _change(state, event.run_id, status="cancelling", required_action=None))]
+
+
+def _run_ended(
+    state: ThreadState, event: e.RunCompleted | e.RunIncomplete | e.RunFailed | e.RunCancelled | e.RunExpired, at: int
+) -> Named:
+    """expires_at is null once terminal, usage the sum over the steps (section 3.4)."""
+    held = state.runs.items[event.run_id]
+    changed: dict[str, Any] = {"status": _status(event), "expires_at": None, "required_action": None}
+    changed["usage"] = held.usage
+    match event:
+        case e.RunCompleted():
+            changed["completed_at"] = at
+        case e.RunIncomplete(reason=reason):
+            changed["completed_at"] = at
+            changed["incomplete_details"] = Reason(reason=reason)
+        case e.RunFailed(error=error):
+            changed["failed_at"], changed["last_error"] = at, error
+        case e.RunCancelled():
+            changed["cancelled_at"] = at
+    if state.active == event.run_id:
+        state.active = None
+    return [(_name(event), _change(state, event.run_id, **changed))]
+
+
+def _step_created(state: ThreadState, event: e.StepCreated, at: int) -> Named:
+    held = state.runs.items[event.step.run_id]
+    held.steps.put(event.step.id, event.step)
+    held.own.update(event.own)
+    if event.usage is not None:
+        held.costs = {**held.costs, event.step.id: event.usage}
+    return [(_name(event), event.step)]
+
+
+def _step_outputs(state: ThreadState, event: e.StepOutputs, at: int) -> Named:
+    held = state.runs.items[event.run_id]
+    step = _answered(held.steps.items[event.step_id], event.outputs)
+    held.steps.put(step.id, step)
+    return [(_name(event), step)]
+
+
+def _step_ended(
+    state: ThreadState, event: e.StepCompleted | e.StepFailed | e.StepCancelled | e.StepExpired, at: int
+) -> Named:
+    held = state.runs.items[event.run_id]
+    step = held.steps.items[event.step_id]
+    changed: dict[str, Any] = {"status": _status(event), "usage": held.costs.get(step.id)}
+    held.costs = {key: cost for key, cost in held.costs.items() if key != step.id}
+    match event:
+        case e.StepCompleted(outputs=outputs):
+            step = _answered(step, outputs)
+            changed["completed_at"] = at
+        case e.StepFailed(error=error):
+            changed["failed_at"], changed["last_error"] = at, error
+        case e.StepCancelled():
+            changed["cancelled_at"] = at
+        case e.StepExpired():
+            changed["expired_at"] = at
+    step = replace(step, **changed)
+    held.steps.put(step.id, step)
+    return [(_name(event), step)]
+
+
+def _answered(step: Step, outputs: dict[str, str]) -> Step:
+    details = step.step_details
+    if not outputs or not isinstance(details, ToolCalls):
+        return step
+    calls = tuple(
+        replace(call, function=replace(call.function, output=outputs.get(call.id, call.function.output)))
+        for call in details.tool_calls
+    )
+    return replace(step, step_details=replace(details, tool_calls=calls))
+
+
+def _change(state: ThreadState, run_id: str, **changed: Any) -> Run:
+    held = state.runs.items[run_id]
+    held.run = replace(held.run, **changed)
+    return held.run
+
+
+def _thread(state: ThreadState) -> Thread:
+    if state.thread is None:
+        raise ValueError("a log begins with thread.created")
+    return state.thread
+
+
+def _name(event: e.Event) -> str:
+    return str(event.__struct_config__.tag)
+
+
+def _status(event: e.Event) -> str:
+    return _name(event).rpartition(".")[2]
+
+
+APPLY: dict[type, Callable[[ThreadState, Any, int], Named]] = {
+    e.ThreadCreated: _thread_created,
+    e.ThreadUpdated: _thread_updated,
+    e.ThreadDeleted: _thread_deleted,
+    e.MessageCreated: _message,
+    e.MessageCompleted: _message,
+    e.MessageIncomplete: _message,
+    e.MessageUpdated: _message_updated,
+    e.MessageDeleted: _message_deleted,
+    e.RunCreated: _run_created,
+    e.RunUpdated: _run_updated,
+    e.RunClaimed: _run_claimed,
+    e.RunRequiresAction: _run_requires_action,
+    e.RunQueued: _run_queued,
+    e.RunCancelling: _run_cancelling,
+    e.RunCompleted: _run_ended,
+    e.RunIncomplete: _run_ended,
+    e.RunFailed: _run_ended,
+    e.RunCancelled: _run_ended,
+    e.RunExpired: _run_ended,
+    e.StepCreated: _step_created,
+    e.StepOutputs: _step_outputs,
+    e.StepCompleted: _step_ended,
+    e.StepFailed: _step_ended,
+    e.StepCancelled: _step_ended,
+    e.StepExpired: _step_ended,
+}

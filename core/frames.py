@@ -1,0 +1,199 @@
+"""Server-sent events of a run, made from what changed in its thread, in the recorded orders (section 5)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Set
+from typing import Any
+
+import msgspec
+from msgspec.structs import replace
+
+from core.fold import Change
+from core.resources import (
+    LastError,
+    Message,
+    Reason,
+    Run,
+    Step,
+    TextPart,
+    ToolCalls,
+    encode,
+)
+
+Event = tuple[str, Any]  # the wire's event name, and its payload
+
+ENDINGS = frozenset(f"thread.run.{status}" for status in ("completed", "incomplete", "failed", "cancelled", "expired"))
+PAUSE = "thread.run.requires_action"
+DONE = b"event: done\ndata: [DONE]\n\n"
+# What the wire knows: the log's private events change documents, but nobody hears of them.
+STREAMED = re.compile(
+    r"thread\.created|thread\.run\.(created|queued|in_progress|requires_action|cancelling|completed|incomplete|failed"
+    r"|cancelled|expired)|thread\.run\.step\.(created|completed|failed|cancelled|expired)"
+    r"|thread\.message\.(completed|incomplete)"
+)
+_HEAD = re.compile(rb"(?:^|\n\n)id: (\d+)\.(\d+)\nevent: ([a-z_.]+)\ndata: ([^\n]*)")
+
+
+class Delta(msgspec.Struct, frozen=True):
+    """`thread.message.delta` or `thread.run.step.delta`."""
+
+    id: str
+    object: str
+    delta: dict[str, Any]
+
+
+def message_delta(message_id: str, part: dict[str, Any]) -> Event:
+    return "thread.message.delta", Delta(message_id, "thread.message.delta", {"content": [part]})
+
+
+def step_delta(step_id: str, call: dict[str, Any]) -> Event:
+    details = {"type": "tool_calls", "tool_calls": [call]}
+    return "thread.run.step.delta", Delta(step_id, "thread.run.step.delta", {"step_details": details})
+
+
+def text_part(value: str, *, first: bool) -> dict[str, Any]:
+    """Only the first delta of a part carries its annotations: clients add repeated values up (section 5.3)."""
+    return {"index": 0, "type": "text", "text": {"value": value, "annotations": []} if first else {"value": value}}
+
+
+def call_head(index: int, call_id: str, name: str) -> dict[str, Any]:
+    function = {"name": name, "arguments": "", "output": None}
+    return {"index": index, "id": call_id, "type": "function", "function": function}
+
+
+def call_arguments(index: int, fragment: str) -> dict[str, Any]:
+    return {"index": index, "type": "function", "function": {"arguments": fragment}}
+
+
+def opening_step(step: Step) -> list[Event]:
+    """What comes before the first delta of a step."""
+    details = step.step_details
+    if isinstance(details, ToolCalls):
+        details = ToolCalls()
+    step = replace(step, status="in_progress", completed_at=None, usage=None, step_details=details)
+    return [("thread.run.step.created", step), ("thread.run.step.in_progress", step)]
+
+
+def opening_message(message: Message) -> list[Event]:
+    """What comes before the first delta of a message."""
+    message = replace(
+        message, status="in_progress", completed_at=None, incomplete_at=None, incomplete_details=None, content=()
+    )
+    return [("thread.message.created", message), ("thread.message.in_progress", message)]
+
+
+class Renderer:
+    """Turns changes into events. Knows what is open on a stream: steps and messages that began and did not end."""
+
+    def __init__(self) -> None:
+        self.steps: dict[str, Step] = {}
+        self.messages: dict[str, Message] = {}
+        self._begun: set[str] = set()
+
+    def saw(self, name: str, payload: Any) -> None:
+        """Keep up with an event that is on the stream."""
+        match payload:
+            case Step() if name == "thread.run.step.created":
+                self.steps[payload.id] = payload
+                self._begun.add(payload.id)
+            case Step() if payload.status != "in_progress":
+                self.steps.pop(payload.id, None)
+            case Message() if name == "thread.message.created":
+                self.messages[payload.id] = payload
+                self._begun.add(payload.id)
+            case Message() if payload.status != "in_progress":
+                self.messages.pop(payload.id, None)
+
+    def begun(self, object_id: str) -> bool:
+        return object_id in self._begun
+
+    def render(self, change: Change, known: Set[str]) -> Iterator[Event]:
+        """The events of one change. `known` are the ids that the log knows: what else the stream has open was torn."""
+        match change.object:
+            case Run() as run if change.name in ENDINGS:
+                yield from self._torn(known, run)
+                yield change.name, run
+            case Step() as step if change.name == "thread.run.step.created":
+                yield from self._step_created(step)
+            case Message() as message:
+                yield from self._message_ended(message)
+                yield change.name, message
+            case thing:
+                yield change.name, thing
+
+    def _step_created(self, step: Step) -> Iterator[Event]:
+        """All of a step that nobody streamed; a message's own events follow with the message."""
+        if self.begun(step.id):
+            return
+        yield from opening_step(step)
+        if isinstance(step.step_details, ToolCalls):
+            for index, call in enumerate(step.step_details.tool_calls):
+                yield step_delta(step.id, call_head(index, call.id, call.function.name))
+                yield step_delta(step.id, call_arguments(index, call.function.arguments))
+
+    def _message_ended(self, message: Message) -> Iterator[Event]:
+        """The deltas of a message that nobody streamed, as one."""
+        if self.begun(message.id):
+            return
+        yield from opening_message(message)
+        for index, part in enumerate(message.content):
+            if isinstance(part, TextPart):
+                yield message_delta(message.id, {**text_part(part.text.value, first=True), "index": index})
+            else:
+                yield message_delta(message.id, {"index": index, **msgspec.to_builtins(part)})
+
+    def _torn(self, known: Set[str], run: Run) -> Iterator[Event]:
+        """Close what a model was in the middle of when its run ended (section 5.2, 8), or when its worker died."""
+        at = run.cancelled_at or run.failed_at or run.completed_at
+        ending = run.status if run.status in ("cancelled", "expired") else "failed"
+        for message in [message for message in self.messages.values() if message.id not in known]:
+            details = Reason(reason=f"run_{ending}")
+            yield (
+                "thread.message.incomplete",
+                replace(message, status="incomplete", incomplete_details=details, incomplete_at=at),
+            )
+        for step in [step for step in self.steps.values() if step.id not in known]:
+            yield f"thread.run.step.{ending}", _ended(step, ending, at, run)
+
+    def abandoned(self, run: Run, keep: Set[str], now: int) -> list[Event]:
+        """Closes what a dead worker left open on the stream, before another one goes on."""
+        if not (set(self.steps) | set(self.messages)) - keep:
+            return []
+        error = LastError(code="server_error", message="The worker of this step stopped; another one goes on.")
+        return list(self._torn(keep, replace(run, status="failed", failed_at=now, last_error=error)))
+
+
+def _ended(step: Step, ending: str, at: int | None, run: Run) -> Step:
+    match ending:
+        case "cancelled":
+            return replace(step, status="cancelled", cancelled_at=at)
+        case "expired":
+            return replace(step, status="expired", expired_at=at)
+    error = run.last_error
+    if error is not None and error.code != "rate_limit_exceeded":
+        error = LastError(code="server_error", message=error.message)
+    return replace(step, status="failed", failed_at=at, last_error=error)
+
+
+# --- bytes --------------------------------------------------------------------------------------------------------
+
+
+def to_bytes(events: Iterable[tuple[int, Event]], offset: int) -> bytes:
+    """The events, each with the version of the thread that it shows, as they lie in the stream from byte `offset` on
+    and as they go over the wire.
+
+    An event's id is its own offset, a dot, and that version: Last-Event-ID finds the place again, and whoever writes
+    next sees what is still missing.
+    """
+    block = b""
+    for version, (name, payload) in events:
+        head = f"id: {offset + len(block)}.{version}\nevent: {name}\ndata: "
+        block += head.encode() + encode(payload) + b"\n\n"
+    return block
+
+
+def parse(data: bytes) -> Iterator[tuple[int, int, str, bytes]]:
+    """(offset, version, name, payload) of each event in a piece of a stream."""
+    for found in _HEAD.finditer(data):
+        yield int(found[1]), int(found[2]), found[3].decode(), found[4]

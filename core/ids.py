@@ -1,0 +1,37 @@
+"""Object ids: prefix, then 24 lower-case letters and digits that sort by creation (time first, then randomness)."""
+
+from __future__ import annotations
+
+import random
+import string
+
+from core.ports import Clock
+
+DIGITS = string.digits + string.ascii_lowercase
+TIME_DIGITS = 11  # base 36 microseconds: enough until the year 6000
+RANDOM_DIGITS = 13  # 67 bits
+
+
+def _base36(number: int, width: int) -> str:
+    digits = ""
+    for _ in range(width):
+        number, digit = divmod(number, 36)
+        digits = DIGITS[digit] + digits
+    return digits
+
+
+class Ids:
+    """Makes ids that sort in the order in which this process made them, whatever the clock does."""
+
+    def __init__(self, clock: Clock, source: random.Random | None = None) -> None:
+        self._clock, self._random, self._last = clock, source or random.SystemRandom(), 0
+
+    def new(self, prefix: str) -> str:
+        """A new id such as `thread_0fj2k...`; `prefix` without the underscore."""
+        self._last = max(self._last + 1, int(self._clock.now() * 1_000_000))
+        noise = self._random.getrandbits(67)
+        return f"{prefix}_{_base36(self._last, TIME_DIGITS)}{_base36(noise, RANDOM_DIGITS)}"
+
+    def nonce(self) -> str:
+        """A short random word that makes one commit unlike every other."""
+        return f"{self._random.getrandbits(48):012x}"

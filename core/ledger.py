@@ -1,0 +1,411 @@
+"""Threads: load one, change it, project what changed. The commit orders stand here, and nowhere else.
+
+A view is a thread's folded state, kept in memory; it is refreshed by reading only what the log gained since.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import msgspec
+
+from core import events as e
+from core import names
+from core.bell import Bell, Listener
+from core.commands import message_of, run_of, thread_of
+from core.errors import ApiError, no_such
+from core.fold import Change, Resource, ThreadState, apply
+from core.frames import STREAMED
+from core.ids import Ids
+from core.ports import Clock, Conflict, Document, Mark, Storage, Stored
+from core.resources import Message, Run, Step, Thread, encode
+from core.work import WorkItem, to_body
+
+MAX_BLOCK: Final = 4 * 1024 * 1024  # bytes of one commit
+CLIENT_EVENTS: Final = frozenset(
+    {
+        "thread.created",
+        "thread.updated",
+        "thread.deleted",
+        "thread.message.created",
+        "thread.message.updated",
+        "thread.message.deleted",
+        "thread.run.updated",
+    }
+)
+TRIES: Final = 500  # of one command; each lost race means that another writer's commit went through
+
+Decision = Callable[[ThreadState], Sequence[e.Event]]
+Ring = Callable[[int], WorkItem]  # from the version seen to the work item
+
+
+class View:
+    """A folded thread. `lock` orders the commits and refreshes of this process; other processes meet at the log."""
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.state = ThreadState()
+        self.mark: Mark | None = None
+        self.blocks = 0  # commits in this generation of the log
+        self.trail: list[Change] = []  # what the wire hears of the newest run, from its creation on
+        self.weight = 0  # bytes of log and snapshot that were folded
+        self.counted = 0  # the part of it that the ledger's total knows
+
+    def fold(self, commits: Sequence[e.Commit]) -> list[Change]:
+        changes: list[Change] = []
+        for commit in commits:
+            folded = apply(self.state, commit)
+            self.blocks += 1
+            for change in folded:
+                if change.name == "thread.run.created":
+                    # The stream of create-thread-and-run begins with the thread (section 5.2).
+                    self.trail = [before for before in folded if before.name == "thread.created"]
+                if STREAMED.fullmatch(change.name) and not isinstance(change.object, Thread):
+                    self.trail.append(change)
+            changes += folded
+        return changes
+
+
+class Ledger:
+    """The threads of all projects, over one store.
+
+    `roll_after`: commits after which a log begins a new generation, once no run is active (Azure allows 50,000 blocks).
+    `view_bytes`: how much log the views in memory may stand for.
+    `mends`: bring up documents whose writer died between commit and projection, when this process comes across their
+    commits. API processes do; a worker's own items see to its runs.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        clock: Clock,
+        ids: Ids,
+        bell: Bell,
+        *,
+        roll_after: int = 10_000,
+        view_bytes: int = 64 * 1024 * 1024,
+        mends: bool = False,
+    ) -> None:
+        self._storage, self._clock, self._ids, self._bell = storage, clock, ids, bell
+        self._roll_after, self._view_bytes, self._mends = roll_after, view_bytes, mends
+        self._views: OrderedDict[tuple[str, str], View] = OrderedDict()
+        self._weight = 0
+
+    # -- reading ---------------------------------------------------------------------------------------------------
+
+    async def look(self, project: str, thread_id: str) -> View:
+        """The thread as the log has it now. Its state is empty (version 0) if there is no such thread."""
+        view = self._view(project, thread_id)
+        async with view.lock:
+            await self._refresh(view, project, thread_id)
+        self._keep(view, project, thread_id)
+        return view
+
+    async def read(self, project: str, thread_id: str) -> ThreadState:
+        """The state of a thread. Raises the 404 of an unknown one, or of a deleted one."""
+        state = (await self.look(project, thread_id)).state
+        if state.thread is None or state.deleted:
+            raise no_such("thread", thread_id)
+        return state
+
+    async def recall(self, project: str, thread_id: str) -> ThreadState:
+        """The state as this process knows it, without a look at the log if it has one in memory: for whoever commits
+        next, and so will hear if it is stale."""
+        view = self._views.get((project, thread_id))
+        if view is None or view.mark is None:
+            view = await self.look(project, thread_id)
+        return view.state
+
+    def listen(self, project: str, thread_id: str) -> Listener:
+        """Hear of the next commit of this process to the thread."""
+        return self._bell.listen(_topic(project, thread_id))
+
+    async def trail(self, project: str, thread_id: str, run_id: str) -> list[Change]:
+        """What the wire hears of a run. Of one that ended before the log was last rolled over, only how it ended."""
+        view = await self.look(project, thread_id)
+        if view.trail and any(change.object.id == run_id for change in view.trail):
+            return list(view.trail)
+        return await self._old_trail(view, project, thread_id, run_id)
+
+    async def _old_trail(self, view: View, project: str, thread_id: str, run_id: str) -> list[Change]:
+        tail = await self._storage.read(names.THREADS, names.thread_log(project, thread_id), None)
+        again = View()
+        if tail and tail.mark.generation:
+            again.state = await self._snapshot(project, thread_id, tail.mark.generation) or ThreadState()
+        for commit in e.from_lines(tail.data if tail else b""):
+            again.fold([commit])
+            ended = next((c for c in again.trail if c.object.id == run_id and not c.object.active), None)  # type: ignore[union-attr]
+            if ended:
+                return again.trail
+        held = view.state.runs.get(run_id)
+        return [Change(view.state.version, f"thread.run.{held.run.status}", held.run)] if held else []
+
+    # -- writing ---------------------------------------------------------------------------------------------------
+
+    async def start(
+        self, project: str, thread_id: str, events: Sequence[e.Event], ring: Ring | None = None
+    ) -> list[Change]:
+        """A new thread (with a run, if one is rung for)."""
+        view = View()
+        async with view.lock:
+            await self._ring(ring, 0)
+            changes, rest = await self._append(view, project, thread_id, events)
+        self._keep(view, project, thread_id)
+        await self._after(project, thread_id, rest, rung=ring is not None)
+        return changes
+
+    async def command(self, project: str, thread_id: str, decide: Decision, ring: Ring | None = None) -> list[Change]:
+        """A client's `commit`: raises the 404 of a thread that is unknown or deleted."""
+
+        def decision(state: ThreadState) -> Sequence[e.Event]:
+            thread_of(state, thread_id)
+            return decide(state)
+
+        return await self.commit(project, thread_id, decision, ring)
+
+    async def commit(self, project: str, thread_id: str, decide: Decision, ring: Ring | None = None) -> list[Change]:
+        """Commit what `decide` makes of the state, as one transaction; nothing if it makes nothing.
+
+        Raises what `decide` raises, once it has seen the newest state.
+        """
+        view = self._view(project, thread_id)
+        async with view.lock:
+            changes, rest = await self._commit(view, project, thread_id, decide, ring)
+        self._keep(view, project, thread_id)
+        # 4. project: any crash before leaves a document behind the log, never the other way round.
+        await self._after(project, thread_id, rest, rung=ring is not None)
+        return changes
+
+    async def _commit(
+        self, view: View, project: str, thread_id: str, decide: Decision, ring: Ring | None
+    ) -> tuple[list[Change], Sequence[Document]]:
+        fresh = view.mark is None
+        if fresh:
+            await self._refresh(view, project, thread_id)
+        for _ in range(TRIES):
+            try:
+                # 1. decide, on the view as it is: if it is stale, the append finds out.
+                events = decide(view.state)
+            except ApiError:
+                if fresh:
+                    raise
+                await self._refresh(view, project, thread_id)  # no refusal on old news
+                fresh = True
+                continue
+            if not events:
+                return [], ()
+            if view.mark is None:
+                raise no_such("thread", thread_id)
+            try:
+                await self._roll(view, project, thread_id)
+                # 2. ring: a crash after this leaves a doorbell that finds nothing new, and is dropped.
+                await self._ring(ring, view.state.version)
+                # 3. append, where this decision's state ends: whoever else moved in between makes it void.
+                return await self._append(view, project, thread_id, events)
+            except Conflict:
+                await self._refresh(view, project, thread_id)
+                fresh = True
+        raise Conflict
+
+    async def _append(
+        self, view: View, project: str, thread_id: str, events: Sequence[e.Event]
+    ) -> tuple[list[Change], Sequence[Document]]:
+        commit = e.Commit(id=self._ids.nonce(), at=self._clock.now(), events=tuple(events))
+        block = e.to_block(commit)
+        if len(block) > MAX_BLOCK:
+            raise ApiError(f"The request is too large: it makes {len(block)} bytes, and {MAX_BLOCK} are the limit.")
+        changes: list[Change] = []
+
+        def fold() -> Sequence[Document]:
+            changes.extend(view.fold([commit]))
+            return documents(project, changes)
+
+        name = names.thread_log(project, thread_id)
+        mark, view.mark = view.mark, None  # whatever ends the append half-way: the log is read anew
+        try:
+            if mark is None:
+                # Create-if-missing: an id made twice.
+                view.mark, rest = await self._storage.start(names.THREADS, name, block, fold)
+            else:
+                view.mark, rest = await self._storage.append(names.THREADS, name, mark, block, fold)
+        except Conflict:
+            view.mark = mark
+            raise
+        view.weight += len(block)
+        return changes, rest
+
+    async def _ring(self, ring: Ring | None, seen: int) -> None:
+        if ring is not None:
+            await self._storage.send(to_body(ring(seen)))
+
+    async def _after(self, project: str, thread_id: str, rest: Sequence[Document], *, rung: bool) -> None:
+        await asyncio.gather(*(self._storage.advance(document) for document in rest))
+        self._bell.ring(_topic(project, thread_id))
+        if rung:
+            self._bell.ring("work")
+
+    async def project(self, project: str, thread_id: str, run_id: str) -> None:
+        """Bring up the documents of a run, its steps and its messages, whoever died before he did."""
+        state = (await self.look(project, thread_id)).state
+        held = state.runs.get(run_id)
+        if held is None:
+            return
+        mine = [message for message in state.messages.newest() if message.run_id == run_id]
+        changes = [Change(state.version, "", thing) for thing in (held.run, *held.steps, *mine)]
+        await asyncio.gather(*(self._storage.advance(document) for document in documents(project, changes)))
+
+    async def fetch(self, container: str, project: str, *ids: str) -> Stored:
+        """The document of an object: `ids` are the thread's, then its own. Raises the 404 of what is not there."""
+        view = self._views.get((project, ids[0]))
+        if view and view.state.deleted:
+            raise no_such("thread", ids[0])
+        name = names.document(project, *ids)
+        stored = await self._storage.get(container, name)
+        if stored is None:
+            # Unknown; or its writer died between commit and projection, and the log knows better.
+            state = await self.read(project, ids[0])
+            body = encode(_find(state, container, ids))
+            await self._storage.advance(Document(container, name, body, state.version))
+            stored = await self._storage.get(container, name)
+        if stored is None:
+            raise no_such(container.removesuffix("s"), ids[-1])
+        return stored
+
+    async def purge(self, project: str, thread_id: str) -> None:
+        """Empty what a deleted thread left. Tombstones stay, so that no late writer brings a document back."""
+        view = await self.look(project, thread_id)
+        state = view.state
+        if not state.deleted or view.mark is None:
+            return
+        runs = list(state.runs)
+        things = [*state.messages, *(held.run for held in runs), *(step for held in runs for step in held.steps)]
+        emptied = documents(project, [Change(state.version, "thread.deleted", thing) for thing in things])
+        await asyncio.gather(*(self._storage.advance(document) for document in emptied))
+        for held in runs:
+            await self._storage.drop(names.STREAMS, names.document(project, thread_id, held.run.id))
+        for generation in range(1, view.mark.generation + 1):
+            await self._storage.remove(names.SNAPSHOTS, names.snapshot(project, thread_id, generation))
+        # Last: a purge that dies before this is done again from the log.
+        await self._storage.drop(names.THREADS, names.thread_log(project, thread_id))
+        self._forget((project, thread_id))
+
+    # -- views -----------------------------------------------------------------------------------------------------
+
+    async def _refresh(self, view: View, project: str, thread_id: str) -> None:
+        """Fold what the log gained. The caller holds the view's lock."""
+        cold = view.mark is None
+        tail = await self._storage.read(names.THREADS, names.thread_log(project, thread_id), view.mark)
+        if cold or tail is None or tail.restarted:
+            view.state, view.mark, view.blocks, view.trail = ThreadState(), None, 0, []
+        if tail is None:
+            return None
+        if view.mark is None and tail.mark.generation:
+            snapshot = await self._snapshot(project, thread_id, tail.mark.generation)
+            if snapshot is None:  # rolled over once more in between
+                return await self._refresh(view, project, thread_id)
+            view.state = snapshot
+        changes = view.fold(e.from_lines(tail.data))
+        view.mark, view.weight = tail.mark, view.weight + len(tail.data)
+        if self._mends:
+            # A process that starts looks at the last commit only: of all others somebody saw the end.
+            await self._mend(project, [c for c in changes if not cold or c.version == view.state.version])
+
+    async def _mend(self, project: str, changes: list[Change]) -> None:
+        mine = [change for change in changes if change.name in CLIENT_EVENTS]
+        await asyncio.gather(*(self._storage.advance(document) for document in documents(project, mine)))
+
+    async def _roll(self, view: View, project: str, thread_id: str) -> None:
+        """Begin a new generation of a long log, while nothing runs."""
+        if view.blocks < self._roll_after or view.state.active or view.mark is None:
+            return
+        # 1. the snapshot: until 2. nobody looks for it, and a later version of it wins.
+        name = names.snapshot(project, thread_id, view.mark.generation + 1)
+        await self._storage.advance(Document(names.SNAPSHOTS, name, encode(view.state), view.state.version))
+        # 2. the new generation, where this snapshot's state ends.
+        view.mark = await self._storage.roll(names.THREADS, names.thread_log(project, thread_id), view.mark)
+        view.blocks = 0
+
+    async def _snapshot(self, project: str, thread_id: str, generation: int) -> ThreadState | None:
+        stored = await self._storage.get(names.SNAPSHOTS, names.snapshot(project, thread_id, generation))
+        return _snapshots.decode(stored.body) if stored else None
+
+    def _view(self, project: str, thread_id: str) -> View:
+        return self._views.setdefault((project, thread_id), View())
+
+    def _keep(self, view: View, project: str, thread_id: str) -> None:
+        """Remember the view, if there is such a thread, and forget the ones that nobody asked for lately."""
+        key = (project, thread_id)
+        if view.mark is None and not view.lock.locked():
+            self._forget(key)
+            return
+        if self._views.get(key) is not view:
+            self._forget(key)
+            self._views[key] = view
+        self._views.move_to_end(key)
+        self._weight += view.weight - view.counted
+        view.counted = view.weight
+        while len(self._views) > 1 and self._weight > self._view_bytes:
+            self._forget(next(iter(self._views)))
+
+    def _forget(self, key: tuple[str, str]) -> None:
+        view = self._views.pop(key, None)
+        if view:
+            self._weight -= view.counted
+            view.counted = 0
+
+
+_snapshots = msgspec.json.Decoder(ThreadState)
+
+
+def documents(project: str, changes: Sequence[Change]) -> list[Document]:
+    """The projections of what changed: the last state of each object, in wire format."""
+    last = {change.object.id: change for change in changes}
+    first = {change.object.id: change for change in reversed(changes)}
+    return [_document(project, change, first[key]) for key, change in last.items()]
+
+
+def _place(thing: Resource) -> tuple[str, ...]:
+    """The container of an object's document, and the ids that make its name."""
+    match thing:
+        case Thread():
+            return names.THREADS, thing.id
+        case Message():
+            return names.MESSAGES, thing.thread_id, thing.id
+        case Run():
+            return names.RUNS, thing.thread_id, thing.id
+        case Step():
+            return names.STEPS, thing.thread_id, thing.run_id, thing.id
+
+
+def _document(project: str, change: Change, first: Change) -> Document:
+    thing = change.object
+    container, *ids = _place(thing)
+    gone = change.name in ("thread.deleted", "thread.message.deleted")
+    return Document(
+        container,
+        names.document(project, *ids),
+        b"" if gone else encode(thing),
+        change.version,
+        created=first.name.endswith(("message.completed", "message.incomplete", ".created")),
+    )
+
+
+def _find(state: ThreadState, container: str, ids: tuple[str, ...]) -> Resource:
+    match container:
+        case names.MESSAGES:
+            return message_of(state, ids[1])
+        case names.RUNS:
+            return run_of(state, ids[1]).run
+        case names.STEPS:
+            step = run_of(state, ids[1]).steps.get(ids[2])
+            if step is None:
+                raise no_such("run step", ids[2])
+            return step
+    return thread_of(state, ids[0])
+
+
+def _topic(project: str, thread_id: str) -> str:
+    return f"{names.THREADS}/{project}/{thread_id}"

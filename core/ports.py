@@ -1,0 +1,277 @@
+"""What the domain asks of the world: a storage engine, a clock, models and the worker's own tools.
+
+Engines implement `Storage`; one contract suite (tests/test_storage_contract.py) holds for all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+
+class Conflict(Exception):
+    """Somebody else moved: the condition of a write did not hold, so nothing was written. Read again, decide again."""
+
+
+class StorageUnavailable(Exception):
+    """The store did not answer, or answered that it cannot now. A write may or may not have happened."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Where a log stood when it was last read or written: the condition of the next append.
+
+    `generation` counts roll-overs, `offset` is in bytes from the start of that generation. `etag` is the engine's own
+    (empty where it needs none).
+    """
+
+    generation: int
+    offset: int
+    etag: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """What a log holds beyond a mark, and where it ends now.
+
+    `data` starts at the mark that was asked for; with `restarted`, the log was rolled over since, and `data` is the
+    whole new generation, to be folded on the snapshot that the generation starts from.
+    """
+
+    data: bytes
+    mark: Mark
+    restarted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A projection: the wire JSON of one object as of a version of its thread (the number of commits folded).
+
+    An empty body is a tombstone: readers find nothing, and no late writer brings the object back.
+    """
+
+    container: str
+    name: str
+    body: bytes
+    version: int
+    created: bool = False  # this commit created the object, so that no older document can exist: saves a read
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A document as read: bytes for the wire, and the ETag (quoted, as HTTP wants it)."""
+
+    name: str
+    body: bytes
+    etag: str
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One delivery of a work item. `count` is 1 for the first; `receipt` proves that this delivery still holds it."""
+
+    id: str
+    body: bytes
+    count: int
+    receipt: str = field(repr=False)
+
+
+Project = Callable[[], Sequence[Document]]
+
+
+def nothing() -> Sequence[Document]:
+    """The projection of a log that has no documents."""
+    return ()
+
+
+class Documents(Protocol):
+    """JSON documents by container and name (`project/id`, `project/thread/id`, ...)."""
+
+    async def get(self, container: str, name: str) -> Stored | None:
+        """The document, or None if it is absent or a tombstone."""
+
+    async def create(self, container: str, name: str, body: bytes) -> str:
+        """Store a new plain document and return its ETag. Raises Conflict if the name is taken."""
+
+    async def replace(self, container: str, name: str, body: bytes, etag: str) -> str:
+        """Store over the version that has this ETag, and return the new one. Raises Conflict if it moved or is gone."""
+
+    async def remove(self, container: str, name: str) -> bool:
+        """Delete for good; False if there was none."""
+
+    async def page(
+        self, container: str, prefix: str, *, after: str | None, limit: int, newest_first: bool
+    ) -> list[Stored]:
+        """Up to `limit` documents whose name starts with `prefix`, in the order of their names (ids sort by creation)
+        or in the reverse of it, beyond the name `after` (which need not exist any more)."""
+
+    async def advance(self, document: Document) -> None:
+        """Project: write unless a document of the same or a later version is there. Idempotent, never back in time."""
+
+
+class Logs(Protocol):
+    """Append-only logs. A block is stored whole or not at all, and only where the writer thinks the log ends."""
+
+    async def start(
+        self, container: str, name: str, block: bytes, project: Project = nothing
+    ) -> tuple[Mark, Sequence[Document]]:
+        """Create a log with its first block. Raises Conflict if it exists. Returns as `append` does."""
+
+    async def append(
+        self, container: str, name: str, mark: Mark, block: bytes, project: Project = nothing
+    ) -> tuple[Mark, Sequence[Document]]:
+        """Append at `mark` (limit 4 MiB) and return the new mark. Raises Conflict if the log moved or is gone.
+
+        `project` makes the documents of this block; it is called once, when the condition has held. An engine with
+        transactions stores them in the same one, any other leaves them to the caller: returned are those that the
+        caller still has to `advance`.
+        A lost reply is no conflict: the engine reads back, and its own block at the mark means success.
+        """
+
+    async def read(self, container: str, name: str, since: Mark | None) -> Tail | None:
+        """All after `since` (None: from the start of the current generation). None if there is no such log."""
+
+    async def roll(self, container: str, name: str, mark: Mark) -> Mark:
+        """Begin the next generation: an empty log, conditional on `mark`. Raises Conflict if the log moved.
+
+        What the old generation held is kept under `name` + `.` + its number.
+        """
+
+    async def drop(self, container: str, name: str) -> None:
+        """Delete a log if it is there."""
+
+
+class Queue(Protocol):
+    """Work items: at least once, in no order, hidden while somebody works on them."""
+
+    async def send(self, body: bytes, *, delay: float = 0) -> None:
+        """Enqueue (48 KiB at most), visible after `delay` seconds (7 days at most)."""
+
+    async def receive(self, limit: int, *, hide: float) -> list[Delivery]:
+        """Up to `limit` (32 at most) visible items, hidden from others for `hide` seconds."""
+
+    async def extend(self, delivery: Delivery, *, hide: float) -> Delivery:
+        """Hide for `hide` seconds from now; the returned delivery replaces the old one. Raises Conflict if lost."""
+
+    async def delete(self, delivery: Delivery) -> None:
+        """The work is done. No error if somebody else holds the item by now, or if it is gone."""
+
+    async def bury(self, delivery: Delivery, reason: str) -> None:
+        """Move a poison item to the poison queue, for people to look at."""
+
+
+class Storage(Documents, Logs, Queue, Protocol):
+    """A storage engine."""
+
+    async def open(self) -> None:
+        """Connect, and create what is missing. Raises StorageUnavailable, or ValueError for a bad configuration."""
+
+    async def close(self) -> None: ...
+
+    async def ping(self) -> None:
+        """Raises StorageUnavailable unless the store answers."""
+
+
+class Clock(Protocol):
+    def now(self) -> float:
+        """Unix time in seconds."""
+
+
+# --- models -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A function call as the model asked for it; `arguments` is JSON text, not validated (as on the wire)."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One entry of the conversation, oldest first.
+
+    role `user`: `parts` holds text and images. role `assistant`: `text` and `calls`. role `tool`: `text` is the output
+    of the call `call_id`.
+    """
+
+    role: str
+    text: str = ""
+    images: tuple[tuple[str, str], ...] = ()  # (url, detail)
+    calls: tuple[ToolCall, ...] = ()
+    call_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One model call. None means: not set, the provider's default holds."""
+
+    model: str
+    instructions: str | None
+    turns: tuple[Turn, ...]
+    tools: tuple[Mapping[str, Any], ...] = ()  # function definitions: name, description?, parameters, strict
+    tool_choice: str | Mapping[str, Any] = "auto"  # auto, none, required, or {"type": "function", "function": {"name"}}
+    parallel_tool_calls: bool = True
+    temperature: float | None = None
+    top_p: float | None = None
+    reasoning_effort: str | None = None
+    response_format: Any = "auto"  # "auto" or the wire's object
+    max_completion_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    prompt: int = 0
+    completion: int = 0
+    cached: int = 0
+    reasoning: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What the model answered. `finish`: stop, tool_calls, length or content_filter."""
+
+    text: str = ""
+    refusal: str = ""
+    calls: tuple[ToolCall, ...] = ()
+    finish: str = "stop"
+    tokens: Tokens = Tokens()
+
+
+class Deltas(Protocol):
+    """Where a streamed reply goes while it is made. Cheap, and never waits for a reader."""
+
+    def text(self, value: str) -> None: ...
+
+    def refusal(self, value: str) -> None: ...
+
+    def call(self, index: int, call_id: str, name: str, arguments: str) -> None:
+        """A fragment of a function call: id and name come whole with the first fragment, `arguments` grows."""
+
+
+class ModelError(Exception):
+    """The provider failed, after its retries. `code`: server_error, rate_limit_exceeded or invalid_prompt."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code, self.message = code, message
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    id: str
+    created: int
+    owned_by: str
+
+
+class Models(Protocol):
+    async def reply(self, prompt: Prompt, deltas: Deltas | None) -> Reply:
+        """Ask the model once; streamed into `deltas` if given. Raises ModelError."""
+
+    async def list(self) -> Sequence[ModelInfo]:
+        """The models that are there. A provider that does not answer is left out."""
+
+    async def close(self) -> None: ...

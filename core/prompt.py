@@ -1,0 +1,165 @@
+"""What the model is asked: the thread's messages, oldest first, then what this run did so far."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from msgspec import UNSET, to_builtins
+
+from core.fold import RunState, ThreadState
+from core.ports import Prompt, ToolCall, Turn
+from core.resources import (
+    FunctionTool,
+    ImageFilePart,
+    ImageUrlPart,
+    Message,
+    MessageCreation,
+    RefusalPart,
+    Run,
+    TextPart,
+    ToolCalls,
+)
+
+# Context windows in tokens, by the longest prefix of the model's name.
+WINDOWS = {
+    "gpt-5": 400_000,
+    "gpt-4.1": 1_047_576,
+    "gpt-4o": 128_000,
+    "gpt-4-turbo": 128_000,
+    "gpt-4-1106": 128_000,
+    "gpt-4-0125": 128_000,
+    "gpt-4-32k": 32_768,
+    "gpt-4": 8_192,
+    "gpt-3.5-turbo": 16_385,
+    "o1": 200_000,
+    "o3": 200_000,
+    "o4": 200_000,
+}
+PROMPT_SHARE = 0.75  # of the window: the rest is for the answer, and for the error of the estimate
+IMAGE_TOKENS = 1_000
+Definitions = Mapping[str, Mapping[str, Any]]
+
+
+def window_of(model: str, default: int) -> int:
+    name = model.rpartition("/")[2]
+    known = [prefix for prefix in WINDOWS if name.startswith(prefix)]
+    return WINDOWS[max(known, key=len)] if known else default
+
+
+def estimate(text: str) -> int:
+    """Tokens of a text: four UTF-8 bytes each, and a few for its envelope. Exact counts differ from model to model."""
+    return len(text.encode()) // 4 + 4
+
+
+def build(state: ThreadState, held: RunState, own: Definitions, window: int) -> Prompt | None:
+    """The prompt of the run's next turn. `own` are the definitions of the worker's own functions, by name; `window` is
+    used where the model's is not known. None: not even the newest message fits what max_prompt_tokens leaves."""
+    run = held.run
+    tools = tuple(_definition(tool, own) for tool in run.tools if isinstance(tool, FunctionTool))
+    done = tuple(_done(state, held))
+    fixed = estimate(run.instructions or "") + estimate(str(tools)) + sum(map(_tokens, done))
+    budget = int(window_of(run.model, window) * PROMPT_SHARE) - fixed
+    if run.max_prompt_tokens is not None:
+        budget = min(budget, run.max_prompt_tokens - held.usage.prompt_tokens - fixed)
+        newest = next(_before(state, run), None)
+        if newest is not None and _tokens(_turn(newest)) > budget:
+            return None
+    limit = run.max_completion_tokens
+    return Prompt(
+        model=run.model,
+        instructions=run.instructions,
+        turns=(*_newest_that_fit(state, run, budget), *done),
+        tools=tools,
+        tool_choice=_tool_choice(held, tools),
+        parallel_tool_calls=run.parallel_tool_calls,
+        temperature=_unless_default(run.temperature),
+        top_p=_unless_default(run.top_p),
+        reasoning_effort=run.reasoning_effort,
+        response_format=run.response_format,
+        max_completion_tokens=None if limit is None else max(1, limit - held.usage.completion_tokens),
+    )
+
+
+def _unless_default(value: float | None) -> float | None:
+    """1.0 is what every model does unasked; reasoning models refuse to be told."""
+    return None if value == 1.0 else value
+
+
+def _definition(tool: FunctionTool, own: Definitions) -> Mapping[str, Any]:
+    """The function as the assistant defines it; what it leaves out of an action, the action's own definition fills."""
+    definition: dict[str, Any] = to_builtins(tool.function)
+    action = own.get(tool.function.name)
+    if action and not definition["parameters"].get("properties"):
+        definition["parameters"] = action["parameters"]
+    if action and tool.function.description is UNSET:
+        definition["description"] = action["description"]
+    return definition
+
+
+def _tool_choice(held: RunState, tools: tuple[Mapping[str, Any], ...]) -> str | Mapping[str, Any]:
+    """A forced choice holds for the first turn only (section 4)."""
+    choice = held.run.tool_choice
+    if not tools or choice in ("auto", "none"):
+        return "none" if choice == "none" else "auto"
+    if len(held.steps) or (isinstance(choice, Mapping) and choice.get("type") != "function"):
+        return "auto"
+    return choice  # type: ignore[no-any-return]
+
+
+def _before(state: ThreadState, run: Run) -> Iterator[Message]:
+    """The thread's messages without those of this run, newest first."""
+    return (message for message in state.messages.newest() if message.run_id != run.id)
+
+
+def _newest_that_fit(state: ThreadState, run: Run, budget: int) -> list[Turn]:
+    turns: list[Turn] = []
+    for message in _before(state, run):
+        turn = _turn(message)
+        budget -= _tokens(turn)
+        full = run.truncation_strategy.last_messages
+        if (turns and budget < 0) or (full is not None and len(turns) >= full):
+            break
+        turns.append(turn)
+    turns.reverse()
+    return turns
+
+
+def _turn(message: Message) -> Turn:
+    texts, images = [], []
+    for part in message.content:
+        match part:
+            case TextPart(text=text):
+                texts.append(text.value)
+            case RefusalPart(refusal=refusal):
+                texts.append(refusal)
+            case ImageUrlPart(image_url=image):
+                images.append((image.url, image.detail))
+            case ImageFilePart(image_file=file):
+                texts.append(f"[image {file.file_id}]")
+    return Turn(role=message.role, text="\n".join(texts), images=tuple(images))
+
+
+def _done(state: ThreadState, held: RunState) -> Iterator[Turn]:
+    """What the run did, as turns: a message and the calls that followed it are one."""
+    text = ""
+    for step in held.steps:
+        details = step.step_details
+        if step.status != "completed":
+            continue
+        if isinstance(details, MessageCreation):
+            message = state.messages.get(details.message_creation.message_id)
+            text = _turn(message).text if message else ""
+        elif isinstance(details, ToolCalls):
+            calls = tuple(ToolCall(c.id, c.function.name, c.function.arguments) for c in details.tool_calls)
+            yield Turn(role="assistant", text=text, calls=calls)
+            text = ""
+            for call in details.tool_calls:
+                yield Turn(role="tool", text=call.function.output or "", call_id=call.id)
+    if text:
+        yield Turn(role="assistant", text=text)
+
+
+def _tokens(turn: Turn) -> int:
+    calls = sum(estimate(call.name) + estimate(call.arguments) for call in turn.calls)
+    return estimate(turn.text) + IMAGE_TOKENS * len(turn.images) + calls

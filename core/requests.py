@@ -1,0 +1,292 @@
+"""Request bodies, with every limit of section 3 of the wire contract. app.validation turns what breaks them into 4xx.
+
+Optional fields take null, as the SDKs send it; unknown ones are refused. Updates merge the keys that were given: they
+look at `model_fields_set`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, JsonValue, StringConstraints, Tag
+from pydantic_core import PydanticCustomError
+
+
+class Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+def _few_properties(value: dict[str, str]) -> dict[str, str]:
+    if len(value) > 16:
+        raise PydanticCustomError("object_above_max_properties", "{count}", {"count": len(value), "max": 16})
+    return value
+
+
+def _storable(value: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    try:
+        msgspec.json.encode(value)
+    except (OverflowError, ValueError):  # integers beyond 64 bits, which JSON allows and few readers understand
+        raise PydanticCustomError("value_error", "a number is out of range") from None
+    return value
+
+
+JsonObject = Annotated[dict[str, JsonValue], AfterValidator(_storable)]
+MetadataKey = Annotated[str, StringConstraints(max_length=64)]
+MetadataValue = Annotated[str, StringConstraints(max_length=512)]
+Metadata = Annotated[dict[MetadataKey, MetadataValue], AfterValidator(_few_properties)]
+Instructions = Annotated[str, StringConstraints(max_length=256_000)]
+ModelName = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+Detail = Literal["auto", "low", "high"]
+FileId = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+
+
+# --- tools --------------------------------------------------------------------------------------------------------
+
+
+class FunctionBody(Body):
+    name: Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[a-zA-Z0-9_-]+$")]
+    description: Annotated[str, StringConstraints(max_length=65_536)] | None = None
+    parameters: JsonObject | None = None
+    strict: bool | None = None
+
+
+class FunctionToolBody(Body):
+    type: Literal["function"]
+    function: FunctionBody
+
+
+class CodeInterpreterBody(Body):
+    type: Literal["code_interpreter"]
+
+
+class RankingOptions(Body):
+    ranker: Literal["auto", "default_2024_08_21"] | None = None
+    score_threshold: Annotated[float, Field(ge=0, le=1)] | None = None
+    hybrid_search: JsonObject | None = None
+
+
+class FileSearchOptions(Body):
+    max_num_results: Annotated[int, Field(ge=1, le=50)] | None = None
+    ranking_options: RankingOptions | None = None
+
+
+class FileSearchBody(Body):
+    type: Literal["file_search"]
+    file_search: FileSearchOptions | None = None
+
+
+ToolBody = Annotated[FunctionToolBody | CodeInterpreterBody | FileSearchBody, Field(discriminator="type")]
+Tools = Annotated[list[ToolBody], Field(max_length=128)]
+
+
+class CodeInterpreterResources(Body):
+    file_ids: Annotated[list[FileId], Field(max_length=20)] | None = None
+
+
+class FileSearchResources(Body):
+    vector_store_ids: Annotated[list[FileId], Field(max_length=1)] | None = None
+
+
+class ToolResourcesBody(Body):
+    code_interpreter: CodeInterpreterResources | None = None
+    file_search: FileSearchResources | None = None
+
+
+class JsonSchemaBody(Body):
+    name: Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[a-zA-Z0-9_-]+$")]
+    description: str | None = None
+    schema_: JsonObject | None = Field(default=None, alias="schema")
+    strict: bool | None = None
+
+
+class TextFormat(Body):
+    type: Literal["text"]
+
+
+class JsonObjectFormat(Body):
+    type: Literal["json_object"]
+
+
+class JsonSchemaFormat(Body):
+    type: Literal["json_schema"]
+    json_schema: JsonSchemaBody
+
+
+FormatObject = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")]
+
+
+def _string_or_object(value: Any) -> str:
+    return "string" if isinstance(value, str) else "object"
+
+
+ResponseFormat = Annotated[
+    Annotated[Literal["auto"], Tag("string")] | Annotated[FormatObject, Tag("object")], Discriminator(_string_or_object)
+]
+
+
+# --- assistants ---------------------------------------------------------------------------------------------------
+
+
+class AssistantFields(Body):
+    name: Annotated[str, StringConstraints(max_length=256)] | None = None
+    description: Annotated[str, StringConstraints(max_length=512)] | None = None
+    instructions: Instructions | None = None
+    tools: Tools | None = None
+    tool_resources: ToolResourcesBody | None = None
+    metadata: Metadata | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    reasoning_effort: Effort | None = None
+    response_format: ResponseFormat | None = None
+
+
+class CreateAssistant(AssistantFields):
+    model: ModelName
+
+
+class UpdateAssistant(AssistantFields):
+    model: ModelName | None = None
+
+
+# --- messages and threads -----------------------------------------------------------------------------------------
+
+MessageText = Annotated[str, StringConstraints(max_length=256_000)]
+
+
+class TextPartBody(Body):
+    type: Literal["text"]
+    text: MessageText
+
+
+class ImageUrlBody(Body):
+    url: Annotated[str, StringConstraints(min_length=1, max_length=20_000_000, pattern=r"^(https?://|data:image/)")]
+    detail: Detail | None = None
+
+
+class ImageUrlPartBody(Body):
+    type: Literal["image_url"]
+    image_url: ImageUrlBody
+
+
+class ImageFileBody(Body):
+    file_id: FileId
+    detail: Detail | None = None
+
+
+class ImageFilePartBody(Body):
+    type: Literal["image_file"]
+    image_file: ImageFileBody
+
+
+PartBody = Annotated[TextPartBody | ImageUrlPartBody | ImageFilePartBody, Field(discriminator="type")]
+
+
+def _string_or_array(value: Any) -> str:
+    return "string" if isinstance(value, str) else "array"
+
+
+Content = Annotated[
+    Annotated[MessageText, Tag("string")]
+    | Annotated[list[PartBody], Field(min_length=1, max_length=1000), Tag("array")],
+    Discriminator(_string_or_array),
+]
+
+
+class AttachmentTool(Body):
+    type: Literal["code_interpreter", "file_search"]
+
+
+class Attachment(Body):
+    file_id: FileId
+    tools: Annotated[list[AttachmentTool], Field(max_length=2)] | None = None
+
+
+class CreateMessage(Body):
+    role: Literal["user", "assistant"]
+    content: Content
+    attachments: Annotated[list[Attachment], Field(max_length=500)] | None = None
+    metadata: Metadata | None = None
+
+
+class UpdateMetadata(Body):
+    """Messages and runs: only their metadata can change."""
+
+    metadata: Metadata | None = None
+
+
+Messages = Annotated[list[CreateMessage], Field(max_length=1000)]
+
+
+class CreateThread(Body):
+    messages: Messages | None = None
+    tool_resources: ToolResourcesBody | None = None
+    metadata: Metadata | None = None
+
+
+class UpdateThread(Body):
+    tool_resources: ToolResourcesBody | None = None
+    metadata: Metadata | None = None
+
+
+# --- runs ---------------------------------------------------------------------------------------------------------
+
+
+class TruncationBody(Body):
+    type: Literal["auto", "last_messages"]
+    last_messages: Annotated[int, Field(ge=1)] | None = None
+
+
+class NamedFunction(Body):
+    name: Annotated[str, StringConstraints(min_length=1, max_length=64)]
+
+
+class NamedToolChoice(Body):
+    type: Literal["function", "file_search", "code_interpreter"]
+    function: NamedFunction | None = None
+
+
+ToolChoice = Annotated[
+    Annotated[Literal["none", "auto", "required"], Tag("string")] | Annotated[NamedToolChoice, Tag("object")],
+    Discriminator(_string_or_object),
+]
+MaxTokens = Annotated[int, Field(ge=1, le=2**31 - 1)]
+
+
+class RunFields(Body):
+    assistant_id: str
+    model: ModelName | None = None
+    instructions: Instructions | None = None
+    tools: Tools | None = None
+    metadata: Metadata | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    reasoning_effort: Effort | None = None
+    stream: bool | None = None
+    max_prompt_tokens: MaxTokens | None = None
+    max_completion_tokens: MaxTokens | None = None
+    truncation_strategy: TruncationBody | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: ResponseFormat | None = None
+
+
+class CreateRun(RunFields):
+    additional_instructions: Instructions | None = None
+    additional_messages: Messages | None = None
+
+
+class CreateThreadAndRun(RunFields):
+    thread: CreateThread | None = None
+    tool_resources: ToolResourcesBody | None = None
+
+
+class ToolOutput(Body):
+    tool_call_id: str | None = None
+    output: Annotated[str, StringConstraints(max_length=1_048_576)] | None = None
+
+
+class SubmitToolOutputs(Body):
+    tool_outputs: Annotated[list[ToolOutput], Field(max_length=512)]
+    stream: bool | None = None

@@ -1,0 +1,310 @@
+"""The protocol's resources as they go over the wire: field order as recorded, every key always there.
+
+Section 3 of the wire contract. Frozen; `msgspec.structs.replace` makes the next state, `encode` the wire's bytes.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+Metadata = dict[str, str]
+ToolResources = dict[str, Any]
+ResponseFormat = Any  # "auto" or an object that is passed on to the model as it came
+
+encode = msgspec.json.Encoder().encode
+
+
+class Struct(msgspec.Struct, frozen=True):
+    """What all wire objects share: immutable, unknown keys of a later version ignored."""
+
+
+# --- tools --------------------------------------------------------------------------------------------------------
+
+
+class FunctionDefinition(Struct, frozen=True, kw_only=True):
+    name: str
+    description: str | UnsetType = UNSET
+    parameters: dict[str, Any] = msgspec.field(default_factory=lambda: {"type": "object", "properties": {}})
+    strict: bool | None = False
+
+
+class FunctionTool(Struct, frozen=True, kw_only=True, tag_field="type", tag="function"):
+    function: FunctionDefinition
+
+
+class CodeInterpreterTool(Struct, frozen=True, kw_only=True, tag_field="type", tag="code_interpreter"):
+    pass
+
+
+class FileSearchTool(Struct, frozen=True, kw_only=True, tag_field="type", tag="file_search"):
+    file_search: dict[str, Any] | UnsetType = UNSET
+
+
+Tool = FunctionTool | CodeInterpreterTool | FileSearchTool
+
+
+# --- assistants and threads ---------------------------------------------------------------------------------------
+
+
+class Assistant(Struct, frozen=True, kw_only=True):
+    id: str
+    object: Literal["assistant"] = "assistant"
+    created_at: int
+    name: str | None = None
+    description: str | None = None
+    model: str
+    instructions: str | None = None
+    tools: tuple[Tool, ...] = ()
+    top_p: float | None = 1.0
+    temperature: float | None = 1.0
+    reasoning_effort: str | None = None
+    tool_resources: ToolResources = {}
+    metadata: Metadata = {}
+    response_format: ResponseFormat = "auto"
+
+
+class Thread(Struct, frozen=True, kw_only=True):
+    id: str
+    object: Literal["thread"] = "thread"
+    created_at: int
+    metadata: Metadata = {}
+    tool_resources: ToolResources = {}
+
+
+# --- messages -----------------------------------------------------------------------------------------------------
+
+
+class Text(Struct, frozen=True, kw_only=True):
+    value: str
+    annotations: tuple[dict[str, Any], ...] = ()
+
+
+class TextPart(Struct, frozen=True, kw_only=True, tag_field="type", tag="text"):
+    text: Text
+
+
+class RefusalPart(Struct, frozen=True, kw_only=True, tag_field="type", tag="refusal"):
+    refusal: str
+
+
+class ImageUrl(Struct, frozen=True, kw_only=True):
+    url: str
+    detail: str = "auto"
+
+
+class ImageUrlPart(Struct, frozen=True, kw_only=True, tag_field="type", tag="image_url"):
+    image_url: ImageUrl
+
+
+class ImageFile(Struct, frozen=True, kw_only=True):
+    file_id: str
+    detail: str = "auto"
+
+
+class ImageFilePart(Struct, frozen=True, kw_only=True, tag_field="type", tag="image_file"):
+    image_file: ImageFile
+
+
+Part = TextPart | RefusalPart | ImageUrlPart | ImageFilePart
+
+
+class Reason(Struct, frozen=True, kw_only=True):
+    reason: str
+
+
+class Message(Struct, frozen=True, kw_only=True):
+    """`status` and its kin are always there: the union of the recordings and the specification (section 10)."""
+
+    id: str
+    object: Literal["thread.message"] = "thread.message"
+    created_at: int
+    assistant_id: str | None = None
+    thread_id: str
+    run_id: str | None = None
+    status: Literal["in_progress", "incomplete", "completed"] = "completed"
+    incomplete_details: Reason | None = None
+    incomplete_at: int | None = None
+    completed_at: int | None = None
+    role: Literal["user", "assistant"]
+    content: tuple[Part, ...] = ()
+    attachments: tuple[dict[str, Any], ...] = ()
+    metadata: Metadata = {}
+
+
+# --- runs and steps -----------------------------------------------------------------------------------------------
+
+
+class CachedTokens(Struct, frozen=True, kw_only=True):
+    cached_tokens: int = 0
+
+
+class ReasoningTokens(Struct, frozen=True, kw_only=True):
+    reasoning_tokens: int = 0
+
+
+class Usage(Struct, frozen=True, kw_only=True):
+    """`prompt_token_details` in the singular, as on the wire."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    total_tokens: int = 0
+    prompt_token_details: CachedTokens = CachedTokens()
+    completion_tokens_details: ReasoningTokens = ReasoningTokens()
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            prompt_tokens=self.prompt_tokens + other.prompt_tokens,
+            completion_tokens=self.completion_tokens + other.completion_tokens,
+            total_tokens=self.total_tokens + other.total_tokens,
+            prompt_token_details=CachedTokens(
+                cached_tokens=self.prompt_token_details.cached_tokens + other.prompt_token_details.cached_tokens
+            ),
+            completion_tokens_details=ReasoningTokens(
+                reasoning_tokens=self.completion_tokens_details.reasoning_tokens
+                + other.completion_tokens_details.reasoning_tokens
+            ),
+        )
+
+
+class LastError(Struct, frozen=True, kw_only=True):
+    code: str
+    message: str
+
+
+class FunctionCall(Struct, frozen=True, kw_only=True):
+    """`arguments` is JSON text. `output` is null until submitted; required_action leaves it out."""
+
+    name: str
+    arguments: str
+    output: str | UnsetType | None = None
+
+
+class FunctionToolCall(Struct, frozen=True, kw_only=True, tag_field="type", tag="function"):
+    """On the wire `id` comes first; msgspec puts the tag first. No client minds."""
+
+    id: str
+    function: FunctionCall
+
+
+class MessageRef(Struct, frozen=True, kw_only=True):
+    message_id: str
+
+
+class MessageCreation(Struct, frozen=True, kw_only=True, tag_field="type", tag="message_creation"):
+    message_creation: MessageRef
+
+
+class ToolCalls(Struct, frozen=True, kw_only=True, tag_field="type", tag="tool_calls"):
+    tool_calls: tuple[FunctionToolCall, ...] = ()
+
+
+StepStatus = Literal["in_progress", "completed", "failed", "cancelled", "expired"]
+
+
+class Step(Struct, frozen=True, kw_only=True):
+    """`expires_at` is the recordings', `expired_at` and `metadata` the specification's: all three (section 10)."""
+
+    id: str
+    object: Literal["thread.run.step"] = "thread.run.step"
+    created_at: int
+    run_id: str
+    assistant_id: str
+    thread_id: str
+    type: Literal["message_creation", "tool_calls"]
+    status: StepStatus = "in_progress"
+    cancelled_at: int | None = None
+    completed_at: int | None = None
+    expires_at: int | None = None
+    expired_at: int | None = None
+    failed_at: int | None = None
+    last_error: LastError | None = None
+    step_details: MessageCreation | ToolCalls
+    usage: Usage | None = None
+    metadata: Metadata = {}
+
+
+class SubmitToolOutputs(Struct, frozen=True, kw_only=True):
+    tool_calls: tuple[FunctionToolCall, ...]
+
+
+class RequiredAction(Struct, frozen=True, kw_only=True):
+    type: Literal["submit_tool_outputs"] = "submit_tool_outputs"
+    submit_tool_outputs: SubmitToolOutputs
+
+
+class TruncationStrategy(Struct, frozen=True, kw_only=True):
+    type: Literal["auto", "last_messages"] = "auto"
+    last_messages: int | None = None
+
+
+RunStatus = Literal[
+    "queued",
+    "in_progress",
+    "requires_action",
+    "cancelling",
+    "cancelled",
+    "failed",
+    "completed",
+    "incomplete",
+    "expired",
+]
+TERMINAL = frozenset({"completed", "incomplete", "failed", "cancelled", "expired"})
+
+
+class Run(Struct, frozen=True, kw_only=True):
+    id: str
+    object: Literal["thread.run"] = "thread.run"
+    created_at: int
+    assistant_id: str
+    thread_id: str
+    status: RunStatus = "queued"
+    started_at: int | None = None
+    expires_at: int | None = None
+    cancelled_at: int | None = None
+    failed_at: int | None = None
+    completed_at: int | None = None
+    required_action: RequiredAction | None = None
+    last_error: LastError | None = None
+    model: str
+    instructions: str | None = None
+    tools: tuple[Tool, ...] = ()
+    tool_resources: ToolResources = {}
+    metadata: Metadata = {}
+    temperature: float | None = 1.0
+    top_p: float | None = 1.0
+    reasoning_effort: str | None = None
+    max_completion_tokens: int | None = None
+    max_prompt_tokens: int | None = None
+    truncation_strategy: TruncationStrategy = TruncationStrategy()
+    incomplete_details: Reason | None = None
+    usage: Usage | None = None
+    response_format: ResponseFormat = "auto"
+    tool_choice: Any = "auto"
+    parallel_tool_calls: bool = True
+
+    @property
+    def active(self) -> bool:
+        """The thread is locked: no other run, no new message."""
+        return self.status not in TERMINAL
+
+
+class Deleted(Struct, frozen=True, kw_only=True):
+    id: str
+    object: str
+    deleted: bool = True
+
+
+# --- lists --------------------------------------------------------------------------------------------------------
+
+
+class Page(Struct, frozen=True, kw_only=True):
+    """The list envelope; an empty page has null ids (section 7)."""
+
+    object: Literal["list"] = "list"
+    data: tuple[Any, ...] = ()
+    first_id: str | None = None
+    last_id: str | None = None
+    has_more: bool = False

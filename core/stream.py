@@ -1,0 +1,113 @@
+"""The stream of a run: a log of its own that carries the wire's events in order, deltas included.
+
+It exists only where a client asked to stream. Deltas are not history: everything else on it follows from the thread's
+log, so whoever finds the stream behind brings it up, and two who do so at once cannot write the same event twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence, Set
+
+import msgspec
+
+from core import frames, names
+from core.bell import Bell
+from core.fold import Change
+from core.ports import Conflict, Logs, Mark
+from core.resources import Message, Run, Step
+
+TRIES = 50  # a stream has few writers at a time; each lost race means that another one wrote
+
+
+class StreamWriter:
+    """Writes one run's stream. Every append is conditional on where this writer believes that the stream ends."""
+
+    def __init__(self, logs: Logs, bell: Bell, project: str, thread_id: str, run_id: str) -> None:
+        self._logs, self._bell = logs, bell
+        self.name = names.document(project, thread_id, run_id)
+        self._scanned = False
+        self._mark: Mark | None = None
+        self._version = 0
+        self._renderer = frames.Renderer()
+
+    async def catch_up(self, trail: Sequence[Change]) -> None:
+        """Write the events of `trail` that the stream does not show yet. Idempotent: run it after every commit, and
+        again after a crash."""
+        for _ in range(TRIES):
+            if not self._scanned:
+                await self._scan()
+            missing = self._missing(trail)
+            if not missing:
+                return None
+            try:
+                return await self._append(missing)
+            except Conflict:
+                self._scanned = False
+        raise Conflict
+
+    async def emit(self, events: Iterable[frames.Event]) -> None:
+        """Write what a model says at this moment. Raises Conflict if somebody else wrote: look at the log first."""
+        await self._append([(self._version, event) for event in events])
+
+    async def take_over(self, run: Run, *, keep: Set[str], now: float) -> None:
+        """Close what another worker left open. `keep` are the ids that the log knows, or that this worker opened."""
+        for _ in range(TRIES):
+            await self._scan()
+            torn = [(self._version, event) for event in self._renderer.abandoned(run, keep, int(now))]
+            if not torn:
+                return None
+            try:
+                return await self._append(torn)
+            except Conflict:
+                continue
+        raise Conflict
+
+    async def offset_after(self, version: int) -> int:
+        """Where the first event stands that shows a later version of the thread."""
+        tail = await self._logs.read(names.STREAMS, self.name, None)
+        data = tail.data if tail else b""
+        return next((offset for offset, shown, _, _ in frames.parse(data) if shown > version), len(data))
+
+    def _missing(self, trail: Sequence[Change]) -> list[tuple[int, frames.Event]]:
+        missing = []
+        known = {change.object.id for change in trail}
+        for change in trail:
+            if change.version > self._version:
+                for event in self._renderer.render(change, known):
+                    self._renderer.saw(*event)
+                    missing.append((change.version, event))
+        return missing
+
+    async def _append(self, events: list[tuple[int, frames.Event]]) -> None:
+        block = frames.to_bytes(events, self._mark.offset if self._mark else 0)
+        # At the mark: another worker, or an API process that cancels, may be writing to the same stream.
+        if self._mark is None:
+            self._mark, _ = await self._logs.start(names.STREAMS, self.name, block)
+        else:
+            self._mark, _ = await self._logs.append(names.STREAMS, self.name, self._mark, block)
+        self._version = max(self._version, events[-1][0])
+        for _, event in events:
+            self._renderer.saw(*event)
+        self._bell.ring(f"{names.STREAMS}/{self.name}")
+
+    async def _scan(self) -> None:
+        """Read the whole stream: what it shows, and what is open on it."""
+        tail = await self._logs.read(names.STREAMS, self.name, None)
+        self._mark, self._version, self._renderer = (tail.mark if tail else None), 0, frames.Renderer()
+        for _, version, name, payload in frames.parse(tail.data if tail else b""):
+            self._version = max(self._version, version)
+            if name.startswith("thread.run.step.") and not name.endswith(".delta"):
+                self._renderer.saw(name, msgspec.json.decode(payload, type=Step))
+            elif name.startswith("thread.message.") and not name.endswith(".delta"):
+                self._renderer.saw(name, msgspec.json.decode(payload, type=Message))
+        self._scanned = True
+
+
+def replay(trail: Sequence[Change]) -> bytes:
+    """The stream as it would be if nobody had streamed: the same events and ids, each message as one delta."""
+    renderer, events = frames.Renderer(), []
+    for change in trail:
+        for event in renderer.render(change, frozenset()):
+            renderer.saw(*event)
+            events.append((change.version, event))
+    return frames.to_bytes(events, 0)

@@ -1,0 +1,152 @@
+"""Which provider answers for a model: `name/model` goes to the provider of that name, a bare name to the default one.
+
+The openai SDK takes more than a second to import. So it is imported with the first call of a provider, or by `warm`,
+in a thread: the service starts without it, and its event loop goes on meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from pydantic import SecretStr
+
+from core.ports import Deltas, ModelError, ModelInfo, Prompt, Reply
+from infra.offline_model import OfflineModel
+
+if TYPE_CHECKING:
+    from infra.upstream import Upstream
+
+logger = logging.getLogger(__name__)
+
+_LIST_TIMEOUT = 3.0  # seconds, for a provider that does not answer
+_LIST_CACHE = 60.0  # seconds
+_CONNECT_TIMEOUT = 5.0  # seconds, as the SDK's own
+_NO_KEY = "not-needed"  # local servers ask for none, but the SDK insists, and would send OPENAI_API_KEY to them
+
+
+@dataclass(frozen=True, slots=True)
+class Provider:
+    """`base_url` None: OpenAI's, or OPENAI_BASE_URL. `api_key` may be a function that gets a token (an identity).
+    `models` is a fixed list for `GET /models`, for servers that list none or too many."""
+
+    api: Literal["chat", "responses", "offline"] = "chat"
+    base_url: str | None = None
+    api_key: SecretStr | Callable[[], Awaitable[str]] | None = None
+    models: tuple[str, ...] = ()
+    max_tokens_field: str = "max_completion_tokens"
+
+
+class _Model(Protocol):
+    async def reply(self, prompt: Prompt, deltas: Deltas | None) -> Reply: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    model: _Model
+    upstream: Upstream | None = None
+
+
+class ModelRouter:
+    """Models of all providers (core.ports.Models). `timeout` is in seconds, for each try and between two pieces of a
+    stream; `max_retries` are the SDK's, which waits between them as the provider asks or 0.5 to 8 s."""
+
+    def __init__(
+        self,
+        providers: Mapping[str, Provider],
+        default: str,
+        *,
+        timeout: float = 600.0,
+        max_retries: int = 2,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if default not in providers:
+            known = ", ".join(sorted(providers)) or "none is configured"
+            raise ValueError(f"The default model provider '{default}' does not exist: set it to one of these: {known}.")
+        self._providers, self._default = dict(providers), default
+        self._timeout, self._max_retries, self._now = timeout, max_retries, now
+        self._opened: dict[str, _Opened] = {}
+        self._opening = asyncio.Lock()
+        self._listed: tuple[float, Sequence[ModelInfo]] | None = None
+        self._listing = asyncio.Lock()
+
+    async def reply(self, prompt: Prompt, deltas: Deltas | None) -> Reply:
+        name, model = self._route(prompt.model)
+        opened = self._opened.get(name) or await self._open(name)
+        return await opened.model.reply(replace(prompt, model=model), deltas)
+
+    async def list(self) -> Sequence[ModelInfo]:
+        async with self._listing:  # callers that come together ask the providers once
+            if self._listed is None or self._now() - self._listed[0] >= _LIST_CACHE:
+                lists = await asyncio.gather(*(self._list_one(name) for name in self._providers))
+                self._listed = self._now(), [info for infos in lists for info in infos]
+            return self._listed[1]
+
+    async def warm(self) -> None:
+        """Make the default provider ready, so that the first run does not wait for it."""
+        await self._open(self._default)
+
+    async def close(self) -> None:
+        async with self._opening:
+            opened, self._opened = self._opened, {}
+        await asyncio.gather(*(one.upstream.close() for one in opened.values() if one.upstream))
+
+    def _route(self, model: str) -> tuple[str, str]:
+        name, _, rest = model.partition("/")
+        return (name, rest) if rest and name in self._providers else (self._default, model)
+
+    async def _open(self, name: str) -> _Opened:
+        async with self._opening:
+            if name not in self._opened:
+                build = asyncio.to_thread(_build, name, self._providers[name], self._timeout, self._max_retries)
+                self._opened[name] = await build
+            return self._opened[name]
+
+    async def _list_one(self, name: str) -> Sequence[ModelInfo]:
+        fixed = [ModelInfo(model, 0, name) for model in self._providers[name].models]
+        prefix = "" if name == self._default else f"{name}/"
+        return [replace(info, id=prefix + info.id) for info in fixed or await self._ask_for_list(name)]
+
+    async def _ask_for_list(self, name: str) -> Sequence[ModelInfo]:
+        upstream = (await self._open(name)).upstream
+        if upstream is None:
+            return [ModelInfo("offline", 0, name)]
+        try:
+            with upstream.errors():
+                async with asyncio.timeout(_LIST_TIMEOUT):
+                    return list(_infos(await upstream.get("/models", timeout=_LIST_TIMEOUT), name))
+        except ModelError as error:
+            logger.warning("Models of provider '%s' are not listed: %s", name, error.message)
+            return []
+
+
+def _build(name: str, provider: Provider, timeout: float, max_retries: int) -> _Opened:
+    if provider.api == "offline":
+        return _Opened(OfflineModel())
+    import openai
+
+    from infra.chat_model import ChatModel
+    from infra.responses_model import ResponsesModel
+    from infra.upstream import Upstream
+
+    key = provider.api_key
+    client = openai.AsyncOpenAI(
+        base_url=provider.base_url,
+        api_key=(key.get_secret_value() if isinstance(key, SecretStr) else key) or _NO_KEY,
+        timeout=openai.Timeout(timeout, connect=min(timeout, _CONNECT_TIMEOUT)),
+        max_retries=max_retries,
+        http_client=openai.DefaultAioHttpClient(),  # half the CPU of the default one
+    )
+    upstream = Upstream(client, name)
+    if provider.api == "responses":
+        return _Opened(ResponsesModel(upstream), upstream)
+    return _Opened(ChatModel(upstream, max_tokens_field=provider.max_tokens_field), upstream)
+
+
+def _infos(data: Mapping[str, Any], provider: str) -> Iterable[ModelInfo]:
+    for entry in data.get("data") or ():
+        yield ModelInfo(str(entry["id"]), int(entry.get("created") or 0), str(entry.get("owned_by") or provider))

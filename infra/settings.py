@@ -1,0 +1,138 @@
+"""Settings: environment variables, each with a default that works on one machine."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+
+class ConfigurationError(Exception):
+    """What is wrong, and what to set, in one line."""
+
+
+class ProviderSettings(BaseModel):
+    """One entry of PROVIDERS."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    base_url: str | None = None
+    api_key: SecretStr | None = None
+    api: Literal["chat", "responses", "offline"] = "chat"
+    models: tuple[str, ...] = ()
+    max_tokens_field: Literal["max_completion_tokens", "max_tokens"] = "max_completion_tokens"
+
+
+class Settings(BaseSettings):
+    """The names in upper case are the environment variables."""
+
+    model_config = SettingsConfigDict(extra="ignore", env_ignore_empty=True, hide_input_in_errors=True)
+
+    storage: str = Field(
+        "sqlite:///data/assistants.db",
+        description="sqlite:///PATH, sqlite://:memory:, a connection string of Azure Storage,"
+        " UseDevelopmentStorage=true (Azurite), or https://ACCOUNT.blob.core.windows.net (managed identity)",
+    )
+    host: str = Field("127.0.0.1", description="address to listen on; other than loopback needs API_KEYS")
+    port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="port to listen on; 0 picks a free one")
+    api_keys: Annotated[dict[str, SecretStr], NoDecode] = Field(
+        default_factory=dict,
+        description="project:key,... ; each key belongs to a project, projects never see each other",
+    )
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="origins whose browser pages may call the API, comma-separated; * for all"
+    )
+    openai_api_key: SecretStr | None = Field(None, description="key of the provider `openai`")
+    openai_base_url: str | None = Field(None, description="URL of the provider `openai`, if it is a compatible server")
+    model_api: Literal["chat", "responses"] = Field("chat", description="API of the provider `openai`")
+    providers: dict[str, ProviderSettings] = Field(
+        default_factory=dict,
+        description='further providers as JSON: {"ollama": {"base_url": "http://127.0.0.1:11434/v1"}} makes'
+        " `ollama/llama3.2` work; keys: base_url, api_key, api (chat, responses), models, max_tokens_field",
+    )
+    default_provider: str | None = Field(
+        None, description="provider of model names without one: openai if it is configured, else offline"
+    )
+    model_timeout: Annotated[float, Field(gt=0)] = Field(600, description="seconds for a model call")
+    model_retries: Annotated[int, Field(ge=0, le=10)] = Field(
+        2, description="retries of a model call after 408, 409, 429, 5xx or a broken connection"
+    )
+    model_window: Annotated[int, Field(ge=1000)] = Field(
+        128_000, description="context window, in tokens, of models that are not known"
+    )
+    actions: str | None = Field(None, description="module whose @action functions the worker executes")
+    action_timeout: Annotated[float, Field(gt=0)] = Field(60, description="seconds for one call of an action")
+    run_expires_after: Annotated[int, Field(ge=1, le=86_400)] = Field(600, description="lifetime of a run in seconds")
+    poll_after_ms: Annotated[int, Field(ge=1)] = Field(100, description="how long polling clients are asked to wait")
+    stream_flush_ms: Annotated[int, Field(ge=1)] = Field(50, description="how often deltas are written to a stream")
+    log_roll_after: Annotated[int, Field(ge=2, le=45_000)] = Field(
+        10_000, description="commits after which a thread's log begins anew from a snapshot"
+    )
+    worker_concurrency: Annotated[int, Field(ge=1)] = Field(1000, description="runs in flight in one worker")
+    shutdown_grace: Annotated[float, Field(ge=0)] = Field(
+        25, description="seconds that SIGTERM gives to runs in flight"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="what is logged to stderr")
+
+    @field_validator("api_keys", mode="before")
+    @classmethod
+    def _keys(cls, value: object) -> object:
+        """`project:key,...` by key, as authentication looks them up."""
+        if not isinstance(value, str):
+            return value
+        pairs = [pair.strip().partition(":") for pair in value.split(",") if pair.strip()]
+        if any(not project or not key or "/" in project for project, _, key in pairs):
+            raise ValueError("expected project:key,project:key,...")
+        if len({key for _, _, key in pairs}) < len(pairs):
+            raise ValueError("a key is there twice")
+        return {f"{place}:{project}": SecretStr(key) for place, (project, _, key) in enumerate(pairs)}
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _origins(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @property
+    def keys(self) -> dict[str, str]:
+        """Project by key."""
+        return {key.get_secret_value(): name.partition(":")[2] for name, key in self.api_keys.items()}
+
+    def check_exposure(self) -> None:
+        """Raises ConfigurationError for a service without keys that others could reach."""
+        if not self.api_keys and not _loopback(self.host):
+            raise ConfigurationError(
+                f"HOST is {self.host}, which others can reach, and API_KEYS is empty:"
+                " set API_KEYS=project:key,... or HOST=127.0.0.1."
+            )
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def read_settings(overrides: Mapping[str, object]) -> Settings:
+    """From the environment; `overrides` (the command line) win. Raises ConfigurationError."""
+    try:
+        return Settings(**{key: value for key, value in overrides.items() if value is not None})  # type: ignore[arg-type]
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        name = "_".join(str(part) for part in first["loc"]).upper()
+        raise ConfigurationError(f"{name} is not valid: {first['msg'].removeprefix('Value error, ')}.") from None
+    except Exception as error:  # pydantic-settings, for JSON that is none
+        raise ConfigurationError(f"{error}: expected JSON.") from None
+
+
+def describe() -> str:
+    """All settings, for --help."""
+    lines = []
+    for name, field in Settings.model_fields.items():
+        default = field.get_default(call_default_factory=True)
+        shown = f" (default: {default})" if default not in (None, {}, ()) else ""
+        lines.append(f"  {name.upper():<20} {field.description}{shown}")
+    return "\n".join(lines)

@@ -1,0 +1,324 @@
+"""The embedded storage engine: one SQLite file (or memory), for one machine.
+
+A commit and its documents are one transaction. WAL with synchronous=NORMAL: what was acknowledged survives the death of
+every process; an operating system that dies may lose the last moments. Statements run on the event loop itself, since
+one takes 10 to 100 microseconds, less than a hop to a thread and back; the checkpoints, which fsync, run in a thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import sqlite3
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from core.ports import Clock, Conflict, Delivery, Document, Mark, Project, StorageUnavailable, Stored, Tail, nothing
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS documents(
+    container TEXT, name TEXT, version INTEGER NOT NULL, body BLOB NOT NULL,
+    PRIMARY KEY(container, name)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS logs(
+    container TEXT, name TEXT, generation INTEGER NOT NULL, length INTEGER NOT NULL,
+    PRIMARY KEY(container, name)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS blocks(
+    container TEXT, name TEXT, generation INTEGER, offset INTEGER, data BLOB NOT NULL,
+    PRIMARY KEY(container, name, generation, offset)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS queue(
+    id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL, body BLOB NOT NULL,
+    visible_at REAL NOT NULL, count INTEGER NOT NULL DEFAULT 0);
+CREATE INDEX IF NOT EXISTS queue_visible ON queue(name, visible_at);
+"""
+BUSY_TIMEOUT = 5.0  # seconds that a write waits for another process's transaction (each takes well under a millisecond)
+CHECKPOINT_EVERY = 2.0  # seconds between looks at the write-ahead log
+MAX_BLOCK = 4 * 1024 * 1024
+
+
+class SqliteStorage:
+    """`path` is a file, or ":memory:" for an engine that lives and dies with this object (tests, simulations)."""
+
+    def __init__(self, path: str, clock: Clock) -> None:
+        self._path, self._clock = path, clock
+        self._db: sqlite3.Connection | None = None
+        self._checkpoints: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        if self._db is not None:
+            return
+        try:
+            if self._path != ":memory:":
+                Path(self._path).expanduser().parent.mkdir(parents=True, exist_ok=True)
+            self._db = self._connect()
+            self._db.executescript(SCHEMA)
+        except (OSError, sqlite3.Error) as error:
+            raise StorageUnavailable(f"SQLite cannot open '{self._path}': {error}") from None
+        if self._path != ":memory:":
+            self._checkpoints = asyncio.create_task(self._checkpoint())
+
+    async def close(self) -> None:
+        if self._checkpoints:
+            self._checkpoints.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._checkpoints
+            self._checkpoints = None
+        if self._db is not None:
+            self._db.close()
+            self._db = None
+
+    async def ping(self) -> None:
+        with self._errors():
+            self._sql.execute("SELECT 1")
+
+    # -- documents -------------------------------------------------------------------------------------------------
+
+    async def get(self, container: str, name: str) -> Stored | None:
+        with self._errors():
+            row = self._sql.execute(
+                "SELECT body, version FROM documents WHERE container=? AND name=?", (container, name)
+            ).fetchone()
+        return Stored(name, row[0], f'"{row[1]}"') if row and row[0] else None
+
+    async def create(self, container: str, name: str, body: bytes) -> str:
+        with self._errors():
+            # OR IGNORE: two creators of one name; the second finds nothing changed.
+            done = self._sql.execute(
+                "INSERT OR IGNORE INTO documents VALUES(?, ?, 1, ?)", (container, name, body)
+            ).rowcount
+        if not done:
+            raise Conflict
+        return '"1"'
+
+    async def replace(self, container: str, name: str, body: bytes, etag: str) -> str:
+        version = int(etag.strip('"'))
+        with self._errors():
+            # version=?: a writer that read before another one wrote.
+            done = self._sql.execute(
+                "UPDATE documents SET body=?, version=version+1 WHERE container=? AND name=? AND version=?",
+                (body, container, name, version),
+            ).rowcount
+        if not done:
+            raise Conflict
+        return f'"{version + 1}"'
+
+    async def remove(self, container: str, name: str) -> bool:
+        with self._errors():
+            sql = "DELETE FROM documents WHERE container=? AND name=?"
+            return bool(self._sql.execute(sql, (container, name)).rowcount)
+
+    async def page(
+        self, container: str, prefix: str, *, after: str | None, limit: int, newest_first: bool
+    ) -> list[Stored]:
+        low, high = prefix, prefix + "\U0010ffff"
+        if after is not None:
+            low, high = (low, after) if newest_first else (after, high)
+        order = "DESC" if newest_first else "ASC"
+        sql = (
+            "SELECT name, body, version FROM documents WHERE container=? AND name>? AND name<?"  # noqa: S608
+            f" AND length(body)>0 ORDER BY name {order} LIMIT ?"
+        )
+        with self._errors():
+            rows = self._sql.execute(sql, (container, low, high, limit)).fetchall()
+        return [Stored(name, body, f'"{version}"') for name, body, version in rows]
+
+    async def advance(self, document: Document) -> None:
+        with self._errors():
+            self._advance(document)
+
+    def _advance(self, document: Document) -> None:
+        # WHERE: a late writer of an older version changes nothing.
+        self._sql.execute(
+            "INSERT INTO documents VALUES(?, ?, ?, ?) ON CONFLICT DO UPDATE SET body=excluded.body,"
+            " version=excluded.version WHERE excluded.version > documents.version",
+            (document.container, document.name, document.version, document.body),
+        )
+
+    # -- logs ------------------------------------------------------------------------------------------------------
+
+    async def start(
+        self, container: str, name: str, block: bytes, project: Project = nothing
+    ) -> tuple[Mark, Sequence[Document]]:
+        with self._transaction() as sql:
+            # OR IGNORE: two creators of one log; the second finds nothing changed.
+            if not sql.execute("INSERT OR IGNORE INTO logs VALUES(?, ?, 0, 0)", (container, name)).rowcount:
+                raise Conflict
+            return self._append(sql, container, name, Mark(0, 0), block, project), ()
+
+    async def append(
+        self, container: str, name: str, mark: Mark, block: bytes, project: Project = nothing
+    ) -> tuple[Mark, Sequence[Document]]:
+        with self._transaction() as sql:
+            return self._append(sql, container, name, mark, block, project), ()
+
+    def _append(
+        self, sql: sqlite3.Connection, container: str, name: str, mark: Mark, block: bytes, project: Project
+    ) -> Mark:
+        if len(block) > MAX_BLOCK:
+            raise ValueError(f"a block has {MAX_BLOCK} bytes at most, this one {len(block)}")
+        end = mark.offset + len(block)
+        # generation and length: a writer that has not seen another's block, or a roll-over.
+        done = sql.execute(
+            "UPDATE logs SET length=? WHERE container=? AND name=? AND generation=? AND length=?",
+            (end, container, name, mark.generation, mark.offset),
+        ).rowcount
+        if not done:
+            raise Conflict
+        sql.execute("INSERT INTO blocks VALUES(?, ?, ?, ?, ?)", (container, name, mark.generation, mark.offset, block))
+        for document in project():
+            self._advance(document)
+        return Mark(mark.generation, end)
+
+    async def read(self, container: str, name: str, since: Mark | None) -> Tail | None:
+        with self._errors():
+            row = self._sql.execute(
+                "SELECT generation, length FROM logs WHERE container=? AND name=?", (container, name)
+            ).fetchone()
+            if row is None:
+                return None
+            mark = Mark(row[0], row[1])
+            restarted = since is not None and since.generation != mark.generation
+            start = 0 if since is None or restarted else since.offset
+            if start >= mark.offset:
+                return Tail(b"", mark, restarted)
+            return Tail(self._bytes(container, name, mark, start), mark, restarted)
+
+    def _bytes(self, container: str, name: str, mark: Mark, start: int) -> bytes:
+        # The block that holds `start` may begin before it, as a stream may be read from any frame.
+        rows = self._sql.execute(
+            "SELECT offset, data FROM blocks WHERE container=? AND name=? AND generation=? AND offset >= ("
+            "SELECT max(offset) FROM blocks WHERE container=? AND name=? AND generation=? AND offset<=?)"
+            " AND offset<? ORDER BY offset",
+            (container, name, mark.generation, container, name, mark.generation, start, mark.offset),
+        ).fetchall()
+        return b"".join(row[1] for row in rows)[start - rows[0][0] :]
+
+    async def roll(self, container: str, name: str, mark: Mark) -> Mark:
+        with self._transaction() as sql:
+            # generation and length, as for an append: nobody's block falls between the snapshot and the new generation.
+            done = sql.execute(
+                "UPDATE logs SET generation=generation+1, length=0"
+                " WHERE container=? AND name=? AND generation=? AND length=?",
+                (container, name, mark.generation, mark.offset),
+            ).rowcount
+            if not done:
+                raise Conflict
+            archive = f"{name}.{mark.generation}"
+            sql.execute("INSERT INTO logs VALUES(?, ?, 0, ?)", (container, archive, mark.offset))
+            sql.execute(
+                "UPDATE blocks SET name=?, generation=0 WHERE container=? AND name=? AND generation=?",
+                (archive, container, name, mark.generation),
+            )
+        return Mark(mark.generation + 1, 0)
+
+    async def drop(self, container: str, name: str) -> None:
+        """And what was kept of its old generations."""
+        with self._transaction() as sql:
+            row = sql.execute("SELECT generation FROM logs WHERE container=? AND name=?", (container, name)).fetchone()
+            for gone in [name, *(f"{name}.{generation}" for generation in range(row[0] if row else 0))]:
+                sql.execute("DELETE FROM logs WHERE container=? AND name=?", (container, gone))
+                sql.execute("DELETE FROM blocks WHERE container=? AND name=?", (container, gone))
+
+    # -- queue -----------------------------------------------------------------------------------------------------
+
+    async def send(self, body: bytes, *, delay: float = 0) -> None:
+        with self._errors():
+            self._send("work", body, delay)
+
+    def _send(self, queue: str, body: bytes, delay: float) -> None:
+        self._sql.execute(
+            "INSERT INTO queue(name, body, visible_at) VALUES(?, ?, ?)", (queue, body, self._clock.now() + delay)
+        )
+
+    async def receive(self, limit: int, *, hide: float) -> list[Delivery]:
+        now = self._clock.now()
+        with self._errors():
+            # Looked at first without a write lock: polling an empty queue costs other writers nothing.
+            ids = self._sql.execute(
+                "SELECT id FROM queue WHERE name='work' AND visible_at<=? ORDER BY visible_at, id LIMIT ?", (now, limit)
+            ).fetchall()
+            rows = [
+                # visible_at again: two receivers of one item; the second finds it hidden.
+                self._sql.execute(
+                    "UPDATE queue SET visible_at=?, count=count+1 WHERE id=? AND visible_at<=?"
+                    " RETURNING id, body, count",
+                    (now + hide, item, now),
+                ).fetchone()
+                for (item,) in ids
+            ]
+        return [Delivery(str(row[0]), row[1], row[2], str(row[2])) for row in rows if row]
+
+    async def extend(self, delivery: Delivery, *, hide: float) -> Delivery:
+        with self._errors():
+            # count is the receipt: a holder whose time ran out, and whose item was delivered to another.
+            done = self._sql.execute(
+                "UPDATE queue SET visible_at=? WHERE id=? AND count=?",
+                (self._clock.now() + hide, int(delivery.id), int(delivery.receipt)),
+            ).rowcount
+        if not done:
+            raise Conflict
+        return delivery
+
+    async def delete(self, delivery: Delivery) -> None:
+        with self._errors():
+            self._delete(delivery)
+
+    def _delete(self, delivery: Delivery) -> None:
+        # count: as in extend; another holder's item stays.
+        self._sql.execute("DELETE FROM queue WHERE id=? AND count=?", (int(delivery.id), int(delivery.receipt)))
+
+    async def bury(self, delivery: Delivery, reason: str) -> None:
+        item = json.dumps({"item": delivery.body.decode(errors="replace"), "reason": reason}).encode()
+        with self._transaction():
+            self._send("work-poison", item, 0)
+            self._delete(delivery)
+
+    # -- the connection --------------------------------------------------------------------------------------------
+
+    @property
+    def _sql(self) -> sqlite3.Connection:
+        if self._db is None:
+            raise StorageUnavailable("the SQLite store is closed")
+        return self._db
+
+    def _connect(self) -> sqlite3.Connection:
+        db = sqlite3.connect(self._path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
+        db.execute("PRAGMA journal_mode=WAL")
+        db.execute("PRAGMA synchronous=NORMAL")
+        db.execute("PRAGMA wal_autocheckpoint=0")
+        db.execute("PRAGMA cache_size=-16384")
+        return db
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._errors():
+            sql = self._sql
+            sql.execute("BEGIN IMMEDIATE")
+            try:
+                yield sql
+            except BaseException:
+                sql.execute("ROLLBACK")
+                raise
+            sql.execute("COMMIT")
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise StorageUnavailable(f"SQLite: {error}") from error
+
+    async def _checkpoint(self) -> None:
+        """Copy the write-ahead log into the file: in a thread, with its own connection, as it waits for the disk."""
+
+        def work() -> None:
+            db = self._connect()
+            try:
+                db.execute("PRAGMA wal_checkpoint(PASSIVE)")
+            finally:
+                db.close()
+
+        while True:
+            await asyncio.sleep(CHECKPOINT_EVERY)
+            with contextlib.suppress(sqlite3.Error):  # a busy moment: the next look will do
+                await asyncio.to_thread(work)

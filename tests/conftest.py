@@ -1,0 +1,5 @@
+"""Fixtures that all tests share."""
+
+from azurite import azure_account, azurite
+
+__all__ = ["azure_account", "azurite"]

@@ -1,0 +1,835 @@
+"""Models against real HTTP upstreams that answer by script: what goes out, what comes back, and every way to fail."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+import re
+import ssl
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import httpx2
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import unused_port
+from pydantic import SecretStr
+from upstreams import (
+    WEATHER,
+    Answer,
+    Heard,
+    Upstream,
+    ask,
+    assembled,
+    broken,
+    choice,
+    chunk,
+    events,
+    fail,
+    fragment,
+    function,
+    function_call,
+    hang_up,
+    message,
+    prompt,
+    response,
+    router,
+    said,
+    serving,
+    whole,
+)
+
+from core.ports import ModelError, ModelInfo, Reply, Tokens, ToolCall, Turn
+from infra.providers import ModelRouter, Provider
+
+CHAT, RESPONSES = "/v1/chat/completions", "/v1/responses"
+SCHEMA = {"type": "json_schema", "json_schema": {"name": "answer", "schema": {"type": "object"}, "strict": True}}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def certificates_are_read_once() -> Iterator[None]:
+    """Every client reads the machine's certificates, for 25 ms; none of these needs them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(httpx2, "create_ssl_context", functools.cache(lambda **_: ssl.create_default_context()))
+        yield
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[Upstream]:
+    async with serving() as one:
+        yield one
+
+
+# --- Chat Completions: requests -----------------------------------------------------------------------------------
+
+
+async def test_chat_sends_only_what_is_set(upstream: Upstream) -> None:
+    upstream.script = [whole(choice(content="Hello"))]
+    reply = await ask(upstream, prompt(), api_key=SecretStr("sk-secret"))
+    path, body, headers = upstream.requests[0]
+    assert reply == Reply("Hello")
+    assert (path, body) == (CHAT, {"model": "m", "messages": [{"role": "user", "content": "Hi"}]})
+    assert headers["Authorization"] == "Bearer sk-secret"
+    assert headers["Content-Type"] == "application/json"
+
+
+async def test_chat_sends_all_that_is_set(upstream: Upstream) -> None:
+    upstream.script = [whole(choice(content="{}"))]
+    await ask(
+        upstream,
+        prompt(
+            instructions="Be brief.",
+            tools=(WEATHER,),
+            tool_choice={"type": "function", "function": {"name": "get_weather"}},
+            parallel_tool_calls=False,
+            temperature=0.0,
+            top_p=0.5,
+            reasoning_effort="low",
+            response_format=SCHEMA,
+            max_completion_tokens=300,
+        ),
+    )
+    weather = {name: value for name, value in WEATHER.items() if value is not None}
+    assert upstream.body == {
+        "model": "m",
+        "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}],
+        "tools": [{"type": "function", "function": weather}],
+        "tool_choice": {"type": "function", "function": {"name": "get_weather"}},
+        "parallel_tool_calls": False,
+        "temperature": 0.0,
+        "top_p": 0.5,
+        "reasoning_effort": "low",
+        "response_format": SCHEMA,
+        "max_completion_tokens": 300,
+    }
+
+
+async def test_chat_sends_no_tool_options_without_tools(upstream: Upstream) -> None:
+    upstream.script = [whole(choice(content="."))]
+    await ask(upstream, prompt(tool_choice="none", parallel_tool_calls=False))
+    assert set(upstream.body) == {"model", "messages"}
+
+
+async def test_chat_sends_the_older_token_limit_where_it_is_configured(upstream: Upstream) -> None:
+    upstream.script = [whole(choice(content="."))]
+    await ask(upstream, prompt(max_completion_tokens=300), max_tokens_field="max_tokens")
+    assert upstream.body["max_tokens"] == 300
+    assert "max_completion_tokens" not in upstream.body
+
+
+CONVERSATION = (
+    Turn("user", "What is this?", images=(("https://x.test/a.png", "low"), ("data:image/png;base64,AA", "auto"))),
+    Turn("user", images=(("https://x.test/b.png", "high"),)),
+    Turn("assistant", "Let me look.", calls=(ToolCall("call_1", "look", '{"at":1}'), ToolCall("call_2", "look", "{}"))),
+    Turn("tool", "a cat", call_id="call_1"),
+    Turn("tool", "a dog", call_id="call_2"),
+    Turn("assistant", calls=(ToolCall("call_3", "look", "{}"),)),
+    Turn("tool", "", call_id="call_3"),
+    Turn("assistant", "A cat and a dog."),
+)
+
+
+async def test_chat_sends_the_conversation(upstream: Upstream) -> None:
+    upstream.script = [whole(choice(content="."))]
+    await ask(upstream, prompt(*CONVERSATION))
+    looks = [function("look", '{"at":1}'), function("look", "{}", "call_2")]
+    assert upstream.body["messages"] == [
+        {
+            "role": "user",
+            "content": [
+                {"type": "text", "text": "What is this?"},
+                {"type": "image_url", "image_url": {"url": "https://x.test/a.png", "detail": "low"}},
+                {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA", "detail": "auto"}},
+            ],
+        },
+        {
+            "role": "user",
+            "content": [{"type": "image_url", "image_url": {"url": "https://x.test/b.png", "detail": "high"}}],
+        },
+        {"role": "assistant", "content": "Let me look.", "tool_calls": looks},
+        {"role": "tool", "tool_call_id": "call_1", "content": "a cat"},
+        {"role": "tool", "tool_call_id": "call_2", "content": "a dog"},
+        {"role": "assistant", "content": None, "tool_calls": [function("look", "{}", "call_3")]},
+        {"role": "tool", "tool_call_id": "call_3", "content": ""},
+        {"role": "assistant", "content": "A cat and a dog."},
+    ]
+
+
+# --- Chat Completions: replies ------------------------------------------------------------------------------------
+
+USAGE = {
+    "prompt_tokens": 11,
+    "completion_tokens": 7,
+    "prompt_tokens_details": {"cached_tokens": 5},
+    "completion_tokens_details": {"reasoning_tokens": 3},
+}
+
+
+@pytest.mark.parametrize(
+    ("usage", "tokens"),
+    [
+        (USAGE, Tokens(11, 7, 5, 3)),
+        ({"prompt_tokens": 1, "completion_tokens": 2, "prompt_tokens_details": None}, Tokens(1, 2)),
+        (None, Tokens()),
+    ],
+)
+async def test_chat_counts_tokens(upstream: Upstream, usage: Any, tokens: Tokens) -> None:
+    upstream.script = [whole(choice(content="a", usage=usage)), events(chunk("stop", content="a"), {"usage": usage})]
+    async with router(upstream.url) as models:
+        assert (await models.reply(prompt(), None)).tokens == tokens
+        assert (await models.reply(prompt(), Heard())).tokens == tokens
+
+
+@pytest.mark.parametrize(
+    ("reason", "finish"),
+    [
+        ("stop", "stop"),
+        ("length", "length"),
+        ("content_filter", "content_filter"),
+        ("tool_calls", "stop"),  # though there are none
+        ("eos_token", "stop"),
+    ],
+)
+async def test_chat_finishes_texts(upstream: Upstream, reason: str, finish: str) -> None:
+    upstream.script = [whole(choice(reason, content="a")), events(chunk(content="a"), chunk(reason))]
+    async with router(upstream.url) as models:
+        assert await models.reply(prompt(), None) == Reply("a", finish=finish)
+        assert await models.reply(prompt(), Heard()) == Reply("a", finish=finish)
+
+
+async def test_chat_reads_a_whole_reply_without_finish_reason(upstream: Upstream) -> None:
+    upstream.script = [whole(choice(None, content="a"))]
+    assert await ask(upstream, prompt()) == Reply("a")
+
+
+async def test_chat_reads_text_in_parts(upstream: Upstream) -> None:
+    parts = [{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    upstream.script = [whole(choice(content=parts))]
+    assert (await ask(upstream, prompt())).text == "ab"
+
+
+async def test_chat_reads_refusals(upstream: Upstream) -> None:
+    upstream.script = [
+        whole(choice(content=None, refusal="I cannot.")),
+        events(chunk(refusal="I "), chunk(refusal="cannot."), chunk("stop")),
+    ]
+    heard = Heard()
+    async with router(upstream.url) as models:
+        assert await models.reply(prompt(), None) == Reply(refusal="I cannot.")
+        assert await models.reply(prompt(), heard) == Reply(refusal="I cannot.")
+    assert heard.refusals == ["I ", "cannot."]
+
+
+@pytest.mark.parametrize("reason", ["tool_calls", "stop", "function_call", None])
+async def test_chat_reads_calls(upstream: Upstream, reason: str | None) -> None:
+    calls = [function("a", '{"x":1}', "call_1"), function("b", "", "call_2")]
+    upstream.script = [whole(choice(reason, content="Wait.", tool_calls=calls))]
+    reply = await ask(upstream, prompt(tools=(WEATHER,)))
+    assert reply == Reply(
+        "Wait.", "", (ToolCall("call_1", "a", '{"x":1}'), ToolCall("call_2", "b", "{}")), "tool_calls"
+    )
+
+
+async def test_chat_leaves_a_call_that_was_cut_as_it_is(upstream: Upstream) -> None:
+    upstream.script = [whole(choice("length", content=None, tool_calls=[function("a", '{"x":')]))]
+    assert await ask(upstream, prompt()) == Reply(calls=(ToolCall("call_1", "a", '{"x":'),), finish="length")
+
+
+@pytest.mark.parametrize("call_id", ["", None])
+async def test_chat_gives_calls_an_id_where_the_server_does_not(upstream: Upstream, call_id: str | None) -> None:
+    calls = [function("a", "{}", call_id), function("b", "{}", call_id)]
+    upstream.script = [
+        whole(choice(content=None, tool_calls=calls)),
+        events(chunk("stop", tool_calls=calls)),
+        whole(choice("function_call", content=None, function_call={"name": "a", "arguments": {"x": 1}})),
+    ]
+    async with router(upstream.url) as models:
+        replies = [await models.reply(prompt(), deltas) for deltas in (None, Heard(), None)]
+    assert [[call.name for call in reply.calls] for reply in replies] == [["a", "b"], ["a", "b"], ["a"]]
+    ids = [call.id for reply in replies for call in reply.calls]
+    assert len(set(ids)) == 5
+    assert all(re.fullmatch("call_[A-Za-z0-9]{24}", made) for made in ids)
+    assert replies[2].calls[0].arguments == '{"x": 1}'
+
+
+async def test_chat_streams_text(upstream: Upstream) -> None:
+    upstream.script = [
+        events(
+            {"choices": [], "prompt_filter_results": []},  # Azure begins with this
+            chunk(role="assistant", content=""),
+            chunk(content="Hel"),
+            chunk(content="lo"),
+            chunk("stop"),
+            {"choices": [], "usage": USAGE},
+        )
+    ]
+    heard = Heard()
+    assert await ask(upstream, prompt(), heard) == Reply("Hello", tokens=Tokens(11, 7, 5, 3))
+    assert heard.texts == ["Hel", "lo"]
+    assert upstream.body["stream"] is True
+    assert upstream.body["stream_options"] == {"include_usage": True}
+
+
+FRAGMENTS = {
+    "as OpenAI does": [
+        [fragment(0, "call_1", "a", "")],
+        [fragment(0, None, None, '{"x"')],
+        [fragment(0, None, None, ":1}")],
+        [fragment(1, "call_2", "b", "")],
+        [fragment(1, None, None, "{}")],
+    ],
+    "whole calls in one chunk": [[fragment(0, "call_1", "a", '{"x":1}'), fragment(1, "call_2", "b", "{}")]],
+    "whole calls, all of index 0": [[fragment(0, "call_1", "a", '{"x":1}')], [fragment(0, "call_2", "b", "{}")]],
+    "no index": [
+        [fragment(None, "call_1", "a", '{"x"')],
+        [fragment(None, None, None, ":1}")],
+        [fragment(None, "call_2", "b", "{}")],
+    ],
+    "name and id in each fragment": [
+        [fragment(0, "call_1", "a", '{"x"')],
+        [fragment(0, "call_1", "a", ":1}")],
+        [fragment(1, "call_2", "b", None)],
+    ],
+    "interleaved": [
+        [fragment(0, "call_1", "a", ""), fragment(1, "call_2", "b", "")],
+        [fragment(1, None, None, "{")],
+        [fragment(0, None, None, '{"x":1}'), fragment(1, None, None, "}")],
+    ],
+}
+
+
+@pytest.mark.parametrize("fragments", FRAGMENTS.values(), ids=FRAGMENTS.keys())
+async def test_chat_streams_calls(upstream: Upstream, fragments: list[Any]) -> None:
+    upstream.script = [events(*(chunk(tool_calls=calls) for calls in fragments), chunk("tool_calls"))]
+    heard = Heard()
+    reply = await ask(upstream, prompt(tools=(WEATHER,)), heard)
+    assert reply == Reply(
+        calls=(ToolCall("call_1", "a", '{"x":1}'), ToolCall("call_2", "b", "{}")), finish="tool_calls"
+    )
+    assert assembled(heard) == list(reply.calls)
+
+
+# --- Responses ----------------------------------------------------------------------------------------------------
+
+
+async def test_responses_sends_only_what_is_set(upstream: Upstream) -> None:
+    upstream.script = [whole(response(said("Hello")))]
+    assert await ask(upstream, prompt(), api="responses") == Reply("Hello")
+    assert upstream.requests[0][:2] == (
+        RESPONSES,
+        {"model": "m", "input": [{"role": "user", "content": "Hi"}], "store": False},
+    )
+
+
+async def test_responses_sends_all_that_is_set(upstream: Upstream) -> None:
+    upstream.script = [whole(response(said("{}")))]
+    await ask(
+        upstream,
+        prompt(
+            instructions="Be brief.",
+            tools=(WEATHER, {"name": "now"}),
+            tool_choice={"type": "function", "function": {"name": "now"}},
+            parallel_tool_calls=False,
+            temperature=0.0,
+            top_p=0.5,
+            reasoning_effort="low",
+            response_format=SCHEMA,
+            max_completion_tokens=300,
+        ),
+        api="responses",
+    )
+    nothing = {"type": "object", "properties": {}}
+    assert upstream.body == {
+        "model": "m",
+        "instructions": "Be brief.",
+        "input": [{"role": "user", "content": "Hi"}],
+        "store": False,
+        "tools": [
+            WEATHER | {"type": "function", "strict": False},
+            {"type": "function", "name": "now", "parameters": nothing, "strict": False},
+        ],
+        "tool_choice": {"type": "function", "name": "now"},
+        "parallel_tool_calls": False,
+        "temperature": 0.0,
+        "top_p": 0.5,
+        "reasoning": {"effort": "low"},
+        "text": {"format": {"type": "json_schema", "name": "answer", "schema": {"type": "object"}, "strict": True}},
+        "max_output_tokens": 300,
+    }
+
+
+async def test_responses_sends_simple_choices_and_formats_as_they_are(upstream: Upstream) -> None:
+    upstream.script = [whole(response(said("{}")))]
+    asked = prompt(tools=(WEATHER,), tool_choice="required", response_format={"type": "json_object"})
+    await ask(upstream, asked, api="responses")
+    assert upstream.body["tool_choice"] == "required"
+    assert upstream.body["text"] == {"format": {"type": "json_object"}}
+
+
+async def test_responses_sends_the_conversation(upstream: Upstream) -> None:
+    upstream.script = [whole(response(said(".")))]
+    await ask(upstream, prompt(*CONVERSATION), api="responses")
+
+    def look(call_id: str, text: str) -> dict[str, Any]:
+        return {"type": "function_call", "call_id": call_id, "name": "look", "arguments": text}
+
+    def output(call_id: str, text: str) -> dict[str, Any]:
+        return {"type": "function_call_output", "call_id": call_id, "output": text}
+
+    def image(url: str, detail: str) -> dict[str, Any]:
+        return {"type": "input_image", "image_url": url, "detail": detail}
+
+    assert upstream.body["input"] == [
+        {
+            "role": "user",
+            "content": [
+                {"type": "input_text", "text": "What is this?"},
+                image("https://x.test/a.png", "low"),
+                image("data:image/png;base64,AA", "auto"),
+            ],
+        },
+        {"role": "user", "content": [image("https://x.test/b.png", "high")]},
+        {"role": "assistant", "content": "Let me look."},
+        look("call_1", '{"at":1}'),
+        look("call_2", "{}"),
+        output("call_1", "a cat"),
+        output("call_2", "a dog"),
+        look("call_3", "{}"),
+        output("call_3", ""),
+        {"role": "assistant", "content": "A cat and a dog."},
+    ]
+
+
+def advance(kind: str, **fields: Any) -> dict[str, Any]:
+    return {"type": f"response.{kind}", **fields}
+
+
+@pytest.mark.parametrize(
+    ("fields", "finish"),
+    [
+        ({}, "stop"),
+        ({"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}}, "length"),
+        ({"status": "incomplete", "incomplete_details": {"reason": "content_filter"}}, "content_filter"),
+        ({"status": "incomplete", "incomplete_details": None}, "stop"),
+    ],
+)
+async def test_responses_finishes_texts(upstream: Upstream, fields: dict[str, Any], finish: str) -> None:
+    usage = {
+        "input_tokens": 11,
+        "output_tokens": 7,
+        "input_tokens_details": {"cached_tokens": 5},
+        "output_tokens_details": {"reasoning_tokens": 3},
+    }
+    reasoning = {"type": "reasoning", "summary": []}
+    answer = response(reasoning, said("Hello"), usage=usage, **fields)
+    heard = Heard()
+    upstream.script = [
+        whole(answer),
+        events(
+            advance("created", response=response(status="in_progress")),
+            advance("output_item.added", output_index=0, item=reasoning),
+            advance("output_item.added", output_index=1, item=said("")),
+            advance("output_text.delta", output_index=1, delta="Hel"),
+            advance("output_text.delta", output_index=1, delta="lo"),
+            advance("output_text.done", output_index=1, text="Hello"),
+            advance("output_item.done", output_index=1, item=said("Hello")),
+            advance(answer["status"], response=answer),
+        ),
+    ]
+    async with router(upstream.url, "responses") as models:
+        for deltas in (None, heard):
+            assert await models.reply(prompt(), deltas) == Reply("Hello", finish=finish, tokens=Tokens(11, 7, 5, 3))
+    assert heard.texts == ["Hel", "lo"]
+    assert upstream.body["stream"] is True
+
+
+async def test_responses_reads_refusals(upstream: Upstream) -> None:
+    refused = response(message({"type": "refusal", "refusal": "I cannot."}))
+    upstream.script = [
+        whole(refused),
+        events(
+            advance("refusal.delta", output_index=0, delta="I "),
+            advance("refusal.delta", output_index=0, delta="cannot."),
+            advance("completed", response=refused),
+        ),
+    ]
+    heard = Heard()
+    async with router(upstream.url, "responses") as models:
+        assert await models.reply(prompt(), None) == Reply(refusal="I cannot.")
+        assert await models.reply(prompt(), heard) == Reply(refusal="I cannot.")
+    assert heard.refusals == ["I ", "cannot."]
+
+
+TWO_CALLS = (function_call("a", '{"x":1}'), function_call("b", "{}", "call_2"))
+CALL_EVENTS = {
+    "as OpenAI does": [
+        advance("output_item.added", output_index=0, item=function_call("a", "")),
+        advance("function_call_arguments.delta", output_index=0, delta='{"x"'),
+        advance("function_call_arguments.delta", output_index=0, delta=":1}"),
+        advance("function_call_arguments.done", output_index=0, arguments='{"x":1}'),
+        advance("output_item.done", output_index=0, item=TWO_CALLS[0]),
+        advance("output_item.added", output_index=1, item=function_call("b", "", "call_2")),
+        advance("function_call_arguments.delta", output_index=1, delta="{}"),
+        advance("output_item.done", output_index=1, item=TWO_CALLS[1]),
+    ],
+    "arguments only when done": [
+        advance("output_item.added", output_index=0, item=function_call("a", "")),
+        advance("function_call_arguments.done", output_index=0, arguments='{"x":1}'),
+        advance("output_item.added", output_index=1, item=function_call("b", "", "call_2")),
+        advance("output_item.done", output_index=1, item=TWO_CALLS[1]),
+    ],
+    "whole when added": [
+        advance("output_item.added", output_index=0, item=TWO_CALLS[0]),
+        advance("function_call_arguments.done", output_index=0, arguments='{"x":1}'),
+        advance("output_item.done", output_index=0, item=TWO_CALLS[0]),
+        advance("output_item.done", output_index=1, item=TWO_CALLS[1]),
+    ],
+    "all at the end": [],
+}
+
+
+@pytest.mark.parametrize("stream", CALL_EVENTS.values(), ids=CALL_EVENTS.keys())
+async def test_responses_reads_calls(upstream: Upstream, stream: list[Any]) -> None:
+    end = response(*TWO_CALLS)
+    upstream.script = [whole(end), events(*stream, advance("completed", response=end))]
+    calls = (ToolCall("call_1", "a", '{"x":1}'), ToolCall("call_2", "b", "{}"))
+    heard = Heard()
+    async with router(upstream.url, "responses") as models:
+        assert await models.reply(prompt(), None) == Reply(calls=calls, finish="tool_calls")
+        assert await models.reply(prompt(), heard) == Reply(calls=calls, finish="tool_calls")
+    assert assembled(heard) == list(calls)
+
+
+FAILED = {
+    "server_error": "server_error",
+    "rate_limit_exceeded": "rate_limit_exceeded",
+    "invalid_prompt": "invalid_prompt",
+    "image_content_policy_violation": "invalid_prompt",
+}
+
+
+@pytest.mark.parametrize(("code", "expected"), FAILED.items())
+async def test_responses_that_fail(upstream: Upstream, code: str, expected: str) -> None:
+    error = {"code": code, "message": "It did not work."}
+    failed = response(status="failed") | {"error": error}
+    upstream.script = [
+        whole(failed),
+        events(advance("failed", response=failed)),
+        events({"type": "error", **error}),
+        events({"type": "error", "error": error}),
+    ]
+    for deltas in (None, Heard(), Heard(), Heard()):
+        error_raised = await fail(upstream, deltas, api="responses")
+        assert (error_raised.code, error_raised.message) == (expected, "It did not work.")
+
+
+async def test_a_cancelled_response_is_a_failure(upstream: Upstream) -> None:
+    upstream.script = [whole(response(status="cancelled"))]
+    error = await fail(upstream, api="responses")
+    assert (error.code, error.message) == ("server_error", "The model provider 'acme' failed.")
+
+
+# --- errors -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("deltas", [None, Heard()], ids=["whole", "streamed"])
+@pytest.mark.parametrize("api", ["chat", "responses"])
+@pytest.mark.parametrize(
+    ("status", "code", "expected"),
+    [
+        (429, "rate_limit_exceeded", "rate_limit_exceeded"),
+        (429, "insufficient_quota", "rate_limit_exceeded"),
+        (429, None, "rate_limit_exceeded"),
+        (400, "content_filter", "invalid_prompt"),
+        (400, "invalid_prompt", "invalid_prompt"),
+        (400, "content_policy_violation", "invalid_prompt"),
+        (400, "context_length_exceeded", "server_error"),
+        (401, "invalid_api_key", "server_error"),
+        (403, "content_filter", "server_error"),
+        (404, "model_not_found", "server_error"),
+        (500, None, "server_error"),
+        (503, None, "server_error"),
+    ],
+)
+async def test_error_responses(
+    upstream: Upstream, status: int, code: str | None, expected: str, api: str, deltas: Heard | None
+) -> None:
+    upstream.script = [whole({"error": {"message": "No.", "type": "x", "param": None, "code": code}}, status)]
+    error = await fail(upstream, deltas, api=api)
+    assert (error.code, error.message) == (expected, "No.")
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        ("<html>Bad gateway</html>", "The model provider 'acme' failed with status 502."),
+        ("", "The model provider 'acme' failed with status 502."),
+        ({"error": {"message": None}}, "The model provider 'acme' failed with status 502."),
+        ({"error": "overloaded"}, "overloaded"),
+        ({"error": {"message": "two\n  lines"}}, "two lines"),
+        ({"error": {"message": "x" * 1000}}, "x" * 299 + "…"),
+    ],
+)
+async def test_error_messages_are_short(upstream: Upstream, body: Any, text: str) -> None:
+    upstream.script = [whole(body, 502)]
+    assert (await fail(upstream)).message == text
+
+
+async def test_error_messages_hold_no_key(upstream: Upstream) -> None:
+    upstream.script = [whole({"error": {"message": "Bad key my-own-key or sk-proj-abc_1*23, see x."}}, 401)]
+    error = await fail(upstream, api_key=SecretStr("my-own-key"))
+    assert error.message == "Bad key *** or sk-***, see x."
+    assert error.__cause__ is None  # nor does a traceback in a log
+
+
+async def test_an_error_with_status_200(upstream: Upstream) -> None:
+    upstream.script = [whole({"error": {"message": "Slow down.", "code": 429}})]
+    error = await fail(upstream)
+    assert (error.code, error.message) == ("rate_limit_exceeded", "Slow down.")
+
+
+@pytest.mark.parametrize("deltas", [None, Heard()], ids=["whole", "streamed"])
+async def test_retries_are_the_sdks(upstream: Upstream, deltas: Heard | None) -> None:
+    good = whole(choice(content="a")) if deltas is None else events(chunk("stop", content="a"))
+    upstream.script = [whole({}, 500), whole({}, 429), good]
+    assert (await ask(upstream, prompt(), deltas, retries=2)).text == "a"
+    assert [headers["x-stainless-retry-count"] for _, _, headers in upstream.requests] == ["0", "1", "2"]
+
+
+async def test_retries_end(upstream: Upstream) -> None:
+    upstream.script = [whole({"error": {"message": "Overloaded."}}, 503)]
+    assert (await fail(upstream, retries=2)).message == "Overloaded."
+    assert len(upstream.requests) == 3
+
+
+async def test_a_clients_error_is_not_retried(upstream: Upstream) -> None:
+    upstream.script = [whole({"error": {"message": "No."}}, 400)]
+    await fail(upstream, retries=2)
+    assert len(upstream.requests) == 1
+
+
+UNREADABLE = "The model provider 'acme' sent a reply that cannot be read."
+
+
+@pytest.mark.parametrize("api", ["chat", "responses"])
+@pytest.mark.parametrize(
+    "body",
+    ["not json", "[]", "{}", {"choices": [], "output": [{}]}, {"choices": [{"message": 1}], "output": [1]}],
+    ids=str,
+)
+async def test_replies_that_cannot_be_read(upstream: Upstream, body: Any, api: str) -> None:
+    upstream.script = [whole(body)]
+    error = await fail(upstream, api=api)
+    assert (error.code, error.message) == ("server_error", UNREADABLE)
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [
+        events(then="data: {not json\n\n"),
+        events(chunk(tool_calls=[fragment(0, "call_1", None, "{}")])),
+        events([1]),
+    ],
+    ids=["no JSON", "a call without a name", "no object"],
+)
+async def test_streams_that_cannot_be_read(upstream: Upstream, stream: Answer) -> None:
+    upstream.script = [stream]
+    assert (await fail(upstream, Heard())).message == UNREADABLE
+
+
+@pytest.mark.parametrize("api", ["chat", "responses"])
+@pytest.mark.parametrize("end", [broken, events, lambda *data: events(*data, then="")], ids=["cut", "done", "nothing"])
+async def test_a_stream_that_breaks_off(upstream: Upstream, end: Callable[..., Answer], api: str) -> None:
+    begun = chunk(content="Hel") if api == "chat" else advance("output_text.delta", output_index=0, delta="Hel")
+    upstream.script = [end(begun)]
+    heard = Heard()
+    error = await fail(upstream, heard, api=api, retries=2)
+    assert (error.code, error.message) == ("server_error", "The model provider 'acme' broke off its reply.")
+    assert heard.texts == ["Hel"]
+    assert len(upstream.requests) == 1  # a reply that was begun is not asked for again
+
+
+async def test_an_error_inside_a_stream(upstream: Upstream) -> None:
+    upstream.script = [events(chunk(content="a"), {"error": {"message": "Too fast.", "code": "rate_limit_exceeded"}})]
+    error = await fail(upstream, Heard())
+    assert (error.code, error.message) == ("rate_limit_exceeded", "Too fast.")
+
+
+async def test_a_provider_that_hangs_up(upstream: Upstream) -> None:
+    upstream.script = [hang_up]
+    error = await fail(upstream)
+    assert (error.code, error.message) == ("server_error", "The model provider 'acme' could not be reached.")
+
+
+@pytest.mark.parametrize("deltas", [None, Heard()], ids=["whole", "streamed"])
+async def test_a_provider_that_is_not_there(deltas: Heard | None) -> None:
+    async with router(f"http://127.0.0.1:{unused_port()}/v1") as models:
+        with pytest.raises(ModelError, match=r"The model provider 'acme' could not be reached\.") as caught:
+            await models.reply(prompt(), deltas)
+    assert caught.value.code == "server_error"
+
+
+async def test_a_provider_that_does_not_answer(upstream: Upstream) -> None:
+    never = asyncio.Event()
+
+    async def wait(_: web.Request) -> web.Response:
+        await never.wait()
+        return web.Response()
+
+    upstream.script = [wait]
+    error = await fail(upstream, timeout=0.5)
+    never.set()
+    assert (error.code, error.message) == ("server_error", "The model provider 'acme' did not answer in time.")
+
+
+async def test_a_token_that_cannot_be_had(upstream: Upstream) -> None:
+    async def token() -> str:
+        raise RuntimeError("no identity here")
+
+    upstream.script = [whole(choice(content="a"))]
+    error = await fail(upstream, api_key=token)
+    assert (error.code, error.message) == ("server_error", "The model provider 'acme' could not be called.")
+
+
+async def test_a_cancelled_stream_hangs_up(upstream: Upstream) -> None:
+    hung_up = asyncio.Event()
+
+    async def endless(request: web.Request) -> web.StreamResponse:
+        answer = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await answer.prepare(request)
+        await answer.write(f"data: {json.dumps(chunk(content='a'))}\n\n".encode())
+        try:
+            await asyncio.Event().wait()
+        finally:  # the server cancels its handler when the client hangs up
+            hung_up.set()
+        return answer
+
+    upstream.script = [endless]
+    listening = asyncio.Event()
+    async with router(upstream.url) as models:
+        asking = asyncio.create_task(models.reply(prompt(), Heard(listening.set)))
+        await listening.wait()
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        await asyncio.wait_for(hung_up.wait(), 5)
+
+
+# --- the router ---------------------------------------------------------------------------------------------------
+
+LIST = whole({"object": "list", "data": [{"id": "gpt", "created": 5, "owned_by": "them"}, {"id": "org/llama"}]})
+
+
+async def test_a_name_finds_its_provider() -> None:
+    async with serving() as first, serving() as second:
+        first.script = second.script = [whole(choice(content="a"))]
+        providers = {"first": Provider(base_url=first.url), "second": Provider(base_url=second.url)}
+        models = ModelRouter(providers, "first")
+        for model in ("gpt", "second/gpt", "second/org/gpt", "first/gpt", "unknown/gpt", "second/", "second"):
+            await models.reply(prompt(model=model), None)
+        await models.close()
+        assert [body["model"] for _, body, _ in first.requests] == ["gpt", "gpt", "unknown/gpt", "second/", "second"]
+        assert [body["model"] for _, body, _ in second.requests] == ["gpt", "org/gpt"]
+
+
+async def test_models_of_all_providers_are_listed_and_remembered(upstream: Upstream) -> None:
+    upstream.script = [LIST]
+    time = [0.0]
+    providers = {
+        "main": Provider(base_url=upstream.url),
+        "local": Provider(api="responses", base_url=upstream.url),
+        "fixed": Provider(base_url="http://127.0.0.1:9", models=("one", "two")),
+        "gone": Provider(base_url=f"http://127.0.0.1:{unused_port()}"),
+        "offline": Provider(api="offline"),
+    }
+    models = ModelRouter(providers, "main", now=lambda: time[0])
+    expected = [
+        ModelInfo("gpt", 5, "them"),
+        ModelInfo("org/llama", 0, "main"),
+        ModelInfo("local/gpt", 5, "them"),
+        ModelInfo("local/org/llama", 0, "local"),
+        ModelInfo("fixed/one", 0, "fixed"),
+        ModelInfo("fixed/two", 0, "fixed"),
+        ModelInfo("offline/offline", 0, "offline"),
+    ]
+    assert list(await asyncio.gather(models.list(), models.list())) == [expected, expected]
+    time[0] = 59.0
+    await models.list()
+    assert [path for path, _, _ in upstream.requests] == ["/v1/models"] * 2
+    time[0] = 60.0
+    await models.list()
+    assert len(upstream.requests) == 4
+    await models.close()
+
+
+@pytest.mark.parametrize("answer", [whole({}, 500), whole("?"), whole({"data": [{"no": "id"}]})])
+async def test_a_provider_that_cannot_list_is_left_out(upstream: Upstream, answer: Answer) -> None:
+    upstream.script = [answer]
+    models = ModelRouter({"offline": Provider(api="offline"), "main": Provider(base_url=upstream.url)}, "offline")
+    assert await models.list() == [ModelInfo("offline", 0, "offline")]
+    assert len(upstream.requests) == 1  # not retried
+    await models.close()
+
+
+async def test_a_provider_that_does_not_list_in_time_is_left_out(
+    upstream: Upstream, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    never = asyncio.Event()
+
+    async def wait(_: web.Request) -> web.Response:
+        await never.wait()
+        return web.Response()
+
+    monkeypatch.setattr("infra.providers._LIST_TIMEOUT", 0.2)
+    upstream.script = [wait]
+    async with router(upstream.url) as models:
+        assert await models.list() == []
+    assert "The model provider 'acme' did not answer in time." in caplog.text
+    never.set()
+
+
+async def test_a_local_server_gets_no_foreign_key(upstream: Upstream, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-of-somebody-else")
+    upstream.script = [whole(choice(content="a"))]
+    await ask(upstream, prompt())
+    assert upstream.requests[0][2]["Authorization"] == "Bearer not-needed"
+
+
+async def test_a_key_may_be_a_token_of_an_identity(upstream: Upstream) -> None:
+    tokens = iter(["token-1", "token-2"])
+
+    async def token() -> str:
+        return next(tokens)
+
+    upstream.script = [whole(choice(content="a"))]
+    async with router(upstream.url, api_key=token) as models:
+        await asyncio.gather(models.reply(prompt(), None), models.reply(prompt(), None))
+    assert sorted(headers["Authorization"] for *_, headers in upstream.requests) == ["Bearer token-1", "Bearer token-2"]
+
+
+@pytest.mark.parametrize(
+    ("providers", "known"), [({}, "none is configured"), ({"b": Provider(), "a": Provider()}, "a, b")]
+)
+def test_the_default_provider_has_to_exist(providers: dict[str, Provider], known: str) -> None:
+    with pytest.raises(ValueError, match=f"The default model provider 'x' does not exist: .*: {known}."):
+        ModelRouter(providers, "x")
+
+
+async def test_warming_opens_the_default_provider_once(upstream: Upstream) -> None:
+    upstream.script = [whole(choice(content="a"))]
+    async with router(upstream.url) as models:
+        await asyncio.gather(models.warm(), models.warm())
+        assert (await models.reply(prompt(), None)).text == "a"
+
+
+def test_the_sdk_is_not_imported_before_it_is_needed() -> None:
+    code = (
+        "import sys, asyncio; from infra.providers import *; from core.ports import *\n"
+        "router = ModelRouter({'offline': Provider(api='offline'), 'openai': Provider()}, 'offline')\n"
+        "asyncio.run(router.reply(Prompt('offline', None, (Turn('user', 'Hi'),)), None))\n"
+        "sys.exit('openai' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

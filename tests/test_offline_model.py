@@ -1,0 +1,178 @@
+"""The built-in model: what it calls, with which arguments, and what it says."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+from upstreams import WEATHER, Heard, assembled, prompt
+
+from core.ports import Prompt, Reply, Tokens, Turn
+from infra.offline_arguments import arguments
+from infra.offline_model import HONEST, OfflineModel
+
+TIME = {"name": "getLocalTime", "description": "Tells the time somewhere"}
+NOTE = {"name": "add_note", "parameters": {"type": "object", "properties": {"n": {"type": "integer"}}}}
+TOOLS = (WEATHER, TIME, NOTE)
+
+
+async def offline(*turns: Turn, deltas: Heard | None = None, **fields: Any) -> Reply:
+    return await OfflineModel().reply(prompt(*turns, **fields), deltas)
+
+
+def called(reply: Reply) -> list[str]:
+    return [call.name for call in reply.calls]
+
+
+async def test_offline_answers_from_the_conversation() -> None:
+    turns = (Turn("user", "Hello"), Turn("assistant", "Yes?"), Turn("user", "How many legs has an ant?"))
+    reply = await offline(*turns, instructions="Be kind.")
+    assert reply.text == (
+        f'{HONEST} You said: "How many legs has an ant?". This conversation has 3 messages. I was given instructions.'
+    )
+    assert reply.finish == "stop"
+    assert reply.tokens == Tokens(prompt=10, completion=len(reply.text.split()))
+    assert await offline(*turns, instructions="Be kind.") == reply
+
+
+async def test_offline_counts_images() -> None:
+    reply = await offline(Turn("user", images=(("https://x.test/a.png", "auto"),)))
+    assert reply.text.endswith('You said: "". This conversation has 1 message and 1 image.')
+
+
+async def test_offline_answers_an_empty_conversation() -> None:
+    reply = await OfflineModel().reply(Prompt("offline", None, ()), None)
+    assert reply.text.endswith("This conversation has 0 messages.")
+
+
+@pytest.mark.parametrize(
+    ("text", "fields", "names"),
+    [
+        ("What is the weather in Paris?", {}, ["get_weather"]),
+        ("WEATHER and time, now!", {}, ["get_weather", "getLocalTime"]),
+        ("weather and time", {"parallel_tool_calls": False}, ["get_weather"]),
+        ("What are the cities like?", {}, []),
+        ("Get the current one for a user", {}, []),  # only stop words
+        ("Take notes", {}, ["add_note"]),
+        ("What is the weather in Paris?", {"tool_choice": "none"}, []),
+        ("Hi", {"tool_choice": "required"}, ["get_weather"]),
+        ("weather", {"tool_choice": {"type": "function", "function": {"name": "add_note"}}}, ["add_note"]),
+    ],
+)
+async def test_offline_calls_functions(text: str, fields: dict[str, Any], names: list[str]) -> None:
+    reply = await offline(Turn("user", text), tools=TOOLS, **fields)
+    assert called(reply) == names
+    assert reply.finish == ("tool_calls" if names else "stop")
+    assert (not reply.text) == bool(names)
+
+
+async def test_offline_streams_what_it_replies() -> None:
+    heard = Heard()
+    reply = await offline(Turn("user", "weather and time in Paris"), tools=TOOLS, deltas=heard)
+    assert assembled(heard) == list(reply.calls)
+    assert [json.loads(call.arguments) for call in reply.calls] == [{"city": "Paris"}, {}]
+    assert len({call.id for call in reply.calls}) == 2
+    assert all(re.fullmatch("call_[a-z0-9]{24}", call.id) for call in reply.calls)
+    heard = Heard()
+    reply = await offline(deltas=heard)
+    assert len(heard.texts) > 10
+    assert "".join(heard.texts) == reply.text
+
+
+async def test_offline_quotes_outputs_and_ends() -> None:
+    asked = Turn("user", "Is the weather fine, and the time?")
+    calls = (await offline(asked, tools=TOOLS)).calls
+    outputs = (Turn("tool", "sunny", call_id=calls[0].id), Turn("tool", "noon", call_id=calls[1].id))
+    turns = (asked, Turn("assistant", calls=calls), *outputs)
+    reply = await offline(*turns, tools=TOOLS, tool_choice="required")
+    assert reply.text == f"{HONEST} get_weather answered: sunny getLocalTime answered: noon"
+    again = await offline(*turns, Turn("assistant", reply.text), asked, tools=TOOLS)
+    assert called(again) == called(await offline(asked, tools=TOOLS))
+    assert {call.id for call in again.calls}.isdisjoint(call.id for call in calls)
+
+
+async def test_offline_stops_at_its_limit() -> None:
+    reply = await offline(max_completion_tokens=5)
+    assert (reply.text, reply.finish, reply.tokens.completion) == ("This is the offline model", "length", 5)
+
+
+async def test_offline_answers_in_json() -> None:
+    plain = await offline(response_format={"type": "json_object"})
+    assert json.loads(plain.text) == {"note": HONEST, "answer": 'You said: "Hi". This conversation has 1 message.'}
+    schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+    shape = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    assert json.loads((await offline(Turn("user", "I am 42"), response_format=shape)).text) == {"n": 42}
+    text = await offline(response_format={"type": "text"})
+    assert text.text.startswith(HONEST)
+
+
+@pytest.mark.parametrize(
+    ("text", "city"),
+    [
+        ("What is the weather in Paris?", "Paris"),
+        ("Please compare Rome with New York today.", "New York"),
+        ("How is San Francisco, CA now?", "San Francisco, CA"),
+        ("Can I go there? Say it, I'm in Zürich. Thanks!", "Zürich"),
+        ('Find "the blue door" in Rome', "the blue door"),
+        ("Book 'some table' for Anna", "some table"),
+        ("It's not Anna's", "Anna's"),
+        ("how is the weather in paris", "paris"),
+        ("Weather", "Weather"),
+        ("", ""),
+    ],
+)
+def test_offline_finds_strings(text: str, city: str) -> None:
+    assert arguments(WEATHER["parameters"], text) == {"city": city}
+
+
+@pytest.mark.parametrize(
+    ("schema", "text", "value"),
+    [
+        ({"type": "integer"}, "about 12.7 or 3", 12),
+        ({"type": "number"}, "about -12.5 or 3", -12.5),
+        ({"type": "number"}, "3", 3),
+        ({"type": "integer"}, "none", 1),
+        ({"type": ["null", "boolean"]}, "x", True),
+        ({"type": "null"}, "x", None),
+        ({"const": 5}, "x", 5),
+        ({"enum": ["red", "blue"]}, "Blue, please", "blue"),
+        ({"enum": ["red", "blue"]}, "reddish", "red"),
+        ({"enum": [1, 2]}, "2", 1),
+        ({"type": "array", "items": {"type": "integer"}}, "7", [7]),
+        ({"type": "array"}, "7", ["7"]),
+        ({"anyOf": [{"type": "null"}, {"type": "integer"}]}, "7", 7),
+        ({"$ref": "#/$defs/n", "$defs": {"n": {"type": "integer"}}}, "7", 7),
+        ({"$ref": "#/$defs/missing"}, "7", "7"),
+        (True, "7", "7"),
+    ],
+)
+def test_offline_makes_values(schema: Any, text: str, value: Any) -> None:
+    wrapped = {"properties": {"v": schema}, "required": ["v"]}
+    if isinstance(schema, dict) and "$defs" in schema:
+        wrapped["$defs"] = schema["$defs"]
+    assert arguments(wrapped, text) == {"v": value}
+
+
+def test_offline_makes_objects() -> None:
+    schema = {
+        "properties": {
+            "unit": {"enum": ["celsius", "fahrenheit"]},
+            "maxCount": {"type": "integer"},
+            "unasked": {"type": "string"},
+            "inner": {"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"]},
+        },
+        "required": ["inner"],
+    }
+    assert arguments(schema, "In Celsius, count 3") == {"unit": "celsius", "maxCount": 3, "inner": {"a": True}}
+    assert arguments({}, "anything") == {}
+
+
+def test_offline_ends_in_schemas_that_contain_themselves() -> None:
+    node = {"type": "object", "properties": {"next": {"$ref": "#"}}, "required": ["next"]}
+    tree = {"type": "object", "properties": {"of": {"type": "array", "items": {"$ref": "#"}}}, "required": ["of"]}
+    loop = {"properties": {"a": {"$ref": "#/properties/a"}}, "required": ["a"]}
+    assert json.dumps(arguments(node, "x")).count("next") == 13
+    assert json.dumps(arguments(tree, "x")).count("[]") == 1
+    assert arguments(loop, "x") == {"a": "x"}

@@ -1,0 +1,850 @@
+"""What every storage engine promises: one suite over SQLite on disk, SQLite in memory and Azure Storage (Azurite)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import re
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from azurite import Azurite
+
+from core.ports import Conflict, Delivery, Document, Mark, Storage, StorageUnavailable
+from infra.azure_store import AzureStorage
+from infra.sqlite_store import SqliteStorage
+
+RACERS = 50
+DOCUMENT = Document("messages", "p/thread_1/msg_1", b'{"text":"hello"}', 3)
+
+
+class ManualClock:
+    def __init__(self) -> None:
+        self.time = 1_000_000.0
+
+    def now(self) -> float:
+        return self.time
+
+
+@dataclass
+class Engine:
+    """A store, a second handle on the same data (as another process would have), and a way to let time pass."""
+
+    store: Storage
+    other: Storage
+    wait: Callable[[float], Awaitable[None]]
+
+
+async def sqlite_engine(path: str) -> AsyncIterator[Engine]:
+    clock = ManualClock()
+
+    async def wait(seconds: float) -> None:
+        clock.time += seconds
+
+    store = SqliteStorage(path, clock)
+    other = store if path == ":memory:" else SqliteStorage(path, clock)
+    await store.open()
+    await other.open()
+    yield Engine(store, other, wait)
+    await other.close()
+    await store.close()
+
+
+async def azure_engine(account: str) -> AsyncIterator[Engine]:
+    store, other = AzureStorage.from_connection_string(account), AzureStorage.from_connection_string(account)
+    await store.open()
+    await other.open()
+    yield Engine(store, other, asyncio.sleep)
+    await other.close()
+    await store.close()
+
+
+@pytest.fixture(params=["sqlite-file", "sqlite-memory", "azurite"])
+async def engine(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Engine]:
+    match request.param:
+        case "sqlite-file":
+            made = sqlite_engine(str(tmp_path / "data" / "store.db"))
+        case "sqlite-memory":
+            made = sqlite_engine(":memory:")
+        case _:
+            made = azure_engine(request.getfixturevalue("azurite").account())
+    async with contextlib.aclosing(made):
+        async for value in made:
+            yield value
+
+
+@pytest.fixture
+def store(engine: Engine) -> Storage:
+    return engine.store
+
+
+async def winners(attempts: list[Awaitable[Any]]) -> list[Any]:
+    """What came of those that were not refused; anything else than Conflict is an error of the engine."""
+    results = await asyncio.gather(*attempts, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException) and not isinstance(result, Conflict):
+            raise result
+    return [result for result in results if not isinstance(result, Conflict)]
+
+
+async def bytes_of(store: Storage, name: str, container: str = "threads") -> bytes:
+    tail = await store.read(container, name, None)
+    assert tail is not None
+    return tail.data
+
+
+# -- documents ---------------------------------------------------------------------------------------------------------
+
+
+async def test_a_created_document_is_there(store: Storage) -> None:
+    etag = await store.create("assistants", "p/asst_1", b'{"a":1}')
+    found = await store.get("assistants", "p/asst_1")
+    assert found is not None
+    assert (found.name, found.body, found.etag) == ("p/asst_1", b'{"a":1}', etag)
+    assert etag.startswith('"') and etag.endswith('"')
+
+
+async def test_an_unknown_document_is_none(store: Storage) -> None:
+    assert await store.get("assistants", "p/asst_1") is None
+    assert await store.get("messages", "p/thread_1/msg_1") is None
+    assert not await store.remove("assistants", "p/asst_1")
+    with pytest.raises(Conflict):
+        await store.replace("assistants", "p/asst_1", b"{}", '"1"')
+
+
+async def test_of_many_creators_of_one_name_exactly_one_wins(engine: Engine) -> None:
+    stores = [engine.store, engine.other]
+    won = await winners([stores[i % 2].create("assistants", "p/asst_1", b"%d" % i) for i in range(RACERS)])
+    found = await engine.store.get("assistants", "p/asst_1")
+    assert found is not None
+    assert won == [found.etag]
+
+
+async def test_replace_needs_the_version_that_was_read(store: Storage) -> None:
+    first = await store.create("assistants", "p/asst_1", b"1")
+    second = await store.replace("assistants", "p/asst_1", b"2", first)
+    with pytest.raises(Conflict):
+        await store.replace("assistants", "p/asst_1", b"3", first)
+    found = await store.get("assistants", "p/asst_1")
+    assert found is not None
+    assert (found.body, found.etag) == (b"2", second)
+    assert second != first
+
+
+async def test_of_many_writers_of_one_version_exactly_one_wins(engine: Engine) -> None:
+    etag = await engine.store.create("assistants", "p/asst_1", b"first")
+    stores = [engine.store, engine.other]
+    won = await winners([stores[i % 2].replace("assistants", "p/asst_1", b"%d" % i, etag) for i in range(RACERS)])
+    assert len(won) == 1
+
+
+async def test_a_removed_document_is_gone_and_cannot_be_replaced(store: Storage) -> None:
+    etag = await store.create("assistants", "p/asst_1", b"1")
+    assert await store.remove("assistants", "p/asst_1")
+    assert not await store.remove("assistants", "p/asst_1")
+    assert await store.get("assistants", "p/asst_1") is None
+    with pytest.raises(Conflict):
+        await store.replace("assistants", "p/asst_1", b"2", etag)
+
+
+# -- projections -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("created", [True, False])
+async def test_a_projection_is_there_after_advance(store: Storage, created: bool) -> None:
+    await store.advance(replace(DOCUMENT, created=created))
+    found = await store.get(DOCUMENT.container, DOCUMENT.name)
+    assert found is not None
+    assert found.body == DOCUMENT.body
+
+
+async def test_a_projection_never_goes_back_in_time(engine: Engine) -> None:
+    for store in (engine.store, engine.other):
+        await engine.store.advance(replace(DOCUMENT, body=b"5", version=5))
+        await store.advance(replace(DOCUMENT, body=b"4", version=4))
+        await store.advance(replace(DOCUMENT, body=b"4", version=4, created=True))
+        found = await engine.other.get(DOCUMENT.container, DOCUMENT.name)
+        assert found is not None
+        assert found.body == b"5"
+
+
+async def test_the_same_version_again_changes_nothing(engine: Engine) -> None:
+    await engine.store.advance(DOCUMENT)
+    before = await engine.store.get(DOCUMENT.container, DOCUMENT.name)
+    await engine.store.advance(DOCUMENT)
+    await engine.other.advance(replace(DOCUMENT, created=True))
+    assert await engine.store.get(DOCUMENT.container, DOCUMENT.name) == before
+
+
+async def test_projections_by_two_processes_take_turns(engine: Engine) -> None:
+    for version in range(1, 7):
+        writer = engine.store if version % 2 else engine.other
+        await writer.advance(replace(DOCUMENT, body=b"%d" % version, version=version))
+    found = await engine.store.get(DOCUMENT.container, DOCUMENT.name)
+    assert found is not None
+    assert found.body == b"6"
+
+
+async def test_whatever_the_order_of_many_projections_the_last_version_stays(engine: Engine) -> None:
+    stores = [engine.store, engine.other]
+    order = [(i * 7) % 20 + 1 for i in range(20)]
+    await asyncio.gather(
+        *(stores[i % 2].advance(replace(DOCUMENT, body=b"%d" % i, version=i, created=i == 1)) for i in order)
+    )
+    found = await engine.store.get(DOCUMENT.container, DOCUMENT.name)
+    assert found is not None
+    assert found.body == b"20"
+
+
+async def test_a_tombstone_stays(engine: Engine) -> None:
+    await engine.store.advance(DOCUMENT)
+    await engine.store.advance(replace(DOCUMENT, body=b"", version=9))
+    await engine.other.advance(replace(DOCUMENT, version=8))
+    assert await engine.store.get(DOCUMENT.container, DOCUMENT.name) is None
+    assert await engine.other.get(DOCUMENT.container, DOCUMENT.name) is None
+
+
+# -- pages -------------------------------------------------------------------------------------------------------------
+
+
+def ids(count: int) -> list[str]:
+    """Names in the order of their creation, with every kind of character that ids have."""
+    characters = "059afkpuz"
+    return sorted(f"p/asst_{a}{b}{c}" for a in characters for b in characters for c in "0z")[:count]
+
+
+async def fill(store: Storage, names: list[str]) -> None:
+    await asyncio.gather(*(store.create("assistants", name, name.encode()) for name in names))
+    await store.create("assistants", "other/asst_000", b"another project's")
+    await store.create("assistants", "p2/asst_000", b"another project's")
+
+
+async def pages(store: Storage, limit: int, newest_first: bool) -> list[list[str]]:
+    found, after = [], None
+    while page := await store.page("assistants", "p/", after=after, limit=limit, newest_first=newest_first):
+        assert all(entry.body == entry.name.encode() for entry in page)
+        found.append([entry.name for entry in page])
+        after = page[-1].name
+    return found
+
+
+@pytest.mark.parametrize("newest_first", [True, False])
+async def test_pages_follow_the_order_of_names_both_ways(store: Storage, newest_first: bool) -> None:
+    names = ids(25)
+    await fill(store, names)
+    ordered = names[::-1] if newest_first else names
+    assert await pages(store, 10, newest_first) == [ordered[:10], ordered[10:20], ordered[20:]]
+    assert await pages(store, 100, newest_first) == [ordered]
+
+
+@pytest.mark.parametrize("newest_first", [True, False])
+async def test_a_page_goes_on_after_a_name_that_is_gone(store: Storage, newest_first: bool) -> None:
+    names = ids(9)
+    await fill(store, names)
+    ordered = names[::-1] if newest_first else names
+    first = await store.page("assistants", "p/", after=None, limit=3, newest_first=newest_first)
+    for name in ordered[2:5]:
+        await store.remove("assistants", name)
+    second = await store.page("assistants", "p/", after=first[-1].name, limit=3, newest_first=newest_first)
+    assert [entry.name for entry in first + second] == ordered[:3] + ordered[5:8]
+
+
+async def test_a_page_shows_the_newest_version_of_each_document(store: Storage) -> None:
+    etag = await store.create("assistants", "p/asst_1", b"1")
+    page = await store.page("assistants", "p/", after=None, limit=5, newest_first=True)
+    assert [(entry.body, entry.etag) for entry in page] == [(b"1", etag)]
+    etag = await store.replace("assistants", "p/asst_1", b"2", etag)
+    page = await store.page("assistants", "p/", after=None, limit=5, newest_first=True)
+    assert [(entry.body, entry.etag) for entry in page] == [(b"2", etag)]
+
+
+@pytest.mark.parametrize("container", ["assistants", "messages"])
+async def test_a_page_is_full_in_spite_of_tombstones(store: Storage, container: str) -> None:
+    for number in range(8):
+        body = b"" if number in (1, 2, 5) else b"body"
+        await store.advance(Document(container, f"p/id_{number}", body, 1, created=True))
+    for newest_first, expected in ((False, "034"), (True, "764")):
+        page = await store.page(container, "p/", after=None, limit=3, newest_first=newest_first)
+        assert [entry.name for entry in page] == [f"p/id_{number}" for number in expected]
+
+
+async def test_a_page_of_nothing_is_empty(store: Storage) -> None:
+    for newest_first in (True, False):
+        assert await store.page("assistants", "p/", after=None, limit=3, newest_first=newest_first) == []
+        assert await store.page("assistants", "p/", after="p/asst_5", limit=3, newest_first=newest_first) == []
+
+
+# -- logs --------------------------------------------------------------------------------------------------------------
+
+
+async def advance_all(store: Storage, rest: Any) -> None:
+    for document in rest:
+        await store.advance(document)
+
+
+async def test_an_unknown_log_is_none_and_takes_no_block(store: Storage) -> None:
+    assert await store.read("threads", "p/thread_1", None) is None
+    assert await store.read("threads", "p/thread_1", Mark(0, 0)) is None
+    with pytest.raises(Conflict):
+        await store.append("threads", "p/thread_1", Mark(0, 0), b"block\n")
+    with pytest.raises(Conflict):
+        await store.roll("threads", "p/thread_1", Mark(0, 0))
+    await store.drop("threads", "p/thread_1")
+
+
+async def test_a_log_starts_grows_and_is_read_from_any_mark(engine: Engine) -> None:
+    store, other = engine.store, engine.other
+    first, _ = await store.start("threads", "p/thread_1", b"one\n")
+    second, _ = await store.append("threads", "p/thread_1", first, b"two\n")
+    whole = await other.read("threads", "p/thread_1", None)
+    assert whole is not None
+    assert (whole.data, whole.restarted) == (b"one\ntwo\n", False)
+    assert (whole.mark.generation, whole.mark.offset) == (0, 8)
+    tail = await other.read("threads", "p/thread_1", first)
+    assert tail is not None
+    assert (tail.data, tail.mark.offset, tail.restarted) == (b"two\n", 8, False)
+    third, _ = await other.append("threads", "p/thread_1", tail.mark, b"three\n")
+    tail = await store.read("threads", "p/thread_1", second)
+    assert tail is not None
+    assert (tail.data, tail.mark) == (b"three\n", third)
+
+
+@pytest.mark.parametrize("bare", [False, True])
+async def test_nothing_new_is_an_empty_tail_with_the_same_position(store: Storage, bare: bool) -> None:
+    mark, _ = await store.start("streams", "p/run_1", b"one\n")
+    since = Mark(mark.generation, mark.offset) if bare else mark
+    tail = await store.read("streams", "p/run_1", since)
+    assert tail is not None
+    assert (tail.data, tail.mark.offset, tail.restarted) == (b"", 4, False)
+
+
+async def test_a_stream_is_followed_from_any_byte_without_an_etag(store: Storage) -> None:
+    mark, _ = await store.start("streams", "p/run_1", b"one\n")
+    mark, _ = await store.append("streams", "p/run_1", mark, b"two\n")
+    for offset in (0, 2, 4, 6):
+        tail = await store.read("streams", "p/run_1", Mark(0, offset))
+        assert tail is not None
+        assert (tail.data, tail.mark.offset) == (b"one\ntwo\n"[offset:], 8)
+
+
+async def test_a_stream_read_beyond_its_end_is_empty(store: Storage) -> None:
+    await store.start("streams", "p/run_1", b"one\n")
+    tail = await store.read("streams", "p/run_1", Mark(0, 99))
+    assert tail is not None
+    assert (tail.data, tail.mark.offset, tail.restarted) == (b"", 4, False)
+
+
+async def test_a_block_can_be_appended_at_a_position_without_an_etag(store: Storage) -> None:
+    await store.start("streams", "p/run_1", b"one\n")
+    mark, _ = await store.append("streams", "p/run_1", Mark(0, 4), b"two\n")
+    assert mark.offset == 8
+    with pytest.raises(Conflict):
+        await store.append("streams", "p/run_1", Mark(0, 4), b"three\n")
+
+
+async def test_of_many_starters_of_one_log_exactly_one_wins(engine: Engine) -> None:
+    stores = [engine.store, engine.other]
+    won = await winners([stores[i % 2].start("threads", "p/thread_1", b"%02d\n" % i) for i in range(RACERS)])
+    assert len(won) == 1
+    assert len(await bytes_of(engine.store, "p/thread_1")) == 3
+
+
+async def test_of_many_racers_on_one_append_position_exactly_one_wins(engine: Engine) -> None:
+    stores = [engine.store, engine.other]
+    mark, _ = await engine.store.start("threads", "p/thread_1", b"start\n")
+    won = await winners([stores[i % 2].append("threads", "p/thread_1", mark, b"%02d\n" % i) for i in range(RACERS)])
+    assert [mark.offset for mark, _ in won] == [9]
+    assert len(await bytes_of(engine.other, "p/thread_1")) == 9
+
+
+async def test_the_documents_of_a_block_are_stored_or_handed_back(store: Storage) -> None:
+    mark, rest = await store.start("threads", "p/thread_1", b"one\n", lambda: [DOCUMENT])
+    await advance_all(store, rest)
+    _, rest = await store.append(
+        "threads", "p/thread_1", mark, b"two\n", lambda: [replace(DOCUMENT, body=b"new", version=4)]
+    )
+    await advance_all(store, rest)
+    found = await store.get(DOCUMENT.container, DOCUMENT.name)
+    assert found is not None
+    assert found.body == b"new"
+
+
+def never() -> list[Document]:
+    raise AssertionError("a refused block has no documents")
+
+
+async def test_a_refused_block_leaves_the_documents_alone(store: Storage) -> None:
+    mark, _ = await store.start("threads", "p/thread_1", b"one\n")
+    await store.append("threads", "p/thread_1", mark, b"two\n")
+    with pytest.raises(Conflict):
+        await store.append("threads", "p/thread_1", mark, b"zwei\n", never)
+    with pytest.raises(Conflict):
+        await store.start("threads", "p/thread_1", b"again\n", never)
+    assert await store.get(DOCUMENT.container, DOCUMENT.name) is None
+    assert await bytes_of(store, "p/thread_1") == b"one\ntwo\n"
+
+
+async def test_a_block_of_four_mebibytes_is_taken_and_a_larger_one_is_not(store: Storage) -> None:
+    block = b"x" * (4 * 1024 * 1024)
+    mark, _ = await store.start("threads", "p/thread_1", block)
+    with pytest.raises(ValueError):
+        await store.append("threads", "p/thread_1", mark, block + b"x")
+    assert len(await bytes_of(store, "p/thread_1")) == len(block)
+
+
+async def test_a_roll_over_starts_an_empty_generation_and_keeps_the_old_one(engine: Engine) -> None:
+    store = engine.store
+    mark, _ = await store.start("threads", "p/thread_1", b"one\n")
+    rolled = await store.roll("threads", "p/thread_1", mark)
+    assert (rolled.generation, rolled.offset) == (1, 0)
+    empty = await engine.other.read("threads", "p/thread_1", None)
+    assert empty is not None
+    assert (empty.data, empty.mark.generation) == (b"", 1)
+    mark, _ = await store.append("threads", "p/thread_1", rolled, b"two\n")
+    rolled = await store.roll("threads", "p/thread_1", mark)
+    await store.append("threads", "p/thread_1", rolled, b"three\n")
+    assert await bytes_of(store, "p/thread_1") == b"three\n"
+    assert await bytes_of(store, "p/thread_1.0") == b"one\n"
+    assert await bytes_of(store, "p/thread_1.1") == b"two\n"
+
+
+@pytest.mark.parametrize(
+    ("block", "bare"),
+    [
+        (b"", False),
+        (b"", True),
+        (b"2\n", False),
+        (b"2\n", True),
+        (b"as long as the old\n", False),  # without an ETag, this one shows with the next block
+        (b"longer than the old generation was\n", False),
+        (b"longer than the old generation was\n", True),
+    ],
+)
+async def test_a_reader_behind_a_roll_over_is_told_and_gets_the_whole_new_generation(
+    engine: Engine, block: bytes, bare: bool
+) -> None:
+    mark, _ = await engine.store.start("threads", "p/thread_1", b"as long as the new\n")
+    rolled = await engine.store.roll("threads", "p/thread_1", mark)
+    if block:
+        await engine.store.append("threads", "p/thread_1", rolled, block)
+    since = Mark(0, mark.offset) if bare else mark
+    tail = await engine.other.read("threads", "p/thread_1", since)
+    assert tail is not None
+    assert (tail.data, tail.restarted) == (block, True)
+    assert (tail.mark.generation, tail.mark.offset) == (1, len(block))
+
+
+async def test_a_writer_behind_a_roll_over_gets_a_conflict(engine: Engine) -> None:
+    first, _ = await engine.store.start("threads", "p/thread_1", b"one\n")
+    rolled = await engine.store.roll("threads", "p/thread_1", first)
+    for _ in range(2):  # with the new generation empty, and grown to exactly the old position
+        with pytest.raises(Conflict):
+            await engine.other.append("threads", "p/thread_1", first, b"late\n")
+        with pytest.raises(Conflict):
+            await engine.other.roll("threads", "p/thread_1", first)
+        with pytest.raises(Conflict):
+            await engine.other.start("threads", "p/thread_1", b"again\n")
+        if rolled.offset == 0:
+            rolled, _ = await engine.store.append("threads", "p/thread_1", rolled, b"two\n")
+    assert await bytes_of(engine.store, "p/thread_1") == b"two\n"
+    assert await bytes_of(engine.store, "p/thread_1.0") == b"one\n"
+
+
+async def test_a_roll_over_loses_no_block_that_was_appended_meanwhile(engine: Engine) -> None:
+    mark, _ = await engine.store.start("threads", "p/thread_1", b"one\n")
+    won = await winners(
+        [engine.store.roll("threads", "p/thread_1", mark), engine.other.append("threads", "p/thread_1", mark, b"two\n")]
+    )
+    assert len(won) == 1
+
+
+async def test_of_many_rollers_exactly_one_wins(engine: Engine) -> None:
+    mark, _ = await engine.store.start("threads", "p/thread_1", b"one\n")
+    stores = [engine.store, engine.other]
+    won = await winners([stores[i % 2].roll("threads", "p/thread_1", mark) for i in range(10)])
+    assert [(mark.generation, mark.offset) for mark in won] == [(1, 0)]
+
+
+async def test_a_dropped_log_is_gone_with_its_old_generations(store: Storage) -> None:
+    mark, _ = await store.start("threads", "p/thread_1", b"one\n")
+    await store.roll("threads", "p/thread_1", mark)
+    await store.drop("threads", "p/thread_1")
+    await store.drop("threads", "p/thread_1")
+    for name in ("p/thread_1", "p/thread_1.0"):
+        assert await store.read("threads", name, None) is None
+    assert await store.read("threads", "p/thread_1", mark) is None
+
+
+# -- the queue ---------------------------------------------------------------------------------------------------------
+
+
+async def one(store: Storage, hide: float = 30) -> Delivery:
+    (delivery,) = await store.receive(1, hide=hide)
+    return delivery
+
+
+async def test_an_item_is_delivered_with_its_body_and_hidden_from_others(engine: Engine) -> None:
+    body = json.dumps({"run": "run_1", "text": "<ü> & \u2603"}, ensure_ascii=False).encode()
+    await engine.store.send(body)
+    delivery = await one(engine.other)
+    assert (delivery.body, delivery.count) == (body, 1)
+    assert await engine.store.receive(32, hide=1) == []
+
+
+async def test_of_many_receivers_each_gets_other_items(engine: Engine) -> None:
+    for number in range(20):
+        await engine.store.send(b"%d" % number)
+    stores = [engine.store, engine.other]
+    batches = await asyncio.gather(*(stores[i % 2].receive(3, hide=30) for i in range(10)))
+    while len(got := [item.body for batch in batches for item in batch]) < 20:
+        more = await engine.store.receive(32, hide=30)
+        assert more, f"items are missing: {got}"
+        batches.append(more)
+    assert len(set(got)) == len(got) == 20
+    assert all(len(batch) <= 3 for batch in batches[:10])
+
+
+async def test_an_item_that_is_not_deleted_comes_back_and_is_counted(engine: Engine) -> None:
+    await engine.store.send(b"{}")
+    first = await one(engine.store, hide=1)
+    await engine.wait(1.1)
+    second = await one(engine.other)
+    assert (first.count, second.count) == (1, 2)
+
+
+async def test_a_deleted_item_never_comes_back(engine: Engine) -> None:
+    await engine.store.send(b"{}")
+    delivery = await one(engine.store, hide=1)
+    await engine.store.delete(delivery)
+    await engine.store.delete(delivery)
+    await engine.wait(1.1)
+    assert await engine.store.receive(32, hide=1) == []
+
+
+async def test_an_extended_item_stays_hidden_and_belongs_to_its_holder(engine: Engine) -> None:
+    await engine.store.send(b"{}")
+    delivery = await one(engine.store, hide=1)
+    delivery = await engine.store.extend(delivery, hide=30)
+    await engine.wait(1.1)
+    assert await engine.other.receive(32, hide=1) == []
+    delivery = await engine.store.extend(delivery, hide=30)
+    await engine.store.delete(delivery)
+
+
+async def test_who_lost_an_item_can_neither_extend_nor_delete_it(engine: Engine) -> None:
+    await engine.store.send(b"{}")
+    late = await one(engine.store, hide=1)
+    await engine.wait(1.1)
+    held = await one(engine.other)
+    with pytest.raises(Conflict):
+        await engine.store.extend(late, hide=30)
+    await engine.store.delete(late)
+    held = await engine.other.extend(held, hide=30)
+    await engine.other.delete(held)
+    with pytest.raises(Conflict):
+        await engine.other.extend(held, hide=30)
+
+
+async def test_a_delayed_item_comes_when_its_time_has_come(engine: Engine) -> None:
+    await engine.store.send(b"{}", delay=1)
+    assert await engine.store.receive(32, hide=30) == []
+    await engine.wait(1.1)
+    assert (await one(engine.store)).count == 1
+
+
+async def test_a_buried_item_is_gone_from_the_queue(engine: Engine) -> None:
+    await engine.store.send(b'{"run":"run_1"}')
+    await engine.store.bury(await one(engine.store, hide=1), "five failures")
+    await engine.wait(1.1)
+    assert await engine.store.receive(32, hide=1) == []
+
+
+# -- opening -----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_store_can_be_opened_again_and_answers(engine: Engine) -> None:
+    await engine.store.open()
+    await engine.store.ping()
+
+
+# -- Azure Storage alone -----------------------------------------------------------------------------------------------
+
+
+@dataclass
+class LossyNetwork:
+    """A network between the engine and the blob service that can lose a reply after the request was served."""
+
+    upstream: int
+    port: int = 0
+    lost: int = 0
+    _matching: list[bytes] = field(default_factory=list)
+
+    def lose(self, matching: bytes, times: int = 1) -> None:
+        """Lose the reply to the next request whose first line has the pattern `matching`, and so on."""
+        self._matching += [matching] * times
+
+    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        upstream_reader, upstream_writer = await asyncio.open_connection("127.0.0.1", self.upstream)
+        losing = asyncio.Event()
+
+        async def forward() -> None:
+            while data := await reader.read(65536):
+                line = data.partition(b"\r\n")[0]
+                if self._matching and re.search(self._matching[0], line):
+                    self._matching.pop(0)
+                    losing.set()
+                upstream_writer.write(data)
+
+        async def back() -> None:
+            while data := await upstream_reader.read(65536):
+                if losing.is_set():
+                    self.lost += 1
+                    return
+                writer.write(data)
+
+        try:
+            tasks = [asyncio.ensure_future(forward()), asyncio.ensure_future(back())]
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        finally:
+            writer.close()
+            upstream_writer.close()
+
+
+@pytest.fixture
+async def network(azurite: Azurite) -> AsyncIterator[LossyNetwork]:
+    network = LossyNetwork(azurite.ports["blob"])
+    server = await asyncio.start_server(network, "127.0.0.1", 0)
+    network.port = server.sockets[0].getsockname()[1]
+    yield network
+    server.close()
+    await asyncio.sleep(0)
+
+
+@pytest.fixture
+async def lossy(azurite: Azurite, network: LossyNetwork) -> AsyncIterator[AzureStorage]:
+    """An engine over the lossy network, with a connection that has been used before."""
+    store = AzureStorage.from_connection_string(azurite.account(network.port))
+    await store.open()
+    yield store
+    await store.close()
+
+
+PUT = b"PUT /"
+APPEND = b"comp=appendblock"
+
+
+async def test_an_append_whose_reply_was_lost_is_success_exactly_once(
+    lossy: AzureStorage, network: LossyNetwork
+) -> None:
+    mark, _ = await lossy.start("threads", "p/thread_1", b"one\n")
+    network.lose(APPEND)
+    mark, _ = await lossy.append("threads", "p/thread_1", mark, b"two\n")
+    assert network.lost == 1
+    mark, _ = await lossy.append("threads", "p/thread_1", mark, b"three\n")
+    assert await bytes_of(lossy, "p/thread_1") == b"one\ntwo\nthree\n"
+
+
+async def test_an_append_whose_reply_was_lost_is_a_conflict_if_another_was_first(
+    lossy: AzureStorage, network: LossyNetwork
+) -> None:
+    mark, _ = await lossy.start("threads", "p/thread_1", b"one\n")
+    await lossy.append("threads", "p/thread_1", mark, b"two\n")
+    network.lose(APPEND)
+    with pytest.raises(Conflict):
+        await lossy.append("threads", "p/thread_1", mark, b"zwei\n")
+    assert network.lost == 1
+    assert await bytes_of(lossy, "p/thread_1") == b"one\ntwo\n"
+
+
+async def test_a_block_found_under_later_ones_is_success_and_the_next_append_a_conflict(
+    lossy: AzureStorage,
+) -> None:
+    first, _ = await lossy.start("threads", "p/thread_1", b"one\n")
+    second, _ = await lossy.append("threads", "p/thread_1", first, b"two\n")
+    third, _ = await lossy.append("threads", "p/thread_1", second, b"three\n")
+    # What the engine does when the reply to `two` was lost and others went on before it asked again.
+    found = await lossy._mine("threads", "p/thread_1", first, b"two\n")
+    assert found is not None
+    assert found.offset == second.offset
+    with pytest.raises(Conflict):
+        await lossy.append("threads", "p/thread_1", found, b"four\n")
+    await lossy.roll("threads", "p/thread_1", third)
+    found = await lossy._mine("threads", "p/thread_1", first, b"two\n")
+    assert found is not None
+    tail = await lossy.read("threads", "p/thread_1", found)
+    assert tail is not None
+    assert tail.restarted
+    assert await lossy._mine("threads", "p/thread_1", first, b"zwo\n") is None
+
+
+@pytest.mark.parametrize("matching", [APPEND, PUT])
+async def test_a_start_whose_reply_was_lost_is_success_exactly_once(
+    lossy: AzureStorage, network: LossyNetwork, matching: bytes
+) -> None:
+    network.lose(matching)
+    mark, _ = await lossy.start("threads", "p/thread_1", b"one\n")
+    assert (network.lost, mark.offset) == (1, 4)
+    assert await bytes_of(lossy, "p/thread_1") == b"one\n"
+
+
+async def test_a_log_whose_starter_died_before_the_first_block_can_be_started(lossy: AzureStorage) -> None:
+    await lossy._blob("threads", "p/thread_1").create_append_blob()
+    assert await lossy.read("threads", "p/thread_1", None) is None
+    won = await winners([lossy.start("threads", "p/thread_1", b"%d\n" % i) for i in range(10)])
+    assert len(won) == 1
+
+
+async def test_a_create_or_replace_whose_reply_was_lost_is_success(lossy: AzureStorage, network: LossyNetwork) -> None:
+    network.lose(PUT)
+    etag = await lossy.create("assistants", "p/asst_1", b"1")
+    network.lose(PUT)
+    etag = await lossy.replace("assistants", "p/asst_1", b"2", etag)
+    await lossy.replace("assistants", "p/asst_1", b"3", etag)
+    assert network.lost == 2
+
+
+async def test_an_advance_whose_reply_was_lost_is_success(lossy: AzureStorage, network: LossyNetwork) -> None:
+    for version, created in ((1, True), (2, False), (3, False)):
+        network.lose(PUT)
+        await lossy.advance(replace(DOCUMENT, body=b"%d" % version, version=version, created=created))
+    assert network.lost == 3
+    found = await lossy.get(DOCUMENT.container, DOCUMENT.name)
+    assert found is not None
+    assert found.body == b"3"
+
+
+async def test_a_remove_whose_reply_was_lost_is_success(lossy: AzureStorage, network: LossyNetwork) -> None:
+    await lossy.create("assistants", "p/asst_1", b"1")
+    network.lose(b"DELETE /")
+    assert await lossy.remove("assistants", "p/asst_1")
+    assert network.lost == 1
+
+
+async def test_a_roll_over_whose_replies_were_lost_is_success(lossy: AzureStorage, network: LossyNetwork) -> None:
+    mark, _ = await lossy.start("threads", "p/thread_1", b"one\n")
+    network.lose(rb"PUT .*/thread_1\.0 ")
+    network.lose(rb"PUT .*/thread_1 ")
+    mark = await lossy.roll("threads", "p/thread_1", mark)
+    assert (network.lost, mark.generation, mark.offset) == (2, 1, 0)
+    await lossy.append("threads", "p/thread_1", mark, b"two\n")
+    assert await bytes_of(lossy, "p/thread_1") == b"two\n"
+    assert await bytes_of(lossy, "p/thread_1.0") == b"one\n"
+
+
+async def test_a_late_roller_never_shortens_what_was_kept(azurite: Azurite) -> None:
+    store = AzureStorage.from_connection_string(azurite.account())
+    await store.open()
+    mark, _ = await store.start("threads", "p/thread_1", b"one\n")
+    later, _ = await store.append("threads", "p/thread_1", mark, b"two\n")
+    await store.roll("threads", "p/thread_1", later)
+    # What a roller does that read the log at `mark` and stood still until now.
+    await store.advance(Document("threads", "p/thread_1.0", b"one\n", mark.offset, created=True))
+    assert await bytes_of(store, "p/thread_1.0") == b"one\ntwo\n"
+    await store.close()
+
+
+async def test_replies_that_stay_away_are_an_unavailable_store(lossy: AzureStorage, network: LossyNetwork) -> None:
+    network.lose(b"GET /", times=4)
+    with pytest.raises(StorageUnavailable, match=r"^Azure Storage does not answer: [^\n]*$"):
+        await lossy.get("assistants", "p/asst_1")
+
+
+async def test_requests_are_counted_by_kind(azurite: Azurite) -> None:
+    store = AzureStorage.from_connection_string(azurite.account())
+    await store.open()
+    store.operations.clear()
+    mark, _ = await store.start("threads", "p/thread_1", b"one\n")
+    mark, _ = await store.append("threads", "p/thread_1", mark, b"two\n")
+    assert store.operations == {"blob PUT": 1, "blob PUT appendblock": 2}
+    store.operations.clear()
+    await store.advance(replace(DOCUMENT, version=1, created=True))
+    await store.advance(replace(DOCUMENT, version=2))
+    assert store.operations == {"blob PUT": 2}
+    store.operations.clear()
+    await store.read("threads", "p/thread_1", mark)
+    await store.read("threads", "p/thread_1", None)
+    await store.read("threads", "p/thread_1", Mark(0, 4))
+    assert store.operations == {"blob GET": 3}
+    store.operations.clear()
+    await store.send(b"{}")
+    await store.delete(await one(store))
+    assert store.operations == {"queue POST": 1, "queue GET": 1, "queue DELETE": 1}
+    store.operations.clear()
+    await fill(store, ids(25))
+    store.operations.clear()
+    await store.page("assistants", "p/", after="p/asst_z", limit=10, newest_first=True)
+    assert store.operations == {"blob GET list": 1, "blob GET": 10}
+    store.operations.clear()
+    await store.page("assistants", "p/", after="p/asst_z", limit=10, newest_first=True)
+    assert store.operations == {"blob GET list": 1}
+    await store.close()
+
+
+async def test_a_buried_item_is_kept_with_its_reason(azurite: Azurite) -> None:
+    store = AzureStorage.from_connection_string(azurite.account())
+    await store.open()
+    await store.send(b'{"run":"run_1"}')
+    await store.bury(await one(store), "five failures")
+    assert store._poison is not None
+    (kept,) = await store._poison.peek_messages()
+    assert json.loads(kept.content) == {"item": '{"run":"run_1"}', "reason": "five failures"}
+    await store.close()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+async def test_an_unreachable_store_is_one_line() -> None:
+    store = AzureStorage.from_connection_string(
+        f"AccountName=a;AccountKey=a2V5;BlobEndpoint=http://127.0.0.1:{free_port()}/a;"
+        f"QueueEndpoint=http://127.0.0.1:{free_port()}/a"
+    )
+    with pytest.raises(StorageUnavailable, match=r"^Azure Storage does not answer: [^\n]*$"):
+        await store.open()
+    with pytest.raises(StorageUnavailable, match=r"^The Azure store is closed.$"):
+        await store.ping()
+
+
+async def test_a_wrong_key_is_one_line(azurite: Azurite) -> None:
+    account = azurite.account()
+    store = AzureStorage.from_connection_string(account.replace("AccountKey=", "AccountKey=AAAA"))
+    with pytest.raises(StorageUnavailable, match=r"^Azure Storage refuses the request: 403 [A-Za-z]*.$"):
+        await store.open()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "names no account"),
+        ("nonsense", "names no account"),
+        ("AccountName=a", "holds no key"),
+        ("AccountName=a;AccountKey=!", "is not Base64"),
+    ],
+)
+def test_a_bad_connection_string_is_told_in_a_sentence(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^The storage connection string is not valid: [^\n]*{message}[^\n]*$"):
+        AzureStorage.from_connection_string(text)
+
+
+@pytest.mark.parametrize("url", ["http://a.blob.core.windows.net", "https://a.queue.core.windows.net", "a"])
+def test_a_bad_account_url_is_told_in_a_sentence(url: str) -> None:
+    with pytest.raises(ValueError, match="is not a storage account"):
+        AzureStorage.with_identity(url)
+
+
+async def test_sqlite_that_cannot_be_opened_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    store = SqliteStorage(str(tmp_path / "file" / "store.db"), ManualClock())
+    with pytest.raises(StorageUnavailable, match=r"^SQLite cannot open [^\n]*$"):
+        await store.open()

@@ -1,0 +1,376 @@
+"""Make app/openapi.json, the served document, from the published one in tests/contract.
+
+    python tools/cut_openapi.py
+
+It keeps the operations that are implemented, corrects what the wire is known to do otherwise, and adds what is ours.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+Json = Any
+
+ROOT = Path(__file__).resolve().parent.parent
+PUBLISHED = ROOT / "tests" / "contract" / "assistants-openapi.json"
+SERVED = ROOT / "app" / "openapi.json"
+
+KEEP = re.compile(r"/(assistants|threads|models)(/|$)")
+DROP = {("/models/{model}", "delete")}
+# An operation's tag is that of the first pattern that its path matches; the published one has one tag for nearly all.
+TAGS = [
+    (r"^/assistants", "Assistants"),
+    (r"/steps", "Run steps"),
+    (r"/runs", "Runs"),
+    (r"/messages", "Messages"),
+    (r"^/threads", "Threads"),
+    (r"^/models", "Models"),
+]
+TAG_TEXTS = {
+    "Assistants": "A model with instructions and tools.",
+    "Threads": "A conversation.",
+    "Messages": "What was said in a thread.",
+    "Runs": "An assistant at work on a thread.",
+    "Run steps": "What a run did, step by step.",
+    "Models": "The models that assistants can use.",
+    "Service": "The service itself.",
+}
+SUMMARIES = {  # where the published one is too long for a heading on the page
+    "listModels": "Returns a list of models.",
+    "retrieveModel": "Retrieves a model.",
+    "submitToolOuputsToRun": "Submits the outputs of tool calls to a run that requires action.",
+}
+STREAMS = {"createRun", "createThreadAndRun", "submitToolOuputsToRun"}
+
+DESCRIPTION = """\
+The OpenAI Assistants API, self-hosted. With the built-in model `offline` everything here can be tried without a key
+of any provider: create an assistant, then create a thread and run it with the assistant's id, then read the run's
+events.
+
+**Authorize** takes one of the service's API keys; a service that has none needs none. This page sends the header
+`OpenAI-Beta: assistants=v2` by itself; official SDKs do so too."""
+
+MODEL_TEXT = "A name from the list of models; `provider/model` names the provider. `offline` is built in."
+
+
+# --- corrections: what the document says and the wire does not -----------------------------------------------------
+
+
+def corrected(document: Json) -> Json:
+    """The published document, with OpenAPI 3.0's `nullable` in the words of 3.1 and the known errors mended."""
+    document = _without_nullable(document)
+    schemas = document["components"]["schemas"]
+    run, step = schemas["RunObject"]["properties"], schemas["RunStepObject"]["properties"]
+
+    for schema in schemas.values():  # an empty list has no ids
+        if {"first_id", "last_id"} <= schema.get("properties", {}).keys():
+            _allow_null(schema, "first_id", "last_id")
+    _allow_null(schemas["RunObject"], "instructions")
+    _allow_null(schemas["VectorStoreObject"], "name", "expires_after")
+    _allow_null(schemas["OpenAIFile"], "expires_at", "status_details")
+    schemas["VectorStoreFileBatchObject"]["properties"]["object"]["enum"] += ["vector_store.file_batch"]
+
+    run["tool_resources"] = schemas["ThreadObject"]["properties"]["tool_resources"]
+    run["reasoning_effort"] = {"$ref": "#/components/schemas/ReasoningEffort"}
+    schemas["AssistantObject"]["properties"]["reasoning_effort"] = {"$ref": "#/components/schemas/ReasoningEffort"}
+    step["expires_at"] = {"anyOf": [{"type": "integer", "format": "unixtime"}, {"type": "null"}]}
+    for name in ("RunCompletionUsage", "RunStepCompletionUsage"):
+        usage = schemas[name]["anyOf"][0]["properties"]
+        usage["prompt_token_details"] = _counts("cached_tokens")
+        usage["completion_tokens_details"] = _counts("reasoning_tokens")
+    for name in ("RunObject", "CreateRunRequest", "CreateThreadAndRunRequest"):  # as many as an assistant has
+        _find(schemas[name]["properties"]["tools"], "maxItems")["maxItems"] = 128
+    return document
+
+
+def _without_nullable(node: Json) -> Json:
+    if isinstance(node, list):
+        return [_without_nullable(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    node = {key: _without_nullable(value) for key, value in node.items()}
+    if node.pop("nullable", None) is True:
+        return _or_null(node) if node else {"nullable": True}  # the latter is a member of the allOf one level up
+    if {"nullable": True} in node.get("allOf", ()):
+        return {
+            "anyOf": [part for part in node.pop("allOf") if part != {"nullable": True}] + [{"type": "null"}],
+            **node,
+        }
+    return node
+
+
+def _or_null(schema: Json) -> Json:
+    if isinstance(schema.get("type"), str) and "enum" not in schema:
+        return {**schema, "type": [schema["type"], "null"]}
+    if "anyOf" in schema:
+        return {**schema, "anyOf": [*schema["anyOf"], {"type": "null"}]}
+    return {"anyOf": [schema, {"type": "null"}]}
+
+
+def _allow_null(schema: Json, *names: str) -> None:
+    for name in names:
+        schema["properties"][name] = _or_null(schema["properties"][name])
+
+
+def _counts(name: str) -> Json:
+    return {"type": "object", "properties": {name: {"type": "integer"}}}
+
+
+def _find(schema: Json, keyword: str) -> Json:
+    return next(node for node in _nodes(schema) if keyword in node)
+
+
+def _nodes(node: Json) -> Iterator[dict[str, Json]]:
+    """Every object of a JSON document."""
+    if isinstance(node, dict):
+        yield node
+        node = list(node.values())
+    if isinstance(node, list):
+        for item in node:
+            yield from _nodes(item)
+
+
+# --- the cut -------------------------------------------------------------------------------------------------------
+
+
+def cut(published: Json) -> Json:
+    """The served document."""
+    document = corrected(published)
+    paths = {
+        path: {verb: operation for verb, operation in item.items() if (path, verb) not in DROP}
+        for path, item in document["paths"].items()
+        if KEEP.match(path)
+    }
+    for path, item in paths.items():
+        for operation in item.values():
+            _dress(path, operation)
+    _put_after(paths, "/threads/{thread_id}/runs/{run_id}/cancel", EVENTS_PATH, EVENTS)
+    paths["/health"] = HEALTH
+    components = document["components"]
+    components["responses"] = {"Error": ERROR}
+    components["securitySchemes"] = {"ApiKeyAuth": components["securitySchemes"]["ApiKeyAuth"]}
+    _any_model(components["schemas"])
+    served = _plain(
+        {
+            "openapi": document["openapi"],
+            "info": {
+                "title": "Assistants Service",
+                "description": DESCRIPTION,
+                "version": document["info"]["version"],
+                "license": {"name": "MIT", "identifier": "MIT"},
+            },
+            "servers": [{"url": "/v1"}],
+            "security": [{"ApiKeyAuth": []}, {}],
+            "tags": [{"name": name, "description": text} for name, text in TAG_TEXTS.items()],
+            "paths": paths,
+            "components": components,
+        }
+    )
+    _sweep(served)
+    return served
+
+
+def _put_after(paths: Json, before: str, path: str, item: Json) -> None:
+    items = list(paths.items())
+    items.insert([name for name, _ in items].index(before), (path, item))
+    paths.clear()
+    paths.update(items)
+
+
+def _dress(path: str, operation: Json) -> None:
+    """One operation: its tag, its errors, its streams and its examples."""
+    name = operation["operationId"]
+    operation["tags"] = [next(tag for pattern, tag in TAGS if re.search(pattern, path))]
+    if name in SUMMARIES:
+        operation["description"], operation["summary"] = operation["summary"], SUMMARIES[name]
+    operation["summary"] = operation["summary"].replace("`", "")
+    operation["responses"].pop("429", None)
+    operation["responses"]["default"] = {"$ref": "#/components/responses/Error"}
+    if name in STREAMS:
+        operation["responses"]["200"]["content"] |= EVENT_STREAM
+    if name in EXAMPLES:
+        (body,) = operation["requestBody"]["content"].values()
+        body["examples"] = {
+            f"example{number}": {"summary": summary, "value": value}
+            for number, (summary, value) in enumerate(EXAMPLES[name], 1)
+        }
+    for parameter in operation.get("parameters", ()):
+        if parameter["name"] == "model":
+            parameter["schema"]["example"] = "offline"
+
+
+def _any_model(schemas: Json) -> None:
+    """The document lists its vendor's models; here any model goes."""
+    for schema in schemas.values():
+        model = schema.get("properties", {}).get("model")
+        if model and ("anyOf" in model or model.get("description", "").startswith("ID of the model to use")):
+            null = {"type": "null"} in model.get("anyOf", ())
+            schema["properties"]["model"] = {"type": ["string", "null"] if null else "string"} | {
+                "description": MODEL_TEXT,
+                "example": "offline",
+            }
+
+
+def _plain(node: Json) -> Json:
+    """Without the vendor's own keys, its links, and its deprecation."""
+    if isinstance(node, list):
+        return [_plain(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    plain = {}
+    for key, value in node.items():
+        if key.startswith("x-") or (key == "deprecated" and value is True):
+            continue
+        plain[key] = _prose(value) if key == "description" and isinstance(value, str) else _plain(value)
+    return plain
+
+
+# Sentences about the vendor's other pages and models, and links to those pages.
+SENTENCES = re.compile(
+    r"\s*(?:See the|(?:To )?[Ll]earn (?:more|how))[^.]*\]\((?:/docs|https?:)[^)]*\)[^.]*\."
+    r"|\s*Compatible with \[GPT.*?-1106`\."
+)
+LINKS = re.compile(r"\[([^\]]+)\]\((?:/docs|https://platform\.)[^)]*\)")
+
+
+def _prose(text: str) -> str:
+    text = SENTENCES.sub("", text)
+    return LINKS.sub(r"\1", text).replace("Describes an OpenAI model offering", "Describes a model").strip()
+
+
+def _sweep(document: Json) -> None:
+    """Drop the schemas that nothing refers to any more."""
+    schemas = document["components"]["schemas"]
+    alive: set[str] = set()
+    todo = [{key: value for key, value in document.items() if key != "components"}, document["components"]["responses"]]
+    while todo:
+        new = {ref["$ref"].rsplit("/", 1)[1] for ref in _nodes(todo.pop()) if "$ref" in ref} & schemas.keys() - alive
+        alive |= new
+        todo += [schemas[name] for name in new]
+    document["components"]["schemas"] = {name: schema for name, schema in schemas.items() if name in alive}
+
+
+# --- what is ours ---------------------------------------------------------------------------------------------------
+
+EVENT_STREAM = {
+    "text/event-stream": {
+        "schema": {"$ref": "#/components/schemas/AssistantStreamEvent"},
+        "example": (
+            'event: thread.run.created\ndata: {"id":"run_abc123","object":"thread.run",...}\n\n'
+            'event: thread.message.delta\ndata: {"id":"msg_abc123","object":"thread.message.delta",...}\n\n'
+            "event: done\ndata: [DONE]\n\n"
+        ),
+    }
+}
+
+ERROR = {
+    "description": "An error: 4xx is the client's, 5xx is ours.",
+    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorResponse"}}},
+}
+
+EVENTS_PATH = "/threads/{thread_id}/runs/{run_id}/events"
+EVENTS = {
+    "get": {
+        "operationId": "streamRunEvents",
+        "tags": ["Runs"],
+        "summary": "Streams the events of a run, from its start or from where a reader was.",
+        "description": (
+            "Server-sent events, as a run created with `stream` sends them. The stream ends with `done` when the run "
+            "has ended or waits for tool outputs. Any number of readers can watch; a reader that was cut off goes on "
+            "where it was by sending the `id` of the last event it has seen."
+        ),
+        "parameters": [
+            {
+                "in": "path",
+                "name": "thread_id",
+                "required": True,
+                "schema": {"type": "string"},
+                "description": "The ID of the thread that was run.",
+            },
+            {
+                "in": "path",
+                "name": "run_id",
+                "required": True,
+                "schema": {"type": "string"},
+                "description": "The ID of the run to watch.",
+            },
+            {
+                "in": "header",
+                "name": "Last-Event-ID",
+                "schema": {"type": "string"},
+                "description": "The `id` of the last event that was seen. Without it: from the start.",
+            },
+        ],
+        "responses": {
+            "200": {"description": "OK", "content": EVENT_STREAM},
+            "default": {"$ref": "#/components/responses/Error"},
+        },
+    }
+}
+
+HEALTH = {
+    "servers": [{"url": "/"}],
+    "get": {
+        "operationId": "getHealth",
+        "tags": ["Service"],
+        "summary": "Tells whether the service works, its storage included.",
+        "security": [],
+        "responses": {"200": {"description": "It does."}, "503": {"description": "Storage does not answer."}},
+    },
+}
+
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "The weather in a city.",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"type": "string"}},
+            "required": ["city"],
+        },
+    },
+}
+GUIDE = {"model": "offline", "name": "Guide", "instructions": "You answer questions about Paris."}
+FORECASTER = {
+    "model": "offline",
+    "name": "Forecaster",
+    "instructions": "You answer questions about the weather.",
+    "tools": [WEATHER],
+}
+HELLO = {"role": "user", "content": "Hello! What is worth a visit in Paris?"}
+ASK = {"role": "user", "content": "What is the weather in Paris?"}
+ASSISTANT = {"assistant_id": "asst_ID_OF_YOUR_ASSISTANT"}
+OUTPUTS = {"tool_outputs": [{"tool_call_id": "call_ID_OF_THE_CALL", "output": '{"degrees": 21, "sky": "clear"}'}]}
+
+# By operation: (summary, body); the first one is what "Try it out" starts with.
+EXAMPLES: dict[str, list[tuple[str, Json]]] = {
+    "createAssistant": [("An assistant that talks", GUIDE), ("An assistant with a function tool", FORECASTER)],
+    "modifyAssistant": [("New instructions", {"instructions": "You answer in one sentence."})],
+    "createThread": [("With a first message", {"messages": [HELLO]}), ("Empty", {})],
+    "modifyThread": [("Metadata", {"metadata": {"topic": "Paris"}})],
+    "createMessage": [("A question", HELLO)],
+    "modifyMessage": [("Metadata", {"metadata": {"seen": "yes"}})],
+    "createRun": [("A run", ASSISTANT), ("A streamed run", ASSISTANT | {"stream": True})],
+    "createThreadAndRun": [
+        ("A run", ASSISTANT | {"thread": {"messages": [HELLO]}}),
+        ("A streamed run", ASSISTANT | {"thread": {"messages": [HELLO]}, "stream": True}),
+        ("A run that asks for a function's output", ASSISTANT | {"thread": {"messages": [ASK]}}),
+    ],
+    "modifyRun": [("Metadata", {"metadata": {"topic": "Paris"}})],
+    "submitToolOuputsToRun": [("An output", OUTPUTS), ("Streamed", OUTPUTS | {"stream": True})],
+}
+
+
+def render() -> str:
+    """The served document's text."""
+    served = cut(json.loads(PUBLISHED.read_text(encoding="utf-8")))
+    return json.dumps(served, indent=2, ensure_ascii=False) + "\n"
+
+
+if __name__ == "__main__":
+    SERVED.write_text(render(), encoding="utf-8")

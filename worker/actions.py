@@ -1,0 +1,98 @@
+"""Custom actions: Python functions that an operator registers, offered to assistants by name as function tools.
+
+A module named by the setting ACTIONS marks its functions with `@action`; the worker calls them when a model asks for a
+function tool of that name, and no client is asked. Parameters and description come from the signature and docstring.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import inspect
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+F = TypeVar("F", bound=Callable[..., Any])
+MARK = "__assistants_action__"
+OUTPUT_LIMIT = 256 * 1024  # characters of an output that the model gets to see
+
+
+def action(function: F) -> F:
+    """Register a function, plain or async, as an action. A plain one runs in a thread."""
+    setattr(function, MARK, True)
+    return function
+
+
+class Actions:
+    """The registered functions, by name."""
+
+    def __init__(self, functions: Mapping[str, Callable[..., Any]], timeout: float = 60) -> None:
+        """`timeout` in seconds, of each call."""
+        self._adapters = {name: TypeAdapter(_checked(function)) for name, function in functions.items()}
+        self._functions, self._timeout = dict(functions), timeout
+        self.definitions: dict[str, dict[str, Any]] = {
+            name: _definition(function, self._adapters[name]) for name, function in functions.items()
+        }
+
+    @classmethod
+    def load(cls, module: str | None, timeout: float = 60) -> Actions:
+        """Raises ValueError, in one line, if the module cannot be imported or registers nothing."""
+        if not module:
+            return cls({}, timeout)
+        try:
+            loaded = importlib.import_module(module)
+        except Exception as error:
+            raise ValueError(f"ACTIONS names '{module}', which cannot be imported: {error!r}") from error
+        found = {name: thing for name, thing in vars(loaded).items() if getattr(thing, MARK, False)}
+        if not found:
+            raise ValueError(f"ACTIONS names '{module}', which has no function marked with @worker.actions.action")
+        return cls(found, timeout)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._functions
+
+    async def call(self, name: str, arguments: str) -> str:
+        """The output for the model: what the function returns, as text or JSON, or what went wrong."""
+        try:
+            async with asyncio.timeout(self._timeout):
+                return _text(await self._adapters[name].validate_json(arguments or "{}"))[:OUTPUT_LIMIT]
+        except TimeoutError:
+            return f"Error: {name} did not answer within {self._timeout:g} seconds."
+        except ValidationError as error:
+            problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_url=False))
+            return f"Error: the arguments do not fit {name}: {problems}"
+        except KeyError as error:
+            return f"Error: {name} is not available here." if name not in self._functions else f"Error: {error!r}"
+        except Exception as error:
+            return f"Error: {type(error).__name__}: {error}"
+
+
+def _checked(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function as a coroutine function, for pydantic to check the arguments of."""
+    if inspect.iscoroutinefunction(function):
+        return function
+
+    async def threaded(*args: Any, **kwargs: Any) -> Any:
+        return await asyncio.to_thread(function, *args, **kwargs)
+
+    threaded.__signature__ = inspect.signature(function, eval_str=True)  # type: ignore[attr-defined]
+    threaded.__annotations__ = inspect.get_annotations(function, eval_str=True)
+    threaded.__name__ = function.__name__
+    return threaded
+
+
+def _definition(function: Callable[..., Any], adapter: TypeAdapter[Any]) -> dict[str, Any]:
+    schema = adapter.json_schema()
+    schema.pop("additionalProperties", None)
+    return {
+        "name": function.__name__,
+        "description": inspect.getdoc(function) or "",
+        "parameters": {"properties": {}, **schema, "type": "object"},
+    }
+
+
+def _text(result: Any) -> str:
+    return result if isinstance(result, str) else json.dumps(result, default=str, ensure_ascii=False)

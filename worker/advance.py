@@ -1,0 +1,216 @@
+"""Advances a run until only its client, or nobody, has anything to do: read, fold, decide, act, commit, project."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from core import events as e
+from core.bell import Bell
+from core.decide import CallModel, CallTools, Done, Move, Park, Wait, Write, decide, failed
+from core.fold import RunState, ThreadState
+from core.ids import Ids
+from core.ledger import Decision, Ledger
+from core.ports import Clock, ModelError, Models, Prompt, Reply, Storage
+from core.prompt import build
+from core.resources import LastError
+from core.stream import StreamWriter
+from core.work import WorkItem
+from worker.actions import Actions
+from worker.live import Draft, Live, Lost
+from worker.turn import events_of
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+LOOK_EVERY = 1.0  # seconds between looks at the log while a model or a tool works
+
+
+@dataclass(slots=True)
+class Kit:
+    """What a worker works with."""
+
+    storage: Storage
+    ledger: Ledger
+    models: Models
+    actions: Actions
+    clock: Clock
+    ids: Ids
+    bell: Bell
+    window: int = 128_000  # tokens, of models whose window is not known
+    flush_every: float = 0.05  # seconds between writes to a stream
+
+
+@dataclass(slots=True)
+class Advance:
+    """The work on one run for one work item. `item_id` names the item that stands for the run while it is claimed."""
+
+    kit: Kit
+    item: WorkItem
+    item_id: str
+    seen: int
+    attempt: int = 0
+    stream: StreamWriter = field(init=False)
+    worked: bool = False
+    _claiming: int = 0  # the attempt of the claim that is being written
+
+    def __post_init__(self) -> None:
+        item = self.item
+        self.stream = StreamWriter(self.kit.storage, self.kit.bell, item.project, item.thread_id, item.run_id)
+
+    async def run(self) -> Wait | Done | Park:
+        """Work until there is nothing to do here. Everything that was committed is projected by then."""
+        state = (await self.kit.ledger.look(self.item.project, self.item.thread_id)).state
+        while True:
+            move = self._decide(state)
+            try:
+                match move:
+                    case Wait():
+                        return move
+                    case Done() | Park():
+                        if not self.worked:
+                            await self._mend(state)
+                        return move
+                    case Write():
+                        await self._commit(self._write)
+                    case CallModel(held=held):
+                        await self._turn(state, held)
+                    case CallTools():
+                        await self._tools(move)
+            except Lost:
+                log.info("run %s: interrupted", self.item.run_id)
+            state = await self.kit.ledger.recall(self.item.project, self.item.thread_id)
+
+    def _decide(self, state: ThreadState) -> Move:
+        return decide(
+            state,
+            self.item.run_id,
+            seen=self.seen,
+            item=self.item_id,
+            attempt=self.attempt,
+            now=self.kit.clock.now(),
+        )
+
+    # -- commits ---------------------------------------------------------------------------------------------------
+
+    def _write(self, state: ThreadState) -> Sequence[e.Event]:
+        """What is to be written, by the newest state: decided again inside the commit, which may meet another's."""
+        move = self._decide(state)
+        events = move.events if isinstance(move, Write) else []
+        self._claiming = next((event.attempt for event in events if isinstance(event, e.RunClaimed)), 0)
+        return events
+
+    def _if_mine(self, events: Callable[[RunState], Sequence[e.Event]]) -> Decision:
+        """The fence: what came of an act is committed only if the run is still where the act began."""
+
+        def decision(state: ThreadState) -> Sequence[e.Event]:
+            held = self._mine(state)
+            return events(held) if held else ()
+
+        return decision
+
+    def _mine(self, state: ThreadState) -> RunState | None:
+        held = state.runs.get(self.item.run_id)
+        if state.deleted or held is None or held.attempt != self.attempt or held.run.status != "in_progress":
+            return None
+        return held
+
+    async def _commit(self, decision: Decision) -> None:
+        item = self.item
+        if not await self.kit.ledger.commit(item.project, item.thread_id, decision):
+            return
+        self.worked = True
+        held = (await self.kit.ledger.recall(item.project, item.thread_id)).runs.get(item.run_id)
+        if held is None:
+            return
+        if self._claiming:
+            self.attempt, self._claiming = self._claiming, 0
+            if held.stream:
+                await self.stream.take_over(held.run, keep=held.known, now=self.kit.clock.now())
+        if held.stream:
+            await self._catch_up()
+
+    async def _catch_up(self) -> None:
+        item = self.item
+        await self.stream.catch_up(await self.kit.ledger.trail(item.project, item.thread_id, item.run_id))
+
+    async def _mend(self, state: ThreadState) -> None:
+        """Nothing was done here, so somebody else did it, and may have died before he projected it."""
+        item, held = self.item, state.runs.get(self.item.run_id)
+        if held is None or state.deleted:
+            return
+        await self.kit.ledger.project(item.project, item.thread_id, item.run_id)
+        if held.stream:
+            await self._catch_up()
+
+    # -- acts ------------------------------------------------------------------------------------------------------
+
+    async def _turn(self, state: ThreadState, held: RunState) -> None:
+        kit, run_id = self.kit, self.item.run_id
+        prompt = build(state, held, kit.actions.definitions, kit.window)
+        if prompt is None:
+            spent = e.RunIncomplete(run_id=run_id, reason="max_prompt_tokens")
+            return await self._commit(self._if_mine(lambda _: [spent]))
+        draft = Draft(held.run, kit.ids)
+        try:
+            reply = await self._guard(self._ask(prompt, draft, held))
+        except ModelError as error:
+            last = LastError(code=error.code, message=error.message)
+            return await self._commit(self._if_mine(lambda now: failed(now, last)))
+        await self._commit(self._if_mine(lambda now: events_of(reply, now, draft, kit.actions, kit.clock.now())))
+
+    async def _ask(self, prompt: Prompt, draft: Draft, held: RunState) -> Reply:
+        kit = self.kit
+        if not held.stream:
+            return await kit.models.reply(prompt, None)
+        live = Live(self.stream, draft, kit.flush_every, kit.clock.now, self._still_mine)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(live.run())
+            try:
+                return await kit.models.reply(prompt, live)
+            finally:
+                live.close()
+
+    async def _tools(self, move: CallTools) -> None:
+        """At least once: a worker that dies in here leaves the calls to the next one."""
+        calls, actions = move.calls, self.kit.actions
+        working = asyncio.gather(*(actions.call(call.function.name, call.function.arguments) for call in calls))
+        outputs = await self._guard(working)
+        step = move.held.open_step
+        if step is not None:
+            said = {call.id: output for call, output in zip(calls, outputs, strict=True)}
+            event = e.StepOutputs(run_id=self.item.run_id, step_id=step.id, outputs=said)
+            await self._commit(self._if_mine(lambda _: [event]))
+
+    async def _guard(self, act: Awaitable[T]) -> T:
+        """Do it, unless the run is cancelled, expires, is taken over or deleted meanwhile: raises Lost."""
+        task = asyncio.ensure_future(act)
+        try:
+            while True:
+                listener = self.kit.ledger.listen(self.item.project, self.item.thread_id)
+                await asyncio.wait((task, listener.future), timeout=LOOK_EVERY, return_when=asyncio.FIRST_COMPLETED)
+                listener.close()
+                if task.done():
+                    return _result(task)
+                await self._still_mine()
+        finally:
+            task.cancel()
+            await asyncio.wait((task,))
+
+    async def _still_mine(self) -> set[str]:
+        """The ids that the log knows of this run. Raises Lost."""
+        held = self._mine((await self.kit.ledger.look(self.item.project, self.item.thread_id)).state)
+        if held is None or (held.run.expires_at or 0) <= self.kit.clock.now():
+            raise Lost
+        return held.known
+
+
+def _result(task: asyncio.Future[T]) -> T:
+    """The result; of a group of tasks the first error, as if there were no group."""
+    try:
+        return task.result()
+    except BaseExceptionGroup as group:
+        raise group.exceptions[0] from group

@@ -1,0 +1,141 @@
+"""One work item, from its delivery to its deletion."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from core.decide import Done, Park, Wait, failed
+from core.events import Event
+from core.fold import ThreadState
+from core.ports import Conflict, Delivery, StorageUnavailable
+from core.resources import LastError
+from core.work import WorkItem, from_body, to_body
+from worker.advance import Advance, Kit
+
+log = logging.getLogger(__name__)
+
+HIDE = 45.0  # seconds that a dead worker's item stays hidden: how late a crash is noticed
+EARLY = (
+    0.01,
+    0.02,
+    0.05,
+    0.1,
+    0.2,
+    0.4,
+)  # seconds between looks for what the doorbell announced, before it is put back
+PUT_BACK = 1.0  # seconds
+STALE = 60.0  # seconds after which a doorbell whose commit never came is dropped
+DELIVERIES = 5  # of one item; the last failed one ends its run
+RETRY = 2.0  # seconds, doubled with each failed delivery
+
+
+@dataclass(slots=True)
+class Hold:
+    """The delivery as last extended: only the newest receipt proves anything."""
+
+    delivery: Delivery
+
+
+@dataclass(slots=True)
+class Doorbell:
+    """Answers deliveries. Host-free: the worker process and the Functions app call the same `answer`."""
+
+    kit: Kit
+
+    async def answer(self, delivery: Delivery) -> None:
+        """Do the work and delete the item; or leave it, so that it is delivered again."""
+        try:
+            item = from_body(delivery.body)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            log.error("not a work item, moved to the poison queue: %s", error)
+            return await self.kit.storage.bury(delivery, str(error))
+        hold = Hold(delivery)
+        extending = asyncio.create_task(self._keep(hold))
+        try:
+            await self._work(item, delivery.id)
+        except asyncio.CancelledError:
+            await self.kit.storage.extend(hold.delivery, hide=0)  # drained: another worker takes over at once
+            raise
+        except Exception as error:
+            log.exception("run %s: delivery %d of its work item failed", item.run_id, delivery.count)
+            return await self._failed(hold.delivery, item, error)
+        finally:
+            extending.cancel()
+            await asyncio.wait((extending,))
+        return await self.kit.storage.delete(hold.delivery)
+
+    async def _keep(self, hold: Hold) -> None:
+        """Keep the item hidden from others while this worker is alive."""
+        while True:
+            await asyncio.sleep(HIDE / 3)
+            try:
+                hold.delivery = await self.kit.storage.extend(hold.delivery, hide=HIDE)
+            except Conflict:
+                return  # somebody else holds it by now: the log's fence decides
+            except StorageUnavailable as error:
+                log.warning("the queue does not answer: %s", error)
+
+    async def _work(self, item: WorkItem, item_id: str) -> None:
+        if item.kind == "purge":
+            return await self._purge(item)
+        match await self._advance(item, item_id):
+            case Park(until=until):
+                # The order matters: first the item that will ring when the run expires, then the end of this one.
+                await self.kit.storage.send(to_body(item), delay=max(0.0, until - self.kit.clock.now()))
+            case Wait() if self._age(item) < STALE:
+                await self.kit.storage.send(to_body(item), delay=PUT_BACK)
+            case Wait():
+                log.info("run %s: its commit never came, the doorbell is dropped", item.run_id)
+        return None
+
+    async def _advance(self, item: WorkItem, item_id: str) -> Done | Park | Wait:
+        """A doorbell rings before its commit: one that came too early looks again a few times."""
+        for pause in (*EARLY, None):
+            # A stale one is no announcement any more, but whatever the log says is still worth doing.
+            seen = item.seen if self._age(item) < STALE else -1
+            listener = self.kit.ledger.listen(item.project, item.thread_id)
+            try:
+                outcome = await Advance(self.kit, item, item_id, seen).run()
+                if not isinstance(outcome, Wait) or pause is None or seen < 0:
+                    return outcome
+                await listener.wait(pause)
+            finally:
+                listener.close()
+        raise AssertionError
+
+    async def _purge(self, item: WorkItem) -> None:
+        state = (await self.kit.ledger.look(item.project, item.thread_id)).state
+        if state.deleted:
+            await self.kit.ledger.purge(item.project, item.thread_id)
+        elif state.thread is not None and self._age(item) < STALE:
+            await self.kit.storage.send(to_body(item), delay=PUT_BACK)
+
+    def _age(self, item: WorkItem) -> float:
+        return self.kit.clock.now() - item.sent_at
+
+    async def _failed(self, delivery: Delivery, item: WorkItem, error: Exception) -> None:
+        if delivery.count < DELIVERIES:
+            with contextlib.suppress(Conflict, StorageUnavailable):
+                await self.kit.storage.extend(delivery, hide=RETRY * 2 ** (delivery.count - 1))
+            return
+        await self._give_up(item)
+        await self.kit.storage.bury(delivery, f"{type(error).__name__}: {error}")
+
+    async def _give_up(self, item: WorkItem) -> None:
+        """A poison item never leaves a run hanging."""
+        if item.kind != "run":
+            return
+        error = LastError(code="server_error", message="Sorry, something went wrong.")
+
+        def decision(state: ThreadState) -> Sequence[Event]:
+            held = state.runs.get(item.run_id)
+            return failed(held, error) if held and held.run.active and not state.deleted else ()
+
+        await self.kit.ledger.commit(item.project, item.thread_id, decision)
+        await Advance(self.kit, item, "", -1).run()  # brings up the stream

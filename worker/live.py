@@ -1,0 +1,164 @@
+"""Puts a model's deltas on the run's stream while they come: the first at once, then a few times a second."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from core import frames
+from core.ids import Ids
+from core.ports import Conflict
+from core.resources import Message, MessageCreation, MessageRef, Run, Step, ToolCalls
+from core.stream import StreamWriter
+
+
+class Lost(Exception):
+    """The run is not this worker's any more: stop at once, write nothing."""
+
+
+@dataclass(slots=True)
+class Draft:
+    """The steps and the message of a turn in the making. Their ids are final: the commit uses them."""
+
+    run: Run
+    ids: Ids
+    message: Message | None = None
+    message_step: Step | None = None
+    calls_step: Step | None = None
+
+    def open_message(self, now: float) -> tuple[Step, Message]:
+        if self.message is None or self.message_step is None:
+            self.message = Message(
+                id=self.ids.new("msg"),
+                created_at=int(now),
+                assistant_id=self.run.assistant_id,
+                thread_id=self.run.thread_id,
+                run_id=self.run.id,
+                status="in_progress",
+                role="assistant",
+            )
+            reference = MessageCreation(message_creation=MessageRef(message_id=self.message.id))
+            self.message_step = self._step("message_creation", reference, now)
+        return self.message_step, self.message
+
+    def open_calls(self, now: float) -> Step:
+        self.calls_step = self.calls_step or self._step("tool_calls", ToolCalls(), now)
+        return self.calls_step
+
+    def _step(self, kind: str, details: MessageCreation | ToolCalls, now: float) -> Step:
+        return Step(
+            id=self.ids.new("step"),
+            created_at=int(now),
+            run_id=self.run.id,
+            assistant_id=self.run.assistant_id,
+            thread_id=self.run.thread_id,
+            type="tool_calls" if kind == "tool_calls" else "message_creation",
+            expires_at=self.run.expires_at,
+            step_details=details,
+        )
+
+    @property
+    def opened(self) -> set[str]:
+        return {thing.id for thing in (self.message, self.message_step, self.calls_step) if thing}
+
+
+@dataclass(slots=True)
+class Live:
+    """The `Deltas` of one streamed turn. The model's side only appends to memory; a task writes what gathered.
+
+    Once text has come, calls wait for the turn's end, since the message must end on the stream before the next step
+    begins (section 5.2). `still_mine` looks at the log after a lost race on the stream, and raises Lost.
+    """
+
+    writer: StreamWriter
+    draft: Draft
+    every: float  # seconds between writes
+    now: Callable[[], float]
+    still_mine: Callable[[], Awaitable[set[str]]]  # the ids that the log knows of this run
+    _parts: list[tuple[str, str]] = field(default_factory=list)  # (text or refusal, value)
+    _sent_parts: dict[str, int] = field(default_factory=dict)  # kind -> index on the wire
+    _calls: dict[int, list[str]] = field(default_factory=dict)  # index -> [id, name, arguments not sent]
+    _sent_calls: set[int] = field(default_factory=set)
+    _news: asyncio.Event = field(default_factory=asyncio.Event)
+    _closed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def text(self, value: str) -> None:
+        self._parts.append(("text", value))
+        self._news.set()
+
+    def refusal(self, value: str) -> None:
+        self._parts.append(("refusal", value))
+        self._news.set()
+
+    def call(self, index: int, call_id: str, name: str, arguments: str) -> None:
+        known = self._calls.setdefault(index, [call_id, name, ""])
+        known[2] += arguments
+        self._news.set()
+
+    async def run(self) -> None:
+        """Write until closed. Raises Lost."""
+        while True:
+            await self._news.wait()
+            await self._flush()
+            if self._closed.is_set():
+                return
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self.every):
+                    await self._closed.wait()
+
+    def close(self) -> None:
+        """The model has said everything: let `run` write the rest and return."""
+        self._closed.set()
+        self._news.set()
+
+    async def _flush(self) -> None:
+        self._news.clear()
+        events = [*self._message_events(), *self._call_events()]
+        while events:
+            try:
+                return await self.writer.emit(events)
+            except Conflict:
+                # Somebody else wrote: an API process that cancels, or another worker that took the run over.
+                known = await self.still_mine()
+                await self.writer.take_over(self.draft.run, keep=known | self.draft.opened, now=self.now())
+
+    def _message_events(self) -> list[frames.Event]:
+        parts, self._parts = self._parts, []
+        if not parts:
+            return []
+        events: list[frames.Event] = []
+        if self.draft.message is None:
+            step, message = self.draft.open_message(self.now())
+            events += [*frames.opening_step(step), *frames.opening_message(message)]
+        _, message = self.draft.open_message(self.now())
+        for kind in ("text", "refusal"):
+            value = "".join(value for each, value in parts if each == kind)
+            if value:
+                events.append(frames.message_delta(message.id, self._part(kind, value)))
+        return events
+
+    def _part(self, kind: str, value: str) -> dict[str, object]:
+        first = kind not in self._sent_parts
+        index = self._sent_parts.setdefault(kind, len(self._sent_parts))
+        if kind == "text":
+            return {**frames.text_part(value, first=first), "index": index}
+        return {"index": index, "type": "refusal", "refusal": value}
+
+    def _call_events(self) -> list[frames.Event]:
+        if self.draft.message is not None or not self._calls:
+            return []
+        events: list[frames.Event] = []
+        if self.draft.calls_step is None:
+            events += frames.opening_step(self.draft.open_calls(self.now()))
+        step = self.draft.open_calls(self.now())
+        for index, known in self._calls.items():
+            call_id, name, arguments = known
+            if index not in self._sent_calls:
+                self._sent_calls.add(index)
+                events.append(frames.step_delta(step.id, frames.call_head(index, call_id, name)))
+            if arguments:
+                events.append(frames.step_delta(step.id, frames.call_arguments(index, arguments)))
+                known[2] = ""
+        return events

@@ -1,0 +1,84 @@
+"""The worker as a process: takes work items off the queue and answers each in a task of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from core.ports import Delivery, StorageUnavailable
+from worker.advance import Kit
+from worker.doorbell import HIDE, Doorbell
+
+log = logging.getLogger(__name__)
+
+POLL_FAST, POLL_SLOW = 0.01, 0.5  # seconds between looks at the queue: while work keeps coming, and after idle time
+BATCH = 32  # items of one receive: the most that Azure gives
+
+
+class Worker:
+    """Consumes the queue until it is stopped. `concurrency` runs are in flight at most; they mostly wait for models."""
+
+    def __init__(self, kit: Kit, concurrency: int = 1000) -> None:
+        self._kit, self._doorbell, self._concurrency = kit, Doorbell(kit), concurrency
+        self._stopping = asyncio.Event()
+        self._busy: dict[str, asyncio.Task[None]] = {}  # by item id
+        self._slot = asyncio.Event()  # an item was finished
+
+    async def run(self) -> None:
+        pause = POLL_FAST
+        while not self._stopping.is_set():
+            room = self._concurrency - len(self._busy)
+            if room <= 0:
+                self._slot.clear()
+                await self._slot.wait()
+                continue
+            listener = self._kit.bell.listen("work")
+            try:
+                deliveries = await self._receive(min(room, BATCH))
+                for delivery in deliveries:
+                    self._take(delivery)
+                if deliveries:
+                    pause = POLL_FAST
+                    await asyncio.sleep(0)  # let the new tasks begin
+                    continue
+                rang = await listener.wait(pause)
+                pause = POLL_FAST if rang else min(pause * 1.5, POLL_SLOW)
+            finally:
+                listener.close()
+
+    async def stop(self, grace: float) -> None:
+        """Take nothing more; give what is in flight `grace` seconds; hand the rest back, for another worker."""
+        self._stopping.set()
+        self._slot.set()
+        self._kit.bell.ring("work")
+        tasks = set(self._busy.values())
+        if tasks:
+            await asyncio.wait(tasks, timeout=grace)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _receive(self, limit: int) -> list[Delivery]:
+        try:
+            return await self._kit.storage.receive(limit, hide=HIDE)
+        except StorageUnavailable as error:
+            log.warning("the queue does not answer: %s", error)
+            await asyncio.sleep(POLL_SLOW)
+            return []
+
+    def _take(self, delivery: Delivery) -> None:
+        if delivery.id in self._busy:
+            return  # the item came back while this process still works on it: its hiding was renewed too late
+        task = asyncio.create_task(self._answer(delivery))
+        self._busy[delivery.id] = task
+        task.add_done_callback(lambda _: self._finished(delivery.id))
+
+    async def _answer(self, delivery: Delivery) -> None:
+        try:
+            await self._doorbell.answer(delivery)
+        except Exception:
+            log.exception("work item %s is left to its next delivery", delivery.id)
+
+    def _finished(self, item_id: str) -> None:
+        self._busy.pop(item_id, None)
+        self._slot.set()
