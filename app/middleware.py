@@ -12,14 +12,13 @@ from http import HTTPStatus
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from app.service import PROJECT
+from app.service import PROJECT, REQUEST_ID
 from core.errors import ApiError, server_error, storage_unavailable
 from core.ports import Conflict, StorageUnavailable
 from core.resources import encode
 
 log = logging.getLogger(__name__)
 
-OPEN_PATHS = ("/health", "/openapi.json", "/docs", "/docs/")
 NEEDS_BETA = ("/v1/assistants", "/v1/threads")
 BETA = "assistants=v2"
 CORS_HEADERS = "authorization,content-type,openai-beta,last-event-id,if-none-match,idempotency-key"
@@ -36,7 +35,7 @@ def errors_and_ids() -> Middleware:
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         request_id, begun = f"req_{secrets.token_hex(16)}", time.perf_counter()
-        request["request_id"] = request_id
+        request[REQUEST_ID] = request_id
         try:
             response = await handler(request)
         except ApiError as error:

@@ -43,6 +43,7 @@ class Service:
 
 SERVICE: web.AppKey[Service] = web.AppKey("service", Service)
 PROJECT = web.RequestKey("project", str)
+REQUEST_ID = web.RequestKey("request_id", str)
 
 
 def service_of(request: web.Request) -> tuple[Service, str]:

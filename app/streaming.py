@@ -10,7 +10,7 @@ from typing import Any
 
 from aiohttp import web
 
-from app.service import Service
+from app.service import REQUEST_ID, Service
 from core import frames, names
 from core.errors import ApiError
 from core.ports import Mark, StorageUnavailable
@@ -112,7 +112,7 @@ async def send(request: web.Request, chunks: AsyncGenerator[bytes, None]) -> web
             "Content-Type": "text/event-stream; charset=utf-8",
             "Cache-Control": "no-cache",
             "X-Accel-Buffering": "no",
-            "x-request-id": request["request_id"],
+            "x-request-id": request[REQUEST_ID],
         }
     )
     await response.prepare(request)

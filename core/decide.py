@@ -73,12 +73,13 @@ def decide(state: ThreadState, run_id: str, *, seen: int, item: str, attempt: in
             return Park(until=run.expires_at or now)
         case "queued":
             return Write([e.RunClaimed(run_id=run_id, attempt=held.attempt + 1, item=item)])
-    if attempt != held.attempt:
-        # In progress in other hands. The same item again: its holder died, take over. Another item: leave it to him.
-        return (
-            Write([e.RunClaimed(run_id=run_id, attempt=held.attempt + 1, item=item)]) if held.item == item else Done()
-        )
-    return _go_on(held)
+    if attempt == held.attempt:
+        return _go_on(held)
+    if attempt or held.item != item:
+        # In other hands: this worker's claim was taken over, or another item stands for the run. Leave it to them.
+        return Done()
+    # This very item came again: whoever claimed the run by it has died.
+    return Write([e.RunClaimed(run_id=run_id, attempt=held.attempt + 1, item=item)])
 
 
 def _go_on(held: RunState) -> Move:

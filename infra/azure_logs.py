@@ -38,7 +38,7 @@ class AzureLogs(AzureDocuments):
         except Refused:
             # Only an empty first generation may be begun: its creator died, or lost a reply, before the first block.
             mark = await self._end(container, name)
-            if mark != Mark(0, 0, mark.etag):
+            if mark is None or (mark.generation, mark.offset) != (0, 0):
                 raise Conflict(f"The log {container}/{name} exists.") from None
             etag = mark.etag
         # The condition on the ETag closes the race of two writers that found the same empty log.
@@ -99,9 +99,8 @@ class AzureLogs(AzureDocuments):
         return Tail(piece.data, piece.mark)
 
     async def _behind(self, container: str, name: str, since: Mark) -> Tail | None:
-        try:
-            end = await self._end(container, name)
-        except Refused:
+        end = await self._end(container, name)
+        if end is None:
             return None
         if end.generation != since.generation:
             return await self._whole(container, name, since)
@@ -153,14 +152,13 @@ class AzureLogs(AzureDocuments):
 
         async def there() -> Mark | None:
             end = await self._end(container, name)
-            return end if end == Mark(mine, 0, end.etag) else None
+            return end if end and (end.generation, end.offset) == (mine, 0) else None
 
         return await write(send, there)
 
     async def drop(self, container: str, name: str) -> None:
-        try:
-            end = await self._end(container, name)
-        except Refused:
+        end = await self._end(container, name)
+        if end is None:
             return
         # The log goes last: whoever takes over a drop that was cut short finds the generations to delete by it.
         archives = [archive_name(name, generation) for generation in range(end.generation)]
@@ -173,8 +171,11 @@ class AzureLogs(AzureDocuments):
         except Refused:
             pass  # gone already
 
-    async def _end(self, container: str, name: str) -> Mark:
-        properties = await call(self._blob(container, name).get_blob_properties)
+    async def _end(self, container: str, name: str) -> Mark | None:
+        try:
+            properties = await call(self._blob(container, name).get_blob_properties)
+        except Refused:
+            return None
         return _mark(properties, properties.size)
 
 

@@ -16,6 +16,7 @@ import pytest
 from azurite import Azurite
 
 from core.ports import Conflict, Delivery, Document, Mark, Storage, StorageUnavailable
+from infra import azure_store
 from infra.azure_store import AzureStorage
 from infra.sqlite_store import SqliteStorage
 
@@ -814,6 +815,29 @@ async def test_an_unreachable_store_is_one_line() -> None:
         await store.open()
     with pytest.raises(StorageUnavailable, match=r"^The Azure store is closed.$"):
         await store.ping()
+
+
+async def test_a_store_that_never_answers_is_one_line_within_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert azure_store.OPEN_TIMEOUT <= 5
+    monkeypatch.setattr(azure_store, "OPEN_TIMEOUT", 0.2)
+
+    async def silence(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.read(65536):
+            pass
+        writer.close()
+        await writer.wait_closed()
+        hung_up.set()
+
+    hung_up = asyncio.Event()
+    async with await asyncio.start_server(silence, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        store = AzureStorage.from_connection_string(
+            f"AccountName=a;AccountKey=a2V5;BlobEndpoint=http://127.0.0.1:{port}/a;"
+            f"QueueEndpoint=http://127.0.0.1:{port}/a"
+        )
+        with pytest.raises(StorageUnavailable, match=r"^Azure Storage does not answer within [^\n]*$"):
+            await store.open()
+        await hung_up.wait()
 
 
 async def test_a_wrong_key_is_one_line(azurite: Azurite) -> None:

@@ -11,7 +11,7 @@ import importlib
 import inspect
 import json
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -31,7 +31,7 @@ class Actions:
 
     def __init__(self, functions: Mapping[str, Callable[..., Any]], timeout: float = 60) -> None:
         """`timeout` in seconds, of each call."""
-        self._adapters = {name: TypeAdapter(_checked(function)) for name, function in functions.items()}
+        self._adapters = {name: TypeAdapter(cast("Any", _checked(function))) for name, function in functions.items()}
         self._functions, self._timeout = dict(functions), timeout
         self.definitions: dict[str, dict[str, Any]] = {
             name: _definition(function, self._adapters[name]) for name, function in functions.items()

@@ -1,0 +1,412 @@
+"""The whole service inside the test's own process: API and worker over SQLite in memory, with a model that follows a
+script. Every response and every stream event that a test gets has passed the OpenAPI document.
+
+    async with in_process(says("Hi", gate, " there.")) as service:
+        run = await service.start_run()
+        ...
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+from aiohttp.test_utils import TestServer
+from multidict import CIMultiDictProxy
+from openapi import check_event, check_response
+from yarl import URL
+
+from assistants import Parts, api_of, ledger_of, worker_of
+from core.bell import Bell
+from core.ids import Ids
+from core.ports import Clock, Deltas, ModelError, ModelInfo, Prompt, Reply, Tokens, ToolCall
+from core.resources import TERMINAL
+from infra.settings import read_settings
+from infra.wiring import SystemClock, storage_of
+
+Json = Any
+PATIENCE = 20.0  # seconds that a test may take: whoever waits for what never comes is told so
+SETTLED = (*sorted(TERMINAL), "requires_action")
+BETA = {"OpenAI-Beta": "assistants=v2"}
+NOTHING: Any = object()
+
+
+# --- a clock and a bell in the test's hands -------------------------------------------------------------------------
+
+
+@dataclass
+class ManualClock:
+    """Time stands still until a test moves it (InProcess.advance)."""
+
+    time: float = 1_800_000_000.0
+
+    def now(self) -> float:
+        return self.time
+
+
+class LoudBell(Bell):
+    def ring_all(self) -> None:
+        """Let everybody who waits look again."""
+        for topic in list(self._listeners):
+            self.ring(topic)
+
+
+# --- a model that follows a script ----------------------------------------------------------------------------------
+
+Act = Callable[[Prompt, Deltas | None], Awaitable[Reply]]
+
+
+class Gate:
+    """A place in a script where the model waits for the test."""
+
+    def __init__(self) -> None:
+        self.reached, self._open = asyncio.Event(), asyncio.Event()
+
+    def open(self) -> None:
+        self._open.set()
+
+    async def pass_through(self) -> None:
+        self.reached.set()
+        await self._open.wait()
+
+
+class ScriptedModels:
+    """core.ports.Models. Each call gets the next act of the script; the last act is repeated. `prompts` is what the
+    model was asked."""
+
+    def __init__(self, script: Sequence[Act]) -> None:
+        self.script = list(script) or [says("Hello there.")]
+        self.prompts: list[Prompt] = []
+        self.models: list[ModelInfo] = [ModelInfo("gpt-4o", 1_700_000_000, "acme")]
+
+    async def reply(self, prompt: Prompt, deltas: Deltas | None) -> Reply:
+        self.prompts.append(prompt)
+        act = self.script.pop(0) if len(self.script) > 1 else self.script[0]
+        return await act(prompt, deltas)
+
+    async def list(self) -> Sequence[ModelInfo]:
+        return self.models
+
+    async def close(self) -> None:
+        pass
+
+
+async def _speak(pieces: Sequence[str | Gate], deltas: Deltas | None) -> str:
+    for piece in pieces:
+        if isinstance(piece, Gate):
+            await piece.pass_through()
+        elif deltas:
+            deltas.text(piece)
+            await asyncio.sleep(0)
+    return "".join(piece for piece in pieces if isinstance(piece, str))
+
+
+def says(*pieces: str | Gate, finish: str = "stop", refusal: str = "", tokens: Tokens = Tokens(10, 5)) -> Act:  # noqa: B008
+    """The model says the pieces, one after the other, and waits at gates."""
+
+    async def act(_: Prompt, deltas: Deltas | None) -> Reply:
+        text = await _speak(pieces, deltas)
+        if refusal and deltas:
+            deltas.refusal(refusal)
+        return Reply(text, refusal, (), finish, tokens)
+
+    return act
+
+
+def calls(*asked: ToolCall, first: Sequence[str | Gate] = (), tokens: Tokens = Tokens(10, 5)) -> Act:  # noqa: B008
+    """The model says `first`, then calls functions."""
+
+    async def act(_: Prompt, deltas: Deltas | None) -> Reply:
+        text = await _speak(first, deltas)
+        for index, call in enumerate(asked):
+            if deltas:
+                middle = len(call.arguments) // 2
+                deltas.call(index, call.id, call.name, call.arguments[:middle])
+                deltas.call(index, "", "", call.arguments[middle:])
+        return Reply(text, "", asked, "tool_calls", tokens)
+
+    return act
+
+
+def fails(code: str, message: str, *pieces: str | Gate) -> Act:
+    """The provider fails, after the pieces."""
+
+    async def act(_: Prompt, deltas: Deltas | None) -> Reply:
+        await _speak(pieces, deltas)
+        raise ModelError(code, message)
+
+    return act
+
+
+# --- a client that checks whatever it gets --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    status: int
+    headers: CIMultiDictProxy[str]
+    raw: bytes
+
+    @property
+    def body(self) -> Json:
+        return json.loads(self.raw)
+
+    @property
+    def error(self) -> Json:
+        return self.body["error"]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    name: str
+    data: Json
+    id: str
+
+
+@dataclass
+class Stream:
+    """A stream of server-sent events. `raw` is what came so far, `heard` its events, `comments` its heartbeats."""
+
+    response: aiohttp.ClientResponse
+    raw: bytes = b""
+    heard: list[Event] = field(default_factory=list)
+    comments: list[str] = field(default_factory=list)
+
+    async def until(self, name: str) -> Event:
+        """The next event of this name."""
+        async for event in self:
+            if event.name == name:
+                return event
+        raise AssertionError(f"the stream ended without {name}: {self.names}")
+
+    async def rest(self) -> list[Event]:
+        """All events, until the service ends the stream."""
+        async for _ in self:
+            pass
+        return self.heard
+
+    @property
+    def names(self) -> list[str]:
+        return [event.name for event in self.heard]
+
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        while frame := await self._frame():
+            event = self._event(frame)
+            if event:
+                self.heard.append(event)
+                yield event
+
+    async def comment(self) -> str:
+        """The next heartbeat."""
+        while frame := await self._frame():
+            event = self._event(frame)
+            if event is None:
+                return self.comments[-1]
+            self.heard.append(event)
+        raise AssertionError("the stream ended without a heartbeat")
+
+    async def _frame(self) -> bytes:
+        frame = b""
+        while line := await self.response.content.readline():
+            self.raw += line
+            if line == b"\n":
+                return frame
+            frame += line
+        assert not frame, f"torn frame: {frame!r}"
+        return b""
+
+    def _event(self, frame: bytes) -> Event | None:
+        lines = frame.decode().splitlines()
+        if all(line.startswith(":") for line in lines):
+            self.comments += lines
+            return None
+        fields = dict(line.split(": ", 1) for line in lines)
+        check_event(fields["event"], fields["data"])
+        data = fields["data"] if fields["event"] == "done" else json.loads(fields["data"])
+        return Event(fields["event"], data, fields.get("id", ""))
+
+
+class Api:
+    """A client of one key. Paths are those after /v1; `send` takes whole ones."""
+
+    def __init__(self, session: aiohttp.ClientSession, url: URL, key: str | None = None) -> None:
+        self._session, self._url = session, url
+        self._headers = {**BETA, **({"Authorization": f"Bearer {key}"} if key else {})}
+
+    async def send(
+        self,
+        method: str,
+        path: str,
+        body: Json = NOTHING,
+        *,
+        data: bytes | None = None,
+        headers: Mapping[str, str | None] | None = None,
+    ) -> Answer:
+        """Any request: `path` is sent as it is, `data` instead of a JSON `body`; a header of None is left out."""
+        if body is not NOTHING:
+            data = json.dumps(body).encode()
+        async with self._session.request(
+            method, self._target(path), data=data, headers=self._with(headers), allow_redirects=False
+        ) as response:
+            raw = await response.read()
+            assert response.headers.get("x-request-id", "").startswith("req_"), f"{method} {path}: no request id"
+            if method != "HEAD":
+                check_response(method, path, response.status, raw, response.headers.get("Content-Type", ""))
+            return Answer(response.status, response.headers, raw)
+
+    async def get(self, path: str) -> Json:
+        return await self._done("GET", path)
+
+    async def post(self, path: str, body: Json = NOTHING) -> Json:
+        return await self._done("POST", path, body)
+
+    async def delete(self, path: str) -> Json:
+        return await self._done("DELETE", path)
+
+    async def refused(self, method: str, path: str, body: Json = NOTHING, *, status: int = 400) -> Json:
+        """The error object of a request that is refused with this status."""
+        answer = await self.send(method, f"/v1{path}", body)
+        assert answer.status == status, answer.raw
+        return answer.error
+
+    @contextlib.asynccontextmanager
+    async def stream(
+        self, method: str, path: str, body: Json = NOTHING, *, after: str | None = None
+    ) -> AsyncIterator[Stream]:
+        """A stream; `after` is the Last-Event-ID."""
+        data = None if body is NOTHING else json.dumps(body).encode()
+        headers = self._with({"Last-Event-ID": after})
+        async with self._session.request(method, self._target(f"/v1{path}"), data=data, headers=headers) as response:
+            assert response.status == 200, await response.read()
+            assert response.headers["Content-Type"] == "text/event-stream; charset=utf-8"
+            assert response.headers["x-request-id"].startswith("req_")
+            yield Stream(response)
+
+    async def _done(self, method: str, path: str, body: Json = NOTHING) -> Json:
+        answer = await self.send(method, f"/v1{path}", body)
+        assert answer.status == 200, f"{method} {path}: {answer.raw!r}"
+        return answer.body
+
+    def _target(self, path: str) -> URL:
+        return URL(str(self._url).rstrip("/") + path, encoded=True)
+
+    def _with(self, headers: Mapping[str, str | None] | None) -> dict[str, str]:
+        merged = {**self._headers, "Content-Type": "application/json", **(headers or {})}
+        return {name: value for name, value in merged.items() if value is not None}
+
+
+# --- the service ----------------------------------------------------------------------------------------------------
+
+
+class InProcess:
+    """A running service. `api` is a client without a key; `worker` False at the start leaves runs queued."""
+
+    def __init__(self, parts: Parts, server: TestServer, session: aiohttp.ClientSession, ledger: Any) -> None:
+        self.parts, self.ledger, self._server, self._session = parts, ledger, server, session
+        self.storage, self.bell = parts.storage, parts.bell
+        self.api = self.client()
+        self._worker: Any = None
+        self._working: asyncio.Task[None] | None = None
+
+    @property
+    def models(self) -> ScriptedModels:
+        models: Any = self.parts.models
+        return models
+
+    @property
+    def prompts(self) -> list[Prompt]:
+        return self.models.prompts
+
+    @property
+    def url(self) -> URL:
+        return self._server.make_url("/")
+
+    def client(self, key: str | None = None) -> Api:
+        return Api(self._session, self.url, key)
+
+    def start_worker(self) -> None:
+        self._worker = worker_of(self.parts, self.ledger)
+        self._working = asyncio.create_task(self._worker.run())
+
+    async def stop_worker(self) -> None:
+        if self._worker:
+            await self._worker.stop(0)
+            await self._working
+            self._worker = None
+
+    def advance(self, seconds: float) -> None:
+        """Move the manual clock, and let everybody look at it."""
+        clock: Any = self.parts.clock
+        clock.time += seconds
+        self.bell.ring_all()  # type: ignore[attr-defined]
+
+    async def assistant(self, **fields: Json) -> str:
+        body = {"model": "gpt-4o", **fields}
+        return str((await self.api.post("/assistants", body))["id"])
+
+    async def thread(self, *texts: str, **fields: Json) -> str:
+        """A thread with these messages of its user."""
+        messages = [{"role": "user", "content": text} for text in texts]
+        return str((await self.api.post("/threads", {"messages": messages, **fields}))["id"])
+
+    async def start_run(self, thread: str | None = None, assistant: str | None = None, **fields: Json) -> Json:
+        """A new run; on a new thread where a user said hello, if none is given."""
+        thread = thread or await self.thread("Hello")
+        body = {"assistant_id": assistant or await self.assistant(), **fields}
+        return await self.api.post(f"/threads/{thread}/runs", body)
+
+    async def finished(self, thread: str | None = None, assistant: str | None = None, **fields: Json) -> Json:
+        """A new run, when it has ended or asks its client."""
+        return await self.until(await self.start_run(thread, assistant, **fields))
+
+    async def until(self, run: Json, *statuses: str, project: str = "default") -> Json:
+        """The run when it has one of these statuses (by default: when a poller stops). Waits on commits."""
+        while True:
+            listener = self.ledger.listen(project, run["thread_id"])
+            try:
+                held = (await self.ledger.look(project, run["thread_id"])).state.runs.get(run["id"])
+                if held.run.status in (statuses or SETTLED):
+                    return await self.api.get(path_of(run)) if project == "default" else None
+                assert await listener.wait(10), f"run is {held.run.status}, and nothing happens"
+            finally:
+                listener.close()
+
+    async def said(self, thread: str) -> list[str]:
+        """The texts of a thread's messages, oldest first."""
+        page = await self.api.get(f"/threads/{thread}/messages?order=asc&limit=100")
+        return ["".join(part["text"]["value"] for part in message["content"]) for message in page["data"]]
+
+    async def steps(self, run: Json) -> list[Json]:
+        """The steps of a run, oldest first."""
+        return list((await self.api.get(f"{path_of(run)}/steps?order=asc&limit=100"))["data"])
+
+
+def path_of(run: Json) -> str:
+    return f"/threads/{run['thread_id']}/runs/{run['id']}"
+
+
+@contextlib.asynccontextmanager
+async def in_process(
+    *script: Act, clock: Clock | None = None, models: Any = None, worker: bool = True, **settings: Any
+) -> AsyncIterator[InProcess]:
+    """The service with a model that follows `script` (or with `models`), and these settings."""
+    given = read_settings({"storage": "sqlite://:memory:", "stream_flush_ms": 1, **settings})
+    clock = clock or SystemClock()
+    storage = storage_of(given, clock)
+    parts = Parts(given, clock, Ids(clock), LoudBell(), storage, models or ScriptedModels(script))
+    ledger = ledger_of(parts, mends=True)
+    async with asyncio.timeout(PATIENCE), contextlib.AsyncExitStack() as stack:
+        await storage.open()
+        stack.push_async_callback(storage.close)
+        server = await stack.enter_async_context(TestServer(api_of(parts, ledger)))
+        session = await stack.enter_async_context(aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)))
+        service = InProcess(parts, server, session, ledger)
+        stack.push_async_callback(service.stop_worker)
+        if worker:
+            service.start_worker()
+        yield service

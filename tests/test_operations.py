@@ -1,0 +1,86 @@
+"""What a run costs in storage operations on Azure: they are money there, and most of a run's overhead."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+
+import pytest
+from aiohttp.test_utils import TestClient, TestServer
+
+from app.main import create_app
+from app.service import Service
+from core.bell import Bell
+from core.ids import Ids
+from core.ledger import Ledger
+from core.ports import Delivery
+from infra.azure_store import AzureStorage
+from infra.providers import ModelRouter, Provider
+from infra.wiring import SystemClock
+from worker.actions import Actions
+from worker.advance import Kit
+from worker.doorbell import HIDE, Doorbell
+
+LIMIT = 16
+HEADERS = {"OpenAI-Beta": "assistants=v2"}
+
+
+class Separate:
+    """API and worker as two processes would be: each with a store, a ledger and a bell of its own."""
+
+    def __init__(self, account: str) -> None:
+        clock = SystemClock()
+        self.stores = [AzureStorage.from_connection_string(account) for _ in range(2)]
+        models = ModelRouter({"offline": Provider(api="offline")}, "offline")
+        ids = Ids(clock)
+        api, worker = self.stores
+        bell = Bell()
+        service = Service(api, Ledger(api, clock, ids, bell, mends=True), models, clock, ids, bell)
+        self.app = create_app(service, keys={})
+        bell = Bell()
+        self.doorbell = Doorbell(Kit(worker, Ledger(worker, clock, ids, bell), models, Actions({}), clock, ids, bell))
+
+    async def delivery(self) -> Delivery:
+        """The next work item. Looks that found nothing are polling, and are not counted."""
+        end = time.monotonic() + 10
+        while time.monotonic() < end:
+            before = Counter(self.stores[1].operations)
+            if found := await self.stores[1].receive(1, hide=HIDE):
+                return found[0]
+            self.stores[1].operations = before
+        raise AssertionError("no work item came")
+
+    def counted(self) -> Counter[str]:
+        return Counter(self.stores[0].operations) + Counter(self.stores[1].operations)
+
+
+@pytest.fixture
+async def separate(azure_account: str) -> AsyncIterator[Separate]:
+    one = Separate(azure_account)
+    for store in one.stores:
+        await store.open()
+    yield one
+    for store in one.stores:
+        await store.close()
+
+
+async def test_a_run_of_one_message_costs_at_most_sixteen_storage_operations(
+    separate: Separate, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with TestClient(TestServer(separate.app)) as client:
+        assistant = await (await client.post("/v1/assistants", json={"model": "offline"}, headers=HEADERS)).json()
+        body = {"messages": [{"role": "user", "content": "Hello"}]}
+        thread = await (await client.post("/v1/threads", json=body, headers=HEADERS)).json()
+        path = f"/v1/threads/{thread['id']}/runs"
+
+        before = separate.counted()
+        run = await (await client.post(path, json={"assistant_id": assistant["id"]}, headers=HEADERS)).json()
+        await separate.doorbell.answer(await separate.delivery())
+        spent = separate.counted() - before
+
+        done = await (await client.get(f"{path}/{run['id']}", headers=HEADERS)).json()
+    assert done["status"] == "completed"
+    with capsys.disabled():
+        print(f"\n  storage operations of a run: {spent.total()} ({dict(spent)})")
+    assert spent.total() <= LIMIT
