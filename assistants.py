@@ -56,7 +56,7 @@ async def opened(settings: Settings) -> AsyncIterator[Parts]:
     try:
         await storage.open()
     except (StorageUnavailable, ValueError) as error:
-        raise ConfigurationError(f"{error} Check STORAGE.") from None
+        raise ConfigurationError(f"{str(error).rstrip('.')}. Check STORAGE.") from None
     try:
         yield Parts(settings, clock, Ids(clock), Bell(), storage, models)
     finally:
@@ -64,9 +64,9 @@ async def opened(settings: Settings) -> AsyncIterator[Parts]:
         await storage.close()
 
 
-def ledger_of(parts: Parts, *, mends: bool) -> Ledger:
+def ledger_of(parts: Parts) -> Ledger:
     settings = parts.settings
-    return Ledger(parts.storage, parts.clock, parts.ids, parts.bell, roll_after=settings.log_roll_after, mends=mends)
+    return Ledger(parts.storage, parts.clock, parts.ids, parts.bell, roll_after=settings.log_roll_after)
 
 
 def api_of(parts: Parts, ledger: Ledger) -> web.Application:
@@ -100,6 +100,7 @@ def worker_of(parts: Parts, ledger: Ledger) -> Worker:
         parts.bell,
         window=settings.model_window,
         flush_every=settings.stream_flush_ms / 1000,
+        hide=settings.worker_hide_seconds,
     )
     return Worker(kit, settings.worker_concurrency)
 
@@ -112,11 +113,12 @@ async def run(settings: Settings, *, api: bool, worker: bool) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with opened(settings) as parts, contextlib.AsyncExitStack() as stack:
-        ledger = ledger_of(parts, mends=api)
+        ledger = ledger_of(parts)
+        consumer = worker_of(parts, ledger) if worker else None  # first: nobody listens before the settings hold
         if api:
             await stack.enter_async_context(listening(api_of(parts, ledger), settings))
-        if worker:
-            await stack.enter_async_context(working(worker_of(parts, ledger), settings))
+        if consumer:
+            await stack.enter_async_context(working(consumer, settings))
             warming = asyncio.create_task(parts.models.warm())
             stack.callback(warming.cancel)
         await stop.wait()
@@ -174,8 +176,9 @@ def main() -> None:
     try:
         settings = read_settings(overrides)
         logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-        for noisy in ("azure", "httpx", "openai"):
+        for noisy in ("azure", "httpx2", "httpcore2", "openai"):
             logging.getLogger(noisy).setLevel(logging.WARNING)
+        logging.getLogger("azure.identity").setLevel(logging.ERROR)  # its warnings are pages, and follow as our error
         starting = run(
             settings, api=arguments.command in ("serve", "api"), worker=arguments.command in ("serve", "worker")
         )

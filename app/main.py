@@ -55,14 +55,15 @@ def create_app(service: Service, *, keys: Mapping[str, str], origins: Collection
     app = web.Application(
         client_max_size=MAX_BODY,
         middlewares=[
-            middleware.cors(origins),
             middleware.errors_and_ids(),
+            middleware.preflight(origins),
             middleware.authentication(keys),
             middleware.beta_header(),
         ],
     )
     app[SERVICE] = service
     app[streaming.STREAMS] = set()
+    app.on_response_prepare.append(middleware.cors(origins))
     app.on_shutdown.append(streaming.end_streams)
     app.add_routes(ROUTES)
     app.router.add_get("/health", health)

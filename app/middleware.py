@@ -6,7 +6,7 @@ import hashlib
 import logging
 import secrets
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from http import HTTPStatus
 
 from aiohttp import web
@@ -79,7 +79,8 @@ def _render_http(request: web.Request, error: web.HTTPException) -> web.StreamRe
             message = "The request body is too large: 4 MiB are the limit."
         case _:
             message = error.reason
-    return render(ApiError(message, status=error.status))
+    allow = {name: value for name, value in error.headers.items() if name == "Allow"}
+    return render(ApiError(message, status=error.status, headers=allow))
 
 
 def authentication(keys: Mapping[str, str]) -> Middleware:
@@ -128,26 +129,36 @@ def beta_header() -> Middleware:
     return middleware
 
 
-def cors(origins: Collection[str]) -> Middleware:
-    """Browsers of these origins may call the API; `*` stands for all."""
+def preflight(origins: Collection[str]) -> Middleware:
+    """Tells browsers what pages of these origins may send; `*` stands for all."""
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-        origin = request.headers.get("Origin")
-        allowed = origin is not None and ("*" in origins or origin in origins)
-        if allowed and request.method == "OPTIONS":
-            response: web.StreamResponse = web.Response(status=204)
-            response.headers["Access-Control-Allow-Methods"] = "GET,POST,DELETE"
-            response.headers["Access-Control-Allow-Headers"] = request.headers.get(
-                "Access-Control-Request-Headers", CORS_HEADERS
-            )
-            response.headers["Access-Control-Max-Age"] = "600"
-        else:
-            response = await handler(request)
-        if allowed and origin is not None and not response.prepared:
-            response.headers["Access-Control-Allow-Origin"] = origin
-            response.headers["Access-Control-Expose-Headers"] = "x-request-id,etag,openai-poll-after-ms"
-            response.headers["Vary"] = "Origin"
-        return response
+        if request.method != "OPTIONS" or not _allowed(request, origins):
+            return await handler(request)
+        asked = request.headers.get("Access-Control-Request-Headers", CORS_HEADERS)
+        headers = {
+            "Access-Control-Allow-Methods": "GET,POST,DELETE",
+            "Access-Control-Allow-Headers": asked,
+            "Access-Control-Max-Age": "600",
+        }
+        return web.Response(status=204, headers=headers)
 
     return middleware
+
+
+def cors(origins: Collection[str]) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
+    """A signal before each response, streams included: browsers may show it to pages of these origins."""
+
+    async def signal(request: web.Request, response: web.StreamResponse) -> None:
+        if _allowed(request, origins):
+            response.headers["Access-Control-Allow-Origin"] = request.headers["Origin"]
+            response.headers["Access-Control-Expose-Headers"] = "x-request-id,etag,openai-poll-after-ms"
+            response.headers["Vary"] = "Origin"
+
+    return signal
+
+
+def _allowed(request: web.Request, origins: Collection[str]) -> bool:
+    origin = request.headers.get("Origin")
+    return origin is not None and ("*" in origins or origin in origins)

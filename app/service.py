@@ -11,7 +11,8 @@ from aiohttp import web
 from app.validation import parse_body, parse_page
 from core.bell import Bell
 from core.commands import Scribe
-from core.errors import invalid_id, no_such
+from core.desk import Desk
+from core.errors import ApiError, invalid_id, no_such
 from core.ids import Ids
 from core.ledger import Ledger
 from core.paging import PageQuery
@@ -37,8 +38,12 @@ class Service:
     lifetime: int = 600
     poll_after: float = 0.1
 
+    @property
+    def desk(self) -> Desk:
+        return Desk(self.storage, self.ledger, self.clock, self.ids, self.bell, self.lifetime)
+
     def scribe(self) -> Scribe:
-        return Scribe(self.ids, self.clock.now(), self.lifetime)
+        return self.desk.scribe()
 
 
 SERVICE: web.AppKey[Service] = web.AppKey("service", Service)
@@ -66,7 +71,12 @@ def path_id(request: web.Request, param: str, prefix: str) -> str:
 
 async def read_body(request: web.Request, kind: type[B]) -> B:
     """The request's JSON; no body at all counts as an empty object. Raises ApiError naming what is wrong."""
-    return parse_body(kind, await request.read() or b"{}")
+    try:
+        body = await request.read()
+    except web.RequestPayloadError:  # not compressed as its Content-Encoding says
+        request.content.feed_eof()  # aiohttp would read the rest, and log a fault of ours
+        raise ApiError("The request body cannot be decoded.", headers={"Connection": "close"}) from None
+    return parse_body(kind, body or b"{}")
 
 
 def page_query(request: web.Request) -> PageQuery:

@@ -8,7 +8,6 @@ from app.service import answer, answer_stored, path_id, read_body, service_of
 from core import names
 from core.requests import CreateThread, UpdateThread
 from core.resources import Deleted
-from core.work import WorkItem
 
 
 async def create(request: web.Request) -> web.Response:
@@ -34,12 +33,7 @@ async def update(request: web.Request) -> web.Response:
 
 
 async def delete(request: web.Request) -> web.Response:
-    """A tombstone at once; the worker empties what is left."""
     service, project = service_of(request)
-    thread_id, scribe = path_id(request, "thread_id", "thread"), service.scribe()
-
-    def ring(seen: int) -> WorkItem:
-        return WorkItem(kind="purge", project=project, thread_id=thread_id, seen=seen, sent_at=scribe.now)
-
-    await service.ledger.command(project, thread_id, scribe.delete_thread, ring)
+    thread_id = path_id(request, "thread_id", "thread")
+    await service.desk.delete_thread(project, thread_id)
     return answer(Deleted(id=thread_id, object="thread.deleted"))

@@ -161,8 +161,9 @@ def _out_of_range(path: str, what: str, bound: str, value: Any, code: str) -> Ap
 
 def _range(sign: str, what: str, code: str, key: str) -> Callable[[str, Any, Any], ApiError]:
     def rule(path: str, context: Any, value: Any) -> ApiError:
-        kind = "integer" if isinstance(value, int) else "decimal"
-        return _out_of_range(path, f"{kind} {what} value", f"{sign} {context[key]}", value, f"{kind}_{code}_value")
+        bound = context[key]
+        kind = "integer" if isinstance(bound, int) else "decimal"  # of the parameter, whatever was sent
+        return _out_of_range(path, f"{kind} {what} value", f"{sign} {int(bound)}", value, f"{kind}_{code}_value")
 
     return rule
 

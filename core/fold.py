@@ -237,9 +237,10 @@ def _step_outputs(state: ThreadState, event: e.StepOutputs, at: int) -> Named:
 def _step_ended(
     state: ThreadState, event: e.StepCompleted | e.StepFailed | e.StepCancelled | e.StepExpired, at: int
 ) -> Named:
+    """expires_at is null once ended (section 3.5)."""
     held = state.runs.items[event.run_id]
     step = held.steps.items[event.step_id]
-    changed: dict[str, Any] = {"status": _status(event), "usage": held.costs.get(step.id)}
+    changed: dict[str, Any] = {"status": _status(event), "usage": held.costs.get(step.id), "expires_at": None}
     held.costs = {key: cost for key, cost in held.costs.items() if key != step.id}
     match event:
         case e.StepCompleted(outputs=outputs):

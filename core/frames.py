@@ -13,9 +13,12 @@ from core.fold import Change
 from core.resources import (
     LastError,
     Message,
+    Part,
     Reason,
+    RefusalPart,
     Run,
     Step,
+    Text,
     TextPart,
     ToolCalls,
     encode,
@@ -90,6 +93,7 @@ class Renderer:
         self.steps: dict[str, Step] = {}
         self.messages: dict[str, Message] = {}
         self._begun: set[str] = set()
+        self._said: dict[str, dict[int, tuple[str, list[str]]]] = {}  # message -> part -> (type, pieces)
 
     def saw(self, name: str, payload: Any) -> None:
         """Keep up with an event that is on the stream."""
@@ -104,6 +108,24 @@ class Renderer:
                 self._begun.add(payload.id)
             case Message() if payload.status != "in_progress":
                 self.messages.pop(payload.id, None)
+                self._said.pop(payload.id, None)
+            case Delta() if payload.id in self.messages:
+                self._hear(payload)
+
+    def _hear(self, delta: Delta) -> None:
+        parts = self._said.setdefault(delta.id, {})
+        for part in delta.delta.get("content", ()):
+            kind = part["type"]
+            if kind in ("text", "refusal"):
+                value = part["text"]["value"] if kind == "text" else part["refusal"]
+                parts.setdefault(part["index"], (kind, []))[1].append(value)
+
+    def _heard(self, message_id: str) -> tuple[Part, ...]:
+        """What was said of a message so far. Clients look its parts up again when it ends (section 5.3)."""
+        said = ((kind, "".join(pieces)) for _, (kind, pieces) in sorted(self._said.get(message_id, {}).items()))
+        return tuple(
+            TextPart(text=Text(value=text)) if kind == "text" else RefusalPart(refusal=text) for kind, text in said
+        )
 
     def begun(self, object_id: str) -> bool:
         return object_id in self._begun
@@ -116,6 +138,10 @@ class Renderer:
                 yield change.name, run
             case Step() as step if change.name == "thread.run.step.created":
                 yield from self._step_created(step)
+            case Step() as step:
+                begun = self.steps.get(step.id)
+                # On the stream an ended step still says when it would have expired (recorded), in lists it does not.
+                yield change.name, replace(step, expires_at=begun.expires_at) if begun else step
             case Message() as message:
                 yield from self._message_ended(message)
                 yield change.name, message
@@ -148,11 +174,8 @@ class Renderer:
         at = run.cancelled_at or run.failed_at or run.completed_at
         ending = run.status if run.status in ("cancelled", "expired") else "failed"
         for message in [message for message in self.messages.values() if message.id not in known]:
-            details = Reason(reason=f"run_{ending}")
-            yield (
-                "thread.message.incomplete",
-                replace(message, status="incomplete", incomplete_details=details, incomplete_at=at),
-            )
+            cut = replace(message, status="incomplete", incomplete_details=Reason(reason=f"run_{ending}"))
+            yield "thread.message.incomplete", replace(cut, incomplete_at=at, content=self._heard(message.id))
         for step in [step for step in self.steps.values() if step.id not in known]:
             yield f"thread.run.step.{ending}", _ended(step, ending, at, run)
 

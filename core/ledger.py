@@ -6,6 +6,7 @@ A view is a thread's folded state, kept in memory; it is refreshed by reading on
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -20,22 +21,16 @@ from core.errors import ApiError, no_such
 from core.fold import Change, Resource, ThreadState, apply
 from core.frames import STREAMED
 from core.ids import Ids
-from core.ports import Clock, Conflict, Document, Mark, Storage, Stored
+from core.ports import Clock, Conflict, Document, Mark, Storage, StorageUnavailable, Stored
 from core.resources import Message, Run, Step, Thread, encode
 from core.work import WorkItem, to_body
 
 MAX_BLOCK: Final = 4 * 1024 * 1024  # bytes of one commit
-CLIENT_EVENTS: Final = frozenset(
-    {
-        "thread.created",
-        "thread.updated",
-        "thread.deleted",
-        "thread.message.created",
-        "thread.message.updated",
-        "thread.message.deleted",
-        "thread.run.updated",
-    }
+# Changes that no work item stands for. What was created needs none either: `fetch` makes up for a missing document.
+MENDED: Final = frozenset(
+    {"thread.updated", "thread.deleted", "thread.message.updated", "thread.message.deleted", "thread.run.updated"}
 )
+MEND_WINDOW: Final = 60.0  # seconds that a commit may wait for its projection before its writer counts as dead
 TRIES: Final = 500  # of one command; each lost race means that another writer's commit went through
 
 Decision = Callable[[ThreadState], Sequence[e.Event]]
@@ -51,8 +46,13 @@ class View:
         self.mark: Mark | None = None
         self.blocks = 0  # commits in this generation of the log
         self.trail: list[Change] = []  # what the wire hears of the newest run, from its creation on
+        self.trail_before: list[Change] = []  # and of the one before, which may end as the newest begins
         self.weight = 0  # bytes of log and snapshot that were folded
         self.counted = 0  # the part of it that the ledger's total knows
+
+    def reset(self) -> None:
+        """Forget the thread, but not who waits for the lock."""
+        self.state, self.mark, self.blocks, self.trail, self.trail_before = ThreadState(), None, 0, [], []
 
     def fold(self, commits: Sequence[e.Commit]) -> list[Change]:
         changes: list[Change] = []
@@ -62,11 +62,16 @@ class View:
             for change in folded:
                 if change.name == "thread.run.created":
                     # The stream of create-thread-and-run begins with the thread (section 5.2).
+                    self.trail_before = self.trail
                     self.trail = [before for before in folded if before.name == "thread.created"]
                 if STREAMED.fullmatch(change.name) and not isinstance(change.object, Thread):
                     self.trail.append(change)
             changes += folded
         return changes
+
+    def trail_of(self, run_id: str) -> list[Change]:
+        trails = (self.trail, self.trail_before)
+        return next((list(trail) for trail in trails if any(change.object.id == run_id for change in trail)), [])
 
 
 class Ledger:
@@ -74,8 +79,6 @@ class Ledger:
 
     `roll_after`: commits after which a log begins a new generation, once no run is active (Azure allows 50,000 blocks).
     `view_bytes`: how much log the views in memory may stand for.
-    `mends`: bring up documents whose writer died between commit and projection, when this process comes across their
-    commits. API processes do; a worker's own items see to its runs.
     """
 
     def __init__(
@@ -86,13 +89,13 @@ class Ledger:
         bell: Bell,
         *,
         roll_after: int = 10_000,
-        view_bytes: int = 64 * 1024 * 1024,
-        mends: bool = False,
+        view_bytes: int = 32 * 1024 * 1024,
     ) -> None:
         self._storage, self._clock, self._ids, self._bell = storage, clock, ids, bell
-        self._roll_after, self._view_bytes, self._mends = roll_after, view_bytes, mends
+        self._roll_after, self._view_bytes = roll_after, view_bytes
         self._views: OrderedDict[tuple[str, str], View] = OrderedDict()
         self._weight = 0
+        self._late: set[asyncio.Task[None]] = set()  # projections that the store refused at first
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
@@ -126,9 +129,7 @@ class Ledger:
     async def trail(self, project: str, thread_id: str, run_id: str) -> list[Change]:
         """What the wire hears of a run. Of one that ended before the log was last rolled over, only how it ended."""
         view = await self.look(project, thread_id)
-        if view.trail and any(change.object.id == run_id for change in view.trail):
-            return list(view.trail)
-        return await self._old_trail(view, project, thread_id, run_id)
+        return view.trail_of(run_id) or await self._old_trail(view, project, thread_id, run_id)
 
     async def _old_trail(self, view: View, project: str, thread_id: str, run_id: str) -> list[Change]:
         tail = await self._storage.read(names.THREADS, names.thread_log(project, thread_id), None)
@@ -137,9 +138,9 @@ class Ledger:
             again.state = await self._snapshot(project, thread_id, tail.mark.generation) or ThreadState()
         for commit in e.from_lines(tail.data if tail else b""):
             again.fold([commit])
-            ended = next((c for c in again.trail if c.object.id == run_id and not c.object.active), None)  # type: ignore[union-attr]
-            if ended:
-                return again.trail
+            run = again.state.runs.get(run_id)
+            if run and not run.run.active:
+                return again.trail_of(run_id)
         held = view.state.runs.get(run_id)
         return [Change(view.state.version, f"thread.run.{held.run.status}", held.run)] if held else []
 
@@ -154,19 +155,22 @@ class Ledger:
             await self._ring(ring, 0)
             changes, rest = await self._append(view, project, thread_id, events)
         self._keep(view, project, thread_id)
-        await self._after(project, thread_id, rest, rung=ring is not None)
+        await self._after(project, thread_id, rest, rung=ring is not None, told=True)
         return changes
 
     async def command(self, project: str, thread_id: str, decide: Decision, ring: Ring | None = None) -> list[Change]:
-        """A client's `commit`: raises the 404 of a thread that is unknown or deleted."""
+        """A client's `commit`: raises the 404 of a thread that is unknown or deleted. Once the commit stands its client
+        is told so, even if the store refuses the documents for a while."""
 
         def decision(state: ThreadState) -> Sequence[e.Event]:
             thread_of(state, thread_id)
             return decide(state)
 
-        return await self.commit(project, thread_id, decision, ring)
+        return await self.commit(project, thread_id, decision, ring, told=True)
 
-    async def commit(self, project: str, thread_id: str, decide: Decision, ring: Ring | None = None) -> list[Change]:
+    async def commit(
+        self, project: str, thread_id: str, decide: Decision, ring: Ring | None = None, *, told: bool = False
+    ) -> list[Change]:
         """Commit what `decide` makes of the state, as one transaction; nothing if it makes nothing.
 
         Raises what `decide` raises, once it has seen the newest state.
@@ -176,7 +180,7 @@ class Ledger:
             changes, rest = await self._commit(view, project, thread_id, decide, ring)
         self._keep(view, project, thread_id)
         # 4. project: any crash before leaves a document behind the log, never the other way round.
-        await self._after(project, thread_id, rest, rung=ring is not None)
+        await self._after(project, thread_id, rest, rung=ring is not None, told=told)
         return changes
 
     async def _commit(
@@ -241,21 +245,44 @@ class Ledger:
         if ring is not None:
             await self._storage.send(to_body(ring(seen)))
 
-    async def _after(self, project: str, thread_id: str, rest: Sequence[Document], *, rung: bool) -> None:
-        await asyncio.gather(*(self._storage.advance(document) for document in rest))
+    async def _after(self, project: str, thread_id: str, rest: Sequence[Document], *, rung: bool, told: bool) -> None:
         self._bell.ring(_topic(project, thread_id))
         if rung:
             self._bell.ring("work")
+        try:
+            await self._advance(rest)
+        except StorageUnavailable:
+            if not told:
+                raise  # the work item stays, and whoever gets it next projects
+            # The commit stands, so its client is told: an error would make him do it again.
+            late = asyncio.create_task(self._advance_late(rest))
+            self._late.add(late)
+            late.add_done_callback(self._late.discard)
 
-    async def project(self, project: str, thread_id: str, run_id: str) -> None:
-        """Bring up the documents of a run, its steps and its messages, whoever died before he did."""
-        state = (await self.look(project, thread_id)).state
-        held = state.runs.get(run_id)
+    async def _advance(self, documents: Sequence[Document]) -> None:
+        await asyncio.gather(*(self._storage.advance(document) for document in documents))
+
+    async def _advance_late(self, documents: Sequence[Document]) -> None:
+        pause = 0.5
+        while True:
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, 30.0)
+            with contextlib.suppress(StorageUnavailable):
+                return await self._advance(documents)
+
+    async def project(self, project: str, thread_id: str, run_id: str, since: int = 0) -> None:
+        """Bring up the documents of a run, its steps and its messages, whoever died before he did: all of them, or what
+        changed since a version of the thread."""
+        view = await self.look(project, thread_id)
+        held = view.state.runs.get(run_id)
         if held is None:
             return
-        mine = [message for message in state.messages.newest() if message.run_id == run_id]
-        changes = [Change(state.version, "", thing) for thing in (held.run, *held.steps, *mine)]
-        await asyncio.gather(*(self._storage.advance(document) for document in documents(project, changes)))
+        mine = [message for message in view.state.messages.newest() if message.run_id == run_id]
+        things: list[Resource] = [held.run, *held.steps, *mine]
+        if since:
+            changed = {change.object.id for change in view.trail_of(run_id) if change.version > since}
+            things = [thing for thing in things if thing.id in changed]
+        await self._advance(documents(project, [Change(view.state.version, "", thing) for thing in things]))
 
     async def fetch(self, container: str, project: str, *ids: str) -> Stored:
         """The document of an object: `ids` are the thread's, then its own. Raises the 404 of what is not there."""
@@ -278,12 +305,13 @@ class Ledger:
         """Empty what a deleted thread left. Tombstones stay, so that no late writer brings a document back."""
         view = await self.look(project, thread_id)
         state = view.state
-        if not state.deleted or view.mark is None:
+        if not state.deleted or state.thread is None or view.mark is None:
             return
         runs = list(state.runs)
-        things = [*state.messages, *(held.run for held in runs), *(step for held in runs for step in held.steps)]
+        steps = [step for held in runs for step in held.steps]
+        things: list[Resource] = [state.thread, *state.messages, *(held.run for held in runs), *steps]
         emptied = documents(project, [Change(state.version, "thread.deleted", thing) for thing in things])
-        await asyncio.gather(*(self._storage.advance(document) for document in emptied))
+        await self._advance(emptied)
         for held in runs:
             await self._storage.drop(names.STREAMS, names.document(project, thread_id, held.run.id))
         for generation in range(1, view.mark.generation + 1):
@@ -299,7 +327,7 @@ class Ledger:
         cold = view.mark is None
         tail = await self._storage.read(names.THREADS, names.thread_log(project, thread_id), view.mark)
         if cold or tail is None or tail.restarted:
-            view.state, view.mark, view.blocks, view.trail = ThreadState(), None, 0, []
+            view.reset()
         if tail is None:
             return None
         if view.mark is None and tail.mark.generation:
@@ -307,15 +335,18 @@ class Ledger:
             if snapshot is None:  # rolled over once more in between
                 return await self._refresh(view, project, thread_id)
             view.state = snapshot
-        changes = view.fold(e.from_lines(tail.data))
+        commits = e.from_lines(tail.data)
+        before = view.state.version
+        changes = view.fold(commits)
         view.mark, view.weight = tail.mark, view.weight + len(tail.data)
-        if self._mends:
-            # A process that starts looks at the last commit only: of all others somebody saw the end.
-            await self._mend(project, [c for c in changes if not cold or c.version == view.state.version])
+        # Whoever folds a commit after its writer's death mends it before he commits himself. So of a log that this
+        # process never saw, only the last moments can lack a projection: of all others somebody saw the end.
+        recent = len(commits) if not cold else sum(c.at > commits[-1].at - MEND_WINDOW for c in commits)
+        await self._mend(project, [c for c in changes if c.version > before + len(commits) - recent])
 
     async def _mend(self, project: str, changes: list[Change]) -> None:
-        mine = [change for change in changes if change.name in CLIENT_EVENTS]
-        await asyncio.gather(*(self._storage.advance(document) for document in documents(project, mine)))
+        """Bring up documents whose writer may have died between commit and projection."""
+        await self._advance(documents(project, [change for change in changes if change.name in MENDED]))
 
     async def _roll(self, view: View, project: str, thread_id: str) -> None:
         """Begin a new generation of a long log, while nothing runs."""
@@ -327,6 +358,9 @@ class Ledger:
         # 2. the new generation, where this snapshot's state ends.
         view.mark = await self._storage.roll(names.THREADS, names.thread_log(project, thread_id), view.mark)
         view.blocks = 0
+        # 3. the snapshot before: whoever was about to read it finds the log restarted, and looks again.
+        if view.mark.generation > 1:
+            await self._storage.remove(names.SNAPSHOTS, names.snapshot(project, thread_id, view.mark.generation - 1))
 
     async def _snapshot(self, project: str, thread_id: str, generation: int) -> ThreadState | None:
         stored = await self._storage.get(names.SNAPSHOTS, names.snapshot(project, thread_id, generation))

@@ -24,10 +24,13 @@ def _few_properties(value: dict[str, str]) -> dict[str, str]:
 
 
 def _storable(value: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    """What is written must come back as it was: no NaN, no infinity, no integer that is too long to be read again."""
     try:
-        msgspec.json.encode(value)
-    except (OverflowError, ValueError):  # integers beyond 64 bits, which JSON allows and few readers understand
-        raise PydanticCustomError("value_error", "a number is out of range") from None
+        same = msgspec.json.decode(msgspec.json.encode(value)) == value
+    except (msgspec.MsgspecError, OverflowError, ValueError, RecursionError):
+        same = False
+    if not same:
+        raise PydanticCustomError("value_error", "a number is out of range")
     return value
 
 

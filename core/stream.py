@@ -98,7 +98,9 @@ class StreamWriter:
             self._version = max(self._version, version)
             if name.startswith("thread.run.step.") and not name.endswith(".delta"):
                 self._renderer.saw(name, msgspec.json.decode(payload, type=Step))
-            elif name.startswith("thread.message.") and not name.endswith(".delta"):
+            elif name == "thread.message.delta":
+                self._renderer.saw(name, msgspec.json.decode(payload, type=frames.Delta))
+            elif name.startswith("thread.message."):
                 self._renderer.saw(name, msgspec.json.decode(payload, type=Message))
         self._scanned = True
 

@@ -48,7 +48,7 @@ class Refused(Exception):
         self.size = size  # of the blob, where a range beyond its end was asked for
 
 
-class Transport(AioHttpTransport):
+class Transport(AioHttpTransport):  # type: ignore[misc]  # the SDK resolves the name at run time
     """One service's way out over the session that all share. Counts requests by service, method and operation."""
 
     def __init__(self, session: ClientSession, service: str, operations: Counter[str]) -> None:
@@ -57,7 +57,7 @@ class Transport(AioHttpTransport):
         )
         self._service, self._operations = service, operations
 
-    async def send(self, request: Any, **config: Any) -> Any:  # type: ignore[override]
+    async def send(self, request: Any, **config: Any) -> Any:
         operation = request.url.partition("comp=")[2].partition("&")[0]
         self._operations[f"{self._service} {request.method} {operation}".rstrip()] += 1
         if isinstance(request.data, bytes) and len(request.data) > LARGE_BODY:
@@ -175,10 +175,13 @@ def describe(error: BaseException) -> str:
 
 
 def _refused(error: HttpResponseError, resent: bool) -> Refused:
-    headers = error.response.headers if error.response else {}
-    size = headers.get("Content-Range", "").rpartition("/")[2]
+    size = _header(error, "Content-Range").rpartition("/")[2]
     return Refused(error.status_code or 0, _code(error), int(size) if size.isdigit() else None, resent)
 
 
 def _code(error: HttpResponseError) -> str:
-    return str(error.response.headers.get("x-ms-error-code", "")) if error.response else ""
+    return _header(error, "x-ms-error-code")
+
+
+def _header(error: HttpResponseError, name: str) -> str:
+    return str(getattr(error.response, "headers", {}).get(name, ""))

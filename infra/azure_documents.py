@@ -21,7 +21,7 @@ ALPHABET: Final = "0123456789abcdefghijklmnopqrstuvwxyz"
 MIRROR: Final = str.maketrans(ALPHABET, ALPHABET[::-1])
 
 JSON: Final = ContentSettings(content_type="application/json")
-IF_MISSING: Final = {"match_condition": MatchConditions.IfMissing}
+IF_MISSING: Final[dict[str, Any]] = {"match_condition": MatchConditions.IfMissing}
 KNOWN_VERSIONS: Final = 20_000
 CACHED_BODIES: Final = 500
 CACHED_BODY_SIZE: Final = 64 * 1024

@@ -7,11 +7,14 @@ from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
 
 class ConfigurationError(Exception):
     """What is wrong, and what to set, in one line."""
+
+
+Url = Annotated[str, Field(pattern=r"^https?://.")]
 
 
 class ProviderSettings(BaseModel):
@@ -19,7 +22,7 @@ class ProviderSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    base_url: str | None = None
+    base_url: Url | None = None
     api_key: SecretStr | None = None
     api: Literal["chat", "responses", "offline"] = "chat"
     models: tuple[str, ...] = ()
@@ -46,7 +49,7 @@ class Settings(BaseSettings):
         (), description="origins whose browser pages may call the API, comma-separated; * for all"
     )
     openai_api_key: SecretStr | None = Field(None, description="key of the provider `openai`")
-    openai_base_url: str | None = Field(None, description="URL of the provider `openai`, if it is a compatible server")
+    openai_base_url: Url | None = Field(None, description="URL of the provider `openai`, if it is a compatible server")
     model_api: Literal["chat", "responses"] = Field("chat", description="API of the provider `openai`")
     providers: dict[str, ProviderSettings] = Field(
         default_factory=dict,
@@ -72,6 +75,9 @@ class Settings(BaseSettings):
         10_000, description="commits after which a thread's log begins anew from a snapshot"
     )
     worker_concurrency: Annotated[int, Field(ge=1)] = Field(1000, description="runs in flight in one worker")
+    worker_hide_seconds: Annotated[float, Field(ge=1, le=600)] = Field(
+        45, description="seconds after which the runs of a worker that died are taken over"
+    )
     shutdown_grace: Annotated[float, Field(ge=0)] = Field(
         25, description="seconds that SIGTERM gives to runs in flight"
     )
@@ -122,10 +128,13 @@ def read_settings(overrides: Mapping[str, object]) -> Settings:
         return Settings(**{key: value for key, value in overrides.items() if value is not None})  # type: ignore[arg-type]
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        name = "_".join(str(part) for part in first["loc"]).upper()
-        raise ConfigurationError(f"{name} is not valid: {first['msg'].removeprefix('Value error, ')}.") from None
-    except Exception as error:  # pydantic-settings, for JSON that is none
-        raise ConfigurationError(f"{error}: expected JSON.") from None
+        name, *inner = (str(part) for part in first["loc"])
+        where = f"{'.'.join(inner)}: " if inner else ""
+        what = first["msg"].removeprefix("Value error, ").rstrip(".")
+        raise ConfigurationError(f"{name.upper()} is not valid: {where}{what}.") from None
+    except SettingsError as error:  # JSON that is none; the message names the field
+        name = next(name for name in Settings.model_fields if f'"{name}"' in str(error))
+        raise ConfigurationError(f"{name.upper()} is not valid: expected JSON.") from None
 
 
 def describe() -> str:

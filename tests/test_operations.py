@@ -19,8 +19,8 @@ from infra.azure_store import AzureStorage
 from infra.providers import ModelRouter, Provider
 from infra.wiring import SystemClock
 from worker.actions import Actions
-from worker.advance import Kit
-from worker.doorbell import HIDE, Doorbell
+from worker.advance import HIDE, Kit
+from worker.doorbell import Doorbell
 
 LIMIT = 16
 HEADERS = {"OpenAI-Beta": "assistants=v2"}
@@ -36,7 +36,7 @@ class Separate:
         ids = Ids(clock)
         api, worker = self.stores
         bell = Bell()
-        service = Service(api, Ledger(api, clock, ids, bell, mends=True), models, clock, ids, bell)
+        service = Service(api, Ledger(api, clock, ids, bell), models, clock, ids, bell)
         self.app = create_app(service, keys={})
         bell = Bell()
         self.doorbell = Doorbell(Kit(worker, Ledger(worker, clock, ids, bell), models, Actions({}), clock, ids, bell))

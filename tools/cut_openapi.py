@@ -83,7 +83,10 @@ def corrected(document: Json) -> Json:
         usage["prompt_token_details"] = _counts("cached_tokens")
         usage["completion_tokens_details"] = _counts("reasoning_tokens")
     for name in ("RunObject", "CreateRunRequest", "CreateThreadAndRunRequest"):  # as many as an assistant has
-        _find(schemas[name]["properties"]["tools"], "maxItems")["maxItems"] = 128
+        properties = schemas[name]["properties"]
+        _find(properties["tools"], "maxItems")["maxItems"] = 128
+        for limit in ("max_prompt_tokens", "max_completion_tokens"):  # 16 was accepted
+            _find(properties[limit], "minimum")["minimum"] = 1
     return document
 
 

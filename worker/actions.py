@@ -10,7 +10,9 @@ import asyncio
 import importlib
 import inspect
 import json
+import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from pydantic import TypeAdapter, ValidationError
@@ -39,17 +41,22 @@ class Actions:
 
     @classmethod
     def load(cls, module: str | None, timeout: float = 60) -> Actions:
-        """Raises ValueError, in one line, if the module cannot be imported or registers nothing."""
+        """Raises ValueError, in one line, if the module cannot be imported, or has no actions or unusable ones."""
         if not module:
             return cls({}, timeout)
+        if str(Path.cwd()) not in sys.path:  # an installed command does not look where it is started
+            sys.path.append(str(Path.cwd()))
         try:
             loaded = importlib.import_module(module)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ValueError(f"ACTIONS names '{module}', which cannot be imported: {error!r}") from error
         found = {name: thing for name, thing in vars(loaded).items() if getattr(thing, MARK, False)}
         if not found:
             raise ValueError(f"ACTIONS names '{module}', which has no function marked with @worker.actions.action")
-        return cls(found, timeout)
+        try:
+            return cls(found, timeout)
+        except Exception as error:  # a signature that cannot be described, such as an annotation of an unknown name
+            raise ValueError(f"ACTIONS names '{module}', which has an action that cannot be used: {error!r}") from error
 
     def __contains__(self, name: str) -> bool:
         return name in self._functions

@@ -26,6 +26,7 @@ from worker.turn import events_of
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
+HIDE = 45.0  # seconds that a dead worker's item stays hidden: how late a crash is noticed
 LOOK_EVERY = 1.0  # seconds between looks at the log while a model or a tool works
 
 
@@ -42,6 +43,7 @@ class Kit:
     bell: Bell
     window: int = 128_000  # tokens, of models whose window is not known
     flush_every: float = 0.05  # seconds between writes to a stream
+    hide: float = HIDE
 
 
 @dataclass(slots=True)
@@ -56,6 +58,7 @@ class Advance:
     stream: StreamWriter = field(init=False)
     worked: bool = False
     _claiming: int = 0  # the attempt of the claim that is being written
+    _claimed_before: int = 0  # version of the claim before that
 
     def __post_init__(self) -> None:
         item = self.item
@@ -101,6 +104,8 @@ class Advance:
         move = self._decide(state)
         events = move.events if isinstance(move, Write) else []
         self._claiming = next((event.attempt for event in events if isinstance(event, e.RunClaimed)), 0)
+        if self._claiming:
+            self._claimed_before = state.runs.items[self.item.run_id].claimed_at
         return events
 
     def _if_mine(self, events: Callable[[RunState], Sequence[e.Event]]) -> Decision:
@@ -128,6 +133,9 @@ class Advance:
             return
         if self._claiming:
             self.attempt, self._claiming = self._claiming, 0
+            if self._claimed_before:
+                # Whoever committed last, a worker or a client's submission, may have died before he projected it.
+                await self.kit.ledger.project(item.project, item.thread_id, item.run_id, self._claimed_before)
             if held.stream:
                 await self.stream.take_over(held.run, keep=held.known, now=self.kit.clock.now())
         if held.stream:

@@ -20,7 +20,6 @@ from worker.advance import Advance, Kit
 
 log = logging.getLogger(__name__)
 
-HIDE = 45.0  # seconds that a dead worker's item stays hidden: how late a crash is noticed
 EARLY = (
     0.01,
     0.02,
@@ -73,9 +72,9 @@ class Doorbell:
     async def _keep(self, hold: Hold) -> None:
         """Keep the item hidden from others while this worker is alive."""
         while True:
-            await asyncio.sleep(HIDE / 3)
+            await asyncio.sleep(self.kit.hide / 3)
             try:
-                hold.delivery = await self.kit.storage.extend(hold.delivery, hide=HIDE)
+                hold.delivery = await self.kit.storage.extend(hold.delivery, hide=self.kit.hide)
             except Conflict:
                 return  # somebody else holds it by now: the log's fence decides
             except StorageUnavailable as error:

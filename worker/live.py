@@ -101,8 +101,9 @@ class Live:
         """Write until closed. Raises Lost."""
         while True:
             await self._news.wait()
+            closed = self._closed.is_set()  # asked before: what comes while this writes is for the next round
             await self._flush()
-            if self._closed.is_set():
+            if closed:
                 return
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self.every):

@@ -7,7 +7,7 @@ import logging
 
 from core.ports import Delivery, StorageUnavailable
 from worker.advance import Kit
-from worker.doorbell import HIDE, Doorbell
+from worker.doorbell import Doorbell
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class Worker:
 
     async def _receive(self, limit: int) -> list[Delivery]:
         try:
-            return await self._kit.storage.receive(limit, hide=HIDE)
+            return await self._kit.storage.receive(limit, hide=self._kit.hide)
         except StorageUnavailable as error:
             log.warning("the queue does not answer: %s", error)
             await asyncio.sleep(POLL_SLOW)

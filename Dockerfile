@@ -1,0 +1,24 @@
+# One image for every role: `assistants serve` (the default), `assistants api`, `assistants worker`.
+
+FROM python:3.13-slim AS build
+ENV UV_PROJECT_ENVIRONMENT=/opt/assistants UV_COMPILE_BYTECODE=1 UV_LINK_MODE=copy UV_PYTHON_DOWNLOADS=never
+RUN pip install --no-cache-dir uv==0.13.8
+WORKDIR /build
+# The dependencies first: they change less often than the code.
+COPY pyproject.toml uv.lock ./
+RUN uv sync --frozen --no-dev --no-install-project
+COPY . .
+RUN uv sync --frozen --no-dev --no-editable
+
+FROM python:3.13-slim
+RUN useradd --system --uid 10001 --no-create-home assistants \
+    && install --directory --owner assistants /data
+COPY --from=build /opt/assistants /opt/assistants
+ENV PATH=/opt/assistants/bin:$PATH HOST=0.0.0.0 PORT=8000 STORAGE=sqlite:////data/assistants.db
+USER assistants
+VOLUME /data
+EXPOSE 8000
+# HOST is open to others in here, so the API starts only with API_KEYS=project:key,...
+HEALTHCHECK --interval=10s --timeout=3s --start-period=10s CMD ["python", "-c", \
+    "import os, urllib.request as u; u.urlopen(f'http://127.0.0.1:{os.environ[\"PORT\"]}/health', timeout=2)"]
+CMD ["assistants", "serve"]

@@ -1,0 +1,87 @@
+# A fresh machine needs Python 3.11+ and make; everything else is installed into .venv.
+#   make serve PORT=9000         settings are environment variables: see README.md
+#   make test ARGS="-k sqlite"   arguments for pytest
+
+VENV := .venv
+UV_VERSION := 0.13.8
+ARGS :=
+
+UV := $(VENV)/bin/uv
+# Stamps: what is newer than its stamp is installed again, and nothing else is.
+UV_READY := $(VENV)/.uv-$(UV_VERSION)
+INSTALLED := $(VENV)/.installed
+INSTALLED_DEV := $(VENV)/.installed-dev
+INSTALLED_BROWSER := $(VENV)/.installed-browser
+SYNC := $(UV) sync --frozen --inexact
+
+export UV_PROJECT_ENVIRONMENT := $(VENV)
+export UV_PYTHON_DOWNLOADS := never
+unexport VIRTUAL_ENV
+
+.DEFAULT_GOAL := help
+.PHONY: help install serve test lint format browser docs clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(INSTALLED) ## install the service into .venv; .venv/bin/assistants is its command
+
+serve: $(INSTALLED) ## run API and worker on http://127.0.0.1:8000
+	$(VENV)/bin/assistants serve
+
+test: $(INSTALLED_DEV) ## run all tests but the browser's; Azurite is fetched by itself
+	$(VENV)/bin/pytest $(ARGS)
+
+lint: $(INSTALLED_DEV) ## check style, types and the rules of who imports whom
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+format: $(INSTALLED_DEV) ## format the code, and fix what can be fixed
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/ruff check --fix .
+
+browser: $(INSTALLED_BROWSER) ## try the docs page in Chromium, which must be installed
+	$(VENV)/bin/pytest tests/browser $(ARGS)
+
+docs: $(INSTALLED_DEV) ## write settings and examples into README.md anew
+	$(VENV)/bin/python tests/test_docs.py
+
+clean: ## delete all that was installed, and caches; keep data/
+	rm -rf .venv .venv-* .mypy_cache .pytest_cache .import_linter_cache .hypothesis
+	find . \( -name __pycache__ -o -name .ruff_cache -o -name node_modules \) -type d -prune -exec rm -rf {} +
+
+# An environment that is there and works is kept.
+$(UV_READY):
+	@set -e; \
+	fits() { "$$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }; \
+	if ! fits $(VENV)/bin/python; then \
+	    for python in $(PYTHON) python3 python3.14 python3.13 python3.12 python3.11 python; do \
+	        if fits "$$python"; then found=$$python; break; fi; \
+	    done; \
+	    if [ -z "$${found:-}" ]; then \
+	        echo 'No Python 3.11 or newer found. Install one, or name it: make PYTHON=/path/to/python3' >&2; exit 1; \
+	    fi; \
+	    echo "Creating $(VENV) with $$("$$found" --version) ..."; \
+	    "$$found" -m venv --clear $(VENV) || { rm -rf $(VENV); exit 1; }; \
+	fi; \
+	echo 'Installing uv $(UV_VERSION) ...'; \
+	$(VENV)/bin/python -m pip --version >/dev/null 2>&1 || $(VENV)/bin/python -m ensurepip >/dev/null; \
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	@touch $@
+
+$(INSTALLED): $(UV_READY) pyproject.toml uv.lock
+	@echo 'Installing the service and what it needs ...'
+	@$(SYNC) --no-dev
+	@touch $@
+
+$(INSTALLED_DEV): $(INSTALLED)
+	@echo 'Installing what the tests need ...'
+	@$(SYNC)
+	@touch $@
+
+$(INSTALLED_BROWSER): $(INSTALLED_DEV)
+	@echo 'Installing Playwright ...'
+	@$(SYNC) --group browser
+	@touch $@

@@ -1,0 +1,105 @@
+"""What the API does for a client who starts or changes a run: ring, commit, project, then bring the run's stream up.
+
+The first three are the ledger's. The stream follows the log: a crash before it leaves that to the run's work item.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from core.bell import Bell
+from core.commands import Scribe, run_of
+from core.fold import Change
+from core.ids import Ids
+from core.ledger import Decision, Ledger, Ring
+from core.ports import Clock, Conflict, Storage, StorageUnavailable
+from core.requests import CreateRun, CreateThreadAndRun, SubmitToolOutputs
+from core.resources import Assistant, Run
+from core.stream import StreamWriter
+from core.work import WorkItem
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """Serves all projects. `lifetime` of a run in seconds."""
+
+    storage: Storage
+    ledger: Ledger
+    clock: Clock
+    ids: Ids
+    bell: Bell
+    lifetime: int = 600
+
+    def scribe(self) -> Scribe:
+        return Scribe(self.ids, self.clock.now(), self.lifetime)
+
+    async def create_run(self, project: str, thread_id: str, body: CreateRun, assistant: Assistant) -> Run:
+        scribe, run_id = self.scribe(), self.ids.new("run")
+        changes = await self._change(
+            project, thread_id, run_id, lambda state: scribe.create_run(state, body, assistant, run_id)
+        )
+        return _run_in(changes, "thread.run.created")
+
+    async def create_thread_and_run(self, project: str, body: CreateThreadAndRun, assistant: Assistant) -> Run:
+        thread_id, run_id = self.ids.new("thread"), self.ids.new("run")
+        events = self.scribe().create_thread_and_run(body, assistant, thread_id, run_id)
+        changes = await self.ledger.start(project, thread_id, events, self._ring(project, thread_id, run_id))
+        await self._show(project, thread_id, run_id)
+        return _run_in(changes, "thread.run.created")
+
+    async def submit_tool_outputs(
+        self, project: str, thread_id: str, run_id: str, body: SubmitToolOutputs
+    ) -> tuple[Run, int]:
+        """The run, queued again, and the version of its thread before: what comes later is new to the client."""
+        scribe = self.scribe()
+        changes = await self._change(
+            project, thread_id, run_id, lambda state: scribe.submit_tool_outputs(state, run_id, body)
+        )
+        return _run_in(changes, "thread.run.queued"), changes[0].version - 1
+
+    async def cancel_run(self, project: str, thread_id: str, run_id: str) -> Run:
+        scribe = self.scribe()
+        changes = await self._change(project, thread_id, run_id, lambda state: scribe.cancel_run(state, run_id))
+        if changes:
+            return _run_in(changes, "thread.run.cancelling")
+        return run_of(await self.ledger.recall(project, thread_id), run_id).run
+
+    async def delete_thread(self, project: str, thread_id: str) -> None:
+        """A tombstone at once; the worker empties what is left."""
+        now = self.clock.now()
+
+        def ring(seen: int) -> WorkItem:
+            return WorkItem(kind="purge", project=project, thread_id=thread_id, seen=seen, sent_at=now)
+
+        await self.ledger.command(project, thread_id, self.scribe().delete_thread, ring)
+
+    async def offset_after(self, project: str, thread_id: str, run_id: str, version: int) -> int:
+        """Where a run's stream begins to show what came after this version of its thread."""
+        writer = StreamWriter(self.storage, self.bell, project, thread_id, run_id)
+        return await writer.offset_after(version) if version else 0
+
+    async def _change(self, project: str, thread_id: str, run_id: str, decide: Decision) -> list[Change]:
+        changes = await self.ledger.command(project, thread_id, decide, self._ring(project, thread_id, run_id))
+        await self._show(project, thread_id, run_id)
+        return changes
+
+    def _ring(self, project: str, thread_id: str, run_id: str) -> Ring:
+        now = self.clock.now()
+        return lambda seen: WorkItem(project=project, thread_id=thread_id, run_id=run_id, seen=seen, sent_at=now)
+
+    async def _show(self, project: str, thread_id: str, run_id: str) -> None:
+        """Bring the run's stream, if somebody asked for one, up to what was just committed.
+
+        The commit stands whatever becomes of this, so its client is told; what is missing here, the worker writes.
+        """
+        with contextlib.suppress(Conflict, StorageUnavailable):
+            held = (await self.ledger.recall(project, thread_id)).runs.get(run_id)
+            if held is not None and held.stream:
+                writer = StreamWriter(self.storage, self.bell, project, thread_id, run_id)
+                await writer.catch_up(await self.ledger.trail(project, thread_id, run_id))
+
+
+def _run_in(changes: Sequence[Change], name: str) -> Run:
+    return next(change.object for change in changes if change.name == name and isinstance(change.object, Run))

@@ -1,0 +1,25 @@
+"""Recreate assistants from a JSON file: a list of them, or a page as `assistants.list` returned it."""
+
+import json
+import sys
+from pathlib import Path
+
+from openai import OpenAI
+
+KEPT = ("model", "name", "description", "instructions", "tools", "temperature", "top_p", "reasoning_effort")
+
+client = OpenAI(base_url="http://127.0.0.1:8000/v1", api_key="unused")
+
+wanted = json.loads(Path(sys.argv[1]).read_text())
+if isinstance(wanted, dict):
+    wanted = wanted["data"]
+there = {assistant.metadata.get("old_id"): assistant.id for assistant in client.beta.assistants.list(limit=100)}
+
+for old in wanted:
+    fields = {key: old[key] for key in (*KEPT, "response_format") if old.get(key) is not None}
+    fields["metadata"] = {**(old.get("metadata") or {}), "old_id": old["id"]}
+    if old["id"] in there:
+        new = client.beta.assistants.update(there[old["id"]], **fields)
+    else:
+        new = client.beta.assistants.create(**fields)
+    print(old["id"], new.id)

@@ -1,0 +1,87 @@
+"""Clients as processes of their own: which there are, what each plays, and what came of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import envs
+from node import NODE, npm_install
+
+HERE = Path(__file__).parent
+NPM = HERE / "npm"
+PROJECTS = 100  # more than any program has scenarios
+TIMEOUT = 120.0  # seconds for all that a client plays
+# A client's own deprecations are no concern of the service; whatever else it warns of is.
+STRICT = ("-W", "error", "-W", "ignore::DeprecationWarning")
+LENIENT = ("-W", "ignore")
+_INSTALLING = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Party:
+    """A client: the program that it plays, how to run it, and the ways in which it plays each scenario."""
+
+    name: str
+    program: Path
+    command: Callable[[], list[str]]
+    ways: tuple[str, ...]
+
+    @property
+    def scenarios(self) -> list[str]:
+        pattern = r"^@scenario\nasync def (\w+)|^scenario\('(\w+)'"
+        found = re.findall(pattern, self.program.read_text(encoding="utf-8"), re.MULTILINE)
+        return [python or node for python, node in found]
+
+    def play(self, url: str, scenarios: Iterable[str]) -> dict[tuple[str, str], str | None]:
+        """The error, or None, by way and scenario."""
+        done = run([*self.command(), str(self.program), *scenarios], url, key=self.name, PROJECTS=str(PROJECTS))
+        if done.returncode or done.stderr:
+            raise AssertionError(f"{self.name} ended with {done.returncode}: {done.stderr}")
+        lines: list[dict[str, Any]] = [json.loads(line) for line in done.stdout.splitlines()]
+        return {(line["client"], line["scenario"]): line["error"] for line in lines}
+
+
+def run(command: list[str], url: str, *, key: str, **env: str) -> subprocess.CompletedProcess[str]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("OPENAI_", "LANGCHAIN_"))}
+    clean |= {"OPENAI_BASE_URL": f"{url}/v1", "OPENAI_API_KEY": key, **env}
+    return subprocess.run(
+        command, env=clean, cwd=HERE, capture_output=True, text=True, encoding="utf-8", timeout=TIMEOUT, check=False
+    )
+
+
+def node() -> list[str]:
+    with _INSTALLING:
+        npm_install(NPM)
+    return [str(NODE)]
+
+
+BOTH = ("sync", "async")
+PARTIES = {
+    party.name: party
+    for party in (
+        Party("openai-3.52.0", HERE / "openai_scenarios.py", lambda: [sys.executable, *STRICT], BOTH),
+        Party("openai-1.109.1", HERE / "openai_scenarios.py", lambda: [str(envs.python("openai-1")), *STRICT], BOTH),
+        Party("npm-7.55.0", NPM / "scenarios.mjs", node, ("npm",)),
+        Party(
+            "langchain",
+            HERE / "langchain_scenarios.py",
+            lambda: [str(envs.python("langchain")), *LENIENT],
+            ("langchain",),
+        ),
+    )
+}
+
+
+def api_keys() -> str:
+    """A project and a key for every scenario of every client, and one for each client's other programs."""
+    numbers = ["", *(f"-{number}" for number in range(PROJECTS))]
+    return ",".join(f"{name}{number}:{name}{number}" for name in PARTIES for number in numbers)

@@ -1,0 +1,207 @@
+"""What clients do, one function each. A client that gets no answer stops there, unless it retries."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from simulation import Client
+
+from core.requests import UpdateMetadata, UpdateThread
+from core.resources import TERMINAL
+
+Scenario = Callable[[Client], Awaitable[None]]
+
+
+async def ask(client: Client, script: str) -> None:
+    await client.say("Hello")
+    run = await client.run(script)
+    while (await client.until(run, "requires_action")).status not in TERMINAL:
+        await client.submit(run)
+        await client.until(run, "completed")
+
+
+async def listen(client: Client, script: str) -> None:
+    await client.say("Hello")
+    run = await client.run(script, stream=True)
+    while await client.follow(run) == "thread.run.requires_action":
+        await client.submit(run, stream=True)
+
+
+async def plain(client: Client) -> None:
+    await ask(client, "plain")
+
+
+async def tools(client: Client) -> None:
+    await ask(client, "tools")
+
+
+async def own_actions(client: Client) -> None:
+    await ask(client, "own")
+
+
+async def mixed_round(client: Client) -> None:
+    await ask(client, "mixed")
+
+
+async def model_fails(client: Client) -> None:
+    await ask(client, "fails")
+
+
+async def streamed(client: Client) -> None:
+    await listen(client, "plain")
+
+
+async def streamed_tools(client: Client) -> None:
+    await listen(client, "tools")
+
+
+async def streamed_text_and_tools(client: Client) -> None:
+    await listen(client, "says")
+
+
+async def streamed_mixed_round(client: Client) -> None:
+    await listen(client, "mixed")
+
+
+async def streamed_failure(client: Client) -> None:
+    await listen(client, "fails")
+
+
+async def streamed_from_submit_on(client: Client) -> None:
+    await client.say("Hello")
+    run = await client.run("tools")
+    if (await client.until(run, "requires_action")).status == "requires_action":
+        await client.submit(run, stream=True)
+        await client.until(run, "completed")
+
+
+async def thread_and_run(client: Client) -> None:
+    run = await client.run_in_new_thread("plain", "Hello")
+    await client.follow(run)
+
+
+async def cancel_queued(client: Client) -> None:
+    """The worker begins after this."""
+    await client.say("Hello")
+    run = await client.run("plain", stream=True)
+    await client.cancel(run)
+    await client.follow(run)
+
+
+async def cancel_in_progress(client: Client) -> None:
+    await client.say("Hello")
+    run = await client.run("slow")
+    await asyncio.sleep(1)
+    await client.cancel(run)
+    await client.until(run)
+
+
+async def cancel_streamed(client: Client) -> None:
+    await client.say("Hello")
+    run = await client.run("slow", stream=True)
+    await asyncio.sleep(1)
+    await client.cancel(run)
+    await client.follow(run)
+
+
+async def cancel_waiting(client: Client) -> None:
+    await client.say("Hello")
+    run = await client.run("tools", stream=True)
+    await client.until(run, "requires_action")
+    await client.cancel(run)
+    await client.until(run)
+
+
+async def expire_waiting(client: Client) -> None:
+    await client.say("Hello")
+    run = await client.run("tools", stream=True)
+    await client.until(run, "requires_action")
+    await client.until(run, "expired")
+
+
+async def expire_in_progress(client: Client) -> None:
+    await client.say("Hello")
+    run = await client.run("hangs", stream=True)
+    await client.follow(run)
+
+
+async def settle_an_expired_run(client: Client) -> None:
+    """The next message comes just when a run expires."""
+    await client.say("Hello")
+    run = await client.run("tools", stream=True)
+    await client.until(run, "requires_action")
+    await asyncio.sleep((run.expires_at or 0) - client.world.clock.now() + 0.001)
+    await ask(client, "plain")
+
+
+async def replace_an_expired_run(client: Client) -> None:
+    """The next run comes just when the run before expires: one commit ends the one and begins the other."""
+    await client.say("Hello")
+    run = await client.run("tools", stream=True)
+    await client.until(run, "requires_action")
+    await asyncio.sleep((run.expires_at or 0) - client.world.clock.now() + 0.001)
+    await client.until(await client.run("plain", stream=True))
+
+
+async def delete_during_a_run(client: Client) -> None:
+    await client.say("Hello")
+    await client.run("slow", stream=True)
+    await asyncio.sleep(1)
+    await client.delete()
+
+
+async def delete_while_waiting(client: Client) -> None:
+    await client.say("Hello")
+    run = await client.run("tools")
+    await client.until(run, "requires_action")
+    await client.delete()
+
+
+async def changes_during_a_run(client: Client) -> None:
+    """Metadata of everything, and a deletion, while a run goes on."""
+    await client.say("Hello")
+    await client.say("Hello again")
+    run = await client.run("own")
+    news = UpdateMetadata(metadata={"new": "yes"})
+    (first, _), (second, _) = client.told
+    await client.change(lambda scribe, state: scribe.update_thread(state, UpdateThread(metadata={"new": "yes"})))
+    await client.change(lambda scribe, state: scribe.update_message(state, first, news))
+    await client.change(lambda scribe, state: scribe.delete_message(state, second))
+    await client.change(lambda scribe, state: scribe.update_run(state, run.id, news))
+    await client.until(run)
+
+
+async def conversation(client: Client) -> None:
+    for script in ("plain", "own", "plain"):
+        await ask(client, script)
+
+
+SCENARIOS: dict[str, Scenario] = {
+    each.__name__: each
+    for each in (
+        plain,
+        tools,
+        own_actions,
+        mixed_round,
+        model_fails,
+        streamed,
+        streamed_tools,
+        streamed_text_and_tools,
+        streamed_mixed_round,
+        streamed_failure,
+        streamed_from_submit_on,
+        thread_and_run,
+        cancel_queued,
+        cancel_in_progress,
+        cancel_streamed,
+        cancel_waiting,
+        expire_waiting,
+        expire_in_progress,
+        settle_an_expired_run,
+        replace_an_expired_run,
+        delete_during_a_run,
+        delete_while_waiting,
+        changes_during_a_run,
+    )
+}

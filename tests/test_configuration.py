@@ -1,0 +1,199 @@
+"""Wrong settings: the command ends at once, with one line on stderr that names what to set."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from service import COMMAND
+
+from infra.settings import Settings
+
+KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+NOWHERE = "BlobEndpoint=http://127.0.0.1:1/a;QueueEndpoint=http://127.0.0.1:1/a"
+AWAY = f"DefaultEndpointsProtocol=http;AccountName=a;AccountKey={KEY};{NOWHERE};"
+ACTIONS = {
+    "empty_actions": "x = 1",
+    "broken_actions": "raise RuntimeError('two\\nlines')",
+    "wrong_actions": "def f(:",
+    "quitting_actions": "import sys; sys.exit(0)",
+    "unusable_actions": "from worker.actions import action\n@action\ndef f(x: 'Nothing') -> None: ...",
+}
+TAKEN = "a port that is taken"
+
+# name: (settings, the setting that is named, what else is said)
+CASES: dict[str, tuple[dict[str, str], str, str]] = {
+    "storage that does not answer": ({"STORAGE": AWAY}, "STORAGE", "does not answer"),
+    "storage in a folder that cannot be": ({"STORAGE": "sqlite:////proc/no/x.db"}, "STORAGE", "SQLite cannot open"),
+    "storage that is no database": ({"STORAGE": f"sqlite:///{__file__}"}, "STORAGE", "not a database"),
+    "a connection string without a key": ({"STORAGE": "AccountName=a"}, "STORAGE", "AccountKey"),
+    "a connection string with half a key": ({"STORAGE": f"AccountName=a;AccountKey={KEY[:-3]}"}, "STORAGE", "Base64"),
+    "storage of no kind": ({"STORAGE": "postgres://x"}, "STORAGE", "sqlite:///PATH"),
+    "storage without a path": ({"STORAGE": "sqlite:///"}, "STORAGE", "sqlite:///PATH"),
+    TAKEN: ({"PORT": TAKEN}, "PORT", "is taken"),
+    "a port that is no number": ({"PORT": "http"}, "PORT", "integer"),
+    "a port that cannot be": ({"PORT": "65536"}, "PORT", "65535"),
+    "a host that cannot be": ({"HOST": "256.0.0.1", "API_KEYS": "a:b"}, "HOST", "Cannot listen"),
+    "no keys where others can reach": ({"HOST": "0.0.0.0"}, "API_KEYS", "others can reach"),
+    "no keys where others can reach, by IPv6": ({"HOST": "::"}, "API_KEYS", "others can reach"),
+    "keys without a project": ({"API_KEYS": "abc"}, "API_KEYS", "project:key"),
+    "a key of two projects": ({"API_KEYS": "a:key,b:key"}, "API_KEYS", "twice"),
+    "an unknown provider": ({"DEFAULT_PROVIDER": "acme"}, "DEFAULT_PROVIDER", "'acme', which is not configured"),
+    "providers that are no JSON": ({"PROVIDERS": "{"}, "PROVIDERS", "expected JSON"),
+    "providers that are no object": ({"PROVIDERS": "[]"}, "PROVIDERS", "dictionary"),
+    "a provider of no kind": ({"PROVIDERS": '{"a": {"api": "x"}}'}, "PROVIDERS", "a.api: "),
+    "a provider with an unknown key": ({"PROVIDERS": '{"a": {"url": "x"}}'}, "PROVIDERS", "a.url: "),
+    "a provider's URL that is none": ({"PROVIDERS": '{"a": {"base_url": "x"}}'}, "PROVIDERS", "a.base_url: "),
+    "OpenAI's URL that is none": ({"OPENAI_BASE_URL": "localhost:11434"}, "OPENAI_BASE_URL", "http"),
+    "actions that are nowhere": ({"ACTIONS": "no_such_actions"}, "ACTIONS", "cannot be imported"),
+    "a module without actions": ({"ACTIONS": "empty_actions"}, "ACTIONS", "no function marked"),
+    "a module that raises": ({"ACTIONS": "broken_actions"}, "ACTIONS", "cannot be imported"),
+    "a module that is no Python": ({"ACTIONS": "wrong_actions"}, "ACTIONS", "cannot be imported"),
+    "a module that quits": ({"ACTIONS": "quitting_actions"}, "ACTIONS", "cannot be imported"),
+    "an action that cannot be described": ({"ACTIONS": "unusable_actions"}, "ACTIONS", "cannot be used"),
+    "a lifetime of nothing": ({"RUN_EXPIRES_AFTER": "0"}, "RUN_EXPIRES_AFTER", "1"),
+    "a level that is none": ({"LOG_LEVEL": "loud"}, "LOG_LEVEL", "'debug'"),
+    "no time for models": ({"MODEL_TIMEOUT": "0"}, "MODEL_TIMEOUT", "greater than 0"),
+}
+
+# Imports the command once and forks for each case: the processes are real, and start at once.
+FORKS = """
+import json, os, sys, time, assistants
+
+def start(case):
+    folder = case["folder"]
+    pid = os.fork()
+    if pid:
+        return pid
+    os.environ.clear()
+    os.environ.update(case["env"])
+    os.dup2(os.open(folder + "/err", os.O_WRONLY | os.O_CREAT), 2)
+    sys.argv = ["assistants", "serve"]
+    try:
+        assistants.main()
+    except SystemExit as error:
+        os._exit(error.code or 0)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        os._exit(1)
+    os._exit(0)
+
+begun = time.monotonic()
+cases = json.load(sys.stdin)
+running = {start(case): case for case in cases}
+codes = {}
+while running:
+    pid, status = os.wait()
+    codes[running.pop(pid)["name"]] = [os.waitstatus_to_exitcode(status), time.monotonic() - begun]
+print(json.dumps(codes))
+"""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    code: int
+    seconds: float
+    stderr: str
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Outcome]]:
+    """How the command ended in each case."""
+    home = tmp_path_factory.mktemp("configuration")
+    for name, text in ACTIONS.items():
+        (home / f"{name}.py").write_text(text)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        cases = [case(home, name, settings, port) for name, (settings, _, _) in CASES.items()]
+        ended = subprocess.run(
+            [sys.executable, "-c", FORKS],
+            input=json.dumps(cases),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            env=bare(home),
+        )
+    assert ended.returncode == 0, ended.stderr
+    yield {
+        each["name"]: Outcome(*codes, (Path(each["folder"]) / "err").read_text())
+        for each in cases
+        for codes in [json.loads(ended.stdout)[each["name"]]]
+    }
+
+
+def bare(home: Path, **settings: str) -> dict[str, str]:
+    """An environment without settings, but for these."""
+    kept = {key: value for key, value in os.environ.items() if key.lower() not in Settings.model_fields}
+    return {**kept, "PYTHONPATH": str(home), "STORAGE": "sqlite://:memory:", "PORT": "0", **settings}
+
+
+def case(home: Path, name: str, settings: dict[str, str], port: str) -> dict[str, Any]:
+    folder = home / re.sub(r"\W", "_", name)
+    folder.mkdir()
+    settings = {key: port if value == TAKEN else value for key, value in settings.items()}
+    return {"name": name, "folder": str(folder), "env": bare(home, **settings)}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_wrong_setting_ends_the_command_with_one_line_that_names_it(outcomes: dict[str, Outcome], name: str) -> None:
+    outcome, (_, setting, words) = outcomes[name], CASES[name]
+    assert outcome.stderr.count("\n") == 1, outcome.stderr
+    assert outcome.stderr.startswith("assistants: ")
+    assert re.search(rf"\b{setting}\b", outcome.stderr), outcome.stderr
+    assert words in outcome.stderr
+    assert outcome.code == 2
+
+
+def test_wrong_settings_end_the_command_within_seconds(outcomes: dict[str, Outcome]) -> None:
+    """All of them started at once."""
+    slowest = max(outcomes, key=lambda name: outcomes[name].seconds)
+    assert outcomes[slowest].seconds < 20, slowest
+
+
+def test_no_message_repeats_a_secret(outcomes: dict[str, Outcome]) -> None:
+    said = "".join(outcome.stderr for outcome in outcomes.values())
+    assert KEY[:20] not in said
+    assert "a:key" not in said
+
+
+def test_the_command_itself_ends_so(tmp_path: Path) -> None:
+    environment = bare(tmp_path, HOST="0.0.0.0")
+    ended = subprocess.run([COMMAND, "serve"], env=environment, capture_output=True, text=True, timeout=20, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr.count("\n")) == (2, "", 1)
+    assert "API_KEYS" in ended.stderr
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["serve", "--help"], ["api", "--help"], ["worker", "--help"]])
+def test_help_tells_of_every_setting(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    from assistants import parser
+
+    with pytest.raises(SystemExit) as ended:
+        parser().parse_args(arguments)
+    text = capsys.readouterr().out
+    assert ended.value.code == 0
+    for name, setting in Settings.model_fields.items():
+        assert re.search(rf"^  {name.upper()} +\S", text, re.MULTILINE), name
+        assert setting.description
+        assert setting.description in text
+
+
+@pytest.mark.parametrize("arguments", [[], ["start"], ["serve", "--port", "http"], ["worker", "--port", "1"]])
+def test_a_wrong_command_line_is_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    from assistants import parser
+
+    with pytest.raises(SystemExit) as ended:
+        parser().parse_args(arguments)
+    assert ended.value.code == 2
+    assert "usage: assistants" in capsys.readouterr().err

@@ -1,0 +1,141 @@
+"""README and examples do what they say. `make docs` writes into README.md what this file holds it to."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from service import Process, service
+
+from infra.settings import Settings
+
+ROOT = Path(__file__).resolve().parent.parent
+README = ROOT / "README.md"
+EXAMPLES = ROOT / "examples"
+URL = "http://127.0.0.1:8000"
+SHOWN = re.compile(r"<!-- (settings|examples/\w+\.py) -->\n.*?<!-- end -->", re.DOTALL)
+SCRIPT = re.compile(r"<!-- (first run|watch) -->\n```sh\n(.*?)```\n", re.DOTALL)
+LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
+
+
+def settings_table() -> str:
+    rows = ["| variable | default | meaning |", "|---|---|---|"]
+    for name, field in Settings.model_fields.items():
+        default = field.get_default(call_default_factory=True)
+        shown = "" if default in (None, {}, ()) else f"`{default}`"
+        rows.append(f"| `{name.upper()}` | {shown} | {(field.description or '').replace('|', chr(92) + '|')} |")
+    return "\n".join(rows)
+
+
+def example(name: str) -> str:
+    return f"```python\n{(ROOT / name).read_text()}```"
+
+
+def written(text: str) -> str:
+    """README.md with its shown parts made anew."""
+
+    def part(found: re.Match[str]) -> str:
+        name = found[1]
+        return f"<!-- {name} -->\n{settings_table() if name == 'settings' else example(name)}\n<!-- end -->"
+
+    return SHOWN.sub(part, text)
+
+
+def test_readme_shows_the_settings_and_the_examples_as_they_are() -> None:
+    text = README.read_text()
+    assert {found[1] for found in SHOWN.finditer(text)} >= {"settings", "examples/first_run.py"}
+    assert text == written(text), "run `make docs`"
+
+
+@pytest.mark.parametrize("page", [README, *sorted((ROOT / "docs").glob("*.md"))], ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    gone = [link for link in LINK.findall(page.read_text()) if not (page.parent / link).exists()]
+    assert not gone
+
+
+def test_what_is_pinned_twice_is_pinned_alike() -> None:
+    def pins(pattern: str, *files: str) -> set[str]:
+        return {found for file in files for found in re.findall(pattern, (ROOT / file).read_text())}
+
+    assert len(pins(r"(?:UV_VERSION := |uv==)(\d+\.\d+\.\d+)", "Makefile", "Dockerfile")) == 1
+    assert len(pins(r'azurite(?:": "|:)(\d+\.\d+\.\d+)', "azurite-compose.yml", "tests/azurite/package.json")) == 1
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Process]:
+    with service("sqlite://:memory:", API_KEYS="") as process:
+        yield process
+
+
+@pytest.mark.skipif(not shutil.which("curl"), reason="needs curl")
+def test_the_first_run_by_curl_then_watched(running: Process) -> None:
+    scripts = dict(SCRIPT.findall(README.read_text()))
+    script = scripts["first run"] + "\n" + scripts["watch"]
+    done = _run(["sh", "-eu", "-c", script.replace(URL, running.url)])
+    messages, events = done.split("id: 0.", 1)
+    assert "get_weather answered: 4 degrees and rain" in messages
+    whole, rest = events.split("data: [DONE]", 1)
+    assert whole.count("event: thread.") == rest.count("event: thread.") + 5
+
+
+def test_the_first_run_by_the_sdk(running: Process) -> None:
+    done = _python("first_run.py", running)
+    assert 'the model asks for get_weather({"city": "Oslo"})' in done
+    assert "get_weather answered: 4 degrees and rain in Oslo" in done
+
+
+def test_the_streamed_run(running: Process) -> None:
+    assert 'You said: "Tell me something."' in _python("streaming.py", running)
+
+
+def test_actions_answer_in_the_clients_place() -> None:
+    with service("sqlite://:memory:", API_KEYS="", ACTIONS="examples.weather") as process:
+        done = _python("first_run.py", process)
+    assert "asks for" not in done
+    assert "get_weather answered: 7 degrees and sun in Oslo" in done
+
+
+def test_assistants_are_recreated_once(running: Process, tmp_path: Path) -> None:
+    file = tmp_path / "assistants.json"
+    # As the original returned it.
+    old = {
+        "id": "asst_old",
+        "object": "assistant",
+        "created_at": 1,
+        "name": "Weather",
+        "description": None,
+        "model": "gpt-4o",
+        "tools": [{"type": "file_search", "file_search": {"ranking_options": {"ranker": "default_2024_08_21"}}}],
+        "tool_resources": {"file_search": {"vector_store_ids": ["vs_gone"]}},
+        "metadata": {},
+        "temperature": 1.0,
+        "top_p": 1.0,
+        "response_format": "auto",
+    }
+    file.write_text(json.dumps({"object": "list", "data": [old]}))
+    first = _python("recreate_assistants.py", running, str(file))
+    assert re.fullmatch(r"asst_old asst_[a-z0-9]{24}\n", first)
+    assert _python("recreate_assistants.py", running, str(file)) == first
+
+
+def _python(name: str, process: Process, *arguments: str) -> str:
+    program = (EXAMPLES / name).read_text().replace(URL, process.url)
+    return _run([sys.executable, "-W", "ignore", "-c", program, *arguments])
+
+
+def _run(command: list[str]) -> str:
+    environment = {**os.environ, "NO_PROXY": "127.0.0.1"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+if __name__ == "__main__":
+    README.write_text(written(README.read_text()))

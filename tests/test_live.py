@@ -1,0 +1,73 @@
+"""What a model says reaches its stream whole, however slow the store and however the run ends."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from typing import Any
+
+from core import frames
+from core.ids import Ids
+from core.resources import Message, Run
+from worker.live import Draft, Live
+
+RUN = Run(id="run_1", created_at=1, assistant_id="asst_1", thread_id="thread_1", model="m", expires_at=601)
+
+
+class Clock:
+    def now(self) -> float:
+        return 2.0
+
+
+class SlowWriter:
+    """A stream whose writes last until they are let go."""
+
+    def __init__(self) -> None:
+        self.events: list[frames.Event] = []
+        self.writing, self.go = asyncio.Event(), asyncio.Event()
+
+    async def emit(self, events: Iterable[frames.Event]) -> None:
+        self.writing.set()
+        await self.go.wait()
+        self.events += events
+
+    @property
+    def text(self) -> str:
+        deltas = [payload.delta["content"][0] for name, payload in self.events if name == "thread.message.delta"]
+        return "".join(part["text"]["value"] for part in deltas)
+
+
+async def still_mine() -> set[str]:
+    return set()
+
+
+async def test_what_is_said_during_the_last_write_is_not_lost() -> None:
+    writer: Any = SlowWriter()
+    live = Live(writer, Draft(RUN, Ids(Clock())), 0.01, Clock().now, still_mine)
+    running = asyncio.create_task(live.run())
+    live.text("Once upon ")
+    await writer.writing.wait()
+    live.text("a time.")
+    live.close()
+    writer.go.set()
+    await running
+    assert writer.text == "Once upon a time."
+
+
+def test_a_message_that_is_cut_keeps_what_was_said() -> None:
+    """Clients look a part up in the message that ends: it has to be there."""
+    step, message = Draft(RUN, Ids(Clock())).open_message(1.0)
+    renderer = frames.Renderer()
+    said = [
+        *frames.opening_step(step),
+        *frames.opening_message(message),
+        frames.message_delta(message.id, frames.text_part("Once ", first=True)),
+        frames.message_delta(message.id, frames.text_part("upon", first=False)),
+        frames.message_delta(message.id, {"index": 1, "type": "refusal", "refusal": "No."}),
+    ]
+    for event in said:
+        renderer.saw(*event)
+    (cut,) = [thing for _, thing in renderer.abandoned(RUN, set(), 3) if isinstance(thing, Message)]
+    assert (cut.status, cut.incomplete_at) == ("incomplete", 3)
+    text, refusal = cut.content
+    assert (text.text.value, refusal.refusal) == ("Once upon", "No.")

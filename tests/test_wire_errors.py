@@ -1,0 +1,608 @@
+"""Refusals as the wire words them (section 6 of the contract): status, message, `param` and `code`; and whose key may
+see what."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from inprocess import Api, Gate, InProcess, calls, in_process, path_of, says
+
+from app.main import ROUTES
+from core.ports import StorageUnavailable, ToolCall
+
+Json = Any
+FULL = {str(number): "v" for number in range(16)}
+MINIMAL = {"assistant_id": "asst_none"}
+WEATHER = {"type": "function", "function": {"name": "get_weather"}}
+
+
+@pytest.fixture
+async def service() -> AsyncIterator[InProcess]:
+    async with in_process() as one:
+        yield one
+
+
+# --- what is not there ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "message"),
+    [
+        ("GET", "/assistants/asst_x", None, "No assistant found with id 'asst_x'."),
+        ("POST", "/assistants/asst_x", {}, "No assistant found with id 'asst_x'."),
+        ("DELETE", "/assistants/asst_x", None, "No assistant found with id 'asst_x'."),
+        ("POST", "/threads/runs", MINIMAL, "No assistant found with id 'asst_none'."),
+        ("POST", "/threads/{thread}/runs", MINIMAL, "No assistant found with id 'asst_none'."),
+        ("GET", "/threads/thread_x", None, "No thread found with id 'thread_x'."),
+        ("POST", "/threads/thread_x", {}, "No thread found with id 'thread_x'."),
+        ("DELETE", "/threads/thread_x", None, "No thread found with id 'thread_x'."),
+        ("GET", "/threads/thread_x/messages", None, "No thread found with id 'thread_x'."),
+        (
+            "POST",
+            "/threads/thread_x/messages",
+            {"role": "user", "content": "Hi"},
+            "No thread found with id 'thread_x'.",
+        ),
+        ("POST", "/threads/thread_x/runs", {"assistant_id": "{asst}"}, "No thread found with id 'thread_x'."),
+        ("GET", "/threads/thread_x/runs", None, "No thread found with id 'thread_x'."),
+        ("GET", "/threads/{thread}/messages/msg_x", None, "No message found with id 'msg_x'."),
+        ("POST", "/threads/{thread}/messages/msg_x", {"metadata": {}}, "No message found with id 'msg_x'."),
+        ("DELETE", "/threads/{thread}/messages/msg_x", None, "No message found with id 'msg_x'."),
+        ("GET", "/threads/{thread}/runs/run_x", None, "No run found with id 'run_x'."),
+        ("POST", "/threads/{thread}/runs/run_x", {"metadata": {}}, "No run found with id 'run_x'."),
+        ("POST", "/threads/{thread}/runs/run_x/cancel", None, "No run found with id 'run_x'."),
+        (
+            "POST",
+            "/threads/{thread}/runs/run_x/submit_tool_outputs",
+            {"tool_outputs": []},
+            "No run found with id 'run_x'.",
+        ),
+        ("GET", "/threads/{thread}/runs/run_x/events", None, "No run found with id 'run_x'."),
+        ("GET", "/threads/{thread}/runs/run_x/steps", None, "No run found with id 'run_x'."),
+        ("GET", "/threads/{thread}/runs/{run}/steps/step_123", None, "No run step found with id 'step_123'."),
+        ("GET", "/threads/{thread}/messages?after=msg_x", None, "No message found with id 'msg_x'."),
+        ("GET", "/threads/{thread}/runs?before=run_x", None, "No run found with id 'run_x'."),
+    ],
+)
+async def test_an_unknown_id_is_named(service: InProcess, method: str, path: str, body: Json, message: str) -> None:
+    ids = await some_ids(service)
+    error = await service.api.refused(method, filled(path, ids), filled(body, ids), status=404)
+    assert error == {"message": message, "type": "invalid_request_error", "param": None, "code": None}
+
+
+async def test_an_unknown_model_is_named(service: InProcess) -> None:
+    error = await service.api.refused("GET", "/models/ft:123", status=404)
+    assert error["message"] == "The model 'ft:123' does not exist"
+    assert (error["param"], error["code"]) == ("model", "model_not_found")
+    assert (await service.api.get("/models/gpt-4o"))["owned_by"] == "acme"
+    assert [model["id"] for model in (await service.api.get("/models"))["data"]] == ["gpt-4o"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "param", "value", "prefix"),
+    [
+        ("GET", "/threads/undefined", None, "thread_id", "undefined", "thread"),
+        ("POST", "/threads/{msg}/messages", {"role": "user", "content": "Hi"}, "thread_id", "{msg}", "thread"),
+        ("GET", "/assistants/wf_x", None, "assistant_id", "wf_x", "asst"),
+        ("POST", "/threads/runs", {"assistant_id": "wf_x"}, "assistant_id", "wf_x", "asst"),
+        ("POST", "/threads/{thread}/runs", {"assistant_id": ""}, "assistant_id", "", "asst"),
+        ("GET", "/threads/{thread}/runs/{msg}", None, "run_id", "{msg}", "run"),
+        ("GET", "/threads/{thread}/messages/{run}", None, "message_id", "{run}", "msg"),
+        ("GET", "/threads/{thread}/runs/{run}/steps/{run}", None, "step_id", "{run}", "step"),
+        ("GET", "/threads/{thread}/messages?run_id={msg}", None, "run_id", "{msg}", "run"),
+        ("GET", "/assistants?after=x", None, "after", "x", "asst"),
+    ],
+)
+async def test_an_id_of_another_kind_is_refused_by_its_prefix(
+    service: InProcess, method: str, path: str, body: Json, param: str, value: str, prefix: str
+) -> None:
+    ids = await some_ids(service)
+    error = await service.api.refused(method, filled(path, ids), filled(body, ids))
+    assert error["message"] == f"Invalid '{param}': '{filled(value, ids)}'. Expected an ID that begins with '{prefix}'."
+    assert (error["param"], error["code"]) == (param, "invalid_value")
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE", "PUT", "PATCH"])
+async def test_an_unknown_url_is_404(service: InProcess, method: str) -> None:
+    answer = await service.api.send(method, "/v1/x")
+    assert answer.status == 404
+    expected = {
+        "message": f"Invalid URL ({method} /v1/x)",
+        "type": "invalid_request_error",
+        "param": None,
+        "code": None,
+    }
+    assert answer.error == expected
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("PUT", "/v1/assistants"), ("DELETE", "/v1/threads"), ("PATCH", "/v1/threads/thread_x")]
+)
+async def test_a_method_that_a_url_does_not_have_is_405(service: InProcess, method: str, path: str) -> None:
+    answer = await service.api.send(method, path)
+    assert answer.status == 405
+    assert answer.error["type"] == "invalid_request_error"
+    assert f"{method} on {path}" in answer.error["message"]
+    assert "POST" in answer.headers["Allow"]
+
+
+# --- the state of a run ---------------------------------------------------------------------------------------------
+
+
+async def test_a_thread_is_locked_while_a_run_is_active() -> None:
+    gate = Gate()
+    async with in_process(says(gate, "Done.")) as service:
+        run = await service.start_run()
+        thread = run["thread_id"]
+        error = await service.api.refused("POST", f"/threads/{thread}/messages", {"role": "user", "content": "And?"})
+        assert error["message"] == f"Can't add messages to {thread} while a run {run['id']} is active."
+        error = await service.api.refused("POST", f"/threads/{thread}/runs", {"assistant_id": run["assistant_id"]})
+        assert error["message"] == f"Thread {thread} already has an active run {run['id']}."
+        assert (error["param"], error["code"]) == (None, None)
+        gate.open()
+        await service.until(run)
+        await service.api.post(f"/threads/{thread}/messages", {"role": "user", "content": "And?"})
+
+
+async def test_outputs_are_taken_only_by_a_run_that_asks_for_them() -> None:
+    gate = Gate()
+    async with in_process(says(gate, "Done.")) as service:
+        run = await service.start_run()
+        body = {"tool_outputs": [{"tool_call_id": "call_a", "output": "1"}]}
+        await service.until(run, "in_progress")
+        error = await service.api.refused("POST", f"{path_of(run)}/submit_tool_outputs", body)
+        assert error["message"] == 'Runs in status "in_progress" do not accept tool outputs.'
+        gate.open()
+        await service.until(run)
+        error = await service.api.refused("POST", f"{path_of(run)}/submit_tool_outputs", body)
+        assert error["message"] == 'Runs in status "completed" do not accept tool outputs.'
+
+
+@pytest.mark.parametrize(
+    "got", [["call_a"], [], ["call_a", "call_c"], ["call_a", "call_a"], ["call_a", "call_b", "call_b"]]
+)
+async def test_all_outputs_come_at_once_and_for_the_calls_that_were_made(got: list[str]) -> None:
+    asked = [ToolCall("call_a", "get_weather", "{}"), ToolCall("call_b", "get_weather", "{}")]
+    async with in_process(calls(*asked), says("Done.")) as service:
+        run = await service.finished(assistant=await service.assistant(tools=[WEATHER]))
+        outputs = [{"tool_call_id": call, "output": "1"} for call in got]
+        error = await service.api.refused("POST", f"{path_of(run)}/submit_tool_outputs", {"tool_outputs": outputs})
+        assert error["message"] == f"Expected tool outputs for call_ids ['call_a', 'call_b'], got {got}"
+        outputs = [{"tool_call_id": call, "output": "1"} for call in ("call_b", "call_a")]
+        await service.api.post(f"{path_of(run)}/submit_tool_outputs", {"tool_outputs": outputs})
+        assert (await service.until(run))["status"] == "completed"
+
+
+async def test_a_run_that_ended_cannot_be_cancelled(service: InProcess) -> None:
+    run = await service.finished()
+    error = await service.api.refused("POST", f"{path_of(run)}/cancel")
+    assert error["message"] == "Cannot cancel run with status 'completed'."
+
+
+async def test_a_run_needs_a_user_message_or_instructions(service: InProcess) -> None:
+    bare, told = await service.assistant(), await service.assistant(instructions="Greet.")
+    thread = await service.thread()
+    await service.api.post(f"/threads/{thread}/messages", {"role": "assistant", "content": "I said"})
+    wants = "Run creation requires a Thread with a user message or an assistant with instructions."
+    for path, body in [(f"/threads/{thread}/runs", {"assistant_id": bare}), ("/threads/runs", {"assistant_id": bare})]:
+        error = await service.api.refused("POST", path, body)
+        assert (error["message"], error["code"]) == (wants, "invalid_thread")
+    assert (await service.finished(thread, told))["status"] == "completed"
+    assert (await service.finished(await service.thread(), bare, instructions="Greet."))["status"] == "completed"
+
+
+async def test_the_metadata_of_an_active_run_may_change() -> None:
+    """The real service refused that in 2024; the contract recommends to allow it."""
+    gate = Gate()
+    async with in_process(says(gate, "Done.")) as service:
+        run = await service.start_run()
+        await service.until(run, "in_progress")
+        changed = await service.api.post(path_of(run), {"metadata": {"a": "b"}})
+        assert (changed["status"], changed["metadata"]) == ("in_progress", {"a": "b"})
+        gate.open()
+        assert (await service.until(run))["metadata"] == {"a": "b"}
+
+
+# --- bodies and queries ---------------------------------------------------------------------------------------------
+
+Refusal = tuple[str, str, str]  # message, param, code
+
+
+def wrong_type(param: str, expected: str, got: str) -> Refusal:
+    return f"Invalid type for '{param}': expected {expected}, but got {got} instead.", param, "invalid_type"
+
+
+def missing(param: str) -> Refusal:
+    return f"Missing required parameter: '{param}'.", param, "missing_required_parameter"
+
+
+def unknown(param: str) -> Refusal:
+    return f"Unknown parameter: '{param}'.", param, "unknown_parameter"
+
+
+def no_choice(param: str, got: str, choices: str) -> Refusal:
+    return f"Invalid value: '{got}'. Supported values are: {choices}.", param, "invalid_value"
+
+
+def wrong_size(param: str, what: str, expected: str, got: str, code: str) -> Refusal:
+    return f"Invalid '{param}': {what}. Expected {expected}, but got {got} instead.", param, code
+
+
+LONG_STRING = "a string with maximum length 512", "a string with length 695", "string_above_max_length"
+LONG_ARRAY = "an array with maximum length 128", "an array with length 129", "array_above_max_length"
+SHORT_ARRAY = "an array with minimum length 1", "an array with length 0", "array_below_min_length"
+FULL_OBJECT = "an object with at most 16 properties", "an object with 17 properties", "object_above_max_properties"
+TOO_HOT = "a value <= 2", "2.1", "decimal_above_max_value"
+TOO_LOW = "a value >= 0", "-1", "decimal_below_min_value"
+TOO_FEW = "a value >= 1", "0", "integer_below_min_value"
+CHOSEN = {"type": "last_messages", "last_messages": 0}
+KINDS = "'function', 'code_interpreter', and 'file_search'"
+
+
+def an_assistant(**fields: Json) -> tuple[str, Json]:
+    return "/assistants", {"model": "m", **fields}
+
+
+def a_message(**fields: Json) -> tuple[str, Json]:
+    return "/threads/{thread}/messages", {"role": "user", "content": "Hi", **fields}
+
+
+def a_run(**fields: Json) -> tuple[str, Json]:
+    return "/threads/{thread}/runs", {"assistant_id": "{asst}", **fields}
+
+
+def a_thread_of(*content: Json) -> tuple[str, Json]:
+    return "/threads", {"messages": [{"role": "user", "content": list(content)}]}
+
+
+@pytest.mark.parametrize(
+    ("sent", "expected"),
+    [
+        (an_assistant(metadata={"modified": True}), wrong_type("metadata.modified", "a string", "a boolean")),
+        (an_assistant(model=1), wrong_type("model", "a string", "an integer")),
+        (an_assistant(tools={}), wrong_type("tools", "an array", "an object")),
+        (an_assistant(tools=[1]), wrong_type("tools[0]", "an object", "an integer")),
+        (an_assistant(temperature="hot"), wrong_type("temperature", "a number", "a string")),
+        (
+            a_thread_of({"type": "text", "text": 1.5}),
+            wrong_type("messages[0].content[0].text", "a string", "a decimal number"),
+        ),
+        (("/threads/runs", {}), missing("assistant_id")),
+        (("/assistants", {}), missing("model")),
+        (("/threads/{thread}/messages", {"role": "user"}), missing("content")),
+        (an_assistant(tools=[{}]), missing("tools[0].type")),
+        (an_assistant(tools=[{"type": "function"}]), missing("tools[0].function")),
+        (
+            an_assistant(tool_resources={"file_search": {"file_ids": []}}),
+            unknown("tool_resources.file_search.file_ids"),
+        ),
+        (("/assistants/{asst}", {"colour": "red"}), unknown("colour")),
+        (("/threads", {"name": "x"}), unknown("name")),
+        (("/threads/{thread}", {"messages": []}), unknown("messages")),
+        (a_message(file_ids=[]), unknown("file_ids")),
+        (("/threads/{thread}/messages/{msg}", {"content": "x"}), unknown("content")),
+        (a_run(thread={}), unknown("thread")),
+        (("/threads/{thread}/runs/{run}", {"status": "failed"}), unknown("status")),
+        (("/threads/runs", {"assistant_id": "{asst}", "thread": {"run": 1}}), unknown("thread.run")),
+        (a_message(role="system"), no_choice("role", "system", "'user' and 'assistant'")),
+        (an_assistant(tools=[{"type": "x"}]), no_choice("tools[0].type", "x", KINDS)),
+        (an_assistant(response_format="json"), no_choice("response_format", "json", "'auto'")),
+        (a_run(tool_choice="always"), no_choice("tool_choice", "always", "'none', 'auto', and 'required'")),
+        (an_assistant(metadata={"k": "v" * 695}), wrong_size("metadata.k", "string too long", *LONG_STRING)),
+        (an_assistant(tools=[{"type": "file_search"}] * 129), wrong_size("tools", "array too long", *LONG_ARRAY)),
+        (a_message(content=[]), wrong_size("content", "array too short", *SHORT_ARRAY)),
+        (("/threads", {"metadata": {**FULL, "q": "v"}}), wrong_size("metadata", "too many properties", *FULL_OBJECT)),
+        (an_assistant(temperature=2.1), wrong_size("temperature", "decimal above maximum value", *TOO_HOT)),
+        (an_assistant(top_p=-1), wrong_size("top_p", "decimal below minimum value", *TOO_LOW)),
+        (
+            a_run(truncation_strategy=CHOSEN),
+            wrong_size("truncation_strategy.last_messages", "integer below minimum value", *TOO_FEW),
+        ),
+    ],
+)
+async def test_a_body_is_refused_for_the_first_thing_that_is_wrong(
+    service: InProcess, sent: tuple[str, Json], expected: Refusal
+) -> None:
+    path, body = filled(sent, await some_ids(service))
+    error = await service.api.refused("POST", path, body)
+    assert (error["message"], error["param"], error["code"]) == expected
+    assert error["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize("body", [b"{", b"[]", b"1", b"null", b'"x"', b"\xff\xfe", b'{"a":1}}'])
+async def test_a_body_that_is_no_json_object_is_refused(service: InProcess, body: bytes) -> None:
+    answer = await service.api.send("POST", "/v1/assistants", data=body)
+    assert answer.status == 400
+    assert answer.error["message"].startswith("We could not parse the JSON body of your request")
+
+
+TOO_MANY = "a value <= 100", "200", "integer_above_max_value"
+TOO_NEGATIVE = "a value >= 1", "-1", "integer_below_min_value"
+LISTS = [
+    "/assistants",
+    "/threads/{thread}/messages",
+    "/threads/{thread}/runs",
+    "/threads/{thread}/runs/{run}/steps",
+]
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("limit=200", wrong_size("limit", "integer above maximum value", *TOO_MANY)),
+        ("limit=0", wrong_size("limit", "integer below minimum value", *TOO_FEW)),
+        ("limit=-1", wrong_size("limit", "integer below minimum value", *TOO_NEGATIVE)),
+        ("limit=ten", wrong_type("limit", "an integer", "a string")),
+        ("order=newest", no_choice("order", "newest", "'asc' and 'desc'")),
+    ],
+)
+@pytest.mark.parametrize("path", LISTS)
+async def test_every_list_checks_its_query(service: InProcess, path: str, query: str, expected: Refusal) -> None:
+    error = await service.api.refused("GET", f"{filled(path, await some_ids(service))}?{query}")
+    assert (error["message"], error["param"], error["code"]) == expected
+
+
+STRING, ARRAY, OBJECT = "string_above_max_length", "array_above_max_length", "object_above_max_properties"
+FILES = [{"code_interpreter": {"file_ids": ["file-1"] * count}} for count in (20, 21)]
+STORES = [{"file_search": {"vector_store_ids": ["vs_1"] * count}} for count in (1, 2)]
+SEARCHES = [[{"type": "file_search", "file_search": {"max_num_results": count}}] for count in (50, 51)]
+NAMES = [[{"type": "function", "function": {"name": "f" * count}}] for count in (64, 65)]
+TEXTS = [[{"type": "text", "text": "t" * count}] for count in (256_000, 256_001)]
+
+
+@pytest.mark.parametrize(
+    ("valid", "field", "most", "beyond", "code"),
+    [
+        (an_assistant(), "name", "n" * 256, "n" * 257, STRING),
+        (an_assistant(), "description", "d" * 512, "d" * 513, STRING),
+        (an_assistant(), "instructions", "i" * 256_000, "i" * 256_001, STRING),
+        (an_assistant(), "tools", [WEATHER] * 128, [WEATHER] * 129, ARRAY),
+        (an_assistant(), "tools", *SEARCHES, "integer_above_max_value"),
+        (an_assistant(), "tools", *NAMES, STRING),
+        (an_assistant(), "tool_resources", *FILES, ARRAY),
+        (an_assistant(), "tool_resources", *STORES, ARRAY),
+        (an_assistant(), "temperature", 2, 2.01, "decimal_above_max_value"),
+        (an_assistant(), "temperature", 0, -0.01, "decimal_below_min_value"),
+        (an_assistant(), "top_p", 1, 1.01, "decimal_above_max_value"),
+        (an_assistant(), "reasoning_effort", "max", "extreme", "invalid_value"),
+        (an_assistant(), "metadata", FULL, {**FULL, "q": ""}, OBJECT),
+        (an_assistant(), "metadata", {"k" * 64: ""}, {"k" * 65: ""}, STRING),
+        (an_assistant(), "metadata", {"k": "é" * 512}, {"k": "é" * 513}, STRING),
+        (("/threads/{thread}", {}), "metadata", FULL, {**FULL, "q": ""}, OBJECT),
+        (("/threads/{thread}/messages/{msg}", {}), "metadata", FULL, {**FULL, "q": ""}, OBJECT),
+        (("/threads/{thread}/runs/{run}", {}), "metadata", FULL, {**FULL, "q": ""}, OBJECT),
+        (a_message(), "content", "t" * 256_000, "t" * 256_001, STRING),
+        (a_message(), "content", *TEXTS, STRING),
+        (a_run(), "instructions", "i" * 256_000, "i" * 256_001, STRING),
+        (a_run(), "additional_instructions", "i" * 256_000, "i" * 256_001, STRING),
+        (a_run(), "max_completion_tokens", 16, 0, "integer_below_min_value"),
+        (a_run(), "max_prompt_tokens", 256, -1, "integer_below_min_value"),
+        (a_run(), "temperature", 2.0, 3, "decimal_above_max_value"),
+        (a_run(), "tools", [WEATHER] * 128, [WEATHER] * 129, ARRAY),
+    ],
+)
+async def test_a_limit_holds_to_the_last_character(
+    service: InProcess, valid: tuple[str, Json], field: str, most: Json, beyond: Json, code: str
+) -> None:
+    path, body = filled(valid, await some_ids(service))
+    error = await service.api.refused("POST", path, {**body, field: beyond})
+    assert error["code"] == code
+    assert error["param"].startswith(field)
+    await service.api.post(path, {**body, field: most})
+
+
+@pytest.mark.parametrize("path", ["/assistants", "/threads", "/threads/runs"])
+async def test_null_is_as_good_as_nothing(service: InProcess, path: str) -> None:
+    fields = {
+        "/assistants": "name description instructions tools tool_resources metadata temperature top_p response_format",
+        "/threads": "messages tool_resources metadata",
+        "/threads/runs": "model tools metadata temperature top_p stream max_prompt_tokens max_completion_tokens"
+        " truncation_strategy tool_choice parallel_tool_calls response_format thread tool_resources",
+    }[path]
+    required = {"/assistants": {"model": "gpt-4o"}, "/threads": {}}.get(path)
+    if required is None:
+        required = {"assistant_id": await service.assistant(), "instructions": "Greet."}
+    given = await service.api.post(path, {**dict.fromkeys(fields.split()), **required})
+    plain = await service.api.post(path, required)
+    unlike = {"id", "created_at", "thread_id", "expires_at"}
+    assert {k: v for k, v in given.items() if k not in unlike} == {k: v for k, v in plain.items() if k not in unlike}
+
+
+async def test_a_body_may_have_4_mib_and_no_more(service: InProcess) -> None:
+    answer = await service.api.send("POST", "/v1/threads", data=b" " * (4 * 1024 * 1024 + 1))
+    assert answer.status == 413
+    assert answer.error["message"] == "The request body is too large: 4 MiB are the limit."
+    thread = await service.api.send("POST", "/v1/threads", data=b"{}" + b" " * (4 * 1024 * 1024 - 2))
+    assert thread.status == 200
+
+
+# --- headers --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sent", [None, "assistants=v1", "", "assistants=v22"])
+@pytest.mark.parametrize(
+    ("method", "path"), [("GET", "/v1/assistants"), ("POST", "/v1/threads"), ("GET", "/v1/threads/t/runs/r/events")]
+)
+async def test_assistants_and_threads_want_the_beta_header(
+    service: InProcess, sent: str | None, method: str, path: str
+) -> None:
+    answer = await service.api.send(method, path, headers={"OpenAI-Beta": sent})
+    assert answer.status == 400
+    assert answer.error == {
+        "message": "You must provide the 'OpenAI-Beta' header to access the Assistants API. Please try again by setting"
+        " the header 'OpenAI-Beta: assistants=v2'.",
+        "type": "invalid_request_error",
+        "param": None,
+        "code": "invalid_beta",
+    }
+
+
+async def test_models_and_health_want_no_beta_header(service: InProcess) -> None:
+    for path in ("/v1/models", "/health", "/openapi.json"):
+        assert (await service.api.send("GET", path, headers={"OpenAI-Beta": None})).status == 200
+    among = {"OpenAI-Beta": "realtime=v1, assistants=v2"}
+    assert (await service.api.send("GET", "/v1/assistants", headers=among)).status == 200
+
+
+# --- keys and projects ----------------------------------------------------------------------------------------------
+
+
+def secured() -> Any:
+    return in_process(api_keys="one:key-of-project-one,two:key-of-project-two")
+
+
+@pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer ", "Basic a2V5OmtleQ==", "key-of-project-one"])
+async def test_without_a_key_nobody_gets_in(header: str | None) -> None:
+    async with secured() as service:
+        answer = await service.api.send("GET", "/v1/assistants", headers={"Authorization": header})
+    assert answer.status == 401
+    assert answer.error["message"].startswith(
+        "You didn't provide an API key. You need to provide your API key in an Authorization header using Bearer auth"
+        " (i.e. Authorization: Bearer YOUR_KEY)"
+    )
+    assert (answer.error["param"], answer.error["code"]) == (None, None)
+
+
+@pytest.mark.parametrize(
+    "key", ["sk-0123456789abcdef", "key-of-project-on", "key-of-project-onee", "KEY-OF-PROJECT-ONE"]
+)
+async def test_a_wrong_key_is_refused_and_not_repeated(key: str) -> None:
+    async with secured() as service:
+        answer = await service.client(key).send("GET", "/v1/assistants")
+    assert answer.status == 401
+    assert answer.error["message"].startswith("Incorrect API key provided: ")
+    assert answer.error["code"] == "invalid_api_key"
+    assert key not in answer.raw.decode()
+
+
+async def test_every_operation_wants_a_key_before_anything_else() -> None:
+    async with secured() as service:
+        for route in ROUTES:
+            answer = await service.api.send(route.method, route.path, headers={"OpenAI-Beta": None})
+            assert answer.status == 401, route
+        assert (await service.api.send("GET", "/v1/nothing")).status == 401
+        for path in ("/health", "/openapi.json", "/docs"):
+            assert (await service.api.send("GET", path)).status == 200
+
+
+async def test_no_project_sees_another_by_any_operation() -> None:
+    async with secured() as service:
+        one, two = service.client("key-of-project-one"), service.client("key-of-project-two")
+        ids = await used_project(service, one)
+        before = await everything(one, ids)
+        foreign = [route for route in ROUTES if "{" in route.path and "models" not in route.path]
+        assert len(foreign) == 20
+        for route in foreign:
+            body = filled(bodies().get(f"{route.method} {route.path.removeprefix('/v1')}", {}), ids)
+            answer = await two.send(route.method, filled(route.path, ids), body)
+            assert answer.status == 404, (route, answer.raw)
+            assert "No " in answer.error["message"]
+        assert await everything(one, ids) == before
+
+
+async def test_no_project_runs_the_assistant_of_another() -> None:
+    async with secured() as service:
+        one, two = service.client("key-of-project-one"), service.client("key-of-project-two")
+        ids = await used_project(service, one)
+        own = (await two.post("/threads", {"messages": [{"role": "user", "content": "Hi"}]}))["id"]
+        for path in ("/threads/runs", f"/threads/{own}/runs"):
+            await two.refused("POST", path, {"assistant_id": ids["assistant_id"]}, status=404)
+        assert (await two.get("/assistants"))["data"] == []
+        assert (await two.get(f"/assistants?order=asc&before={ids['assistant_id']}"))["data"] == []
+        assert [each["id"] for each in (await one.get("/assistants"))["data"]] == [ids["assistant_id"]]
+
+
+# --- the service's own faults ---------------------------------------------------------------------------------------
+
+
+async def test_a_fault_of_the_service_is_500_and_tells_nothing(
+    service: InProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(*_: object) -> None:
+        raise KeyError("secret")
+
+    monkeypatch.setattr(service.storage, "get", broken)
+    answer = await service.api.send("GET", "/v1/assistants/asst_x")
+    assert answer.status == 500
+    assert answer.error["type"] == "server_error"
+    assert answer.error["message"].startswith("The server had an error processing your request. Sorry about that!")
+    assert b"secret" not in answer.raw
+
+
+async def test_a_store_that_does_not_answer_is_503_to_be_tried_again(
+    service: InProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(*_: object) -> None:
+        raise StorageUnavailable("secret")
+
+    monkeypatch.setattr(service.storage, "get", away)
+    monkeypatch.setattr(service.storage, "ping", away)
+    for path in ("/v1/assistants/asst_x", "/health"):
+        answer = await service.api.send("GET", path)
+        assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
+        assert b"secret" not in answer.raw
+
+
+# --- what the tests share -------------------------------------------------------------------------------------------
+
+
+def filled(node: Json, ids: dict[str, str]) -> Json:
+    """The text or body with ids in the place of {thread}, {run}, ..."""
+    if isinstance(node, dict):
+        return {key: filled(value, ids) for key, value in node.items()}
+    if isinstance(node, list | tuple):
+        return [filled(item, ids) for item in node]
+    if isinstance(node, str) and "{" in node:
+        for name, value in ids.items():
+            node = node.replace("{" + name + "}", value)
+    return node
+
+
+async def some_ids(service: InProcess) -> dict[str, str]:
+    """Of a thread with a run that is completed."""
+    run = await service.finished()
+    messages = await service.api.get(f"/threads/{run['thread_id']}/messages")
+    return {
+        "asst": run["assistant_id"],
+        "thread": run["thread_id"],
+        "run": run["id"],
+        "msg": messages["first_id"],
+        "step": (await service.steps(run))[0]["id"],
+    }
+
+
+async def used_project(service: InProcess, api: Api) -> dict[str, str]:
+    """The ids of one of everything, in the project of this client; by the names of the routes."""
+    assistant = (await api.post("/assistants", {"model": "gpt-4o"}))["id"]
+    thread = {"messages": [{"role": "user", "content": "Hi"}]}
+    run = await api.post("/threads/runs", {"assistant_id": assistant, "thread": thread})
+    await service.until(run, project="one")
+    return {
+        "assistant_id": assistant,
+        "thread_id": run["thread_id"],
+        "run_id": run["id"],
+        "message_id": (await api.get(f"/threads/{run['thread_id']}/messages"))["first_id"],
+        "step_id": (await api.get(f"{path_of(run)}/steps"))["first_id"],
+    }
+
+
+def bodies() -> dict[str, Json]:
+    """Valid bodies of the operations that need one."""
+    return {
+        "POST /threads/{thread_id}/messages": {"role": "user", "content": "Hi"},
+        "POST /threads/{thread_id}/runs": {"assistant_id": "{assistant_id}"},
+        "POST /threads/{thread_id}/runs/{run_id}/submit_tool_outputs": {"tool_outputs": []},
+    }
+
+
+async def everything(api: Api, ids: dict[str, str]) -> list[Json]:
+    paths = [
+        "/assistants/{assistant_id}",
+        "/threads/{thread_id}",
+        "/threads/{thread_id}/messages",
+        "/threads/{thread_id}/runs",
+        "/threads/{thread_id}/runs/{run_id}/steps",
+    ]
+    return [await api.get(filled(path, ids)) for path in paths]

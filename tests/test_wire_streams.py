@@ -1,0 +1,383 @@
+"""Streams of server-sent events: their orders (section 5.2 of the contract), and what happens to readers who come late,
+come again or go away."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from typing import Any
+
+import pytest
+from inprocess import Event, Gate, InProcess, ManualClock, Stream, calls, fails, in_process, path_of, says
+
+from app import streaming
+from core.ports import ToolCall
+from worker.actions import action
+
+Json = Any
+WEATHER = {"type": "function", "function": {"name": "get_weather"}}
+PARIS, ROME = (
+    ToolCall("call_a", "get_weather", '{"city":"Paris"}'),
+    ToolCall("call_b", "get_weather", '{"city":"Rome"}'),
+)
+
+BEGINNING = ["run.created", "run.queued", "run.in_progress"]
+MESSAGE = ["step.created", "step.in_progress", "message.created", "message.in_progress", "message.delta"]
+COMPLETED = ["message.completed", "step.completed"]
+CALLS = ["step.created", "step.in_progress", "step.delta"]
+
+
+@action
+async def add(a: int, b: int) -> int:
+    return a + b
+
+
+def short(events: list[Event]) -> list[str]:
+    """The names as this file writes them; deltas that follow each other are one."""
+    names = [event.name.removeprefix("thread.").replace("run.step.", "step.") for event in events]
+    return [name for name, _ in itertools.groupby(names)]
+
+
+def text_of(events: list[Event]) -> str:
+    deltas = (event.data["delta"]["content"] for event in events if event.name == "thread.message.delta")
+    return "".join(part["text"]["value"] for content in deltas for part in content)
+
+
+async def streamed(service: InProcess, **fields: Json) -> Any:
+    """The stream of a new run on a new thread."""
+    thread, assistant = await service.thread("Hello"), await service.assistant(tools=[WEATHER])
+    return service.api.stream("POST", f"/threads/{thread}/runs", {"assistant_id": assistant, "stream": True, **fields})
+
+
+async def submitted(service: InProcess, run: Json, **outputs: str) -> Any:
+    given = [{"tool_call_id": call, "output": output} for call, output in outputs.items()]
+    body = {"tool_outputs": given, "stream": True}
+    return service.api.stream("POST", f"{path_of(run)}/submit_tool_outputs", body)
+
+
+async def whole_stream(service: InProcess, **fields: Json) -> list[Event]:
+    async with await streamed(service, **fields) as stream:
+        return await stream.rest()
+
+
+# --- orders ---------------------------------------------------------------------------------------------------------
+
+
+async def test_a_text_streams_in_the_recorded_order() -> None:
+    async with in_process(says("Hel", "lo ", "there.")) as service:
+        events = await whole_stream(service)
+        run = events[0].data
+        assert await service.said(run["thread_id"]) == ["Hello", "Hello there."]
+    assert short(events) == [*BEGINNING, *MESSAGE, *COMPLETED, "run.completed", "done"]
+    assert text_of(events) == "Hello there."
+    assert events[-4].data["content"][0]["text"]["value"] == "Hello there."
+
+
+async def test_a_thread_with_a_run_streams_from_the_thread_on() -> None:
+    async with in_process() as service:
+        thread = {"messages": [{"role": "user", "content": "Hello"}], "metadata": {"of": "thread"}}
+        body = {"assistant_id": await service.assistant(), "thread": thread, "metadata": {"of": "run"}, "stream": True}
+        async with service.api.stream("POST", "/threads/runs", body) as stream:
+            events = await stream.rest()
+    assert short(events) == ["created", *BEGINNING, *MESSAGE, *COMPLETED, "run.completed", "done"]
+    assert (events[0].data["metadata"], events[1].data["metadata"]) == ({"of": "thread"}, {"of": "run"})
+
+
+async def test_calls_stream_until_the_client_is_asked_and_on_from_its_outputs() -> None:
+    async with in_process(calls(PARIS, ROME), calls(ROME), says("Done.")) as service:
+        first = await whole_stream(service)
+        assert short(first) == [*BEGINNING, *CALLS, "run.requires_action", "done"]
+        assert accumulated(first) == [PARIS, ROME]
+        run = first[-2].data
+        async with await submitted(service, run, call_a="sun", call_b="rain") as stream:
+            second = await stream.rest()
+        again = ["step.completed", "run.queued", "run.in_progress"]
+        assert short(second) == [*again, *CALLS, "run.requires_action", "done"]
+        assert [c["function"]["output"] for c in second[0].data["step_details"]["tool_calls"]] == ["sun", "rain"]
+        async with await submitted(service, run, call_b="snow") as stream:
+            third = await stream.rest()
+        assert short(third) == [*again, *MESSAGE, *COMPLETED, "run.completed", "done"]
+
+
+def accumulated(events: list[Event]) -> list[ToolCall]:
+    """Calls as the SDKs put them together: strings are concatenated, by index."""
+    found: dict[int, list[str]] = {}
+    for event in events:
+        if event.name == "thread.run.step.delta":
+            for call in event.data["delta"]["step_details"]["tool_calls"]:
+                parts = found.setdefault(call["index"], ["", "", ""])
+                parts[0] += call.get("id", "")
+                parts[1] += call["function"].get("name", "")
+                parts[2] += call["function"].get("arguments", "")
+    return [ToolCall(*parts) for _, parts in sorted(found.items())]
+
+
+async def test_a_text_before_calls_is_a_step_of_its_own() -> None:
+    async with in_process(calls(PARIS, first=["Let me ", "look."])) as service:
+        events = await whole_stream(service)
+    assert short(events) == [*BEGINNING, *MESSAGE, *COMPLETED, *CALLS, "run.requires_action", "done"]
+    assert text_of(events) == "Let me look."
+
+
+async def test_actions_stream_as_steps_that_complete() -> None:
+    asked = ToolCall("call_1", "add", '{"a":1,"b":2}')
+    tools = [{"type": "function", "function": {"name": "add"}}]
+    async with in_process(calls(asked), says("Three."), actions=__name__) as service:
+        events = await whole_stream(service, tools=tools)
+    assert short(events) == [*BEGINNING, *CALLS, "step.completed", *MESSAGE, *COMPLETED, "run.completed", "done"]
+
+
+async def test_in_a_mixed_round_all_calls_stream_and_the_client_is_asked_for_its_own() -> None:
+    asked = ToolCall("call_1", "add", '{"a":1,"b":2}')
+    tools = [{"type": "function", "function": {"name": "add"}}, WEATHER]
+    async with in_process(calls(asked, PARIS), says("Done."), actions=__name__) as service:
+        events = await whole_stream(service, tools=tools)
+        assert short(events) == [*BEGINNING, *CALLS, "run.requires_action", "done"]
+        assert accumulated(events) == [asked, PARIS]
+        run = events[-2].data
+        assert [call["id"] for call in run["required_action"]["submit_tool_outputs"]["tool_calls"]] == ["call_a"]
+        async with await submitted(service, run, call_a="sun") as stream:
+            events = await stream.rest()
+    outputs = [call["function"]["output"] for call in events[0].data["step_details"]["tool_calls"]]
+    assert (events[0].name, outputs) == ("thread.run.step.completed", ["3", "sun"])
+
+
+async def test_an_answer_that_was_cut_off_ends_incomplete() -> None:
+    async with in_process(says("Half an ans", finish="length")) as service:
+        events = await whole_stream(service)
+    assert short(events) == [*BEGINNING, *MESSAGE, "message.incomplete", "step.completed", "run.incomplete", "done"]
+    assert events[-4].data["incomplete_details"] == {"reason": "max_tokens"}
+
+
+async def test_a_filtered_answer_ends_failed() -> None:
+    async with in_process(says("Something b", finish="content_filter")) as service:
+        events = await whole_stream(service)
+    assert short(events) == [*BEGINNING, *MESSAGE, "message.incomplete", "step.failed", "run.failed", "done"]
+
+
+async def test_a_refusal_streams_as_a_part() -> None:
+    async with in_process(says(refusal="I will not.")) as service:
+        events = await whole_stream(service)
+    assert short(events) == [*BEGINNING, *MESSAGE, *COMPLETED, "run.completed", "done"]
+    (delta,) = [event.data["delta"]["content"] for event in events if event.name == "thread.message.delta"]
+    assert delta == [{"index": 0, "type": "refusal", "refusal": "I will not."}]
+
+
+# --- ends in the middle ---------------------------------------------------------------------------------------------
+
+
+def check_torn(events: list[Event], ending: str, *before: str) -> None:
+    """Section 5.2 (8): the open message and step are closed before the run ends."""
+    closing = ["message.incomplete", f"step.{ending}", f"run.{ending}", "done"]
+    assert short(events) == [*BEGINNING, *MESSAGE, *before, *closing]
+    message, step, run = (event.data for event in events[-4:-1])
+    assert (message["status"], message["incomplete_details"]) == ("incomplete", {"reason": f"run_{ending}"})
+    assert message["content"][0]["text"]["value"] == text_of(events) == "Hel"
+    assert step["status"] == run["status"] == ending
+
+
+async def test_cancelling_in_the_middle_of_a_message_closes_all_that_is_open() -> None:
+    async with in_process(says("Hel", Gate(), "lo")) as service, await streamed(service) as stream:
+        await stream.until("thread.message.delta")
+        await service.api.post(f"{path_of(stream.heard[0].data)}/cancel")
+        check_torn(await stream.rest(), "cancelled", "run.cancelling")
+
+
+async def test_expiring_in_the_middle_of_a_message_closes_all_that_is_open() -> None:
+    async with in_process(says("Hel", Gate(), "lo"), clock=ManualClock()) as service, await streamed(service) as stream:
+        await stream.until("thread.message.delta")
+        service.advance(600)
+        check_torn(await stream.rest(), "expired")
+
+
+async def test_failing_in_the_middle_of_a_message_closes_all_that_is_open() -> None:
+    gate = Gate()
+    async with in_process(fails("server_error", "Gone.", "Hel", gate)) as service, await streamed(service) as stream:
+        await stream.until("thread.message.delta")
+        gate.open()
+        events = await stream.rest()
+        assert await service.said(events[0].data["thread_id"]) == ["Hello"]
+    check_torn(events, "failed")
+    assert events[-2].data["last_error"] == {"code": "server_error", "message": "Gone."}
+
+
+async def test_failing_before_the_first_word_ends_the_stream_at_once() -> None:
+    async with in_process(fails("rate_limit_exceeded", "Slow down.")) as service:
+        events = await whole_stream(service)
+    assert short(events) == [*BEGINNING, "run.failed", "done"]
+
+
+async def test_cancelling_a_queued_run_ends_its_stream() -> None:
+    async with in_process(worker=False) as service, await streamed(service) as stream:
+        await stream.until("thread.run.queued")
+        await service.api.post(f"{path_of(stream.heard[0].data)}/cancel")
+        assert short(await stream.rest()) == ["run.created", "run.queued", "run.cancelling", "run.cancelled", "done"]
+
+
+@pytest.mark.parametrize("ending", ["cancelled", "expired"])
+async def test_a_run_that_ends_while_it_waits_for_its_client_ends_on_the_stream(ending: str) -> None:
+    async with in_process(calls(PARIS), clock=ManualClock()) as service:
+        run = (await whole_stream(service))[-2].data
+        async with service.api.stream("GET", f"{path_of(run)}/events") as stream:
+            await stream.until("thread.run.requires_action")
+            if ending == "cancelled":
+                await service.api.post(f"{path_of(run)}/cancel")
+            else:
+                service.advance(600)
+            events = await stream.rest()
+    asked = ["run.cancelling"] if ending == "cancelled" else []
+    end = [*asked, f"step.{ending}", f"run.{ending}", "done"]
+    assert short(events) == [*BEGINNING, *CALLS, "run.requires_action", *end]
+
+
+async def test_deleting_the_thread_ends_the_stream_with_an_error() -> None:
+    async with in_process(says("Hel", Gate(), "lo")) as service, await streamed(service) as stream:
+        await stream.until("thread.message.delta")
+        await service.api.delete(f"/threads/{stream.heard[0].data['thread_id']}")
+        events = await stream.rest()
+    assert events[-1].name == "error"
+    assert events[-1].data["error"]["message"] == "The thread was deleted."
+
+
+# --- the events of a run, from anywhere -----------------------------------------------------------------------------
+
+
+async def watched(service: InProcess, run: Json, after: str | None = None) -> Stream:
+    async with service.api.stream("GET", f"{path_of(run)}/events", after=after) as stream:
+        await stream.rest()
+        return stream
+
+
+async def run_with_a_call(service: InProcess, *, stream: bool) -> Json:
+    """A completed run of two turns."""
+    if stream:
+        run = (await whole_stream(service))[-2].data
+        async with await submitted(service, run, call_a="sun") as rest:
+            await rest.rest()
+        return run
+    run = await service.finished(assistant=await service.assistant(tools=[WEATHER]))
+    body = {"tool_outputs": [{"tool_call_id": "call_a", "output": "sun"}]}
+    await service.api.post(f"{path_of(run)}/submit_tool_outputs", body)
+    return await service.until(run)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_every_event_of_a_finished_run_is_a_place_to_go_on_from(stream: bool) -> None:
+    async with in_process(calls(PARIS, first=["Let me look."]), says("Done ", "and ", "done.")) as service:
+        run = await run_with_a_call(service, stream=stream)
+        whole = await watched(service, run)
+        turns = [*MESSAGE, *COMPLETED, *CALLS, "run.requires_action", "step.completed", "run.queued", "run.in_progress"]
+        assert short(whole.heard) == [*BEGINNING, *turns, *MESSAGE, *COMPLETED, "run.completed", "done"]
+        assert len({event.id for event in whole.heard}) == len(whole.heard)
+        for place, event in enumerate(whole.heard[:-2]):
+            rest = await watched(service, run, event.id)
+            assert rest.heard == whole.heard[place + 1 :]
+            assert whole.raw.endswith(rest.raw)
+
+
+async def test_both_ways_to_hear_of_a_run_tell_the_same() -> None:
+    """A run that nobody streamed, replayed from its log; and one that was streamed while it was made."""
+    async with in_process(calls(PARIS, first=["Let me look."]), says("Done.")) as service:
+        made = await watched(service, await run_with_a_call(service, stream=True))
+        service.models.script = [calls(PARIS, first=["Let me look."]), says("Done.")]
+        replayed = await watched(service, await run_with_a_call(service, stream=False))
+    assert short(made.heard) == short(replayed.heard)
+    for mine, theirs in zip(landmarks(made.heard), landmarks(replayed.heard), strict=True):
+        assert without_names(mine.data) == without_names(theirs.data)
+
+
+def landmarks(events: list[Event]) -> list[Event]:
+    return [event for event in events if not event.name.endswith(".delta") and event.name != "done"]
+
+
+def without_names(node: Json) -> Json:
+    if isinstance(node, list):
+        return [without_names(item) for item in node]
+    if isinstance(node, dict):
+        return {k: without_names(v) for k, v in node.items() if not k.endswith(("_at", "_id")) and k != "id"}
+    return node
+
+
+async def test_what_the_requester_heard_is_what_watchers_hear() -> None:
+    async with in_process(says("Hel", "lo")) as service:
+        async with await streamed(service) as stream:
+            await stream.rest()
+        again = await watched(service, stream.heard[0].data)
+    assert again.raw == stream.raw
+
+
+async def test_the_events_of_a_run_can_be_watched_while_it_works() -> None:
+    gate = Gate()
+    async with in_process(says("Hel", gate, "lo")) as service:
+        run = await service.start_run()
+        async with service.api.stream("GET", f"{path_of(run)}/events") as stream:
+            await stream.until("thread.run.in_progress")
+            gate.open()
+            assert short(await stream.rest()) == [*BEGINNING, *MESSAGE, *COMPLETED, "run.completed", "done"]
+
+
+async def test_a_watcher_stays_while_the_client_is_asked() -> None:
+    async with in_process(calls(PARIS), says("Done.")) as service:
+        run = (await whole_stream(service))[-2].data
+        async with service.api.stream("GET", f"{path_of(run)}/events") as stream:
+            await stream.until("thread.run.requires_action")
+            body = {"tool_outputs": [{"tool_call_id": "call_a", "output": "sun"}]}
+            await service.api.post(f"{path_of(run)}/submit_tool_outputs", body)
+            assert short(await stream.rest())[-1] == "done"
+            assert stream.names[-2] == "thread.run.completed"
+
+
+async def test_a_reader_that_was_cut_off_goes_on_where_it_was() -> None:
+    gate = Gate()
+    async with in_process(says("Hel", "lo ", gate, "there.")) as service:
+        async with await streamed(service) as stream:
+            last = await stream.until("thread.message.delta")
+        heard, run = stream.heard, stream.heard[0].data
+        async with service.api.stream("GET", f"{path_of(run)}/events", after=last.id) as stream:
+            gate.open()
+            heard += await stream.rest()
+        assert short(heard) == [*BEGINNING, *MESSAGE, *COMPLETED, "run.completed", "done"]
+        assert text_of(heard) == "Hello there."
+
+
+async def test_a_client_that_goes_away_does_not_stop_its_run() -> None:
+    gate = Gate()
+    async with in_process(says("Hel", gate, "lo")) as service:
+        async with await streamed(service) as stream:
+            await stream.until("thread.message.delta")
+            stream.response.close()
+        gate.open()
+        run = await service.until(stream.heard[0].data)
+        assert run["status"] == "completed"
+        assert await service.said(run["thread_id"]) == ["Hello", "Hello"]
+
+
+@pytest.mark.parametrize("after", ["0", "x", "1.1", "0.0", "99999.1", "-1.0", "9" * 50, "0.1.2", "é"])
+async def test_an_event_id_that_was_never_sent_is_refused(after: str) -> None:
+    async with in_process() as service:
+        run = await service.finished()
+        headers = {"Last-Event-ID": after}
+        answer = await service.api.send("GET", f"/v1{path_of(run)}/events", headers=headers)
+    assert answer.status == 400
+    assert (answer.error["param"], answer.error["code"]) == ("Last-Event-ID", "invalid_value")
+
+
+async def test_a_quiet_stream_has_heartbeats(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streaming, "HEARTBEAT_EVERY", 0.01)
+    gate = Gate()
+    async with in_process(says(gate, "Hello.")) as service, await streamed(service) as stream:
+        await stream.until("thread.run.in_progress")
+        assert [await stream.comment() for _ in range(3)] == [": keep-alive"] * 3
+        gate.open()
+        assert short(await stream.rest()) == [*BEGINNING, *MESSAGE, *COMPLETED, "run.completed", "done"]
+
+
+async def test_many_readers_hear_the_same() -> None:
+    gate = Gate()
+    async with in_process(says("Hel", gate, "lo")) as service, await streamed(service) as stream:
+        await stream.until("thread.message.delta")
+        run = stream.heard[0].data
+        readers = [asyncio.create_task(watched(service, run)) for _ in range(20)]
+        gate.open()
+        await stream.rest()
+        assert {(await reader).raw for reader in readers} == {stream.raw}
