@@ -11,6 +11,7 @@ from http import HTTPStatus
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
+from aiohttp.web_protocol import RequestHandler
 
 from app.service import PROJECT, REQUEST_ID
 from core.errors import ApiError, server_error, storage_unavailable
@@ -162,3 +163,28 @@ def cors(origins: Collection[str]) -> Callable[[web.Request, web.StreamResponse]
 def _allowed(request: web.Request, origins: Collection[str]) -> bool:
     origin = request.headers.get("Origin")
     return origin is not None and ("*" in origins or origin in origins)
+
+
+def unparsed(
+    protocol: RequestHandler,
+    request: web.BaseRequest,
+    status: int = 500,
+    exc: BaseException | None = None,
+    message: str | None = None,
+) -> web.StreamResponse:
+    """The envelope for what never became a request: the HTTP parser's refusals (headers too long, broken encodings)."""
+    if request.writer.output_size > 0:
+        raise ConnectionError("the answer has begun, and cannot become an error") from exc
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        log.error("a request failed outside of its handler", exc_info=exc)
+        response = render(server_error())
+    else:
+        reason = (message or "it is not HTTP").strip().partition("\n")[0][:200]
+        response = render(ApiError(f"We could not parse your request: {reason}", status=status))
+    response.headers["x-request-id"] = f"req_{secrets.token_hex(16)}"
+    response.force_close()
+    return response
+
+
+# aiohttp asks nobody how to say this: its own answer is plain text.
+RequestHandler.handle_error = unparsed  # type: ignore[method-assign, assignment]

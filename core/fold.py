@@ -221,7 +221,7 @@ def _run_ended(
 def _step_created(state: ThreadState, event: e.StepCreated, at: int) -> Named:
     held = state.runs.items[event.step.run_id]
     held.steps.put(event.step.id, event.step)
-    held.own.update(event.own)
+    held.own = set(event.own)  # of the open step alone: some models number the calls of each turn anew
     if event.usage is not None:
         held.costs = {**held.costs, event.step.id: event.usage}
     return [(_name(event), event.step)]

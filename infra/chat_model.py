@@ -89,6 +89,8 @@ def _tool_call(call: ToolCall) -> dict[str, Any]:
 
 def _whole(data: dict[str, Any]) -> Reply:
     draft, choice = Draft(None), data["choices"][0]
+    for place, call in enumerate(choice["message"].get("tool_calls") or ()):
+        call["index"] = place  # each is a call of its own, even if a server gives all the same id
     _Calls().absorb(choice["message"], draft)
     return draft.reply(_finish(choice.get("finish_reason")), _tokens(data.get("usage")))
 

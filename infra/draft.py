@@ -42,7 +42,8 @@ class Draft:
         """Begin a function call; `arguments` are its first part, or all of them. Returns its index."""
         if not name:
             raise ValueError("the model called a function without a name")
-        call_id = call_id or new_call_id()
+        if not call_id or any(call_id == known for known, _, _ in self._calls):
+            call_id = new_call_id()
         self._calls.append((call_id, name, [arguments]))
         index = len(self._calls) - 1
         if self._deltas is not None:

@@ -139,13 +139,12 @@ def p5_one_active_run_at_most(past: History) -> None:
 
 
 def p6_the_model_was_not_called_too_often(past: History, world: World) -> None:
-    allowed: Counter[str] = Counter()  # by the model's name: a run that a client asked for twice may be there twice
     for held in past.state.runs:
         # A run that did not come to its own end was in the middle of a turn that left nothing.
         unfinished = held.run.status != "completed"
-        allowed[held.run.model] += past.turns[held.id] + past.claims[held.id] + unfinished
-    for model, limit in allowed.items():
-        assert world.models.calls[model] <= limit, f"P6: {world.models.calls[model]} calls, {limit} allowed"
+        allowed = past.turns[held.id] + past.claims[held.id] + unfinished
+        calls = world.models.calls[held.run.model]
+        assert calls <= allowed, f"P6: {calls} calls, {allowed} allowed"
 
 
 async def documents_show_what_the_log_says(world: World, past: History) -> None:

@@ -347,37 +347,38 @@ class Client:
 
     async def run(self, script: str, *, stream: bool = False) -> Run:
         """The run. Whoever retries and hears that there is one already, looks which."""
-        self.ordered += 1
-        body = CreateRun(assistant_id=ASSISTANT.id, model=f"{script}/{self.ordered}", stream=stream)
+        asked: list[str] = []
+
+        async def create(process: Process) -> Run:
+            asked.append(self._model(script))
+            body = CreateRun(assistant_id=ASSISTANT.id, model=asked[-1], stream=stream)
+            return await process.service.desk.create_run(PROJECT, self.thread, body, ASSISTANT)
+
         try:
-            run = await self.ask(lambda p: p.service.desk.create_run(PROJECT, self.thread, body, ASSISTANT))
+            run = await self.ask(create)
         except ApiError as refusal:
             assert self.retries and "already has an active run" in refusal.message
-            held = await self.ask(lambda p: p.ledger.read(PROJECT, self.thread))
-            run = next(each.run for each in held.runs if each.run.model == body.model)
+            held = await self.ask(lambda process: process.ledger.read(PROJECT, self.thread))
+            run = next(each.run for each in held.runs if each.run.model in asked)
         self.runs.append(run)
         return run
 
     async def run_in_new_thread(self, script: str, text: str) -> Run:
-        self.ordered += 1
-        model = f"{script}/{self.ordered}"
-        body = CreateThreadAndRun.model_validate(
-            {
-                "assistant_id": ASSISTANT.id,
-                "model": model,
-                "stream": True,
-                "thread": {"messages": [{"role": "user", "content": text}]},
-            }
-        )
-
         async def create(process: Process) -> Run:
             self.sent.append(text)
+            fields = {"assistant_id": ASSISTANT.id, "model": self._model(script), "stream": True}
+            thread = {"messages": [{"role": "user", "content": text}]}
+            body = CreateThreadAndRun.model_validate({**fields, "thread": thread})
             return await process.service.desk.create_thread_and_run(PROJECT, body, ASSISTANT)
 
         run = await self.ask(create)
         self.thread = run.thread_id
         self.runs.append(run)
         return run
+
+    def _model(self, script: str) -> str:
+        self.ordered += 1
+        return f"{script}/{self.ordered}"
 
     async def submit(self, run: Run, *, stream: bool = False) -> None:
         """Answer every call that the run asks for. A repeated submission is refused: the first one counted."""

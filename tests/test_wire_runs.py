@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from inprocess import Gate, InProcess, ManualClock, calls, fails, in_process, path_of, says
-from upstreams import choice, router, serving, whole
+from upstreams import choice, function, router, serving, whole
 
 from core.ports import Tokens, ToolCall, Turn
 from worker.actions import action
@@ -259,8 +259,12 @@ async def explode() -> None:
     raise RuntimeError("boom")
 
 
+hanging = asyncio.Event()
+
+
 @action
 async def hang() -> None:
+    hanging.set()
     await asyncio.Event().wait()
 
 
@@ -312,6 +316,43 @@ async def test_what_goes_wrong_in_an_action_is_told_to_the_model() -> None:
     assert outputs[0] == "Error: RuntimeError: boom"
     assert outputs[1] == "Error: hang did not answer within 0.05 seconds."
     assert all(output.startswith("Error: the arguments do not fit add: ") for output in outputs[2:])
+
+
+async def test_call_ids_may_come_again_in_later_turns() -> None:
+    """Some providers number the calls of each turn anew."""
+    own, theirs = ToolCall("call_1", "shout", '{"text":"hi"}'), ToolCall("call_1", "get_weather", "{}")
+    async with with_actions(calls(own), calls(theirs), says("Done.")) as service:
+        run = await service.finished(assistant=await service.assistant(tools=[*OWN, WEATHER]))
+        assert run["status"] == "requires_action"
+        run = await answer_calls(service, run, call_1="sun")
+        assert [turn.text for turn in service.prompts[2].turns if turn.role == "tool"] == ["HI", "sun"]
+
+
+async def test_calls_of_one_turn_that_share_an_id_are_told_apart() -> None:
+    async with serving() as upstream, router(upstream.url) as models:
+        asked = [function("get_weather", '{"city":"Paris"}', "call_0"), function("get_weather", "{}", "call_0")]
+        upstream.script = [whole(choice("tool_calls", tool_calls=asked))]
+        async with in_process(models=models) as service:
+            run = await service.finished(assistant=await service.assistant(tools=[WEATHER]))
+    first, second = run["required_action"]["submit_tool_outputs"]["tool_calls"]
+    assert first["id"] == "call_0" != second["id"]
+
+
+async def test_a_run_is_cancelled_while_an_action_works() -> None:
+    async with with_actions(calls(ToolCall("call_1", "hang", "{}"))) as service:
+        run = await service.start_run(assistant=await service.assistant(tools=OWN))
+        hanging.clear()
+        await hanging.wait()
+        await service.api.post(f"{path_of(run)}/cancel")
+        run = await service.until(run)
+        (step,) = await service.steps(run)
+    assert (run["status"], step["status"]) == ("cancelled", "cancelled")
+
+
+async def test_a_model_that_answers_nothing_completes_with_an_empty_message() -> None:
+    async with in_process(says()) as service:
+        run = await service.finished()
+        assert (run["status"], await service.said(run["thread_id"])) == ("completed", ["Hello", ""])
 
 
 # --- how runs end ---------------------------------------------------------------------------------------------------

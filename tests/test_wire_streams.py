@@ -163,6 +163,17 @@ async def test_a_refusal_streams_as_a_part() -> None:
     assert delta == [{"index": 0, "type": "refusal", "refusal": "I will not."}]
 
 
+async def test_a_stream_that_cannot_begin_is_refused_like_anything_else() -> None:
+    async with in_process(calls(PARIS)) as service:
+        run = (await whole_stream(service))[-2].data
+        body = {"assistant_id": run["assistant_id"], "stream": True}
+        error = await service.api.refused("POST", f"/threads/{run['thread_id']}/runs", body)
+        assert error["message"] == f"Thread {run['thread_id']} already has an active run {run['id']}."
+        body = {"tool_outputs": [{"tool_call_id": "call_x", "output": ""}], "stream": True}
+        error = await service.api.refused("POST", f"{path_of(run)}/submit_tool_outputs", body)
+        assert error["message"] == "Expected tool outputs for call_ids ['call_a'], got ['call_x']"
+
+
 # --- ends in the middle ---------------------------------------------------------------------------------------------
 
 

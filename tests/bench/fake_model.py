@@ -1,6 +1,6 @@
 """A model provider for benchmarks: answers at once, or after a set time, and costs little.
 
-  POST /v1/chat/completions, POST /v1/responses    whole or streamed; a function call if tools are given and none ran yet
+  POST /v1/chat/completions, POST /v1/responses    whole or streamed; a function call if there are tools, and none ran
   POST /config    {"delay_ms": before the first byte, "tokens": words of an answer, "itl_ms": between two of them}
   GET  /arrivals  when each call came (monotonic seconds), by the text of its last user message; then forgets them
 

@@ -427,6 +427,8 @@ async def _steps_of_two_rounds(client: Any, run: Any) -> None:
     assert f"They said: {', '.join(outputs)}." == SAID
     for kind in ("prompt_tokens", "completion_tokens", "total_tokens"):
         assert sum(getattr(step.usage, kind) for step in steps) == getattr(run.usage, kind)
+    contents: Any = ["step_details.tool_calls[*].file_search.results[*].content"]
+    assert ids(await all_of(listed(run.id, thread_id=run.thread_id, include=contents))) == ids(steps)[::-1]
     backwards = await all_of(listed(run.id, thread_id=run.thread_id, limit=1))
     assert ids(backwards) == ids(steps)[::-1]
     page = await done(listed(run.id, thread_id=run.thread_id, order="asc", before=steps[2].id))
@@ -733,6 +735,22 @@ async def stream_without_a_handler(client: Any) -> None:
 
 
 @scenario
+async def stream_that_is_left(client: Any) -> None:
+    """The run goes on without its listener, and the thread is free after it."""
+    assistant, runs = await assistant_of(client), client.beta.threads.runs
+    thread = await thread_of(client, script({"say": STORY, "pause": 0.01}))
+    async with opened(runs.stream(thread_id=thread.id, assistant_id=assistant.id)) as stream:
+        async for event in each(stream):
+            if event.event == "thread.message.delta":
+                break
+        left = stream.current_run
+    assert left.status == "in_progress"
+    run = await done(runs.poll(left.id, thread_id=thread.id))
+    assert run.status == "completed"
+    assert text_of(await newest(client, thread.id)) == STORY
+
+
+@scenario
 async def stream_that_is_cancelled(client: Any) -> None:
     """Cancelled while the model speaks: what was open is closed on the stream."""
     runs, assistant = client.beta.threads.runs, await assistant_of(client)
@@ -934,6 +952,11 @@ async def headers(client: Any) -> None:
     assert raw.parse() == run
     made = await done(client.beta.threads.create())
     assert made._request_id.startswith("req_")
+    again = {"thread_id": made.id, "assistant_id": assistant.id, "stream": True}
+    raw = await done(runs.with_raw_response.create(**again))
+    assert raw.headers["content-type"] == "text/event-stream; charset=utf-8"
+    assert raw.headers["x-request-id"].startswith("req_")
+    await all_of(raw.parse())
 
 
 # --- models -----------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
-from parties import NPM, PARTIES, api_keys, node, run
+from parties import NPM, PARTIES, api_keys, node, ready, run
 from scripted import scripted_model
 from service import service
 
@@ -106,6 +106,6 @@ def test_example_that_reads_raw_events(urls: dict[str, str], store: str) -> None
 
 
 def _example(name: str, url: str) -> list[str]:
-    done = run([*node(), str(NPM / "examples" / f"{name}.mjs")], url, key="npm-7.55.0")
+    done = run([*ready(node), str(NPM / "examples" / f"{name}.mjs")], url, key="npm-7.55.0")
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout.splitlines()

@@ -1,0 +1,139 @@
+"""How fast is it? `make bench`, or `python tests/bench/bench.py [--quick] [--only NAME] [--engine NAME] [--plot]`.
+
+Starts the service as users run it, a fake model and the floors under both engines, drives them by turns, and prints
+medians of three repetitions: each figure beside the floor that the same run measured, and beside its limit. A figure on
+the wrong side of its limit makes the exit code 1. `--plot` writes the curves into docs/performance.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+import plot
+import uvloop
+from scenarios import ALL, QUICK, SCENARIOS
+from stand import Figure, Limit, Stand, number
+
+PLOTS = Path(__file__).resolve().parent.parent.parent / "docs" / "performance"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A figure over all repetitions."""
+
+    scenario: str
+    engine: str
+    name: str
+    unit: str
+    values: list[float]
+    floors: list[float]
+    limit: Limit | None
+
+    @property
+    def value(self) -> float:
+        return statistics.median(self.values)
+
+    @property
+    def floor(self) -> float | None:
+        return statistics.median(self.floors) if self.floors else None
+
+    @property
+    def ok(self) -> bool:
+        return self.limit is None or self.limit.holds(self.value)
+
+    def cells(self) -> list[str]:
+        spread = f"{number(min(self.values))} to {number(max(self.values))}" if len(self.values) > 1 else ""
+        unit = f" {self.unit}" if self.unit else ""
+        limit, verdict = (str(self.limit), self.limit.verdict(self.value)) if self.limit else ("", "")
+        return [self.engine, self.name, number(self.value) + unit, spread, number(self.floor), limit, verdict]
+
+
+def rows_of(scenario: str, figures: list[Figure]) -> list[Row]:
+    grouped: dict[tuple[str, str], list[Figure]] = {}
+    for figure in figures:
+        grouped.setdefault((figure.engine, figure.name), []).append(figure)
+    return [
+        Row(
+            *(scenario, engine, name, group[0].unit),
+            [figure.value for figure in group],
+            [figure.floor for figure in group if figure.floor is not None],
+            _middle([figure.limit for figure in group if figure.limit]),
+        )
+        for (engine, name), group in grouped.items()
+    ]
+
+
+def _middle(limits: list[Limit]) -> Limit | None:
+    """A limit that follows from the floor moves with it."""
+    return sorted(limits, key=lambda limit: limit.bound)[len(limits) // 2] if limits else None
+
+
+def table(rows: list[Row]) -> str:
+    head = ["engine", "figure", "median", "from to", "floor", "limit", ""]
+    lines = [head, *(row.cells() for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    lines.insert(1, ["-" * width for width in widths])
+    padded = [[cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in padded)
+
+
+# --- the command --------------------------------------------------------------------------------------------------
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a minute instead of a quarter of an hour: rough figures")
+    parser.add_argument("--only", choices=list(SCENARIOS), action="append", help="this scenario; may be repeated")
+    parser.add_argument("--engine", choices=ALL, action="append", help="this engine; may be repeated")
+    parser.add_argument("--plot", action="store_true", help="write docs/performance/*.svg, of run and long")
+    parser.add_argument("--out", type=Path, help="a file for all values, as JSON")
+    return parser.parse_args()
+
+
+async def measure(given: argparse.Namespace) -> list[Row]:
+    wanted = given.only or (QUICK if given.quick else tuple(SCENARIOS))
+    rows: list[Row] = []
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
+        timeout = aiohttp.ClientTimeout(total=120)
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=timeout) as session:
+            stand = Stand(session, folder, stack, given.quick)
+            for name in wanted:
+                scenario, engines = SCENARIOS[name]
+                figures: list[Figure] = []
+                for engine in engines:
+                    if given.engine and engine not in given.engine:
+                        continue
+                    print(f"{name}: {engine} ...", file=sys.stderr, flush=True)
+                    figures += [figure async for figure in scenario(stand, engine)]
+                rows += rows_of(name, figures)
+    return rows
+
+
+def main() -> None:
+    given = arguments()
+    begun = time.monotonic()
+    rows = uvloop.run(measure(given))
+    print(table(rows))
+    print(f"\nPython {platform.python_version()}, {time.monotonic() - begun:.0f} s, medians of the repetitions.")
+    if given.out:
+        given.out.write_text(json.dumps([dataclasses.asdict(row) for row in rows], indent=1))
+    if given.plot:
+        plot.write(PLOTS, {(row.engine, row.name): (row.value, row.floor) for row in rows})
+    failed = [row for row in rows if not row.ok]
+    sys.exit(bool(failed))
+
+
+if __name__ == "__main__":
+    main()
