@@ -22,7 +22,7 @@ from core.fold import Change, Resource, ThreadState, apply
 from core.frames import STREAMED
 from core.ids import Ids
 from core.ports import Clock, Conflict, Document, Mark, Storage, StorageUnavailable, Stored
-from core.resources import Message, Run, Step, Thread, encode
+from core.resources import Message, Run, Step, Struct, Thread, encode
 from core.work import WorkItem, to_body
 
 MAX_BLOCK: Final = 4 * 1024 * 1024  # bytes of one commit
@@ -35,6 +35,23 @@ TRIES: Final = 500  # of one command; each lost race means that another writer's
 
 Decision = Callable[[ThreadState], Sequence[e.Event]]
 Ring = Callable[[int], WorkItem]  # from the version seen to the work item
+
+
+class Heard(Struct, frozen=True):
+    """A change, as a snapshot keeps it."""
+
+    version: int
+    name: str
+    object: msgspec.Raw
+
+
+class Snapshot(Struct, kw_only=True, frozen=True):
+    """What a generation of a log begins with: the state, and what the wire heard of the last two runs if somebody
+    streamed them, since a stream may lag behind its log."""
+
+    state: ThreadState
+    trail: tuple[Heard, ...] = ()
+    trail_before: tuple[Heard, ...] = ()
 
 
 class View:
@@ -53,6 +70,14 @@ class View:
     def reset(self) -> None:
         """Forget the thread, but not who waits for the lock."""
         self.state, self.mark, self.blocks, self.trail, self.trail_before = ThreadState(), None, 0, [], []
+
+    def begin(self, snapshot: Snapshot) -> None:
+        self.state = snapshot.state
+        self.trail, self.trail_before = _changes(snapshot.trail), _changes(snapshot.trail_before)
+
+    def snapshot(self) -> Snapshot:
+        state = self.state
+        return Snapshot(state=state, trail=_heard(state, self.trail), trail_before=_heard(state, self.trail_before))
 
     def fold(self, commits: Sequence[e.Commit]) -> list[Change]:
         changes: list[Change] = []
@@ -127,7 +152,7 @@ class Ledger:
         return self._bell.listen(_topic(project, thread_id))
 
     async def trail(self, project: str, thread_id: str, run_id: str) -> list[Change]:
-        """What the wire hears of a run. Of one that ended before the log was last rolled over, only how it ended."""
+        """What the wire hears of a run. Of one that ended long before the log was last rolled over, only how."""
         view = await self.look(project, thread_id)
         return view.trail_of(run_id) or await self._old_trail(view, project, thread_id, run_id)
 
@@ -135,12 +160,13 @@ class Ledger:
         tail = await self._storage.read(names.THREADS, names.thread_log(project, thread_id), None)
         again = View()
         if tail and tail.mark.generation:
-            again.state = await self._snapshot(project, thread_id, tail.mark.generation) or ThreadState()
+            snapshot = await self._snapshot(project, thread_id, tail.mark.generation)
+            again.begin(snapshot or Snapshot(state=ThreadState()))
         for commit in e.from_lines(tail.data if tail else b""):
             again.fold([commit])
-            run = again.state.runs.get(run_id)
-            if run and not run.run.active:
-                return again.trail_of(run_id)
+            run, found = again.state.runs.get(run_id), again.trail_of(run_id)
+            if run and not run.run.active and found:  # none of a run that the snapshot knew
+                return found
         held = view.state.runs.get(run_id)
         return [Change(view.state.version, f"thread.run.{held.run.status}", held.run)] if held else []
 
@@ -305,8 +331,10 @@ class Ledger:
         """Empty what a deleted thread left. Tombstones stay, so that no late writer brings a document back."""
         view = await self.look(project, thread_id)
         state = view.state
-        if not state.deleted or state.thread is None or view.mark is None:
-            return
+        if view.mark is None:  # a purge that died after its last step but one
+            return await self._forget_snapshots(project, thread_id)
+        if not state.deleted or state.thread is None:
+            return None
         runs = list(state.runs)
         steps = [step for held in runs for step in held.steps]
         things: list[Resource] = [state.thread, *state.messages, *(held.run for held in runs), *steps]
@@ -314,11 +342,15 @@ class Ledger:
         await self._advance(emptied)
         for held in runs:
             await self._storage.drop(names.STREAMS, names.document(project, thread_id, held.run.id))
-        for generation in range(1, view.mark.generation + 1):
-            await self._storage.remove(names.SNAPSHOTS, names.snapshot(project, thread_id, generation))
-        # Last: a purge that dies before this is done again from the log.
+        # A purge that dies before this is done again from the log. Nobody can read a log without its snapshot.
         await self._storage.drop(names.THREADS, names.thread_log(project, thread_id))
         self._forget((project, thread_id))
+        await self._forget_snapshots(project, thread_id)
+
+    async def _forget_snapshots(self, project: str, thread_id: str) -> None:
+        prefix = f"{names.document(project, thread_id)}."
+        for stored in await self._storage.page(names.SNAPSHOTS, prefix, after=None, limit=10, newest_first=False):
+            await self._storage.remove(names.SNAPSHOTS, stored.name)
 
     # -- views -----------------------------------------------------------------------------------------------------
 
@@ -334,7 +366,7 @@ class Ledger:
             snapshot = await self._snapshot(project, thread_id, tail.mark.generation)
             if snapshot is None:  # rolled over once more in between
                 return await self._refresh(view, project, thread_id)
-            view.state = snapshot
+            view.begin(snapshot)
         commits = e.from_lines(tail.data)
         before = view.state.version
         changes = view.fold(commits)
@@ -354,7 +386,7 @@ class Ledger:
             return
         # 1. the snapshot: until 2. nobody looks for it, and a later version of it wins.
         name = names.snapshot(project, thread_id, view.mark.generation + 1)
-        await self._storage.advance(Document(names.SNAPSHOTS, name, encode(view.state), view.state.version))
+        await self._storage.advance(Document(names.SNAPSHOTS, name, encode(view.snapshot()), view.state.version))
         # 2. the new generation, where this snapshot's state ends.
         view.mark = await self._storage.roll(names.THREADS, names.thread_log(project, thread_id), view.mark)
         view.blocks = 0
@@ -362,7 +394,7 @@ class Ledger:
         if view.mark.generation > 1:
             await self._storage.remove(names.SNAPSHOTS, names.snapshot(project, thread_id, view.mark.generation - 1))
 
-    async def _snapshot(self, project: str, thread_id: str, generation: int) -> ThreadState | None:
+    async def _snapshot(self, project: str, thread_id: str, generation: int) -> Snapshot | None:
         stored = await self._storage.get(names.SNAPSHOTS, names.snapshot(project, thread_id, generation))
         return _snapshots.decode(stored.body) if stored else None
 
@@ -391,7 +423,26 @@ class Ledger:
             view.counted = 0
 
 
-_snapshots = msgspec.json.Decoder(ThreadState)
+_snapshots = msgspec.json.Decoder(Snapshot)
+
+
+def _heard(state: ThreadState, trail: Sequence[Change]) -> tuple[Heard, ...]:
+    held = state.runs.get(next((change.object.id for change in trail if isinstance(change.object, Run)), ""))
+    if held is None or not held.stream:
+        return ()
+    return tuple(Heard(c.version, c.name, msgspec.Raw(encode(c.object))) for c in trail)
+
+
+def _changes(heard: Sequence[Heard]) -> list[Change]:
+    return [Change(each.version, each.name, msgspec.json.decode(each.object, type=_kind(each.name))) for each in heard]
+
+
+def _kind(name: str) -> type[Resource]:
+    if name.startswith("thread.run.step."):
+        return Step
+    if name.startswith("thread.run."):
+        return Run
+    return Message if name.startswith("thread.message.") else Thread
 
 
 def documents(project: str, changes: Sequence[Change]) -> list[Document]:

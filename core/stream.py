@@ -28,14 +28,18 @@ class StreamWriter:
         self._scanned = False
         self._mark: Mark | None = None
         self._version = 0
+        self._ended = False
         self._renderer = frames.Renderer()
 
     async def catch_up(self, trail: Sequence[Change]) -> None:
         """Write the events of `trail` that the stream does not show yet. Idempotent: run it after every commit, and
         again after a crash."""
         for _ in range(TRIES):
+            began = self._mark is not None
             if not self._scanned:
                 await self._scan()
+            if began and self._mark is None:
+                return None  # its thread was deleted, and nobody is to write here again
             missing = self._missing(trail)
             if not missing:
                 return None
@@ -69,7 +73,9 @@ class StreamWriter:
         return next((offset for offset, shown, _, _ in frames.parse(data) if shown > version), len(data))
 
     def _missing(self, trail: Sequence[Change]) -> list[tuple[int, frames.Event]]:
-        missing = []
+        missing: list[tuple[int, frames.Event]] = []
+        if self._ended:  # an old run's trail may tell its end alone, under a later version
+            return missing
         known = {change.object.id for change in trail}
         for change in trail:
             if change.version > self._version:
@@ -88,6 +94,7 @@ class StreamWriter:
         self._version = max(self._version, events[-1][0])
         for _, event in events:
             self._renderer.saw(*event)
+            self._ended = self._ended or event[0] in frames.ENDINGS
         self._bell.ring(f"{names.STREAMS}/{self.name}")
 
     async def _scan(self) -> None:
@@ -95,7 +102,7 @@ class StreamWriter:
         tail = await self._logs.read(names.STREAMS, self.name, None)
         self._mark, self._version, self._renderer = (tail.mark if tail else None), 0, frames.Renderer()
         for _, version, name, payload in frames.parse(tail.data if tail else b""):
-            self._version = max(self._version, version)
+            self._version, self._ended = max(self._version, version), self._ended or name in frames.ENDINGS
             if name.startswith("thread.run.step.") and not name.endswith(".delta"):
                 self._renderer.saw(name, msgspec.json.decode(payload, type=Step))
             elif name == "thread.message.delta":

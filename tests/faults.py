@@ -16,6 +16,7 @@ from core.ports import Delivery, Document, Mark, Project, Storage, StorageUnavai
 
 T = TypeVar("T")
 LATENCY = 0.0005  # seconds to the store, and back
+STALL = 30.0  # seconds that a stalled call takes
 
 
 class Crash(BaseException):
@@ -27,6 +28,7 @@ class How(enum.Enum):
     CRASH_AFTER = "crash after"
     REFUSED = "unavailable, nothing done"
     LOST = "unavailable, yet done"
+    STALLED = "done late"
 
 
 @dataclass
@@ -120,6 +122,8 @@ class Faulty(Storage):
         how = self._plan.next(call)
         if how is How.CRASH_BEFORE:
             self._die()
+        if how is How.STALLED:
+            await self._travel(STALL)
         if how is How.REFUSED:
             raise StorageUnavailable(how.value)
         try:
@@ -133,10 +137,10 @@ class Faulty(Storage):
         await self._travel()
         return result
 
-    async def _travel(self) -> None:
+    async def _travel(self, seconds: float = LATENCY) -> None:
         if not self.alive:
             raise Crash
-        await asyncio.sleep(LATENCY)
+        await asyncio.sleep(seconds)
         if not self.alive:
             raise Crash
 

@@ -31,7 +31,7 @@ from infra.settings import read_settings
 from infra.wiring import SystemClock, storage_of
 
 Json = Any
-PATIENCE = 20.0  # seconds that a test may take: whoever waits for what never comes is told so
+PATIENCE = 60.0  # seconds that a test may take: whoever waits for what never comes is told so
 SETTLED = (*sorted(TERMINAL), "requires_action")
 BETA = {"OpenAI-Beta": "assistants=v2"}
 NOTHING: Any = object()
@@ -382,6 +382,13 @@ class InProcess:
             finally:
                 listener.close()
 
+    async def answered(self, run: Json, **outputs: str) -> Json:
+        """Submit outputs by call id, and wait for what the run does next."""
+        given = [{"tool_call_id": call, "output": output} for call, output in outputs.items()]
+        submitted = await self.api.post(f"{path_of(run)}/submit_tool_outputs", {"tool_outputs": given})
+        assert submitted["required_action"] is None
+        return await self.until(submitted)
+
     async def said(self, thread: str) -> list[str]:
         """The texts of a thread's messages, oldest first."""
         page = await self.api.get(f"/threads/{thread}/messages?order=asc&limit=100")
@@ -394,6 +401,18 @@ class InProcess:
 
 def path_of(run: Json) -> str:
     return f"/threads/{run['thread_id']}/runs/{run['id']}"
+
+
+def filled(node: Json, ids: dict[str, str]) -> Json:
+    """The text or body with ids in the place of {thread}, {run}, ..."""
+    if isinstance(node, dict):
+        return {key: filled(value, ids) for key, value in node.items()}
+    if isinstance(node, list | tuple):
+        return [filled(item, ids) for item in node]
+    if isinstance(node, str) and "{" in node:
+        for name, value in ids.items():
+            node = node.replace("{" + name + "}", value)
+    return node
 
 
 @contextlib.asynccontextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import shutil
 import subprocess
@@ -18,6 +19,12 @@ NPM = next(WHEEL.glob("**/node_modules/npm/bin/npm-cli.js"))
 
 def npm_install(folder: Path) -> None:
     """`npm ci` into folder/node_modules, unless what is there came from this very lock file."""
+    with (Path(sys.prefix) / "npm.lock").open("w") as mine:
+        fcntl.flock(mine, fcntl.LOCK_EX)  # tests run in several processes
+        _install(folder)
+
+
+def _install(folder: Path) -> None:
     lock = (folder / "package-lock.json").read_bytes()
     stamp, wanted = folder / "node_modules" / ".installed", hashlib.sha256(lock).hexdigest()
     if stamp.exists() and stamp.read_text() == wanted:

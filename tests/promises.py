@@ -84,7 +84,7 @@ async def check_thread(world: World, client: Client) -> None:
         return await nothing_is_left(world, client)
     if not past.commits:
         assert not client.runs and not client.told, "P1: what was acknowledged is gone"
-        return
+        return None
     p1_what_was_acknowledged_is_there(past, client)
     p2_every_run_has_ended_once_and_in_time(past)
     p3_no_message_is_lost_doubled_or_moved(past, client)
@@ -226,6 +226,8 @@ def _opened_and_closed(events: list[tuple[str, Any]], known: set[str]) -> None:
             continue
         if what == "created":
             assert thing["id"] not in opened, "P4: opened twice"
+            others = {each for each in opened if opened[each] == kind} - closed
+            assert not others, f"P4: {thing['id']} opened while {others} is open"
             opened[thing["id"]] = kind
         assert thing["id"] in opened and thing["id"] not in closed, f"P4: {name} outside of its {kind}"
         if what in ("completed", "incomplete", "failed", "cancelled", "expired"):

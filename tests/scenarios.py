@@ -172,11 +172,6 @@ async def changes_during_a_run(client: Client) -> None:
     await client.until(run)
 
 
-async def conversation(client: Client) -> None:
-    for script in ("plain", "own", "plain"):
-        await ask(client, script)
-
-
 SCENARIOS: dict[str, Scenario] = {
     each.__name__: each
     for each in (

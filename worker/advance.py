@@ -207,6 +207,8 @@ class Advance:
         finally:
             task.cancel()
             await asyncio.wait((task,))
+            if not task.cancelled():
+                task.exception()  # of an act that nobody waits for any more: asyncio would complain
 
     async def _still_mine(self) -> set[str]:
         """The ids that the log knows of this run. Raises Lost."""

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
+from msgspec.structs import replace
 
 from core.decide import Done, Park, Wait, failed
 from core.events import Event
@@ -28,8 +29,9 @@ EARLY = (
     0.2,
     0.4,
 )  # seconds between looks for what the doorbell announced, before it is put back
-PUT_BACK = 1.0  # seconds
-STALE = 60.0  # seconds after which a doorbell whose commit never came is dropped
+PUT_BACK = 1.0  # seconds at least; the older a doorbell, the longer
+STALE = 600.0  # seconds after which a doorbell whose commit never came is dropped: no request takes so long
+NOTHING_NEW = -1  # seen by the sender of a doorbell that announces no commit
 DELIVERIES = 5  # of one item; the last failed one ends its run
 RETRY = 2.0  # seconds, doubled with each failed delivery
 
@@ -86,9 +88,10 @@ class Doorbell:
         match await self._advance(item, item_id):
             case Park(until=until):
                 # The order matters: first the item that will ring when the run expires, then the end of this one.
-                await self.kit.storage.send(to_body(item), delay=max(0.0, until - self.kit.clock.now()))
-            case Wait() if self._age(item) < STALE:
-                await self.kit.storage.send(to_body(item), delay=PUT_BACK)
+                bell = replace(item, seen=NOTHING_NEW)
+                await self.kit.storage.send(to_body(bell), delay=max(0.0, until - self.kit.clock.now()))
+            case Wait() if self._age(item) < STALE and item.seen != NOTHING_NEW:
+                await self._put_back(item)
             case Wait():
                 log.info("run %s: its commit never came, the doorbell is dropped", item.run_id)
         return None
@@ -97,7 +100,7 @@ class Doorbell:
         """A doorbell rings before its commit: one that came too early looks again a few times."""
         for pause in (*EARLY, None):
             # A stale one is no announcement any more, but whatever the log says is still worth doing.
-            seen = item.seen if self._age(item) < STALE else -1
+            seen = item.seen if self._age(item) < STALE else NOTHING_NEW
             listener = self.kit.ledger.listen(item.project, item.thread_id)
             try:
                 outcome = await Advance(self.kit, item, item_id, seen).run()
@@ -110,10 +113,13 @@ class Doorbell:
 
     async def _purge(self, item: WorkItem) -> None:
         state = (await self.kit.ledger.look(item.project, item.thread_id)).state
-        if state.deleted:
+        if state.deleted or state.thread is None:
             await self.kit.ledger.purge(item.project, item.thread_id)
-        elif state.thread is not None and self._age(item) < STALE:
-            await self.kit.storage.send(to_body(item), delay=PUT_BACK)
+        elif self._age(item) < STALE:
+            await self._put_back(item)
+
+    async def _put_back(self, item: WorkItem) -> None:
+        await self.kit.storage.send(to_body(item), delay=max(PUT_BACK, self._age(item) / 2))
 
     def _age(self, item: WorkItem) -> float:
         return self.kit.clock.now() - item.sent_at

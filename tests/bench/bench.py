@@ -22,7 +22,7 @@ from pathlib import Path
 import aiohttp
 import plot
 import uvloop
-from scenarios import ALL, QUICK, SCENARIOS
+from measurements import ALL, QUICK, SCENARIOS
 from stand import Figure, Limit, Stand, number
 
 PLOTS = Path(__file__).resolve().parent.parent.parent / "docs" / "performance"

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from parties import NPM, PARTIES, api_keys, node, ready, run
 from scripted import scripted_model
-from service import service
+from service import Process, service
 
 STORES = ("sqlite", "azurite")
 AT_ONCE = 3  # clients
@@ -28,7 +28,7 @@ PLAYS = [
 
 
 @pytest.fixture(scope="module")
-def urls(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+def services(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Process]]:
     """The service over each store that a selected test wants."""
     with ExitStack() as stack:
         env = {
@@ -44,12 +44,14 @@ def urls(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
                 if separate
                 else f"sqlite:///{tmp_path_factory.mktemp('clients')}/clients.db"
             )
-            found[store] = stack.enter_context(service(storage, separate=separate, **env)).url
+            found[store] = stack.enter_context(service(storage, separate=separate, **env))
         yield found
 
 
 @pytest.fixture(scope="module")
-def played(request: pytest.FixtureRequest, urls: dict[str, str]) -> Iterator[dict[tuple[str, str], Future[Any]]]:
+def played(
+    request: pytest.FixtureRequest, services: dict[str, Process]
+) -> Iterator[dict[tuple[str, str], Future[Any]]]:
     """By store and client: what came of all that it plays."""
     wanted: dict[tuple[str, str], set[str]] = {}
     for item in _selected(request):
@@ -58,7 +60,7 @@ def played(request: pytest.FixtureRequest, urls: dict[str, str]) -> Iterator[dic
             wanted.setdefault(place, set()).add(item.callspec.params["name"])
     with ThreadPoolExecutor(AT_ONCE) as pool:
         yield {
-            (store, party): pool.submit(PARTIES[party].play, urls[store], names)
+            (store, party): pool.submit(PARTIES[party].play, services[store].url, names)
             for (store, party), names in wanted.items()
         }
 
@@ -69,16 +71,23 @@ def _selected(request: pytest.FixtureRequest) -> list[Any]:
 
 @pytest.mark.parametrize("store", STORES)
 @pytest.mark.parametrize(("party", "way", "name"), PLAYS)
-def test_client(played: dict[tuple[str, str], Future[Any]], store: str, party: str, way: str, name: str) -> None:
+def test_client(
+    services: dict[str, Process],
+    played: dict[tuple[str, str], Future[Any]],
+    store: str,
+    party: str,
+    way: str,
+    name: str,
+) -> None:
     outcomes = played[store, party].result()
     assert (way, name) in outcomes, "it was not played"
     if error := outcomes[way, name]:
-        pytest.fail(error, pytrace=False)
+        pytest.fail(f"{error}\nThe service logged:\n{''.join(services[store].log[-20:])}", pytrace=False)
 
 
 @pytest.mark.parametrize("store", STORES)
-def test_example_that_polls(urls: dict[str, str], store: str) -> None:
-    lines = _example("assistants", urls[store])
+def test_example_that_polls(services: dict[str, Process], store: str) -> None:
+    lines = _example("assistants", services[store].url)
     assert lines[0].startswith("assistant asst_")
     assert lines[1].startswith("thread thread_")
     assert lines[2] == "run completed"
@@ -90,8 +99,8 @@ def test_example_that_polls(urls: dict[str, str], store: str) -> None:
 
 
 @pytest.mark.parametrize("store", STORES)
-def test_example_that_streams(urls: dict[str, str], store: str) -> None:
-    lines = _example("assistant-stream", urls[store])
+def test_example_that_streams(services: dict[str, Process], store: str) -> None:
+    lines = _example("assistant-stream", services[store].url)
     assert lines[:2] == ["connect", "event thread.run.created"]
     assert lines[-3:] == ["event thread.run.completed", "run completed", "result completed"]
     (*_, last) = (line for line in lines if line.startswith("text "))
@@ -100,8 +109,8 @@ def test_example_that_streams(urls: dict[str, str], store: str) -> None:
 
 
 @pytest.mark.parametrize("store", STORES)
-def test_example_that_reads_raw_events(urls: dict[str, str], store: str) -> None:
-    lines = _example("assistant-stream-raw", urls[store])
+def test_example_that_reads_raw_events(services: dict[str, Process], store: str) -> None:
+    lines = _example("assistant-stream-raw", services[store].url)
     assert lines == ["You help people with mathematics.", "", "Call the user Jane. | What is x in `5x + 2 = 17`?"]
 
 

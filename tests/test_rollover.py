@@ -1,0 +1,168 @@
+"""P2, P3, P4: a log that was rolled over several times is the same thread, for readers and writers alike."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from faults import How, Plan
+from promises import all_documents, check, history
+from scenarios import ask, listen
+from simulation import PROJECT, Client, World
+from test_crash_sweep import sweep
+from virtual import run
+
+from core import names
+from core.paging import PageQuery
+from core.resources import encode
+
+ROLLS = 3  # commits of one generation
+
+
+async def conversation(client: Client) -> None:
+    """Runs of several kinds, one after the other, and a change to what lies generations back."""
+    for script in ("plain", "own"):
+        await ask(client, script)
+    for script in ("tools", "plain", "says"):
+        await listen(client, script)
+    first, _ = client.told[0]
+    await client.change(lambda scribe, state: scribe.delete_message(state, first))
+    await ask(client, "plain")
+
+
+async def deletion(client: Client) -> None:
+    await ask(client, "plain")
+    await listen(client, "plain")
+    await client.delete()
+
+
+async def talk(world: World) -> Client:
+    client = Client(world)
+    await client.open_thread()
+    await conversation(client)
+    return client
+
+
+async def generation(world: World, client: Client) -> int:
+    tail = await world.store.read(names.THREADS, names.thread_log(PROJECT, client.thread), None)
+    assert tail is not None
+    return tail.mark.generation
+
+
+async def lists(world: World, client: Client) -> list[bytes]:
+    """Every list of the thread, as its API gives it."""
+    state = await (await world.api()).ledger.read(PROJECT, client.thread)
+    pages = [
+        state.messages.page(PageQuery(limit=100), "message"),
+        state.messages.page(PageQuery(limit=2, newest_first=False), "message"),
+        *(held.steps.page(PageQuery(limit=100), "run step") for held in state.runs),
+    ]
+    return [encode(page) for page in pages] + [encode(held.run) for held in state.runs]
+
+
+async def told(roll_after: int, layout: tuple[str, ...]) -> tuple[int, list[bytes], dict[tuple[str, str], bytes]]:
+    world = World(roll_after=roll_after, layout=layout)
+    async with world.running():
+        client = await talk(world)
+        await world.at_rest()
+        await check(world, client)
+        return await generation(world, client), await lists(world, client), await all_documents(world, client.thread)
+
+
+@pytest.mark.parametrize("layout", [("api+worker",), ("api", "worker")], ids=["together", "apart"])
+def test_p3_a_log_that_rolled_reads_as_one_that_did_not(layout: tuple[str, ...]) -> None:
+    rolled, lists_rolled, documents_rolled = run(told(ROLLS, layout))
+    whole, lists_whole, documents_whole = run(told(10_000, layout))
+    assert rolled >= 4 and whole == 0
+    # Ids and times differ, since a roll takes a moment: what remains is compared.
+    assert [len(page) for page in lists_rolled] == [len(page) for page in lists_whole]
+    assert len(documents_rolled) == len(documents_whole)
+
+
+def test_p3_a_process_that_starts_reads_what_one_that_was_there_knows() -> None:
+    async def main() -> None:
+        world = World(roll_after=ROLLS)
+        async with world.running():
+            client = await talk(world)
+            there = await lists(world, client)
+            world.processes[0].kill()
+            assert await lists(world, client) == there
+            past = await history(world, client.thread)
+            state = await (await world.api()).ledger.read(PROJECT, client.thread)
+            assert encode(state) == encode(past.state), "the snapshot is not what the archived generations fold to"
+
+    run(main())
+
+
+def test_p4_nothing_is_added_to_streams_of_runs_that_lie_generations_back() -> None:
+    """Their expiry doorbells ring long after."""
+
+    async def main() -> None:
+        world = World(roll_after=ROLLS, layout=("api", "worker"))
+        async with world.running():
+            client = await talk(world)
+            before = await streams(world, client)
+            assert world.queued(), "doorbells of the expiry are still to ring"
+            await world.at_rest()
+            assert await streams(world, client) == before
+            await check(world, client)
+
+    run(main())
+
+
+async def streams(world: World, client: Client) -> list[bytes]:
+    tails = [
+        await world.store.read(names.STREAMS, names.document(PROJECT, client.thread, each.id), None)
+        for each in client.runs
+    ]
+    return [tail.data for tail in tails if tail]
+
+
+def test_p3_another_process_reads_and_writes_behind_a_roll() -> None:
+    async def main() -> None:
+        world = World(roll_after=ROLLS, layout=("api", "api", "api+worker"))
+        async with world.running():
+            client = Client(world)
+            await client.open_thread()
+            for number in range(20):  # every process commits now and then, each behind the rolls of the others
+                await client.say(f"Message {number}")
+                await asyncio.gather(*(process.ledger.read(PROJECT, client.thread) for process in world.processes))
+            await conversation(client)
+            await world.at_rest()
+            assert await generation(world, client) > 5
+            await check(world, client)
+
+    run(main())
+
+
+def test_p3_racing_writers_that_roll_lose_and_double_nothing() -> None:
+    async def main() -> None:
+        world = World(roll_after=2, layout=("api", "api", "api"))
+        async with world.running():
+            client = Client(world)
+            await client.open_thread()
+            await asyncio.gather(*(client.say("Hello") for _ in range(60)))
+            await check(world, client)
+            assert len((await history(world, client.thread)).state.messages) == 60
+
+    run(main())
+
+
+@pytest.mark.parametrize("how", list(How), ids=lambda how: how.name.lower())
+def test_p1_to_p6_hold_at_every_crash_point_of_a_conversation_that_rolls(how: How) -> None:
+    assert sweep(conversation, how, roll_after=ROLLS, every=5 if how is not How.CRASH_BEFORE else 2)
+
+
+@pytest.mark.parametrize("how", list(How), ids=lambda how: how.name.lower())
+def test_a_deletion_leaves_no_generation_behind_whatever_fails(how: How) -> None:
+    assert sweep(deletion, how, roll_after=2, every=2)
+
+
+def test_the_sweep_meets_rolls() -> None:
+    async def main() -> Plan:
+        world = World(roll_after=ROLLS)
+        async with world.running():
+            await talk(world)
+        return world.plan
+
+    assert sum(call.name == "roll" for call in run(main()).calls) >= 4
