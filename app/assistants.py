@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 from aiohttp import web
 
+from app.idempotency import reserve
 from app.service import Service, answer, answer_stored, checked_id, page_query, path_id, read_body, service_of
 from core import names
 from core.commands import assistant_from, updated_assistant
@@ -32,9 +33,15 @@ async def _stored(service: Service, project: str, assistant_id: str) -> Stored:
 async def create(request: web.Request) -> web.Response:
     service, project = service_of(request)
     body = await read_body(request, CreateAssistant)
-    assistant = assistant_from(body, service.ids.new("asst"), service.clock.now())
-    await service.storage.create(names.ASSISTANTS, names.document(project, assistant.id), encode(assistant))
-    return answer(assistant)
+    reserved = await reserve(request, "asst")
+    if reserved.known:
+        return reserved.known
+    assistant = assistant_from(body, reserved.id, service.clock.now())
+    try:
+        await service.storage.create(names.ASSISTANTS, names.document(project, assistant.id), encode(assistant))
+    except Conflict:  # there is such an assistant: the same request came before
+        assistant = await load(service, project, assistant.id)
+    return await reserved.keep(answer(assistant))
 
 
 async def retrieve(request: web.Request) -> web.Response:

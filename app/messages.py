@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
+from app.idempotency import reserve
 from app.service import answer, answer_stored, checked_id, page_query, path_id, read_body, service_of
 from core import names
 from core.commands import message_of
@@ -15,8 +16,11 @@ async def create(request: web.Request) -> web.Response:
     service, project = service_of(request)
     thread_id = path_id(request, "thread_id", "thread")
     body, scribe = await read_body(request, CreateMessage), service.scribe()
-    changes = await service.ledger.command(project, thread_id, lambda state: scribe.create_message(state, body))
-    return answer(changes[-1].object)
+    reserved = await reserve(request, "msg")
+    if reserved.known:
+        return reserved.known
+    await service.ledger.command(project, thread_id, lambda state: scribe.create_message(state, body, reserved.id))
+    return await reserved.keep(answer(message_of(await service.ledger.recall(project, thread_id), reserved.id)))
 
 
 async def list_all(request: web.Request) -> web.Response:

@@ -6,6 +6,7 @@ from aiohttp import web
 from msgspec.structs import replace
 
 from app import assistants, streaming
+from app.idempotency import reserve
 from app.service import answer, answer_stored, checked_id, page_query, path_id, read_body, service_of
 from core import names
 from core.commands import run_of
@@ -18,16 +19,23 @@ async def create(request: web.Request) -> web.StreamResponse:
     thread_id = path_id(request, "thread_id", "thread")
     body = await read_body(request, CreateRun)
     assistant = await assistants.load(service, project, checked_id(body.assistant_id, "assistant_id", "asst"))
-    run = await service.desk.create_run(project, thread_id, body, assistant)
-    return await _stream(request, run) if body.stream else answer(run)
+    reserved = await reserve(request, "run")
+    if reserved.known:
+        return reserved.known
+    run = await service.desk.create_run(project, thread_id, reserved.id, body, assistant)
+    return await _stream(request, run) if body.stream else await reserved.keep(answer(run))
 
 
 async def create_with_thread(request: web.Request) -> web.StreamResponse:
     service, project = service_of(request)
     body = await read_body(request, CreateThreadAndRun)
     assistant = await assistants.load(service, project, checked_id(body.assistant_id, "assistant_id", "asst"))
-    run = await service.desk.create_thread_and_run(project, body, assistant)
-    return await _stream(request, run) if body.stream else answer(run)
+    reserved = await reserve(request, "thread")
+    if reserved.known:
+        return reserved.known
+    run_id = reserved.id.replace("thread", "run", 1)  # one key stands for both
+    run = await service.desk.create_thread_and_run(project, reserved.id, run_id, body, assistant)
+    return await _stream(request, run) if body.stream else await reserved.keep(answer(run))
 
 
 async def _stream(request: web.Request, run: Run, seen: int = 0) -> web.StreamResponse:

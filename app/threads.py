@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from aiohttp import web
 
+from app.idempotency import reserve
 from app.service import answer, answer_stored, path_id, read_body, service_of
 from core import names
+from core.commands import thread_of
+from core.ports import Conflict
 from core.requests import CreateThread, UpdateThread
 from core.resources import Deleted
 
@@ -13,9 +18,13 @@ from core.resources import Deleted
 async def create(request: web.Request) -> web.Response:
     service, project = service_of(request)
     body = await read_body(request, CreateThread)
-    thread_id = service.ids.new("thread")
-    changes = await service.ledger.start(project, thread_id, service.scribe().create_thread(body, thread_id))
-    return answer(changes[0].object)
+    reserved = await reserve(request, "thread")
+    if reserved.known:
+        return reserved.known
+    with contextlib.suppress(Conflict):  # there is such a thread: the same request came before
+        await service.ledger.start(project, reserved.id, service.scribe().create_thread(body, reserved.id))
+    state = await service.ledger.recall(project, reserved.id)
+    return await reserved.keep(answer(thread_of(state, reserved.id)))
 
 
 async def retrieve(request: web.Request) -> web.Response:

@@ -180,13 +180,16 @@ class Scribe:
     def delete_thread(self, state: ThreadState) -> list[e.Event]:
         return [e.ThreadDeleted()]
 
-    def create_message(self, state: ThreadState, body: r.CreateMessage) -> list[e.Event]:
+    def create_message(self, state: ThreadState, body: r.CreateMessage, message_id: str) -> list[e.Event]:
+        """Nothing if there is, or was, a message of this id: the same request came before."""
         thread_id = thread_of(state).id
+        if message_id in state.messages.places:
+            return []
         settled = self._settle(state)
         active = state.active_run
         if active and not settled:
             raise ApiError(f"Can't add messages to {thread_id} while a run {active.run.id} is active.")
-        return [*settled, *self._messages([body], thread_id)]
+        return [*settled, e.MessageCreated(message=message_from(body, thread_id, message_id, self.now))]
 
     def update_message(self, state: ThreadState, message_id: str, body: r.UpdateMetadata) -> list[e.Event]:
         message = message_of(state, message_id)
@@ -206,7 +209,10 @@ class Scribe:
     # -- runs ------------------------------------------------------------------------------------------------------
 
     def create_run(self, state: ThreadState, body: r.CreateRun, assistant: Assistant, run_id: str) -> list[e.Event]:
+        """Nothing if there is a run of this id: the same request came before."""
         thread = thread_of(state)
+        if run_id in state.runs.places:
+            return []
         settled = self._settle(state)
         active = state.active_run
         if active and not settled:

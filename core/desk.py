@@ -35,19 +35,22 @@ class Desk:
     def scribe(self) -> Scribe:
         return Scribe(self.ids, self.clock.now(), self.lifetime)
 
-    async def create_run(self, project: str, thread_id: str, body: CreateRun, assistant: Assistant) -> Run:
-        scribe, run_id = self.scribe(), self.ids.new("run")
+    async def create_run(self, project: str, thread_id: str, run_id: str, body: CreateRun, assistant: Assistant) -> Run:
+        scribe = self.scribe()
         changes = await self._change(
             project, thread_id, run_id, lambda state: scribe.create_run(state, body, assistant, run_id)
         )
-        return _run_in(changes, "thread.run.created")
+        return await self._run(changes, "thread.run.created", project, thread_id, run_id)
 
-    async def create_thread_and_run(self, project: str, body: CreateThreadAndRun, assistant: Assistant) -> Run:
-        thread_id, run_id = self.ids.new("thread"), self.ids.new("run")
+    async def create_thread_and_run(
+        self, project: str, thread_id: str, run_id: str, body: CreateThreadAndRun, assistant: Assistant
+    ) -> Run:
         events = self.scribe().create_thread_and_run(body, assistant, thread_id, run_id)
-        changes = await self.ledger.start(project, thread_id, events, self._ring(project, thread_id, run_id))
-        await self._show(project, thread_id, run_id)
-        return _run_in(changes, "thread.run.created")
+        changes: list[Change] = []
+        with contextlib.suppress(Conflict):  # there is such a thread: the same request came before
+            changes = await self.ledger.start(project, thread_id, events, self._ring(project, thread_id, run_id))
+            await self._show(project, thread_id, run_id)
+        return await self._run(changes, "thread.run.created", project, thread_id, run_id)
 
     async def submit_tool_outputs(
         self, project: str, thread_id: str, run_id: str, body: SubmitToolOutputs
@@ -62,9 +65,7 @@ class Desk:
     async def cancel_run(self, project: str, thread_id: str, run_id: str) -> Run:
         scribe = self.scribe()
         changes = await self._change(project, thread_id, run_id, lambda state: scribe.cancel_run(state, run_id))
-        if changes:
-            return _run_in(changes, "thread.run.cancelling")
-        return run_of(await self.ledger.recall(project, thread_id), run_id).run
+        return await self._run(changes, "thread.run.cancelling", project, thread_id, run_id)
 
     async def delete_thread(self, project: str, thread_id: str) -> None:
         """A tombstone at once; the worker empties what is left."""
@@ -79,6 +80,12 @@ class Desk:
         """Where a run's stream begins to show what came after this version of its thread."""
         writer = StreamWriter(self.storage, self.bell, project, thread_id, run_id)
         return await writer.offset_after(version) if version else 0
+
+    async def _run(self, changes: Sequence[Change], name: str, project: str, thread_id: str, run_id: str) -> Run:
+        """The run as this event left it; where nothing changed, as it is."""
+        if changes:
+            return _run_in(changes, name)
+        return run_of(await self.ledger.recall(project, thread_id), run_id).run
 
     async def _change(self, project: str, thread_id: str, run_id: str, decide: Decision) -> list[Change]:
         changes = await self.ledger.command(project, thread_id, decide, self._ring(project, thread_id, run_id))

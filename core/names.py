@@ -9,8 +9,9 @@ RUNS = "runs"
 STEPS = "steps"
 STREAMS = "streams"  # what was streamed of a run
 SNAPSHOTS = "snapshots"  # folded state at the start of a log's generation
+IDEMPOTENCY = "idempotency"  # which id an Idempotency-Key stands for
 
-CONTAINERS = (ASSISTANTS, THREADS, MESSAGES, RUNS, STEPS, STREAMS, SNAPSHOTS)
+CONTAINERS = (ASSISTANTS, THREADS, MESSAGES, RUNS, STEPS, STREAMS, SNAPSHOTS, IDEMPOTENCY)
 
 
 def thread_log(project: str, thread_id: str) -> str:

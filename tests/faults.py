@@ -82,12 +82,17 @@ class Plan:
 
 @dataclass
 class Mischief:
-    """What a queue may do, and now and then does: deliver twice, late, or again while somebody works on the item."""
+    """What a store may do, and now and then does: answer slowly, so that a doorbell rings long before its commit;
+    deliver an item twice, late, or again while somebody works on it."""
 
     random: random.Random
     twice: float = 0.0  # probabilities
     late: float = 0.0
     again: float = 0.0
+    slow: float = 0.0
+
+    def pause(self) -> float:
+        return self.random.uniform(0, 3) if self.random.random() < self.slow else LATENCY
 
     def copies(self) -> int:
         return 2 if self.random.random() < self.twice else 1
@@ -117,7 +122,7 @@ class Faulty(Storage):
         self.alive = True
 
     async def _call(self, name: str, make: Callable[[], Awaitable[T]]) -> T:
-        await self._travel()
+        await self._travel(self._mischief.pause())
         call = Call(self._process, name)
         how = self._plan.next(call)
         if how is How.CRASH_BEFORE:

@@ -282,11 +282,11 @@ class Api:
 
     @contextlib.asynccontextmanager
     async def stream(
-        self, method: str, path: str, body: Json = NOTHING, *, after: str | None = None
+        self, method: str, path: str, body: Json = NOTHING, *, after: str | None = None, key: str | None = None
     ) -> AsyncIterator[Stream]:
-        """A stream; `after` is the Last-Event-ID."""
+        """A stream; `after` is the Last-Event-ID, `key` the Idempotency-Key."""
         data = None if body is NOTHING else json.dumps(body).encode()
-        headers = self._with({"Last-Event-ID": after})
+        headers = self._with({"Last-Event-ID": after, "Idempotency-Key": key})
         async with self._session.request(method, self._target(f"/v1{path}"), data=data, headers=headers) as response:
             assert response.status == 200, await response.read()
             assert response.headers["Content-Type"] == "text/event-stream; charset=utf-8"

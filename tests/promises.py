@@ -281,6 +281,3 @@ def p4_a_client_heard_it_whole(heard: bytes | None, data: bytes) -> None:
         last = list(frames.parse(heard))
         paused = last and last[-1][2] == frames.PAUSE
         assert paused or heard == data or not last, "P4: a client heard a part only"
-
-
-

@@ -124,7 +124,7 @@ class Said:
     async def calls(self, *tools: str) -> Reply:
         made = []
         for index, name in enumerate(tools):
-            call_id, arguments = f"call_{self.prefix}_{index}", '{"word":"w%d"}' % index
+            call_id, arguments = f"call_{self.prefix}_{index}", f'{{"word":"w{index}"}}'
             for start in (0, 6):
                 await asyncio.sleep(0.1)
                 if self.deltas:
@@ -144,9 +144,7 @@ class Process:
     def __init__(self, world: World, name: str, roles: str) -> None:
         self.world, self.name, self.roles = world, name, roles
         self.tasks: set[asyncio.Task[Any]] = set()
-        self.storage = Faulty(
-            world.store, world.plan, name, self.kill, apart=world.apart, mischief=world.mischief
-        )
+        self.storage = Faulty(world.store, world.plan, name, self.kill, apart=world.apart, mischief=world.mischief)
         clock, self.bell = world.clock, Bell()
         ids = Ids(clock, random.Random(world.random.getrandbits(64)))
         self.ledger = Ledger(self.storage, clock, ids, self.bell, roll_after=world.roll_after)
@@ -338,9 +336,9 @@ class Client:
 
         async def create(process: Process) -> Any:
             self.sent.append(text)
-            scribe = process.service.scribe()
+            scribe, message_id = process.service.scribe(), process.service.ids.new("msg")
             return await process.ledger.command(
-                PROJECT, self.thread, lambda state: scribe.create_message(state, body)
+                PROJECT, self.thread, lambda state: scribe.create_message(state, body, message_id)
             )
 
         self.told.append(((await self.ask(create))[-1].object.id, text))
@@ -352,7 +350,9 @@ class Client:
         async def create(process: Process) -> Run:
             asked.append(self._model(script))
             body = CreateRun(assistant_id=ASSISTANT.id, model=asked[-1], stream=stream)
-            return await process.service.desk.create_run(PROJECT, self.thread, body, ASSISTANT)
+            return await process.service.desk.create_run(
+                PROJECT, self.thread, process.service.ids.new("run"), body, ASSISTANT
+            )
 
         try:
             run = await self.ask(create)
@@ -369,7 +369,9 @@ class Client:
             fields = {"assistant_id": ASSISTANT.id, "model": self._model(script), "stream": True}
             thread = {"messages": [{"role": "user", "content": text}]}
             body = CreateThreadAndRun.model_validate({**fields, "thread": thread})
-            return await process.service.desk.create_thread_and_run(PROJECT, body, ASSISTANT)
+            return await process.service.desk.create_thread_and_run(
+                PROJECT, process.service.ids.new("thread"), process.service.ids.new("run"), body, ASSISTANT
+            )
 
         run = await self.ask(create)
         self.thread = run.thread_id

@@ -4,17 +4,18 @@ and hold what is left against the promises of docs/reliability.md."""
 from __future__ import annotations
 
 import os
+import random
 from typing import Any
 
 import pytest
-from faults import How, Plan
+from faults import How, Mischief, Plan
 from promises import check
 from scenarios import SCENARIOS, Scenario
 from simulation import Client, Unanswered, World
 from virtual import run
 
 THOROUGH = int(os.environ.get("SWEEP", "1"))  # 100 sweeps every call of every scenario in every layout
-LAYOUTS = {"together": ("api+worker",), "apart": ("api", "worker")}
+LAYOUTS = (("api", "worker", "worker"), ("api+worker", "worker"), ("api+worker", "api+worker"))
 
 
 async def play(scenario: Scenario, plan: Plan, *, retries: int = 0, **options: Any) -> World:
@@ -57,7 +58,52 @@ def sweep(scenario: Scenario, how: How, *, every: int = 1, **options: Any) -> in
     return len(points)
 
 
-@pytest.mark.parametrize("how", list(How), ids=lambda how: how.name.lower())
-@pytest.mark.parametrize("scenario", SCENARIOS.values(), ids=SCENARIOS)
+def faulted(scenario: str, how: How) -> Any:
+    return pytest.param(SCENARIOS[scenario], how, id=f"{scenario}-{how.name.lower()}")
+
+
+EVERYTHING = [faulted(scenario, how) for scenario in SCENARIOS for how in How]
+
+
+@pytest.mark.parametrize(("scenario", "how"), EVERYTHING)
 def test_p1_to_p6_hold_whatever_storage_call_fails(scenario: Scenario, how: How) -> None:
-    sweep(scenario, how)
+    """API and worker in one process, which dies; the client with it, so to speak: it never asks again."""
+    sweep(scenario, how, every=1 if how is How.CRASH_BEFORE else 3)
+
+
+@pytest.mark.parametrize(("scenario", "how"), EVERYTHING)
+def test_p1_to_p6_hold_if_clients_ask_again(scenario: Scenario, how: How) -> None:
+    """API and worker are two processes, of which one dies; clients retry as the SDKs do."""
+    sweep(scenario, how, every=7, layout=("api", "worker"), retries=2)
+
+
+@pytest.mark.parametrize(("scenario", "how"), EVERYTHING)
+def test_p1_to_p6_hold_where_a_commit_and_its_documents_are_one(scenario: Scenario, how: How) -> None:
+    sweep(scenario, how, every=9, apart=False)
+
+
+@pytest.mark.parametrize("tens", range(30))
+def test_p1_to_p6_hold_whatever_happens_to_several_processes(tens: int) -> None:
+    """Up to three faults at random moments, a store that answers slowly at times, and a queue that delivers twice,
+    late, early, and again while somebody works on the item."""
+    for seed in range(10 * tens, 10 * (tens + min(THOROUGH, 10))):
+        try:
+            run(play_at_random(random.Random(seed), seed))
+        except BaseException as error:
+            error.add_note(f"seed {seed}")
+            raise
+
+
+async def play_at_random(chance: random.Random, seed: int) -> None:
+    faults = chance.choices(list(How), k=chance.randint(0, 3))
+    plan = Plan(lambda number, name: faults.pop() if faults and chance.random() < 0.02 else None)
+    await play(
+        chance.choice(list(SCENARIOS.values())),
+        plan,
+        retries=chance.choice((0, 2)),
+        seed=seed,
+        layout=chance.choice(LAYOUTS),
+        apart=chance.random() < 0.7,
+        roll_after=chance.choice((3, 10_000)),
+        mischief=Mischief(chance, twice=0.2, late=0.2, again=0.1, slow=chance.choice((0.0, 0.05))),
+    )

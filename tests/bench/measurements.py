@@ -67,7 +67,7 @@ async def run(stand: Stand, engine: str) -> AsyncIterator[Figure]:
     async with stand.service(engine) as one, stand.floor() as bare:
         for _ in range(stand.repetitions):
             for clients in levels:
-                number = stand.few(max(40, clients * 16))
+                number = stand.few(max(40, clients * (4 if engine == AZURITE else 16)))
                 above, cost = await run_level(stand, one.client, one.pids, clients, number)
                 below, least = None, None
                 if engine != AZURITE:

@@ -116,11 +116,18 @@ class Stand:
                 processes.append(Process(command, self.settings(storage)))
                 stack.callback(processes[-1].kill)
             one = Service(engine, storage, processes, Client(self.session, processes[0].url))
-            await self.model.set(0)
-            await runs(one.client, self.model, 1, 5, poll=0.003)  # the first call of a process is slow
-            await runs(one.client, self.model, 8, self.few(100), poll=0.01)
-            await asyncio.to_thread(wait_idle, *one.pids)
-            yield one
+            try:
+                await self._warm(one)
+                yield one
+            except BaseException:
+                print(*(line for process in processes for line in process.log[-30:]), sep="", file=sys.stderr)
+                raise
+
+    async def _warm(self, one: Service) -> None:
+        await self.model.set(0)
+        await runs(one.client, self.model, 1, 5, poll=0.003)  # the first call of a process is slow
+        await runs(one.client, self.model, 8, self.few(100), poll=0.01)
+        await asyncio.to_thread(wait_idle, *one.pids)
 
     @contextlib.asynccontextmanager
     async def floor(self) -> AsyncIterator[Helper]:

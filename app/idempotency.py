@@ -1,0 +1,100 @@
+"""Idempotency-Key: a POST that creates, sent again with its key, creates nothing new and gets the same answer.
+
+The key reserves the id of what will be created, before it is. The object enters its log (or container) under that id in
+one conditional write; so whoever comes again, after whatever crash, can tell whether it happened.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import msgspec
+from aiohttp import web
+
+from app.service import Service, service_of
+from core import names
+from core.errors import ApiError
+from core.ports import Conflict, Stored
+from core.resources import Struct, encode
+
+LIFETIME = 24 * 3600.0  # seconds for which a key is remembered
+MAX_KEY = 255  # characters
+
+
+NONE = msgspec.Raw(b"null")
+
+
+class Reservation(Struct, frozen=True, kw_only=True):
+    """`digest` is of the request; `answer` comes with the first one that was sent."""
+
+    digest: str
+    id: str
+    at: float
+    answer: msgspec.Raw = NONE
+
+
+_decoder = msgspec.json.Decoder(Reservation)
+
+
+@dataclass(slots=True)
+class Reserved:
+    """The id to create under. `known` is the answer that was given before, if one was."""
+
+    service: Service
+    id: str
+    name: str = ""
+    reservation: Reservation | None = None
+    etag: str = ""
+
+    @property
+    def known(self) -> web.Response | None:
+        answer = self.reservation.answer if self.reservation else NONE
+        return None if answer == NONE else web.Response(body=bytes(answer), content_type="application/json")
+
+    async def keep(self, response: web.Response) -> web.Response:
+        """Remember the answer. A crash before leaves the object itself to answer from."""
+        if self.reservation and isinstance(response.body, bytes):
+            kept = msgspec.structs.replace(self.reservation, answer=msgspec.Raw(response.body))
+            try:
+                # If-Match: of two requests at once, both of the same object, the first answer stays.
+                await self.service.storage.replace(names.IDEMPOTENCY, self.name, encode(kept), self.etag)
+            except Conflict:
+                pass
+        return response
+
+
+async def reserve(request: web.Request, prefix: str) -> Reserved:
+    """An id for what this request creates. Raises the 400 of a key that came with another request before."""
+    service, project = service_of(request)
+    key = request.headers.get("Idempotency-Key")
+    if key is None:
+        return Reserved(service, service.ids.new(prefix))
+    if not 0 < len(key) <= MAX_KEY:
+        message = f"Invalid 'Idempotency-Key': expected 1 to {MAX_KEY} characters."
+        raise ApiError(message, param="Idempotency-Key", code="invalid_value")
+    name = names.document(project, hashlib.sha256(key.encode(errors="surrogatepass")).hexdigest())
+    content = f"{request.method} {request.path}\n".encode(errors="surrogatepass") + await request.read()
+    mine = Reservation(digest=hashlib.sha256(content).hexdigest(), id=service.ids.new(prefix), at=service.clock.now())
+    while True:
+        stored = await service.storage.get(names.IDEMPOTENCY, name)
+        try:
+            reservation, etag = await _hold(service, name, stored, mine)
+        except Conflict:
+            continue  # another request with this key came first: see what it reserved
+        if reservation.digest != mine.digest:
+            message = "This Idempotency-Key was used before, for another request."
+            raise ApiError(message, param="Idempotency-Key", code="idempotency_key_reused")
+        return Reserved(service, reservation.id, name, reservation, etag)
+
+
+async def _hold(service: Service, name: str, stored: Stored | None, mine: Reservation) -> tuple[Reservation, str]:
+    """What the key stands for: what was found, or `mine`. Raises Conflict."""
+    if stored is None:
+        # Create-if-missing: two requests with one new key.
+        return mine, await service.storage.create(names.IDEMPOTENCY, name, encode(mine))
+    found = _decoder.decode(stored.body)
+    if mine.at - found.at < LIFETIME:
+        return found, stored.etag
+    # If-Match: two requests with one old key.
+    return mine, await service.storage.replace(names.IDEMPOTENCY, name, encode(mine), stored.etag)
