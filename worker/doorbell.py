@@ -33,7 +33,7 @@ PUT_BACK = 1.0  # seconds at least; the older a doorbell, the longer
 STALE = 600.0  # seconds after which a doorbell whose commit never came is dropped: no request takes so long
 NOTHING_NEW = -1  # seen by the sender of a doorbell that announces no commit
 DELIVERIES = 5  # of one item; the last failed one ends its run
-RETRY = 2.0  # seconds, doubled with each failed delivery
+RETRY, MAX_RETRY = 2.0, 30.0  # seconds, doubled with each failed delivery
 
 
 @dataclass(slots=True)
@@ -119,15 +119,16 @@ class Doorbell:
             await self._put_back(item)
 
     async def _put_back(self, item: WorkItem) -> None:
-        await self.kit.storage.send(to_body(item), delay=max(PUT_BACK, self._age(item) / 2))
+        await self.kit.storage.send(to_body(item), delay=max(PUT_BACK, self._age(item) / 4))
 
     def _age(self, item: WorkItem) -> float:
         return self.kit.clock.now() - item.sent_at
 
     async def _failed(self, delivery: Delivery, item: WorkItem, error: Exception) -> None:
-        if delivery.count < DELIVERIES:
+        # A store that fails is no fault of the item: it is tried for as long as it takes.
+        if delivery.count < DELIVERIES or isinstance(error, StorageUnavailable):
             with contextlib.suppress(Conflict, StorageUnavailable):
-                await self.kit.storage.extend(delivery, hide=RETRY * 2 ** (delivery.count - 1))
+                await self.kit.storage.extend(delivery, hide=min(RETRY * 2 ** (delivery.count - 1), MAX_RETRY))
             return
         await self._give_up(item)
         await self.kit.storage.bury(delivery, f"{type(error).__name__}: {error}")

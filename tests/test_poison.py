@@ -1,0 +1,147 @@
+"""Work items that cannot be done: they end their run, and lie in the poison queue for people to look at."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from core import names
+from core.bell import Bell
+from core.desk import Desk
+from core.ids import Ids
+from core.ledger import Ledger
+from core.ports import Deltas, ModelInfo, Prompt, Reply, StorageUnavailable
+from core.requests import CreateThreadAndRun
+from core.resources import Assistant, Run
+from infra.sqlite_store import SqliteStorage
+from worker.actions import Actions
+from worker.advance import Kit
+from worker.doorbell import DELIVERIES, Doorbell
+
+ASSISTANT = Assistant(id="asst_1", created_at=1, model="m")
+BODY = CreateThreadAndRun.model_validate(
+    {"assistant_id": "asst_1", "thread": {"messages": [{"role": "user", "content": "Hello"}]}}
+)
+
+
+class ManualClock:
+    time = 1_000_000.0
+
+    def now(self) -> float:
+        return self.time
+
+
+class Broken:
+    """A model adapter with a bug, until it is mended."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error: Exception | None = error
+        self.calls = 0
+
+    async def reply(self, prompt: Prompt, deltas: Deltas | None) -> Reply:
+        self.calls += 1
+        if self.error:
+            raise self.error
+        return Reply(text="Hello.")
+
+    async def list(self) -> Sequence[ModelInfo]:
+        return ()
+
+    async def close(self) -> None: ...
+
+
+@dataclass
+class Bench:
+    store: SqliteStorage
+    clock: ManualClock
+    models: Broken
+    desk: Desk
+    doorbell: Doorbell
+
+    async def deliver(self) -> int:
+        """Let time pass until an item is visible, and answer it. How often it was delivered by then."""
+        for _ in range(600):
+            for delivery in await self.store.receive(1, hide=45):
+                await self.doorbell.answer(delivery)
+                return delivery.count
+            self.clock.time += 1
+        raise AssertionError("nothing was delivered")
+
+    def queued(self, name: str) -> list[Any]:
+        return self.store._sql.execute("SELECT body FROM queue WHERE name=?", (name,)).fetchall()
+
+    async def run(self) -> Run:
+        thread_id, run_id = self.desk.ids.new("thread"), self.desk.ids.new("run")
+        return await self.desk.create_thread_and_run("p", thread_id, run_id, BODY, ASSISTANT)
+
+    async def now(self, run: Run) -> Any:
+        return (await self.desk.ledger.read("p", run.thread_id)).runs.items[run.id].run
+
+
+@pytest.fixture
+async def bench(request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
+    clock = ManualClock()
+    store, ids, bell, models = SqliteStorage(":memory:", clock), Ids(clock), Bell(), Broken(request.param)
+    await store.open()
+    ledger = Ledger(store, clock, ids, bell)
+    kit = Kit(store, ledger, models, Actions({}), clock, ids, bell)
+    yield Bench(store, clock, models, Desk(store, ledger, clock, ids, bell), Doorbell(kit))
+    await store.close()
+
+
+@pytest.mark.parametrize("bench", [RuntimeError("a bug")], indirect=True)
+async def test_p2_the_fifth_failed_delivery_ends_the_run(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.CRITICAL)
+    run = await bench.run()
+    assert [await bench.deliver() for _ in range(DELIVERIES)] == [1, 2, 3, 4, 5]
+    ended = await bench.now(run)
+    assert (ended.status, ended.last_error.code) == ("failed", "server_error")
+    assert "bug" not in ended.last_error.message
+    assert not bench.queued("work")
+    ((kept,),) = bench.queued("work-poison")
+    assert run.id in kept.decode()
+    assert "a bug" in kept.decode()
+    document = await bench.store.get(names.RUNS, names.document("p", run.thread_id, run.id))
+    assert document
+    assert b'"status":"failed"' in document.body
+
+
+@pytest.mark.parametrize("bench", [RuntimeError("a passing bug")], indirect=True)
+async def test_a_delivery_that_succeeds_after_failures_ends_well(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.CRITICAL)
+    run = await bench.run()
+    for _ in range(DELIVERIES - 1):
+        await bench.deliver()
+    bench.models.error = None
+    await bench.deliver()
+    assert (await bench.now(run)).status == "completed"
+    assert not bench.queued("work")
+    assert not bench.queued("work-poison")
+
+
+@pytest.mark.parametrize("bench", [StorageUnavailable("a storm")], indirect=True)
+async def test_a_store_that_fails_for_long_poisons_no_item(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.CRITICAL)
+    run = await bench.run()
+    for _ in range(2 * DELIVERIES):
+        await bench.deliver()
+    bench.models.error = None
+    await bench.deliver()
+    assert (await bench.now(run)).status == "completed"
+    assert not bench.queued("work-poison")
+
+
+@pytest.mark.parametrize("bench", [RuntimeError("unused")], indirect=True)
+@pytest.mark.parametrize("body", [b"not json", b"{}", b'{"kind": "other"}', b"\xff"])
+async def test_what_is_no_work_item_is_buried(bench: Bench, body: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.CRITICAL)
+    await bench.store.send(body)
+    assert await bench.deliver() == 1
+    assert not bench.queued("work")
+    assert len(bench.queued("work-poison")) == 1
