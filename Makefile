@@ -19,7 +19,7 @@ export UV_PYTHON_DOWNLOADS := never
 unexport VIRTUAL_ENV
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test lint format browser docs clean
+.PHONY: help install serve test lint format browser bench docs clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ format: $(INSTALLED_DEV) ## format the code, and fix what can be fixed
 
 browser: $(INSTALLED_BROWSER) ## try the docs page in Chromium, which must be installed
 	$(VENV)/bin/pytest tests/browser $(ARGS)
+
+bench: $(INSTALLED_DEV) ## measure, about 20 minutes; ARGS=--quick for a rough look
+	$(VENV)/bin/python tests/bench/bench.py $(ARGS)
 
 docs: $(INSTALLED_DEV) ## write settings and examples into README.md anew
 	$(VENV)/bin/python tests/test_docs.py

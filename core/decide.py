@@ -24,6 +24,11 @@ class Done:
 
 
 @dataclass(frozen=True, slots=True)
+class Leave:
+    """Another delivery of this very item stands for the run: whoever deleted the item would leave the run to nobody."""
+
+
+@dataclass(frozen=True, slots=True)
 class Park:
     """Only the client can go on; ring again when the run expires."""
 
@@ -50,7 +55,7 @@ class CallTools:
     calls: list[FunctionToolCall]
 
 
-Move = Wait | Done | Park | Write | CallModel | CallTools
+Move = Wait | Done | Leave | Park | Write | CallModel | CallTools
 
 
 def decide(state: ThreadState, run_id: str, *, seen: int, item: str, attempt: int, now: float) -> Move:
@@ -75,9 +80,12 @@ def decide(state: ThreadState, run_id: str, *, seen: int, item: str, attempt: in
             return Write([e.RunClaimed(run_id=run_id, attempt=held.attempt + 1, item=item)])
     if attempt == held.attempt:
         return _go_on(held)
-    if attempt or held.item != item:
-        # In other hands: this worker's claim was taken over, or another item stands for the run. Leave it to them.
+    if held.item != item:
         return Done()
+    if attempt:
+        # This worker's claim was taken over by another delivery of its item, maybe an older one, whose holder cannot
+        # hide the item any more: it comes back, and finds the run done, or its holder dead.
+        return Leave()
     # This very item came again: whoever claimed the run by it has died.
     return Write([e.RunClaimed(run_id=run_id, attempt=held.attempt + 1, item=item)])
 

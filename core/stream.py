@@ -6,7 +6,7 @@ log, so whoever finds the stream behind brings it up, and two who do so at once 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Awaitable, Callable, Iterable, Sequence, Set
 
 import msgspec
 
@@ -29,6 +29,7 @@ class StreamWriter:
         self._mark: Mark | None = None
         self._version = 0
         self._ended = False
+        self._owned = False  # the mark was read before the log last said that the run is this worker's
         self._renderer = frames.Renderer()
 
     async def catch_up(self, trail: Sequence[Change]) -> None:
@@ -50,13 +51,22 @@ class StreamWriter:
         raise Conflict
 
     async def emit(self, events: Iterable[frames.Event]) -> None:
-        """Write what a model says at this moment. Raises Conflict if somebody else wrote: look at the log first."""
+        """Write what a model says at this moment. Raises Conflict if somebody else wrote: take over first."""
+        if not self._owned:
+            raise Conflict
         await self._append([(self._version, event) for event in events])
 
-    async def take_over(self, run: Run, *, keep: Set[str], now: float) -> None:
-        """Close what another worker left open. `keep` are the ids that the log knows, or that this worker opened."""
+    async def take_over(
+        self, run: Run, *, mine: Callable[[], Awaitable[Set[str]]], opened: Set[str], now: float
+    ) -> None:
+        """Close what another worker left open. `mine` looks at the log: the ids that it knows, or an exception if the
+        run is another worker's by now. `opened` are the ids that this worker opened."""
         for _ in range(TRIES):
+            # The order matters: whoever claims the run after the second look finds the stream no shorter than the first
+            # one did, and what he writes makes the next append here fail.
             await self._scan()
+            keep = await mine() | opened
+            self._owned = True
             torn = [(self._version, event) for event in self._renderer.abandoned(run, keep, int(now))]
             if not torn:
                 return None
@@ -99,6 +109,7 @@ class StreamWriter:
 
     async def _scan(self) -> None:
         """Read the whole stream: what it shows, and what is open on it."""
+        self._owned = False
         tail = await self._logs.read(names.STREAMS, self.name, None)
         self._mark, self._version, self._renderer = (tail.mark if tail else None), 0, frames.Renderer()
         for _, version, name, payload in frames.parse(tail.data if tail else b""):

@@ -16,7 +16,6 @@ from core.ports import Delivery, Document, Mark, Project, Storage, StorageUnavai
 
 T = TypeVar("T")
 LATENCY = 0.0005  # seconds to the store, and back
-STALL = 30.0  # seconds that a stalled call takes
 
 
 class Crash(BaseException):
@@ -46,6 +45,7 @@ class Plan:
     calls: list[Call] = field(default_factory=list)
     hits: list[str] = field(default_factory=list)
     over: bool = False
+    stall: float = 30.0  # seconds that a stalled call takes
 
     def next(self, call: Call) -> How | None:
         if self.over:
@@ -128,7 +128,7 @@ class Faulty(Storage):
         if how is How.CRASH_BEFORE:
             self._die()
         if how is How.STALLED:
-            await self._travel(STALL)
+            await self._travel(self._plan.stall)
         if how is How.REFUSED:
             raise StorageUnavailable(how.value)
         try:

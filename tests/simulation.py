@@ -81,9 +81,9 @@ class ByName:
         if script == "fails":
             await said.text("Let me")
             raise ModelError("rate_limit_exceeded", "Too much.")
-        if script == "hangs":
+        if script in ("long", "hangs"):
             await said.text("Let me think")
-            await asyncio.sleep(3600)
+            await asyncio.sleep(60 if script == "long" else 3600)
         if prompt.turns[-1].role == "tool":
             return await said.text(f"Answer {count} is ready.")
         match script:
@@ -149,11 +149,10 @@ class Process:
         ids = Ids(clock, random.Random(world.random.getrandbits(64)))
         self.ledger = Ledger(self.storage, clock, ids, self.bell, roll_after=world.roll_after)
         self.service = Service(self.storage, self.ledger, world.models, clock, ids, self.bell, LIFETIME)
-        self.worker: Worker | None = None
+        actions = Actions({"lookup": lookup})
+        self.kit = Kit(self.storage, self.ledger, world.models, actions, clock, ids, self.bell)
         if "worker" in roles:
-            actions = Actions({"lookup": lookup})
-            self.worker = Worker(Kit(self.storage, self.ledger, world.models, actions, clock, ids, self.bell))
-            self.spawn(self._work(self.worker))
+            self.spawn(self._work(Worker(self.kit)))
 
     async def _work(self, worker: Worker) -> None:
         await asyncio.sleep(max(0.0, self.world.worker_from - asyncio.get_running_loop().time()))

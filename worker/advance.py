@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from core import events as e
 from core.bell import Bell
-from core.decide import CallModel, CallTools, Done, Move, Park, Wait, Write, decide, failed
+from core.decide import CallModel, CallTools, Done, Leave, Move, Park, Wait, Write, decide, failed
 from core.fold import RunState, ThreadState
 from core.ids import Ids
 from core.ledger import Decision, Ledger
@@ -64,14 +64,14 @@ class Advance:
         item = self.item
         self.stream = StreamWriter(self.kit.storage, self.kit.bell, item.project, item.thread_id, item.run_id)
 
-    async def run(self) -> Wait | Done | Park:
+    async def run(self) -> Wait | Done | Leave | Park:
         """Work until there is nothing to do here. Everything that was committed is projected by then."""
         state = (await self.kit.ledger.look(self.item.project, self.item.thread_id)).state
         while True:
             move = self._decide(state)
             try:
                 match move:
-                    case Wait():
+                    case Wait() | Leave():
                         return move
                     case Done() | Park():
                         if not self.worked:
@@ -137,7 +137,8 @@ class Advance:
                 # Whoever committed last, a worker or a client's submission, may have died before he projected it.
                 await self.kit.ledger.project(item.project, item.thread_id, item.run_id, self._claimed_before)
             if held.stream:
-                await self.stream.take_over(held.run, keep=held.known, now=self.kit.clock.now())
+                now = self.kit.clock.now()
+                await self.stream.take_over(held.run, mine=self._still_mine, opened=frozenset(), now=now)
         if held.stream:
             await self._catch_up()
 

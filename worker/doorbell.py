@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import msgspec
 from msgspec.structs import replace
 
-from core.decide import Done, Park, Wait, failed
+from core.decide import Done, Leave, Park, Wait, failed
 from core.events import Event
 from core.fold import ThreadState
 from core.ports import Conflict, Delivery, StorageUnavailable
@@ -59,7 +59,7 @@ class Doorbell:
         hold = Hold(delivery)
         extending = asyncio.create_task(self._keep(hold))
         try:
-            await self._work(item, delivery.id)
+            done = await self._work(item, delivery.id)
         except asyncio.CancelledError:
             await self.kit.storage.extend(hold.delivery, hide=0)  # drained: another worker takes over at once
             raise
@@ -69,7 +69,8 @@ class Doorbell:
         finally:
             extending.cancel()
             await asyncio.wait((extending,))
-        return await self.kit.storage.delete(hold.delivery)
+        if done:
+            await self.kit.storage.delete(hold.delivery)
 
     async def _keep(self, hold: Hold) -> None:
         """Keep the item hidden from others while this worker is alive."""
@@ -82,9 +83,11 @@ class Doorbell:
             except StorageUnavailable as error:
                 log.warning("the queue does not answer: %s", error)
 
-    async def _work(self, item: WorkItem, item_id: str) -> None:
+    async def _work(self, item: WorkItem, item_id: str) -> bool:
+        """Whether the item may be deleted."""
         if item.kind == "purge":
-            return await self._purge(item)
+            await self._purge(item)
+            return True
         match await self._advance(item, item_id):
             case Park(until=until):
                 # The order matters: first the item that will ring when the run expires, then the end of this one.
@@ -94,9 +97,11 @@ class Doorbell:
                 await self._put_back(item)
             case Wait():
                 log.info("run %s: its commit never came, the doorbell is dropped", item.run_id)
-        return None
+            case Leave():
+                return False
+        return True
 
-    async def _advance(self, item: WorkItem, item_id: str) -> Done | Park | Wait:
+    async def _advance(self, item: WorkItem, item_id: str) -> Done | Leave | Park | Wait:
         """A doorbell rings before its commit: one that came too early looks again a few times."""
         for pause in (*EARLY, None):
             # A stale one is no announcement any more, but whatever the log says is still worth doing.

@@ -122,8 +122,8 @@ class Live:
                 return await self.writer.emit(events)
             except Conflict:
                 # Somebody else wrote: an API process that cancels, or another worker that took the run over.
-                known = await self.still_mine()
-                await self.writer.take_over(self.draft.run, keep=known | self.draft.opened, now=self.now())
+                draft = self.draft
+                await self.writer.take_over(draft.run, mine=self.still_mine, opened=draft.opened, now=self.now())
 
     def _message_events(self) -> list[frames.Event]:
         parts, self._parts = self._parts, []

@@ -1,8 +1,8 @@
-"""How fast is it? `make bench`, or `python tests/bench/bench.py [--quick] [--only NAME] [--engine NAME] [--plot]`.
+"""How fast is it? `make bench`, or `python tests/bench/bench.py [--quick] [--only NAME] [--engine NAME] [--docs]`.
 
 Starts the service as users run it, a fake model and the floors under both engines, drives them by turns, and prints
 medians of three repetitions: each figure beside the floor that the same run measured, and beside its limit. A figure on
-the wrong side of its limit makes the exit code 1. `--plot` writes the curves into docs/performance.
+the wrong side of its limit makes the exit code 1. `--docs` writes table and curves into docs/performance.md.
 """
 
 from __future__ import annotations
@@ -11,21 +11,26 @@ import argparse
 import contextlib
 import dataclasses
 import json
+import os
 import platform
 import statistics
 import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 
 import aiohttp
 import plot
 import uvloop
+from helper import machine_seconds
 from measurements import ALL, QUICK, SCENARIOS
 from stand import Figure, Limit, Stand, number
 
-PLOTS = Path(__file__).resolve().parent.parent.parent / "docs" / "performance"
+BEGIN, END = "<!-- one run -->", "<!-- end of the run -->"
+QUIET = 0.15  # of a core, used by others: more disturbs what is measured
+DOCS = Path(__file__).resolve().parent.parent.parent / "docs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +101,13 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="a minute instead of a quarter of an hour: rough figures")
     parser.add_argument("--only", choices=list(SCENARIOS), action="append", help="this scenario; may be repeated")
     parser.add_argument("--engine", choices=ALL, action="append", help="this engine; may be repeated")
-    parser.add_argument("--plot", action="store_true", help="write docs/performance/*.svg, of run and long")
+    parser.add_argument("--docs", action="store_true", help="write the table and the curves into docs")
     parser.add_argument("--out", type=Path, help="a file for all values, as JSON")
     return parser.parse_args()
 
 
 async def measure(given: argparse.Namespace) -> list[Row]:
-    wanted = given.only or (QUICK if given.quick else tuple(SCENARIOS))
+    wanted = given.only or tuple(QUICK if given.quick else SCENARIOS)
     rows: list[Row] = []
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
@@ -112,7 +117,7 @@ async def measure(given: argparse.Namespace) -> list[Row]:
             for name in wanted:
                 scenario, engines = SCENARIOS[name]
                 figures: list[Figure] = []
-                for engine in engines:
+                for engine in QUICK.get(name, engines) if given.quick and not given.engine else engines:
                     if given.engine and engine not in given.engine:
                         continue
                     print(f"{name}: {engine} ...", file=sys.stderr, flush=True)
@@ -121,16 +126,28 @@ async def measure(given: argparse.Namespace) -> list[Row]:
     return rows
 
 
+def cpu_of_others() -> float:
+    """Seconds of processor time that this machine spent so far, but not on this benchmark."""
+    return machine_seconds() - sum(os.times()[:4])
+
+
 def main() -> None:
     given = arguments()
-    begun = time.monotonic()
+    begun, others = time.monotonic(), cpu_of_others()
     rows = uvloop.run(measure(given))
-    print(table(rows))
-    print(f"\nPython {platform.python_version()}, {time.monotonic() - begun:.0f} s, medians of the repetitions.")
+    took = time.monotonic() - begun
+    share = (cpu_of_others() - others) / took
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    busy = f"Other programs kept {share:.0%} of a core busy{': do not trust this run' * (share > QUIET)}."
+    report = f"{table(rows)}\n\n{machine}, {date.today()}, {took:.0f} s. {busy}"
+    print(report)
     if given.out:
         given.out.write_text(json.dumps([dataclasses.asdict(row) for row in rows], indent=1))
-    if given.plot:
-        plot.write(PLOTS, {(row.engine, row.name): (row.value, row.floor) for row in rows})
+    if given.docs:
+        plot.write(DOCS / "performance", {(row.engine, row.name): (row.value, row.floor) for row in rows})
+        page = (DOCS / "performance.md").read_text()
+        before, after = page.split(BEGIN)[0], page.split(END)[1]
+        (DOCS / "performance.md").write_text(f"{before}{BEGIN}\n{report}\n{END}{after}")
     failed = [row for row in rows if not row.ok]
     sys.exit(bool(failed))
 

@@ -71,3 +71,19 @@ def wait_idle(*pids: int, below: float = 0.05, timeout: float = 20.0) -> None:
         time.sleep(0.5)
         if cpu_seconds(*pids) - before <= below * 0.5:
             return
+
+
+def machine_seconds() -> float:
+    """Processor time that the whole machine spent so far."""
+    user, nice, system = map(int, Path("/proc/stat").read_text().split()[1:4])
+    return (user + nice + system) / TICK
+
+
+def wait_quiet(patience: float, below: float = 0.2) -> None:
+    """Until nobody uses more than this share of a core. To be called while the benchmark itself does nothing."""
+    end = time.monotonic() + patience
+    while time.monotonic() < end:
+        before = machine_seconds()
+        time.sleep(1)
+        if machine_seconds() - before <= below:
+            return

@@ -35,7 +35,7 @@ async def crud(stand: Stand, engine: str) -> AsyncIterator[Figure]:
     least = {"create a message": at_least(1000), "get a thread": at_least(4000)} if engine == SQLITE else {}
     async with stand.service(engine) as one, stand.floor() as bare:
         floor = Client(stand.session, bare.url)
-        for _ in range(stand.repetitions):
+        async for _ in stand.turns():
             above = await crud_rates(one.client, number)
             below = await crud_rates(floor, number) if engine == SQLITE else {}
             for name, rate in above.items():
@@ -65,7 +65,7 @@ async def run(stand: Stand, engine: str) -> AsyncIterator[Figure]:
         limits = {"1 p50": at_most(10), "32 p50": at_most(100), "32 rate": at_least(150)}
     levels = list(POLL) if engine == SQLITE and not stand.quick else [1, 8, 32]
     async with stand.service(engine) as one, stand.floor() as bare:
-        for _ in range(stand.repetitions):
+        async for _ in stand.turns():
             for clients in levels:
                 number = stand.few(max(40, clients * (4 if engine == AZURITE else 16)))
                 above, cost = await run_level(stand, one.client, one.pids, clients, number)
@@ -92,7 +92,7 @@ async def tool(stand: Stand, engine: str) -> AsyncIterator[Figure]:
     number, limit = stand.few(40), at_most(25) if engine == SQLITE else None
     async with stand.service(engine) as one, stand.floor() as bare:
         await stand.model.set(MODEL_MS)
-        for _ in range(stand.repetitions):
+        async for _ in stand.turns():
             above = await runs(one.client, stand.model, 1, number, poll=POLL[1], tools=True)
             below = None
             if engine != AZURITE:
@@ -103,7 +103,7 @@ async def tool(stand: Stand, engine: str) -> AsyncIterator[Figure]:
 
 async def stream(stand: Stand, engine: str) -> AsyncIterator[Figure]:
     async with stand.service(engine) as one, stand.floor() as bare:
-        for _ in range(stand.repetitions):
+        async for _ in stand.turns():
             for clients in (1, 32):
                 number = stand.few(max(20, clients * 4))
                 await stand.model.set(100, tokens=50, itl_ms=10)
@@ -124,7 +124,7 @@ async def azure(stand: Stand, engine: str) -> AsyncIterator[Figure]:
         yield Figure(engine, "storage operations of a run", operations.total(), "", limit=at_most(14))
         for kind, times in sorted(operations.items()):
             yield Figure(engine, f"of these {kind}", times, "")
-        for _ in range(stand.repetitions):
+        async for _ in stand.turns():
             await bare.seconds(operations)
             floor = statistics.median([await bare.seconds(operations) for _ in range(20)]) * 1000
             await stand.model.set(MODEL_MS)
@@ -142,7 +142,7 @@ async def long(stand: Stand, engine: str) -> AsyncIterator[Figure]:
     async with stand.service(engine) as one:
         threads = {size: await one.client.filled(size) for size in sizes}
         await stand.model.set(0)
-        for _ in range(stand.repetitions):
+        async for _ in stand.turns():
             took: dict[str, dict[int, float]] = {}
             for name, act in (("list 20", list_twenty), ("start a run", start_a_run)):
                 # By turns, so that a noisy machine is noisy to all.
@@ -156,7 +156,7 @@ async def long(stand: Stand, engine: str) -> AsyncIterator[Figure]:
         one.processes[0].terminate()
         if engine != SQLITE:
             one.processes[1].terminate()
-        for _ in range(stand.repetitions):
+        async for _ in stand.turns():
             for name, act in (("list 20", list_twenty), ("start a run", start_a_run)):
                 async with stand.service(engine, one.storage) as fresh:
                     await act(fresh.client, threads[10])
@@ -198,7 +198,7 @@ async def many(stand: Stand, engine: str) -> AsyncIterator[Figure]:
             await load(16, size, make)
             stores.append((one.client, ids))
         await stand.model.set(0)
-        for repetition in range(stand.repetitions):
+        async for repetition in stand.turns():
             rounds = [[await every_operation(*store, turn + repetition * 7) for store in stores] for turn in range(40)]
             ratios: dict[str, float] = {}
             for name in rounds[0][0]:
@@ -249,7 +249,7 @@ async def every_operation(client: Client, ids: dict[str, list[str]], turn: int) 
 
 async def in_flight(stand: Stand, engine: str) -> AsyncIterator[Figure]:
     number = 1000
-    for _ in range(1 if stand.quick else 2):
+    async for _ in stand.turns(2):
         async with stand.service(engine) as one:
             threads = [await one.client.asking() for _ in range(number)]
             await stand.model.set(10_000)
@@ -283,14 +283,14 @@ async def each(workers: int, things: Sequence[T], act: Callable[[T], Awaitable[R
 async def idle(stand: Stand, engine: str) -> AsyncIterator[Figure]:
     seconds = 5 if stand.quick else 15
     if engine == AZURITE:
-        for _ in range(stand.repetitions):
+        async for _ in stand.turns():
             a_day = await azure_cost.idle_operations_a_day(stand.account(), seconds)
             yield Figure(engine, "storage operations of an idle worker a day", a_day, "", limit=at_most(200_000))
         return
     small = {"cpu": at_most(1), "memory": at_most(120)} if engine == SQLITE else {}
     async with stand.service(engine) as one:
         await asyncio.sleep(3)
-        for _ in range(stand.repetitions):
+        async for _ in stand.turns():
             before = cpu_seconds(*one.pids)
             await asyncio.sleep(seconds)
             share = (cpu_seconds(*one.pids) - before) / seconds * 100
@@ -303,7 +303,7 @@ async def pick_up(stand: Stand, engine: str) -> AsyncIterator[Figure]:
     together = engine == SQLITE
     async with stand.service(engine) as one:
         await stand.model.set(20)
-        for _ in range(stand.repetitions):
+        async for _ in stand.turns():
             busy = await pick_ups(one.client, stand.model, stand.few(60), pause=0)
             late = await pick_ups(one.client, stand.model, 4, pause=3)
             limit = at_most(20 if together else 60)
@@ -313,7 +313,7 @@ async def pick_up(stand: Stand, engine: str) -> AsyncIterator[Figure]:
 
 
 async def start(stand: Stand, engine: str) -> AsyncIterator[Figure]:
-    for _ in range(3 * stand.repetitions):
+    async for _ in stand.turns(9):
         settings = stand.settings(stand.storage(engine))
         above = first_answer([COMMAND, "serve"], {**settings, "PORT": str(free_port())})
         folder, port = tempfile.mkdtemp(dir=stand.folder), str(free_port())
@@ -370,4 +370,12 @@ SCENARIOS: dict[str, tuple[Scenario, tuple[str, ...]]] = {
     "long": (long, (SQLITE, AZURITE)),
     "many": (many, (SQLITE,)),
 }
-QUICK = ("start", "crud", "run", "tool", "stream", "pick-up", "azure")
+QUICK = {
+    "start": (SQLITE,),
+    "crud": (SQLITE,),
+    "run": (SQLITE,),
+    "tool": (SQLITE,),
+    "stream": (SQLITE,),
+    "pick-up": (SQLITE, SEPARATE),
+    "azure": (AZURITE,),
+}

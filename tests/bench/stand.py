@@ -15,7 +15,7 @@ import aiohttp
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from azurite import Azurite
 from driver import Client, Model, runs
-from helper import Helper, wait_idle
+from helper import Helper, wait_idle, wait_quiet
 from service import Process
 
 SQLITE, SEPARATE, AZURITE = "sqlite", "sqlite, separate", "azurite, separate"
@@ -83,12 +83,18 @@ class Stand:
 
     def __init__(self, session: aiohttp.ClientSession, folder: Path, stack: contextlib.ExitStack, quick: bool) -> None:
         self.session, self.folder, self._stack, self.quick = session, folder, stack, quick
-        self.repetitions = 1 if quick else 3
+        self.patience = 0.0 if quick else 20.0  # seconds to wait for other programs to pause
         fake = Helper("fake_model.py")
         stack.callback(fake.stop)
         self.model = Model(session, fake.url)
         self._azurite: Azurite | None = None
         self._stores = 0
+
+    async def turns(self, number: int = 3) -> AsyncIterator[int]:
+        """The repetitions (one if it has to be quick): each begins in a quiet moment, if one comes soon."""
+        for turn in range(1 if self.quick else number):
+            await asyncio.to_thread(wait_quiet, self.patience)
+            yield turn
 
     def few(self, full: int) -> int:
         return max(10, full // 4) if self.quick else full
