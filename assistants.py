@@ -118,7 +118,7 @@ async def run(settings: Settings, *, api: bool, worker: bool) -> None:
         if api:
             await stack.enter_async_context(listening(api_of(parts, ledger), settings))
         if consumer:
-            await stack.enter_async_context(working(consumer, settings))
+            await stack.enter_async_context(working(consumer, settings, stop))
             warming = asyncio.create_task(parts.models.warm())
             stack.callback(warming.cancel)
         await stop.wait()
@@ -147,8 +147,9 @@ async def listening(app: web.Application, settings: Settings) -> AsyncIterator[N
 
 
 @contextlib.asynccontextmanager
-async def working(worker: Worker, settings: Settings) -> AsyncIterator[None]:
+async def working(worker: Worker, settings: Settings, stop: asyncio.Event) -> AsyncIterator[None]:
     consuming = asyncio.create_task(worker.run())
+    consuming.add_done_callback(lambda _: stop.set())  # a service without its worker should end, and say why
     log.info("worker ready")
     try:
         yield

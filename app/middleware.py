@@ -14,8 +14,8 @@ from aiohttp.typedefs import Handler, Middleware
 from aiohttp.web_protocol import RequestHandler
 
 from app.service import PROJECT, REQUEST_ID
-from core.errors import ApiError, server_error, storage_unavailable
-from core.ports import Conflict, StorageUnavailable
+from core.errors import ApiError, server_error, storage_unavailable, undecided
+from core.ports import Conflict, StorageUnavailable, Undecided
 from core.resources import encode
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,8 @@ def errors_and_ids() -> Middleware:
             response = _render_http(request, error)
         except StorageUnavailable as error:
             log.warning("%s %s %s: the store does not answer: %s", request_id, request.method, request.path, error)
-            response = render(storage_unavailable())
+            once = isinstance(error, Undecided) and "Idempotency-Key" not in request.headers
+            response = render(undecided() if once else storage_unavailable())
         except Conflict:
             log.warning("%s %s %s: too many writers at once", request_id, request.method, request.path)
             response = render(storage_unavailable())

@@ -18,10 +18,11 @@ async def create(request: web.Request) -> web.StreamResponse:
     service, project = service_of(request)
     thread_id = path_id(request, "thread_id", "thread")
     body = await read_body(request, CreateRun)
-    assistant = await assistants.load(service, project, checked_id(body.assistant_id, "assistant_id", "asst"))
+    checked_id(body.assistant_id, "assistant_id", "asst")
     reserved = await reserve(request, "run")
     if reserved.known:
         return reserved.known
+    assistant = await assistants.load(service, project, body.assistant_id)
     run = await service.desk.create_run(project, thread_id, reserved.id, body, assistant)
     return await _stream(request, run) if body.stream else await reserved.keep(answer(run))
 
@@ -29,10 +30,11 @@ async def create(request: web.Request) -> web.StreamResponse:
 async def create_with_thread(request: web.Request) -> web.StreamResponse:
     service, project = service_of(request)
     body = await read_body(request, CreateThreadAndRun)
-    assistant = await assistants.load(service, project, checked_id(body.assistant_id, "assistant_id", "asst"))
+    checked_id(body.assistant_id, "assistant_id", "asst")
     reserved = await reserve(request, "thread")
     if reserved.known:
         return reserved.known
+    assistant = await assistants.load(service, project, body.assistant_id)
     run_id = reserved.id.replace("thread", "run", 1)  # one key stands for both
     run = await service.desk.create_thread_and_run(project, reserved.id, run_id, body, assistant)
     return await _stream(request, run) if body.stream else await reserved.keep(answer(run))
@@ -88,9 +90,10 @@ async def events(request: web.Request) -> web.StreamResponse:
     """Watch a run from its start, or go on after Last-Event-ID: an addition to the protocol."""
     service, project = service_of(request)
     thread_id, run_id = path_id(request, "thread_id", "thread"), path_id(request, "run_id", "run")
-    held = run_of(await service.ledger.read(project, thread_id), run_id)
-    kind = streaming.stored if held.stream else streaming.replayed
-    source = kind(service, project, thread_id, run_id)
+    run_of(await service.ledger.read(project, thread_id), run_id)
+    source = streaming.watched(service, project, thread_id, run_id)
     offset = await streaming.start_offset(source, request.headers.get("Last-Event-ID"))
+    if offset is None:
+        return await streaming.send(request, streaming.over())
     topics = [f"{names.STREAMS}/{names.document(project, thread_id, run_id)}", f"{names.THREADS}/{project}/{thread_id}"]
     return await streaming.send(request, streaming.follow(service, source, topics, offset, to_the_end=True))

@@ -12,6 +12,7 @@ from aiohttp import web
 
 from app.service import REQUEST_ID, Service
 from core import frames, names
+from core.commands import run_of
 from core.errors import ApiError
 from core.ports import Mark, StorageUnavailable
 from core.resources import encode
@@ -19,6 +20,7 @@ from core.stream import replay
 
 HEARTBEAT = b": keep-alive\n\n"
 HEARTBEAT_EVERY = 15.0  # seconds without an event
+OUTAGE = 60.0  # seconds without an answer of the store, after which a stream ends with an error
 POLL_FAST, POLL_SLOW = 0.02, 0.25  # seconds between looks at what another process writes
 _ENDING = re.compile(rb"\nevent: thread\.run\.(?:completed|incomplete|failed|cancelled|expired)\ndata: [^\n]*\n\n")
 _PAUSE = re.compile(
@@ -31,11 +33,14 @@ STREAMS = web.AppKey("streams", set[asyncio.Task[Any]])
 
 def stored(service: Service, project: str, thread_id: str, run_id: str) -> Source:
     """What was written for clients that asked to stream."""
-    name = names.document(project, thread_id, run_id)
+    name, mark = names.document(project, thread_id, run_id), Mark(0, 0)
 
     async def source(offset: int) -> bytes | None:
-        tail = await service.storage.read(names.STREAMS, name, Mark(0, offset))
+        nonlocal mark
+        # With the mark of the last look, the store need not send what has not changed.
+        tail = await service.storage.read(names.STREAMS, name, mark if mark.offset == offset else Mark(0, offset))
         if tail is not None:
+            mark = tail.mark
             return tail.data
         # Not there yet, since whoever creates it died before he did and a worker will; or not any more.
         state = (await service.ledger.look(project, thread_id)).state
@@ -44,13 +49,17 @@ def stored(service: Service, project: str, thread_id: str, run_id: str) -> Sourc
     return source
 
 
-def replayed(service: Service, project: str, thread_id: str, run_id: str) -> Source:
-    """The events of a run that nobody streamed, from its thread's log."""
+def watched(service: Service, project: str, thread_id: str, run_id: str) -> Source:
+    """The events of any run: as they were streamed, or from its thread's log. Should somebody ask to stream it later,
+    the stream begins with these very bytes, so that a place in the one is a place in the other."""
+    streamed = stored(service, project, thread_id, run_id)
 
     async def source(offset: int) -> bytes | None:
         state = (await service.ledger.look(project, thread_id)).state
         if state.deleted or state.thread is None:
             return None
+        if run_of(state, run_id).stream:
+            return await streamed(offset)
         return replay(await service.ledger.trail(project, thread_id, run_id))[offset:]
 
     return source
@@ -60,16 +69,21 @@ async def follow(
     service: Service, source: Source, topics: list[str], offset: int, *, to_the_end: bool
 ) -> AsyncGenerator[bytes, None]:
     """Whole events from `offset` on, until the run has ended (or waits for its client, unless `to_the_end`)."""
-    stop, pause, quiet = (_ENDING if to_the_end else _PAUSE), POLL_FAST, 0.0
+    stop, pause, now = (_ENDING if to_the_end else _PAUSE), POLL_FAST, asyncio.get_running_loop().time
+    heard = answered = now()
     while True:
         listeners = [service.bell.listen(topic) for topic in topics]
         try:
-            data = await source(offset)
+            try:
+                data = await source(offset)
+                answered = now()
+            except StorageUnavailable:
+                if now() - answered > OUTAGE:
+                    yield _error("The storage of this service does not answer. The run goes on.")
+                    return
+                data = b""
             if data is None:
-                gone = {
-                    "error": {"message": "The thread was deleted.", "type": "server_error", "param": None, "code": None}
-                }
-                yield b"event: error\ndata: " + encode(gone) + b"\n\n"
+                yield _error("The thread was deleted.")
                 return
             if data:
                 end = stop.search(data)
@@ -77,23 +91,34 @@ async def follow(
                 if end:
                     yield frames.DONE
                     return
-                offset, pause, quiet = offset + len(data), POLL_FAST, 0.0
+                offset, pause, heard = offset + len(data), POLL_FAST, now()
                 continue
             done, _ = await asyncio.wait(
                 [listener.future for listener in listeners], timeout=pause, return_when=asyncio.FIRST_COMPLETED
             )
-            quiet += pause
             pause = POLL_FAST if done else min(pause * 1.5, POLL_SLOW)
-            if quiet >= HEARTBEAT_EVERY:
+            if now() - heard >= HEARTBEAT_EVERY:
                 yield HEARTBEAT
-                quiet = 0.0
+                heard = now()
         finally:
             for listener in listeners:
                 listener.close()
 
 
-async def start_offset(source: Source, last_event_id: str | None) -> int:
-    """Where to go on after the event of this id: at the next one. Raises ApiError for an id that was never sent."""
+def _error(message: str) -> bytes:
+    """An event that makes the SDKs raise (section 2)."""
+    error = {"message": message, "type": "server_error", "param": None, "code": None}
+    return b"event: error\ndata: " + encode({"error": error}) + b"\n\n"
+
+
+async def over() -> AsyncGenerator[bytes, None]:
+    """What is left of a stream whose last event its reader has."""
+    yield frames.DONE
+
+
+async def start_offset(source: Source, last_event_id: str | None) -> int | None:
+    """Where to go on after the event of this id: at the next one; None if it was the last.
+    Raises ApiError for an id that was never sent."""
     if not last_event_id:
         return 0
     found = re.fullmatch(r"(\d{1,12})\.(\d{1,12})", last_event_id)
@@ -102,7 +127,8 @@ async def start_offset(source: Source, last_event_id: str | None) -> int:
         message = f"Invalid 'Last-Event-ID': '{last_event_id[:100]}' is not the id of an event of this run."
         raise ApiError(message, param="Last-Event-ID", code="invalid_value")
     assert found is not None  # noqa: S101
-    return int(found[1]) + data.index(b"\n\n") + 2
+    end = data.index(b"\n\n") + 2
+    return None if _ENDING.search(data[:end]) else int(found[1]) + end
 
 
 async def send(request: web.Request, chunks: AsyncGenerator[bytes, None]) -> web.StreamResponse:
@@ -125,7 +151,7 @@ async def send(request: web.Request, chunks: AsyncGenerator[bytes, None]) -> web
             async for chunk in chunks:
                 await response.write(chunk)
         await response.write_eof()
-    except (ConnectionResetError, StorageUnavailable):
+    except ConnectionResetError:
         pass  # the client comes back with Last-Event-ID, or not
     finally:
         if task:

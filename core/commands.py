@@ -73,7 +73,8 @@ def updated_assistant(old: Assistant, body: r.UpdateAssistant) -> Assistant:
         old.created_at,
     )
     given = {key: getattr(new, key) for key in body.model_fields_set}
-    return replace(old, **given)
+    updated = replace(old, **given)
+    return replace(updated, tool_resources=_with_tools(updated.tool_resources, updated.tools))
 
 
 def tools_from(tools: Sequence[Any] | None) -> tuple[Tool, ...]:

@@ -44,6 +44,17 @@ def server_error() -> ApiError:
     )
 
 
+def undecided() -> ApiError:
+    """503 for what may have happened: the SDKs must not do it again by themselves (section 2)."""
+    return ApiError(
+        "The storage of this service did not say whether your request was stored. Please look before you repeat it.",
+        status=503,
+        kind="server_error",
+        code="storage_undecided",
+        headers={"x-should-retry": "false"},
+    )
+
+
 def storage_unavailable() -> ApiError:
     """503 while the store does not answer; the SDKs wait Retry-After and try again."""
     return ApiError(

@@ -21,10 +21,11 @@ from core.errors import ApiError, no_such
 from core.fold import Change, Resource, ThreadState, apply
 from core.frames import STREAMED
 from core.ids import Ids
-from core.ports import Clock, Conflict, Document, Mark, Storage, StorageUnavailable, Stored
+from core.ports import Clock, Conflict, Document, Mark, Storage, StorageUnavailable, Stored, Undecided
 from core.resources import Message, Run, Step, Struct, Thread, encode
 from core.work import WorkItem, to_body
 
+VIEW_BYTES: Final = 2_000  # of a thread without anything in it
 MAX_BLOCK: Final = 4 * 1024 * 1024  # bytes of one commit
 # Changes that no work item stands for. What was created needs none either: `fetch` makes up for a missing document.
 MENDED: Final = frozenset(
@@ -64,15 +65,16 @@ class View:
         self.blocks = 0  # commits in this generation of the log
         self.trail: list[Change] = []  # what the wire hears of the newest run, from its creation on
         self.trail_before: list[Change] = []  # and of the one before, which may end as the newest begins
-        self.weight = 0  # bytes of log and snapshot that were folded
+        self.weight = VIEW_BYTES  # bytes of log and snapshot that were folded, and of a view without any
         self.counted = 0  # the part of it that the ledger's total knows
 
     def reset(self) -> None:
         """Forget the thread, but not who waits for the lock."""
         self.state, self.mark, self.blocks, self.trail, self.trail_before = ThreadState(), None, 0, [], []
+        self.weight = VIEW_BYTES
 
-    def begin(self, snapshot: Snapshot) -> None:
-        self.state = snapshot.state
+    def begin(self, snapshot: Snapshot, weight: int) -> None:
+        self.state, self.weight = snapshot.state, self.weight + weight
         self.trail, self.trail_before = _changes(snapshot.trail), _changes(snapshot.trail_before)
 
     def snapshot(self) -> Snapshot:
@@ -127,9 +129,11 @@ class Ledger:
     async def look(self, project: str, thread_id: str) -> View:
         """The thread as the log has it now. Its state is empty (version 0) if there is no such thread."""
         view = self._view(project, thread_id)
-        async with view.lock:
-            await self._refresh(view, project, thread_id)
-        self._keep(view, project, thread_id)
+        try:
+            async with view.lock:
+                await self._refresh(view, project, thread_id)
+        finally:
+            self._keep(view, project, thread_id)
         return view
 
     async def read(self, project: str, thread_id: str) -> ThreadState:
@@ -161,7 +165,7 @@ class Ledger:
         again = View()
         if tail and tail.mark.generation:
             snapshot = await self._snapshot(project, thread_id, tail.mark.generation)
-            again.begin(snapshot or Snapshot(state=ThreadState()))
+            again.begin(*(snapshot or (Snapshot(state=ThreadState()), 0)))
         for commit in e.from_lines(tail.data if tail else b""):
             again.fold([commit])
             run, found = again.state.runs.get(run_id), again.trail_of(run_id)
@@ -202,9 +206,11 @@ class Ledger:
         Raises what `decide` raises, once it has seen the newest state.
         """
         view = self._view(project, thread_id)
-        async with view.lock:
-            changes, rest = await self._commit(view, project, thread_id, decide, ring)
-        self._keep(view, project, thread_id)
+        try:
+            async with view.lock:
+                changes, rest = await self._commit(view, project, thread_id, decide, ring)
+        finally:
+            self._keep(view, project, thread_id)
         # 4. project: any crash before leaves a document behind the log, never the other way round.
         await self._after(project, thread_id, rest, rung=ring is not None, told=told)
         return changes
@@ -264,6 +270,8 @@ class Ledger:
         except Conflict:
             view.mark = mark
             raise
+        except StorageUnavailable as error:
+            raise Undecided(str(error)) from error
         view.weight += len(block)
         return changes, rest
 
@@ -301,7 +309,7 @@ class Ledger:
         changed since a version of the thread."""
         view = await self.look(project, thread_id)
         held = view.state.runs.get(run_id)
-        if held is None:
+        if held is None or view.state.deleted:  # under the deletion's version they would keep its tombstones away
             return
         mine = [message for message in view.state.messages.newest() if message.run_id == run_id]
         things: list[Resource] = [held.run, *held.steps, *mine]
@@ -366,7 +374,7 @@ class Ledger:
             snapshot = await self._snapshot(project, thread_id, tail.mark.generation)
             if snapshot is None:  # rolled over once more in between
                 return await self._refresh(view, project, thread_id)
-            view.begin(snapshot)
+            view.begin(*snapshot)
         commits = e.from_lines(tail.data)
         before = view.state.version
         changes = view.fold(commits)
@@ -394,9 +402,10 @@ class Ledger:
         if view.mark.generation > 1:
             await self._storage.remove(names.SNAPSHOTS, names.snapshot(project, thread_id, view.mark.generation - 1))
 
-    async def _snapshot(self, project: str, thread_id: str, generation: int) -> Snapshot | None:
+    async def _snapshot(self, project: str, thread_id: str, generation: int) -> tuple[Snapshot, int] | None:
+        """The snapshot that a generation begins with, and its size in bytes."""
         stored = await self._storage.get(names.SNAPSHOTS, names.snapshot(project, thread_id, generation))
-        return _snapshots.decode(stored.body) if stored else None
+        return (_snapshots.decode(stored.body), len(stored.body)) if stored else None
 
     def _view(self, project: str, thread_id: str) -> View:
         return self._views.setdefault((project, thread_id), View())

@@ -18,6 +18,10 @@ class StorageUnavailable(Exception):
     """The store did not answer, or answered that it cannot now. A write may or may not have happened."""
 
 
+class Undecided(StorageUnavailable):
+    """A commit was sent, and nobody knows whether it is in the log."""
+
+
 @dataclass(frozen=True, slots=True)
 class Mark:
     """Where a log stood when it was last read or written: the condition of the next append.
@@ -121,7 +125,7 @@ class Logs(Protocol):
     async def append(
         self, container: str, name: str, mark: Mark, block: bytes, project: Project = nothing
     ) -> tuple[Mark, Sequence[Document]]:
-        """Append at `mark` (limit 4 MiB) and return the new mark. Raises Conflict if the log moved or is gone.
+        """Append at `mark` (limit 64 MiB) and return the new mark. Raises Conflict if the log moved or is gone.
 
         `project` makes the documents of this block; it is called once, when the condition has held. An engine with
         transactions stores them in the same one, any other leaves them to the caller: returned are those that the

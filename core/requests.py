@@ -236,19 +236,33 @@ class UpdateThread(Body):
 # --- runs ---------------------------------------------------------------------------------------------------------
 
 
-class TruncationBody(Body):
-    type: Literal["auto", "last_messages"]
+class AutoTruncation(Body):
+    type: Literal["auto"]
     last_messages: Annotated[int, Field(ge=1)] | None = None
+
+
+class LastMessages(Body):
+    type: Literal["last_messages"]
+    last_messages: Annotated[int, Field(ge=1)]
+
+
+TruncationBody = Annotated[AutoTruncation | LastMessages, Field(discriminator="type")]
 
 
 class NamedFunction(Body):
     name: Annotated[str, StringConstraints(min_length=1, max_length=64)]
 
 
-class NamedToolChoice(Body):
-    type: Literal["function", "file_search", "code_interpreter"]
-    function: NamedFunction | None = None
+class FunctionChoice(Body):
+    type: Literal["function"]
+    function: NamedFunction
 
+
+class BuiltInChoice(Body):
+    type: Literal["file_search", "code_interpreter"]
+
+
+NamedToolChoice = Annotated[FunctionChoice | BuiltInChoice, Field(discriminator="type")]
 
 ToolChoice = Annotated[
     Annotated[Literal["none", "auto", "required"], Tag("string")] | Annotated[NamedToolChoice, Tag("object")],

@@ -14,7 +14,7 @@ from core.ports import Conflict, Document, Mark, Project, Tail, nothing
 from infra.azure_calls import Refused, call, write
 from infra.azure_documents import IF_MISSING, AzureDocuments, if_match
 
-MAX_BLOCK: Final = 4 * 1024 * 1024
+MAX_BLOCK: Final = 64 * 1024 * 1024  # Azure takes 100 MiB since its API version 2022-11-02
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import json
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 
 from core.ports import Clock, Conflict, Delivery, Document, Mark, Project, StorageUnavailable, Stored, Tail, nothing
@@ -31,9 +31,10 @@ CREATE TABLE IF NOT EXISTS queue(
     visible_at REAL NOT NULL, count INTEGER NOT NULL DEFAULT 0);
 CREATE INDEX IF NOT EXISTS queue_visible ON queue(name, visible_at);
 """
-BUSY_TIMEOUT = 5.0  # seconds that a write waits for another process's transaction (each takes well under a millisecond)
+# Seconds that a write waits for another process's transaction (each takes well under a millisecond), and how it waits.
+BUSY_TIMEOUT, BUSY_PAUSE = 5.0, 0.01
 CHECKPOINT_EVERY = 2.0  # seconds between looks at the write-ahead log
-MAX_BLOCK = 4 * 1024 * 1024
+MAX_BLOCK = 64 * 1024 * 1024  # as on Azure
 
 
 class SqliteStorage:
@@ -52,6 +53,7 @@ class SqliteStorage:
                 Path(self._path).expanduser().parent.mkdir(parents=True, exist_ok=True)
             self._db = self._connect()
             self._db.executescript(SCHEMA)
+            self._db.execute(f"PRAGMA busy_timeout={int(BUSY_PAUSE * 1000)}")  # from here on, waiting is `_begin`'s
         except (OSError, sqlite3.Error) as error:
             raise StorageUnavailable(f"SQLite cannot open '{self._path}': {error}") from None
         if self._path != ":memory:":
@@ -69,7 +71,7 @@ class SqliteStorage:
 
     async def ping(self) -> None:
         with self._errors():
-            self._sql.execute("SELECT 1")
+            self._sql.execute("SELECT 1 FROM queue LIMIT 1").fetchone()
 
     # -- documents -------------------------------------------------------------------------------------------------
 
@@ -81,20 +83,18 @@ class SqliteStorage:
         return Stored(name, row[0], f'"{row[1]}"') if row and row[0] else None
 
     async def create(self, container: str, name: str, body: bytes) -> str:
-        with self._errors():
+        async with self._transaction() as sql:
             # OR IGNORE: two creators of one name; the second finds nothing changed.
-            done = self._sql.execute(
-                "INSERT OR IGNORE INTO documents VALUES(?, ?, 1, ?)", (container, name, body)
-            ).rowcount
+            done = sql.execute("INSERT OR IGNORE INTO documents VALUES(?, ?, 1, ?)", (container, name, body)).rowcount
         if not done:
             raise Conflict
         return '"1"'
 
     async def replace(self, container: str, name: str, body: bytes, etag: str) -> str:
         version = int(etag.strip('"'))
-        with self._errors():
+        async with self._transaction() as sql:
             # version=?: a writer that read before another one wrote.
-            done = self._sql.execute(
+            done = sql.execute(
                 "UPDATE documents SET body=?, version=version+1 WHERE container=? AND name=? AND version=?",
                 (body, container, name, version),
             ).rowcount
@@ -103,9 +103,9 @@ class SqliteStorage:
         return f'"{version + 1}"'
 
     async def remove(self, container: str, name: str) -> bool:
-        with self._errors():
-            sql = "DELETE FROM documents WHERE container=? AND name=?"
-            return bool(self._sql.execute(sql, (container, name)).rowcount)
+        async with self._transaction() as sql:
+            statement = "DELETE FROM documents WHERE container=? AND name=?"
+            return bool(sql.execute(statement, (container, name)).rowcount)
 
     async def page(
         self, container: str, prefix: str, *, after: str | None, limit: int, newest_first: bool
@@ -123,7 +123,7 @@ class SqliteStorage:
         return [Stored(name, body, f'"{version}"') for name, body, version in rows]
 
     async def advance(self, document: Document) -> None:
-        with self._errors():
+        async with self._transaction():
             self._advance(document)
 
     def _advance(self, document: Document) -> None:
@@ -139,7 +139,7 @@ class SqliteStorage:
     async def start(
         self, container: str, name: str, block: bytes, project: Project = nothing
     ) -> tuple[Mark, Sequence[Document]]:
-        with self._transaction() as sql:
+        async with self._transaction() as sql:
             # OR IGNORE: two creators of one log; the second finds nothing changed.
             if not sql.execute("INSERT OR IGNORE INTO logs VALUES(?, ?, 0, 0)", (container, name)).rowcount:
                 raise Conflict
@@ -148,7 +148,7 @@ class SqliteStorage:
     async def append(
         self, container: str, name: str, mark: Mark, block: bytes, project: Project = nothing
     ) -> tuple[Mark, Sequence[Document]]:
-        with self._transaction() as sql:
+        async with self._transaction() as sql:
             return self._append(sql, container, name, mark, block, project), ()
 
     def _append(
@@ -181,9 +181,12 @@ class SqliteStorage:
             start = 0 if since is None or restarted else since.offset
             if start >= mark.offset:
                 return Tail(b"", mark, restarted)
-            return Tail(self._bytes(container, name, mark, start), mark, restarted)
+            data = self._bytes(container, name, mark, start)
+        if data is None:  # another process rolled the log over, or dropped it, in between
+            return await self.read(container, name, since)
+        return Tail(data, mark, restarted)
 
-    def _bytes(self, container: str, name: str, mark: Mark, start: int) -> bytes:
+    def _bytes(self, container: str, name: str, mark: Mark, start: int) -> bytes | None:
         # The block that holds `start` may begin before it, as a stream may be read from any frame.
         rows = self._sql.execute(
             "SELECT offset, data FROM blocks WHERE container=? AND name=? AND generation=? AND offset >= ("
@@ -191,10 +194,10 @@ class SqliteStorage:
             " AND offset<? ORDER BY offset",
             (container, name, mark.generation, container, name, mark.generation, start, mark.offset),
         ).fetchall()
-        return b"".join(row[1] for row in rows)[start - rows[0][0] :]
+        return b"".join(row[1] for row in rows)[start - rows[0][0] :] if rows else None
 
     async def roll(self, container: str, name: str, mark: Mark) -> Mark:
-        with self._transaction() as sql:
+        async with self._transaction() as sql:
             # generation and length, as for an append: nobody's block falls between the snapshot and the new generation.
             done = sql.execute(
                 "UPDATE logs SET generation=generation+1, length=0"
@@ -213,7 +216,7 @@ class SqliteStorage:
 
     async def drop(self, container: str, name: str) -> None:
         """And what was kept of its old generations."""
-        with self._transaction() as sql:
+        async with self._transaction() as sql:
             row = sql.execute("SELECT generation FROM logs WHERE container=? AND name=?", (container, name)).fetchone()
             for gone in [name, *(f"{name}.{generation}" for generation in range(row[0] if row else 0))]:
                 sql.execute("DELETE FROM logs WHERE container=? AND name=?", (container, gone))
@@ -222,7 +225,7 @@ class SqliteStorage:
     # -- queue -----------------------------------------------------------------------------------------------------
 
     async def send(self, body: bytes, *, delay: float = 0) -> None:
-        with self._errors():
+        async with self._transaction():
             self._send("work", body, delay)
 
     def _send(self, queue: str, body: bytes, delay: float) -> None:
@@ -237,9 +240,12 @@ class SqliteStorage:
             ids = self._sql.execute(
                 "SELECT id FROM queue WHERE name='work' AND visible_at<=? ORDER BY visible_at, id LIMIT ?", (now, limit)
             ).fetchall()
+        if not ids:
+            return []
+        async with self._transaction() as sql:
             rows = [
                 # visible_at again: two receivers of one item; the second finds it hidden.
-                self._sql.execute(
+                sql.execute(
                     "UPDATE queue SET visible_at=?, count=count+1 WHERE id=? AND visible_at<=?"
                     " RETURNING id, body, count",
                     (now + hide, item, now),
@@ -249,9 +255,9 @@ class SqliteStorage:
         return [Delivery(str(row[0]), row[1], row[2], str(row[2])) for row in rows if row]
 
     async def extend(self, delivery: Delivery, *, hide: float) -> Delivery:
-        with self._errors():
+        async with self._transaction() as sql:
             # count is the receipt: a holder whose time ran out, and whose item was delivered to another.
-            done = self._sql.execute(
+            done = sql.execute(
                 "UPDATE queue SET visible_at=? WHERE id=? AND count=?",
                 (self._clock.now() + hide, int(delivery.id), int(delivery.receipt)),
             ).rowcount
@@ -260,7 +266,7 @@ class SqliteStorage:
         return delivery
 
     async def delete(self, delivery: Delivery) -> None:
-        with self._errors():
+        async with self._transaction():
             self._delete(delivery)
 
     def _delete(self, delivery: Delivery) -> None:
@@ -269,7 +275,7 @@ class SqliteStorage:
 
     async def bury(self, delivery: Delivery, reason: str) -> None:
         item = json.dumps({"item": delivery.body.decode(errors="replace"), "reason": reason}).encode()
-        with self._transaction():
+        async with self._transaction():
             self._send("work-poison", item, 0)
             self._delete(delivery)
 
@@ -289,17 +295,31 @@ class SqliteStorage:
         db.execute("PRAGMA cache_size=-16384")
         return db
 
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
+    @contextlib.asynccontextmanager
+    async def _transaction(self) -> AsyncIterator[sqlite3.Connection]:
+        """All or nothing. Nothing may be awaited inside: the connection is everybody's."""
         with self._errors():
+            await self._begin()
             sql = self._sql
-            sql.execute("BEGIN IMMEDIATE")
             try:
                 yield sql
             except BaseException:
                 sql.execute("ROLLBACK")
                 raise
             sql.execute("COMMIT")
+
+    async def _begin(self) -> None:
+        """Wait for another process's transaction without holding up this process's other work."""
+        for _ in range(int(BUSY_TIMEOUT / BUSY_PAUSE)):
+            try:
+                self._sql.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+                    raise
+                await asyncio.sleep(BUSY_PAUSE)
+            else:
+                return
+        raise StorageUnavailable(f"SQLite: '{self._path}' has been locked for {BUSY_TIMEOUT:g} s")
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:

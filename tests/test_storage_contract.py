@@ -390,8 +390,8 @@ async def test_a_refused_block_leaves_the_documents_alone(store: Storage) -> Non
     assert await bytes_of(store, "p/thread_1") == b"one\ntwo\n"
 
 
-async def test_a_block_of_four_mebibytes_is_taken_and_a_larger_one_is_not(store: Storage) -> None:
-    block = b"x" * (4 * 1024 * 1024)
+async def test_a_block_of_64_mebibytes_is_taken_and_a_larger_one_is_not(store: Storage) -> None:
+    block = b"x" * (64 * 1024 * 1024)
     mark, _ = await store.start("threads", "p/thread_1", block)
     with pytest.raises(ValueError):
         await store.append("threads", "p/thread_1", mark, block + b"x")

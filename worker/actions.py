@@ -7,10 +7,14 @@ function tool of that name, and no client is asked. Parameters and description c
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import contextvars
+import functools
 import importlib
 import inspect
 import json
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -64,10 +68,17 @@ class Actions:
     async def call(self, name: str, arguments: str) -> str:
         """The output for the model: what the function returns, as text or JSON, or what went wrong."""
         try:
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout(self._timeout) as time:
                 return _text(await self._adapters[name].validate_json(arguments or "{}"))[:OUTPUT_LIMIT]
-        except TimeoutError:
-            return f"Error: {name} did not answer within {self._timeout:g} seconds."
+        except TimeoutError as error:
+            if time.expired():
+                return f"Error: {name} did not answer within {self._timeout:g} seconds."
+            return f"Error: TimeoutError: {error}"
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise  # the worker's own
+            return f"Error: {name} was cancelled."
         except ValidationError as error:
             problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_url=False))
             return f"Error: the arguments do not fit {name}: {problems}"
@@ -83,12 +94,39 @@ def _checked(function: Callable[..., Any]) -> Callable[..., Any]:
         return function
 
     async def threaded(*args: Any, **kwargs: Any) -> Any:
-        return await asyncio.to_thread(function, *args, **kwargs)
+        return await _in_thread(functools.partial(function, *args, **kwargs))
 
     threaded.__signature__ = inspect.signature(function, eval_str=True)  # type: ignore[attr-defined]
     threaded.__annotations__ = inspect.get_annotations(function, eval_str=True)
     threaded.__name__ = function.__name__
     return threaded
+
+
+async def _in_thread(function: Callable[[], Any]) -> Any:
+    """Run it in a thread of its own, which nobody waits for at the end: one that hangs keeps no other call waiting, and
+    no process alive."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[Any] = loop.create_future()
+
+    def tell(result: Any, error: Exception | None) -> None:
+        if done.done():
+            return  # its time was up
+        if error is None:
+            done.set_result(result)
+        else:
+            done.set_exception(error)
+
+    def work() -> None:
+        result, failure = None, None
+        try:
+            result = function()
+        except Exception as error:
+            failure = error
+        with contextlib.suppress(RuntimeError):  # the loop is gone: the process ends
+            loop.call_soon_threadsafe(tell, result, failure)
+
+    threading.Thread(target=contextvars.copy_context().run, args=(work,), daemon=True).start()
+    return await done
 
 
 def _definition(function: Callable[..., Any], adapter: TypeAdapter[Any]) -> dict[str, Any]:

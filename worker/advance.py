@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -11,10 +12,11 @@ from typing import TypeVar
 from core import events as e
 from core.bell import Bell
 from core.decide import CallModel, CallTools, Done, Leave, Move, Park, Wait, Write, decide, failed
+from core.errors import ApiError
 from core.fold import RunState, ThreadState
 from core.ids import Ids
 from core.ledger import Decision, Ledger
-from core.ports import Clock, ModelError, Models, Prompt, Reply, Storage
+from core.ports import Clock, ModelError, Models, Prompt, Reply, Storage, StorageUnavailable
 from core.prompt import build
 from core.resources import LastError
 from core.stream import StreamWriter
@@ -125,7 +127,13 @@ class Advance:
 
     async def _commit(self, decision: Decision) -> None:
         item = self.item
-        if not await self.kit.ledger.commit(item.project, item.thread_id, decision):
+        try:
+            changes = await self.kit.ledger.commit(item.project, item.thread_id, decision)
+        except ApiError as error:  # of what a worker writes, only the size is ever refused
+            last = LastError(code="server_error", message=error.message)
+            decision = self._if_mine(lambda held: failed(held, last))
+            changes = await self.kit.ledger.commit(item.project, item.thread_id, decision)
+        if not changes:
             return
         self.worked = True
         held = (await self.kit.ledger.recall(item.project, item.thread_id)).runs.get(item.run_id)
@@ -204,7 +212,9 @@ class Advance:
                 listener.close()
                 if task.done():
                     return _result(task)
-                await self._still_mine()
+                # The look is there to interrupt. Should the store fail, the act goes on: the fence is at its commit.
+                with contextlib.suppress(StorageUnavailable):
+                    await self._still_mine()
         finally:
             task.cancel()
             await asyncio.wait((task,))

@@ -135,10 +135,10 @@ class Doorbell:
             with contextlib.suppress(Conflict, StorageUnavailable):
                 await self.kit.storage.extend(delivery, hide=min(RETRY * 2 ** (delivery.count - 1), MAX_RETRY))
             return
-        await self._give_up(item)
+        await self._give_up(item, delivery.id)
         await self.kit.storage.bury(delivery, f"{type(error).__name__}: {error}")
 
-    async def _give_up(self, item: WorkItem) -> None:
+    async def _give_up(self, item: WorkItem, item_id: str) -> None:
         """A poison item never leaves a run hanging."""
         if item.kind != "run":
             return
@@ -146,7 +146,15 @@ class Doorbell:
 
         def decision(state: ThreadState) -> Sequence[Event]:
             held = state.runs.get(item.run_id)
-            return failed(held, error) if held and held.run.active and not state.deleted else ()
+            if held is None or not held.run.active or state.deleted:
+                return ()
+            # A run that is in progress by another item is that item's.
+            return failed(held, error) if held.run.status != "in_progress" or held.item == item_id else ()
 
         await self.kit.ledger.commit(item.project, item.thread_id, decision)
-        await Advance(self.kit, item, "", -1).run()  # brings up the stream
+        try:
+            await Advance(self.kit, item, "", -1).run()  # brings up the stream
+        except StorageUnavailable:
+            raise
+        except Exception:
+            log.exception("run %s: its stream cannot be brought up", item.run_id)

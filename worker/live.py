@@ -126,9 +126,10 @@ class Live:
                 await self.writer.take_over(draft.run, mine=self.still_mine, opened=draft.opened, now=self.now())
 
     def _message_events(self) -> list[frames.Event]:
-        parts, self._parts = self._parts, []
-        if not parts:
+        # Text that comes after a call has begun waits for the turn's end: the steps do not overlap on the stream.
+        if not self._parts or self.draft.calls_step is not None:
             return []
+        parts, self._parts = self._parts, []
         events: list[frames.Event] = []
         if self.draft.message is None:
             step, message = self.draft.open_message(self.now())

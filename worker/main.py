@@ -23,8 +23,18 @@ class Worker:
         self._stopping = asyncio.Event()
         self._busy: dict[str, asyncio.Task[None]] = {}  # by item id
         self._slot = asyncio.Event()  # an item was finished
+        self._idle = asyncio.Event()  # nothing more is received
+        self._idle.set()
 
     async def run(self) -> None:
+        """Raises what no worker can go on with."""
+        self._idle.clear()
+        try:
+            await self._consume()
+        finally:
+            self._idle.set()
+
+    async def _consume(self) -> None:
         pause = POLL_FAST
         while not self._stopping.is_set():
             room = self._concurrency - len(self._busy)
@@ -36,7 +46,7 @@ class Worker:
             try:
                 deliveries = await self._receive(min(room, BATCH))
                 for delivery in deliveries:
-                    self._take(delivery)
+                    self._take(delivery)  # even while stopping: what was received is handed back, not kept hidden
                 if deliveries:
                     pause = POLL_FAST
                     await asyncio.sleep(0)  # let the new tasks begin
@@ -51,6 +61,7 @@ class Worker:
         self._stopping.set()
         self._slot.set()
         self._kit.bell.ring("work")
+        await self._idle.wait()  # a receive may be under way
         tasks = set(self._busy.values())
         if tasks:
             await asyncio.wait(tasks, timeout=grace)

@@ -17,6 +17,7 @@ import statistics
 import sys
 import tempfile
 import time
+import traceback
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -106,24 +107,34 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-async def measure(given: argparse.Namespace) -> list[Row]:
-    wanted = given.only or tuple(QUICK if given.quick else SCENARIOS)
+async def measure(given: argparse.Namespace) -> tuple[list[Row], list[str]]:
+    """The rows, and the scenarios that failed."""
     rows: list[Row] = []
+    failed: list[str] = []
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
         timeout = aiohttp.ClientTimeout(total=120)
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=timeout) as session:
             stand = Stand(session, folder, stack, given.quick)
-            for name in wanted:
-                scenario, engines = SCENARIOS[name]
+            for name, engine in chosen(given):
+                print(f"{name}: {engine} ...", file=sys.stderr, flush=True)
                 figures: list[Figure] = []
-                for engine in QUICK.get(name, engines) if given.quick and not given.engine else engines:
-                    if given.engine and engine not in given.engine:
-                        continue
-                    print(f"{name}: {engine} ...", file=sys.stderr, flush=True)
-                    figures += [figure async for figure in scenario(stand, engine)]
+                try:
+                    async for figure in SCENARIOS[name][0](stand, engine):
+                        figures.append(figure)
+                except Exception:  # the other scenarios are worth measuring all the same
+                    traceback.print_exc()
+                    failed.append(f"{name}: {engine}")
+                stand.stop_azurite()
                 rows += rows_of(name, figures)
-    return rows
+    return rows, failed
+
+
+def chosen(given: argparse.Namespace) -> list[tuple[str, str]]:
+    """Scenarios and engines."""
+    names = given.only or tuple(QUICK if given.quick else SCENARIOS)
+    engines = {name: QUICK.get(name, SCENARIOS[name][1]) if given.quick else SCENARIOS[name][1] for name in names}
+    return [(name, engine) for name in names for engine in engines[name] if engine in (given.engine or ALL)]
 
 
 def cpu_of_others() -> float:
@@ -134,7 +145,7 @@ def cpu_of_others() -> float:
 def main() -> None:
     given = arguments()
     begun, others = time.monotonic(), cpu_of_others()
-    rows = uvloop.run(measure(given))
+    rows, failed = uvloop.run(measure(given))
     took = time.monotonic() - begun
     share = (cpu_of_others() - others) / took
     machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
@@ -148,8 +159,9 @@ def main() -> None:
         page = (DOCS / "performance.md").read_text()
         before, after = page.split(BEGIN)[0], page.split(END)[1]
         (DOCS / "performance.md").write_text(f"{before}{BEGIN}\n{report}\n{END}{after}")
-    failed = [row for row in rows if not row.ok]
-    sys.exit(bool(failed))
+    for name in failed:
+        print(f"FAILED: {name}", file=sys.stderr)
+    sys.exit(bool(failed) or not all(row.ok for row in rows))
 
 
 if __name__ == "__main__":
