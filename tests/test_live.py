@@ -54,6 +54,23 @@ async def test_what_is_said_during_the_last_write_is_not_lost() -> None:
     assert writer.text == "Once upon a time."
 
 
+async def test_text_that_comes_after_a_call_has_begun_waits_and_the_call_goes_on() -> None:
+    writer: Any = SlowWriter()
+    writer.go.set()
+    draft = Draft(RUN, Ids(Clock()))
+    live = Live(writer, draft, 0.001, Clock().now, still_mine)
+    running = asyncio.create_task(live.run())
+    live.call(0, "call_1", "add", '{"a": ')
+    await writer.writing.wait()
+    live.text("\n")
+    live.call(0, "", "", "1}")
+    live.close()
+    await running
+    calls = [p.delta["step_details"]["tool_calls"][0] for n, p in writer.events if n == "thread.run.step.delta"]
+    assert "".join(call["function"].get("arguments", "") for call in calls) == '{"a": 1}'
+    assert draft.message is None
+
+
 def test_a_message_that_is_cut_keeps_what_was_said() -> None:
     """Clients look a part up in the message that ends: it has to be there."""
     step, message = Draft(RUN, Ids(Clock())).open_message(1.0)

@@ -7,6 +7,7 @@ import contextlib
 import json
 import re
 import socket
+import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -396,6 +397,23 @@ async def test_a_block_of_64_mebibytes_is_taken_and_a_larger_one_is_not(store: S
     with pytest.raises(ValueError):
         await store.append("threads", "p/thread_1", mark, block + b"x")
     assert len(await bytes_of(store, "p/thread_1")) == len(block)
+
+
+async def test_a_locked_sqlite_file_holds_up_writers_and_nobody_else(tmp_path: Path) -> None:
+    store = SqliteStorage(str(tmp_path / "store.db"), ManualClock())
+    await store.open()
+    holder = sqlite3.connect(tmp_path / "store.db", isolation_level=None)
+    holder.execute("BEGIN IMMEDIATE")
+    writing = asyncio.create_task(store.send(b"{}"))
+    for _ in range(5):
+        await asyncio.sleep(0.02)
+        assert await store.get("threads", "p/thread_1") is None
+    assert not writing.done()
+    holder.execute("COMMIT")
+    holder.close()
+    await writing
+    assert len(await store.receive(1, hide=1)) == 1
+    await store.close()
 
 
 async def test_a_roll_over_starts_an_empty_generation_and_keeps_the_old_one(engine: Engine) -> None:

@@ -287,6 +287,8 @@ def a_thread_of(*content: Json) -> tuple[str, Json]:
         (a_message(role="system"), no_choice("role", "system", "'user' and 'assistant'")),
         (an_assistant(tools=[{"type": "x"}]), no_choice("tools[0].type", "x", KINDS)),
         (an_assistant(response_format="json"), no_choice("response_format", "json", "'auto'")),
+        (a_run(tool_choice={"type": "function"}), missing("tool_choice.function")),
+        (a_run(truncation_strategy={"type": "last_messages"}), missing("truncation_strategy.last_messages")),
         (a_run(tool_choice="always"), no_choice("tool_choice", "always", "'none', 'auto', and 'required'")),
         (an_assistant(metadata={"k": "v" * 695}), wrong_size("metadata.k", "string too long", *LONG_STRING)),
         (an_assistant(tools=[{"type": "file_search"}] * 129), wrong_size("tools", "array too long", *LONG_ARRAY)),

@@ -11,7 +11,7 @@ import pytest
 from inprocess import Event, Gate, InProcess, ManualClock, Stream, calls, fails, in_process, path_of, says
 
 from app import streaming
-from core.ports import ToolCall
+from core.ports import StorageUnavailable, ToolCall
 from worker.actions import action
 
 Json = Any
@@ -280,7 +280,7 @@ async def test_every_event_of_a_finished_run_is_a_place_to_go_on_from(stream: bo
         turns = [*MESSAGE, *COMPLETED, *CALLS, "run.requires_action", "step.completed", "run.queued", "run.in_progress"]
         assert short(whole.heard) == [*BEGINNING, *turns, *MESSAGE, *COMPLETED, "run.completed", "done"]
         assert len({event.id for event in whole.heard}) == len(whole.heard)
-        for place, event in enumerate(whole.heard[:-2]):
+        for place, event in enumerate(whole.heard[:-1]):
             rest = await watched(service, run, event.id)
             assert rest.heard == whole.heard[place + 1 :]
             assert whole.raw.endswith(rest.raw)
@@ -349,6 +349,49 @@ async def test_a_reader_that_was_cut_off_goes_on_where_it_was() -> None:
             heard += await stream.rest()
         assert short(heard) == [*BEGINNING, *MESSAGE, *COMPLETED, "run.completed", "done"]
         assert text_of(heard) == "Hello there."
+
+
+async def test_a_watcher_of_a_run_that_is_streamed_half_way_keeps_its_place() -> None:
+    gate = Gate()
+    async with in_process(calls(PARIS), says("Do", gate, "ne.")) as service:
+        run = await service.finished(assistant=await service.assistant(tools=[WEATHER]))
+        async with service.api.stream("GET", f"{path_of(run)}/events") as watcher:
+            await watcher.until("thread.run.requires_action")
+            async with await submitted(service, run, call_a="sun") as stream:
+                assert (await stream.until("thread.run.queued")).data["id"] == run["id"]
+                assert "thread.run.requires_action" not in stream.names
+                gate.open()
+                await stream.rest()
+            await watcher.rest()
+        whole = await watched(service, run)
+        assert watcher.raw == whole.raw
+        for place, event in enumerate(whole.heard[:-1]):
+            assert (await watched(service, run, event.id)).heard == whole.heard[place + 1 :]
+
+
+async def test_a_store_that_fails_for_a_while_ends_neither_streams_nor_model_calls(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("worker.advance.LOOK_EVERY", 0.01)
+    gate, failed = Gate(), asyncio.Event()
+    async with in_process(says("Hel", gate, "lo")) as service:
+        async with await streamed(service) as stream:
+            await stream.until("thread.message.delta")
+            whole, refused = service.storage.read, 0
+
+            async def read(*given: Any) -> Any:
+                nonlocal refused
+                refused += 1
+                if refused < 20:
+                    raise StorageUnavailable("a storm")
+                failed.set()
+                return await whole(*given)
+
+            monkeypatch.setattr(service.storage, "read", read)
+            await failed.wait()
+            gate.open()
+            assert short(await stream.rest())[-2:] == ["run.completed", "done"]
+        assert len(service.prompts) == 1
 
 
 async def test_a_client_that_goes_away_does_not_stop_its_run() -> None:
