@@ -21,14 +21,8 @@ from worker.advance import Advance, Kit
 
 log = logging.getLogger(__name__)
 
-EARLY = (
-    0.01,
-    0.02,
-    0.05,
-    0.1,
-    0.2,
-    0.4,
-)  # seconds between looks for what the doorbell announced, before it is put back
+# Seconds between looks for what the doorbell announced, before it is put back.
+EARLY = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
 PUT_BACK = 1.0  # seconds at least; the older a doorbell, the longer
 STALE = 600.0  # seconds after which a doorbell whose commit never came is dropped: no request takes so long
 NOTHING_NEW = -1  # seen by the sender of a doorbell that announces no commit
@@ -45,7 +39,7 @@ class Hold:
 
 @dataclass(slots=True)
 class Doorbell:
-    """Answers deliveries. Host-free: the worker process and the Functions app call the same `answer`."""
+    """Answers deliveries. Nothing here knows what host they come from."""
 
     kit: Kit
 
