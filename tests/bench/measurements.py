@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.client
+import os
 import socket
 import statistics
 import subprocess
@@ -324,27 +326,17 @@ async def start(stand: Stand, engine: str) -> AsyncIterator[Figure]:
 
 def first_answer(command: list[str], settings: dict[str, str]) -> float:
     """Seconds from the command to the answer of its first request."""
-    begun = time.perf_counter()
-    process = subprocess.Popen(
-        command,
-        env=settings,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    begun, nowhere = time.perf_counter(), subprocess.DEVNULL
+    process = subprocess.Popen(command, env={**os.environ, **settings}, stdin=nowhere, stdout=nowhere, stderr=nowhere)
     try:
-        while True:
+        while process.poll() is None:
             connection = http.client.HTTPConnection("127.0.0.1", int(settings["PORT"]), timeout=5)
-            try:
+            with contextlib.suppress(OSError), contextlib.closing(connection):
                 connection.request("POST", "/v1/threads", b"{}", HEADERS)
                 if connection.getresponse().status == 200:
                     return time.perf_counter() - begun
-            except OSError:
-                if process.poll() is not None or time.perf_counter() - begun > 30:
-                    raise
-                time.sleep(0.005)
-            finally:
-                connection.close()
+            time.sleep(0.005)
+        raise RuntimeError(f"{command[0]} ended with {process.returncode} before it answered")
     finally:
         process.kill()
         process.wait()
