@@ -11,21 +11,19 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Final
 
-import msgspec
-
 from core import events as e
 from core import names
 from core.bell import Bell, Listener
-from core.commands import message_of, run_of, thread_of
+from core.commands import thread_of
 from core.errors import ApiError, no_such
-from core.fold import Change, Resource, ThreadState, apply
-from core.frames import STREAMED
+from core.fold import Change, Resource, ThreadState
 from core.ids import Ids
-from core.ports import Clock, Conflict, Document, Mark, Storage, StorageUnavailable, Stored, Undecided
-from core.resources import Message, Run, Step, Struct, Thread, encode
+from core.ports import Clock, Conflict, Document, Storage, StorageUnavailable, Stored, Undecided
+from core.projection import documents, find
+from core.resources import encode
+from core.view import Snapshot, View, read_snapshot
 from core.work import WorkItem, to_body
 
-VIEW_BYTES: Final = 2_000  # of a thread without anything in it
 MAX_BLOCK: Final = 4 * 1024 * 1024  # bytes of one commit
 # Changes that no work item stands for. What was created needs none either: `fetch` makes up for a missing document.
 MENDED: Final = frozenset(
@@ -36,69 +34,6 @@ TRIES: Final = 500  # of one command; each lost race means that another writer's
 
 Decision = Callable[[ThreadState], Sequence[e.Event]]
 Ring = Callable[[int], WorkItem]  # from the version seen to the work item
-
-
-class Heard(Struct, frozen=True):
-    """A change, as a snapshot keeps it."""
-
-    version: int
-    name: str
-    object: msgspec.Raw
-
-
-class Snapshot(Struct, kw_only=True, frozen=True):
-    """What a generation of a log begins with: the state, and what the wire heard of the last two runs if somebody
-    streamed them, since a stream may lag behind its log."""
-
-    state: ThreadState
-    trail: tuple[Heard, ...] = ()
-    trail_before: tuple[Heard, ...] = ()
-
-
-class View:
-    """A folded thread. `lock` orders the commits and refreshes of this process; other processes meet at the log."""
-
-    def __init__(self) -> None:
-        self.lock = asyncio.Lock()
-        self.state = ThreadState()
-        self.mark: Mark | None = None
-        self.blocks = 0  # commits in this generation of the log
-        self.trail: list[Change] = []  # what the wire hears of the newest run, from its creation on
-        self.trail_before: list[Change] = []  # and of the one before, which may end as the newest begins
-        self.weight = VIEW_BYTES  # bytes of log and snapshot that were folded, and of a view without any
-        self.counted = 0  # the part of it that the ledger's total knows
-
-    def reset(self) -> None:
-        """Forget the thread, but not who waits for the lock."""
-        self.state, self.mark, self.blocks, self.trail, self.trail_before = ThreadState(), None, 0, [], []
-        self.weight = VIEW_BYTES
-
-    def begin(self, snapshot: Snapshot, weight: int) -> None:
-        self.state, self.weight = snapshot.state, self.weight + weight
-        self.trail, self.trail_before = _changes(snapshot.trail), _changes(snapshot.trail_before)
-
-    def snapshot(self) -> Snapshot:
-        state = self.state
-        return Snapshot(state=state, trail=_heard(state, self.trail), trail_before=_heard(state, self.trail_before))
-
-    def fold(self, commits: Sequence[e.Commit]) -> list[Change]:
-        changes: list[Change] = []
-        for commit in commits:
-            folded = apply(self.state, commit)
-            self.blocks += 1
-            for change in folded:
-                if change.name == "thread.run.created":
-                    # The stream of create-thread-and-run begins with the thread (section 5.2).
-                    self.trail_before = self.trail
-                    self.trail = [before for before in folded if before.name == "thread.created"]
-                if STREAMED.fullmatch(change.name) and not isinstance(change.object, Thread):
-                    self.trail.append(change)
-            changes += folded
-        return changes
-
-    def trail_of(self, run_id: str) -> list[Change]:
-        trails = (self.trail, self.trail_before)
-        return next((list(trail) for trail in trails if any(change.object.id == run_id for change in trail)), [])
 
 
 class Ledger:
@@ -328,7 +263,7 @@ class Ledger:
         if stored is None:
             # Unknown; or its writer died between commit and projection, and the log knows better.
             state = await self.read(project, ids[0])
-            body = encode(_find(state, container, ids))
+            body = encode(find(state, container, ids))
             await self._storage.advance(Document(container, name, body, state.version))
             stored = await self._storage.get(container, name)
         if stored is None:
@@ -405,7 +340,7 @@ class Ledger:
     async def _snapshot(self, project: str, thread_id: str, generation: int) -> tuple[Snapshot, int] | None:
         """The snapshot that a generation begins with, and its size in bytes."""
         stored = await self._storage.get(names.SNAPSHOTS, names.snapshot(project, thread_id, generation))
-        return (_snapshots.decode(stored.body), len(stored.body)) if stored else None
+        return (read_snapshot(stored.body), len(stored.body)) if stored else None
 
     def _view(self, project: str, thread_id: str) -> View:
         return self._views.setdefault((project, thread_id), View())
@@ -430,75 +365,6 @@ class Ledger:
         if view:
             self._weight -= view.counted
             view.counted = 0
-
-
-_snapshots = msgspec.json.Decoder(Snapshot)
-
-
-def _heard(state: ThreadState, trail: Sequence[Change]) -> tuple[Heard, ...]:
-    held = state.runs.get(next((change.object.id for change in trail if isinstance(change.object, Run)), ""))
-    if held is None or not held.stream:
-        return ()
-    return tuple(Heard(c.version, c.name, msgspec.Raw(encode(c.object))) for c in trail)
-
-
-def _changes(heard: Sequence[Heard]) -> list[Change]:
-    return [Change(each.version, each.name, msgspec.json.decode(each.object, type=_kind(each.name))) for each in heard]
-
-
-def _kind(name: str) -> type[Resource]:
-    if name.startswith("thread.run.step."):
-        return Step
-    if name.startswith("thread.run."):
-        return Run
-    return Message if name.startswith("thread.message.") else Thread
-
-
-def documents(project: str, changes: Sequence[Change]) -> list[Document]:
-    """The projections of what changed: the last state of each object, in wire format."""
-    last = {change.object.id: change for change in changes}
-    first = {change.object.id: change for change in reversed(changes)}
-    return [_document(project, change, first[key]) for key, change in last.items()]
-
-
-def _place(thing: Resource) -> tuple[str, ...]:
-    """The container of an object's document, and the ids that make its name."""
-    match thing:
-        case Thread():
-            return names.THREADS, thing.id
-        case Message():
-            return names.MESSAGES, thing.thread_id, thing.id
-        case Run():
-            return names.RUNS, thing.thread_id, thing.id
-        case Step():
-            return names.STEPS, thing.thread_id, thing.run_id, thing.id
-
-
-def _document(project: str, change: Change, first: Change) -> Document:
-    thing = change.object
-    container, *ids = _place(thing)
-    gone = change.name in ("thread.deleted", "thread.message.deleted")
-    return Document(
-        container,
-        names.document(project, *ids),
-        b"" if gone else encode(thing),
-        change.version,
-        created=first.name.endswith(("message.completed", "message.incomplete", ".created")),
-    )
-
-
-def _find(state: ThreadState, container: str, ids: tuple[str, ...]) -> Resource:
-    match container:
-        case names.MESSAGES:
-            return message_of(state, ids[1])
-        case names.RUNS:
-            return run_of(state, ids[1]).run
-        case names.STEPS:
-            step = run_of(state, ids[1]).steps.get(ids[2])
-            if step is None:
-                raise no_such("run step", ids[2])
-            return step
-    return thread_of(state, ids[0])
 
 
 def _topic(project: str, thread_id: str) -> str:

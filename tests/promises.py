@@ -13,7 +13,7 @@ from app import streaming
 from core import events as e
 from core import frames, names
 from core.fold import Change, ThreadState, apply
-from core.ledger import documents
+from core.projection import documents
 from core.resources import Message, Run, Step, ToolCalls
 from core.stream import replay
 

@@ -1,0 +1,106 @@
+"""A thread in memory: its folded state, where its log was read to, and what the wire heard of its last runs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from core import events as e
+from core.fold import Change, Resource, ThreadState, apply
+from core.frames import STREAMED
+from core.ports import Mark
+from core.resources import Message, Run, Step, Struct, Thread, encode
+
+VIEW_BYTES: Final = 2_000  # of a thread without anything in it
+
+
+class Heard(Struct, frozen=True):
+    """A change, as a snapshot keeps it."""
+
+    version: int
+    name: str
+    object: msgspec.Raw
+
+
+class Snapshot(Struct, kw_only=True, frozen=True):
+    """What a generation of a log begins with: the state, and what the wire heard of the last two runs if somebody
+    streamed them, since a stream may lag behind its log."""
+
+    state: ThreadState
+    trail: tuple[Heard, ...] = ()
+    trail_before: tuple[Heard, ...] = ()
+
+
+class View:
+    """A folded thread. `lock` orders the commits and refreshes of this process; other processes meet at the log."""
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.state = ThreadState()
+        self.mark: Mark | None = None
+        self.blocks = 0  # commits in this generation of the log
+        self.trail: list[Change] = []  # what the wire hears of the newest run, from its creation on
+        self.trail_before: list[Change] = []  # and of the one before, which may end as the newest begins
+        self.weight = VIEW_BYTES  # bytes of log and snapshot that were folded, and of a view without any
+        self.counted = 0  # the part of it that the ledger's total knows
+
+    def reset(self) -> None:
+        """Forget the thread, but not who waits for the lock."""
+        self.state, self.mark, self.blocks, self.trail, self.trail_before = ThreadState(), None, 0, [], []
+        self.weight = VIEW_BYTES
+
+    def begin(self, snapshot: Snapshot, weight: int) -> None:
+        self.state, self.weight = snapshot.state, self.weight + weight
+        self.trail, self.trail_before = _changes(snapshot.trail), _changes(snapshot.trail_before)
+
+    def snapshot(self) -> Snapshot:
+        state = self.state
+        return Snapshot(state=state, trail=_heard(state, self.trail), trail_before=_heard(state, self.trail_before))
+
+    def fold(self, commits: Sequence[e.Commit]) -> list[Change]:
+        changes: list[Change] = []
+        for commit in commits:
+            folded = apply(self.state, commit)
+            self.blocks += 1
+            for change in folded:
+                if change.name == "thread.run.created":
+                    # The stream of create-thread-and-run begins with the thread (section 5.2).
+                    self.trail_before = self.trail
+                    self.trail = [before for before in folded if before.name == "thread.created"]
+                if STREAMED.fullmatch(change.name) and not isinstance(change.object, Thread):
+                    self.trail.append(change)
+            changes += folded
+        return changes
+
+    def trail_of(self, run_id: str) -> list[Change]:
+        trails = (self.trail, self.trail_before)
+        return next((list(trail) for trail in trails if any(change.object.id == run_id for change in trail)), [])
+
+
+_decoder = msgspec.json.Decoder(Snapshot)
+
+
+def read_snapshot(body: bytes) -> Snapshot:
+    return _decoder.decode(body)
+
+
+def _heard(state: ThreadState, trail: Sequence[Change]) -> tuple[Heard, ...]:
+    held = state.runs.get(next((change.object.id for change in trail if isinstance(change.object, Run)), ""))
+    if held is None or not held.stream:
+        return ()
+    return tuple(Heard(c.version, c.name, msgspec.Raw(encode(c.object))) for c in trail)
+
+
+def _changes(heard: Sequence[Heard]) -> list[Change]:
+    return [Change(each.version, each.name, msgspec.json.decode(each.object, type=_kind(each.name))) for each in heard]
+
+
+def _kind(name: str) -> type[Resource]:
+    if name.startswith("thread.run.step."):
+        return Step
+    if name.startswith("thread.run."):
+        return Run
+    return Message if name.startswith("thread.message.") else Thread
