@@ -260,7 +260,7 @@ async def in_flight(stand: Stand, engine: str) -> AsyncIterator[Figure]:
             asked = time.perf_counter() - begun
             await asyncio.sleep(max(0.0, 9 - asked))
             held = resident_mb(one.pids[-1])
-            ends = await each(16, started, partial(one.client.ended, poll=0.25))
+            ends = await each(64, started, partial(one.client.ended, poll=0.05))
             took = time.perf_counter() - begun
         if {run["status"] for run in ends} != {"completed"}:
             raise RuntimeError("a run did not complete")
