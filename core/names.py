@@ -10,8 +10,11 @@ STEPS = "steps"
 STREAMS = "streams"  # what was streamed of a run
 SNAPSHOTS = "snapshots"  # folded state at the start of a log's generation
 IDEMPOTENCY = "idempotency"  # which id an Idempotency-Key stands for
+FILES = "files"
+UPLOADS = "uploads"
+CONTENTS = "contents"  # of files, by the file's name
 
-CONTAINERS = (ASSISTANTS, THREADS, MESSAGES, RUNS, STEPS, STREAMS, SNAPSHOTS, IDEMPOTENCY)
+CONTAINERS = (ASSISTANTS, THREADS, MESSAGES, RUNS, STEPS, STREAMS, SNAPSHOTS, IDEMPOTENCY, FILES, UPLOADS, CONTENTS)
 
 
 def thread_log(project: str, thread_id: str) -> str:

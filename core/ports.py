@@ -5,7 +5,7 @@ Engines implement `Storage`; one contract suite (tests/test_storage_contract.py)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -69,6 +69,14 @@ class Stored:
     name: str
     body: bytes
     etag: str
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What was staged under an id, `size` in bytes: a content is put together of such parts."""
+
+    id: str
+    size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +154,39 @@ class Logs(Protocol):
         """Delete a log if it is there."""
 
 
+class Contents(Protocol):
+    """Bytes by the gigabyte, in a memory of a few MiB. Parts are staged, then one commit makes them the content.
+
+    A content is there as a whole or not at all, and never changes.
+    """
+
+    async def stage(self, container: str, name: str, part: str, chunks: AsyncIterator[bytes]) -> Part:
+        """Store a part. `part` is an id that was not used for this content before; all of a content have one length.
+
+        Nobody can read what is staged. If `chunks` raises, or the process dies, what came is left to `discard`.
+        """
+
+    async def staged(self, container: str, name: str) -> Sequence[Part]:
+        """The parts that there are, in no order, committed or not; of one that is being staged, what came so far."""
+
+    async def commit(self, container: str, name: str, parts: Sequence[Part]) -> None:
+        """Make these parts, in this order, the content, and drop all others. Nothing is copied.
+
+        The same again changes nothing. Raises Conflict if there is a content of other parts, or a part is not there.
+        """
+
+    def download(
+        self, container: str, name: str, *, offset: int = 0, length: int | None = None
+    ) -> AsyncIterator[bytes]:
+        """The bytes from `offset` on (`length` at most), in pieces of a few MiB; none if there is no such content.
+
+        Raises StorageUnavailable also if the content is discarded meanwhile.
+        """
+
+    async def discard(self, container: str, name: str) -> None:
+        """Delete the content, and whatever is staged for it. Idempotent."""
+
+
 class Queue(Protocol):
     """Work items: at least once, in no order, hidden while somebody works on them."""
 
@@ -165,7 +206,7 @@ class Queue(Protocol):
         """Move a poison item to the poison queue, for people to look at."""
 
 
-class Storage(Documents, Logs, Queue, Protocol):
+class Storage(Documents, Logs, Contents, Queue, Protocol):
     """A storage engine."""
 
     async def open(self) -> None:

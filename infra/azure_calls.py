@@ -33,7 +33,7 @@ BLOB_CLIENTS: Final = 500  # kept, since making one costs 0.1 ms, a sixth of a r
 MOVED: Final = {204, 304, 412, 416}  # 204: the SDK's error for a queue that exists
 CODES: Final = {
     *("BlobNotFound", "MessageNotFound", "BlobAlreadyExists", "ContainerAlreadyExists", "QueueAlreadyExists"),
-    "PopReceiptMismatch",
+    *("PopReceiptMismatch", "InvalidBlockList"),
 }
 # No answer about the request: it may have been done, or may be done now.
 UNDECIDED: Final = {408, 429, 500, 502, 503, 504}

@@ -1,4 +1,4 @@
-"""The storage engine on Azure Storage and its emulator, Azurite: blobs for documents and logs, a queue for work."""
+"""The storage engine on Azure Storage and its emulator, Azurite: blobs for all that is kept, a queue for work."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from azure.storage.queue.aio import QueueServiceClient
 from core.names import ASSISTANTS, CONTAINERS
 from core.ports import StorageUnavailable
 from infra.azure_calls import Refused, Transport, call, new_session, opened
+from infra.azure_contents import AzureContents
 from infra.azure_logs import AzureLogs
 from infra.azure_queue import AzureQueue
 
@@ -45,7 +46,7 @@ class Account:
     emulated: bool = False
 
 
-class AzureStorage(AzureLogs, AzureQueue):
+class AzureStorage(AzureLogs, AzureContents, AzureQueue):
     """core.ports.Storage. Made by `from_connection_string` or `with_identity`; `transport` is a seam for tests."""
 
     def __init__(self, account: Account, transport: type[Transport] = Transport) -> None:

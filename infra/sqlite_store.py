@@ -14,7 +14,20 @@ import sqlite3
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 
-from core.ports import Clock, Conflict, Delivery, Document, Mark, Project, StorageUnavailable, Stored, Tail, nothing
+from core.ports import (
+    Clock,
+    Conflict,
+    Delivery,
+    Document,
+    Mark,
+    Part,
+    Project,
+    StorageUnavailable,
+    Stored,
+    Tail,
+    nothing,
+)
+from infra.blocks import blocks
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS documents(
@@ -26,6 +39,13 @@ CREATE TABLE IF NOT EXISTS logs(
 CREATE TABLE IF NOT EXISTS blocks(
     container TEXT, name TEXT, generation INTEGER, offset INTEGER, data BLOB NOT NULL,
     PRIMARY KEY(container, name, generation, offset)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS contents(
+    container TEXT, name TEXT, parts TEXT NOT NULL,
+    PRIMARY KEY(container, name)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS chunks(
+    container TEXT NOT NULL, name TEXT NOT NULL, part TEXT NOT NULL, number INTEGER NOT NULL, size INTEGER NOT NULL,
+    data BLOB NOT NULL);
+CREATE UNIQUE INDEX IF NOT EXISTS chunks_place ON chunks(container, name, part, number, size);
 CREATE TABLE IF NOT EXISTS queue(
     id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL, body BLOB NOT NULL,
     visible_at REAL NOT NULL, count INTEGER NOT NULL DEFAULT 0);
@@ -35,6 +55,8 @@ CREATE INDEX IF NOT EXISTS queue_visible ON queue(name, visible_at);
 BUSY_TIMEOUT, BUSY_PAUSE = 5.0, 0.01
 CHECKPOINT_EVERY = 2.0  # seconds between looks at the write-ahead log
 MAX_BLOCK = 64 * 1024 * 1024  # as on Azure
+CHUNK = 1024 * 1024  # bytes of a part that one transaction writes: it takes 2 ms
+DROPPED = 8  # chunks that one transaction deletes
 
 
 class SqliteStorage:
@@ -221,6 +243,83 @@ class SqliteStorage:
             for gone in [name, *(f"{name}.{generation}" for generation in range(row[0] if row else 0))]:
                 sql.execute("DELETE FROM logs WHERE container=? AND name=?", (container, gone))
                 sql.execute("DELETE FROM blocks WHERE container=? AND name=?", (container, gone))
+
+    # -- contents --------------------------------------------------------------------------------------------------
+
+    async def stage(self, container: str, name: str, part: str, chunks: AsyncIterator[bytes]) -> Part:
+        size = number = 0
+        async for chunk in blocks(chunks, CHUNK):
+            async with self._transaction() as sql:  # one each: a long upload holds up no other writer
+                place = (container, name, part, number, len(chunk), chunk)
+                sql.execute("INSERT INTO chunks VALUES(?, ?, ?, ?, ?, ?)", place)
+            size, number = size + len(chunk), number + 1
+        return Part(part, size)
+
+    async def staged(self, container: str, name: str) -> Sequence[Part]:
+        with self._errors():
+            return self._parts(container, name)
+
+    def _parts(self, container: str, name: str) -> list[Part]:
+        sql = "SELECT part, sum(size) FROM chunks WHERE container=? AND name=? GROUP BY part"
+        return [Part(*row) for row in self._sql.execute(sql, (container, name))]
+
+    async def commit(self, container: str, name: str, parts: Sequence[Part]) -> None:
+        mine = json.dumps([(part.id, part.size) for part in parts])
+        async with self._transaction() as sql:
+            # One transaction: of two orders of the parts the first one stays, and no part goes in between.
+            there = sql.execute("SELECT parts FROM contents WHERE container=? AND name=?", (container, name)).fetchone()
+            if there is None and not set(parts) <= {*self._parts(container, name)}:
+                raise Conflict("a part is not there")
+            if there is not None and there[0] != mine:
+                raise Conflict("there is a content of other parts")
+            sql.execute("INSERT OR IGNORE INTO contents VALUES(?, ?, ?)", (container, name, mine))
+        await self._drop(container, name, keep=parts)
+
+    async def download(
+        self, container: str, name: str, *, offset: int = 0, length: int | None = None
+    ) -> AsyncIterator[bytes]:
+        with self._errors():
+            row = self._sql.execute(
+                "SELECT parts FROM contents WHERE container=? AND name=?", (container, name)
+            ).fetchone()
+        end, start = (None if length is None else offset + length), 0
+        for part, size in json.loads(row[0]) if row else ():
+            for number in range(-(-size // CHUNK)):
+                low, high = start + number * CHUNK, start + min(size, (number + 1) * CHUNK)
+                if end is not None and low >= end:
+                    return
+                if high > offset:
+                    data = self._chunk(container, name, part, number)
+                    yield data[max(0, offset - low) : None if end is None else end - low]
+            start += size
+
+    def _chunk(self, container: str, name: str, part: str, number: int) -> bytes:
+        with self._errors():
+            row = self._sql.execute(
+                "SELECT data FROM chunks WHERE container=? AND name=? AND part=? AND number=?",
+                (container, name, part, number),
+            ).fetchone()
+        if row is None:
+            raise StorageUnavailable(f"SQLite: the content {container}/{name} is gone")
+        return bytes(row[0])
+
+    async def discard(self, container: str, name: str) -> None:
+        async with self._transaction() as sql:
+            sql.execute("DELETE FROM contents WHERE container=? AND name=?", (container, name))
+        await self._drop(container, name, keep=())
+
+    async def _drop(self, container: str, name: str, *, keep: Sequence[Part]) -> None:
+        """Delete the chunks of all other parts: a few in each transaction, so that the deletion of gigabytes holds up
+        nobody. The same `commit` or `discard` again does what a crash left undone."""
+        kept, done = json.dumps([part.id for part in keep]), DROPPED
+        while done == DROPPED:
+            async with self._transaction() as sql:
+                done = sql.execute(
+                    "DELETE FROM chunks WHERE rowid IN (SELECT rowid FROM chunks WHERE container=? AND name=?"
+                    " AND part NOT IN (SELECT value FROM json_each(?)) LIMIT ?)",
+                    (container, name, kept, DROPPED),
+                ).rowcount
+            await asyncio.sleep(0)
 
     # -- queue -----------------------------------------------------------------------------------------------------
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 import asyncio
 import enum
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from core.ports import Delivery, Document, Mark, Project, Storage, StorageUnavailable, Stored, Tail, nothing
+from core.ports import Delivery, Document, Mark, Part, Project, Storage, StorageUnavailable, Stored, Tail, nothing
 
 T = TypeVar("T")
 LATENCY = 0.0005  # seconds to the store, and back
@@ -225,6 +225,33 @@ class Faulty(Storage):
     async def drop(self, container: str, name: str) -> None:
         await self._call(f"drop {container}", lambda: self._store.drop(container, name))
 
+    # -- contents --------------------------------------------------------------------------------------------------
+
+    async def stage(self, container: str, name: str, part: str, chunks: AsyncIterator[bytes]) -> Part:
+        return await self._call("stage", lambda: self._store.stage(container, name, part, self._living(chunks)))
+
+    async def _living(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """A process may die between two chunks, too."""
+        async for chunk in chunks:
+            await self._call("stage a chunk", _nothing)
+            yield chunk
+
+    async def staged(self, container: str, name: str) -> Sequence[Part]:
+        return await self._call("staged", lambda: self._store.staged(container, name))
+
+    async def commit(self, container: str, name: str, parts: Sequence[Part]) -> None:
+        await self._call("commit", lambda: self._store.commit(container, name, parts))
+
+    async def download(
+        self, container: str, name: str, *, offset: int = 0, length: int | None = None
+    ) -> AsyncIterator[bytes]:
+        async for piece in self._store.download(container, name, offset=offset, length=length):
+            await self._call("download", _nothing)
+            yield piece
+
+    async def discard(self, container: str, name: str) -> None:
+        await self._call("discard", lambda: self._store.discard(container, name))
+
     # -- queue -----------------------------------------------------------------------------------------------------
 
     async def send(self, body: bytes, *, delay: float = 0) -> None:
@@ -245,6 +272,9 @@ class Faulty(Storage):
 
     async def bury(self, delivery: Delivery, reason: str) -> None:
         await self._call("bury", lambda: self._store.bury(delivery, reason))
+
+
+async def _nothing() -> None: ...
 
 
 def _found(result: Any) -> bool:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
+import random
 import re
 import socket
 import sqlite3
@@ -16,7 +18,7 @@ from typing import Any
 import pytest
 from azurite import Azurite
 
-from core.ports import Conflict, Delivery, Document, Mark, Storage, StorageUnavailable
+from core.ports import Conflict, Delivery, Document, Mark, Part, Storage, StorageUnavailable
 from infra import azure_store
 from infra.azure_store import AzureStorage
 from infra.sqlite_store import SqliteStorage
@@ -583,6 +585,154 @@ async def test_a_buried_item_is_gone_from_the_queue(engine: Engine) -> None:
     assert await engine.store.receive(32, hide=1) == []
 
 
+# -- contents ----------------------------------------------------------------------------------------------------------
+
+FILE = ("contents", "p/file-1")
+SEED = random.Random(5).randbytes(1024 * 1024)
+
+
+async def pieces(data: bytes, size: int = 100_000) -> AsyncIterator[bytes]:
+    for start in range(0, len(data), size):
+        yield data[start : start + size]
+
+
+async def staged(store: Storage, part: str, data: bytes) -> Part:
+    return await store.stage(*FILE, part, pieces(data))
+
+
+async def content_of(store: Storage, **where: Any) -> bytes:
+    return b"".join([piece async for piece in store.download(*FILE, **where)])
+
+
+async def parts_of(store: Storage) -> list[Part]:
+    return sorted(await store.staged(*FILE), key=lambda part: part.id)
+
+
+async def test_a_content_is_its_parts_in_the_order_of_the_commit(engine: Engine) -> None:
+    data = {"part_a": SEED * 4 + b"a", "part_b": b"b", "part_c": SEED + b"c"}  # of more blocks than one, and of less
+    parts = [await staged(engine.store, name, data[name]) for name in data]
+    assert parts == [Part(name, len(data[name])) for name in data]
+    assert await parts_of(engine.other) == parts
+    await engine.other.commit(*FILE, parts[::-1])
+    assert await content_of(engine.store) == data["part_c"] + data["part_b"] + data["part_a"]
+    assert await parts_of(engine.store) == parts
+
+
+async def test_nothing_can_be_read_before_the_commit(store: Storage) -> None:
+    assert (await content_of(store), await parts_of(store)) == (b"", [])
+    await staged(store, "part_a", SEED)
+    assert await content_of(store) == b""
+
+
+async def test_any_range_of_a_content_can_be_read(store: Storage) -> None:
+    data = SEED * 5 + b"the end"
+    parts = [await staged(store, "part_a", data[:1_500_000]), await staged(store, "part_b", data[1_500_000:])]
+    await store.commit(*FILE, parts)
+    edges = [0, 1, 2**20 - 1, 2**20, 1_499_999, 1_500_000, 4 * 2**20, len(data) - 1, len(data), len(data) + 9]
+    for offset, length in itertools.product(edges, (None, 1, 7, 2**20, 10**9)):
+        end = None if length is None else offset + length
+        assert await content_of(store, offset=offset, length=length) == data[offset:end], (offset, length)
+
+
+async def test_the_same_commit_again_changes_nothing_and_another_one_is_a_conflict(engine: Engine) -> None:
+    parts = [await staged(engine.store, "part_a", b"aa"), await staged(engine.store, "part_b", b"b")]
+    await engine.store.commit(*FILE, parts)
+    await engine.other.commit(*FILE, parts)
+    for others in (parts[::-1], parts[:1], [*parts, parts[0]], []):
+        with pytest.raises(Conflict):
+            await engine.other.commit(*FILE, others)
+    assert await content_of(engine.store) == b"aab"
+
+
+async def test_of_many_orders_at_once_one_wins(engine: Engine) -> None:
+    parts = [await staged(engine.store, f"part_{letter}", letter.encode()) for letter in "abcd"]
+    orders = [list(order) for order in itertools.permutations(parts)]
+    stores = [engine.store, engine.other]
+    await winners([stores[i % 2].commit(*FILE, order) for i, order in enumerate(orders)])
+    content = await content_of(engine.store)
+    for order in orders:
+        if content == "".join(part.id[-1] for part in order).encode():
+            await engine.store.commit(*FILE, order)
+        else:
+            with pytest.raises(Conflict):
+                await engine.store.commit(*FILE, order)
+
+
+async def test_a_part_that_is_not_there_is_a_conflict(store: Storage) -> None:
+    part = await staged(store, "part_a", b"a")
+    for wrong in (Part("part_b", 1), Part("part_a", 5_000_000)):
+        with pytest.raises(Conflict):
+            await store.commit(*FILE, [part, wrong])
+    await store.commit(*FILE, [part])
+    assert await content_of(store) == b"a"
+
+
+async def test_a_commit_drops_the_parts_that_it_does_not_name(store: Storage) -> None:
+    for letter in "abc":
+        await staged(store, f"part_{letter}", letter.encode() * 1_200_000)
+    await store.commit(*FILE, [Part("part_b", 1_200_000)])
+    assert await parts_of(store) == [Part("part_b", 1_200_000)]
+    assert await content_of(store) == b"b" * 1_200_000
+
+
+async def test_a_part_whose_bytes_stop_coming_can_be_discarded(store: Storage) -> None:
+    async def broken() -> AsyncIterator[bytes]:
+        yield SEED * 6
+        raise ConnectionResetError
+
+    with pytest.raises(ConnectionResetError):
+        await store.stage(*FILE, "part_a", broken())
+    assert [part.id for part in await parts_of(store)] == ["part_a"]
+    await store.discard(*FILE)
+    assert await parts_of(store) == []
+
+
+async def test_a_discarded_content_is_gone_with_all_its_parts(store: Storage) -> None:
+    await store.discard(*FILE)
+    part = await staged(store, "part_a", SEED * 9)
+    await store.commit(*FILE, [part])
+    await staged(store, "part_b", b"late")
+    for _ in range(2):
+        await store.discard(*FILE)
+        assert (await content_of(store), await parts_of(store)) == (b"", [])
+    with pytest.raises(Conflict):
+        await store.commit(*FILE, [part])
+
+
+async def test_other_contents_are_left_alone(store: Storage) -> None:
+    part = await staged(store, "part_a", b"mine")
+    await store.commit(*FILE, [part])
+    for name in ("p/file-2", "q/file-1"):
+        await store.commit("contents", name, [await store.stage("contents", name, "part_a", pieces(b"other"))])
+        await store.discard("contents", name)
+    assert await content_of(store) == b"mine"
+
+
+async def test_a_content_that_goes_while_it_is_read_is_not_read_short(store: Storage) -> None:
+    await store.commit(*FILE, [await staged(store, "part_a", SEED * 9)])
+    reading = store.download(*FILE)
+    assert await anext(reading)
+    await store.discard(*FILE)
+    with pytest.raises(StorageUnavailable):
+        _ = [piece async for piece in reading]
+
+
+async def test_other_writers_go_on_while_a_long_content_comes(tmp_path: Path) -> None:
+    """Between any two chunks, the store takes writes of this process and of another one."""
+    async with contextlib.aclosing(sqlite_engine(str(tmp_path / "store.db"))) as engines:
+        engine = await anext(engines)
+
+        async def chunks() -> AsyncIterator[bytes]:
+            for number in range(10):
+                yield SEED + b"x"
+                for store in (engine.store, engine.other):
+                    async with asyncio.timeout(1):
+                        await store.create("assistants", f"p/asst_{number}_{id(store)}", b"{}")
+
+        part = await engine.store.stage(*FILE, "part_a", chunks())
+        assert part.size == 10 * (len(SEED) + 1)
+
+
 # -- opening -----------------------------------------------------------------------------------------------------------
 
 
@@ -770,6 +920,22 @@ async def test_a_late_roller_never_shortens_what_was_kept(azurite: Azurite) -> N
     await store.close()
 
 
+async def test_staging_and_commit_whose_replies_were_lost_are_success(
+    lossy: AzureStorage, network: LossyNetwork
+) -> None:
+    network.lose(b"comp=block&")
+    parts = [await staged(lossy, "part_a", SEED * 5), await staged(lossy, "part_b", b"b")]
+    network.lose(b"comp=blocklist")
+    await lossy.commit(*FILE, parts)
+    assert network.lost == 2
+    assert await content_of(lossy) == SEED * 5 + b"b"
+    network.lose(b"comp=blocklist")
+    network.lose(b"DELETE /")
+    await lossy.discard(*FILE)
+    assert network.lost == 4
+    assert await parts_of(lossy) == []
+
+
 async def test_replies_that_stay_away_are_an_unavailable_store(lossy: AzureStorage, network: LossyNetwork) -> None:
     network.lose(b"GET /", times=4)
     with pytest.raises(StorageUnavailable, match=r"^Azure Storage does not answer: [^\n]*$"):
@@ -804,6 +970,9 @@ async def test_requests_are_counted_by_kind(azurite: Azurite) -> None:
     store.operations.clear()
     await store.page("assistants", "p/", after="p/asst_z", limit=10, newest_first=True)
     assert store.operations == {"blob GET list": 1}
+    store.operations.clear()
+    await store.commit(*FILE, [await staged(store, "part_a", SEED * 5)])
+    assert store.operations == {"blob PUT block": 2, "blob PUT blocklist": 1}
     await store.close()
 
 
