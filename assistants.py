@@ -80,6 +80,8 @@ def api_of(parts: Parts, ledger: Ledger) -> web.Application:
         parts.bell,
         lifetime=settings.run_expires_after,
         poll_after=settings.poll_after_ms / 1000,
+        file_limit=settings.file_max_mb * 1024**2,
+        upload_limit=settings.upload_max_mb * 1024**2,
     )
     return create_app(service, keys=settings.keys, origins=settings.cors_origins)
 

@@ -66,16 +66,21 @@ class Reserved:
 
 async def reserve(request: web.Request, prefix: str) -> Reserved:
     """An id for what this request creates. Raises the 400 of a key that came with another request before."""
+    return await reserve_for(request, await request.read(), service_of(request)[0].ids.new(prefix))
+
+
+async def reserve_for(request: web.Request, body: bytes, object_id: str) -> Reserved:
+    """This id, or the one that a request with the same key and `body` reserved before."""
     service, project = service_of(request)
     key = request.headers.get("Idempotency-Key")
     if key is None:
-        return Reserved(service, service.ids.new(prefix))
+        return Reserved(service, object_id)
     if not 0 < len(key) <= MAX_KEY:
         message = f"Invalid 'Idempotency-Key': expected 1 to {MAX_KEY} characters."
         raise ApiError(message, param="Idempotency-Key", code="invalid_value")
     name = names.document(project, hashlib.sha256(key.encode(errors="surrogatepass")).hexdigest())
-    content = f"{request.method} {request.path}\n".encode(errors="surrogatepass") + await request.read()
-    mine = Reservation(digest=hashlib.sha256(content).hexdigest(), id=service.ids.new(prefix), at=service.clock.now())
+    content = f"{request.method} {request.path}\n".encode(errors="surrogatepass") + body
+    mine = Reservation(digest=hashlib.sha256(content).hexdigest(), id=object_id, at=service.clock.now())
     while True:
         stored = await service.storage.get(names.IDEMPOTENCY, name)
         try:

@@ -6,10 +6,10 @@ from collections.abc import Collection, Mapping
 
 from aiohttp import web
 
-from app import assistants, messages, middleware, models, openapi, runs, steps, streaming, threads
+from app import assistants, files, messages, middleware, models, openapi, runs, steps, streaming, threads, uploads
 from app.service import SERVICE, Service
 
-MAX_BODY = 4 * 1024 * 1024  # bytes
+MAX_BODY = 4 * 1024 * 1024  # bytes of JSON; files have their own limits
 THREAD = "/v1/threads/{thread_id}"
 RUN = THREAD + "/runs/{run_id}"
 
@@ -38,6 +38,15 @@ ROUTES: list[web.AbstractRouteDef] = [
     web.get(RUN + "/events", runs.events),
     web.get(RUN + "/steps", steps.list_all),
     web.get(RUN + "/steps/{step_id}", steps.retrieve),
+    web.post("/v1/files", files.create),
+    web.get("/v1/files", files.list_all),
+    web.get("/v1/files/{file_id}", files.retrieve),
+    web.delete("/v1/files/{file_id}", files.delete),
+    web.get("/v1/files/{file_id}/content", files.content),
+    web.post("/v1/uploads", uploads.create),
+    web.post("/v1/uploads/{upload_id}/parts", uploads.add_part),
+    web.post("/v1/uploads/{upload_id}/complete", uploads.complete),
+    web.post("/v1/uploads/{upload_id}/cancel", uploads.cancel),
     web.get("/v1/models", models.list_all),
     web.get("/v1/models/{model:.+}", models.retrieve),
     web.delete("/v1/models/{model:.+}", models.delete),

@@ -22,7 +22,8 @@ log = logging.getLogger(__name__)
 
 NEEDS_BETA = ("/v1/assistants", "/v1/threads")
 BETA = "assistants=v2"
-CORS_HEADERS = "authorization,content-type,openai-beta,last-event-id,if-none-match,idempotency-key"
+CORS_HEADERS = "authorization,content-type,openai-beta,last-event-id,if-none-match,idempotency-key,range"
+EXPOSED = "x-request-id,etag,openai-poll-after-ms,content-disposition,content-range"
 
 
 def digest(key: str) -> bytes:
@@ -66,6 +67,8 @@ def errors_and_ids() -> Middleware:
 
 def render(error: ApiError) -> web.Response:
     body = {"error": {"message": error.message, "type": error.kind, "param": error.param, "code": error.code}}
+    if error.detailed:
+        body["detail"] = {"message": error.message, "code": error.code}
     return web.Response(status=error.status, body=encode(body), content_type="application/json", headers=error.headers)
 
 
@@ -155,7 +158,7 @@ def cors(origins: Collection[str]) -> Callable[[web.Request, web.StreamResponse]
     async def signal(request: web.Request, response: web.StreamResponse) -> None:
         if _allowed(request, origins):
             response.headers["Access-Control-Allow-Origin"] = request.headers["Origin"]
-            response.headers["Access-Control-Expose-Headers"] = "x-request-id,etag,openai-poll-after-ms"
+            response.headers["Access-Control-Expose-Headers"] = EXPOSED
             response.headers["Vary"] = "Origin"
 
     return signal

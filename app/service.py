@@ -13,12 +13,14 @@ from core.bell import Bell
 from core.commands import Scribe
 from core.desk import Desk
 from core.errors import ApiError, invalid_id, no_such
+from core.files import Files
 from core.ids import Ids
 from core.ledger import Ledger
 from core.paging import PageQuery
 from core.ports import Clock, Models, Storage, Stored
 from core.requests import Body
 from core.resources import encode
+from core.uploads import Uploads
 
 B = TypeVar("B", bound=Body)
 SAFE_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
@@ -27,7 +29,8 @@ NOUNS = {"asst": "assistant", "thread": "thread", "msg": "message", "run": "run"
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """`lifetime` of a run and `poll_after` (what pollers are asked to wait) in seconds."""
+    """`lifetime` of a run and `poll_after` (what pollers are asked to wait) in seconds; `file_limit` and `upload_limit`
+    (of a file that comes by one request, or by an upload) in bytes."""
 
     storage: Storage
     ledger: Ledger
@@ -37,10 +40,20 @@ class Service:
     bell: Bell
     lifetime: int = 600
     poll_after: float = 0.1
+    file_limit: int = 512 * 1024**2
+    upload_limit: int = 8 * 1024**3
 
     @property
     def desk(self) -> Desk:
         return Desk(self.storage, self.ledger, self.clock, self.ids, self.bell, self.lifetime)
+
+    @property
+    def files(self) -> Files:
+        return Files(self.storage, self.clock, self.bell)
+
+    @property
+    def uploads(self) -> Uploads:
+        return Uploads(self.files, self.ids, self.upload_limit)
 
     def scribe(self) -> Scribe:
         return self.desk.scribe()
@@ -79,8 +92,9 @@ async def read_body(request: web.Request, kind: type[B]) -> B:
     return parse_body(kind, body or b"{}")
 
 
-def page_query(request: web.Request) -> PageQuery:
-    return parse_page(request.query)
+def page_query(request: web.Request, *, most: int = 100, default: int = 20) -> PageQuery:
+    """`most` and `default` are of `limit`."""
+    return parse_page(request.query, most=most, default=default)
 
 
 def answer(resource: object, *, headers: dict[str, str] | None = None) -> web.Response:

@@ -38,26 +38,26 @@ def parse_body(kind: type[B], body: bytes) -> B:
         raise _not_json("it is nested too deeply") from None
 
 
-def parse_page(query: Mapping[str, str]) -> PageQuery:
+def parse_page(query: Mapping[str, str], *, most: int = 100, default: int = 20) -> PageQuery:
     order = query.get("order", "desc") or "desc"
     if order not in ("asc", "desc"):
         raise _invalid_choice("order", order, ["asc", "desc"])
     return PageQuery(
-        limit=_limit(query.get("limit")),
+        limit=_limit(query.get("limit"), most, default),
         newest_first=order == "desc",
         after=query.get("after") or None,
         before=query.get("before") or None,
     )
 
 
-def _limit(text: str | None) -> int:
+def _limit(text: str | None, most: int, default: int) -> int:
     if not text:
-        return 20
+        return default
     digits = text.removeprefix("-")
     if not (digits.isascii() and digits.isdigit()) or len(digits) > 18:
         raise _wrong_type("limit", "an integer", text)
-    if int(text) > 100:
-        raise _out_of_range("limit", "integer above maximum value", "<= 100", int(text), "integer_above_max_value")
+    if int(text) > most:
+        raise _out_of_range("limit", "integer above maximum value", f"<= {most}", int(text), "integer_above_max_value")
     if int(text) < 1:
         raise _out_of_range("limit", "integer below minimum value", ">= 1", int(text), "integer_below_min_value")
     return int(text)

@@ -18,7 +18,7 @@ from core.ports import Clock, Conflict, Storage, StorageUnavailable
 from core.requests import CreateRun, CreateThreadAndRun, SubmitToolOutputs
 from core.resources import Assistant, Run
 from core.stream import StreamWriter
-from core.work import WorkItem
+from core.work import AdvanceRun, PurgeThread
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +69,8 @@ class Desk:
 
     async def delete_thread(self, project: str, thread_id: str) -> None:
         """A tombstone at once; the worker empties what is left."""
-        now = self.clock.now()
-
-        def ring(seen: int) -> WorkItem:
-            return WorkItem(kind="purge", project=project, thread_id=thread_id, seen=seen, sent_at=now)
-
-        await self.ledger.command(project, thread_id, self.scribe().delete_thread, ring)
+        item = PurgeThread(project=project, thread_id=thread_id, sent_at=self.clock.now())
+        await self.ledger.command(project, thread_id, self.scribe().delete_thread, lambda _: item)
 
     async def offset_after(self, project: str, thread_id: str, run_id: str, version: int) -> int:
         """Where a run's stream begins to show what came after this version of its thread."""
@@ -94,7 +90,7 @@ class Desk:
 
     def _ring(self, project: str, thread_id: str, run_id: str) -> Ring:
         now = self.clock.now()
-        return lambda seen: WorkItem(project=project, thread_id=thread_id, run_id=run_id, seen=seen, sent_at=now)
+        return lambda seen: AdvanceRun(project=project, thread_id=thread_id, run_id=run_id, seen=seen, sent_at=now)
 
     async def _show(self, project: str, thread_id: str, run_id: str) -> None:
         """Bring the run's stream, if somebody asked for one, up to what was just committed.

@@ -19,15 +19,25 @@ class ApiError(Exception):
         code: str | None = None,
         kind: str = "invalid_request_error",
         headers: dict[str, str] | None = None,
+        detailed: bool = False,
     ) -> None:
+        """`detailed`: the message stands beside the envelope, too, as in some errors of files (section 6)."""
         super().__init__(message)
         self.message, self.status, self.param, self.code, self.kind = message, status, param, code, kind
-        self.headers = headers or {}
+        self.headers, self.detailed = headers or {}, detailed
 
 
 def no_such(what: str, object_id: str) -> ApiError:
     """404 for an unknown id, or for one that another project owns: the two look alike on purpose."""
     return ApiError(f"No {what} found with id '{object_id}'.", status=404)
+
+
+def no_such_file(file_id: str) -> ApiError:
+    return ApiError(f"No such File object: {file_id}", status=404, param="id", detailed=True)
+
+
+def no_such_upload(upload_id: str) -> ApiError:
+    return ApiError(f"No such Upload object: {upload_id}", status=404, param="id")
 
 
 def invalid_id(param: str, value: str, prefix: str) -> ApiError:

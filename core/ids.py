@@ -27,10 +27,11 @@ class Ids:
         self._clock, self._random, self._last = clock, source or random.SystemRandom(), 0
 
     def new(self, prefix: str) -> str:
-        """A new id such as `thread_0fj2k...`; `prefix` without the underscore."""
+        """A new id such as `thread_0fj2k...` or `file-0fj2k...`; `prefix` without what follows it."""
         self._last = max(self._last + 1, int(self._clock.now() * 1_000_000))
         noise = self._random.getrandbits(67)
-        return f"{prefix}_{_base36(self._last, TIME_DIGITS)}{_base36(noise, RANDOM_DIGITS)}"
+        joint = "-" if prefix == "file" else "_"
+        return f"{prefix}{joint}{_base36(self._last, TIME_DIGITS)}{_base36(noise, RANDOM_DIGITS)}"
 
     def nonce(self) -> str:
         """A short random word that makes one commit unlike every other."""

@@ -291,6 +291,40 @@ class Run(Struct, frozen=True, kw_only=True):
         return self.status not in TERMINAL
 
 
+# --- files --------------------------------------------------------------------------------------------------------
+
+
+class File(Struct, frozen=True, kw_only=True):
+    object: Literal["file"] = "file"
+    id: str
+    purpose: str
+    filename: str
+    bytes: int
+    created_at: int
+    expires_at: int | None = None
+    status: Literal["uploaded", "processed", "error"] = "processed"
+    status_details: str | None = None
+
+
+class Upload(Struct, frozen=True, kw_only=True):
+    id: str
+    object: Literal["upload"] = "upload"
+    bytes: int
+    created_at: int
+    filename: str
+    purpose: str
+    status: Literal["pending", "completed", "cancelled", "expired"] = "pending"
+    expires_at: int
+    file: File | None = None
+
+
+class UploadPart(Struct, frozen=True, kw_only=True):
+    id: str
+    object: Literal["upload.part"] = "upload.part"
+    created_at: int
+    upload_id: str
+
+
 class Deleted(Struct, frozen=True, kw_only=True):
     id: str
     object: str

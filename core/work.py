@@ -1,30 +1,61 @@
-"""Work items: doorbells of a few hundred bytes, never data. A worker reads the log to see what there is to do."""
+"""Work items: doorbells of a few hundred bytes, never data. A worker reads the store to see what there is to do.
+
+Every kind stands here; worker/doorbell.py has the answer to each. `sent_at` is Unix time, and stays when an item is put
+back.
+"""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final
 
 import msgspec
 
 from core.resources import Struct, encode
 
+MAX_DELAY: Final = 7 * 24 * 3600.0  # seconds that a queue hides an item at most
 
-class WorkItem(Struct, frozen=True, kw_only=True):
-    """`run`: look at this run. `purge`: the thread was deleted, empty what is left of it.
 
-    `seen` is the version of the thread that the sender knew when it rang, before it committed: a worker that sees no
-    later one came too early. `sent_at` is Unix time, and stays when an item is put back.
-    """
-
-    kind: Literal["run", "purge"] = "run"
+class Item(Struct, frozen=True, kw_only=True, tag_field="kind"):
     project: str
-    thread_id: str
-    run_id: str = ""
-    seen: int = 0
     sent_at: float
 
 
-_decoder = msgspec.json.Decoder(WorkItem)
+class AdvanceRun(Item, frozen=True, kw_only=True, tag="run"):
+    """Look at this run. `seen` is the version of the thread that the sender knew when it rang, before it committed: a
+    worker that sees no later one came too early."""
+
+    thread_id: str
+    run_id: str
+    seen: int = 0
+
+
+class PurgeThread(Item, frozen=True, kw_only=True, tag="purge"):
+    """The thread was deleted: empty what is left of it."""
+
+    thread_id: str
+
+
+class TidyFile(Item, frozen=True, kw_only=True, tag="tidy_file"):
+    """Look whether this file came to be, and when it expires."""
+
+    file_id: str
+
+
+class PurgeFile(Item, frozen=True, kw_only=True, tag="purge_file"):
+    """The file was deleted: empty what is left of it."""
+
+    file_id: str
+
+
+class TidyUpload(Item, frozen=True, kw_only=True, tag="tidy_upload"):
+    """Look what became of this upload."""
+
+    upload_id: str
+
+
+WorkItem = AdvanceRun | PurgeThread | TidyFile | PurgeFile | TidyUpload
+
+_decoder: msgspec.json.Decoder[WorkItem] = msgspec.json.Decoder(WorkItem)
 
 
 def to_body(item: WorkItem) -> bytes:

@@ -74,6 +74,10 @@ class Settings(BaseSettings):
     log_roll_after: Annotated[int, Field(ge=2, le=45_000)] = Field(
         10_000, description="commits after which a thread's log begins anew from a snapshot"
     )
+    file_max_mb: Annotated[int, Field(ge=1)] = Field(512, description="MiB of a file that is sent by one request")
+    upload_max_mb: Annotated[int, Field(ge=1)] = Field(
+        8192, description="MiB of a file that is sent in parts, by way of /v1/uploads"
+    )
     worker_concurrency: Annotated[int, Field(ge=1)] = Field(1000, description="runs in flight in one worker")
     worker_hide_seconds: Annotated[float, Field(ge=1, le=600)] = Field(
         45, description="seconds after which the runs of a worker that died are taken over"

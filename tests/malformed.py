@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import random
 from collections.abc import Callable, Iterator
@@ -61,6 +62,13 @@ RUN = {
     "tool_choice": {"type": "function", "function": {"name": "get_weather"}},
     "parallel_tool_calls": True,
 }
+UPLOAD = {
+    "filename": "f",
+    "purpose": "assistants",
+    "bytes": 4,
+    "mime_type": "text/plain",
+    "expires_after": {"anchor": "created_at", "seconds": 3600},
+}
 OUTPUTS = {"tool_outputs": [{"tool_call_id": "call_1", "output": "o"}], "stream": False}
 
 
@@ -78,6 +86,8 @@ def valid(ids: dict[str, str]) -> list[tuple[str, Json]]:
         (f"/v1/threads/{ids['thread']}/runs", {**run, "additional_messages": [MESSAGE]}),
         (f"/v1/threads/{ids['busy']}/runs/{ids['run']}", {"metadata": {"k": "v"}}),
         (f"/v1/threads/{ids['busy']}/runs/{ids['run']}/submit_tool_outputs", OUTPUTS),
+        ("/v1/uploads", UPLOAD),
+        (f"/v1/uploads/{ids['upload']}/complete", {"part_ids": [ids["part"]], "md5": hashlib.md5(b"part").hexdigest()}),
     ]
 
 
@@ -355,7 +365,7 @@ ELSEWHERE = [
     "/v1",
     "/v1/",
     "/v2/assistants",
-    "/v1/files",
+    "/v1/files/",
     "/v1//assistants",
     "/v1/assistants/",
     "/v1/threads/",
@@ -389,6 +399,8 @@ def weird_headers(rng: random.Random, ids: dict[str, str]) -> Bad:
         {"Content-Encoding": "gzip"},
         {"Content-Encoding": "deflate"},
     ]
+    if path.startswith("/v1/uploads"):  # which are no beta
+        headers = headers[-2:]
     return Bad("headers", "POST", path, data, rng.choice(headers))
 
 

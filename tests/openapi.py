@@ -47,10 +47,12 @@ def check_response(
     if content_type.startswith("text/event-stream"):
         check_stream(body, where)
         return
-    validator = _response_validator(operation, status)
-    assert validator, f"{where}: not a status that the operation has"
-    if operation != "downloadFile":
-        _check(validator, _parsed(body, where), where)
+    responses = next(each for _, _, each in _routes() if each["operationId"] == operation)["responses"]
+    assert str(status) in responses, f"{where}: not a status that the operation has"
+    if operation == "downloadFile":
+        assert content_type in responses[str(status)]["content"], f"{where}: {content_type}"
+        return
+    _check(_response_validator(operation, status), _parsed(body, where), where)
 
 
 def check_event(name: str, data: bytes | str | dict[str, Any], where: str = "stream") -> None:
@@ -101,10 +103,9 @@ def _operation(method: str, path: str) -> str | None:
 
 
 @cache
-def _response_validator(operation_id: str, status: int) -> Draft202012Validator | None:
+def _response_validator(operation_id: str, status: int) -> Draft202012Validator:
     operation = next(operation for _, _, operation in _routes() if operation["operationId"] == operation_id)
-    response = operation["responses"].get(str(status))
-    return response and _compiled(response["content"]["application/json"]["schema"])
+    return _compiled(operation["responses"][str(status)]["content"]["application/json"]["schema"])
 
 
 @cache

@@ -12,8 +12,9 @@ from typing import Any
 
 import aiohttp
 import pytest
+from forms import add_part, download, field, form, send_form
 from inprocess import InProcess, calls, in_process, says
-from malformed import REQUESTS, WEATHER, Bad, malformed, valid, with_parameters, with_schema
+from malformed import REQUESTS, UPLOAD, WEATHER, Bad, malformed, valid, with_parameters, with_schema
 
 from core.ports import ToolCall
 
@@ -50,6 +51,7 @@ async def one_of_each(service: InProcess) -> dict[str, str]:
     thread = await service.thread("Hello")
     service.models.script = [calls(ToolCall("call_1", "get_weather", "{}")), says("Done.")]
     run = await service.finished(assistant=assistant)
+    upload = (await service.api.post("/uploads", UPLOAD))["id"]
     return {
         "assistant": assistant,
         "thread": thread,
@@ -57,6 +59,8 @@ async def one_of_each(service: InProcess) -> dict[str, str]:
         "busy": run["thread_id"],
         "run": run["id"],
         "step": (await service.steps(run))[0]["id"],
+        "upload": upload,
+        "part": await add_part(service.api, upload, b"part"),
     }
 
 
@@ -64,6 +68,7 @@ async def snapshot(service: InProcess, ids: dict[str, str]) -> list[Json]:
     """All that there is: nothing may have been changed or made."""
     paths = [
         "/assistants?limit=100",
+        "/files",
         f"/threads/{ids['thread']}",
         f"/threads/{ids['thread']}/messages",
         f"/threads/{ids['thread']}/runs",
@@ -75,7 +80,7 @@ async def snapshot(service: InProcess, ids: dict[str, str]) -> list[Json]:
 
 
 def test_the_requests_are_spoiled_from_valid_ones_and_each_way_is_taken_often() -> None:
-    ids = dict.fromkeys(("assistant", "thread", "message", "busy", "run", "step"), "asst_x")
+    ids = dict.fromkeys(("assistant", "thread", "message", "busy", "run", "step", "upload", "part"), "asst_x")
     ways = [bad.way for bad in malformed(random.Random(SEED), ids)]
     assert len(ways) == REQUESTS
     assert min(ways.count(way) for way in set(ways) if way != "oversized") > 100
@@ -87,6 +92,30 @@ async def test_the_bodies_that_are_spoiled_are_valid() -> None:
         for path, body in valid(ids):
             answer = await service.api.send("POST", path, body)
             assert answer.status == 200, (path, answer.raw)
+
+
+async def test_500_spoiled_forms_are_refused_or_mean_something_else_and_nothing_breaks() -> None:
+    chance = random.Random(SEED)
+    fields = (field("purpose", "assistants"), field("expires_after[anchor]", "created_at"))
+    good = form(*fields, field("expires_after[seconds]", "3600"), field("file", b"content\r\n--a", "a.txt"))
+    taken = 0
+    async with in_process() as service:
+        for _ in range(500):
+            data = bytearray(good)
+            for _ in range(chance.randint(1, 2)):
+                start = chance.randrange(len(data))
+                spoil = chance.choice(
+                    [b"", b"\r\n", b"\0", b"\xff", b'"', b";", b"--", bytes(chance.choices(good, k=9))]
+                )
+                data[start : start + chance.choice((0, 1, 1, 20))] = spoil
+            answer = await send_form(service.api, "/files", bytes(data))
+            assert answer.status in (200, 400), (bytes(data), answer.raw)
+            if answer.status == 200:
+                taken += 1
+                found = await download(service.api, answer.body["id"])
+                assert found.raw in data
+        assert 10 < taken < 400
+        assert len((await service.api.get("/files"))["data"]) == taken
 
 
 # --- what JSON allows, but only just --------------------------------------------------------------------------------

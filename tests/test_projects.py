@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from forms import add_part, upload
 from inprocess import Api, InProcess, filled, in_process, path_of
 
 from app.main import ROUTES
 
 Json = Any
+UPLOAD = {"filename": "a", "purpose": "assistants", "bytes": 4, "mime_type": "text/plain"}
 
 
 def secured() -> Any:
@@ -56,7 +58,7 @@ async def test_no_project_sees_another_by_any_operation() -> None:
         ids = await used_project(service, one)
         before = await everything(one, ids)
         foreign = [route for route in ROUTES if "{" in route.path and "models" not in route.path]
-        assert len(foreign) == 20
+        assert len(foreign) == 26
         for route in foreign:
             body = filled(bodies().get(f"{route.method} {route.path.removeprefix('/v1')}", {}), ids)
             answer = await two.send(route.method, filled(route.path, ids), body)
@@ -77,6 +79,16 @@ async def test_no_project_runs_the_assistant_of_another() -> None:
         assert [each["id"] for each in (await one.get("/assistants"))["data"]] == [ids["assistant_id"]]
 
 
+async def test_no_project_completes_an_upload_with_the_parts_of_another() -> None:
+    async with secured() as service:
+        one, two = service.client("key-of-project-one"), service.client("key-of-project-two")
+        part = await add_part(one, (await one.post("/uploads", UPLOAD))["id"], b"mine")
+        own = (await two.post("/uploads", UPLOAD))["id"]
+        await two.refused("POST", f"/uploads/{own}/complete", {"part_ids": [part]})
+        await upload(one, b"mine")
+        assert (await two.get("/files"))["data"] == []
+
+
 # --- what the tests share -------------------------------------------------------------------------------------------
 
 
@@ -92,6 +104,8 @@ async def used_project(service: InProcess, api: Api) -> dict[str, str]:
         "run_id": run["id"],
         "message_id": (await api.get(f"/threads/{run['thread_id']}/messages"))["first_id"],
         "step_id": (await api.get(f"{path_of(run)}/steps"))["first_id"],
+        "file_id": (await upload(api, b"mine"))["id"],
+        "upload_id": (await api.post("/uploads", UPLOAD))["id"],
     }
 
 
@@ -101,6 +115,7 @@ def bodies() -> dict[str, Json]:
         "POST /threads/{thread_id}/messages": {"role": "user", "content": "Hi"},
         "POST /threads/{thread_id}/runs": {"assistant_id": "{assistant_id}"},
         "POST /threads/{thread_id}/runs/{run_id}/submit_tool_outputs": {"tool_outputs": []},
+        "POST /uploads/{upload_id}/complete": {"part_ids": ["part_1"]},
     }
 
 
@@ -111,5 +126,6 @@ async def everything(api: Api, ids: dict[str, str]) -> list[Json]:
         "/threads/{thread_id}/messages",
         "/threads/{thread_id}/runs",
         "/threads/{thread_id}/runs/{run_id}/steps",
+        "/files",
     ]
     return [await api.get(filled(path, ids)) for path in paths]

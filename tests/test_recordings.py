@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forms import file_form, send_form
 from inprocess import SETTLED, Act, Answer, Event, Gate, InProcess, calls, in_process, says
 
 from core.ports import Tokens, ToolCall
@@ -20,6 +21,11 @@ HERE = Path(__file__).resolve().parent / "contract" / "recordings"
 SESSIONS = [
     "assistants_basic",
     "assistants_paging",
+    "file_bad_purpose",
+    "file_delete",
+    "file_get",
+    "file_missing",
+    "file_upload",
     "function_tools",
     "function_tools_streaming",
     "messages_basic",
@@ -29,7 +35,7 @@ SESSIONS = [
     "threads_basic",
 ]
 ORIGIN = "https://api.openai.com"
-ID = re.compile(r"\b(?:asst|thread|msg|run|step)_[A-Za-z0-9]{24}\b")
+ID = re.compile(r"\b(?:(?:asst|thread|msg|run|step)_|file-)[A-Za-z0-9]{22,24}\b")
 RUN = re.compile(r"/v1/threads/thread_\w+/runs/run_\w+")
 TIMES = re.compile(r"^(created|started|expires|expired|completed|failed|cancelled|incomplete)_at$")
 # The recorded account had other assistants, too, and an updated message showed a key of an older version.
@@ -82,6 +88,8 @@ class Replay:
         data = None if body is None else self.ours(json.dumps(body)).encode()
         if isinstance(recorded, list):
             return await self.stream(path, data, recorded)
+        if entry["RequestMethod"] == "POST" and path == "/v1/files":
+            return self.check(entry, path, await send_form(self.service.api, "/files", form_of(recorded)))
         if entry["RequestMethod"] == "GET" and RUN.fullmatch(path):
             await self.run_becomes(recorded)
         elif path.endswith("/submit_tool_outputs"):
@@ -149,9 +157,15 @@ class Replay:
         if type(recorded) is not type(ours):
             return False
         if isinstance(recorded, str) and ID.fullmatch(recorded):
-            same_kind = recorded.split("_")[0] == ours.split("_")[0]
+            same_kind = re.split("[_-]", recorded)[0] == re.split("[_-]", ours)[0]
             return same_kind and self.ids.setdefault(recorded, ours) == ours
         return bool(TIMES.match(where.rpartition(".")[2])) or recorded == ours
+
+
+def form_of(recorded: Json) -> bytes:
+    """The form behind this answer: its body was not recorded."""
+    purpose = recorded.get("purpose") or re.match("'(.*?)'", recorded["error"]["message"])[1]
+    return file_form(b"x" * recorded.get("bytes", 1), recorded.get("filename", "x"), purpose=purpose)
 
 
 def response(entry: Json) -> Json:

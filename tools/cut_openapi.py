@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PUBLISHED = ROOT / "tests" / "contract" / "assistants-openapi.json"
 SERVED = ROOT / "app" / "openapi.json"
 
-KEEP = re.compile(r"/(assistants|threads|models)(/|$)")
+KEEP = re.compile(r"/(assistants|threads|files|uploads|models)(/|$)")
 DROP = {("/models/{model}", "delete")}
 # An operation's tag is that of the first pattern that its path matches; the published one has one tag for nearly all.
 TAGS = [
@@ -28,6 +28,8 @@ TAGS = [
     (r"/runs", "Runs"),
     (r"/messages", "Messages"),
     (r"^/threads", "Threads"),
+    (r"^/files", "Files"),
+    (r"^/uploads", "Uploads"),
     (r"^/models", "Models"),
 ]
 TAG_TEXTS = {
@@ -36,6 +38,8 @@ TAG_TEXTS = {
     "Messages": "What was said in a thread.",
     "Runs": "An assistant at work on a thread.",
     "Run steps": "What a run did, step by step.",
+    "Files": "Documents and other data, for assistants to use.",
+    "Uploads": "Large files, sent in parts.",
     "Models": "The models that assistants can use.",
     "Service": "The service itself.",
 }
@@ -43,6 +47,29 @@ SUMMARIES = {  # where the published one is too long for a heading on the page
     "listModels": "Returns a list of models.",
     "retrieveModel": "Retrieves a model.",
     "submitToolOuputsToRun": "Submits the outputs of tool calls to a run that requires action.",
+}
+TEXTS = {  # summary and description, where the published ones tell of the vendor's limits
+    "createFile": (
+        "Uploads a file.",
+        "The file is streamed to storage. `FILE_MAX_MB` limits its size (512 MB). "
+        "A larger one can be sent in parts: see Uploads.",
+    ),
+    "deleteFile": ("Deletes a file.", "It is unknown at once; its content is removed soon after."),
+    "downloadFile": ("Downloads the content of a file.", "Of any purpose; as a whole, or a range of bytes."),
+    "createUpload": (
+        "Creates an upload, to which parts can be added.",
+        "It has to be completed within an hour. `UPLOAD_MAX_MB` limits its size (8 GB).",
+    ),
+    "addUploadPart": (
+        "Adds a part to an upload.",
+        "A part has 64 MB at most. Parts may be sent at the same time and in any order.",
+    ),
+    "completeUpload": (
+        "Completes an upload: its parts become a file.",
+        "`part_ids` names the parts in their order. They must have as many bytes as the upload was created for. "
+        "If an `md5` is given and does not match, the upload is cancelled.",
+    ),
+    "cancelUpload": ("Cancels an upload.", "Its parts are removed soon after."),
 }
 STREAMS = {"createRun", "createThreadAndRun", "submitToolOuputsToRun"}
 
@@ -72,6 +99,10 @@ def corrected(document: Json) -> Json:
     _allow_null(schemas["RunObject"], "instructions")
     _allow_null(schemas["VectorStoreObject"], "name", "expires_after")
     _allow_null(schemas["OpenAIFile"], "expires_at", "status_details")
+    schemas["OpenAIFile"]["properties"]["purpose"]["enum"] += ["evals"]
+    schemas["CreateUploadRequest"]["properties"]["purpose"]["enum"] += ["user_data", "evals"]  # as the SDKs have it
+    schemas["Upload"]["properties"]["file"] = _or_null({"$ref": "#/components/schemas/OpenAIFile"})
+    document["paths"]["/files/{file_id}/content"]["get"]["responses"] = DOWNLOAD
     schemas["VectorStoreFileBatchObject"]["properties"]["object"]["enum"] += ["vector_store.file_batch"]
 
     run["tool_resources"] = schemas["ThreadObject"]["properties"]["tool_resources"]
@@ -157,6 +188,7 @@ def cut(published: Json) -> Json:
     components["responses"] = {"Error": ERROR}
     components["securitySchemes"] = {"ApiKeyAuth": components["securitySchemes"]["ApiKeyAuth"]}
     _any_model(components["schemas"])
+    _flatten_form(components["schemas"]["CreateFileRequest"], components["schemas"]["FileExpirationAfter"])
     served = _plain(
         {
             "openapi": document["openapi"],
@@ -188,6 +220,8 @@ def _dress(path: str, operation: Json) -> None:
     """One operation: its tag, its errors, its streams and its examples."""
     name = operation["operationId"]
     operation["tags"] = [next(tag for pattern, tag in TAGS if re.search(pattern, path))]
+    if name in TEXTS:
+        operation["summary"], operation["description"] = TEXTS[name]
     if name in SUMMARIES:
         operation["description"], operation["summary"] = operation["summary"], SUMMARIES[name]
     operation["summary"] = operation["summary"].replace("`", "")
@@ -216,6 +250,13 @@ def _any_model(schemas: Json) -> None:
                 "description": MODEL_TEXT,
                 "example": "offline",
             }
+
+
+def _flatten_form(form: Json, expiry: Json) -> None:
+    """The fields of the form as they go over the wire."""
+    del form["properties"]["expires_after"]
+    for name, schema in expiry["properties"].items():
+        form["properties"][f"expires_after[{name}]"] = schema
 
 
 def _plain(node: Json) -> Json:
@@ -273,6 +314,12 @@ EVENT_STREAM = {
 ERROR = {
     "description": "An error: 4xx is the client's, 5xx is ours.",
     "content": {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorResponse"}}},
+}
+
+BYTES = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+DOWNLOAD = {
+    "200": {"description": "The content.", "content": BYTES},
+    "206": {"description": "The bytes that the header `Range` asks for.", "content": BYTES},
 }
 
 EVENTS_PATH = "/threads/{thread_id}/runs/{run_id}/events"
@@ -364,6 +411,10 @@ EXAMPLES: dict[str, list[tuple[str, Json]]] = {
         ("A streamed run", ASSISTANT | {"thread": {"messages": [HELLO]}, "stream": True}),
         ("A run that asks for a function's output", ASSISTANT | {"thread": {"messages": [ASK]}}),
     ],
+    "createUpload": [
+        ("A text", {"filename": "notes.txt", "purpose": "assistants", "bytes": 5, "mime_type": "text/plain"})
+    ],
+    "completeUpload": [("One part", {"part_ids": ["part_ID_OF_THE_PART"]})],
     "modifyRun": [("Metadata", {"metadata": {"topic": "Paris"}})],
     "submitToolOuputsToRun": [("An output", OUTPUTS), ("Streamed", OUTPUTS | {"stream": True})],
 }

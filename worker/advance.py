@@ -13,6 +13,7 @@ from core import events as e
 from core.bell import Bell
 from core.decide import CallModel, CallTools, Done, Leave, Move, Park, Wait, Write, decide, failed
 from core.errors import ApiError
+from core.files import Files
 from core.fold import RunState, ThreadState
 from core.ids import Ids
 from core.ledger import Decision, Ledger
@@ -20,7 +21,8 @@ from core.ports import Clock, ModelError, Models, Prompt, Reply, Storage, Storag
 from core.prompt import build
 from core.resources import LastError
 from core.stream import StreamWriter
-from core.work import WorkItem
+from core.uploads import Uploads
+from core.work import AdvanceRun
 from worker.actions import Actions
 from worker.live import Draft, Live, Lost
 from worker.turn import events_of
@@ -47,13 +49,21 @@ class Kit:
     flush_every: float = 0.05  # seconds between writes to a stream
     hide: float = HIDE
 
+    @property
+    def files(self) -> Files:
+        return Files(self.storage, self.clock, self.bell)
+
+    @property
+    def uploads(self) -> Uploads:
+        return Uploads(self.files, self.ids)
+
 
 @dataclass(slots=True)
 class Advance:
     """The work on one run for one work item. `item_id` names the item that stands for the run while it is claimed."""
 
     kit: Kit
-    item: WorkItem
+    item: AdvanceRun
     item_id: str
     seen: int
     attempt: int = 0

@@ -16,7 +16,7 @@ from core.events import Event
 from core.fold import ThreadState
 from core.ports import Conflict, Delivery, StorageUnavailable
 from core.resources import LastError
-from core.work import WorkItem, from_body, to_body
+from core.work import MAX_DELAY, AdvanceRun, PurgeFile, PurgeThread, TidyFile, TidyUpload, WorkItem, from_body, to_body
 from worker.advance import Advance, Kit
 
 log = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ class Doorbell:
             await self.kit.storage.extend(hold.delivery, hide=0)  # drained: another worker takes over at once
             raise
         except Exception as error:
-            log.exception("run %s: delivery %d of its work item failed", item.run_id, delivery.count)
+            log.exception("delivery %d failed of %s", delivery.count, item)
             return await self._failed(hold.delivery, item, error)
         finally:
             extending.cancel()
@@ -79,14 +79,24 @@ class Doorbell:
 
     async def _work(self, item: WorkItem, item_id: str) -> bool:
         """Whether the item may be deleted."""
-        if item.kind == "purge":
-            await self._purge(item)
-            return True
+        match item:
+            case AdvanceRun():
+                return await self._run(item, item_id)
+            case PurgeThread():
+                await self._purge_thread(item)
+            case PurgeFile():
+                if not await self.kit.files.purge(item.project, item.file_id) and self._age(item) < STALE:
+                    await self._put_back(item)
+            case TidyFile():
+                await self._park(item, await self.kit.files.tidy(item.project, item.file_id, item.sent_at))
+            case TidyUpload():
+                await self._park(item, await self.kit.uploads.tidy(item.project, item.upload_id))
+        return True
+
+    async def _run(self, item: AdvanceRun, item_id: str) -> bool:
         match await self._advance(item, item_id):
             case Park(until=until):
-                # The order matters: first the item that will ring when the run expires, then the end of this one.
-                bell = replace(item, seen=NOTHING_NEW)
-                await self.kit.storage.send(to_body(bell), delay=max(0.0, until - self.kit.clock.now()))
+                await self._park(replace(item, seen=NOTHING_NEW), until)
             case Wait() if self._age(item) < STALE and item.seen != NOTHING_NEW:
                 await self._put_back(item)
             case Wait():
@@ -95,7 +105,7 @@ class Doorbell:
                 return False
         return True
 
-    async def _advance(self, item: WorkItem, item_id: str) -> Done | Leave | Park | Wait:
+    async def _advance(self, item: AdvanceRun, item_id: str) -> Done | Leave | Park | Wait:
         """A doorbell rings before its commit: one that came too early looks again a few times."""
         for pause in (*EARLY, None):
             # A stale one is no announcement any more, but whatever the log says is still worth doing.
@@ -110,12 +120,19 @@ class Doorbell:
                 listener.close()
         raise AssertionError
 
-    async def _purge(self, item: WorkItem) -> None:
+    async def _purge_thread(self, item: PurgeThread) -> None:
         state = (await self.kit.ledger.look(item.project, item.thread_id)).state
         if state.deleted or state.thread is None:
             await self.kit.ledger.purge(item.project, item.thread_id)
         elif self._age(item) < STALE:
             await self._put_back(item)
+
+    async def _park(self, item: WorkItem, until: float | None) -> None:
+        """Let the item ring again at this time, if at any; or earlier, if the queue does not keep it so long."""
+        if until is not None:
+            # The order matters: first the item that will ring, then (in `answer`) the end of this one.
+            delay = min(max(0.0, until - self.kit.clock.now()), MAX_DELAY)
+            await self.kit.storage.send(to_body(item), delay=delay)
 
     async def _put_back(self, item: WorkItem) -> None:
         await self.kit.storage.send(to_body(item), delay=max(PUT_BACK, self._age(item) / 4))
@@ -134,7 +151,7 @@ class Doorbell:
 
     async def _give_up(self, item: WorkItem, item_id: str) -> None:
         """A poison item never leaves a run hanging."""
-        if item.kind != "run":
+        if not isinstance(item, AdvanceRun):
             return
         error = LastError(code="server_error", message="Sorry, something went wrong.")
 

@@ -1,6 +1,10 @@
 // What users do with the `openai` package for Node.
 import assert from 'node:assert/strict';
-import OpenAI from 'openai';
+import { createHash } from 'node:crypto';
+import fs from 'node:fs';
+import os from 'node:os';
+import path from 'node:path';
+import OpenAI, { toFile } from 'openai';
 import { collect, play, scenario } from './play.mjs';
 
 const STORY = 'Es war einmal … 昔々あるところに 🐢 and a hare,\nwho ran.\n\n\tThe end. ';
@@ -347,6 +351,57 @@ scenario('conflicts', async (client) => {
   error = await refusal(counting.beta.threads.runs.cancel(run.id, at), OpenAI.BadRequestError, 400);
   assert.match(error.message, /Cannot cancel run with status 'completed'/);
   assert.equal(tries.length, 4);
+});
+
+// --- files and uploads -----------------------------------------------------------------------------------------------
+
+const BYTES = Buffer.concat([Buffer.alloc(500_000, 'abc\r\n'), Buffer.from(STORY)]);
+const bytesOf = async (client, id) => Buffer.from(await (await client.files.content(id)).arrayBuffer());
+
+scenario('files', async (client) => {
+  const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'files-'));
+  const place = path.join(folder, 'Grüße 🐢.txt');
+  fs.writeFileSync(place, BYTES);
+  const made = [];
+  for (const file of [fs.createReadStream(place), await toFile(BYTES, 'b.bin'), new File([BYTES], 'c.txt')]) {
+    made.push(await client.files.create({ file, purpose: 'assistants' }));
+  }
+  fs.rmSync(folder, { recursive: true });
+  assert.deepEqual(made.map((file) => file.filename), ['Grüße 🐢.txt', 'b.bin', 'c.txt']);
+  for (const file of made) {
+    assert.deepEqual([file.object, file.bytes, file.status], ['file', BYTES.length, 'processed']);
+    assert.deepEqual(await client.files.retrieve(file.id), file);
+    assert.deepEqual(await client.files.waitForProcessing(file.id), file);
+    assert.ok((await bytesOf(client, file.id)).equals(BYTES));
+  }
+  const expires_after = { anchor: 'created_at', seconds: 3600 };
+  const kept = await client.files.create({ file: await toFile('a', 'a'), purpose: 'vision', expires_after });
+  assert.equal(kept.expires_at, kept.created_at + 3600);
+  assert.deepEqual(idsOf(await collect(client.files.list({ limit: 2 }))), idsOf([kept, ...made.reverse()]));
+  assert.deepEqual(await collect(client.files.list({ purpose: 'vision' })), [kept]);
+  const deleted = await client.files.delete(kept.id);
+  assert.deepEqual(deleted, { id: kept.id, object: 'file', deleted: true });
+  const error = await refusal(client.files.retrieve(kept.id), OpenAI.NotFoundError, 404);
+  assert.equal(error.param, 'id');
+  await refusal(client.files.create({ file: await toFile('', 'a'), purpose: 'assistants' }), OpenAI.BadRequestError, 400);
+});
+
+scenario('uploads', async (client) => {
+  const given = { filename: 'a.txt', mime_type: 'text/plain', purpose: 'assistants', bytes: 6 };
+  const upload = await client.uploads.create(given);
+  assert.deepEqual([upload.object, upload.status], ['upload', 'pending']);
+  const parts = [];
+  for (const text of ['two', 'one']) {
+    parts.push(await client.uploads.parts.create(upload.id, { data: await toFile(Buffer.from(text), 'blob') }));
+  }
+  const part_ids = idsOf(parts.reverse());
+  const md5 = createHash('md5').update('onetwo').digest('hex');
+  const completed = await client.uploads.complete(upload.id, { part_ids, md5 });
+  assert.deepEqual([completed.status, completed.file.bytes], ['completed', 6]);
+  assert.equal((await bytesOf(client, completed.file.id)).toString(), 'onetwo');
+  const other = await client.uploads.create(given);
+  assert.equal((await client.uploads.cancel(other.id)).status, 'cancelled');
+  await refusal(client.uploads.complete(other.id, { part_ids }), OpenAI.BadRequestError, 400);
 });
 
 scenario('headers', async (client) => {

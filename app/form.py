@@ -1,0 +1,97 @@
+"""multipart/form-data with one file in it: the file is streamed past, its bytes are never all in memory."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncGenerator, AsyncIterator, Collection
+
+from aiohttp import web
+from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
+
+from core.errors import ApiError
+
+MAX_TEXT = 4096  # bytes of a field that is no file
+OVERHEAD = 64 * 1024  # bytes that a form may have besides its file
+
+
+class Form:
+    """Fields may come before and after the file: first `begin`, then all `chunks`, then `fields` is complete.
+
+    All raise the ApiError of what is wrong. `file` names the field of the file, of `limit` bytes at most, and `fields`
+    the others.
+    """
+
+    def __init__(self, request: web.Request, file: str, fields: Collection[str] = (), *, limit: int) -> None:
+        kind, options = parse_options_header(request.headers.get("Content-Type", ""))  # type: ignore[no-untyped-call]
+        if kind != "multipart/form-data" or not options.get("boundary"):
+            raise ApiError(f"Expected a body of type 'multipart/form-data', but got '{kind[:100]}' instead.")
+        self._file, self._names, self._limit = file, fields, limit
+        if (request.content_length or 0) > limit + OVERHEAD:
+            raise self._too_large()
+        self._events = _parsed(request, options["boundary"])
+        self.fields: dict[str, str] = {}
+        self.filename: str | None = None
+        self.digest = hashlib.sha256() if "Idempotency-Key" in request.headers else None  # of the file
+
+    async def begin(self) -> None:
+        """Read what comes before the file."""
+        if not await self._read_fields():
+            message = f"Missing required parameter: '{self._file}'."
+            raise ApiError(message, param=self._file, code="missing_required_parameter")
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The bytes of the file; then what comes after it is read."""
+        size = 0
+        async for event in self._events:
+            if not isinstance(event, bytes):
+                break
+            size += len(event)
+            if size > self._limit:
+                raise self._too_large()
+            if self.digest:
+                self.digest.update(event)
+            yield event
+        if await self._read_fields():
+            raise _twice(self._file)
+
+    async def _read_fields(self) -> bool:
+        """Whether the file comes next, or else the end."""
+        name, text = "", bytearray()
+        async for event in self._events:
+            if isinstance(event, bytes):
+                text += event
+                if len(text) > MAX_TEXT:
+                    raise ApiError(f"Invalid '{name}': string too long.", param=name, code="string_above_max_length")
+            elif event is None:
+                self.fields[name] = text.decode(errors="replace")
+            else:
+                name, text = event.name or "", bytearray()
+                if name == self._file:
+                    self.filename = event.filename
+                    return True
+                if name not in self._names:
+                    message = f"Unknown parameter: '{name[:200]}'."
+                    raise ApiError(message, param=name[:200], code="unknown_parameter")
+                if name in self.fields:
+                    raise _twice(name)
+        return False
+
+    def _too_large(self) -> ApiError:
+        message = f"The file is too large: {self._limit} bytes are the limit."
+        return ApiError(message, status=413, param=self._file)
+
+
+async def _parsed(request: web.Request, boundary: str) -> AsyncGenerator[MultipartSegment | bytes | None, None]:
+    """Of each field its head, its bytes and, at its end, None."""
+    try:
+        async for event in PushMultipartParser(boundary).parse_async(request.content.read):
+            yield event
+    except MultipartError as error:
+        raise ApiError(f"We could not parse the form in the body of your request: {error}") from None
+    except web.RequestPayloadError:  # not compressed as its Content-Encoding says
+        request.content.feed_eof()  # aiohttp would read the rest, and log a fault of ours
+        raise ApiError("The request body cannot be decoded.", headers={"Connection": "close"}) from None
+
+
+def _twice(name: str) -> ApiError:
+    return ApiError(f"The parameter '{name}' is given twice.", param=name, code="invalid_value")

@@ -1,0 +1,50 @@
+"""/v1/uploads: files that come in parts."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from app.form import Form
+from app.idempotency import reserve
+from app.service import SAFE_ID, answer, read_body, service_of
+from core.errors import no_such_upload
+from core.requests import CompleteUpload, CreateUpload
+
+MAX_PART = 64 * 1024**2  # bytes (section 3.7)
+
+
+def _upload_id(request: web.Request) -> str:
+    upload_id = request.match_info["upload_id"]
+    if not SAFE_ID.fullmatch(upload_id):
+        raise no_such_upload(upload_id[:200])
+    return upload_id
+
+
+async def create(request: web.Request) -> web.Response:
+    service, project = service_of(request)
+    body = await read_body(request, CreateUpload)
+    reserved = await reserve(request, "upload")
+    if reserved.known:
+        return reserved.known
+    return await reserved.keep(answer(await service.uploads.create(project, reserved.id, body)))
+
+
+async def add_part(request: web.Request) -> web.Response:
+    """Takes no Idempotency-Key: a part that is sent again is another part, which nobody names."""
+    service, project = service_of(request)
+    held = await service.uploads.pending(project, _upload_id(request))
+    form = Form(request, "data", limit=MAX_PART)
+    await form.begin()
+    return answer(await service.uploads.add_part(project, held, form.chunks()))
+
+
+async def complete(request: web.Request) -> web.Response:
+    service, project = service_of(request)
+    upload_id = _upload_id(request)
+    body = await read_body(request, CompleteUpload)
+    return answer(await service.uploads.complete(project, upload_id, body))
+
+
+async def cancel(request: web.Request) -> web.Response:
+    service, project = service_of(request)
+    return answer(await service.uploads.cancel(project, _upload_id(request)))
