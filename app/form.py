@@ -62,9 +62,9 @@ class Form:
                 text += event
                 if len(text) > MAX_TEXT:
                     raise ApiError(f"Invalid '{name}': string too long.", param=name, code="string_above_max_length")
-            elif event is None:
+            elif event is None and text:  # browsers send fields that were left empty
                 self.fields[name] = text.decode(errors="replace")
-            else:
+            elif event is not None:
                 name, text = event.name or "", bytearray()
                 if name == self._file:
                     self.filename = event.filename

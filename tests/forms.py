@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from inprocess import Answer, Api
+if TYPE_CHECKING:
+    from inprocess import Answer, Api
 
 BOUNDARY = "a-boundary-of-the-tests"
 TYPE = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}

@@ -199,6 +199,7 @@ REFUSED: dict[str, tuple[bytes, str | None, str | None]] = {  # the form, and pa
     "no file": (form(GOOD), "file", "missing_required_parameter"),
     "an empty form": (form(), "file", "missing_required_parameter"),
     "no purpose": (form(FILE), "purpose", "missing_required_parameter"),
+    "an empty purpose": (form(field("purpose", ""), FILE), "purpose", "missing_required_parameter"),
     "an empty file": (form(GOOD, field("file", b"", "a.txt")), "file", None),
     "a file without a name": (form(GOOD, field("file", b"content")), "filename", "missing_required_parameter"),
     "a file with an empty name": (form(GOOD, field("file", b"content", "")), "filename", "invalid_value"),

@@ -183,6 +183,7 @@ def cut(published: Json) -> Json:
         for operation in item.values():
             _dress(path, operation)
     _put_after(paths, "/threads/{thread_id}/runs/{run_id}/cancel", EVENTS_PATH, EVENTS)
+    paths["/files/{file_id}/content"]["get"]["parameters"].append(RANGE)
     paths["/health"] = HEALTH
     components = document["components"]
     components["responses"] = {"Error": ERROR}
@@ -253,10 +254,11 @@ def _any_model(schemas: Json) -> None:
 
 
 def _flatten_form(form: Json, expiry: Json) -> None:
-    """The fields of the form as they go over the wire."""
+    """The fields of the form as they go over the wire. Without the empty example, the page would send one of its own:
+    files would expire after an hour."""
     del form["properties"]["expires_after"]
     for name, schema in expiry["properties"].items():
-        form["properties"][f"expires_after[{name}]"] = schema
+        form["properties"][f"expires_after[{name}]"] = {**schema, "example": ""}
 
 
 def _plain(node: Json) -> Json:
@@ -320,6 +322,13 @@ BYTES = {"application/octet-stream": {"schema": {"type": "string", "format": "bi
 DOWNLOAD = {
     "200": {"description": "The content.", "content": BYTES},
     "206": {"description": "The bytes that the header `Range` asks for.", "content": BYTES},
+}
+
+RANGE = {
+    "in": "header",
+    "name": "Range",
+    "schema": {"type": "string"},
+    "description": "The bytes that are wanted, such as `bytes=0-999`. Without it: all.",
 }
 
 EVENTS_PATH = "/threads/{thread_id}/runs/{run_id}/events"

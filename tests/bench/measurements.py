@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import azure_cost
+from big_files import files
 from driver import HEADERS, Client, Load, load, pick_ups, runs, streams, timed
 from helper import cpu_seconds, resident_mb
 from service import COMMAND
@@ -361,6 +362,7 @@ SCENARIOS: dict[str, tuple[Scenario, tuple[str, ...]]] = {
     "in-flight": (in_flight, (SQLITE, SEPARATE)),
     "long": (long, (SQLITE, AZURITE)),
     "many": (many, (SQLITE,)),
+    "files": (files, (SQLITE, AZURITE)),
 }
 QUICK = {
     "start": (SQLITE,),

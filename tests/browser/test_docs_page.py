@@ -114,6 +114,23 @@ def test_a_person_creates_an_assistant_and_watches_a_run(page: Page, service: st
     assert [message["role"] for message in messages["data"]] == ["assistant", "user"]
 
 
+def test_a_person_uploads_a_file_and_downloads_it(page: Page, service: str, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("some notes")
+    page.goto(f"{service}/docs")
+    file = _body(_try_out(page, "Files", "createFile", file=tmp_path / "notes.txt"))
+    assert (file["filename"], file["bytes"], file["purpose"], file["expires_at"]) == (
+        "notes.txt",
+        10,
+        "assistants",
+        None,
+    )
+    response = _try_out(page, "Files", "downloadFile", {"file_id": file["id"]})
+    with page.expect_download() as download:
+        response.get_by_role("link", name="Download file").click()
+    assert download.value.path().read_text() == "some notes"
+    assert download.value.suggested_filename == "notes.txt"
+
+
 def test_a_link_to_an_operation_opens_it(page: Page, service: str) -> None:
     page.goto(f"{service}/docs#/Runs/streamRunEvents")
     expect(page.locator("#operations-Runs-streamRunEvents .opblock-body")).to_be_visible()
@@ -137,6 +154,7 @@ def _try_out(
     operation: str,
     parameters: dict[str, str] | None = None,
     body: dict[str, Any] | None = None,
+    file: Path | None = None,
 ) -> Locator:
     """Send an operation's form, and return the response, which is a 200. The default body is the document's example."""
     block = page.locator(f"#operations-{tag}-{operation}")
@@ -146,6 +164,8 @@ def _try_out(
         block.locator(f'tr[data-param-name="{name}"] input').fill(value)
     if body is not None:
         block.locator("textarea.body-param__text").fill(json.dumps(body))
+    if file is not None:
+        block.locator("input[type=file]").set_input_files(file)
     block.get_by_role("button", name="Execute").click()
     response = block.locator(".live-responses-table tbody tr.response").first
     expect(response.locator(".response-col_status")).to_have_text("200", timeout=WAIT)
