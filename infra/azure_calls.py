@@ -66,10 +66,10 @@ class Transport(AioHttpTransport):  # type: ignore[misc]  # the SDK resolves the
 
 
 class Recent(Generic[T]):
-    """What was put last, up to a limit."""
+    """What was put last, up to a limit: of entries, or of what they weigh."""
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
+    def __init__(self, limit: int, weigh: Callable[[T], int] = lambda _: 1) -> None:
+        self._limit, self._weigh, self._weight = limit, weigh, 0
         self._entries: OrderedDict[tuple[str, str], T] = OrderedDict()
 
     def get(self, container: str, name: str) -> T | None:
@@ -79,17 +79,22 @@ class Recent(Generic[T]):
         return entry
 
     def put(self, container: str, name: str, entry: T) -> T:
+        self.forget(container, name)
         self._entries[container, name] = entry
-        self._entries.move_to_end((container, name))
-        if len(self._entries) > self._limit:
-            self._entries.popitem(last=False)
+        self._weight += self._weigh(entry)
+        while self._weight > self._limit:
+            _, oldest = self._entries.popitem(last=False)
+            self._weight -= self._weigh(oldest)
         return entry
 
     def forget(self, container: str, name: str) -> None:
-        self._entries.pop((container, name), None)
+        entry = self._entries.pop((container, name), None)
+        if entry is not None:
+            self._weight -= self._weigh(entry)
 
     def clear(self) -> None:
         self._entries.clear()
+        self._weight = 0
 
 
 class AzureClients:

@@ -23,8 +23,9 @@ MIRROR: Final = str.maketrans(ALPHABET, ALPHABET[::-1])
 JSON: Final = ContentSettings(content_type="application/json")
 IF_MISSING: Final[dict[str, Any]] = {"match_condition": MatchConditions.IfMissing}
 KNOWN_VERSIONS: Final = 20_000
-CACHED_BODIES: Final = 500
-CACHED_BODY_SIZE: Final = 64 * 1024
+CACHED_BODIES: Final = 32 * 1024 * 1024  # bytes; a list of 10,000 files reads none of them twice
+CACHED_BODY: Final = 64 * 1024  # bytes of one at most
+ENTRY: Final = 1024  # bytes that an entry of the cache takes besides its body
 ADVANCES: Final = 100  # attempts at one document; each failure means that another writer got a version further
 
 
@@ -50,7 +51,7 @@ class AzureDocuments(AzureClients):
     def __init__(self) -> None:
         super().__init__()
         self._versions: Recent[Version] = Recent(KNOWN_VERSIONS)
-        self._bodies: Recent[Stored] = Recent(CACHED_BODIES)
+        self._bodies: Recent[Stored] = Recent(CACHED_BODIES, lambda stored: len(stored.body) + ENTRY)
 
     async def get(self, container: str, name: str) -> Stored | None:
         blob = self._blob(container, blob_name(container, name))
@@ -190,7 +191,7 @@ class AzureDocuments(AzureClients):
         if cached and cached.etag.strip('"') == row.etag:
             return cached
         stored = await self.get(container, row.name)
-        if stored and len(stored.body) <= CACHED_BODY_SIZE:
+        if stored and len(stored.body) <= CACHED_BODY:
             self._bodies.put(container, row.name, stored)
         return stored
 
