@@ -14,7 +14,7 @@ import io
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 from aiohttp.test_utils import TestServer
@@ -31,6 +31,7 @@ from infra.settings import read_settings
 from infra.wiring import SystemClock, storage_of
 
 Json = Any
+T = TypeVar("T")
 PATIENCE = 60.0  # seconds that a test may take: whoever waits for what never comes is told so
 SETTLED = (*sorted(TERMINAL), "requires_action")
 BETA = {"OpenAI-Beta": "assistants=v2"}
@@ -345,6 +346,11 @@ class InProcess:
             await self._working
             self._worker = None
 
+    def take_turns(self) -> None:
+        """Let every call of the store take a moment from here on, as over a network: others come in between."""
+        for name in ("get", "create", "replace", "start", "append", "read"):
+            setattr(self.storage, name, _after_others(getattr(self.storage, name)))
+
     def advance(self, seconds: float) -> None:
         """Move the manual clock, and let everybody look at it."""
         clock: Any = self.parts.clock
@@ -397,6 +403,14 @@ class InProcess:
     async def steps(self, run: Json) -> list[Json]:
         """The steps of a run, oldest first."""
         return list((await self.api.get(f"{path_of(run)}/steps?order=asc&limit=100"))["data"])
+
+
+def _after_others(call: Callable[..., Awaitable[T]]) -> Callable[..., Awaitable[T]]:
+    async def later(*given: Any) -> T:
+        await asyncio.sleep(0.005)
+        return await call(*given)
+
+    return later
 
 
 def path_of(run: Json) -> str:

@@ -219,7 +219,7 @@ async def test_failing_before_the_first_word_ends_the_stream_at_once() -> None:
 
 
 async def test_cancelling_a_queued_run_ends_its_stream() -> None:
-    async with in_process(worker=False) as service, await streamed(service) as stream:
+    async with in_process(worker=False) as service, asyncio.timeout(5), await streamed(service) as stream:
         await stream.until("thread.run.queued")
         await service.api.post(f"{path_of(stream.heard[0].data)}/cancel")
         assert short(await stream.rest()) == ["run.created", "run.queued", "run.cancelling", "run.cancelled", "done"]
@@ -244,10 +244,13 @@ async def test_a_run_that_ends_while_it_waits_for_its_client_ends_on_the_stream(
 async def test_deleting_the_thread_ends_the_stream_with_an_error() -> None:
     async with in_process(says("Hel", Gate(), "lo")) as service, await streamed(service) as stream:
         await stream.until("thread.message.delta")
-        await service.api.delete(f"/threads/{stream.heard[0].data['thread_id']}")
-        events = await stream.rest()
-    assert events[-1].name == "error"
-    assert events[-1].data["error"]["message"] == "The thread was deleted."
+        run = stream.heard[0].data
+        async with service.api.stream("GET", f"{path_of(run)}/events") as watcher, asyncio.timeout(5):
+            await watcher.until("thread.message.delta")
+            await service.api.delete(f"/threads/{run['thread_id']}")
+            for events in (await stream.rest(), await watcher.rest()):
+                assert events[-1].name == "error"
+                assert events[-1].data["error"]["message"] == "The thread was deleted."
 
 
 # --- the events of a run, from anywhere -----------------------------------------------------------------------------
@@ -392,6 +395,21 @@ async def test_a_store_that_fails_for_a_while_ends_neither_streams_nor_model_cal
             gate.open()
             assert short(await stream.rest())[-2:] == ["run.completed", "done"]
         assert len(service.prompts) == 1
+
+
+async def test_a_stream_that_the_api_cannot_write_is_written_by_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run is in its log, so its client is not told that it failed."""
+    async with in_process() as service:
+        thread, assistant, whole = await service.thread("Hello"), await service.assistant(), service.storage.start
+
+        async def start(container: str, *given: Any) -> Any:
+            monkeypatch.setattr(service.storage, "start", whole)
+            raise StorageUnavailable("a storm")
+
+        monkeypatch.setattr(service.storage, "start", start)
+        body = {"assistant_id": assistant, "stream": True}
+        async with service.api.stream("POST", f"/threads/{thread}/runs", body) as stream:
+            assert short(await stream.rest()) == [*BEGINNING, *MESSAGE, *COMPLETED, "run.completed", "done"]
 
 
 async def test_a_client_that_goes_away_does_not_stop_its_run() -> None:
