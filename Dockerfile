@@ -14,7 +14,8 @@ RUN uv sync --frozen --no-dev --no-editable
 FROM python:3.13-slim
 # No shell account, no home, and no pip: nothing is installed in here any more.
 RUN pip uninstall --yes --no-cache-dir pip \
-    && useradd --system --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin assistants \
+    && groupadd --system --gid 10001 assistants \
+    && useradd --system --uid 10001 --gid 10001 --no-create-home --shell /usr/sbin/nologin assistants \
     && install --directory --owner 10001 --group 10001 /data
 COPY --from=build /opt/assistants /opt/assistants
 # Bytecode is there already, and the root file system may be read-only.
