@@ -228,20 +228,22 @@ class Ledger:
             if not told:
                 raise  # the work item stays, and whoever gets it next projects
             # The commit stands, so its client is told: an error would make him do it again.
-            late = asyncio.create_task(self._advance_late(rest))
+            late = asyncio.create_task(self._advance_late(project, thread_id, rest))
             self._late.add(late)
             late.add_done_callback(self._late.discard)
 
     async def _advance(self, documents: Sequence[Document]) -> None:
         await asyncio.gather(*(self._storage.advance(document) for document in documents))
 
-    async def _advance_late(self, documents: Sequence[Document]) -> None:
+    async def _advance_late(self, project: str, thread_id: str, documents: Sequence[Document]) -> None:
         pause = 0.5
         while True:
             await asyncio.sleep(pause)
             pause = min(pause * 2, 30.0)
             with contextlib.suppress(StorageUnavailable):
-                return await self._advance(documents)
+                state = (await self.look(project, thread_id)).state
+                # The outage may have outlasted the thread, and even its tombstones.
+                return await self._advance(documents) if state.thread and not state.deleted else None
 
     async def project(self, project: str, thread_id: str, run_id: str, since: int = 0) -> None:
         """Bring up the documents of a run, its steps and its messages, whoever died before he did: all of them, or what
@@ -275,7 +277,7 @@ class Ledger:
         return stored
 
     async def purge(self, project: str, thread_id: str) -> None:
-        """Empty what a deleted thread left. Tombstones stay, so that no late writer brings a document back."""
+        """Empty what a deleted thread left. Tombstones stay until `sweep`: no late writer brings a document back."""
         view = await self.look(project, thread_id)
         state = view.state
         if view.mark is None:  # a purge that died after its last step but one
@@ -293,6 +295,12 @@ class Ledger:
         await self._storage.drop(names.THREADS, names.thread_log(project, thread_id))
         self._forget((project, thread_id))
         await self._forget_snapshots(project, thread_id)
+
+    async def sweep(self, project: str, thread_id: str) -> None:
+        """Delete the tombstones of a thread that was purged long ago."""
+        await self._storage.remove(names.THREADS, names.document(project, thread_id))
+        for container in (names.MESSAGES, names.RUNS, names.STEPS):
+            await self._storage.sweep(container, names.document(project, thread_id, ""))
 
     async def _forget_snapshots(self, project: str, thread_id: str) -> None:
         prefix = f"{names.document(project, thread_id)}."

@@ -13,6 +13,10 @@ IDEMPOTENCY = "idempotency"  # which id an Idempotency-Key stands for
 
 CONTAINERS = (ASSISTANTS, THREADS, MESSAGES, RUNS, STEPS, STREAMS, SNAPSHOTS, IDEMPOTENCY)
 
+# Days after which nobody needs what lies here: a run lives a day at most, a key is remembered for one. On Azure the
+# account's lifecycle rules remove it (bicep/storage.bicep), SQLite does so itself.
+KEPT_DAYS = {STREAMS: 7, IDEMPOTENCY: 2}
+
 
 def thread_log(project: str, thread_id: str) -> str:
     return f"{project}/{thread_id}.log"

@@ -113,6 +113,9 @@ class Documents(Protocol):
     async def advance(self, document: Document) -> None:
         """Project: write unless a document of the same or a later version is there. Idempotent, never back in time."""
 
+    async def sweep(self, container: str, prefix: str) -> None:
+        """Delete for good the tombstones whose names start with `prefix`: when no late writer is left."""
+
 
 class Logs(Protocol):
     """Append-only logs. A block is stored whole or not at all, and only where the writer thinks the log ends."""

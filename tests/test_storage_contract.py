@@ -17,10 +17,13 @@ import pytest
 from azure.core.exceptions import ClientAuthenticationError
 from azurite import Azurite
 
+from app.idempotency import LIFETIME
+from core.ids import Ids
+from core.names import KEPT_DAYS
 from core.ports import Conflict, Delivery, Document, Mark, Storage, StorageUnavailable
 from infra import azure_store
 from infra.azure_store import AzureStorage
-from infra.sqlite_store import SqliteStorage
+from infra.sqlite_store import SqliteStorage, tidy
 
 RACERS = 50
 DOCUMENT = Document("messages", "p/thread_1/msg_1", b'{"text":"hello"}', 3)
@@ -210,6 +213,21 @@ async def test_a_tombstone_stays(engine: Engine) -> None:
     await engine.other.advance(replace(DOCUMENT, version=8))
     assert await engine.store.get(DOCUMENT.container, DOCUMENT.name) is None
     assert await engine.other.get(DOCUMENT.container, DOCUMENT.name) is None
+
+
+async def test_a_sweep_deletes_the_tombstones_of_a_prefix_and_nothing_else(engine: Engine) -> None:
+    tombstones = [replace(DOCUMENT, name=f"p/thread_1/msg_{number}", body=b"") for number in range(3)]
+    others = [replace(DOCUMENT, name="p/thread_1/msg_9"), replace(DOCUMENT, name="p/thread_2/msg_1", body=b"")]
+    for document in tombstones + others:
+        await engine.store.advance(document)
+    await engine.other.sweep("messages", "p/thread_1/")
+    await engine.other.sweep("messages", "p/thread_1/")
+    assert await engine.store.get("messages", "p/thread_1/msg_9")
+    for document in tombstones:  # gone for good: an older version is as good as a first one
+        await engine.other.advance(replace(document, body=b"again", version=1))
+        assert await engine.store.get("messages", document.name)
+    await engine.other.advance(replace(others[1], body=b"again", version=1))
+    assert await engine.store.get("messages", others[1].name) is None
 
 
 # -- pages -------------------------------------------------------------------------------------------------------------
@@ -1038,3 +1056,34 @@ async def test_sqlite_that_cannot_be_opened_is_one_line(tmp_path: Path) -> None:
     store = SqliteStorage(str(tmp_path / "file" / "store.db"), ManualClock())
     with pytest.raises(StorageUnavailable, match=r"^SQLite cannot open [^\n]*$"):
         await store.open()
+
+
+@pytest.mark.parametrize("container", ["streams", "idempotency"])
+async def test_sqlite_removes_what_is_kept_no_longer(tmp_path: Path, container: str) -> None:
+    """On Azure, lifecycle rules do (tests/test_bicep.py)."""
+    assert KEPT_DAYS["idempotency"] * 86_400 > LIFETIME
+    clock = ManualClock()
+    store, run = (
+        SqliteStorage(str(tmp_path / "store.db"), clock),
+        f"p/{Ids(clock).new('thread')}/{Ids(clock).new('run')}",
+    )
+    await store.open()
+    await store.start("streams", run, b"a stream")
+    await store.start("threads", run, b"a log")
+    await store.create("idempotency", "p/key", json.dumps({"at": clock.now()}).encode())
+    await store.advance(Document("runs", run, b"a document", 1))
+
+    def tables() -> set[str]:
+        rows = store._sql.execute(
+            "SELECT container FROM documents UNION SELECT container FROM logs NATURAL JOIN blocks"
+        )
+        return {found for (found,) in rows}
+
+    tidy(store._sql, clock.now() + KEPT_DAYS[container] * 86_400)
+    assert container in tables()
+    tidy(store._sql, clock.now() + KEPT_DAYS[container] * 86_400 + 1)
+    assert container not in tables()
+    tidy(store._sql, clock.now() + 1_000 * 86_400)
+    assert tables() == {"threads", "runs"}
+    assert not store._sql.execute("SELECT 1 FROM blocks WHERE container='streams'").fetchall()
+    await store.close()

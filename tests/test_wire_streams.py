@@ -11,6 +11,7 @@ import pytest
 from inprocess import Event, Gate, InProcess, ManualClock, Stream, calls, fails, in_process, path_of, says
 
 from app import streaming
+from core.names import STREAMS, document
 from core.ports import StorageUnavailable, ToolCall
 from worker.actions import action
 
@@ -467,3 +468,15 @@ async def test_after_the_log_was_rolled_over_old_runs_are_still_heard_of() -> No
         end = await watched(service, second)
         assert short(end.heard) == ["run.completed", "done"]
         assert end.heard[0].data == second
+
+
+async def test_a_stream_that_was_kept_long_enough_is_told_from_the_log() -> None:
+    async with in_process() as service:
+        run = (await whole_stream(service))[0].data
+        before = await watched(service, run)
+        await service.storage.drop(STREAMS, document("default", run["thread_id"], run["id"]))
+        after = await watched(service, run)
+        assert short(after.heard) == [*BEGINNING, *MESSAGE, *COMPLETED, "run.completed", "done"]
+        assert text_of(after.heard) == text_of(before.heard)
+        async with service.api.stream("GET", f"{path_of(run)}/events", after=after.heard[3].id) as stream:
+            assert await stream.rest() == after.heard[4:]

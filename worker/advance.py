@@ -46,6 +46,7 @@ class Kit:
     window: int = 128_000  # tokens, of models whose window is not known
     flush_every: float = 0.05  # seconds between writes to a stream
     hide: float = HIDE
+    tombstones: float = 600.0  # seconds that a deleted thread's tombstones stay: no request takes so long
 
 
 @dataclass(slots=True)
