@@ -7,13 +7,14 @@ from collections.abc import Collection, Mapping
 from aiohttp import web
 
 from app import assistants, messages, middleware, models, openapi, runs, steps, streaming, threads
+from app.dialects import in_azure
 from app.service import SERVICE, Service
 
 MAX_BODY = 4 * 1024 * 1024  # bytes
 THREAD = "/v1/threads/{thread_id}"
 RUN = THREAD + "/runs/{run_id}"
 
-ROUTES: list[web.AbstractRouteDef] = [
+ROUTES: list[web.RouteDef] = [
     web.post("/v1/assistants", assistants.create),
     web.get("/v1/assistants", assistants.list_all),
     web.get("/v1/assistants/{assistant_id}", assistants.retrieve),
@@ -58,7 +59,7 @@ def create_app(service: Service, *, keys: Mapping[str, str], origins: Collection
             middleware.errors_and_ids(),
             middleware.preflight(origins),
             middleware.authentication(keys),
-            middleware.beta_header(),
+            middleware.dialect_checks(),
         ],
     )
     app[SERVICE] = service
@@ -66,6 +67,7 @@ def create_app(service: Service, *, keys: Mapping[str, str], origins: Collection
     app.on_response_prepare.append(middleware.cors(origins))
     app.on_shutdown.append(streaming.end_streams)
     app.add_routes(ROUTES)
+    app.add_routes(in_azure(ROUTES))
     app.router.add_get("/health", health)
     openapi.add_routes(app)
     return app
