@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
 
@@ -15,6 +16,9 @@ class ConfigurationError(Exception):
 
 
 Url = Annotated[str, Field(pattern=r"^https?://.")]
+# Tokens of an identity are sent there: never in the clear, but to this machine.
+SAFE_URL = r"^(https://.|http://(localhost|127\.0\.0\.1)(:\d+)?(/|$))"
+SafeUrl = Annotated[str, Field(pattern=SAFE_URL)]
 
 
 class ProviderSettings(BaseModel):
@@ -24,9 +28,18 @@ class ProviderSettings(BaseModel):
 
     base_url: Url | None = None
     api_key: SecretStr | None = None
+    identity: bool = False
     api: Literal["chat", "responses", "offline"] = "chat"
     models: tuple[str, ...] = ()
     max_tokens_field: Literal["max_completion_tokens", "max_tokens"] = "max_completion_tokens"
+
+    @model_validator(mode="after")
+    def _safe(self) -> ProviderSettings:
+        if self.identity and self.api_key:
+            raise ValueError("api_key and identity exclude each other")
+        if self.identity and not re.match(SAFE_URL, self.base_url or ""):
+            raise ValueError("identity needs a base_url with https://")
+        return self
 
 
 class Settings(BaseSettings):
@@ -37,7 +50,7 @@ class Settings(BaseSettings):
     storage: str = Field(
         "sqlite:///data/assistants.db",
         description="sqlite:///PATH, sqlite://:memory:, a connection string of Azure Storage,"
-        " UseDevelopmentStorage=true (Azurite), or https://ACCOUNT.blob.core.windows.net (managed identity)",
+        " UseDevelopmentStorage=true (Azurite), or https://ACCOUNT.blob.core.windows.net (identity)",
     )
     host: str = Field("127.0.0.1", description="address to listen on; other than loopback needs API_KEYS")
     port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="port to listen on; 0 picks a free one")
@@ -50,14 +63,18 @@ class Settings(BaseSettings):
     )
     openai_api_key: SecretStr | None = Field(None, description="key of the provider `openai`")
     openai_base_url: Url | None = Field(None, description="URL of the provider `openai`, if it is a compatible server")
-    model_api: Literal["chat", "responses"] = Field("chat", description="API of the provider `openai`")
+    model_api: Literal["chat", "responses"] = Field("chat", description="API of the providers `openai` and `azure`")
+    azure_openai_endpoint: SafeUrl | None = Field(
+        None, description="https://NAME.openai.azure.com: makes the provider `azure`, called by the service's identity"
+    )
     providers: dict[str, ProviderSettings] = Field(
         default_factory=dict,
         description='further providers as JSON: {"ollama": {"base_url": "http://127.0.0.1:11434/v1"}} makes'
-        " `ollama/llama3.2` work; keys: base_url, api_key, api (chat, responses), models, max_tokens_field",
+        " `ollama/llama3.2` work; keys: base_url, api_key, identity (true: as AZURE_OPENAI_ENDPOINT), api (chat,"
+        " responses), models, max_tokens_field",
     )
     default_provider: str | None = Field(
-        None, description="provider of model names without one: openai if it is configured, else offline"
+        None, description="provider of model names without one: openai or azure, if configured, else offline"
     )
     model_timeout: Annotated[float, Field(gt=0)] = Field(600, description="seconds for a model call")
     model_retries: Annotated[int, Field(ge=0, le=10)] = Field(

@@ -38,21 +38,26 @@ def storage_of(settings: Settings, clock: Clock) -> Storage:
 
 
 def models_of(settings: Settings) -> ModelRouter:
-    """The providers: `openai` if it has a key or a URL, those of PROVIDERS, and the built-in `offline`."""
+    """The providers: `openai` if it has a key or a URL, `azure` if it has an endpoint, those of PROVIDERS, and the
+    built-in `offline`."""
     providers = {"offline": Provider(api="offline")}
     if settings.openai_api_key or settings.openai_base_url:
         providers["openai"] = Provider(
             api=settings.model_api, base_url=settings.openai_base_url, api_key=settings.openai_api_key
         )
+    if settings.azure_openai_endpoint:
+        endpoint = settings.azure_openai_endpoint.rstrip("/")
+        providers["azure"] = Provider(api=settings.model_api, base_url=f"{endpoint}/openai/v1", identity=True)
     for name, given in settings.providers.items():
         providers[name] = Provider(
             api=given.api,
             base_url=given.base_url,
             api_key=given.api_key,
+            identity=given.identity,
             models=given.models,
             max_tokens_field=given.max_tokens_field,
         )
-    default = settings.default_provider or ("openai" if "openai" in providers else "offline")
+    default = settings.default_provider or next(name for name in ("openai", "azure", "offline") if name in providers)
     if default not in providers:
         known = ", ".join(sorted(providers))
         raise ConfigurationError(
