@@ -7,8 +7,10 @@ from collections.abc import Collection, Mapping
 from aiohttp import web
 
 from app import assistants, messages, middleware, models, openapi, runs, steps, streaming, threads
+from app.authentication import Callers, StoredKeys, Tokens, authentication
 from app.dialects import in_azure
 from app.service import SERVICE, Service
+from core.keys import Keys
 
 MAX_BODY = 4 * 1024 * 1024  # bytes
 THREAD = "/v1/threads/{thread_id}"
@@ -51,14 +53,24 @@ async def health(request: web.Request) -> web.Response:
     return web.json_response({"status": "ok"})
 
 
-def create_app(service: Service, *, keys: Mapping[str, str], origins: Collection[str] = ()) -> web.Application:
-    """`keys` maps API keys to projects (none: everybody is project `default`), `origins` may call from browsers."""
+def create_app(
+    service: Service,
+    *,
+    keys: Mapping[str, str],
+    tokens: Tokens | None = None,
+    required: bool = False,
+    origins: Collection[str] = (),
+) -> web.Application:
+    """`keys` maps API keys to projects, in addition to those of the store; `tokens` are of an identity provider. As
+    long as there is nothing of the kind, everybody is project `default`, unless a key is `required`. `origins` may
+    call from browsers."""
+    stored = StoredKeys(Keys(service.storage, service.clock, service.ids), service.clock)
     app = web.Application(
         client_max_size=MAX_BODY,
         middlewares=[
             middleware.errors_and_ids(),
             middleware.preflight(origins),
-            middleware.authentication(keys),
+            authentication(Callers(stored, keys, tokens, required=required)),
             middleware.dialect_checks(),
         ],
     )

@@ -1,12 +1,11 @@
-"""Around every request: its id, the caller's project, the dialect, CORS, and the one place that renders errors."""
+"""Around every request: its id, the dialect, CORS, and the one place that renders errors."""
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection
 from http import HTTPStatus
 
 from aiohttp import web
@@ -14,7 +13,7 @@ from aiohttp.typedefs import Handler, Middleware
 from aiohttp.web_protocol import RequestHandler
 
 from app.dialects import OPENAI, Dialect, dialect_of, is_api
-from app.service import PROJECT, REQUEST_ID
+from app.service import REQUEST_ID
 from core.errors import ApiError, server_error, storage_unavailable, undecided
 from core.ports import Conflict, StorageUnavailable, Undecided
 from core.resources import encode
@@ -22,11 +21,6 @@ from core.resources import encode
 log = logging.getLogger(__name__)
 
 CORS_HEADERS = "authorization,api-key,content-type,openai-beta,last-event-id,if-none-match,idempotency-key"
-
-
-def digest(key: str) -> bytes:
-    """Keys are compared by their hashes, so that the time a comparison takes tells nothing about a key."""
-    return hashlib.sha256(key.encode(errors="surrogatepass")).digest()
 
 
 def errors_and_ids() -> Middleware:
@@ -83,26 +77,6 @@ def _render_http(request: web.Request, error: web.HTTPException, dialect: Dialec
             message = error.reason
     allow = {name: value for name, value in error.headers.items() if name == "Allow"}
     return render(ApiError(message, status=error.status, headers=allow), dialect)
-
-
-def authentication(keys: Mapping[str, str]) -> Middleware:
-    """`keys` maps each API key to its project; without any, everybody is project `default` (loopback only)."""
-    projects = {digest(key): project for key, project in keys.items()}
-
-    @web.middleware
-    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if not projects or not is_api(request):
-            request[PROJECT] = "default"
-            return await handler(request)
-        dialect = dialect_of(request)
-        key = dialect.credential(request)
-        project = projects.get(digest(key))
-        if project is None:
-            raise dialect.wrong_key(key)
-        request[PROJECT] = project
-        return await handler(request)
-
-    return middleware
 
 
 def dialect_checks() -> Middleware:

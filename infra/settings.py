@@ -10,6 +10,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
+from core import names
+
 
 class ConfigurationError(Exception):
     """What is wrong, and what to set, in one line."""
@@ -52,11 +54,11 @@ class Settings(BaseSettings):
         description="sqlite:///PATH, sqlite://:memory:, a connection string of Azure Storage,"
         " UseDevelopmentStorage=true (Azurite), or https://ACCOUNT.blob.core.windows.net (identity)",
     )
-    host: str = Field("127.0.0.1", description="address to listen on; other than loopback needs API_KEYS")
+    host: str = Field("127.0.0.1", description="address to listen on; other than loopback needs keys")
     port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="port to listen on; 0 picks a free one")
     api_keys: Annotated[dict[str, SecretStr], NoDecode] = Field(
         default_factory=dict,
-        description="project:key,... ; each key belongs to a project, projects never see each other",
+        description="project:key,... ; in addition to those of `assistants keys`",
     )
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="origins whose browser pages may call the API, comma-separated; * for all"
@@ -107,8 +109,11 @@ class Settings(BaseSettings):
         if not isinstance(value, str):
             return value
         pairs = [pair.strip().partition(":") for pair in value.split(",") if pair.strip()]
-        if any(not project or not key or "/" in project for project, _, key in pairs):
+        if any(not project or not key for project, _, key in pairs):
             raise ValueError("expected project:key,project:key,...")
+        for project, _, _ in pairs:
+            if not names.PROJECT.fullmatch(project):
+                raise ValueError(f"{project!r} is no name of a project: {names.PROJECT_RULE}")
         if len({key for _, _, key in pairs}) < len(pairs):
             raise ValueError("a key is there twice")
         return {f"{place}:{project}": SecretStr(key) for place, (project, _, key) in enumerate(pairs)}
@@ -123,13 +128,10 @@ class Settings(BaseSettings):
         """Project by key."""
         return {key.get_secret_value(): name.partition(":")[2] for name, key in self.api_keys.items()}
 
-    def check_exposure(self) -> None:
-        """Raises ConfigurationError for a service without keys that others could reach."""
-        if not self.api_keys and not _loopback(self.host):
-            raise ConfigurationError(
-                f"HOST is {self.host}, which others can reach, and API_KEYS is empty:"
-                " set API_KEYS=project:key,... or HOST=127.0.0.1."
-            )
+    @property
+    def exposed(self) -> bool:
+        """Whether others than this machine can reach the API."""
+        return not _loopback(self.host)
 
 
 def _loopback(host: str) -> bool:
