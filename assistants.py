@@ -12,6 +12,7 @@ import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
@@ -24,10 +25,13 @@ from core.ledger import Ledger
 from core.ports import Clock, Storage, StorageUnavailable
 from infra.providers import ModelRouter
 from infra.settings import ConfigurationError, Settings, describe, read_settings
-from infra.wiring import SystemClock, models_of, storage_of
+from infra.wiring import SystemClock, models_of, storage_of, tokens_of
 from worker.actions import Actions
 from worker.advance import Kit
 from worker.main import Worker
+
+if TYPE_CHECKING:
+    from infra.entra import EntraTokens
 
 log = logging.getLogger("assistants")
 
@@ -49,20 +53,23 @@ class Parts:
     bell: Bell
     storage: Storage
     models: ModelRouter
+    tokens: EntraTokens | None = None
 
 
 @contextlib.asynccontextmanager
 async def opened(settings: Settings) -> AsyncIterator[Parts]:
     """The engines that the settings name, open. Raises ConfigurationError for what does not answer."""
     clock = SystemClock()
-    storage, models = storage_of(settings, clock), models_of(settings)
+    storage, models, tokens = storage_of(settings, clock), models_of(settings), tokens_of(settings, clock)
     try:
         await storage.open()
     except (StorageUnavailable, ValueError) as error:
         raise ConfigurationError(f"{str(error).rstrip('.')}. Check STORAGE.") from None
     try:
-        yield Parts(settings, clock, Ids(clock), Bell(), storage, models)
+        yield Parts(settings, clock, Ids(clock), Bell(), storage, models, tokens)
     finally:
+        if tokens:
+            await tokens.close()
         await models.close()
         await storage.close()
 
@@ -84,7 +91,13 @@ def api_of(parts: Parts, ledger: Ledger) -> web.Application:
         lifetime=settings.run_expires_after,
         poll_after=settings.poll_after_ms / 1000,
     )
-    return create_app(service, keys=settings.keys, required=settings.exposed, origins=settings.cors_origins)
+    return create_app(
+        service,
+        keys=settings.keys,
+        tokens=parts.tokens,
+        required=settings.exposed,
+        origins=settings.cors_origins,
+    )
 
 
 def keys_of(parts: Parts) -> Keys:
@@ -135,10 +148,10 @@ async def run(settings: Settings, *, api: bool, worker: bool) -> None:
 async def check_exposure(parts: Parts) -> None:
     """Raises ConfigurationError for a service without keys that others could reach."""
     settings = parts.settings
-    if settings.exposed and not settings.api_keys and not await keys_of(parts).all():
+    if settings.exposed and not settings.api_keys and not parts.tokens and not await keys_of(parts).all():
         raise ConfigurationError(
             f"HOST is {settings.host}, which others can reach, and there are no keys: run `assistants keys create"
-            " PROJECT`, or set API_KEYS=project:key,... or HOST=127.0.0.1."
+            " PROJECT`, or set API_KEYS=project:key,..., ENTRA_TENANT or HOST=127.0.0.1."
         )
 
 

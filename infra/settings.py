@@ -60,6 +60,20 @@ class Settings(BaseSettings):
         default_factory=dict,
         description="project:key,... ; in addition to those of `assistants keys`",
     )
+    entra_tenant: Annotated[str, Field(pattern=r"^[0-9a-fA-F-]{36}$")] | None = Field(
+        None, description="id of the tenant of Microsoft Entra ID whose access tokens are taken, beside keys"
+    )
+    entra_audience: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="whom the tokens must be for, comma-separated: api://CLIENT_ID, CLIENT_ID"
+    )
+    entra_roles: dict[str, str] = Field(
+        default_factory=dict,
+        description='what app roles stand for, as JSON: {"Writer": "PROJECT", "Reader": "PROJECT:read"}',
+    )
+    entra_issuer: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="issuers of the tokens, comma-separated, if not those of ENTRA_TENANT in the public cloud"
+    )
+    entra_jwks: SafeUrl | None = Field(None, description="address of the issuer's signing keys, likewise")
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="origins whose browser pages may call the API, comma-separated; * for all"
     )
@@ -118,9 +132,9 @@ class Settings(BaseSettings):
             raise ValueError("a key is there twice")
         return {f"{place}:{project}": SecretStr(key) for place, (project, _, key) in enumerate(pairs)}
 
-    @field_validator("cors_origins", mode="before")
+    @field_validator("cors_origins", "entra_audience", "entra_issuer", mode="before")
     @classmethod
-    def _origins(cls, value: object) -> object:
+    def _listed(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
     @property
