@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from app.limits import Limits
 from app.main import create_app
 from app.service import Service
 from core.bell import Bell
@@ -81,6 +82,14 @@ def ledger_of(parts: Parts) -> Ledger:
 
 def api_of(parts: Parts, ledger: Ledger) -> web.Application:
     settings = parts.settings
+    limits = Limits(
+        parts.storage,
+        ledger,
+        parts.clock,
+        requests=settings.project_requests_per_minute,
+        runs=settings.project_active_runs,
+        stored=settings.project_stored_bytes,
+    )
     service = Service(
         parts.storage,
         ledger,
@@ -90,6 +99,7 @@ def api_of(parts: Parts, ledger: Ledger) -> web.Application:
         parts.bell,
         lifetime=settings.run_expires_after,
         poll_after=settings.poll_after_ms / 1000,
+        limits=limits,
     )
     return create_app(
         service,

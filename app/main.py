@@ -9,6 +9,7 @@ from aiohttp import web
 from app import assistants, messages, middleware, models, openapi, runs, steps, streaming, threads
 from app.authentication import Callers, StoredKeys, Tokens, authentication
 from app.dialects import in_azure
+from app.limits import limiting, show
 from app.service import SERVICE, Service
 from core.keys import Keys
 
@@ -71,6 +72,7 @@ def create_app(
             middleware.errors_and_ids(),
             middleware.preflight(origins),
             authentication(Callers(stored, keys, tokens, required=required)),
+            *([limiting(service.limits)] if service.limits else []),
             middleware.dialect_checks(),
         ],
     )
@@ -78,6 +80,9 @@ def create_app(
     app[streaming.STREAMS] = set()
     app.on_response_prepare.append(middleware.cors(origins))
     app.on_shutdown.append(streaming.end_streams)
+    if service.limits:
+        app.on_response_prepare.append(show)
+        app.on_cleanup.append(service.limits.close)
     app.add_routes(ROUTES)
     app.add_routes(in_azure(ROUTES))
     app.router.add_get("/health", health)

@@ -15,6 +15,7 @@ IDEMPOTENCY = "idempotency"  # which id an Idempotency-Key stands for
 KEYS = "keys"  # API keys of all projects, which are looked up before a project is known
 
 CONTAINERS = (ASSISTANTS, THREADS, MESSAGES, RUNS, STEPS, STREAMS, SNAPSHOTS, IDEMPOTENCY, KEYS)
+WEIGHED = (THREADS,)  # what counts as stored: truth rather than what is made from it
 
 # What a project may be called: its name begins all others, so it must not end before they do, on any engine.
 PROJECT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")

@@ -74,6 +74,15 @@ class Settings(BaseSettings):
         (), description="issuers of the tokens, comma-separated, if not those of ENTRA_TENANT in the public cloud"
     )
     entra_jwks: SafeUrl | None = Field(None, description="address of the issuer's signing keys, likewise")
+    project_requests_per_minute: Annotated[int, Field(ge=0)] = Field(
+        0, description="requests that a project may send to one API process; 0: no limit"
+    )
+    project_active_runs: Annotated[int, Field(ge=0)] = Field(
+        0, description="runs that a project may have at once by one API process; 0: no limit"
+    )
+    project_stored_bytes: Annotated[int, Field(ge=0)] = Field(
+        0, description="bytes of threads that a project may keep; 0: no limit"
+    )
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="origins whose browser pages may call the API, comma-separated; * for all"
     )
