@@ -148,6 +148,10 @@ class Logs(Protocol):
     async def drop(self, container: str, name: str) -> None:
         """Delete a log if it is there."""
 
+    async def weigh(self, container: str, prefix: str) -> int:
+        """How many bytes are kept under names that start with `prefix`, logs and documents together. Goes through all
+        of their names: never on the way of a request."""
+
 
 class Queue(Protocol):
     """Work items: at least once, in no order, hidden while somebody works on them."""

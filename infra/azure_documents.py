@@ -25,6 +25,7 @@ IF_MISSING: Final[dict[str, Any]] = {"match_condition": MatchConditions.IfMissin
 KNOWN_VERSIONS: Final = 20_000
 CACHED_BODIES: Final = 500
 CACHED_BODY_SIZE: Final = 64 * 1024
+WEIGHED_PAGE: Final = 200  # rows
 ADVANCES: Final = 100  # attempts at one document; each failure means that another writer got a version further
 
 
@@ -204,6 +205,16 @@ class AzureDocuments(AzureClients):
                 break
             names.append(name)
         return [Row(blob_name(container, name)) for name in reversed(names)]
+
+    async def weigh(self, container: str, prefix: str) -> int:
+        """In small pages: the SDK keeps the event loop for 0.23 ms a row while it reads one."""
+
+        async def listed() -> int:
+            client = opened(self._service).get_container_client(container)
+            blobs = client.list_blobs(name_starts_with=blob_name(container, prefix), results_per_page=WEIGHED_PAGE)
+            return sum([blob.size or 0 async for blob in blobs])
+
+        return await call(listed)
 
     async def _body(self, container: str, row: Row) -> Stored | None:
         cached = self._bodies.get(container, row.name)

@@ -236,6 +236,24 @@ class SqliteStorage:
                 sql.execute("DELETE FROM logs WHERE container=? AND name=?", (container, gone))
                 sql.execute("DELETE FROM blocks WHERE container=? AND name=?", (container, gone))
 
+    async def weigh(self, container: str, prefix: str) -> int:
+        """In a thread, with its own connection; of a store in memory, there is but one."""
+
+        def work(db: sqlite3.Connection) -> int:
+            statement = (
+                "SELECT (SELECT total(length) FROM logs WHERE container=:c AND name>=:low AND name<:high)"
+                " + (SELECT total(length(body)) FROM documents WHERE container=:c AND name>=:low AND name<:high)"
+            )
+            values = {"c": container, "low": prefix, "high": prefix + "\U0010ffff"}
+            return int(db.execute(statement, values).fetchone()[0])
+
+        def apart() -> int:
+            with contextlib.closing(self._connect()) as db:
+                return work(db)
+
+        with self._errors():
+            return work(self._sql) if self._path == ":memory:" else await asyncio.to_thread(apart)
+
     # -- queue -----------------------------------------------------------------------------------------------------
 
     async def send(self, body: bytes, *, delay: float = 0) -> None:

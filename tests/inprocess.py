@@ -28,7 +28,7 @@ from core.ids import Ids
 from core.ports import Clock, Deltas, ModelError, ModelInfo, Prompt, Reply, Tokens, ToolCall
 from core.resources import TERMINAL
 from infra.settings import read_settings
-from infra.wiring import SystemClock, storage_of
+from infra.wiring import SystemClock, storage_of, tokens_of
 
 Json = Any
 T = TypeVar("T")
@@ -336,6 +336,15 @@ class InProcess:
     def client(self, key: str | None = None) -> Api:
         return Api(self._session, self.url, key)
 
+    async def raw(self, *lines: bytes) -> tuple[int, Json]:
+        """Status and body of a request whose lines no HTTP client would send."""
+        reader, writer = await asyncio.open_connection(self.url.host, self.url.port)
+        writer.write(b"\r\n".join([*lines, b"Host: x", b"Connection: close", b"", b""]))
+        head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+        writer.close()
+        await writer.wait_closed()
+        return int(head.split(b" ", 2)[1]), json.loads(body)
+
     def start_worker(self) -> None:
         self._worker = worker_of(self.parts, self.ledger)
         self._working = asyncio.create_task(self._worker.run())
@@ -437,11 +446,14 @@ async def in_process(
     given = read_settings({"storage": "sqlite://:memory:", "stream_flush_ms": 1, **settings})
     clock = clock or SystemClock()
     storage = storage_of(given, clock)
-    parts = Parts(given, clock, Ids(clock), LoudBell(), storage, models or ScriptedModels(script))
+    tokens = tokens_of(given, clock)
+    parts = Parts(given, clock, Ids(clock), LoudBell(), storage, models or ScriptedModels(script), tokens)
     ledger = ledger_of(parts)
     async with asyncio.timeout(PATIENCE), contextlib.AsyncExitStack() as stack:
         await storage.open()
         stack.push_async_callback(storage.close)
+        if tokens:
+            stack.push_async_callback(tokens.close)
         server = await stack.enter_async_context(TestServer(api_of(parts, ledger)))
         session = await stack.enter_async_context(aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)))
         service = InProcess(parts, server, session, ledger)

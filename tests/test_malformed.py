@@ -12,7 +12,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from inprocess import InProcess, calls, in_process, says
+from inprocess import InProcess, calls, in_process, path_of, says
 from malformed import REQUESTS, WEATHER, Bad, malformed, valid, with_parameters, with_schema
 
 from core.ports import ToolCall
@@ -188,3 +188,23 @@ async def test_what_is_no_http_is_refused(text: bytes) -> None:
         writer.close()
         await writer.wait_closed()
         assert (await service.finished())["status"] == "completed"
+
+
+@pytest.mark.parametrize(
+    ("path", "header"),
+    [
+        ("/v1/assistants", b"Authorization: Bearer "),
+        ("/openai/assistants", b"Authorization: Bearer "),
+        ("/openai/assistants", b"api-key: "),
+        ("/v1/assistants", b"OpenAI-Beta: "),
+        ("/v1{run}/events", b"Last-Event-ID: "),
+    ],
+)
+async def test_bytes_that_are_no_text_are_refused_in_any_header(path: str, header: bytes) -> None:
+    async with in_process(api_keys="default:key") as service:
+        service.api = service.client("key")
+        line = f"GET {path.replace('{run}', path_of(await service.start_run()))} HTTP/1.1".encode()
+        good = [b"Authorization: Bearer key", b"OpenAI-Beta: assistants=v2"]
+        kept = [each for each in good if each.split()[0] != header.split()[0]]
+        status, body = await service.raw(line, *kept, header + b"\xff\xfe\xfd are bytes and no text")
+    assert 400 <= status < 500, body

@@ -1024,6 +1024,21 @@ async def test_a_store_that_never_answers_is_one_line_within_seconds(monkeypatch
         await hung_up.wait()
 
 
+async def test_bytes_are_weighed_by_prefix(store: Storage) -> None:
+    assert await store.weigh("threads", "p/") == 0
+    mark, _ = await store.start("threads", "p/thread_1.log", b"12345")
+    mark, _ = await store.append("threads", "p/thread_1.log", mark, b"678")
+    await store.start("threads", "p/thread_2.log", b"x" * 1000)
+    await store.start("threads", "p2/thread_3.log", b"of another project")
+    await store.start("streams", "p/thread_1/run_1", b"of another container")
+    await store.advance(Document("threads", "p/thread_1", b"{}", 1))
+    assert await store.weigh("threads", "p/") == 8 + 1000 + 2
+    await store.roll("threads", "p/thread_1.log", mark)
+    assert await store.weigh("threads", "p/") == 8 + 1000 + 2
+    await store.drop("threads", "p/thread_2.log")
+    assert await store.weigh("threads", "p/") == 8 + 2
+
+
 async def test_a_wrong_key_is_one_line(azurite: Azurite) -> None:
     account = azurite.account()
     store = AzureStorage.from_connection_string(account.replace("AccountKey=", "AccountKey=AAAA"))
