@@ -21,7 +21,7 @@ from core.ports import Clock, Conflict, Documents
 from core.resources import Struct, encode
 
 Scope = Literal["read", "full"]
-PAGE = 1000  # keys of one look at the store
+PAGE = 200  # keys of one look at the store
 
 
 @dataclass(frozen=True, slots=True)
