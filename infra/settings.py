@@ -113,8 +113,8 @@ class Settings(BaseSettings):
     run_expires_after: Annotated[int, Field(ge=1, le=86_400)] = Field(600, description="lifetime of a run in seconds")
     poll_after_ms: Annotated[int, Field(ge=1)] = Field(100, description="how long polling clients are asked to wait")
     stream_flush_ms: Annotated[int, Field(ge=1)] = Field(50, description="how often deltas are written to a stream")
-    log_roll_after: Annotated[int, Field(ge=2, le=45_000)] = Field(
-        10_000, description="commits after which a thread's log begins anew from a snapshot"
+    log_roll_after: Annotated[int, Field(ge=2, le=40_000)] = Field(
+        500, description="commits after which a thread's log begins anew from a snapshot, at the earliest"
     )
     worker_concurrency: Annotated[int, Field(ge=1)] = Field(1000, description="runs in flight in one worker")
     worker_hide_seconds: Annotated[float, Field(ge=1, le=600)] = Field(

@@ -16,16 +16,17 @@ from pathlib import Path
 
 from core.ports import Clock, Conflict, Delivery, Document, Mark, Project, StorageUnavailable, Stored, Tail, nothing
 
+# Tables of large rows have a rowid: in one without, a search reads whole rows on its way, snapshots of megabytes too.
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS documents(
-    container TEXT, name TEXT, version INTEGER NOT NULL, body BLOB NOT NULL,
-    PRIMARY KEY(container, name)) WITHOUT ROWID;
+    container TEXT NOT NULL, name TEXT NOT NULL, version INTEGER NOT NULL, body BLOB NOT NULL,
+    UNIQUE(container, name));
 CREATE TABLE IF NOT EXISTS logs(
     container TEXT, name TEXT, generation INTEGER NOT NULL, length INTEGER NOT NULL,
     PRIMARY KEY(container, name)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS blocks(
-    container TEXT, name TEXT, generation INTEGER, offset INTEGER, data BLOB NOT NULL,
-    PRIMARY KEY(container, name, generation, offset)) WITHOUT ROWID;
+    container TEXT NOT NULL, name TEXT NOT NULL, generation INTEGER NOT NULL, offset INTEGER NOT NULL,
+    data BLOB NOT NULL, UNIQUE(container, name, generation, offset));
 CREATE TABLE IF NOT EXISTS queue(
     id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL, body BLOB NOT NULL,
     visible_at REAL NOT NULL, count INTEGER NOT NULL DEFAULT 0);

@@ -107,7 +107,7 @@ class Advance:
         events = move.events if isinstance(move, Write) else []
         self._claiming = next((event.attempt for event in events if isinstance(event, e.RunClaimed)), 0)
         if self._claiming:
-            self._claimed_before = state.runs.items[self.item.run_id].claimed_at
+            self._claimed_before = state.runs[self.item.run_id].claimed_at
         return events
 
     def _if_mine(self, events: Callable[[RunState], Sequence[e.Event]]) -> Decision:
