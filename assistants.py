@@ -211,9 +211,8 @@ async def manage_keys(settings: Settings, arguments: argparse.Namespace) -> None
                     print(text)
                     print(f"{key.id}, for project {key.project}. It is not shown again.", file=sys.stderr)
                 case "list":
-                    for key in await keys.all():
-                        if arguments.project in (None, key.project):
-                            print(described(key))
+                    found = [key for key in await keys.all() if arguments.project in (None, key.project)]
+                    print("".join(f"{described(key)}\n" for key in found), end="")
                 case "revoke":
                     if await keys.revoke(arguments.id) is None:
                         raise ConfigurationError(
@@ -241,18 +240,18 @@ def parser() -> argparse.ArgumentParser:
         if name != "worker":
             command.add_argument("--host", help="wins over HOST")
             command.add_argument("--port", type=int, help="wins over PORT")
-    add_keys(commands.add_parser("keys", description="API keys, which the store keeps as hashes only."))
+    add_keys(commands.add_parser("keys", description="API keys in the store that STORAGE names."))
     return root
 
 
 def add_keys(command: argparse.ArgumentParser) -> None:
     actions = command.add_subparsers(dest="action", required=True, metavar="create | list | revoke")
-    create = actions.add_parser("create", description="Make a key, and show it this once.")
+    create = actions.add_parser("create", help="make a key, and show it this once")
     create.add_argument("project", help="the project whose objects the key is for")
-    create.add_argument("--read-only", action="store_true", help="it may look at everything and change nothing")
-    listing = actions.add_parser("list", description="Show of each key: id, end, scope, date, project.")
+    create.add_argument("--read-only", action="store_true", help="it may look at everything, and change nothing")
+    listing = actions.add_parser("list", help="show of each key: id, end, scope, date, project")
     listing.add_argument("--project", help="only the keys of this project")
-    revoke = actions.add_parser("revoke", description="Make a key useless, within a minute on all API processes.")
+    revoke = actions.add_parser("revoke", help="make a key useless within a minute, on all API processes")
     revoke.add_argument("id", help="as `assistants keys list` shows it")
 
 

@@ -75,7 +75,8 @@ class Places:
 
     threads: OrderedDict[str, None] = field(default_factory=OrderedDict)
     beginning: int = 0
-    full_until: float = 0.0
+    looking: asyncio.Lock = field(default_factory=asyncio.Lock)
+    full_until: float = float("-inf")
 
     @property
     def taken(self) -> int:
@@ -109,22 +110,27 @@ class ActiveRuns:
             places.beginning -= 1
 
     async def _make_room(self, project: str, places: Places) -> None:
-        now = self._clock.now()
-        if places.taken >= self._limit and now >= places.full_until:
-            for thread_id in list(places.threads)[:LOOKS]:
-                if places.taken < self._limit:
-                    break
-                if await self._runs(project, thread_id, now):
-                    if thread_id in places.threads:
-                        places.threads.move_to_end(thread_id)
-                else:
-                    places.threads.pop(thread_id, None)
         if places.taken >= self._limit:
-            places.full_until = max(places.full_until, now + FULL)
+            async with places.looking:  # of all that come at once, one looks for them all
+                if self._clock.now() >= places.full_until:
+                    await self._look(project, places)
+        if places.taken >= self._limit:
             raise _too_many(f"project {project} on active runs: Limit {self._limit}", "runs", 2 * FULL)
 
-    async def _runs(self, project: str, thread_id: str, now: float) -> bool:
+    async def _look(self, project: str, places: Places) -> None:
+        """Free the places of runs that ended, oldest first. Those that go on come to the end, so that the next look is
+        at others."""
+        for thread_id in list(places.threads)[:LOOKS]:
+            if await self._runs(project, thread_id):
+                places.threads.move_to_end(thread_id)
+            else:
+                del places.threads[thread_id]
+        if places.taken >= self._limit:
+            places.full_until = self._clock.now() + FULL
+
+    async def _runs(self, project: str, thread_id: str) -> bool:
         """Whether the thread has an active run."""
+        now = self._clock.now()
         state = await self._ledger.recall(project, thread_id)
         if state.active_run and not state.deleted:
             state = (await self._ledger.look(project, thread_id)).state

@@ -52,7 +52,7 @@ class Service:
 
     def beginning(self, project: str, thread_id: str) -> contextlib.AbstractAsyncContextManager[None]:
         """Around the beginning of a run, which the project's limits may refuse."""
-        runs = self.limits and self.limits.runs
+        runs = self.limits.runs if self.limits else None
         return runs.beginning(project, thread_id) if runs else contextlib.nullcontext()
 
 

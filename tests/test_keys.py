@@ -99,6 +99,14 @@ async def test_keys_are_listed_however_many_there_are(closed: InProcess, monkeyp
     assert [key.project for key in await keys_of(closed).all()] == [f"project-{count}" for count in range(7)]
 
 
+@pytest.mark.parametrize("body", [b"", b"{", b"{}", b'{"id":"key_0","scope":"of a later version"}'])
+async def test_what_cannot_be_read_is_nobodys_key_and_locks_nobody_out(closed: InProcess, body: bytes) -> None:
+    await closed.storage.create(names.KEYS, "key_0", body)
+    text, _ = await keys_of(closed).create("one", "full")
+    assert await status(closed, text) == 200
+    assert len(await keys_of(closed).all()) == 1
+
+
 @pytest.mark.parametrize("project", ["", "a/b", "a\\b", ".", "..", "-a", "a b", "a\n", "ü", "x" * 64])
 async def test_a_project_has_a_name_that_is_safe_on_every_engine(closed: InProcess, project: str) -> None:
     with pytest.raises(ValueError, match="is no name of a project"):

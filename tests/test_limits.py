@@ -163,6 +163,16 @@ async def test_a_run_that_completes_or_expires_makes_room(two_runs: InProcess) -
     await begun(two_runs)
 
 
+async def test_whoever_asks_all_the_time_is_let_in_as_soon_as_there_is_room(two_runs: InProcess) -> None:
+    first, _ = await begun(two_runs), await begun(two_runs)
+    await refused(two_runs)
+    await two_runs.api.post(f"{path_of(first)}/cancel")
+    two_runs.advance(FULL / 2)
+    await refused(two_runs)
+    two_runs.advance(FULL / 2)
+    await begun(two_runs)
+
+
 async def test_a_deleted_thread_makes_room(two_runs: InProcess) -> None:
     runs = [await begun(two_runs), await begun(two_runs)]
     await two_runs.api.delete(f"/threads/{runs[0]['thread_id']}")
