@@ -19,10 +19,11 @@ from app.service import Service
 from core.bell import Bell
 from core.ids import Ids
 from core.ledger import Ledger
-from core.ports import Clock, Storage, StorageUnavailable
+from core.ports import SILENCE, Clock, Storage, StorageUnavailable, Telemetry
+from infra import logs
 from infra.providers import ModelRouter
 from infra.settings import ConfigurationError, Settings, describe, read_settings
-from infra.wiring import SystemClock, models_of, storage_of
+from infra.wiring import SystemClock, models_of, storage_of, telemetry_of
 from worker.actions import Actions
 from worker.advance import Kit
 from worker.main import Worker
@@ -46,27 +47,37 @@ class Parts:
     bell: Bell
     storage: Storage
     models: ModelRouter
+    telemetry: Telemetry = SILENCE
 
 
 @contextlib.asynccontextmanager
 async def opened(settings: Settings) -> AsyncIterator[Parts]:
     """The engines that the settings name, open. Raises ConfigurationError for what does not answer."""
     clock = SystemClock()
-    storage, models = storage_of(settings, clock), models_of(settings)
-    try:
-        await storage.open()
-    except (StorageUnavailable, ValueError) as error:
-        raise ConfigurationError(f"{str(error).rstrip('.')}. Check STORAGE.") from None
-    try:
-        yield Parts(settings, clock, Ids(clock), Bell(), storage, models)
-    finally:
-        await models.close()
-        await storage.close()
+    storage = storage_of(settings, clock)
+    async with telemetry_of(settings, storage) as telemetry:
+        models = models_of(settings, telemetry)
+        try:
+            await storage.open()
+        except (StorageUnavailable, ValueError) as error:
+            raise ConfigurationError(f"{str(error).rstrip('.')}. Check STORAGE.") from None
+        try:
+            yield Parts(settings, clock, Ids(clock), Bell(), storage, models, telemetry)
+        finally:
+            await models.close()
+            await storage.close()
 
 
 def ledger_of(parts: Parts) -> Ledger:
     settings = parts.settings
-    return Ledger(parts.storage, parts.clock, parts.ids, parts.bell, roll_after=settings.log_roll_after)
+    return Ledger(
+        parts.storage,
+        parts.clock,
+        parts.ids,
+        parts.bell,
+        roll_after=settings.log_roll_after,
+        telemetry=parts.telemetry,
+    )
 
 
 def api_of(parts: Parts, ledger: Ledger) -> web.Application:
@@ -80,6 +91,7 @@ def api_of(parts: Parts, ledger: Ledger) -> web.Application:
         parts.bell,
         lifetime=settings.run_expires_after,
         poll_after=settings.poll_after_ms / 1000,
+        telemetry=parts.telemetry,
     )
     return create_app(service, keys=settings.keys, origins=settings.cors_origins)
 
@@ -101,6 +113,7 @@ def worker_of(parts: Parts, ledger: Ledger) -> Worker:
         window=settings.model_window,
         flush_every=settings.stream_flush_ms / 1000,
         hide=settings.worker_hide_seconds,
+        telemetry=parts.telemetry,
     )
     return Worker(kit, settings.worker_concurrency)
 
@@ -176,10 +189,7 @@ def main() -> None:
     overrides = {key: getattr(arguments, key, None) for key in ("host", "port")}
     try:
         settings = read_settings(overrides)
-        logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-        for noisy in ("azure", "httpx2", "httpcore2", "openai"):
-            logging.getLogger(noisy).setLevel(logging.WARNING)
-        logging.getLogger("azure.identity").setLevel(logging.ERROR)  # its warnings are pages, and follow as our error
+        logs.configure(settings)
         starting = run(
             settings, api=arguments.command in ("serve", "api"), worker=arguments.command in ("serve", "worker")
         )

@@ -8,6 +8,7 @@ from aiohttp import web
 
 from app import assistants, messages, middleware, models, openapi, runs, steps, streaming, threads
 from app.service import SERVICE, Service
+from core.ports import SILENCE
 
 MAX_BODY = 4 * 1024 * 1024  # bytes
 THREAD = "/v1/threads/{thread_id}"
@@ -55,6 +56,7 @@ def create_app(service: Service, *, keys: Mapping[str, str], origins: Collection
     app = web.Application(
         client_max_size=MAX_BODY,
         middlewares=[
+            *([middleware.tracing(service.telemetry)] if service.telemetry is not SILENCE else []),
             middleware.errors_and_ids(),
             middleware.preflight(origins),
             middleware.authentication(keys),

@@ -13,21 +13,50 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 from aiohttp.web_protocol import RequestHandler
 
-from app.service import PROJECT, REQUEST_ID
+from app.service import PROJECT, REQUEST_ID, SAFE_ID
 from core.errors import ApiError, server_error, storage_unavailable, undecided
-from core.ports import Conflict, StorageUnavailable, Undecided
+from core.ports import Conflict, StorageUnavailable, Telemetry, Undecided
 from core.resources import encode
+from core.scope import scope, work_on
 
 log = logging.getLogger(__name__)
 
 NEEDS_BETA = ("/v1/assistants", "/v1/threads")
 BETA = "assistants=v2"
+KNOWN_METHODS = ("GET", "POST", "DELETE", "HEAD", "OPTIONS", "PUT", "PATCH")
+LONGEST_PATH = 200  # characters of it in a trace
+IDS = ("assistant_id", "thread_id", "run_id")
 CORS_HEADERS = "authorization,content-type,openai-beta,last-event-id,if-none-match,idempotency-key"
 
 
 def digest(key: str) -> bytes:
     """Keys are compared by their hashes, so that the time a comparison takes tells nothing about a key."""
     return hashlib.sha256(key.encode(errors="surrogatepass")).digest()
+
+
+def tracing(telemetry: Telemetry) -> Middleware:
+    """Around all others: a span of the request, in the caller's trace if it sends a traceparent."""
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if request.path.startswith("/health"):  # probes come all the time
+            return await handler(request)
+        resource = request.match_info.route.resource
+        with telemetry.span(
+            "request",
+            trace=request.headers.get("traceparent", ""),
+            method=request.method if request.method in KNOWN_METHODS else "_OTHER",
+            route=resource.canonical if resource else "",
+            path=request.path[:LONGEST_PATH],
+            scheme=request.scheme,
+        ) as span:
+            response = await handler(request)
+            span.tell(code=response.status, **scope())
+            if response.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+                span.tell(error=str(response.status))
+            return response
+
+    return middleware
 
 
 def errors_and_ids() -> Middleware:
@@ -37,6 +66,7 @@ def errors_and_ids() -> Middleware:
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         request_id, begun = f"req_{secrets.token_hex(16)}", time.perf_counter()
         request[REQUEST_ID] = request_id
+        work_on(lambda: _facts(request))
         try:
             response = await handler(request)
         except ApiError as error:
@@ -62,6 +92,12 @@ def errors_and_ids() -> Middleware:
         return response
 
     return middleware
+
+
+def _facts(request: web.Request) -> dict[str, str]:
+    """For logs and traces. What does not have the shape of an id is left out: a caller could write anything there."""
+    ids = {key: value for key, value in request.match_info.items() if key in IDS and SAFE_ID.fullmatch(value)}
+    return {"request_id": request[REQUEST_ID], "project": request.get(PROJECT, ""), **ids}
 
 
 def render(error: ApiError) -> web.Response:

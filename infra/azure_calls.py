@@ -37,6 +37,7 @@ CODES: Final = {
 }
 # No answer about the request: it may have been done, or may be done now.
 UNDECIDED: Final = {408, 429, 500, 502, 503, 504}
+RETRIES: Final[Counter[str]] = Counter()  # of this process, by status or "connection"
 
 
 class Refused(Exception):
@@ -97,6 +98,7 @@ class AzureClients:
 
     def __init__(self) -> None:
         self.operations: Counter[str] = Counter()  # requests sent, by kind
+        self.retries = RETRIES
         self._service: BlobServiceClient | None = None
         self._work: QueueClient | None = None
         self._poison: QueueClient | None = None
@@ -133,6 +135,7 @@ async def call(send: Callable[[], Awaitable[T]], *, pauses: tuple[float, ...] = 
                 raise _refused(error, resent) from None
             if pause is None or not is_undecided(error):
                 raise StorageUnavailable(describe(error)) from error
+            RETRIES[str(getattr(error, "status_code", None) or "connection")] += 1
         resent = True
         await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311
     raise AssertionError("unreachable")

@@ -82,6 +82,19 @@ class Settings(BaseSettings):
         25, description="seconds that SIGTERM gives to runs in flight"
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="what is logged to stderr")
+    log_format: Literal["text", "json"] = Field("text", description="how: lines for people, or a JSON object a line")
+    applicationinsights_connection_string: SecretStr | None = Field(
+        None, description="Application Insights to send traces and metrics to"
+    )
+    otel_exporter_otlp_endpoint: Url | None = Field(
+        None,
+        description="where to send traces and metrics by OTLP over HTTP; other OTEL_* variables of OpenTelemetry's SDK"
+        " hold too",
+    )
+    otel_service_name: str = Field("assistants", description="name of this process in traces and metrics")
+    otel_instrumentation_genai_capture_message_content: bool = Field(
+        False, description="whether traces hold prompts, answers and outputs of tools"
+    )
 
     @field_validator("api_keys", mode="before")
     @classmethod

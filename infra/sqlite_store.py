@@ -11,6 +11,8 @@ import asyncio
 import contextlib
 import json
 import sqlite3
+import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 
@@ -42,6 +44,9 @@ class SqliteStorage:
 
     def __init__(self, path: str, clock: Clock) -> None:
         self._path, self._clock = path, clock
+        self.operations: Counter[str] = Counter()  # transactions; reads cost next to nothing
+        self.retries: Counter[str] = Counter()
+        self._waiting = asyncio.Lock()
         self._db: sqlite3.Connection | None = None
         self._checkpoints: asyncio.Task[None] | None = None
 
@@ -310,16 +315,25 @@ class SqliteStorage:
 
     async def _begin(self) -> None:
         """Wait for another process's transaction without holding up this process's other work."""
-        for _ in range(int(BUSY_TIMEOUT / BUSY_PAUSE)):
-            try:
-                self._sql.execute("BEGIN IMMEDIATE")
-            except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
-                    raise
+        self.operations["transaction"] += 1
+        if self._begun():
+            return
+        end = time.monotonic() + BUSY_TIMEOUT
+        async with self._waiting:  # one at a time tries again, however many wait
+            while not self._begun():
+                if time.monotonic() > end:
+                    raise StorageUnavailable(f"SQLite: '{self._path}' has been locked for {BUSY_TIMEOUT:g} s")
+                self.retries["busy"] += 1
                 await asyncio.sleep(BUSY_PAUSE)
-            else:
-                return
-        raise StorageUnavailable(f"SQLite: '{self._path}' has been locked for {BUSY_TIMEOUT:g} s")
+
+    def _begun(self) -> bool:
+        try:
+            self._sql.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+                raise
+            return False
+        return True
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
