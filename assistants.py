@@ -80,7 +80,7 @@ def ledger_of(parts: Parts) -> Ledger:
     )
 
 
-def api_of(parts: Parts, ledger: Ledger) -> web.Application:
+def api_of(parts: Parts, ledger: Ledger, stopping: asyncio.Event | None = None) -> web.Application:
     settings = parts.settings
     service = Service(
         parts.storage,
@@ -93,7 +93,7 @@ def api_of(parts: Parts, ledger: Ledger) -> web.Application:
         poll_after=settings.poll_after_ms / 1000,
         telemetry=parts.telemetry,
     )
-    return create_app(service, keys=settings.keys, origins=settings.cors_origins)
+    return create_app(service, keys=settings.keys, origins=settings.cors_origins, stopping=stopping)
 
 
 def worker_of(parts: Parts, ledger: Ledger) -> Worker:
@@ -129,7 +129,7 @@ async def run(settings: Settings, *, api: bool, worker: bool) -> None:
         ledger = ledger_of(parts)
         consumer = worker_of(parts, ledger) if worker else None  # first: nobody listens before the settings hold
         if api:
-            await stack.enter_async_context(listening(api_of(parts, ledger), settings))
+            await stack.enter_async_context(listening(api_of(parts, ledger, stop), settings))
         if consumer:
             await stack.enter_async_context(working(consumer, settings, stop))
             warming = asyncio.create_task(parts.models.warm())

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection, Mapping
 
 from aiohttp import web
 
 from app import assistants, messages, middleware, models, openapi, runs, steps, streaming, threads
 from app.service import SERVICE, Service
+from core import errors
 from core.ports import SILENCE
 
 MAX_BODY = 4 * 1024 * 1024  # bytes
@@ -45,14 +47,36 @@ ROUTES: list[web.AbstractRouteDef] = [
 ]
 
 
+STOPPING: web.AppKey[asyncio.Event] = web.AppKey("stopping", asyncio.Event)
+
+
+async def live(_: web.Request) -> web.Response:
+    """200: the process answers."""
+    return web.json_response({"status": "ok"})
+
+
 async def health(request: web.Request) -> web.Response:
     """200 when the store answers, 503 when it does not."""
     await request.app[SERVICE].storage.ping()
     return web.json_response({"status": "ok"})
 
 
-def create_app(service: Service, *, keys: Mapping[str, str], origins: Collection[str] = ()) -> web.Application:
-    """`keys` maps API keys to projects (none: everybody is project `default`), `origins` may call from browsers."""
+async def ready(request: web.Request) -> web.Response:
+    """200 when this process should get requests: the store answers, and the process is not about to end."""
+    if request.app[STOPPING].is_set():
+        raise errors.stopping()
+    return await health(request)
+
+
+def create_app(
+    service: Service,
+    *,
+    keys: Mapping[str, str],
+    origins: Collection[str] = (),
+    stopping: asyncio.Event | None = None,
+) -> web.Application:
+    """`keys` maps API keys to projects (none: everybody is project `default`), `origins` may call from browsers, and
+    `stopping` is set when the process is told to end."""
     app = web.Application(
         client_max_size=MAX_BODY,
         middlewares=[
@@ -64,10 +88,13 @@ def create_app(service: Service, *, keys: Mapping[str, str], origins: Collection
         ],
     )
     app[SERVICE] = service
+    app[STOPPING] = stopping or asyncio.Event()
     app[streaming.STREAMS] = set()
     app.on_response_prepare.append(middleware.cors(origins))
     app.on_shutdown.append(streaming.end_streams)
     app.add_routes(ROUTES)
     app.router.add_get("/health", health)
+    app.router.add_get("/health/live", live)
+    app.router.add_get("/health/ready", ready)
     openapi.add_routes(app)
     return app

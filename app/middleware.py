@@ -74,21 +74,23 @@ def errors_and_ids() -> Middleware:
         except web.HTTPException as error:
             response = _render_http(request, error)
         except StorageUnavailable as error:
-            log.warning("%s %s %s: the store does not answer: %s", request_id, request.method, request.path, error)
+            log.warning("%s %s: the store does not answer: %s", request.method, request.path, error)
             once = isinstance(error, Undecided) and "Idempotency-Key" not in request.headers
             response = render(undecided() if once else storage_unavailable())
         except Conflict:
-            log.warning("%s %s %s: too many writers at once", request_id, request.method, request.path)
+            log.warning("%s %s: too many writers at once", request.method, request.path)
             response = render(storage_unavailable())
         except (ConnectionResetError, TimeoutError):
             raise
         except Exception:
-            log.exception("%s %s %s failed", request_id, request.method, request.path)
+            log.exception("%s %s failed", request.method, request.path)
             response = render(server_error())
+        took = int((time.perf_counter() - begun) * 1000)
+        log.debug("%s %s: %d after %d ms", request.method, request.path, response.status, took)
         if not response.prepared:
             response.headers["x-request-id"] = request_id
             response.headers["openai-version"] = "2020-10-01"
-            response.headers["openai-processing-ms"] = str(int((time.perf_counter() - begun) * 1000))
+            response.headers["openai-processing-ms"] = str(took)
         return response
 
     return middleware

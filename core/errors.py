@@ -64,3 +64,14 @@ def storage_unavailable() -> ApiError:
         code="storage_unavailable",
         headers={"Retry-After": "1"},
     )
+
+
+def stopping() -> ApiError:
+    """503 of a process that drains: another one takes the next requests."""
+    return ApiError(
+        "This process is about to end.",
+        status=503,
+        kind="server_error",
+        code="stopping",
+        headers={"Retry-After": "1"},
+    )

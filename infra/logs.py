@@ -5,21 +5,18 @@ Content and secrets never come here: nothing in the service hands them to a logg
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
-
-import msgspec
 
 from core.scope import scope
 from infra.settings import Settings
 
 NOISY = ("azure", "httpx2", "httpcore2", "openai", "opentelemetry")
 # A caller chooses a part of what is logged, such as the path of a request: it must not look like a line of ours.
-CONTROL = {
-    code: f"\\x{code:02x}" for code in (*range(32), 127, *range(128, 160), 0x2028, 0x2029) if code not in (9, 10)
-}
+CONTROL = {code: f"\\u{code:04x}" for code in (*range(32), *range(127, 160), 0x2028, 0x2029)}
 
 
 def configure(settings: Settings) -> None:
@@ -36,7 +33,7 @@ class Lines(logging.Formatter):
     """`time LEVEL logger: message (request_id=..., thread_id=...)`, then the traceback, if there is one."""
 
     def format(self, record: logging.LogRecord) -> str:
-        message = record.getMessage().replace("\n", "\\n").translate(CONTROL)
+        message = record.getMessage().translate(CONTROL)
         about = ", ".join(f"{key}={value}" for key, value in facts().items())
         line = f"{self.formatTime(record)} {record.levelname} {record.name}: {message}{f' ({about})' if about else ''}"
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
@@ -55,7 +52,7 @@ class JsonLines(logging.Formatter):
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return msgspec.json.encode(line).decode()
+        return json.dumps(line)
 
 
 def facts() -> Mapping[str, str]:

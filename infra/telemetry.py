@@ -21,7 +21,7 @@ from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Link, SpanKind, StatusCode, get_current_span, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
@@ -50,7 +50,6 @@ class OpenTelemetry:
 
     def __init__(
         self,
-        processors: Sequence[SpanProcessor],
         readers: Sequence[MetricReader],
         *,
         service_name: str = "assistants",
@@ -64,11 +63,9 @@ class OpenTelemetry:
                 "service.instance.id": f"{socket.gethostname()}:{os.getpid()}",
             }
         )
-        self._traces = TracerProvider(resource=resource, shutdown_on_exit=False)
-        for processor in processors:
-            self._traces.add_span_processor(processor)
+        self.traces = TracerProvider(resource=resource, shutdown_on_exit=False)
         self._metrics = MeterProvider(readers, resource=resource, shutdown_on_exit=False)
-        self.tracer, meter = self._traces.get_tracer("assistants"), self._metrics.get_meter("assistants")
+        self.tracer, meter = self.traces.get_tracer("assistants"), self._metrics.get_meter("assistants")
         self._meter = meter
         self._counters = {what: meter.create_counter(m.name, m.unit, m.description) for what, m in COUNTERS.items()}
         self._histograms = {
@@ -123,7 +120,7 @@ class OpenTelemetry:
         """Export the rest. An endpoint that does not answer holds up nobody for long."""
 
         def flush() -> None:
-            self._traces.shutdown()
+            self.traces.shutdown()
             self._metrics.shutdown(timeout_millis=FLUSH_TIMEOUT * 1000)
 
         try:
@@ -213,7 +210,7 @@ def _context(traceparent: str) -> Context:
 
 def telemetry_to(settings: Settings) -> OpenTelemetry:
     """Exported to where the settings say. Raises ConfigurationError."""
-    processors: list[SpanProcessor] = []
+    insights: dict[str, Any] = {}
     readers: list[MetricReader] = []
     if settings.applicationinsights_connection_string:
         # Without these the exporter also reports on itself to Microsoft, and asks there how it is to be configured.
@@ -221,25 +218,26 @@ def telemetry_to(settings: Settings) -> OpenTelemetry:
         os.environ.setdefault("APPLICATIONINSIGHTS_CONTROLPLANE_DISABLED", "true")
         from azure.monitor.opentelemetry.exporter import AzureMonitorMetricExporter, AzureMonitorTraceExporter
 
-        options: dict[str, Any] = {
-            "connection_string": settings.applicationinsights_connection_string.get_secret_value(),
-            "disable_offline_storage": True,  # the root file system may be read-only
-        }
+        insights["connection_string"] = settings.applicationinsights_connection_string.get_secret_value()
+        insights["disable_offline_storage"] = True  # the root file system may be read-only
         try:
-            processors.append(BatchSpanProcessor(AzureMonitorTraceExporter(**options)))
-            readers.append(PeriodicExportingMetricReader(AzureMonitorMetricExporter(**options)))
+            readers.append(PeriodicExportingMetricReader(AzureMonitorMetricExporter(**insights)))
         except ValueError as error:
             raise ConfigurationError(f"APPLICATIONINSIGHTS_CONNECTION_STRING is not valid: {error}") from None
     if settings.otel_exporter_otlp_endpoint:
+        # Endpoint, headers, certificates, intervals and samplers are read from the environment: OTEL_*.
         from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
-        # The endpoint, headers, certificates, intervals and samplers are read from the environment: OTEL_*.
-        processors.append(BatchSpanProcessor(OTLPSpanExporter()))
         readers.append(PeriodicExportingMetricReader(OTLPMetricExporter()))
-    return OpenTelemetry(
-        processors,
+    telemetry = OpenTelemetry(
         readers,
         service_name=settings.otel_service_name,
         content=settings.otel_instrumentation_genai_capture_message_content,
     )
+    if insights:
+        exporter = AzureMonitorTraceExporter(tracer_provider=telemetry.traces, **insights)
+        telemetry.traces.add_span_processor(BatchSpanProcessor(exporter))
+    if settings.otel_exporter_otlp_endpoint:
+        telemetry.traces.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    return telemetry

@@ -15,7 +15,8 @@ class Exported:
 
     def __init__(self, *, content: bool = False) -> None:
         self._spans, self._reader = InMemorySpanExporter(), InMemoryMetricReader()
-        self.telemetry = OpenTelemetry([SimpleSpanProcessor(self._spans)], [self._reader], content=content)
+        self.telemetry = OpenTelemetry([self._reader], content=content)
+        self.telemetry.traces.add_span_processor(SimpleSpanProcessor(self._spans))
 
     @property
     def spans(self) -> list[ReadableSpan]:

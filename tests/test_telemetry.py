@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
+import aiohttp
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 from exported import Exported
-from inprocess import InProcess, in_process, path_of
+from inprocess import BETA, InProcess, in_process, path_of
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanKind, StatusCode
+from service import Process
 from upstreams import Upstream, choice, chunk, events, function, serving, whole
 
 from infra.settings import read_settings
@@ -225,3 +233,59 @@ async def test_content_is_told_only_if_that_is_wanted(content: bool) -> None:
         assert json.loads(str(attributes["gen_ai.input.messages"])) == asked
         assert json.loads(str(attributes["gen_ai.system_instructions"]))[0]["content"] == f"{CANARY} orders"
         assert json.loads(str(attributes["gen_ai.output.messages"]))[0]["parts"][0]["content"] == f"{CANARY} answer"
+
+
+# --- where it goes ----------------------------------------------------------------------------------------------------
+
+
+class Collector:
+    """Stands for Application Insights and for an OTLP collector: what came, by path."""
+
+    def __init__(self) -> None:
+        self.bodies: dict[str, list[bytes]] = {}
+
+    async def handle(self, request: web.Request) -> web.Response:
+        self.bodies.setdefault(request.path, []).append(await request.read())
+        return web.json_response({"itemsReceived": 1, "itemsAccepted": 1, "errors": []})
+
+
+async def test_a_process_exports_to_application_insights_and_by_otlp_and_flushes_when_it_ends(tmp_path: Path) -> None:
+    collector, app = Collector(), web.Application()
+    app.router.add_route("*", "/{path:.*}", collector.handle)
+    async with TestServer(app) as server:
+        address = str(server.make_url("/")).rstrip("/")
+        environment = {
+            "STORAGE": f"sqlite:///{tmp_path}/a.db",
+            "APPLICATIONINSIGHTS_CONNECTION_STRING": f"InstrumentationKey={UUID(int=1)};IngestionEndpoint={address}",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": address,
+            "OTEL_SERVICE_NAME": "acme",
+        }
+        process = await asyncio.to_thread(Process, "serve", environment)
+        try:
+            async with aiohttp.ClientSession(headers=BETA) as session:
+                assistant = await (await session.post(f"{process.url}/v1/assistants", json={"model": "m"})).json()
+                body = {"assistant_id": assistant["id"], "instructions": "Greet.", "stream": True}
+                assert b"completed" in await (await session.post(f"{process.url}/v1/threads/runs", json=body)).read()
+                await session.get(f"{process.url}/health")
+            assert await asyncio.to_thread(process.terminate) == 0
+        finally:
+            process.kill()
+    assert not [line for line in process.log if "ERROR" in line or "WARNING" in line], process.log
+
+    traces = [ExportTraceServiceRequest.FromString(body) for body in collector.bodies["/v1/traces"]]
+    assert {a.value.string_value for t in traces for a in t.resource_spans[0].resource.attributes} >= {"acme"}
+    spans = [span for t in traces for r in t.resource_spans for s in r.scope_spans for span in s.spans]
+    run = [span for span in spans if span.name in ("POST /v1/threads/runs", "invoke_agent", "chat m")]
+    assert (len(run), len({span.trace_id for span in run})) == (3, 1)
+    assert len(spans) == 4, "of the probe nothing is told"
+    metrics = [ExportMetricsServiceRequest.FromString(body) for body in collector.bodies["/v1/metrics"]]
+    names = {m.name for each in metrics for r in each.resource_metrics for s in r.scope_metrics for m in s.metrics}
+    assert names >= {"assistants.runs", "assistants.run.queued", "assistants.storage.operations"}
+
+    envelopes = [envelope for body in collector.bodies.pop("/v2.1/track") for envelope in json.loads(body)]
+    kinds = {envelope["data"]["baseType"] for envelope in envelopes}
+    assert kinds == {"RequestData", "RemoteDependencyData", "MetricData"}
+    assert {e["tags"]["ai.cloud.role"] for e in envelopes} == {"acme"}
+    trace = f"{int.from_bytes(run[0].trace_id):032x}"
+    assert sum(envelope["tags"].get("ai.operation.id") == trace for envelope in envelopes) == 3
+    assert set(collector.bodies) == {"/v1/traces", "/v1/metrics"}
