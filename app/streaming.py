@@ -22,6 +22,7 @@ HEARTBEAT = b": keep-alive\n\n"
 HEARTBEAT_EVERY = 15.0  # seconds without an event
 OUTAGE = 60.0  # seconds without an answer of the store, after which a stream ends with an error
 POLL_FAST, POLL_SLOW = 0.02, 0.25  # seconds between looks at what another process writes
+POLL_OUTAGE = 1.0  # seconds between looks while the store does not answer
 _ENDING = re.compile(rb"\nevent: thread\.run\.(?:completed|incomplete|failed|cancelled|expired)\ndata: [^\n]*\n\n")
 _PAUSE = re.compile(
     rb"\nevent: thread\.run\.(?:requires_action|completed|incomplete|failed|cancelled|expired)\ndata: [^\n]*\n\n"
@@ -81,7 +82,7 @@ async def follow(
                 if now() - answered > OUTAGE:
                     yield _error("The storage of this service does not answer. The run goes on.")
                     return
-                data = b""
+                data, pause = b"", POLL_OUTAGE
             if data is None:
                 yield _error("The thread was deleted.")
                 return

@@ -29,6 +29,7 @@ from core.ports import (
     Stored,
     Telemetry,
     Undecided,
+    Unsent,
 )
 from core.projection import documents, find
 from core.resources import Run, encode
@@ -215,7 +216,7 @@ class Ledger:
                 view.mark, rest = await self._storage.start(names.THREADS, name, block, fold)
             else:
                 view.mark, rest = await self._storage.append(names.THREADS, name, mark, block, fold)
-        except Conflict:
+        except (Conflict, Unsent):
             view.mark = mark
             raise
         except StorageUnavailable as error:

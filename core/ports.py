@@ -20,6 +20,10 @@ class StorageUnavailable(Exception):
     """The store did not answer, or answered that it cannot now. A write may or may not have happened."""
 
 
+class Unsent(StorageUnavailable):
+    """The store was not even asked, so nothing has happened."""
+
+
 class Undecided(StorageUnavailable):
     """A commit was sent, and nobody knows whether it is in the log."""
 

@@ -16,7 +16,19 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 
-from core.ports import Clock, Conflict, Delivery, Document, Mark, Project, StorageUnavailable, Stored, Tail, nothing
+from core.ports import (
+    Clock,
+    Conflict,
+    Delivery,
+    Document,
+    Mark,
+    Project,
+    StorageUnavailable,
+    Stored,
+    Tail,
+    Unsent,
+    nothing,
+)
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS documents(
@@ -322,7 +334,7 @@ class SqliteStorage:
         async with self._waiting:  # one at a time tries again, however many wait
             while not self._begun():
                 if time.monotonic() > end:
-                    raise StorageUnavailable(f"SQLite: '{self._path}' has been locked for {BUSY_TIMEOUT:g} s")
+                    raise Unsent(f"SQLite: '{self._path}' has been locked for {BUSY_TIMEOUT:g} s")
                 self.retries["busy"] += 1
                 await asyncio.sleep(BUSY_PAUSE)
 
