@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
+from app import limits
 from app.main import create_app
 from app.service import Service
 from core.bell import Bell
@@ -139,23 +140,31 @@ async def run(settings: Settings, *, api: bool, worker: bool) -> None:
 
 
 @contextlib.asynccontextmanager
-async def listening(app: web.Application, settings: Settings) -> AsyncIterator[None]:
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=5)
+async def listening(app: web.Application, settings: Settings) -> AsyncIterator[str]:
+    """The address at which the API listens meanwhile."""
+    kept = {"keepalive_timeout": settings.keep_alive_timeout, "lingering_time": limits.LINGER, **limits.HEAD}
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=5, **kept)
     await runner.setup()
-    site = web.TCPSite(runner, settings.host, settings.port)
+    server = runner.server
+    assert server  # noqa: S101
     try:
-        await site.start()
+        listener = await asyncio.get_running_loop().create_server(
+            limits.guarded(server, settings.max_connections), settings.host, settings.port, backlog=1024
+        )
     except OSError as error:
         await runner.cleanup()
         if error.errno == errno.EADDRINUSE:
             taken = f"Port {settings.port} on {settings.host} is taken: set PORT or --port to another one."
             raise ConfigurationError(taken) from None
         raise ConfigurationError(f"Cannot listen on HOST {settings.host}, PORT {settings.port}: {error}.") from None
-    host, port = runner.addresses[0][:2]
+    host, port = listener.sockets[0].getsockname()[:2]
     log.info("API at http://%s:%s/v1, Swagger UI at http://%s:%s/docs", host, port, host, port)
+    watching = asyncio.create_task(limits.cut_off_stalled(server))
     try:
-        yield
+        yield f"http://{host}:{port}"
     finally:
+        watching.cancel()
+        listener.close()
         await runner.cleanup()
 
 
@@ -190,6 +199,7 @@ def main() -> None:
     try:
         settings = read_settings(overrides)
         logs.configure(settings)
+        allow_open_files()
         starting = run(
             settings, api=arguments.command in ("serve", "api"), worker=arguments.command in ("serve", "worker")
         )
@@ -197,6 +207,15 @@ def main() -> None:
     except ConfigurationError as error:
         print(f"assistants: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def allow_open_files() -> None:
+    """As many as the system lets this process have: each connection is one, each model call and each store's too."""
+    with contextlib.suppress(ImportError, ValueError, OSError):  # Windows has no such limit
+        import resource
+
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _loop(starting: object) -> None:

@@ -13,8 +13,9 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 from aiohttp.web_protocol import RequestHandler
 
+from app.limits import SlowBody, body_timer
 from app.service import PROJECT, REQUEST_ID, SAFE_ID
-from core.errors import ApiError, server_error, storage_unavailable, undecided
+from core.errors import ApiError, server_error, storage_unavailable, too_slow, undecided
 from core.ports import Conflict, StorageUnavailable, Telemetry, Undecided
 from core.resources import encode
 from core.scope import scope, work_on
@@ -67,6 +68,7 @@ def errors_and_ids() -> Middleware:
         request_id, begun = f"req_{secrets.token_hex(16)}", time.perf_counter()
         request[REQUEST_ID] = request_id
         work_on(lambda: _facts(request))
+        timer = body_timer(request)
         try:
             response = await handler(request)
         except ApiError as error:
@@ -80,11 +82,17 @@ def errors_and_ids() -> Middleware:
         except Conflict:
             log.warning("%s %s: too many writers at once", request.method, request.path)
             response = render(storage_unavailable())
+        except SlowBody:
+            response = render(too_slow())
+            response.force_close()
         except (ConnectionResetError, TimeoutError):
             raise
         except Exception:
             log.exception("%s %s failed", request.method, request.path)
             response = render(server_error())
+        finally:
+            if timer:
+                timer.cancel()
         took = int((time.perf_counter() - begun) * 1000)
         log.debug("%s %s: %d after %d ms", request.method, request.path, response.status, took)
         if not response.prepared:

@@ -45,6 +45,12 @@ class Settings(BaseSettings):
         default_factory=dict,
         description="project:key,... ; each key belongs to a project, projects never see each other",
     )
+    max_connections: Annotated[int, Field(ge=1)] = Field(5000, description="connections to the API at once")
+    keep_alive_timeout: Annotated[float, Field(gt=0)] = Field(
+        75,
+        description="seconds that a connection may be idle, and that the head of a request may take; a proxy in front"
+        " should close idle connections sooner",
+    )
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="origins whose browser pages may call the API, comma-separated; * for all"
     )
