@@ -48,7 +48,7 @@ def tracing(telemetry: Telemetry) -> Middleware:
             trace=request.headers.get("traceparent", ""),
             method=request.method if request.method in KNOWN_METHODS else "_OTHER",
             route=resource.canonical if resource else "",
-            path=request.path[:LONGEST_PATH],
+            path=request.rel_url.raw_path[:LONGEST_PATH],
             scheme=request.scheme,
         ) as span:
             response = await handler(request)

@@ -124,10 +124,10 @@ async def start_offset(source: Source, last_event_id: str | None) -> int | None:
         return 0
     found = re.fullmatch(r"(\d{1,12})\.(\d{1,12})", last_event_id)
     data = (await source(int(found[1])) or b"") if found else b""
-    if not data.startswith(f"id: {last_event_id}\n".encode()):
-        message = f"Invalid 'Last-Event-ID': '{last_event_id[:100]}' is not the id of an event of this run."
+    if not found or not data.startswith(f"id: {last_event_id}\n".encode()):
+        shown = last_event_id[:100].encode(errors="replace").decode()
+        message = f"Invalid 'Last-Event-ID': '{shown}' is not the id of an event of this run."
         raise ApiError(message, param="Last-Event-ID", code="invalid_value")
-    assert found is not None  # noqa: S101
     end = data.index(b"\n\n") + 2
     return None if _ENDING.search(data[:end]) else int(found[1]) + end
 
@@ -143,6 +143,8 @@ async def send(request: web.Request, chunks: AsyncGenerator[bytes, None]) -> web
         }
     )
     await response.prepare(request)
+    if request.method == "HEAD":
+        return response  # whatever followed would pass for the answer to the next request
     task = asyncio.current_task()
     open_streams = request.app[STREAMS]
     if task:

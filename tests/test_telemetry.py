@@ -235,6 +235,25 @@ async def test_content_is_told_only_if_that_is_wanted(content: bool) -> None:
         assert json.loads(str(attributes["gen_ai.output.messages"]))[0]["parts"][0]["content"] == f"{CANARY} answer"
 
 
+async def test_what_a_caller_sends_cannot_spoil_an_export() -> None:
+    """Bytes that are no text, ids that are none, unknown methods: all of it can be encoded, and is of few kinds."""
+    async with telling() as service:
+        for line in (
+            b"GET /v1/\xff\xfe",
+            b"BREW /v1/threads/thread_\xff",
+            b"GET /v1/threads/thread_%00%0a/runs/" + b"r" * 500,
+        ):
+            reader, writer = await asyncio.open_connection(service.api.url.host, service.api.url.port)
+            writer.write(line + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\nOpenAI-Beta: assistants=v2\r\n\r\n")
+            await reader.read()
+            writer.close()
+        attributes = [dict(span.attributes or {}) for span in service.spans]
+        assert json.dumps(attributes, ensure_ascii=False).encode()
+        assert {each["http.request.method"] for each in attributes} == {"GET", "_OTHER"}
+        assert all(len(str(value)) <= 200 for each in attributes for value in each.values())
+        assert not [each for each in attributes if "gen_ai.conversation.id" in each]
+
+
 # --- where it goes ----------------------------------------------------------------------------------------------------
 
 
