@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
-from app import limits
+from app import connections
 from app.main import create_app
 from app.service import Service
 from core.bell import Bell
@@ -142,14 +142,14 @@ async def run(settings: Settings, *, api: bool, worker: bool) -> None:
 @contextlib.asynccontextmanager
 async def listening(app: web.Application, settings: Settings) -> AsyncIterator[str]:
     """The address at which the API listens meanwhile."""
-    kept = {"keepalive_timeout": settings.keep_alive_timeout, "lingering_time": limits.LINGER, **limits.HEAD}
+    kept = {"keepalive_timeout": settings.keep_alive_timeout, "lingering_time": connections.LINGER, **connections.HEAD}
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=5, **kept)
     await runner.setup()
     server = runner.server
     assert server  # noqa: S101
     try:
         listener = await asyncio.get_running_loop().create_server(
-            limits.guarded(server, settings.max_connections), settings.host, settings.port, backlog=1024
+            connections.guarded(server, settings.max_connections), settings.host, settings.port, backlog=1024
         )
     except OSError as error:
         await runner.cleanup()
@@ -159,7 +159,7 @@ async def listening(app: web.Application, settings: Settings) -> AsyncIterator[s
         raise ConfigurationError(f"Cannot listen on HOST {settings.host}, PORT {settings.port}: {error}.") from None
     host, port = listener.sockets[0].getsockname()[:2]
     log.info("API at http://%s:%s/v1, Swagger UI at http://%s:%s/docs", host, port, host, port)
-    watching = asyncio.create_task(limits.cut_off_stalled(server))
+    watching = asyncio.create_task(connections.cut_off_stalled(server))
     try:
         yield f"http://{host}:{port}"
     finally:

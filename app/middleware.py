@@ -13,7 +13,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 from aiohttp.web_protocol import RequestHandler
 
-from app.limits import SlowBody, body_timer
+from app.connections import SlowBody, body_timer
 from app.service import PROJECT, REQUEST_ID, SAFE_ID
 from core.errors import ApiError, server_error, storage_unavailable, too_slow, undecided
 from core.ports import Conflict, StorageUnavailable, Telemetry, Undecided

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from inprocess import InProcess, in_process
 
-from app import limits
+from app import connections
 from assistants import api_of, listening
 from infra.settings import read_settings
 
@@ -88,16 +88,16 @@ async def test_a_connection_that_asks_nothing_more_is_closed() -> None:
 
 @pytest.mark.parametrize("framing", [b"Content-Length: 100\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n"])
 async def test_a_body_that_does_not_arrive_is_not_waited_for(framing: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "BODY_TIME", 0.2)
-    monkeypatch.setattr(limits, "SLOWEST", 2**30)
+    monkeypatch.setattr(connections, "BODY_TIME", 0.2)
+    monkeypatch.setattr(connections, "SLOWEST", 2**30)
     async with served() as (_, port), asyncio.timeout(5):
         status, error = await answered(port, HEAD + framing)
     assert (status, error["code"]) == (408, "request_timeout")
 
 
 async def test_a_body_has_the_time_that_its_length_needs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "BODY_TIME", 0.1)
-    monkeypatch.setattr(limits, "SLOWEST", 10)
+    monkeypatch.setattr(connections, "BODY_TIME", 0.1)
+    monkeypatch.setattr(connections, "SLOWEST", 10)
     async with served() as (_, port), connected(port) as (reader, writer):
         writer.write(HEAD + b"Content-Length: 20\r\n\r\n" + b" " * 18)
         await asyncio.sleep(0.3)
@@ -149,7 +149,7 @@ async def size_read(reader: asyncio.StreamReader, pause: float) -> int:
 
 
 async def test_a_client_that_takes_nothing_of_its_answer_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "STALLED", 0.2)
+    monkeypatch.setattr(connections, "STALLED", 0.2)
     async with served() as (service, port), connected(port) as (reader, writer), asyncio.timeout(30):
         writer.write(await much(service))
         await asyncio.sleep(1)
@@ -158,7 +158,7 @@ async def test_a_client_that_takes_nothing_of_its_answer_is_cut_off(monkeypatch:
 
 
 async def test_a_client_that_reads_slowly_gets_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "STALLED", 0.2)
+    monkeypatch.setattr(connections, "STALLED", 0.2)
     async with served() as (service, port), connected(port) as (reader, writer), asyncio.timeout(30):
         writer.write(await much(service))
         assert await size_read(reader, 0.005) > 60 * 250_000
