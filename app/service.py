@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from aiohttp import web
 
@@ -19,6 +20,9 @@ from core.paging import PageQuery
 from core.ports import SILENCE, Clock, Models, Storage, Stored, Telemetry
 from core.requests import Body
 from core.resources import encode
+
+if TYPE_CHECKING:
+    from app.limits import Limits
 
 B = TypeVar("B", bound=Body)
 SAFE_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
@@ -38,6 +42,7 @@ class Service:
     lifetime: int = 600
     poll_after: float = 0.1
     telemetry: Telemetry = SILENCE
+    limits: Limits | None = None
 
     @property
     def desk(self) -> Desk:
@@ -45,6 +50,11 @@ class Service:
 
     def scribe(self) -> Scribe:
         return self.desk.scribe()
+
+    def beginning(self, project: str, thread_id: str) -> contextlib.AbstractAsyncContextManager[None]:
+        """Around the beginning of a run, which the project's limits may refuse."""
+        runs = self.limits.runs if self.limits else None
+        return runs.beginning(project, thread_id) if runs else contextlib.nullcontext()
 
 
 SERVICE: web.AppKey[Service] = web.AppKey("service", Service)

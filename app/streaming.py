@@ -59,8 +59,12 @@ def watched(service: Service, project: str, thread_id: str, run_id: str) -> Sour
         state = (await service.ledger.look(project, thread_id)).state
         if state.deleted or state.thread is None:
             return None
-        if run_of(state, run_id).stream:
-            return await streamed(offset)
+        held = run_of(state, run_id)
+        if held.stream:
+            data = await streamed(offset)
+            # Nothing even at the start, though the run is over: streams are kept for some days only.
+            if data != b"" or held.run.active or await streamed(0):
+                return data
         return replay(await service.ledger.trail(project, thread_id, run_id))[offset:]
 
     return source

@@ -20,6 +20,7 @@ class ApiError(Exception):
         kind: str = "invalid_request_error",
         headers: dict[str, str] | None = None,
     ) -> None:
+        message = message.encode(errors="replace").decode()  # it may repeat what a client sent, bytes that are no text
         super().__init__(message)
         self.message, self.status, self.param, self.code, self.kind = message, status, param, code, kind
         self.headers = headers or {}

@@ -119,6 +119,9 @@ class Documents(Protocol):
     async def advance(self, document: Document) -> None:
         """Project: write unless a document of the same or a later version is there. Idempotent, never back in time."""
 
+    async def sweep(self, container: str, prefix: str) -> None:
+        """Delete for good the tombstones whose names start with `prefix`: when no late writer is left."""
+
 
 class Logs(Protocol):
     """Append-only logs. A block is stored whole or not at all, and only where the writer thinks the log ends."""
@@ -150,6 +153,10 @@ class Logs(Protocol):
 
     async def drop(self, container: str, name: str) -> None:
         """Delete a log if it is there."""
+
+    async def weigh(self, container: str, prefix: str) -> int:
+        """How many bytes are kept under names that start with `prefix`, logs and documents together. Goes through all
+        of their names: never on the way of a request."""
 
 
 class Queue(Protocol):

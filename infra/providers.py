@@ -1,7 +1,7 @@
 """Which provider answers for a model: `name/model` goes to the provider of that name, a bare name to the default one.
 
 The openai SDK takes more than a second to import. So it is imported with the first call of a provider, or by `warm`,
-in a thread: the service starts without it, and its event loop goes on meanwhile.
+in a thread (azure-identity as well): the service starts without it, and its event loop goes on meanwhile.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from infra.content import answered, asked
 from infra.offline_model import OfflineModel
 
 if TYPE_CHECKING:
+    from infra.identity import ModelToken
     from infra.upstream import Upstream
 
 logger = logging.getLogger(__name__)
@@ -32,12 +33,14 @@ _NO_KEY = "not-needed"  # local servers ask for none, but the SDK insists, and w
 
 @dataclass(frozen=True, slots=True)
 class Provider:
-    """`base_url` None: OpenAI's, or OPENAI_BASE_URL. `api_key` may be a function that gets a token (an identity).
-    `models` is a fixed list for `GET /models`, for servers that list none or too many."""
+    """`base_url` None: OpenAI's, or OPENAI_BASE_URL. `api_key` may be a function that gets a token; `identity` stands
+    for the one that gets those of the service's identity on Azure. `models` is a fixed list for `GET /models`, for
+    servers that list none or too many."""
 
     api: Literal["chat", "responses", "offline"] = "chat"
     base_url: str | None = None
     api_key: SecretStr | Callable[[], Awaitable[str]] | None = None
+    identity: bool = False
     models: tuple[str, ...] = ()
     max_tokens_field: str = "max_completion_tokens"
 
@@ -50,6 +53,12 @@ class _Model(Protocol):
 class _Opened:
     model: _Model
     upstream: Upstream | None = None
+    token: ModelToken | None = None
+
+    async def close(self) -> None:
+        for part in (self.upstream, self.token):
+            if part:
+                await part.close()
 
 
 class ModelRouter:
@@ -109,7 +118,7 @@ class ModelRouter:
     async def close(self) -> None:
         async with self._opening:
             opened, self._opened = self._opened, {}
-        await asyncio.gather(*(one.upstream.close() for one in opened.values() if one.upstream))
+        await asyncio.gather(*(one.close() for one in opened.values()))
 
     def _route(self, model: str) -> tuple[str, str]:
         name, _, rest = model.partition("/")
@@ -149,7 +158,12 @@ def _build(name: str, provider: Provider, timeout: float, max_retries: int) -> _
     from infra.responses_model import ResponsesModel
     from infra.upstream import Upstream
 
-    key = provider.api_key
+    token = None
+    if provider.identity:
+        from infra.identity import ModelToken
+
+        token = ModelToken()
+    key = token or provider.api_key
     client = openai.AsyncOpenAI(
         base_url=provider.base_url,
         api_key=(key.get_secret_value() if isinstance(key, SecretStr) else key) or _NO_KEY,
@@ -159,8 +173,8 @@ def _build(name: str, provider: Provider, timeout: float, max_retries: int) -> _
     )
     upstream = Upstream(client, name)
     if provider.api == "responses":
-        return _Opened(ResponsesModel(upstream), upstream)
-    return _Opened(ChatModel(upstream, max_tokens_field=provider.max_tokens_field), upstream)
+        return _Opened(ResponsesModel(upstream), upstream, token)
+    return _Opened(ChatModel(upstream, max_tokens_field=provider.max_tokens_field), upstream, token)
 
 
 def _infos(data: Mapping[str, Any], provider: str) -> Iterable[ModelInfo]:

@@ -232,3 +232,23 @@ async def test_head_of_a_stream_has_no_body() -> None:
         assert second.startswith(b"HTTP/1.1 200 OK\r\n") and b"application/json" in second
         writer.close()
         await writer.wait_closed()
+
+
+@pytest.mark.parametrize(
+    ("path", "header"),
+    [
+        ("/v1/assistants", b"Authorization: Bearer "),
+        ("/openai/assistants", b"Authorization: Bearer "),
+        ("/openai/assistants", b"api-key: "),
+        ("/v1/assistants", b"OpenAI-Beta: "),
+        ("/v1{run}/events", b"Last-Event-ID: "),
+    ],
+)
+async def test_bytes_that_are_no_text_are_refused_in_any_header(path: str, header: bytes) -> None:
+    async with in_process(api_keys="default:key") as service:
+        service.api = service.client("key")
+        line = f"GET {path.replace('{run}', path_of(await service.start_run()))} HTTP/1.1".encode()
+        good = [b"Authorization: Bearer key", b"OpenAI-Beta: assistants=v2"]
+        kept = [each for each in good if each.split()[0] != header.split()[0]]
+        status, body = await service.raw(line, *kept, header + b"\xff\xfe\xfd are bytes and no text")
+    assert 400 <= status < 500, body

@@ -46,6 +46,7 @@ class Kit:
     window: int = 128_000  # tokens, of models whose window is not known
     flush_every: float = 0.05  # seconds between writes to a stream
     hide: float = HIDE
+    tombstones: float = 600.0  # seconds that a deleted thread's tombstones stay: no request takes so long
     telemetry: Telemetry = SILENCE
 
 
@@ -75,9 +76,9 @@ class Advance:
         """Work until there is nothing to do here. Everything that was committed is projected by then."""
         item = self.item
         state = (await self.kit.ledger.look(item.project, item.thread_id)).state
-        if isinstance(self._decide(state), Outcome):
-            return await self._work(state)
-        held = state.runs.items[item.run_id]
+        held = state.runs.get(item.run_id)
+        if held is None or isinstance(self._decide(state), Outcome):
+            return await self._work(state)  # nothing to do: no span tells of it
         with self.kit.telemetry.span(
             "run",
             trace=held.trace or item.trace,
@@ -128,7 +129,7 @@ class Advance:
         events = move.events if isinstance(move, Write) else []
         self._claiming = next((event.attempt for event in events if isinstance(event, e.RunClaimed)), 0)
         if self._claiming:
-            self._claimed_before = state.runs.items[self.item.run_id].claimed_at
+            self._claimed_before = state.runs[self.item.run_id].claimed_at
         return events
 
     def _if_mine(self, events: Callable[[RunState], Sequence[e.Event]]) -> Decision:

@@ -113,9 +113,18 @@ class Doorbell:
         raise AssertionError
 
     async def _purge(self, item: WorkItem) -> None:
-        state = (await self.kit.ledger.look(item.project, item.thread_id)).state
-        if state.deleted or state.thread is None:
-            await self.kit.ledger.purge(item.project, item.thread_id)
+        ledger = self.kit.ledger
+        state = (await ledger.look(item.project, item.thread_id)).state
+        if item.tombstones:
+            if state.thread is None:  # else its purge is under way, and sends this item again
+                await ledger.sweep(item.project, item.thread_id)
+        elif state.deleted:
+            # Sent before the log goes, without which nobody would know that there is a purge to finish.
+            again = replace(item, sent_at=self.kit.clock.now(), tombstones=True)
+            await self.kit.storage.send(to_body(again), delay=self.kit.tombstones)
+            await ledger.purge(item.project, item.thread_id)
+        elif state.thread is None:
+            await ledger.purge(item.project, item.thread_id)  # what one that died before its end left
         elif self._age(item) < STALE:
             await self._put_back(item)
 
