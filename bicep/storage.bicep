@@ -22,7 +22,7 @@ param endpointsSubnetId string
 param zoneIds object
 
 // As core/names.py and infra/azure_store.py have them. The service would create what is missing.
-var containers = ['assistants', 'threads', 'messages', 'runs', 'steps', 'streams', 'snapshots', 'idempotency']
+var containers = ['assistants', 'threads', 'messages', 'runs', 'steps', 'streams', 'snapshots', 'idempotency', 'keys']
 var queues = ['work', 'work-poison']
 
 module account 'br/public:avm/res/storage/storage-account:0.32.0' = {

@@ -115,8 +115,7 @@ PLATFORM = {
 }
 # These name a place, and let nobody in.
 NO_SECRET = {"APPLICATIONINSIGHTS_CONNECTION_STRING"}
-# As the service's own list has them, once these are merged: identity for models, structured logs.
-SOON = {"AZURE_OPENAI_ENDPOINT", "LOG_FORMAT"}
+SOON = {"LOG_FORMAT"}  # in the service's own list, as soon as structured logs are merged
 
 BUILT_IN = {"az", "sys"}  # namespaces
 
@@ -519,7 +518,7 @@ PLANTED: list[tuple[Rule, str, str, str, str]] = [
     (roles, "roles.bicep", "ba92f5b4-2d11-453d-a403-e96b0029c9fe", "b24988ac-6180-42a0-ab88-20f7382dd24c", "b24988ac"),
     (roles, "roles.bicep", "  scope: vault\n", "", "the whole group"),
     (roles, "openai-role.bicep", "principalId: servicePrincipalId", "principalId: accountName", "accountName"),
-    (containers_and_queues, "storage.bicep", "'idempotency']", "'idempotent']", "idempotency is missing"),
+    (containers_and_queues, "storage.bicep", "'idempotency', ", "'idempotent', ", "idempotency is missing"),
     (containers_and_queues, "storage.bicep", "['work', 'work-poison']", "['work']", "work-poison is missing"),
     (containers_and_queues, "storage.bicep", "for container in containers", "for container in []", "not created"),
     (lifecycle, "storage.bicep", "['streams/']", "['threads/']", "threads/"),

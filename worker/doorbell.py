@@ -100,12 +100,10 @@ class Doorbell:
     async def _advance(self, item: WorkItem, item_id: str) -> Done | Leave | Park | Wait:
         """A doorbell rings before its commit: one that came too early looks again a few times."""
         for pause in (*EARLY, None):
-            # A stale one is no announcement any more, but whatever the log says is still worth doing.
-            seen = item.seen if self._age(item) < STALE else NOTHING_NEW
             listener = self.kit.ledger.listen(item.project, item.thread_id)
             try:
-                outcome = await Advance(self.kit, item, item_id, seen).run()
-                if not isinstance(outcome, Wait) or pause is None or seen < 0:
+                outcome = await Advance(self.kit, item, item_id, item.seen).run()
+                if not isinstance(outcome, Wait) or pause is None or item.seen == NOTHING_NEW:
                     return outcome
                 await listener.wait(pause)
             finally:
