@@ -17,10 +17,22 @@ from core.bell import Bell, Listener
 from core.commands import thread_of
 from core.errors import ApiError, no_such
 from core.fold import Change, Resource, ThreadState
+from core.frames import ENDINGS
 from core.ids import Ids
-from core.ports import Clock, Conflict, Document, Storage, StorageUnavailable, Stored, Undecided
+from core.ports import (
+    SILENCE,
+    Clock,
+    Conflict,
+    Document,
+    Storage,
+    StorageUnavailable,
+    Stored,
+    Telemetry,
+    Undecided,
+    Unsent,
+)
 from core.projection import documents, find
-from core.resources import encode
+from core.resources import Run, encode
 from core.view import View
 from core.work import WorkItem, to_body
 
@@ -55,8 +67,10 @@ class Ledger:
         *,
         roll_after: int = 500,
         view_bytes: int = 32 * 1024 * 1024,
+        telemetry: Telemetry = SILENCE,
     ) -> None:
         self._storage, self._clock, self._ids, self._bell = storage, clock, ids, bell
+        self._telemetry = telemetry
         self._roll_after, self._view_bytes = roll_after, view_bytes
         self._views: OrderedDict[tuple[str, str], View] = OrderedDict()
         self._weight = 0
@@ -206,13 +220,21 @@ class Ledger:
                 view.mark, rest = await self._storage.start(names.THREADS, name, block, fold)
             else:
                 view.mark, rest = await self._storage.append(names.THREADS, name, mark, block, fold)
-        except Conflict:
+        except (Conflict, Unsent):
             view.mark = mark
             raise
         except StorageUnavailable as error:
             raise Undecided(str(error)) from error
         view.weight += len(block)
+        for change in changes:
+            if change.name in ENDINGS and isinstance(change.object, Run):
+                self._ended(project, change.object)
         return changes, rest
+
+    def _ended(self, project: str, run: Run) -> None:
+        self._telemetry.count(
+            "run", project=project, status=run.status, error=run.last_error.code if run.last_error else ""
+        )
 
     async def _ring(self, ring: Ring | None, seen: int) -> None:
         if ring is not None:

@@ -14,7 +14,7 @@ class WorkItem(Struct, frozen=True, kw_only=True):
 
     `seen` is the version of the thread that the sender knew when it rang, before it committed: a worker that sees no
     later one came too early. `sent_at` is Unix time, and stays when an item is put back. A purge rings once more, for
-    its `tombstones`.
+    its `tombstones`. `trace` is the W3C traceparent of the request that rang, empty if nobody traces.
     """
 
     kind: Literal["run", "purge"] = "run"
@@ -24,6 +24,7 @@ class WorkItem(Struct, frozen=True, kw_only=True):
     seen: int = 0
     sent_at: float
     tombstones: bool = False
+    trace: str = ""
 
 
 _decoder = msgspec.json.Decoder(WorkItem)

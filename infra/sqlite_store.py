@@ -11,12 +11,26 @@ import asyncio
 import contextlib
 import json
 import sqlite3
+import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 
 from core import names
 from core.ids import made_at
-from core.ports import Clock, Conflict, Delivery, Document, Mark, Project, StorageUnavailable, Stored, Tail, nothing
+from core.ports import (
+    Clock,
+    Conflict,
+    Delivery,
+    Document,
+    Mark,
+    Project,
+    StorageUnavailable,
+    Stored,
+    Tail,
+    Unsent,
+    nothing,
+)
 
 # Tables of large rows have a rowid: in one without, a search reads whole rows on its way, snapshots of megabytes too.
 SCHEMA = """
@@ -47,6 +61,9 @@ class SqliteStorage:
 
     def __init__(self, path: str, clock: Clock) -> None:
         self._path, self._clock = path, clock
+        self.operations: Counter[str] = Counter()  # transactions; reads cost next to nothing
+        self.retries: Counter[str] = Counter()
+        self._waiting = asyncio.Lock()
         self._db: sqlite3.Connection | None = None
         self._chores: list[asyncio.Task[None]] = []
 
@@ -342,16 +359,25 @@ class SqliteStorage:
 
     async def _begin(self) -> None:
         """Wait for another process's transaction without holding up this process's other work."""
-        for _ in range(int(BUSY_TIMEOUT / BUSY_PAUSE)):
-            try:
-                self._sql.execute("BEGIN IMMEDIATE")
-            except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
-                    raise
+        self.operations["transaction"] += 1
+        if self._begun():
+            return
+        end = time.monotonic() + BUSY_TIMEOUT
+        async with self._waiting:  # one at a time tries again, however many wait
+            while not self._begun():
+                if time.monotonic() > end:
+                    raise Unsent(f"SQLite: '{self._path}' has been locked for {BUSY_TIMEOUT:g} s")
+                self.retries["busy"] += 1
                 await asyncio.sleep(BUSY_PAUSE)
-            else:
-                return
-        raise StorageUnavailable(f"SQLite: '{self._path}' has been locked for {BUSY_TIMEOUT:g} s")
+
+    def _begun(self) -> bool:
+        try:
+            self._sql.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+                raise
+            return False
+        return True
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:

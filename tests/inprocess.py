@@ -25,7 +25,7 @@ from yarl import URL
 from assistants import Parts, api_of, ledger_of, worker_of
 from core.bell import Bell
 from core.ids import Ids
-from core.ports import Clock, Deltas, ModelError, ModelInfo, Prompt, Reply, Tokens, ToolCall
+from core.ports import SILENCE, Clock, Deltas, ModelError, ModelInfo, Prompt, Reply, Telemetry, Tokens, ToolCall
 from core.resources import TERMINAL
 from infra.settings import read_settings
 from infra.wiring import SystemClock, storage_of, tokens_of
@@ -349,9 +349,10 @@ class InProcess:
         self._worker = worker_of(self.parts, self.ledger)
         self._working = asyncio.create_task(self._worker.run())
 
-    async def stop_worker(self) -> None:
+    async def stop_worker(self, grace: float = 0) -> None:
+        """`grace` in seconds: what is in flight may end."""
         if self._worker:
-            await self._worker.stop(0)
+            await self._worker.stop(grace)
             await self._working
             self._worker = None
 
@@ -440,14 +441,19 @@ def filled(node: Json, ids: dict[str, str]) -> Json:
 
 @contextlib.asynccontextmanager
 async def in_process(
-    *script: Act, clock: Clock | None = None, models: Any = None, worker: bool = True, **settings: Any
+    *script: Act,
+    clock: Clock | None = None,
+    models: Any = None,
+    worker: bool = True,
+    telemetry: Telemetry = SILENCE,
+    **settings: Any,
 ) -> AsyncIterator[InProcess]:
     """The service with a model that follows `script` (or with `models`), and these settings."""
     given = read_settings({"storage": "sqlite://:memory:", "stream_flush_ms": 1, **settings})
     clock = clock or SystemClock()
     storage = storage_of(given, clock)
     tokens = tokens_of(given, clock)
-    parts = Parts(given, clock, Ids(clock), LoudBell(), storage, models or ScriptedModels(script), tokens)
+    parts = Parts(given, clock, Ids(clock), LoudBell(), storage, models or ScriptedModels(script), tokens, telemetry)
     ledger = ledger_of(parts)
     async with asyncio.timeout(PATIENCE), contextlib.AsyncExitStack() as stack:
         await storage.open()

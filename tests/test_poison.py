@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from exported import Exported
 
 from core import frames, names
 from core.bell import Bell
@@ -214,3 +215,20 @@ async def test_what_is_no_work_item_is_buried(bench: Bench, body: bytes, caplog:
     assert await bench.deliver() == 1
     assert not bench.queued("work")
     assert len(bench.queued("work-poison")) == 1
+
+
+@pytest.mark.parametrize("bench", [RuntimeError("a bug")], indirect=True)
+async def test_a_poison_item_shows_in_metrics_and_logs(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    exported = Exported()
+    bench.doorbell.kit.telemetry = exported.telemetry
+    await bench.store.send(b"no work item")
+    await bench.deliver()
+    run = await bench.run()
+    for _ in range(DELIVERIES):
+        await bench.deliver()
+    buried = [record.getMessage() for record in caplog.records if "poison queue" in record.getMessage()]
+    assert [message.partition("after ")[2] for message in buried] == ["1 deliveries", f"{DELIVERIES} deliveries"]
+    assert exported.metric("assistants.work.deliveries", assistants__work__outcome="poison") == 2
+    assert exported.metric("assistants.work.deliveries", assistants__work__outcome="failed") == DELIVERIES - 1
+    failing = [span for span in exported.spans if (span.attributes or {}).get("error.type") == "RuntimeError"]
+    assert {(span.attributes or {})["assistants.run.id"] for span in failing} == {run.id}

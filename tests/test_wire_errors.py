@@ -471,10 +471,11 @@ async def test_a_store_that_does_not_answer_is_503_to_be_tried_again(
 
     monkeypatch.setattr(service.storage, "get", away)
     monkeypatch.setattr(service.storage, "ping", away)
-    for path in ("/v1/assistants/asst_x", "/health"):
+    for path in ("/v1/assistants/asst_x", "/health", "/health/ready"):
         answer = await service.api.send("GET", path)
         assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
         assert b"secret" not in answer.raw
+    assert (await service.api.send("GET", "/health/live")).status == 200
 
 
 async def test_what_may_have_been_stored_is_not_to_be_sent_again_by_itself(
