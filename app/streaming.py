@@ -22,6 +22,7 @@ HEARTBEAT = b": keep-alive\n\n"
 HEARTBEAT_EVERY = 15.0  # seconds without an event
 OUTAGE = 60.0  # seconds without an answer of the store, after which a stream ends with an error
 POLL_FAST, POLL_SLOW = 0.02, 0.25  # seconds between looks at what another process writes
+POLL_OUTAGE = 1.0  # seconds between looks while the store does not answer
 _ENDING = re.compile(rb"\nevent: thread\.run\.(?:completed|incomplete|failed|cancelled|expired)\ndata: [^\n]*\n\n")
 _PAUSE = re.compile(
     rb"\nevent: thread\.run\.(?:requires_action|completed|incomplete|failed|cancelled|expired)\ndata: [^\n]*\n\n"
@@ -58,8 +59,12 @@ def watched(service: Service, project: str, thread_id: str, run_id: str) -> Sour
         state = (await service.ledger.look(project, thread_id)).state
         if state.deleted or state.thread is None:
             return None
-        if run_of(state, run_id).stream:
-            return await streamed(offset)
+        held = run_of(state, run_id)
+        if held.stream:
+            data = await streamed(offset)
+            # Nothing even at the start, though the run is over: streams are kept for some days only.
+            if data != b"" or held.run.active or await streamed(0):
+                return data
         return replay(await service.ledger.trail(project, thread_id, run_id))[offset:]
 
     return source
@@ -81,7 +86,7 @@ async def follow(
                 if now() - answered > OUTAGE:
                     yield _error("The storage of this service does not answer. The run goes on.")
                     return
-                data = b""
+                data, pause = b"", POLL_OUTAGE
             if data is None:
                 yield _error("The thread was deleted.")
                 return
@@ -123,10 +128,10 @@ async def start_offset(source: Source, last_event_id: str | None) -> int | None:
         return 0
     found = re.fullmatch(r"(\d{1,12})\.(\d{1,12})", last_event_id)
     data = (await source(int(found[1])) or b"") if found else b""
-    if not data.startswith(f"id: {last_event_id}\n".encode()):
-        message = f"Invalid 'Last-Event-ID': '{last_event_id[:100]}' is not the id of an event of this run."
+    if not found or not data.startswith(f"id: {last_event_id}\n".encode()):
+        shown = last_event_id[:100].encode(errors="replace").decode()
+        message = f"Invalid 'Last-Event-ID': '{shown}' is not the id of an event of this run."
         raise ApiError(message, param="Last-Event-ID", code="invalid_value")
-    assert found is not None  # noqa: S101
     end = data.index(b"\n\n") + 2
     return None if _ENDING.search(data[:end]) else int(found[1]) + end
 
@@ -142,6 +147,8 @@ async def send(request: web.Request, chunks: AsyncGenerator[bytes, None]) -> web
         }
     )
     await response.prepare(request)
+    if request.method == "HEAD":
+        return response  # whatever followed would pass for the answer to the next request
     task = asyncio.current_task()
     open_streams = request.app[STREAMS]
     if task:

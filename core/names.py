@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 ASSISTANTS = "assistants"
 THREADS = "threads"  # the log of a thread, and its document beside it
 MESSAGES = "messages"
@@ -13,8 +15,21 @@ IDEMPOTENCY = "idempotency"  # which id an Idempotency-Key stands for
 FILES = "files"
 UPLOADS = "uploads"
 CONTENTS = "contents"  # of files, by the file's name
+KEYS = "keys"  # API keys of all projects, which are looked up before a project is known
 
-CONTAINERS = (ASSISTANTS, THREADS, MESSAGES, RUNS, STEPS, STREAMS, SNAPSHOTS, IDEMPOTENCY, FILES, UPLOADS, CONTENTS)
+CONTAINERS = (
+    *(ASSISTANTS, THREADS, MESSAGES, RUNS, STEPS, STREAMS, SNAPSHOTS, IDEMPOTENCY, KEYS),
+    *(FILES, UPLOADS, CONTENTS),
+)
+WEIGHED = (THREADS, CONTENTS)  # what counts as stored: truth rather than what is made from it
+
+# What a project may be called: its name begins all others, so it must not end before they do, on any engine.
+PROJECT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+PROJECT_RULE = "expected up to 63 letters, digits, dots, underscores and hyphens, the first a letter or a digit"
+
+# Days after which nobody needs what lies here: a run lives a day at most, a key is remembered for one. On Azure the
+# account's lifecycle rules remove it (bicep/storage.bicep), SQLite does so itself.
+KEPT_DAYS = {STREAMS: 7, IDEMPOTENCY: 2}
 
 
 def thread_log(project: str, thread_id: str) -> str:

@@ -19,20 +19,29 @@ class Item(Struct, frozen=True, kw_only=True, tag_field="kind"):
     project: str
     sent_at: float
 
+    @property
+    def facts(self) -> dict[str, str]:
+        """What it is about: the ids, as core.scope wants them."""
+        fields = {name: getattr(self, name) for name in self.__struct_fields__}
+        return {name: value for name, value in fields.items() if name == "project" or name.endswith("_id")}
+
 
 class AdvanceRun(Item, frozen=True, kw_only=True, tag="run"):
     """Look at this run. `seen` is the version of the thread that the sender knew when it rang, before it committed: a
-    worker that sees no later one came too early."""
+    worker that sees no later one came too early. `trace` is the W3C traceparent of the request that rang, empty if
+    nobody traces."""
 
     thread_id: str
     run_id: str
     seen: int = 0
+    trace: str = ""
 
 
 class PurgeThread(Item, frozen=True, kw_only=True, tag="purge"):
-    """The thread was deleted: empty what is left of it."""
+    """The thread was deleted: empty what is left of it. It rings once more, for the `tombstones`."""
 
     thread_id: str
+    tombstones: bool = False
 
 
 class TidyFile(Item, frozen=True, kw_only=True, tag="tidy_file"):

@@ -296,3 +296,24 @@ def test_a_crash_in_the_middle_of_a_file_leaves_bytes_until_the_work_item_comes_
             assert world.queued() == 0
 
     run(main())
+
+
+def test_an_item_of_a_deletion_that_never_came_leaves_the_file_alone() -> None:
+    """The process died between the item and the document."""
+
+    async def main() -> None:
+        plan = Plan(lambda number, name: How.CRASH_BEFORE if name == "remove" else None)
+        world = World(plan=plan, layout=("api",))
+        async with world.running():
+            owner = Owner(Client(world))
+            file_id = await owner.create()
+            with pytest.raises(Unanswered):
+                await owner.delete(file_id)
+            plan.end()
+            world.layout = ("worker",)
+            world.start()
+            await days_pass(world)
+            assert await read(world, file_id) == BYTES
+            assert await world.store.get(names.FILES, names.document(PROJECT, file_id))
+
+    run(main())

@@ -351,9 +351,20 @@ async def test_p9_sigterm_lets_runs_in_flight_finish(stream: bool) -> None:
 
 
 async def test_p9_the_single_process_drains_and_stops() -> None:
+    """Meanwhile it answers, and says that it is not ready for more."""
     model = SlowModel(SEED, pace=0.15)
     async with one_run(model, "serve", stream=True) as (one, client):
-        assert await asyncio.to_thread(one.processes["serve"].terminate) == 0
+
+        async def health(probe: str) -> int:
+            async with client.session.get(one.url.replace("/v1", f"/health/{probe}")) as response:
+                return response.status
+
+        assert (await health("live"), await health("ready")) == (200, 200)
+        ending = asyncio.create_task(asyncio.to_thread(one.processes["serve"].terminate))
+        while (ready := await health("ready")) == 200:
+            await asyncio.sleep(0.01)
+        assert (ready, await health("live")) == (503, 200)
+        assert await ending == 0
         await one.start("serve")
         await client.running
         await client.check()
