@@ -180,6 +180,7 @@ def main() -> None:
         for noisy in ("azure", "httpx2", "httpcore2", "openai"):
             logging.getLogger(noisy).setLevel(logging.WARNING)
         logging.getLogger("azure.identity").setLevel(logging.ERROR)  # its warnings are pages, and follow as our error
+        _take_all_files()
         starting = run(
             settings, api=arguments.command in ("serve", "api"), worker=arguments.command in ("serve", "worker")
         )
@@ -187,6 +188,15 @@ def main() -> None:
     except ConfigurationError as error:
         print(f"assistants: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def _take_all_files() -> None:
+    """Each stream is an open connection, and 1,024 open files is what most systems begin with: take what they allow."""
+    with contextlib.suppress(ImportError, OSError, ValueError):  # Windows has none, macOS says that all are allowed
+        import resource
+
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _loop(starting: object) -> None:

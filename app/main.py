@@ -64,6 +64,7 @@ def create_app(service: Service, *, keys: Mapping[str, str], origins: Collection
     app[SERVICE] = service
     app[streaming.STREAMS] = set()
     app.on_response_prepare.append(middleware.cors(origins))
+    app.on_response_prepare.append(middleware.limit_stall)
     app.on_shutdown.append(streaming.end_streams)
     app.add_routes(ROUTES)
     app.router.add_get("/health", health)
