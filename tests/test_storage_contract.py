@@ -1102,3 +1102,17 @@ async def test_sqlite_removes_what_is_kept_no_longer(tmp_path: Path, container: 
     assert tables() == {"threads", "runs"}
     assert not store._sql.execute("SELECT 1 FROM blocks WHERE container='streams'").fetchall()
     await store.close()
+
+
+async def test_sqlite_leaves_a_key_that_is_reserved_anew_while_it_tidies(tmp_path: Path) -> None:
+    path, clock = tmp_path / "store.db", ManualClock()
+    store = SqliteStorage(str(path), clock)
+    await store.open()
+    await store.create("idempotency", "p/key", b'{"at":1}')
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        reserve = "UPDATE documents SET version=version+1 WHERE name='p/key'"
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as tidying:
+            tidying.set_trace_callback(lambda sql: sql.startswith("DELETE") and other.execute(reserve))
+            tidy(tidying, clock.now())
+    assert await store.get("idempotency", "p/key")
+    await store.close()
