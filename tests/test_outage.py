@@ -11,7 +11,7 @@ import contextlib
 import os
 import sqlite3
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
-from azure.core.exceptions import HttpResponseError
+from azure.core.exceptions import AzureError, HttpResponseError, ResourceExistsError, ServiceRequestError
 from azurite import Azurite
 from faults import Call, How, Plan
 from inprocess import Gate, InProcess, filled, in_process, path_of, says
@@ -30,9 +30,9 @@ from test_projects import operations, used_project, with_ids
 from virtual import run
 from yarl import URL
 
-from core.ports import StorageUnavailable
+from core.ports import StorageUnavailable, Unsent
 from infra import sqlite_store
-from infra.azure_calls import Resting, call
+from infra.azure_calls import Resting, call, write
 from infra.breaker import FAILURES, LONGEST_PAUSE, PATIENCE, Breaker
 
 BEGIN, END = 5.0, 35.0  # seconds of virtual time
@@ -181,6 +181,32 @@ def test_a_short_storm_is_borne_without_a_failure() -> None:
         assert set(await asyncio.gather(*(call(service.ask) for _ in range(50)))) == {"yes"}
 
     run(main())
+
+
+async def test_what_was_sent_before_the_breaker_opened_may_have_been_done() -> None:
+    """A client must look before it asks again: at a write, or at the question whether it was done."""
+
+    def answers(*errors: AzureError) -> Callable[[], Awaitable[None]]:
+        left = list(errors)
+
+        async def send() -> None:
+            raise left.pop(0)
+
+        return send
+
+    silent, resting = ServiceRequestError("silence"), Resting("it rests")
+    refused = ResourceExistsError("there is one")
+    refused.status_code = 412
+    with pytest.raises(Unsent):
+        await call(answers(resting))
+    writes = {
+        "the write": write(answers(silent, resting), answers()),
+        "the question": write(answers(silent, refused), lambda: call(answers(resting))),
+    }
+    for what, writing in writes.items():
+        with pytest.raises(StorageUnavailable) as raised:
+            await writing
+        assert not isinstance(raised.value, Unsent), what
 
 
 # --- every operation, and SQLite ------------------------------------------------------------------------------------
