@@ -25,5 +25,5 @@ VOLUME /data
 EXPOSE 8000
 # HOST is open to others in here, so the API starts only with keys: docs/authentication.md
 HEALTHCHECK --interval=10s --timeout=3s --start-period=10s CMD ["python", "-c", \
-    "import os, urllib.request as u; u.urlopen(f'http://127.0.0.1:{os.environ[\"PORT\"]}/health', timeout=2)"]
+    "import os, urllib.request as u; u.urlopen(f'http://127.0.0.1:{os.environ[\"PORT\"]}/health/ready', timeout=2)"]
 CMD ["assistants", "serve"]

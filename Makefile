@@ -19,7 +19,7 @@ export UV_PYTHON_DOWNLOADS := never
 unexport VIRTUAL_ENV
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test lint format browser bench sweep storm mutants docs clean
+.PHONY: help install serve test lint format browser bench sweep chaos storm mutants docs clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,10 @@ bench: $(INSTALLED_DEV) ## measure, about 20 minutes; ARGS=--quick for a rough l
 
 sweep: $(INSTALLED_DEV) ## crash at every storage call of every scenario; make test takes a part of them
 	SWEEP=100 $(VENV)/bin/pytest -n auto tests/test_crash_sweep.py tests/test_files_crash.py $(ARGS)
+
+chaos: $(INSTALLED_DEV) ## kill -9 of real processes over Azurite, and readers by the thousand; about 12 minutes
+	$(VENV)/bin/python tests/chaos.py $(ARGS)
+	READERS=5 $(VENV)/bin/pytest -q -s tests/test_readers.py
 
 storm: $(INSTALLED_DEV) ## half a minute of 503s from Azure, over HTTP; make test takes a few seconds of them
 	STORM=30 $(VENV)/bin/pytest tests/test_outage.py $(ARGS)

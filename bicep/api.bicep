@@ -74,7 +74,7 @@ module site 'br/public:avm/res/web/site:0.23.1' = {
       linuxFxVersion: 'PYTHON|3.13'
       appCommandLine: 'python -m assistants api'
       alwaysOn: true
-      healthCheckPath: '/health'
+      healthCheckPath: '/health/ready'
       http20Enabled: true
       minTlsVersion: '1.2'
       scmMinTlsVersion: '1.2'

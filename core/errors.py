@@ -62,7 +62,7 @@ def undecided() -> ApiError:
         status=503,
         kind="server_error",
         code="storage_undecided",
-        headers={"x-should-retry": "false", "Retry-After": "1"},
+        headers={"x-should-retry": "false"},
     )
 
 

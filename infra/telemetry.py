@@ -7,8 +7,10 @@ Importing this module takes a tenth of a second, and Azure's exporter half a sec
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar, Token
@@ -117,17 +119,19 @@ class OpenTelemetry:
             self._meter.create_observable_counter(metric.name, [callback], metric.unit, metric.description)
 
     async def close(self) -> None:
-        """Export the rest. An endpoint that does not answer holds up nobody for long."""
+        """Export the rest. An endpoint that does not answer holds up nobody for long: no one waits for the thread."""
+        loop, done = asyncio.get_running_loop(), asyncio.Event()
 
         def flush() -> None:
             self.traces.shutdown()
             self._metrics.shutdown(timeout_millis=FLUSH_TIMEOUT * 1000)
+            with contextlib.suppress(RuntimeError):  # the loop is gone: it took too long
+                loop.call_soon_threadsafe(done.set)
 
-        try:
+        threading.Thread(target=flush, daemon=True).start()
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(FLUSH_TIMEOUT):
-                await asyncio.to_thread(flush)
-        except TimeoutError:
-            pass
+                await done.wait()
 
 
 class _Outside:

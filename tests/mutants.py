@@ -32,8 +32,8 @@ BEGIN, END = "<!-- mutants -->", "<!-- end -->"
 PATIENCE = 120.0  # seconds for the test of one mutant
 NOT_COPIED = shutil.ignore_patterns(".*", "node_modules", "data", "dist")
 AZURITE = Path("tests") / "azurite"
-# A mutant that dies of one of these was not understood by its author: it shows nothing.
-NONSENSE = re.compile(r"\b(?:NameError|UnboundLocalError|ImportError|ModuleNotFoundError|SyntaxError|TypeError)\b")
+# A mutant that dies of one of these was not understood by its author: it shows nothing. A simulation quotes errors.
+NONSENSE = re.compile(r"^(?:Name|UnboundLocal|Import|ModuleNotFound|Syntax|Type)Error\b|\b(?:Name|Type)Error\(")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 import msgspec
 from faults import Crash, Faulty, Mischief, Plan
+from lookup import lookup
 from virtual import VirtualClock
 
 from app import streaming
@@ -53,12 +54,6 @@ class Unanswered(Exception):
 
 
 # --- the model ------------------------------------------------------------------------------------------------------
-
-
-async def lookup(word: str) -> str:
-    """An action: the worker's own tool."""
-    await asyncio.sleep(0.3)
-    return f"{word} means {word}"
 
 
 CLIENTS_TOOL = FunctionTool(function=FunctionDefinition(name="get_weather"))
@@ -242,6 +237,10 @@ class World:
         async with asyncio.timeout(PATIENCE):
             while self.queued():
                 await asyncio.sleep(0.5)
+
+    async def logs(self) -> list[tuple[str, str]]:
+        """Container and name of each."""
+        return self.store._sql.execute("SELECT container, name FROM logs").fetchall()
 
     def queued(self, queue: str = "work") -> int:
         return int(self.store._sql.execute("SELECT count(*) FROM queue WHERE name=?", (queue,)).fetchone()[0])

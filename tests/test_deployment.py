@@ -93,7 +93,7 @@ def test_the_image_is_without_rights_and_watched() -> None:
     last_stage = DOCKERFILE.rpartition("\nFROM ")[2]
     assert re.search(r"^USER \d+:\d+$", last_stage, re.MULTILINE)
     assert "PYTHONDONTWRITEBYTECODE=1" in last_stage
-    assert "/health" in instructions("HEALTHCHECK")[0]
+    assert "/health/ready" in instructions("HEALTHCHECK")[0]
 
 
 def context(to: Path) -> None:

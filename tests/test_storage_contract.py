@@ -1130,6 +1130,23 @@ async def test_requests_are_counted_by_kind(azurite: Azurite) -> None:
     await store.close()
 
 
+async def test_a_sweep_leaves_what_a_late_writer_puts_in_the_place_of_a_tombstone(
+    lossy: AzureStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the listing and the deletion."""
+    await lossy.advance(replace(DOCUMENT, body=b""))
+
+    async def listed(send: Callable[[], Awaitable[Any]]) -> Any:
+        monkeypatch.undo()
+        found = await send()
+        await lossy.advance(replace(DOCUMENT, version=DOCUMENT.version + 1))
+        return found
+
+    monkeypatch.setattr("infra.azure_documents.call", listed)
+    await lossy.sweep(DOCUMENT.container, "p/thread_1/")
+    assert await lossy.get(DOCUMENT.container, DOCUMENT.name)
+
+
 async def test_a_buried_item_is_kept_with_its_reason(azurite: Azurite) -> None:
     store = AzureStorage.from_connection_string(azurite.account())
     await store.open()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import threading
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +21,12 @@ from exported import Exported
 from inprocess import BETA, InProcess, in_process, path_of
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.trace import SpanKind, StatusCode
 from service import Process
 from upstreams import Upstream, choice, chunk, events, function, serving, whole
 
+from infra import telemetry
 from infra.settings import read_settings
 from infra.wiring import models_of
 
@@ -304,3 +307,20 @@ async def test_a_process_exports_to_application_insights_and_by_otlp_and_flushes
     trace = f"{int.from_bytes(run[0].trace_id):032x}"
     assert sum(envelope["tags"].get("ai.operation.id") == trace for envelope in envelopes) == 3
     assert set(collector.bodies) == {"/v1/traces", "/v1/metrics"}
+
+
+def test_an_exporter_that_hangs_holds_up_the_end_for_a_moment_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a collector that takes connections and says nothing."""
+    released = threading.Event()
+
+    class Hanging(SpanProcessor):
+        def shutdown(self) -> None:
+            released.wait(30)
+
+    monkeypatch.setattr(telemetry, "FLUSH_TIMEOUT", 0.1)
+    one = telemetry.OpenTelemetry([])
+    one.traces.add_span_processor(Hanging())
+    begun = time.monotonic()
+    asyncio.run(one.close())
+    assert time.monotonic() - begun < 10
+    released.set()

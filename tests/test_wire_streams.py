@@ -254,6 +254,15 @@ async def test_deleting_the_thread_ends_the_stream_with_an_error() -> None:
                 assert events[-1].data["error"]["message"] == "The thread was deleted."
 
 
+async def test_deleting_the_thread_ends_what_is_watched_of_a_run_that_nobody_streams() -> None:
+    async with in_process(worker=False) as service, asyncio.timeout(5):
+        run = await service.start_run()
+        async with service.api.stream("GET", f"{path_of(run)}/events") as watcher:
+            await watcher.until("thread.run.queued")
+            await service.api.delete(f"/threads/{run['thread_id']}")
+            assert (await watcher.rest())[-1].data["error"]["message"] == "The thread was deleted."
+
+
 # --- the events of a run, from anywhere -----------------------------------------------------------------------------
 
 
