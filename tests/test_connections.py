@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from forms import TYPE, file_form
 from inprocess import InProcess, in_process
 
 from app import connections
@@ -102,6 +103,18 @@ async def test_a_body_has_the_time_that_its_length_needs(monkeypatch: pytest.Mon
         writer.write(HEAD + b"Content-Length: 20\r\n\r\n" + b" " * 18)
         await asyncio.sleep(0.3)
         writer.write(b"{}")
+        assert (await reader.readline()) == b"HTTP/1.1 200 OK\r\n"
+
+
+async def test_a_file_in_chunks_has_the_time_that_the_largest_one_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "BODY_TIME", 0.0)
+    monkeypatch.setattr(connections, "SLOWEST", 64 * 1024**2)  # JSON has 0.06 s, a file 8 s
+    data = file_form(b"slow")
+    head = f"POST /v1/files HTTP/1.1\r\nHost: x\r\nContent-Type: {TYPE['Content-Type']}\r\n"
+    async with served() as (_, port), connected(port) as (reader, writer):
+        writer.write(f"{head}Transfer-Encoding: chunked\r\n\r\n{len(data):x}\r\n".encode() + data[:-5])
+        await asyncio.sleep(0.3)
+        writer.write(data[-5:] + b"\r\n0\r\n\r\n")
         assert (await reader.readline()) == b"HTTP/1.1 200 OK\r\n"
 
 
