@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forms import add_part
 from inprocess import InProcess, in_process, path_of
-from malformed import valid
+from malformed import UPLOAD, valid
 from upstreams import choice, function, serving, whole
 
 from infra.settings import read_settings
@@ -77,6 +78,8 @@ async def spoil(service: InProcess, run: Json, url: str) -> None:
     thread = run["thread_id"]
     ids = {"assistant": run["assistant_id"], "thread": thread, "busy": thread, "run": run["id"]}
     ids["message"] = (await service.api.get(f"/threads/{thread}/messages"))["first_id"]
+    ids["upload"] = (await service.api.post("/uploads", UPLOAD))["id"]
+    ids["part"] = await add_part(service.api, ids["upload"], b"part")
     statuses = set()
     for path, body in valid(ids):
         for sent in (body, everywhere(body, url)):
