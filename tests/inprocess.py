@@ -417,13 +417,18 @@ def filled(node: Json, ids: dict[str, str]) -> Json:
 
 @contextlib.asynccontextmanager
 async def in_process(
-    *script: Act, clock: Clock | None = None, models: Any = None, worker: bool = True, **settings: Any
+    *script: Act,
+    clock: Clock | None = None,
+    ids: Ids | None = None,
+    models: Any = None,
+    worker: bool = True,
+    **settings: Any,
 ) -> AsyncIterator[InProcess]:
     """The service with a model that follows `script` (or with `models`), and these settings."""
     given = read_settings({"storage": "sqlite://:memory:", "stream_flush_ms": 1, **settings})
     clock = clock or SystemClock()
     storage = storage_of(given, clock)
-    parts = Parts(given, clock, Ids(clock), LoudBell(), storage, models or ScriptedModels(script))
+    parts = Parts(given, clock, ids or Ids(clock), LoudBell(), storage, models or ScriptedModels(script))
     ledger = ledger_of(parts)
     async with asyncio.timeout(PATIENCE), contextlib.AsyncExitStack() as stack:
         await storage.open()
