@@ -19,7 +19,7 @@ export UV_PYTHON_DOWNLOADS := never
 unexport VIRTUAL_ENV
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test lint format browser bench sweep docs clean
+.PHONY: help install serve test lint format browser bench sweep model docs clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ bench: $(INSTALLED_DEV) ## measure, about 20 minutes; ARGS=--quick for a rough l
 
 sweep: $(INSTALLED_DEV) ## crash at every storage call of every scenario; make test takes a part of them
 	SWEEP=100 $(VENV)/bin/pytest -n auto tests/test_crash_sweep.py $(ARGS)
+
+model: $(INSTALLED_DEV) ## hundreds of random sequences of operations against the reference, others each time
+	MODEL=$${MODEL:-20} $(VENV)/bin/pytest -n auto tests/test_model.py $(ARGS)
 
 docs: $(INSTALLED_DEV) ## write settings and examples into README.md anew
 	$(VENV)/bin/python tests/test_docs.py
