@@ -19,7 +19,7 @@ export UV_PYTHON_DOWNLOADS := never
 unexport VIRTUAL_ENV
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test lint format browser bench sweep model docs clean
+.PHONY: help install serve test lint format browser bench sweep model fuzz docs clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,9 @@ sweep: $(INSTALLED_DEV) ## crash at every storage call of every scenario; make t
 
 model: $(INSTALLED_DEV) ## hundreds of random sequences of operations against the reference, others each time
 	MODEL=$${MODEL:-20} $(VENV)/bin/pytest -n auto tests/test_model.py $(ARGS)
+
+fuzz: $(INSTALLED_DEV) ## 10,000 requests made from the OpenAPI document, 10,000 malformed ones; SEED=7 repeats a run
+	FUZZ=$${FUZZ:-10000} $(VENV)/bin/pytest -s tests/test_fuzz.py $(ARGS)
 
 docs: $(INSTALLED_DEV) ## write settings and examples into README.md anew
 	$(VENV)/bin/python tests/test_docs.py

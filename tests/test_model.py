@@ -1,6 +1,6 @@
 """Random sequences of all operations, sent to two processes over one store, each answer as the reference foretells it.
 
-MODEL=20 make model      20 times as many sequences, other ones each time
+`make model` sends 20 times as many (MODEL=100: 100 times), other ones each time.
 """
 
 from __future__ import annotations
