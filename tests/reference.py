@@ -115,6 +115,20 @@ class Reference:
 
     # -- any object, by its path -----------------------------------------------------------------------------------
 
+    def create(self, path: str, body: Json, said: Json, messages_said: list[Json]) -> Json:
+        """`messages_said` are those that came to be with the thread, or with the run."""
+        match path.split("/")[1:]:
+            case ["assistants"]:
+                return self.create_assistant(body, said)
+            case ["threads"]:
+                return self.create_thread(body, said, messages_said)
+            case ["threads", "runs"]:
+                return self.create_thread_and_run(body, said, messages_said)
+            case ["threads", thread_id, "messages"]:
+                return self.create_message(thread_id, body, said)
+            case ["threads", thread_id, "runs"]:
+                return self.create_run(thread_id, body, said, messages_said)
+
     def retrieve(self, path: str) -> Json:
         match path.split("/")[1:]:
             case ["assistants", assistant_id]:
@@ -183,8 +197,9 @@ class Reference:
 
     def create_thread(self, body: Json, said: Json, messages_said: list[Json]) -> Json:
         thread_id = said.get("id")
-        doc = {"id": thread_id, "object": "thread", "created_at": self.time, "metadata": body.get("metadata", {})}
-        thread = self.threads[thread_id] = Thread({**doc, "tool_resources": {}})
+        doc = {"id": thread_id, "object": "thread", "created_at": self.time}
+        given = {key: body.get(key, {}) for key in ("metadata", "tool_resources")}
+        thread = self.threads[thread_id] = Thread({**doc, **given})
         for given, message in zip(body.get("messages", []), messages_said, strict=True):
             self._add_message(thread, given, message["id"])
         return thread.doc
@@ -247,6 +262,7 @@ class Reference:
     def _add_run(self, thread: Thread, assistant: Json, body: Json, run_id: str) -> Json:
         own = {"id": run_id, "assistant_id": assistant["id"], "thread_id": thread.doc["id"], "created_at": self.time}
         taken = {key: assistant[key] for key in ("model", "instructions", "tools", "temperature", "top_p")}
+        taken["tool_resources"] = {**assistant["tool_resources"], **thread.doc["tool_resources"]}
         given = {key: body[key] for key in ("model", "metadata") if key in body}
         doc = {**BLANK_RUN, **own, **taken, **given, "status": "queued", "expires_at": self.time + LIFETIME}
         thread.runs[run_id] = Run(doc, streamed=body.get("stream", False))
@@ -396,7 +412,6 @@ UNLIMITED = ("reasoning_effort", "max_completion_tokens", "max_prompt_tokens", "
 BLANK_RUN = {
     **dict.fromkeys((*NOTHING_YET, *UNLIMITED)),
     "object": "thread.run",
-    "tool_resources": {},
     "metadata": {},
     "truncation_strategy": {"type": "auto", "last_messages": None},
     "response_format": "auto",

@@ -26,7 +26,7 @@ from yarl import URL
 TESTS = Path(__file__).parent
 FUZZ = int(os.environ.get("FUZZ", "0"))  # requests of each kind
 SEED = int(os.environ.get("SEED", random.randrange(2**32))) if FUZZ else 0
-PER_OPERATION = FUZZ // 25  # how many Schemathesis makes depends on the operation
+PER_OPERATION = FUZZ // 30  # how many Schemathesis makes depends on the operation
 GROWTH = 50  # MB
 
 
