@@ -19,7 +19,7 @@ export UV_PYTHON_DOWNLOADS := never
 unexport VIRTUAL_ENV
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test lint format browser bench sweep model fuzz docs clean
+.PHONY: help install serve test lint format browser bench sweep model fuzz chaos storm mutants docs clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,8 +57,19 @@ model: $(INSTALLED_DEV) ## hundreds of random sequences of operations against th
 fuzz: $(INSTALLED_DEV) ## 10,000 requests made from the OpenAPI document, 10,000 malformed ones; SEED=7 repeats a run
 	FUZZ=$${FUZZ:-10000} $(VENV)/bin/pytest -s tests/test_fuzz.py $(ARGS)
 
-docs: $(INSTALLED_DEV) ## write settings and examples into README.md anew
+chaos: $(INSTALLED_DEV) ## kill -9 of real processes over Azurite, and readers by the thousand; about 12 minutes
+	$(VENV)/bin/python tests/chaos.py $(ARGS)
+	READERS=5 $(VENV)/bin/pytest -q -s tests/test_readers.py
+
+storm: $(INSTALLED_DEV) ## half a minute of 503s from Azure, over HTTP; make test takes a few seconds of them
+	STORM=30 $(VENV)/bin/pytest tests/test_outage.py $(ARGS)
+
+mutants: $(INSTALLED_DEV) ## take each condition and each step of a commit order away: a test must fail
+	$(VENV)/bin/python tests/mutants.py $(ARGS)
+
+docs: $(INSTALLED_DEV) ## write settings, examples and the list of mutants into the docs anew
 	$(VENV)/bin/python tests/test_docs.py
+	$(VENV)/bin/python tests/mutants.py --docs
 
 clean: ## delete all that was installed, and caches; keep data/
 	rm -rf .venv .venv-* .mypy_cache .pytest_cache .import_linter_cache .hypothesis

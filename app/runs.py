@@ -25,7 +25,8 @@ async def create(request: web.Request) -> web.StreamResponse:
     if reserved.known:
         return reserved.known
     assistant = await assistants.load(service, project, body.assistant_id)
-    run = await service.desk.create_run(project, thread_id, reserved.id, body, assistant)
+    async with service.beginning(project, thread_id):
+        run = await service.desk.create_run(project, thread_id, reserved.id, body, assistant)
     return await _stream(request, run) if body.stream else await reserved.keep(answer(run))
 
 
@@ -38,7 +39,8 @@ async def create_with_thread(request: web.Request) -> web.StreamResponse:
         return reserved.known
     assistant = await assistants.load(service, project, body.assistant_id)
     run_id = reserved.id.replace("thread", "run", 1)  # one key stands for both
-    run = await service.desk.create_thread_and_run(project, reserved.id, run_id, body, assistant)
+    async with service.beginning(project, reserved.id):
+        run = await service.desk.create_thread_and_run(project, reserved.id, run_id, body, assistant)
     return await _stream(request, run) if body.stream else await reserved.keep(answer(run))
 
 
@@ -48,7 +50,9 @@ async def _stream(request: web.Request, run: Run, seen: int = 0) -> web.StreamRe
     offset = await service.desk.offset_after(project, run.thread_id, run.id, seen)
     source = streaming.stored(service, project, run.thread_id, run.id)
     topics = [f"{names.STREAMS}/{names.document(project, run.thread_id, run.id)}"]
-    return await streaming.send(request, streaming.follow(service, source, topics, offset, to_the_end=False))
+    watchers = request.app[streaming.STREAMS]
+    events = streaming.follow(service, source, topics, offset, to_the_end=False, watchers=watchers)
+    return await streaming.send(request, events)
 
 
 async def list_all(request: web.Request) -> web.Response:
@@ -98,4 +102,6 @@ async def events(request: web.Request) -> web.StreamResponse:
     if offset is None:
         return await streaming.send(request, streaming.over())
     topics = [f"{names.STREAMS}/{names.document(project, thread_id, run_id)}", f"{names.THREADS}/{project}/{thread_id}"]
-    return await streaming.send(request, streaming.follow(service, source, topics, offset, to_the_end=True))
+    watchers = request.app[streaming.STREAMS]
+    found = streaming.follow(service, source, topics, offset, to_the_end=True, watchers=watchers)
+    return await streaming.send(request, found)

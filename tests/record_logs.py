@@ -24,9 +24,9 @@ from core import events as e
 from core import names
 from core.fold import Change
 from core.ids import Ids
-from core.ports import Document, Tokens, ToolCall
+from core.ports import Document, Silence, Tokens, ToolCall
 from core.projection import documents
-from core.view import View, read_snapshot
+from core.view import View
 
 Json = Any
 PROJECT = "default"
@@ -41,7 +41,7 @@ def folded(log: bytes, snapshot: bytes | None) -> tuple[View, dict[str, bytes]]:
     """A thread from its recorded log, and what its documents show: by container and name, none left of what is gone."""
     view, shown = View(), {}
     if snapshot is not None:
-        view.begin(read_snapshot(snapshot), len(snapshot))
+        view.begin(snapshot)
         shown |= _bodies(documents(PROJECT, [Change(view.state.version, "", thing) for thing in _things(view)]))
     return view, shown | _bodies(documents(PROJECT, view.fold(e.from_lines(log))))
 
@@ -313,10 +313,16 @@ class Ticking(Ids):
         return super().new(prefix)
 
 
+class Traced(Silence):
+    def trace(self) -> str:
+        return "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
 async def record(name: str, folder: Path) -> list[Path]:
     """The files of one case. Raises AssertionError if the service shows anything else than what the log folds to."""
     case, clock = CASES[name], ManualClock()
-    async with in_process(*case.script, clock=clock, ids=Ticking(clock, name), **case.settings) as service:
+    same: dict[str, Any] = {"clock": clock, "ids": Ticking(clock, name), "telemetry": Traced()}
+    async with in_process(*case.script, **same, **case.settings) as service:
         thread = await case.play(service)
         tail = await service.storage.read(names.THREADS, names.thread_log(PROJECT, thread), None)
         assert tail is not None
@@ -339,7 +345,7 @@ async def record(name: str, folder: Path) -> list[Path]:
     text = json.dumps(expected, indent=1, ensure_ascii=False) + "\n"
     files = {f"{name}.jsonl": tail.data, f"{name}.json": text.encode()}
     if snapshot is not None:
-        files[f"{name}.snapshot.json"] = snapshot
+        files[f"{name}.snapshot"] = snapshot
     for file, content in files.items():
         (folder / file).write_bytes(content)
     return [folder / file for file in files]
