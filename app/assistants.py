@@ -10,7 +10,6 @@ from app.service import Service, answer, answer_stored, checked_id, page_query, 
 from core import names
 from core.commands import assistant_from, updated_assistant
 from core.errors import no_such
-from core.paging import PageQuery
 from core.ports import Conflict, Stored
 from core.requests import CreateAssistant, UpdateAssistant
 from core.resources import Assistant, Deleted, encode
@@ -74,35 +73,34 @@ async def delete(request: web.Request) -> web.Response:
 
 async def list_all(request: web.Request) -> web.Response:
     service, project = service_of(request)
-    query = page_query(request)
-    backwards = query.before is not None and query.after is None
-    cursor = query.before if backwards else query.after
-    prefix = f"{project}/"
+    query, prefix = page_query(request), f"{project}/"
+    after = prefix + checked_id(query.after, "after", "asst") if query.after else None
+    before = prefix + checked_id(query.before, "before", "asst") if query.before else None
+    backwards = before is not None and after is None
     found = await service.storage.page(
         names.ASSISTANTS,
         prefix,
-        after=prefix + checked_id(cursor, "before" if backwards else "after", "asst") if cursor else None,
+        after=before if backwards else after,
         limit=query.limit + 1,
         newest_first=query.newest_first != backwards,
     )
-    return web.Response(body=_page(found, query, backwards=backwards), content_type="application/json")
+    if after and before:  # what lies between them
+        found = [stored for stored in found if stored.name != before and (stored.name > before) == query.newest_first]
+    return web.Response(body=_page(found, query.limit, backwards=backwards), content_type="application/json")
 
 
-def _page(found: list[Stored], query: PageQuery, *, backwards: bool) -> bytes:
+def _page(found: list[Stored], limit: int, *, backwards: bool) -> bytes:
     """The list envelope around the documents as they are stored."""
-    kept = found[: query.limit]
+    kept = found[:limit]
     if backwards:
         kept.reverse()
     ids = [stored.name.rpartition("/")[2] for stored in kept]
-    if query.after and query.before in ids:  # both cursors: what lies between them
-        kept = kept[: ids.index(query.before)]
-        ids = ids[: len(kept)]
     return encode(
         {
             "object": "list",
             "data": [msgspec.Raw(stored.body) for stored in kept],
             "first_id": ids[0] if ids else None,
             "last_id": ids[-1] if ids else None,
-            "has_more": len(found) > query.limit,
+            "has_more": len(found) > limit,
         }
     )

@@ -8,6 +8,7 @@ from msgspec.structs import replace
 from app import assistants, streaming
 from app.idempotency import reserve
 from app.service import answer, answer_stored, checked_id, page_query, path_id, read_body, service_of
+from app.validation import check_include
 from core import names
 from core.commands import run_of
 from core.requests import CreateRun, CreateThreadAndRun, SubmitToolOutputs, UpdateMetadata
@@ -17,6 +18,7 @@ from core.resources import Run
 async def create(request: web.Request) -> web.StreamResponse:
     service, project = service_of(request)
     thread_id = path_id(request, "thread_id", "thread")
+    check_include(request.query)
     body = await read_body(request, CreateRun)
     checked_id(body.assistant_id, "assistant_id", "asst")
     reserved = await reserve(request, "run")

@@ -121,12 +121,14 @@ class Index(msgspec.Struct, Generic[T], dict=True):
         return page_of(kept, has_more=len(found) > query.limit)
 
     def _walk(self, query: PageQuery, what: str, backwards: bool, where: Callable[[T], bool] | None) -> list[T]:
-        """Up to limit + 1 objects beyond the cursor, in the direction of travel."""
+        """Up to limit + 1 objects beyond the cursor, in the direction of travel; of two cursors, what lies between."""
         step = 1 if query.newest_first == backwards else -1
         cursor = query.before if backwards else query.after
         stop = self._place(query.before, what) if query.before and not backwards else None
         at = self._place(cursor, what) + step if cursor else (0 if step > 0 else len(self.order) - 1)
         found: list[T] = []
+        if stop is not None and (stop - at) * step <= 0:  # nothing does
+            return found
         while 0 <= at < len(self.order) and at != stop and len(found) <= query.limit:
             item = self.get(self.order[at])
             if item is not None and (where is None or where(item)):

@@ -443,6 +443,7 @@ def filled(node: Json, ids: dict[str, str]) -> Json:
 async def in_process(
     *script: Act,
     clock: Clock | None = None,
+    ids: Ids | None = None,
     models: Any = None,
     worker: bool = True,
     telemetry: Telemetry = SILENCE,
@@ -450,10 +451,10 @@ async def in_process(
 ) -> AsyncIterator[InProcess]:
     """The service with a model that follows `script` (or with `models`), and these settings."""
     given = read_settings({"storage": "sqlite://:memory:", "stream_flush_ms": 1, **settings})
-    clock = clock or SystemClock()
+    clock, models = clock or SystemClock(), models or ScriptedModels(script)
     storage = storage_of(given, clock)
     tokens = tokens_of(given, clock)
-    parts = Parts(given, clock, Ids(clock), LoudBell(), storage, models or ScriptedModels(script), tokens, telemetry)
+    parts = Parts(given, clock, ids or Ids(clock), LoudBell(), storage, models, tokens, telemetry)
     ledger = ledger_of(parts)
     async with asyncio.timeout(PATIENCE), contextlib.AsyncExitStack() as stack:
         await storage.open()

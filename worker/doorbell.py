@@ -56,7 +56,8 @@ class Doorbell:
         try:
             done = await self._work(item, delivery.id)
         except asyncio.CancelledError:
-            await self.kit.storage.extend(hold.delivery, hide=0)  # drained: another worker takes over at once
+            with contextlib.suppress(Conflict):  # somebody else holds it by now
+                await self.kit.storage.extend(hold.delivery, hide=0)  # drained: another worker takes over at once
             raise
         except Exception as error:
             log.exception("delivery %d failed of %s", delivery.count, item)
