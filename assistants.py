@@ -11,21 +11,30 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from app import connections
+from app.limits import Limits
 from app.main import create_app
 from app.service import Service
 from core.bell import Bell
 from core.ids import Ids
+from core.keys import Key, Keys
 from core.ledger import Ledger
-from core.ports import Clock, Storage, StorageUnavailable
+from core.ports import SILENCE, Clock, Storage, StorageUnavailable, Telemetry
+from infra import logs
 from infra.providers import ModelRouter
 from infra.settings import ConfigurationError, Settings, describe, read_settings
-from infra.wiring import SystemClock, models_of, storage_of
+from infra.wiring import SystemClock, models_of, storage_of, telemetry_of, tokens_of
 from worker.actions import Actions
 from worker.advance import Kit
 from worker.main import Worker
+
+if TYPE_CHECKING:
+    from infra.entra import EntraTokens
 
 log = logging.getLogger("assistants")
 
@@ -33,7 +42,8 @@ DESCRIPTION = """The OpenAI Assistants API, self-hosted.
 
   assistants serve    the API and the worker in one process
   assistants api      the API alone
-  assistants worker   the worker alone; any number of each may share one store"""
+  assistants worker   the worker alone; any number of each may share one store
+  assistants keys     make, list and revoke API keys"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,31 +56,52 @@ class Parts:
     bell: Bell
     storage: Storage
     models: ModelRouter
+    tokens: EntraTokens | None = None
+    telemetry: Telemetry = SILENCE
 
 
 @contextlib.asynccontextmanager
 async def opened(settings: Settings) -> AsyncIterator[Parts]:
     """The engines that the settings name, open. Raises ConfigurationError for what does not answer."""
     clock = SystemClock()
-    storage, models = storage_of(settings, clock), models_of(settings)
-    try:
-        await storage.open()
-    except (StorageUnavailable, ValueError) as error:
-        raise ConfigurationError(f"{str(error).rstrip('.')}. Check STORAGE.") from None
-    try:
-        yield Parts(settings, clock, Ids(clock), Bell(), storage, models)
-    finally:
-        await models.close()
-        await storage.close()
+    storage, tokens = storage_of(settings, clock), tokens_of(settings, clock)
+    async with telemetry_of(settings, storage) as telemetry:
+        models = models_of(settings, telemetry)
+        try:
+            await storage.open()
+        except (StorageUnavailable, ValueError) as error:
+            raise ConfigurationError(f"{str(error).rstrip('.')}. Check STORAGE.") from None
+        try:
+            yield Parts(settings, clock, Ids(clock), Bell(), storage, models, tokens, telemetry)
+        finally:
+            if tokens:
+                await tokens.close()
+            await models.close()
+            await storage.close()
 
 
 def ledger_of(parts: Parts) -> Ledger:
     settings = parts.settings
-    return Ledger(parts.storage, parts.clock, parts.ids, parts.bell, roll_after=settings.log_roll_after)
+    return Ledger(
+        parts.storage,
+        parts.clock,
+        parts.ids,
+        parts.bell,
+        roll_after=settings.log_roll_after,
+        telemetry=parts.telemetry,
+    )
 
 
-def api_of(parts: Parts, ledger: Ledger) -> web.Application:
+def api_of(parts: Parts, ledger: Ledger, stopping: asyncio.Event | None = None) -> web.Application:
     settings = parts.settings
+    limits = Limits(
+        parts.storage,
+        ledger,
+        parts.clock,
+        requests=settings.project_requests_per_minute,
+        runs=settings.project_active_runs,
+        stored=settings.project_stored_bytes,
+    )
     service = Service(
         parts.storage,
         ledger,
@@ -80,8 +111,21 @@ def api_of(parts: Parts, ledger: Ledger) -> web.Application:
         parts.bell,
         lifetime=settings.run_expires_after,
         poll_after=settings.poll_after_ms / 1000,
+        telemetry=parts.telemetry,
+        limits=limits,
     )
-    return create_app(service, keys=settings.keys, origins=settings.cors_origins)
+    return create_app(
+        service,
+        keys=settings.keys,
+        tokens=parts.tokens,
+        required=settings.exposed,
+        origins=settings.cors_origins,
+        stopping=stopping,
+    )
+
+
+def keys_of(parts: Parts) -> Keys:
+    return Keys(parts.storage, parts.clock, parts.ids)
 
 
 def worker_of(parts: Parts, ledger: Ledger) -> Worker:
@@ -101,22 +145,23 @@ def worker_of(parts: Parts, ledger: Ledger) -> Worker:
         window=settings.model_window,
         flush_every=settings.stream_flush_ms / 1000,
         hide=settings.worker_hide_seconds,
+        telemetry=parts.telemetry,
     )
     return Worker(kit, settings.worker_concurrency)
 
 
 async def run(settings: Settings, *, api: bool, worker: bool) -> None:
     """Until SIGTERM or SIGINT; then drain."""
-    if api:
-        settings.check_exposure()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with opened(settings) as parts, contextlib.AsyncExitStack() as stack:
+        if api:
+            await check_exposure(parts)
         ledger = ledger_of(parts)
         consumer = worker_of(parts, ledger) if worker else None  # first: nobody listens before the settings hold
         if api:
-            await stack.enter_async_context(listening(api_of(parts, ledger), settings))
+            await stack.enter_async_context(listening(api_of(parts, ledger, stop), settings))
         if consumer:
             await stack.enter_async_context(working(consumer, settings, stop))
             warming = asyncio.create_task(parts.models.warm())
@@ -125,24 +170,42 @@ async def run(settings: Settings, *, api: bool, worker: bool) -> None:
         log.info("stopping: runs in flight have %g s to finish", settings.shutdown_grace)
 
 
+async def check_exposure(parts: Parts) -> None:
+    """Raises ConfigurationError for a service without keys that others could reach."""
+    settings = parts.settings
+    if settings.exposed and not settings.api_keys and not parts.tokens and not await keys_of(parts).all():
+        raise ConfigurationError(
+            f"HOST is {settings.host}, which others can reach, and there are no keys: run `assistants keys create"
+            " PROJECT`, or set API_KEYS=project:key,..., ENTRA_TENANT or HOST=127.0.0.1."
+        )
+
+
 @contextlib.asynccontextmanager
-async def listening(app: web.Application, settings: Settings) -> AsyncIterator[None]:
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=5)
+async def listening(app: web.Application, settings: Settings) -> AsyncIterator[str]:
+    """The address at which the API listens meanwhile."""
+    kept = {"keepalive_timeout": settings.keep_alive_timeout, "lingering_time": connections.LINGER, **connections.HEAD}
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=5, **kept)
     await runner.setup()
-    site = web.TCPSite(runner, settings.host, settings.port)
+    server = runner.server
+    assert server  # noqa: S101
     try:
-        await site.start()
+        listener = await asyncio.get_running_loop().create_server(
+            connections.guarded(server, settings.max_connections), settings.host, settings.port, backlog=1024
+        )
     except OSError as error:
         await runner.cleanup()
         if error.errno == errno.EADDRINUSE:
             taken = f"Port {settings.port} on {settings.host} is taken: set PORT or --port to another one."
             raise ConfigurationError(taken) from None
         raise ConfigurationError(f"Cannot listen on HOST {settings.host}, PORT {settings.port}: {error}.") from None
-    host, port = runner.addresses[0][:2]
+    host, port = listener.sockets[0].getsockname()[:2]
     log.info("API at http://%s:%s/v1, Swagger UI at http://%s:%s/docs", host, port, host, port)
+    watching = asyncio.create_task(connections.cut_off_stalled(server))
     try:
-        yield
+        yield f"http://{host}:{port}"
     finally:
+        watching.cancel()
+        listener.close()
         await runner.cleanup()
 
 
@@ -158,17 +221,61 @@ async def working(worker: Worker, settings: Settings, stop: asyncio.Event) -> As
         await consuming
 
 
+async def manage_keys(settings: Settings, arguments: argparse.Namespace) -> None:
+    """What `assistants keys` was asked for. On stdout is what a script may want, on stderr what people want to know."""
+    if settings.storage == "sqlite://:memory:":
+        raise ConfigurationError("STORAGE is sqlite://:memory:, where no key lasts: set that of the service.")
+    async with opened(settings) as parts:
+        keys = keys_of(parts)
+        try:
+            match arguments.action:
+                case "create":
+                    text, key = await keys.create(arguments.project, "read" if arguments.read_only else "full")
+                    print(text)
+                    print(f"{key.id}, for project {key.project}. It is not shown again.", file=sys.stderr)
+                case "list":
+                    found = [key for key in await keys.all() if arguments.project in (None, key.project)]
+                    print("".join(f"{described(key)}\n" for key in found), end="")
+                case "revoke":
+                    if await keys.revoke(arguments.id) is None:
+                        raise ConfigurationError(
+                            f"There is no key with the id '{arguments.id}': see `assistants keys list`."
+                        )
+                    print(f"{arguments.id} is revoked. Within a minute nobody gets in with it.", file=sys.stderr)
+        except (StorageUnavailable, ValueError) as error:
+            raise ConfigurationError(str(error)) from None
+
+
+def described(key: Key) -> str:
+    """A line of `assistants keys list`."""
+    made = datetime.fromtimestamp(key.created_at, UTC)
+    gone = f"revoked {datetime.fromtimestamp(key.revoked_at, UTC):%Y-%m-%d}" if key.revoked_at else ""
+    return f"{key.id}  sk-...{key.last}  {key.scope:4}  {made:%Y-%m-%d}  {key.project}  {gone}".rstrip()
+
+
 def parser() -> argparse.ArgumentParser:
     settings = f"settings (environment variables):\n{describe()}"
     common = {"formatter_class": argparse.RawDescriptionHelpFormatter, "epilog": settings}
     root = argparse.ArgumentParser(prog="assistants", description=DESCRIPTION, **common)  # type: ignore[arg-type]
-    commands = root.add_subparsers(dest="command", required=True, metavar="serve | api | worker")
+    commands = root.add_subparsers(dest="command", required=True, metavar="serve | api | worker | keys")
     for name in ("serve", "api", "worker"):
         command = commands.add_parser(name, **common)  # type: ignore[arg-type]
         if name != "worker":
             command.add_argument("--host", help="wins over HOST")
             command.add_argument("--port", type=int, help="wins over PORT")
+    add_keys(commands.add_parser("keys", description="API keys in the store that STORAGE names."))
     return root
+
+
+def add_keys(command: argparse.ArgumentParser) -> None:
+    actions = command.add_subparsers(dest="action", required=True, metavar="create | list | revoke")
+    create = actions.add_parser("create", help="make a key, and show it this once")
+    create.add_argument("project", help="the project whose objects the key is for")
+    create.add_argument("--read-only", action="store_true", help="it may look at everything, and change nothing")
+    listing = actions.add_parser("list", help="show of each key: id, end, scope, date, project")
+    listing.add_argument("--project", help="only the keys of this project")
+    revoke = actions.add_parser("revoke", help="make a key useless within a minute, on all API processes")
+    revoke.add_argument("id", help="as `assistants keys list` shows it")
 
 
 def main() -> None:
@@ -176,23 +283,21 @@ def main() -> None:
     overrides = {key: getattr(arguments, key, None) for key in ("host", "port")}
     try:
         settings = read_settings(overrides)
-        logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-        for noisy in ("azure", "httpx2", "httpcore2", "openai"):
-            logging.getLogger(noisy).setLevel(logging.WARNING)
-        logging.getLogger("azure.identity").setLevel(logging.ERROR)  # its warnings are pages, and follow as our error
-        _take_all_files()
-        starting = run(
-            settings, api=arguments.command in ("serve", "api"), worker=arguments.command in ("serve", "worker")
-        )
-        _loop(starting)
+        logs.configure(settings)
+        if arguments.command == "keys":
+            _loop(manage_keys(settings, arguments))
+        else:
+            allow_open_files()
+            api, worker = arguments.command in ("serve", "api"), arguments.command in ("serve", "worker")
+            _loop(run(settings, api=api, worker=worker))
     except ConfigurationError as error:
         print(f"assistants: {error}", file=sys.stderr)
         sys.exit(2)
 
 
-def _take_all_files() -> None:
-    """Each stream is an open connection, and 1,024 open files is what most systems begin with: take what they allow."""
-    with contextlib.suppress(ImportError, OSError, ValueError):  # Windows has none, macOS says that all are allowed
+def allow_open_files() -> None:
+    """As many as the system lets this process have: each connection is one, each model call and each store's too."""
+    with contextlib.suppress(ImportError, ValueError, OSError):  # Windows has no such limit
         import resource
 
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -1,83 +1,120 @@
-"""Around every request: its id, the caller's project, the beta header, CORS, and the one place that renders errors."""
+"""Around every request: its id, the dialect, CORS, and the one place that renders errors."""
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import logging
 import secrets
-import socket
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection
 from http import HTTPStatus
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 from aiohttp.web_protocol import RequestHandler
 
-from app.service import PROJECT, REQUEST_ID
-from core.errors import ApiError, server_error, storage_unavailable, undecided
-from core.ports import Conflict, StorageUnavailable, Undecided
+from app.connections import SlowBody, body_timer
+from app.dialects import OPENAI, Dialect, dialect_of, is_api
+from app.service import PROJECT, REQUEST_ID, SAFE_ID
+from core.errors import ApiError, server_error, storage_unavailable, too_slow, undecided
+from core.ports import Conflict, StorageUnavailable, Telemetry, Undecided
 from core.resources import encode
+from core.scope import scope, work_on
 
 log = logging.getLogger(__name__)
 
-NEEDS_BETA = ("/v1/assistants", "/v1/threads")
-BETA = "assistants=v2"
-STALLED = 60.0  # seconds
-CORS_HEADERS = "authorization,content-type,openai-beta,last-event-id,if-none-match,idempotency-key"
+KNOWN_METHODS = ("GET", "POST", "DELETE", "HEAD", "OPTIONS", "PUT", "PATCH")
+LONGEST_PATH = 200  # characters of it in a trace
+IDS = ("assistant_id", "thread_id", "run_id")
+CORS_HEADERS = "authorization,api-key,content-type,openai-beta,last-event-id,if-none-match,idempotency-key"
 
 
-def digest(key: str) -> bytes:
-    """Keys are compared by their hashes, so that the time a comparison takes tells nothing about a key."""
-    return hashlib.sha256(key.encode(errors="surrogatepass")).digest()
-
-
-def errors_and_ids() -> Middleware:
-    """The outermost middleware. Nothing that a handler raises leaves as anything but OpenAI's error envelope."""
+def tracing(telemetry: Telemetry) -> Middleware:
+    """Around all others: a span of the request, in the caller's trace if it sends a traceparent."""
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if request.path.startswith("/health"):  # probes come all the time
+            return await handler(request)
+        resource = request.match_info.route.resource
+        with telemetry.span(
+            "request",
+            trace=request.headers.get("traceparent", ""),
+            method=request.method if request.method in KNOWN_METHODS else "_OTHER",
+            route=resource.canonical if resource else "",
+            path=request.rel_url.raw_path[:LONGEST_PATH],
+            scheme=request.scheme,
+        ) as span:
+            response = await handler(request)
+            span.tell(code=response.status, **scope())
+            if response.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+                span.tell(error=str(response.status))
+            return response
+
+    return middleware
+
+
+def errors_and_ids() -> Middleware:
+    """The outermost middleware. Nothing that a handler raises leaves as anything but the dialect's error envelope."""
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        dialect = dialect_of(request)
         request_id, begun = f"req_{secrets.token_hex(16)}", time.perf_counter()
         request[REQUEST_ID] = request_id
+        work_on(lambda: _facts(request))
+        timer = body_timer(request)
         try:
             response = await handler(request)
         except ApiError as error:
-            response = render(error)
+            response = render(error, dialect)
         except web.HTTPException as error:
-            response = _render_http(request, error)
+            response = _render_http(request, error, dialect)
         except StorageUnavailable as error:
-            log.warning("%s %s %s: the store does not answer: %s", request_id, request.method, request.path, error)
+            log.warning("%s %s: the store does not answer: %s", request.method, request.path, error)
             once = isinstance(error, Undecided) and "Idempotency-Key" not in request.headers
-            response = render(undecided() if once else storage_unavailable())
+            response = render(undecided() if once else storage_unavailable(), dialect)
         except Conflict:
-            log.warning("%s %s %s: too many writers at once", request_id, request.method, request.path)
-            response = render(storage_unavailable())
+            log.warning("%s %s: too many writers at once", request.method, request.path)
+            response = render(storage_unavailable(), dialect)
+        except SlowBody:
+            response = render(too_slow(), dialect)
+            response.force_close()
         except (ConnectionResetError, TimeoutError):
             raise
         except Exception:
-            log.exception("%s %s %s failed", request_id, request.method, request.path)
-            response = render(server_error())
+            log.exception("%s %s failed", request.method, request.path)
+            response = render(server_error(), dialect)
+        finally:
+            if timer:
+                timer.cancel()
+        took = int((time.perf_counter() - begun) * 1000)
+        log.debug("%s %s: %d after %d ms", request.method, request.path, response.status, took)
         if not response.prepared:
             response.headers["x-request-id"] = request_id
             response.headers["openai-version"] = "2020-10-01"
-            response.headers["openai-processing-ms"] = str(int((time.perf_counter() - begun) * 1000))
+            response.headers["openai-processing-ms"] = str(took)
         return response
 
     return middleware
 
 
-def render(error: ApiError) -> web.Response:
-    body = {"error": {"message": error.message, "type": error.kind, "param": error.param, "code": error.code}}
-    return web.Response(status=error.status, body=encode(body), content_type="application/json", headers=error.headers)
+def _facts(request: web.Request) -> dict[str, str]:
+    """For logs and traces. What does not have the shape of an id is left out: a caller could write anything there."""
+    ids = {key: value for key, value in request.match_info.items() if key in IDS and SAFE_ID.fullmatch(value)}
+    return {"request_id": request[REQUEST_ID], "project": request.get(PROJECT, ""), **ids}
 
 
-def _render_http(request: web.Request, error: web.HTTPException) -> web.StreamResponse:
+def render(error: ApiError, dialect: Dialect = OPENAI) -> web.Response:
+    body = encode(dialect.body(error))
+    return web.Response(status=error.status, body=body, content_type="application/json", headers=error.headers)
+
+
+def _render_http(request: web.Request, error: web.HTTPException, dialect: Dialect) -> web.StreamResponse:
     if error.status < 400:
         return error
     match error.status:
         case HTTPStatus.NOT_FOUND:
-            message = f"Invalid URL ({request.method} {request.path})"
+            return render(dialect.unknown_path(request), dialect)
         case HTTPStatus.METHOD_NOT_ALLOWED:
             message = f"Not allowed to {request.method} on {request.path}. (HINT: Perhaps you meant another method?)"
         case HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
@@ -85,50 +122,16 @@ def _render_http(request: web.Request, error: web.HTTPException) -> web.StreamRe
         case _:
             message = error.reason
     allow = {name: value for name, value in error.headers.items() if name == "Allow"}
-    return render(ApiError(message, status=error.status, headers=allow))
+    return render(ApiError(message, status=error.status, headers=allow), dialect)
 
 
-def authentication(keys: Mapping[str, str]) -> Middleware:
-    """`keys` maps each API key to its project; without any, everybody is project `default` (loopback only)."""
-    projects = {digest(key): project for key, project in keys.items()}
-
-    @web.middleware
-    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if not projects or not request.path.startswith("/v1"):
-            request[PROJECT] = "default"
-            return await handler(request)
-        scheme, _, key = request.headers.get("Authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not key.strip():
-            raise ApiError(
-                "You didn't provide an API key. You need to provide your API key in an Authorization header using"
-                " Bearer auth (i.e. Authorization: Bearer YOUR_KEY).",
-                status=401,
-            )
-        project = projects.get(digest(key.strip()))
-        if project is None:
-            raise ApiError(f"Incorrect API key provided: {_masked(key.strip())}.", status=401, code="invalid_api_key")
-        request[PROJECT] = project
-        return await handler(request)
-
-    return middleware
-
-
-def _masked(key: str) -> str:
-    return f"{key[:3]}...{key[-2:]}" if len(key) > 12 else "***"
-
-
-def beta_header() -> Middleware:
-    """Assistants and threads want `OpenAI-Beta: assistants=v2`, models and the rest do not (section 1.2)."""
+def dialect_checks() -> Middleware:
+    """What a dialect asks of every request to a path that is there."""
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-        sent = (part.strip() for part in request.headers.get("OpenAI-Beta", "").split(","))
-        if request.path.startswith(NEEDS_BETA) and BETA not in sent and request.match_info.http_exception is None:
-            raise ApiError(
-                "You must provide the 'OpenAI-Beta' header to access the Assistants API. Please try again by setting"
-                " the header 'OpenAI-Beta: assistants=v2'.",
-                code="invalid_beta",
-            )
+        if is_api(request) and request.match_info.http_exception is None:
+            dialect_of(request).check(request)
         return await handler(request)
 
     return middleware
@@ -162,15 +165,6 @@ def cors(origins: Collection[str]) -> Callable[[web.Request, web.StreamResponse]
             response.headers["Vary"] = "Origin"
 
     return signal
-
-
-async def limit_stall(request: web.Request, _: web.StreamResponse) -> None:
-    """A signal before each response: the system cuts the connection of a reader who takes nothing for STALLED seconds,
-    and of one who is gone without a word. Else both would hold what is on its way to them for as long as they like."""
-    channel = request.transport and request.transport.get_extra_info("socket")
-    if channel and channel.family in (socket.AF_INET, socket.AF_INET6) and hasattr(socket, "TCP_USER_TIMEOUT"):
-        with contextlib.suppress(OSError):  # closed meanwhile
-            channel.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(STALLED * 1000))
 
 
 def _allowed(request: web.Request, origins: Collection[str]) -> bool:

@@ -23,7 +23,8 @@ async def create(request: web.Request) -> web.StreamResponse:
     if reserved.known:
         return reserved.known
     assistant = await assistants.load(service, project, body.assistant_id)
-    run = await service.desk.create_run(project, thread_id, reserved.id, body, assistant)
+    async with service.beginning(project, thread_id):
+        run = await service.desk.create_run(project, thread_id, reserved.id, body, assistant)
     return await _stream(request, run) if body.stream else await reserved.keep(answer(run))
 
 
@@ -36,7 +37,8 @@ async def create_with_thread(request: web.Request) -> web.StreamResponse:
         return reserved.known
     assistant = await assistants.load(service, project, body.assistant_id)
     run_id = reserved.id.replace("thread", "run", 1)  # one key stands for both
-    run = await service.desk.create_thread_and_run(project, reserved.id, run_id, body, assistant)
+    async with service.beginning(project, reserved.id):
+        run = await service.desk.create_thread_and_run(project, reserved.id, run_id, body, assistant)
     return await _stream(request, run) if body.stream else await reserved.keep(answer(run))
 
 

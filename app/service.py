@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from aiohttp import web
 
@@ -16,9 +17,12 @@ from core.errors import ApiError, invalid_id, no_such
 from core.ids import Ids
 from core.ledger import Ledger
 from core.paging import PageQuery
-from core.ports import Clock, Models, Storage, Stored
+from core.ports import SILENCE, Clock, Models, Storage, Stored, Telemetry
 from core.requests import Body
 from core.resources import encode
+
+if TYPE_CHECKING:
+    from app.limits import Limits
 
 B = TypeVar("B", bound=Body)
 SAFE_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
@@ -37,13 +41,20 @@ class Service:
     bell: Bell
     lifetime: int = 600
     poll_after: float = 0.1
+    telemetry: Telemetry = SILENCE
+    limits: Limits | None = None
 
     @property
     def desk(self) -> Desk:
-        return Desk(self.storage, self.ledger, self.clock, self.ids, self.bell, self.lifetime)
+        return Desk(self.storage, self.ledger, self.clock, self.ids, self.bell, self.lifetime, self.telemetry)
 
     def scribe(self) -> Scribe:
         return self.desk.scribe()
+
+    def beginning(self, project: str, thread_id: str) -> contextlib.AbstractAsyncContextManager[None]:
+        """Around the beginning of a run, which the project's limits may refuse."""
+        runs = self.limits.runs if self.limits else None
+        return runs.beginning(project, thread_id) if runs else contextlib.nullcontext()
 
 
 SERVICE: web.AppKey[Service] = web.AppKey("service", Service)

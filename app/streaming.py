@@ -23,6 +23,7 @@ HEARTBEAT_EVERY = 15.0  # seconds without an event
 OUTAGE = 60.0  # seconds without an answer of the store, after which a stream ends with an error
 POLL_FAST, POLL_SLOW, POLL_SLOWEST = 0.02, 0.25, 5.0  # seconds between looks at what another process writes
 LOOKS = 200  # a second, of all idle streams of a process: where there are more than 50, each looks more rarely
+POLL_OUTAGE = 1.0  # seconds between looks while the store does not answer
 PIECE = 256 * 1024  # bytes that are held for one reader, beside the event that ends there
 _ENDING = re.compile(rb"\nevent: thread\.run\.(?:completed|incomplete|failed|cancelled|expired)\ndata: [^\n]*\n\n")
 _PAUSE = re.compile(
@@ -70,9 +71,13 @@ def watched(service: Service, project: str, thread_id: str, run_id: str) -> Sour
         view = await service.ledger.look(project, thread_id)
         if view.state.deleted or view.mark is None:
             return None
-        is_streamed, mark = run_of(view.state, run_id).stream, view.mark
-        if is_streamed:
-            return await streamed(offset)
+        held, mark = run_of(view.state, run_id), view.mark
+        if held.stream:
+            data = await streamed(offset)
+            # Nothing even at the start, though the run is over: streams are kept for some days only.
+            is_streamed = data != b"" or held.run.active or bool(await streamed(0))
+            if is_streamed:
+                return data
         data = replay(await service.ledger.trail(project, thread_id, run_id))[offset:]
         idle = None if data else (offset, mark)
         return data
@@ -103,7 +108,7 @@ async def follow(
                 if now() - answered > OUTAGE:
                     yield _error("The storage of this service does not answer. The run goes on.")
                     return
-                data = b""
+                data, pause = b"", POLL_OUTAGE
             if data is None:
                 yield _error("The thread was deleted.")
                 return
@@ -146,10 +151,10 @@ async def start_offset(source: Source, last_event_id: str | None) -> int | None:
         return 0
     found = re.fullmatch(r"(\d{1,12})\.(\d{1,12})", last_event_id)
     data = (await source(int(found[1])) or b"") if found else b""
-    if not data.startswith(f"id: {last_event_id}\n".encode()):
-        message = f"Invalid 'Last-Event-ID': '{last_event_id[:100]}' is not the id of an event of this run."
+    if not found or not data.startswith(f"id: {last_event_id}\n".encode()):
+        shown = last_event_id[:100].encode(errors="replace").decode()
+        message = f"Invalid 'Last-Event-ID': '{shown}' is not the id of an event of this run."
         raise ApiError(message, param="Last-Event-ID", code="invalid_value")
-    assert found is not None  # noqa: S101
     end = data.index(b"\n\n") + 2
     return None if _ENDING.search(data[:end]) else int(found[1]) + end
 
@@ -165,6 +170,8 @@ async def send(request: web.Request, chunks: AsyncGenerator[bytes, None]) -> web
         }
     )
     await response.prepare(request)
+    if request.method == "HEAD":
+        return response  # whatever followed would pass for the answer to the next request
     task, now = asyncio.current_task(), asyncio.get_running_loop().time
     open_streams, wrote = request.app[STREAMS], now()
     if task:

@@ -20,6 +20,7 @@ class ApiError(Exception):
         kind: str = "invalid_request_error",
         headers: dict[str, str] | None = None,
     ) -> None:
+        message = message.encode(errors="replace").decode()  # it may repeat what a client sent, bytes that are no text
         super().__init__(message)
         self.message, self.status, self.param, self.code, self.kind = message, status, param, code, kind
         self.headers = headers or {}
@@ -51,7 +52,7 @@ def undecided() -> ApiError:
         status=503,
         kind="server_error",
         code="storage_undecided",
-        headers={"x-should-retry": "false"},
+        headers={"x-should-retry": "false", "Retry-After": "1"},
     )
 
 
@@ -64,3 +65,29 @@ def storage_unavailable() -> ApiError:
         code="storage_unavailable",
         headers={"Retry-After": "1"},
     )
+
+
+def stopping() -> ApiError:
+    """503 of a process that drains: another one takes the next requests."""
+    return ApiError(
+        "This process is about to end.",
+        status=503,
+        kind="server_error",
+        code="stopping",
+        headers={"Retry-After": "1"},
+    )
+
+
+def overloaded() -> ApiError:
+    """503 for a connection beyond MAX_CONNECTIONS."""
+    return ApiError(
+        "This service has too many connections at the moment. Please retry your request.",
+        status=503,
+        kind="server_error",
+        code="overloaded",
+        headers={"Retry-After": "1"},
+    )
+
+
+def too_slow() -> ApiError:
+    return ApiError("The body of your request took too long to arrive.", status=408, code="request_timeout")

@@ -46,6 +46,7 @@ class RunState(msgspec.Struct):
 
     run: Run
     stream: bool = False
+    trace: str = ""
     attempt: int = 0
     item: str = ""
     claimed_at: int = 0  # version of the last claim
@@ -74,7 +75,7 @@ class RunState(msgspec.Struct):
         """Ids of the steps and messages of this run that the log knows."""
         details = (step.step_details for step in self.steps)
         written = {each.message_creation.message_id for each in details if isinstance(each, MessageCreation)}
-        return written | set(self.steps.items)
+        return written | set(self.steps.order)
 
     def unanswered(self, *, own: bool) -> list[FunctionToolCall]:
         """Calls of the open step without an output: the worker's own, or the client's."""
@@ -150,7 +151,7 @@ def _message(state: ThreadState, event: e.MessageCreated | e.MessageCompleted | 
 
 
 def _message_updated(state: ThreadState, event: e.MessageUpdated, at: int) -> Named:
-    message = replace(state.messages.items[event.message_id], metadata=event.metadata)
+    message = replace(state.messages[event.message_id], metadata=event.metadata)
     state.messages.put(message.id, message)
     return [("thread.message.updated", message)]
 
@@ -160,7 +161,7 @@ def _message_deleted(state: ThreadState, event: e.MessageDeleted, at: int) -> Na
 
 
 def _run_created(state: ThreadState, event: e.RunCreated, at: int) -> Named:
-    state.runs.put(event.run.id, RunState(run=event.run, stream=event.stream))
+    state.runs.put(event.run.id, RunState(run=event.run, stream=event.stream, trace=event.trace))
     state.active = event.run.id
     return [("thread.run.created", event.run), ("thread.run.queued", event.run)]
 
@@ -170,7 +171,7 @@ def _run_updated(state: ThreadState, event: e.RunUpdated, at: int) -> Named:
 
 
 def _run_claimed(state: ThreadState, event: e.RunClaimed, at: int) -> Named:
-    held = state.runs.items[event.run_id]
+    held = state.runs[event.run_id]
     held.attempt, held.item, held.claimed_at = event.attempt, event.item, state.version
     if held.run.status != "queued":  # a take-over: on the wire nothing changes
         return [(_name(event), held.run)]
@@ -180,14 +181,14 @@ def _run_claimed(state: ThreadState, event: e.RunClaimed, at: int) -> Named:
 def _run_requires_action(state: ThreadState, event: e.RunRequiresAction, at: int) -> Named:
     calls = tuple(
         replace(call, function=replace(call.function, output=UNSET))
-        for call in state.runs.items[event.run_id].unanswered(own=False)
+        for call in state.runs[event.run_id].unanswered(own=False)
     )
     action = RequiredAction(submit_tool_outputs=SubmitToolOutputs(tool_calls=calls))
     return [(_name(event), _change(state, event.run_id, status="requires_action", required_action=action))]
 
 
 def _run_queued(state: ThreadState, event: e.RunQueued, at: int) -> Named:
-    held = state.runs.items[event.run_id]
+    held = state.runs[event.run_id]
     held.stream = held.stream or event.stream
     return [(_name(event), _change(state, event.run_id, status="queued", required_action=None))]
 
@@ -200,7 +201,7 @@ def _run_ended(
     state: ThreadState, event: e.RunCompleted | e.RunIncomplete | e.RunFailed | e.RunCancelled | e.RunExpired, at: int
 ) -> Named:
     """expires_at is null once terminal, usage the sum over the steps (section 3.4)."""
-    held = state.runs.items[event.run_id]
+    held = state.runs[event.run_id]
     changed: dict[str, Any] = {"status": _status(event), "expires_at": None, "required_action": None}
     changed["usage"] = held.usage
     match event:
@@ -219,7 +220,7 @@ def _run_ended(
 
 
 def _step_created(state: ThreadState, event: e.StepCreated, at: int) -> Named:
-    held = state.runs.items[event.step.run_id]
+    held = state.runs[event.step.run_id]
     held.steps.put(event.step.id, event.step)
     held.own = set(event.own)  # of the open step alone: some models number the calls of each turn anew
     if event.usage is not None:
@@ -228,8 +229,8 @@ def _step_created(state: ThreadState, event: e.StepCreated, at: int) -> Named:
 
 
 def _step_outputs(state: ThreadState, event: e.StepOutputs, at: int) -> Named:
-    held = state.runs.items[event.run_id]
-    step = _answered(held.steps.items[event.step_id], event.outputs)
+    held = state.runs[event.run_id]
+    step = _answered(held.steps[event.step_id], event.outputs)
     held.steps.put(step.id, step)
     return [(_name(event), step)]
 
@@ -238,8 +239,8 @@ def _step_ended(
     state: ThreadState, event: e.StepCompleted | e.StepFailed | e.StepCancelled | e.StepExpired, at: int
 ) -> Named:
     """expires_at is null once ended (section 3.5)."""
-    held = state.runs.items[event.run_id]
-    step = held.steps.items[event.step_id]
+    held = state.runs[event.run_id]
+    step = held.steps[event.step_id]
     changed: dict[str, Any] = {"status": _status(event), "usage": held.costs.get(step.id), "expires_at": None}
     held.costs = {key: cost for key, cost in held.costs.items() if key != step.id}
     match event:
@@ -269,7 +270,7 @@ def _answered(step: Step, outputs: dict[str, str]) -> Step:
 
 
 def _change(state: ThreadState, run_id: str, **changed: Any) -> Run:
-    held = state.runs.items[run_id]
+    held = state.runs[run_id]
     held.run = replace(held.run, **changed)
     return held.run
 

@@ -17,11 +17,23 @@ from core.bell import Bell, Listener
 from core.commands import thread_of
 from core.errors import ApiError, no_such
 from core.fold import Change, Resource, ThreadState
+from core.frames import ENDINGS
 from core.ids import Ids
-from core.ports import Clock, Conflict, Document, Storage, StorageUnavailable, Stored, Undecided
+from core.ports import (
+    SILENCE,
+    Clock,
+    Conflict,
+    Document,
+    Storage,
+    StorageUnavailable,
+    Stored,
+    Telemetry,
+    Undecided,
+    Unsent,
+)
 from core.projection import documents, find
-from core.resources import encode
-from core.view import Snapshot, View, read_snapshot
+from core.resources import Run, encode
+from core.view import View
 from core.work import WorkItem, to_body
 
 MAX_BLOCK: Final = 4 * 1024 * 1024  # bytes of one commit
@@ -30,6 +42,8 @@ MENDED: Final = frozenset(
     {"thread.updated", "thread.deleted", "thread.message.updated", "thread.message.deleted", "thread.run.updated"}
 )
 MEND_WINDOW: Final = 60.0  # seconds that a commit may wait for its projection before its writer counts as dead
+ROLL_SHARE: Final = 16  # a generation grows to this part of its snapshot: what a first touch folds stays the less
+ROLL_AT_LAST: Final = 40_000  # commits: Azure takes 50,000 blocks, and no generation ends during a run
 TRIES: Final = 500  # of one command; each lost race means that another writer's commit went through
 
 Decision = Callable[[ThreadState], Sequence[e.Event]]
@@ -39,7 +53,8 @@ Ring = Callable[[int], WorkItem]  # from the version seen to the work item
 class Ledger:
     """The threads of all projects, over one store.
 
-    `roll_after`: commits after which a log begins a new generation, once no run is active (Azure allows 50,000 blocks).
+    `roll_after`: commits after which a log begins a new generation, once no run is active. It waits for more of them
+    where the state is large, so that rewriting that costs each commit little, but never for `ROLL_AT_LAST`.
     `view_bytes`: how much log the views in memory may stand for.
     """
 
@@ -50,10 +65,12 @@ class Ledger:
         ids: Ids,
         bell: Bell,
         *,
-        roll_after: int = 10_000,
+        roll_after: int = 500,
         view_bytes: int = 32 * 1024 * 1024,
+        telemetry: Telemetry = SILENCE,
     ) -> None:
         self._storage, self._clock, self._ids, self._bell = storage, clock, ids, bell
+        self._telemetry = telemetry
         self._roll_after, self._view_bytes = roll_after, view_bytes
         self._views: OrderedDict[tuple[str, str], View] = OrderedDict()
         self._weight = 0
@@ -100,7 +117,8 @@ class Ledger:
         again = View()
         if tail and tail.mark.generation:
             snapshot = await self._snapshot(project, thread_id, tail.mark.generation)
-            again.begin(*(snapshot or (Snapshot(state=ThreadState()), 0)))
+            if snapshot:
+                again.begin(snapshot)
         for commit in e.from_lines(tail.data if tail else b""):
             again.fold([commit])
             run, found = again.state.runs.get(run_id), again.trail_of(run_id)
@@ -202,13 +220,21 @@ class Ledger:
                 view.mark, rest = await self._storage.start(names.THREADS, name, block, fold)
             else:
                 view.mark, rest = await self._storage.append(names.THREADS, name, mark, block, fold)
-        except Conflict:
+        except (Conflict, Unsent):
             view.mark = mark
             raise
         except StorageUnavailable as error:
             raise Undecided(str(error)) from error
         view.weight += len(block)
+        for change in changes:
+            if change.name in ENDINGS and isinstance(change.object, Run):
+                self._ended(project, change.object)
         return changes, rest
+
+    def _ended(self, project: str, run: Run) -> None:
+        self._telemetry.count(
+            "run", project=project, status=run.status, error=run.last_error.code if run.last_error else ""
+        )
 
     async def _ring(self, ring: Ring | None, seen: int) -> None:
         if ring is not None:
@@ -224,20 +250,22 @@ class Ledger:
             if not told:
                 raise  # the work item stays, and whoever gets it next projects
             # The commit stands, so its client is told: an error would make him do it again.
-            late = asyncio.create_task(self._advance_late(rest))
+            late = asyncio.create_task(self._advance_late(project, thread_id, rest))
             self._late.add(late)
             late.add_done_callback(self._late.discard)
 
     async def _advance(self, documents: Sequence[Document]) -> None:
         await asyncio.gather(*(self._storage.advance(document) for document in documents))
 
-    async def _advance_late(self, documents: Sequence[Document]) -> None:
+    async def _advance_late(self, project: str, thread_id: str, documents: Sequence[Document]) -> None:
         pause = 0.5
         while True:
             await asyncio.sleep(pause)
             pause = min(pause * 2, 30.0)
             with contextlib.suppress(StorageUnavailable):
-                return await self._advance(documents)
+                state = (await self.look(project, thread_id)).state
+                # The outage may have outlasted the thread, and even its tombstones.
+                return await self._advance(documents) if state.thread and not state.deleted else None
 
     async def project(self, project: str, thread_id: str, run_id: str, since: int = 0) -> None:
         """Bring up the documents of a run, its steps and its messages, whoever died before he did: all of them, or what
@@ -246,8 +274,8 @@ class Ledger:
         held = view.state.runs.get(run_id)
         if held is None or view.state.deleted:  # under the deletion's version they would keep its tombstones away
             return
-        mine = [message for message in view.state.messages.newest() if message.run_id == run_id]
-        things: list[Resource] = [held.run, *held.steps, *mine]
+        messages = (view.state.messages.get(key) for key in held.known)
+        things: list[Resource] = [held.run, *held.steps, *(message for message in messages if message)]
         if since:
             changed = {change.object.id for change in view.trail_of(run_id) if change.version > since}
             things = [thing for thing in things if thing.id in changed]
@@ -271,7 +299,7 @@ class Ledger:
         return stored
 
     async def purge(self, project: str, thread_id: str) -> None:
-        """Empty what a deleted thread left. Tombstones stay, so that no late writer brings a document back."""
+        """Empty what a deleted thread left. Tombstones stay until `sweep`: no late writer brings a document back."""
         view = await self.look(project, thread_id)
         state = view.state
         if view.mark is None:  # a purge that died after its last step but one
@@ -289,6 +317,12 @@ class Ledger:
         await self._storage.drop(names.THREADS, names.thread_log(project, thread_id))
         self._forget((project, thread_id))
         await self._forget_snapshots(project, thread_id)
+
+    async def sweep(self, project: str, thread_id: str) -> None:
+        """Delete the tombstones of a thread that was purged long ago."""
+        await self._storage.remove(names.THREADS, names.document(project, thread_id))
+        for container in (names.MESSAGES, names.RUNS, names.STEPS):
+            await self._storage.sweep(container, names.document(project, thread_id, ""))
 
     async def _forget_snapshots(self, project: str, thread_id: str) -> None:
         prefix = f"{names.document(project, thread_id)}."
@@ -309,7 +343,7 @@ class Ledger:
             snapshot = await self._snapshot(project, thread_id, tail.mark.generation)
             if snapshot is None:  # rolled over once more in between
                 return await self._refresh(view, project, thread_id)
-            view.begin(*snapshot)
+            view.begin(snapshot)
         commits = e.from_lines(tail.data)
         before = view.state.version
         changes = view.fold(commits)
@@ -327,20 +361,23 @@ class Ledger:
         """Begin a new generation of a long log, while nothing runs."""
         if view.blocks < self._roll_after or view.state.active or view.mark is None:
             return
+        if view.mark.offset * ROLL_SHARE < view.base and view.blocks < ROLL_AT_LAST:
+            return
         # 1. the snapshot: until 2. nobody looks for it, and a later version of it wins.
         name = names.snapshot(project, thread_id, view.mark.generation + 1)
-        await self._storage.advance(Document(names.SNAPSHOTS, name, encode(view.snapshot()), view.state.version))
+        body = view.snapshot()
+        await self._storage.advance(Document(names.SNAPSHOTS, name, body, view.state.version))
         # 2. the new generation, where this snapshot's state ends.
         view.mark = await self._storage.roll(names.THREADS, names.thread_log(project, thread_id), view.mark)
-        view.blocks = 0
+        view.blocks, view.base = 0, len(body)
         # 3. the snapshot before: whoever was about to read it finds the log restarted, and looks again.
         if view.mark.generation > 1:
             await self._storage.remove(names.SNAPSHOTS, names.snapshot(project, thread_id, view.mark.generation - 1))
 
-    async def _snapshot(self, project: str, thread_id: str, generation: int) -> tuple[Snapshot, int] | None:
-        """The snapshot that a generation begins with, and its size in bytes."""
+    async def _snapshot(self, project: str, thread_id: str, generation: int) -> bytes | None:
+        """The snapshot that a generation begins with."""
         stored = await self._storage.get(names.SNAPSHOTS, names.snapshot(project, thread_id, generation))
-        return (read_snapshot(stored.body), len(stored.body)) if stored else None
+        return stored.body if stored else None
 
     def _view(self, project: str, thread_id: str) -> View:
         return self._views.setdefault((project, thread_id), View())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 ASSISTANTS = "assistants"
 THREADS = "threads"  # the log of a thread, and its document beside it
 MESSAGES = "messages"
@@ -10,8 +12,18 @@ STEPS = "steps"
 STREAMS = "streams"  # what was streamed of a run
 SNAPSHOTS = "snapshots"  # folded state at the start of a log's generation
 IDEMPOTENCY = "idempotency"  # which id an Idempotency-Key stands for
+KEYS = "keys"  # API keys of all projects, which are looked up before a project is known
 
-CONTAINERS = (ASSISTANTS, THREADS, MESSAGES, RUNS, STEPS, STREAMS, SNAPSHOTS, IDEMPOTENCY)
+CONTAINERS = (ASSISTANTS, THREADS, MESSAGES, RUNS, STEPS, STREAMS, SNAPSHOTS, IDEMPOTENCY, KEYS)
+WEIGHED = (THREADS,)  # what counts as stored: truth rather than what is made from it
+
+# What a project may be called: its name begins all others, so it must not end before they do, on any engine.
+PROJECT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+PROJECT_RULE = "expected up to 63 letters, digits, dots, underscores and hyphens, the first a letter or a digit"
+
+# Days after which nobody needs what lies here: a run lives a day at most, a key is remembered for one. On Azure the
+# account's lifecycle rules remove it (bicep/storage.bicep), SQLite does so itself.
+KEPT_DAYS = {STREAMS: 7, IDEMPOTENCY: 2}
 
 
 def thread_log(project: str, thread_id: str) -> str:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Generic, TypeVar
+from functools import cached_property
+from itertools import accumulate
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import msgspec
 
 from core.errors import no_such
-from core.resources import Page, Struct
+from core.resources import Page, Struct, encode
 
 T = TypeVar("T")
+Buffer = bytes | memoryview
 
 
 class PageQuery(Struct, frozen=True, kw_only=True):
@@ -22,13 +25,62 @@ class PageQuery(Struct, frozen=True, kw_only=True):
     before: str | None = None
 
 
-class Index(msgspec.Struct, Generic[T]):
+class Contents(Struct, frozen=True):
+    """Of objects that stand one after another in a snapshot: their ids in order, and how many bytes each has (none, if
+    it was deleted)."""
+
+    order: tuple[str, ...] = ()
+    sizes: tuple[int, ...] = ()
+
+
+class Packed(Generic[T]):
+    """Objects as a snapshot holds them, each decoded when it is asked for: a reader of the last twenty messages does
+    not wait for the ten thousand before them."""
+
+    def __init__(self, contents: Contents, body: memoryview, kind: type[T]) -> None:
+        self._body, self._kind = body, kind
+        self._ends = list(accumulate(contents.sizes, initial=0))
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def bytes(self, place: int) -> memoryview:
+        return self._body[self._ends[place] : self._ends[place + 1]]
+
+    def object(self, place: int) -> T | None:
+        body = self.bytes(place)
+        return msgspec.json.decode(body, type=self._kind) if body else None
+
+
+class Index(msgspec.Struct, Generic[T], dict=True):
     """Objects by id, in the order in which they came. A deleted id keeps its place, so that it still works as a cursor:
     paging while somebody deletes shows nothing twice and skips nothing."""
 
     order: list[str] = []
-    items: dict[str, T] = {}
-    places: dict[str, int] = {}
+    items: dict[str, T | None] = {}  # None: deleted. Without those that are packed, and were not asked for yet.
+
+    packed: ClassVar[Packed[Any]] = Packed(Contents(), memoryview(b""), object)  # an instance may have its own
+
+    @classmethod
+    def unpack(cls, contents: Contents, body: memoryview, kind: type[T]) -> Self:
+        index = cls(order=list(contents.order))
+        index.__dict__["packed"] = Packed(contents, body, kind)
+        return index
+
+    def pack(self) -> tuple[Contents, list[Buffer]]:
+        """What `unpack` takes; the second in pieces."""
+        pieces = [self._bytes(key) for key in self.order]
+        return Contents(tuple(self.order), tuple(map(len, pieces))), pieces
+
+    def _bytes(self, key: str) -> Buffer:
+        if key not in self.items:
+            return self.packed.bytes(self.places[key])
+        item = self.items[key]
+        return b"" if item is None else encode(item)
+
+    @cached_property
+    def places(self) -> dict[str, int]:
+        return {key: place for place, key in enumerate(self.order)}
 
     def put(self, key: str, item: T) -> None:
         if key not in self.places:
@@ -37,20 +89,27 @@ class Index(msgspec.Struct, Generic[T]):
         self.items[key] = item
 
     def remove(self, key: str) -> T:
-        return self.items.pop(key)
+        item = self[key]
+        self.items[key] = None
+        return item
 
     def get(self, key: str) -> T | None:
+        if key not in self.items and self.places.get(key, len(self.packed)) < len(self.packed):
+            self.items[key] = self.packed.object(self.places[key])
         return self.items.get(key)
 
-    def __len__(self) -> int:
-        return len(self.items)
+    def __getitem__(self, key: str) -> T:
+        item = self.get(key)
+        if item is None:
+            raise KeyError(key)
+        return item
 
     def __iter__(self) -> Iterator[T]:
         """Oldest first."""
-        return (self.items[key] for key in self.order if key in self.items)
+        return (item for key in self.order if (item := self.get(key)) is not None)
 
     def newest(self) -> Iterator[T]:
-        return (self.items[key] for key in reversed(self.order) if key in self.items)
+        return (item for key in reversed(self.order) if (item := self.get(key)) is not None)
 
     def page(self, query: PageQuery, what: str, where: Callable[[T], bool] | None = None) -> Page:
         """The page; `where` filters. Raises the 404 of an unknown cursor. `has_more` looks the way one travels."""
@@ -69,7 +128,7 @@ class Index(msgspec.Struct, Generic[T]):
         at = self._place(cursor, what) + step if cursor else (0 if step > 0 else len(self.order) - 1)
         found: list[T] = []
         while 0 <= at < len(self.order) and at != stop and len(found) <= query.limit:
-            item = self.items.get(self.order[at])
+            item = self.get(self.order[at])
             if item is not None and (where is None or where(item)):
                 found.append(item)
             at += step

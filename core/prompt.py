@@ -102,7 +102,7 @@ def _tool_choice(held: RunState, tools: tuple[Mapping[str, Any], ...]) -> str | 
     choice = held.run.tool_choice
     if not tools or choice in ("auto", "none"):
         return "none" if choice == "none" else "auto"
-    if len(held.steps) or (isinstance(choice, Mapping) and choice.get("type") != "function"):
+    if held.steps.order or (isinstance(choice, Mapping) and choice.get("type") != "function"):
         return "auto"
     return choice  # type: ignore[no-any-return]
 

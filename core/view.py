@@ -9,8 +9,9 @@ from typing import Final
 import msgspec
 
 from core import events as e
-from core.fold import Change, Resource, ThreadState, apply
+from core.fold import Change, Resource, RunState, ThreadState, apply
 from core.frames import STREAMED
+from core.paging import Contents, Index
 from core.ports import Mark
 from core.resources import Message, Run, Step, Struct, Thread, encode
 
@@ -26,12 +27,16 @@ class Heard(Struct, frozen=True):
 
 
 class Snapshot(Struct, kw_only=True, frozen=True):
-    """What a generation of a log begins with: the state, and what the wire heard of the last two runs if somebody
-    streamed them, since a stream may lag behind its log."""
+    """What a generation of a log begins with, as its first line: the state, and what the wire heard of the last two
+    runs if somebody streamed them, since a stream may lag behind its log. The messages follow, then the runs."""
 
-    state: ThreadState
-    trail: tuple[Heard, ...] = ()
-    trail_before: tuple[Heard, ...] = ()
+    version: int
+    thread: Thread | None
+    deleted: bool
+    messages: Contents
+    runs: Contents
+    trail: tuple[Heard, ...]
+    trail_before: tuple[Heard, ...]
 
 
 class View:
@@ -42,6 +47,7 @@ class View:
         self.state = ThreadState()
         self.mark: Mark | None = None
         self.blocks = 0  # commits in this generation of the log
+        self.base = 0  # bytes of the snapshot that the generation began with
         self.trail: list[Change] = []  # what the wire hears of the newest run, from its creation on
         self.trail_before: list[Change] = []  # and of the one before, which may end as the newest begins
         self.weight = VIEW_BYTES  # bytes of log and snapshot that were folded, and of a view without any
@@ -50,15 +56,37 @@ class View:
     def reset(self) -> None:
         """Forget the thread, but not who waits for the lock."""
         self.state, self.mark, self.blocks, self.trail, self.trail_before = ThreadState(), None, 0, [], []
-        self.weight = VIEW_BYTES
+        self.base, self.weight = 0, VIEW_BYTES
 
-    def begin(self, snapshot: Snapshot, weight: int) -> None:
-        self.state, self.weight = snapshot.state, self.weight + weight
-        self.trail, self.trail_before = _changes(snapshot.trail), _changes(snapshot.trail_before)
+    def begin(self, snapshot: bytes) -> None:
+        """Start over from what `snapshot` made, of this view or of another process's."""
+        head = snapshot.index(b"\n") + 1
+        line, rest = _decoder.decode(snapshot[:head]), memoryview(snapshot)[head:]
+        runs_at = sum(line.messages.sizes)
+        self.state = ThreadState(
+            version=line.version,
+            thread=line.thread,
+            deleted=line.deleted,
+            messages=Index.unpack(line.messages, rest[:runs_at], Message),
+            runs=Index.unpack(line.runs, rest[runs_at:], RunState),
+        )
+        self.base, self.weight = len(snapshot), self.weight + len(snapshot)
+        self.trail, self.trail_before = _changes(line.trail), _changes(line.trail_before)
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self) -> bytes:
+        """Of a thread without an active run."""
         state = self.state
-        return Snapshot(state=state, trail=_heard(state, self.trail), trail_before=_heard(state, self.trail_before))
+        (messages, message_bodies), (runs, run_bodies) = state.messages.pack(), state.runs.pack()
+        head = Snapshot(
+            version=state.version,
+            thread=state.thread,
+            deleted=state.deleted,
+            messages=messages,
+            runs=runs,
+            trail=_heard(state, self.trail),
+            trail_before=_heard(state, self.trail_before),
+        )
+        return b"".join((encode(head), b"\n", *message_bodies, *run_bodies))
 
     def fold(self, commits: Sequence[e.Commit]) -> list[Change]:
         changes: list[Change] = []
@@ -81,10 +109,6 @@ class View:
 
 
 _decoder = msgspec.json.Decoder(Snapshot)
-
-
-def read_snapshot(body: bytes) -> Snapshot:
-    return _decoder.decode(body)
 
 
 def _heard(state: ThreadState, trail: Sequence[Change]) -> tuple[Heard, ...]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from azure.core import MatchConditions
-from azure.storage.blob import ContentSettings
+from azure.storage.blob import BlobProperties, ContentSettings
 
 from core.ports import Document, StorageUnavailable, Stored
 from infra.azure_calls import AzureClients, Recent, Refused, call, opened, write
@@ -25,6 +25,7 @@ IF_MISSING: Final[dict[str, Any]] = {"match_condition": MatchConditions.IfMissin
 KNOWN_VERSIONS: Final = 20_000
 CACHED_BODIES: Final = 500
 CACHED_BODY_SIZE: Final = 64 * 1024
+WEIGHED_PAGE: Final = 200  # rows
 ADVANCES: Final = 100  # attempts at one document; each failure means that another writer got a version further
 
 
@@ -133,6 +134,26 @@ class AzureDocuments(AzureClients):
         number = int((there.metadata or {}).get("version", 0))
         return self._versions.put(container, name, Version(str(there.etag), number))
 
+    async def sweep(self, container: str, prefix: str) -> None:
+        async def tombstones() -> list[BlobProperties]:
+            listing = (
+                opened(self._service)
+                .get_container_client(container)
+                .list_blobs(name_starts_with=blob_name(container, prefix))
+            )
+            return [blob async for blob in listing if blob.size == 0]
+
+        async def delete(blob: BlobProperties) -> None:
+            # If-Match: what a late writer has put there since the listing is no tombstone.
+            condition = if_match('"{}"'.format(str(blob.etag).strip('"')))
+            try:
+                await call(lambda: self._blob(container, blob.name).delete_blob(**condition))
+            except Refused:
+                pass  # changed, or gone already
+            self._versions.forget(container, blob_name(container, blob.name))
+
+        await asyncio.gather(*map(delete, await call(tombstones)))
+
     # -- pages -----------------------------------------------------------------------------------------------------
 
     async def page(
@@ -184,6 +205,16 @@ class AzureDocuments(AzureClients):
                 break
             names.append(name)
         return [Row(blob_name(container, name)) for name in reversed(names)]
+
+    async def weigh(self, container: str, prefix: str) -> int:
+        """In small pages: the SDK keeps the event loop for 0.23 ms a row while it reads one."""
+
+        async def listed() -> int:
+            client = opened(self._service).get_container_client(container)
+            blobs = client.list_blobs(name_starts_with=blob_name(container, prefix), results_per_page=WEIGHED_PAGE)
+            return sum([blob.size or 0 async for blob in blobs])
+
+        return await call(listed)
 
     async def _body(self, container: str, row: Row) -> Stored | None:
         cached = self._bodies.get(container, row.name)

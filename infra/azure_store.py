@@ -12,7 +12,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from aiohttp import ClientSession
-from azure.identity.aio import DefaultAzureCredential
+from azure.core.credentials_async import AsyncTokenCredential
 from azure.storage.blob.aio import BlobServiceClient
 from azure.storage.queue.aio import QueueServiceClient
 
@@ -21,6 +21,7 @@ from core.ports import StorageUnavailable
 from infra.azure_calls import Refused, Transport, call, new_session, opened
 from infra.azure_logs import AzureLogs
 from infra.azure_queue import AzureQueue
+from infra.identity import new_credential
 
 WORK, POISON = "work", "work-poison"
 OPEN_TIMEOUT: Final = 5.0  # seconds
@@ -38,10 +39,11 @@ NEEDS = "The storage connection string is not valid: {}. Copy it whole from the 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """Where the account is, and how to get in: a connection string, or the URL of its blobs (with an identity)."""
+    """Where the account is, and how to get in: a connection string, or the URLs of its services (by identity)."""
 
     connection_string: str = ""
     blob_url: str = ""
+    queue_url: str = ""
     emulated: bool = False
 
 
@@ -53,18 +55,23 @@ class AzureStorage(AzureLogs, AzureQueue):
         self._account, self._transport = account, transport
         self._session: ClientSession | None = None
         self._queues: QueueServiceClient | None = None
-        self._credential: DefaultAzureCredential | None = None
+        self._credential: AsyncTokenCredential | None = None
 
     @classmethod
     def from_connection_string(cls, text: str, transport: type[Transport] = Transport) -> AzureStorage:
-        """`text` is an account's connection string, or `UseDevelopmentStorage=true`. Raises ValueError if it is not."""
+        """`text` is an account's connection string, or `UseDevelopmentStorage=true`. One with two endpoints and no key
+        is for an identity. Raises ValueError if it is neither."""
         text = text.strip().rstrip(";")
         parts = [part.partition("=") for part in text.split(";")]
         settings = {name.strip().lower(): value for name, _, value in parts}
         if settings.get("usedevelopmentstorage", "").lower() == "true":
             return cls(Account(DEVELOPMENT, emulated=True), transport)
+        emulated = _is_emulator(settings.get("blobendpoint", ""))
+        if _for_identity(settings):
+            account = Account("", settings["blobendpoint"], settings["queueendpoint"], emulated)
+            return cls(account, transport)
         _check(settings)
-        return cls(Account(text, emulated=_is_emulator(settings.get("blobendpoint", ""))), transport)
+        return cls(Account(text, emulated=emulated), transport)
 
     @classmethod
     def with_identity(cls, blob_account_url: str) -> AzureStorage:
@@ -74,7 +81,8 @@ class AzureStorage(AzureLogs, AzureQueue):
             raise ValueError(
                 f"'{blob_account_url}' is not a storage account: expected https://ACCOUNT.blob.core.windows.net."
             )
-        return cls(Account(blob_url=f"https://{url.netloc}"))
+        blobs = f"https://{url.netloc}"
+        return cls(Account(blob_url=blobs, queue_url=blobs.replace(".blob.", ".queue.", 1)))
 
     async def open(self) -> None:
         if self._service is not None:
@@ -105,9 +113,9 @@ class AzureStorage(AzureLogs, AzureQueue):
             self._service = BlobServiceClient.from_connection_string(text, **blob, **options)
             self._queues = QueueServiceClient.from_connection_string(text, **queue, **options)
         else:
-            url, self._credential = self._account.blob_url, DefaultAzureCredential()
-            self._service = BlobServiceClient(url, self._credential, **blob, **options)
-            self._queues = QueueServiceClient(url.replace(".blob.", ".queue.", 1), self._credential, **queue, **options)
+            credential = self._credential = new_credential()
+            self._service = BlobServiceClient(self._account.blob_url, credential, **blob, **options)
+            self._queues = QueueServiceClient(self._account.queue_url, credential, **queue, **options)
         self._work = self._queues.get_queue_client(WORK)
         self._poison = self._queues.get_queue_client(POISON)
 
@@ -142,6 +150,14 @@ async def _create(creation: Callable[[], Awaitable[object]]) -> None:
         await call(creation, pauses=QUICK)
     except Refused:
         pass  # exists
+
+
+def _for_identity(settings: dict[str, str]) -> bool:
+    """Both endpoints, by https (a token is never sent in the clear), and no secret."""
+    secret = settings.get("accountkey") or settings.get("sharedaccesssignature")
+    return not secret and all(
+        settings.get(name, "").startswith("https://") for name in ("blobendpoint", "queueendpoint")
+    )
 
 
 def _check(settings: dict[str, str]) -> None:

@@ -1,7 +1,7 @@
 """Which provider answers for a model: `name/model` goes to the provider of that name, a bare name to the default one.
 
 The openai SDK takes more than a second to import. So it is imported with the first call of a provider, or by `warm`,
-in a thread: the service starts without it, and its event loop goes on meanwhile.
+in a thread (azure-identity as well): the service starts without it, and its event loop goes on meanwhile.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pydantic import SecretStr
 
-from core.ports import Deltas, ModelError, ModelInfo, Prompt, Reply
+from core.ports import SILENCE, Deltas, ModelError, ModelInfo, Prompt, Reply, Telemetry
+from infra.content import answered, asked
 from infra.offline_model import OfflineModel
 
 if TYPE_CHECKING:
+    from infra.identity import ModelToken
     from infra.upstream import Upstream
 
 logger = logging.getLogger(__name__)
@@ -31,12 +33,14 @@ _NO_KEY = "not-needed"  # local servers ask for none, but the SDK insists, and w
 
 @dataclass(frozen=True, slots=True)
 class Provider:
-    """`base_url` None: OpenAI's, or OPENAI_BASE_URL. `api_key` may be a function that gets a token (an identity).
-    `models` is a fixed list for `GET /models`, for servers that list none or too many."""
+    """`base_url` None: OpenAI's, or OPENAI_BASE_URL. `api_key` may be a function that gets a token; `identity` stands
+    for the one that gets those of the service's identity on Azure. `models` is a fixed list for `GET /models`, for
+    servers that list none or too many."""
 
     api: Literal["chat", "responses", "offline"] = "chat"
     base_url: str | None = None
     api_key: SecretStr | Callable[[], Awaitable[str]] | None = None
+    identity: bool = False
     models: tuple[str, ...] = ()
     max_tokens_field: str = "max_completion_tokens"
 
@@ -49,6 +53,12 @@ class _Model(Protocol):
 class _Opened:
     model: _Model
     upstream: Upstream | None = None
+    token: ModelToken | None = None
+
+    async def close(self) -> None:
+        for part in (self.upstream, self.token):
+            if part:
+                await part.close()
 
 
 class ModelRouter:
@@ -63,12 +73,13 @@ class ModelRouter:
         timeout: float = 600.0,
         max_retries: int = 2,
         now: Callable[[], float] = time.monotonic,
+        telemetry: Telemetry = SILENCE,
     ) -> None:
         if default not in providers:
             known = ", ".join(sorted(providers)) or "none is configured"
             raise ValueError(f"The default model provider '{default}' does not exist: set it to one of these: {known}.")
         self._providers, self._default = dict(providers), default
-        self._timeout, self._max_retries, self._now = timeout, max_retries, now
+        self._timeout, self._max_retries, self._now, self._telemetry = timeout, max_retries, now, telemetry
         self._opened: dict[str, _Opened] = {}
         self._opening = asyncio.Lock()
         self._listed: tuple[float, Sequence[ModelInfo]] | None = None
@@ -76,8 +87,22 @@ class ModelRouter:
 
     async def reply(self, prompt: Prompt, deltas: Deltas | None) -> Reply:
         name, model = self._route(prompt.model)
-        opened = self._opened.get(name) or await self._open(name)
-        return await opened.model.reply(replace(prompt, model=model), deltas)
+        prompt, content = replace(prompt, model=model), self._telemetry.content
+        with self._telemetry.span("model", provider=name, model=model, stream=deltas is not None) as span:
+            if content:
+                span.tell(**asked(prompt))
+            opened = self._opened.get(name) or await self._open(name)
+            reply = await opened.model.reply(prompt, deltas)
+            span.tell(
+                finish=(reply.finish,),
+                input_tokens=reply.tokens.prompt,
+                output_tokens=reply.tokens.completion,
+                cached_tokens=reply.tokens.cached,
+                reasoning_tokens=reply.tokens.reasoning,
+            )
+            if content:
+                span.tell(**answered(reply))
+            return reply
 
     async def list(self) -> Sequence[ModelInfo]:
         async with self._listing:  # callers that come together ask the providers once
@@ -93,7 +118,7 @@ class ModelRouter:
     async def close(self) -> None:
         async with self._opening:
             opened, self._opened = self._opened, {}
-        await asyncio.gather(*(one.upstream.close() for one in opened.values() if one.upstream))
+        await asyncio.gather(*(one.close() for one in opened.values()))
 
     def _route(self, model: str) -> tuple[str, str]:
         name, _, rest = model.partition("/")
@@ -133,7 +158,12 @@ def _build(name: str, provider: Provider, timeout: float, max_retries: int) -> _
     from infra.responses_model import ResponsesModel
     from infra.upstream import Upstream
 
-    key = provider.api_key
+    token = None
+    if provider.identity:
+        from infra.identity import ModelToken
+
+        token = ModelToken()
+    key = token or provider.api_key
     client = openai.AsyncOpenAI(
         base_url=provider.base_url,
         api_key=(key.get_secret_value() if isinstance(key, SecretStr) else key) or _NO_KEY,
@@ -143,8 +173,8 @@ def _build(name: str, provider: Provider, timeout: float, max_retries: int) -> _
     )
     upstream = Upstream(client, name)
     if provider.api == "responses":
-        return _Opened(ResponsesModel(upstream), upstream)
-    return _Opened(ChatModel(upstream, max_tokens_field=provider.max_tokens_field), upstream)
+        return _Opened(ResponsesModel(upstream), upstream, token)
+    return _Opened(ChatModel(upstream, max_tokens_field=provider.max_tokens_field), upstream, token)
 
 
 def _infos(data: Mapping[str, Any], provider: str) -> Iterable[ModelInfo]:

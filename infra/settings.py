@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
+
+from core import names
 
 
 class ConfigurationError(Exception):
@@ -15,6 +18,9 @@ class ConfigurationError(Exception):
 
 
 Url = Annotated[str, Field(pattern=r"^https?://.")]
+# Tokens of an identity are sent there: never in the clear, but to this machine.
+SAFE_URL = r"^(https://.|http://(localhost|127\.0\.0\.1)(:\d+)?(/|$))"
+SafeUrl = Annotated[str, Field(pattern=SAFE_URL)]
 
 
 class ProviderSettings(BaseModel):
@@ -24,9 +30,18 @@ class ProviderSettings(BaseModel):
 
     base_url: Url | None = None
     api_key: SecretStr | None = None
+    identity: bool = False
     api: Literal["chat", "responses", "offline"] = "chat"
     models: tuple[str, ...] = ()
     max_tokens_field: Literal["max_completion_tokens", "max_tokens"] = "max_completion_tokens"
+
+    @model_validator(mode="after")
+    def _safe(self) -> ProviderSettings:
+        if self.identity and self.api_key:
+            raise ValueError("api_key and identity exclude each other")
+        if self.identity and not re.match(SAFE_URL, self.base_url or ""):
+            raise ValueError("identity needs a base_url with https://")
+        return self
 
 
 class Settings(BaseSettings):
@@ -37,27 +52,60 @@ class Settings(BaseSettings):
     storage: str = Field(
         "sqlite:///data/assistants.db",
         description="sqlite:///PATH, sqlite://:memory:, a connection string of Azure Storage,"
-        " UseDevelopmentStorage=true (Azurite), or https://ACCOUNT.blob.core.windows.net (managed identity)",
+        " UseDevelopmentStorage=true (Azurite), or https://ACCOUNT.blob.core.windows.net (identity)",
     )
-    host: str = Field("127.0.0.1", description="address to listen on; other than loopback needs API_KEYS")
+    host: str = Field("127.0.0.1", description="address to listen on; other than loopback needs keys")
     port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="port to listen on; 0 picks a free one")
     api_keys: Annotated[dict[str, SecretStr], NoDecode] = Field(
         default_factory=dict,
-        description="project:key,... ; each key belongs to a project, projects never see each other",
+        description="project:key,... ; in addition to those of `assistants keys`",
+    )
+    entra_tenant: Annotated[str, Field(pattern=r"^[0-9a-fA-F-]{36}$")] | None = Field(
+        None, description="id of the tenant of Microsoft Entra ID whose access tokens are taken, beside keys"
+    )
+    entra_audience: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="whom the tokens must be for, comma-separated: api://CLIENT_ID, CLIENT_ID"
+    )
+    entra_roles: dict[str, str] = Field(
+        default_factory=dict,
+        description='what app roles stand for, as JSON: {"Writer": "PROJECT", "Reader": "PROJECT:read"}',
+    )
+    entra_issuer: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="issuers of the tokens, comma-separated, if not those of ENTRA_TENANT in the public cloud"
+    )
+    entra_jwks: SafeUrl | None = Field(None, description="address of the issuer's signing keys, likewise")
+    project_requests_per_minute: Annotated[int, Field(ge=0)] = Field(
+        0, description="requests that a project may send to one API process; 0: no limit"
+    )
+    project_active_runs: Annotated[int, Field(ge=0)] = Field(
+        0, description="runs that a project may have at once by one API process; 0: no limit"
+    )
+    project_stored_bytes: Annotated[int, Field(ge=0)] = Field(
+        0, description="bytes of threads that a project may keep; 0: no limit"
+    )
+    max_connections: Annotated[int, Field(ge=1)] = Field(5000, description="connections to the API at once")
+    keep_alive_timeout: Annotated[float, Field(gt=0)] = Field(
+        75,
+        description="seconds that a connection may be idle, and that the head of a request may take; a proxy in front"
+        " should close idle connections sooner",
     )
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="origins whose browser pages may call the API, comma-separated; * for all"
     )
     openai_api_key: SecretStr | None = Field(None, description="key of the provider `openai`")
     openai_base_url: Url | None = Field(None, description="URL of the provider `openai`, if it is a compatible server")
-    model_api: Literal["chat", "responses"] = Field("chat", description="API of the provider `openai`")
+    model_api: Literal["chat", "responses"] = Field("chat", description="API of the providers `openai` and `azure`")
+    azure_openai_endpoint: SafeUrl | None = Field(
+        None, description="https://NAME.openai.azure.com: makes the provider `azure`, called by the service's identity"
+    )
     providers: dict[str, ProviderSettings] = Field(
         default_factory=dict,
         description='further providers as JSON: {"ollama": {"base_url": "http://127.0.0.1:11434/v1"}} makes'
-        " `ollama/llama3.2` work; keys: base_url, api_key, api (chat, responses), models, max_tokens_field",
+        " `ollama/llama3.2` work; keys: base_url, api_key, identity (true: as AZURE_OPENAI_ENDPOINT), api (chat,"
+        " responses), models, max_tokens_field",
     )
     default_provider: str | None = Field(
-        None, description="provider of model names without one: openai if it is configured, else offline"
+        None, description="provider of model names without one: openai or azure, if configured, else offline"
     )
     model_timeout: Annotated[float, Field(gt=0)] = Field(600, description="seconds for a model call")
     model_retries: Annotated[int, Field(ge=0, le=10)] = Field(
@@ -71,8 +119,8 @@ class Settings(BaseSettings):
     run_expires_after: Annotated[int, Field(ge=1, le=86_400)] = Field(600, description="lifetime of a run in seconds")
     poll_after_ms: Annotated[int, Field(ge=1)] = Field(100, description="how long polling clients are asked to wait")
     stream_flush_ms: Annotated[int, Field(ge=1)] = Field(50, description="how often deltas are written to a stream")
-    log_roll_after: Annotated[int, Field(ge=2, le=45_000)] = Field(
-        10_000, description="commits after which a thread's log begins anew from a snapshot"
+    log_roll_after: Annotated[int, Field(ge=2, le=40_000)] = Field(
+        500, description="commits after which a thread's log begins anew from a snapshot, at the earliest"
     )
     worker_concurrency: Annotated[int, Field(ge=1)] = Field(1000, description="runs in flight in one worker")
     worker_hide_seconds: Annotated[float, Field(ge=1, le=600)] = Field(
@@ -82,6 +130,19 @@ class Settings(BaseSettings):
         25, description="seconds that SIGTERM gives to runs in flight"
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="what is logged to stderr")
+    log_format: Literal["text", "json"] = Field("text", description="how: lines for people, or a JSON object a line")
+    applicationinsights_connection_string: SecretStr | None = Field(
+        None, description="Application Insights to send traces and metrics to"
+    )
+    otel_exporter_otlp_endpoint: Url | None = Field(
+        None,
+        description="where to send traces and metrics by OTLP over HTTP; other OTEL_* variables of OpenTelemetry's SDK"
+        " hold too",
+    )
+    otel_service_name: str = Field("assistants", description="name of this process in traces and metrics")
+    otel_instrumentation_genai_capture_message_content: bool = Field(
+        False, description="whether traces hold prompts, answers and outputs of tools"
+    )
 
     @field_validator("api_keys", mode="before")
     @classmethod
@@ -90,15 +151,18 @@ class Settings(BaseSettings):
         if not isinstance(value, str):
             return value
         pairs = [pair.strip().partition(":") for pair in value.split(",") if pair.strip()]
-        if any(not project or not key or "/" in project for project, _, key in pairs):
+        if any(not project or not key for project, _, key in pairs):
             raise ValueError("expected project:key,project:key,...")
+        for project, _, _ in pairs:
+            if not names.PROJECT.fullmatch(project):
+                raise ValueError(f"{project!r} is no name of a project: {names.PROJECT_RULE}")
         if len({key for _, _, key in pairs}) < len(pairs):
             raise ValueError("a key is there twice")
         return {f"{place}:{project}": SecretStr(key) for place, (project, _, key) in enumerate(pairs)}
 
-    @field_validator("cors_origins", mode="before")
+    @field_validator("cors_origins", "entra_audience", "entra_issuer", mode="before")
     @classmethod
-    def _origins(cls, value: object) -> object:
+    def _listed(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
     @property
@@ -106,13 +170,10 @@ class Settings(BaseSettings):
         """Project by key."""
         return {key.get_secret_value(): name.partition(":")[2] for name, key in self.api_keys.items()}
 
-    def check_exposure(self) -> None:
-        """Raises ConfigurationError for a service without keys that others could reach."""
-        if not self.api_keys and not _loopback(self.host):
-            raise ConfigurationError(
-                f"HOST is {self.host}, which others can reach, and API_KEYS is empty:"
-                " set API_KEYS=project:key,... or HOST=127.0.0.1."
-            )
+    @property
+    def exposed(self) -> bool:
+        """Whether others than this machine can reach the API."""
+        return not _loopback(self.host)
 
 
 def _loopback(host: str) -> bool:

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
 
-from core.ports import Clock, Storage
+from core import names
+from core.keys import Caller
+from core.ports import SILENCE, Clock, Storage, Telemetry
 from infra.providers import ModelRouter, Provider
 from infra.settings import ConfigurationError, Settings
 from infra.sqlite_store import SqliteStorage
+
+if TYPE_CHECKING:
+    from infra.entra import EntraTokens
 
 
 class SystemClock:
@@ -37,26 +45,87 @@ def storage_of(settings: Settings, clock: Clock) -> Storage:
     )
 
 
-def models_of(settings: Settings) -> ModelRouter:
-    """The providers: `openai` if it has a key or a URL, those of PROVIDERS, and the built-in `offline`."""
+def tokens_of(settings: Settings, clock: Clock) -> EntraTokens | None:
+    """The issuer whose access tokens are taken, if the settings name one. Raises ConfigurationError for half of one."""
+    tenant, login = settings.entra_tenant, f"https://login.microsoftonline.com/{settings.entra_tenant}"
+    if not tenant and not settings.entra_issuer:
+        return None
+    # As tokens of version 2 and of version 1 name the tenant; which one an application gets, its manifest says.
+    issuers = settings.entra_issuer or (f"{login}/v2.0", f"https://sts.windows.net/{tenant}/")
+    jwks = settings.entra_jwks or (f"{login}/discovery/v2.0/keys" if tenant else None)
+    if not jwks:
+        raise ConfigurationError(
+            "ENTRA_ISSUER is set and ENTRA_JWKS is not: set it to the address of the issuer's keys."
+        )
+    if not settings.entra_audience:
+        raise ConfigurationError(
+            "ENTRA_AUDIENCE is not set: set it to api://CLIENT_ID of the application that this is."
+        )
+    if not settings.entra_roles:
+        raise ConfigurationError('ENTRA_ROLES is not set: set it to JSON such as {"Writer": "PROJECT"}.')
+    from infra.entra import EntraTokens, Trust
+
+    roles = {role: _caller(role, text) for role, text in settings.entra_roles.items()}
+    return EntraTokens(Trust(issuers, settings.entra_audience, jwks, roles), clock.now)
+
+
+def _caller(role: str, text: str) -> Caller:
+    project, _, scope = text.partition(":")
+    if not names.PROJECT.fullmatch(project) or scope not in ("", "read", "full"):
+        raise ConfigurationError(
+            f"ENTRA_ROLES is not valid: {role}: expected PROJECT, PROJECT:read or PROJECT:full; of a project's name"
+            f" {names.PROJECT_RULE}."
+        )
+    return Caller(project, "read" if scope == "read" else "full")
+
+
+def models_of(settings: Settings, telemetry: Telemetry = SILENCE) -> ModelRouter:
+    """The providers: `openai` if it has a key or a URL, `azure` if it has an endpoint, those of PROVIDERS, and the
+    built-in `offline`."""
     providers = {"offline": Provider(api="offline")}
     if settings.openai_api_key or settings.openai_base_url:
         providers["openai"] = Provider(
             api=settings.model_api, base_url=settings.openai_base_url, api_key=settings.openai_api_key
         )
+    if settings.azure_openai_endpoint:
+        endpoint = settings.azure_openai_endpoint.rstrip("/")
+        providers["azure"] = Provider(api=settings.model_api, base_url=f"{endpoint}/openai/v1", identity=True)
     for name, given in settings.providers.items():
         providers[name] = Provider(
             api=given.api,
             base_url=given.base_url,
             api_key=given.api_key,
+            identity=given.identity,
             models=given.models,
             max_tokens_field=given.max_tokens_field,
         )
-    default = settings.default_provider or ("openai" if "openai" in providers else "offline")
+    default = settings.default_provider or next(name for name in ("openai", "azure", "offline") if name in providers)
     if default not in providers:
         known = ", ".join(sorted(providers))
         raise ConfigurationError(
             f"DEFAULT_PROVIDER is '{default}', which is not configured: set it to one of {known},"
             " or add it to PROVIDERS."
         )
-    return ModelRouter(providers, default, timeout=settings.model_timeout, max_retries=settings.model_retries)
+    return ModelRouter(
+        providers,
+        default,
+        timeout=settings.model_timeout,
+        max_retries=settings.model_retries,
+        telemetry=telemetry,
+    )
+
+
+@contextlib.asynccontextmanager
+async def telemetry_of(settings: Settings, storage: Storage) -> AsyncIterator[Telemetry]:
+    """Closed at the end, when it exports the rest. Raises ConfigurationError."""
+    if not settings.applicationinsights_connection_string and not settings.otel_exporter_otlp_endpoint:
+        yield SILENCE
+        return
+    from infra.telemetry import telemetry_to
+
+    telemetry = telemetry_to(settings)
+    telemetry.watch(storage)
+    try:
+        yield telemetry
+    finally:
+        await telemetry.close()

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import datetime
+import ipaddress
 import itertools
 import os
 import re
@@ -18,6 +20,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from node import NODE, npm_install
 
 HOME = Path(__file__).parent / "azurite"
@@ -25,23 +30,31 @@ KEY = base64.b64encode(b"a key for tests").decode()
 ACCOUNTS = 200
 # The server ends with its input, thus with the process that started it, however that one dies.
 LEASH = 'data:text/javascript,process.stdin.on("end",()=>process.exit()).resume()'
-LISTENING = re.compile(rb"Azurite (Blob|Queue|Table) service is successfully listening at http://127\.0\.0\.1:(\d+)")
+LISTENING = re.compile(rb"Azurite (Blob|Queue|Table) service is successfully listening at https?://127\.0\.0\.1:(\d+)")
 START_TIMEOUT = 60.0
 
 
 class Azurite:
-    """A running server. `account()` is the connection string of an account that nobody has used yet."""
+    """A running server. `account()` is the connection string of an account that nobody has used yet.
 
-    def __init__(self) -> None:
+    With `secure` it speaks https (by `certificate`) and takes tokens of an identity: it looks at their issuer, audience
+    and times, and not at their signature.
+    """
+
+    def __init__(self, *, secure: bool = False) -> None:
         npm_install(HOME)  # 10 s and 245 MB on first use
         self._names = (f"account{number}" for number in itertools.count(1))
         accounts = ";".join(f"account{number}:{KEY}" for number in range(1, ACCOUNTS + 1))
         self._folder = tempfile.TemporaryDirectory(prefix="azurite-")
+        self.certificate = Path(self._folder.name) / "certificate.pem"
+        if secure:
+            _certify(self.certificate)
         self._process = subprocess.Popen(
             [
                 *(NODE, "--import", LEASH, HOME / "node_modules" / "azurite" / "dist" / "src" / "azurite.js"),
                 *("--inMemoryPersistence", "--silent", "--disableTelemetry"),
                 *("--blobPort", "0", "--queuePort", "0", "--tablePort", "0"),
+                *(("--oauth", "basic", "--cert", self.certificate, "--key", self.certificate) if secure else ()),
             ],
             cwd=self._folder.name,
             env={**os.environ, "AZURITE_ACCOUNTS": accounts},
@@ -83,6 +96,12 @@ class Azurite:
             f"QueueEndpoint=http://127.0.0.1:{self.ports['queue']}/{name};"
         )
 
+    def account_of_identity(self) -> str:
+        """A fresh account for whoever has a token: its endpoints, and no key."""
+        name = next(self._names)
+        blob, queue = (f"https://127.0.0.1:{self.ports[kind]}/{name}" for kind in ("blob", "queue"))
+        return f"BlobEndpoint={blob};QueueEndpoint={queue}"
+
     def stop(self) -> None:
         self._process.kill()
         self._process.wait()
@@ -91,6 +110,24 @@ class Azurite:
                 with contextlib.suppress(OSError):
                     pipe.close()
         self._folder.cleanup()
+
+
+def _certify(file: Path) -> None:
+    """A key and its own certificate for this machine's address, both in one file."""
+    key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=True)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    file.write_bytes(private + certificate.public_bytes(serialization.Encoding.PEM))
 
 
 @pytest.fixture(scope="module")

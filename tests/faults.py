@@ -185,6 +185,9 @@ class Faulty(Storage):
     async def advance(self, document: Document) -> None:
         await self._call(f"advance {document.container}", lambda: self._store.advance(document))
 
+    async def sweep(self, container: str, prefix: str) -> None:
+        await self._call(f"sweep {container}", lambda: self._store.sweep(container, prefix))
+
     # -- logs ------------------------------------------------------------------------------------------------------
 
     async def start(
@@ -221,6 +224,9 @@ class Faulty(Storage):
 
     async def roll(self, container: str, name: str, mark: Mark) -> Mark:
         return await self._call("roll", lambda: self._store.roll(container, name, mark))
+
+    async def weigh(self, container: str, prefix: str) -> int:
+        return await self._call("weigh", lambda: self._store.weigh(container, prefix))
 
     async def drop(self, container: str, name: str) -> None:
         await self._call(f"drop {container}", lambda: self._store.drop(container, name))

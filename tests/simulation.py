@@ -43,6 +43,7 @@ T = TypeVar("T")
 
 PROJECT = "default"
 LIFETIME = 75  # seconds of a run
+TOMBSTONES = 60  # seconds that they stay; longer than a stalled call takes
 RESTART = 0.2  # seconds from a process's death to its next life
 PATIENCE = 900.0  # seconds after which everything must have come to rest
 PROCESS: contextvars.ContextVar[Process | None] = contextvars.ContextVar("process", default=None)
@@ -145,7 +146,7 @@ class Process:
         self.ledger = Ledger(self.storage, clock, ids, self.bell, roll_after=world.roll_after)
         self.service = Service(self.storage, self.ledger, world.models, clock, ids, self.bell, LIFETIME)
         actions = Actions({"lookup": lookup})
-        self.kit = Kit(self.storage, self.ledger, world.models, actions, clock, ids, self.bell)
+        self.kit = Kit(self.storage, self.ledger, world.models, actions, clock, ids, self.bell, tombstones=TOMBSTONES)
         if "worker" in roles:
             self.spawn(self._work(Worker(self.kit)))
 

@@ -83,8 +83,19 @@ async def test_p9_sigterm_lets_runs_in_flight_finish(stream: bool) -> None:
 
 
 async def test_p9_the_single_process_drains_and_stops() -> None:
-    async with one_run("serve", stream=True) as (world, _, running):
-        assert await asyncio.to_thread(world.processes["serve"].terminate) == 0
+    """Meanwhile it answers, and says that it is not ready for more."""
+    async with one_run("serve", stream=True) as (world, one, running):
+
+        async def health(probe: str) -> int:
+            async with one.session.get(f"http://127.0.0.1:{world.ports['serve']}/health/{probe}") as response:
+                return response.status
+
+        assert (await health("live"), await health("ready")) == (200, 200)
+        ending = asyncio.create_task(asyncio.to_thread(world.processes["serve"].terminate))
+        while (ready := await health("ready")) == 200:
+            await asyncio.sleep(0.01)
+        assert (ready, await health("live")) == (503, 200)
+        assert await ending == 0
         await world.start("serve")
         await running
         await world.check()

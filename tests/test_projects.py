@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from inprocess import Api, InProcess, filled, in_process, path_of
+from inprocess import NOTHING, Api, InProcess, filled, in_process, path_of
+from openapi import ROOT
 
 from app.main import ROUTES
 
 Json = Any
+SERVED = json.loads((ROOT / "app" / "openapi.json").read_text(encoding="utf-8"))
 
 
 def secured() -> Any:
@@ -50,25 +55,31 @@ async def test_every_operation_wants_a_key_before_anything_else() -> None:
             assert (await service.api.send("GET", path)).status == 200
 
 
-async def test_no_project_sees_another_by_any_operation() -> None:
+@pytest.mark.parametrize("dialect", ["/v1", "/openai"])
+async def test_another_projects_objects_are_like_unknown_ones_by_any_operation(dialect: str) -> None:
+    """Every operation of the served document, with ids in its path, its query and its body: whatever of these is the
+    other project's, the answer is the one for an id that was never given to anything."""
     async with secured() as service:
         one, two = service.client("key-of-project-one"), service.client("key-of-project-two")
-        ids = await used_project(service, one)
-        before = await everything(one, ids)
-        foreign = [route for route in ROUTES if "{" in route.path and "models" not in route.path]
-        assert len(foreign) == 20
-        for route in foreign:
-            body = filled(bodies().get(f"{route.method} {route.path.removeprefix('/v1')}", {}), ids)
-            answer = await two.send(route.method, filled(route.path, ids), body)
-            assert answer.status == 404, (route, answer.raw)
-            assert "No " in answer.error["message"]
-        assert await everything(one, ids) == before
+        foreign, own = await used_project(service, one, "one"), await used_project(service, two, "two")
+        before = await everything(one, foreign), await everything(two, own)
+        asked = 0
+        for method, path, body in operations():
+            for theirs, nobodys in requests(dialect, path, body, foreign, own):
+                answers = [await two.send(method, *theirs), await two.send(method, *nobodys)]
+                status, text = {answer.status for answer in answers}, {impersonal(answer.raw) for answer in answers}
+                assert (len(status), len(text)) == (1, 1), (method, *theirs, status, text)
+                seen = [value for value in foreign.values() if value.encode() in answers[0].raw]
+                assert status < {400, 404} or (status == {200} and not seen), (method, *theirs, status)
+                asked += 1
+        assert (await everything(one, foreign), await everything(two, own)) == before
+    assert asked > 50
 
 
 async def test_no_project_runs_the_assistant_of_another() -> None:
     async with secured() as service:
         one, two = service.client("key-of-project-one"), service.client("key-of-project-two")
-        ids = await used_project(service, one)
+        ids = await used_project(service, one, "one")
         own = (await two.post("/threads", {"messages": [{"role": "user", "content": "Hi"}]}))["id"]
         for path in ("/threads/runs", f"/threads/{own}/runs"):
             await two.refused("POST", path, {"assistant_id": ids["assistant_id"]}, status=404)
@@ -80,27 +91,69 @@ async def test_no_project_runs_the_assistant_of_another() -> None:
 # --- what the tests share -------------------------------------------------------------------------------------------
 
 
-async def used_project(service: InProcess, api: Api) -> dict[str, str]:
-    """The ids of one of everything, in the project of this client; by the names of the routes."""
+def operations() -> Iterator[tuple[str, str, Json]]:
+    """Method, path and an example body of all that the served document has. A path of a list comes once for each id
+    that its query may name."""
+    for path, item in SERVED["paths"].items():
+        if "{model}" in path or "servers" in item:
+            continue  # everybody's
+        noun = path.rpartition("/")[2].removesuffix("s")
+        for method in item.keys() & {"get", "post", "delete"}:
+            given = {parameter.get("name") for parameter in item[method].get("parameters", ())}
+            queries = {"after": f"after={{{noun}_id}}", "before": f"before={{{noun}_id}}", "run_id": "run_id={run_id}"}
+            named = [queries[name] for name in given & queries.keys() if f"{{{name}}}" not in path]
+            content = item[method].get("requestBody", {}).get("content", {}).get("application/json", {})
+            examples = [example["value"] for example in content.get("examples", {}).values()]
+            for query in named or [""]:
+                for body in examples or [NOTHING]:
+                    yield method.upper(), f"{path}?{query}", body
+
+
+def requests(
+    dialect: str, path: str, body: Json, foreign: dict[str, str], own: dict[str, str]
+) -> Iterator[tuple[tuple[str, Json], tuple[str, Json]]]:
+    """Path and body with the other project's ids, and the same with ids that nothing has. So that the first of them is
+    met in every place, the ids before it in the path are the caller's own: none, one, and so on."""
+    unknown = {name: value[:-1] + ("0" if value[-1] != "0" else "1") for name, value in foreign.items()}
+    names = re.findall(r"\{(\w+)\}", path.partition("?")[0])
+    for mine in range(len(names) + 1):
+        mixed = [{**ids, **{name: own[name] for name in names[:mine]}} for ids in (foreign, unknown)]
+        both = [
+            (f"{dialect}{filled(path, mixed[place])}&api-version=2024-05-01", with_ids(body, ids))
+            for place, ids in enumerate((foreign, unknown))
+        ]
+        if both[0] != both[1]:
+            yield both[0], both[1]
+
+
+def with_ids(body: Json, ids: dict[str, str]) -> Json:
+    """The example with these ids in the place of its own, which are known by their beginning."""
+    if isinstance(body, dict):
+        return {key: with_ids(value, ids) for key, value in body.items()}
+    if isinstance(body, list):
+        return [with_ids(item, ids) for item in body]
+    kinds = {value.partition("_")[0]: value for value in ids.values()}
+    found = re.fullmatch(r"([a-z]+)_\w+", body) if isinstance(body, str) else None
+    return kinds.get(found[1], body) if found else body
+
+
+def impersonal(raw: bytes) -> str:
+    """An answer without its ids."""
+    return re.sub(r"\b([a-z]+)_[0-9a-z]{24}\b", r"\1", raw.decode())
+
+
+async def used_project(service: InProcess, api: Api, project: str) -> dict[str, str]:
+    """The ids of one of everything in a project, by the names that the paths of the served document have for them."""
     assistant = (await api.post("/assistants", {"model": "gpt-4o"}))["id"]
     thread = {"messages": [{"role": "user", "content": "Hi"}]}
     run = await api.post("/threads/runs", {"assistant_id": assistant, "thread": thread})
-    await service.until(run, project="one")
+    await service.until(run, project=project)
     return {
         "assistant_id": assistant,
         "thread_id": run["thread_id"],
         "run_id": run["id"],
         "message_id": (await api.get(f"/threads/{run['thread_id']}/messages"))["first_id"],
         "step_id": (await api.get(f"{path_of(run)}/steps"))["first_id"],
-    }
-
-
-def bodies() -> dict[str, Json]:
-    """Valid bodies of the operations that need one."""
-    return {
-        "POST /threads/{thread_id}/messages": {"role": "user", "content": "Hi"},
-        "POST /threads/{thread_id}/runs": {"assistant_id": "{assistant_id}"},
-        "POST /threads/{thread_id}/runs/{run_id}/submit_tool_outputs": {"tool_outputs": []},
     }
 
 

@@ -27,7 +27,7 @@ from inprocess import BETA, PATIENCE, InProcess, in_process, path_of, says
 from reality import Reality, Visitor, reality
 from simulation import ByName
 
-from app import middleware, streaming
+from app import connections, streaming
 from assistants import api_of
 from core import frames
 from core.bell import Bell
@@ -227,9 +227,12 @@ async def as_deployed(service: InProcess) -> AsyncIterator[tuple[web.Application
     runner = web.AppRunner(app, shutdown_timeout=1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
+    assert runner.server
+    cutting = asyncio.create_task(connections.cut_off_stalled(runner.server))
     try:
         yield app, runner.addresses[0][1]
     finally:
+        cutting.cancel()
         await runner.cleanup()
 
 
@@ -265,7 +268,7 @@ async def connect(port: int, run: Any, *, read: bool = False) -> socket.socket:
 
 
 async def test_who_takes_nothing_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(middleware, "STALLED", 0.5)
+    monkeypatch.setattr(connections, "STALLED", 0.5)
     async with in_process(says("x" * 3 * MB)) as service, as_deployed(service) as (app, port):
         run = await service.finished(stream=False)
         readers = [await connect(port, run) for _ in range(5)]

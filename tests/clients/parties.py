@@ -19,6 +19,7 @@ from node import NODE, npm_install
 HERE = Path(__file__).parent
 NPM = HERE / "npm"
 PROJECTS = 100  # more than any program has scenarios
+STORES = ("sqlite", "azurite")
 TIMEOUT = 120.0  # seconds for all that a client plays
 # A client's own deprecations are no concern of the service; whatever else it warns of is.
 STRICT = ("-W", "error", "-W", "ignore::DeprecationWarning")
@@ -28,12 +29,15 @@ _INSTALLING = threading.Lock()
 
 @dataclass(frozen=True)
 class Party:
-    """A client: the program that it plays, how to run it, and the ways in which it plays each scenario."""
+    """A client: the program that it plays, how to run it, the ways in which it plays each scenario, and over which
+    stores. `dialect` tells the program whose client to take."""
 
     name: str
     program: Path
     command: Callable[[], list[str]]
     ways: tuple[str, ...]
+    stores: tuple[str, ...] = STORES
+    dialect: str = "openai"
 
     @property
     def scenarios(self) -> list[str]:
@@ -43,7 +47,8 @@ class Party:
 
     def play(self, url: str, scenarios: Iterable[str]) -> dict[tuple[str, str], str | None]:
         """The error, or None, by way and scenario."""
-        done = run([*ready(self.command), str(self.program), *scenarios], url, key=self.name, PROJECTS=str(PROJECTS))
+        command = [*ready(self.command), str(self.program), *scenarios]
+        done = run(command, url, key=self.name, PROJECTS=str(PROJECTS), DIALECT=self.dialect)
         if done.returncode or done.stderr:
             raise AssertionError(f"{self.name} ended with {done.returncode}: {done.stderr}")
         lines: list[dict[str, Any]] = [json.loads(line) for line in done.stdout.splitlines()]
@@ -51,7 +56,9 @@ class Party:
 
 
 def run(command: list[str], url: str, *, key: str, **env: str) -> subprocess.CompletedProcess[str]:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("OPENAI_", "LANGCHAIN_"))}
+    clean = {
+        name: value for name, value in os.environ.items() if not name.startswith(("OPENAI_", "AZURE_", "LANGCHAIN_"))
+    }
     clean |= {"OPENAI_BASE_URL": f"{url}/v1", "OPENAI_API_KEY": key, **env}
     return subprocess.run(
         command, env=clean, cwd=HERE, capture_output=True, text=True, encoding="utf-8", timeout=TIMEOUT, check=False
@@ -74,6 +81,14 @@ PARTIES = {
     party.name: party
     for party in (
         Party("openai-3.52.0", HERE / "openai_scenarios.py", lambda: [sys.executable, *STRICT], BOTH),
+        Party(  # what is behind the paths is the same, so one store will do
+            "azure-3.52.0",
+            HERE / "openai_scenarios.py",
+            lambda: [sys.executable, *STRICT],
+            BOTH,
+            stores=("sqlite",),
+            dialect="azure",
+        ),
         Party("openai-1.109.1", HERE / "openai_scenarios.py", lambda: [str(envs.python("openai-1")), *STRICT], BOTH),
         Party("npm-7.55.0", NPM / "scenarios.mjs", node, ("npm",)),
         Party(

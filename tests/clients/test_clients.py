@@ -13,15 +13,15 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
-from parties import NPM, PARTIES, api_keys, node, ready, run
+from parties import NPM, PARTIES, STORES, api_keys, node, ready, run
 from scripted import scripted_model
 from service import Process, service
 
-STORES = ("sqlite", "azurite")
 AT_ONCE = 3  # clients
 PLAYS = [
-    pytest.param(party.name, way, name, id=f"{party.name}-{way}-{name}")
+    pytest.param(store, party.name, way, name, id=f"{party.name}-{way}-{name}-{store}")
     for party in PARTIES.values()
+    for store in party.stores
     for way in party.ways
     for name in party.scenarios
 ]
@@ -69,8 +69,7 @@ def _selected(request: pytest.FixtureRequest) -> list[Any]:
     return [item for item in request.session.items if getattr(item, "module", None) is request.module]
 
 
-@pytest.mark.parametrize("store", STORES)
-@pytest.mark.parametrize(("party", "way", "name"), PLAYS)
+@pytest.mark.parametrize(("store", "party", "way", "name"), PLAYS)
 def test_client(
     services: dict[str, Process],
     played: dict[tuple[str, str], Future[Any]],
