@@ -177,8 +177,8 @@ async def all_documents(world: World, thread_id: str) -> dict[tuple[str, str], b
 
 
 async def nothing_is_left(world: World, client: Client) -> None:
-    documents = world.store._sql.execute("SELECT container, name FROM documents").fetchall()  # tombstones too
-    assert not [each for each in documents if client.thread in each[1]], f"left of a deleted thread: {documents}"
+    documents = [each for each in await world.documents() if client.thread in each[1]]
+    assert not documents, f"left of a deleted thread: {documents}"
     assert await world.store.read(names.THREADS, names.thread_log(PROJECT, client.thread), None) is None
     logs = [log for log in await world.logs() if client.thread in log[1]]
     assert not logs, f"left of a deleted thread: {logs}"

@@ -246,11 +246,19 @@ class Reality:
         """Container and name of each."""
         if isinstance(self.store, SqliteStorage):
             return self.store._sql.execute("SELECT container, name FROM logs").fetchall()
-        found = []
-        for container in (names.THREADS, names.STREAMS):
-            blobs = self.store._service.get_container_client(container).list_blob_names()
-            found += [(container, name) async for name in blobs if container == names.STREAMS or ".log" in name]
-        return found
+        blobs = await self._blobs(names.THREADS, names.STREAMS)
+        return [(container, name) for container, name in blobs if container == names.STREAMS or ".log" in name]
+
+    async def documents(self) -> list[tuple[str, str]]:
+        """Likewise, with tombstones."""
+        if isinstance(self.store, SqliteStorage):
+            return self.store._sql.execute("SELECT container, name FROM documents").fetchall()
+        blobs = await self._blobs(names.THREADS, names.MESSAGES, names.RUNS, names.STEPS)
+        return [(container, name) for container, name in blobs if ".log" not in name]
+
+    async def _blobs(self, *containers: str) -> list[tuple[str, str]]:
+        clients = [self.store._service.get_container_client(container) for container in containers]
+        return [(client.container_name, name) for client in clients async for name in client.list_blob_names()]
 
     async def queued(self, queue: str) -> int:
         if isinstance(self.store, SqliteStorage):

@@ -242,6 +242,10 @@ class World:
         """Container and name of each."""
         return self.store._sql.execute("SELECT container, name FROM logs").fetchall()
 
+    async def documents(self) -> list[tuple[str, str]]:
+        """Likewise, with tombstones."""
+        return self.store._sql.execute("SELECT container, name FROM documents").fetchall()
+
     def queued(self, queue: str = "work") -> int:
         return int(self.store._sql.execute("SELECT count(*) FROM queue WHERE name=?", (queue,)).fetchone()[0])
 

@@ -130,7 +130,7 @@ async def test_p4_an_event_id_of_another_run_is_refused() -> None:
 async def test_a_thousand_idle_watchers_cost_little_and_leave_nothing(tmp_path: Path) -> None:
     count, most = 1000 * SCALE, resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (256, most))  # what the service begins with: it takes more by itself
-    async with reality(f"sqlite:///{tmp_path}/a.db", "serve") as world:
+    async with reality(f"sqlite:///{tmp_path}/a.db", "serve", MAX_CONNECTIONS=str(3 * count)) as world:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         process, visitor = world.processes["serve"], await world.visitor(SEED)
         runs = []
