@@ -19,7 +19,7 @@ export UV_PYTHON_DOWNLOADS := never
 unexport VIRTUAL_ENV
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test lint format browser bench sweep docs clean
+.PHONY: help install serve test lint format browser bench sweep chaos storm mutants docs clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,8 +51,19 @@ bench: $(INSTALLED_DEV) ## measure, about 20 minutes; ARGS=--quick for a rough l
 sweep: $(INSTALLED_DEV) ## crash at every storage call of every scenario; make test takes a part of them
 	SWEEP=100 $(VENV)/bin/pytest -n auto tests/test_crash_sweep.py $(ARGS)
 
-docs: $(INSTALLED_DEV) ## write settings and examples into README.md anew
+chaos: $(INSTALLED_DEV) ## kill -9 of real processes over Azurite, and readers by the thousand; about 12 minutes
+	$(VENV)/bin/python tests/chaos.py $(ARGS)
+	READERS=5 $(VENV)/bin/pytest -q -s tests/test_readers.py
+
+storm: $(INSTALLED_DEV) ## half a minute of 503s from Azure, over HTTP; make test takes a few seconds of them
+	STORM=30 $(VENV)/bin/pytest tests/test_outage.py $(ARGS)
+
+mutants: $(INSTALLED_DEV) ## take each condition and each step of a commit order away: a test must fail
+	$(VENV)/bin/python tests/mutants.py $(ARGS)
+
+docs: $(INSTALLED_DEV) ## write settings, examples and the list of mutants into the docs anew
 	$(VENV)/bin/python tests/test_docs.py
+	$(VENV)/bin/python tests/mutants.py --docs
 
 clean: ## delete all that was installed, and caches; keep data/
 	rm -rf .venv .venv-* .mypy_cache .pytest_cache .import_linter_cache .hypothesis

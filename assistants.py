@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from app import connections
 from app.limits import Limits
 from app.main import create_app
 from app.service import Service
@@ -23,10 +24,11 @@ from core.bell import Bell
 from core.ids import Ids
 from core.keys import Key, Keys
 from core.ledger import Ledger
-from core.ports import Clock, Storage, StorageUnavailable
+from core.ports import SILENCE, Clock, Storage, StorageUnavailable, Telemetry
+from infra import logs
 from infra.providers import ModelRouter
 from infra.settings import ConfigurationError, Settings, describe, read_settings
-from infra.wiring import SystemClock, models_of, storage_of, tokens_of
+from infra.wiring import SystemClock, models_of, storage_of, telemetry_of, tokens_of
 from worker.actions import Actions
 from worker.advance import Kit
 from worker.main import Worker
@@ -55,32 +57,42 @@ class Parts:
     storage: Storage
     models: ModelRouter
     tokens: EntraTokens | None = None
+    telemetry: Telemetry = SILENCE
 
 
 @contextlib.asynccontextmanager
 async def opened(settings: Settings) -> AsyncIterator[Parts]:
     """The engines that the settings name, open. Raises ConfigurationError for what does not answer."""
     clock = SystemClock()
-    storage, models, tokens = storage_of(settings, clock), models_of(settings), tokens_of(settings, clock)
-    try:
-        await storage.open()
-    except (StorageUnavailable, ValueError) as error:
-        raise ConfigurationError(f"{str(error).rstrip('.')}. Check STORAGE.") from None
-    try:
-        yield Parts(settings, clock, Ids(clock), Bell(), storage, models, tokens)
-    finally:
-        if tokens:
-            await tokens.close()
-        await models.close()
-        await storage.close()
+    storage, tokens = storage_of(settings, clock), tokens_of(settings, clock)
+    async with telemetry_of(settings, storage) as telemetry:
+        models = models_of(settings, telemetry)
+        try:
+            await storage.open()
+        except (StorageUnavailable, ValueError) as error:
+            raise ConfigurationError(f"{str(error).rstrip('.')}. Check STORAGE.") from None
+        try:
+            yield Parts(settings, clock, Ids(clock), Bell(), storage, models, tokens, telemetry)
+        finally:
+            if tokens:
+                await tokens.close()
+            await models.close()
+            await storage.close()
 
 
 def ledger_of(parts: Parts) -> Ledger:
     settings = parts.settings
-    return Ledger(parts.storage, parts.clock, parts.ids, parts.bell, roll_after=settings.log_roll_after)
+    return Ledger(
+        parts.storage,
+        parts.clock,
+        parts.ids,
+        parts.bell,
+        roll_after=settings.log_roll_after,
+        telemetry=parts.telemetry,
+    )
 
 
-def api_of(parts: Parts, ledger: Ledger) -> web.Application:
+def api_of(parts: Parts, ledger: Ledger, stopping: asyncio.Event | None = None) -> web.Application:
     settings = parts.settings
     limits = Limits(
         parts.storage,
@@ -99,6 +111,7 @@ def api_of(parts: Parts, ledger: Ledger) -> web.Application:
         parts.bell,
         lifetime=settings.run_expires_after,
         poll_after=settings.poll_after_ms / 1000,
+        telemetry=parts.telemetry,
         limits=limits,
     )
     return create_app(
@@ -107,6 +120,7 @@ def api_of(parts: Parts, ledger: Ledger) -> web.Application:
         tokens=parts.tokens,
         required=settings.exposed,
         origins=settings.cors_origins,
+        stopping=stopping,
     )
 
 
@@ -131,6 +145,7 @@ def worker_of(parts: Parts, ledger: Ledger) -> Worker:
         window=settings.model_window,
         flush_every=settings.stream_flush_ms / 1000,
         hide=settings.worker_hide_seconds,
+        telemetry=parts.telemetry,
     )
     return Worker(kit, settings.worker_concurrency)
 
@@ -146,7 +161,7 @@ async def run(settings: Settings, *, api: bool, worker: bool) -> None:
         ledger = ledger_of(parts)
         consumer = worker_of(parts, ledger) if worker else None  # first: nobody listens before the settings hold
         if api:
-            await stack.enter_async_context(listening(api_of(parts, ledger), settings))
+            await stack.enter_async_context(listening(api_of(parts, ledger, stop), settings))
         if consumer:
             await stack.enter_async_context(working(consumer, settings, stop))
             warming = asyncio.create_task(parts.models.warm())
@@ -166,23 +181,31 @@ async def check_exposure(parts: Parts) -> None:
 
 
 @contextlib.asynccontextmanager
-async def listening(app: web.Application, settings: Settings) -> AsyncIterator[None]:
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=5)
+async def listening(app: web.Application, settings: Settings) -> AsyncIterator[str]:
+    """The address at which the API listens meanwhile."""
+    kept = {"keepalive_timeout": settings.keep_alive_timeout, "lingering_time": connections.LINGER, **connections.HEAD}
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=5, **kept)
     await runner.setup()
-    site = web.TCPSite(runner, settings.host, settings.port)
+    server = runner.server
+    assert server  # noqa: S101
     try:
-        await site.start()
+        listener = await asyncio.get_running_loop().create_server(
+            connections.guarded(server, settings.max_connections), settings.host, settings.port, backlog=1024
+        )
     except OSError as error:
         await runner.cleanup()
         if error.errno == errno.EADDRINUSE:
             taken = f"Port {settings.port} on {settings.host} is taken: set PORT or --port to another one."
             raise ConfigurationError(taken) from None
         raise ConfigurationError(f"Cannot listen on HOST {settings.host}, PORT {settings.port}: {error}.") from None
-    host, port = runner.addresses[0][:2]
+    host, port = listener.sockets[0].getsockname()[:2]
     log.info("API at http://%s:%s/v1, Swagger UI at http://%s:%s/docs", host, port, host, port)
+    watching = asyncio.create_task(connections.cut_off_stalled(server))
     try:
-        yield
+        yield f"http://{host}:{port}"
     finally:
+        watching.cancel()
+        listener.close()
         await runner.cleanup()
 
 
@@ -260,18 +283,25 @@ def main() -> None:
     overrides = {key: getattr(arguments, key, None) for key in ("host", "port")}
     try:
         settings = read_settings(overrides)
-        logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-        for noisy in ("azure", "httpx2", "httpcore2", "openai"):
-            logging.getLogger(noisy).setLevel(logging.WARNING)
-        logging.getLogger("azure.identity").setLevel(logging.ERROR)  # its warnings are pages, and follow as our error
+        logs.configure(settings)
         if arguments.command == "keys":
             _loop(manage_keys(settings, arguments))
         else:
+            allow_open_files()
             api, worker = arguments.command in ("serve", "api"), arguments.command in ("serve", "worker")
             _loop(run(settings, api=api, worker=worker))
     except ConfigurationError as error:
         print(f"assistants: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def allow_open_files() -> None:
+    """As many as the system lets this process have: each connection is one, each model call and each store's too."""
+    with contextlib.suppress(ImportError, ValueError, OSError):  # Windows has no such limit
+        import resource
+
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _loop(starting: object) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection, Mapping
 
 from aiohttp import web
@@ -11,7 +12,9 @@ from app.authentication import Callers, StoredKeys, Tokens, authentication
 from app.dialects import in_azure
 from app.limits import limiting, show
 from app.service import SERVICE, Service
+from core import errors
 from core.keys import Keys
+from core.ports import SILENCE
 
 MAX_BODY = 4 * 1024 * 1024  # bytes
 THREAD = "/v1/threads/{thread_id}"
@@ -48,10 +51,25 @@ ROUTES: list[web.RouteDef] = [
 ]
 
 
+STOPPING: web.AppKey[asyncio.Event] = web.AppKey("stopping", asyncio.Event)
+
+
+async def live(_: web.Request) -> web.Response:
+    """200: the process answers."""
+    return web.json_response({"status": "ok"})
+
+
 async def health(request: web.Request) -> web.Response:
     """200 when the store answers, 503 when it does not."""
     await request.app[SERVICE].storage.ping()
     return web.json_response({"status": "ok"})
+
+
+async def ready(request: web.Request) -> web.Response:
+    """200 when this process should get requests: the store answers, and the process is not about to end."""
+    if request.app[STOPPING].is_set():
+        raise errors.stopping()
+    return await health(request)
 
 
 def create_app(
@@ -61,14 +79,16 @@ def create_app(
     tokens: Tokens | None = None,
     required: bool = False,
     origins: Collection[str] = (),
+    stopping: asyncio.Event | None = None,
 ) -> web.Application:
     """`keys` maps API keys to projects, in addition to those of the store; `tokens` are of an identity provider. As
     long as there is nothing of the kind, everybody is project `default`, unless a key is `required`. `origins` may
-    call from browsers."""
+    call from browsers. `stopping` is set when the process is told to end."""
     stored = StoredKeys(Keys(service.storage, service.clock, service.ids), service.clock)
     app = web.Application(
         client_max_size=MAX_BODY,
         middlewares=[
+            *([middleware.tracing(service.telemetry)] if service.telemetry is not SILENCE else []),
             middleware.errors_and_ids(),
             middleware.preflight(origins),
             authentication(Callers(stored, keys, tokens, required=required)),
@@ -77,6 +97,7 @@ def create_app(
         ],
     )
     app[SERVICE] = service
+    app[STOPPING] = stopping or asyncio.Event()
     app[streaming.STREAMS] = set()
     app.on_response_prepare.append(middleware.cors(origins))
     app.on_shutdown.append(streaming.end_streams)
@@ -86,5 +107,7 @@ def create_app(
     app.add_routes(ROUTES)
     app.add_routes(in_azure(ROUTES))
     app.router.add_get("/health", health)
+    app.router.add_get("/health/live", live)
+    app.router.add_get("/health/ready", ready)
     openapi.add_routes(app)
     return app

@@ -12,15 +12,45 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 from aiohttp.web_protocol import RequestHandler
 
+from app.connections import SlowBody, body_timer
 from app.dialects import OPENAI, Dialect, dialect_of, is_api
-from app.service import REQUEST_ID
-from core.errors import ApiError, server_error, storage_unavailable, undecided
-from core.ports import Conflict, StorageUnavailable, Undecided
+from app.service import PROJECT, REQUEST_ID, SAFE_ID
+from core.errors import ApiError, server_error, storage_unavailable, too_slow, undecided
+from core.ports import Conflict, StorageUnavailable, Telemetry, Undecided
 from core.resources import encode
+from core.scope import scope, work_on
 
 log = logging.getLogger(__name__)
 
+KNOWN_METHODS = ("GET", "POST", "DELETE", "HEAD", "OPTIONS", "PUT", "PATCH")
+LONGEST_PATH = 200  # characters of it in a trace
+IDS = ("assistant_id", "thread_id", "run_id")
 CORS_HEADERS = "authorization,api-key,content-type,openai-beta,last-event-id,if-none-match,idempotency-key"
+
+
+def tracing(telemetry: Telemetry) -> Middleware:
+    """Around all others: a span of the request, in the caller's trace if it sends a traceparent."""
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if request.path.startswith("/health"):  # probes come all the time
+            return await handler(request)
+        resource = request.match_info.route.resource
+        with telemetry.span(
+            "request",
+            trace=request.headers.get("traceparent", ""),
+            method=request.method if request.method in KNOWN_METHODS else "_OTHER",
+            route=resource.canonical if resource else "",
+            path=request.rel_url.raw_path[:LONGEST_PATH],
+            scheme=request.scheme,
+        ) as span:
+            response = await handler(request)
+            span.tell(code=response.status, **scope())
+            if response.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+                span.tell(error=str(response.status))
+            return response
+
+    return middleware
 
 
 def errors_and_ids() -> Middleware:
@@ -31,6 +61,8 @@ def errors_and_ids() -> Middleware:
         dialect = dialect_of(request)
         request_id, begun = f"req_{secrets.token_hex(16)}", time.perf_counter()
         request[REQUEST_ID] = request_id
+        work_on(lambda: _facts(request))
+        timer = body_timer(request)
         try:
             response = await handler(request)
         except ApiError as error:
@@ -38,24 +70,38 @@ def errors_and_ids() -> Middleware:
         except web.HTTPException as error:
             response = _render_http(request, error, dialect)
         except StorageUnavailable as error:
-            log.warning("%s %s %s: the store does not answer: %s", request_id, request.method, request.path, error)
+            log.warning("%s %s: the store does not answer: %s", request.method, request.path, error)
             once = isinstance(error, Undecided) and "Idempotency-Key" not in request.headers
             response = render(undecided() if once else storage_unavailable(), dialect)
         except Conflict:
-            log.warning("%s %s %s: too many writers at once", request_id, request.method, request.path)
+            log.warning("%s %s: too many writers at once", request.method, request.path)
             response = render(storage_unavailable(), dialect)
+        except SlowBody:
+            response = render(too_slow(), dialect)
+            response.force_close()
         except (ConnectionResetError, TimeoutError):
             raise
         except Exception:
-            log.exception("%s %s %s failed", request_id, request.method, request.path)
+            log.exception("%s %s failed", request.method, request.path)
             response = render(server_error(), dialect)
+        finally:
+            if timer:
+                timer.cancel()
+        took = int((time.perf_counter() - begun) * 1000)
+        log.debug("%s %s: %d after %d ms", request.method, request.path, response.status, took)
         if not response.prepared:
             response.headers["x-request-id"] = request_id
             response.headers["openai-version"] = "2020-10-01"
-            response.headers["openai-processing-ms"] = str(int((time.perf_counter() - begun) * 1000))
+            response.headers["openai-processing-ms"] = str(took)
         return response
 
     return middleware
+
+
+def _facts(request: web.Request) -> dict[str, str]:
+    """For logs and traces. What does not have the shape of an id is left out: a caller could write anything there."""
+    ids = {key: value for key, value in request.match_info.items() if key in IDS and SAFE_ID.fullmatch(value)}
+    return {"request_id": request[REQUEST_ID], "project": request.get(PROJECT, ""), **ids}
 
 
 def render(error: ApiError, dialect: Dialect = OPENAI) -> web.Response:

@@ -48,7 +48,9 @@ async def _stream(request: web.Request, run: Run, seen: int = 0) -> web.StreamRe
     offset = await service.desk.offset_after(project, run.thread_id, run.id, seen)
     source = streaming.stored(service, project, run.thread_id, run.id)
     topics = [f"{names.STREAMS}/{names.document(project, run.thread_id, run.id)}"]
-    return await streaming.send(request, streaming.follow(service, source, topics, offset, to_the_end=False))
+    watchers = request.app[streaming.STREAMS]
+    events = streaming.follow(service, source, topics, offset, to_the_end=False, watchers=watchers)
+    return await streaming.send(request, events)
 
 
 async def list_all(request: web.Request) -> web.Response:
@@ -98,4 +100,6 @@ async def events(request: web.Request) -> web.StreamResponse:
     if offset is None:
         return await streaming.send(request, streaming.over())
     topics = [f"{names.STREAMS}/{names.document(project, thread_id, run_id)}", f"{names.THREADS}/{project}/{thread_id}"]
-    return await streaming.send(request, streaming.follow(service, source, topics, offset, to_the_end=True))
+    watchers = request.app[streaming.STREAMS]
+    found = streaming.follow(service, source, topics, offset, to_the_end=True, watchers=watchers)
+    return await streaming.send(request, found)

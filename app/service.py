@@ -17,7 +17,7 @@ from core.errors import ApiError, invalid_id, no_such
 from core.ids import Ids
 from core.ledger import Ledger
 from core.paging import PageQuery
-from core.ports import Clock, Models, Storage, Stored
+from core.ports import SILENCE, Clock, Models, Storage, Stored, Telemetry
 from core.requests import Body
 from core.resources import encode
 
@@ -41,11 +41,12 @@ class Service:
     bell: Bell
     lifetime: int = 600
     poll_after: float = 0.1
+    telemetry: Telemetry = SILENCE
     limits: Limits | None = None
 
     @property
     def desk(self) -> Desk:
-        return Desk(self.storage, self.ledger, self.clock, self.ids, self.bell, self.lifetime)
+        return Desk(self.storage, self.ledger, self.clock, self.ids, self.bell, self.lifetime, self.telemetry)
 
     def scribe(self) -> Scribe:
         return self.desk.scribe()

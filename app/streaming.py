@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
 from typing import Any
 
 from aiohttp import web
@@ -21,7 +21,10 @@ from core.stream import replay
 HEARTBEAT = b": keep-alive\n\n"
 HEARTBEAT_EVERY = 15.0  # seconds without an event
 OUTAGE = 60.0  # seconds without an answer of the store, after which a stream ends with an error
-POLL_FAST, POLL_SLOW = 0.02, 0.25  # seconds between looks at what another process writes
+POLL_FAST, POLL_SLOW, POLL_SLOWEST = 0.02, 0.25, 5.0  # seconds between looks at what another process writes
+LOOKS = 200  # a second, of all idle streams of a process: where there are more than 50, each looks more rarely
+POLL_OUTAGE = 1.0  # seconds between looks while the store does not answer
+PIECE = 256 * 1024  # bytes that are held for one reader, beside the event that ends there
 _ENDING = re.compile(rb"\nevent: thread\.run\.(?:completed|incomplete|failed|cancelled|expired)\ndata: [^\n]*\n\n")
 _PAUSE = re.compile(
     rb"\nevent: thread\.run\.(?:requires_action|completed|incomplete|failed|cancelled|expired)\ndata: [^\n]*\n\n"
@@ -52,25 +55,49 @@ def stored(service: Service, project: str, thread_id: str, run_id: str) -> Sourc
 def watched(service: Service, project: str, thread_id: str, run_id: str) -> Source:
     """The events of any run: as they were streamed, or from its thread's log. Should somebody ask to stream it later,
     the stream begins with these very bytes, so that a place in the one is a place in the other."""
-    streamed = stored(service, project, thread_id, run_id)
+    streamed, log = stored(service, project, thread_id, run_id), names.thread_log(project, thread_id)
+    is_streamed = False
+    idle: tuple[int, Mark] | None = None  # an offset that nothing came after, as of this end of the log
 
     async def source(offset: int) -> bytes | None:
-        state = (await service.ledger.look(project, thread_id)).state
-        if state.deleted or state.thread is None:
-            return None
-        if run_of(state, run_id).stream:
+        nonlocal is_streamed, idle
+        if is_streamed:
             return await streamed(offset)
-        return replay(await service.ledger.trail(project, thread_id, run_id))[offset:]
+        if idle and idle[0] == offset:
+            # The log's end alone: to fold the thread for each look of each idle watcher costs too much.
+            tail = await service.storage.read(names.THREADS, log, idle[1])
+            if tail and not tail.data and not tail.restarted:
+                return b""
+        view = await service.ledger.look(project, thread_id)
+        if view.state.deleted or view.mark is None:
+            return None
+        held, mark = run_of(view.state, run_id), view.mark
+        if held.stream:
+            data = await streamed(offset)
+            # Nothing even at the start, though the run is over: streams are kept for some days only.
+            is_streamed = data != b"" or held.run.active or bool(await streamed(0))
+            if is_streamed:
+                return data
+        data = replay(await service.ledger.trail(project, thread_id, run_id))[offset:]
+        idle = None if data else (offset, mark)
+        return data
 
     return source
 
 
 async def follow(
-    service: Service, source: Source, topics: list[str], offset: int, *, to_the_end: bool
+    service: Service,
+    source: Source,
+    topics: list[str],
+    offset: int,
+    *,
+    to_the_end: bool,
+    watchers: Collection[object] = (),
 ) -> AsyncGenerator[bytes, None]:
-    """Whole events from `offset` on, until the run has ended (or waits for its client, unless `to_the_end`)."""
+    """Whole events from `offset` on, until the run has ended (or waits for its client, unless `to_the_end`); empty
+    bytes where a look found nothing. `watchers` are the open streams of this process."""
     stop, pause, now = (_ENDING if to_the_end else _PAUSE), POLL_FAST, asyncio.get_running_loop().time
-    heard = answered = now()
+    answered = now()
     while True:
         listeners = [service.bell.listen(topic) for topic in topics]
         try:
@@ -81,25 +108,26 @@ async def follow(
                 if now() - answered > OUTAGE:
                     yield _error("The storage of this service does not answer. The run goes on.")
                     return
-                data = b""
+                data, pause = b"", POLL_OUTAGE
             if data is None:
                 yield _error("The thread was deleted.")
                 return
             if data:
+                if len(data) > PIECE:  # the rest is read again, once the reader took this
+                    data = data[: data.index(b"\n\n", PIECE - 1) + 2]
                 end = stop.search(data)
+                offset, pause = offset + len(data), POLL_FAST
                 yield data[: end.end()] if end else data
                 if end:
                     yield frames.DONE
                     return
-                offset, pause, heard = offset + len(data), POLL_FAST, now()
                 continue
+            yield b""
             done, _ = await asyncio.wait(
                 [listener.future for listener in listeners], timeout=pause, return_when=asyncio.FIRST_COMPLETED
             )
-            pause = POLL_FAST if done else min(pause * 1.5, POLL_SLOW)
-            if now() - heard >= HEARTBEAT_EVERY:
-                yield HEARTBEAT
-                heard = now()
+            slowest = min(max(POLL_SLOW, len(watchers) / LOOKS), POLL_SLOWEST)
+            pause = POLL_FAST if done else min(pause * 1.5, slowest)
         finally:
             for listener in listeners:
                 listener.close()
@@ -124,7 +152,8 @@ async def start_offset(source: Source, last_event_id: str | None) -> int | None:
     found = re.fullmatch(r"(\d{1,12})\.(\d{1,12})", last_event_id)
     data = (await source(int(found[1])) or b"") if found else b""
     if not found or not data.startswith(f"id: {last_event_id}\n".encode()):
-        message = f"Invalid 'Last-Event-ID': '{last_event_id[:100]}' is not the id of an event of this run."
+        shown = last_event_id[:100].encode(errors="replace").decode()
+        message = f"Invalid 'Last-Event-ID': '{shown}' is not the id of an event of this run."
         raise ApiError(message, param="Last-Event-ID", code="invalid_value")
     end = data.index(b"\n\n") + 2
     return None if _ENDING.search(data[:end]) else int(found[1]) + end
@@ -141,16 +170,22 @@ async def send(request: web.Request, chunks: AsyncGenerator[bytes, None]) -> web
         }
     )
     await response.prepare(request)
-    task = asyncio.current_task()
-    open_streams = request.app[STREAMS]
+    if request.method == "HEAD":
+        return response  # whatever followed would pass for the answer to the next request
+    task, now = asyncio.current_task(), asyncio.get_running_loop().time
+    open_streams, wrote = request.app[STREAMS], now()
     if task:
         open_streams.add(task)
     try:
         async with contextlib.aclosing(chunks):
             async for chunk in chunks:
-                await response.write(chunk)
+                if request.transport is None:
+                    break
+                if chunk or now() - wrote >= HEARTBEAT_EVERY:
+                    await response.write(chunk or HEARTBEAT)
+                    wrote = now()
         await response.write_eof()
-    except ConnectionResetError:
+    except ConnectionError:
         pass  # the client comes back with Last-Event-ID, or not
     finally:
         if task:

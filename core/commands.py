@@ -152,11 +152,13 @@ def _part(body: r.TextPartBody | r.ImageUrlPartBody | r.ImageFilePartBody) -> Pa
 
 @dataclass(frozen=True, slots=True)
 class Scribe:
-    """What a decision needs beside the state: names for new things, the time, and a run's lifetime in seconds."""
+    """What a decision needs beside the state: names for new things, the time, a run's lifetime in seconds, and the
+    trace of the request."""
 
     ids: Ids
     now: float
     lifetime: int = 600
+    trace: str = ""
 
     def create_thread(self, body: r.CreateThread, thread_id: str) -> list[e.Event]:
         thread = Thread(
@@ -222,7 +224,7 @@ class Scribe:
         run = self._run(body, assistant, run_id, thread, body.additional_instructions)
         asked = any(message.role == "user" for message in state.messages.newest())
         self._check_startable(asked, added, run)
-        return [*settled, *added, e.RunCreated(run=run, stream=bool(body.stream))]
+        return [*settled, *added, e.RunCreated(run=run, stream=bool(body.stream), trace=self.trace)]
 
     def create_thread_and_run(
         self, body: r.CreateThreadAndRun, assistant: Assistant, thread_id: str, run_id: str
@@ -233,7 +235,7 @@ class Scribe:
         if body.tool_resources is not None:
             run = replace(run, tool_resources=resources_from(body.tool_resources))
         self._check_startable(False, started, run)
-        return [*started, e.RunCreated(run=run, stream=bool(body.stream))]
+        return [*started, e.RunCreated(run=run, stream=bool(body.stream), trace=self.trace)]
 
     def _run(self, body: r.RunFields, assistant: Assistant, run_id: str, thread: Thread, additional: str | None) -> Run:
         """The assistant's configuration of this moment, under the run's own (section 3.4)."""

@@ -14,7 +14,7 @@ from core.commands import Scribe, run_of
 from core.fold import Change
 from core.ids import Ids
 from core.ledger import Decision, Ledger, Ring
-from core.ports import Clock, Conflict, Storage, StorageUnavailable
+from core.ports import SILENCE, Clock, Conflict, Storage, StorageUnavailable, Telemetry
 from core.requests import CreateRun, CreateThreadAndRun, SubmitToolOutputs
 from core.resources import Assistant, Run
 from core.stream import StreamWriter
@@ -31,9 +31,10 @@ class Desk:
     ids: Ids
     bell: Bell
     lifetime: int = 600
+    telemetry: Telemetry = SILENCE
 
     def scribe(self) -> Scribe:
-        return Scribe(self.ids, self.clock.now(), self.lifetime)
+        return Scribe(self.ids, self.clock.now(), self.lifetime, self.telemetry.trace())
 
     async def create_run(self, project: str, thread_id: str, run_id: str, body: CreateRun, assistant: Assistant) -> Run:
         scribe = self.scribe()
@@ -93,8 +94,10 @@ class Desk:
         return changes
 
     def _ring(self, project: str, thread_id: str, run_id: str) -> Ring:
-        now = self.clock.now()
-        return lambda seen: WorkItem(project=project, thread_id=thread_id, run_id=run_id, seen=seen, sent_at=now)
+        now, trace = self.clock.now(), self.telemetry.trace()
+        return lambda seen: WorkItem(
+            project=project, thread_id=thread_id, run_id=run_id, seen=seen, sent_at=now, trace=trace
+        )
 
     async def _show(self, project: str, thread_id: str, run_id: str) -> None:
         """Bring the run's stream, if somebody asked for one, up to what was just committed.

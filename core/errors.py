@@ -65,3 +65,29 @@ def storage_unavailable() -> ApiError:
         code="storage_unavailable",
         headers={"Retry-After": "1"},
     )
+
+
+def stopping() -> ApiError:
+    """503 of a process that drains: another one takes the next requests."""
+    return ApiError(
+        "This process is about to end.",
+        status=503,
+        kind="server_error",
+        code="stopping",
+        headers={"Retry-After": "1"},
+    )
+
+
+def overloaded() -> ApiError:
+    """503 for a connection beyond MAX_CONNECTIONS."""
+    return ApiError(
+        "This service has too many connections at the moment. Please retry your request.",
+        status=503,
+        kind="server_error",
+        code="overloaded",
+        headers={"Retry-After": "1"},
+    )
+
+
+def too_slow() -> ApiError:
+    return ApiError("The body of your request took too long to arrive.", status=408, code="request_timeout")

@@ -56,10 +56,12 @@ class MessageIncomplete(Struct, frozen=True, kw_only=True, tag_field="type", tag
 
 
 class RunCreated(Struct, frozen=True, kw_only=True, tag_field="type", tag="thread.run.created"):
-    """The run as queued, with its assistant's configuration as it was at this moment."""
+    """The run as queued, with its assistant's configuration as it was at this moment. `trace` is the W3C traceparent
+    of the request that created it: all work on the run joins that trace."""
 
     run: Run
     stream: bool = False
+    trace: str = ""
 
 
 class RunUpdated(Struct, frozen=True, kw_only=True, tag_field="type", tag="thread.run.updated"):

@@ -46,6 +46,7 @@ class RunState(msgspec.Struct):
 
     run: Run
     stream: bool = False
+    trace: str = ""
     attempt: int = 0
     item: str = ""
     claimed_at: int = 0  # version of the last claim
@@ -160,7 +161,7 @@ def _message_deleted(state: ThreadState, event: e.MessageDeleted, at: int) -> Na
 
 
 def _run_created(state: ThreadState, event: e.RunCreated, at: int) -> Named:
-    state.runs.put(event.run.id, RunState(run=event.run, stream=event.stream))
+    state.runs.put(event.run.id, RunState(run=event.run, stream=event.stream, trace=event.trace))
     state.active = event.run.id
     return [("thread.run.created", event.run), ("thread.run.queued", event.run)]
 

@@ -130,11 +130,11 @@ class Renderer:
     def begun(self, object_id: str) -> bool:
         return object_id in self._begun
 
-    def render(self, change: Change, known: Set[str]) -> Iterator[Event]:
-        """The events of one change. `known` are the ids that the log knows: what else the stream has open was torn."""
+    def render(self, change: Change) -> Iterator[Event]:
+        """The events of one change. What the stream has open when its run ends was torn: the log closes its own."""
         match change.object:
             case Run() as run if change.name in ENDINGS:
-                yield from self._torn(known, run)
+                yield from self._torn(frozenset(), run)
                 yield change.name, run
             case Step() as step if change.name == "thread.run.step.created":
                 yield from self._step_created(step)

@@ -20,6 +20,11 @@ def _base36(number: int, width: int) -> str:
     return digits
 
 
+def made_at(object_id: str) -> float:
+    """When an id was made, in Unix time."""
+    return int(object_id.rpartition("_")[2][:TIME_DIGITS], 36) / 1_000_000
+
+
 class Ids:
     """Makes ids that sort in the order in which this process made them, whatever the clock does."""
 

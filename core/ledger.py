@@ -17,10 +17,22 @@ from core.bell import Bell, Listener
 from core.commands import thread_of
 from core.errors import ApiError, no_such
 from core.fold import Change, Resource, ThreadState
+from core.frames import ENDINGS
 from core.ids import Ids
-from core.ports import Clock, Conflict, Document, Storage, StorageUnavailable, Stored, Undecided
+from core.ports import (
+    SILENCE,
+    Clock,
+    Conflict,
+    Document,
+    Storage,
+    StorageUnavailable,
+    Stored,
+    Telemetry,
+    Undecided,
+    Unsent,
+)
 from core.projection import documents, find
-from core.resources import encode
+from core.resources import Run, encode
 from core.view import View
 from core.work import WorkItem, to_body
 
@@ -55,8 +67,10 @@ class Ledger:
         *,
         roll_after: int = 500,
         view_bytes: int = 32 * 1024 * 1024,
+        telemetry: Telemetry = SILENCE,
     ) -> None:
         self._storage, self._clock, self._ids, self._bell = storage, clock, ids, bell
+        self._telemetry = telemetry
         self._roll_after, self._view_bytes = roll_after, view_bytes
         self._views: OrderedDict[tuple[str, str], View] = OrderedDict()
         self._weight = 0
@@ -206,13 +220,21 @@ class Ledger:
                 view.mark, rest = await self._storage.start(names.THREADS, name, block, fold)
             else:
                 view.mark, rest = await self._storage.append(names.THREADS, name, mark, block, fold)
-        except Conflict:
+        except (Conflict, Unsent):
             view.mark = mark
             raise
         except StorageUnavailable as error:
             raise Undecided(str(error)) from error
         view.weight += len(block)
+        for change in changes:
+            if change.name in ENDINGS and isinstance(change.object, Run):
+                self._ended(project, change.object)
         return changes, rest
+
+    def _ended(self, project: str, run: Run) -> None:
+        self._telemetry.count(
+            "run", project=project, status=run.status, error=run.last_error.code if run.last_error else ""
+        )
 
     async def _ring(self, ring: Ring | None, seen: int) -> None:
         if ring is not None:
@@ -228,20 +250,22 @@ class Ledger:
             if not told:
                 raise  # the work item stays, and whoever gets it next projects
             # The commit stands, so its client is told: an error would make him do it again.
-            late = asyncio.create_task(self._advance_late(rest))
+            late = asyncio.create_task(self._advance_late(project, thread_id, rest))
             self._late.add(late)
             late.add_done_callback(self._late.discard)
 
     async def _advance(self, documents: Sequence[Document]) -> None:
         await asyncio.gather(*(self._storage.advance(document) for document in documents))
 
-    async def _advance_late(self, documents: Sequence[Document]) -> None:
+    async def _advance_late(self, project: str, thread_id: str, documents: Sequence[Document]) -> None:
         pause = 0.5
         while True:
             await asyncio.sleep(pause)
             pause = min(pause * 2, 30.0)
             with contextlib.suppress(StorageUnavailable):
-                return await self._advance(documents)
+                state = (await self.look(project, thread_id)).state
+                # The outage may have outlasted the thread, and even its tombstones.
+                return await self._advance(documents) if state.thread and not state.deleted else None
 
     async def project(self, project: str, thread_id: str, run_id: str, since: int = 0) -> None:
         """Bring up the documents of a run, its steps and its messages, whoever died before he did: all of them, or what
@@ -275,7 +299,7 @@ class Ledger:
         return stored
 
     async def purge(self, project: str, thread_id: str) -> None:
-        """Empty what a deleted thread left. Tombstones stay, so that no late writer brings a document back."""
+        """Empty what a deleted thread left. Tombstones stay until `sweep`: no late writer brings a document back."""
         view = await self.look(project, thread_id)
         state = view.state
         if view.mark is None:  # a purge that died after its last step but one
@@ -293,6 +317,12 @@ class Ledger:
         await self._storage.drop(names.THREADS, names.thread_log(project, thread_id))
         self._forget((project, thread_id))
         await self._forget_snapshots(project, thread_id)
+
+    async def sweep(self, project: str, thread_id: str) -> None:
+        """Delete the tombstones of a thread that was purged long ago."""
+        await self._storage.remove(names.THREADS, names.document(project, thread_id))
+        for container in (names.MESSAGES, names.RUNS, names.STEPS):
+            await self._storage.sweep(container, names.document(project, thread_id, ""))
 
     async def _forget_snapshots(self, project: str, thread_id: str) -> None:
         prefix = f"{names.document(project, thread_id)}."

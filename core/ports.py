@@ -1,11 +1,13 @@
-"""What the domain asks of the world: a storage engine, a clock, models and the worker's own tools.
+"""What the domain asks of the world: a storage engine, a clock, models, and somebody to tell what goes on.
 
 Engines implement `Storage`; one contract suite (tests/test_storage_contract.py) holds for all of them.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -16,6 +18,10 @@ class Conflict(Exception):
 
 class StorageUnavailable(Exception):
     """The store did not answer, or answered that it cannot now. A write may or may not have happened."""
+
+
+class Unsent(StorageUnavailable):
+    """The store was not even asked, so nothing has happened."""
 
 
 class Undecided(StorageUnavailable):
@@ -113,6 +119,9 @@ class Documents(Protocol):
     async def advance(self, document: Document) -> None:
         """Project: write unless a document of the same or a later version is there. Idempotent, never back in time."""
 
+    async def sweep(self, container: str, prefix: str) -> None:
+        """Delete for good the tombstones whose names start with `prefix`: when no late writer is left."""
+
 
 class Logs(Protocol):
     """Append-only logs. A block is stored whole or not at all, and only where the writer thinks the log ends."""
@@ -170,7 +179,10 @@ class Queue(Protocol):
 
 
 class Storage(Documents, Logs, Queue, Protocol):
-    """A storage engine."""
+    """A storage engine. It counts by kind what it asked of the store, and by reason what it had to ask again."""
+
+    operations: Counter[str]
+    retries: Counter[str]
 
     async def open(self) -> None:
         """Connect, and create what is missing. Raises StorageUnavailable, or ValueError for a bad configuration."""
@@ -283,3 +295,65 @@ class Models(Protocol):
         """The models that are there. A provider that does not answer is left out."""
 
     async def close(self) -> None: ...
+
+
+# --- telemetry ----------------------------------------------------------------------------------------------------
+
+Fact = str | int | float | bool | tuple[str, ...]
+
+
+class Span(Protocol):
+    """Something that takes its time, while it lasts."""
+
+    def tell(self, **facts: Fact) -> None:
+        """What became known meanwhile."""
+
+
+class Telemetry(Protocol):
+    """What operators get to see: spans, of which those of one run are one trace, and metrics. In the domain's words;
+    the engine knows the names of the standard. Never fails, never waits.
+
+    Ids, names, numbers and kinds of errors are facts; what users, models and tools say is content, told only if
+    `content` allows it.
+    """
+
+    content: bool
+
+    def span(self, what: str, *, trace: str = "", cause: str = "", **facts: Fact) -> AbstractContextManager[Span]:
+        """`what` is request, run, model or tool. It belongs to `trace`, a W3C traceparent, or else to the span around;
+        `cause` is what made it happen, if that is of another trace."""
+
+    def trace(self) -> str:
+        """The traceparent of the span around, to travel with a work item. Empty if there is none."""
+
+    def count(self, what: str, **facts: Fact) -> None:
+        """One more: a run that ended, a delivery of a work item."""
+
+    def measure(self, what: str, value: float, **facts: Fact) -> None:
+        """How long a run was queued, in seconds."""
+
+
+class Silence:
+    """Telemetry that is switched off, and a span of it."""
+
+    content = False
+
+    def span(self, what: str, *, trace: str = "", cause: str = "", **facts: Fact) -> Silence:
+        return self
+
+    def tell(self, **facts: Fact) -> None: ...
+
+    def trace(self) -> str:
+        return ""
+
+    def count(self, what: str, **facts: Fact) -> None: ...
+
+    def measure(self, what: str, value: float, **facts: Fact) -> None: ...
+
+    def __enter__(self) -> Silence:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+SILENCE = Silence()

@@ -88,10 +88,9 @@ class StreamWriter:
         missing: list[tuple[int, frames.Event]] = []
         if self._ended:  # an old run's trail may tell its end alone, under a later version
             return missing
-        known = {change.object.id for change in trail}
         for change in trail:
             if change.version > self._version:
-                for event in self._renderer.render(change, known):
+                for event in self._renderer.render(change):
                     self._renderer.saw(*event)
                     missing.append((change.version, event))
         return missing
@@ -129,7 +128,7 @@ def replay(trail: Sequence[Change]) -> bytes:
     """The stream as it would be if nobody had streamed: the same events and ids, each message as one delta."""
     renderer, events = frames.Renderer(), []
     for change in trail:
-        for event in renderer.render(change, frozenset()):
+        for event in renderer.render(change):
             renderer.saw(*event)
             events.append((change.version, event))
     return frames.to_bytes(events, 0)

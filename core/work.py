@@ -13,7 +13,8 @@ class WorkItem(Struct, frozen=True, kw_only=True):
     """`run`: look at this run. `purge`: the thread was deleted, empty what is left of it.
 
     `seen` is the version of the thread that the sender knew when it rang, before it committed: a worker that sees no
-    later one came too early. `sent_at` is Unix time, and stays when an item is put back.
+    later one came too early. `sent_at` is Unix time, and stays when an item is put back. A purge rings once more, for
+    its `tombstones`. `trace` is the W3C traceparent of the request that rang, empty if nobody traces.
     """
 
     kind: Literal["run", "purge"] = "run"
@@ -22,6 +23,8 @@ class WorkItem(Struct, frozen=True, kw_only=True):
     run_id: str = ""
     seen: int = 0
     sent_at: float
+    tombstones: bool = False
+    trace: str = ""
 
 
 _decoder = msgspec.json.Decoder(WorkItem)

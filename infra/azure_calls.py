@@ -13,13 +13,14 @@ from collections.abc import Awaitable, Callable
 from io import BytesIO
 from typing import Any, Final, Generic, TypeVar
 
-from aiohttp import ClientSession, DummyCookieJar
-from azure.core.exceptions import AzureError, ClientAuthenticationError, HttpResponseError
+from aiohttp import ClientConnectorError, ClientSession, DummyCookieJar
+from azure.core.exceptions import AzureError, ClientAuthenticationError, HttpResponseError, ServiceRequestError
 from azure.core.pipeline.transport import AioHttpTransport
 from azure.storage.blob.aio import BlobClient, BlobServiceClient
 from azure.storage.queue.aio import QueueClient
 
-from core.ports import Conflict, StorageUnavailable
+from core.ports import Conflict, StorageUnavailable, Unsent
+from infra.breaker import Breaker
 
 T = TypeVar("T")
 
@@ -37,6 +38,7 @@ CODES: Final = {
 }
 # No answer about the request: it may have been done, or may be done now.
 UNDECIDED: Final = {408, 429, 500, 502, 503, 504}
+RETRIES: Final[Counter[str]] = Counter()  # of this process, by status or "connection"
 
 
 class Refused(Exception):
@@ -48,6 +50,10 @@ class Refused(Exception):
         self.size = size  # of the blob, where a range beyond its end was asked for
 
 
+class Resting(ServiceRequestError):
+    """Not sent: the service has answered nobody for a while, and another request is to try whether it does."""
+
+
 class Transport(AioHttpTransport):  # type: ignore[misc]  # the SDK resolves the name at run time
     """One service's way out over the session that all share. Counts requests by service, method and operation."""
 
@@ -56,13 +62,27 @@ class Transport(AioHttpTransport):  # type: ignore[misc]  # the SDK resolves the
             session=session, session_owner=False, connection_timeout=CONNECT_TIMEOUT, read_timeout=READ_TIMEOUT
         )
         self._service, self._operations = service, operations
+        self._breaker = Breaker(asyncio.get_running_loop().time)
 
     async def send(self, request: Any, **config: Any) -> Any:
+        if not self._breaker.admits():
+            raise Resting(f"the {self._service} service has answered nobody for a while")
         operation = request.url.partition("comp=")[2].partition("&")[0]
         self._operations[f"{self._service} {request.method} {operation}".rstrip()] += 1
         if isinstance(request.data, bytes) and len(request.data) > LARGE_BODY:
             request.data = BytesIO(request.data)
-        return await super().send(request, **config)
+        try:
+            response = await super().send(request, **config)
+        except AzureError as error:
+            # A connection that was dropped is none: it may have been idle for too long.
+            if isinstance(error.inner_exception, TimeoutError | ClientConnectorError):
+                self._breaker.failed()
+            raise
+        if response.status_code in UNDECIDED:
+            self._breaker.failed()
+        else:
+            self._breaker.answered()
+        return response
 
 
 class Recent(Generic[T]):
@@ -97,6 +117,7 @@ class AzureClients:
 
     def __init__(self) -> None:
         self.operations: Counter[str] = Counter()  # requests sent, by kind
+        self.retries = RETRIES
         self._service: BlobServiceClient | None = None
         self._work: QueueClient | None = None
         self._poison: QueueClient | None = None
@@ -123,7 +144,8 @@ def new_session(*, proxied: bool) -> ClientSession:
 
 
 async def call(send: Callable[[], Awaitable[T]], *, pauses: tuple[float, ...] = PAUSES) -> T:
-    """Send until there is an answer. Raises Refused if it is no, StorageUnavailable if there is none."""
+    """Send until there is an answer. Raises Refused if it is no, StorageUnavailable if there is none, and Unsent if
+    nothing was sent."""
     resent = False
     for pause in (*pauses, None):
         try:
@@ -131,8 +153,11 @@ async def call(send: Callable[[], Awaitable[T]], *, pauses: tuple[float, ...] = 
         except AzureError as error:
             if isinstance(error, HttpResponseError) and is_refusal(error):
                 raise _refused(error, resent) from None
+            if isinstance(error, Resting):
+                raise (StorageUnavailable if resent else Unsent)(describe(error)) from None
             if pause is None or not is_undecided(error):
                 raise StorageUnavailable(describe(error)) from error
+            RETRIES[str(getattr(error, "status_code", None) or "connection")] += 1
         resent = True
         await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311
     raise AssertionError("unreachable")
@@ -146,7 +171,10 @@ async def write(send: Callable[[], Awaitable[T]], mine: Callable[[], Awaitable[T
     try:
         return await call(send)
     except Refused as refusal:
-        found = await mine() if refusal.resent else None
+        try:
+            found = await mine() if refusal.resent else None
+        except Unsent as error:  # the question was not, but the write was
+            raise StorageUnavailable(str(error)) from None
         if found is None:
             raise Conflict(str(refusal)) from None
         return found

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from azure.core import MatchConditions
-from azure.storage.blob import ContentSettings
+from azure.storage.blob import BlobProperties, ContentSettings
 
 from core.ports import Document, StorageUnavailable, Stored
 from infra.azure_calls import AzureClients, Recent, Refused, call, opened, write
@@ -133,6 +133,26 @@ class AzureDocuments(AzureClients):
             return None
         number = int((there.metadata or {}).get("version", 0))
         return self._versions.put(container, name, Version(str(there.etag), number))
+
+    async def sweep(self, container: str, prefix: str) -> None:
+        async def tombstones() -> list[BlobProperties]:
+            listing = (
+                opened(self._service)
+                .get_container_client(container)
+                .list_blobs(name_starts_with=blob_name(container, prefix))
+            )
+            return [blob async for blob in listing if blob.size == 0]
+
+        async def delete(blob: BlobProperties) -> None:
+            # If-Match: what a late writer has put there since the listing is no tombstone.
+            condition = if_match('"{}"'.format(str(blob.etag).strip('"')))
+            try:
+                await call(lambda: self._blob(container, blob.name).delete_blob(**condition))
+            except Refused:
+                pass  # changed, or gone already
+            self._versions.forget(container, blob_name(container, blob.name))
+
+        await asyncio.gather(*map(delete, await call(tombstones)))
 
     # -- pages -----------------------------------------------------------------------------------------------------
 

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pydantic import SecretStr
 
-from core.ports import Deltas, ModelError, ModelInfo, Prompt, Reply
+from core.ports import SILENCE, Deltas, ModelError, ModelInfo, Prompt, Reply, Telemetry
+from infra.content import answered, asked
 from infra.offline_model import OfflineModel
 
 if TYPE_CHECKING:
@@ -72,12 +73,13 @@ class ModelRouter:
         timeout: float = 600.0,
         max_retries: int = 2,
         now: Callable[[], float] = time.monotonic,
+        telemetry: Telemetry = SILENCE,
     ) -> None:
         if default not in providers:
             known = ", ".join(sorted(providers)) or "none is configured"
             raise ValueError(f"The default model provider '{default}' does not exist: set it to one of these: {known}.")
         self._providers, self._default = dict(providers), default
-        self._timeout, self._max_retries, self._now = timeout, max_retries, now
+        self._timeout, self._max_retries, self._now, self._telemetry = timeout, max_retries, now, telemetry
         self._opened: dict[str, _Opened] = {}
         self._opening = asyncio.Lock()
         self._listed: tuple[float, Sequence[ModelInfo]] | None = None
@@ -85,8 +87,22 @@ class ModelRouter:
 
     async def reply(self, prompt: Prompt, deltas: Deltas | None) -> Reply:
         name, model = self._route(prompt.model)
-        opened = self._opened.get(name) or await self._open(name)
-        return await opened.model.reply(replace(prompt, model=model), deltas)
+        prompt, content = replace(prompt, model=model), self._telemetry.content
+        with self._telemetry.span("model", provider=name, model=model, stream=deltas is not None) as span:
+            if content:
+                span.tell(**asked(prompt))
+            opened = self._opened.get(name) or await self._open(name)
+            reply = await opened.model.reply(prompt, deltas)
+            span.tell(
+                finish=(reply.finish,),
+                input_tokens=reply.tokens.prompt,
+                output_tokens=reply.tokens.completion,
+                cached_tokens=reply.tokens.cached,
+                reasoning_tokens=reply.tokens.reasoning,
+            )
+            if content:
+                span.tell(**answered(reply))
+            return reply
 
     async def list(self) -> Sequence[ModelInfo]:
         async with self._listing:  # callers that come together ask the providers once

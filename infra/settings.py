@@ -83,6 +83,12 @@ class Settings(BaseSettings):
     project_stored_bytes: Annotated[int, Field(ge=0)] = Field(
         0, description="bytes of threads that a project may keep; 0: no limit"
     )
+    max_connections: Annotated[int, Field(ge=1)] = Field(5000, description="connections to the API at once")
+    keep_alive_timeout: Annotated[float, Field(gt=0)] = Field(
+        75,
+        description="seconds that a connection may be idle, and that the head of a request may take; a proxy in front"
+        " should close idle connections sooner",
+    )
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="origins whose browser pages may call the API, comma-separated; * for all"
     )
@@ -124,6 +130,19 @@ class Settings(BaseSettings):
         25, description="seconds that SIGTERM gives to runs in flight"
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="what is logged to stderr")
+    log_format: Literal["text", "json"] = Field("text", description="how: lines for people, or a JSON object a line")
+    applicationinsights_connection_string: SecretStr | None = Field(
+        None, description="Application Insights to send traces and metrics to"
+    )
+    otel_exporter_otlp_endpoint: Url | None = Field(
+        None,
+        description="where to send traces and metrics by OTLP over HTTP; other OTEL_* variables of OpenTelemetry's SDK"
+        " hold too",
+    )
+    otel_service_name: str = Field("assistants", description="name of this process in traces and metrics")
+    otel_instrumentation_genai_capture_message_content: bool = Field(
+        False, description="whether traces hold prompts, answers and outputs of tools"
+    )
 
     @field_validator("api_keys", mode="before")
     @classmethod

@@ -11,10 +11,26 @@ import asyncio
 import contextlib
 import json
 import sqlite3
-from collections.abc import AsyncIterator, Iterator, Sequence
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 
-from core.ports import Clock, Conflict, Delivery, Document, Mark, Project, StorageUnavailable, Stored, Tail, nothing
+from core import names
+from core.ids import made_at
+from core.ports import (
+    Clock,
+    Conflict,
+    Delivery,
+    Document,
+    Mark,
+    Project,
+    StorageUnavailable,
+    Stored,
+    Tail,
+    Unsent,
+    nothing,
+)
 
 # Tables of large rows have a rowid: in one without, a search reads whole rows on its way, snapshots of megabytes too.
 SCHEMA = """
@@ -35,6 +51,8 @@ CREATE INDEX IF NOT EXISTS queue_visible ON queue(name, visible_at);
 # Seconds that a write waits for another process's transaction (each takes well under a millisecond), and how it waits.
 BUSY_TIMEOUT, BUSY_PAUSE = 5.0, 0.01
 CHECKPOINT_EVERY = 2.0  # seconds between looks at the write-ahead log
+TIDY_EVERY = 3600.0  # seconds between looks for what is kept no longer
+DAY = 86_400
 MAX_BLOCK = 64 * 1024 * 1024  # as on Azure
 
 
@@ -43,8 +61,11 @@ class SqliteStorage:
 
     def __init__(self, path: str, clock: Clock) -> None:
         self._path, self._clock = path, clock
+        self.operations: Counter[str] = Counter()  # transactions; reads cost next to nothing
+        self.retries: Counter[str] = Counter()
+        self._waiting = asyncio.Lock()
         self._db: sqlite3.Connection | None = None
-        self._checkpoints: asyncio.Task[None] | None = None
+        self._chores: list[asyncio.Task[None]] = []
 
     async def open(self) -> None:
         if self._db is not None:
@@ -58,14 +79,16 @@ class SqliteStorage:
         except (OSError, sqlite3.Error) as error:
             raise StorageUnavailable(f"SQLite cannot open '{self._path}': {error}") from None
         if self._path != ":memory:":
-            self._checkpoints = asyncio.create_task(self._checkpoint())
+            self._chores = [
+                asyncio.create_task(self._every(CHECKPOINT_EVERY, _checkpoint)),
+                asyncio.create_task(self._every(TIDY_EVERY, lambda db: tidy(db, self._clock.now()))),
+            ]
 
     async def close(self) -> None:
-        if self._checkpoints:
-            self._checkpoints.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._checkpoints
-            self._checkpoints = None
+        for chore in self._chores:
+            chore.cancel()
+        await asyncio.gather(*self._chores, return_exceptions=True)
+        self._chores = []
         if self._db is not None:
             self._db.close()
             self._db = None
@@ -134,6 +157,13 @@ class SqliteStorage:
             " version=excluded.version WHERE excluded.version > documents.version",
             (document.container, document.name, document.version, document.body),
         )
+
+    async def sweep(self, container: str, prefix: str) -> None:
+        async with self._transaction() as sql:
+            sql.execute(
+                "DELETE FROM documents WHERE container=? AND name>=? AND name<? AND length(body)=0",
+                (container, prefix, prefix + "\U0010ffff"),
+            )
 
     # -- logs ------------------------------------------------------------------------------------------------------
 
@@ -329,16 +359,25 @@ class SqliteStorage:
 
     async def _begin(self) -> None:
         """Wait for another process's transaction without holding up this process's other work."""
-        for _ in range(int(BUSY_TIMEOUT / BUSY_PAUSE)):
-            try:
-                self._sql.execute("BEGIN IMMEDIATE")
-            except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
-                    raise
+        self.operations["transaction"] += 1
+        if self._begun():
+            return
+        end = time.monotonic() + BUSY_TIMEOUT
+        async with self._waiting:  # one at a time tries again, however many wait
+            while not self._begun():
+                if time.monotonic() > end:
+                    raise Unsent(f"SQLite: '{self._path}' has been locked for {BUSY_TIMEOUT:g} s")
+                self.retries["busy"] += 1
                 await asyncio.sleep(BUSY_PAUSE)
-            else:
-                return
-        raise StorageUnavailable(f"SQLite: '{self._path}' has been locked for {BUSY_TIMEOUT:g} s")
+
+    def _begun(self) -> bool:
+        try:
+            self._sql.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+                raise
+            return False
+        return True
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
@@ -347,17 +386,36 @@ class SqliteStorage:
         except sqlite3.Error as error:
             raise StorageUnavailable(f"SQLite: {error}") from error
 
-    async def _checkpoint(self) -> None:
-        """Copy the write-ahead log into the file: in a thread, with its own connection, as it waits for the disk."""
+    async def _every(self, seconds: float, chore: Callable[[sqlite3.Connection], None]) -> None:
+        """What waits for the disk, or looks at everything: in a thread, with a connection of its own."""
 
         def work() -> None:
-            db = self._connect()
-            try:
-                db.execute("PRAGMA wal_checkpoint(PASSIVE)")
-            finally:
-                db.close()
+            with contextlib.closing(self._connect()) as db:
+                chore(db)
 
         while True:
-            await asyncio.sleep(CHECKPOINT_EVERY)
-            with contextlib.suppress(sqlite3.Error):  # a busy moment: the next look will do
+            with contextlib.suppress(sqlite3.Error):  # a busy moment: the next time will do
                 await asyncio.to_thread(work)
+            await asyncio.sleep(seconds)
+
+
+def _checkpoint(db: sqlite3.Connection) -> None:
+    """Copy the write-ahead log into the file."""
+    db.execute("PRAGMA wal_checkpoint(PASSIVE)")
+
+
+def tidy(db: sqlite3.Connection, now: float) -> None:
+    """Remove what is kept no longer (names.KEPT_DAYS), as lifecycle rules do on Azure: in small transactions, as others
+    wait for them."""
+    streams, keys = (now - names.KEPT_DAYS[container] * DAY for container in (names.STREAMS, names.IDEMPOTENCY))
+    for (name,) in db.execute("SELECT name FROM logs WHERE container=?", (names.STREAMS,)).fetchall():
+        if made_at(name) < streams:
+            db.execute("BEGIN IMMEDIATE")
+            for table in ("logs", "blocks"):
+                db.execute(f"DELETE FROM {table} WHERE container=? AND name=?", (names.STREAMS, name))  # noqa: S608
+            db.execute("COMMIT")
+    old = "SELECT name, version FROM documents WHERE container=? AND json_extract(CAST(body AS TEXT), '$.at')<?"
+    for name, version in db.execute(old, (names.IDEMPOTENCY, keys)).fetchall():
+        # version: a request that has reserved with this key anew.
+        delete = "DELETE FROM documents WHERE container=? AND name=? AND version=?"
+        db.execute(delete, (names.IDEMPOTENCY, name, version))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 from core import names
 from core.keys import Caller
-from core.ports import Clock, Storage
+from core.ports import SILENCE, Clock, Storage, Telemetry
 from infra.providers import ModelRouter, Provider
 from infra.settings import ConfigurationError, Settings
 from infra.sqlite_store import SqliteStorage
@@ -77,7 +79,7 @@ def _caller(role: str, text: str) -> Caller:
     return Caller(project, "read" if scope == "read" else "full")
 
 
-def models_of(settings: Settings) -> ModelRouter:
+def models_of(settings: Settings, telemetry: Telemetry = SILENCE) -> ModelRouter:
     """The providers: `openai` if it has a key or a URL, `azure` if it has an endpoint, those of PROVIDERS, and the
     built-in `offline`."""
     providers = {"offline": Provider(api="offline")}
@@ -104,4 +106,26 @@ def models_of(settings: Settings) -> ModelRouter:
             f"DEFAULT_PROVIDER is '{default}', which is not configured: set it to one of {known},"
             " or add it to PROVIDERS."
         )
-    return ModelRouter(providers, default, timeout=settings.model_timeout, max_retries=settings.model_retries)
+    return ModelRouter(
+        providers,
+        default,
+        timeout=settings.model_timeout,
+        max_retries=settings.model_retries,
+        telemetry=telemetry,
+    )
+
+
+@contextlib.asynccontextmanager
+async def telemetry_of(settings: Settings, storage: Storage) -> AsyncIterator[Telemetry]:
+    """Closed at the end, when it exports the rest. Raises ConfigurationError."""
+    if not settings.applicationinsights_connection_string and not settings.otel_exporter_otlp_endpoint:
+        yield SILENCE
+        return
+    from infra.telemetry import telemetry_to
+
+    telemetry = telemetry_to(settings)
+    telemetry.watch(storage)
+    try:
+        yield telemetry
+    finally:
+        await telemetry.close()

@@ -185,6 +185,9 @@ class Faulty(Storage):
     async def advance(self, document: Document) -> None:
         await self._call(f"advance {document.container}", lambda: self._store.advance(document))
 
+    async def sweep(self, container: str, prefix: str) -> None:
+        await self._call(f"sweep {container}", lambda: self._store.sweep(container, prefix))
+
     # -- logs ------------------------------------------------------------------------------------------------------
 
     async def start(

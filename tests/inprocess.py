@@ -14,7 +14,7 @@ import io
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 from aiohttp.test_utils import TestServer
@@ -25,12 +25,13 @@ from yarl import URL
 from assistants import Parts, api_of, ledger_of, worker_of
 from core.bell import Bell
 from core.ids import Ids
-from core.ports import Clock, Deltas, ModelError, ModelInfo, Prompt, Reply, Tokens, ToolCall
+from core.ports import SILENCE, Clock, Deltas, ModelError, ModelInfo, Prompt, Reply, Telemetry, Tokens, ToolCall
 from core.resources import TERMINAL
 from infra.settings import read_settings
 from infra.wiring import SystemClock, storage_of, tokens_of
 
 Json = Any
+T = TypeVar("T")
 PATIENCE = 60.0  # seconds that a test may take: whoever waits for what never comes is told so
 SETTLED = (*sorted(TERMINAL), "requires_action")
 BETA = {"OpenAI-Beta": "assistants=v2"}
@@ -348,11 +349,17 @@ class InProcess:
         self._worker = worker_of(self.parts, self.ledger)
         self._working = asyncio.create_task(self._worker.run())
 
-    async def stop_worker(self) -> None:
+    async def stop_worker(self, grace: float = 0) -> None:
+        """`grace` in seconds: what is in flight may end."""
         if self._worker:
-            await self._worker.stop(0)
+            await self._worker.stop(grace)
             await self._working
             self._worker = None
+
+    def take_turns(self) -> None:
+        """Let every call of the store take a moment from here on, as over a network: others come in between."""
+        for name in ("get", "create", "replace", "start", "append", "read"):
+            setattr(self.storage, name, _after_others(getattr(self.storage, name)))
 
     def advance(self, seconds: float) -> None:
         """Move the manual clock, and let everybody look at it."""
@@ -408,6 +415,14 @@ class InProcess:
         return list((await self.api.get(f"{path_of(run)}/steps?order=asc&limit=100"))["data"])
 
 
+def _after_others(call: Callable[..., Awaitable[T]]) -> Callable[..., Awaitable[T]]:
+    async def later(*given: Any) -> T:
+        await asyncio.sleep(0.005)
+        return await call(*given)
+
+    return later
+
+
 def path_of(run: Json) -> str:
     return f"/threads/{run['thread_id']}/runs/{run['id']}"
 
@@ -426,14 +441,19 @@ def filled(node: Json, ids: dict[str, str]) -> Json:
 
 @contextlib.asynccontextmanager
 async def in_process(
-    *script: Act, clock: Clock | None = None, models: Any = None, worker: bool = True, **settings: Any
+    *script: Act,
+    clock: Clock | None = None,
+    models: Any = None,
+    worker: bool = True,
+    telemetry: Telemetry = SILENCE,
+    **settings: Any,
 ) -> AsyncIterator[InProcess]:
     """The service with a model that follows `script` (or with `models`), and these settings."""
     given = read_settings({"storage": "sqlite://:memory:", "stream_flush_ms": 1, **settings})
     clock = clock or SystemClock()
     storage = storage_of(given, clock)
     tokens = tokens_of(given, clock)
-    parts = Parts(given, clock, Ids(clock), LoudBell(), storage, models or ScriptedModels(script), tokens)
+    parts = Parts(given, clock, Ids(clock), LoudBell(), storage, models or ScriptedModels(script), tokens, telemetry)
     ledger = ledger_of(parts)
     async with asyncio.timeout(PATIENCE), contextlib.AsyncExitStack() as stack:
         await storage.open()

@@ -36,6 +36,10 @@ async def tools(client: Client) -> None:
     await ask(client, "tools")
 
 
+async def parallel_tools(client: Client) -> None:
+    await ask(client, "parallel")
+
+
 async def own_actions(client: Client) -> None:
     await ask(client, "own")
 
@@ -177,6 +181,7 @@ SCENARIOS: dict[str, Scenario] = {
     for each in (
         plain,
         tools,
+        parallel_tools,
         own_actions,
         mixed_round,
         model_fails,

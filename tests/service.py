@@ -13,6 +13,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 COMMAND = str(Path(sys.executable).parent / "assistants")
 LISTENING = re.compile(r"API at (http://[\d.:]+)/v1")
@@ -22,15 +23,18 @@ START_TIMEOUT = 30.0
 class Process:
     """One process of the service. What it logs is kept in `log`; `url` is that of its API (without /v1)."""
 
+    program: ClassVar[list[str]] = [COMMAND]
+    stdin: ClassVar[int] = subprocess.DEVNULL
+
     def __init__(self, command: str, env: dict[str, str]) -> None:
         clean = {k: v for k, v in os.environ.items() if k not in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "STORAGE")}
         self.log: list[str] = []
         self.url = ""
         self._ready = threading.Event()
         self._process = subprocess.Popen(
-            [COMMAND, command],
+            [*self.program, command],
             env={**clean, "PORT": "0", **env},
-            stdin=subprocess.DEVNULL,
+            stdin=self.stdin,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
@@ -55,6 +59,10 @@ class Process:
     def pid(self) -> int:
         return self._process.pid
 
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
     def kill(self) -> None:
         """As kill -9: no drain, no goodbye."""
         self._process.kill()
@@ -68,8 +76,9 @@ class Process:
     def _wait(self, timeout: float = 40) -> int:
         code = self._process.wait(timeout)
         self._reader.join(5)
-        if self._process.stderr:
-            self._process.stderr.close()
+        for pipe in (self._process.stdin, self._process.stderr):
+            if pipe:
+                pipe.close()
         return code
 
 

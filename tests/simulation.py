@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 import msgspec
 from faults import Crash, Faulty, Mischief, Plan
+from lookup import lookup
 from virtual import VirtualClock
 
 from app import streaming
@@ -42,6 +43,7 @@ T = TypeVar("T")
 
 PROJECT = "default"
 LIFETIME = 75  # seconds of a run
+TOMBSTONES = 60  # seconds that they stay; longer than a stalled call takes
 RESTART = 0.2  # seconds from a process's death to its next life
 PATIENCE = 900.0  # seconds after which everything must have come to rest
 PROCESS: contextvars.ContextVar[Process | None] = contextvars.ContextVar("process", default=None)
@@ -52,12 +54,6 @@ class Unanswered(Exception):
 
 
 # --- the model ------------------------------------------------------------------------------------------------------
-
-
-async def lookup(word: str) -> str:
-    """An action: the worker's own tool."""
-    await asyncio.sleep(0.3)
-    return f"{word} means {word}"
 
 
 CLIENTS_TOOL = FunctionTool(function=FunctionDefinition(name="get_weather"))
@@ -150,7 +146,7 @@ class Process:
         self.ledger = Ledger(self.storage, clock, ids, self.bell, roll_after=world.roll_after)
         self.service = Service(self.storage, self.ledger, world.models, clock, ids, self.bell, LIFETIME)
         actions = Actions({"lookup": lookup})
-        self.kit = Kit(self.storage, self.ledger, world.models, actions, clock, ids, self.bell)
+        self.kit = Kit(self.storage, self.ledger, world.models, actions, clock, ids, self.bell, tombstones=TOMBSTONES)
         if "worker" in roles:
             self.spawn(self._work(Worker(self.kit)))
 
@@ -241,6 +237,10 @@ class World:
         async with asyncio.timeout(PATIENCE):
             while self.queued():
                 await asyncio.sleep(0.5)
+
+    async def logs(self) -> list[tuple[str, str]]:
+        """Container and name of each."""
+        return self.store._sql.execute("SELECT container, name FROM logs").fetchall()
 
     def queued(self, queue: str = "work") -> int:
         return int(self.store._sql.execute("SELECT count(*) FROM queue WHERE name=?", (queue,)).fetchone()[0])

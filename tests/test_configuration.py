@@ -62,6 +62,13 @@ CASES: dict[str, tuple[dict[str, str], str, str]] = {
     "an action that cannot be described": ({"ACTIONS": "unusable_actions"}, "ACTIONS", "cannot be used"),
     "a lifetime of nothing": ({"RUN_EXPIRES_AFTER": "0"}, "RUN_EXPIRES_AFTER", "1"),
     "a level that is none": ({"LOG_LEVEL": "loud"}, "LOG_LEVEL", "'debug'"),
+    "a format of logs that is none": ({"LOG_FORMAT": "xml"}, "LOG_FORMAT", "'json'"),
+    "an Application Insights that is none": (
+        {"APPLICATIONINSIGHTS_CONNECTION_STRING": "InstrumentationKey=no"},
+        "APPLICATIONINSIGHTS_CONNECTION_STRING",
+        "not valid",
+    ),
+    "a collector that is none": ({"OTEL_EXPORTER_OTLP_ENDPOINT": "x:4318"}, "OTEL_EXPORTER_OTLP_ENDPOINT", "http"),
     "no time for models": ({"MODEL_TIMEOUT": "0"}, "MODEL_TIMEOUT", "greater than 0"),
 }
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from faults import How, Mischief, Plan
-from promises import check
+from promises import check, nothing_is_left
 from scenarios import SCENARIOS, Scenario, ask
 from simulation import Client, Unanswered, World
 from virtual import run
@@ -132,6 +132,33 @@ def test_p2_a_commit_that_comes_minutes_after_its_doorbell_is_found(stall: float
     plan = Plan(lambda number, _: How.STALLED if number == create else None, stall=stall)
     run(play(SCENARIOS["plain"], plan, layout=layout))
     assert len(plan.hits) == 1
+
+
+def test_documents_that_outlast_their_thread_bring_nothing_back() -> None:
+    """The store refuses one process its documents for longer than the thread lives, and its tombstones."""
+
+    async def main() -> None:
+        refused = Plan(lambda _, name: How.REFUSED if name.startswith("advance") else None)
+        world = World(plan=refused, layout=("api",))
+        async with world.running():
+            client = Client(world)
+            await client.open_thread()
+            await client.say("Hello")
+            late = world.processes[0].storage
+            late._plan, world.plan = refused, Plan()
+            world.processes.clear()  # it lives, and nobody asks it any more
+            world.layout = ("api", "worker")
+            world.start()
+            await client.delete()
+            await world.at_rest()
+            refused.end()
+            calls = len(refused.calls)
+            await asyncio.sleep(100)
+            assert calls
+            await nothing_is_left(world, client)
+            late.alive = False
+
+    run(main())
 
 
 @pytest.mark.parametrize("fives", range(40))

@@ -19,6 +19,7 @@ from infra.settings import Settings
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 EXAMPLES = ROOT / "examples"
+DEPLOY = ".github/workflows/deploy.yml"
 URL = "http://127.0.0.1:8000"
 SHOWN = re.compile(r"<!-- (settings|examples/\w+\.py) -->\n.*?<!-- end -->", re.DOTALL)
 SCRIPT = re.compile(r"<!-- (first run|watch) -->\n```sh\n(.*?)```\n", re.DOTALL)
@@ -64,7 +65,8 @@ def test_what_is_pinned_twice_is_pinned_alike() -> None:
     def pins(pattern: str, *files: str) -> set[str]:
         return {found for file in files for found in re.findall(pattern, (ROOT / file).read_text())}
 
-    assert len(pins(r"(?:UV_VERSION := |uv==)(\d+\.\d+\.\d+)", "Makefile", "Dockerfile")) == 1
+    assert len(pins(r"(?:UV_VERSION := |uv==)(\d+\.\d+\.\d+)", "Makefile", "Dockerfile", DEPLOY)) == 1
+    assert len(pins(r'(?:azd: ">= |--version )(\d+\.\d+\.\d+)', "azure.yaml", DEPLOY)) == 1
     assert len(pins(r'azurite(?:": "|:)(\d+\.\d+\.\d+)', "azurite-compose.yml", "tests/azurite/package.json")) == 1
 
 

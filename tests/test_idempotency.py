@@ -65,6 +65,7 @@ async def test_another_request_with_the_key_is_refused(service: InProcess, kind:
 @pytest.mark.parametrize("kind", KINDS)
 async def test_of_twenty_at_once_one_counts(service: InProcess, kind: str) -> None:
     path, body, _ = (await requests(service))[kind]
+    service.take_turns()
     answers = await asyncio.gather(*(post(service, path, body, "key") for _ in range(20)))
     assert {status for status, _ in answers} == {200}
     assert len({answer["id"] for _, answer in answers}) == 1
@@ -89,14 +90,33 @@ async def test_a_request_whose_answer_was_never_kept_is_answered_from_the_log(
         patch.setattr("app.idempotency.Reserved.keep", crash)
         for kind, (path, body, _) in everything.items():
             assert (await post(service, path, body, kind))[0] == 500
+    service.advance(10)
     for kind, (path, body, _) in everything.items():
         status, answer = await post(service, path, body, kind)
-        assert status == 200, kind
+        assert (status, answer.get("created_at")) == (200, ManualClock.time), kind
         ids[kind] = answer["id"]
     listed = await service.api.get(everything["message"][0])
     assert [message["id"] for message in listed["data"]].count(ids["message"]) == 1
     assert len(listed["data"]) == 2
     assert [run["id"] for run in (await service.api.get(everything["run"][0]))["data"]] == [ids["run"]]
+
+
+async def test_a_request_sent_again_brings_no_deleted_message_back(
+    service: InProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its answer was never kept, and the message was deleted since."""
+    path, body, _ = (await requests(service))["message"]
+
+    async def crash(*_: Any) -> None:
+        raise RuntimeError("the process died before it kept the answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("app.idempotency.Reserved.keep", crash)
+        await post(service, path, body, "key")
+    messages = (await service.api.get(path))["data"]
+    await service.api.delete(f"{path}/{messages[0]['id']}")
+    assert (await post(service, path, body, "key"))[0] == 404
+    assert (await service.api.get(path))["data"] == messages[1:]
 
 
 async def test_a_streamed_run_is_streamed_again(service: InProcess) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from exported import Exported
 from inprocess import InProcess, calls, in_process, path_of, says
 from malformed import REQUESTS, WEATHER, Bad, malformed, valid, with_parameters, with_schema
 
@@ -188,6 +189,49 @@ async def test_what_is_no_http_is_refused(text: bytes) -> None:
         writer.close()
         await writer.wait_closed()
         assert (await service.finished())["status"] == "completed"
+
+
+HEADERS = (
+    "Last-Event-ID",
+    "Origin",
+    "If-None-Match",
+    "Idempotency-Key",
+    "Authorization",
+    "OpenAI-Beta",
+    "traceparent",
+    "Content-Type",
+    "Access-Control-Request-Headers",
+)
+
+
+@pytest.mark.parametrize("header", HEADERS)
+@pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS"])
+async def test_a_header_that_is_no_text_is_borne(header: str, method: str) -> None:
+    """aiohttp keeps its bytes as surrogates, which nothing can encode that is not told how."""
+    async with in_process(cors_origins="*", telemetry=Exported().telemetry) as service:
+        run = path_of(await service.finished())
+        for path in (f"{run}/events", f"{run}/cancel", "/threads", "/threads/\xff"):
+            reader, writer = await asyncio.open_connection(service.url.host, service.url.port)
+            lines = [f"{method} /v1{path} HTTP/1.1", "Host: x", "OpenAI-Beta: assistants=v2", "Connection: close"]
+            writer.write("\r\n".join([*lines, f"{header}: Bearer \xff\xfe", "", ""]).encode("latin-1"))
+            assert 200 <= int((await reader.read()).split()[1]) < 500
+            writer.close()
+            await writer.wait_closed()
+
+
+async def test_head_of_a_stream_has_no_body() -> None:
+    """Else its bytes would pass for the answer to the connection's next request."""
+    async with in_process() as service:
+        path = f"/v1{path_of(await service.finished())}/events"
+        reader, writer = await asyncio.open_connection(service.url.host, service.url.port)
+        for method, where in (("HEAD", path), ("GET", "/health/live")):
+            writer.write(f"{method} {where} HTTP/1.1\r\nHost: x\r\nOpenAI-Beta: assistants=v2\r\n\r\n".encode())
+        first = await reader.readuntil(b"\r\n\r\n")
+        second = await reader.readuntil(b"\r\n\r\n")
+        assert first.startswith(b"HTTP/1.1 200 OK\r\n") and b"text/event-stream" in first
+        assert second.startswith(b"HTTP/1.1 200 OK\r\n") and b"application/json" in second
+        writer.close()
+        await writer.wait_closed()
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ def test_every_operation_has_an_id_of_its_own() -> None:
 def test_every_operation_is_under_v1_but_for_health() -> None:
     assert SERVED["servers"] == [{"url": "/v1"}]
     elsewhere = {path for path, item in SERVED["paths"].items() if "servers" in item}
-    assert elsewhere == {"/health"}
+    assert elsewhere == {"/health", "/health/live", "/health/ready"}
     assert not [path for path in SERVED["paths"] if path.startswith("/v1")]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
@@ -84,3 +85,5 @@ async def test_a_run_of_one_message_costs_at_most_sixteen_storage_operations(
     with capsys.disabled():
         print(f"\n  storage operations of a run: {spent.total()} ({dict(spent)})")
     assert spent.total() <= LIMIT
+    manual = (Path(__file__).resolve().parent.parent / "docs" / "operations.md").read_text()
+    assert {kind: number for kind, number in spent.items() if f"\n| {kind} | {number} |" not in manual} == {}

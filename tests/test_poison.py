@@ -8,15 +8,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from exported import Exported
 
-from core import names
+from core import frames, names
 from core.bell import Bell
 from core.desk import Desk
+from core.events import RunClaimed
 from core.ids import Ids
 from core.ledger import Ledger
-from core.ports import Deltas, ModelInfo, Prompt, Reply, StorageUnavailable
+from core.ports import Delivery, Deltas, ModelInfo, Prompt, Reply, StorageUnavailable
 from core.requests import CreateThreadAndRun
 from core.resources import Assistant, Run
+from core.work import WorkItem, to_body
 from infra.sqlite_store import SqliteStorage
 from worker.actions import Actions
 from worker.advance import Kit
@@ -38,8 +41,8 @@ class ManualClock:
 class Broken:
     """A model adapter with a bug, until it is mended."""
 
-    def __init__(self, error: Exception) -> None:
-        self.error: Exception | None = error
+    def __init__(self, error: Exception | None) -> None:
+        self.error = error
         self.calls = 0
 
     async def reply(self, prompt: Prompt, deltas: Deltas | None) -> Reply:
@@ -74,9 +77,10 @@ class Bench:
     def queued(self, name: str) -> list[Any]:
         return self.store._sql.execute("SELECT body FROM queue WHERE name=?", (name,)).fetchall()
 
-    async def run(self) -> Run:
+    async def run(self, *, stream: bool = False) -> Run:
         thread_id, run_id = self.desk.ids.new("thread"), self.desk.ids.new("run")
-        return await self.desk.create_thread_and_run("p", thread_id, run_id, BODY, ASSISTANT)
+        body = BODY.model_copy(update={"stream": stream})
+        return await self.desk.create_thread_and_run("p", thread_id, run_id, body, ASSISTANT)
 
     async def now(self, run: Run) -> Any:
         return (await self.desk.ledger.read("p", run.thread_id)).runs.items[run.id].run
@@ -137,6 +141,72 @@ async def test_a_store_that_fails_for_long_poisons_no_item(bench: Bench, caplog:
     assert not bench.queued("work-poison")
 
 
+@pytest.mark.parametrize("bench", [RuntimeError("a bug")], indirect=True)
+async def test_p2_a_poison_item_is_buried_when_its_run_has_ended(
+    bench: Bench, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A crash in between leaves an item that finds nothing to do, and not a run that nobody looks at."""
+    caplog.set_level(logging.CRITICAL)
+    run, whole, statuses = await bench.run(), bench.store.bury, []
+
+    async def bury(delivery: Delivery, reason: str) -> None:
+        statuses.append((await bench.now(run)).status)
+        await whole(delivery, reason)
+
+    monkeypatch.setattr(bench.store, "bury", bury)
+    for _ in range(DELIVERIES):
+        await bench.deliver()
+    assert statuses == ["failed"]
+
+
+@pytest.mark.parametrize("bench", [RuntimeError("a bug")], indirect=True)
+async def test_p4_the_stream_of_a_poisoned_run_ends(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.CRITICAL)
+    run = await bench.run(stream=True)
+    for _ in range(DELIVERIES):
+        await bench.deliver()
+    tail = await bench.store.read(names.STREAMS, names.document("p", run.thread_id, run.id), None)
+    assert tail
+    assert [name for _, _, name, _ in frames.parse(tail.data)][-1] == "thread.run.failed"
+
+
+async def poison(bench: Bench, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A doorbell more for the run, whose every delivery fails though there is nothing to do."""
+
+    async def fail(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(bench.desk.ledger, "project", fail)
+    item = WorkItem(project="p", thread_id=run.thread_id, run_id=run.id, sent_at=bench.clock.now())
+    await bench.store.send(to_body(item))
+    assert [await bench.deliver() for _ in range(DELIVERIES)] == [1, 2, 3, 4, 5]
+    assert len(bench.queued("work-poison")) == 1
+
+
+@pytest.mark.parametrize("bench", [None], indirect=True)
+async def test_p2_a_poison_item_ends_no_run_that_has_ended(
+    bench: Bench, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.CRITICAL)
+    run = await bench.run()
+    await bench.deliver()
+    await poison(bench, run, monkeypatch)
+    assert (await bench.now(run)).status == "completed"
+
+
+@pytest.mark.parametrize("bench", [None], indirect=True)
+async def test_a_poison_item_ends_no_run_that_is_another_items(
+    bench: Bench, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.CRITICAL)
+    run = await bench.run()
+    (mine,) = await bench.store.receive(1, hide=100_000)
+    claim = RunClaimed(run_id=run.id, attempt=1, item=mine.id)
+    await bench.desk.ledger.commit("p", run.thread_id, lambda state: [claim])
+    await poison(bench, run, monkeypatch)
+    assert (await bench.now(run)).status == "in_progress"
+
+
 @pytest.mark.parametrize("bench", [RuntimeError("unused")], indirect=True)
 @pytest.mark.parametrize("body", [b"not json", b"{}", b'{"kind": "other"}', b"\xff"])
 async def test_what_is_no_work_item_is_buried(bench: Bench, body: bytes, caplog: pytest.LogCaptureFixture) -> None:
@@ -145,3 +215,20 @@ async def test_what_is_no_work_item_is_buried(bench: Bench, body: bytes, caplog:
     assert await bench.deliver() == 1
     assert not bench.queued("work")
     assert len(bench.queued("work-poison")) == 1
+
+
+@pytest.mark.parametrize("bench", [RuntimeError("a bug")], indirect=True)
+async def test_a_poison_item_shows_in_metrics_and_logs(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    exported = Exported()
+    bench.doorbell.kit.telemetry = exported.telemetry
+    await bench.store.send(b"no work item")
+    await bench.deliver()
+    run = await bench.run()
+    for _ in range(DELIVERIES):
+        await bench.deliver()
+    buried = [record.getMessage() for record in caplog.records if "poison queue" in record.getMessage()]
+    assert [message.partition("after ")[2] for message in buried] == ["1 deliveries", f"{DELIVERIES} deliveries"]
+    assert exported.metric("assistants.work.deliveries", assistants__work__outcome="poison") == 2
+    assert exported.metric("assistants.work.deliveries", assistants__work__outcome="failed") == DELIVERIES - 1
+    failing = [span for span in exported.spans if (span.attributes or {}).get("error.type") == "RuntimeError"]
+    assert {(span.attributes or {})["assistants.run.id"] for span in failing} == {run.id}

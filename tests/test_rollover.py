@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 from faults import How, Plan
@@ -10,12 +11,15 @@ from promises import all_documents, check, history
 from scenarios import ask, listen
 from simulation import PROJECT, Client, World
 from test_crash_sweep import sweep
+from test_ledger import say
 from virtual import run
 
 from core import names
 from core.fold import ThreadState
 from core.paging import PageQuery
+from core.ports import Mark
 from core.resources import encode
+from core.stream import replay
 
 ROLLS = 3  # commits of one generation
 
@@ -91,6 +95,9 @@ def test_p3_a_process_that_starts_reads_what_one_that_was_there_knows() -> None:
             past = await history(world, client.thread)
             state = await (await world.api()).ledger.read(PROJECT, client.thread)
             assert whole(state) == whole(past.state), "the snapshot is not what the archived generations fold to"
+            kept = await world.store.page(names.SNAPSHOTS, "", after=None, limit=9, newest_first=False)
+            last = names.snapshot(PROJECT, client.thread, await generation(world, client))
+            assert [each.name for each in kept] == [last]
 
     run(main())
 
@@ -172,3 +179,90 @@ def test_the_sweep_meets_rolls() -> None:
         return world.plan
 
     assert sum(call.name == "roll" for call in run(main()).calls) >= 4
+
+
+# --- races around a roll --------------------------------------------------------------------------------------------
+
+
+def test_p1_of_two_snapshots_for_one_generation_the_later_counts() -> None:
+    """A writer stands still between its snapshot and its roll; meanwhile another one goes on, and rolls."""
+
+    async def main() -> None:
+        world = World(roll_after=3, layout=("api", "api"))
+        async with world.running():
+            slow, quick = world.processes
+            quick.ledger._roll_after = 4
+            client = Client(world)
+            await client.open_thread()
+            for number in range(2):
+                await say(slow, client.thread, f"Message {number}")
+            storage: Any = slow.storage
+            undisturbed = storage.roll
+
+            async def roll(container: str, name: str, mark: Mark) -> Any:
+                storage.roll = undisturbed
+                for text in ("before its own roll", "after it"):
+                    await say(quick, client.thread, text)
+                assert await generation(world, client) == 1
+                return await undisturbed(container, name, mark)
+
+            storage.roll = roll
+            await say(slow, client.thread, "the last one")
+            await read_anew(world, client, messages=5)
+
+    run(main())
+
+
+def test_p1_a_reader_that_two_rolls_overtake_reads_the_whole_thread() -> None:
+    """Between the log and the snapshot of its generation, which is gone when he asks for it."""
+
+    async def main() -> None:
+        world = World(roll_after=ROLLS, layout=("api", "api"))
+        async with world.running():
+            reader, writer = world.processes
+            client = Client(world)
+            await client.open_thread()
+            for number in range(ROLLS):
+                await say(writer, client.thread, f"Message {number}")
+            assert await generation(world, client) == 1
+            storage: Any = reader.storage
+            undisturbed = storage.get
+
+            async def get(container: str, name: str) -> Any:
+                storage.get = undisturbed
+                for number in range(ROLLS):
+                    await say(writer, client.thread, f"Further message {number}")
+                assert await generation(world, client) == 2
+                return await undisturbed(container, name)
+
+            storage.get = get
+            state = await reader.ledger.read(PROJECT, client.thread)
+            assert whole(state) == whole((await history(world, client.thread)).state)
+
+    run(main())
+
+
+def test_p4_a_run_that_nobody_streamed_is_told_whole_by_a_process_that_starts() -> None:
+    """Its log does not roll while it is active: of what lies behind a roll only the end would be told."""
+
+    async def main() -> None:
+        world = World(roll_after=ROLLS)
+        async with world.running():
+            client = Client(world)
+            await client.open_thread()
+            await ask(client, "own")
+            world.processes[0].kill()
+            (ended,) = client.runs
+            trail = await (await world.api()).ledger.trail(PROJECT, client.thread, ended.id)
+            assert replay(trail) == replay((await history(world, client.thread)).of(ended.id))
+
+    run(main())
+
+
+async def read_anew(world: World, client: Client, *, messages: int) -> None:
+    """By a process that starts, from the newest snapshot on."""
+    for process in list(world.processes):
+        process.kill()
+    state = await (await world.api()).ledger.read(PROJECT, client.thread)
+    assert len(list(state.messages)) == messages
+    assert whole(state) == whole((await history(world, client.thread)).state)

@@ -14,12 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from azure.core.exceptions import ClientAuthenticationError
 from azurite import Azurite
 
+from app.idempotency import LIFETIME
+from core.ids import Ids
+from core.names import KEPT_DAYS
 from core.ports import Conflict, Delivery, Document, Mark, Storage, StorageUnavailable
 from infra import azure_store
 from infra.azure_store import AzureStorage
-from infra.sqlite_store import SqliteStorage
+from infra.sqlite_store import SqliteStorage, tidy
 
 RACERS = 50
 DOCUMENT = Document("messages", "p/thread_1/msg_1", b'{"text":"hello"}', 3)
@@ -187,9 +191,9 @@ async def test_projections_by_two_processes_take_turns(engine: Engine) -> None:
     for version in range(1, 7):
         writer = engine.store if version % 2 else engine.other
         await writer.advance(replace(DOCUMENT, body=b"%d" % version, version=version))
-    found = await engine.store.get(DOCUMENT.container, DOCUMENT.name)
-    assert found is not None
-    assert found.body == b"6"
+        found = await engine.store.get(DOCUMENT.container, DOCUMENT.name)
+        assert found is not None
+        assert found.body == b"%d" % version
 
 
 async def test_whatever_the_order_of_many_projections_the_last_version_stays(engine: Engine) -> None:
@@ -211,6 +215,21 @@ async def test_a_tombstone_stays(engine: Engine) -> None:
     assert await engine.other.get(DOCUMENT.container, DOCUMENT.name) is None
 
 
+async def test_a_sweep_deletes_the_tombstones_of_a_prefix_and_nothing_else(engine: Engine) -> None:
+    tombstones = [replace(DOCUMENT, name=f"p/thread_1/msg_{number}", body=b"") for number in range(3)]
+    others = [replace(DOCUMENT, name="p/thread_1/msg_9"), replace(DOCUMENT, name="p/thread_2/msg_1", body=b"")]
+    for document in tombstones + others:
+        await engine.store.advance(document)
+    await engine.other.sweep("messages", "p/thread_1/")
+    await engine.other.sweep("messages", "p/thread_1/")
+    assert await engine.store.get("messages", "p/thread_1/msg_9")
+    for document in tombstones:  # gone for good: an older version is as good as a first one
+        await engine.other.advance(replace(document, body=b"again", version=1))
+        assert await engine.store.get("messages", document.name)
+    await engine.other.advance(replace(others[1], body=b"again", version=1))
+    assert await engine.store.get("messages", others[1].name) is None
+
+
 # -- pages -------------------------------------------------------------------------------------------------------------
 
 
@@ -229,7 +248,7 @@ async def fill(store: Storage, names: list[str]) -> None:
 async def pages(store: Storage, limit: int, newest_first: bool) -> list[list[str]]:
     found, after = [], None
     while page := await store.page("assistants", "p/", after=after, limit=limit, newest_first=newest_first):
-        assert all(entry.body == entry.name.encode() for entry in page)
+        assert all(entry.body == entry.name.encode() and entry.name != after for entry in page)
         found.append([entry.name for entry in page])
         after = page[-1].name
     return found
@@ -416,6 +435,61 @@ async def test_a_locked_sqlite_file_holds_up_writers_and_nobody_else(tmp_path: P
     await store.close()
 
 
+async def sqlite_file(folder: Path) -> SqliteStorage:
+    store = SqliteStorage(str(folder / "store.db"), ManualClock())
+    await store.open()
+    return store
+
+
+async def test_a_sqlite_transaction_that_fails_half_way_leaves_nothing(tmp_path: Path) -> None:
+    store = await sqlite_file(tmp_path)
+    mark, _ = await store.start("threads", "p/thread_1", b"one\n")
+
+    def fail() -> list[Document]:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await store.append("threads", "p/thread_1", mark, b"two\n", fail)
+    assert await bytes_of(store, "p/thread_1") == b"one\n"
+    await store.append("threads", "p/thread_1", mark, b"three\n")
+    assert await bytes_of(store, "p/thread_1") == b"one\nthree\n"
+    await store.close()
+
+
+async def test_a_sqlite_log_that_rolls_between_two_statements_of_a_reader_is_read_whole(tmp_path: Path) -> None:
+    store, other = await sqlite_file(tmp_path), await sqlite_file(tmp_path)
+    mark, _ = await store.start("threads", "p/thread_1", b"one\n")
+    rolls = [other.roll("threads", "p/thread_1", mark)]
+
+    def trace(statement: str) -> None:
+        if statement.startswith("SELECT offset, data") and rolls:
+            with pytest.raises(StopIteration):
+                rolls.pop().send(None)
+
+    assert store._db
+    store._db.set_trace_callback(trace)
+    tail = await store.read("threads", "p/thread_1", None)
+    assert not rolls
+    assert tail
+    assert (tail.data, tail.mark) == (b"", Mark(1, 0))
+    await other.close()
+    await store.close()
+
+
+async def test_two_processes_that_wait_for_sqlite_receive_no_item_twice(tmp_path: Path) -> None:
+    stores = [await sqlite_file(tmp_path), await sqlite_file(tmp_path)]
+    await stores[0].send(b"{}")
+    holder = sqlite3.connect(tmp_path / "store.db", isolation_level=None)
+    holder.execute("BEGIN IMMEDIATE")
+    receiving = [asyncio.create_task(store.receive(1, hide=30)) for store in stores]
+    await asyncio.sleep(0)  # both have seen the item, and wait to take it
+    holder.execute("COMMIT")
+    holder.close()
+    assert sorted(len(found) for found in await asyncio.gather(*receiving)) == [0, 1]
+    for store in stores:
+        await store.close()
+
+
 async def test_a_roll_over_starts_an_empty_generation_and_keeps_the_old_one(engine: Engine) -> None:
     store = engine.store
     mark, _ = await store.start("threads", "p/thread_1", b"one\n")
@@ -474,12 +548,12 @@ async def test_a_writer_behind_a_roll_over_gets_a_conflict(engine: Engine) -> No
     assert await bytes_of(engine.store, "p/thread_1.0") == b"one\n"
 
 
-async def test_a_roll_over_loses_no_block_that_was_appended_meanwhile(engine: Engine) -> None:
+@pytest.mark.parametrize("first", ["roll", "append"])
+async def test_a_roll_over_loses_no_block_that_was_appended_meanwhile(engine: Engine, first: str) -> None:
     mark, _ = await engine.store.start("threads", "p/thread_1", b"one\n")
-    won = await winners(
-        [engine.store.roll("threads", "p/thread_1", mark), engine.other.append("threads", "p/thread_1", mark, b"two\n")]
-    )
-    assert len(won) == 1
+    roll = engine.store.roll("threads", "p/thread_1", mark)
+    append = engine.other.append("threads", "p/thread_1", mark, b"two\n")
+    assert len(await winners([roll, append] if first == "roll" else [append, roll])) == 1
 
 
 async def test_of_many_rollers_exactly_one_wins(engine: Engine) -> None:
@@ -704,6 +778,15 @@ async def test_a_block_found_under_later_ones_is_success_and_the_next_append_a_c
     assert await lossy._mine("threads", "p/thread_1", first, b"zwo\n") is None
 
 
+async def test_a_block_found_in_an_archived_generation_is_success(lossy: AzureStorage) -> None:
+    """However long the new generation is by then."""
+    first, _ = await lossy.start("threads", "p/thread_1", b"one\n")
+    second, _ = await lossy.append("threads", "p/thread_1", first, b"two\n")
+    rolled = await lossy.roll("threads", "p/thread_1", second)
+    await lossy.append("threads", "p/thread_1", rolled, b"longer than both of them\n")
+    assert await lossy._mine("threads", "p/thread_1", first, b"two\n")
+
+
 @pytest.mark.parametrize("matching", [APPEND, PUT])
 async def test_a_start_whose_reply_was_lost_is_success_exactly_once(
     lossy: AzureStorage, network: LossyNetwork, matching: bytes
@@ -719,6 +802,33 @@ async def test_a_log_whose_starter_died_before_the_first_block_can_be_started(lo
     assert await lossy.read("threads", "p/thread_1", None) is None
     won = await winners([lossy.start("threads", "p/thread_1", b"%d\n" % i) for i in range(10)])
     assert len(won) == 1
+
+
+async def test_a_starter_that_stood_still_begins_no_later_generation(
+    lossy: AzureStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the empty blob and its first block."""
+
+    async def append(container: str, name: str, *given: Any) -> Any:
+        monkeypatch.undo()
+        mark, _ = await lossy.start(container, name, b"theirs\n")
+        await lossy.roll(container, name, mark)
+        return await lossy.append(container, name, *given)
+
+    monkeypatch.setattr(lossy, "append", append)
+    with pytest.raises(Conflict):
+        await lossy.start("threads", "p/thread_1", b"late\n")
+    assert await bytes_of(lossy, "p/thread_1") == b""
+
+
+async def test_a_create_whose_reply_was_lost_is_a_conflict_if_another_was_first(
+    lossy: AzureStorage, network: LossyNetwork
+) -> None:
+    await lossy.create("assistants", "p/asst_1", b"1")
+    network.lose(PUT)
+    with pytest.raises(Conflict):
+        await lossy.create("assistants", "p/asst_1", b"2")
+    assert network.lost == 1
 
 
 async def test_a_create_or_replace_whose_reply_was_lost_is_success(lossy: AzureStorage, network: LossyNetwork) -> None:
@@ -756,6 +866,47 @@ async def test_a_roll_over_whose_replies_were_lost_is_success(lossy: AzureStorag
     await lossy.append("threads", "p/thread_1", mark, b"two\n")
     assert await bytes_of(lossy, "p/thread_1") == b"two\n"
     assert await bytes_of(lossy, "p/thread_1.0") == b"one\n"
+
+
+async def test_a_roller_that_loses_the_race_leaves_the_archive_to_the_winner(
+    lossy: AzureStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A block comes between the archive and the new generation."""
+    mark, _ = await lossy.start("threads", "p/thread_1", b"one\n")
+
+    async def advance(document: Document) -> None:
+        monkeypatch.undo()
+        await lossy.advance(document)
+        await lossy.append("threads", "p/thread_1", mark, b"two\n")
+
+    monkeypatch.setattr(lossy, "advance", advance)
+    with pytest.raises(Conflict):
+        await lossy.roll("threads", "p/thread_1", mark)
+    tail = await lossy.read("threads", "p/thread_1", None)
+    assert tail
+    await lossy.roll("threads", "p/thread_1", tail.mark)
+    assert await bytes_of(lossy, "p/thread_1.0") == b"one\ntwo\n"
+
+
+async def test_a_drop_that_was_cut_short_can_be_done_again(
+    lossy: AzureStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mark, _ = await lossy.start("threads", "p/thread_1", b"one\n")
+    await lossy.roll("threads", "p/thread_1", mark)
+    whole = lossy._delete
+
+    async def delete(container: str, name: str) -> None:
+        if name.endswith(".0"):
+            raise StorageUnavailable("a storm")
+        await whole(container, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lossy, "_delete", delete)
+        with pytest.raises(StorageUnavailable):
+            await lossy.drop("threads", "p/thread_1")
+    await lossy.drop("threads", "p/thread_1")
+    for name in ("p/thread_1", "p/thread_1.0"):
+        assert await lossy.read("threads", name, None) is None
 
 
 async def test_a_late_roller_never_shortens_what_was_kept(azurite: Azurite) -> None:
@@ -807,6 +958,23 @@ async def test_requests_are_counted_by_kind(azurite: Azurite) -> None:
     await store.close()
 
 
+async def test_a_sweep_leaves_what_a_late_writer_puts_in_the_place_of_a_tombstone(
+    lossy: AzureStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the listing and the deletion."""
+    await lossy.advance(replace(DOCUMENT, body=b""))
+
+    async def listed(send: Callable[[], Awaitable[Any]]) -> Any:
+        monkeypatch.undo()
+        found = await send()
+        await lossy.advance(replace(DOCUMENT, version=DOCUMENT.version + 1))
+        return found
+
+    monkeypatch.setattr("infra.azure_documents.call", listed)
+    await lossy.sweep(DOCUMENT.container, "p/thread_1/")
+    assert await lossy.get(DOCUMENT.container, DOCUMENT.name)
+
+
 async def test_a_buried_item_is_kept_with_its_reason(azurite: Azurite) -> None:
     store = AzureStorage.from_connection_string(azurite.account())
     await store.open()
@@ -816,6 +984,21 @@ async def test_a_buried_item_is_kept_with_its_reason(azurite: Azurite) -> None:
     (kept,) = await store._poison.peek_messages()
     assert json.loads(kept.content) == {"item": '{"run":"run_1"}', "reason": "five failures"}
     await store.close()
+
+
+async def test_an_item_that_cannot_be_buried_stays_on_the_queue(
+    lossy: AzureStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await lossy.send(b"{}")
+    delivery = await one(lossy)
+
+    async def refuse(*_: object, **__: object) -> None:
+        raise ClientAuthenticationError("no")
+
+    monkeypatch.setattr(lossy._poison, "send_message", refuse)
+    with pytest.raises(StorageUnavailable):
+        await lossy.bury(delivery, "five failures")
+    await lossy.extend(delivery, hide=30)
 
 
 def free_port() -> int:
@@ -905,3 +1088,48 @@ async def test_sqlite_that_cannot_be_opened_is_one_line(tmp_path: Path) -> None:
     store = SqliteStorage(str(tmp_path / "file" / "store.db"), ManualClock())
     with pytest.raises(StorageUnavailable, match=r"^SQLite cannot open [^\n]*$"):
         await store.open()
+
+
+@pytest.mark.parametrize("container", ["streams", "idempotency"])
+async def test_sqlite_removes_what_is_kept_no_longer(tmp_path: Path, container: str) -> None:
+    """On Azure, lifecycle rules do (tests/test_bicep.py)."""
+    assert KEPT_DAYS["idempotency"] * 86_400 > LIFETIME
+    clock = ManualClock()
+    store, run = (
+        SqliteStorage(str(tmp_path / "store.db"), clock),
+        f"p/{Ids(clock).new('thread')}/{Ids(clock).new('run')}",
+    )
+    await store.open()
+    await store.start("streams", run, b"a stream")
+    await store.start("threads", run, b"a log")
+    await store.create("idempotency", "p/key", json.dumps({"at": clock.now()}).encode())
+    await store.advance(Document("runs", run, b"a document", 1))
+
+    def tables() -> set[str]:
+        rows = store._sql.execute(
+            "SELECT container FROM documents UNION SELECT container FROM logs NATURAL JOIN blocks"
+        )
+        return {found for (found,) in rows}
+
+    tidy(store._sql, clock.now() + KEPT_DAYS[container] * 86_400)
+    assert container in tables()
+    tidy(store._sql, clock.now() + KEPT_DAYS[container] * 86_400 + 1)
+    assert container not in tables()
+    tidy(store._sql, clock.now() + 1_000 * 86_400)
+    assert tables() == {"threads", "runs"}
+    assert not store._sql.execute("SELECT 1 FROM blocks WHERE container='streams'").fetchall()
+    await store.close()
+
+
+async def test_sqlite_leaves_a_key_that_is_reserved_anew_while_it_tidies(tmp_path: Path) -> None:
+    path, clock = tmp_path / "store.db", ManualClock()
+    store = SqliteStorage(str(path), clock)
+    await store.open()
+    await store.create("idempotency", "p/key", b'{"at":1}')
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        reserve = "UPDATE documents SET version=version+1 WHERE name='p/key'"
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as tidying:
+            tidying.set_trace_callback(lambda sql: sql.startswith("DELETE") and other.execute(reserve))
+            tidy(tidying, clock.now())
+    assert await store.get("idempotency", "p/key")
+    await store.close()

@@ -471,10 +471,29 @@ async def test_a_store_that_does_not_answer_is_503_to_be_tried_again(
 
     monkeypatch.setattr(service.storage, "get", away)
     monkeypatch.setattr(service.storage, "ping", away)
-    for path in ("/v1/assistants/asst_x", "/health"):
+    for path in ("/v1/assistants/asst_x", "/health", "/health/ready"):
         answer = await service.api.send("GET", path)
         assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
         assert b"secret" not in answer.raw
+    assert (await service.api.send("GET", "/health/live")).status == 200
+
+
+async def test_what_may_have_been_stored_is_not_to_be_sent_again_by_itself(
+    service: InProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With an Idempotency-Key it may be."""
+    path, message = f"/v1/threads/{await service.thread()}/messages", {"role": "user", "content": "Hello"}
+
+    async def silent(*_: object) -> None:
+        raise StorageUnavailable("secret")
+
+    monkeypatch.setattr(service.storage, "append", silent)
+    answer = await service.api.send("POST", path, message)
+    assert (answer.status, answer.error["code"]) == (503, "storage_undecided")
+    assert answer.headers["x-should-retry"] == "false"
+    answer = await service.api.send("POST", path, message, headers={"Idempotency-Key": "key"})
+    assert (answer.status, answer.error["code"], answer.headers["Retry-After"]) == (503, "storage_unavailable", "1")
+    assert "x-should-retry" not in answer.headers
 
 
 # --- what the tests share -------------------------------------------------------------------------------------------

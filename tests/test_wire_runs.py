@@ -9,7 +9,7 @@ import pytest
 from inprocess import Gate, ManualClock, calls, fails, in_process, path_of, says
 from upstreams import choice, router, serving, whole
 
-from core.ports import Tokens, ToolCall, Turn
+from core.ports import Reply, Tokens, ToolCall, Turn
 
 Json = Any
 WEATHER = {"type": "function", "function": {"name": "get_weather"}}
@@ -359,6 +359,7 @@ async def test_a_queued_run_is_cancelled() -> None:
     async with in_process(worker=False) as service:
         run = await service.start_run()
         assert (await service.api.post(f"{path_of(run)}/cancel"))["status"] == "cancelling"
+        assert (await service.api.get(path_of(run)))["status"] == "cancelled"
         service.start_worker()
         run = await service.until(run)
         assert (run["status"], run["cancelled_at"] is not None, run["expires_at"]) == ("cancelled", True, None)
@@ -397,6 +398,39 @@ async def test_cancelling_twice_changes_nothing_more() -> None:
         service.start_worker()
         assert (await service.until(run))["status"] == "cancelled"
         await service.api.refused("POST", f"{path_of(run)}/cancel")
+        async with service.api.stream("GET", f"{path_of(run)}/events") as stream:
+            assert [event.name for event in await stream.rest()].count("thread.run.cancelling") == 1
+
+
+async def test_a_model_call_ends_with_the_cancel_of_its_run() -> None:
+    """Nobody pays for an answer that nobody will read."""
+    asked, hung_up = asyncio.Event(), asyncio.Event()
+
+    async def act(*_: Any) -> Reply:
+        asked.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            hung_up.set()
+        raise AssertionError
+
+    async with in_process(act) as service:
+        run = await service.start_run()
+        await asked.wait()
+        await service.api.post(f"{path_of(run)}/cancel")
+        async with asyncio.timeout(5):
+            await hung_up.wait()
+        assert (await service.until(run))["status"] == "cancelled"
+
+
+async def test_an_answer_that_no_commit_can_hold_fails_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with in_process(says("word " * 1000)) as service:
+        thread, assistant = await service.thread("Hello"), await service.assistant()
+        monkeypatch.setattr("core.ledger.MAX_BLOCK", 4000)
+        run = await service.finished(thread, assistant)
+        assert (run["status"], run["last_error"]["code"]) == ("failed", "server_error")
+        assert "too large" in run["last_error"]["message"]
+        assert len(service.prompts) == 1
 
 
 async def test_many_cancels_at_once_have_one_effect() -> None:

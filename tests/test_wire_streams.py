@@ -11,6 +11,7 @@ import pytest
 from inprocess import Event, Gate, InProcess, ManualClock, Stream, calls, fails, in_process, path_of, says
 
 from app import streaming
+from core.names import STREAMS, document
 from core.ports import StorageUnavailable, ToolCall
 from worker.actions import action
 
@@ -219,7 +220,7 @@ async def test_failing_before_the_first_word_ends_the_stream_at_once() -> None:
 
 
 async def test_cancelling_a_queued_run_ends_its_stream() -> None:
-    async with in_process(worker=False) as service, await streamed(service) as stream:
+    async with in_process(worker=False) as service, asyncio.timeout(5), await streamed(service) as stream:
         await stream.until("thread.run.queued")
         await service.api.post(f"{path_of(stream.heard[0].data)}/cancel")
         assert short(await stream.rest()) == ["run.created", "run.queued", "run.cancelling", "run.cancelled", "done"]
@@ -244,10 +245,22 @@ async def test_a_run_that_ends_while_it_waits_for_its_client_ends_on_the_stream(
 async def test_deleting_the_thread_ends_the_stream_with_an_error() -> None:
     async with in_process(says("Hel", Gate(), "lo")) as service, await streamed(service) as stream:
         await stream.until("thread.message.delta")
-        await service.api.delete(f"/threads/{stream.heard[0].data['thread_id']}")
-        events = await stream.rest()
-    assert events[-1].name == "error"
-    assert events[-1].data["error"]["message"] == "The thread was deleted."
+        run = stream.heard[0].data
+        async with service.api.stream("GET", f"{path_of(run)}/events") as watcher, asyncio.timeout(5):
+            await watcher.until("thread.message.delta")
+            await service.api.delete(f"/threads/{run['thread_id']}")
+            for events in (await stream.rest(), await watcher.rest()):
+                assert events[-1].name == "error"
+                assert events[-1].data["error"]["message"] == "The thread was deleted."
+
+
+async def test_deleting_the_thread_ends_what_is_watched_of_a_run_that_nobody_streams() -> None:
+    async with in_process(worker=False) as service, asyncio.timeout(5):
+        run = await service.start_run()
+        async with service.api.stream("GET", f"{path_of(run)}/events") as watcher:
+            await watcher.until("thread.run.queued")
+            await service.api.delete(f"/threads/{run['thread_id']}")
+            assert (await watcher.rest())[-1].data["error"]["message"] == "The thread was deleted."
 
 
 # --- the events of a run, from anywhere -----------------------------------------------------------------------------
@@ -394,6 +407,21 @@ async def test_a_store_that_fails_for_a_while_ends_neither_streams_nor_model_cal
         assert len(service.prompts) == 1
 
 
+async def test_a_stream_that_the_api_cannot_write_is_written_by_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run is in its log, so its client is not told that it failed."""
+    async with in_process() as service:
+        thread, assistant, whole = await service.thread("Hello"), await service.assistant(), service.storage.start
+
+        async def start(container: str, *given: Any) -> Any:
+            monkeypatch.setattr(service.storage, "start", whole)
+            raise StorageUnavailable("a storm")
+
+        monkeypatch.setattr(service.storage, "start", start)
+        body = {"assistant_id": assistant, "stream": True}
+        async with service.api.stream("POST", f"/threads/{thread}/runs", body) as stream:
+            assert short(await stream.rest()) == [*BEGINNING, *MESSAGE, *COMPLETED, "run.completed", "done"]
+
+
 async def test_a_client_that_goes_away_does_not_stop_its_run() -> None:
     gate = Gate()
     async with in_process(says("Hel", gate, "lo")) as service:
@@ -449,3 +477,15 @@ async def test_after_the_log_was_rolled_over_old_runs_are_still_heard_of() -> No
         end = await watched(service, second)
         assert short(end.heard) == ["run.completed", "done"]
         assert end.heard[0].data == second
+
+
+async def test_a_stream_that_was_kept_long_enough_is_told_from_the_log() -> None:
+    async with in_process() as service:
+        run = (await whole_stream(service))[0].data
+        before = await watched(service, run)
+        await service.storage.drop(STREAMS, document("default", run["thread_id"], run["id"]))
+        after = await watched(service, run)
+        assert short(after.heard) == [*BEGINNING, *MESSAGE, *COMPLETED, "run.completed", "done"]
+        assert text_of(after.heard) == text_of(before.heard)
+        async with service.api.stream("GET", f"{path_of(run)}/events", after=after.heard[3].id) as stream:
+            assert await stream.rest() == after.heard[4:]

@@ -175,12 +175,13 @@ async def test_an_update_replaces_the_keys_that_were_given(service: InProcess) -
 async def test_metadata_of_threads_messages_and_runs_can_be_replaced(service: InProcess) -> None:
     run = await service.finished(metadata={"a": "1"})
     thread = f"/threads/{run['thread_id']}"
-    message = (await service.api.get(f"{thread}/messages"))["first_id"]
-    for path in (thread, f"{thread}/messages/{message}", path_of(run)):
+    messages = [message["id"] for message in (await service.api.get(f"{thread}/messages"))["data"]]
+    for path in (thread, f"{thread}/messages/{messages[-1]}", path_of(run)):
         assert (await service.api.post(path, {"metadata": {"b": "2"}}))["metadata"] == {"b": "2"}
         assert (await service.api.post(path, {}))["metadata"] == {"b": "2"}
         assert (await service.api.get(path))["metadata"] == {"b": "2"}
         assert (await service.api.post(path, {"metadata": None}))["metadata"] == {}
+    assert [message["id"] for message in (await service.api.get(f"{thread}/messages"))["data"]] == messages
 
 
 async def test_of_many_updates_of_an_assistant_at_once_none_is_lost(service: InProcess) -> None:
@@ -192,6 +193,7 @@ async def test_of_many_updates_of_an_assistant_at_once_none_is_lost(service: InP
         {"metadata": {"k": "v"}},
         {"temperature": 0.5},
     ]
+    service.take_turns()
     await asyncio.gather(*(service.api.post(f"/assistants/{assistant}", body) for body in fields))
     now = await service.api.get(f"/assistants/{assistant}")
     for body in fields:
@@ -332,6 +334,18 @@ async def purged(service: InProcess, thread: str, *runs: str) -> None:
         assert await service.storage.read(names.STREAMS, names.document("default", thread, run), None) is None
 
 
+async def test_a_deleted_thread_answers_404_before_any_worker_has_emptied_it() -> None:
+    async with in_process() as service:
+        run = await service.finished()
+        thread, assistant = run["thread_id"], run["assistant_id"]
+        message = (await service.api.get(f"/threads/{thread}/messages"))["first_id"]
+        step = (await service.steps(run))[0]["id"]
+        await service.stop_worker()
+        await service.api.delete(f"/threads/{thread}")
+        for method, path, sent in operations_on(thread, run["id"], message, step, assistant):
+            await service.api.refused(method, path, sent, status=404)
+
+
 async def test_deleting_a_thread_stops_its_run() -> None:
     gate = Gate()
     async with in_process(says("Hel", gate, "lo")) as service:
@@ -340,6 +354,7 @@ async def test_deleting_a_thread_stops_its_run() -> None:
         await service.api.delete(f"/threads/{run['thread_id']}")
         await service.api.refused("GET", path_of(run), status=404)
         await purged(service, run["thread_id"], run["id"])
+        assert len(service.prompts) == 1
 
 
 # --- headers --------------------------------------------------------------------------------------------------------

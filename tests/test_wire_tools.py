@@ -113,7 +113,12 @@ async def explode() -> None:
     raise RuntimeError("boom")
 
 
-hanging = asyncio.Event()
+hanging = asyncio.Event()  # set when `hang` was called
+
+
+@pytest.fixture(autouse=True)
+def nothing_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "hanging", asyncio.Event())  # of the test's own loop
 
 
 @action
@@ -192,10 +197,19 @@ async def test_calls_of_one_turn_that_share_an_id_are_told_apart() -> None:
     assert first["id"] == "call_0" != second["id"]
 
 
+async def test_outputs_that_come_while_an_action_works_are_refused() -> None:
+    """The client can see its call on the open step, but the run does not ask for it yet."""
+    async with with_actions(calls(ToolCall("call_1", "hang", "{}"), PARIS)) as service:
+        run = await service.start_run(assistant=await service.assistant(tools=[*OWN, WEATHER]))
+        await hanging.wait()
+        outputs = {"tool_outputs": [{"tool_call_id": "call_a", "output": "sun"}]}
+        error = await service.api.refused("POST", f"{path_of(run)}/submit_tool_outputs", outputs)
+        assert error["message"] == 'Runs in status "in_progress" do not accept tool outputs.'
+
+
 async def test_a_run_is_cancelled_while_an_action_works() -> None:
     async with with_actions(calls(ToolCall("call_1", "hang", "{}"))) as service:
         run = await service.start_run(assistant=await service.assistant(tools=OWN))
-        hanging.clear()
         await hanging.wait()
         await service.api.post(f"{path_of(run)}/cancel")
         run = await service.until(run)

@@ -152,7 +152,7 @@ def cut(published: Json) -> Json:
         for operation in item.values():
             _dress(path, operation)
     _put_after(paths, "/threads/{thread_id}/runs/{run_id}/cancel", EVENTS_PATH, EVENTS)
-    paths["/health"] = HEALTH
+    paths |= HEALTH
     components = document["components"]
     components["responses"] = {"Error": ERROR}
     components["securitySchemes"] = {"ApiKeyAuth": components["securitySchemes"]["ApiKeyAuth"]}
@@ -315,15 +315,23 @@ EVENTS = {
     }
 }
 
+
+def _probe(name: str, summary: str, failure: str = "") -> Json:
+    responses = {"200": {"description": "It does."}} | ({"503": {"description": failure}} if failure else {})
+    operation = {"operationId": name, "tags": ["Service"], "summary": summary, "security": [], "responses": responses}
+    return {"servers": [{"url": "/"}], "get": operation}
+
+
 HEALTH = {
-    "servers": [{"url": "/"}],
-    "get": {
-        "operationId": "getHealth",
-        "tags": ["Service"],
-        "summary": "Tells whether the service works, its storage included.",
-        "security": [],
-        "responses": {"200": {"description": "It does."}, "503": {"description": "Storage does not answer."}},
-    },
+    "/health": _probe(
+        "getHealth", "Tells whether the service works, its storage included.", "Storage does not answer."
+    ),
+    "/health/live": _probe("getLiveness", "Tells whether this process answers."),
+    "/health/ready": _probe(
+        "getReadiness",
+        "Tells whether this process takes requests.",
+        "Storage does not answer, or the process is about to end.",
+    ),
 }
 
 WEATHER = {

@@ -16,9 +16,9 @@ from core.errors import ApiError
 from core.fold import RunState, ThreadState
 from core.ids import Ids
 from core.ledger import Decision, Ledger
-from core.ports import Clock, ModelError, Models, Prompt, Reply, Storage, StorageUnavailable
+from core.ports import SILENCE, Clock, ModelError, Models, Prompt, Reply, Span, Storage, StorageUnavailable, Telemetry
 from core.prompt import build
-from core.resources import LastError
+from core.resources import FunctionToolCall, LastError
 from core.stream import StreamWriter
 from core.work import WorkItem
 from worker.actions import Actions
@@ -46,6 +46,11 @@ class Kit:
     window: int = 128_000  # tokens, of models whose window is not known
     flush_every: float = 0.05  # seconds between writes to a stream
     hide: float = HIDE
+    tombstones: float = 600.0  # seconds that a deleted thread's tombstones stay: no request takes so long
+    telemetry: Telemetry = SILENCE
+
+
+Outcome = Wait | Done | Leave | Park
 
 
 @dataclass(slots=True)
@@ -58,6 +63,7 @@ class Advance:
     seen: int
     attempt: int = 0
     stream: StreamWriter = field(init=False)
+    span: Span = SILENCE
     worked: bool = False
     _claiming: int = 0  # the attempt of the claim that is being written
     _claimed_before: int = 0  # version of the claim before that
@@ -66,9 +72,25 @@ class Advance:
         item = self.item
         self.stream = StreamWriter(self.kit.storage, self.kit.bell, item.project, item.thread_id, item.run_id)
 
-    async def run(self) -> Wait | Done | Leave | Park:
+    async def run(self) -> Outcome:
         """Work until there is nothing to do here. Everything that was committed is projected by then."""
-        state = (await self.kit.ledger.look(self.item.project, self.item.thread_id)).state
+        item = self.item
+        state = (await self.kit.ledger.look(item.project, item.thread_id)).state
+        held = state.runs.get(item.run_id)
+        if held is None or isinstance(self._decide(state), Outcome):
+            return await self._work(state)  # nothing to do: no span tells of it
+        with self.kit.telemetry.span(
+            "run",
+            trace=held.trace or item.trace,
+            cause=item.trace,
+            project=item.project,
+            thread_id=item.thread_id,
+            run_id=item.run_id,
+            assistant_id=held.run.assistant_id,
+        ) as self.span:
+            return await self._work(state)
+
+    async def _work(self, state: ThreadState) -> Outcome:
         while True:
             move = self._decide(state)
             try:
@@ -139,7 +161,10 @@ class Advance:
         held = (await self.kit.ledger.recall(item.project, item.thread_id)).runs.get(item.run_id)
         if held is None:
             return
+        self.span.tell(status=held.run.status)
         if self._claiming:
+            if changes[0].name == "thread.run.in_progress":  # and not taken over from another worker
+                self.kit.telemetry.measure("queued", self.kit.clock.now() - item.sent_at, project=item.project)
             self.attempt, self._claiming = self._claiming, 0
             if self._claimed_before:
                 # Whoever committed last, a worker or a client's submission, may have died before he projected it.
@@ -193,14 +218,21 @@ class Advance:
 
     async def _tools(self, move: CallTools) -> None:
         """At least once: a worker that dies in here leaves the calls to the next one."""
-        calls, actions = move.calls, self.kit.actions
-        working = asyncio.gather(*(actions.call(call.function.name, call.function.arguments) for call in calls))
-        outputs = await self._guard(working)
+        calls = move.calls
+        outputs = await self._guard(asyncio.gather(*(self._call(call) for call in calls)))
         step = move.held.open_step
         if step is not None:
             said = {call.id: output for call, output in zip(calls, outputs, strict=True)}
             event = e.StepOutputs(run_id=self.item.run_id, step_id=step.id, outputs=said)
             await self._commit(self._if_mine(lambda _: [event]))
+
+    async def _call(self, call: FunctionToolCall) -> str:
+        name, arguments, telemetry = call.function.name, call.function.arguments, self.kit.telemetry
+        with telemetry.span("tool", tool=name, call_id=call.id) as span:
+            output = await self.kit.actions.call(name, arguments)
+            if telemetry.content:
+                span.tell(arguments=arguments, output=output)
+            return output
 
     async def _guard(self, act: Awaitable[T]) -> T:
         """Do it, unless the run is cancelled, expires, is taken over or deleted meanwhile: raises Lost."""

@@ -16,6 +16,7 @@ from core.events import Event
 from core.fold import ThreadState
 from core.ports import Conflict, Delivery, StorageUnavailable
 from core.resources import LastError
+from core.scope import work_on
 from core.work import WorkItem, from_body, to_body
 from worker.advance import Advance, Kit
 
@@ -48,8 +49,8 @@ class Doorbell:
         try:
             item = from_body(delivery.body)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            log.error("not a work item, moved to the poison queue: %s", error)
-            return await self.kit.storage.bury(delivery, str(error))
+            return await self._bury(delivery, f"not a work item: {error}")
+        work_on(lambda: {"project": item.project, "thread_id": item.thread_id, "run_id": item.run_id})
         hold = Hold(delivery)
         extending = asyncio.create_task(self._keep(hold))
         try:
@@ -65,6 +66,7 @@ class Doorbell:
             await asyncio.wait((extending,))
         if done:
             await self.kit.storage.delete(hold.delivery)
+        self.kit.telemetry.count("delivery", outcome="done" if done else "left")
 
     async def _keep(self, hold: Hold) -> None:
         """Keep the item hidden from others while this worker is alive."""
@@ -98,12 +100,10 @@ class Doorbell:
     async def _advance(self, item: WorkItem, item_id: str) -> Done | Leave | Park | Wait:
         """A doorbell rings before its commit: one that came too early looks again a few times."""
         for pause in (*EARLY, None):
-            # A stale one is no announcement any more, but whatever the log says is still worth doing.
-            seen = item.seen if self._age(item) < STALE else NOTHING_NEW
             listener = self.kit.ledger.listen(item.project, item.thread_id)
             try:
-                outcome = await Advance(self.kit, item, item_id, seen).run()
-                if not isinstance(outcome, Wait) or pause is None or seen < 0:
+                outcome = await Advance(self.kit, item, item_id, item.seen).run()
+                if not isinstance(outcome, Wait) or pause is None or item.seen == NOTHING_NEW:
                     return outcome
                 await listener.wait(pause)
             finally:
@@ -111,9 +111,18 @@ class Doorbell:
         raise AssertionError
 
     async def _purge(self, item: WorkItem) -> None:
-        state = (await self.kit.ledger.look(item.project, item.thread_id)).state
-        if state.deleted or state.thread is None:
-            await self.kit.ledger.purge(item.project, item.thread_id)
+        ledger = self.kit.ledger
+        state = (await ledger.look(item.project, item.thread_id)).state
+        if item.tombstones:
+            if state.thread is None:  # else its purge is under way, and sends this item again
+                await ledger.sweep(item.project, item.thread_id)
+        elif state.deleted:
+            # Sent before the log goes, without which nobody would know that there is a purge to finish.
+            again = replace(item, sent_at=self.kit.clock.now(), tombstones=True)
+            await self.kit.storage.send(to_body(again), delay=self.kit.tombstones)
+            await ledger.purge(item.project, item.thread_id)
+        elif state.thread is None:
+            await ledger.purge(item.project, item.thread_id)  # what one that died before its end left
         elif self._age(item) < STALE:
             await self._put_back(item)
 
@@ -126,11 +135,17 @@ class Doorbell:
     async def _failed(self, delivery: Delivery, item: WorkItem, error: Exception) -> None:
         # A store that fails is no fault of the item: it is tried for as long as it takes.
         if delivery.count < DELIVERIES or isinstance(error, StorageUnavailable):
+            self.kit.telemetry.count("delivery", outcome="failed")
             with contextlib.suppress(Conflict, StorageUnavailable):
                 await self.kit.storage.extend(delivery, hide=min(RETRY * 2 ** (delivery.count - 1), MAX_RETRY))
             return
         await self._give_up(item, delivery.id)
-        await self.kit.storage.bury(delivery, f"{type(error).__name__}: {error}")
+        await self._bury(delivery, f"{type(error).__name__}: {error}")
+
+    async def _bury(self, delivery: Delivery, reason: str) -> None:
+        await self.kit.storage.bury(delivery, reason)
+        self.kit.telemetry.count("delivery", outcome="poison")
+        log.error("work item %s is moved to the poison queue after %d deliveries", delivery.id, delivery.count)
 
     async def _give_up(self, item: WorkItem, item_id: str) -> None:
         """A poison item never leaves a run hanging."""

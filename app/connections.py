@@ -1,0 +1,75 @@
+"""What a client may use of a process before anybody knows whose client it is: connections, bytes and time.
+
+docs/threat-model.md names all limits. Those of heads are aiohttp's own, held here so that they stay.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Any, Final
+
+from aiohttp import web
+
+from core.errors import ApiError, overloaded
+from core.resources import encode
+
+HEAD: Final[dict[str, Any]] = {"max_line_size": 8190, "max_field_size": 8190, "max_headers": 128}  # bytes, bytes, lines
+LINGER: Final = 10.0  # seconds in which the rest of a refused body is read and thrown away
+# Seconds that a body may take to arrive: a minute, and what this rate needs for its length.
+BODY_TIME, SLOWEST = 60.0, 16 * 1024  # bytes a second
+STALLED: Final = 60.0  # seconds in which a client takes nothing of its answer, until it is cut off
+REFUSED: Final = 5.0  # seconds that a connection beyond the limit may take to ask, and be told so
+
+
+class SlowBody(TimeoutError):
+    """The request's body did not arrive in time."""
+
+
+def body_timer(request: web.Request) -> asyncio.TimerHandle | None:
+    """Whoever reads the request's body gets SlowBody if it takes too long. To be cancelled when it is there."""
+    if request.content.is_eof():
+        return None  # it came with the head
+    size = request.client_max_size if request.content_length is None else request.content_length
+    loop = asyncio.get_running_loop()
+    return loop.call_later(BODY_TIME + size / SLOWEST, request.content.set_exception, SlowBody())
+
+
+def guarded(server: web.Server, most: int) -> Callable[[], asyncio.Protocol]:
+    """Connections for a listening socket: `most` of them are served at once, whoever comes beyond is told so."""
+    return lambda: server() if len(server.connections) < most else _Refusal()
+
+
+class _Refusal(asyncio.Protocol):
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport: Any = transport
+        self._timer = asyncio.get_running_loop().call_later(REFUSED, transport.close)
+
+    def data_received(self, data: bytes) -> None:
+        # After the request, since who closes with bytes unread takes back what he said.
+        self._transport.write(_answer(overloaded()))
+        self._transport.close()
+
+    def connection_lost(self, _: Exception | None) -> None:
+        self._timer.cancel()
+
+
+def _answer(error: ApiError) -> bytes:
+    body = encode({"error": {"message": error.message, "type": error.kind, "param": None, "code": error.code}})
+    headers = {"Content-Type": "application/json", "Content-Length": str(len(body)), "Connection": "close"}
+    lines = [f"{name}: {value}" for name, value in {**headers, **error.headers}.items()]
+    head = "\r\n".join([f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}", *lines])
+    return head.encode() + b"\r\n\r\n" + body
+
+
+async def cut_off_stalled(server: web.Server) -> None:
+    """Close connections whose clients have taken nothing of what waits for them, for STALLED seconds at least."""
+    waiting: dict[web.RequestHandler, int] = {}  # connection: bytes in its buffer at the last look
+    while True:
+        await asyncio.sleep(STALLED)
+        now = {c: c.transport.get_write_buffer_size() for c in server.connections if c.transport}
+        for connection, size in now.items():
+            if size and size == waiting.get(connection) and connection.transport:
+                connection.transport.abort()
+        waiting = now

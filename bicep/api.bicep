@@ -1,0 +1,107 @@
+// The API: `assistants api` on App Service (Linux), any number of instances.
+
+@description('Name of the app, and of its address.')
+param name string
+
+@description('Region.')
+param location string
+
+@description('Tags of all resources.')
+param tags object
+
+@description('Resource id of the identity.')
+param identityId string
+
+@description('Size of the plan.')
+param planSku string
+
+@description('Instances.')
+param instances int
+
+@description('Settings by name.')
+param settings object
+
+@description('Settings that are secrets in the vault.')
+param secretNames string[]
+
+@description('Name of the vault.')
+param vaultName string
+
+@description('Resource id of the workspace that logs go to.')
+param workspaceId string
+
+@description('Subnet for calls of the app. Empty: no virtual network.')
+param subnetId string
+
+module plan 'br/public:avm/res/web/serverfarm:0.7.0' = {
+  name: 'api-plan'
+  params: {
+    name: 'plan-${name}'
+    location: location
+    tags: tags
+    kind: 'linux'
+    reserved: true
+    skuName: planSku
+    skuCapacity: instances
+    zoneRedundant: false
+    enableTelemetry: false
+  }
+}
+
+// App Service reads the secrets by the identity: at the start, and within a day of a change.
+var references = toObject(secretNames, secret => secret, secret => '@Microsoft.KeyVault(VaultName=${vaultName};SecretName=${replace(secret, '_', '-')})')
+
+module site 'br/public:avm/res/web/site:0.23.1' = {
+  name: 'api-site'
+  params: {
+    name: name
+    location: location
+    tags: union(tags, { 'azd-service-name': 'api' })
+    kind: 'app,linux'
+    serverFarmResourceId: plan.outputs.resourceId
+    managedIdentities: { userAssignedResourceIds: [identityId] }
+    keyVaultAccessIdentityResourceId: identityId
+    httpsOnly: true
+    clientAffinityEnabled: false // any instance answers anything
+    publicNetworkAccess: 'Enabled'
+    virtualNetworkSubnetResourceId: empty(subnetId) ? null : subnetId
+    outboundVnetRouting: empty(subnetId) ? null : { allTraffic: true }
+    basicPublishingCredentialsPolicies: [
+      { name: 'ftp', allow: false }
+      { name: 'scm', allow: false }
+    ]
+    siteConfig: {
+      linuxFxVersion: 'PYTHON|3.13'
+      appCommandLine: 'python -m assistants api'
+      alwaysOn: true
+      healthCheckPath: '/health/ready'
+      http20Enabled: true
+      minTlsVersion: '1.2'
+      scmMinTlsVersion: '1.2'
+      ftpsState: 'Disabled'
+    }
+    configs: [
+      {
+        name: 'appsettings'
+        retainCurrentAppSettings: false // what is not in here is not set
+        properties: union(settings, references, {
+          HOST: '0.0.0.0'
+          PORT: '8000' // where App Service looks for a Python app
+          SCM_DO_BUILD_DURING_DEPLOYMENT: 'true' // installs requirements.txt
+          WEBSITES_CONTAINER_STOP_TIME_LIMIT: '30' // seconds between SIGTERM and the end; without it, five
+          WEBSITE_HEALTHCHECK_MAXPINGFAILURES: '3'
+        })
+      }
+    ]
+    diagnosticSettings: [
+      {
+        workspaceResourceId: workspaceId
+        logCategoriesAndGroups: [{ category: 'AppServiceConsoleLogs' }, { category: 'AppServicePlatformLogs' }]
+      }
+    ]
+    enableTelemetry: false
+  }
+}
+
+@description('Address of the app.')
+output url string = 'https://${site.outputs.defaultHostname}'

@@ -1,0 +1,21 @@
+"""What a task works on, for the lines that it logs: ids, never content."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+
+Facts = Callable[[], Mapping[str, str]]
+_NOTHING: Mapping[str, str] = {}
+_facts: ContextVar[Facts | None] = ContextVar("facts", default=None)
+
+
+def work_on(facts: Facts) -> None:
+    """From here on, this task and those that it starts work on this. `facts` is asked only when a line is logged."""
+    _facts.set(facts)
+
+
+def scope() -> Mapping[str, str]:
+    """request_id, project, thread_id, run_id: those that are known here."""
+    facts = _facts.get()
+    return facts() if facts else _NOTHING

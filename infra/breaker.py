@@ -1,0 +1,46 @@
+"""A circuit breaker: a store that answers nobody is asked seldom, however many want to know."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+# It opens after so many failures in a row, without an answer for so many seconds: what is shorter, retries bear.
+FAILURES, PATIENCE = 5, 1.5
+# Seconds between two requests while it is open; twice as long each time, and each a random part of it, but half of it.
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 5.0
+
+
+class Breaker:
+    """Closed, it admits everybody. Open, it admits one request after each pause, until one is answered."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        """`now` tells seconds of any clock that does not go back."""
+        self._now = now
+        self._open, self._failures, self._since = False, 0, 0.0
+        self._pause, self._until = FIRST_PAUSE, 0.0
+
+    def admits(self) -> bool:
+        """Whether a request may be sent now."""
+        if not self._open:
+            return True
+        if self._now() < self._until:
+            return False
+        self._rest()  # this one tries; unless it is answered, the next one waits longer
+        return True
+
+    def answered(self) -> None:
+        self._open, self._failures = False, 0
+
+    def failed(self) -> None:
+        now = self._now()
+        if not self._failures:
+            self._since = now
+        self._failures += 1
+        if not self._open and self._failures >= FAILURES and now - self._since >= PATIENCE:
+            self._open, self._pause = True, FIRST_PAUSE
+            self._rest()
+
+    def _rest(self) -> None:
+        self._until = self._now() + self._pause * random.uniform(0.5, 1.0)  # noqa: S311
+        self._pause = min(2 * self._pause, LONGEST_PAUSE)

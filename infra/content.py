@@ -1,0 +1,45 @@
+"""What was asked and answered, as OpenTelemetry's GenAI conventions want it in a span: JSON of roles and parts.
+
+Only for who has allowed content in traces. Images are told by their URL, with data: URLs cut off.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from core.ports import Fact, Prompt, Reply, ToolCall, Turn
+from core.resources import encode
+
+LONGEST_URL = 200  # characters
+
+
+def asked(prompt: Prompt) -> dict[str, Fact]:
+    facts: dict[str, Fact] = {"messages": _json([_message(turn) for turn in prompt.turns])}
+    if prompt.instructions:
+        facts["instructions"] = _json([_text(prompt.instructions)])
+    return facts
+
+
+def answered(reply: Reply) -> dict[str, Fact]:
+    parts = [_text(text) for text in (reply.text, reply.refusal) if text] + [_call(call) for call in reply.calls]
+    return {"reply": _json([{"role": "assistant", "parts": parts, "finish_reason": reply.finish}])}
+
+
+def _message(turn: Turn) -> dict[str, Any]:
+    if turn.role == "tool":
+        return {"role": "tool", "parts": [{"type": "tool_call_response", "id": turn.call_id, "response": turn.text}]}
+    parts = [_text(turn.text)] if turn.text else []
+    parts += [{"type": "uri", "modality": "image", "uri": url[:LONGEST_URL]} for url, _ in turn.images]
+    return {"role": turn.role, "parts": [*parts, *(_call(call) for call in turn.calls)]}
+
+
+def _text(text: str) -> dict[str, Any]:
+    return {"type": "text", "content": text}
+
+
+def _call(call: ToolCall) -> dict[str, Any]:
+    return {"type": "tool_call", "id": call.id, "name": call.name, "arguments": call.arguments}
+
+
+def _json(value: Any) -> str:
+    return encode(value).decode()

@@ -1,0 +1,344 @@
+"""`make chaos`: kill -9 of real processes over Azurite, while clients work. Then every promise is held against the
+store and against what the clients were told. Azurite itself is never killed.
+
+1. At storage requests: a process dies before or after its n-th request that changes the store, in each kind of run.
+   The places are those that an undisturbed course of the scenario shows; the chosen ones are spread over all of them.
+2. At random moments.
+3. A soak: many runs, while a worker dies every 0.5 to 3 seconds.
+
+    python tests/chaos.py --points 150 --kills 40 --runs 500 --seed 1
+    python tests/chaos.py --only 'streamed: worker before 7'
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import random
+import re
+import time
+from collections import Counter, deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from azurite import Azurite
+from promises import History, history
+from reality import Mortal, Reality, Visitor, reality
+from scenarios import SCENARIOS, ask, listen
+
+from core import frames
+from core.resources import TERMINAL, Run
+
+CLIENTS = 4
+PATIENCE = 300.0  # seconds, for what takes ten
+QUIET = 0.5  # seconds without a request, after which a process is taken to be done
+NAMES = ("api", "worker")
+TURNS = (  # one run each
+    *("plain", "tools", "parallel_tools", "own_actions", "mixed_round", "streamed", "streamed_tools"),
+    *("streamed_text_and_tools", "streamed_mixed_round", "streamed_from_submit_on"),
+    *("cancel_in_progress", "cancel_streamed", "cancel_waiting"),
+)
+
+
+async def rolled_over(client: Visitor) -> None:
+    """With LOG_ROLL_AFTER=2 the log begins anew again and again."""
+    for script in ("plain", "tools", "plain"):
+        await listen(client, script)
+
+
+SCENARIOS["rolled_over"] = rolled_over
+
+
+# --- 2. at random moments -------------------------------------------------------------------------------------------
+
+
+async def talk(visitor: Visitor, stop: asyncio.Event) -> None:
+    """Until it is told to stop; then once more, undisturbed: the thread takes the next message."""
+    await visitor.open_thread()
+    last = False
+    while not last:
+        last = stop.is_set()
+        await SCENARIOS[visitor.chance.choice(TURNS)](visitor)
+
+
+async def talk_and_kill(storage: str, kills: int, seed: int, *names: str, **settings: str) -> Tally:
+    chance = random.Random(seed)
+    async with reality(storage, *names, **settings) as world:
+        # Half of the clients send a request again under its key, the others look first.
+        guests = [await world.visitor(chance.random(), keyed=n % 2 == 0, restless=True) for n in range(CLIENTS)]
+        stop = asyncio.Event()
+        async with asyncio.timeout(PATIENCE + 5 * kills), asyncio.TaskGroup() as group:
+            for guest in guests:
+                group.create_task(talk(guest, stop))
+            for _ in range(kills):
+                await asyncio.sleep(chance.uniform(0.1, 0.8))
+                await world.kill(chance.choice(names))
+            stop.set()
+        await world.check()
+        return await Tally.of(world)
+
+
+# --- 1. at storage requests -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Point:
+    """A process dies `when` (before or after) its `at`-th request, counted from the beginning of the scenario."""
+
+    scenario: str
+    process: str
+    when: str
+    at: int
+    request: str = field(default="", compare=False)  # what was the `at`-th in an undisturbed course
+
+    def __str__(self) -> str:
+        return f"{self.scenario}: {self.process} {self.when} {self.at}"
+
+
+@dataclass(frozen=True)
+class Lane:
+    """Scenarios, and what they need of the service's settings."""
+
+    scenarios: Sequence[str]
+    settings: dict[str, str]
+
+    async def points(self, storage: str) -> list[Point]:
+        """Every place to die at."""
+        async with reality(storage, *NAMES, kind=Mortal, **self.settings) as world:
+            return [point for scenario in self.scenarios for point in await rehearse(world, scenario)]
+
+
+LANES = (
+    Lane(
+        ("plain", "tools", "parallel_tools", "mixed_round", "streamed", "streamed_tools"), {"RUN_EXPIRES_AFTER": "40"}
+    ),
+    Lane(
+        ("cancel_in_progress", "cancel_streamed", "cancel_waiting", "delete_during_a_run", "delete_while_waiting"),
+        {"RUN_EXPIRES_AFTER": "40"},
+    ),
+    Lane(("expire_waiting", "expire_in_progress"), {"RUN_EXPIRES_AFTER": "5"}),
+    Lane(("rolled_over",), {"RUN_EXPIRES_AFTER": "40", "LOG_ROLL_AFTER": "2"}),
+)
+
+
+async def play(visitor: Visitor, scenario: str) -> None:
+    await visitor.open_thread()
+    await SCENARIOS[scenario](visitor)
+
+
+async def rehearse(world: Reality, scenario: str) -> list[Point]:
+    visitor = await world.visitor(0)
+    for process in world.processes.values():
+        await process.order()
+    await play(visitor, scenario)
+    found = []
+    for name, process in world.processes.items():
+        await done(process)
+        for at, request in enumerate(process.requests, 1):
+            found += [Point(scenario, name, when, at, request) for when in ("before", "after")]
+    return found
+
+
+async def done(process: Mortal) -> None:
+    """Until it is dead, or has nothing more to ask of the store."""
+    known, since = -1, 0.0
+    while process.alive and (len(process.requests) != known or time.monotonic() - since < QUIET):
+        if len(process.requests) != known:
+            known, since = len(process.requests), time.monotonic()
+        await asyncio.sleep(0.05)
+
+
+async def strike(world: Reality, point: Point) -> bool:
+    """Whether the process died there. It comes back at once; the scenario goes on."""
+    visitor, doomed = await world.visitor(0), world.processes[point.process]
+    await doomed.order(point.at, point.when)
+    reviving = asyncio.create_task(world.revive(point.process))
+    try:
+        async with asyncio.timeout(PATIENCE):
+            await play(visitor, point.scenario)
+            await done(doomed)
+            if doomed.alive:
+                await doomed.order()
+                return False
+            await reviving
+            if visitor.deleted is False:
+                await ask(visitor, "plain")  # P2, P5: the thread takes a message and a run
+    except BaseException as error:
+        error.add_note(f"--only '{point}'\n{await world.story(visitor)}")
+        raise
+    finally:
+        reviving.cancel()
+    return True
+
+
+async def strike_all(storage: str, lane: Lane, points: deque[Point], spare: deque[Point], progress: Progress) -> Tally:
+    """A point that the scenario does not reach this time is replaced by another one."""
+    async with reality(storage, *NAMES, kind=Mortal, **lane.settings) as world:
+        while points:
+            point = points.popleft()
+            if await strike(world, point):
+                progress.show(f"{point} ({point.request})")
+            elif spare:
+                points.append(spare.popleft())
+        async with asyncio.timeout(PATIENCE):
+            await world.at_rest()
+        await world.check()
+        return await Tally.of(world)
+
+
+def spread(points: Sequence[Point], count: int, seed: int) -> tuple[list[Point], list[Point]]:
+    """`count` of them at even distances, and the rest. The seed shifts them."""
+    step = max(1.0, len(points) / count)
+    chosen = {int(n * step + seed) % len(points) for n in range(min(count, len(points)))}
+    return [points[n] for n in sorted(chosen)], [point for n, point in enumerate(points) if n not in chosen]
+
+
+# --- 3. the soak ----------------------------------------------------------------------------------------------------
+
+
+async def soak(storage: str, runs: int, seed: int, progress: Progress) -> Tally:
+    chance, workers = random.Random(seed), ("worker", "worker two", "worker three")
+    to_do, finished = iter(range(runs)), asyncio.Event()
+
+    async def work(world: Reality) -> None:
+        visitor, count = None, 0
+        for _ in to_do:
+            if visitor is None or count == 5:  # a new thread
+                visitor, count = await world.visitor(chance.random(), keyed=chance.random() < 0.5, restless=True), 0
+                await visitor.open_thread()
+            await SCENARIOS[chance.choice(TURNS)](visitor)
+            count += 1
+            progress.show(f"{world.kills} workers killed", every=25)
+
+    async def kill(world: Reality) -> None:
+        async with asyncio.TaskGroup() as returning:
+            while not finished.is_set():
+                await asyncio.sleep(chance.uniform(0.5, 3))
+                if alive := [name for name in workers if world.processes[name].alive]:
+                    returning.create_task(world.kill(chance.choice(alive)))
+
+    async with reality(storage, "api", *workers, RUN_EXPIRES_AFTER="120") as world:
+        killing = asyncio.create_task(kill(world))
+        await asyncio.gather(*(work(world) for _ in range(3 * CLIENTS)))
+        finished.set()
+        await killing
+        await world.check()
+        return await Tally.of(world)
+
+
+# --- figures --------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Tally:
+    """What was counted in the logs and by the clients; the checks are those of tests/promises.py."""
+
+    kills: int = 0
+    runs: int = 0
+    ended: int = 0
+    lost: int = 0
+    doubled: int = 0
+    take_overs: int = 0
+
+    @classmethod
+    async def of(cls, world: Reality) -> Tally:
+        whole = cls(kills=world.kills)
+        for visitor in world.visitors:
+            if visitor.thread and visitor.deleted is False:
+                whole += cls._thread(visitor, await history(world, visitor.thread))
+        return whole
+
+    @classmethod
+    def _thread(cls, visitor: Visitor, past: History) -> Tally:
+        known = [change.object.id for _, change in past.changes if change.name == "thread.message.created"]
+        ends = Counter(
+            change.object.id
+            for _, change in past.changes
+            if isinstance(change.object, Run) and change.name in frames.ENDINGS
+        )
+        told = [*(run.id for run in visitor.runs if not past.state.runs.get(run.id))]
+        told += [message for message, _ in visitor.told if message not in known]
+        return cls(
+            runs=len(past.state.runs.items),
+            ended=sum(held.run.status in TERMINAL for held in past.state.runs),
+            lost=len(told),
+            doubled=len(known) - len(visitor.told) + sum(count - 1 for count in ends.values()),
+            take_overs=sum(past.claims.values()),
+        )
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(*(getattr(self, name) + getattr(other, name) for name in Tally.__dataclass_fields__))
+
+    def __str__(self) -> str:
+        return (
+            f"{self.kills} kills; {self.ended} of {self.runs} runs ended, {self.lost} lost, {self.doubled} doubled;"
+            f" {self.take_overs} take-overs"
+        )
+
+
+@dataclass
+class Progress:
+    what: str
+    of: int
+    done: int = 0
+    began: float = field(default_factory=time.monotonic)
+
+    def show(self, line: str, every: int = 1) -> None:
+        self.done += 1
+        if self.done % every == 0 or self.done == self.of:
+            print(f"{self.what} {self.done:>3}/{self.of}  {time.monotonic() - self.began:4.0f} s  {line}", flush=True)
+
+
+async def at_points(server: Azurite, count: int, seed: int) -> Tally:
+    print("looking for places to die at ...", flush=True)
+    found = await asyncio.gather(*(lane.points(server.account()) for lane in LANES))
+    chosen, rest = spread([point for points in found for point in points], count, seed)
+    print(f"{len(chosen)} of {len(chosen) + len(rest)} are chosen", flush=True)
+    progress = Progress("point", len(chosen))
+    lanes = [
+        strike_all(
+            server.account(),
+            lane,
+            deque(point for point in chosen if point.scenario in lane.scenarios),
+            deque(point for point in rest if point.scenario in lane.scenarios),
+            progress,
+        )
+        for lane in LANES
+    ]
+    return sum(await asyncio.gather(*lanes), Tally())
+
+
+async def at_one(server: Azurite, point: str) -> Tally:
+    scenario, process, when, at = re.fullmatch(r"(\w+): (\w+) (before|after) (\d+)", point).groups()
+    lane = next(lane for lane in LANES if scenario in lane.scenarios)
+    points = deque([Point(scenario, process, when, int(at))])
+    return await strike_all(server.account(), lane, points, deque(), Progress("point", 1))
+
+
+async def main(options: argparse.Namespace) -> None:
+    server, began, whole = Azurite(), time.monotonic(), Tally()
+    try:
+        if options.only:
+            return print(await at_one(server, options.only))
+        for what, phase in (
+            ("at storage requests", lambda: at_points(server, options.points, options.seed)),
+            ("at random moments", lambda: talk_and_kill(server.account(), options.kills, options.seed, *NAMES)),
+            ("soak", lambda: soak(server.account(), options.runs, options.seed, Progress("run", options.runs))),
+        ):
+            start = time.monotonic()
+            tally = await phase()
+            whole += tally
+            print(f"{what}: {tally}; {time.monotonic() - start:.0f} s\n", flush=True)
+    finally:
+        server.stop()
+    print(f"chaos: {whole}; {time.monotonic() - began:.0f} s")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--points", type=int, default=150, help="kills at storage requests")
+    parser.add_argument("--kills", type=int, default=40, help="kills at random moments")
+    parser.add_argument("--runs", type=int, default=500, help="runs of the soak")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--only", help="one point, as a failure names it")
+    asyncio.run(main(parser.parse_args()))

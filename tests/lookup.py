@@ -1,0 +1,13 @@
+"""The worker's own tool, in the simulation and with real processes (ACTIONS=lookup)."""
+
+from __future__ import annotations
+
+import asyncio
+
+from worker.actions import action
+
+
+@action
+async def lookup(word: str) -> str:
+    await asyncio.sleep(0.3)
+    return f"{word} means {word}"

@@ -1,0 +1,197 @@
+"""Within one process nobody polls for what another part of it did: it is heard at once, at whatever moment it comes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from faults import How
+from simulation import PROJECT, Client, World
+from virtual import run
+
+from app import streaming
+from core import names
+from core.bell import Bell
+from core.ports import Delivery, Deltas, Prompt, Reply
+from worker.doorbell import Doorbell
+
+AT_ONCE = 0.02  # seconds: a few calls of the store
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+async def idle(world: World) -> Client:
+    """A client of a service that has had nothing to do for so long that it looks rarely."""
+    client = Client(world)
+    await client.open_thread()
+    await client.say("Hello")
+    await asyncio.sleep(10)
+    return client
+
+
+def asked_at(world: World, change: Callable[[Prompt, Deltas | None], Awaitable[Reply]] | None = None) -> list[float]:
+    """When the model is asked."""
+    times: list[float] = []
+    whole = change or world.models.reply
+
+    async def reply(prompt: Prompt, deltas: Deltas | None) -> Reply:
+        times.append(now())
+        return await whole(prompt, deltas)
+
+    models: Any = world.models
+    models.reply = reply
+    return times
+
+
+def test_an_idle_worker_begins_a_new_run_at_once() -> None:
+    async def main() -> None:
+        world = World()
+        async with world.running():
+            client, asked = await idle(world), asked_at(world)
+            began = now()
+            await client.until(await client.run("plain"))
+            assert asked[0] - began < AT_ONCE
+
+    run(main())
+
+
+def test_a_run_that_comes_while_the_queue_is_looked_at_begins_at_once() -> None:
+    """After the store has looked, and before the worker knows that it found nothing."""
+
+    async def main() -> None:
+        world = World()
+        async with world.running():
+            client, asked = await idle(world), asked_at(world)
+            storage: Any = world.processes[0].storage
+            receive, began = storage.receive, []
+
+            async def look(limit: int, *, hide: float) -> list[Delivery]:
+                found: list[Delivery] = await receive(limit, hide=hide)
+                if not began:
+                    began.append(now())
+                    await client.run("plain")
+                return found
+
+            storage.receive = look
+            async with asyncio.timeout(10):
+                while not asked:
+                    await asyncio.sleep(0.001)
+            assert asked[0] - began[0] < AT_ONCE
+
+    run(main())
+
+
+def test_a_commit_that_comes_after_its_doorbell_is_noticed_at_once() -> None:
+    async def main() -> None:
+        world = World(layout=("api",))
+        async with world.running():
+            asked = asked_at(world)
+            world.plan.stall = 0.6
+            world.plan.choose = lambda _, name: How.STALLED if name == "start threads" else None
+            creating = asyncio.create_task(Client(world).run_in_new_thread("plain", "Hello"))
+            await asyncio.sleep(AT_ONCE)
+            (process,), (delivery,) = world.processes, await world.store.receive(1, hide=45)
+            answering = process.spawn(Doorbell(process.kit).answer(delivery))
+            await creating
+            created = now()
+            await answering
+            assert asked[0] - created < AT_ONCE
+
+    run(main())
+
+
+def test_a_cancel_ends_the_model_call_at_once() -> None:
+    async def main() -> None:
+        world = World()
+        async with world.running():
+            ended: list[float] = []
+
+            async def hang(*_: Any) -> Reply:
+                try:
+                    await asyncio.Event().wait()
+                finally:
+                    ended.append(now())
+                raise AssertionError
+
+            client, asked = await idle(world), asked_at(world, hang)
+            work = await client.run("plain")
+            await asyncio.sleep(5.3)
+            assert asked and not ended
+            began = now()
+            await client.cancel(work)
+            await client.until(work)
+            assert ended and ended[0] - began < AT_ONCE
+
+    run(main())
+
+
+def test_a_reader_hears_at_once_what_comes_after_a_long_silence() -> None:
+    async def main() -> None:
+        world = World()
+        async with world.running():
+            said: list[float] = []
+
+            async def pausing(_: Prompt, deltas: Deltas | None) -> Reply:
+                assert deltas
+                await asyncio.sleep(30)
+                said.append(now())
+                deltas.text("Hello.")
+                await asyncio.sleep(30)
+                return Reply("Hello.")
+
+            client = await idle(world)
+            asked_at(world, pausing)
+            (process,) = world.processes
+            work = await client.run("plain", stream=True)
+            source = streaming.stored(process.service, PROJECT, work.thread_id, work.id)
+            topic = f"{names.STREAMS}/{names.document(PROJECT, work.thread_id, work.id)}"
+            async for chunk in streaming.follow(process.service, source, [topic], 0, to_the_end=True):
+                if b"thread.message.delta" in chunk:
+                    assert now() - said[0] < AT_ONCE
+                    return
+            raise AssertionError("nothing was said")
+
+    run(main())
+
+
+def test_a_reader_hears_at_once_what_comes_while_he_looks() -> None:
+    async def main() -> None:
+        bell = Bell()
+
+        class Service:
+            pass
+
+        service: Any = Service()
+        service.bell = bell
+        looks: list[float] = []
+
+        async def source(offset: int) -> bytes:
+            looks.append(now())
+            if len(looks) == 1:
+                bell.ring("topic")  # of what is written just after the store has looked
+                return b""
+            return b"id: 0.1\nevent: thread.run.completed\ndata: {}\n\n"
+
+        chunks = streaming.follow(service, source, ["topic"], 0, to_the_end=True)
+        async for _ in chunks:
+            pass
+        assert looks[0] == looks[1]
+
+    run(main())
+
+
+@pytest.mark.parametrize("rings", [0, 1])
+def test_who_listens_serves_once_and_is_forgotten(rings: int) -> None:
+    async def main() -> None:
+        bell = Bell()
+        listener = bell.listen("topic")
+        for _ in range(rings):
+            bell.ring("topic")
+        assert await listener.wait(1) == bool(rings)
+        assert not bell._listeners
+
+    run(main())

@@ -1,0 +1,542 @@
+"""The Bicep files hold what docs/operations.md promises: no secret anywhere, the reviewed roles and no others, all that
+the service stores its data in. And what a compiler would find, where none runs: names that nobody declared, parameters
+and outputs that a module does not have.
+
+Each rule is a function from the files to what is amiss; each is tried on files with a fault planted in them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bicep_files import Declaration, File, at, literal, objects, properties, read_all, references, text, walk
+
+from core import names
+from infra.azure_store import POISON, WORK
+from infra.settings import Settings
+
+FOLDER = Path(__file__).resolve().parent.parent / "bicep"
+Files = dict[str, File]
+
+# Of the verified modules, what is passed to them and read from them: looked up in their sources at these versions.
+VERIFIED = "br/public:avm/res/"
+MODULES = {
+    "app/managed-environment:0.16.0": (
+        "name location tags zoneRedundant infrastructureSubnetResourceId internal publicNetworkAccess workloadProfiles"
+        " appLogsConfiguration diagnosticSettings enableTelemetry",
+        "resourceId",
+    ),
+    "cognitive-services/account:0.14.1": (
+        "name location tags kind sku customSubDomainName disableLocalAuth restrictOutboundNetworkAccess"
+        " publicNetworkAccess networkAcls deployments privateEndpoints diagnosticSettings enableTelemetry",
+        "name",
+    ),
+    "insights/component:0.8.0": (
+        "name location tags kind applicationType workspaceResourceId enableTelemetry",
+        "connectionString",
+    ),
+    "key-vault/vault:0.13.3": (
+        "name location tags sku enableRbacAuthorization enableVaultForDeployment enableVaultForTemplateDeployment"
+        " enableVaultForDiskEncryption softDeleteRetentionInDays enablePurgeProtection publicNetworkAccess networkAcls"
+        " secrets privateEndpoints diagnosticSettings enableTelemetry",
+        "name uri",
+    ),
+    "managed-identity/user-assigned-identity:0.6.0": (
+        "name location tags enableTelemetry",
+        "resourceId principalId clientId",
+    ),
+    "network/private-dns-zone:0.8.1": ("name tags virtualNetworkLinks enableTelemetry", "resourceId"),
+    "network/virtual-network:0.7.0": (
+        "name location tags addressPrefixes subnets enableTelemetry",
+        "resourceId subnetResourceIds",
+    ),
+    "operational-insights/workspace:0.16.1": (
+        "name location tags skuName dataRetention enableTelemetry",
+        "resourceId",
+    ),
+    "storage/storage-account:0.32.0": (
+        "name location tags kind skuName accessTier allowSharedKeyAccess defaultToOAuthAuthentication"
+        " allowBlobPublicAccess minimumTlsVersion supportsHttpsTrafficOnly publicNetworkAccess networkAcls blobServices"
+        " queueServices managementPolicyRules privateEndpoints diagnosticSettings enableTelemetry",
+        "name",
+    ),
+    "web/serverfarm:0.7.0": (
+        "name location tags kind reserved skuName skuCapacity zoneRedundant enableTelemetry",
+        "resourceId",
+    ),
+    "web/site:0.23.1": (
+        "name location tags kind serverFarmResourceId managedIdentities keyVaultAccessIdentityResourceId httpsOnly"
+        " clientAffinityEnabled publicNetworkAccess virtualNetworkSubnetResourceId outboundVnetRouting"
+        " basicPublishingCredentialsPolicies siteConfig functionAppConfig configs diagnosticSettings enableTelemetry",
+        "defaultHostname",
+    ),
+}
+
+ROLES = {
+    "5e0bd9bd-7b93-4f28-af87-19fc36ad61bd": "Cognitive Services OpenAI User",
+    "974c5e8b-45b9-4653-ba55-5f855dd0fb88": "Storage Queue Data Contributor",
+    "ba92f5b4-2d11-453d-a403-e96b0029c9fe": "Storage Blob Data Contributor",
+    "b7e6dc6d-f1e8-4753-8033-0f276bb0955b": "Storage Blob Data Owner",
+    "4633458b-17de-408a-b874-0445c86b69e6": "Key Vault Secrets User",
+    "b86a8fe4-44ce-4948-aee5-eccb2c155cd7": "Key Vault Secrets Officer",
+}
+# (role, on what, to whom): a change here is a change of who may do what.
+REVIEWED = {
+    ("Storage Blob Data Contributor", "roles.bicep:storage", "servicePrincipalId"),
+    ("Storage Queue Data Contributor", "roles.bicep:storage", "servicePrincipalId"),
+    ("Key Vault Secrets User", "roles.bicep:vault", "servicePrincipalId"),
+    ("Cognitive Services OpenAI User", "openai-role.bicep:account", "servicePrincipalId"),
+    ("Storage Blob Data Owner", "worker-functions.bicep:hostAccount", "servicePrincipalId"),
+    ("Storage Blob Data Contributor", "roles.bicep:storage", "personId"),
+    ("Storage Queue Data Contributor", "roles.bicep:storage", "personId"),
+    ("Key Vault Secrets Officer", "roles.bicep:vault", "personId"),
+}
+
+# Settings that are read by the platform or by libraries, not by the service.
+PLATFORM = {
+    "APPLICATIONINSIGHTS_CONNECTION_STRING",  # Application Insights
+    "AZURE_CLIENT_ID",  # azure-identity: which of the app's identities
+    "AzureWebJobsStorage__accountName",  # Azure Functions: the host's storage, by identity
+    "AzureWebJobsStorage__credential",
+    "AzureWebJobsStorage__clientId",
+    "WORK__queueServiceUri",  # Azure Functions: the connection of the queue trigger, by identity
+    "WORK__credential",
+    "WORK__clientId",
+    "SCM_DO_BUILD_DURING_DEPLOYMENT",  # App Service
+    "WEBSITES_CONTAINER_STOP_TIME_LIMIT",
+    "WEBSITE_HEALTHCHECK_MAXPINGFAILURES",
+}
+# These name a place, and let nobody in.
+NO_SECRET = {"APPLICATIONINSIGHTS_CONNECTION_STRING"}
+
+BUILT_IN = {"az", "sys"}  # namespaces
+
+
+def verified(use: Declaration) -> str:
+    """The name and version of a verified module, or nothing."""
+    return use.source.removeprefix(VERIFIED) if use.source.startswith(VERIFIED) else ""
+
+
+def uses(files: Files, module: str) -> Iterator[tuple[str, Declaration]]:
+    """Every use of a verified module, whatever its version."""
+    for name, file in files.items():
+        for use in file.of("module"):
+            if verified(use).startswith(f"{module}:"):
+                yield f"{name}:{use.name}", use
+
+
+# --- what a compiler would find -------------------------------------------------------------------------------------
+
+
+def syntax(files: Files) -> Iterator[str]:
+    for name, file in files.items():
+        yield from (f"{name}, {error}" for error in file.errors)
+
+
+def descriptions(files: Files) -> Iterator[str]:
+    for name, file in files.items():
+        for each in (*file.of("param"), *file.of("output")):
+            if not each.description.strip():
+                yield f"{name}: {each.kind} {each.name} has no description"
+
+
+def declared_names(files: Files) -> Iterator[str]:
+    """Whatever is used is declared, and what is declared is used."""
+    for name, file in files.items():
+        used: set[str] = set()
+        for each in (*file.declared.values(), *file.outputs.values()):
+            for part in each.node.named_children[1:]:
+                used |= set(references(part))
+        for unknown in sorted(used - set(file.declared) - BUILT_IN):
+            yield f"{name}: nobody declares {unknown}"
+        for idle in file.declared.values():
+            if idle.kind in ("param", "var") and idle.name not in used:
+                yield f"{name}: nobody uses {idle.kind} {idle.name}"
+
+
+def module_parameters(files: Files) -> Iterator[str]:
+    for name, file in files.items():
+        for use in file.of("module"):
+            passed = set(properties(at(use.body, "params")))
+            if module := verified(use):
+                if module not in MODULES:
+                    yield f"{name}: {module} is not reviewed"
+                    continue
+                unknown, missing = passed - set(MODULES[module][0].split()), {"name"} - passed
+            elif use.source in files:
+                wanted = {each.name: each for each in files[use.source].of("param")}
+                unknown = passed - set(wanted)
+                missing = {each for each in wanted if wanted[each].value is None} - passed
+            else:
+                yield f"{name}: there is no {use.source}"
+                continue
+            yield from (f"{name}: {use.source} has no parameter {each}" for each in sorted(unknown))
+            yield from (f"{name}: {use.source} is not given {each}" for each in sorted(missing))
+
+
+def module_outputs(files: Files) -> Iterator[str]:
+    for name, file in files.items():
+        for node in walk(file.root):
+            inner = node.named_children[0] if node.type == "member_expression" else None
+            if inner is None or inner.type != "member_expression" or text(inner.named_children[1]) != "outputs":
+                continue
+            symbol, output = text(inner.named_children[0]).rstrip("!"), text(node.named_children[1])
+            use = file.declared.get(symbol)
+            if use is None or use.kind != "module":
+                yield f"{name}: {symbol} is no module"
+                continue
+            module = verified(use)
+            there = MODULES.get(module, ("", ""))[1].split() if module else files[use.source].outputs
+            if output not in there:
+                yield f"{name}: {use.source} has no output {output}"
+
+
+# --- no secrets -----------------------------------------------------------------------------------------------------
+
+
+def no_keys(files: Files) -> Iterator[str]:
+    """Nobody asks for a key, and none is written down."""
+    asks = re.compile(r"\blist[A-Z]\w*\(|\blist\(|(primary|secondary)(AccessKey|ConnectionString)|instrumentationKey")
+    holds = re.compile(r"AccountKey=|SharedAccess|Password=|(?<![\w-])sk-\w{8}", re.IGNORECASE)
+    for name, file in files.items():
+        for number, line in enumerate(text(file.root).splitlines(), 1):
+            code = re.sub(r"(?<!:)//.*", "", line)
+            if found := asks.search(code) or holds.search(code):
+                yield f"{name}, line {number}: {found[0]}"
+
+
+def secrets_stay_secret(files: Files) -> Iterator[str]:
+    """A secure parameter goes into secure parameters and into secrets of the vault, and nowhere else."""
+    for name, file in files.items():
+        secure = {param.name for param in file.of("param") if param.secure}
+        everything = (*file.declared.values(), *file.outputs.values())
+        anywhere = Counter(
+            used for each in everything for part in each.node.named_children[1:] for used in references(part)
+        )
+        safely: Counter[str] = Counter()
+        for use in file.of("module"):
+            safe = {"secrets"} if verified(use).startswith("key-vault/vault:") else set()
+            if use.source in files:
+                safe = {param.name for param in files[use.source].of("param") if param.secure}
+            for key, value in properties(at(use.body, "params")).items():
+                safely.update(references(value) if key in safe else ())
+        for secret in sorted(secure):
+            if anywhere[secret] > safely[secret]:
+                yield f"{name}: {secret} goes where it can be read"
+            if file.declared[secret].value is not None:
+                yield f"{name}: {secret} has a default"
+
+
+def outputs_tell_no_secret(files: Files) -> Iterator[str]:
+    suspicious = re.compile(r"key|secret|password|token|connectionString", re.IGNORECASE)
+    allowed = {"connectionString", "AZURE_KEY_VAULT_NAME"}  # of Application Insights; the vault's name
+    for name, file in files.items():
+        for output in file.of("output"):
+            if output.secure or (suspicious.search(output.name) and output.name not in allowed):
+                yield f"{name}: output {output.name}"
+
+
+def settings_of(files: Files) -> Iterator[tuple[str, str]]:
+    """Where settings are set, and which: the objects that are put together in `settings`, `properties` of a site's
+    app settings, and the environment of a container."""
+    for name, file in files.items():
+        for each in file.of("var"):
+            if each.name.lower().endswith("settings") or each.name == "all":
+                for found in objects(each.value):
+                    yield from ((name, key) for key in properties(found))
+        for use in file.of("module"):
+            for config in at(use.body, "params", "configs").named_children if at(use.body, "params", "configs") else ():
+                for found in objects(at(config, "properties")):
+                    yield from ((name, key) for key in properties(found))
+        for resource in file.of("resource"):
+            for node in walk(resource.node):
+                if node.type == "object_property" and text(node.named_children[0]) == "env":
+                    for found in objects(node.named_children[-1]):
+                        yield name, str(literal(at(found, "name")))
+
+
+def settings_exist(files: Files) -> Iterator[str]:
+    """Each is one of the service's, or of the platform's; none is a secret, as those are referred to only."""
+    service = {name.upper(): field for name, field in Settings.model_fields.items()}
+    for name, setting in settings_of(files):
+        if setting in service and setting not in NO_SECRET:
+            if "Secret" in str(service[setting].annotation) or setting == "PROVIDERS":
+                yield f"{name}: {setting} is a secret"
+        elif setting not in PLATFORM | NO_SECRET:
+            yield f"{name}: there is no setting {setting}"
+    for name in ("api.bicep", "worker-functions.bicep", "main.bicep"):
+        if name in files and not [setting for file, setting in settings_of(files) if file == name]:
+            yield f"{name}: no settings were found"
+
+
+def secret_settings_are_references(files: Files) -> Iterator[str]:
+    """What App Service and Container Apps get in a secret's place."""
+    for name in ("api.bicep", "worker-functions.bicep"):
+        value = files[name].declared["references"].value
+        if value is None or "'@Microsoft.KeyVault(VaultName=${vaultName};SecretName=" not in text(value):
+            yield f"{name}: secrets are no references"
+    secrets = at(files["worker-container.bicep"].declared["worker"].body, "properties", "configuration", "secrets")
+    if secrets is None or set(properties(next(objects(secrets)))) != {"name", "keyVaultUrl", "identity"}:
+        yield "worker-container.bicep: secrets are no references"
+
+
+# --- who gets in ----------------------------------------------------------------------------------------------------
+
+
+def strict(files: Files) -> Iterator[str]:
+    """Keys are off, TLS is 1.2 at least, nothing is public that need not be."""
+    wanted: dict[str, dict[tuple[str, ...], tuple[object, ...]]] = {
+        "storage/storage-account": {
+            ("allowSharedKeyAccess",): (False,),
+            ("allowBlobPublicAccess",): (False,),
+            ("minimumTlsVersion",): ("TLS1_2", "TLS1_3"),
+            ("supportsHttpsTrafficOnly",): (True,),
+        },
+        "web/site": {
+            ("httpsOnly",): (True,),
+            ("siteConfig", "minTlsVersion"): ("1.2", "1.3"),
+            ("siteConfig", "scmMinTlsVersion"): ("1.2", "1.3"),
+            ("siteConfig", "ftpsState"): ("Disabled",),
+            ("basicPublishingCredentialsPolicies",): (
+                [{"name": "ftp", "allow": False}, {"name": "scm", "allow": False}],
+            ),
+        },
+        "key-vault/vault": {("enableRbacAuthorization",): (True,)},
+        "cognitive-services/account": {("disableLocalAuth",): (True,)},
+    }
+    for module, rules in wanted.items():
+        found = list(uses(files, module))
+        if not found:
+            yield f"{module} is not used"
+        for where, use in found:
+            for path, allowed in rules.items():
+                value = literal(at(use.body, "params", *path))
+                if value not in allowed:
+                    yield f"{where}: {'.'.join(path)} is {value}"
+        for where, use in found:
+            if at(use.body, "params", "roleAssignments") is not None:
+                yield f"{where}: roles are given in roles.bicep"
+    for name, file in files.items():
+        for resource in file.of("resource"):
+            kind = resource.source.partition("@")[0]
+            if not resource.existing and kind not in (
+                "Microsoft.Resources/resourceGroups",
+                "Microsoft.Authorization/roleAssignments",
+                "Microsoft.App/containerApps",
+            ):
+                yield f"{name}: {kind} is not reviewed"
+
+
+def roles(files: Files) -> Iterator[str]:
+    given: set[tuple[str, str, str]] = set()
+    for name, file in files.items():
+        for resource in file.of("resource"):
+            if resource.source.startswith("Microsoft.Authorization/roleAssignments@"):
+                who, what = (at(resource.body, "properties", key) for key in ("principalId", "roleDefinitionId"))
+                scope = at(resource.body, "scope")
+                role = what.named_children[-1].named_children[-1] if what is not None else None
+                value = file.declared[text(role)].value if role is not None and text(role) in file.declared else role
+                place = f"{name}:{text(scope)}" if scope is not None else f"{name}: the whole group"
+                guid = str(literal(value))
+                given.add((ROLES.get(guid, guid), place, text(who) if who is not None else ""))
+    yield from (f"not reviewed: {each}" for each in sorted(given - REVIEWED))
+    yield from (f"not given: {each}" for each in sorted(REVIEWED - given))
+
+
+# --- what the service stores its data in ----------------------------------------------------------------------------
+
+
+def containers_and_queues(files: Files) -> Iterator[str]:
+    storage = files["storage.bicep"]
+    for var, wanted in (("containers", set(names.CONTAINERS)), ("queues", {WORK, POISON})):
+        made = literal(storage.declared[var].value)
+        assert isinstance(made, list)
+        yield from (f"{var}: {each} is missing" for each in sorted(wanted - set(made)))
+        yield from (f"{var}: nobody uses {each}" for each in sorted(set(made) - wanted))
+    parameters = properties(at(storage.declared["account"].body, "params"))
+    if "for container in containers" not in text(parameters["blobServices"]):
+        yield "the containers are not created"
+    if "for queue in queues" not in text(parameters["queueServices"]):
+        yield "the queues are not created"
+
+
+def lifecycle(files: Files) -> Iterator[str]:
+    """Exactly what core/names.py says: a rule too many would delete data."""
+    rules: Any = literal(at(files["storage.bicep"].declared["account"].body, "params", "managementPolicyRules"))
+    blobs = {names.STREAMS: "appendBlob", names.IDEMPOTENCY: "blockBlob"}
+    wanted = [
+        {
+            "name": container,
+            "enabled": True,
+            "type": "Lifecycle",
+            "definition": {
+                "filters": {"blobTypes": [blobs[container]], "prefixMatch": [f"{container}/"]},
+                "actions": {"baseBlob": {"delete": {"daysAfterModificationGreaterThan": days}}},
+            },
+        }
+        for container, days in names.KEPT_DAYS.items()
+    ]
+    if rules != wanted:
+        yield f"the rules are {json.dumps(rules)}"
+
+
+def parameter_file(files: Files) -> Iterator[str]:
+    """main.parameters.json gives main.bicep what it needs."""
+    given = json.loads((files["main.bicep"].path.parent / "main.parameters.json").read_text())["parameters"]
+    wanted = {param.name: param for param in files["main.bicep"].of("param")}
+    yield from (f"main.bicep has no parameter {each}" for each in sorted(set(given) - set(wanted)))
+    yield from (
+        f"main.parameters.json lacks {each}"
+        for each, param in wanted.items()
+        if each not in given and param.value is None
+    )
+
+
+Rule = Callable[[Files], Iterator[str]]
+RULES: list[Rule] = [
+    syntax,
+    descriptions,
+    declared_names,
+    module_parameters,
+    module_outputs,
+    no_keys,
+    secrets_stay_secret,
+    outputs_tell_no_secret,
+    settings_exist,
+    secret_settings_are_references,
+    strict,
+    roles,
+    containers_and_queues,
+    lifecycle,
+    parameter_file,
+]
+
+
+@pytest.fixture(scope="module")
+def files() -> Files:
+    return read_all(FOLDER)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_the_files_hold_to(rule: Rule, files: Files) -> None:
+    assert len(files) > 5
+    assert list(rule(files)) == []
+
+
+# A fault in place of what is there, and what is said of it.
+PLANTED: list[tuple[Rule, str, str, str, str]] = [
+    (syntax, "api.bicep", "httpsOnly: true", "httpsOnly: : true", "api.bicep, line"),
+    (descriptions, "api.bicep", "@description('Region.')\n", "", "param location has no description"),
+    (descriptions, "api.bicep", "@description('Address of the app.')\n", "", "output url has no description"),
+    (
+        declared_names,
+        "storage.bicep",
+        "workspaceResourceId: workspaceId",
+        "workspaceResourceId: workspace",
+        "declares workspace",
+    ),
+    (
+        declared_names,
+        "storage.bicep",
+        "for queue in queues: { name: queue }",
+        "for q in queues: { name: queue }",
+        "declares queue",
+    ),
+    (declared_names, "openai.bicep", "capacity: capacity }", "capacity: 50 }", "uses param capacity"),
+    (module_parameters, "main.bicep", "    days: logDays\n", "", "is not given days"),
+    (module_parameters, "main.bicep", "    days: logDays\n", "    days: logDays\n    weeks: 2\n", "no parameter weeks"),
+    (module_parameters, "api.bicep", "    httpsOnly: true\n", "    httpOnly: true\n", "no parameter httpOnly"),
+    (module_parameters, "api.bicep", "web/site:0.23.1", "web/site:0.24.0", "web/site:0.24.0 is not reviewed"),
+    (module_parameters, "main.bicep", "'vault.bicep'", "'vaults.bicep'", "there is no vaults.bicep"),
+    (module_outputs, "main.bicep", "storage.outputs.blobUrl", "storage.outputs.blobUri", "no output blobUri"),
+    (module_outputs, "api.bicep", "site.outputs.defaultHostname", "site.outputs.hostname", "no output hostname"),
+    (no_keys, "roles.bicep", "scope: storage\n", "scope: storage.listKeys().keys[0].value\n", "listKeys("),
+    (
+        no_keys,
+        "monitoring.bicep",
+        "insights.outputs.connectionString",
+        "insights.outputs.instrumentationKey",
+        "instrumentationKey",
+    ),
+    (no_keys, "main.bicep", "STORAGE: storage.outputs.blobUrl", "STORAGE: 'AccountName=a;AccountKey=x'", "AccountKey="),
+    (secrets_stay_secret, "main.bicep", "LOG_FORMAT: 'json'", "LOG_FORMAT: firstKey", "firstKey goes where"),
+    (secrets_stay_secret, "vault.bicep", "name: name\n", "name: firstKey\n", "firstKey goes where"),
+    (secrets_stay_secret, "vault.bicep", "@secure()\n", "", "firstKey goes where"),
+    (
+        secrets_stay_secret,
+        "main.bicep",
+        "@secure()\nparam firstKey string",
+        "@secure()\nparam firstKey string = 'x'",
+        "has a default",
+    ),
+    (secrets_stay_secret, "vault.bicep", "string = vault.outputs.uri", "string = firstKey", "firstKey goes where"),
+    (outputs_tell_no_secret, "vault.bicep", "output uri string", "output apiKey string", "output apiKey"),
+    (settings_exist, "api.bicep", "HOST: '0.0.0.0'", "HOSTS: '0.0.0.0'", "no setting HOSTS"),
+    (settings_exist, "main.bicep", "STORAGE: storage.outputs.blobUrl", "API_KEYS: 'default:x'", "API_KEYS is a secret"),
+    (settings_exist, "worker-container.bicep", "{ SHUTDOWN_GRACE: '590' }", "{ GRACE: '590' }", "no setting GRACE"),
+    (settings_exist, "worker-functions.bicep", "WORK__clientId", "WORK__clientID", "no setting WORK__clientID"),
+    (
+        secret_settings_are_references,
+        "api.bicep",
+        "'@Microsoft.KeyVault(",
+        "'(",
+        "api.bicep: secrets are no references",
+    ),
+    (
+        secret_settings_are_references,
+        "worker-container.bicep",
+        "keyVaultUrl: '",
+        "value: '",
+        "secrets are no references",
+    ),
+    (
+        strict,
+        "storage.bicep",
+        "allowSharedKeyAccess: false",
+        "allowSharedKeyAccess: true",
+        "allowSharedKeyAccess is True",
+    ),
+    (strict, "worker-functions.bicep", "    allowSharedKeyAccess: false\n", "", "allowSharedKeyAccess is None"),
+    (strict, "storage.bicep", "'TLS1_2'", "'TLS1_0'", "minimumTlsVersion is TLS1_0"),
+    (strict, "api.bicep", "scmMinTlsVersion: '1.2'", "scmMinTlsVersion: '1.1'", "scmMinTlsVersion is 1.1"),
+    (strict, "openai.bicep", "disableLocalAuth: true", "disableLocalAuth: false", "disableLocalAuth is False"),
+    (
+        strict,
+        "roles.bicep",
+        "vaults@2024-11-01' existing",
+        "vaults@2024-11-01'",
+        "Microsoft.KeyVault/vaults is not reviewed",
+    ),
+    (roles, "roles.bicep", "ba92f5b4-2d11-453d-a403-e96b0029c9fe", "b24988ac-6180-42a0-ab88-20f7382dd24c", "b24988ac"),
+    (roles, "roles.bicep", "  scope: vault\n", "", "the whole group"),
+    (roles, "openai-role.bicep", "principalId: servicePrincipalId", "principalId: accountName", "accountName"),
+    (containers_and_queues, "storage.bicep", "'idempotency', ", "'idempotent', ", "idempotency is missing"),
+    (containers_and_queues, "storage.bicep", "['work', 'work-poison']", "['work']", "work-poison is missing"),
+    (containers_and_queues, "storage.bicep", "for container in containers", "for container in []", "not created"),
+    (lifecycle, "storage.bicep", "['streams/']", "['threads/']", "threads/"),
+    (lifecycle, "storage.bicep", "daysAfterModificationGreaterThan: 7", "daysAfterModificationGreaterThan: 1", ": 1}"),
+    (parameter_file, "main.parameters.json", '"planSku"', '"planSize"', "no parameter planSize"),
+    (parameter_file, "main.parameters.json", '"firstKey"', '"first"', "lacks firstKey"),
+]
+
+
+@pytest.mark.parametrize(
+    ("rule", "file", "there", "planted", "said"), PLANTED, ids=[f"{each[0].__name__}-{each[4]}" for each in PLANTED]
+)
+def test_a_planted_fault_is_found(rule: Rule, file: str, there: str, planted: str, said: str, tmp_path: Path) -> None:
+    folder = shutil.copytree(FOLDER, tmp_path / "bicep")
+    whole = (folder / file).read_text()
+    assert there in whole, "there is nothing to plant the fault in"
+    (folder / file).write_text(whole.replace(there, planted, 1))
+    assert [fault for fault in rule(read_all(folder)) if said in fault]
+
+
+def test_every_rule_was_tried() -> None:
+    assert {each[0] for each in PLANTED} == set(RULES)

@@ -1,0 +1,164 @@
+"""What a client may use before, and after, anybody knows whose client it is: each limit of docs/threat-model.md."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from inprocess import InProcess, in_process
+
+from app import connections
+from assistants import api_of, listening
+from infra.settings import read_settings
+
+Json = Any
+
+
+@contextlib.asynccontextmanager
+async def served(**settings: Any) -> AsyncIterator[tuple[InProcess, int]]:
+    """The API as the command serves it; its port."""
+    async with in_process(**settings) as service:
+        given = read_settings({"port": 0, **settings})
+        async with listening(api_of(service.parts, service.ledger), given) as url:
+            yield service, int(url.rpartition(":")[2])
+
+
+@contextlib.asynccontextmanager
+async def connected(port: int) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        yield reader, writer
+    finally:
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+
+
+async def answered(port: int, data: bytes) -> tuple[int, Json]:
+    """Status and error of a request that is refused, after which the connection is closed."""
+    async with connected(port) as (reader, writer):
+        writer.write(data)
+        return refusal(await reader.read())
+
+
+def refusal(raw: bytes) -> tuple[int, Json]:
+    head, _, body = raw.partition(b"\r\n\r\n")
+    return int(head.split()[1]), json.loads(body)["error"]
+
+
+HEAD = b"POST /v1/threads HTTP/1.1\r\nHost: x\r\nOpenAI-Beta: assistants=v2\r\nContent-Type: application/json\r\n"
+LIVE = b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"a" * 9000 + b"\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\n" + b"A: a\r\n" * 200 + b"\r\n",
+    ],
+    ids=["request line", "header", "headers"],
+)
+async def test_a_head_has_a_limit(data: bytes) -> None:
+    async with served() as (_, port):
+        status, error = await answered(port, data)
+    assert (status, error["type"]) == (400, "invalid_request_error")
+
+
+async def test_a_head_that_does_not_arrive_is_not_waited_for() -> None:
+    """However its bytes drip."""
+    async with served(keep_alive_timeout=0.5) as (_, port), connected(port) as (reader, writer), asyncio.timeout(5):
+        with contextlib.suppress(ConnectionError):
+            writer.write(HEAD)
+            while not reader.at_eof():
+                writer.write(b"X")
+                await asyncio.sleep(0.05)
+            assert await reader.read() == b""
+
+
+async def test_a_connection_that_asks_nothing_more_is_closed() -> None:
+    async with served(keep_alive_timeout=0.2) as (_, port), connected(port) as (reader, writer), asyncio.timeout(5):
+        writer.write(LIVE)
+        assert (await reader.read()).startswith(b"HTTP/1.1 200 OK")
+
+
+@pytest.mark.parametrize("framing", [b"Content-Length: 100\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n"])
+async def test_a_body_that_does_not_arrive_is_not_waited_for(framing: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "BODY_TIME", 0.2)
+    monkeypatch.setattr(connections, "SLOWEST", 2**30)
+    async with served() as (_, port), asyncio.timeout(5):
+        status, error = await answered(port, HEAD + framing)
+    assert (status, error["code"]) == (408, "request_timeout")
+
+
+async def test_a_body_has_the_time_that_its_length_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "BODY_TIME", 0.1)
+    monkeypatch.setattr(connections, "SLOWEST", 10)
+    async with served() as (_, port), connected(port) as (reader, writer):
+        writer.write(HEAD + b"Content-Length: 20\r\n\r\n" + b" " * 18)
+        await asyncio.sleep(0.3)
+        writer.write(b"{}")
+        assert (await reader.readline()) == b"HTTP/1.1 200 OK\r\n"
+
+
+async def test_a_body_that_nobody_may_send_is_not_kept() -> None:
+    """Whoever has no key is refused at the head."""
+    async with served(api_keys="p:key") as (_, port), connected(port) as (reader, writer):
+        writer.write(HEAD + b"Content-Length: 100000000\r\n\r\n")
+        assert await reader.readline() == b"HTTP/1.1 401 Unauthorized\r\n"
+
+
+async def test_connections_beyond_the_limit_are_told_to_come_back() -> None:
+    async with served(max_connections=2) as (_, port), contextlib.AsyncExitStack() as stack, asyncio.timeout(5):
+        held = [await stack.enter_async_context(connected(port)) for _ in range(2)]
+        for reader, writer in held:
+            writer.write(LIVE)
+            assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
+        status, error = await answered(port, LIVE)
+        assert (status, error["code"]) == (503, "overloaded")
+        held[0][1].close()
+        while (await first_line(port)) != b"HTTP/1.1 200 OK\r\n":
+            await asyncio.sleep(0.01)
+
+
+async def first_line(port: int) -> bytes:
+    async with connected(port) as (reader, writer):
+        writer.write(LIVE)
+        return await reader.readline()
+
+
+async def much(service: InProcess) -> bytes:
+    """A request whose answer is larger than what the system's buffers take."""
+    thread = await service.thread()
+    for _ in range(60):
+        await service.api.post(f"/threads/{thread}/messages", {"role": "user", "content": "x" * 250_000})
+    path = f"/v1/threads/{thread}/messages?limit=100"
+    return f"GET {path} HTTP/1.1\r\nHost: x\r\nOpenAI-Beta: assistants=v2\r\nConnection: close\r\n\r\n".encode()
+
+
+async def size_read(reader: asyncio.StreamReader, pause: float) -> int:
+    size = 0
+    while data := await reader.read(2**20):
+        size += len(data)
+        await asyncio.sleep(pause)
+    return size
+
+
+async def test_a_client_that_takes_nothing_of_its_answer_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "STALLED", 0.2)
+    async with served() as (service, port), connected(port) as (reader, writer), asyncio.timeout(30):
+        writer.write(await much(service))
+        await asyncio.sleep(1)
+        with contextlib.suppress(ConnectionResetError):
+            assert await size_read(reader, 0) < 60 * 250_000
+
+
+async def test_a_client_that_reads_slowly_gets_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "STALLED", 0.2)
+    async with served() as (service, port), connected(port) as (reader, writer), asyncio.timeout(30):
+        writer.write(await much(service))
+        assert await size_read(reader, 0.005) > 60 * 250_000

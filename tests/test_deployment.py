@@ -1,0 +1,287 @@
+"""What deploys the service, as far as a machine without Docker, GitHub and Azure can tell: the files are what their
+schemas and linters want, they agree with each other, and what they install and start does start, here."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonschema.validators import validator_for
+from ruamel.yaml import YAML
+from service import LISTENING, get
+
+Json = Any
+
+ROOT = Path(__file__).resolve().parent.parent
+BIN = Path(sys.executable).parent
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+API_KEY = "local-key"
+
+
+def read(path: Path) -> Json:
+    """As YAML 1.2 has it, with merge keys resolved."""
+    return json.loads(json.dumps(YAML(typ="safe", pure=True).load(path.read_text())))
+
+
+def faults(kind: str, document: Json) -> list[str]:
+    """By the schema that check-jsonschema brings: `compose-spec`, `github-workflows`."""
+    schema = json.loads(files("check_jsonschema").joinpath(f"builtin_schemas/vendor/{kind}.json").read_text())
+    return [error.message for error in validator_for(schema)(schema).iter_errors(document)]
+
+
+# --- Compose --------------------------------------------------------------------------------------------------------
+
+COMPOSE = read(ROOT / "azurite-compose.yml")
+
+
+def test_the_compose_file_is_one() -> None:
+    assert faults("compose-spec", COMPOSE) == []
+    assert faults("compose-spec", {**COMPOSE, "services": {"api": {"imagine": "assistants-service"}}})
+
+
+@pytest.mark.parametrize("name", COMPOSE["services"])
+def test_every_container_has_no_rights_and_starts_when_it_can(name: str) -> None:
+    container = COMPOSE["services"][name]
+    assert container["read_only"] is True
+    assert container["cap_drop"] == ["ALL"]
+    assert container["security_opt"] == ["no-new-privileges:true"]
+    assert all(port.startswith("127.0.0.1:") for port in container.get("ports", ()))
+    if name != "azurite":
+        assert container["depends_on"] == {"azurite": {"condition": "service_healthy"}}
+        assert "healthcheck" in COMPOSE["services"]["azurite"]
+        assert container["command"] == f"assistants {name}"
+
+
+# --- the image ------------------------------------------------------------------------------------------------------
+
+
+def instructions(name: str) -> list[str]:
+    joined = DOCKERFILE.replace("\\\n", " ")
+    return [line.partition(" ")[2].strip() for line in joined.splitlines() if line.startswith(f"{name} ")]
+
+
+def environment() -> dict[str, str]:
+    return dict(pair.split("=", 1) for line in instructions("ENV") for pair in shlex.split(line))
+
+
+def lint(text: str) -> str:
+    done = subprocess.run(
+        [BIN / "hadolint", "--no-color", "-"], input=text, capture_output=True, text=True, check=False
+    )
+    return done.stdout + done.stderr
+
+
+def test_the_dockerfile_is_linted() -> None:
+    assert lint(DOCKERFILE) == ""
+    assert "DL3002" in lint(DOCKERFILE.replace("USER 10001:10001", "USER root"))
+
+
+def test_the_image_is_without_rights_and_watched() -> None:
+    last_stage = DOCKERFILE.rpartition("\nFROM ")[2]
+    assert re.search(r"^USER \d+:\d+$", last_stage, re.MULTILINE)
+    assert "PYTHONDONTWRITEBYTECODE=1" in last_stage
+    assert "/health/ready" in instructions("HEALTHCHECK")[0]
+
+
+def context(to: Path) -> None:
+    """What .dockerignore lets through."""
+    for line in (ROOT / ".dockerignore").read_text().splitlines():
+        if line.startswith("!"):
+            source = ROOT / line[1:]
+            if source.is_dir():
+                shutil.copytree(source, to / source.name, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy(source, to)
+
+
+@contextmanager
+def started(command: list[str], cwd: Path, **env: str) -> Iterator[str]:
+    """The URL of an API that this starts, which ends by SIGTERM with exit code 0."""
+    clean = {"PATH": os.environ["PATH"], "HOME": str(cwd), "API_KEYS": f"default:{API_KEY}", "PORT": "0", **env}
+    process = subprocess.Popen(command, cwd=cwd, env=clean, stderr=subprocess.PIPE, text=True)
+    assert process.stderr
+    said = []
+    try:
+        for line in process.stderr:
+            said.append(line)
+            if found := LISTENING.search(line):
+                yield found[1].replace("0.0.0.0", "127.0.0.1")
+                break
+        else:
+            raise AssertionError(f"{command} did not start: {''.join(said)}")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+        process.wait()
+        process.stderr.close()
+
+
+def test_what_the_dockerfile_installs_and_starts_answers(tmp_path: Path) -> None:
+    """Its own commands, in a clean environment: uv's, the start, and the health check, with nothing to write to but
+    /data."""
+    build, prefix, data = tmp_path / "build", tmp_path / "prefix", tmp_path / "data"
+    build.mkdir()
+    data.mkdir()
+    context(build)
+    env = environment()
+    syncs = [line for line in instructions("RUN") if line.startswith("uv sync")]
+    assert len(syncs) == 2
+    assert env["UV_PROJECT_ENVIRONMENT"] == "/opt/assistants"
+    # Hard links in place of copies, and no bytecode of what is installed: they cost time here, and prove nothing.
+    quick = {"UV_LINK_MODE": "hardlink", "UV_COMPILE_BYTECODE": "0", "UV_PYTHON": sys.executable}
+    installing = {**os.environ, **env, **quick, "UV_PROJECT_ENVIRONMENT": str(prefix), "PATH": os.environ["PATH"]}
+    installing.pop("VIRTUAL_ENV", None)
+    done = subprocess.run(
+        [BIN / "uv", *syncs[-1].split()[1:]], cwd=build, env=installing, capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    shutil.rmtree(build)  # the image has the installed code only
+
+    path = env["PATH"].replace("/opt/assistants", str(prefix)).replace("$PATH", os.environ["PATH"])
+    (command,) = [json.loads(line) for line in instructions("CMD")]
+    storage = env["STORAGE"].replace("/data/", f"{data}/")
+    running = {"PATH": path, "HOST": env["HOST"], "STORAGE": storage, "PYTHONDONTWRITEBYTECODE": "1"}
+    with started([str(prefix / "bin" / command[0]), *command[1:]], data, **running) as url:
+        (check,) = [json.loads(line.partition("CMD ")[2]) for line in instructions("HEALTHCHECK")]
+        for port, healthy in ((url.rpartition(":")[2], True), ("1", False)):
+            checking = {**os.environ, "PATH": path, "PORT": port}
+            done = subprocess.run(
+                [prefix / "bin" / check[0], *check[1:]], env=checking, capture_output=True, check=False
+            )
+            assert (done.returncode == 0) is healthy
+    assert {each.name.partition("-")[0] for each in data.iterdir()} == {"assistants.db"}
+
+
+# --- azd ------------------------------------------------------------------------------------------------------------
+
+AZD = read(ROOT / "azure.yaml")
+PARAMETERS = json.loads((ROOT / "bicep" / "main.parameters.json").read_text())["parameters"]
+
+
+def test_azd_knows_where_everything_is() -> None:
+    assert re.fullmatch(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?", AZD["name"])
+    assert (ROOT / AZD["infra"]["path"] / "main.bicep").exists()
+    hosts = {name: service["host"] for name, service in AZD["services"].items()}
+    assert hosts == {"api": "appservice", "worker": "function"}
+    for name, service in AZD["services"].items():
+        assert (service["project"], service["language"], service["dist"]) == (".", "python", f"dist/{name}")
+        for system, python in (("posix", "python3"), ("windows", "python")):
+            assert service["hooks"]["prepackage"][system]["run"] == f"{python} tools/package.py {name}"
+        # How azd finds the app that a service is deployed to.
+        module = {"api": "api.bicep", "worker": "worker-functions.bicep"}[name]
+        assert f"{{ 'azd-service-name': '{name}' }}" in (ROOT / "bicep" / module).read_text()
+
+
+def test_what_can_be_set_is_set_alike_everywhere() -> None:
+    """By azd at a desk (main.parameters.json), by azd in the pipeline (azure.yaml, deploy.yml), and in the manual."""
+    values = [found for each in PARAMETERS.values() for found in re.findall(r"\$\{(\w+)(?:=(\w*))?\}", each["value"])]
+    settable = {name: default for name, default in values if not name.startswith("AZURE_")}
+    assert len(settable) > 10
+    assert set(AZD["pipeline"]["variables"]) == {"AZURE_KEY_VAULT_NAME", *settable}
+    given = read(ROOT / ".github" / "workflows" / "deploy.yml")["jobs"]["deploy"]["env"]
+    for name, default in settable.items():
+        assert given[name] == (f"${{{{ vars.{name} || '{default}' }}}}" if default else f"${{{{ vars.{name} }}}}")
+    manual = (ROOT / "docs" / "operations.md").read_text()
+    assert not [name for name in settable if f"`{name}`" not in manual]
+    assert AZD["services"]["worker"]["condition"] == PARAMETERS["functionsWorker"]["value"]
+
+
+def test_the_package_for_app_service_installs_and_starts(tmp_path: Path) -> None:
+    """As App Service does it: requirements.txt into an environment, then the app's command in the package's folder."""
+    # A copy of the project, so that nothing but what is packaged can be imported.
+    project = tmp_path / "project"
+    project.mkdir()
+    context(project)
+    for name in ("tools/package.py", "examples/weather.py"):
+        (project / name).parent.mkdir()
+        shutil.copy(ROOT / name, project / name)
+    env = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "ACTIONS": "examples.weather"}
+    run(sys.executable, project / "tools" / "package.py", "api", env=env)
+    package, venv = project / "dist" / "api", tmp_path / "antenv"
+    assert (package / "examples" / "weather.py").exists()
+    requirements = (package / "requirements.txt").read_text()
+    assert "--hash=sha256:" in requirements
+    assert "pytest" not in requirements
+    run(BIN / "uv", "venv", "--quiet", "--python", sys.executable, venv, env=env)
+    install = ("pip", "install", "--quiet", "--require-hashes", "-r", package / "requirements.txt")
+    run(BIN / "uv", *install, env={**env, "VIRTUAL_ENV": str(venv)})
+    (command,) = re.findall(r"appCommandLine: '(.*)'", (ROOT / "bicep" / "api.bicep").read_text())
+    python, *arguments = command.split()
+    with started([str(venv / "bin" / python), *arguments], package, HOST="0.0.0.0", STORAGE="sqlite://:memory:") as url:
+        assert get(f"{url}/health")[0] == 200
+
+
+def test_a_package_that_cannot_be_made_is_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "tools").mkdir()
+    shutil.copy(ROOT / "tools" / "package.py", tmp_path / "tools")
+    command = [sys.executable, tmp_path / "tools" / "package.py"]
+    for arguments, said in ((["api"], "assistants.py is missing"), (["all"], "usage:"), ([], "usage:")):
+        done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
+        assert done.returncode
+        assert done.stderr.startswith(said)
+        assert done.stderr.count("\n") == 1
+
+
+def run(*command: str | Path, env: dict[str, str]) -> None:
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+# --- GitHub ---------------------------------------------------------------------------------------------------------
+
+PINNED = re.compile(r"[\w-]+/[\w-]+@[0-9a-f]{40}")
+
+
+def weak(workflow: Json) -> list[str]:
+    """What a workflow of this project must not do."""
+    found = [] if workflow.get("permissions") == {"contents": "read"} else ["permissions: more than to read"]
+    for name, job in workflow["jobs"].items():
+        if "timeout-minutes" not in job:
+            found.append(f"{name}: no timeout")
+        for step in job["steps"]:
+            if not PINNED.fullmatch(step.get("uses", "a/b@" + "0" * 40)):
+                found.append(f"{name}: {step['uses']} is not pinned")
+            if "checkout" in step.get("uses", "") and step.get("with", {}).get("persist-credentials") is not False:
+                found.append(f"{name}: leaves its token behind")
+            if "${{" in step.get("run", ""):
+                found.append(f"{name}: text of others in a script")
+        secrets = set(re.findall(r"secrets\.(\w+)", json.dumps(job))) - {"GITHUB_TOKEN"}
+        found += [f"{name}: the secret {each}" for each in sorted(secrets)]
+    return found
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+def test_workflows_are_ones_and_pinned(path: Path) -> None:
+    workflow = read(path)
+    assert faults("github-workflows", workflow) == []
+    assert weak(workflow) == []
+
+
+def test_weak_workflows_are_found() -> None:
+    assert [path.name for path in WORKFLOWS] == ["deploy.yml", "image.yml", "test.yml"]
+    deploy = (ROOT / ".github" / "workflows" / "deploy.yml").read_text()
+    for there, planted, said in (
+        ("@08c6903cd8c0fde910a37f88322edcfb5dd907a8", "@v5", "not pinned"),
+        ("vars.AZURE_CLIENT_ID", "secrets.AZURE_CREDENTIALS", "the secret AZURE_CREDENTIALS"),
+        ('"$AZURE_CLIENT_ID"', "${{ vars.AZURE_CLIENT_ID }}", "text of others"),
+        ("    timeout-minutes: 60\n", "", "no timeout"),
+        ("permissions:\n  contents: read\n", "", "more than to read"),
+        ("          persist-credentials: false\n", "          fetch-depth: 1\n", "leaves its token"),
+    ):
+        assert there in deploy
+        assert [each for each in weak(YAML(typ="safe").load(deploy.replace(there, planted, 1))) if said in each]
+    assert faults("github-workflows", {"on": "push", "jobs": {"a": {"steps": []}}})

@@ -1,0 +1,268 @@
+"""What core/ledger.py closes that no single fault of the crash sweep opens: two faults at once, two processes that
+know different things, two readers of one view."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from faults import How, Plan
+from promises import check, history, nothing_is_left
+from scenarios import ask
+from simulation import PROJECT, Client, Process, World
+from virtual import run
+
+from core import events as e
+from core import names
+from core.commands import message_from
+from core.errors import ApiError
+from core.ids import Ids
+from core.ports import Document, StorageUnavailable
+from core.requests import CreateMessage, UpdateThread
+from core.resources import encode
+
+
+async def say(process: Process, thread_id: str, text: str) -> str:
+    """A message by way of this very process. Its id."""
+    scribe, message_id = process.service.scribe(), process.service.ids.new("msg")
+    body = CreateMessage(role="user", content=text)
+    await process.ledger.command(PROJECT, thread_id, lambda state: scribe.create_message(state, body, message_id))
+    return message_id
+
+
+async def rename(client: Client) -> None:
+    news = UpdateThread(metadata={"new": "yes"})
+    await client.change(lambda scribe, state: scribe.update_thread(state, news))
+
+
+async def document_of(world: World, client: Client) -> bytes:
+    stored = await world.store.get(names.THREADS, names.document(PROJECT, client.thread))
+    assert stored
+    return stored.body
+
+
+# --- commits --------------------------------------------------------------------------------------------------------
+
+
+def test_a_decision_that_makes_nothing_leaves_no_commit() -> None:
+    async def main() -> None:
+        world = World(layout=("api",))
+        async with world.running():
+            client = Client(world)
+            await client.open_thread()
+            assert await world.processes[0].ledger.commit(PROJECT, client.thread, lambda state: ()) == []
+            assert len((await history(world, client.thread)).commits) == 1
+
+    run(main())
+
+
+def test_a_commit_to_a_thread_that_is_gone_begins_no_log() -> None:
+    async def main() -> None:
+        world = World(layout=("api",))
+        async with world.running():
+            late = message_from(CreateMessage(role="user", content="Late"), "thread_1", "msg_1", 1)
+            with pytest.raises(ApiError, match="No thread found"):
+                await world.processes[0].ledger.commit(
+                    PROJECT, "thread_1", lambda state: [e.MessageCreated(message=late)]
+                )
+            assert await world.store.read(names.THREADS, names.thread_log(PROJECT, "thread_1"), None) is None
+
+    run(main())
+
+
+@pytest.mark.parametrize("how", [How.LOST, How.REFUSED])
+def test_p3_a_process_whose_append_got_no_answer_knows_what_the_log_says(how: How) -> None:
+    async def main() -> None:
+        world = World(layout=("api",))
+        async with world.running():
+            client = Client(world, retries=2)
+            await client.open_thread()
+            for text in ("One", "Two"):
+                faults = [how]
+                world.plan.choose = lambda _, name: faults.pop() if faults and name == "append threads" else None  # noqa: B023
+                await client.say(text)
+            state = await world.processes[0].ledger.read(PROJECT, client.thread)
+            assert encode(state) == encode((await history(world, client.thread)).state)
+            await check(world, client)
+
+    run(main())
+
+
+@pytest.mark.parametrize("how", [How.LOST, How.REFUSED])
+def test_p3_who_waits_while_an_append_gets_no_answer_knows_what_the_log_says(how: How) -> None:
+    async def main() -> None:
+        world = World(layout=("api",))
+        async with world.running():
+            (process,) = world.processes
+            client = Client(world)
+            await client.open_thread()
+            faults = [how]
+            world.plan.choose = lambda _, name: faults.pop() if faults and name == "append threads" else None
+            said = [say(process, client.thread, text) for text in ("One", "Two")]
+            first, second = await asyncio.gather(*said, return_exceptions=True)
+            assert isinstance(first, StorageUnavailable) and isinstance(second, str)
+            state = await process.ledger.recall(PROJECT, client.thread)
+            assert encode(state) == encode((await history(world, client.thread)).state)
+
+    run(main())
+
+
+# --- views ----------------------------------------------------------------------------------------------------------
+
+
+def test_readers_at_once_fold_what_another_process_wrote_once() -> None:
+    async def main() -> None:
+        world = World(layout=("api", "api"))
+        async with world.running():
+            reader, writer = world.processes
+            client = Client(world)
+            await client.open_thread()
+            await reader.ledger.read(PROJECT, client.thread)
+            for number in range(3):
+                await say(writer, client.thread, f"Message {number}")
+            states = await asyncio.gather(*(reader.ledger.read(PROJECT, client.thread) for _ in range(5)))
+            past = await history(world, client.thread)
+            assert [encode(state) for state in states] == [encode(past.state)] * 5
+
+    run(main())
+
+
+def test_a_process_that_knew_a_thread_hears_that_it_was_purged() -> None:
+    async def main() -> None:
+        world = World(layout=("api", "api", "worker"))
+        async with world.running():
+            reader, deleter, _ = world.processes
+            client = Client(world)
+            await client.open_thread()
+            await reader.ledger.read(PROJECT, client.thread)
+            await deleter.service.desk.delete_thread(PROJECT, client.thread)
+            await world.at_rest()
+            with pytest.raises(ApiError, match="No thread found"):
+                await reader.ledger.read(PROJECT, client.thread)
+
+    run(main())
+
+
+def test_ids_sort_by_creation_whatever_the_clock_does() -> None:
+    class Jumping:
+        times = iter((5.0, 5.0, 2.0, 9.0))
+
+        def now(self) -> float:
+            return next(self.times)
+
+    ids = Ids(Jumping())
+    made = [ids.new("msg") for _ in range(4)]
+    assert made == sorted(made)
+
+
+# --- projections ----------------------------------------------------------------------------------------------------
+
+
+def test_p1_a_commit_whose_documents_are_refused_is_acknowledged_and_shown_later() -> None:
+    async def main() -> None:
+        world = World(layout=("api",))
+        async with world.running():
+            client = Client(world)
+            await client.open_thread()
+            refusals = [How.REFUSED] * 3
+            world.plan.choose = lambda _, name: refusals.pop() if refusals and name == "advance threads" else None
+            await rename(client)
+            assert b'"new":"yes"' not in await document_of(world, client)
+            await asyncio.sleep(60)
+            assert not refusals
+            assert b'"new":"yes"' in await document_of(world, client)
+
+    run(main())
+
+
+def test_p1_a_worker_keeps_its_item_until_the_documents_are_written() -> None:
+    """The store refuses the documents of a run's end, and the worker dies before it tries again."""
+    plan = Plan()
+
+    def choose(_: int, name: str) -> How | None:
+        mine = [call.name for call in plan.calls if call.process.startswith("worker")]
+        if not plan.calls[-1].process.startswith("worker") or mine.count("advance runs") < 2:
+            return None
+        if not plan.hits:
+            return How.REFUSED
+        return How.CRASH_AFTER if len(plan.hits) == 1 and name in ("delete", "extend") else None
+
+    async def main() -> None:
+        plan.choose = choose
+        world = World(plan=plan, layout=("api", "worker"))
+        async with world.running():
+            client = Client(world)
+            await client.open_thread()
+            await client.say("Hello")
+            ended = await client.run("plain")
+            await world.at_rest()
+            assert [hit.split(":")[0] for hit in plan.hits] == [How.REFUSED.value, How.CRASH_AFTER.value]
+            assert (await client.look(ended)).status == "completed"
+            await check(world, client)
+
+    run(main())
+
+
+def test_a_document_that_is_deleted_while_it_is_made_up_is_a_404() -> None:
+    """Its writer died before he projected it; whoever asks for it writes it, when somebody deletes it."""
+
+    async def main() -> None:
+        world = World(layout=("api", "api"))
+        async with world.running():
+            reader, deleter = world.processes
+            client = Client(world)
+            await client.open_thread()
+            message = await say(deleter, client.thread, "Hello")
+            await world.store.remove(names.MESSAGES, names.document(PROJECT, client.thread, message))
+
+            async def advance(document: Document) -> None:
+                scribe = deleter.service.scribe()
+                await deleter.ledger.command(
+                    PROJECT, client.thread, lambda state: scribe.delete_message(state, message)
+                )
+                await world.store.advance(document)
+
+            storage: Any = reader.storage
+            storage.advance = advance
+            with pytest.raises(ApiError, match="No message found"):
+                await reader.ledger.fetch(names.MESSAGES, PROJECT, client.thread, message)
+
+    run(main())
+
+
+# --- deletion -------------------------------------------------------------------------------------------------------
+
+
+def test_no_document_is_brought_up_of_a_thread_that_was_deleted_meanwhile() -> None:
+    """Under the version of the deletion it would keep the tombstone away."""
+
+    async def main() -> None:
+        world = World(layout=("api",))
+        async with world.running():
+            client = Client(world)
+            await client.open_thread()
+            await client.say("Hello")
+            queued = await client.run("plain")
+            await client.delete()
+            await world.processes[0].ledger.project(PROJECT, client.thread, queued.id)
+            world.layout = ("worker",)
+            world.start()
+            await world.at_rest()
+            await nothing_is_left(world, client)
+
+    run(main())
+
+
+def test_a_purge_leaves_a_thread_alone_that_nobody_deleted() -> None:
+    async def main() -> None:
+        world = World()
+        async with world.running():
+            client = Client(world)
+            await client.open_thread()
+            await ask(client, "plain")
+            await world.processes[0].ledger.purge(PROJECT, client.thread)
+            await world.at_rest()
+            await check(world, client)
+
+    run(main())

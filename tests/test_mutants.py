@@ -1,0 +1,40 @@
+"""The list of mutants fits the source: `make mutants` can try each of them."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from mutants import MUTANTS, PAGE, Mutant, written
+
+HERE = Path(__file__).resolve().parent
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.without)
+def test_a_mutant_has_its_place_in_the_source_and_a_test_that_is_there(mutant: Mutant) -> None:
+    compile(mutant.mutated(), mutant.file, "exec")
+    file, _, test = mutant.test.partition("::")
+    name = test.partition("[")[0]
+    assert re.search(rf"^(?:async )?def {name}\(", (HERE / file).read_text(), re.MULTILINE), f"no test {mutant.test}"
+
+
+def test_no_mutant_names_what_is_not_there(tmp_path: Path) -> None:
+    """It would die of that, and not of what it takes away."""
+    for number, mutant in enumerate(MUTANTS):
+        (tmp_path / f"{number}.py").write_text(f"# without {mutant.without}\n{mutant.mutated()}")
+    ruff = [Path(sys.executable).with_name("ruff"), "check", "--isolated", "--no-cache", "--select", "F821,F823"]
+    done = subprocess.run([*ruff, tmp_path], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def test_every_mutant_has_a_name_of_its_own() -> None:
+    assert [name for name, count in Counter(mutant.without for mutant in MUTANTS).items() if count > 1] == []
+
+
+def test_the_reliability_page_lists_the_mutants_as_they_are() -> None:
+    text = PAGE.read_text()
+    assert text == written(text), "run `make docs`"

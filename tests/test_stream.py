@@ -1,0 +1,156 @@
+"""P4: several writers on one run's stream. Who is overtaken writes nothing that belongs to his successor, and closes
+nothing of his."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from core import frames, names
+from core.bell import Bell
+from core.fold import Change
+from core.ids import Ids
+from core.ports import Conflict
+from core.resources import Run
+from core.stream import StreamWriter
+from infra.sqlite_store import SqliteStorage
+from worker.live import Draft, Live, Lost
+
+RUN = Run(
+    id="run_1", created_at=1, assistant_id="asst_1", thread_id="thread_1", model="m", status="in_progress", expires_at=9
+)
+TRAIL = [Change(1, "thread.run.created", RUN), Change(2, "thread.run.in_progress", RUN)]
+CANCELLING = Change(3, "thread.run.cancelling", RUN)
+NOTHING: frozenset[str] = frozenset()
+
+
+class Clock:
+    def now(self) -> float:
+        return 2.0
+
+
+IDS = Ids(Clock())
+
+
+@dataclass
+class Paper:
+    """The stream of RUN."""
+
+    store: SqliteStorage
+
+    def writer(self) -> StreamWriter:
+        return StreamWriter(self.store, Bell(), "p", "thread_1", "run_1")
+
+    async def worker(self, mine: Any) -> StreamWriter:
+        """The writer of a worker that has just claimed the run."""
+        writer = self.writer()
+        await writer.take_over(RUN, mine=mine, opened=NOTHING, now=2)
+        await writer.catch_up(TRAIL)
+        await writer.take_over(RUN, mine=mine, opened=NOTHING, now=2)
+        return writer
+
+    async def names(self) -> list[str]:
+        tail = await self.store.read(names.STREAMS, self.writer().name, None)
+        return [name.removeprefix("thread.") for _, _, name, _ in frames.parse(tail.data if tail else b"")]
+
+
+@pytest.fixture
+async def paper() -> AsyncIterator[Paper]:
+    store = SqliteStorage(":memory:", Clock())
+    await store.open()
+    yield Paper(store)
+    await store.close()
+
+
+async def mine() -> set[str]:
+    return set()
+
+
+def opening() -> Iterator[frames.Event]:
+    """A step and a message that begin."""
+    step, message = Draft(RUN, IDS).open_message(2)
+    yield from (*frames.opening_step(step), *frames.opening_message(message))
+
+
+async def test_what_was_dropped_with_its_thread_is_not_begun_again(paper: Paper) -> None:
+    writer = await paper.worker(mine)
+    await paper.store.drop(names.STREAMS, writer.name)
+    await writer.catch_up([*TRAIL, CANCELLING])
+    assert await paper.names() == []
+
+
+async def test_who_has_met_another_writer_says_nothing_before_he_looked_at_the_log(paper: Paper) -> None:
+    first = await paper.worker(mine)
+    second = await paper.worker(mine)
+    await second.emit(opening())
+    await first.catch_up([*TRAIL, CANCELLING])  # it is on the stream, behind what the second one writes
+    with pytest.raises(Conflict):
+        await first.emit(opening())
+    assert await paper.names() == [*BEGUN, *OPEN, "run.cancelling"]
+
+
+async def test_who_is_overtaken_between_his_looks_closes_nothing_of_his_successor(paper: Paper) -> None:
+    dead = await paper.worker(mine)
+    await dead.emit(opening())
+
+    async def overtaken() -> set[str]:
+        if await paper.names() != [*BEGUN, *OPEN]:
+            raise Lost
+        second = await paper.worker(mine)  # claims the run in this very moment
+        await second.emit(opening())
+        return set()
+
+    with pytest.raises(Lost):
+        await paper.writer().take_over(RUN, mine=overtaken, opened=NOTHING, now=2)
+    assert await paper.names() == [*BEGUN, *OPEN, *CLOSED, *OPEN]
+
+
+async def test_who_meets_another_writer_while_he_clears_the_stream_clears_it_all_the_same(paper: Paper) -> None:
+    dead = await paper.worker(mine)
+    await dead.emit(opening())
+
+    async def disturbed() -> set[str]:
+        await paper.writer().catch_up([*TRAIL, CANCELLING])
+        return set()
+
+    await paper.writer().take_over(RUN, mine=disturbed, opened=NOTHING, now=2)
+    assert await paper.names() == [*BEGUN, *OPEN, "run.cancelling", *CLOSED]
+
+
+async def test_what_the_log_knows_is_not_torn(paper: Paper) -> None:
+    draft = Draft(RUN, IDS)
+    step, message = draft.open_message(2)
+    dead = await paper.worker(mine)
+    await dead.emit([*frames.opening_step(step), *frames.opening_message(message)])
+
+    async def known() -> set[str]:
+        return {step.id, message.id}
+
+    await paper.writer().take_over(RUN, mine=known, opened=NOTHING, now=2)
+    assert await paper.names() == [*BEGUN, *OPEN]
+
+
+async def test_a_model_that_is_interrupted_on_its_stream_goes_on_with_its_message(paper: Paper) -> None:
+    """By a writer that left the run with its worker."""
+    writer = await paper.worker(mine)
+    live = Live(writer, Draft(RUN, IDS), 0.001, Clock().now, mine)
+    running = asyncio.create_task(live.run())
+    live.text("Once upon ")
+    async with asyncio.timeout(5):
+        while len(await paper.names()) < len([*BEGUN, *OPEN, DELTA]):
+            await asyncio.sleep(0)
+    await paper.writer().catch_up([*TRAIL, CANCELLING])
+    live.text("a time.")
+    live.close()
+    await running
+    assert await paper.names() == [*BEGUN, *OPEN, DELTA, "run.cancelling", DELTA]
+
+
+BEGUN = ["run.created", "run.in_progress"]
+OPEN = ["run.step.created", "run.step.in_progress", "message.created", "message.in_progress"]
+CLOSED = ["message.incomplete", "run.step.failed"]
+DELTA = "message.delta"

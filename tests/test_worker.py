@@ -1,0 +1,362 @@
+"""Several deliveries, several workers, one run: moments that chance seldom brings, brought about on purpose."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from faults import How
+from promises import all_documents, check, history, nothing_is_left
+from simulation import PROJECT, Client, Process, World
+from virtual import run
+
+from core import frames, names
+from core.ports import Conflict, Delivery, Deltas, Prompt, Reply
+from core.resources import Run, ToolCalls
+from core.work import WorkItem, to_body
+from worker.doorbell import Doorbell
+from worker.main import Worker
+
+
+async def started(world: World, script: str, *, stream: bool = False) -> tuple[Client, Run]:
+    client = Client(world)
+    await client.open_thread()
+    await client.say("Hello")
+    return client, await client.run(script, stream=stream)
+
+
+async def ring(world: World, client: Client, work: Run) -> None:
+    """A doorbell more for this run."""
+    item = WorkItem(project=PROJECT, thread_id=client.thread, run_id=work.id, sent_at=world.clock.now())
+    await world.store.send(to_body(item))
+
+
+async def deliver(world: World, *, hide: float = 45) -> Delivery:
+    found = await world.store.receive(1, hide=hide)
+    assert found, "no item is visible"
+    return found[0]
+
+
+def answer(process: Process, delivery: Delivery) -> asyncio.Task[None]:
+    return process.spawn(Doorbell(process.kit).answer(delivery))
+
+
+async def finished(world: World, client: Client, work: Run) -> None:
+    """Everything that is left is done, by new processes if need be, and kept every promise."""
+    if not any("worker" in process.roles for process in world.processes):
+        world.layout = ("worker",)
+        world.start()
+    await world.at_rest()
+    assert (await client.look(work)).status == "completed"
+    await check(world, client)
+
+
+# --- several doorbells, several holders -----------------------------------------------------------------------------
+
+
+def test_p6_of_two_workers_that_claim_a_run_at_once_one_works() -> None:
+    async def main() -> None:
+        world = World(layout=("api", "idle", "idle"))
+        async with world.running():
+            client, work = await started(world, "slow")
+            await ring(world, client, work)
+            items = [await deliver(world), await deliver(world)]
+            await asyncio.gather(*map(answer, world.processes[1:], items))
+            await finished(world, client, work)
+            assert world.models.calls[work.model] == 1
+            assert (await history(world, client.thread)).state.runs[work.id].attempt == 1
+
+    run(main())
+
+
+def test_p6_a_second_doorbell_leaves_a_run_in_progress_alone() -> None:
+    async def main() -> None:
+        world = World(layout=("api", "idle", "idle"))
+        async with world.running():
+            client, work = await started(world, "slow")
+            working = answer(world.processes[1], await deliver(world))
+            await asyncio.sleep(0.5)
+            await ring(world, client, work)
+            await answer(world.processes[2], await deliver(world))
+            assert not working.done()
+            await working
+            await finished(world, client, work)
+            assert world.models.calls[work.model] == 1
+
+    run(main())
+
+
+@pytest.mark.parametrize("script", ["slow", "own", "long"])
+def test_p3_p6_what_comes_of_a_run_that_was_taken_over_counts_for_nothing(script: str) -> None:
+    """The item came back while its holder stood still. Now both work."""
+
+    async def main() -> None:
+        world = World(layout=("api", "idle", "idle"))
+        async with world.running():
+            client, work = await started(world, script)
+            old, new = await deliver(world, hide=0), await deliver(world)
+            overtaken = answer(world.processes[1], old)
+            await asyncio.sleep(0.15)
+            await answer(world.processes[2], new)
+            await overtaken
+            await finished(world, client, work)
+            past = await history(world, client.thread)
+            held = past.state.runs[work.id]
+            assert held.attempt == 2
+            assert [change.name for change in past.of(work.id)].count("thread.run.in_progress") == 1
+            kinds = Counter(type(step.step_details) for step in held.steps)
+            assert kinds[ToolCalls] == (script == "own")
+            assert world.models.calls[work.model] == len(list(held.steps)) + 1
+
+    run(main())
+
+
+def test_p6_an_item_that_comes_back_to_the_process_that_works_on_it_is_left_alone() -> None:
+    """Its hiding was renewed too late."""
+
+    async def main() -> None:
+        world = World(layout=("api", "worker"))
+        async with world.running():
+            client, work = await started(world, "slow")
+            await asyncio.sleep(0.5)
+            world.store._sql.execute("UPDATE queue SET visible_at=0")
+            await finished(world, client, work)
+            assert world.models.calls[work.model] == 1
+
+    run(main())
+
+
+def test_an_item_is_hidden_and_deleted_by_its_newest_receipt() -> None:
+    """As on Azure, where every hiding makes a new one."""
+
+    async def main() -> None:
+        world = World(layout=("api", "worker", "worker"))
+        async with world.running():
+            renew_receipts(world)
+            client, work = await started(world, "long")
+            await client.until(work)
+            await asyncio.sleep(0.1)
+            assert not world.queued()
+            await finished(world, client, work)
+            assert world.models.calls[work.model] == 1
+
+    run(main())
+
+
+def test_p6_a_queue_that_does_not_answer_for_a_while_takes_no_run_from_its_worker() -> None:
+    async def main() -> None:
+        world = World(layout=("api", "worker", "worker"))
+        async with world.running():
+            client, work = await started(world, "long")
+            silent = [How.REFUSED]
+            world.plan.choose = lambda _, name: silent.pop() if silent and name == "extend" else None
+            await finished(world, client, work)
+            assert not silent
+            assert world.models.calls[work.model] == 1
+
+    run(main())
+
+
+def renew_receipts(world: World) -> None:
+    store: Any = world.store
+    extend, delete = store.extend, store.delete
+    newest: dict[str, str] = {}
+
+    def held(delivery: Delivery) -> Delivery:
+        if newest.get(delivery.id, delivery.receipt) != delivery.receipt:
+            raise Conflict
+        return replace(delivery, receipt=str(delivery.count))
+
+    async def extend_and_renew(delivery: Delivery, *, hide: float) -> Delivery:
+        await extend(held(delivery), hide=hide)
+        newest[delivery.id] = f"{delivery.receipt}+"
+        return replace(delivery, receipt=newest[delivery.id])
+
+    async def delete_if_newest(delivery: Delivery) -> None:
+        if newest.get(delivery.id, delivery.receipt) == delivery.receipt:
+            await delete(held(delivery))
+
+    store.extend, store.delete = extend_and_renew, delete_if_newest
+
+
+def test_p3_a_run_has_one_answer_wherever_its_worker_dies() -> None:
+    async def main(number: int) -> bool:
+        world = World(layout=("api", "worker"))
+        async with world.running():
+            plan = world.plan
+
+            def choose(_: int, name: str) -> How | None:
+                writes = [c for c in plan.calls if c.process.startswith("worker") and c.name not in ("read", "receive")]
+                return How.CRASH_AFTER if len(writes) == number and not plan.hits else None
+
+            plan.choose = choose
+            client, work = await started(world, "plain")
+            await finished(world, client, work)
+            assert len(list((await history(world, client.thread)).state.messages)) == 2
+            return bool(plan.hits)
+
+    assert [run(main(number)) for number in range(1, 9)] == [*[True] * 7, False]  # every write, from the claim on
+
+
+# --- early and late -------------------------------------------------------------------------------------------------
+
+
+def test_p2_a_doorbell_that_rings_before_the_outputs_are_committed_is_not_used_up() -> None:
+    async def main() -> None:
+        world = World(layout=("api", "worker"))
+        async with world.running():
+            client, work = await started(world, "tools")
+            await client.until(work, "requires_action")
+            late = [How.STALLED]
+            world.plan.stall = 3
+            world.plan.choose = lambda _, name: late.pop() if late and name == "append threads" else None
+            await client.submit(work)
+            assert (await client.until(work, "completed")).status == "completed"
+            await finished(world, client, work)
+
+    run(main())
+
+
+def test_p2_an_answer_that_comes_after_the_cancel_does_not_end_the_run_again() -> None:
+    """Another worker cancelled it, and its own has not looked yet."""
+
+    async def main() -> None:
+        world = World(layout=("api", "worker", "worker"))
+        async with world.running():
+            client, work = await started(world, "plain")
+            await asyncio.sleep(0.25)
+            await client.cancel(work)
+            assert (await client.look(work)).status in ("cancelling", "cancelled")
+            await world.at_rest()
+            assert (await client.look(work)).status == "cancelled"
+            await check(world, client)
+
+    run(main())
+
+
+def test_a_purge_that_is_delivered_before_the_deletion_is_committed_comes_back() -> None:
+    async def main() -> None:
+        world = World(layout=("api", "worker"))
+        async with world.running():
+            client = Client(world)
+            await client.open_thread()
+            late = [How.STALLED]
+            world.plan.stall = 3
+            world.plan.choose = lambda _, name: late.pop() if late and name == "append threads" else None
+            await client.delete()
+            await world.at_rest()
+            await nothing_is_left(world, client)
+
+    run(main())
+
+
+def test_an_answer_that_comes_during_the_purge_leaves_no_document() -> None:
+    async def main() -> None:
+        world = World(layout=("api", "worker", "worker"))
+        async with world.running():
+            client, _ = await started(world, "slow")
+            await asyncio.sleep(1.1)  # just after its worker has looked, 0.8 s before the answer
+            world.plan.stall = 3
+            world.plan.choose = lambda _, name: How.STALLED if name == "drop threads" else None
+            await client.delete()
+            await asyncio.sleep(2)
+            assert not await all_documents(world, client.thread)
+            await world.at_rest()
+            await nothing_is_left(world, client)
+
+    run(main())
+
+
+# --- the stream of a run whose worker died --------------------------------------------------------------------------
+
+
+def test_p4_what_a_dead_worker_left_open_is_closed_before_the_model_is_asked_again() -> None:
+    async def main() -> None:
+        world = World(layout=("api", "worker"))
+        async with world.running():
+            client, work = await started(world, "slow", stream=True)
+            await asyncio.sleep(0.5)
+            told: list[str] = []
+            whole = world.models.reply
+
+            async def reply(prompt: Prompt, deltas: Deltas | None) -> Reply:
+                tail = await world.store.read(names.STREAMS, names.document(PROJECT, client.thread, work.id), None)
+                told.extend(name for _, _, name, _ in frames.parse(tail.data if tail else b""))
+                return await whole(prompt, deltas)
+
+            models: Any = world.models
+            models.reply = reply
+            world.processes[1].kill()
+            await client.until(work)
+            assert told[-3:] == ["thread.message.delta", "thread.message.incomplete", "thread.run.step.failed"]
+            await finished(world, client, work)
+
+    run(main())
+
+
+# --- the end of a worker --------------------------------------------------------------------------------------------
+
+
+def test_p9_a_worker_that_stops_lets_its_runs_finish() -> None:
+    async def main() -> None:
+        world = World(layout=("api", "idle"))
+        async with world.running():
+            client, work = await started(world, "slow")
+            worker = Worker(world.processes[1].kit)
+            consuming = world.processes[1].spawn(worker.run())
+            await asyncio.sleep(0.5)
+            await worker.stop(grace=25)
+            await consuming
+            assert (await client.look(work)).status == "completed"
+            assert not world.queued()
+
+    run(main())
+
+
+def test_p9_what_the_grace_cuts_off_is_delivered_again_at_once() -> None:
+    async def main() -> None:
+        world = World(layout=("api", "idle"))
+        async with world.running():
+            client, work = await started(world, "long")
+            worker = Worker(world.processes[1].kit)
+            consuming = world.processes[1].spawn(worker.run())
+            await asyncio.sleep(0.5)
+            await worker.stop(grace=1)
+            await consuming
+            assert (await deliver(world, hide=0)).count == 2
+            await finished(world, client, work)
+            assert world.models.calls[work.model] == 2
+
+    run(main())
+
+
+def test_p9_what_the_last_receive_brings_is_handed_back() -> None:
+    """The worker stops while the store answers."""
+
+    async def main() -> None:
+        world = World(layout=("api", "idle"))
+        async with world.running():
+            client, work = await started(world, "slow")
+            storage: Any = world.processes[1].storage
+            receive, under_way = storage.receive, asyncio.Event()
+
+            async def slowly(limit: int, *, hide: float) -> list[Delivery]:
+                found: list[Delivery] = await receive(limit, hide=hide)
+                under_way.set()
+                await asyncio.sleep(1)
+                return found
+
+            storage.receive = slowly
+            worker = Worker(world.processes[1].kit)
+            consuming = world.processes[1].spawn(worker.run())
+            await under_way.wait()
+            await worker.stop(grace=0)
+            await consuming
+            assert (await deliver(world, hide=0)).count == 2
+            assert not world.models.calls
+            await finished(world, client, work)
+
+    run(main())
