@@ -62,7 +62,7 @@ class View:
         """Start over from what `snapshot` made, of this view or of another process's."""
         head = snapshot.index(b"\n") + 1
         line, rest = _decoder.decode(snapshot[:head]), memoryview(snapshot)[head:]
-        runs_at = sum(line.messages.sizes)
+        runs_at = sum(line.messages.groups)
         self.state = ThreadState(
             version=line.version,
             thread=line.thread,
