@@ -17,8 +17,9 @@ from typing import Any
 
 import aiohttp
 from bench.helper import resident_mb
+from forms import add_part
 from inprocess import Api, path_of
-from malformed import WEATHER, malformed
+from malformed import UPLOAD, WEATHER, malformed
 from service import Process, service
 from test_malformed import AT_ONCE, send_all
 from yarl import URL
@@ -86,6 +87,7 @@ async def one_of_each(api: Api) -> dict[str, str]:
     run = await api.post("/threads/runs", {"assistant_id": assistant, "thread": question})
     while run["status"] != "requires_action":
         run = await api.get(path_of(run))
+    upload = (await api.post("/uploads", UPLOAD))["id"]
     return {
         "assistant": assistant,
         "thread": free["id"],
@@ -93,6 +95,8 @@ async def one_of_each(api: Api) -> dict[str, str]:
         "busy": run["thread_id"],
         "run": run["id"],
         "step": (await api.get(f"{path_of(run)}/steps"))["first_id"],
+        "upload": upload,
+        "part": await add_part(api, upload, b"part"),
     }
 
 

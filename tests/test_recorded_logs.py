@@ -61,7 +61,6 @@ def test_recorded_files_never_change() -> None:
 
 # --- nothing that a log can hold is missing -------------------------------------------------------------------------
 
-ELSEWHERE = {resources.Assistant, resources.Deleted, resources.Page, fold.ThreadState}  # no log holds these
 NEVER = {
     ("RequiredAction", "type"): "there is one kind only",
     ("RunState", "costs"): "of open steps: a log is rolled over while no run is active",
@@ -85,15 +84,27 @@ def test_every_field_of_an_event_and_of_a_snapshot_is_recorded() -> None:
     assert {(kind, name) for kind, name in missing if name != "object"} == set(NEVER), "see tests/logs/README.md"
 
 
-def stored_kinds() -> list[type[msgspec.Struct]]:
-    modules = [module.__name__ for module in (e, fold, resources, view)]
-    return [kind for kind in _kinds(msgspec.Struct) if kind.__module__ in modules and kind not in ELSEWHERE]
+def stored_kinds() -> set[type[msgspec.Struct]]:
+    """Whatever an event or a snapshot can hold, at any depth."""
+    found: set[type[msgspec.Struct]] = set()
 
+    def reach(kind: Any) -> None:
+        match kind:
+            case msgspec.inspect.StructType(cls=cls) if cls not in found:
+                found.add(cls)
+                for field in kind.fields:
+                    reach(field.type)
+            case msgspec.inspect.UnionType(types=inner) | msgspec.inspect.TupleType(item_types=inner):
+                for each in inner:
+                    reach(each)
+            case msgspec.inspect.ListType() | msgspec.inspect.SetType() | msgspec.inspect.VarTupleType():
+                reach(kind.item_type)
+            case msgspec.inspect.DictType():
+                reach(kind.value_type)
 
-def _kinds(kind: type[msgspec.Struct]) -> Iterator[type[msgspec.Struct]]:
-    for inner in kind.__subclasses__():
-        yield inner
-        yield from _kinds(inner)
+    for root in msgspec.inspect.multi_type_info([e.Event, e.Commit, view.Snapshot, resources.Message, fold.RunState]):
+        reach(root)
+    return {kind for kind in found if isinstance(kind, type) and kind is not paging.Contents}  # without Index[...]
 
 
 def recorded_values(log: Path) -> Iterator[tuple[type, str]]:

@@ -274,20 +274,37 @@ LIMITS: dict[str, Json] = {
     "additional_messages": MANY,
     "assistant_id": {"pattern": "^asst"},
     "attachments": {"maxItems": 500},
+    "bytes": {"minimum": 1, "maximum": 8 * 1024**3},
+    "data": {"minLength": 1},
+    "file": {"minLength": 1},
     "file_id": ID,
     "file_ids": ID,
+    "filename": {
+        "pattern": r"^([^\u0000-\u001f\u007f-\u009f]*[/\\])?(?!\.{1,2}$)[^\u0000-\u001f\u007f-\u009f/\\]+$",
+        "maxLength": 255,
+    },
     "instructions": LONG,
     "max_completion_tokens": TOKENS,
     "max_prompt_tokens": TOKENS,
     "messages": MANY,
+    "mime_type": ID,
     "model": ID,
     "output": {"maxLength": 1_048_576},
+    "part_ids": {"minItems": 1, "maxItems": 10_000},
     "text": LONG,
     "tool_outputs": {"maxItems": 512},
     "url": {"pattern": "^(https?://|data:image/)", "maxLength": 20_000_000},
     "vector_store_ids": ID,
 }
-PREFIXES = {"assistant_id": "asst", "thread_id": "thread", "message_id": "msg", "run_id": "run", "step_id": "step"}
+PREFIXES = {
+    "assistant_id": "asst",
+    "file_id": "file",
+    "message_id": "msg",
+    "run_id": "run",
+    "step_id": "step",
+    "thread_id": "thread",
+    "upload_id": "upload",
+}
 
 
 def _exact(paths: Json, schemas: Json) -> None:

@@ -22,6 +22,7 @@ from schemathesis.openapi.checks import RejectedPositiveData
 Json = Any
 OWN_ID = {
     "assistant": "assistant_id",
+    "file": "file_id",
     "thread": "thread_id",
     "thread.message": "message_id",
     "thread.run": "run_id",
@@ -45,6 +46,12 @@ def before_call(context: HookContext, case: Case, kwargs: dict[str, Any]) -> Non
     if chance.random() > OFTEN:
         return
     body = case.body if isinstance(case.body, dict) else {}
+    if "upload_id" in case.path_parameters:
+        upload, part = pending_upload(case.operation.schema.get_base_url())
+        case.path_parameters["upload_id"] = upload
+        if "part_ids" in body:
+            body["part_ids"] = [part]
+        return
     if case.path.endswith(("/cancel", "/submit_tool_outputs")):
         run = waiting_run(case.operation.schema.get_base_url())
         case.path_parameters.update(thread_id=run["thread_id"], run_id=run["id"])
@@ -72,6 +79,14 @@ def waiting_run(url: str) -> Json:
         while run["status"] in ("queued", "in_progress"):
             run = session.get(f"{url}/threads/{run['thread_id']}/runs/{run['id']}").json()
         return run
+
+
+def pending_upload(url: str) -> tuple[str, str]:
+    """An upload that takes parts, and the one that it has."""
+    with requests.Session() as session:
+        body = {"filename": "notes.txt", "purpose": "assistants", "bytes": 5, "mime_type": "text/plain"}
+        upload = session.post(f"{url}/uploads", json=body).json()["id"]
+        return upload, session.post(f"{url}/uploads/{upload}/parts", files={"data": b"Hello"}).json()["id"]
 
 
 @schemathesis.hook
