@@ -5,42 +5,25 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from faults import How, Plan
-from promises import all_documents, check, history
-from scenarios import ask, listen
-from simulation import PROJECT, Client, World
-from test_crash_sweep import sweep
+from clients import Client
+from faults import Plan
+from past import whole
+from promises import all_documents, check, past_of
+from scenarios import rolled_over
+from simulation import PROJECT, World
 from virtual import run
 
 from core import names
-from core.fold import ThreadState
 from core.paging import PageQuery
 from core.resources import encode
 
 ROLLS = 3  # commits of one generation
 
 
-async def conversation(client: Client) -> None:
-    """Runs of several kinds, one after the other, and a change to what lies generations back."""
-    for script in ("plain", "own"):
-        await ask(client, script)
-    for script in ("tools", "plain", "says"):
-        await listen(client, script)
-    first, _ = client.told[0]
-    await client.change(lambda scribe, state: scribe.delete_message(state, first))
-    await ask(client, "plain")
-
-
-async def deletion(client: Client) -> None:
-    await ask(client, "plain")
-    await listen(client, "plain")
-    await client.delete()
-
-
 async def talk(world: World) -> Client:
     client = Client(world)
     await client.open_thread()
-    await conversation(client)
+    await rolled_over(client)
     return client
 
 
@@ -66,7 +49,7 @@ async def told(roll_after: int, layout: tuple[str, ...]) -> tuple[int, list[byte
     async with world.running():
         client = await talk(world)
         await world.at_rest()
-        await check(world, client)
+        await check(world)
         return await generation(world, client), await lists(world, client), await all_documents(world, client.thread)
 
 
@@ -88,16 +71,11 @@ def test_p3_a_process_that_starts_reads_what_one_that_was_there_knows() -> None:
             there = await lists(world, client)
             world.processes[0].kill()
             assert await lists(world, client) == there
-            past = await history(world, client.thread)
+            past = past_of(world, client.thread)
             state = await (await world.api()).ledger.read(PROJECT, client.thread)
             assert whole(state) == whole(past.state), "the snapshot is not what the archived generations fold to"
 
     run(main())
-
-
-def whole(state: ThreadState) -> bytes:
-    indexes = [(index.order, list(index)) for index in (state.messages, state.runs)]
-    return encode((state.version, state.thread, state.deleted, state.active, indexes))
 
 
 def test_p4_nothing_is_added_to_streams_of_runs_that_lie_generations_back() -> None:
@@ -111,7 +89,7 @@ def test_p4_nothing_is_added_to_streams_of_runs_that_lie_generations_back() -> N
             assert world.queued(), "doorbells of the expiry are still to ring"
             await world.at_rest()
             assert await streams(world, client) == before
-            await check(world, client)
+            await check(world)
 
     run(main())
 
@@ -130,13 +108,13 @@ def test_p3_another_process_reads_and_writes_behind_a_roll() -> None:
         async with world.running():
             client = Client(world)
             await client.open_thread()
-            for number in range(20):  # every process commits now and then, each behind the rolls of the others
-                await client.say(f"Message {number}")
+            for _ in range(20):  # every process commits now and then, each behind the rolls of the others
+                await client.say()
                 await asyncio.gather(*(process.ledger.read(PROJECT, client.thread) for process in world.processes))
-            await conversation(client)
+            await rolled_over(client)
             await world.at_rest()
             assert await generation(world, client) > 5
-            await check(world, client)
+            await check(world)
 
     run(main())
 
@@ -147,21 +125,11 @@ def test_p3_racing_writers_that_roll_lose_and_double_nothing() -> None:
         async with world.running():
             client = Client(world)
             await client.open_thread()
-            await asyncio.gather(*(client.say("Hello") for _ in range(60)))
-            await check(world, client)
-            assert len([*(await history(world, client.thread)).state.messages]) == 60
+            await asyncio.gather(*(client.say() for _ in range(60)))
+            await check(world)
+            assert len([*past_of(world, client.thread).state.messages]) == 60
 
     run(main())
-
-
-@pytest.mark.parametrize("how", list(How), ids=lambda how: how.name.lower())
-def test_p1_to_p6_hold_at_every_crash_point_of_a_conversation_that_rolls(how: How) -> None:
-    assert sweep(conversation, how, roll_after=ROLLS, every=5 if how is not How.CRASH_BEFORE else 2)
-
-
-@pytest.mark.parametrize("how", list(How), ids=lambda how: how.name.lower())
-def test_a_deletion_leaves_no_generation_behind_whatever_fails(how: How) -> None:
-    assert sweep(deletion, how, roll_after=2, every=2)
 
 
 def test_the_sweep_meets_rolls() -> None:
