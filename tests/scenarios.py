@@ -146,6 +146,20 @@ async def settle_an_expired_run(client: Client) -> None:
     await ask(client, "plain")
 
 
+async def settle_a_run_in_progress(client: Client) -> None:
+    """The next message comes just when a run expires on which a worker still works."""
+    await client.say()
+    run = await client.run("hangs", stream=True)
+    await asyncio.sleep((run.expires_at or 0) - client.world.clock.now() + 0.001)
+    await client.say()
+    await client.follow(run)
+
+
+async def expire_before_a_take_over(client: Client) -> None:
+    """Whoever takes over from a dead worker comes too late: all that is left to do is to end the run."""
+    await ask(client, "own")
+
+
 async def replace_an_expired_run(client: Client) -> None:
     """The next run comes just when the run before expires: one commit ends the one and begins the other."""
     await client.say()
@@ -222,6 +236,8 @@ SCENARIOS: dict[str, Scenario] = {
         expire_waiting,
         expire_in_progress,
         settle_an_expired_run,
+        settle_a_run_in_progress,
+        expire_before_a_take_over,
         replace_an_expired_run,
         delete_during_a_run,
         delete_while_waiting,
@@ -233,6 +249,8 @@ SCENARIOS: dict[str, Scenario] = {
 # What a scenario's world is like, where it matters.
 WORLDS: dict[str, dict[str, Any]] = {
     "cancel_queued": {"worker_from": 1.0},
+    "settle_a_run_in_progress": {"lifetime": 15},
+    "expire_before_a_take_over": {"lifetime": 15},
     "rolled_over": {"roll_after": 3},
     "rolled_over_and_deleted": {"roll_after": 2},
 }
