@@ -201,7 +201,8 @@ class Client:
         except (Cut, TimeoutError):
             connection.close()
         world.trace.note(f"{self.name} hears: {exchange.status} {exchange.raw.decode()}")
-        world.counts[f"answer: {exchange.status or 'none'}"] += 1
+        world.counts[f"asked: {exchange.what}"] += 1
+        world.counts[f"answered: {exchange.status or 'not at all'}"] += 1
         return exchange
 
     async def _await_answer(self, exchange: Exchange, connection: Connection) -> None:

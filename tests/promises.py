@@ -33,6 +33,7 @@ async def check(world: World) -> None:
     """Every promise, for every thread and every client. Call it when the world is at rest."""
     assert not world.errors, world.errors
     assert not world.queued("work-poison")
+    world.counts["checked: histories"] += 1
     pasts = {name: Past(name.rpartition("/")[2], blocks) for name, blocks in world.logs.items()}
     p1_and_p3_what_was_asked_is_there_once(world.exchanges, pasts)
     p6_the_model_was_not_called_too_often(world, pasts)
@@ -41,6 +42,7 @@ async def check(world: World) -> None:
     for exchange in world.exchanges:
         about[names.document(exchange.project, exchange.thread)].append(exchange)
     for name, past in pasts.items():
+        count(world.counts, past)
         project, exchanges = name.partition("/")[0], about.pop(name, [])
         p2_every_run_has_ended_once_and_in_time(world, past)
         p3_the_model_said_what_is_there(world, past)
@@ -56,6 +58,13 @@ async def check(world: World) -> None:
                 await p4_in_a_stream(world, project, past, held)
     for name, exchanges in about.items():
         assert not [each for each in exchanges if each.ok and "/thread_" in name], f"P1: {name} was acknowledged"
+
+
+def count(counts: Counter[str], past: Past) -> None:
+    counts.update(f"runs: {held.run.status}" for held in past.state.runs)
+    counts["happened: take-overs of a run"] += past.claims.total()
+    counts["happened: threads deleted"] += past.deleted
+    counts["happened: commits"] += len(past.commits)
 
 
 # --- P1, P3 ---------------------------------------------------------------------------------------------------------
@@ -153,7 +162,7 @@ async def the_log_is_whole(world: World, project: str, past: Past) -> None:
     olds = [await world.store.read(names.THREADS, f"{log}.{old}", None) for old in range(tail.mark.generation)]
     blocks = world.logs[names.document(project, past.thread_id)]
     assert b"".join(piece.data for piece in (*olds, tail) if piece) == b"".join(block.data for block in blocks)
-    world.counts["rolled over"] += tail.mark.generation
+    world.counts["happened: roll-overs"] += tail.mark.generation
     for process in world.processes:
         view = process.ledger._views.get((project, past.thread_id))
         if view and view.mark and view.state.version == past.state.version:
@@ -176,6 +185,7 @@ async def documents_show_what_the_log_says(world: World, project: str, past: Pas
         shown = there.get((container, name))
         if shown is None:  # as a client gets it: what was never written is written now
             shown = (await (await world.api()).ledger.fetch(container, project, *name.split("/")[1:])).body
+        world.counts["checked: documents"] += 1
         assert shown == body, f"{container} {name} shows {shown!r} and not {body!r}"
 
 

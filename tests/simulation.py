@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 from aiohttp import web
 from faults import Call, Crash, Ears, Faulty, Mischief, Plan
 from scripted import ASSISTANT, ByName, lookup
-from virtual import VirtualClock
+from virtual import Task, VirtualClock
 from wires import Connection
 
 from app.main import create_app
@@ -334,7 +334,7 @@ class World:
 
 def _task(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Any], **options: Any) -> asyncio.Task[Any]:
     """Tasks belong to the process that began them."""
-    task = asyncio.Task(work, loop=loop, **options)
+    task = Task(work, loop=loop, **options)
     context = options.get("context")
     process = context.get(PROCESS) if context is not None else PROCESS.get()
     if process is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import gc
+import itertools
 import selectors
 from collections.abc import Coroutine
 from typing import Any, TypeVar
@@ -37,10 +38,32 @@ class _Jumping(selectors.SelectSelector):
         return []
 
 
+class _Numbered:
+    """Its hash is a number instead of its address, so that sets of such are gone through in the same order always."""
+
+    number = -1
+
+    def __hash__(self: Any) -> int:
+        if self.number < 0:
+            self.number = next(self.get_loop().numbers)
+        return int(self.number)
+
+
+class Future(_Numbered, asyncio.Future):  # type: ignore[type-arg]
+    pass
+
+
+class Task(_Numbered, asyncio.Task):  # type: ignore[type-arg]
+    pass
+
+
 class VirtualLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
-        self._jumping = _Jumping()
+        self._jumping, self.numbers = _Jumping(), itertools.count()
         super().__init__(self._jumping)
+
+    def create_future(self) -> asyncio.Future[Any]:
+        return Future(loop=self)
 
     def time(self) -> float:
         return self._jumping.time

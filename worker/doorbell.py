@@ -55,7 +55,8 @@ class Doorbell:
         try:
             done = await self._work(item, delivery.id)
         except asyncio.CancelledError:
-            await self.kit.storage.extend(hold.delivery, hide=0)  # drained: another worker takes over at once
+            with contextlib.suppress(Conflict, StorageUnavailable):
+                await self.kit.storage.extend(hold.delivery, hide=0)  # drained: another worker takes over at once
             raise
         except Exception as error:
             log.exception("run %s: delivery %d of its work item failed", item.run_id, delivery.count)
