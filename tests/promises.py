@@ -3,6 +3,7 @@ what it found amiss. Simulated and real processes are held against the same ones
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -69,6 +70,7 @@ async def check(world: World) -> None:
 async def keeps_its_promises(world: World | Reality, pasts: Pasts, exchanges: Sequence[Exchange]) -> None:
     """What needs no more than the threads' logs, the store, the model and what clients were told."""
     p1_and_p3_what_was_asked_is_there_once(exchanges, pasts)
+    p3_a_key_stands_for_one_thing(exchanges, pasts)
     p6_the_model_was_not_called_too_often(world, pasts)
     about = by_thread(exchanges)
     for name, past in pasts.items():
@@ -119,20 +121,35 @@ def p1_and_p3_what_was_asked_is_there_once(exchanges: Sequence[Exchange], pasts:
         began = min(each.since for each in sendings[mark])
         assert all(began <= at for at in times), f"P3: {mark} was there before it was asked for"
         may_be = [each for each in sendings[mark] if not each.refused and not invited_to_repeat(each)]
-        most = 1 if sendings[mark][0].key else len(may_be)
-        assert len(times) <= most, f"P3: {mark} is there {len(times)} times, {most} at most: {sendings[mark][0]}"
+        assert len(times) <= len(may_be), f"P3: {mark} is there {len(times)} times: {sendings[mark][0]}"
     for mark, sent in sendings.items():
         for each in sent:
             if each.ok and each.what in LEAVES_A_MARK:
                 assert any(at <= each.until for at in left[mark]), f"P1: {each} was acknowledged"
 
 
+def p3_a_key_stands_for_one_thing(exchanges: Sequence[Exchange], pasts: Pasts) -> None:
+    """Of all requests with one Idempotency-Key one has left its mark at most, and later ones get the same answer."""
+    keyed: defaultdict[tuple[str, str], list[Exchange]] = defaultdict(list)
+    for each in exchanges:
+        if each.key:
+            keyed[each.project, each.key].append(each)
+    for same in keyed.values():
+        marks = {each.mark for each in same}
+        times = sum(len(past.marks[mark]) for past in pasts.values() for mark in marks)
+        assert times <= 1, f"P3: {same[0]} was done {times} times, by {marks}"
+        answered = [each for each in same if each.ok and each.heard is None]
+        for first, then in itertools.combinations(answered, 2):
+            assert then.since < first.until or then.raw == first.raw, f"P3: {then} got another answer: {then.raw!r}"
+
+
 LEAVES_A_MARK = {"create thread", "create message", "create run", "create thread and run", "submit outputs", "modify"}
 
 
 def invited_to_repeat(exchange: Exchange) -> bool:
-    """By an answer on which the SDKs create a thing anew: then it is not there yet."""
-    return exchange.status == 503 and exchange.may_be_repeated and exchange.what.startswith("create")
+    """By an answer on which the SDKs create a thing anew, without a key: then it is not there yet."""
+    creates = exchange.what.startswith("create") and not exchange.key
+    return creates and exchange.status == 503 and exchange.may_be_repeated
 
 
 def p3_the_model_said_what_is_there(world: World | Reality, past: Past) -> None:
