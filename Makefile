@@ -19,7 +19,7 @@ export UV_PYTHON_DOWNLOADS := never
 unexport VIRTUAL_ENV
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test lint format browser bench sweep model fuzz chaos storm mutants docs clean
+.PHONY: help install serve test lint format browser bench sim sweep model fuzz chaos storm mutants docs clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ browser: $(INSTALLED_BROWSER) ## try the docs page in Chromium, which must be in
 
 bench: $(INSTALLED_DEV) ## measure, about 20 minutes; ARGS=--quick for a rough look
 	$(VENV)/bin/python tests/bench/bench.py $(ARGS)
+
+sim: $(INSTALLED_DEV) ## play 10,000 random histories; ARGS="--seed 7" plays one of them, line by line
+	$(VENV)/bin/python -W error tests/sim.py $(ARGS)
 
 sweep: $(INSTALLED_DEV) ## crash at every storage call of every scenario; make test takes a part of them
 	SWEEP=100 $(VENV)/bin/pytest -n auto tests/test_crash_sweep.py tests/test_files_crash.py $(ARGS)

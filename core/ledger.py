@@ -108,24 +108,23 @@ class Ledger:
         return self._bell.listen(_topic(project, thread_id))
 
     async def trail(self, project: str, thread_id: str, run_id: str) -> list[Change]:
-        """What the wire hears of a run. Of one that ended long before the log was last rolled over, only how."""
+        """What the wire hears of a run."""
         view = await self.look(project, thread_id)
-        return view.trail_of(run_id) or await self._old_trail(view, project, thread_id, run_id)
+        return view.trail_of(run_id) or await self._old_trail(project, thread_id, run_id)
 
-    async def _old_trail(self, view: View, project: str, thread_id: str, run_id: str) -> list[Change]:
-        tail = await self._storage.read(names.THREADS, names.thread_log(project, thread_id), None)
+    async def _old_trail(self, project: str, thread_id: str, run_id: str) -> list[Change]:
+        """Of a run that others followed: told again from the log's very beginning, over all its generations."""
+        log = names.thread_log(project, thread_id)
+        tail = await self._storage.read(names.THREADS, log, None)
+        older = range(tail.mark.generation if tail else 0)
+        pieces = [*[await self._storage.read(names.THREADS, f"{log}.{old}", None) for old in older], tail]
         again = View()
-        if tail and tail.mark.generation:
-            snapshot = await self._snapshot(project, thread_id, tail.mark.generation)
-            if snapshot:
-                again.begin(snapshot)
-        for commit in e.from_lines(tail.data if tail else b""):
+        for commit in e.from_lines(b"".join(piece.data for piece in pieces if piece)):
             again.fold([commit])
-            run, found = again.state.runs.get(run_id), again.trail_of(run_id)
-            if run and not run.run.active and found:  # none of a run that the snapshot knew
-                return found
-        held = view.state.runs.get(run_id)
-        return [Change(view.state.version, f"thread.run.{held.run.status}", held.run)] if held else []
+            held = again.state.runs.get(run_id)
+            if held and not held.run.active:
+                return again.trail_of(run_id)
+        return []
 
     # -- writing ---------------------------------------------------------------------------------------------------
 
@@ -181,11 +180,13 @@ class Ledger:
             except ApiError:
                 if fresh:
                     raise
-                await self._refresh(view, project, thread_id)  # no refusal on old news
+                events = ()
+            if not events and fresh:
+                return [], ()
+            if not events:  # no refusal on old news, nor the answer that there is nothing to do
+                await self._refresh(view, project, thread_id)
                 fresh = True
                 continue
-            if not events:
-                return [], ()
             if view.mark is None:
                 raise no_such("thread", thread_id)
             try:
@@ -274,7 +275,7 @@ class Ledger:
         held = view.state.runs.get(run_id)
         if held is None or view.state.deleted:  # under the deletion's version they would keep its tombstones away
             return
-        messages = (view.state.messages.get(key) for key in held.known)
+        messages = (view.state.messages.get(key) for key in sorted(held.known))
         things: list[Resource] = [held.run, *held.steps, *(message for message in messages if message)]
         if since:
             changed = {change.object.id for change in view.trail_of(run_id) if change.version > since}

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from core import events as e
+from core import frames
 from core.bell import Bell
 from core.decide import CallModel, CallTools, Done, Leave, Move, Park, Wait, Write, decide, failed
 from core.errors import ApiError
@@ -74,7 +75,7 @@ class Advance:
     attempt: int = 0
     stream: StreamWriter = field(init=False)
     span: Span = SILENCE
-    worked: bool = False
+    shown: bool = False  # this claim ended or paused the run, and its documents and its stream show that
     _claiming: int = 0  # the attempt of the claim that is being written
     _claimed_before: int = 0  # version of the claim before that
 
@@ -108,7 +109,7 @@ class Advance:
                     case Wait() | Leave():
                         return move
                     case Done() | Park():
-                        if not self.worked:
+                        if not self.shown:
                             await self._mend(state)
                         return move
                     case Write():
@@ -167,7 +168,6 @@ class Advance:
             changes = await self.kit.ledger.commit(item.project, item.thread_id, decision)
         if not changes:
             return
-        self.worked = True
         held = (await self.kit.ledger.recall(item.project, item.thread_id)).runs.get(item.run_id)
         if held is None:
             return
@@ -184,13 +184,14 @@ class Advance:
                 await self.stream.take_over(held.run, mine=self._still_mine, opened=frozenset(), now=now)
         if held.stream:
             await self._catch_up()
+        self.shown = self.attempt > 0 and changes[-1].name in (*frames.ENDINGS, frames.PAUSE)
 
     async def _catch_up(self) -> None:
         item = self.item
         await self.stream.catch_up(await self.kit.ledger.trail(item.project, item.thread_id, item.run_id))
 
     async def _mend(self, state: ThreadState) -> None:
-        """Nothing was done here, so somebody else did it, and may have died before he projected it."""
+        """Somebody else worked on the run, or ended it. He may have died before he showed that, or leave it to us."""
         item, held = self.item, state.runs.get(self.item.run_id)
         if held is None or state.deleted:
             return

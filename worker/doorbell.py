@@ -56,7 +56,7 @@ class Doorbell:
         try:
             done = await self._work(item, delivery.id)
         except asyncio.CancelledError:
-            with contextlib.suppress(Conflict):  # somebody else holds it by now
+            with contextlib.suppress(Conflict, StorageUnavailable):  # somebody else holds it by now, or will soon
                 await self.kit.storage.extend(hold.delivery, hide=0)  # drained: another worker takes over at once
             raise
         except Exception as error:
