@@ -67,7 +67,7 @@ async def check(world: World, client: Client) -> None:
     """Every promise that a client was given, and those that hold for threads that it never heard of. Call it when the
     world is at rest."""
     assert not world.errors, world.errors
-    assert not world.queued("work-poison")
+    assert not world.queued("work-buried")
     await check_thread(world, client)
     for thread_id in await all_threads(world) - {client.thread}:
         await check_thread(world, Client(world, thread=thread_id, sent=client.sent))

@@ -79,7 +79,7 @@ def test_a_storm_of_30_seconds_loses_nothing(layout: tuple[str, ...], apart: boo
             await world.at_rest()
             assert asyncio.get_running_loop().time() < END + 90
             assert not world.errors, world.errors
-            assert not world.queued("work-poison")
+            assert not world.queued("work-buried")
             for client in clients:
                 await check_thread(world, client)
                 assert {held.run.status for held in (await runs_of(world, client))} <= {"completed", "cancelled"}
