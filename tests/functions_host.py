@@ -15,7 +15,7 @@ QueueProcessor.cs and QueuesOptions.cs in Azure/azure-sdk-for-net), and the Pyth
   no poison queue: their messages stay hidden. A refusal, because the receipt is not the newest one, is no error.
 * Settings of host.json yield to AzureFunctionsJobHost__extensions__queues__NAME; AzureWebJobs.NAME.Disabled turns a
   function off; the setting that a trigger's `connection` names holds a connection string.
-* At SIGTERM it looks no more, and waits for what is under way.
+* At SIGTERM it looks no more, waits for what is under way, and kills the Python worker.
 """
 
 from __future__ import annotations
@@ -184,7 +184,7 @@ class Listener:
             async for page in pages.by_page():
                 return [message async for message in page]
         except HttpResponseError as error:
-            log.info("%s: %s", self.function.queue, error.error_code)
+            log.debug("%s: %s", self.function.queue, error.error_code)
         return []
 
     async def _process(self, message: QueueMessage) -> None:
@@ -267,7 +267,7 @@ async def main(folder: Path, hide: float) -> None:
         for task in listening:
             task.cancel()
         await asyncio.gather(*(listener.finish() for listener in listeners))
-        stop.set()
+        os._exit(0)  # the Python worker is told nothing
 
 
 if __name__ == "__main__":
