@@ -130,17 +130,20 @@ def keys_of(parts: Parts) -> Keys:
     return Keys(parts.storage, parts.clock, parts.ids)
 
 
-def worker_of(parts: Parts, ledger: Ledger) -> Worker:
-    settings = parts.settings
+def actions_of(settings: Settings) -> Actions:
     try:
-        actions = Actions.load(settings.actions, settings.action_timeout)
+        return Actions.load(settings.actions, settings.action_timeout)
     except ValueError as error:
         raise ConfigurationError(str(error)) from None
+
+
+def worker_of(parts: Parts, ledger: Ledger) -> Worker:
+    settings = parts.settings
     kit = Kit(
         parts.storage,
         ledger,
         parts.models,
-        actions,
+        actions_of(settings),
         parts.clock,
         parts.ids,
         parts.bell,
@@ -221,6 +224,35 @@ async def working(worker: Worker, settings: Settings, stop: asyncio.Event) -> As
     finally:
         await worker.stop(settings.shutdown_grace)
         await consuming
+
+
+class HostedWorker:
+    """The worker of a process that is another's, and ends without a word, such as the Azure Functions host's. Raises
+    ConfigurationError for what can be known before an item comes, so that none is taken in vain."""
+
+    def __init__(self) -> None:
+        settings = self._settings = read_settings({})
+        if settings.storage.startswith("sqlite:"):
+            raise ConfigurationError(
+                "STORAGE is a SQLite file, whose queue no host watches: set it to the Azure Storage account whose queue"
+                " brings the work."
+            )
+        actions_of(settings)
+        logs.configure(settings, hosted=True)
+        self._opening: asyncio.Task[Worker] | None = None
+        self._kept = contextlib.AsyncExitStack()
+
+    async def opened(self) -> Worker:
+        """One for the process, opened with its first items. Raises ConfigurationError, to all that wait, if the store
+        does not answer; the next item tries again."""
+        if self._opening is None or (self._opening.done() and self._opening.exception()):
+            self._opening = asyncio.create_task(self._open())
+        return await asyncio.shield(self._opening)
+
+    async def _open(self) -> Worker:
+        parts = await self._kept.enter_async_context(opened(self._settings))
+        self._warming = asyncio.create_task(parts.models.warm())
+        return worker_of(parts, ledger_of(parts))
 
 
 async def manage_keys(settings: Settings, arguments: argparse.Namespace) -> None:

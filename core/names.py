@@ -21,6 +21,9 @@ CONTAINERS = (
     *(ASSISTANTS, THREADS, MESSAGES, RUNS, STEPS, STREAMS, SNAPSHOTS, IDEMPOTENCY, KEYS),
     *(FILES, UPLOADS, CONTENTS),
 )
+# Queues: what there is to do; what could not be done, for people to look at; and what the Azure Functions host delivers
+# no more, under a name of its choice, until worker/function_app.py takes it from there.
+WORK, BURIED, POISON = "work", "work-buried", "work-poison"
 WEIGHED = (THREADS, CONTENTS)  # what counts as stored: truth rather than what is made from it
 
 # What a project may be called: its name begins all others, so it must not end before they do, on any engine.

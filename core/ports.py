@@ -216,7 +216,7 @@ class Queue(Protocol):
         """The work is done. No error if somebody else holds the item by now, or if it is gone."""
 
     async def bury(self, delivery: Delivery, reason: str) -> None:
-        """Move a poison item to the poison queue, for people to look at."""
+        """Move a poison item to the queue of the buried ones, for people to look at."""
 
 
 class Storage(Documents, Logs, Contents, Queue, Protocol):

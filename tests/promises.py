@@ -51,7 +51,7 @@ async def whole_log(store: Storage, thread_id: str, project: str) -> bytes:
 async def check(world: World) -> None:
     """Every promise, for every thread and every client. Call it when the world is at rest."""
     assert not world.errors, world.errors
-    assert not world.queued("work-poison")
+    assert not world.queued("work-buried")
     world.counts["checked: histories"] += 1
     pasts = {name: Past(name.rpartition("/")[2], blocks) for name, blocks in world.threads.items()}
     await keeps_its_promises(world, pasts, world.exchanges)

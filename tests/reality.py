@@ -254,7 +254,7 @@ class Reality:
                 if time.monotonic() > end:
                     raise
             await asyncio.sleep(0.1)
-        assert not await self.queued("work-poison")
+        assert not await self.queued("work-buried")
         logged = [*self.logs_of_the_dead, *(line for process in self.processes.values() for line in process.log)]
         faults = [line for line in logged if " ERROR " in line or "Traceback" in line]
         assert not faults, faults
@@ -315,7 +315,7 @@ class Reality:
     async def queued(self, queue: str) -> int:
         if isinstance(self.store, SqliteStorage):
             return self.store._sql.execute("SELECT count(*) FROM queue WHERE name=?", (queue,)).fetchone()[0]
-        client = self.store._work if queue == "work" else self.store._poison
+        client = self.store._work if queue == "work" else self.store._buried
         return (await client.get_queue_properties()).approximate_message_count
 
 

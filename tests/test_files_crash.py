@@ -275,7 +275,7 @@ async def check(world: World, owner: Owner) -> None:
         there = {name for (name,) in store._sql.execute(f"SELECT DISTINCT name FROM {table}")}
         assert there == whole, f"{table} of no file: {there - whole}"
     assert not await store.page(names.UPLOADS, "", after=None, limit=1, newest_first=True), "an upload is kept for ever"
-    assert world.queued("work-poison") == 0
+    assert world.queued("work-buried") == 0
     assert not world.errors, world.errors
 
 

@@ -15,7 +15,7 @@ from simulation import PROJECT, Process, World
 from virtual import run
 
 from core import frames, names
-from core.ports import Conflict, Delivery, Deltas, Prompt, Reply
+from core.ports import Conflict, Delivery, Deltas, Prompt, Reply, StorageUnavailable
 from core.resources import Run, ToolCalls
 from core.work import AdvanceRun, to_body
 from worker.doorbell import Doorbell
@@ -125,6 +125,60 @@ def test_p6_an_item_that_comes_back_to_the_process_that_works_on_it_is_left_alon
             world.store._sql.execute("UPDATE queue SET visible_at=0")
             await finished(world, client, work)
             assert world.models.calls[work.model] == 1
+
+    run(main())
+
+
+def test_p6_an_item_that_another_host_received_is_back_soon_after_its_worker_died() -> None:
+    """Azure Functions' host hides it for ten minutes."""
+
+    async def main() -> None:
+        world = World(layout=("api", "idle"))
+        async with world.running():
+            client, work = await started(world, "slow")
+            dying = world.processes[1]
+            dying.spawn(Worker(dying.kit).take_over(await deliver(world, hide=600)))
+            await asyncio.sleep(0.5)
+            dying.kill()
+            began = world.clock.now()
+            await finished(world, client, work)
+            assert (await client.look(work)).completed_at - began < 60
+            assert world.models.calls[work.model] == 2
+
+    run(main())
+
+
+def test_p6_an_item_that_is_taken_over_twice_is_worked_on_once() -> None:
+    async def main() -> None:
+        world = World(layout=("api", "idle"))
+        async with world.running():
+            client, work = await started(world, "slow")
+            process = world.processes[1]
+            worker, delivery = Worker(process.kit), await deliver(world, hide=600)
+            working = process.spawn(worker.take_over(delivery))
+            await asyncio.sleep(0.5)
+            world.store._sql.execute("UPDATE queue SET visible_at=0")
+            await process.spawn(worker.take_over(await deliver(world, hide=600)))
+            await process.spawn(worker.take_over(delivery))  # not his any more
+            assert not working.done()
+            await working
+            await finished(world, client, work)
+            assert world.models.calls[work.model] == 1
+
+    run(main())
+
+
+def test_an_item_that_cannot_be_taken_over_is_left_to_its_host() -> None:
+    async def main() -> None:
+        world = World(layout=("api", "idle"))
+        async with world.running():
+            client, work = await started(world, "plain")
+            world.plan.choose = lambda _, name: How.REFUSED if name == "extend" else None
+            process = world.processes[1]
+            with pytest.raises(StorageUnavailable):
+                await process.spawn(Worker(process.kit).take_over(await deliver(world, hide=5)))
+            world.plan.choose = lambda _, name: None
+            await finished(world, client, work)
 
     run(main())
 

@@ -33,6 +33,7 @@ def package(part: str, to: Path) -> None:
         else:
             shutil.copy(source, to / source.name)
     export = ["export", "--frozen", "--no-dev", "--no-emit-project", "--no-header", "--no-annotate", "--quiet"]
+    export += ["--group", "functions"] if part == "worker" else []
     subprocess.run([_uv(), *export, "--output-file", to / "requirements.txt"], cwd=ROOT, check=True)  # noqa: S603
 
 
