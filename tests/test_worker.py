@@ -19,6 +19,7 @@ from core.ports import Conflict, Delivery, Deltas, Prompt, Reply, StorageUnavail
 from core.resources import Run, ToolCalls
 from core.work import AdvanceRun, to_body
 from worker.doorbell import Doorbell
+from worker.main import Worker
 
 
 async def started(world: World, script: str, *, stream: bool = False) -> tuple[Client, Run]:
