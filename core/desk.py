@@ -104,7 +104,7 @@ class Desk:
             held = (await self.ledger.recall(project, thread_id)).runs.get(run_id)
             if held is not None and held.stream:
                 writer = StreamWriter(self.storage, self.bell, project, thread_id, run_id)
-                await writer.catch_up(await self.ledger.trail(project, thread_id, run_id))
+                await writer.show(self.ledger, project, thread_id, run_id)
 
 
 def _run_in(changes: Sequence[Change], name: str) -> Run:

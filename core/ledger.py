@@ -369,7 +369,13 @@ class Ledger:
         body = view.snapshot()
         await self._storage.advance(Document(names.SNAPSHOTS, name, body, view.state.version))
         # 2. the new generation, where this snapshot's state ends.
-        view.mark = await self._storage.roll(names.THREADS, names.thread_log(project, thread_id), view.mark)
+        log = names.thread_log(project, thread_id)
+        try:
+            view.mark = await self._storage.roll(names.THREADS, log, view.mark)
+        except Conflict:
+            if await self._storage.read(names.THREADS, log, None) is None:  # purged before 1.: nobody else removes it
+                await self._storage.remove(names.SNAPSHOTS, name)
+            raise
         view.blocks, view.base = 0, len(body)
         # 3. the snapshot before: whoever was about to read it finds the log restarted, and looks again.
         if view.mark.generation > 1:

@@ -15,6 +15,9 @@ from virtual import run
 
 from app import streaming
 from core import names
+from core.ports import Mark, Tail
+from core.work import AdvanceRun
+from worker.advance import Advance
 from worker.doorbell import Doorbell
 
 
@@ -97,6 +100,33 @@ def test_p3_a_key_whose_run_was_streamed_creates_nothing_anew_after_the_thread_w
         assert await world.store.read(names.THREADS, names.thread_log(PROJECT, client.thread), None) is None
 
     played(moves)
+
+
+def test_a_stream_that_is_begun_while_its_thread_is_purged_does_not_stay() -> None:
+    """By a worker whose item came again: it has looked at the log, and not at the stream yet."""
+
+    async def moves(world: World, client: Client) -> None:
+        late = world.processes[2]
+        ended = await client.run("plain", stream=True)
+        await client.until(ended)
+        storage: Any = late.storage
+        undisturbed, log = storage.read, names.thread_log(PROJECT, client.thread)
+
+        async def read(container: str, name: str, since: Mark | None) -> Tail | None:
+            if container == names.STREAMS and not client.gone:
+                await client.delete()
+                while await world.store.read(names.THREADS, log, None):
+                    await asyncio.sleep(0.1)
+            tail: Tail | None = await undisturbed(container, name, since)
+            return tail
+
+        storage.read = read
+        item = AdvanceRun(project=PROJECT, thread_id=client.thread, run_id=ended.id, sent_at=world.clock.now())
+        await late.spawn(Advance(late.kit, item, "again", 0).run())
+        assert client.gone
+        assert not await world.store.read(names.STREAMS, names.document(PROJECT, client.thread, ended.id), None)
+
+    played(moves, layout=("api", "worker", "idle"))
 
 
 async def test_p4_a_reader_that_comes_back_as_the_thread_is_deleted_hears_so() -> None:

@@ -16,8 +16,9 @@ from test_ledger import say
 from virtual import run
 
 from core import names
+from core.errors import ApiError
 from core.paging import PageQuery
-from core.ports import Mark
+from core.ports import Document, Mark
 from core.resources import encode
 from core.stream import replay
 
@@ -177,6 +178,37 @@ def test_p1_of_two_snapshots_for_one_generation_the_later_counts() -> None:
             storage.roll = roll
             await say(slow, client.thread, "the last one")
             await read_anew(world, client, messages=5)
+
+    run(main())
+
+
+def test_a_snapshot_that_is_stored_after_the_thread_was_purged_does_not_stay() -> None:
+    """Its writer knew of no deletion."""
+
+    async def main() -> None:
+        world = World(roll_after=ROLLS, layout=("api", "api", "worker"))
+        async with world.running():
+            slow, quick, _ = world.processes
+            client = Client(world)
+            await client.open_thread()
+            for number in range(ROLLS - 1):
+                await say(slow, client.thread, f"Message {number}")
+            await quick.ledger.read(PROJECT, client.thread)  # so that it rings once: a second purge would clean up
+            storage: Any = slow.storage
+            undisturbed, log = storage.advance, names.thread_log(PROJECT, client.thread)
+
+            async def advance(document: Document) -> None:
+                if document.container == names.SNAPSHOTS:
+                    await quick.service.desk.delete_thread(PROJECT, client.thread)
+                    while await world.store.read(names.THREADS, log, None):
+                        await asyncio.sleep(0.1)
+                await undisturbed(document)
+
+            storage.advance = advance
+            with pytest.raises(ApiError, match="No thread found"):
+                await say(slow, client.thread, "the last one")
+            await world.at_rest()
+            assert not await world.store.page(names.SNAPSHOTS, "", after=None, limit=9, newest_first=False)
 
     run(main())
 

@@ -188,7 +188,7 @@ class Advance:
 
     async def _catch_up(self) -> None:
         item = self.item
-        await self.stream.catch_up(await self.kit.ledger.trail(item.project, item.thread_id, item.run_id))
+        await self.stream.show(self.kit.ledger, item.project, item.thread_id, item.run_id)
 
     async def _mend(self, state: ThreadState) -> None:
         """Somebody else worked on the run, or ended it. He may have died before he showed that, or leave it to us."""
