@@ -10,7 +10,7 @@ import logging
 import signal
 import sys
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -24,7 +24,7 @@ from core.bell import Bell
 from core.ids import Ids
 from core.keys import Key, Keys
 from core.ledger import Ledger
-from core.ports import SILENCE, Clock, Storage, StorageUnavailable, Telemetry
+from core.ports import SILENCE, Clock, NoSearch, Search, Storage, StorageUnavailable, Telemetry
 from infra import logs
 from infra.providers import ModelRouter
 from infra.settings import ConfigurationError, Settings, describe, read_settings
@@ -58,6 +58,7 @@ class Parts:
     models: ModelRouter
     tokens: EntraTokens | None = None
     telemetry: Telemetry = SILENCE
+    search: Search = field(default_factory=NoSearch)
 
 
 @contextlib.asynccontextmanager
@@ -148,6 +149,7 @@ def worker_of(parts: Parts, ledger: Ledger) -> Worker:
         flush_every=settings.stream_flush_ms / 1000,
         hide=settings.worker_hide_seconds,
         telemetry=parts.telemetry,
+        search=parts.search,
     )
     return Worker(kit, settings.worker_concurrency)
 

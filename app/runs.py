@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from app import assistants, streaming
 from app.idempotency import reserve
-from app.service import answer, answer_stored, checked_id, page_query, path_id, read_body, service_of
+from app.service import answer, answer_stored, checked_id, includes_contents, page_query, path_id, read_body, service_of
 from core import names
 from core.commands import run_of
 from core.requests import CreateRun, CreateThreadAndRun, SubmitToolOutputs, UpdateMetadata
@@ -19,12 +19,13 @@ async def create(request: web.Request) -> web.StreamResponse:
     thread_id = path_id(request, "thread_id", "thread")
     body = await read_body(request, CreateRun)
     checked_id(body.assistant_id, "assistant_id", "asst")
+    contents = includes_contents(request)
     reserved = await reserve(request, "run")
     if reserved.known:
         return reserved.known
     assistant = await assistants.load(service, project, body.assistant_id)
     async with service.beginning(project, thread_id):
-        run = await service.desk.create_run(project, thread_id, reserved.id, body, assistant)
+        run = await service.desk.create_run(project, thread_id, reserved.id, body, assistant, contents=contents)
     return await _stream(request, run) if body.stream else await reserved.keep(answer(run))
 
 

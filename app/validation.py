@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+from multidict import MultiMapping
 from pydantic import ValidationError
 
 from core.errors import ApiError
@@ -48,6 +49,18 @@ def parse_page(query: Mapping[str, str], *, most: int = 100, default: int = 20) 
         after=query.get("after") or None,
         before=query.get("before") or None,
     )
+
+
+CONTENTS = "step_details.tool_calls[*].file_search.results[*].content"
+
+
+def parse_include(query: MultiMapping[str]) -> bool:
+    """Whether `include[]`, or `include`, asks for the contents of search results: it knows nothing else."""
+    for name in ("include[]", "include"):
+        for value in query.getall(name, []):
+            if value != CONTENTS:
+                raise _invalid_choice(name, value, [CONTENTS])
+    return "include[]" in query or "include" in query
 
 
 def _limit(text: str | None, most: int, default: int) -> int:

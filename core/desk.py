@@ -36,10 +36,22 @@ class Desk:
     def scribe(self) -> Scribe:
         return Scribe(self.ids, self.clock.now(), self.lifetime, self.telemetry.trace())
 
-    async def create_run(self, project: str, thread_id: str, run_id: str, body: CreateRun, assistant: Assistant) -> Run:
+    async def create_run(
+        self,
+        project: str,
+        thread_id: str,
+        run_id: str,
+        body: CreateRun,
+        assistant: Assistant,
+        *,
+        contents: bool = False,
+    ) -> Run:
         scribe = self.scribe()
         changes = await self._change(
-            project, thread_id, run_id, lambda state: scribe.create_run(state, body, assistant, run_id)
+            project,
+            thread_id,
+            run_id,
+            lambda state: scribe.create_run(state, body, assistant, run_id, contents=contents),
         )
         return await self._run(changes, "thread.run.created", project, thread_id, run_id)
 

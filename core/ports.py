@@ -255,7 +255,8 @@ class ToolCall:
 class Turn:
     """One entry of the conversation, oldest first.
 
-    role `user`: `parts` holds text and images. role `assistant`: `text` and `calls`. role `tool`: `text` is the output
+    role `user`: `text` and `images`; an image's URL is https:, data:, or `file:` and the id of a file, which the worker
+    replaces by its data before it asks a model. role `assistant`: `text` and `calls`. role `tool`: `text` is the output
     of the call `call_id`.
     """
 
@@ -336,6 +337,46 @@ class Models(Protocol):
         """The models that are there. A provider that does not answer is left out."""
 
     async def close(self) -> None: ...
+
+
+# --- search in files ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A passage of a file. `score` is 0 to 1, `attributes` are those of the file in its store."""
+
+    file_id: str
+    filename: str
+    score: float
+    texts: tuple[str, ...]
+    attributes: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+
+
+class SearchError(Exception):
+    """The search cannot be done, even after retries. The message is for the model: it says why, in a sentence."""
+
+
+class Search(Protocol):
+    async def search(
+        self,
+        project: str,
+        store_ids: Sequence[str],
+        queries: Sequence[str],
+        *,
+        most: int,
+        ranker: str,
+        score_threshold: float,
+    ) -> Sequence[Found]:
+        """The `most` passages of these stores together that match any of the queries best, best first. Changes nothing,
+        so it may be repeated. Raises SearchError, or StorageUnavailable."""
+
+
+class NoSearch:
+    """Where no store can be searched."""
+
+    async def search(self, project: str, store_ids: Sequence[str], queries: Sequence[str], **_: object) -> list[Found]:
+        raise SearchError("This service cannot search files.")
 
 
 # --- telemetry ----------------------------------------------------------------------------------------------------

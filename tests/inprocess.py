@@ -25,7 +25,20 @@ from yarl import URL
 from assistants import Parts, api_of, ledger_of, worker_of
 from core.bell import Bell
 from core.ids import Ids
-from core.ports import SILENCE, Clock, Deltas, ModelError, ModelInfo, Prompt, Reply, Telemetry, Tokens, ToolCall
+from core.ports import (
+    SILENCE,
+    Clock,
+    Deltas,
+    ModelError,
+    ModelInfo,
+    NoSearch,
+    Prompt,
+    Reply,
+    Search,
+    Telemetry,
+    Tokens,
+    ToolCall,
+)
 from core.resources import TERMINAL
 from infra.settings import read_settings
 from infra.wiring import SystemClock, storage_of, tokens_of
@@ -446,6 +459,7 @@ async def in_process(
     models: Any = None,
     worker: bool = True,
     telemetry: Telemetry = SILENCE,
+    search: Search | None = None,
     **settings: Any,
 ) -> AsyncIterator[InProcess]:
     """The service with a model that follows `script` (or with `models`), and these settings."""
@@ -453,7 +467,10 @@ async def in_process(
     clock = clock or SystemClock()
     storage = storage_of(given, clock)
     tokens = tokens_of(given, clock)
-    parts = Parts(given, clock, Ids(clock), LoudBell(), storage, models or ScriptedModels(script), tokens, telemetry)
+    parts = Parts(
+        *(given, clock, Ids(clock), LoudBell(), storage, models or ScriptedModels(script), tokens, telemetry),
+        search=search or NoSearch(),
+    )
     ledger = ledger_of(parts)
     async with asyncio.timeout(PATIENCE), contextlib.AsyncExitStack() as stack:
         await storage.open()

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 from forms import file_form, send_form
 from inprocess import SETTLED, Act, Answer, Event, Gate, InProcess, calls, in_process, says
+from searching import FakeSearch, searching, stores
 
-from core.ports import Tokens, ToolCall
+from core.ports import Found, Tokens, ToolCall
 
 Json = Any
 HERE = Path(__file__).resolve().parent / "contract" / "recordings"
@@ -51,6 +52,33 @@ async def test_a_recorded_session_replays(name: str) -> None:
         for entry in entries:
             await replay.exchange(entry)
         gate.open()
+        assert not replay.differences
+
+
+async def test_the_recorded_search_replays() -> None:
+    """From where assistant and thread have their stores, whose search is the test's."""
+    entries = json.loads((HERE / "file_search.json").read_text(encoding="utf-8"))["Entries"]
+    made_assistant, made_thread = entries[1], entries[3]
+    (step,) = (each for each in entries[8]["ResponseBody"]["data"] if each["type"] == "tool_calls")
+    (call,) = step["step_details"]["tool_calls"]
+    found = [
+        Found(each["file_id"], each["file_name"], each["score"], (each["content"][0]["text"],))
+        for each in call["file_search"]["results"]
+    ]
+    answer, asked = entries[7]["ResponseBody"]["data"]
+    usages = [tokens_of(each["usage"]) for each in reversed(entries[8]["ResponseBody"]["data"])]
+    gate = Gate()
+    script = [
+        calls(searching("Filip's food", call_id=call["id"]), first=[gate], tokens=usages[0]),
+        says(answer["content"][0]["text"]["value"], tokens=usages[1]),
+    ]
+    async with in_process(*script, search=FakeSearch(found)) as service:
+        replay = Replay(service, gate)
+        assistant = await service.assistant(tools=made_assistant["RequestBody"]["tools"], tool_resources=stores("vs_1"))
+        thread = await service.thread(asked["content"][0]["text"]["value"], tool_resources=stores("vs_2"))
+        replay.ids = {made_assistant["ResponseBody"]["id"]: assistant, made_thread["ResponseBody"]["id"]: thread}
+        for entry in (entries[2], *entries[4:]):
+            await replay.exchange(entry)
         assert not replay.differences
 
 

@@ -105,7 +105,7 @@ def corrected(document: Json) -> Json:
     document["paths"]["/files/{file_id}/content"]["get"]["responses"] = DOWNLOAD
     schemas["VectorStoreFileBatchObject"]["properties"]["object"]["enum"] += ["vector_store.file_batch"]
 
-    run["tool_resources"] = schemas["ThreadObject"]["properties"]["tool_resources"]
+    run["tool_resources"] = _of_two(schemas["ThreadObject"]["properties"]["tool_resources"])
     run["reasoning_effort"] = {"$ref": "#/components/schemas/ReasoningEffort"}
     schemas["AssistantObject"]["properties"]["reasoning_effort"] = {"$ref": "#/components/schemas/ReasoningEffort"}
     step["expires_at"] = {"anyOf": [{"type": "integer", "format": "unixtime"}, {"type": "null"}]}
@@ -143,6 +143,13 @@ def _or_null(schema: Json) -> Json:
     if "anyOf" in schema:
         return {**schema, "anyOf": [*schema["anyOf"], {"type": "null"}]}
     return {"anyOf": [schema, {"type": "null"}]}
+
+
+def _of_two(node: Json) -> Json:
+    """Arrays of twice as many items: a run has the files and stores of its assistant and of its thread."""
+    if not isinstance(node, dict):
+        return [_of_two(item) for item in node] if isinstance(node, list) else node
+    return {key: value * 2 if key == "maxItems" else _of_two(value) for key, value in node.items()}
 
 
 def _allow_null(schema: Json, *names: str) -> None:
