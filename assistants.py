@@ -23,8 +23,8 @@ from app.service import Service
 from core.bell import Bell
 from core.ids import Ids
 from core.keys import Key, Keys
-from core.ledger import Ledger
 from core.ports import SILENCE, Clock, Storage, StorageUnavailable, Telemetry
+from core.threads import Threads
 from infra import logs
 from infra.providers import ModelRouter
 from infra.settings import ConfigurationError, Settings, describe, read_settings
@@ -80,9 +80,9 @@ async def opened(settings: Settings) -> AsyncIterator[Parts]:
             await storage.close()
 
 
-def ledger_of(parts: Parts) -> Ledger:
+def ledger_of(parts: Parts) -> Threads:
     settings = parts.settings
-    return Ledger(
+    return Threads(
         parts.storage,
         parts.clock,
         parts.ids,
@@ -92,7 +92,7 @@ def ledger_of(parts: Parts) -> Ledger:
     )
 
 
-def api_of(parts: Parts, ledger: Ledger, stopping: asyncio.Event | None = None) -> web.Application:
+def api_of(parts: Parts, ledger: Threads, stopping: asyncio.Event | None = None) -> web.Application:
     settings = parts.settings
     limits = Limits(
         parts.storage,
@@ -130,7 +130,7 @@ def keys_of(parts: Parts) -> Keys:
     return Keys(parts.storage, parts.clock, parts.ids)
 
 
-def worker_of(parts: Parts, ledger: Ledger) -> Worker:
+def worker_of(parts: Parts, ledger: Threads) -> Worker:
     settings = parts.settings
     try:
         actions = Actions.load(settings.actions, settings.action_timeout)

@@ -16,11 +16,11 @@ from core.desk import Desk
 from core.errors import ApiError, invalid_id, no_such
 from core.files import Files
 from core.ids import Ids
-from core.ledger import Ledger
 from core.paging import PageQuery
 from core.ports import SILENCE, Clock, Models, Storage, Stored, Telemetry
 from core.requests import Body
 from core.resources import encode
+from core.threads import Threads
 from core.uploads import Uploads
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class Service:
     (of a file that comes by one request, or by an upload) in bytes."""
 
     storage: Storage
-    ledger: Ledger
+    ledger: Threads
     models: Models
     clock: Clock
     ids: Ids

@@ -13,11 +13,12 @@ from core.bell import Bell
 from core.commands import Scribe, run_of
 from core.fold import Change
 from core.ids import Ids
-from core.ledger import Decision, Ledger, Ring
+from core.ledger import Ring
 from core.ports import SILENCE, Clock, Conflict, Storage, StorageUnavailable, Telemetry
 from core.requests import CreateRun, CreateThreadAndRun, SubmitToolOutputs
 from core.resources import Assistant, Run
 from core.stream import StreamWriter
+from core.threads import Decision, Threads
 from core.work import AdvanceRun, PurgeThread
 
 
@@ -26,7 +27,7 @@ class Desk:
     """Serves all projects. `lifetime` of a run in seconds."""
 
     storage: Storage
-    ledger: Ledger
+    ledger: Threads
     clock: Clock
     ids: Ids
     bell: Bell

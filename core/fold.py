@@ -28,6 +28,7 @@ from core.resources import (
     ToolCalls,
     Usage,
 )
+from core.state import State
 
 Resource = Thread | Message | Run | Step
 
@@ -89,15 +90,17 @@ class RunState(msgspec.Struct):
         ]
 
 
-class ThreadState(msgspec.Struct):
-    """Everything that a thread's log says. `version` is the number of commits folded."""
+class ThreadState(State):
+    """Everything that a thread's log says."""
 
-    version: int = 0
     thread: Thread | None = None
-    deleted: bool = False
     messages: Index[Message] = msgspec.field(default_factory=Index)
     runs: Index[RunState] = msgspec.field(default_factory=Index)
     active: str | None = None  # the run that holds the thread's lock
+
+    @property
+    def busy(self) -> bool:
+        return self.active is not None
 
     @property
     def active_run(self) -> RunState | None:

@@ -32,12 +32,12 @@ PROJECT_RULE = "expected up to 63 letters, digits, dots, underscores and hyphens
 KEPT_DAYS = {STREAMS: 7, IDEMPOTENCY: 2}
 
 
-def thread_log(project: str, thread_id: str) -> str:
-    return f"{project}/{thread_id}.log"
+def log(project: str, log_id: str) -> str:
+    return f"{project}/{log_id}.log"
 
 
-def snapshot(project: str, thread_id: str, generation: int) -> str:
-    return f"{project}/{thread_id}.{generation}"
+def snapshot(project: str, log_id: str, generation: int) -> str:
+    return f"{project}/{log_id}.{generation}"
 
 
 def document(project: str, *ids: str) -> str:

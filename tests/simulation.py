@@ -30,10 +30,10 @@ from core.commands import Scribe
 from core.errors import ApiError
 from core.fold import ThreadState
 from core.ids import Ids
-from core.ledger import Ledger
 from core.ports import Deltas, ModelError, ModelInfo, Prompt, Reply, StorageUnavailable, Tokens, ToolCall
 from core.requests import CreateMessage, CreateRun, CreateThread, CreateThreadAndRun, SubmitToolOutputs
 from core.resources import TERMINAL, Assistant, FunctionDefinition, FunctionTool, Run
+from core.threads import Threads
 from infra.sqlite_store import SqliteStorage
 from worker.actions import Actions
 from worker.advance import Kit
@@ -143,7 +143,7 @@ class Process:
         self.storage = Faulty(world.store, world.plan, name, self.kill, apart=world.apart, mischief=world.mischief)
         clock, self.bell = world.clock, Bell()
         ids = Ids(clock, random.Random(world.random.getrandbits(64)))
-        self.ledger = Ledger(self.storage, clock, ids, self.bell, roll_after=world.roll_after)
+        self.ledger = Threads(self.storage, clock, ids, self.bell, roll_after=world.roll_after)
         self.service = Service(self.storage, self.ledger, world.models, clock, ids, self.bell, LIFETIME)
         actions = Actions({"lookup": lookup})
         self.kit = Kit(self.storage, self.ledger, world.models, actions, clock, ids, self.bell, tombstones=TOMBSTONES)

@@ -14,8 +14,8 @@ from app.main import create_app
 from app.service import Service
 from core.bell import Bell
 from core.ids import Ids
-from core.ledger import Ledger
 from core.ports import Delivery
+from core.threads import Threads
 from infra.azure_store import AzureStorage
 from infra.providers import ModelRouter, Provider
 from infra.wiring import SystemClock
@@ -37,10 +37,10 @@ class Separate:
         ids = Ids(clock)
         api, worker = self.stores
         bell = Bell()
-        service = Service(api, Ledger(api, clock, ids, bell), models, clock, ids, bell)
+        service = Service(api, Threads(api, clock, ids, bell), models, clock, ids, bell)
         self.app = create_app(service, keys={})
         bell = Bell()
-        self.doorbell = Doorbell(Kit(worker, Ledger(worker, clock, ids, bell), models, Actions({}), clock, ids, bell))
+        self.doorbell = Doorbell(Kit(worker, Threads(worker, clock, ids, bell), models, Actions({}), clock, ids, bell))
 
     async def delivery(self) -> Delivery:
         """The next work item. Looks that found nothing are polling, and are not counted."""

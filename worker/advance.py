@@ -16,11 +16,11 @@ from core.errors import ApiError
 from core.files import Files
 from core.fold import RunState, ThreadState
 from core.ids import Ids
-from core.ledger import Decision, Ledger
 from core.ports import SILENCE, Clock, ModelError, Models, Prompt, Reply, Span, Storage, StorageUnavailable, Telemetry
 from core.prompt import build
 from core.resources import FunctionToolCall, LastError
 from core.stream import StreamWriter
+from core.threads import Decision, Threads
 from core.uploads import Uploads
 from core.work import AdvanceRun
 from worker.actions import Actions
@@ -39,7 +39,7 @@ class Kit:
     """What a worker works with."""
 
     storage: Storage
-    ledger: Ledger
+    ledger: Threads
     models: Models
     actions: Actions
     clock: Clock
