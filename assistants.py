@@ -24,6 +24,7 @@ from core.bell import Bell
 from core.ids import Ids
 from core.keys import Key, Keys
 from core.ports import SILENCE, Clock, Storage, StorageUnavailable, Telemetry
+from core.stores.ledger import Stores
 from core.threads import Threads
 from infra import logs
 from infra.providers import ModelRouter
@@ -81,18 +82,21 @@ async def opened(settings: Settings) -> AsyncIterator[Parts]:
 
 
 def ledger_of(parts: Parts) -> Threads:
-    settings = parts.settings
     return Threads(
         parts.storage,
         parts.clock,
         parts.ids,
         parts.bell,
-        roll_after=settings.log_roll_after,
+        roll_after=parts.settings.log_roll_after,
         telemetry=parts.telemetry,
     )
 
 
-def api_of(parts: Parts, ledger: Threads, stopping: asyncio.Event | None = None) -> web.Application:
+def stores_of(parts: Parts) -> Stores:
+    return Stores(parts.storage, parts.clock, parts.ids, parts.bell, roll_after=parts.settings.log_roll_after)
+
+
+def api_of(parts: Parts, ledger: Threads, stores: Stores, stopping: asyncio.Event | None = None) -> web.Application:
     settings = parts.settings
     limits = Limits(
         parts.storage,
@@ -105,6 +109,7 @@ def api_of(parts: Parts, ledger: Threads, stopping: asyncio.Event | None = None)
     service = Service(
         parts.storage,
         ledger,
+        stores,
         parts.models,
         parts.clock,
         parts.ids,
@@ -130,7 +135,7 @@ def keys_of(parts: Parts) -> Keys:
     return Keys(parts.storage, parts.clock, parts.ids)
 
 
-def worker_of(parts: Parts, ledger: Threads) -> Worker:
+def worker_of(parts: Parts, ledger: Threads, stores: Stores) -> Worker:
     settings = parts.settings
     try:
         actions = Actions.load(settings.actions, settings.action_timeout)
@@ -139,6 +144,7 @@ def worker_of(parts: Parts, ledger: Threads) -> Worker:
     kit = Kit(
         parts.storage,
         ledger,
+        stores,
         parts.models,
         actions,
         parts.clock,
@@ -160,10 +166,12 @@ async def run(settings: Settings, *, api: bool, worker: bool) -> None:
     async with opened(settings) as parts, contextlib.AsyncExitStack() as stack:
         if api:
             await check_exposure(parts)
-        ledger = ledger_of(parts)
-        consumer = worker_of(parts, ledger) if worker else None  # first: nobody listens before the settings hold
+        ledger, stores = ledger_of(parts), stores_of(parts)
+        consumer = (
+            worker_of(parts, ledger, stores) if worker else None
+        )  # first: nobody listens before the settings hold
         if api:
-            await stack.enter_async_context(listening(api_of(parts, ledger, stop), settings))
+            await stack.enter_async_context(listening(api_of(parts, ledger, stores, stop), settings))
         if consumer:
             await stack.enter_async_context(working(consumer, settings, stop))
             warming = asyncio.create_task(parts.models.warm())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
@@ -48,6 +48,13 @@ def parse_page(query: Mapping[str, str], *, most: int = 100, default: int = 20) 
         after=query.get("after") or None,
         before=query.get("before") or None,
     )
+
+
+def choice(name: str, value: str | None, choices: Sequence[str]) -> str | None:
+    """A parameter of the query. Raises the 400 of what is not one of the choices."""
+    if value is not None and value not in choices:
+        raise _invalid_choice(name, value, list(choices))
+    return value
 
 
 def _limit(text: str | None, most: int, default: int) -> int:

@@ -22,7 +22,7 @@ from multidict import CIMultiDictProxy
 from openapi import check_event, check_response
 from yarl import URL
 
-from assistants import Parts, api_of, ledger_of, worker_of
+from assistants import Parts, api_of, ledger_of, stores_of, worker_of
 from core.bell import Bell
 from core.ids import Ids
 from core.ports import SILENCE, Clock, Deltas, ModelError, ModelInfo, Prompt, Reply, Telemetry, Tokens, ToolCall
@@ -313,8 +313,10 @@ class Api:
 class InProcess:
     """A running service. `api` is a client without a key; `worker` False at the start leaves runs queued."""
 
-    def __init__(self, parts: Parts, server: TestServer, session: aiohttp.ClientSession, ledger: Any) -> None:
-        self.parts, self.ledger, self._server, self._session = parts, ledger, server, session
+    def __init__(
+        self, parts: Parts, server: TestServer, session: aiohttp.ClientSession, ledger: Any, stores: Any
+    ) -> None:
+        self.parts, self.ledger, self.stores, self._server, self._session = parts, ledger, stores, server, session
         self.storage, self.bell = parts.storage, parts.bell
         self.api = self.client()
         self._worker: Any = None
@@ -346,7 +348,7 @@ class InProcess:
         return int(head.split(b" ", 2)[1]), json.loads(body)
 
     def start_worker(self) -> None:
-        self._worker = worker_of(self.parts, self.ledger)
+        self._worker = worker_of(self.parts, self.ledger, self.stores)
         self._working = asyncio.create_task(self._worker.run())
 
     async def stop_worker(self, grace: float = 0) -> None:
@@ -454,15 +456,15 @@ async def in_process(
     storage = storage_of(given, clock)
     tokens = tokens_of(given, clock)
     parts = Parts(given, clock, Ids(clock), LoudBell(), storage, models or ScriptedModels(script), tokens, telemetry)
-    ledger = ledger_of(parts)
+    ledger, stores = ledger_of(parts), stores_of(parts)
     async with asyncio.timeout(PATIENCE), contextlib.AsyncExitStack() as stack:
         await storage.open()
         stack.push_async_callback(storage.close)
         if tokens:
             stack.push_async_callback(tokens.close)
-        server = await stack.enter_async_context(TestServer(api_of(parts, ledger)))
+        server = await stack.enter_async_context(TestServer(api_of(parts, ledger, stores)))
         session = await stack.enter_async_context(aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)))
-        service = InProcess(parts, server, session, ledger)
+        service = InProcess(parts, server, session, ledger, stores)
         stack.push_async_callback(service.stop_worker)
         if worker:
             service.start_worker()

@@ -33,6 +33,7 @@ from core.ids import Ids
 from core.ports import Deltas, ModelError, ModelInfo, Prompt, Reply, StorageUnavailable, Tokens, ToolCall
 from core.requests import CreateMessage, CreateRun, CreateThread, CreateThreadAndRun, SubmitToolOutputs
 from core.resources import TERMINAL, Assistant, FunctionDefinition, FunctionTool, Run
+from core.stores.ledger import Stores
 from core.threads import Threads
 from infra.sqlite_store import SqliteStorage
 from worker.actions import Actions
@@ -144,9 +145,13 @@ class Process:
         clock, self.bell = world.clock, Bell()
         ids = Ids(clock, random.Random(world.random.getrandbits(64)))
         self.ledger = Threads(self.storage, clock, ids, self.bell, roll_after=world.roll_after)
-        self.service = Service(self.storage, self.ledger, world.models, clock, ids, self.bell, LIFETIME)
+        self.stores = Stores(self.storage, clock, ids, self.bell, roll_after=world.roll_after)
+        self.service = Service(self.storage, self.ledger, self.stores, world.models, clock, ids, self.bell, LIFETIME)
         actions = Actions({"lookup": lookup})
-        self.kit = Kit(self.storage, self.ledger, world.models, actions, clock, ids, self.bell, tombstones=TOMBSTONES)
+        self.kit = Kit(
+            *(self.storage, self.ledger, self.stores, world.models, actions, clock, ids, self.bell),
+            tombstones=TOMBSTONES,
+        )
         if "worker" in roles:
             self.spawn(self._work(Worker(self.kit)))
 

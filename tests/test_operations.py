@@ -15,6 +15,7 @@ from app.service import Service
 from core.bell import Bell
 from core.ids import Ids
 from core.ports import Delivery
+from core.stores.ledger import Stores
 from core.threads import Threads
 from infra.azure_store import AzureStorage
 from infra.providers import ModelRouter, Provider
@@ -37,10 +38,11 @@ class Separate:
         ids = Ids(clock)
         api, worker = self.stores
         bell = Bell()
-        service = Service(api, Threads(api, clock, ids, bell), models, clock, ids, bell)
+        service = Service(api, Threads(api, clock, ids, bell), Stores(api, clock, ids, bell), models, clock, ids, bell)
         self.app = create_app(service, keys={})
         bell = Bell()
-        self.doorbell = Doorbell(Kit(worker, Threads(worker, clock, ids, bell), models, Actions({}), clock, ids, bell))
+        ledgers = Threads(worker, clock, ids, bell), Stores(worker, clock, ids, bell)
+        self.doorbell = Doorbell(Kit(worker, *ledgers, models, Actions({}), clock, ids, bell))
 
     async def delivery(self) -> Delivery:
         """The next work item. Looks that found nothing are polling, and are not counted."""

@@ -18,6 +18,7 @@ from core.ids import Ids
 from core.ports import Delivery, Deltas, ModelInfo, Prompt, Reply, StorageUnavailable
 from core.requests import CreateThreadAndRun
 from core.resources import Assistant, Run
+from core.stores.ledger import Stores
 from core.threads import Threads
 from core.work import AdvanceRun, to_body
 from infra.sqlite_store import SqliteStorage
@@ -92,7 +93,7 @@ async def bench(request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
     store, ids, bell, models = SqliteStorage(":memory:", clock), Ids(clock), Bell(), Broken(request.param)
     await store.open()
     ledger = Threads(store, clock, ids, bell)
-    kit = Kit(store, ledger, models, Actions({}), clock, ids, bell)
+    kit = Kit(store, ledger, Stores(store, clock, ids, bell), models, Actions({}), clock, ids, bell)
     yield Bench(store, clock, models, Desk(store, ledger, clock, ids, bell), Doorbell(kit))
     await store.close()
 

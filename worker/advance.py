@@ -19,6 +19,7 @@ from core.ids import Ids
 from core.ports import SILENCE, Clock, ModelError, Models, Prompt, Reply, Span, Storage, StorageUnavailable, Telemetry
 from core.prompt import build
 from core.resources import FunctionToolCall, LastError
+from core.stores.ledger import Stores
 from core.stream import StreamWriter
 from core.threads import Decision, Threads
 from core.uploads import Uploads
@@ -40,6 +41,7 @@ class Kit:
 
     storage: Storage
     ledger: Threads
+    stores: Stores
     models: Models
     actions: Actions
     clock: Clock
