@@ -20,16 +20,19 @@ from app import connections
 from app.limits import Limits
 from app.main import create_app
 from app.service import Service
+from core import names
 from core.bell import Bell
 from core.ids import Ids
 from core.keys import Key, Keys
-from core.ports import SILENCE, Clock, Storage, StorageUnavailable, Telemetry
+from core.ports import SILENCE, Clock, Embeddings, Extraction, Storage, StorageUnavailable, Telemetry
+from core.search.shelf import Shelf
 from core.stores.ledger import Stores
+from core.stores.search import Searcher
 from core.threads import Threads
 from infra import logs
 from infra.providers import ModelRouter
 from infra.settings import ConfigurationError, Settings, describe, read_settings
-from infra.wiring import SystemClock, models_of, storage_of, telemetry_of, tokens_of
+from infra.wiring import SystemClock, embeddings_of, extraction_of, models_of, storage_of, telemetry_of, tokens_of
 from worker.actions import Actions
 from worker.advance import Kit
 from worker.main import Worker
@@ -57,6 +60,8 @@ class Parts:
     bell: Bell
     storage: Storage
     models: ModelRouter
+    extraction: Extraction
+    embeddings: Embeddings
     tokens: EntraTokens | None = None
     telemetry: Telemetry = SILENCE
 
@@ -68,15 +73,18 @@ async def opened(settings: Settings) -> AsyncIterator[Parts]:
     storage, tokens = storage_of(settings, clock), tokens_of(settings, clock)
     async with telemetry_of(settings, storage) as telemetry:
         models = models_of(settings, telemetry)
+        extraction, embeddings = extraction_of(settings), embeddings_of(settings, models)
         try:
             await storage.open()
         except (StorageUnavailable, ValueError) as error:
             raise ConfigurationError(f"{str(error).rstrip('.')}. Check STORAGE.") from None
         try:
-            yield Parts(settings, clock, Ids(clock), Bell(), storage, models, tokens, telemetry)
+            yield Parts(settings, clock, Ids(clock), Bell(), storage, models, extraction, embeddings, tokens, telemetry)
         finally:
             if tokens:
                 await tokens.close()
+            await extraction.close()
+            await embeddings.close()
             await models.close()
             await storage.close()
 
@@ -96,6 +104,11 @@ def stores_of(parts: Parts) -> Stores:
     return Stores(parts.storage, parts.clock, parts.ids, parts.bell, roll_after=parts.settings.log_roll_after)
 
 
+def searcher_of(parts: Parts, stores: Stores) -> Searcher:
+    shelf = Shelf(parts.storage, names.SEGMENTS, parts.settings.search_memory_mb * 1024**2)
+    return Searcher(parts.storage, stores, shelf, parts.embeddings, parts.clock)
+
+
 def api_of(parts: Parts, ledger: Threads, stores: Stores, stopping: asyncio.Event | None = None) -> web.Application:
     settings = parts.settings
     limits = Limits(
@@ -110,6 +123,7 @@ def api_of(parts: Parts, ledger: Threads, stores: Stores, stopping: asyncio.Even
         parts.storage,
         ledger,
         stores,
+        searcher_of(parts, stores),
         parts.models,
         parts.clock,
         parts.ids,
@@ -147,6 +161,8 @@ def worker_of(parts: Parts, ledger: Threads, stores: Stores) -> Worker:
         stores,
         parts.models,
         actions,
+        parts.extraction,
+        parts.embeddings,
         parts.clock,
         parts.ids,
         parts.bell,

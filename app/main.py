@@ -80,6 +80,8 @@ ROUTES: list[web.RouteDef] = [
     web.get(STORE_FILE, vector_stores.retrieve_file),
     web.post(STORE_FILE, vector_stores.update_file),
     web.delete(STORE_FILE, vector_stores.delete_file),
+    web.get(STORE_FILE + "/content", vector_stores.file_content),
+    web.post(STORE + "/search", vector_stores.search),
     web.post(STORE + "/file_batches", vector_stores.create_batch),
     web.get(BATCH, vector_stores.retrieve_batch),
     web.post(BATCH + "/cancel", vector_stores.cancel_batch),

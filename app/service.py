@@ -21,6 +21,7 @@ from core.requests import Body
 from core.resources import encode
 from core.stores.desk import StoreDesk
 from core.stores.ledger import Stores
+from core.stores.search import Searcher
 from core.threads import Threads
 from core.uploads import Uploads
 
@@ -48,6 +49,7 @@ class Service:
     storage: Storage
     ledger: Threads
     stores: Stores
+    searcher: Searcher
     models: Models
     clock: Clock
     ids: Ids

@@ -23,11 +23,24 @@ from core.requests import (
     UpdateVectorStore,
     UpdateVectorStoreFile,
 )
-from core.resources import Deleted, ExpiresAfter, FileStatus, Page, VectorStore, encode
+from core.resources import (
+    Deleted,
+    ExpiresAfter,
+    FileContent,
+    FileStatus,
+    Page,
+    SearchResult,
+    SearchResults,
+    TextContent,
+    VectorStore,
+    encode,
+)
+from core.search.request import SearchVectorStore
 from core.stores.commands import NewFile, chunking_of, has_expired, new_file, new_files
 from core.stores.fold import FileState
 from core.stores.ledger import batch_of
 
+RESULTS = 10  # of a search that names no number (section 3.8)
 _decode = msgspec.json.Decoder(VectorStore).decode
 
 
@@ -156,6 +169,42 @@ def _page(files: Index[FileState], query: PageQuery, status: str | None) -> Page
 
 def _poll(seconds: float) -> dict[str, str]:
     return {"openai-poll-after-ms": str(round(seconds * 1000))}
+
+
+async def file_content(request: web.Request) -> web.Response:
+    service, project = service_of(request)
+    pieces = await service.searcher.content(project, _store_id(request), _file_id(request))
+    return answer(FileContent(data=tuple(TextContent(text=piece) for piece in pieces)))
+
+
+# --- search -----------------------------------------------------------------------------------------------------------
+
+
+async def search(request: web.Request) -> web.Response:
+    """`rewrite_query` changes nothing: queries are searched as they are. So does a ranker, of which there is one."""
+    service, project = service_of(request)
+    store_id = _store_id(request)
+    body = await read_body(request, SearchVectorStore)
+    queries = [body.query] if isinstance(body.query, str) else body.query
+    found = await service.searcher.search_stores(
+        project,
+        [store_id],
+        queries,
+        limit=body.max_num_results or RESULTS,
+        filter=body.filters,
+        threshold=(body.ranking_options and body.ranking_options.score_threshold) or 0.0,
+    )
+    results = [
+        SearchResult(
+            file_id=each.file_id,
+            filename=each.filename,
+            score=each.score,
+            attributes=each.attributes,
+            content=(TextContent(text=each.text),),
+        )
+        for each in found
+    ]
+    return answer(SearchResults(search_query=tuple(queries), data=tuple(results)))
 
 
 # --- batches ----------------------------------------------------------------------------------------------------------

@@ -256,7 +256,6 @@ class FileCompleted(Struct, frozen=True, kw_only=True, tag_field="type", tag="ve
 
     file_id: str
     filename: str
-    usage_bytes: int
     size: int
     chunks: int
     model: str
@@ -296,11 +295,12 @@ class MergeClaimed(Struct, frozen=True, kw_only=True, tag_field="type", tag="vec
 
 
 class SegmentsMerged(Struct, frozen=True, kw_only=True, tag_field="type", tag="vector_store.segments.merged"):
-    """Private. `sources` are the attempts whose chunks `into` holds now, with their numbers of chunks."""
+    """Private. `into` holds so many chunks now; `sources` are those in it that are alive, each with its number."""
 
     into: str
     merged: tuple[str, ...]
     size: int
+    chunks: int
     model: str
     sources: dict[str, int]
 

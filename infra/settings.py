@@ -122,6 +122,9 @@ class Settings(BaseSettings):
     embedding_dimensions: Annotated[int, Field(ge=1)] | None = Field(
         None, description="length of these vectors, of models that can shorten them"
     )
+    search_memory_mb: Annotated[int, Field(ge=16)] = Field(
+        512, description="MiB that the indexes of the vector stores may take that one process searched last"
+    )
     extraction_processes: Annotated[int, Field(ge=1)] = Field(2, description="files that one worker reads at once")
     extraction_memory_mb: Annotated[int, Field(ge=64)] = Field(
         1024, description="MiB of memory that reading one file may take; only Linux heeds it"

@@ -20,12 +20,26 @@ import aiohttp
 from aiohttp.test_utils import TestServer
 from multidict import CIMultiDictProxy
 from openapi import check_event, check_response
+from shelved import Bag, PlainText
 from yarl import URL
 
 from assistants import Parts, api_of, ledger_of, stores_of, worker_of
 from core.bell import Bell
 from core.ids import Ids
-from core.ports import SILENCE, Clock, Deltas, ModelError, ModelInfo, Prompt, Reply, Telemetry, Tokens, ToolCall
+from core.ports import (
+    SILENCE,
+    Clock,
+    Deltas,
+    Embeddings,
+    Extraction,
+    ModelError,
+    ModelInfo,
+    Prompt,
+    Reply,
+    Telemetry,
+    Tokens,
+    ToolCall,
+)
 from core.resources import TERMINAL
 from infra.settings import read_settings
 from infra.wiring import SystemClock, storage_of, tokens_of
@@ -400,6 +414,18 @@ class InProcess:
             finally:
                 listener.close()
 
+    async def ingested(self, store: Json) -> Json:
+        """The vector store when none of its files is in progress. Waits on commits."""
+        while True:
+            listener = self.stores.listen("default", store["id"])
+            try:
+                state = (await self.stores.look("default", store["id"])).state
+                if not state.waiting:
+                    return await self.api.get(f"/vector_stores/{store['id']}")
+                assert await listener.wait(10), f"{list(state.waiting)} wait, and nothing happens"
+            finally:
+                listener.close()
+
     async def answered(self, run: Json, **outputs: str) -> Json:
         """Submit outputs by call id, and wait for what the run does next."""
         given = [{"tool_call_id": call, "output": output} for call, output in outputs.items()]
@@ -447,15 +473,20 @@ async def in_process(
     clock: Clock | None = None,
     models: Any = None,
     worker: bool = True,
+    extraction: Extraction | None = None,
+    embeddings: Embeddings | None = None,
     telemetry: Telemetry = SILENCE,
     **settings: Any,
 ) -> AsyncIterator[InProcess]:
-    """The service with a model that follows `script` (or with `models`), and these settings."""
+    """The service with a model that follows `script` (or with `models`), and these settings. Unless others are given,
+    files are read and embedded by the tests' own rules (shelved.py)."""
+    extraction, embeddings = extraction or PlainText(), embeddings or Bag()
     given = read_settings({"storage": "sqlite://:memory:", "stream_flush_ms": 1, **settings})
     clock = clock or SystemClock()
     storage = storage_of(given, clock)
     tokens = tokens_of(given, clock)
-    parts = Parts(given, clock, Ids(clock), LoudBell(), storage, models or ScriptedModels(script), tokens, telemetry)
+    shared = Ids(clock), LoudBell(), storage, models or ScriptedModels(script), extraction, embeddings
+    parts = Parts(given, clock, *shared, tokens, telemetry)
     ledger, stores = ledger_of(parts), stores_of(parts)
     async with asyncio.timeout(PATIENCE), contextlib.AsyncExitStack() as stack:
         await storage.open()

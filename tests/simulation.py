@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import msgspec
 from faults import Crash, Faulty, Mischief, Plan
 from lookup import lookup
+from shelved import Bag, PlainText
 from virtual import VirtualClock
 
 from app import streaming
@@ -33,7 +34,9 @@ from core.ids import Ids
 from core.ports import Deltas, ModelError, ModelInfo, Prompt, Reply, StorageUnavailable, Tokens, ToolCall
 from core.requests import CreateMessage, CreateRun, CreateThread, CreateThreadAndRun, SubmitToolOutputs
 from core.resources import TERMINAL, Assistant, FunctionDefinition, FunctionTool, Run
+from core.search.shelf import Shelf
 from core.stores.ledger import Stores
+from core.stores.search import Searcher
 from core.threads import Threads
 from infra.sqlite_store import SqliteStorage
 from worker.actions import Actions
@@ -146,10 +149,14 @@ class Process:
         ids = Ids(clock, random.Random(world.random.getrandbits(64)))
         self.ledger = Threads(self.storage, clock, ids, self.bell, roll_after=world.roll_after)
         self.stores = Stores(self.storage, clock, ids, self.bell, roll_after=world.roll_after)
-        self.service = Service(self.storage, self.ledger, self.stores, world.models, clock, ids, self.bell, LIFETIME)
+        shelf = Shelf(self.storage, names.SEGMENTS, 2**24)
+        searcher = Searcher(self.storage, self.stores, shelf, Bag(), clock)
+        self.service = Service(
+            self.storage, self.ledger, self.stores, searcher, world.models, clock, ids, self.bell, LIFETIME
+        )
         actions = Actions({"lookup": lookup})
         self.kit = Kit(
-            *(self.storage, self.ledger, self.stores, world.models, actions, clock, ids, self.bell),
+            *(self.storage, self.ledger, self.stores, world.models, actions, PlainText(), Bag(), clock, ids, self.bell),
             tombstones=TOMBSTONES,
         )
         if "worker" in roles:

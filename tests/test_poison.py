@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from exported import Exported
+from shelved import Bag, PlainText
 
 from core import frames, names
 from core.bell import Bell
@@ -93,7 +94,7 @@ async def bench(request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
     store, ids, bell, models = SqliteStorage(":memory:", clock), Ids(clock), Bell(), Broken(request.param)
     await store.open()
     ledger = Threads(store, clock, ids, bell)
-    kit = Kit(store, ledger, Stores(store, clock, ids, bell), models, Actions({}), clock, ids, bell)
+    kit = Kit(store, ledger, Stores(store, clock, ids, bell), models, Actions({}), PlainText(), Bag(), clock, ids, bell)
     yield Bench(store, clock, models, Desk(store, ledger, clock, ids, bell), Doorbell(kit))
     await store.close()
 

@@ -84,3 +84,79 @@ async def test_a_batch_is_counted_and_cancelled() -> None:
         await service.api.delete(f"{path}/files/{three}")
         gone = await service.api.get(f"{path}/file_batches/{other['id']}")
         assert (gone["status"], gone["file_counts"]["cancelled"]) == ("completed", 1)
+
+
+# --- ingestion and search ---------------------------------------------------------------------------------------------
+
+
+async def test_files_are_ingested_and_found() -> None:
+    async with in_process() as service:
+        cats = (await upload(service.api, b"Cats sleep all day.\nThey eat fish.\n", "cats.txt"))["id"]
+        dogs = (await upload(service.api, b"Dogs bark at night.\nThey eat bones.\n", "dogs.md"))["id"]
+        broken = (await upload(service.api, b"?", "broken.pdf"))["id"]
+        store = await service.api.post("/vector_stores", {"file_ids": [cats, broken]})
+        path = f"/vector_stores/{store['id']}"
+        await service.api.post(f"{path}/files", {"file_id": dogs, "attributes": {"legs": 4}})
+        done = await service.ingested(store)
+        assert done["status"] == "completed"
+        assert done["file_counts"] == {"in_progress": 0, "completed": 2, "failed": 1, "cancelled": 0, "total": 3}
+        shown = await service.api.get(f"{path}/files/{cats}")
+        other = await service.api.get(f"{path}/files/{dogs}")
+        assert done["usage_bytes"] == shown["usage_bytes"] + other["usage_bytes"] > 0
+        failed = await service.api.get(f"{path}/files/{broken}")
+        assert failed["last_error"] == {"code": "invalid_file", "message": "The file is broken."}
+        found = await service.api.post(f"{path}/search", {"query": "Who eats bones?", "max_num_results": 2})
+        assert found["search_query"] == ["Who eats bones?"]
+        best = found["data"][0]
+        assert (best["file_id"], best["filename"], best["attributes"]) == (dogs, "dogs.md", {"legs": 4})
+        assert best["content"] == [{"type": "text", "text": "They eat bones.\n"}]
+        assert 0 < best["score"] <= 1
+        filters = {"type": "ne", "key": "legs", "value": 4}
+        found = await service.api.post(f"{path}/search", {"query": ["bones", "fish"], "filters": filters})
+        assert {each["file_id"] for each in found["data"]} == {cats}
+        content = await service.api.get(f"{path}/files/{dogs}/content")
+        assert "".join(part["text"] for part in content["data"]) == "Dogs bark at night.\nThey eat bones.\n"
+        assert (await service.api.get(f"{path}/files/{broken}/content"))["data"] == []
+        await service.api.delete(f"{path}/files/{dogs}")
+        found = await service.api.post(f"{path}/search", {"query": "bones"})
+        assert dogs not in {each["file_id"] for each in found["data"]}
+
+
+async def test_a_file_that_is_deleted_leaves_all_stores_that_hold_it() -> None:
+    async with in_process() as service:
+        one, two = await files(service, 2)
+        stores = [await service.api.post("/vector_stores", {"file_ids": [one, two]}) for _ in range(2)]
+        for store in stores:
+            await service.ingested(store)
+        listeners = [service.stores.listen("default", store["id"]) for store in stores]
+        await service.api.delete(f"/files/{one}")
+        for store, listener in zip(stores, listeners, strict=True):
+            assert await listener.wait(10)
+            now = await service.api.get(f"/vector_stores/{store['id']}")
+            assert now["file_counts"]["total"] == 1
+            await service.api.refused("GET", f"/vector_stores/{store['id']}/files/{one}", status=404)
+
+
+async def test_a_defect_fails_the_file_and_not_its_neighbours() -> None:
+    async with in_process() as service:
+        crash = (await upload(service.api, b"?", "crash.txt"))["id"]
+        store = await service.api.post("/vector_stores", {"file_ids": [crash, *await files(service, 5)]})
+        done = await service.ingested(store)
+        assert (done["file_counts"]["failed"], done["file_counts"]["completed"]) == (1, 5)
+        failed = await service.api.get(f"/vector_stores/{store['id']}/files/{crash}")
+        assert failed["last_error"]["code"] == "server_error"
+
+
+async def test_small_segments_are_merged_and_nothing_is_lost() -> None:
+    async with in_process() as service:
+        ids = await files(service, 30)
+        store = await service.api.post("/vector_stores", {"file_ids": ids})
+        await service.ingested(store)
+        await service.stop_worker(5)
+        state = (await service.stores.look("default", store["id"])).state
+        assert len(state.segments) < 10
+        assert not state.loose
+        for number, file_id in enumerate(ids):
+            body = {"query": f"Words of file {number}.", "max_num_results": 1}
+            found = await service.api.post(f"/vector_stores/{store['id']}/search", body)
+            assert [each["file_id"] for each in found["data"]] == [file_id]

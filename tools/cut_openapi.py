@@ -78,7 +78,7 @@ TEXTS = {  # summary and description, where the published ones tell of the vendo
     "cancelUpload": ("Cancels an upload.", "Its parts are removed soon after."),
     "createVectorStoreFile": (
         "Adds a file to a vector store.",
-        "A worker reads it, cuts it into chunks and embeds them: the file is `in_progress` until then. A file that is in "
+        "A worker reads it, cuts it into chunks and embeds them: it is `in_progress` until then. A file that is in "
         "the store already stays as it is.",
     ),
     "deleteVectorStoreFile": ("Takes a file out of a vector store.", "The file itself stays."),

@@ -16,7 +16,20 @@ from core.errors import ApiError
 from core.files import Files
 from core.fold import RunState, ThreadState
 from core.ids import Ids
-from core.ports import SILENCE, Clock, ModelError, Models, Prompt, Reply, Span, Storage, StorageUnavailable, Telemetry
+from core.ports import (
+    SILENCE,
+    Clock,
+    Embeddings,
+    Extraction,
+    ModelError,
+    Models,
+    Prompt,
+    Reply,
+    Span,
+    Storage,
+    StorageUnavailable,
+    Telemetry,
+)
 from core.prompt import build
 from core.resources import FunctionToolCall, LastError
 from core.stores.ledger import Stores
@@ -25,6 +38,7 @@ from core.threads import Decision, Threads
 from core.uploads import Uploads
 from core.work import AdvanceRun
 from worker.actions import Actions
+from worker.ingestion import Ingestion
 from worker.live import Draft, Live, Lost
 from worker.turn import events_of
 
@@ -44,6 +58,8 @@ class Kit:
     stores: Stores
     models: Models
     actions: Actions
+    extraction: Extraction
+    embeddings: Embeddings
     clock: Clock
     ids: Ids
     bell: Bell
@@ -52,10 +68,14 @@ class Kit:
     hide: float = HIDE
     tombstones: float = 600.0  # seconds that a deleted thread's tombstones stay: no request takes so long
     telemetry: Telemetry = SILENCE
+    ingestion: Ingestion = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.ingestion = Ingestion(self.storage, self.stores, self.files, self.extraction, self.embeddings, self.clock)
 
     @property
     def files(self) -> Files:
-        return Files(self.storage, self.clock, self.bell)
+        return Files(self.storage, self.clock, self.bell, self.stores.let_go)
 
     @property
     def uploads(self) -> Uploads:

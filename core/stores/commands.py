@@ -15,7 +15,7 @@ from core import events as e
 from core import requests as r
 from core.errors import ApiError
 from core.resources import Attributes, ExpiresAfter, StaticChunking, VectorStore
-from core.stores.fold import FileState, StoreState, expiry
+from core.stores.fold import StoreState, expiry
 from core.stores.ledger import batch_of, file_of, store_of
 
 MAX_FILES: Final = 10_000  # of one store (section 3.8)
@@ -161,8 +161,3 @@ class Clerk:
 
     def delete(self, state: StoreState) -> list[e.Event]:
         return [e.StoreDeleted()]
-
-
-def mine(held: FileState, attempt: int) -> bool:
-    """Whether the claim that has this attempt still counts."""
-    return held.attempt == attempt and held.file.status == "in_progress"

@@ -70,8 +70,10 @@ class StoreDesk:
 
     async def update(self, project: str, store_id: str, body: r.UpdateVectorStore) -> VectorStore:
         clerk = self.clerk
-        if body.expires_after:
-            await self._ring_expiry(project, store_id, ExpiresAfter(days=body.expires_after.days))
+        before = store_of(await self.stores.read(project, store_id)).expires_at
+        after = ExpiresAfter(days=body.expires_after.days) if body.expires_after else None
+        if before is None or before > (expiry(after, int(clerk.now)) or before):  # else an item comes in time
+            await self._ring_expiry(project, store_id, after)
         await self.stores.command(project, store_id, lambda state: clerk.update(state, body))
         return store_of(await self.stores.recall(project, store_id))
 

@@ -17,7 +17,6 @@ from core.resources import (
     ExpiresAfter,
     FileCounts,
     FileStatus,
-    LastError,
     VectorStore,
     VectorStoreFile,
     VectorStoreFileBatch,
@@ -186,8 +185,8 @@ def _file_completed(state: StoreState, event: e.FileCompleted, at: int) -> Named
     state.segments[held.source] = SegmentState(event.size, event.model, event.chunks, {held.source: event.chunks})
     state.homes[held.source] = held.source
     store = _store(state)
-    state.store = replace(store, usage_bytes=store.usage_bytes + event.usage_bytes)
-    return _ended(state, event.file_id, "completed", "vector_store.file.completed", usage_bytes=event.usage_bytes)
+    state.store = replace(store, usage_bytes=store.usage_bytes + event.size)
+    return _ended(state, event.file_id, "completed", "vector_store.file.completed", usage_bytes=event.size)
 
 
 def _file_failed(state: StoreState, event: e.FileFailed, at: int) -> Named:
@@ -279,7 +278,7 @@ def _segments_merged(state: StoreState, event: e.SegmentsMerged, at: int) -> Nam
     for name in event.merged:
         _retire(state, name)
     state.loose.pop(event.into, None)
-    state.segments[event.into] = SegmentState(event.size, event.model, sum(event.sources.values()), event.sources)
+    state.segments[event.into] = SegmentState(event.size, event.model, event.chunks, event.sources)
     state.homes |= dict.fromkeys(event.sources, event.into)
     return []
 
@@ -334,10 +333,6 @@ def _moved(counts: FileCounts, before: FileStatus | None, after: FileStatus | No
             moved[status] += number
             moved["total"] += number
     return FileCounts(**moved)
-
-
-def poisoned() -> LastError:
-    return LastError(code="server_error", message="Sorry, something went wrong.")
 
 
 APPLY: dict[type, Callable[[StoreState, Any, int], Named]] = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import msgspec
@@ -17,6 +17,9 @@ from core.ports import Document
 from core.resources import Struct, VectorStore, VectorStoreFile, VectorStoreFileBatch, encode
 from core.state import View
 from core.stores.fold import BatchState, FileState, Resource, SegmentState, StoreChange, StoreState, apply
+from core.work import TendStore
+
+Decision = Callable[[StoreState], Sequence[e.Event]]
 
 
 class Snapshot(Struct, kw_only=True, frozen=True):
@@ -111,6 +114,20 @@ class Stores(Ledger[StoreState, StoreChange]):
         things: list[Resource] = [state.store, *(held.batch for held in state.batches), *ended]
         await self._bring(project, [StoreChange(state.version, "", thing) for thing in things])
 
+    async def expire(self, project: str, store_id: str) -> float | None:
+        """Note that the store has expired, if it has. Returns the time of the next look, if any. Readers see it at
+        once, so it does not matter how late this comes."""
+        now = self._clock.now()
+        if _overdue((await self.look(project, store_id)).state, now):
+            await self.commit(
+                project,
+                store_id,
+                lambda state: [e.StoreExpired()] if _overdue(state, now) else (),
+                lambda seen: TendStore(project=project, store_id=store_id, seen=seen, sent_at=now),
+            )
+        state = await self.recall(project, store_id)
+        return state.store.expires_at if state.known and state.store and state.store.status != "expired" else None
+
     async def purge(self, project: str, store_id: str) -> None:
         """Empty what a deleted store left: documents, index, and the notes that files are in it. Tombstones stay until
         `sweep`, and the log, by which `sweep` finds what somebody may still be writing."""
@@ -135,6 +152,23 @@ class Stores(Ledger[StoreState, StoreChange]):
         await self._storage.drop(names.STORE_LOGS, names.log(project, store_id))
         self._forget((project, store_id))
         await self._forget_snapshots(project, store_id)
+
+    async def let_go(self, project: str, file_id: str) -> None:
+        """A file is gone: take it out of all stores that may hold it, by the notes that they wrote."""
+        folder = f"{names.document(project, file_id)}/"
+        while notes := await self._storage.page(names.FILE_STORES, folder, after=None, limit=100, newest_first=False):
+            for note in notes:
+                store_id = note.name.removeprefix(folder)
+                now = self._clock.now()
+                await self.commit(
+                    project,
+                    store_id,
+                    lambda state: [e.FileDetached(file_id=file_id)] if state.known and state.files.get(file_id) else (),
+                    lambda seen, store_id=store_id, now=now: TendStore(  # type: ignore[misc]
+                        project=project, store_id=store_id, seen=seen, sent_at=now
+                    ),
+                )
+                await self._storage.remove(names.FILE_STORES, note.name)
 
     async def discard(self, project: str, store_id: str, segments: Iterable[str]) -> None:
         for name in segments:
@@ -167,6 +201,11 @@ def _document(project: str, change: StoreChange) -> Document:
             container, ids = names.STORE_BATCHES, [thing.vector_store_id, thing.id]
     body = b"" if change.name in GONE else encode(thing)
     return Document(container, names.document(project, *ids), body, change.version, created=change.name in FIRST)
+
+
+def _overdue(state: StoreState, now: float) -> bool:
+    store = state.store if state.known else None
+    return bool(store and store.status != "expired" and store.expires_at is not None and now >= store.expires_at)
 
 
 # --- looking things up --------------------------------------------------------------------------------------------
