@@ -414,14 +414,14 @@ class InProcess:
             finally:
                 listener.close()
 
-    async def ingested(self, store: Json) -> Json:
+    async def ingested(self, store: Json, project: str = "default") -> Json:
         """The vector store when none of its files is in progress. Waits on commits."""
         while True:
-            listener = self.stores.listen("default", store["id"])
+            listener = self.stores.listen(project, store["id"])
             try:
-                state = (await self.stores.look("default", store["id"])).state
+                state = (await self.stores.look(project, store["id"])).state
                 if not state.waiting:
-                    return await self.api.get(f"/vector_stores/{store['id']}")
+                    return await self.api.get(f"/vector_stores/{store['id']}") if project == "default" else None
                 assert await listener.wait(10), f"{list(state.waiting)} wait, and nothing happens"
             finally:
                 listener.close()

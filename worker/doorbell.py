@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import msgspec
 from msgspec.structs import replace
 
-from core.decide import Done, Leave, Park, Wait, failed
+from core.bell import Listener
+from core.decide import Leave, Park, Wait, failed
 from core.events import Event
 from core.fold import ThreadState
 from core.ports import Conflict, Delivery, StorageUnavailable
@@ -31,10 +33,11 @@ from core.work import (
     from_body,
     to_body,
 )
-from worker.advance import Advance, Kit
+from worker.advance import Advance, Kit, Outcome
 from worker.ingestion import Shift
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 # Seconds between looks for what the doorbell announced, before it is put back.
 EARLY = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
@@ -127,13 +130,22 @@ class Doorbell:
                 return False
         return True
 
-    async def _advance(self, item: AdvanceRun, item_id: str) -> Done | Leave | Park | Wait:
+    async def _advance(self, item: AdvanceRun, item_id: str) -> Outcome:
+        def advance() -> Awaitable[Outcome]:
+            return Advance(self.kit, item, item_id, item.seen).run()
+
+        if item.seen == NOTHING_NEW:
+            return await advance()
+        return await self._early(lambda: self.kit.ledger.listen(item.project, item.thread_id), advance)
+
+    @staticmethod
+    async def _early(listen: Callable[[], Listener], look: Callable[[], Awaitable[T]]) -> T:
         """A doorbell rings before its commit: one that came too early looks again a few times."""
         for pause in (*EARLY, None):
-            listener = self.kit.ledger.listen(item.project, item.thread_id)
+            listener = listen()
             try:
-                outcome = await Advance(self.kit, item, item_id, item.seen).run()
-                if not isinstance(outcome, Wait) or pause is None or item.seen == NOTHING_NEW:
+                outcome = await look()
+                if not isinstance(outcome, Wait) or pause is None:
                     return outcome
                 await listener.wait(pause)
             finally:
@@ -141,15 +153,10 @@ class Doorbell:
         raise AssertionError
 
     async def _tend_store(self, item: TendStore, item_id: str, count: int) -> None:
-        for pause in (*EARLY, None):
-            listener = self.kit.stores.listen(item.project, item.store_id)
-            try:
-                outcome = await Shift(self.kit.ingestion, item, item_id, count).run()
-                if not isinstance(outcome, Wait) or pause is None:
-                    break
-                await listener.wait(pause)
-            finally:
-                listener.close()
+        outcome = await self._early(
+            lambda: self.kit.stores.listen(item.project, item.store_id),
+            lambda: Shift(self.kit.ingestion, item, item_id, count).run(),
+        )
         if isinstance(outcome, Wait) and self._age(item) < STALE:
             await self._put_back(item)
 
