@@ -36,6 +36,7 @@ async def create(request: web.Request) -> web.Response:
     reserved = await reserve(request, "asst")
     if reserved.known:
         return reserved.known
+    body = await service.helpers.for_assistant(project, reserved.id, body)
     assistant = assistant_from(body, reserved.id, service.clock.now())
     try:
         await service.storage.create(names.ASSISTANTS, names.document(project, assistant.id), encode(assistant))

@@ -20,6 +20,7 @@ from core.ports import SILENCE, Clock, Models, Storage, Stored, Telemetry
 from core.requests import Body
 from core.resources import encode
 from core.stores.desk import StoreDesk
+from core.stores.helpers import Helpers
 from core.stores.ledger import Stores
 from core.stores.search import Searcher
 from core.threads import Threads
@@ -72,6 +73,10 @@ class Service:
     @property
     def store_desk(self) -> StoreDesk:
         return StoreDesk(self.storage, self.stores, self.files, self.clock)
+
+    @property
+    def helpers(self) -> Helpers:
+        return Helpers(self.store_desk, self.ids)
 
     @property
     def uploads(self) -> Uploads:

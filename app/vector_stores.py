@@ -127,7 +127,7 @@ async def create_file(request: web.Request) -> web.Response:
     reserved = await reserve(request, "file")  # for its answer: the id is the file's own
     if reserved.known:
         return reserved.known
-    return await reserved.keep(answer(await service.store_desk.attach(project, store_id, new_file(body))))
+    return await reserved.keep(answer(await service.store_desk.attach(project, store_id, [new_file(body)])))
 
 
 async def list_files(request: web.Request) -> web.Response:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from core.bell import Bell
-from core.commands import Scribe, run_of
+from core.commands import Filing, Scribe, run_of
 from core.fold import Change
 from core.ids import Ids
 from core.ledger import Ring
@@ -37,10 +37,18 @@ class Desk:
     def scribe(self) -> Scribe:
         return Scribe(self.ids, self.clock.now(), self.lifetime, self.telemetry.trace())
 
-    async def create_run(self, project: str, thread_id: str, run_id: str, body: CreateRun, assistant: Assistant) -> Run:
+    async def create_run(
+        self,
+        project: str,
+        thread_id: str,
+        run_id: str,
+        body: CreateRun,
+        assistant: Assistant,
+        filing: Filing | None = None,
+    ) -> Run:
         scribe = self.scribe()
         changes = await self._change(
-            project, thread_id, run_id, lambda state: scribe.create_run(state, body, assistant, run_id)
+            project, thread_id, run_id, lambda state: scribe.create_run(state, body, assistant, run_id, filing)
         )
         return await self._run(changes, "thread.run.created", project, thread_id, run_id)
 

@@ -107,9 +107,52 @@ class FileSearchResources(Body):
     vector_store_ids: Annotated[list[FileId], Field(max_length=1)] | None = None
 
 
+class AutoChunkingBody(Body):
+    type: Literal["auto"]
+
+
+class StaticSizes(Body):
+    max_chunk_size_tokens: Annotated[int, Field(ge=100, le=4096)]
+    chunk_overlap_tokens: Annotated[int, Field(ge=0)]
+
+    @field_validator("chunk_overlap_tokens")
+    @classmethod
+    def _at_most_half(cls, value: int, info: ValidationInfo) -> int:
+        most = info.data.get("max_chunk_size_tokens", 4096) // 2
+        if value > most:
+            raise PydanticKnownError("less_than_equal", {"le": most})
+        return value
+
+
+class StaticChunkingBody(Body):
+    type: Literal["static"]
+    static: StaticSizes
+
+
+Chunking = Annotated[AutoChunkingBody | StaticChunkingBody, Field(discriminator="type")]
+
+
+class StoreHelper(Body):
+    """A store to be made with the assistant or the thread that it is for."""
+
+    file_ids: Annotated[list[FileId], Field(max_length=10_000)] | None = None
+    chunking_strategy: Chunking | None = None
+    metadata: Metadata | None = None
+
+
+class NewFileSearchResources(FileSearchResources):
+    vector_stores: Annotated[list[StoreHelper], Field(max_length=1)] | None = None
+
+
 class ToolResourcesBody(Body):
     code_interpreter: CodeInterpreterResources | None = None
     file_search: FileSearchResources | None = None
+
+
+class NewToolResources(ToolResourcesBody):
+    """Of what is created: it may have a store made for it."""
+
+    file_search: NewFileSearchResources | None = None
 
 
 class JsonSchemaBody(Body):
@@ -162,6 +205,7 @@ class AssistantFields(Body):
 
 class CreateAssistant(AssistantFields):
     model: ModelName
+    tool_resources: NewToolResources | None = None
 
 
 class UpdateAssistant(AssistantFields):
@@ -239,7 +283,7 @@ Messages = Annotated[list[CreateMessage], Field(max_length=1000)]
 
 class CreateThread(Body):
     messages: Messages | None = None
-    tool_resources: ToolResourcesBody | None = None
+    tool_resources: NewToolResources | None = None
     metadata: Metadata | None = None
 
 
@@ -384,31 +428,6 @@ AttributeValue = Annotated[
     Discriminator(_kind_of_value),
 ]
 Attributes = Annotated[dict[MetadataKey, AttributeValue], AfterValidator(_few_properties)]
-
-
-class AutoChunkingBody(Body):
-    type: Literal["auto"]
-
-
-class StaticSizes(Body):
-    max_chunk_size_tokens: Annotated[int, Field(ge=100, le=4096)]
-    chunk_overlap_tokens: Annotated[int, Field(ge=0)]
-
-    @field_validator("chunk_overlap_tokens")
-    @classmethod
-    def _at_most_half(cls, value: int, info: ValidationInfo) -> int:
-        most = info.data.get("max_chunk_size_tokens", 4096) // 2
-        if value > most:
-            raise PydanticKnownError("less_than_equal", {"le": most})
-        return value
-
-
-class StaticChunkingBody(Body):
-    type: Literal["static"]
-    static: StaticSizes
-
-
-Chunking = Annotated[AutoChunkingBody | StaticChunkingBody, Field(discriminator="type")]
 
 
 class StoreExpiresAfter(Body):

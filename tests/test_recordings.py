@@ -33,11 +33,16 @@ SESSIONS = [
     "response_format",
     "run_streaming",
     "threads_basic",
+    "vector_store_files",
+    "vector_stores_basic",
 ]
 ORIGIN = "https://api.openai.com"
-ID = re.compile(r"\b(?:(?:asst|thread|msg|run|step)_|file-)[A-Za-z0-9]{22,24}\b")
+ID = re.compile(r"\b(?:(?:asst|thread|msg|run|step|vs)_|file-)[A-Za-z0-9]{22,32}\b")
+STORE_FILES = re.compile(r"/v1/vector_stores/(vs_\w+)/files")
 RUN = re.compile(r"/v1/threads/thread_\w+/runs/run_\w+")
-TIMES = re.compile(r"^(created|started|expires|expired|completed|failed|cancelled|incomplete)_at$")
+TIMES = re.compile(
+    r"^(created|started|expires|expired|completed|failed|cancelled|incomplete|last_active)_at$|^usage_bytes$"
+)
 # The recorded account had other assistants, too, and an updated message showed a key of an older version.
 OTHERS, LEGACY = ("first_id", "last_id", "has_more"), ("file_ids",)
 
@@ -92,6 +97,8 @@ class Replay:
             return self.check(entry, path, await send_form(self.service.api, "/files", form_of(recorded)))
         if entry["RequestMethod"] == "GET" and RUN.fullmatch(path):
             await self.run_becomes(recorded)
+        elif entry["RequestMethod"] == "GET" and (store := STORE_FILES.fullmatch(path)):
+            await self.service.ingested({"id": store[1]})
         elif path.endswith("/submit_tool_outputs"):
             self.gate.close()
         answer = await self.service.api.send(entry["RequestMethod"], path, data=data)

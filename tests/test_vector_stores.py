@@ -160,3 +160,92 @@ async def test_small_segments_are_merged_and_nothing_is_lost() -> None:
             body = {"query": f"Words of file {number}.", "max_num_results": 1}
             found = await service.api.post(f"/vector_stores/{store['id']}/search", body)
             assert [each["file_id"] for each in found["data"]] == [file_id]
+
+
+# --- stores that come with assistants and threads ---------------------------------------------------------------------
+
+
+async def test_assistants_and_threads_are_created_with_a_store() -> None:
+    async with in_process() as service:
+        (one, two) = await files(service, 2)
+        wanted = {"file_search": {"vector_stores": [{"file_ids": [one], "metadata": {"a": "b"}}]}}
+        made = await service.api.post("/assistants", {"model": "gpt-4o", "tool_resources": wanted})
+        (store,) = made["tool_resources"]["file_search"]["vector_store_ids"]
+        shown = await service.api.get(f"/vector_stores/{store}")
+        assert (shown["metadata"], shown["expires_after"], shown["file_counts"]["total"]) == ({"a": "b"}, None, 1)
+        attachment = {"file_id": two, "tools": [{"type": "file_search"}, {"type": "code_interpreter"}]}
+        message = {"role": "user", "content": "Look", "attachments": [attachment]}
+        thread = await service.api.post("/threads", {"tool_resources": wanted, "messages": [message]})
+        (store,) = thread["tool_resources"]["file_search"]["vector_store_ids"]
+        assert thread["tool_resources"]["code_interpreter"] == {"file_ids": [two]}
+        shown = await service.ingested({"id": store})
+        assert shown["expires_after"] == {"anchor": "last_active_at", "days": 7}
+        assert shown["file_counts"]["completed"] == 2
+        both = {"file_search": {"vector_stores": [{}], "vector_store_ids": [store]}}
+        error = await service.api.refused("POST", "/threads", {"tool_resources": both})
+        assert error["param"] == "tool_resources.file_search.vector_stores"
+
+
+async def test_attachments_of_messages_go_to_the_store_of_their_thread() -> None:
+    async with in_process() as service:
+        one, two, three = await files(service, 3)
+        thread = await service.thread()
+
+        async def attach(file_id: str, tool: str = "file_search") -> Json:
+            attachment = {"file_id": file_id, "tools": [{"type": tool}]}
+            body = {"role": "user", "content": "Look", "attachments": [attachment]}
+            return await service.api.post(f"/threads/{thread}/messages", body)
+
+        assert (await attach(one))["attachments"] == [{"file_id": one, "tools": [{"type": "file_search"}]}]
+        (store,) = (await service.api.get(f"/threads/{thread}"))["tool_resources"]["file_search"]["vector_store_ids"]
+        await attach(two)
+        await attach(three, "code_interpreter")
+        resources = (await service.api.get(f"/threads/{thread}"))["tool_resources"]
+        assert resources == {
+            "code_interpreter": {"file_ids": [three]},
+            "file_search": {"vector_store_ids": [store]},
+        }
+        shown = await service.ingested({"id": store})
+        assert (shown["file_counts"]["completed"], shown["expires_after"]["days"]) == (2, 7)
+        await service.api.delete(f"/vector_stores/{store}")
+        await attach(one)
+        (other,) = (await service.api.get(f"/threads/{thread}"))["tool_resources"]["file_search"]["vector_store_ids"]
+        assert other != store
+        run = await service.start_run(
+            thread,
+            additional_messages=[
+                {
+                    "role": "user",
+                    "content": "And this",
+                    "attachments": [{"file_id": two, "tools": [{"type": "file_search"}]}],
+                }
+            ],
+        )
+        assert run["tool_resources"]["file_search"] == {"vector_store_ids": [other]}
+        assert (await service.ingested({"id": other}))["file_counts"]["completed"] == 2
+
+
+async def test_a_message_that_is_refused_files_nothing() -> None:
+    async with in_process(worker=False) as service:
+        (one,) = await files(service, 1)
+        run = await service.start_run()
+        attachment = {"file_id": one, "tools": [{"type": "file_search"}]}
+        body = {"role": "user", "content": "Look", "attachments": [attachment]}
+        await service.api.refused("POST", f"/threads/{run['thread_id']}/messages", body)
+        assert (await service.api.get("/vector_stores"))["data"] == []
+        body["attachments"] = [{**attachment, "file_id": "file-0000"}]
+        thread = await service.thread()
+        await service.api.refused("POST", f"/threads/{thread}/messages", body, status=404)
+        assert (await service.api.get(f"/threads/{thread}/messages"))["data"] == []
+
+
+async def test_the_same_creation_sent_again_makes_one_store() -> None:
+    async with in_process(worker=False) as service:
+        (one,) = await files(service, 1)
+        wanted = {"file_search": {"vector_stores": [{"file_ids": [one]}]}}
+        for path, body in (("/threads", {}), ("/assistants", {"model": "gpt-4o"}), ("/vector_stores", None)):
+            given = {"file_ids": [one]} if body is None else {**body, "tool_resources": wanted}
+            key = {"Idempotency-Key": path}
+            answers = [await service.api.send("POST", f"/v1{path}", given, headers=key) for _ in range(2)]
+            assert answers[0].raw == answers[1].raw
+        assert len((await service.api.get("/vector_stores"))["data"]) == 3

@@ -108,10 +108,10 @@ class Clerk:
             )
         ]
 
-    def attach(self, state: StoreState, file: NewFile) -> list[e.Event]:
+    def attach(self, state: StoreState, files: Sequence[NewFile]) -> list[e.Event]:
         """A file that is there already stays as it is, but for its attributes if some are given."""
         usable(state, self.now)
-        return self._attach(state, [file])
+        return self._attach(state, files)
 
     def create_batch(self, state: StoreState, batch_id: str, files: Sequence[NewFile]) -> list[e.Event]:
         """Nothing if there is such a batch: the same request came before."""

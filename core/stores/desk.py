@@ -84,15 +84,15 @@ class StoreDesk:
 
     # -- files -----------------------------------------------------------------------------------------------------
 
-    async def attach(self, project: str, store_id: str, file: NewFile) -> VectorStoreFile:
-        """Raises the 404 of an unknown store or file."""
+    async def attach(self, project: str, store_id: str, files: Sequence[NewFile]) -> VectorStoreFile:
+        """The last of the files. Raises the 404 of an unknown store or file."""
         clerk = self.clerk
-        clerk.attach(await self.stores.read(project, store_id), file)  # what is refused leaves no note
-        await self._note(project, store_id, [file])
+        clerk.attach(await self.stores.read(project, store_id), files)  # what is refused leaves no note
+        await self._note(project, store_id, files)
         ring = self._ring(project, store_id)
-        changes = await self.stores.command(project, store_id, lambda state: clerk.attach(state, file), ring)
+        changes = await self.stores.command(project, store_id, lambda state: clerk.attach(state, files), ring)
         made = [change.object for change in changes if isinstance(change.object, VectorStoreFile)]
-        return made[-1] if made else file_of(await self.stores.recall(project, store_id), file.file_id).file
+        return made[-1] if made else file_of(await self.stores.recall(project, store_id), files[-1].file_id).file
 
     async def update_file(
         self, project: str, store_id: str, file_id: str, body: r.UpdateVectorStoreFile
