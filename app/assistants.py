@@ -6,11 +6,11 @@ import msgspec
 from aiohttp import web
 
 from app.idempotency import reserve
-from app.service import Service, answer, answer_stored, checked_id, page_query, path_id, read_body, service_of
+from app.listing import list_documents
+from app.service import Service, answer, answer_stored, path_id, read_body, service_of
 from core import names
 from core.commands import assistant_from, updated_assistant
 from core.errors import no_such
-from core.paging import PageQuery
 from core.ports import Conflict, Stored
 from core.requests import CreateAssistant, UpdateAssistant
 from core.resources import Assistant, Deleted, encode
@@ -36,6 +36,7 @@ async def create(request: web.Request) -> web.Response:
     reserved = await reserve(request, "asst")
     if reserved.known:
         return reserved.known
+    body = await service.helpers.for_assistant(project, reserved.id, body)
     assistant = assistant_from(body, reserved.id, service.clock.now())
     try:
         await service.storage.create(names.ASSISTANTS, names.document(project, assistant.id), encode(assistant))
@@ -73,36 +74,4 @@ async def delete(request: web.Request) -> web.Response:
 
 
 async def list_all(request: web.Request) -> web.Response:
-    service, project = service_of(request)
-    query = page_query(request)
-    backwards = query.before is not None and query.after is None
-    cursor = query.before if backwards else query.after
-    prefix = f"{project}/"
-    found = await service.storage.page(
-        names.ASSISTANTS,
-        prefix,
-        after=prefix + checked_id(cursor, "before" if backwards else "after", "asst") if cursor else None,
-        limit=query.limit + 1,
-        newest_first=query.newest_first != backwards,
-    )
-    return web.Response(body=_page(found, query, backwards=backwards), content_type="application/json")
-
-
-def _page(found: list[Stored], query: PageQuery, *, backwards: bool) -> bytes:
-    """The list envelope around the documents as they are stored."""
-    kept = found[: query.limit]
-    if backwards:
-        kept.reverse()
-    ids = [stored.name.rpartition("/")[2] for stored in kept]
-    if query.after and query.before in ids:  # both cursors: what lies between them
-        kept = kept[: ids.index(query.before)]
-        ids = ids[: len(kept)]
-    return encode(
-        {
-            "object": "list",
-            "data": [msgspec.Raw(stored.body) for stored in kept],
-            "first_id": ids[0] if ids else None,
-            "last_id": ids[-1] if ids else None,
-            "has_more": len(found) > query.limit,
-        }
-    )
+    return await list_documents(request, names.ASSISTANTS, "asst")

@@ -19,7 +19,14 @@ async def create(request: web.Request) -> web.Response:
     reserved = await reserve(request, "msg")
     if reserved.known:
         return reserved.known
-    await service.ledger.command(project, thread_id, lambda state: scribe.create_message(state, body, reserved.id))
+    filing = None
+    if body.attachments:
+        state = await service.ledger.read(project, thread_id)
+        scribe.create_message(state, body, reserved.id)  # what is refused is filed nowhere
+        filing = await service.helpers.for_messages(project, thread_id, state, [body])
+    await service.ledger.command(
+        project, thread_id, lambda state: scribe.create_message(state, body, reserved.id, filing)
+    )
     return await reserved.keep(answer(message_of(await service.ledger.recall(project, thread_id), reserved.id)))
 
 

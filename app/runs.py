@@ -25,7 +25,12 @@ async def create(request: web.Request) -> web.StreamResponse:
         return reserved.known
     assistant = await assistants.load(service, project, body.assistant_id)
     async with service.beginning(project, thread_id):
-        run = await service.desk.create_run(project, thread_id, reserved.id, body, assistant, contents=contents)
+        filing = None
+        if any(message.attachments for message in body.additional_messages or ()):
+            state = await service.ledger.read(project, thread_id)
+            service.scribe().create_run(state, body, assistant, reserved.id)  # what is refused is filed nowhere
+            filing = await service.helpers.for_messages(project, thread_id, state, body.additional_messages)
+        run = await service.desk.create_run(project, thread_id, reserved.id, body, assistant, filing, contents=contents)
     return await _stream(request, run) if body.stream else await reserved.keep(answer(run))
 
 
@@ -39,6 +44,9 @@ async def create_with_thread(request: web.Request) -> web.StreamResponse:
     assistant = await assistants.load(service, project, body.assistant_id)
     run_id = reserved.id.replace("thread", "run", 1)  # one key stands for both
     async with service.beginning(project, reserved.id):
+        if body.thread:
+            thread = await service.helpers.for_new_thread(project, reserved.id, body.thread)
+            body = body.model_copy(update={"thread": thread})
         run = await service.desk.create_thread_and_run(project, reserved.id, run_id, body, assistant)
     return await _stream(request, run) if body.stream else await reserved.keep(answer(run))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from multidict import MultiMapping
@@ -56,11 +56,17 @@ CONTENTS = "step_details.tool_calls[*].file_search.results[*].content"
 
 def parse_include(query: MultiMapping[str]) -> bool:
     """Whether `include[]`, or `include`, asks for the contents of search results: it knows nothing else."""
-    for name in ("include[]", "include"):
-        for value in query.getall(name, []):
-            if value != CONTENTS:
-                raise _invalid_choice(name, value, [CONTENTS])
-    return "include[]" in query or "include" in query
+    asked = [(name, value) for name in ("include[]", "include") for value in query.getall(name, [])]
+    for name, value in asked:
+        choice(name, value, [CONTENTS])
+    return bool(asked)
+
+
+def choice(name: str, value: str | None, choices: Sequence[str]) -> str | None:
+    """A parameter of the query. Raises the 400 of what is not one of the choices."""
+    if value is not None and value not in choices:
+        raise _invalid_choice(name, value, list(choices))
+    return value
 
 
 def _limit(text: str | None, most: int, default: int) -> int:

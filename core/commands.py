@@ -157,6 +157,38 @@ def _part(body: r.TextPartBody | r.ImageUrlPartBody | r.ImageFilePartBody) -> Pa
             return ImageFilePart(image_file=ImageFile(file_id=image.file_id, detail=image.detail or "auto"))
 
 
+@dataclass(frozen=True, slots=True)
+class Filing:
+    """The attachments of new messages are in the vector store `after`, since the thread had `before` ("": none)."""
+
+    before: str
+    after: str
+
+
+def store_of_thread(state: ThreadState) -> str:
+    """The id of the thread's vector store; "" if it has none."""
+    search = (state.thread.tool_resources if state.thread else {}).get("file_search", {})
+    return next(iter(search.get("vector_store_ids", ())), "")
+
+
+def _for_code(messages: Sequence[r.CreateMessage] | None) -> list[str]:
+    """The attached files that `code_interpreter` shall have."""
+    return [
+        attachment.file_id
+        for message in messages or ()
+        for attachment in message.attachments or ()
+        if any(tool.type == "code_interpreter" for tool in attachment.tools or ())
+    ]
+
+
+def _with_code(resources: ToolResources, messages: Sequence[r.CreateMessage] | None) -> ToolResources:
+    files = _for_code(messages)
+    if not files:
+        return resources
+    before = resources.get("code_interpreter", {}).get("file_ids", [])
+    return {**resources, "code_interpreter": {"file_ids": list(dict.fromkeys([*before, *files]))}}
+
+
 # --- threads and messages -----------------------------------------------------------------------------------------
 
 
@@ -175,7 +207,7 @@ class Scribe:
             id=thread_id,
             created_at=int(self.now),
             metadata=body.metadata or {},
-            tool_resources=resources_from(body.tool_resources),
+            tool_resources=_with_code(resources_from(body.tool_resources), body.messages),
         )
         return [e.ThreadCreated(thread=thread), *self._messages(body.messages, thread_id)]
 
@@ -193,7 +225,9 @@ class Scribe:
     def delete_thread(self, state: ThreadState) -> list[e.Event]:
         return [e.ThreadDeleted()]
 
-    def create_message(self, state: ThreadState, body: r.CreateMessage, message_id: str) -> list[e.Event]:
+    def create_message(
+        self, state: ThreadState, body: r.CreateMessage, message_id: str, filing: Filing | None = None
+    ) -> list[e.Event]:
         """Nothing if there is, or was, a message of this id: the same request came before."""
         thread_id = thread_of(state).id
         if message_id in state.messages.places:
@@ -202,7 +236,20 @@ class Scribe:
         active = state.active_run
         if active and not settled:
             raise ApiError(f"Can't add messages to {thread_id} while a run {active.run.id} is active.")
-        return [*settled, e.MessageCreated(message=message_from(body, thread_id, message_id, self.now))]
+        filed = self._filed(state, [body], filing)
+        return [*settled, *filed, e.MessageCreated(message=message_from(body, thread_id, message_id, self.now))]
+
+    @staticmethod
+    def _filed(state: ThreadState, messages: Sequence[r.CreateMessage] | None, filing: Filing | None) -> list[e.Event]:
+        """What attachments do to the thread's tool resources (section 3.3)."""
+        before = thread_of(state).tool_resources
+        after = _with_code(before, messages)
+        if filing:
+            if store_of_thread(state) != filing.before:  # a 409, which the SDKs send again
+                raise ApiError("The vector store of the thread has changed. Please retry your request.", status=409)
+            if filing.after != filing.before:
+                after = {**after, "file_search": {"vector_store_ids": [filing.after]}}
+        return [e.ThreadUpdated(tool_resources=after)] if after != before else []
 
     def update_message(self, state: ThreadState, message_id: str, body: r.UpdateMetadata) -> list[e.Event]:
         message = message_of(state, message_id)
@@ -222,7 +269,14 @@ class Scribe:
     # -- runs ------------------------------------------------------------------------------------------------------
 
     def create_run(
-        self, state: ThreadState, body: r.CreateRun, assistant: Assistant, run_id: str, *, contents: bool = False
+        self,
+        state: ThreadState,
+        body: r.CreateRun,
+        assistant: Assistant,
+        run_id: str,
+        filing: Filing | None = None,
+        *,
+        contents: bool = False,
     ) -> list[e.Event]:
         """Nothing if there is a run of this id: the same request came before. `contents`: its client wants to see what
         was found in files."""
@@ -233,12 +287,16 @@ class Scribe:
         active = state.active_run
         if active and not settled:
             raise ApiError(f"Thread {thread.id} already has an active run {active.run.id}.")
+        filed = self._filed(state, body.additional_messages, filing)
+        for event in filed:
+            if isinstance(event, e.ThreadUpdated) and event.tool_resources is not None:
+                thread = replace(thread, tool_resources=event.tool_resources)
         added = self._messages(body.additional_messages, thread.id)
         run = self._run(body, assistant, run_id, thread, body.additional_instructions)
         asked = any(message.role == "user" for message in state.messages.newest())
         self._check_startable(asked, added, run)
         created = e.RunCreated(run=run, stream=bool(body.stream), trace=self.trace, contents=contents)
-        return [*settled, *added, created]
+        return [*settled, *filed, *added, created]
 
     def create_thread_and_run(
         self, body: r.CreateThreadAndRun, assistant: Assistant, thread_id: str, run_id: str

@@ -1,4 +1,5 @@
-"""The log of a thread: one line of JSON a commit, each commit a batch of events that hold together or not at all.
+"""The logs of threads and of vector stores: one line of JSON a commit, each commit a batch of events that
+hold together or not at all.
 
 The wire's event names are the vocabulary; a few private ones are marked so. An event says what changed, not the whole
 object. Kinds and fields that were ever released keep their meaning: new fields get defaults, old ones stay.
@@ -7,18 +8,23 @@ object. Kinds and fields that were ever released keep their meaning: new fields 
 from __future__ import annotations
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from core.resources import (
+    Attributes,
+    ExpiresAfter,
     FileSearchResult,
     LastError,
     Message,
     Metadata,
     Run,
+    StaticChunking,
     Step,
     Struct,
     Thread,
     ToolResources,
     Usage,
+    VectorStore,
 )
 
 
@@ -173,7 +179,7 @@ class RunCompleted(Struct, frozen=True, kw_only=True, tag_field="type", tag="thr
     run_id: str
 
 
-Event = (
+ThreadEvent = (
     ThreadCreated
     | ThreadUpdated
     | ThreadDeleted
@@ -200,6 +206,136 @@ Event = (
     | RunIncomplete
     | RunCompleted
 )
+
+
+# --- vector stores ------------------------------------------------------------------------------------------------
+
+
+class StoreCreated(Struct, frozen=True, kw_only=True, tag_field="type", tag="vector_store.created"):
+    store: VectorStore
+
+
+class StoreUpdated(Struct, frozen=True, kw_only=True, tag_field="type", tag="vector_store.updated"):
+    """What was given."""
+
+    name: str | UnsetType | None = UNSET
+    expires_after: ExpiresAfter | UnsetType | None = UNSET
+    metadata: Metadata | UnsetType = UNSET
+
+
+class StoreUsed(Struct, frozen=True, kw_only=True, tag_field="type", tag="vector_store.used"):
+    """Private: somebody searched. Not told of every search."""
+
+
+class StoreExpired(Struct, frozen=True, kw_only=True, tag_field="type", tag="vector_store.expired"):
+    """Its index is gone; what it held is still listed, so that another store can be made of it."""
+
+
+class StoreDeleted(Struct, frozen=True, kw_only=True, tag_field="type", tag="vector_store.deleted"):
+    pass
+
+
+class FileCreated(Struct, frozen=True, kw_only=True, tag_field="type", tag="vector_store.file.created"):
+    """The file was attached, or attached again after it was cancelled or had failed."""
+
+    file_id: str
+    chunking: StaticChunking = StaticChunking()
+    attributes: Attributes = msgspec.field(default_factory=dict)
+
+
+class FileUpdated(Struct, frozen=True, kw_only=True, tag_field="type", tag="vector_store.file.updated"):
+    file_id: str
+    attributes: Attributes
+
+
+class FileClaimed(Struct, frozen=True, kw_only=True, tag_field="type", tag="vector_store.file.claimed"):
+    """Private: a worker took the file up, by the work item `item`. `attempt` is unlike any other of the store."""
+
+    file_id: str
+    attempt: int
+    item: str
+
+
+class FileCompleted(Struct, frozen=True, kw_only=True, tag_field="type", tag="vector_store.file.completed"):
+    """Its chunks are in the segment that is named by file and attempt, a blob of `size` bytes."""
+
+    file_id: str
+    filename: str
+    size: int
+    chunks: int
+    model: str
+
+
+class FileFailed(Struct, frozen=True, kw_only=True, tag_field="type", tag="vector_store.file.failed"):
+    file_id: str
+    error: LastError
+
+
+class FileCancelled(Struct, frozen=True, kw_only=True, tag_field="type", tag="vector_store.file.cancelled"):
+    file_id: str
+
+
+class FileDetached(Struct, frozen=True, kw_only=True, tag_field="type", tag="vector_store.file.deleted"):
+    file_id: str
+
+
+class BatchCreated(Struct, frozen=True, kw_only=True, tag_field="type", tag="vector_store.file_batch.created"):
+    """Those of the files that were not attached yet are, by events before this one."""
+
+    batch_id: str
+    file_ids: tuple[str, ...]
+
+
+class BatchCancelled(Struct, frozen=True, kw_only=True, tag_field="type", tag="vector_store.file_batch.cancelled"):
+    """The files that are cancelled with it have events of their own, before this one."""
+
+    batch_id: str
+
+
+class MergeClaimed(Struct, frozen=True, kw_only=True, tag_field="type", tag="vector_store.segments.claimed"):
+    """Private: a worker begins to write a segment that shall stand for others."""
+
+    attempt: int
+    item: str
+
+
+class SegmentsMerged(Struct, frozen=True, kw_only=True, tag_field="type", tag="vector_store.segments.merged"):
+    """Private. `into` holds so many chunks now; `sources` are those in it that are alive, each with its number."""
+
+    into: str
+    merged: tuple[str, ...]
+    size: int
+    chunks: int
+    model: str
+    sources: dict[str, int]
+
+
+class SegmentsDropped(Struct, frozen=True, kw_only=True, tag_field="type", tag="vector_store.segments.dropped"):
+    """Private: these blobs are gone, which were not, or no longer, part of the store."""
+
+    names: tuple[str, ...]
+
+
+StoreEvent = (
+    StoreCreated
+    | StoreUpdated
+    | StoreUsed
+    | StoreExpired
+    | StoreDeleted
+    | FileCreated
+    | FileUpdated
+    | FileClaimed
+    | FileCompleted
+    | FileFailed
+    | FileCancelled
+    | FileDetached
+    | BatchCreated
+    | BatchCancelled
+    | MergeClaimed
+    | SegmentsMerged
+    | SegmentsDropped
+)
+Event = ThreadEvent | StoreEvent
 
 
 class Commit(Struct, frozen=True, kw_only=True):

@@ -8,23 +8,25 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from msgspec import UNSET
 
-from core.ports import Found
 from core.resources import (
     FileSearchResult,
     FileSearchTool,
     FileSearchToolCall,
-    FoundText,
     FunctionTool,
     RankingOptions,
     Run,
     Step,
+    TextContent,
     ToolCalls,
 )
+
+if TYPE_CHECKING:
+    from core.stores.search import Found
 
 NAME: Final = "file_search"
 DESCRIPTION: Final = (
@@ -114,24 +116,21 @@ def queries_of(arguments: str) -> list[str]:
 def results_of(found: Sequence[Found], tokens: int) -> tuple[FileSearchResult, ...]:
     """What was found, best first, as far as its passages have so many tokens; of the first, as much as fits."""
     kept: list[FileSearchResult] = []
-    most_bytes = tokens * TOKEN_BYTES
+    room = tokens * TOKEN_BYTES
     for each in found:
-        size = sum(len(text.encode()) for text in each.texts)
-        if kept and size > most_bytes:
+        text = each.text.encode()
+        if kept and len(text) > room:
             break
-        texts = (
-            each.texts if size <= most_bytes else ("".join(each.texts).encode()[:most_bytes].decode(errors="ignore"),)
-        )
         kept.append(
             FileSearchResult(
                 file_id=each.file_id,
                 file_name=each.filename,
-                score=min(max(each.score, 0.0), 1.0),
-                attributes=dict(each.attributes),
-                content=tuple(FoundText(text=text) for text in texts),
+                score=each.score,
+                attributes=each.attributes,
+                content=(TextContent(text=text[:room].decode(errors="ignore")),),
             )
         )
-        most_bytes -= size
+        room -= len(text)
     return tuple(kept)
 
 

@@ -33,6 +33,7 @@ from core.resources import (
     Usage,
     shown,
 )
+from core.state import State
 
 Resource = Thread | Message | Run | Step
 Results = Mapping[str, tuple[FileSearchResult, ...]]  # of searches, by call id
@@ -103,15 +104,17 @@ class RunState(msgspec.Struct):
                 yield call
 
 
-class ThreadState(msgspec.Struct):
-    """Everything that a thread's log says. `version` is the number of commits folded."""
+class ThreadState(State):
+    """Everything that a thread's log says."""
 
-    version: int = 0
     thread: Thread | None = None
-    deleted: bool = False
     messages: Index[Message] = msgspec.field(default_factory=Index)
     runs: Index[RunState] = msgspec.field(default_factory=Index)
     active: str | None = None  # the run that holds the thread's lock
+
+    @property
+    def busy(self) -> bool:
+        return self.active is not None
 
     @property
     def active_run(self) -> RunState | None:

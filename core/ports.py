@@ -9,7 +9,12 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 class Conflict(Exception):
@@ -339,44 +344,61 @@ class Models(Protocol):
     async def close(self) -> None: ...
 
 
-# --- search in files ----------------------------------------------------------------------------------------------
+# --- ingestion ----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """A passage of a file. `score` is 0 to 1, `attributes` are those of the file in its store."""
+class Chunking:
+    """How a text is cut, in tokens; as it stands the strategy `auto` (section 3.8). Requests are checked to have
+    100 <= size <= 4096 and 0 <= overlap <= size / 2."""
 
-    file_id: str
-    filename: str
-    score: float
-    texts: tuple[str, ...]
-    attributes: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+    size: int = 800
+    overlap: int = 400
 
 
-class SearchError(Exception):
-    """The search cannot be done, even after retries. The message is for the model: it says why, in a sentence."""
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A piece of a file's text. `start` is its place in the text, in code points; `tokens` is its length."""
+
+    text: str
+    start: int
+    tokens: int
 
 
-class Search(Protocol):
-    async def search(
-        self,
-        project: str,
-        store_ids: Sequence[str],
-        queries: Sequence[str],
-        *,
-        most: int,
-        ranker: str,
-        score_threshold: float,
-    ) -> Sequence[Found]:
-        """The `most` passages of these stores together that match any of the queries best, best first. Changes nothing,
-        so it may be repeated. Raises SearchError, or StorageUnavailable."""
+class Unreadable(Exception):
+    """No text can be had of this file. `code` and `message` are those of its `last_error`: unsupported_file and
+    invalid_file are final, server_error is no fault of the file."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code, self.message = code, message
 
 
-class NoSearch:
-    """Where no store can be searched."""
+class Extraction(Protocol):
+    async def chunks(self, path: Path, filename: str, chunking: Chunking) -> Sequence[Chunk]:
+        """The text of the file at `path` in chunks, at least one, in their order; the same for the same bytes.
 
-    async def search(self, project: str, store_ids: Sequence[str], queries: Sequence[str], **_: object) -> list[Found]:
-        raise SearchError("This service cannot search files.")
+        What the file is, the extension of `filename` says. A call that waits for its turn may be cancelled, and one
+        that is at work, too. Raises Unreadable.
+        """
+
+    async def close(self) -> None: ...
+
+
+class EmbeddingError(Exception):
+    """No vectors can be had now, after retries; the message may be shown to clients."""
+
+
+class Embeddings(Protocol):
+    """`model` names what made a vector, and so does the vector's width: vectors that differ in either cannot be
+    compared, so both travel with what is stored."""
+
+    model: str
+
+    async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """A row of length 1 (or 0, where a text says nothing to the model) for each text. Raises EmbeddingError."""
+
+    async def close(self) -> None: ...
 
 
 # --- telemetry ----------------------------------------------------------------------------------------------------

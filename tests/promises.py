@@ -55,7 +55,7 @@ def _run_of(change: Change) -> str | None:
 
 
 async def history(world: World, thread_id: str) -> History:
-    log = names.thread_log(PROJECT, thread_id)
+    log = names.log(PROJECT, thread_id)
     tail = await world.store.read(names.THREADS, log, None)
     if tail is None:
         return History([])
@@ -179,7 +179,7 @@ async def all_documents(world: World, thread_id: str) -> dict[tuple[str, str], b
 async def nothing_is_left(world: World, client: Client) -> None:
     documents = world.store._sql.execute("SELECT container, name FROM documents").fetchall()  # tombstones too
     assert not [each for each in documents if client.thread in each[1]], f"left of a deleted thread: {documents}"
-    assert await world.store.read(names.THREADS, names.thread_log(PROJECT, client.thread), None) is None
+    assert await world.store.read(names.THREADS, names.log(PROJECT, client.thread), None) is None
     logs = [log for log in await world.logs() if client.thread in log[1]]
     assert not logs, f"left of a deleted thread: {logs}"
     prefix = f"{names.document(PROJECT, client.thread)}."

@@ -32,9 +32,9 @@ from upstreams import choice, chunk, fragment, function, serving
 from core import frames, names
 from core.bell import Bell
 from core.ids import Ids
-from core.ledger import Ledger
 from core.ports import Prompt, Turn
 from core.resources import TERMINAL, Run
+from core.threads import Threads
 from infra.settings import read_settings
 from infra.sqlite_store import SqliteStorage
 from infra.wiring import SystemClock, storage_of
@@ -137,7 +137,7 @@ class Reality:
     def __post_init__(self) -> None:
         self.clock = SystemClock()
         self.store = storage_of(read_settings({"storage": self.storage}), self.clock)
-        self.ledger = Ledger(self.store, self.clock, Ids(self.clock), Bell())
+        self.ledger = Threads(self.store, self.clock, Ids(self.clock), Bell())
         self.processes: dict[str, Process] = {}
         self.ports: dict[str, int] = {}
         self.kills = 0

@@ -7,27 +7,38 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from core.ports import Found, ToolCall
+from core.errors import no_such
+from core.ports import ToolCall
+from core.stores.search import Found
 
-FOODS = Found("file-foods", "favorite_foods.txt", 0.75, ("Filip Carola: cake",), {"year": 2024})
-PETS = Found("file-pets", "pets.md", 0.5, ("Rex is a dog.",))
+
+def found(file_id: str, filename: str, score: float, text: str, **attributes: Any) -> Found:
+    return Found("vs_1", file_id, filename, attributes, 0, score, text)
+
+
+FOODS = found("file-foods", "favorite_foods.txt", 0.75, "Filip Carola: cake", year=2024)
+PETS = found("file-pets", "pets.md", 0.5, "Rex is a dog.")
 
 
 @dataclass
 class FakeSearch:
-    """core.ports.Search. `asked` is what it was asked; `before` runs first, and may raise or wait."""
+    """worker.search.Search. `asked` is what it was asked; `before` runs first, and may raise or wait. Stores whose id
+    says so are `gone`."""
 
     found: Sequence[Found] = (FOODS, PETS)
     before: Callable[[], Awaitable[None]] | None = None
     asked: list[dict[str, Any]] = field(default_factory=list)
 
-    async def search(
+    async def search_stores(
         self, project: str, store_ids: Sequence[str], queries: Sequence[str], **options: Any
     ) -> Sequence[Found]:
         self.asked.append({"project": project, "stores": list(store_ids), "queries": list(queries), **options})
         if self.before:
             await self.before()
-        return self.found[: options["most"]]
+        for store_id in store_ids:
+            if store_id.startswith("vs_gone"):
+                raise no_such("vector store", store_id)
+        return self.found[: options["limit"]]
 
 
 def tool(**options: Any) -> dict[str, Any]:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import json
 import logging
 import random
+import re
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -19,6 +21,8 @@ from typing import Any, TypeVar
 import msgspec
 from faults import Crash, Faulty, Mischief, Plan
 from lookup import lookup
+from searching import FakeSearch, found, stores
+from shelved import Bag, PlainText
 from virtual import VirtualClock
 
 from app import streaming
@@ -30,10 +34,13 @@ from core.commands import Scribe
 from core.errors import ApiError
 from core.fold import ThreadState
 from core.ids import Ids
-from core.ledger import Ledger
 from core.ports import Deltas, ModelError, ModelInfo, Prompt, Reply, StorageUnavailable, Tokens, ToolCall
 from core.requests import CreateMessage, CreateRun, CreateThread, CreateThreadAndRun, SubmitToolOutputs
-from core.resources import TERMINAL, Assistant, FunctionDefinition, FunctionTool, Run
+from core.resources import TERMINAL, Assistant, FileSearchTool, FunctionDefinition, FunctionTool, Run
+from core.search.shelf import Shelf
+from core.stores.ledger import Stores
+from core.stores.search import Searcher
+from core.threads import Threads
 from infra.sqlite_store import SqliteStorage
 from worker.actions import Actions
 from worker.advance import Kit
@@ -59,7 +66,12 @@ class Unanswered(Exception):
 CLIENTS_TOOL = FunctionTool(function=FunctionDefinition(name="get_weather"))
 OWN_TOOL = FunctionTool(function=FunctionDefinition(name="lookup"))
 ASSISTANT = Assistant(
-    id="asst_1", created_at=0, model="plain", instructions="Be brief.", tools=(CLIENTS_TOOL, OWN_TOOL)
+    id="asst_1",
+    created_at=0,
+    model="plain",
+    instructions="Be brief.",
+    tools=(CLIENTS_TOOL, OWN_TOOL, FileSearchTool()),
+    tool_resources=stores("vs_1"),
 )
 
 
@@ -81,7 +93,8 @@ class ByName:
             await said.text("Let me think")
             await asyncio.sleep(60 if script == "long" else 3600)
         if prompt.turns[-1].role == "tool":
-            return await said.text(f"Answer {count} is ready.")
+            cited = re.search("【.*?】", prompt.turns[-1].text)
+            return await said.text(f"Answer {count} is ready{cited[0] if cited else ''}.")
         match script:
             case "tools":
                 return await said.calls("get_weather", "get_weather")
@@ -89,6 +102,8 @@ class ByName:
                 return await said.calls("lookup")
             case "mixed":
                 return await said.calls("get_weather", "lookup")
+            case "search":
+                return await said.calls("get_weather", "file_search")
             case "says":
                 await said.text(f"Question {count} for you.")
                 return await said.calls("get_weather")
@@ -120,7 +135,8 @@ class Said:
     async def calls(self, *tools: str) -> Reply:
         made = []
         for index, name in enumerate(tools):
-            call_id, arguments = f"call_{self.prefix}_{index}", f'{{"word":"w{index}"}}'
+            given = {"queries": ["w"]} if name == "file_search" else {"word": f"w{index}"}
+            call_id, arguments = f"call_{self.prefix}_{index}", json.dumps(given)
             for start in (0, 6):
                 await asyncio.sleep(0.1)
                 if self.deltas:
@@ -143,10 +159,19 @@ class Process:
         self.storage = Faulty(world.store, world.plan, name, self.kill, apart=world.apart, mischief=world.mischief)
         clock, self.bell = world.clock, Bell()
         ids = Ids(clock, random.Random(world.random.getrandbits(64)))
-        self.ledger = Ledger(self.storage, clock, ids, self.bell, roll_after=world.roll_after)
-        self.service = Service(self.storage, self.ledger, world.models, clock, ids, self.bell, LIFETIME)
+        self.ledger = Threads(self.storage, clock, ids, self.bell, roll_after=world.roll_after)
+        self.stores = Stores(self.storage, clock, ids, self.bell, roll_after=world.roll_after)
+        shelf = Shelf(self.storage, names.SEGMENTS, 2**24)
+        searcher = Searcher(self.storage, self.stores, shelf, Bag(), clock)
+        self.service = Service(
+            self.storage, self.ledger, self.stores, searcher, world.models, clock, ids, self.bell, LIFETIME
+        )
         actions = Actions({"lookup": lookup})
-        self.kit = Kit(self.storage, self.ledger, world.models, actions, clock, ids, self.bell, tombstones=TOMBSTONES)
+        self.kit = Kit(
+            *(self.storage, self.ledger, self.stores, world.models, actions, PlainText(), Bag(), clock, ids, self.bell),
+            tombstones=TOMBSTONES,
+            searcher=FakeSearch([found("file-1", "a b.txt", 0.5, "w")], lambda: asyncio.sleep(0.3)),
+        )
         if "worker" in roles:
             self.spawn(self._work(Worker(self.kit)))
 

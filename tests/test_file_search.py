@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 from inprocess import Event, Gate, InProcess, ManualClock, Stream, calls, in_process, path_of, says
-from searching import FOODS, FakeSearch, searching, stores, tool
+from searching import FOODS, FakeSearch, found, searching, stores, tool
 from test_wire_tools import PARIS, WEATHER
 
-from core.ports import Found, SearchError, StorageUnavailable, ToolCall
+from core.errors import ApiError
+from core.ports import StorageUnavailable, ToolCall
 from worker.actions import action
 
 Json = Any
@@ -62,9 +63,8 @@ async def test_a_search_and_a_cited_answer() -> None:
             "project": "default",
             "stores": ["vs_1"],
             "queries": ["Filip's food"],
-            "most": 20,
-            "ranker": "default_2024_08_21",
-            "score_threshold": 0.0,
+            "limit": 20,
+            "threshold": 0.0,
         }
     ]
     number = cited["text"][1:].partition(":")[0]
@@ -288,7 +288,7 @@ async def test_the_tools_options_reach_the_search(
         assistant = await searcher(service, tools=[tool(**options)], model=model)
         step = (await service.steps(await service.finished(assistant=assistant)))[0]
     (asked,) = engine.asked
-    assert (asked["most"], asked["ranker"], asked["score_threshold"]) == (most, ranker, threshold)
+    assert (asked["limit"], asked["threshold"]) == (most, threshold)
     shown = step["step_details"]["tool_calls"][0]["file_search"]["ranking_options"]
     assert shown == {"ranker": ranker, "score_threshold": threshold}
 
@@ -361,7 +361,7 @@ async def test_results_of_several_searches_have_markers_of_their_own() -> None:
 
 async def test_what_the_model_gets_is_bounded_by_its_window() -> None:
     """gpt-4 has 8,192 tokens, of which passages may take a quarter."""
-    long = [Found(f"file-{n}", f"{n}.txt", 0.9, ("word " * 1_000,)) for n in range(20)]
+    long = [found(f"file-{n}", f"{n}.txt", 0.9, "word " * 1_000) for n in range(20)]
     async with in_process(calls(searching("x")), says("Done."), search=FakeSearch(long)) as service:
         run = await service.finished(assistant=await searcher(service, model="gpt-4"))
         few = (await service.steps(run))[0]["step_details"]["tool_calls"][0]["file_search"]["results"]
@@ -369,7 +369,7 @@ async def test_what_the_model_gets_is_bounded_by_its_window() -> None:
         run = await service.finished(assistant=await searcher(service))
         many = (await service.steps(run))[0]["step_details"]["tool_calls"][0]["file_search"]["results"]
         service.models.script = [calls(searching("x")), says("Done.")]
-        long[0] = Found("file-0", "0.txt", 0.9, ("é" * 100_000,))
+        long[0] = found("file-0", "0.txt", 0.9, "é" * 100_000)
         await service.finished(assistant=await searcher(service, model="gpt-4"))
         cut = service.prompts[-1].turns[-1].text
     assert (len(few), len(many)) == (1, 12)
@@ -400,7 +400,7 @@ async def test_arguments_that_do_not_fit_are_told_to_the_model(asked: str, told:
 @pytest.mark.parametrize(
     ("error", "told"),
     [
-        (SearchError("The vector store vs_1 has expired."), "The vector store vs_1 has expired."),
+        (ApiError("Vector store vs_1 has expired."), "Vector store vs_1 has expired."),
         (RuntimeError("boom"), "The files cannot be searched at the moment."),
     ],
 )
@@ -415,6 +415,16 @@ async def test_a_search_that_fails_is_told_to_the_model_and_shown_without_result
     assert (run["status"], step["status"]) == ("completed", "completed")
     assert step["step_details"]["tool_calls"][0]["file_search"]["results"] == []
     assert output == f"Error: {told} Do not search again now: tell the user, and do not guess."
+
+
+async def test_what_is_left_of_the_stores_is_searched_and_the_model_is_told_of_the_rest() -> None:
+    async with in_process(calls(searching("x")), says("Sorry."), search=FakeSearch([FOODS])) as service:
+        thread = await service.thread("Hello", tool_resources=stores("vs_2"))
+        run = await service.finished(thread, await searcher(service, tool_resources=stores("vs_gone")))
+        (call,) = (await service.steps(run))[0]["step_details"]["tool_calls"]
+        output = service.prompts[1].turns[-1].text
+    assert [result["file_id"] for result in call["file_search"]["results"]] == ["file-foods"]
+    assert "Filip Carola: cake\n\nError: No vector store found with id 'vs_gone'." in output
 
 
 async def test_a_search_that_finds_nothing_says_so() -> None:

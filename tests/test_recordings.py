@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from forms import file_form, send_form
 from inprocess import SETTLED, Act, Answer, Event, Gate, InProcess, calls, in_process, says
-from searching import FakeSearch, searching, stores
+from searching import FakeSearch, found, searching, stores
 
-from core.ports import Found, Tokens, ToolCall
+from core.ports import Tokens, ToolCall
 
 Json = Any
 HERE = Path(__file__).resolve().parent / "contract" / "recordings"
@@ -34,11 +34,16 @@ SESSIONS = [
     "response_format",
     "run_streaming",
     "threads_basic",
+    "vector_store_files",
+    "vector_stores_basic",
 ]
 ORIGIN = "https://api.openai.com"
-ID = re.compile(r"\b(?:(?:asst|thread|msg|run|step)_|file-)[A-Za-z0-9]{22,24}\b")
+ID = re.compile(r"\b(?:(?:asst|thread|msg|run|step|vs)_|file-)[A-Za-z0-9]{22,32}\b")
+STORE_FILES = re.compile(r"/v1/vector_stores/(vs_\w+)/files")
 RUN = re.compile(r"/v1/threads/thread_\w+/runs/run_\w+")
-TIMES = re.compile(r"^(created|started|expires|expired|completed|failed|cancelled|incomplete)_at$")
+TIMES = re.compile(
+    r"^(created|started|expires|expired|completed|failed|cancelled|incomplete|last_active)_at$|^usage_bytes$"
+)
 # The recorded account had other assistants, too, and an updated message showed a key of an older version.
 OTHERS, LEGACY = ("first_id", "last_id", "has_more"), ("file_ids",)
 
@@ -61,8 +66,8 @@ async def test_the_recorded_search_replays() -> None:
     made_assistant, made_thread = entries[1], entries[3]
     (step,) = (each for each in entries[8]["ResponseBody"]["data"] if each["type"] == "tool_calls")
     (call,) = step["step_details"]["tool_calls"]
-    found = [
-        Found(each["file_id"], each["file_name"], each["score"], (each["content"][0]["text"],))
+    results = [
+        found(each["file_id"], each["file_name"], each["score"], each["content"][0]["text"])
         for each in call["file_search"]["results"]
     ]
     answer, asked = entries[7]["ResponseBody"]["data"]
@@ -72,7 +77,7 @@ async def test_the_recorded_search_replays() -> None:
         calls(searching("Filip's food", call_id=call["id"]), first=[gate], tokens=usages[0]),
         says(answer["content"][0]["text"]["value"], tokens=usages[1]),
     ]
-    async with in_process(*script, search=FakeSearch(found)) as service:
+    async with in_process(*script, search=FakeSearch(results)) as service:
         replay = Replay(service, gate)
         assistant = await service.assistant(tools=made_assistant["RequestBody"]["tools"], tool_resources=stores("vs_1"))
         thread = await service.thread(asked["content"][0]["text"]["value"], tool_resources=stores("vs_2"))
@@ -120,6 +125,8 @@ class Replay:
             return self.check(entry, path, await send_form(self.service.api, "/files", form_of(recorded)))
         if entry["RequestMethod"] == "GET" and RUN.fullmatch(path):
             await self.run_becomes(recorded)
+        elif entry["RequestMethod"] == "GET" and (store := STORE_FILES.fullmatch(path)):
+            await self.service.ingested({"id": store[1]})
         elif path.endswith("/submit_tool_outputs"):
             self.gate.close()
         answer = await self.service.api.send(entry["RequestMethod"], path, data=data)

@@ -49,7 +49,7 @@ async def talk(world: World) -> Client:
 
 
 async def generation(world: World, client: Client) -> int:
-    tail = await world.store.read(names.THREADS, names.thread_log(PROJECT, client.thread), None)
+    tail = await world.store.read(names.THREADS, names.log(PROJECT, client.thread), None)
     assert tail is not None
     return tail.mark.generation
 

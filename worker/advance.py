@@ -18,16 +18,15 @@ from core.file_search import NAME
 from core.files import Files
 from core.fold import RunState, ThreadState
 from core.ids import Ids
-from core.ledger import Decision, Ledger
 from core.ports import (
     SILENCE,
     Clock,
+    Embeddings,
+    Extraction,
     ModelError,
     Models,
-    NoSearch,
     Prompt,
     Reply,
-    Search,
     Span,
     Storage,
     StorageUnavailable,
@@ -35,13 +34,16 @@ from core.ports import (
 )
 from core.prompt import build
 from core.resources import FileSearchResult, FileSearchToolCall, FunctionToolCall, LastError, Run
+from core.stores.ledger import Stores
 from core.stream import StreamWriter
+from core.threads import Decision, Threads
 from core.uploads import Uploads
 from core.work import AdvanceRun
 from worker.actions import Actions
 from worker.images import Images
+from worker.ingestion import Ingestion
 from worker.live import Draft, Live, Lost
-from worker.search import search
+from worker.search import Search, search
 from worker.turn import events_of
 
 log = logging.getLogger(__name__)
@@ -56,26 +58,31 @@ class Kit:
     """What a worker works with."""
 
     storage: Storage
-    ledger: Ledger
+    ledger: Threads
+    stores: Stores
     models: Models
     actions: Actions
+    extraction: Extraction
+    embeddings: Embeddings
     clock: Clock
     ids: Ids
     bell: Bell
     window: int = 128_000  # tokens, of models whose window is not known
     flush_every: float = 0.05  # seconds between writes to a stream
     hide: float = HIDE
-    search: Search = field(default_factory=NoSearch)
     tombstones: float = 600.0  # seconds that a deleted thread's tombstones stay: no request takes so long
     telemetry: Telemetry = SILENCE
+    searcher: Search = field(kw_only=True)
     images: Images = field(init=False)
+    ingestion: Ingestion = field(init=False)
 
     def __post_init__(self) -> None:
         self.images = Images(self.files)
+        self.ingestion = Ingestion(self.storage, self.stores, self.files, self.extraction, self.embeddings, self.clock)
 
     @property
     def files(self) -> Files:
-        return Files(self.storage, self.clock, self.bell)
+        return Files(self.storage, self.clock, self.bell, self.stores.let_go)
 
     @property
     def uploads(self) -> Uploads:
@@ -277,7 +284,7 @@ class Advance:
     async def _search(self, run: Run, call: FileSearchToolCall, searches: int) -> Output:
         kit = self.kit
         with kit.telemetry.span("tool", tool=NAME, call_id=call.id) as span:
-            found = await search(kit.search, self.item.project, run, call, kit.window, searches)
+            found = await search(kit.searcher, self.item.project, run, call, kit.window, searches)
             if kit.telemetry.content:
                 span.tell(arguments=call.asked.arguments)
             return found

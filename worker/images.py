@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import base64
-import re
 from collections import OrderedDict
 from dataclasses import dataclass, field, replace
 from typing import Final
 
 from core.errors import ApiError
 from core.files import Files, decode_file
+from core.ids import SAFE_ID
 from core.ports import ModelError, Prompt, Turn
 from core.prompt import IMAGE_FILE
 from core.resources import File
@@ -21,7 +21,6 @@ KEPT: Final = 64 * MIB  # characters of data: URLs that a process remembers
 
 # What the protocol's models take, by the bytes that such a file begins with.
 _SIGNS: Final = ((b"\x89PNG\r\n\x1a\n", "png"), (b"\xff\xd8\xff", "jpeg"), (b"GIF87a", "gif"), (b"GIF89a", "gif"))
-_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 GONE: Final = "there is no such file, or not any more"
 
 
@@ -80,7 +79,7 @@ class Images:
 
     async def _file(self, project: str, file_id: str, room: int) -> File:
         """Asked each time, as a file that is remembered may be deleted. Raises Unusable."""
-        if not _ID.fullmatch(file_id):  # a message may name anything; what is no id must not become part of a name
+        if not SAFE_ID.fullmatch(file_id):  # a message may name anything; what is no id must not become part of a name
             raise Unusable(GONE)
         try:
             file = decode_file((await self.files.fetch(project, file_id)).body)
