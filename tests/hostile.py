@@ -44,11 +44,17 @@ def paths_in_zip(path: Path) -> None:
 
 
 def entity_bomb(path: Path) -> None:
-    """A workbook whose strings are a billion laughs."""
+    """A workbook with a cell of a billion laughs."""
     names = [f'<!ENTITY l{n} "{f"&l{n - 1};" * 10}">' for n in range(1, 10)]
-    doctype = f'<!DOCTYPE sst [<!ENTITY l0 "laugh">{"".join(names)}]>'
-    strings = f'<?xml version="1.0"?>{doctype}<sst count="1" uniqueCount="1"><si><t>&l9;</t></si></sst>'
-    _replaced(path, _workbook(), "xl/sharedStrings.xml", strings.encode())
+    doctype = f'<!DOCTYPE worksheet [<!ENTITY l0 "laugh">{"".join(names)}]>'
+    space = 'xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"'
+    cells = "".join(
+        f'<c r="{at}" t="inlineStr"><is><t>{text}</t></is></c>' for at, text in [("A1", HARMLESS), ("B1", "&l9;")]
+    )
+    sheet = (
+        f"<?xml version='1.0'?>{doctype}<worksheet {space}><sheetData><row r='1'>{cells}</row></sheetData></worksheet>"
+    )
+    _replaced(path, _workbook(), "xl/worksheets/sheet1.xml", sheet.encode())
 
 
 def wide_workbook(path: Path) -> None:
@@ -71,11 +77,11 @@ def encrypted_pdf(path: Path) -> None:
 
 
 def exploding_page(path: Path) -> None:
-    """A page whose content unpacks from 300 KB to 300 MB of text."""
+    """A page whose content unpacks from 100 KB to 100 MB of text."""
     packer = zlib.compressobj(9)
     line = b"(" + b"a" * 1000 + b") Tj\n"
     data = packer.compress(b"BT /F1 1 Tf\n")
-    for _ in range(300):
+    for _ in range(100):
         data += packer.compress(line * 1000)
     _raw_pdf(path, data + packer.compress(b"ET") + packer.flush(), b"/Filter /FlateDecode")
 
@@ -88,10 +94,6 @@ def huge_image(path: Path) -> None:
 
 def deep_html(path: Path) -> None:
     path.write_text("<div>" * 100_000 + HARMLESS + "</div>" * 100_000)
-
-
-def deep_json(path: Path) -> None:
-    path.write_text("[" * 1_000_000 + "]" * 1_000_000)
 
 
 def pdf_called_word(path: Path) -> None:
@@ -119,7 +121,7 @@ def blanks(path: Path) -> None:
 
 
 def one_word(path: Path) -> None:
-    """Ten million times the same letter, which is slow for some tokenizers."""
+    """Ten million times the same letter, for which tokenizers need time or memory."""
     path.write_text("a" * 10_000_000)
 
 
@@ -135,7 +137,7 @@ FILES: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "encrypted PDF": (encrypted_pdf, ".pdf", "invalid_file"),
     "exploding page": (exploding_page, ".pdf", "invalid_file"),
     "huge image": (huge_image, ".pdf", "invalid_file"),
-    "deep HTML": (deep_html, ".html", ""),
+    "deep HTML": (deep_html, ".html", "invalid_file"),
     "PDF called Word": (pdf_called_word, ".docx", "invalid_file"),
     "picture called text": (picture_called_text, ".txt", "invalid_file"),
     "picture": (picture_called_text, ".png", "unsupported_file"),
@@ -144,7 +146,7 @@ FILES: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "noise": (noise, ".md", "invalid_file"),
     "nothing": (nothing, ".txt", "invalid_file"),
     "blanks": (blanks, ".txt", "invalid_file"),
-    "one word": (one_word, ".txt", ""),
+    "one word": (one_word, ".txt", "invalid_file"),
 }
 
 

@@ -35,7 +35,9 @@ async def test_the_passage_is_among_the_first_five(chunking: Chunking, tmp_path:
     found = {}
     for name, scores in (("vector", by_vector), ("keyword", by_word), ("both", fused)):
         best = np.argsort(-scores, axis=1, kind="stable")[:, :TOP]
-        hits = [any(documents.answers(q, *passages[place]) for place in row) for q, row in zip(asked, best, strict=True)]
+        hits = [
+            any(documents.answers(q, *passages[place]) for place in row) for q, row in zip(asked, best, strict=True)
+        ]
         found[name] = sum(hits)
     print({"questions": len(asked), "passages": len(passages), **found})
     assert len(asked) >= 36
