@@ -25,9 +25,10 @@ async def readers() -> AsyncIterator[ReaderPool]:
     await one.close()
 
 
-def children() -> set[int]:
-    """Processes that this one started."""
-    return {int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()}
+def children(of: int | None = None) -> set[int]:
+    """Processes that a process, by default this one, started and that live."""
+    pid = of or os.getpid()
+    return {int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
 
 
 def slow_file(folder: Path) -> Path:
@@ -109,3 +110,23 @@ async def test_where_no_process_can_be_started_the_file_is_not_to_blame(
 ) -> None:
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     assert (await failure(readers, text_file(tmp_path))).code == "server_error"
+
+
+async def test_a_process_ends_with_its_parent_even_while_it_reads(tmp_path: Path) -> None:
+    program = """
+import asyncio, sys
+from pathlib import Path
+from core.ports import Chunking
+from infra.extraction.pool import ReaderPool
+asyncio.run(ReaderPool().chunks(Path(sys.argv[1]), "slow.txt", Chunking()))
+"""
+    parent = await asyncio.create_subprocess_exec(sys.executable, "-c", program, str(slow_file(tmp_path)))
+    while not (found := children(parent.pid)):
+        await asyncio.sleep(0.01)
+    reader = Path(f"/proc/{found.pop()}")
+    while "NoNewPrivs:\t1" not in (reader / "status").read_text():  # by then it has asked for its end, too
+        await asyncio.sleep(0.01)
+    parent.kill()
+    await parent.wait()
+    while reader.exists():
+        await asyncio.sleep(0.01)
