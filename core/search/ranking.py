@@ -14,13 +14,15 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from core.search.segment import Floats, Segment
+from core.search.segment import Array, Floats, Segment
 from core.search.words import term, words
+
+Doubles = NDArray[np.float64]
 
 K1: Final = 1.2  # of BM25, as Lucene has it: how soon further occurrences of a word stop counting,
 B: Final = 0.75  # and how much a long chunk counts less
@@ -49,7 +51,9 @@ class Weights:
     words: float
 
 
-HYBRID: Final = Weights(vector=0.5, words=0.5)
+# Measured on the questions of the test corpus with the offline model: a mean of scores places the right passages higher
+# than reciprocal rank fusion does, whatever the weights, and these do best.
+HYBRID: Final = Weights(vector=0.4, words=0.6)
 VECTOR: Final = Weights(vector=1, words=0)
 WORDS: Final = Weights(vector=0, words=1)
 
@@ -83,7 +87,7 @@ def search(
     measured = [measure for query in queries if (measure := _measure(parts, query, weights))]
     least = max(threshold, LEAST)
     bound, best = least - ERROR, np.zeros(0, np.float32)
-    rough: list[tuple[int, NDArray[np.int64], Floats]] = []
+    rough: list[tuple[int, Array, Floats]] = []
     for place, part in enumerate(parts if measured else ()):
         scores = _roughly(measured, place, part)
         chosen = np.flatnonzero(scores >= bound)
@@ -108,20 +112,16 @@ class _Part:
     """What of a segment is eligible: all of it, if `mask` is None."""
 
     segment: Segment
-    mask: NDArray[np.bool_] | None
+    mask: Array | None
     chunks: int
     words: int
 
 
 def _part(segment: Segment, eligible: Collection[str]) -> _Part | None:
     taken = [source in eligible for source in segment.sources]
-    lengths = segment.tables.lengths
-    if all(taken):
-        return _Part(segment, None, len(segment), int(lengths.sum(dtype=np.int64)))
-    if not any(taken):
-        return None
-    mask = np.repeat(taken, np.diff(segment.firsts))
-    return _Part(segment, mask, int(np.count_nonzero(mask)), int(lengths[mask].sum(dtype=np.int64)))
+    mask = None if all(taken) else np.repeat(taken, np.diff(segment.firsts))
+    lengths = segment.tables.lengths if mask is None else segment.tables.lengths[mask]
+    return _Part(segment, mask, len(lengths), int(lengths.sum(dtype=np.int64))) if len(lengths) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +129,8 @@ class _Measure:
     """A query against each part, both times its weight: the BM25 shares of its chunks, and the vector. None where there
     is nothing to compare."""
 
-    shares: Sequence[NDArray[np.float64] | None]
-    vectors: Sequence[NDArray[np.float64] | None]
+    shares: Sequence[Doubles | None]
+    vectors: Sequence[Doubles | None]
 
 
 def _measure(parts: Sequence[_Part], query: Query, weights: Weights) -> _Measure | None:
@@ -149,10 +149,10 @@ def _measure(parts: Sequence[_Part], query: Query, weights: Weights) -> _Measure
     )
 
 
-Posting = tuple[NDArray[np.unsignedinteger[Any]], NDArray[np.uint8]]  # chunks, and how often each has a term
+Posting = tuple[Array, Array]  # chunks, and how often each has a term
 
 
-def _bm25(parts: Sequence[_Part], terms: NDArray[np.uint64], weight: float) -> list[NDArray[np.float64] | None]:
+def _bm25(parts: Sequence[_Part], terms: Array, weight: float) -> list[Doubles | None]:
     """What each chunk has of the BM25 score of one in which all terms occur without end, times `weight`."""
     chunks = sum(part.chunks for part in parts)
     mean = sum(part.words for part in parts) / chunks
@@ -168,7 +168,7 @@ def _bm25(parts: Sequence[_Part], terms: NDArray[np.uint64], weight: float) -> l
     ]
 
 
-def _postings(part: _Part, terms: NDArray[np.uint64]) -> list[Posting]:
+def _postings(part: _Part, terms: Array) -> list[Posting]:
     """The eligible ones of each term."""
     tables, found = part.segment.tables, []
     places = np.searchsorted(tables.terms, terms)
@@ -183,22 +183,23 @@ def _postings(part: _Part, terms: NDArray[np.uint64]) -> list[Posting]:
     return found
 
 
-def _shares(
-    segment: Segment, postings: Sequence[Posting], worth: NDArray[np.float64], mean: float
-) -> NDArray[np.float64] | None:
+def _shares(segment: Segment, postings: Sequence[Posting], worth: Doubles, mean: float) -> Doubles | None:
     """`mean` is that of the chunks' lengths."""
-    chunks = np.concatenate([chunks for chunks, _ in postings])
+    chunks = np.concatenate([chunks for chunks, _ in postings], dtype=np.intp)
     if not len(chunks):
         return None
-    counts = np.concatenate([counts for _, counts in postings]).astype(np.float32)
-    slow = (segment.tables.lengths * np.float32(K1 * B / mean)) + np.float32(K1 * (1 - B))
-    gained = counts / (counts + slow[chunks]) * np.repeat(worth.astype(np.float32), [len(own) for own, _ in postings])
-    return np.bincount(chunks, gained, len(segment))
+    counts = np.concatenate([counts for _, counts in postings], dtype=np.float32)
+    slow = segment.tables.lengths * np.float32(K1 * B / mean) + np.float32(K1 * (1 - B))
+    gained = counts / (counts + slow[chunks])
+    ends = np.cumsum([len(chunks) for chunks, _ in postings])
+    for own, value in zip(np.split(gained, ends[:-1]), worth.tolist(), strict=True):
+        np.multiply(own, value, out=own)
+    return np.asarray(np.bincount(chunks, gained, len(segment)), np.float64)
 
 
 def _roughly(measured: Sequence[_Measure], place: int, part: _Part) -> Floats:
     """The scores of all chunks of a part, off by no more than ERROR; -1 for those that are not eligible."""
-    best = np.zeros(len(part.segment), np.float32)
+    best: Floats | None = None
     for measure in measured:
         vector, shares = measure.vectors[place], measure.shares[place]
         if vector is not None:
@@ -206,17 +207,19 @@ def _roughly(measured: Sequence[_Measure], place: int, part: _Part) -> Floats:
             np.maximum(scores, 0, out=scores)
             if shares is not None:
                 scores += shares
-            np.maximum(best, scores, out=best)
         elif shares is not None:
-            np.maximum(best, shares, out=best)
+            scores = shares.astype(np.float32)
+        else:
+            continue
+        best = scores if best is None else np.maximum(best, scores, out=best)
+    if best is None:
+        best = np.zeros(len(part.segment), np.float32)
     if part.mask is not None:
         best[~part.mask] = -1
     return best
 
 
-def _exactly(
-    measured: Sequence[_Measure], place: int, segment: Segment, chunks: NDArray[np.int64]
-) -> NDArray[np.float64]:
+def _exactly(measured: Sequence[_Measure], place: int, segment: Segment, chunks: Array) -> Doubles:
     """The scores of these chunks. A BLAS product of one row depends on the rows beside it, in the last bits; these sums
     do not."""
     best = np.zeros(len(chunks))

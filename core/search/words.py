@@ -1,7 +1,7 @@
 """What the keyword part of a search takes as words, in any language.
 
-Words are runs of letters, digits and the marks that belong to them, whatever their case and accents. Scripts that put no
-spaces between words, and Korean, whose particles stick to them, are read as pairs of neighbouring characters, as
+Words are runs of letters, digits and the marks that belong to them, whatever their case and accents. Scripts that put
+no spaces between words, and Korean, whose particles stick to them, are read as pairs of neighbouring characters, as
 Lucene's CJKAnalyzer does.
 """
 
@@ -11,6 +11,7 @@ import re
 import unicodedata
 from collections.abc import Iterator
 from hashlib import blake2b
+from itertools import pairwise
 from typing import Final
 
 # Thai, Lao, Burmese, Khmer, kana, Han, Hangul.
@@ -42,7 +43,7 @@ def words(text: str) -> Iterator[str]:
         if run[1] is None or len(word) == 1:
             yield word
         else:
-            yield from map("".join, zip(word, word[1:], strict=False))
+            yield from map("".join, pairwise(word))
 
 
 def term(word: str) -> int:
