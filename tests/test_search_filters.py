@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from core.search.filters import Filter
 
+quickly = settings(deadline=None, max_examples=60)  # other tests take the processor meanwhile
 PARSER: TypeAdapter[Filter] = TypeAdapter(Filter)
 values = st.sampled_from(["", "a", "b", "1", 0, 1, 2, 1.0, 1.5, -1, True, False])
 keys = st.sampled_from(["x", "y"])
@@ -54,6 +55,7 @@ def naive(wire: dict[str, Any], attributes: dict[str, Any]) -> bool:
     return bool({"gt": mine > value, "gte": mine >= value, "lt": mine < value, "lte": mine <= value}[wire["type"]])
 
 
+@quickly
 @given(filters, st.dictionaries(keys, values))
 def test_filters_equal_a_naive_evaluation(wire: dict[str, Any], attributes: dict[str, Any]) -> None:
     assert PARSER.validate_python(wire).matches(attributes) == naive(wire, attributes)

@@ -34,8 +34,8 @@ POSTINGS: Final = 500_000  # that a query reads: then its commonest words, which
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What is searched for. `vector` was made by `model`; None searches by words alone, as happens to segments whose
-    vectors are of another model."""
+    """What is searched for. `vector` was made by `model`; None searches by words alone. Segments whose vectors are of
+    another model are searched by words alone, too: their chunks cannot have more than the words' share of a score."""
 
     text: str
     vector: Floats | None = None
@@ -44,8 +44,8 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """How much vectors and words count; only the ratio matters. Where a query has no vector, or no words, the other one
-    is all that counts."""
+    """How much vectors and words count: only the ratio matters. Of a query that has no vector, or no words, the other
+    one is all that counts."""
 
     vector: float
     words: float
@@ -56,6 +56,8 @@ class Weights:
 HYBRID: Final = Weights(vector=0.4, words=0.6)
 VECTOR: Final = Weights(vector=1, words=0)
 WORDS: Final = Weights(vector=0, words=1)
+# The wire's names (section 3.8). There is no second model that would rank again: `none` saves the search by words.
+RANKERS: Final = {"auto": HYBRID, "default-2024-11-15": HYBRID, "default_2024_08_21": HYBRID, "none": VECTOR}
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,11 +141,14 @@ def _measure(parts: Sequence[_Part], query: Query, weights: Weights) -> _Measure
     terms = np.unique(np.array([term(word) for word in distinct], np.uint64))
     vector = np.zeros(0) if query.vector is None else query.vector.astype(np.float64)
     length = float(np.linalg.norm(vector))
-    by_vector, by_words = weights.vector if length else 0.0, weights.words if len(terms) else 0.0
+    by_vector, by_words = weights.vector, weights.words
+    if not (length and len(terms)):
+        by_vector, by_words = float(length > 0), float(len(terms) > 0)
     if not parts or by_vector + by_words == 0:
         return None
-    vector, share = vector * (by_vector / (by_vector + by_words) / (length or 1)), by_words / (by_vector + by_words)
-    fits = [by_vector > 0 and part.segment.model == query.model for part in parts]
+    share = by_words / (by_vector + by_words)
+    vector *= (1 - share) / (length or 1)
+    fits = [share < 1 and part.segment.model == query.model for part in parts]
     return _Measure(
         _bm25(parts, terms, share) if share else [None] * len(parts), [vector if fit else None for fit in fits]
     )

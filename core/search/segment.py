@@ -15,6 +15,7 @@ import zlib
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -142,19 +143,17 @@ def build(source: str, chunks: Sequence[Chunk], vectors: Floats | None, model: s
 
 def _index(chunks: Sequence[Chunk]) -> tuple[Array, Array, Array, Array]:
     """The chunks' lengths in words; and the postings in any order that ascends within a term: term, chunk, count."""
-    known: dict[str, int] = {}
-    lengths, terms, owners, counts = [], [], [], []
-    for number, chunk in enumerate(chunks):
+    numbered, lengths, distinct = cache(term), [], []
+    terms: list[int] = []
+    counts: list[int] = []
+    for chunk in chunks:
         found = Counter(words(chunk.text))
         lengths.append(found.total())
-        for word, count in found.items():
-            if (key := known.get(word)) is None:
-                key = known[word] = term(word)
-            terms.append(key)
-            counts.append(min(count, _MOST))
-        owners.append(np.full(len(found), number))
-    owned = np.concatenate(owners) if owners else np.zeros(0, np.int64)
-    return np.array(lengths, np.uint32), np.array(terms, np.uint64), owned, np.array(counts, np.uint8)
+        distinct.append(len(found))
+        terms += map(numbered, found)
+        counts += found.values()
+    owners = np.repeat(np.arange(len(chunks)), distinct)
+    return np.array(lengths, np.uint32), np.array(terms, np.uint64), owners, np.minimum(counts, _MOST)
 
 
 def _encode(

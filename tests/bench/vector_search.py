@@ -98,7 +98,7 @@ async def vector_search(stand: Stand, engine: str) -> AsyncIterator[Figure]:
             for seed, blob in enumerate(blobs):
                 await large.add(seed, await asyncio.wrap_future(blob))
             async for turn in stand.turns():
-                resting, shelf = resident_mb(os.getpid()), Shelf(storage, 2**40)
+                resting, shelf = resident_mb(os.getpid()), Shelf(storage, names.CONTENTS, 2**40)
                 begun = time.perf_counter()
                 segments = await large.open(shelf)
                 yield Figure(engine, f"{total}, cold: open", (time.perf_counter() - begun) * 1000)
@@ -123,7 +123,7 @@ async def vector_search(stand: Stand, engine: str) -> AsyncIterator[Figure]:
                 yield Figure(engine, f"{total}: search, and read 10 texts", (time.perf_counter() - begun) * 1000)
 
                 empty = Store(storage, f"empty {turn}")
-                least = await one_more(empty, Shelf(storage, 2**40), next(seeds))
+                least = await one_more(empty, Shelf(storage, names.CONTENTS, 2**40), next(seeds))
                 took = await one_more(large, shelf, next(seeds))
                 what = f"add a file of {PER_FILE} chunks to {total}, and open them"
                 yield Figure(engine, what, took, "ms", least, at_most(2 * least))
@@ -145,11 +145,11 @@ async def one_more(store: Store, shelf: Shelf, seed: int) -> float:
 
 async def bounded(engine: str, storage: Storage, stores: list[Store]) -> AsyncIterator[Figure]:
     """Each large segment is a store of its own, of which three have room: they are opened round and round."""
-    alone = Shelf(storage, 2**40)
+    alone = Shelf(storage, names.CONTENTS, 2**40)
     await stores[0].open(alone)
     limit = 3 * alone.memory
     del alone
-    shelf, resting, kept, grown = Shelf(storage, limit), resident_mb(os.getpid()), 0.0, 0.0
+    shelf, resting, kept, grown = Shelf(storage, names.CONTENTS, limit), resident_mb(os.getpid()), 0.0, 0.0
     for store in [*stores, *stores]:
         await store.open(shelf)
         kept, grown = max(kept, shelf.memory / 2**20), max(grown, resident_mb(os.getpid()) - resting)
