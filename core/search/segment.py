@@ -168,7 +168,9 @@ def _encode(
     counts: Array,
 ) -> bytes:
     order = np.argsort(terms, kind="stable")
-    distinct, begins = np.unique(terms[order], return_index=True)
+    terms = terms[order]
+    begins = np.flatnonzero(np.append(terms[:1] == terms[:1], terms[1:] != terms[:-1]))
+    distinct = terms[begins]
     places = np.cumsum([0, *map(len, texts)], dtype=np.uint64)
     header = _Header(model, vectors.shape[1], tuple(sources), len(distinct), len(terms), int(places[-1]), (0, 0))
     arrays = (distinct, places, np.append(begins, len(terms)), lengths, starts, chunks[order], counts[order])
@@ -181,7 +183,7 @@ def _encode(
 
 def merge(blobs: Sequence[Buffer], live: Collection[str]) -> bytes | None:
     """One segment of what these hold of the `live` sources, in their order; None if that is nothing. Nothing is
-    embedded or split into words again. It holds all in memory, twice.
+    embedded or split into words again. It takes five times the memory of its result, beside the blobs.
 
     Raises DamagedSegment, and ValueError if their vectors are of several models."""
     parts = [part for blob in blobs if (part := _kept(blob, live))]
@@ -198,7 +200,7 @@ def merge(blobs: Sequence[Buffer], live: Collection[str]) -> bytes | None:
         [text for part in parts for text in part.texts],
         np.concatenate([part.lengths for part in parts]),
         np.concatenate([part.terms for part in parts]),
-        np.concatenate([first + part.chunks for first, part in zip(before, parts, strict=False)]),
+        np.concatenate([part.chunks + np.uint32(first) for first, part in zip(before, parts, strict=False)]),
         np.concatenate([part.counts for part in parts]),
     )
 
@@ -222,7 +224,7 @@ def _kept(blob: Buffer, live: Collection[str]) -> _Part | None:
     kept = np.repeat([source in live for source, _ in header.sources], [number for _, number in header.sources])
     if not kept.any():
         return None
-    numbers = np.cumsum(kept) - 1
+    numbers = np.cumsum(kept, dtype=np.uint32) - np.uint32(1)
     posted = kept[tables.chunks]
     return _Part(
         header,
