@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
+import warnings
+from collections.abc import AsyncIterator
 from typing import Any
 
+import openai
 import pytest
+from forms import upload
 from inprocess import Event, Gate, InProcess, ManualClock, Stream, calls, in_process, path_of, says
 from searching import FOODS, FakeSearch, found, searching, stores, tool
 from test_wire_tools import PARIS, WEATHER
 
 from core.errors import ApiError
 from core.ports import StorageUnavailable, ToolCall
+from infra.providers import ModelRouter, Provider
 from worker.actions import action
 
 Json = Any
@@ -478,3 +484,88 @@ async def test_a_run_that_ends_during_a_search_leaves_the_search(ending: str) ->
         (step,) = await service.steps(run)
     assert step["status"] == ending
     assert step["step_details"]["tool_calls"][0]["file_search"]["results"] == []
+
+
+# --- with everything real but the reading of files ------------------------------------------------------------------
+
+DIARY = b"Monday was quiet.\nTekakwitha ate pizza, and Filip ate cake. Nobody ate fish.\nIt rained on Sunday.\n"
+
+
+@contextlib.asynccontextmanager
+async def with_diary(*script: Any, **fields: Any) -> AsyncIterator[tuple[InProcess, str, str]]:
+    """The service, a file, and an assistant whose store has it."""
+    async with in_process(*script, **fields) as service:
+        file = await upload(service.api, DIARY, "my diary.txt")
+        store = await service.api.post("/vector_stores", {"file_ids": [file["id"]]})
+        assert (await service.ingested(store))["file_counts"]["completed"] == 1
+        yield service, file["id"], await searcher(service, tool_resources=stores(store["id"]))
+
+
+async def test_without_any_key_the_offline_model_searches_and_cites() -> None:
+    models = ModelRouter({"offline": Provider(api="offline")}, "offline")
+    async with with_diary(models=models) as (service, file_id, assistant):
+        run = await service.finished(await service.thread("What did Filip eat?"), assistant)
+        (said,) = (await service.said(run["thread_id"]))[1:]
+        (cited,) = await annotations_of(service, run)
+    assert f'Your files say: "Tekakwitha ate pizza, and Filip ate cake."{cited["text"]}' in said
+    assert cited["file_citation"] == {"file_id": file_id}
+    assert said[cited["start_index"] : cited["end_index"]] == cited["text"]
+
+
+async def test_the_official_sdk_hears_annotations_and_results() -> None:
+    script = calls(searching("Filip cake")), answers("Ca|ke【{number}:|0†source】|.")
+    async with with_diary(*script) as (service, file_id, assistant):
+        thread = await service.thread("What did Filip eat?")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            async with openai.AsyncOpenAI(base_url=f"{service.url}v1", api_key="none") as client:
+                handler = Heard()
+                options = {"assistant_id": assistant, "event_handler": handler, "include": [CONTENTS.partition("=")[2]]}
+                async with client.beta.threads.runs.stream(thread_id=thread, **options) as stream:
+                    await stream.until_done()
+                    (message,) = await stream.get_final_messages()
+                    searched, _ = await stream.get_final_run_steps()
+    (annotation,) = message.content[0].text.annotations
+    assert message.content[0].text.value[annotation.start_index : annotation.end_index] == annotation.text
+    assert (annotation.type, annotation.file_citation.file_id) == ("file_citation", file_id)
+    assert [each.text for each in handler.annotations] == [annotation.text]
+    assert set(handler.tools) == {"file_search"}  # the SDK tells of it again whenever a step or the run ends
+    (call,) = searched.step_details.tool_calls
+    assert "Filip ate cake" in call.file_search.results[0].content[0].text
+
+
+class Heard(openai.AsyncAssistantEventHandler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.annotations: list[Any] = []
+        self.tools: list[str] = []
+
+    async def on_text_delta(self, delta: Any, snapshot: Any) -> None:
+        self.annotations += delta.annotations or ()
+
+    async def on_tool_call_done(self, tool_call: Any) -> None:
+        self.tools.append(tool_call.type)
+
+
+async def test_a_store_that_was_deleted_leaves_the_model_an_explanation() -> None:
+    async with with_diary(calls(searching("x")), says("Sorry.")) as (service, _, assistant):
+        store = (await service.api.get("/vector_stores"))["data"][0]["id"]
+        await service.api.delete(f"/vector_stores/{store}")
+        run = await service.finished(assistant=assistant)
+        assert service.prompts[1].turns[-1].text.startswith(f"Error: No vector store found with id '{store}'.")
+    assert run["status"] == "completed"
+
+
+async def test_another_projects_store_is_not_searched() -> None:
+    async with in_process(calls(searching("x")), says("Sorry."), api_keys="a:ka,b:kb") as service:
+        mine, theirs = service.client("ka"), service.client("kb")
+        file = await upload(theirs, DIARY, "diary.txt")
+        store = await theirs.post("/vector_stores", {"file_ids": [file["id"]]})
+        await service.ingested(store, project="b")
+        body = {"model": "m", "tools": [tool()], "tool_resources": stores(store["id"])}
+        answer = await mine.send("POST", "/v1/assistants", body)
+        assert answer.status == 200
+        thread = {"messages": [{"role": "user", "content": "What did Filip eat?"}]}
+        run = await mine.post("/threads/runs", {"assistant_id": answer.body["id"], "thread": thread})
+        await service.until(run, "completed", project="a")
+        assert service.prompts[1].turns[-1].text.startswith("Error: No vector store found with id")
