@@ -7,7 +7,7 @@ The model sees a function. Each result comes with a marker, 【4:0†report.pdf�
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -50,7 +50,8 @@ MOST_QUERIES: Final = 5
 LONGEST_QUERY: Final = 4_096  # characters
 MOST_RESULTS, MOST_RESULTS_GPT_35 = 20, 5  # by default (published document)
 MOST_TOKENS: Final = 16_000  # of the passages that a model gets for the searches of a turn (the vendor's guide)
-WINDOW_SHARE: Final = 0.25  # of its window, at most
+WINDOW_SHARE: Final = 0.25  # of its window, at most,
+RUN_SHARE: Final = 0.5  # and of all searches of a run together
 TOKEN_BYTES: Final = 4  # of UTF-8, as core.prompt.estimate has it
 
 
@@ -92,9 +93,12 @@ def most_results(run: Run) -> int:
     return _options(run).get("max_num_results") or default
 
 
-def most_tokens(window: int) -> int:
-    """Of the passages that a model with this window gets for a turn's searches."""
-    return min(MOST_TOKENS, int(window * WINDOW_SHARE))
+def room(steps: Iterable[Step], window: int) -> int:
+    """How many tokens of passages a model with this window may still get for the searches of a turn, after what it got
+    in these steps of the run. Passages stay in the prompt until the run ends."""
+    results = (result for step in steps for _, found in found_by(step) for _, result in found)
+    used = sum(len(text.encode()) for result in results for text in _texts(result)) // TOKEN_BYTES
+    return max(0, min(MOST_TOKENS, int(window * WINDOW_SHARE), int(window * RUN_SHARE) - used))
 
 
 def queries_of(arguments: str) -> list[str]:

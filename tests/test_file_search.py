@@ -378,8 +378,21 @@ async def test_what_the_model_gets_is_bounded_by_its_window() -> None:
         long[0] = found("file-0", "0.txt", 0.9, "é" * 100_000)
         await service.finished(assistant=await searcher(service, model="gpt-4"))
         cut = service.prompts[-1].turns[-1].text
-    assert (len(few), len(many)) == (1, 12)
+    assert (len(few), len(many)) == (1, 12)  # a passage has 1,250 tokens
     assert 4_000 < cut.count("é") <= 4_096
+
+
+async def test_a_model_that_goes_on_searching_keeps_room_for_its_answer() -> None:
+    """All passages of a run may take half of the window."""
+    long = [found("file-1", "a.txt", 0.9, "word " * 1_600)]  # 2,000 tokens
+    asked = [calls(searching("x", call_id=f"call_{n}")) for n in range(4)]
+    async with in_process(*asked, says("Done."), search=(engine := FakeSearch(long))) as service:
+        run = await service.finished(assistant=await searcher(service, model="gpt-4"))
+        outputs = [turn.text for turn in service.prompts[-1].turns if turn.role == "tool"]
+    assert run["status"] == "completed"
+    assert [output.count("word") for output in outputs] == [1_600, 1_600, 77, 0]
+    assert outputs[3].startswith("Error: There is no room for more passages.")
+    assert len(engine.asked) == 3
 
 
 # --- what goes wrong ------------------------------------------------------------------------------------------------
@@ -524,13 +537,12 @@ async def test_the_official_sdk_hears_annotations_and_results() -> None:
                 async with client.beta.threads.runs.stream(thread_id=thread, **options) as stream:
                     await stream.until_done()
                     (message,) = await stream.get_final_messages()
-                    searched, _ = await stream.get_final_run_steps()
     (annotation,) = message.content[0].text.annotations
     assert message.content[0].text.value[annotation.start_index : annotation.end_index] == annotation.text
     assert (annotation.type, annotation.file_citation.file_id) == ("file_citation", file_id)
     assert [each.text for each in handler.annotations] == [annotation.text]
     assert set(handler.tools) == {"file_search"}  # the SDK tells of it again whenever a step or the run ends
-    (call,) = searched.step_details.tool_calls
+    (call,) = handler.steps[0].step_details.tool_calls
     assert "Filip ate cake" in call.file_search.results[0].content[0].text
 
 
@@ -539,9 +551,13 @@ class Heard(openai.AsyncAssistantEventHandler):
         super().__init__()
         self.annotations: list[Any] = []
         self.tools: list[str] = []
+        self.steps: list[Any] = []
 
     async def on_text_delta(self, delta: Any, snapshot: Any) -> None:
         self.annotations += delta.annotations or ()
+
+    async def on_run_step_done(self, run_step: Any) -> None:
+        self.steps.append(run_step)
 
     async def on_tool_call_done(self, tool_call: Any) -> None:
         self.tools.append(tool_call.type)

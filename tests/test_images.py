@@ -74,8 +74,16 @@ async def test_an_image_that_cannot_be_used_fails_the_run_that_was_to_look_at_it
 @pytest.mark.parametrize("file_id", ["../other/file-1", "file-1/../../x", "a\nb"])
 async def test_what_is_no_id_is_no_way_into_the_store(file_id: str) -> None:
     async with in_process() as service:
+        asked, get = [], service.storage.get
+
+        async def noting(container: str, name: str) -> Any:
+            asked.append(name)
+            return await get(container, name)
+
+        service.storage.get = noting  # type: ignore[method-assign]
         run = await service.finished(await thread(service, picture(file_id)))
     assert (run["status"], run["last_error"]["code"]) == ("failed", "invalid_prompt")
+    assert not any(file_id in name for name in asked)
 
 
 async def test_another_projects_image_is_unknown() -> None:

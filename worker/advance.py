@@ -33,7 +33,7 @@ from core.ports import (
     Telemetry,
 )
 from core.prompt import build
-from core.resources import FileSearchResult, FileSearchToolCall, FunctionToolCall, LastError, Run
+from core.resources import FileSearchResult, FileSearchToolCall, FunctionToolCall, LastError
 from core.stores.ledger import Stores
 from core.stream import StreamWriter
 from core.threads import Decision, Threads
@@ -259,10 +259,10 @@ class Advance:
 
     async def _tools(self, move: CallTools) -> None:
         """At least once: a worker that dies in here leaves the calls to the next one."""
-        calls, run = move.calls, move.held.run
+        calls = move.calls
         searches = sum(isinstance(call, FileSearchToolCall) for call in calls)
         acts = (
-            self._search(run, call, searches) if isinstance(call, FileSearchToolCall) else self._call(call)
+            self._search(move.held, call, searches) if isinstance(call, FileSearchToolCall) else self._call(call)
             for call in calls
         )
         done = await self._guard(asyncio.gather(*acts))
@@ -281,10 +281,10 @@ class Advance:
                 span.tell(arguments=arguments, output=output)
             return output, ()
 
-    async def _search(self, run: Run, call: FileSearchToolCall, searches: int) -> Output:
+    async def _search(self, held: RunState, call: FileSearchToolCall, searches: int) -> Output:
         kit = self.kit
         with kit.telemetry.span("tool", tool=NAME, call_id=call.id) as span:
-            found = await search(kit.searcher, self.item.project, run, call, kit.window, searches)
+            found = await search(kit.searcher, self.item.project, held, call, kit.window, searches)
             if kit.telemetry.content:
                 span.tell(arguments=call.asked.arguments)
             return found

@@ -9,15 +9,17 @@ from typing import Protocol
 
 from core import file_search
 from core.errors import ApiError
+from core.fold import RunState
 from core.ports import StorageUnavailable
 from core.prompt import window_of
-from core.resources import FileSearchResult, FileSearchToolCall, Run
+from core.resources import FileSearchResult, FileSearchToolCall
 from core.stores.search import Found
 
 log = logging.getLogger(__name__)
 
 TIMEOUT = 60.0  # seconds of one search, with its embeddings
 FAILED = "The files cannot be searched at the moment."
+FULL = "There is no room for more passages. Do not search again: answer from those that you have."
 GO_ON = "Do not search again now: tell the user, and do not guess."
 
 
@@ -31,7 +33,7 @@ class Search(Protocol):
 
 
 async def search(
-    engine: Search, project: str, run: Run, call: FileSearchToolCall, window: int, share: int
+    engine: Search, project: str, held: RunState, call: FileSearchToolCall, window: int, share: int
 ) -> tuple[str, tuple[FileSearchResult, ...]]:
     """What the model is told beside what was found, and that. `window` in tokens, where the model's is not known;
     `share` is the number of searches that divide its part of the window. It changes nothing that a client could see,
@@ -39,20 +41,25 @@ async def search(
 
     Raises StorageUnavailable: nothing of the run can be stored either, so it waits until the store is back.
     """
+    run, threshold = held.run, call.file_search.ranking_options.score_threshold
+    stores, limit = file_search.stores_of(run), file_search.most_results(run)
+    tokens = file_search.room(held.steps, window_of(run.model, window)) // share
+    if not tokens:
+        return f"Error: {FULL}", ()
     try:
         queries = file_search.queries_of(call.asked.arguments)
-        async with asyncio.timeout(TIMEOUT):
-            limit, threshold = file_search.most_results(run), call.file_search.ranking_options.score_threshold
-            found, problems = await _search(engine, project, file_search.stores_of(run), queries, limit, threshold)
     except ValueError as error:
         return f"Error: {error}.", ()
+    try:
+        async with asyncio.timeout(TIMEOUT):
+            found, problems = await _search(engine, project, stores, queries, limit, threshold)
     except StorageUnavailable:
         raise
     except Exception:  # a model's answer that says so is worth more than a run that fails
         log.exception("run %s: a search failed", run.id)
         return f"Error: {FAILED} {GO_ON}", ()
     told = f"Error: {' '.join(problems)} {GO_ON}" if problems else ""
-    return told, file_search.results_of(found, file_search.most_tokens(window_of(run.model, window)) // share)
+    return told, file_search.results_of(found, tokens)
 
 
 async def _search(
