@@ -1,4 +1,4 @@
-"""Filters of a search, over the attributes of files (section 3.8): comparisons, and what `and` and `or` make of them."""
+"""Filters of a search, over the attributes of files (section 3.8): comparisons, and `and` and `or` of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from core.requests import Body
 
 Attribute = str | float | bool
 _ORDERS: Final[Mapping[str, Callable[[Any, Any], bool]]] = {"gt": gt, "gte": ge, "lt": lt, "lte": le}
-NESTING: Final = 16  # filters within filters
 
 
 class Comparison(Body):
@@ -41,7 +40,7 @@ class Membership(Body):
 
     type: Literal["in", "nin"]
     key: str
-    value: list[str | float | bool]
+    value: list[str | float]
 
     def matches(self, attributes: Mapping[str, Attribute]) -> bool:
         value = attributes.get(self.key)

@@ -1,11 +1,11 @@
-"""Segments: what a vector store's index consists of. Each is a blob that never changes: a file that was ingested is one,
-and small ones are merged into bigger ones.
+"""Segments: what the index of a vector store consists of. Each is a blob that never changes: a file that was ingested
+is one, and small ones are merged into bigger ones.
 
     magic | header | tables | vectors | texts
 
-The header (MessagePack) says how long the rest is. Tables are arrays of numbers: words with their postings, and of each
-chunk its length in words, its place in its file, and where its text is. Vectors are float16, of length 1. A search reads
-all up to the texts, and of the texts those that it found. All numbers are little-endian.
+The header (MessagePack) says how long the rest is. Tables are arrays of numbers: words with their postings, and of
+each chunk its length in words, its place in its file, and where its text is. Vectors are float16, of length 1. A search
+reads all up to the texts, and of the texts those that it found. All numbers are little-endian.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import zlib
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -24,6 +25,7 @@ from numpy.typing import NDArray
 from core.search.words import term, words
 
 Floats = NDArray[np.float32]
+Array = NDArray[Any]
 Buffer = bytes | bytearray | memoryview
 
 _MAGIC: Final = b"segment1"
@@ -45,7 +47,8 @@ class Chunk(NamedTuple):
 
 class _Header(msgspec.Struct, frozen=True, array_like=True):
     """`sources` are in the order of their chunks, each with their number. `model` made the vectors, which have so many
-    `dimensions` (0: there are none). `checks` are the CRC-32 of what a search reads, and of the texts (`size` bytes)."""
+    `dimensions` (0: there are none). `size` is that of the texts in bytes; `checks` are the CRC-32 of what a search
+    reads, and of the texts."""
 
     model: str
     dimensions: int
@@ -73,13 +76,15 @@ class _Header(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Tables(NamedTuple):
-    terms: NDArray[np.uint64]  # sorted, each once
-    texts: NDArray[np.uint64]  # text of chunk i: bytes texts[i] to texts[i + 1] of the texts
-    ends: NDArray[np.uint32]  # postings of term i: ends[i] to ends[i + 1]
-    lengths: NDArray[np.uint32]  # words of each chunk
-    starts: NDArray[np.uint32]  # of each chunk, as in Chunk
-    chunks: NDArray[np.unsignedinteger[Any]]  # of each posting: ascending within a term
-    counts: NDArray[np.uint8]  # of each posting: how often the chunk has the term
+    """As `_Header.tables` has their types and lengths."""
+
+    terms: Array  # sorted, each once
+    texts: Array  # text of chunk i: bytes texts[i] to texts[i + 1] of the texts
+    ends: Array  # postings of term i: ends[i] to ends[i + 1]
+    lengths: Array  # words of each chunk
+    starts: Array  # of each chunk, as in Chunk
+    chunks: Array  # of each posting: ascending within a term
+    counts: Array  # of each posting: how often the chunk has the term
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,7 +94,7 @@ class Segment:
     name: str
     model: str
     sources: tuple[str, ...]
-    firsts: NDArray[np.int64]  # chunks of source i: firsts[i] to firsts[i + 1]
+    firsts: Array  # chunks of source i: firsts[i] to firsts[i + 1]
     tables: Tables
     vectors: Floats  # a row a chunk. Twice the memory of float16, which numpy multiplies 25 times more slowly
     size: int  # of what a search reads of the blob: the texts begin there
@@ -122,8 +127,8 @@ def build(source: str, chunks: Sequence[Chunk], vectors: Floats | None, model: s
     """The segment of one file. `source` names the file and the attempt to ingest it: unlike any other that its store
     ever had, since what was removed stays in its segment until that is merged.
 
-    `vectors` has a row for each chunk, made by `model`; None if there is no such model. They are normalised here. Raises
-    ValueError if their number is another one than that of the chunks, or one is not finite.
+    `vectors` has a row for each chunk, made by `model`; None if there is no such model. They are normalised here.
+    Raises ValueError if their number is another one than that of the chunks, or one is not finite.
     """
     if vectors is None:
         vectors = np.zeros((len(chunks), 0), np.float32)
@@ -136,40 +141,40 @@ def build(source: str, chunks: Sequence[Chunk], vectors: Floats | None, model: s
     return _encode(model, [(source, len(chunks))], unit.astype("<f2"), starts, texts, *_index(chunks))
 
 
-def _index(chunks: Sequence[Chunk]) -> tuple[NDArray[np.uint32], NDArray[np.uint64], NDArray[Any], NDArray[Any]]:
+def _index(chunks: Sequence[Chunk]) -> tuple[Array, Array, Array, Array]:
     """The chunks' lengths in words; and the postings in any order that ascends within a term: term, chunk, count."""
-    known: dict[str, int] = {}
-    lengths, terms, owners, counts = [], [], [], []
-    for number, chunk in enumerate(chunks):
+    numbered, lengths, distinct = cache(term), [], []
+    terms: list[int] = []
+    counts: list[int] = []
+    for chunk in chunks:
         found = Counter(words(chunk.text))
         lengths.append(found.total())
-        for word, count in found.items():
-            if (key := known.get(word)) is None:
-                key = known[word] = term(word)
-            terms.append(key)
-            counts.append(min(count, _MOST))
-        owners.append(np.full(len(found), number))
-    owned = np.concatenate(owners) if owners else np.zeros(0, np.int64)
-    return np.array(lengths, np.uint32), np.array(terms, np.uint64), owned, np.array(counts, np.uint8)
+        distinct.append(len(found))
+        terms += map(numbered, found)
+        counts += found.values()
+    owners = np.repeat(np.arange(len(chunks)), distinct)
+    return np.array(lengths, np.uint32), np.array(terms, np.uint64), owners, np.minimum(counts, _MOST)
 
 
 def _encode(
     model: str,
     sources: Sequence[tuple[str, int]],
-    vectors: NDArray[np.float16],
-    starts: NDArray[np.uint32],
+    vectors: Array,
+    starts: Array,
     texts: Sequence[bytes | memoryview],
-    lengths: NDArray[np.uint32],
-    terms: NDArray[np.uint64],
-    chunks: NDArray[Any],
-    counts: NDArray[np.uint8],
+    lengths: Array,
+    terms: Array,
+    chunks: Array,
+    counts: Array,
 ) -> bytes:
     order = np.argsort(terms, kind="stable")
-    distinct, begins = np.unique(terms[order], return_index=True)
+    terms = terms[order]
+    begins = np.flatnonzero(np.append(terms[:1] == terms[:1], terms[1:] != terms[:-1]))
+    distinct = terms[begins]
     places = np.cumsum([0, *map(len, texts)], dtype=np.uint64)
     header = _Header(model, vectors.shape[1], tuple(sources), len(distinct), len(terms), int(places[-1]), (0, 0))
     arrays = (distinct, places, np.append(begins, len(terms)), lengths, starts, chunks[order], counts[order])
-    tables = [array.astype(kind).tobytes() for array, (kind, _) in zip(arrays, header.tables(), strict=True)]
+    tables = [np.asarray(array, kind).tobytes() for array, (kind, _) in zip(arrays, header.tables(), strict=True)]
     searched, read = b"".join([*tables, vectors.tobytes()]), b"".join(texts)
     header = msgspec.structs.replace(header, checks=(zlib.crc32(searched), zlib.crc32(read)))
     packed = msgspec.msgpack.encode(header)
@@ -177,8 +182,10 @@ def _encode(
 
 
 def merge(blobs: Sequence[Buffer], live: Collection[str]) -> bytes | None:
-    """One segment of what these hold of the `live` sources, in their order; None if that is nothing. Nothing is embedded
-    or split into words again. Raises DamagedSegment, and ValueError if their vectors are of several models."""
+    """One segment of what these hold of the `live` sources, in their order; None if that is nothing. Nothing is
+    embedded or split into words again. It takes five times the memory of its result, beside the blobs.
+
+    Raises DamagedSegment, and ValueError if their vectors are of several models."""
     parts = [part for blob in blobs if (part := _kept(blob, live))]
     if not parts:
         return None
@@ -193,7 +200,7 @@ def merge(blobs: Sequence[Buffer], live: Collection[str]) -> bytes | None:
         [text for part in parts for text in part.texts],
         np.concatenate([part.lengths for part in parts]),
         np.concatenate([part.terms for part in parts]),
-        np.concatenate([first + part.chunks for first, part in zip(before, parts, strict=False)]),
+        np.concatenate([part.chunks + np.uint32(first) for first, part in zip(before, parts, strict=False)]),
         np.concatenate([part.counts for part in parts]),
     )
 
@@ -203,13 +210,13 @@ class _Part(NamedTuple):
 
     header: _Header
     sources: list[tuple[str, int]]
-    vectors: NDArray[np.float16]
-    starts: NDArray[np.uint32]
+    vectors: Array
+    starts: Array
     texts: list[memoryview]
-    lengths: NDArray[np.uint32]
-    terms: NDArray[np.uint64]
-    chunks: NDArray[np.int64]
-    counts: NDArray[np.uint8]
+    lengths: Array
+    terms: Array
+    chunks: Array
+    counts: Array
 
 
 def _kept(blob: Buffer, live: Collection[str]) -> _Part | None:
@@ -217,7 +224,7 @@ def _kept(blob: Buffer, live: Collection[str]) -> _Part | None:
     kept = np.repeat([source in live for source, _ in header.sources], [number for _, number in header.sources])
     if not kept.any():
         return None
-    numbers = np.cumsum(kept) - 1
+    numbers = np.cumsum(kept, dtype=np.uint32) - np.uint32(1)
     posted = kept[tables.chunks]
     return _Part(
         header,
@@ -226,7 +233,7 @@ def _kept(blob: Buffer, live: Collection[str]) -> _Part | None:
         tables.starts[kept],
         [texts[tables.texts[chunk] : tables.texts[chunk + 1]] for chunk in np.flatnonzero(kept)],
         tables.lengths[kept],
-        np.repeat(tables.terms, np.diff(tables.ends.astype(np.int64)))[posted],
+        np.repeat(tables.terms, np.diff(tables.ends))[posted],
         numbers[tables.chunks[posted]],
         tables.counts[posted],
     )
@@ -236,8 +243,8 @@ def _kept(blob: Buffer, live: Collection[str]) -> _Part | None:
 
 
 def index_size(data: Buffer) -> int:
-    """How many bytes of a blob a search reads, by the first bytes of it; or how many are needed to tell, if that is more
-    than these. Raises DamagedSegment."""
+    """How many bytes of a blob a search reads, by the first bytes of it; or how many are needed to tell, if that is
+    more than these. Raises DamagedSegment."""
     if len(data) < _HEAD.size:
         return _HEAD.size
     magic, length, _ = _HEAD.unpack_from(data)
@@ -276,7 +283,7 @@ def _header(data: Buffer) -> _Header:
     return msgspec.msgpack.decode(packed, type=_Header)
 
 
-def _searched(data: Buffer) -> tuple[_Header, Tables, NDArray[np.float16]]:
+def _searched(data: Buffer) -> tuple[_Header, Tables, Array]:
     """What a search reads, in place."""
     if len(data) < (size := index_size(data)):
         raise DamagedSegment(f"it ends after {len(data)} of {size} bytes")
@@ -292,7 +299,7 @@ def _searched(data: Buffer) -> tuple[_Header, Tables, NDArray[np.float16]]:
     return header, Tables(*tables), vectors.reshape(header.chunks, header.dimensions)
 
 
-def _whole(blob: Buffer) -> tuple[_Header, Tables, NDArray[np.float16], memoryview]:
+def _whole(blob: Buffer) -> tuple[_Header, Tables, Array, memoryview]:
     header, tables, vectors = _searched(blob)
     texts = memoryview(blob)[index_size(blob) :]
     if len(texts) != header.size or zlib.crc32(texts) != header.checks[1]:

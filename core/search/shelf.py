@@ -6,6 +6,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 from core.ports import Contents
@@ -14,6 +15,7 @@ from core.search.segment import DamagedSegment, Segment, decode, index_size
 
 FIRST: Final = 2**18  # bytes of a blob that are read before it is known how many are needed: of a small one, all
 AT_ONCE: Final = 16  # reads of a shelf that are under way
+BRIEF: Final = 2_000  # chunks that are searched on the event loop itself, in a millisecond
 
 
 class SegmentGone(Exception):
@@ -38,10 +40,11 @@ class _Store:
 
 
 class Shelf:
-    """Keeps `limit` bytes of segments: those of the stores that were searched least recently go. A store that needs more
-    than that is kept alone. What runs at that time holds its segments until it is done.
+    """Keeps `limit` bytes of segments: those of the stores that were searched least recently go. A store that needs
+    more than that is kept alone. What runs at that time holds its segments until it is done.
 
-    `container` is where the segments' blobs are."""
+    `container` is where the segments' blobs are.
+    """
 
     def __init__(self, contents: Contents, container: str, limit: int) -> None:
         self._contents, self._container, self._limit = contents, container, limit
@@ -64,13 +67,14 @@ class Shelf:
         weights: Weights = HYBRID,
         threshold: float = 0.0,
     ) -> list[Passage]:
-        """As core.search.ranking.search, in `segments` by name, which are those of a `store`. What the last search in it
-        has read is not read again.
+        """As core.search.ranking.search, in `segments` by name, which are those of a `store`. What the last search in
+        it has read is not read again.
 
         Raises DamagedSegment, SegmentGone and StorageUnavailable.
         """
         opened = await self.open(store, segments)
-        hits = await asyncio.to_thread(search, opened, queries, eligible, limit, weights=weights, threshold=threshold)
+        find = partial(search, opened, queries, eligible, limit, weights=weights, threshold=threshold)
+        hits = find() if sum(map(len, opened)) <= BRIEF else await asyncio.to_thread(find)
         texts = await asyncio.gather(*(self._text(hit.segment, hit.chunk) for hit in hits))
         return [Passage(hit.source, hit.number, hit.score, text) for hit, text in zip(hits, texts, strict=True)]
 
@@ -105,7 +109,8 @@ class Shelf:
                     if not (more := await self._read(name, len(data), missing)):
                         break
                     data += more
-                segment = await asyncio.to_thread(decode, name, data)
+                brief = len(data) <= FIRST
+                segment = decode(name, data) if brief else await asyncio.to_thread(decode, name, data)
             except DamagedSegment as damage:
                 raise DamagedSegment(f"segment {name} is damaged: {damage}") from damage
             finally:
@@ -129,10 +134,9 @@ class Shelf:
             data = await self._read(segment.name, offset, length) if length else bytearray()
         if length and not data:
             raise SegmentGone(f"segment {segment.name} is not there")
-        try:
-            return data.decode()
-        except UnicodeDecodeError as damage:
-            raise DamagedSegment(f"segment {segment.name} is damaged: a text is not as it was written") from damage
+        if len(data) < length:
+            raise DamagedSegment(f"segment {segment.name} is damaged: it ends in a text")
+        return data.decode(errors="replace")
 
     async def _read(self, name: str, offset: int, length: int) -> bytearray:
         data = bytearray()

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 SMALLEST: Final = 2**17  # bytes: segments below are of the first tier
 FACTOR: Final = 8  # segments of one tier are merged into one of the next
-LARGEST: Final = 2**26  # bytes that a merge writes, at most: it holds them in memory twice. From half of it on, no more
+LARGEST: Final = 2**25  # bytes that a merge writes, at most, in five times the memory. From half of it on, no more
 WASTE: Final = 0.5  # a segment of which less than this share is live is written anew
 
 

@@ -1,7 +1,7 @@
 """What the keyword part of a search takes as words, in any language.
 
-Words are runs of letters, digits and the marks that belong to them, whatever their case and accents. Scripts that put no
-spaces between words, and Korean, whose particles stick to them, are read as pairs of neighbouring characters, as
+Words are runs of letters, digits and the marks that belong to them, whatever their case and accents. Scripts that put
+no spaces between words, and Korean, whose particles stick to them, are read as pairs of neighbouring characters, as
 Lucene's CJKAnalyzer does.
 """
 
@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator
 from hashlib import blake2b
+from itertools import pairwise
 from typing import Final
 
 # Thai, Lao, Burmese, Khmer, kana, Han, Hangul.
@@ -20,7 +20,7 @@ _UNSPACED: Final = (
 )
 # Python's \w has no marks; without them a word of an Indic script falls into pieces.
 _MARKS: Final = "".join(c for c in map(chr, range(0x300, 0xFF00)) if unicodedata.category(c) in ("Mn", "Mc"))
-_RUN: Final = re.compile(rf"([{_UNSPACED}]+)|(?:(?![{_UNSPACED}])(?:[^\W_]|[{_MARKS}]))+")
+_RUN: Final = re.compile(rf"([{_UNSPACED}]+)|((?:(?![{_UNSPACED}])(?:[^\W_]|[{_MARKS}]))+)")
 # Accents above, below and across letters, and the points of Hebrew and Arabic; no vowels or voicing, which tell words
 # apart. The numbers are Unicode's combining classes.
 _ACCENTS: Final = re.compile(
@@ -35,14 +35,15 @@ def fold(text: str) -> str:
     return unicodedata.normalize("NFC", _ACCENTS.sub("", unicodedata.normalize("NFKD", text.casefold())))
 
 
-def words(text: str) -> Iterator[str]:
+def words(text: str) -> list[str]:
     """The words of a text, in its order."""
-    for run in _RUN.finditer(fold(text)):
-        word = run[0]
-        if run[1] is None or len(word) == 1:
-            yield word
+    found: list[str] = []
+    for unspaced, word in _RUN.findall(fold(text)):
+        if len(unspaced) > 1:
+            found += map("".join, pairwise(unspaced))
         else:
-            yield from map("".join, zip(word, word[1:], strict=False))
+            found.append(word or unspaced)
+    return found
 
 
 def term(word: str) -> int:
