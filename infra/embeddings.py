@@ -27,8 +27,8 @@ _AT_ONCE: Final = 64  # texts for which the offline model works without a pause
 
 
 class ProviderEmbeddings:
-    """Of the embeddings endpoint of a provider. `model` is routed as the names of chat models are; `dimensions` shortens
-    the vectors, where the model can."""
+    """Of a provider's embeddings endpoint. `model` is routed as the names of chat models are; `dimensions` shortens the
+    vectors, where the model can."""
 
     def __init__(self, router: ModelRouter, model: str, dimensions: int | None = None) -> None:
         """Raises ValueError if no provider is there for the model."""
@@ -44,7 +44,9 @@ class ProviderEmbeddings:
         try:
             upstream = await self._router.upstream(self._provider)
             with upstream.errors():
-                rows = [row for batch in batches(texts) for row in _rows(await upstream.post(*self._call(batch)), batch)]
+                rows = [
+                    row for batch in batches(texts) for row in _rows(await upstream.post(*self._call(batch)), batch)
+                ]
                 if len(widths := {len(row) for row in rows}) > 1 or (self._dimensions and widths != {self._dimensions}):
                     raise ValueError(f"vectors of {sorted(widths)} dimensions")
                 return normalised(np.asarray(rows, np.float32))
@@ -85,7 +87,8 @@ def normalised(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     if not np.isfinite(vectors).all():
         raise ValueError("a vector that is no vector of numbers")
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)
+    rows: NDArray[np.float32] = np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)
+    return rows
 
 
 class OfflineEmbeddings:

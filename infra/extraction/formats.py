@@ -23,12 +23,13 @@ DOCUMENTS: Final = {
     ".xlsx": "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
 }
 
-TEXTS: Final = frozenset(
-    """.adoc .bash .bat .bib .c .cc .cfg .clj .conf .cpp .cs .css .csv .cxx .dart .diff .eml .erl .ex .f90 .go .gradle
-    .graphql .groovy .h .hpp .hs .hxx .ics .ini .java .jl .js .json .jsonl .jsx .kt .kts .less .log .lua .m .md
-    .markdown .mjs .ml .mts .ndjson .org .patch .php .pl .pm .properties .proto .ps1 .py .r .rb .rs .rst .scala .scss
-    .sh .sql .srt .svg .swift .tex .text .tf .toml .ts .tsv .tsx .txt .vb .vtt .vue .xml .yaml .yml .zsh""".split()
-)
+_TEXTS = """
+    .bash .bat .bib .c .cc .cfg .clj .conf .cpp .cs .css .csv .cxx .dart .diff .eml .erl .ex .f90 .go .gradle
+    .graphql .groovy .h .hpp .hs .hxx .ics .ini .java .jl .js .json .jsonl .jsx .kt .kts .less .log .lua .m
+    .markdown .md .mjs .ml .mts .ndjson .org .patch .php .pl .pm .properties .proto .ps1 .py .r .rb .rs .rst .scala
+    .scss .sh .sql .srt .svg .swift .tex .text .tf .toml .ts .tsv .tsx .txt .vb .vtt .vue .xml .yaml .yml .zsh
+"""
+TEXTS: Final = frozenset(_TEXTS.split())
 
 ZIPPED: Final = frozenset({".docx", ".epub", ".odt", ".pptx", ".xlsx"})
 MAGIC: Final = {

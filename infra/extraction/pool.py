@@ -70,7 +70,10 @@ class _Reader:
         """Its exit code: that of its own end, if it had come to one."""
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
-        return await self._process.wait()
+        await self._process.communicate()
+        code = self._process.returncode
+        assert code is not None  # noqa: S101
+        return code
 
     @property
     def ended(self) -> bool:

@@ -1,4 +1,4 @@
-"""The process that reads files, one after another: requests on stdin, answers on stdout, no rights that it can do without.
+"""The process that reads files, one after another: requests on stdin, answers on stdout, no rights that it can spare.
 
 Started by `pool` as `python -I -m infra.extraction.reader`. The only module that knows the extraction library.
 """
@@ -11,13 +11,17 @@ import os
 import signal
 import sys
 import zipfile
-from typing import BinaryIO, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 import msgspec
 
 from core.chunking import spans
 from core.ports import Chunking, Unreadable
 from infra.extraction.formats import DOCUMENTS, MAGIC, TEXTS, ZIPPED, extension
+
+if TYPE_CHECKING:
+    import kreuzberg
 
 MOST_TOKENS: Final = 5_000_000  # of a file, as OpenAI publishes it for file search
 MOST_TEXT: Final = 32 * 1024**2  # bytes of a text file, and code points of any text
@@ -64,11 +68,11 @@ def _text(path: str, filename: str) -> str:
     if kind not in DOCUMENTS and kind not in TEXTS:
         named = f"the extension '{kind}'" if kind else "no extension"
         raise Unreadable("unsupported_file", f"Files with {named} are not supported for retrieval.")
-    size = os.stat(path).st_size
+    size = Path(path).stat().st_size
     if not size:
         raise Unreadable("invalid_file", "The file is empty.")
-    with open(path, "rb") as file:  # noqa: PTH123
-        text = _decoded(file, size) if kind in TEXTS else _document(file, path, kind)
+    with Path(path).open("rb") as file:
+        text = _decoded(file, size) if kind in TEXTS else _document(file, size, kind)
     text = text.replace("\r\n", "\n").replace("\r", "\n").encode(errors="replace").decode()
     if not text.strip():
         raise Unreadable("invalid_file", "The file holds no text; of scanned pages the text is not recognised.")
@@ -103,7 +107,7 @@ def _guessed(data: bytes) -> str:
     raise Unreadable("invalid_file", "The encoding of the file is not known: save it as UTF-8.")
 
 
-def _document(file: BinaryIO, path: str, kind: str) -> str:
+def _document(file: BinaryIO, size: int, kind: str) -> str:
     head = file.read(1024)
     if kind in ZIPPED and head.startswith(MAGIC[".doc"]):
         raise Unreadable("invalid_file", f"The file is encrypted with a password, or no {kind} file.")
@@ -111,10 +115,15 @@ def _document(file: BinaryIO, path: str, kind: str) -> str:
         raise Unreadable("invalid_file", f"The file is no {kind} file, which its extension says it is.")
     if kind in ZIPPED:
         _check_entries(file)
+    file.seek(0)
+    # The library takes each HTML file for UTF-8.
+    source = _decoded(file, size).encode() if kind in (".html", ".htm") else None
     import kreuzberg
 
     try:
-        return kreuzberg.extract_file_sync(path, DOCUMENTS[kind], _config()).content
+        if source is None:
+            return kreuzberg.extract_file_sync(file.name, DOCUMENTS[kind], _config(kind)).content
+        return kreuzberg.extract_bytes_sync(source, DOCUMENTS[kind], _config(kind)).content
     except kreuzberg.KreuzbergError as error:
         said = str(error).lower()
         if "password" in said or "encrypt" in said:
@@ -134,11 +143,19 @@ def _check_entries(file: BinaryIO) -> None:
         raise Unreadable("invalid_file", "The file is encrypted with a password.")
 
 
-def _config() -> "kreuzberg.ExtractionConfig":  # noqa: F821, UP037
+def _config(kind: str) -> kreuzberg.ExtractionConfig:
+    """All that is there. As Markdown, tables stay tables; but of PDF and HTML files that drops titles, and makes lists
+    of what is none."""
     import kreuzberg
 
     return kreuzberg.ExtractionConfig(
-        use_cache=False, enable_quality_processing=False, output_format="markdown", disable_ocr=True
+        output_format="plain" if kind in (".pdf", ".html", ".htm") else "markdown",
+        use_cache=False,
+        disable_ocr=True,  # type: ignore[call-arg] # missing in its stub
+        enable_quality_processing=False,
+        content_filter=kreuzberg.ContentFilterConfig(
+            include_headers=True, include_footers=True, strip_repeating_text=False
+        ),
     )
 
 
@@ -166,8 +183,7 @@ def limit_memory(megabytes: int) -> None:
     with contextlib.suppress(ImportError, OSError, ValueError):
         import resource
 
-        with open("/proc/self/statm", "rb") as file:  # noqa: PTH123
-            now = int(file.read().split()[0]) * resource.getpagesize()
+        now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         most = now + megabytes * 1024**2
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
 

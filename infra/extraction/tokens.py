@@ -18,30 +18,32 @@ from numpy.typing import NDArray
 _TABLE = Path(__file__).with_name("cl100k_base.tiktoken.gz")
 # As tiktoken_ext.openai_public has it.
 _PATTERN = (
-    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$|\s*[\r\n]|\s+(?!\S)|\s"
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+"
+    r"|\s++$|\s*[\r\n]|\s+(?!\S)|\s"
 )
 
 
 @functools.cache
-def encoding() -> tiktoken.Encoding:
-    """Takes a third of a second for the first time."""
+def _tables() -> tuple[tiktoken.Encoding, NDArray[np.uint8]]:
+    """The encoding, and the length in bytes of each token. Takes half a second of CPU for the first time."""
     lines = (line.split() for line in gzip.decompress(_TABLE.read_bytes()).splitlines())
     ranks = {base64.b64decode(token): int(rank) for token, rank in lines}
-    return tiktoken.Encoding("cl100k_base", pat_str=_PATTERN, mergeable_ranks=ranks, special_tokens={})
+    lengths = np.zeros(len(ranks), np.uint8)
+    lengths[list(ranks.values())] = [len(token) for token in ranks]
+    return tiktoken.Encoding("cl100k_base", pat_str=_PATTERN, mergeable_ranks=ranks, special_tokens={}), lengths
 
 
-@functools.cache
-def _lengths() -> NDArray[np.uint8]:
-    """Of each token, in bytes."""
-    return np.fromiter(map(len, encoding().token_byte_values()), np.uint8)
+def encoding() -> tiktoken.Encoding:
+    return _tables()[0]
 
 
 def bounds(text: str) -> memoryview[int]:
     """Where each token starts in the text, in code points, and where the text ends: as core.chunking wants it."""
-    tokens = encoding().encode_to_numpy(text, disallowed_special=())
+    encoding, lengths = _tables()
+    tokens = encoding.encode_to_numpy(text, disallowed_special=())
     data = np.frombuffer(text.encode(), np.uint8)
     starts = (data & 0xC0) != 0x80  # the first byte of each code point
     begun = np.concatenate(([0], np.cumsum(starts, dtype=np.uint32)))  # code points before a byte, the torn one too
-    places = np.concatenate(([0], np.cumsum(_lengths()[tokens], dtype=np.uint32)))
+    places = np.concatenate(([0], np.cumsum(lengths[tokens], dtype=np.uint32)))
     torn = np.concatenate((~starts, [False]))[places]
-    return memoryview((begun[places] - torn).astype(np.uint32))
+    return (begun[places] - torn).astype(np.uint32).data
