@@ -4,7 +4,9 @@ chunk is missing or doubled, counts add up, and of what was deleted nothing is l
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import random
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
@@ -12,7 +14,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from faults import How, Plan
+from faults import How, Mischief, Plan
 from simulation import PROJECT, Client, Process, Unanswered, World
 from test_files_crash import days_pass
 from virtual import run
@@ -331,3 +333,36 @@ def test_whatever_storage_call_fails_every_file_ends_once_and_nothing_is_left(sc
             except BaseException as error:
                 error.add_note(f"{scenario.__name__}, {options}: {plan.hits}")
                 raise
+
+
+# --- a batch, while processes die all the time ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(100 if THOROUGH else 6))
+def test_a_batch_ends_whole_however_often_workers_die(seed: int) -> None:
+    chance = random.Random(seed)
+    count = 200 if THOROUGH else 40
+    faults = [*How, *[None] * chance.choice((50, 100, 300))]
+    plan = Plan()
+    mischief = Mischief(random.Random(seed), twice=0.1, late=0.1, again=0.05, slow=0.01)
+
+    async def main() -> None:
+        world = World(plan=plan, layout=("api", "worker", "worker"), mischief=mischief, roll_after=30, seed=seed)
+        async with world.running():
+            owner = Owner(Client(world, retries=20))
+            files = await owner.files(count)
+            store_id = await owner.create([])
+            await owner.batch(store_id, files)
+            plan.choose = lambda number, name: chance.choice(faults)
+            with contextlib.suppress(Unanswered, ApiError):
+                for file in chance.sample(files, 5):
+                    await asyncio.sleep(chance.random())
+                    await chance.choice((owner.detach, lambda _, file: owner.delete_file(file)))(store_id, file)
+            await asyncio.sleep(60)
+            assert plan.hits
+            plan.end()
+            mischief.twice = mischief.late = mischief.again = mischief.slow = 0
+            await days_pass(world)
+            await check(world, owner)
+
+    run(main())
