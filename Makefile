@@ -49,7 +49,7 @@ bench: $(INSTALLED_DEV) ## measure, about 20 minutes; ARGS=--quick for a rough l
 	$(VENV)/bin/python tests/bench/bench.py $(ARGS)
 
 sweep: $(INSTALLED_DEV) ## crash at every storage call of every scenario; make test takes a part of them
-	SWEEP=100 $(VENV)/bin/pytest -n auto tests/test_crash_sweep.py tests/test_files_crash.py $(ARGS)
+	SWEEP=100 $(VENV)/bin/pytest -n auto tests/test_crash_sweep.py tests/test_files_crash.py tests/test_stores_crash.py $(ARGS)
 
 chaos: $(INSTALLED_DEV) ## kill -9 of real processes over Azurite, and readers by the thousand; about 12 minutes
 	$(VENV)/bin/python tests/chaos.py $(ARGS)

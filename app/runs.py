@@ -45,6 +45,7 @@ async def create_with_thread(request: web.Request) -> web.StreamResponse:
     run_id = reserved.id.replace("thread", "run", 1)  # one key stands for both
     async with service.beginning(project, reserved.id):
         if body.thread:
+            service.scribe().create_thread_and_run(body, assistant, reserved.id, run_id)  # what is refused has no store
             thread = await service.helpers.for_new_thread(project, reserved.id, body.thread)
             body = body.model_copy(update={"thread": thread})
         run = await service.desk.create_thread_and_run(project, reserved.id, run_id, body, assistant)

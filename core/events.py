@@ -249,11 +249,18 @@ class FileUpdated(Struct, frozen=True, kw_only=True, tag_field="type", tag="vect
 
 
 class FileClaimed(Struct, frozen=True, kw_only=True, tag_field="type", tag="vector_store.file.claimed"):
-    """Private: a worker took the file up, by the work item `item`. `attempt` is unlike any other of the store."""
+    """Private: a worker took the file up, by the delivery `item` of a work item. `attempt` is unlike any other of the
+    store."""
 
     file_id: str
     attempt: int
     item: str
+
+
+class FileReleased(Struct, frozen=True, kw_only=True, tag_field="type", tag="vector_store.file.released"):
+    """Private: the claim counts no more, and others may claim the file."""
+
+    file_id: str
 
 
 class FileCompleted(Struct, frozen=True, kw_only=True, tag_field="type", tag="vector_store.file.completed"):
@@ -299,6 +306,13 @@ class MergeClaimed(Struct, frozen=True, kw_only=True, tag_field="type", tag="vec
     item: str
 
 
+class MergesTaken(Struct, frozen=True, kw_only=True, tag_field="type", tag="vector_store.segments.taken"):
+    """Private: these segments, which somebody began to write, are not to become a part of the store any more."""
+
+    names: tuple[str, ...]
+    item: str
+
+
 class SegmentsMerged(Struct, frozen=True, kw_only=True, tag_field="type", tag="vector_store.segments.merged"):
     """Private. `into` holds so many chunks now; `sources` are those in it that are alive, each with its number."""
 
@@ -325,6 +339,7 @@ StoreEvent = (
     | FileCreated
     | FileUpdated
     | FileClaimed
+    | FileReleased
     | FileCompleted
     | FileFailed
     | FileCancelled
@@ -332,6 +347,7 @@ StoreEvent = (
     | BatchCreated
     | BatchCancelled
     | MergeClaimed
+    | MergesTaken
     | SegmentsMerged
     | SegmentsDropped
 )

@@ -68,6 +68,14 @@ async def test_encodings_are_recognised(encoding: str, readers: ReaderPool, tmp_
     assert [chunk.text for chunk in await read(readers, path)] == [text]
 
 
+async def test_a_page_says_its_encoding_itself(readers: ReaderPool, tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    page = "<html><head><meta charset='{}'><script>x()</script></head><body><p>Größe der Fähre</p></body></html>"
+    for encoding in ("iso-8859-1", "utf-8", "utf-16"):
+        path.write_bytes(page.format(encoding).encode(encoding))
+        assert [chunk.text for chunk in await read(readers, path)] == ["Größe der Fähre"], encoding
+
+
 async def test_extensions_are_those_of_openai_and_their_case_says_nothing(readers: ReaderPool, tmp_path: Path) -> None:
     published = ".c .cpp .cs .css .doc .docx .go .html .java .js .json .md .pdf .php .pptx .py .rb .sh .tex .ts .txt"
     assert set(published.split()) <= DOCUMENTS.keys() | TEXTS

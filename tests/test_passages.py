@@ -12,7 +12,6 @@ from pathlib import Path
 
 import documents
 import numpy as np
-import pytest
 from numpy.typing import NDArray
 
 from core.ports import Chunking
@@ -22,18 +21,18 @@ from infra.extraction.pool import ReaderPool
 TOP = 5
 
 
-@pytest.mark.parametrize("chunking", [Chunking(), Chunking(200, 100)], ids=["800/400", "200/100"])
-async def test_the_passage_is_among_the_first_five(chunking: Chunking, tmp_path: Path) -> None:
+async def test_the_passage_is_among_the_first_five(tmp_path: Path) -> None:
     readers, model, asked = ReaderPool(processes=2), OfflineEmbeddings(), documents.questions()
     files = documents.build(tmp_path)
-    passages = [(path.name, chunk.text) for path in files for chunk in await readers.chunks(path, path.name, chunking)]
+    passages = [
+        (path.name, chunk.text) for path in files for chunk in await readers.chunks(path, path.name, Chunking())
+    ]
     vectors = await model.embed([text for _, text in passages])
     by_vector = await model.embed([question.question for question in asked]) @ vectors.T
     by_word = np.array([bm25(question.question, [text for _, text in passages]) for question in asked])
-    fused = 1 / (60 + ranks(by_vector)) + 1 / (60 + ranks(by_word))
 
     found = {}
-    for name, scores in (("vector", by_vector), ("keyword", by_word), ("both", fused)):
+    for name, scores in (("vector", by_vector), ("word", by_word), ("both", level(by_vector) + level(by_word))):
         best = np.argsort(-scores, axis=1, kind="stable")[:, :TOP]
         hits = [
             any(documents.answers(q, *passages[place]) for place in row) for q, row in zip(asked, best, strict=True)
@@ -42,13 +41,14 @@ async def test_the_passage_is_among_the_first_five(chunking: Chunking, tmp_path:
     print({"questions": len(asked), "passages": len(passages), **found})
     assert len(asked) >= 36
     assert found["both"] >= 0.9 * len(asked)
-    assert found["vector"] >= 0.6 * len(asked)
+    assert found["both"] >= max(found["vector"], found["word"])
     await readers.close()
     await model.close()
 
 
-def ranks(scores: NDArray[np.floating]) -> NDArray[np.intp]:
-    return np.argsort(np.argsort(-scores, axis=1, kind="stable"), axis=1)
+def level(scores: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Of each question, from 0 to 1."""
+    return (scores - scores.min(axis=1, keepdims=True)) / np.ptp(scores, axis=1, keepdims=True)
 
 
 def bm25(question: str, passages: list[str]) -> list[float]:

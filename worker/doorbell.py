@@ -220,7 +220,7 @@ class Doorbell:
     async def _give_up(self, item: WorkItem, item_id: str) -> None:
         """A poison item never leaves a run hanging."""
         if isinstance(item, TendStore):
-            return await Shift(self.kit.ingestion, item, item_id).give_up()
+            return await Shift(self.kit.ingestion, item, item_id, DELIVERIES + 1).give_up()
         if not isinstance(item, AdvanceRun):
             return None
         error = LastError(code="server_error", message="Sorry, something went wrong.")

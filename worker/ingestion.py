@@ -1,9 +1,11 @@
 """The work on a vector store: files become segments of its index, small segments are merged, what is loose is removed.
 
 A claim is a fence, as of runs: what comes of a file is committed only if its last claim is still this one. It is by a
-work item, whose next holder goes on where the last one died. A segment is written under the name of file and attempt
-before the commit that makes it a part of the store; until then the log has it among what is loose, and the holder of
-the item that claimed it removes what is never committed.
+delivery of a work item, and the holder of a later delivery takes over: the one before must have died, or is too late. A
+segment is written under the name of file and attempt before the commit that makes it a part of the store; until then
+the log has it among what is loose. Nothing is removed that a claim which still counts could make a part of the store:
+first the claim is made void by a commit, then the blob goes, then its name. Whoever finds his claim void removes what
+he wrote.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from core.files import Files, decode_file
 from core.ports import (
     Chunking,
     Clock,
+    Conflict,
     EmbeddingError,
     Embeddings,
     Extraction,
@@ -74,6 +77,16 @@ class Shift:
     _tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)  # by segment
     _ended: int = 0  # files
 
+    @property
+    def me(self) -> str:
+        """What this delivery claims by."""
+        return f"{self.item_id}/{self.count}"
+
+    def _before(self, item: str) -> bool:
+        """Whether this was an earlier delivery of the same item."""
+        item_id, _, count = item.rpartition("/")
+        return item_id == self.item_id and int(count) < self.count
+
     async def run(self) -> Wait | Done:
         """Raises StorageUnavailable: what was claimed stays so, for the item's next delivery."""
         state = await self._look()
@@ -82,6 +95,7 @@ class Shift:
         if state.deleted:
             return Done()
         if self.count > 1:
+            await self._commit(self._take_merges)
             await self.kit.stores.project(self.item.project, self.item.store_id, self.item_id)
         try:
             await self._remove_loose()
@@ -93,9 +107,11 @@ class Shift:
         await self._merge()
         await self._remove_loose()
         if any(self._open(held) for held in self._waiting(await self._look())):
-            # First the item that will ring, then the end of this one. It is a new one: deliveries do not add up.
+            # A new item, so that deliveries do not add up. It has another id: what this one claimed is released. First
+            # the item that will ring, then the end of this one.
             again = TendStore(project=self.item.project, store_id=self.item.store_id, sent_at=self.kit.clock.now())
             await self.kit.storage.send(to_body(again))
+            await self._commit(self._release)
         return Done()
 
     # -- files -----------------------------------------------------------------------------------------------------
@@ -138,7 +154,7 @@ class Shift:
                 else:
                     attempt = state.attempt + number
                     taken.append((held.id, attempt))
-                    events.append(e.FileClaimed(file_id=held.id, attempt=attempt, item=self.item_id))
+                    events.append(e.FileClaimed(file_id=held.id, attempt=attempt, item=self.me))
             return events
 
         await self._commit(decision)
@@ -150,7 +166,11 @@ class Shift:
         return (state.files[file_id] for file_id in state.waiting) if state.known else ()
 
     def _open(self, held: FileState) -> bool:
-        return not held.item or (held.item == self.item_id and held.source not in self._tasks)
+        return not held.item or self._before(held.item)
+
+    def _release(self, state: StoreState) -> Sequence[e.Event]:
+        left = [held for held in self._waiting(state) if self._before(held.item)]
+        return [e.FileReleased(file_id=held.id) for held in left]
 
     async def _take(self, file_id: str, attempt: int) -> None:
         async with self.kit.room:
@@ -171,7 +191,7 @@ class Shift:
         except ApiError:
             # Deleted, or expired, perhaps before it was attached: whoever deleted it did not find it here.
             await self._commit(
-                lambda state: [e.FileDetached(file_id=file_id)] if _held(state, file_id, attempt) else ()
+                lambda state: [e.FileDetached(file_id=file_id)] if self._held(state, file_id, attempt) else ()
             )
             return
         try:
@@ -190,7 +210,12 @@ class Shift:
         if await self._mine(file_id, attempt) is None:
             return
         # The blob first: what the log names is there.
-        await self._put(name, blob)
+        try:
+            await self._put(name, blob)
+        except Conflict:  # removed by whoever took over
+            if await self._mine(file_id, attempt):
+                raise
+            return
         completed = e.FileCompleted(
             file_id=file_id,
             filename=file.filename,
@@ -198,7 +223,8 @@ class Shift:
             chunks=len(chunks),
             model=f"{model} {vectors.shape[1]}",
         )
-        await self._commit(lambda state: [completed] if _held(state, file_id, attempt) else ())
+        if not await self._commit(lambda state: [completed] if self._held(state, file_id, attempt) else ()):
+            await self._discard(name)
 
     async def _chunks(self, file: File, chunking: StaticChunking) -> Sequence[segment.Chunk]:
         sizes = Chunking(chunking.max_chunk_size_tokens, chunking.chunk_overlap_tokens)
@@ -213,13 +239,17 @@ class Shift:
         return [segment.Chunk(chunk.text, chunk.start) for chunk in found]
 
     async def _fail(self, file_id: str, attempt: int, error: LastError) -> None:
-        await self.kit.stores.discard(self.item.project, self.item.store_id, [segment_of(file_id, attempt)])
+        await self._discard(segment_of(file_id, attempt))
         failed = e.FileFailed(file_id=file_id, error=error)
-        await self._commit(lambda state: [failed] if _held(state, file_id, attempt) else ())
+        await self._commit(lambda state: [failed] if self._held(state, file_id, attempt) else ())
 
     async def _mine(self, file_id: str, attempt: int) -> FileState | None:
         """The file, unless it was cancelled or taken out, or somebody else took over."""
-        return _held(await self._look(), file_id, attempt)
+        return self._held(await self._look(), file_id, attempt)
+
+    def _held(self, state: StoreState, file_id: str, attempt: int) -> FileState | None:
+        held = state.files.get(file_id) if state.known and file_id in state.waiting else None
+        return held if held and (held.attempt, held.item) == (attempt, self.me) else None
 
     async def give_up(self) -> None:
         """This item is poison: its files have failed, and nobody waits for them."""
@@ -247,7 +277,7 @@ class Shift:
         def claim(state: StoreState) -> Sequence[e.Event]:
             nonlocal plan, attempt
             plan, attempt = _plan(state), state.attempt + 1
-            return [e.MergeClaimed(attempt=attempt, item=self.item_id)] if plan else ()
+            return [e.MergeClaimed(attempt=attempt, item=self.me)] if plan else ()
 
         await self._commit(claim)
         if not plan:
@@ -256,17 +286,21 @@ class Shift:
         if not state.segments.keys() >= set(plan):
             return False
         live = {source for name in plan for source in state.segments[name].sources}
-        blobs = [await self._blob(name) for name in plan]
-        merged = await asyncio.to_thread(segment.merge, blobs, live)
+        try:
+            blobs = [await self._blob(name) for name in plan]
+            merged = await asyncio.to_thread(segment.merge, blobs, live)
+        except segment.DamagedSegment:
+            if (await self._look()).segments.keys() >= set(plan):
+                raise
+            return False  # one of them went meanwhile
         if merged is None:
             return False
         into = merged_segment(attempt)
-        await self._put(into, merged)
         chunks = sum(chunks for name in plan for chunks in state.segments[name].sources.values())
 
         def commit(state: StoreState) -> Sequence[e.Event]:
-            # Somebody else may have merged one of them, or the store has expired: then this one is not needed.
-            if not state.known or not state.segments.keys() >= set(plan):
+            # Nothing if somebody else has merged one of them, took over from this one, or the store has expired.
+            if not state.known or state.loose.get(into) != self.me or not state.segments.keys() >= set(plan):
                 return ()
             sources = {source: number for name in plan for source, number in state.segments[name].sources.items()}
             model = state.segments[plan[0]].model
@@ -276,15 +310,39 @@ class Shift:
                 )
             ]
 
-        return bool(await self._commit(commit))
+        try:
+            await self._put(into, merged)
+        except Conflict:  # removed by whoever took over
+            return False
+        if await self._commit(commit):
+            return True
+        await self._discard(into)
+        return False
+
+    def _take_merges(self, state: StoreState) -> Sequence[e.Event]:
+        """Those that an earlier delivery has begun are not to be committed any more, even if its holder lives."""
+        begun = tuple(
+            name for name, item in state.loose.items() if name.startswith("merged.") and item and self._before(item)
+        )
+        return [e.MergesTaken(names=begun, item=self.me)] if begun and state.known else ()
 
     async def _remove_loose(self) -> None:
+        """What nobody can make a part of the store any more."""
         state = await self._look()
-        loose = [name for name, item in state.loose.items() if item in ("", self.item_id) and name not in self._tasks]
-        if not loose or not state.known:
+        if not state.known:
             return
-        await self.kit.stores.discard(self.item.project, self.item.store_id, loose)
-        await self._commit(lambda state: _dropped(state, loose))
+        counting = {held.source for held in self._waiting(state) if held.item}
+        loose = [
+            name
+            for name, item in state.loose.items()
+            if name not in counting and (item in ("", self.me) or self._before(item))
+        ]
+        if loose:
+            await self._discard(*loose)
+            await self._commit(lambda state: _dropped(state, loose))
+
+    async def _discard(self, *segments: str) -> None:
+        await self.kit.stores.discard(self.item.project, self.item.store_id, segments)
 
     async def _put(self, name: str, blob: bytes) -> None:
         place = names.document(self.item.project, self.item.store_id, name)
@@ -301,12 +359,16 @@ class Shift:
         return (await self.kit.stores.look(self.item.project, self.item.store_id)).state
 
     async def _commit(self, decide: Decision) -> bool:
-        return bool(await self.kit.stores.commit(self.item.project, self.item.store_id, decide))
+        """Whether there was something to commit."""
+        events: Sequence[e.Event] = ()
 
+        def deciding(state: StoreState) -> Sequence[e.Event]:
+            nonlocal events
+            events = decide(state)
+            return events
 
-def _held(state: StoreState, file_id: str, attempt: int) -> FileState | None:
-    held = state.files.get(file_id) if state.known else None
-    return held if held and held.attempt == attempt and file_id in state.waiting else None
+        await self.kit.stores.commit(self.item.project, self.item.store_id, deciding)
+        return bool(events)
 
 
 def _dropped(state: StoreState, loose: Collection[str]) -> Sequence[e.Event]:

@@ -60,9 +60,7 @@ class StoreDesk:
         await self._note(project, store_id, files)
         await self._ring_expiry(project, store_id, expires_after)
         try:
-            changes = await self.stores.start(
-                project, store_id, events, self._ring(project, store_id) if files else None
-            )
+            changes = await self.stores.start(project, store_id, events, self._ring(project, store_id))
         except Conflict:
             await self.stores.fetch(names.VECTOR_STORES, project, store_id)  # so that it is listed, whoever died
             return store_of(await self.stores.read(project, store_id))

@@ -43,7 +43,7 @@ class FileState(msgspec.Struct):
     filename: str = ""  # known when it is completed
     attempt: int = 0  # of the last claim
     claims: int = 0  # since it was attached
-    item: str = ""  # the work item of the last claim
+    item: str = ""  # the delivery of a work item by which it was last claimed
     batches: tuple[str, ...] = ()  # that wait for its end
 
     @property
@@ -83,8 +83,8 @@ class StoreState(State):
     waiting: dict[str, None] = msgspec.field(default_factory=dict)  # files in progress, in the order in which they came
     segments: dict[str, SegmentState] = msgspec.field(default_factory=dict)
     homes: dict[str, str] = msgspec.field(default_factory=dict)  # which segment a source is in
-    # Blobs that may be there and are not, or no longer, part of the store. The value is the work item whose holder may
-    # be writing it: he or whoever takes over from him removes it. "": anybody.
+    # Blobs that may be there and are not, or no longer, part of the store. The value is the delivery of a work item
+    # whose holder may be writing it: he, or the holder of a later delivery, removes it. "": anybody.
     loose: dict[str, str] = msgspec.field(default_factory=dict)
     attempt: int = 0  # the last one that was given away
 
@@ -175,6 +175,14 @@ def _file_claimed(state: StoreState, event: e.FileClaimed, at: int) -> Named:
     held.attempt, held.item, held.claims = event.attempt, event.item, held.claims + 1
     state.attempt = max(state.attempt, event.attempt)
     state.loose[held.source] = event.item
+    return []
+
+
+def _file_released(state: StoreState, event: e.FileReleased, at: int) -> Named:
+    held = state.files[event.file_id]
+    held.item = ""
+    if held.source in state.loose:
+        state.loose[held.source] = ""
     return []
 
 
@@ -274,6 +282,11 @@ def _merge_claimed(state: StoreState, event: e.MergeClaimed, at: int) -> Named:
     return []
 
 
+def _merges_taken(state: StoreState, event: e.MergesTaken, at: int) -> Named:
+    state.loose |= dict.fromkeys(event.names, event.item)
+    return []
+
+
 def _segments_merged(state: StoreState, event: e.SegmentsMerged, at: int) -> Named:
     for name in event.merged:
         _retire(state, name)
@@ -344,6 +357,7 @@ APPLY: dict[type, Callable[[StoreState, Any, int], Named]] = {
     e.FileCreated: _file_created,
     e.FileUpdated: _file_updated,
     e.FileClaimed: _file_claimed,
+    e.FileReleased: _file_released,
     e.FileCompleted: _file_completed,
     e.FileFailed: _file_failed,
     e.FileCancelled: _file_cancelled,
@@ -351,6 +365,7 @@ APPLY: dict[type, Callable[[StoreState, Any, int], Named]] = {
     e.BatchCreated: _batch_created,
     e.BatchCancelled: _batch_cancelled,
     e.MergeClaimed: _merge_claimed,
+    e.MergesTaken: _merges_taken,
     e.SegmentsMerged: _segments_merged,
     e.SegmentsDropped: _segments_dropped,
 }

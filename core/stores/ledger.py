@@ -75,6 +75,7 @@ class Stores(Ledger[StoreState, StoreChange]):
     # What clients do. What a worker does, the next holder of his work item projects.
     mended = frozenset(
         {
+            "vector_store.created",
             "vector_store.updated",
             "vector_store.deleted",
             "vector_store.file.updated",
@@ -104,13 +105,15 @@ class Stores(Ledger[StoreState, StoreChange]):
 
     # -- what a worker does ----------------------------------------------------------------------------------------
 
-    async def project(self, project: str, store_id: str, item: str) -> None:
+    async def project(self, project: str, store_id: str, item_id: str) -> None:
         """Bring up the documents of the files that ended by this work item, of the batches and of the store, whoever
         died before he did."""
         state = (await self.look(project, store_id)).state
         if state.store is None or state.deleted:  # under the deletion's version they would keep its tombstones away
             return
-        ended = (held.file for held in state.files if held.item == item and held.file.status != "in_progress")
+        ended = (
+            held.file for held in state.files if held.item.startswith(f"{item_id}/") and held.id not in state.waiting
+        )
         things: list[Resource] = [state.store, *(held.batch for held in state.batches), *ended]
         await self._bring(project, [StoreChange(state.version, "", thing) for thing in things])
 

@@ -72,7 +72,7 @@ def _text(path: str, filename: str) -> str:
     if not size:
         raise Unreadable("invalid_file", "The file is empty.")
     with Path(path).open("rb") as file:
-        text = _decoded(file, size) if kind in TEXTS else _document(file, path, kind)
+        text = _decoded(file, size) if kind in TEXTS else _document(file, size, kind)
     text = text.replace("\r\n", "\n").replace("\r", "\n").encode(errors="replace").decode()
     if not text.strip():
         raise Unreadable("invalid_file", "The file holds no text; of scanned pages the text is not recognised.")
@@ -107,7 +107,7 @@ def _guessed(data: bytes) -> str:
     raise Unreadable("invalid_file", "The encoding of the file is not known: save it as UTF-8.")
 
 
-def _document(file: BinaryIO, path: str, kind: str) -> str:
+def _document(file: BinaryIO, size: int, kind: str) -> str:
     head = file.read(1024)
     if kind in ZIPPED and head.startswith(MAGIC[".doc"]):
         raise Unreadable("invalid_file", f"The file is encrypted with a password, or no {kind} file.")
@@ -115,10 +115,15 @@ def _document(file: BinaryIO, path: str, kind: str) -> str:
         raise Unreadable("invalid_file", f"The file is no {kind} file, which its extension says it is.")
     if kind in ZIPPED:
         _check_entries(file)
+    file.seek(0)
+    # The library takes each HTML file for UTF-8.
+    source = _decoded(file, size).encode() if kind in (".html", ".htm") else None
     import kreuzberg
 
     try:
-        return kreuzberg.extract_file_sync(path, DOCUMENTS[kind], _config(kind)).content
+        if source is None:
+            return kreuzberg.extract_file_sync(file.name, DOCUMENTS[kind], _config(kind)).content
+        return kreuzberg.extract_bytes_sync(source, DOCUMENTS[kind], _config(kind)).content
     except kreuzberg.KreuzbergError as error:
         said = str(error).lower()
         if "password" in said or "encrypt" in said:
