@@ -120,10 +120,10 @@ def queries_of(arguments: str) -> list[str]:
 def results_of(found: Sequence[Found], tokens: int) -> tuple[FileSearchResult, ...]:
     """What was found, best first, as far as its passages have so many tokens; of the first, as much as fits."""
     kept: list[FileSearchResult] = []
-    room = tokens * TOKEN_BYTES
+    left = tokens * TOKEN_BYTES
     for each in found:
         text = each.text.encode()
-        if kept and len(text) > room:
+        if kept and len(text) > left:
             break
         kept.append(
             FileSearchResult(
@@ -131,10 +131,10 @@ def results_of(found: Sequence[Found], tokens: int) -> tuple[FileSearchResult, .
                 file_name=each.filename,
                 score=each.score,
                 attributes=each.attributes,
-                content=(TextContent(text=text[:room].decode(errors="ignore")),),
+                content=(TextContent(text=text[:left].decode(errors="ignore")),),
             )
         )
-        room -= len(text)
+        left -= len(text)
     return tuple(kept)
 
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.citations import Citer, annotated
+from core.citations import Citer, Sources, annotated
 from core.resources import FileSearchResult
 
 
@@ -15,11 +15,13 @@ def result(file_id: str, name: str) -> FileSearchResult:
     return FileSearchResult(file_id=file_id, file_name=name, score=0.5, attributes={})
 
 
-SOURCES = {
+RESULTS = {
     (4, 0): result("file-a", "a.txt"),
     (4, 1): result("file-b", "b 【1】.txt"),
     (7, 0): result("file-c", "c.txt"),
 }
+
+SOURCES = Sources(RESULTS, {"【2:0†a.txt】": "file-z"})
 
 
 def cited(text: str) -> list[tuple[str, str]]:
@@ -30,7 +32,7 @@ def cited(text: str) -> list[tuple[str, str]]:
 
 
 def test_an_annotation_is_as_recorded() -> None:
-    sources = {(4, 0): result("file-a", "favorite_foods.txt")}
+    sources = Sources({(4, 0): result("file-a", "favorite_foods.txt")})
     text = "Filip's favorite food is cake【4:0†favorite_foods.txt】."
     assert list(annotated(text, sources)) == [
         {
@@ -59,6 +61,10 @@ def test_markers_that_stand_side_by_side_or_are_repeated_are_citations_each() ->
 
 def test_what_the_model_makes_up_stays_text() -> None:
     assert cited("【4:2†a.txt】【5:0†a.txt】【4:0†c.txt】【4:0】【4†a.txt】【重要】【4:0†a.txt") == []
+
+
+def test_what_an_earlier_answer_cited_may_be_cited_again_by_the_same_marker() -> None:
+    assert cited("x【2:0†a.txt】 y【2:0†source】") == [("【2:0†a.txt】", "file-z")]
 
 
 def test_a_name_that_is_shortened_is_the_result_that_the_numbers_say() -> None:
@@ -117,4 +123,4 @@ def test_only_what_may_become_a_marker_is_held_back() -> None:
 
 
 def test_where_nothing_was_found_nothing_is_held_back() -> None:
-    assert list(Citer({}).feed("a【")) == [("a【", None)]
+    assert list(Citer(Sources()).feed("a【")) == [("a【", None)]

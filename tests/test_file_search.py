@@ -239,6 +239,18 @@ async def cited(stream: Stream) -> None:
             return
 
 
+async def test_a_later_run_may_repeat_a_citation_without_a_search() -> None:
+    async with in_process(calls(searching("x")), answers(f"Cake{MARKER}."), search=FakeSearch()) as service:
+        run = await service.finished(assistant=await searcher(service))
+        ((_, said), (before,)) = await service.said(run["thread_id"]), await annotations_of(service, run)
+        service.models.script = [says(f"As I said: {said}")]
+        await service.api.post(f"/threads/{run['thread_id']}/messages", {"role": "user", "content": "Again?"})
+        again = await service.finished(run["thread_id"], run["assistant_id"])
+        (cited,) = await annotations_of(service, again)
+    assert (cited["text"], cited["file_citation"]) == (before["text"], before["file_citation"])
+    assert cited["start_index"] == before["start_index"] + len("As I said: ")
+
+
 # --- what is searched, and how --------------------------------------------------------------------------------------
 
 

@@ -236,7 +236,7 @@ class Advance:
         if prompt is None:
             spent = e.RunIncomplete(run_id=run_id, reason="max_prompt_tokens")
             return await self._commit(self._if_mine(lambda _: [spent]))
-        draft = Draft(held.run, kit.ids, number=state.version, sources=sources_of(held))
+        draft = Draft(held.run, kit.ids, number=state.version, sources=sources_of(state, held))
         try:
             reply = await self._guard(self._ask(prompt, draft, held))
         except ModelError as error:

@@ -29,7 +29,7 @@ class Draft:
     run: Run
     ids: Ids
     number: int = 0
-    sources: Sources = field(default_factory=dict)  # what the answer may cite
+    sources: Sources = field(default_factory=Sources)
     message: Message | None = None
     message_step: Step | None = None
     calls_step: Step | None = None
