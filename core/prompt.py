@@ -146,8 +146,10 @@ def _turn(message: Message) -> Turn:
                 texts.append(refusal)
             case ImageUrlPart(image_url=image):
                 images.append((image.url, image.detail))
-            case ImageFilePart(image_file=file):
+            case ImageFilePart(image_file=file) if message.role == "user":
                 images.append((IMAGE_FILE + file.file_id, file.detail))
+            case ImageFilePart(image_file=file):  # no provider takes images that an assistant has said
+                texts.append(f"[image {file.file_id}]")
     return Turn(role=message.role, text="\n".join(texts), images=tuple(images))
 
 

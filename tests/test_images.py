@@ -112,6 +112,15 @@ async def test_an_image_that_is_gone_since_it_was_talked_about_leaves_a_note() -
     assert turn.text == f"What is this?\n{note}"
 
 
+async def test_an_image_of_an_assistant_s_message_is_named() -> None:
+    async with in_process() as service:
+        messages = [{"role": "assistant", "content": [picture("file-1")]}, {"role": "user", "content": "Again?"}]
+        run = await service.finished((await service.api.post("/threads", {"messages": messages}))["id"])
+        turn = service.prompts[0].turns[0]
+    assert run["status"] == "completed"
+    assert (turn.text, turn.images) == ("[image file-1]", ())
+
+
 async def test_an_image_is_read_once_for_all_turns_of_a_run() -> None:
     async with in_process(calls(PARIS), says("Done.")) as service:
         reads = counted(service)
