@@ -36,7 +36,8 @@ POSTINGS: Final = 500_000  # that a query reads: then its commonest words, which
 @dataclass(frozen=True, slots=True)
 class Query:
     """What is searched for. `vector` was made by `model`; None searches by words alone. Segments whose vectors are of
-    another model are searched by words alone, too: their chunks cannot have more than the words' share of a score."""
+    another model, or of other dimensions, are searched by words alone, too: their chunks cannot have more than the
+    words' share of a score."""
 
     text: str
     vector: Floats | None = None
@@ -152,7 +153,8 @@ def _measure(parts: Sequence[_Part], query: Query, weights: Weights) -> _Measure
         return None
     share = by_words / (by_vector + by_words)
     vector *= (1 - share) / (length or 1)
-    vectors = [vector if share < 1 and part.segment.model == query.model else np.zeros(0) for part in parts]
+    kinds = [(part.segment.model, part.segment.vectors.shape[1]) for part in parts]
+    vectors = [vector if share < 1 and kind == (query.model, len(vector)) else np.zeros(0) for kind in kinds]
     postings = [_postings(part, terms if share else terms[:0]) for part in parts]
     having = np.array([sum(len(own) for own, _ in posting) for posting in zip(*postings, strict=True)], np.int64)
     taken = np.lexsort((terms[: len(having)], having))
