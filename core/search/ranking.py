@@ -30,7 +30,7 @@ B: Final = 0.75  # and how much a long chunk counts less
 LEAST: Final = 1e-4  # a score below this is none
 ERROR: Final = 1e-5  # of a score that is computed in float32, at most
 QUERY_WORDS: Final = 256  # distinct words of a query that are looked up
-POSTINGS: Final = 500_000  # that a query reads: then its commonest words, which say least, are left out
+POSTINGS: Final = 250_000  # that a query reads: beyond, its commonest words are left out, which say next to nothing
 
 
 @dataclass(frozen=True, slots=True)
