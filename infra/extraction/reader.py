@@ -124,7 +124,9 @@ def _document(file: BinaryIO, size: int, kind: str) -> str:
         if source is None:
             return kreuzberg.extract_file_sync(file.name, DOCUMENTS[kind], _config(kind)).content
         return kreuzberg.extract_bytes_sync(source, DOCUMENTS[kind], _config(kind)).content
-    except kreuzberg.KreuzbergError as error:
+    except MemoryError:
+        raise
+    except BaseException as error:  # panics of Rust are no Exception
         said = str(error).lower()
         if "password" in said or "encrypt" in said:
             raise Unreadable("invalid_file", "The file is encrypted with a password.") from None
