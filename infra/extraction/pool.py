@@ -22,6 +22,10 @@ logger = logging.getLogger(__name__)
 MOST_ANSWER: Final = 256 * 1024**2  # bytes; of what a reader may say at most, this is twice
 IDLE: Final = 60.0  # seconds after which a reader that has nothing to do is let go
 _INHERITED: Final = ("LD_LIBRARY_PATH", "SYSTEMROOT")  # of the environment: what Python may need to start, no secrets
+# Isolated from its surroundings (-I), but with the modules of this process, wherever a platform puts them.
+_PROGRAM: Final = (
+    "import sys; sys.path[:] = sys.argv.pop().split('\\n'); from infra.extraction.reader import main; main()"
+)
 _ENVIRONMENT: Final = {  # one thread each: the pool is what runs at once
     "LANG": "C.UTF-8",
     "MALLOC_ARENA_MAX": "2",
@@ -40,10 +44,11 @@ class _Reader:
     @classmethod
     async def start(cls, memory: int, timeout: float) -> _Reader:
         """`memory` in MiB, `timeout` in seconds. Raises OSError."""
+        modules = "\n".join(str(Path(entry).absolute()) for entry in sys.path)
         environment = {name: os.environ[name] for name in _INHERITED if name in os.environ}
         return cls(
             await asyncio.create_subprocess_exec(
-                *(sys.executable, "-I", "-m", "infra.extraction.reader", str(memory), str(int(timeout) + 1)),
+                *(sys.executable, "-I", "-c", _PROGRAM, str(memory), str(int(timeout) + 1), modules),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.DEVNULL,

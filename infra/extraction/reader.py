@@ -1,6 +1,6 @@
 """The process that reads files, one after another: requests on stdin, answers on stdout, no rights that it can spare.
 
-Started by `pool` as `python -I -m infra.extraction.reader`. The only module that knows the extraction library.
+Started by `pool`. The only module that knows the extraction library.
 """
 
 from __future__ import annotations
@@ -223,7 +223,3 @@ def _warm() -> None:
     from infra.extraction.tokens import bounds
 
     bounds("warm")
-
-
-if __name__ == "__main__":
-    main()
