@@ -27,6 +27,7 @@ MOST_TOKENS: Final = 5_000_000  # of a file, as OpenAI publishes it for file sea
 MOST_TEXT: Final = 32 * 1024**2  # bytes of a text file, and code points of any text
 MOST_UNPACKED: Final = 512 * 1024**2  # bytes of all that a zipped document says it holds
 MOST_ENTRIES: Final = 10_000  # files in a zipped document
+FAULT: Final = 3  # exit code of a process that a file broke, if no signal ended it
 _SNIFFED: Final = 256 * 1024  # bytes from which an unknown encoding is guessed
 
 
@@ -201,7 +202,10 @@ def main() -> None:
     while head := sys.stdin.buffer.read(4):
         request = msgspec.msgpack.decode(sys.stdin.buffer.read(int.from_bytes(head)), type=Request)
         limit_time(seconds)
-        answer = msgspec.msgpack.encode(read(request))
+        try:
+            answer = msgspec.msgpack.encode(read(request))
+        except BaseException:  # such as no memory even for the answer
+            sys.exit(FAULT)
         answers.write(len(answer).to_bytes(4) + answer)
         answers.flush()
 
