@@ -117,7 +117,7 @@ class Settings(BaseSettings):
     embedding_model: str = Field(
         "offline",
         description="model that makes the vectors of vector stores, such as text-embedding-3-small or ollama/bge-m3;"
-        " offline: built in. What another model made is not found any more",
+        " offline: built in. What another one made is found by its words alone",
     )
     embedding_dimensions: Annotated[int, Field(ge=1)] | None = Field(
         None, description="length of these vectors, of models that can shorten them"

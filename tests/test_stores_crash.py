@@ -150,6 +150,16 @@ async def attach_again(owner: Owner) -> None:
     await owner.attach(store_id, file)
 
 
+async def cancel_and_attach_again(owner: Owner) -> None:
+    files = await owner.files(2)
+    store_id = await owner.create([])
+    batch_id = await owner.batch(store_id, files)
+    await asyncio.sleep(0.02)
+    await owner.ask(lambda p: p.service.store_desk.cancel_batch(PROJECT, store_id, batch_id))
+    for file in files:
+        await owner.attach(store_id, file)
+
+
 async def detach_while_it_is_read(owner: Owner) -> None:
     files = await owner.files(2)
     store_id = await owner.create(files)
@@ -195,6 +205,7 @@ SCENARIOS = [
     batch,
     cancel,
     attach_again,
+    cancel_and_attach_again,
     detach_while_it_is_read,
     delete_a_file_while_it_is_read,
     delete_a_file_while_it_is_attached,
