@@ -12,7 +12,7 @@ UV_READY := $(VENV)/.uv-$(UV_VERSION)
 INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
 INSTALLED_BROWSER := $(VENV)/.installed-browser
-SYNC := $(UV) sync --frozen --inexact
+SYNC := $(UV) sync --frozen --inexact --extra offline
 
 export UV_PROJECT_ENVIRONMENT := $(VENV)
 export UV_PYTHON_DOWNLOADS := never
@@ -52,7 +52,7 @@ sim: $(INSTALLED_DEV) ## play 10,000 random histories; ARGS="--seed 7" plays one
 	$(VENV)/bin/python -W error tests/sim.py $(ARGS)
 
 sweep: $(INSTALLED_DEV) ## crash at every storage call of every scenario; make test takes a part of them
-	SWEEP=100 $(VENV)/bin/pytest -n auto tests/test_crash_sweep.py tests/test_files_crash.py $(ARGS)
+	SWEEP=100 $(VENV)/bin/pytest -n auto tests/test_crash_sweep.py tests/test_files_crash.py tests/test_stores_crash.py $(ARGS)
 
 model: $(INSTALLED_DEV) ## hundreds of random sequences of operations against the reference, others each time
 	MODEL=$${MODEL:-20} $(VENV)/bin/pytest -n auto tests/test_model.py $(ARGS)

@@ -20,18 +20,23 @@ from app import connections
 from app.limits import Limits
 from app.main import create_app
 from app.service import Service
+from core import names
 from core.bell import Bell
 from core.ids import Ids
 from core.keys import Key, Keys
-from core.ledger import Ledger
-from core.ports import SILENCE, Clock, Storage, StorageUnavailable, Telemetry
+from core.ports import SILENCE, Clock, Embeddings, Extraction, Storage, StorageUnavailable, Telemetry
+from core.search.shelf import Shelf
+from core.stores.ledger import Stores
+from core.stores.search import Searcher
+from core.threads import Threads
 from infra import logs
 from infra.providers import ModelRouter
 from infra.settings import ConfigurationError, Settings, describe, read_settings
-from infra.wiring import SystemClock, models_of, storage_of, telemetry_of, tokens_of
+from infra.wiring import SystemClock, embeddings_of, extraction_of, models_of, storage_of, telemetry_of, tokens_of
 from worker.actions import Actions
 from worker.advance import Kit
 from worker.main import Worker
+from worker.search import Search
 
 if TYPE_CHECKING:
     from infra.entra import EntraTokens
@@ -56,6 +61,8 @@ class Parts:
     bell: Bell
     storage: Storage
     models: ModelRouter
+    extraction: Extraction
+    embeddings: Embeddings
     tokens: EntraTokens | None = None
     telemetry: Telemetry = SILENCE
 
@@ -67,32 +74,45 @@ async def opened(settings: Settings) -> AsyncIterator[Parts]:
     storage, tokens = storage_of(settings, clock), tokens_of(settings, clock)
     async with telemetry_of(settings, storage) as telemetry:
         models = models_of(settings, telemetry)
+        extraction, embeddings = extraction_of(settings), embeddings_of(settings, models)
         try:
             await storage.open()
         except (StorageUnavailable, ValueError) as error:
             raise ConfigurationError(f"{str(error).rstrip('.')}. Check STORAGE.") from None
         try:
-            yield Parts(settings, clock, Ids(clock), Bell(), storage, models, tokens, telemetry)
+            yield Parts(settings, clock, Ids(clock), Bell(), storage, models, extraction, embeddings, tokens, telemetry)
         finally:
             if tokens:
                 await tokens.close()
+            await extraction.close()
+            await embeddings.close()
             await models.close()
             await storage.close()
 
 
-def ledger_of(parts: Parts) -> Ledger:
-    settings = parts.settings
-    return Ledger(
+def ledger_of(parts: Parts) -> Threads:
+    return Threads(
         parts.storage,
         parts.clock,
         parts.ids,
         parts.bell,
-        roll_after=settings.log_roll_after,
+        roll_after=parts.settings.log_roll_after,
         telemetry=parts.telemetry,
     )
 
 
-def api_of(parts: Parts, ledger: Ledger, stopping: asyncio.Event | None = None) -> web.Application:
+def stores_of(parts: Parts) -> Stores:
+    return Stores(parts.storage, parts.clock, parts.ids, parts.bell, roll_after=parts.settings.log_roll_after)
+
+
+def searcher_of(parts: Parts, stores: Stores) -> Searcher:
+    shelf = Shelf(parts.storage, names.SEGMENTS, parts.settings.search_memory_mb * 1024**2)
+    return Searcher(parts.storage, stores, shelf, parts.embeddings, parts.clock)
+
+
+def api_of(
+    parts: Parts, ledger: Threads, stores: Stores, searcher: Searcher, stopping: asyncio.Event | None = None
+) -> web.Application:
     settings = parts.settings
     limits = Limits(
         parts.storage,
@@ -105,6 +125,8 @@ def api_of(parts: Parts, ledger: Ledger, stopping: asyncio.Event | None = None) 
     service = Service(
         parts.storage,
         ledger,
+        stores,
+        searcher,
         parts.models,
         parts.clock,
         parts.ids,
@@ -137,13 +159,16 @@ def actions_of(settings: Settings) -> Actions:
         raise ConfigurationError(str(error)) from None
 
 
-def worker_of(parts: Parts, ledger: Ledger) -> Worker:
+def worker_of(parts: Parts, ledger: Threads, stores: Stores, searcher: Search) -> Worker:
     settings = parts.settings
     kit = Kit(
         parts.storage,
         ledger,
+        stores,
         parts.models,
         actions_of(settings),
+        parts.extraction,
+        parts.embeddings,
         parts.clock,
         parts.ids,
         parts.bell,
@@ -151,6 +176,7 @@ def worker_of(parts: Parts, ledger: Ledger) -> Worker:
         flush_every=settings.stream_flush_ms / 1000,
         hide=settings.worker_hide_seconds,
         telemetry=parts.telemetry,
+        searcher=searcher,
     )
     return Worker(kit, settings.worker_concurrency)
 
@@ -163,10 +189,12 @@ async def run(settings: Settings, *, api: bool, worker: bool) -> None:
     async with opened(settings) as parts, contextlib.AsyncExitStack() as stack:
         if api:
             await check_exposure(parts)
-        ledger = ledger_of(parts)
-        consumer = worker_of(parts, ledger) if worker else None  # first: nobody listens before the settings hold
+        ledger, stores = ledger_of(parts), stores_of(parts)
+        searcher = searcher_of(parts, stores)
+        # First: nobody listens before the settings hold.
+        consumer = worker_of(parts, ledger, stores, searcher) if worker else None
         if api:
-            await stack.enter_async_context(listening(api_of(parts, ledger, stop), settings))
+            await stack.enter_async_context(listening(api_of(parts, ledger, stores, searcher, stop), settings))
         if consumer:
             await stack.enter_async_context(working(consumer, settings, stop))
             warming = asyncio.create_task(parts.models.warm())
@@ -252,7 +280,8 @@ class HostedWorker:
     async def _open(self) -> Worker:
         parts = await self._kept.enter_async_context(opened(self._settings))
         self._warming = asyncio.create_task(parts.models.warm())
-        return worker_of(parts, ledger_of(parts))
+        stores = stores_of(parts)
+        return worker_of(parts, ledger_of(parts), stores, searcher_of(parts, stores))
 
 
 async def manage_keys(settings: Settings, arguments: argparse.Namespace) -> None:

@@ -6,7 +6,8 @@ import msgspec
 from aiohttp import web
 
 from app.idempotency import reserve
-from app.service import Service, answer, answer_stored, checked_id, page_query, path_id, read_body, service_of
+from app.listing import list_documents
+from app.service import Service, answer, answer_stored, path_id, read_body, service_of
 from core import names
 from core.commands import assistant_from, updated_assistant
 from core.errors import no_such
@@ -35,6 +36,7 @@ async def create(request: web.Request) -> web.Response:
     reserved = await reserve(request, "asst")
     if reserved.known:
         return reserved.known
+    body = await service.helpers.for_assistant(project, reserved.id, body)
     assistant = assistant_from(body, reserved.id, service.clock.now())
     try:
         await service.storage.create(names.ASSISTANTS, names.document(project, assistant.id), encode(assistant))
@@ -72,35 +74,4 @@ async def delete(request: web.Request) -> web.Response:
 
 
 async def list_all(request: web.Request) -> web.Response:
-    service, project = service_of(request)
-    query, prefix = page_query(request), f"{project}/"
-    after = prefix + checked_id(query.after, "after", "asst") if query.after else None
-    before = prefix + checked_id(query.before, "before", "asst") if query.before else None
-    backwards = before is not None and after is None
-    found = await service.storage.page(
-        names.ASSISTANTS,
-        prefix,
-        after=before if backwards else after,
-        limit=query.limit + 1,
-        newest_first=query.newest_first != backwards,
-    )
-    if after and before:  # what lies between them
-        found = [stored for stored in found if stored.name != before and (stored.name > before) == query.newest_first]
-    return web.Response(body=_page(found, query.limit, backwards=backwards), content_type="application/json")
-
-
-def _page(found: list[Stored], limit: int, *, backwards: bool) -> bytes:
-    """The list envelope around the documents as they are stored."""
-    kept = found[:limit]
-    if backwards:
-        kept.reverse()
-    ids = [stored.name.rpartition("/")[2] for stored in kept]
-    return encode(
-        {
-            "object": "list",
-            "data": [msgspec.Raw(stored.body) for stored in kept],
-            "first_id": ids[0] if ids else None,
-            "last_id": ids[-1] if ids else None,
-            "has_more": len(found) > limit,
-        }
-    )
+    return await list_documents(request, names.ASSISTANTS, "asst")

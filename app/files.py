@@ -14,10 +14,11 @@ from aiohttp import web
 
 from app.form import Form
 from app.idempotency import Reserved, reserve_for
-from app.service import REQUEST_ID, SAFE_ID, answer, answer_stored, page_query, service_of
+from app.service import REQUEST_ID, answer, answer_stored, page_query, service_of
 from app.validation import parse_body
 from core.errors import ApiError, no_such_file
 from core.files import decode_file, expiry
+from core.ids import SAFE_ID
 from core.ports import StorageUnavailable
 from core.requests import CreateFile, Purpose
 from core.resources import Deleted, File, encode

@@ -23,8 +23,8 @@ from app.dialects import is_api
 from app.service import PROJECT
 from core import names
 from core.errors import ApiError
-from core.ledger import Ledger
 from core.ports import Clock, Storage, StorageUnavailable
+from core.threads import Threads
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ class ActiveRuns:
     """`limit` runs at once, of those that began by this process. That one ended is found out when its place is wanted:
     from what this process knows of the thread, else by a look at its log."""
 
-    def __init__(self, limit: int, ledger: Ledger, clock: Clock) -> None:
+    def __init__(self, limit: int, ledger: Threads, clock: Clock) -> None:
         self._limit, self._ledger, self._clock = limit, ledger, clock
         self._projects: dict[str, Places] = {}
 
@@ -195,7 +195,7 @@ class Limits:
     """All limits; 0 stands for none."""
 
     def __init__(
-        self, storage: Storage, ledger: Ledger, clock: Clock, *, requests: int = 0, runs: int = 0, stored: int = 0
+        self, storage: Storage, ledger: Threads, clock: Clock, *, requests: int = 0, runs: int = 0, stored: int = 0
     ) -> None:
         self.requests = RequestRate(requests, clock) if requests else None
         self.runs = ActiveRuns(runs, ledger, clock) if runs else None

@@ -7,7 +7,20 @@ from collections.abc import Collection, Mapping
 
 from aiohttp import web
 
-from app import assistants, files, messages, middleware, models, openapi, runs, steps, streaming, threads, uploads
+from app import (
+    assistants,
+    files,
+    messages,
+    middleware,
+    models,
+    openapi,
+    runs,
+    steps,
+    streaming,
+    threads,
+    uploads,
+    vector_stores,
+)
 from app.authentication import Callers, StoredKeys, Tokens, authentication
 from app.dialects import in_azure
 from app.limits import limiting, show
@@ -18,6 +31,9 @@ from core.ports import SILENCE
 
 MAX_BODY = 4 * 1024 * 1024  # bytes of JSON; files have their own limits
 THREAD = "/v1/threads/{thread_id}"
+STORE = "/v1/vector_stores/{vector_store_id}"
+STORE_FILE = STORE + "/files/{file_id}"
+BATCH = STORE + "/file_batches/{batch_id}"
 RUN = THREAD + "/runs/{run_id}"
 
 ROUTES: list[web.RouteDef] = [
@@ -54,6 +70,22 @@ ROUTES: list[web.RouteDef] = [
     web.post("/v1/uploads/{upload_id}/parts", uploads.add_part),
     web.post("/v1/uploads/{upload_id}/complete", uploads.complete),
     web.post("/v1/uploads/{upload_id}/cancel", uploads.cancel),
+    web.post("/v1/vector_stores", vector_stores.create),
+    web.get("/v1/vector_stores", vector_stores.list_all),
+    web.get(STORE, vector_stores.retrieve),
+    web.post(STORE, vector_stores.update),
+    web.delete(STORE, vector_stores.delete),
+    web.post(STORE + "/files", vector_stores.create_file),
+    web.get(STORE + "/files", vector_stores.list_files),
+    web.get(STORE_FILE, vector_stores.retrieve_file),
+    web.post(STORE_FILE, vector_stores.update_file),
+    web.delete(STORE_FILE, vector_stores.delete_file),
+    web.get(STORE_FILE + "/content", vector_stores.file_content),
+    web.post(STORE + "/search", vector_stores.search),
+    web.post(STORE + "/file_batches", vector_stores.create_batch),
+    web.get(BATCH, vector_stores.retrieve_batch),
+    web.post(BATCH + "/cancel", vector_stores.cancel_batch),
+    web.get(BATCH + "/files", vector_stores.list_batch_files),
     web.get("/v1/models", models.list_all),
     web.get("/v1/models/{model:.+}", models.retrieve),
     web.delete("/v1/models/{model:.+}", models.delete),

@@ -19,11 +19,17 @@ async def create(request: web.Request) -> web.Response:
     reserved = await reserve(request, "msg")
     if reserved.known:
         return reserved.known
+    filing = None
+    if body.attachments:
+        state = await service.ledger.read(project, thread_id)
+        scribe.create_message(state, body, reserved.id)  # what is refused is filed nowhere
+        filing = await service.helpers.for_messages(project, thread_id, state, [body])
     changes = await service.ledger.command(
-        project, thread_id, lambda state: scribe.create_message(state, body, reserved.id)
+        project, thread_id, lambda state: scribe.create_message(state, body, reserved.id, filing)
     )
-    if changes:  # what this request made of it, whatever others do to it by now
-        return await reserved.keep(answer(changes[-1].object))
+    created = [change.object for change in changes if change.name == "thread.message.created"]
+    if created:  # what this request made of it, whatever others do to it by now
+        return await reserved.keep(answer(created[0]))
     return await reserved.keep(answer(message_of(await service.ledger.recall(project, thread_id), reserved.id)))
 
 

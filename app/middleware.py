@@ -14,8 +14,9 @@ from aiohttp.web_protocol import RequestHandler
 
 from app.connections import SlowBody, body_timer
 from app.dialects import OPENAI, Dialect, dialect_of, is_api
-from app.service import PROJECT, REQUEST_ID, SAFE_ID
+from app.service import PROJECT, REQUEST_ID
 from core.errors import ApiError, server_error, storage_unavailable, too_slow, undecided
+from core.ids import SAFE_ID
 from core.ports import Conflict, StorageUnavailable, Telemetry, Undecided
 from core.resources import encode
 from core.scope import scope, work_on
@@ -24,7 +25,7 @@ log = logging.getLogger(__name__)
 
 KNOWN_METHODS = ("GET", "POST", "DELETE", "HEAD", "OPTIONS", "PUT", "PATCH")
 LONGEST_PATH = 200  # characters of it in a trace
-IDS = ("assistant_id", "thread_id", "run_id", "file_id", "upload_id")
+IDS = ("assistant_id", "thread_id", "run_id", "file_id", "upload_id", "vector_store_id", "batch_id")
 CORS_HEADERS = "authorization,api-key,content-type,openai-beta,last-event-id,if-none-match,idempotency-key,range"
 EXPOSED = "x-request-id,etag,openai-poll-after-ms,content-disposition,content-range"
 

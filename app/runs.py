@@ -8,8 +8,7 @@ from msgspec.structs import replace
 
 from app import assistants, streaming
 from app.idempotency import reserve
-from app.service import answer, answer_stored, checked_id, page_query, path_id, read_body, service_of
-from app.validation import check_include
+from app.service import answer, answer_stored, checked_id, includes_contents, page_query, path_id, read_body, service_of
 from core import names
 from core.commands import run_of
 from core.requests import CreateRun, CreateThreadAndRun, SubmitToolOutputs, UpdateMetadata
@@ -19,15 +18,20 @@ from core.resources import Run
 async def create(request: web.Request) -> web.StreamResponse:
     service, project = service_of(request)
     thread_id = path_id(request, "thread_id", "thread")
-    check_include(request.query)
     body = await read_body(request, CreateRun)
     checked_id(body.assistant_id, "assistant_id", "asst")
+    contents = includes_contents(request)
     reserved = await reserve(request, "run")
     if reserved.known:
         return await _again(request, reserved.known, stream=bool(body.stream))
     assistant = await assistants.load(service, project, body.assistant_id)
     async with service.beginning(project, thread_id):
-        run = await service.desk.create_run(project, thread_id, reserved.id, body, assistant)
+        filing = None
+        if any(message.attachments for message in body.additional_messages or ()):
+            state = await service.ledger.read(project, thread_id)
+            service.scribe().create_run(state, body, assistant, reserved.id)  # what is refused is filed nowhere
+            filing = await service.helpers.for_messages(project, thread_id, state, body.additional_messages)
+        run = await service.desk.create_run(project, thread_id, reserved.id, body, assistant, filing, contents=contents)
     kept = await reserved.keep(answer(run))
     return await _stream(request, run) if body.stream else kept
 
@@ -42,6 +46,10 @@ async def create_with_thread(request: web.Request) -> web.StreamResponse:
     assistant = await assistants.load(service, project, body.assistant_id)
     run_id = reserved.id.replace("thread", "run", 1)  # one key stands for both
     async with service.beginning(project, reserved.id):
+        if body.thread:
+            service.scribe().create_thread_and_run(body, assistant, reserved.id, run_id)  # what is refused has no store
+            thread = await service.helpers.for_new_thread(project, reserved.id, body.thread)
+            body = body.model_copy(update={"thread": thread})
         run = await service.desk.create_thread_and_run(project, reserved.id, run_id, body, assistant)
     kept = await reserved.keep(answer(run))
     return await _stream(request, run) if body.stream else kept

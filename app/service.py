@@ -3,41 +3,54 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from aiohttp import web
 
-from app.validation import parse_body, parse_page
+from app.validation import parse_body, parse_include, parse_page
 from core.bell import Bell
 from core.commands import Scribe
 from core.desk import Desk
 from core.errors import ApiError, invalid_id, no_such
 from core.files import Files
-from core.ids import Ids
-from core.ledger import Ledger
+from core.ids import SAFE_ID, Ids
 from core.paging import PageQuery
 from core.ports import SILENCE, Clock, Models, Storage, Stored, Telemetry
 from core.requests import Body
 from core.resources import encode
+from core.stores.desk import StoreDesk
+from core.stores.helpers import Helpers
+from core.stores.ledger import Stores
+from core.stores.search import Searcher
+from core.threads import Threads
 from core.uploads import Uploads
 
 if TYPE_CHECKING:
     from app.limits import Limits
 
 B = TypeVar("B", bound=Body)
-SAFE_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
-NOUNS = {"asst": "assistant", "thread": "thread", "msg": "message", "run": "run", "step": "run step"}
+NOUNS = {
+    "asst": "assistant",
+    "thread": "thread",
+    "msg": "message",
+    "run": "run",
+    "step": "run step",
+    "vs": "vector store",
+    "vsfb": "file batch",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """`lifetime` of a run and `poll_after` (what pollers are asked to wait) in seconds; `file_limit` and `upload_limit`
-    (of a file that comes by one request, or by an upload) in bytes."""
+    """`ledger` has the threads, `stores` the vector stores. `lifetime` of a run and `poll_after` (what pollers should
+    wait) in seconds; `file_limit` and `upload_limit` (of a file that comes by one request, or by an upload) in
+    bytes."""
 
     storage: Storage
-    ledger: Ledger
+    ledger: Threads
+    stores: Stores
+    searcher: Searcher
     models: Models
     clock: Clock
     ids: Ids
@@ -56,6 +69,14 @@ class Service:
     @property
     def files(self) -> Files:
         return Files(self.storage, self.clock, self.bell)
+
+    @property
+    def store_desk(self) -> StoreDesk:
+        return StoreDesk(self.storage, self.stores, self.files, self.clock)
+
+    @property
+    def helpers(self) -> Helpers:
+        return Helpers(self.store_desk, self.ids)
 
     @property
     def uploads(self) -> Uploads:
@@ -106,6 +127,11 @@ async def read_body(request: web.Request, kind: type[B]) -> B:
 def page_query(request: web.Request, *, most: int = 100, default: int = 20) -> PageQuery:
     """`most` and `default` are of `limit`."""
     return parse_page(request.query, most=most, default=default)
+
+
+def includes_contents(request: web.Request) -> bool:
+    """Whether the caller wants to see the contents of search results. Raises the 400 of any other include[]."""
+    return parse_include(request.query)
 
 
 def answer(resource: object, *, headers: dict[str, str] | None = None) -> web.Response:

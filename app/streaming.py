@@ -55,7 +55,7 @@ def stored(service: Service, project: str, thread_id: str, run_id: str) -> Sourc
 def watched(service: Service, project: str, thread_id: str, run_id: str) -> Source:
     """The events of any run: as they were streamed, or from its thread's log. Should somebody ask to stream it later,
     the stream begins with these very bytes, so that a place in the one is a place in the other."""
-    streamed, log = stored(service, project, thread_id, run_id), names.thread_log(project, thread_id)
+    streamed, log = stored(service, project, thread_id, run_id), names.log(project, thread_id)
     is_streamed = False
     idle: tuple[int, Mark] | None = None  # an offset that nothing came after, as of this end of the log
 

@@ -21,6 +21,7 @@ async def create(request: web.Request) -> web.Response:
     reserved = await reserve(request, "thread")
     if reserved.known:
         return reserved.known
+    body = await service.helpers.for_new_thread(project, reserved.id, body)
     with contextlib.suppress(Conflict):  # there is such a thread: the same request came before
         await service.ledger.start(project, reserved.id, service.scribe().create_thread(body, reserved.id))
     state = await service.ledger.recall(project, reserved.id)

@@ -6,8 +6,9 @@ from aiohttp import web
 
 from app.form import Form
 from app.idempotency import reserve
-from app.service import SAFE_ID, answer, read_body, service_of
+from app.service import answer, read_body, service_of
 from core.errors import no_such_upload
+from core.ids import SAFE_ID
 from core.requests import CompleteUpload, CreateUpload
 
 MAX_PART = 64 * 1024**2  # bytes (section 3.7)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from multidict import MultiMapping
@@ -52,12 +52,22 @@ def parse_page(query: Mapping[str, str], *, most: int = 100, default: int = 20) 
     )
 
 
-def check_include(query: MultiMapping[str]) -> None:
-    """`include` asks for what file_search found, which steps do not have here. Raises ApiError for anything else."""
-    for name in ("include", "include[]"):
-        for value in query.getall(name, []):
-            if value not in INCLUDES:
-                raise _invalid_choice("include", value, INCLUDES)
+CONTENTS = "step_details.tool_calls[*].file_search.results[*].content"
+
+
+def parse_include(query: MultiMapping[str]) -> bool:
+    """Whether `include[]`, or `include`, asks for the contents of search results: it knows nothing else."""
+    asked = [(name, value) for name in ("include[]", "include") for value in query.getall(name, [])]
+    for name, value in asked:
+        choice(name, value, [CONTENTS])
+    return bool(asked)
+
+
+def choice(name: str, value: str | None, choices: Sequence[str]) -> str | None:
+    """A parameter of the query. Raises the 400 of what is not one of the choices."""
+    if value is not None and value not in choices:
+        raise _invalid_choice(name, value, list(choices))
+    return value
 
 
 def _limit(text: str, most: int) -> int:

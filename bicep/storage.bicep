@@ -25,6 +25,7 @@ param zoneIds object
 var containers = [
   'assistants', 'threads', 'messages', 'runs', 'steps', 'streams', 'snapshots', 'idempotency', 'keys'
   'files', 'uploads', 'contents'
+  'vector-stores', 'vector-store-logs', 'vector-store-files', 'vector-store-batches', 'file-stores', 'segments'
 ]
 var queues = ['work', 'work-buried', 'work-poison']
 

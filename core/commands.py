@@ -110,6 +110,16 @@ def resources_from(body: r.ToolResourcesBody | None) -> ToolResources:
     return found
 
 
+def together(first: ToolResources, second: ToolResources) -> ToolResources:
+    """What a run has of its assistant and of its thread: the files and the stores of both."""
+    found: ToolResources = {}
+    for tool, resources in (*first.items(), *second.items()):
+        known = found.setdefault(tool, {})
+        for kind, ids in resources.items():
+            known[kind] = list(dict.fromkeys([*known.get(kind, ()), *ids]))
+    return found
+
+
 def _with_tools(resources: ToolResources, tools: tuple[Tool, ...]) -> ToolResources:
     if any(isinstance(tool, CodeInterpreterTool) for tool in tools):
         return {"code_interpreter": {"file_ids": []}, **resources}
@@ -147,6 +157,38 @@ def _part(body: r.TextPartBody | r.ImageUrlPartBody | r.ImageFilePartBody) -> Pa
             return ImageFilePart(image_file=ImageFile(file_id=image.file_id, detail=image.detail or "auto"))
 
 
+@dataclass(frozen=True, slots=True)
+class Filing:
+    """The attachments of new messages are in the vector store `after`, since the thread had `before` ("": none)."""
+
+    before: str
+    after: str
+
+
+def store_of_thread(state: ThreadState) -> str:
+    """The id of the thread's vector store; "" if it has none."""
+    search = (state.thread.tool_resources if state.thread else {}).get("file_search", {})
+    return next(iter(search.get("vector_store_ids", ())), "")
+
+
+def _for_code(messages: Sequence[r.CreateMessage] | None) -> list[str]:
+    """The attached files that `code_interpreter` shall have."""
+    return [
+        attachment.file_id
+        for message in messages or ()
+        for attachment in message.attachments or ()
+        if any(tool.type == "code_interpreter" for tool in attachment.tools or ())
+    ]
+
+
+def _with_code(resources: ToolResources, messages: Sequence[r.CreateMessage] | None) -> ToolResources:
+    files = _for_code(messages)
+    if not files:
+        return resources
+    before = resources.get("code_interpreter", {}).get("file_ids", [])
+    return {**resources, "code_interpreter": {"file_ids": list(dict.fromkeys([*before, *files]))}}
+
+
 # --- threads and messages -----------------------------------------------------------------------------------------
 
 
@@ -165,7 +207,7 @@ class Scribe:
             id=thread_id,
             created_at=int(self.now),
             metadata=body.metadata or {},
-            tool_resources=resources_from(body.tool_resources),
+            tool_resources=_with_code(resources_from(body.tool_resources), body.messages),
         )
         return [e.ThreadCreated(thread=thread), *self._messages(body.messages, thread_id)]
 
@@ -183,7 +225,9 @@ class Scribe:
     def delete_thread(self, state: ThreadState) -> list[e.Event]:
         return [e.ThreadDeleted()]
 
-    def create_message(self, state: ThreadState, body: r.CreateMessage, message_id: str) -> list[e.Event]:
+    def create_message(
+        self, state: ThreadState, body: r.CreateMessage, message_id: str, filing: Filing | None = None
+    ) -> list[e.Event]:
         """Nothing if there is, or was, a message of this id: the same request came before."""
         thread_id = thread_of(state).id
         if message_id in state.messages.places:
@@ -192,7 +236,20 @@ class Scribe:
         active = state.active_run
         if active and not settled:
             raise ApiError(f"Can't add messages to {thread_id} while a run {active.run.id} is active.")
-        return [*settled, e.MessageCreated(message=message_from(body, thread_id, message_id, self.now))]
+        filed = self._filed(state, [body], filing)
+        return [*settled, *filed, e.MessageCreated(message=message_from(body, thread_id, message_id, self.now))]
+
+    @staticmethod
+    def _filed(state: ThreadState, messages: Sequence[r.CreateMessage] | None, filing: Filing | None) -> list[e.Event]:
+        """What attachments do to the thread's tool resources (section 3.3)."""
+        before = thread_of(state).tool_resources
+        after = _with_code(before, messages)
+        if filing:
+            if store_of_thread(state) != filing.before:  # a 409, which the SDKs send again
+                raise ApiError("The vector store of the thread has changed. Please retry your request.", status=409)
+            if filing.after != filing.before:
+                after = {**after, "file_search": {"vector_store_ids": [filing.after]}}
+        return [e.ThreadUpdated(tool_resources=after)] if after != before else []
 
     def update_message(self, state: ThreadState, message_id: str, body: r.UpdateMetadata) -> list[e.Event]:
         message = message_of(state, message_id)
@@ -211,8 +268,18 @@ class Scribe:
 
     # -- runs ------------------------------------------------------------------------------------------------------
 
-    def create_run(self, state: ThreadState, body: r.CreateRun, assistant: Assistant, run_id: str) -> list[e.Event]:
-        """Nothing if there is a run of this id: the same request came before."""
+    def create_run(
+        self,
+        state: ThreadState,
+        body: r.CreateRun,
+        assistant: Assistant,
+        run_id: str,
+        filing: Filing | None = None,
+        *,
+        contents: bool = False,
+    ) -> list[e.Event]:
+        """Nothing if there is a run of this id: the same request came before. `contents`: its client wants to see what
+        was found in files."""
         thread = thread_of(state)
         if run_id in state.runs.places:
             return []
@@ -220,11 +287,16 @@ class Scribe:
         active = state.active_run
         if active and not settled:
             raise ApiError(f"Thread {thread.id} already has an active run {active.run.id}.")
+        filed = self._filed(state, body.additional_messages, filing)
+        for event in filed:
+            if isinstance(event, e.ThreadUpdated) and event.tool_resources is not None:
+                thread = replace(thread, tool_resources=event.tool_resources)
         added = self._messages(body.additional_messages, thread.id)
         run = self._run(body, assistant, run_id, thread, body.additional_instructions)
         asked = any(message.role == "user" for message in state.messages.newest())
         self._check_startable(asked, added, run)
-        return [*settled, *added, e.RunCreated(run=run, stream=bool(body.stream), trace=self.trace)]
+        created = e.RunCreated(run=run, stream=bool(body.stream), trace=self.trace, contents=contents)
+        return [*settled, *filed, *added, created]
 
     def create_thread_and_run(
         self, body: r.CreateThreadAndRun, assistant: Assistant, thread_id: str, run_id: str
@@ -232,8 +304,8 @@ class Scribe:
         started = self.create_thread(body.thread or r.CreateThread(), thread_id)
         thread = next(event.thread for event in started if isinstance(event, e.ThreadCreated))
         run = self._run(body, assistant, run_id, thread, None)
-        if body.tool_resources is not None:
-            run = replace(run, tool_resources=resources_from(body.tool_resources))
+        if body.tool_resources is not None:  # in place of the assistant's
+            run = replace(run, tool_resources=together(resources_from(body.tool_resources), thread.tool_resources))
         self._check_startable(False, started, run)
         return [*started, e.RunCreated(run=run, stream=bool(body.stream), trace=self.trace)]
 
@@ -252,7 +324,7 @@ class Scribe:
             model=body.model or assistant.model,
             instructions=instructions,
             tools=assistant.tools if body.tools is None else tools_from(body.tools),
-            tool_resources={**assistant.tool_resources, **thread.tool_resources},
+            tool_resources=together(assistant.tool_resources, thread.tool_resources),
             metadata=body.metadata or {},
             temperature=assistant.temperature if body.temperature is None else body.temperature,
             top_p=assistant.top_p if body.top_p is None else body.top_p,
@@ -288,7 +360,7 @@ class Scribe:
         step = held.open_step
         if status != "requires_action" or step is None:
             raise ApiError(f'Runs in status "{status}" do not accept tool outputs.')
-        wanted = [call.id for call in held.unanswered(own=False)]
+        wanted = [call.id for call in held.owed_calls]
         got = [output.tool_call_id or "" for output in body.tool_outputs]
         if sorted(wanted) != sorted(got):
             raise ApiError(f"Expected tool outputs for call_ids {wanted}, got {got}")

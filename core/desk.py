@@ -10,14 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from core.bell import Bell
-from core.commands import Scribe, run_of
+from core.commands import Filing, Scribe, run_of
 from core.fold import Change
 from core.ids import Ids
-from core.ledger import Decision, Ledger, Ring
+from core.ledger import Ring
 from core.ports import SILENCE, Clock, Conflict, Storage, StorageUnavailable, Telemetry
 from core.requests import CreateRun, CreateThreadAndRun, SubmitToolOutputs
 from core.resources import Assistant, Run
 from core.stream import StreamWriter
+from core.threads import Decision, Threads
 from core.work import AdvanceRun, PurgeThread
 
 
@@ -26,7 +27,7 @@ class Desk:
     """Serves all projects. `lifetime` of a run in seconds."""
 
     storage: Storage
-    ledger: Ledger
+    ledger: Threads
     clock: Clock
     ids: Ids
     bell: Bell
@@ -36,10 +37,23 @@ class Desk:
     def scribe(self) -> Scribe:
         return Scribe(self.ids, self.clock.now(), self.lifetime, self.telemetry.trace())
 
-    async def create_run(self, project: str, thread_id: str, run_id: str, body: CreateRun, assistant: Assistant) -> Run:
+    async def create_run(
+        self,
+        project: str,
+        thread_id: str,
+        run_id: str,
+        body: CreateRun,
+        assistant: Assistant,
+        filing: Filing | None = None,
+        *,
+        contents: bool = False,
+    ) -> Run:
         scribe = self.scribe()
         changes = await self._change(
-            project, thread_id, run_id, lambda state: scribe.create_run(state, body, assistant, run_id)
+            project,
+            thread_id,
+            run_id,
+            lambda state: scribe.create_run(state, body, assistant, run_id, filing, contents=contents),
         )
         return await self._run(changes, "thread.run.created", project, thread_id, run_id)
 

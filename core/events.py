@@ -1,4 +1,5 @@
-"""The log of a thread: one line of JSON a commit, each commit a batch of events that hold together or not at all.
+"""The logs of threads and of vector stores: one line of JSON a commit, each commit a batch of events that
+hold together or not at all.
 
 The wire's event names are the vocabulary; a few private ones are marked so. An event says what changed, not the whole
 object. Kinds and fields that were ever released keep their meaning: new fields get defaults, old ones stay.
@@ -7,8 +8,24 @@ object. Kinds and fields that were ever released keep their meaning: new fields 
 from __future__ import annotations
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
-from core.resources import LastError, Message, Metadata, Run, Step, Struct, Thread, ToolResources, Usage
+from core.resources import (
+    Attributes,
+    ExpiresAfter,
+    FileSearchResult,
+    LastError,
+    Message,
+    Metadata,
+    Run,
+    StaticChunking,
+    Step,
+    Struct,
+    Thread,
+    ToolResources,
+    Usage,
+    VectorStore,
+)
 
 
 class ThreadCreated(Struct, frozen=True, kw_only=True, tag_field="type", tag="thread.created"):
@@ -57,11 +74,13 @@ class MessageIncomplete(Struct, frozen=True, kw_only=True, tag_field="type", tag
 
 class RunCreated(Struct, frozen=True, kw_only=True, tag_field="type", tag="thread.run.created"):
     """The run as queued, with its assistant's configuration as it was at this moment. `trace` is the W3C traceparent
-    of the request that created it: all work on the run joins that trace."""
+    of the request that created it: all work on the run joins that trace. `contents`: its client wants to see what was
+    found in files, on the stream too."""
 
     run: Run
     stream: bool = False
     trace: str = ""
+    contents: bool = False
 
 
 class RunUpdated(Struct, frozen=True, kw_only=True, tag_field="type", tag="thread.run.updated"):
@@ -88,11 +107,13 @@ class StepCreated(Struct, frozen=True, kw_only=True, tag_field="type", tag="thre
 
 
 class StepOutputs(Struct, frozen=True, kw_only=True, tag_field="type", tag="thread.run.step.outputs"):
-    """Private: outputs of calls that the worker executed, by call id."""
+    """Private: outputs of calls that the worker executed, by call id. Of a search, `results` is what it found, and its
+    output what the model is told beside that."""
 
     run_id: str
     step_id: str
     outputs: dict[str, str]
+    results: dict[str, tuple[FileSearchResult, ...]] = msgspec.field(default_factory=dict)
 
 
 class StepCompleted(Struct, frozen=True, kw_only=True, tag_field="type", tag="thread.run.step.completed"):
@@ -158,7 +179,7 @@ class RunCompleted(Struct, frozen=True, kw_only=True, tag_field="type", tag="thr
     run_id: str
 
 
-Event = (
+ThreadEvent = (
     ThreadCreated
     | ThreadUpdated
     | ThreadDeleted
@@ -185,6 +206,152 @@ Event = (
     | RunIncomplete
     | RunCompleted
 )
+
+
+# --- vector stores ------------------------------------------------------------------------------------------------
+
+
+class StoreCreated(Struct, frozen=True, kw_only=True, tag_field="type", tag="vector_store.created"):
+    store: VectorStore
+
+
+class StoreUpdated(Struct, frozen=True, kw_only=True, tag_field="type", tag="vector_store.updated"):
+    """What was given."""
+
+    name: str | UnsetType | None = UNSET
+    expires_after: ExpiresAfter | UnsetType | None = UNSET
+    metadata: Metadata | UnsetType = UNSET
+
+
+class StoreUsed(Struct, frozen=True, kw_only=True, tag_field="type", tag="vector_store.used"):
+    """Private: somebody searched. Not told of every search."""
+
+
+class StoreExpired(Struct, frozen=True, kw_only=True, tag_field="type", tag="vector_store.expired"):
+    """Its index is gone; what it held is still listed, so that another store can be made of it."""
+
+
+class StoreDeleted(Struct, frozen=True, kw_only=True, tag_field="type", tag="vector_store.deleted"):
+    pass
+
+
+class FileCreated(Struct, frozen=True, kw_only=True, tag_field="type", tag="vector_store.file.created"):
+    """The file was attached, or attached again after it was cancelled or had failed."""
+
+    file_id: str
+    chunking: StaticChunking = StaticChunking()
+    attributes: Attributes = msgspec.field(default_factory=dict)
+
+
+class FileUpdated(Struct, frozen=True, kw_only=True, tag_field="type", tag="vector_store.file.updated"):
+    file_id: str
+    attributes: Attributes
+
+
+class FileClaimed(Struct, frozen=True, kw_only=True, tag_field="type", tag="vector_store.file.claimed"):
+    """Private: a worker took the file up, by the delivery `item` of a work item. `attempt` is unlike any other of the
+    store."""
+
+    file_id: str
+    attempt: int
+    item: str
+
+
+class FileReleased(Struct, frozen=True, kw_only=True, tag_field="type", tag="vector_store.file.released"):
+    """Private: the claim counts no more, and others may claim the file."""
+
+    file_id: str
+
+
+class FileCompleted(Struct, frozen=True, kw_only=True, tag_field="type", tag="vector_store.file.completed"):
+    """Its chunks are in the segment that is named by file and attempt, a blob of `size` bytes."""
+
+    file_id: str
+    filename: str
+    size: int
+    chunks: int
+    model: str
+
+
+class FileFailed(Struct, frozen=True, kw_only=True, tag_field="type", tag="vector_store.file.failed"):
+    file_id: str
+    error: LastError
+
+
+class FileCancelled(Struct, frozen=True, kw_only=True, tag_field="type", tag="vector_store.file.cancelled"):
+    file_id: str
+
+
+class FileDetached(Struct, frozen=True, kw_only=True, tag_field="type", tag="vector_store.file.deleted"):
+    file_id: str
+
+
+class BatchCreated(Struct, frozen=True, kw_only=True, tag_field="type", tag="vector_store.file_batch.created"):
+    """Those of the files that were not attached yet are, by events before this one."""
+
+    batch_id: str
+    file_ids: tuple[str, ...]
+
+
+class BatchCancelled(Struct, frozen=True, kw_only=True, tag_field="type", tag="vector_store.file_batch.cancelled"):
+    """The files that are cancelled with it have events of their own, before this one."""
+
+    batch_id: str
+
+
+class MergeClaimed(Struct, frozen=True, kw_only=True, tag_field="type", tag="vector_store.segments.claimed"):
+    """Private: a worker begins to write a segment that shall stand for others."""
+
+    attempt: int
+    item: str
+
+
+class MergesTaken(Struct, frozen=True, kw_only=True, tag_field="type", tag="vector_store.segments.taken"):
+    """Private: these segments, which somebody began to write, are not to become a part of the store any more."""
+
+    names: tuple[str, ...]
+    item: str
+
+
+class SegmentsMerged(Struct, frozen=True, kw_only=True, tag_field="type", tag="vector_store.segments.merged"):
+    """Private. `into` holds so many chunks now; `sources` are those in it that are alive, each with its number."""
+
+    into: str
+    merged: tuple[str, ...]
+    size: int
+    chunks: int
+    model: str
+    sources: dict[str, int]
+
+
+class SegmentsDropped(Struct, frozen=True, kw_only=True, tag_field="type", tag="vector_store.segments.dropped"):
+    """Private: these blobs are gone, which were not, or no longer, part of the store."""
+
+    names: tuple[str, ...]
+
+
+StoreEvent = (
+    StoreCreated
+    | StoreUpdated
+    | StoreUsed
+    | StoreExpired
+    | StoreDeleted
+    | FileCreated
+    | FileUpdated
+    | FileClaimed
+    | FileReleased
+    | FileCompleted
+    | FileFailed
+    | FileCancelled
+    | FileDetached
+    | BatchCreated
+    | BatchCancelled
+    | MergeClaimed
+    | MergesTaken
+    | SegmentsMerged
+    | SegmentsDropped
+)
+Event = ThreadEvent | StoreEvent
 
 
 class Commit(Struct, frozen=True, kw_only=True):

@@ -31,6 +31,11 @@ decode_file = msgspec.json.Decoder(File).decode
 # From the number of bytes to the file that they are. Its id is another one if an earlier request with the same
 # Idempotency-Key made it; None if that one was answered, too. Raises ApiError for what is refused.
 Describe = Callable[[int], Awaitable[File | None]]
+LetGo = Callable[[str, str], Awaitable[None]]  # of project and file
+
+
+async def nobody(project: str, file_id: str) -> None:
+    """Nobody else holds files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +45,7 @@ class Files:
     storage: Storage
     clock: Clock
     bell: Bell
+    let_go: LetGo = nobody  # whoever holds a file by its id lets it go, when it is gone
 
     async def create(self, project: str, file_id: str, chunks: AsyncIterator[bytes], describe: Describe) -> File | None:
         """A file of these bytes, described when they are there."""
@@ -152,7 +158,8 @@ class Files:
         return True
 
     async def _empty(self, project: str, file_id: str) -> None:
-        """All that is left of a file without a document. Whatever else holds a file by its id, lets it go here."""
+        """All that is left of a file without a document. The content comes last: by its item, this is done again."""
+        await self.let_go(project, file_id)
         await self.storage.discard(names.CONTENTS, names.document(project, file_id))
 
     # --------------------------------------------------------------------------------------------------------------

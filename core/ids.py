@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import string
 
 from core.ports import Clock
@@ -10,6 +11,8 @@ from core.ports import Clock
 DIGITS = string.digits + string.ascii_lowercase
 TIME_DIGITS = 11  # base 36 microseconds: enough until the year 6000
 RANDOM_DIGITS = 13  # 67 bits
+
+SAFE_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")  # what may become part of a name in the store
 
 
 def _base36(number: int, width: int) -> str:

@@ -15,16 +15,23 @@ IDEMPOTENCY = "idempotency"  # which id an Idempotency-Key stands for
 FILES = "files"
 UPLOADS = "uploads"
 CONTENTS = "contents"  # of files, by the file's name
+VECTOR_STORES = "vector-stores"
+STORE_LOGS = "vector-store-logs"  # apart from the documents, which are listed
+STORE_FILES = "vector-store-files"
+STORE_BATCHES = "vector-store-batches"
+FILE_STORES = "file-stores"  # which stores a file may be in
+SEGMENTS = "segments"  # what the index of a vector store consists of
 KEYS = "keys"  # API keys of all projects, which are looked up before a project is known
 
 CONTAINERS = (
     *(ASSISTANTS, THREADS, MESSAGES, RUNS, STEPS, STREAMS, SNAPSHOTS, IDEMPOTENCY, KEYS),
     *(FILES, UPLOADS, CONTENTS),
+    *(VECTOR_STORES, STORE_LOGS, STORE_FILES, STORE_BATCHES, FILE_STORES, SEGMENTS),
 )
 # Queues: what there is to do; what could not be done, for people to look at; and what the Azure Functions host delivers
 # no more, under a name of its choice, until worker/function_app.py takes it from there.
 WORK, BURIED, POISON = "work", "work-buried", "work-poison"
-WEIGHED = (THREADS, CONTENTS)  # what counts as stored: truth rather than what is made from it
+WEIGHED = (THREADS, CONTENTS, STORE_LOGS, SEGMENTS)  # what counts as stored: truth rather than what is made from it
 
 # What a project may be called: its name begins all others, so it must not end before they do, on any engine.
 PROJECT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
@@ -35,14 +42,14 @@ PROJECT_RULE = "expected up to 63 letters, digits, dots, underscores and hyphens
 KEPT_DAYS = {STREAMS: 7, IDEMPOTENCY: 2}
 
 
-def thread_log(project: str, thread_id: str) -> str:
-    return f"{project}/{thread_id}.log"
+def log(project: str, log_id: str) -> str:
+    return f"{project}/{log_id}.log"
 
 
-def snapshot(project: str, thread_id: str, generation: int) -> str:
-    return f"{project}/{thread_id}.{generation}"
+def snapshot(project: str, log_id: str, generation: int) -> str:
+    return f"{project}/{log_id}.{generation}"
 
 
 def document(project: str, *ids: str) -> str:
-    """project/id, project/thread/message, project/thread/run/step."""
+    """project/id, project/thread/message, project/thread/run/step, project/store/file, project/file/store."""
     return "/".join((project, *ids))

@@ -111,6 +111,14 @@ class Index(msgspec.Struct, Generic[T], dict=True):
             self.order.append(key)
         self.items[key] = item
 
+    def put_last(self, key: str, item: T) -> None:
+        """As `put`, but an id that comes again takes a new place: its old one stays a hole."""
+        place = self.places.pop(key, None)
+        if place is not None:
+            hole = f"{key}.{place}"
+            self.order[place], self.places[hole], self.items[hole] = hole, place, None
+        self.put(key, item)
+
     def remove(self, key: str) -> T:
         item = self[key]
         self.items[key] = None

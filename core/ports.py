@@ -9,7 +9,12 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 class Conflict(Exception):
@@ -255,7 +260,8 @@ class ToolCall:
 class Turn:
     """One entry of the conversation, oldest first.
 
-    role `user`: `parts` holds text and images. role `assistant`: `text` and `calls`. role `tool`: `text` is the output
+    role `user`: `text` and `images`; an image's URL is https:, data:, or `file:` and the id of a file, which the worker
+    replaces by its data before it asks a model. role `assistant`: `text` and `calls`. role `tool`: `text` is the output
     of the call `call_id`.
     """
 
@@ -334,6 +340,63 @@ class Models(Protocol):
 
     async def list(self) -> Sequence[ModelInfo]:
         """The models that are there. A provider that does not answer is left out."""
+
+    async def close(self) -> None: ...
+
+
+# --- ingestion ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Chunking:
+    """How a text is cut, in tokens; as it stands the strategy `auto` (section 3.8). Requests are checked to have
+    100 <= size <= 4096 and 0 <= overlap <= size / 2."""
+
+    size: int = 800
+    overlap: int = 400
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A piece of a file's text. `start` is its place in the text, in code points; `tokens` is its length."""
+
+    text: str
+    start: int
+    tokens: int
+
+
+class Unreadable(Exception):
+    """No text can be had of this file. `code` and `message` are those of its `last_error`: unsupported_file and
+    invalid_file are final, server_error is no fault of the file."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code, self.message = code, message
+
+
+class Extraction(Protocol):
+    async def chunks(self, path: Path, filename: str, chunking: Chunking) -> Sequence[Chunk]:
+        """The text of the file at `path` in chunks, at least one, in their order; the same for the same bytes.
+
+        What the file is, the extension of `filename` says. A call that waits for its turn may be cancelled, and one
+        that is at work, too. Raises Unreadable.
+        """
+
+    async def close(self) -> None: ...
+
+
+class EmbeddingError(Exception):
+    """No vectors can be had now, after retries; the message may be shown to clients."""
+
+
+class Embeddings(Protocol):
+    """`model` names what made a vector, and so does the vector's width: vectors that differ in either cannot be
+    compared, so both travel with what is stored."""
+
+    model: str
+
+    async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """A row of length 1 (or 0, where a text says nothing to the model) for each text. Raises EmbeddingError."""
 
     async def close(self) -> None: ...
 

@@ -8,18 +8,31 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, JsonValue, StringConstraints, Tag
-from pydantic_core import PydanticCustomError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    JsonValue,
+    StringConstraints,
+    Tag,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic_core import PydanticCustomError, PydanticKnownError
+
+T = TypeVar("T")
 
 
 class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
-def _few_properties(value: dict[str, str]) -> dict[str, str]:
+def _few_properties(value: dict[str, T]) -> dict[str, T]:
     if len(value) > 16:
         raise PydanticCustomError("object_above_max_properties", "{count}", {"count": len(value), "max": 16})
     return value
@@ -94,9 +107,52 @@ class FileSearchResources(Body):
     vector_store_ids: Annotated[list[FileId], Field(max_length=1)] | None = None
 
 
+class AutoChunkingBody(Body):
+    type: Literal["auto"]
+
+
+class StaticSizes(Body):
+    max_chunk_size_tokens: Annotated[int, Field(ge=100, le=4096)]
+    chunk_overlap_tokens: Annotated[int, Field(ge=0)]
+
+    @field_validator("chunk_overlap_tokens")
+    @classmethod
+    def _at_most_half(cls, value: int, info: ValidationInfo) -> int:
+        most = info.data.get("max_chunk_size_tokens", 4096) // 2
+        if value > most:
+            raise PydanticKnownError("less_than_equal", {"le": most})
+        return value
+
+
+class StaticChunkingBody(Body):
+    type: Literal["static"]
+    static: StaticSizes
+
+
+Chunking = Annotated[AutoChunkingBody | StaticChunkingBody, Field(discriminator="type")]
+
+
+class StoreHelper(Body):
+    """A store to be made with the assistant or the thread that it is for."""
+
+    file_ids: Annotated[list[FileId], Field(max_length=10_000)] | None = None
+    chunking_strategy: Chunking | None = None
+    metadata: Metadata | None = None
+
+
+class NewFileSearchResources(FileSearchResources):
+    vector_stores: Annotated[list[StoreHelper], Field(max_length=1)] | None = None
+
+
 class ToolResourcesBody(Body):
     code_interpreter: CodeInterpreterResources | None = None
     file_search: FileSearchResources | None = None
+
+
+class NewToolResources(ToolResourcesBody):
+    """Of what is created: it may have a store made for it."""
+
+    file_search: NewFileSearchResources | None = None
 
 
 class JsonSchemaBody(Body):
@@ -149,6 +205,7 @@ class AssistantFields(Body):
 
 class CreateAssistant(AssistantFields):
     model: ModelName
+    tool_resources: NewToolResources | None = None
 
 
 class UpdateAssistant(AssistantFields):
@@ -226,7 +283,7 @@ Messages = Annotated[list[CreateMessage], Field(max_length=1000)]
 
 class CreateThread(Body):
     messages: Messages | None = None
-    tool_resources: ToolResourcesBody | None = None
+    tool_resources: NewToolResources | None = None
     metadata: Metadata | None = None
 
 
@@ -350,3 +407,68 @@ class CreateUpload(Body):
 class CompleteUpload(Body):
     part_ids: Annotated[list[str], Field(min_length=1, max_length=10_000)]
     md5: Annotated[str, StringConstraints(pattern=r"^[0-9a-fA-F]{32}$")] | None = None
+
+
+# --- vector stores ------------------------------------------------------------------------------------------------
+
+
+def _kind_of_value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "boolean"
+    if isinstance(value, int):
+        return "integer"
+    return "number" if isinstance(value, float) else "string"
+
+
+AttributeValue = Annotated[
+    Annotated[Annotated[str, StringConstraints(max_length=512)], Tag("string")]
+    | Annotated[bool, Tag("boolean")]
+    | Annotated[Annotated[int, Field(ge=-(2**53), le=2**53)], Tag("integer")]  # as many as a JSON number can hold
+    | Annotated[float, Tag("number")],
+    Discriminator(_kind_of_value),
+]
+Attributes = Annotated[dict[MetadataKey, AttributeValue], AfterValidator(_few_properties)]
+
+
+class StoreExpiresAfter(Body):
+    anchor: Literal["last_active_at"]
+    days: Annotated[int, Field(ge=1, le=365)]
+
+
+StoreName = Annotated[str, StringConstraints(max_length=256)]
+
+
+class CreateVectorStore(Body):
+    file_ids: Annotated[list[FileId], Field(max_length=500)] | None = None
+    name: StoreName | None = None
+    description: Annotated[str, StringConstraints(max_length=512)] | None = None
+    expires_after: StoreExpiresAfter | None = None
+    chunking_strategy: Chunking | None = None
+    metadata: Metadata | None = None
+
+
+class UpdateVectorStore(Body):
+    name: StoreName | None = None
+    expires_after: StoreExpiresAfter | None = None
+    metadata: Metadata | None = None
+
+
+class CreateVectorStoreFile(Body):
+    file_id: FileId
+    attributes: Attributes | None = None
+    chunking_strategy: Chunking | None = None
+
+
+class UpdateVectorStoreFile(Body):
+    """`attributes` replaces the old ones whole; null takes them all away."""
+
+    attributes: Attributes | None
+
+
+class CreateFileBatch(Body):
+    """One of `file_ids` and `files`."""
+
+    file_ids: Annotated[list[FileId], Field(min_length=1, max_length=2000)] | None = None
+    files: Annotated[list[CreateVectorStoreFile], Field(min_length=1, max_length=2000)] | None = None
+    attributes: Attributes | None = None
+    chunking_strategy: Chunking | None = None

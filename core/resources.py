@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
+from msgspec.structs import replace
 
 Metadata = dict[str, str]
 ToolResources = dict[str, Any]
@@ -189,6 +190,46 @@ class FunctionToolCall(Struct, frozen=True, kw_only=True, tag_field="type", tag=
     function: FunctionCall
 
 
+class RankingOptions(Struct, frozen=True, kw_only=True):
+    ranker: str = "default_2024_08_21"
+    score_threshold: float = 0.0
+
+
+class FileSearchResult(Struct, frozen=True, kw_only=True):
+    """`content` is shown to who asks for it with include[]."""
+
+    file_id: str
+    file_name: str
+    score: float
+    attributes: Attributes
+    content: tuple[TextContent, ...] | UnsetType = UNSET
+
+
+class FileSearch(Struct, frozen=True, kw_only=True):
+    ranking_options: RankingOptions = RankingOptions()
+    results: tuple[FileSearchResult, ...] = ()
+
+
+class Asked(Struct, frozen=True, kw_only=True):
+    """What the log knows of a search and the wire does not show: its arguments as the model gave them (JSON text), the
+    number by which its results are cited, and what the model was told beside them. None: it is not done yet."""
+
+    arguments: str
+    number: int
+    told: str | None = None
+
+
+NOT_SHOWN = Asked(arguments="{}", number=0, told="")
+
+
+class FileSearchToolCall(Struct, frozen=True, kw_only=True, tag_field="type", tag="file_search", omit_defaults=True):
+    """`asked` never leaves the log."""
+
+    id: str
+    file_search: FileSearch
+    asked: Asked = NOT_SHOWN
+
+
 class MessageRef(Struct, frozen=True, kw_only=True):
     message_id: str
 
@@ -197,8 +238,11 @@ class MessageCreation(Struct, frozen=True, kw_only=True, tag_field="type", tag="
     message_creation: MessageRef
 
 
+StepToolCall = FunctionToolCall | FileSearchToolCall
+
+
 class ToolCalls(Struct, frozen=True, kw_only=True, tag_field="type", tag="tool_calls"):
-    tool_calls: tuple[FunctionToolCall, ...] = ()
+    tool_calls: tuple[StepToolCall, ...] = ()
 
 
 StepStatus = Literal["in_progress", "completed", "failed", "cancelled", "expired"]
@@ -224,6 +268,24 @@ class Step(Struct, frozen=True, kw_only=True):
     step_details: MessageCreation | ToolCalls
     usage: Usage | None = None
     metadata: Metadata = {}
+
+
+def shown(step: Step, *, contents: bool = False) -> Step:
+    """The step as the wire shows it; with the contents of search results only to who asked for them."""
+    details = step.step_details
+    if not isinstance(details, ToolCalls) or not any(isinstance(c, FileSearchToolCall) for c in details.tool_calls):
+        return step
+    calls = tuple(
+        _shown(call, contents) if isinstance(call, FileSearchToolCall) else call for call in details.tool_calls
+    )
+    return replace(step, step_details=ToolCalls(tool_calls=calls))
+
+
+def _shown(call: FileSearchToolCall, contents: bool) -> FileSearchToolCall:
+    if contents:
+        return replace(call, asked=NOT_SHOWN)
+    results = tuple(replace(result, content=UNSET) for result in call.file_search.results)
+    return replace(call, asked=NOT_SHOWN, file_search=replace(call.file_search, results=results))
 
 
 class SubmitToolOutputs(Struct, frozen=True, kw_only=True):
@@ -323,6 +385,106 @@ class UploadPart(Struct, frozen=True, kw_only=True):
     object: Literal["upload.part"] = "upload.part"
     created_at: int
     upload_id: str
+
+
+# --- vector stores ------------------------------------------------------------------------------------------------
+
+
+class FileCounts(Struct, frozen=True, kw_only=True):
+    in_progress: int = 0
+    completed: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    total: int = 0
+
+
+class ExpiresAfter(Struct, frozen=True, kw_only=True):
+    anchor: Literal["last_active_at"] = "last_active_at"
+    days: int
+
+
+class VectorStore(Struct, frozen=True, kw_only=True):
+    id: str
+    object: Literal["vector_store"] = "vector_store"
+    created_at: int
+    name: str | None = None
+    description: str | None = None
+    usage_bytes: int = 0
+    file_counts: FileCounts = FileCounts()
+    status: Literal["in_progress", "completed", "expired"] = "completed"
+    expires_after: ExpiresAfter | None = None
+    expires_at: int | None = None
+    last_active_at: int
+    metadata: Metadata = {}
+
+
+class StaticChunking(Struct, frozen=True, kw_only=True):
+    max_chunk_size_tokens: int = 800
+    chunk_overlap_tokens: int = 400
+
+
+class ChunkingStrategy(Struct, frozen=True, kw_only=True):
+    """`auto` is told as what it stands for (section 3.8)."""
+
+    type: Literal["static"] = "static"
+    static: StaticChunking = StaticChunking()
+
+
+Attributes = dict[str, str | bool | int | float]
+FileStatus = Literal["in_progress", "completed", "failed", "cancelled"]
+
+
+class VectorStoreFile(Struct, frozen=True, kw_only=True):
+    """Its id is the file's."""
+
+    id: str
+    object: Literal["vector_store.file"] = "vector_store.file"
+    usage_bytes: int = 0
+    created_at: int
+    vector_store_id: str
+    status: FileStatus = "in_progress"
+    last_error: LastError | None = None
+    chunking_strategy: ChunkingStrategy = ChunkingStrategy()
+    attributes: Attributes = {}
+
+
+class VectorStoreFileBatch(Struct, frozen=True, kw_only=True):
+    """`object` as on the wire, which is not the specification's `vector_store.files_batch` (section 10)."""
+
+    id: str
+    object: Literal["vector_store.file_batch"] = "vector_store.file_batch"
+    created_at: int
+    vector_store_id: str
+    status: FileStatus = "in_progress"
+    file_counts: FileCounts = FileCounts()
+
+
+class TextContent(Struct, frozen=True, kw_only=True):
+    type: Literal["text"] = "text"
+    text: str
+
+
+class SearchResult(Struct, frozen=True, kw_only=True):
+    file_id: str
+    filename: str
+    score: float
+    attributes: Attributes
+    content: tuple[TextContent, ...]
+
+
+class SearchResults(Struct, frozen=True, kw_only=True):
+    object: Literal["vector_store.search_results.page"] = "vector_store.search_results.page"
+    search_query: tuple[str, ...]
+    data: tuple[SearchResult, ...]
+    has_more: bool = False
+    next_page: None = None
+
+
+class FileContent(Struct, frozen=True, kw_only=True):
+    object: Literal["vector_store.file_content.page"] = "vector_store.file_content.page"
+    data: tuple[TextContent, ...]
+    has_more: bool = False
+    next_page: None = None
 
 
 class Deleted(Struct, frozen=True, kw_only=True):

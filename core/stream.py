@@ -13,9 +13,9 @@ import msgspec
 from core import frames, names
 from core.bell import Bell
 from core.fold import Change
-from core.ledger import Ledger
 from core.ports import Conflict, Logs, Mark
 from core.resources import Message, Run, Step
+from core.threads import Threads
 
 TRIES = 50  # a stream has few writers at a time; each lost race means that another one wrote
 
@@ -34,7 +34,7 @@ class StreamWriter:
         self._owned = False  # the mark was read before the log last said that the run is this worker's
         self._renderer = frames.Renderer()
 
-    async def show(self, ledger: Ledger, project: str, thread_id: str, run_id: str) -> None:
+    async def show(self, ledger: Threads, project: str, thread_id: str, run_id: str) -> None:
         """Bring the stream up to the log."""
         await self.catch_up(await ledger.trail(project, thread_id, run_id))
         if self._started:  # perhaps after a purge had dropped it, of which the trail did not know

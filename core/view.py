@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
-from typing import Final
 
 import msgspec
 
@@ -12,10 +10,8 @@ from core import events as e
 from core.fold import Change, Resource, RunState, ThreadState, apply
 from core.frames import STREAMED
 from core.paging import Contents, Index
-from core.ports import Mark
 from core.resources import Message, Run, Step, Struct, Thread, encode
-
-VIEW_BYTES: Final = 2_000  # of a thread without anything in it
+from core.state import View
 
 
 class Heard(Struct, frozen=True):
@@ -39,27 +35,16 @@ class Snapshot(Struct, kw_only=True, frozen=True):
     trail_before: tuple[Heard, ...]
 
 
-class View:
-    """A folded thread. `lock` orders the commits and refreshes of this process; other processes meet at the log."""
-
-    def __init__(self) -> None:
-        self.lock = asyncio.Lock()
-        self.state = ThreadState()
-        self.mark: Mark | None = None
-        self.blocks = 0  # commits in this generation of the log
-        self.base = 0  # bytes of the snapshot that the generation began with
+class ThreadView(View[ThreadState, Change]):
+    def reset(self) -> None:
+        super().reset()
         self.trail: list[Change] = []  # what the wire hears of the newest run, from its creation on
         self.trail_before: list[Change] = []  # and of the one before, which may end as the newest begins
-        self.weight = VIEW_BYTES  # bytes of log and snapshot that were folded, and of a view without any
-        self.counted = 0  # the part of it that the ledger's total knows
 
-    def reset(self) -> None:
-        """Forget the thread, but not who waits for the lock."""
-        self.state, self.mark, self.blocks, self.trail, self.trail_before = ThreadState(), None, 0, [], []
-        self.base, self.weight = 0, VIEW_BYTES
+    def blank(self) -> ThreadState:
+        return ThreadState()
 
-    def begin(self, snapshot: bytes) -> None:
-        """Start over from what `snapshot` made, of this view or of another process's."""
+    def unpack(self, snapshot: bytes) -> None:
         head = snapshot.index(b"\n") + 1
         line, rest = _decoder.decode(snapshot[:head]), memoryview(snapshot)[head:]
         runs_at = sum(line.messages.groups)
@@ -70,11 +55,9 @@ class View:
             messages=Index.unpack(line.messages, rest[:runs_at], Message),
             runs=Index.unpack(line.runs, rest[runs_at:], RunState),
         )
-        self.base, self.weight = len(snapshot), self.weight + len(snapshot)
         self.trail, self.trail_before = _changes(line.trail), _changes(line.trail_before)
 
     def snapshot(self) -> bytes:
-        """Of a thread without an active run."""
         state = self.state
         (messages, message_bodies), (runs, run_bodies) = state.messages.pack(), state.runs.pack()
         head = Snapshot(

@@ -62,7 +62,27 @@ class TidyUpload(Item, frozen=True, kw_only=True, tag="tidy_upload"):
     upload_id: str
 
 
-WorkItem = AdvanceRun | PurgeThread | TidyFile | PurgeFile | TidyUpload
+class TendStore(Item, frozen=True, kw_only=True, tag="store"):
+    """Look at this vector store: ingest its files, remove what is no part of it any more. `seen` as of a run's item."""
+
+    store_id: str
+    seen: int = 0
+
+
+class TidyStore(Item, frozen=True, kw_only=True, tag="tidy_store"):
+    """Look whether this vector store has expired."""
+
+    store_id: str
+
+
+class PurgeStore(Item, frozen=True, kw_only=True, tag="purge_store"):
+    """The vector store was deleted: empty what is left of it. It rings once more, for the `tombstones`."""
+
+    store_id: str
+    tombstones: bool = False
+
+
+WorkItem = AdvanceRun | PurgeThread | TidyFile | PurgeFile | TidyUpload | TendStore | TidyStore | PurgeStore
 
 _decoder: msgspec.json.Decoder[WorkItem] = msgspec.json.Decoder(WorkItem)
 

@@ -16,7 +16,7 @@ from infra.azure_calls import AzureClients, Recent, Refused, call, opened, write
 # Containers that are listed, newest first as a rule. The service lists names in ascending order only, so here the last
 # segment of a blob's name is mirrored (0 for z, 1 for y, ...). All ids of a container have one prefix and one length,
 # in lower-case letters and digits, so the mirrored names are in exactly the reverse order. Elsewhere names are plain.
-LISTED: Final = frozenset({"assistants", "files", "vector_stores"})
+LISTED: Final = frozenset({"assistants", "files", "vector-stores"})
 ALPHABET: Final = "0123456789abcdefghijklmnopqrstuvwxyz"
 MIRROR: Final = str.maketrans(ALPHABET, ALPHABET[::-1])
 

@@ -86,7 +86,7 @@ class ModelRouter:
         self._listing = asyncio.Lock()
 
     async def reply(self, prompt: Prompt, deltas: Deltas | None) -> Reply:
-        name, model = self._route(prompt.model)
+        name, model = self.route(prompt.model)
         prompt, content = replace(prompt, model=model), self._telemetry.content
         with self._telemetry.span("model", provider=name, model=model, stream=deltas is not None) as span:
             if content:
@@ -120,9 +120,20 @@ class ModelRouter:
             opened, self._opened = self._opened, {}
         await asyncio.gather(*(one.close() for one in opened.values()))
 
-    def _route(self, model: str) -> tuple[str, str]:
+    def route(self, model: str) -> tuple[str, str]:
+        """The provider that answers for a model, and the model's name there."""
         name, _, rest = model.partition("/")
         return (name, rest) if rest and name in self._providers else (self._default, model)
+
+    def remote(self, name: str) -> bool:
+        """Whether a provider is a server, as all but the built-in model are."""
+        return self._providers[name].api != "offline"
+
+    async def upstream(self, name: str) -> Upstream:
+        """A remote provider, for what is no conversation."""
+        upstream = (await self._open(name)).upstream
+        assert upstream  # noqa: S101
+        return upstream
 
     async def _open(self, name: str) -> _Opened:
         async with self._opening:

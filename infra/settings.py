@@ -114,6 +114,22 @@ class Settings(BaseSettings):
     model_window: Annotated[int, Field(ge=1000)] = Field(
         128_000, description="context window, in tokens, of models that are not known"
     )
+    embedding_model: str = Field(
+        "offline",
+        description="model that makes the vectors of vector stores, such as text-embedding-3-small or ollama/bge-m3;"
+        " offline: built in. What another one made is found by its words alone",
+    )
+    embedding_dimensions: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="length of these vectors, of models that can shorten them"
+    )
+    search_memory_mb: Annotated[int, Field(ge=16)] = Field(
+        512, description="MiB that the indexes of the vector stores may take that one process searched last"
+    )
+    extraction_processes: Annotated[int, Field(ge=1)] = Field(2, description="files that one worker reads at once")
+    extraction_memory_mb: Annotated[int, Field(ge=64)] = Field(
+        1024, description="MiB of memory that reading one file may take; only Linux heeds it"
+    )
+    extraction_timeout: Annotated[float, Field(gt=0)] = Field(60, description="seconds that reading one file may take")
     actions: str | None = Field(None, description="module whose @action functions the worker executes")
     action_timeout: Annotated[float, Field(gt=0)] = Field(60, description="seconds for one call of an action")
     run_expires_after: Annotated[int, Field(ge=1, le=86_400)] = Field(600, description="lifetime of a run in seconds")

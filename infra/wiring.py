@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from core import names
 from core.keys import Caller
-from core.ports import SILENCE, Clock, Storage, Telemetry
+from core.ports import SILENCE, Clock, Embeddings, Extraction, Storage, Telemetry
 from infra.providers import ModelRouter, Provider
 from infra.settings import ConfigurationError, Settings
 from infra.sqlite_store import SqliteStorage
@@ -112,6 +112,29 @@ def models_of(settings: Settings, telemetry: Telemetry = SILENCE) -> ModelRouter
         timeout=settings.model_timeout,
         max_retries=settings.model_retries,
         telemetry=telemetry,
+    )
+
+
+def embeddings_of(settings: Settings, models: ModelRouter) -> Embeddings:
+    """Raises ConfigurationError. The built-in model is not the fallback of a provider's, but the default: a key that is
+    set for chat must not change by what an existing vector store is searched."""
+    from infra.embeddings import OFFLINE, OfflineEmbeddings, ProviderEmbeddings
+
+    if settings.embedding_model == OFFLINE:
+        return OfflineEmbeddings()
+    try:
+        return ProviderEmbeddings(models, settings.embedding_model, settings.embedding_dimensions)
+    except ValueError as error:
+        raise ConfigurationError(f"EMBEDDING_MODEL is not valid: {error}.") from None
+
+
+def extraction_of(settings: Settings) -> Extraction:
+    from infra.extraction.pool import ReaderPool
+
+    return ReaderPool(
+        processes=settings.extraction_processes,
+        memory=settings.extraction_memory_mb,
+        timeout=settings.extraction_timeout,
     )
 
 

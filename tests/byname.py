@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
+from searching import stores
+
 from core.ports import Deltas, ModelError, ModelInfo, Prompt, Reply, Tokens, ToolCall
-from core.resources import Assistant, FunctionDefinition, FunctionTool
+from core.resources import Assistant, FileSearchTool, FunctionDefinition, FunctionTool
 
 CLIENTS_TOOL = FunctionTool(function=FunctionDefinition(name="get_weather"))
 OWN_TOOL = FunctionTool(function=FunctionDefinition(name="lookup"))
 ASSISTANT = Assistant(
-    id="asst_1", created_at=0, model="plain", instructions="Be brief.", tools=(CLIENTS_TOOL, OWN_TOOL)
+    id="asst_1",
+    created_at=0,
+    model="plain",
+    instructions="Be brief.",
+    tools=(CLIENTS_TOOL, OWN_TOOL, FileSearchTool()),
+    tool_resources=stores("vs_1"),
 )
 
 
@@ -42,7 +51,8 @@ class ByName:
         rounds = sum(turn.role == "assistant" and bool(turn.calls) for turn in prompt.turns)
         answered = bool(prompt.turns) and prompt.turns[-1].role == "tool"
         if answered and not (script == "rounds" and rounds < 2):
-            return await said.text(f"Answer {count} is ready.")
+            cited = re.search("【.*?】", prompt.turns[-1].text)
+            return await said.text(f"Answer {count} is ready{cited[0] if cited else ''}.")
         match script:
             case "tool" | "rounds":
                 return await said.calls("get_weather")
@@ -52,6 +62,8 @@ class ByName:
                 return await said.calls("lookup")
             case "mixed":
                 return await said.calls("get_weather", "lookup")
+            case "search":
+                return await said.calls("get_weather", "file_search")
             case "says":
                 await said.text(f"Question {count} for you.")
                 return await said.calls("get_weather")
@@ -86,7 +98,8 @@ class Said:
     async def calls(self, *tools: str) -> Reply:
         made = []
         for index, name in enumerate(tools):
-            call_id, arguments = f"call_{self.prefix}_{index}", f'{{"word":"w{index}"}}'
+            given = {"queries": ["w"]} if name == "file_search" else {"word": f"w{index}"}
+            call_id, arguments = f"call_{self.prefix}_{index}", json.dumps(given)
             for start in (0, 6):
                 await asyncio.sleep(self.pace)
                 if self.deltas:

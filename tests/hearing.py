@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from app import streaming
 from core import frames, names
 from core.events import RunQueued
 from core.fold import RunState
-from core.resources import Step, ToolCalls
+from core.resources import FunctionToolCall, Step, ToolCalls
 from core.stream import replay
 
 if TYPE_CHECKING:
@@ -142,18 +142,22 @@ def _deltas_add_up(events: list[tuple[str, Any]], past: Past) -> None:
     texts: dict[str, str] = {}
     arguments: dict[tuple[str, int], str] = {}
     heads: Counter[tuple[str, int]] = Counter()
+    cited: defaultdict[str, list[str]] = defaultdict(list)
     for name, thing in events:
         if name == "thread.message.delta":
             for part in thing["delta"]["content"]:
                 texts[thing["id"]] = texts.get(thing["id"], "") + part["text"]["value"]
+                cited[thing["id"]] += [each["text"] for each in part["text"].get("annotations", ())]
         elif name == "thread.run.step.delta":
             for call in thing["delta"]["step_details"]["tool_calls"]:
                 key = thing["id"], call["index"]
-                arguments[key] = arguments.get(key, "") + call["function"]["arguments"]
+                arguments[key] = arguments.get(key, "") + call.get("function", {}).get("arguments", "")
                 heads[key] += "id" in call
     for name, thing in events:
         if name in ("thread.message.completed", "thread.message.incomplete"):
-            assert texts[thing["id"]] == thing["content"][0]["text"]["value"], "P4: deltas do not add up"
+            text = thing["content"][0]["text"]
+            assert texts[thing["id"]] == text["value"], "P4: deltas do not add up"
+            assert cited[thing["id"]] == [each["text"] for each in text["annotations"]], "P4: citations do not add up"
     for held in past.state.runs:
         for step in held.steps:
             _calls_add_up(step, arguments, heads)
@@ -162,5 +166,6 @@ def _deltas_add_up(events: list[tuple[str, Any]], past: Past) -> None:
 def _calls_add_up(step: Step, arguments: Mapping[tuple[str, int], str], heads: Counter[tuple[str, int]]) -> None:
     if isinstance(step.step_details, ToolCalls) and (step.id, 0) in arguments:
         for index, call in enumerate(step.step_details.tool_calls):
-            assert arguments[step.id, index] == call.function.arguments, "P4: arguments do not add up"
+            said = call.function.arguments if isinstance(call, FunctionToolCall) else ""
+            assert arguments[step.id, index] == said, "P4: arguments do not add up"
             assert heads[step.id, index] == 1, "P4: the id of a call comes once"

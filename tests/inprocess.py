@@ -20,15 +20,31 @@ import aiohttp
 from aiohttp.test_utils import TestServer
 from multidict import CIMultiDictProxy
 from openapi import check_event, check_response
+from shelved import Bag, PlainText
 from yarl import URL
 
-from assistants import Parts, api_of, ledger_of, worker_of
+from assistants import Parts, api_of, ledger_of, searcher_of, stores_of, worker_of
 from core.bell import Bell
 from core.ids import Ids
-from core.ports import SILENCE, Clock, Deltas, ModelError, ModelInfo, Prompt, Reply, Telemetry, Tokens, ToolCall
+from core.ports import (
+    SILENCE,
+    Clock,
+    Deltas,
+    Embeddings,
+    Extraction,
+    ModelError,
+    ModelInfo,
+    Prompt,
+    Reply,
+    Telemetry,
+    Tokens,
+    ToolCall,
+)
 from core.resources import TERMINAL
+from core.stores.search import Searcher
 from infra.settings import read_settings
 from infra.wiring import SystemClock, storage_of, tokens_of
+from worker.search import Search
 
 Json = Any
 T = TypeVar("T")
@@ -313,8 +329,18 @@ class Api:
 class InProcess:
     """A running service. `api` is a client without a key; `worker` False at the start leaves runs queued."""
 
-    def __init__(self, parts: Parts, server: TestServer, session: aiohttp.ClientSession, ledger: Any) -> None:
-        self.parts, self.ledger, self._server, self._session = parts, ledger, server, session
+    def __init__(
+        self,
+        parts: Parts,
+        server: TestServer,
+        session: aiohttp.ClientSession,
+        ledger: Any,
+        stores: Any,
+        searcher: Searcher,
+        search: Search | None = None,
+    ) -> None:
+        self.searcher, self.search = searcher, search or searcher
+        self.parts, self.ledger, self.stores, self._server, self._session = parts, ledger, stores, server, session
         self.storage, self.bell = parts.storage, parts.bell
         self.api = self.client()
         self._worker: Any = None
@@ -346,7 +372,7 @@ class InProcess:
         return int(head.split(b" ", 2)[1]), json.loads(body)
 
     def start_worker(self) -> None:
-        self._worker = worker_of(self.parts, self.ledger)
+        self._worker = worker_of(self.parts, self.ledger, self.stores, self.search)
         self._working = asyncio.create_task(self._worker.run())
 
     async def stop_worker(self, grace: float = 0) -> None:
@@ -398,6 +424,18 @@ class InProcess:
             finally:
                 listener.close()
 
+    async def ingested(self, store: Json, project: str = "default") -> Json:
+        """The vector store when none of its files is in progress. Waits on commits."""
+        while True:
+            listener = self.stores.listen(project, store["id"])
+            try:
+                state = (await self.stores.look(project, store["id"])).state
+                if not state.waiting:
+                    return await self.api.get(f"/vector_stores/{store['id']}") if project == "default" else None
+                assert await listener.wait(10), f"{list(state.waiting)} wait, and nothing happens"
+            finally:
+                listener.close()
+
     async def answered(self, run: Json, **outputs: str) -> Json:
         """Submit outputs by call id, and wait for what the run does next."""
         given = [{"tool_call_id": call, "output": output} for call, output in outputs.items()]
@@ -446,24 +484,31 @@ async def in_process(
     ids: Ids | None = None,
     models: Any = None,
     worker: bool = True,
+    extraction: Extraction | None = None,
+    embeddings: Embeddings | None = None,
     telemetry: Telemetry = SILENCE,
+    search: Search | None = None,
     **settings: Any,
 ) -> AsyncIterator[InProcess]:
-    """The service with a model that follows `script` (or with `models`), and these settings."""
+    """The service with a model that follows `script` (or with `models`), and these settings. Unless others are given,
+    files are read and embedded by the tests' own rules (shelved.py). `search` is what runs search with."""
+    extraction, embeddings = extraction or PlainText(), embeddings or Bag()
     given = read_settings({"storage": "sqlite://:memory:", "stream_flush_ms": 1, **settings})
     clock, models = clock or SystemClock(), models or ScriptedModels(script)
     storage = storage_of(given, clock)
     tokens = tokens_of(given, clock)
-    parts = Parts(given, clock, ids or Ids(clock), LoudBell(), storage, models, tokens, telemetry)
-    ledger = ledger_of(parts)
+    shared = ids or Ids(clock), LoudBell(), storage, models, extraction, embeddings
+    parts = Parts(given, clock, *shared, tokens, telemetry)
+    ledger, stores = ledger_of(parts), stores_of(parts)
+    searcher = searcher_of(parts, stores)
     async with asyncio.timeout(PATIENCE), contextlib.AsyncExitStack() as stack:
         await storage.open()
         stack.push_async_callback(storage.close)
         if tokens:
             stack.push_async_callback(tokens.close)
-        server = await stack.enter_async_context(TestServer(api_of(parts, ledger)))
+        server = await stack.enter_async_context(TestServer(api_of(parts, ledger, stores, searcher)))
         session = await stack.enter_async_context(aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)))
-        service = InProcess(parts, server, session, ledger)
+        service = InProcess(parts, server, session, ledger, stores, searcher, search)
         stack.push_async_callback(service.stop_worker)
         if worker:
             service.start_worker()

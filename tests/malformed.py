@@ -46,7 +46,7 @@ ASSISTANT = {
 MESSAGE = {
     "role": "user",
     "content": [{"type": "text", "text": "t"}, {"type": "image_url", "image_url": {"url": "https://e.com/i.png"}}],
-    "attachments": [{"file_id": "file-1", "tools": [{"type": "file_search"}]}],
+    "attachments": [{"file_id": "file-1", "tools": [{"type": "code_interpreter"}]}],
     "metadata": {"k": "v"},
 }
 THREAD = {"messages": [MESSAGE], "metadata": {"k": "v"}, "tool_resources": {}}
@@ -69,6 +69,17 @@ UPLOAD = {
     "mime_type": "text/plain",
     "expires_after": {"anchor": "created_at", "seconds": 3600},
 }
+SIZES = {"max_chunk_size_tokens": 800, "chunk_overlap_tokens": 400}
+STORE = {"name": "n", "expires_after": {"anchor": "last_active_at", "days": 7}, "metadata": {"k": "v"}}
+STORED = {"attributes": {"s": "v"}, "chunking_strategy": {"type": "static", "static": SIZES}}
+EQUAL = {"type": "eq", "key": "k", "value": "v"}
+SEARCH = {
+    "query": "q",
+    "rewrite_query": False,
+    "max_num_results": 5,
+    "filters": {"type": "and", "filters": [EQUAL]},
+    "ranking_options": {"ranker": "auto", "score_threshold": 0.5},
+}
 OUTPUTS = {"tool_outputs": [{"tool_call_id": "call_1", "output": "o"}], "stream": False}
 
 
@@ -86,12 +97,17 @@ def valid(ids: dict[str, str]) -> list[tuple[str, Json]]:
         (f"/v1/threads/{ids['thread']}/runs", {**run, "additional_messages": [MESSAGE]}),
         (f"/v1/threads/{ids['busy']}/runs/{ids['run']}", {"metadata": {"k": "v"}}),
         (f"/v1/threads/{ids['busy']}/runs/{ids['run']}/submit_tool_outputs", OUTPUTS),
+        ("/v1/vector_stores", {**STORE, "file_ids": [ids["file"]], "chunking_strategy": {"type": "auto"}}),
+        (f"/v1/vector_stores/{ids['store']}", STORE),
+        (f"/v1/vector_stores/{ids['store']}/search", SEARCH),
+        (f"/v1/vector_stores/{ids['store']}/files", {"file_id": ids["file"], **STORED}),
+        (f"/v1/vector_stores/{ids['store']}/file_batches", {"files": [{"file_id": ids["file"], **STORED}]}),
         ("/v1/uploads", UPLOAD),
         (f"/v1/uploads/{ids['upload']}/complete", {"part_ids": [ids["part"]], "md5": hashlib.md5(b"part").hexdigest()}),
     ]
 
 
-FREE = ("parameters", "schema")  # below these clients may write what they like
+FREE = ("parameters", "schema", "attributes", "filters")  # below these clients may write what they like
 
 
 def places(node: Json, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -379,7 +395,7 @@ ELSEWHERE = [
     "/docs/..%2fmain.py",
     "/docs/page.js/",
     "/etc/passwd",
-    "/v1/vector_stores",
+    "/v1/vector_stores/",
     "/favicon.ico",
 ]
 
@@ -399,7 +415,7 @@ def weird_headers(rng: random.Random, ids: dict[str, str]) -> Bad:
         {"Content-Encoding": "gzip"},
         {"Content-Encoding": "deflate"},
     ]
-    if path.startswith("/v1/uploads"):  # which are no beta
+    if path.startswith(("/v1/uploads", "/v1/vector_stores")):  # which are no beta
         headers = headers[-2:]
     return Bad("headers", "POST", path, data, rng.choice(headers))
 

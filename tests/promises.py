@@ -41,7 +41,7 @@ async def past_in(store: Storage, thread_id: str, project: str = PROJECT) -> Pas
 
 
 async def whole_log(store: Storage, thread_id: str, project: str) -> bytes:
-    log = names.thread_log(project, thread_id)
+    log = names.log(project, thread_id)
     tail = await store.read(names.THREADS, log, None)
     older = range(tail.mark.generation if tail else 0)
     pieces = [*[await store.read(names.THREADS, f"{log}.{old}", None) for old in older], tail]
@@ -209,7 +209,7 @@ def p6_the_model_was_not_called_too_often(world: World | Reality, pasts: Pasts) 
 
 async def the_log_is_whole(world: World, project: str, past: Past) -> None:
     """Every commit that the store took is there, over all generations; who has the thread in memory has it right."""
-    tail = await world.store.read(names.THREADS, names.thread_log(project, past.thread_id), None)
+    tail = await world.store.read(names.THREADS, names.log(project, past.thread_id), None)
     assert tail, "P1: the log is gone"
     blocks = world.threads[names.document(project, past.thread_id)]
     assert await whole_log(world.store, past.thread_id, project) == b"".join(block.data for block in blocks)

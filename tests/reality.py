@@ -35,9 +35,9 @@ from wires import Socket
 from core import names
 from core.bell import Bell
 from core.ids import Ids
-from core.ledger import Ledger
 from core.ports import Conflict, Prompt, ToolCall, Turn
 from core.resources import Run, encode
+from core.threads import Threads
 from infra.settings import read_settings
 from infra.sqlite_store import SqliteStorage
 from infra.wiring import SystemClock, storage_of
@@ -145,7 +145,7 @@ class Reality:
     def __post_init__(self) -> None:
         self.clock = SystemClock()
         self.store = storage_of(read_settings({"storage": self.storage}), self.clock)
-        self.ledger = Ledger(self.store, self.clock, Ids(self.clock), Bell())
+        self.ledger = Threads(self.store, self.clock, Ids(self.clock), Bell())
         self.processes: dict[str, Process] = {}
         self.ports: dict[str, int] = {}
         self.kills = 0
@@ -352,7 +352,7 @@ class Server:
 
     name: str
     port: int
-    ledger: Ledger
+    ledger: Threads
 
     def connect(self, request: bytes) -> Socket:
         return Socket(self.port, request)

@@ -324,7 +324,7 @@ async def record(name: str, folder: Path) -> list[Path]:
     same: dict[str, Any] = {"clock": clock, "ids": Ticking(clock, name), "telemetry": Traced()}
     async with in_process(*case.script, **same, **case.settings) as service:
         thread = await case.play(service)
-        tail = await service.storage.read(names.THREADS, names.thread_log(PROJECT, thread), None)
+        tail = await service.storage.read(names.THREADS, names.log(PROJECT, thread), None)
         assert tail is not None
         stored = None
         if tail.mark.generation:

@@ -75,6 +75,11 @@ async def streamed_mixed_round(client: Client) -> None:
     await listen(client, "mixed")
 
 
+async def streamed_search(client: Client) -> None:
+    """A round of a search and a call of the client's; the answer is cited."""
+    await listen(client, "search")
+
+
 async def streamed_failure(client: Client) -> None:
     await listen(client, "fails")
 
@@ -226,6 +231,7 @@ SCENARIOS: dict[str, Scenario] = {
         streamed_parallel_tools,
         streamed_text_and_tools,
         streamed_mixed_round,
+        streamed_search,
         streamed_failure,
         streamed_from_submit_on,
         thread_and_run,

@@ -23,6 +23,8 @@ from aiohttp import web
 from byname import ASSISTANT, ByName
 from faults import Call, Crash, Ears, Faulty, Mischief, Plan
 from lookup import lookup
+from searching import FakeSearch, found
+from shelved import Bag, PlainText
 from virtual import EPOCH, Task, VirtualClock
 from wires import Connection
 
@@ -31,9 +33,12 @@ from app.service import Service
 from core import names
 from core.bell import Bell
 from core.ids import Ids
-from core.ledger import Ledger
 from core.ports import StorageUnavailable
 from core.resources import encode
+from core.search.shelf import Shelf
+from core.stores.ledger import Stores
+from core.stores.search import Searcher
+from core.threads import Threads
 from infra.sqlite_store import SqliteStorage
 from worker.actions import Actions
 from worker.advance import Kit
@@ -88,10 +93,17 @@ class Process:
         )
         clock, self.bell = world.clocks[place], Bell()
         ids = Ids(clock, random.Random(world.random.getrandbits(64)))
-        self.ledger = Ledger(self.storage, clock, ids, self.bell, roll_after=world.roll_after)
-        self.service = Service(self.storage, self.ledger, world.models, clock, ids, self.bell, world.lifetime)
+        self.ledger = Threads(self.storage, clock, ids, self.bell, roll_after=world.roll_after)
+        self.stores = Stores(self.storage, clock, ids, self.bell, roll_after=world.roll_after)
+        searcher = Searcher(self.storage, self.stores, Shelf(self.storage, names.SEGMENTS, 2**24), Bag(), clock)
+        self.service = Service(
+            *(self.storage, self.ledger, self.stores, searcher),
+            *(world.models, clock, ids, self.bell, world.lifetime),
+        )
         self.kit = Kit(
-            self.storage, self.ledger, world.models, ACTIONS, clock, ids, self.bell, tombstones=world.tombstones
+            *(self.storage, self.ledger, self.stores, world.models, ACTIONS, PlainText(), Bag(), clock, ids, self.bell),
+            tombstones=world.tombstones,
+            searcher=FakeSearch([found("file-1", "a b.txt", 0.5, "w")], lambda: asyncio.sleep(0.3)),
         )
         self.worker = Worker(self.kit) if "worker" in self.roles else None
         self.runner: web.AppRunner | None = None

@@ -62,7 +62,7 @@ def test_a_commit_to_a_thread_that_is_gone_begins_no_log() -> None:
                 await world.processes[0].ledger.commit(
                     PROJECT, "thread_1", lambda state: [e.MessageCreated(message=late)]
                 )
-            assert await world.store.read(names.THREADS, names.thread_log(PROJECT, "thread_1"), None) is None
+            assert await world.store.read(names.THREADS, names.log(PROJECT, "thread_1"), None) is None
 
     run(main())
 

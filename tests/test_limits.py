@@ -270,7 +270,7 @@ async def test_a_project_that_keeps_too_much_can_read_cancel_and_delete(small: I
     await small.api.refused("POST", f"/threads/{thread}/runs/run_unknown/cancel", status=404)
     assert (await small.client("key-of-two").send("POST", "/v1/threads", {})).status == 200
     await small.api.delete(f"/threads/{thread}")
-    while await small.storage.read(names.THREADS, names.thread_log("one", thread), None):
+    while await small.storage.read(names.THREADS, names.log("one", thread), None):
         await asyncio.sleep(0)
     await counted(small)
     await small.thread("Hi")

@@ -13,7 +13,7 @@ from typing import Any
 import aiohttp
 import pytest
 from exported import Exported
-from forms import add_part, download, field, form, send_form
+from forms import add_part, download, field, file_form, form, send_form
 from inprocess import Api, InProcess, calls, in_process, path_of, says
 from malformed import REQUESTS, UPLOAD, WEATHER, Bad, malformed, valid, with_parameters, with_schema
 
@@ -53,6 +53,9 @@ async def one_of_each(service: InProcess) -> dict[str, str]:
     service.models.script = [calls(ToolCall("call_1", "get_weather", "{}")), says("Done.")]
     run = await service.finished(assistant=assistant)
     upload = (await service.api.post("/uploads", UPLOAD))["id"]
+    file = (await send_form(service.api, "/files", file_form(b"words"))).body["id"]
+    store = await service.api.post("/vector_stores", {"file_ids": [file]})
+    await service.ingested(store)
     return {
         "assistant": assistant,
         "thread": thread,
@@ -61,6 +64,8 @@ async def one_of_each(service: InProcess) -> dict[str, str]:
         "run": run["id"],
         "step": (await service.steps(run))[0]["id"],
         "upload": upload,
+        "file": file,
+        "store": store["id"],
         "part": await add_part(service.api, upload, b"part"),
     }
 
@@ -70,6 +75,8 @@ async def snapshot(service: InProcess, ids: dict[str, str]) -> list[Json]:
     paths = [
         "/assistants?limit=100",
         "/files",
+        "/vector_stores?limit=100",
+        f"/vector_stores/{ids['store']}/files",
         f"/threads/{ids['thread']}",
         f"/threads/{ids['thread']}/messages",
         f"/threads/{ids['thread']}/runs",
@@ -81,7 +88,9 @@ async def snapshot(service: InProcess, ids: dict[str, str]) -> list[Json]:
 
 
 def test_the_requests_are_spoiled_from_valid_ones_and_each_way_is_taken_often() -> None:
-    ids = dict.fromkeys(("assistant", "thread", "message", "busy", "run", "step", "upload", "part"), "asst_x")
+    ids = dict.fromkeys(
+        ("assistant", "thread", "message", "busy", "run", "step", "upload", "part", "file", "store"), "asst_x"
+    )
     ways = [bad.way for bad in malformed(random.Random(SEED), ids)]
     assert len(ways) == REQUESTS
     assert min(ways.count(way) for way in set(ways) if way != "oversized") > 100

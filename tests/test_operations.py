@@ -9,13 +9,18 @@ from pathlib import Path
 
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
+from shelved import Bag, PlainText
 
 from app.main import create_app
 from app.service import Service
+from core import names
 from core.bell import Bell
 from core.ids import Ids
-from core.ledger import Ledger
 from core.ports import Delivery
+from core.search.shelf import Shelf
+from core.stores.ledger import Stores
+from core.stores.search import Searcher
+from core.threads import Threads
 from infra.azure_store import AzureStorage
 from infra.providers import ModelRouter, Provider
 from infra.wiring import SystemClock
@@ -37,10 +42,14 @@ class Separate:
         ids = Ids(clock)
         api, worker = self.stores
         bell = Bell()
-        service = Service(api, Ledger(api, clock, ids, bell), models, clock, ids, bell)
+        stores = Stores(api, clock, ids, bell)
+        searcher = Searcher(api, stores, Shelf(api, names.SEGMENTS, 2**24), Bag(), clock)
+        service = Service(api, Threads(api, clock, ids, bell), stores, searcher, models, clock, ids, bell)
         self.app = create_app(service, keys={})
         bell = Bell()
-        self.doorbell = Doorbell(Kit(worker, Ledger(worker, clock, ids, bell), models, Actions({}), clock, ids, bell))
+        ledgers = Threads(worker, clock, ids, bell), Stores(worker, clock, ids, bell)
+        kit = (worker, *ledgers, models, Actions({}), PlainText(), Bag(), clock, ids, bell)
+        self.doorbell = Doorbell(Kit(*kit, searcher=searcher))
 
     async def delivery(self) -> Delivery:
         """The next work item. Looks that found nothing are polling, and are not counted."""

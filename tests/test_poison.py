@@ -9,16 +9,19 @@ from typing import Any
 
 import pytest
 from exported import Exported
+from searching import FakeSearch
+from shelved import Bag, PlainText
 
 from core import frames, names
 from core.bell import Bell
 from core.desk import Desk
 from core.events import RunClaimed
 from core.ids import Ids
-from core.ledger import Ledger
 from core.ports import Delivery, Deltas, ModelInfo, Prompt, Reply, StorageUnavailable
 from core.requests import CreateThreadAndRun
 from core.resources import Assistant, Run
+from core.stores.ledger import Stores
+from core.threads import Threads
 from core.work import AdvanceRun, to_body
 from infra.sqlite_store import SqliteStorage
 from worker.actions import Actions
@@ -91,8 +94,10 @@ async def bench(request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
     clock = ManualClock()
     store, ids, bell, models = SqliteStorage(":memory:", clock), Ids(clock), Bell(), Broken(request.param)
     await store.open()
-    ledger = Ledger(store, clock, ids, bell)
-    kit = Kit(store, ledger, models, Actions({}), clock, ids, bell)
+    ledger = Threads(store, clock, ids, bell)
+    stores = Stores(store, clock, ids, bell)
+    parts = (store, ledger, stores, models, Actions({}), PlainText(), Bag(), clock, ids, bell)
+    kit = Kit(*parts, searcher=FakeSearch())
     yield Bench(store, clock, models, Desk(store, ledger, clock, ids, bell), Doorbell(kit))
     await store.close()
 

@@ -144,8 +144,8 @@ def with_ids(body: Json, ids: dict[str, str]) -> Json:
         return {key: with_ids(value, ids) for key, value in body.items()}
     if isinstance(body, list):
         return [with_ids(item, ids) for item in body]
-    kinds = {value.partition("_")[0]: value for value in ids.values()}
-    found = re.fullmatch(r"([a-z]+)_\w+", body) if isinstance(body, str) else None
+    kinds = {re.split("[_-]", value)[0]: value for value in ids.values()}
+    found = re.fullmatch(r"([a-z]+)[_-]\w+", body) if isinstance(body, str) else None
     return kinds.get(found[1], body) if found else body
 
 
@@ -166,10 +166,18 @@ async def used_project(service: InProcess, api: Api, project: str) -> dict[str, 
         "run_id": run["id"],
         "message_id": (await api.get(f"/threads/{run['thread_id']}/messages"))["first_id"],
         "step_id": (await api.get(f"{path_of(run)}/steps"))["first_id"],
-        "file_id": (await upload(api, b"mine"))["id"],
+        **await used_store(service, api, project),
         "upload_id": (made := (await api.post("/uploads", UPLOAD))["id"]),
         "part_id": await add_part(api, made, b"mine"),
     }
+
+
+async def used_store(service: InProcess, api: Api, project: str) -> dict[str, str]:
+    file_id = (await upload(api, b"mine"))["id"]
+    store = await api.post("/vector_stores", {"name": "mine"})
+    batch = await api.post(f"/vector_stores/{store['id']}/file_batches", {"file_ids": [file_id]})
+    await service.ingested(store, project)
+    return {"vector_store_id": store["id"], "batch_id": batch["id"], "file_id": file_id}
 
 
 async def everything(api: Api, ids: dict[str, str]) -> list[Json]:
@@ -180,5 +188,8 @@ async def everything(api: Api, ids: dict[str, str]) -> list[Json]:
         "/threads/{thread_id}/runs",
         "/threads/{thread_id}/runs/{run_id}/steps",
         "/files",
+        "/vector_stores/{vector_store_id}",
+        "/vector_stores/{vector_store_id}/files",
+        "/vector_stores/{vector_store_id}/file_batches/{batch_id}",
     ]
     return [await api.get(filled(path, ids)) for path in paths]

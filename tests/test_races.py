@@ -97,7 +97,7 @@ def test_p3_a_key_whose_run_was_streamed_creates_nothing_anew_after_the_thread_w
         path = first.path.removeprefix("/v1")
         with pytest.raises(Unanswered):  # a stream that tells of the deletion, and of no run
             await client.ask(first.what, "POST", path, first.body, mark=first.mark, key="k")
-        assert await world.store.read(names.THREADS, names.thread_log(PROJECT, client.thread), None) is None
+        assert await world.store.read(names.THREADS, names.log(PROJECT, client.thread), None) is None
 
     played(moves)
 
@@ -110,7 +110,7 @@ def test_a_stream_that_is_begun_while_its_thread_is_purged_does_not_stay() -> No
         ended = await client.run("plain", stream=True)
         await client.until(ended)
         storage: Any = late.storage
-        undisturbed, log = storage.read, names.thread_log(PROJECT, client.thread)
+        undisturbed, log = storage.read, names.log(PROJECT, client.thread)
 
         async def read(container: str, name: str, since: Mark | None) -> Tail | None:
             if container == names.STREAMS and not client.gone:

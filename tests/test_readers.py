@@ -225,7 +225,7 @@ def open_files(pid: int) -> int:
 @contextlib.asynccontextmanager
 async def as_deployed(service: InProcess) -> AsyncIterator[tuple[web.Application, int]]:
     """Its API on a port of its own: unlike the test server, this one does not cancel the handlers of who went away."""
-    app = api_of(service.parts, service.ledger)
+    app = api_of(service.parts, service.ledger, service.stores, service.searcher)
     runner = web.AppRunner(app, shutdown_timeout=1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()

@@ -33,7 +33,7 @@ async def talk(world: World) -> Client:
 
 
 async def generation(world: World, client: Client) -> int:
-    tail = await world.store.read(names.THREADS, names.thread_log(PROJECT, client.thread), None)
+    tail = await world.store.read(names.THREADS, names.log(PROJECT, client.thread), None)
     assert tail is not None
     return tail.mark.generation
 
@@ -195,7 +195,7 @@ def test_a_snapshot_that_is_stored_after_the_thread_was_purged_does_not_stay() -
                 await say(slow, client.thread, f"Message {number}")
             await quick.ledger.read(PROJECT, client.thread)  # so that it rings once: a second purge would clean up
             storage: Any = slow.storage
-            undisturbed, log = storage.advance, names.thread_log(PROJECT, client.thread)
+            undisturbed, log = storage.advance, names.log(PROJECT, client.thread)
 
             async def advance(document: Document) -> None:
                 if document.container == names.SNAPSHOTS:

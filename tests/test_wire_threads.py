@@ -328,7 +328,7 @@ def operations_on(thread: str, run: str, message: str, step: str, assistant: str
 
 async def purged(service: InProcess, thread: str, *runs: str) -> None:
     """Wait until the worker has dropped the thread's log, which it does last; then nothing may be left."""
-    log = names.thread_log("default", thread)
+    log = names.log("default", thread)
     async with asyncio.timeout(5):
         while await service.storage.read(names.THREADS, log, None):
             await asyncio.sleep(0.001)

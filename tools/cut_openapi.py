@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PUBLISHED = ROOT / "tests" / "contract" / "assistants-openapi.json"
 SERVED = ROOT / "app" / "openapi.json"
 
-KEEP = re.compile(r"/(assistants|threads|files|uploads|models)(/|$)")
+KEEP = re.compile(r"/(assistants|threads|files|uploads|vector_stores|models)(/|$)")
 DROP = {("/models/{model}", "delete")}
 # An operation's tag is that of the first pattern that its path matches; the published one has one tag for nearly all.
 TAGS = [
@@ -28,6 +28,9 @@ TAGS = [
     (r"/runs", "Runs"),
     (r"/messages", "Messages"),
     (r"^/threads", "Threads"),
+    (r"^/vector_stores/.*/file_batches", "Vector store file batches"),
+    (r"^/vector_stores/.*/files", "Vector store files"),
+    (r"^/vector_stores", "Vector stores"),
     (r"^/files", "Files"),
     (r"^/uploads", "Uploads"),
     (r"^/models", "Models"),
@@ -40,6 +43,9 @@ TAG_TEXTS = {
     "Run steps": "What a run did, step by step.",
     "Files": "Documents and other data, for assistants to use.",
     "Uploads": "Large files, sent in parts.",
+    "Vector stores": "Files that can be searched.",
+    "Vector store files": "A file in a vector store.",
+    "Vector store file batches": "Files that were added to a vector store together.",
     "Models": "The models that assistants can use.",
     "Service": "The service itself.",
 }
@@ -70,6 +76,24 @@ TEXTS = {  # summary and description, where the published ones tell of the vendo
         "If an `md5` is given and does not match, the upload is cancelled.",
     ),
     "cancelUpload": ("Cancels an upload.", "Its parts are removed soon after."),
+    "createVectorStoreFile": (
+        "Adds a file to a vector store.",
+        "A worker reads it, cuts it into chunks and embeds them: it is `in_progress` until then. A file that is in "
+        "the store already stays as it is.",
+    ),
+    "deleteVectorStoreFile": ("Takes a file out of a vector store.", "The file itself stays."),
+    "createVectorStoreFileBatch": (
+        "Adds files to a vector store, up to 2,000 at once.",
+        "`file_ids` shares `attributes` and `chunking_strategy`; `files` gives each file its own.",
+    ),
+    "cancelVectorStoreFileBatch": (
+        "Cancels a batch of files.",
+        "Those of its files that are in progress are cancelled. A batch that has ended stays as it is.",
+    ),
+    "searchVectorStore": (
+        "Searches a vector store.",
+        "By meaning and by words, over the files whose attributes pass the filters.",
+    ),
 }
 STREAMS = {"createRun", "createThreadAndRun", "submitToolOuputsToRun"}
 
@@ -107,7 +131,7 @@ def corrected(document: Json) -> Json:
     document["paths"]["/files/{file_id}/content"]["get"]["responses"] = DOWNLOAD
     schemas["VectorStoreFileBatchObject"]["properties"]["object"]["enum"] += ["vector_store.file_batch"]
 
-    run["tool_resources"] = schemas["ThreadObject"]["properties"]["tool_resources"]
+    run["tool_resources"] = _of_two(schemas["ThreadObject"]["properties"]["tool_resources"])
     run["reasoning_effort"] = {"$ref": "#/components/schemas/ReasoningEffort"}
     schemas["AssistantObject"]["properties"]["reasoning_effort"] = {"$ref": "#/components/schemas/ReasoningEffort"}
     step["expires_at"] = {"anyOf": [{"type": "integer", "format": "unixtime"}, {"type": "null"}]}
@@ -145,6 +169,13 @@ def _or_null(schema: Json) -> Json:
     if "anyOf" in schema:
         return {**schema, "anyOf": [*schema["anyOf"], {"type": "null"}]}
     return {"anyOf": [schema, {"type": "null"}]}
+
+
+def _of_two(node: Json) -> Json:
+    """Arrays of twice as many items: a run has the files and stores of its assistant and of its thread."""
+    if not isinstance(node, dict):
+        return [_of_two(item) for item in node] if isinstance(node, list) else node
+    return {key: value * 2 if key == "maxItems" else _of_two(value) for key, value in node.items()}
 
 
 def _allow_null(schema: Json, *names: str) -> None:
@@ -565,6 +596,21 @@ EXAMPLES: dict[str, list[tuple[str, Json]]] = {
         ("A text", {"filename": "notes.txt", "purpose": "assistants", "bytes": 5, "mime_type": "text/plain"})
     ],
     "completeUpload": [("One part", {"part_ids": ["part_ID_OF_THE_PART"]})],
+    "createVectorStore": [
+        ("With files", {"name": "Handbook", "file_ids": ["file-ID_OF_YOUR_FILE"]}),
+        ("Empty", {"name": "Handbook", "expires_after": {"anchor": "last_active_at", "days": 7}}),
+    ],
+    "modifyVectorStore": [("A name", {"name": "Handbook"})],
+    "createVectorStoreFile": [("A file", {"file_id": "file-ID_OF_YOUR_FILE", "attributes": {"year": 2026}})],
+    "updateVectorStoreFileAttributes": [("Attributes", {"attributes": {"year": 2026}})],
+    "createVectorStoreFileBatch": [("Two files", {"file_ids": ["file-ID_OF_ONE", "file-ID_OF_ANOTHER"]})],
+    "searchVectorStore": [
+        ("A question", {"query": "How many days of leave are there?"}),
+        (
+            "With a filter",
+            {"query": "days of leave", "filters": {"type": "eq", "key": "year", "value": 2026}, "max_num_results": 3},
+        ),
+    ],
     "modifyRun": [("Metadata", {"metadata": {"topic": "Paris"}})],
     "submitToolOuputsToRun": [("An output", OUTPUTS), ("Streamed", OUTPUTS | {"stream": True})],
 }

@@ -12,20 +12,39 @@ from typing import TypeVar
 from core import events as e
 from core import frames
 from core.bell import Bell
+from core.citations import sources_of
 from core.decide import CallModel, CallTools, Done, Leave, Move, Park, Wait, Write, decide, failed
 from core.errors import ApiError
+from core.file_search import NAME
 from core.files import Files
 from core.fold import RunState, ThreadState
 from core.ids import Ids
-from core.ledger import Decision, Ledger
-from core.ports import SILENCE, Clock, ModelError, Models, Prompt, Reply, Span, Storage, StorageUnavailable, Telemetry
+from core.ports import (
+    SILENCE,
+    Clock,
+    Embeddings,
+    Extraction,
+    ModelError,
+    Models,
+    Prompt,
+    Reply,
+    Span,
+    Storage,
+    StorageUnavailable,
+    Telemetry,
+)
 from core.prompt import build
-from core.resources import FunctionToolCall, LastError
+from core.resources import FileSearchResult, FileSearchToolCall, FunctionToolCall, LastError
+from core.stores.ledger import Stores
 from core.stream import StreamWriter
+from core.threads import Decision, Threads
 from core.uploads import Uploads
 from core.work import AdvanceRun
 from worker.actions import Actions
+from worker.images import Images
+from worker.ingestion import Ingestion
 from worker.live import Draft, Live, Lost
+from worker.search import Search, search
 from worker.turn import events_of
 
 log = logging.getLogger(__name__)
@@ -40,9 +59,12 @@ class Kit:
     """What a worker works with."""
 
     storage: Storage
-    ledger: Ledger
+    ledger: Threads
+    stores: Stores
     models: Models
     actions: Actions
+    extraction: Extraction
+    embeddings: Embeddings
     clock: Clock
     ids: Ids
     bell: Bell
@@ -51,10 +73,17 @@ class Kit:
     hide: float = HIDE
     tombstones: float = 600.0  # seconds that a deleted thread's tombstones stay: no request takes so long
     telemetry: Telemetry = SILENCE
+    searcher: Search = field(kw_only=True)
+    images: Images = field(init=False)
+    ingestion: Ingestion = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.images = Images(self.files)
+        self.ingestion = Ingestion(self.storage, self.stores, self.files, self.extraction, self.embeddings, self.clock)
 
     @property
     def files(self) -> Files:
-        return Files(self.storage, self.clock, self.bell)
+        return Files(self.storage, self.clock, self.bell, self.stores.let_go)
 
     @property
     def uploads(self) -> Uploads:
@@ -62,6 +91,7 @@ class Kit:
 
 
 Outcome = Wait | Done | Leave | Park
+Output = tuple[str, tuple[FileSearchResult, ...]]  # of a call: what the model is told, and what a search found
 
 
 @dataclass(slots=True)
@@ -207,7 +237,7 @@ class Advance:
         if prompt is None:
             spent = e.RunIncomplete(run_id=run_id, reason="max_prompt_tokens")
             return await self._commit(self._if_mine(lambda _: [spent]))
-        draft = Draft(held.run, kit.ids)
+        draft = Draft(held.run, kit.ids, number=state.version, sources=sources_of(state, held))
         try:
             reply = await self._guard(self._ask(prompt, draft, held))
         except ModelError as error:
@@ -217,6 +247,7 @@ class Advance:
 
     async def _ask(self, prompt: Prompt, draft: Draft, held: RunState) -> Reply:
         kit = self.kit
+        prompt = await kit.images.fill(self.item.project, prompt)
         if not held.stream:
             return await kit.models.reply(prompt, None)
         live = Live(self.stream, draft, kit.flush_every, kit.clock.now, self._still_mine)
@@ -230,20 +261,34 @@ class Advance:
     async def _tools(self, move: CallTools) -> None:
         """At least once: a worker that dies in here leaves the calls to the next one."""
         calls = move.calls
-        outputs = await self._guard(asyncio.gather(*(self._call(call) for call in calls)))
+        searches = sum(isinstance(call, FileSearchToolCall) for call in calls)
+        acts = (
+            self._search(move.held, call, searches) if isinstance(call, FileSearchToolCall) else self._call(call)
+            for call in calls
+        )
+        done = await self._guard(asyncio.gather(*acts))
         step = move.held.open_step
         if step is not None:
-            said = {call.id: output for call, output in zip(calls, outputs, strict=True)}
-            event = e.StepOutputs(run_id=self.item.run_id, step_id=step.id, outputs=said)
+            said = {call.id: output for call, (output, _) in zip(calls, done, strict=True)}
+            found = {call.id: results for call, (_, results) in zip(calls, done, strict=True) if results}
+            event = e.StepOutputs(run_id=self.item.run_id, step_id=step.id, outputs=said, results=found)
             await self._commit(self._if_mine(lambda _: [event]))
 
-    async def _call(self, call: FunctionToolCall) -> str:
+    async def _call(self, call: FunctionToolCall) -> Output:
         name, arguments, telemetry = call.function.name, call.function.arguments, self.kit.telemetry
         with telemetry.span("tool", tool=name, call_id=call.id) as span:
             output = await self.kit.actions.call(name, arguments)
             if telemetry.content:
                 span.tell(arguments=arguments, output=output)
-            return output
+            return output, ()
+
+    async def _search(self, held: RunState, call: FileSearchToolCall, searches: int) -> Output:
+        kit = self.kit
+        with kit.telemetry.span("tool", tool=NAME, call_id=call.id) as span:
+            found = await search(kit.searcher, self.item.project, held, call, kit.window, searches)
+            if kit.telemetry.content:
+                span.tell(arguments=call.asked.arguments)
+            return found
 
     async def _guard(self, act: Awaitable[T]) -> T:
         """Do it, unless the run is cancelled, expires, is taken over or deleted meanwhile: raises Lost."""

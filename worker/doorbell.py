@@ -5,22 +5,39 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import msgspec
 from msgspec.structs import replace
 
-from core.decide import Done, Leave, Park, Wait, failed
+from core.bell import Listener
+from core.decide import Leave, Park, Wait, failed
 from core.events import Event
 from core.fold import ThreadState
 from core.ports import Conflict, Delivery, StorageUnavailable
 from core.resources import LastError
 from core.scope import work_on
-from core.work import MAX_DELAY, AdvanceRun, PurgeFile, PurgeThread, TidyFile, TidyUpload, WorkItem, from_body, to_body
-from worker.advance import Advance, Kit
+from core.work import (
+    MAX_DELAY,
+    AdvanceRun,
+    PurgeFile,
+    PurgeStore,
+    PurgeThread,
+    TendStore,
+    TidyFile,
+    TidyStore,
+    TidyUpload,
+    WorkItem,
+    from_body,
+    to_body,
+)
+from worker.advance import Advance, Kit, Outcome
+from worker.ingestion import Shift
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 # Seconds between looks for what the doorbell announced, before it is put back.
 EARLY = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
@@ -54,7 +71,7 @@ class Doorbell:
         hold = Hold(delivery)
         extending = asyncio.create_task(self._keep(hold))
         try:
-            done = await self._work(item, delivery.id)
+            done = await self._work(item, delivery.id, delivery.count)
         except asyncio.CancelledError:
             with contextlib.suppress(Conflict, StorageUnavailable):  # somebody else holds it by now, or will soon
                 await self.kit.storage.extend(hold.delivery, hide=0)  # drained: another worker takes over at once
@@ -80,7 +97,7 @@ class Doorbell:
             except StorageUnavailable as error:
                 log.warning("the queue does not answer: %s", error)
 
-    async def _work(self, item: WorkItem, item_id: str) -> bool:
+    async def _work(self, item: WorkItem, item_id: str, count: int) -> bool:
         """Whether the item may be deleted."""
         match item:
             case AdvanceRun():
@@ -92,6 +109,12 @@ class Doorbell:
                     await self._put_back(item)
             case TidyFile():
                 await self._park(item, await self.kit.files.tidy(item.project, item.file_id, item.sent_at))
+            case TendStore():
+                await self._tend_store(item, item_id, count)
+            case TidyStore():
+                await self._park(item, await self.kit.stores.expire(item.project, item.store_id))
+            case PurgeStore():
+                await self._purge_store(item)
             case TidyUpload():
                 await self._park(item, await self.kit.uploads.tidy(item.project, item.upload_id))
         return True
@@ -108,18 +131,48 @@ class Doorbell:
                 return False
         return True
 
-    async def _advance(self, item: AdvanceRun, item_id: str) -> Done | Leave | Park | Wait:
+    async def _advance(self, item: AdvanceRun, item_id: str) -> Outcome:
+        def advance() -> Awaitable[Outcome]:
+            return Advance(self.kit, item, item_id, item.seen).run()
+
+        if item.seen == NOTHING_NEW:
+            return await advance()
+        return await self._early(lambda: self.kit.ledger.listen(item.project, item.thread_id), advance)
+
+    @staticmethod
+    async def _early(listen: Callable[[], Listener], look: Callable[[], Awaitable[T]]) -> T:
         """A doorbell rings before its commit: one that came too early looks again a few times."""
         for pause in (*EARLY, None):
-            listener = self.kit.ledger.listen(item.project, item.thread_id)
+            listener = listen()
             try:
-                outcome = await Advance(self.kit, item, item_id, item.seen).run()
-                if not isinstance(outcome, Wait) or pause is None or item.seen == NOTHING_NEW:
+                outcome = await look()
+                if not isinstance(outcome, Wait) or pause is None:
                     return outcome
                 await listener.wait(pause)
             finally:
                 listener.close()
         raise AssertionError
+
+    async def _tend_store(self, item: TendStore, item_id: str, count: int) -> None:
+        outcome = await self._early(
+            lambda: self.kit.stores.listen(item.project, item.store_id),
+            lambda: Shift(self.kit.ingestion, item, item_id, count).run(),
+        )
+        if isinstance(outcome, Wait) and self._age(item) < STALE:
+            await self._put_back(item)
+
+    async def _purge_store(self, item: PurgeStore) -> None:
+        stores = self.kit.stores
+        state = (await stores.look(item.project, item.store_id)).state
+        if item.tombstones:
+            if not state.known:  # else another store has this id by now
+                await stores.sweep(item.project, item.store_id)
+        elif state.deleted:
+            again = replace(item, sent_at=self.kit.clock.now(), tombstones=True)
+            await self.kit.storage.send(to_body(again), delay=self.kit.tombstones)
+            await stores.purge(item.project, item.store_id)
+        elif state.known and self._age(item) < STALE:
+            await self._put_back(item)
 
     async def _purge_thread(self, item: PurgeThread) -> None:
         ledger = self.kit.ledger
@@ -183,8 +236,10 @@ class Doorbell:
 
     async def _give_up(self, item: WorkItem, item_id: str) -> None:
         """A poison item never leaves a run hanging."""
+        if isinstance(item, TendStore):
+            return await Shift(self.kit.ingestion, item, item_id, DELIVERIES + 1).give_up()
         if not isinstance(item, AdvanceRun):
-            return
+            return None
         error = LastError(code="server_error", message="Sorry, something went wrong.")
 
         def decision(state: ThreadState) -> Sequence[Event]:

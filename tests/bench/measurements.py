@@ -23,6 +23,7 @@ from driver import HEADERS, Client, Load, load, pick_ups, runs, streams, timed
 from helper import cpu_seconds, resident_mb
 from service import COMMAND
 from stand import AZURITE, SEPARATE, SQLITE, Figure, Limit, Stand, at_least, at_most
+from vector_search import vector_search
 
 T, R = TypeVar("T"), TypeVar("R")
 Scenario = Callable[[Stand, str], AsyncIterator[Figure]]
@@ -363,6 +364,7 @@ SCENARIOS: dict[str, tuple[Scenario, tuple[str, ...]]] = {
     "long": (long, (SQLITE, AZURITE)),
     "many": (many, (SQLITE,)),
     "files": (files, (SQLITE, AZURITE)),
+    "search": (vector_search, (SQLITE, AZURITE)),
 }
 QUICK = {
     "start": (SQLITE,),

@@ -1,0 +1,154 @@
+"""Search in vector stores: what the search endpoint and the tool `file_search` of runs both call."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from core import names
+from core.ports import Clock, EmbeddingError, Embeddings, Storage
+from core.resources import Attributes
+from core.search.filters import Filter
+from core.search.ranking import HYBRID, Query, Weights
+from core.search.segment import passages
+from core.search.shelf import Passage, SegmentGone, Shelf
+from core.stores.commands import Clerk, usable
+from core.stores.fold import FileState, StoreState
+from core.stores.ledger import Stores, file_of
+
+log = logging.getLogger(__name__)
+
+TRIES: Final = 3  # of one search, when segments are merged under it
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A passage of a file. `number` counts the chunks of the file, from 0; `score` is in 0..1."""
+
+    store_id: str
+    file_id: str
+    filename: str
+    attributes: Attributes
+    number: int
+    score: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Searcher:
+    """Searches the stores of all projects. API and worker of one process share one, and with it what is in memory."""
+
+    storage: Storage
+    stores: Stores
+    shelf: Shelf
+    embeddings: Embeddings
+    clock: Clock
+
+    async def search_stores(
+        self,
+        project: str,
+        store_ids: Sequence[str],
+        queries: Sequence[str],
+        *,
+        limit: int = 10,
+        filter: Filter | None = None,
+        weights: Weights = HYBRID,
+        threshold: float = 0.0,
+    ) -> list[Found]:
+        """The `limit` passages of these stores that fit one of the queries best, the best first; each passage once, and
+        those with the same score in the order of store, file and place.
+
+        `filter` is on the attributes of files, before any ranking; `threshold` is a score in 0..1. Searched are the
+        files that are completed as of now. That somebody searched is noted in the stores' logs once an hour.
+
+        Raises the 404 of a store that is unknown to the project, the 400 of one that has expired, StorageUnavailable,
+        and DamagedSegment. If no query can be embedded now, they are searched by words alone.
+        """
+        asked = await self._queries(queries)
+        found: list[Found] = []
+        for store_id in dict.fromkeys(store_ids):
+            found += await self._search(project, store_id, asked, limit, filter, weights, threshold)
+        found.sort(key=lambda each: (-each.score, each.store_id, each.file_id, each.number))
+        return found[:limit]
+
+    async def _queries(self, texts: Sequence[str]) -> list[Query]:
+        try:
+            vectors = await self.embeddings.embed(texts)
+        except EmbeddingError as error:
+            log.warning("search by words alone: %s", error)
+            return [Query(text) for text in texts]
+        return [Query(text, vector, self.embeddings.model) for text, vector in zip(texts, vectors, strict=True)]
+
+    async def _search(
+        self,
+        project: str,
+        store_id: str,
+        queries: Sequence[Query],
+        limit: int,
+        filter: Filter | None,
+        weights: Weights,
+        threshold: float,
+    ) -> list[Found]:
+        folder = names.document(project, store_id)
+        for left in reversed(range(TRIES)):
+            state = await self.stores.read(project, store_id)
+            usable(state, self.clock.now())
+            segments = [f"{folder}/{name}" for name in state.segments]
+            eligible = _eligible(state, filter)  # now: the state may move on while the index is read
+            try:
+                passages = await self.shelf.search(
+                    folder, segments, queries, eligible.keys(), limit, weights=weights, threshold=threshold
+                )
+                break
+            except SegmentGone:  # merged meanwhile: the log says into what
+                if not left:
+                    raise
+        await self._note_use(project, store_id, state)
+        return [_found(store_id, eligible[passage.source], passage) for passage in passages]
+
+    async def _note_use(self, project: str, store_id: str, state: StoreState) -> None:
+        clerk = Clerk(self.clock.now())
+        if clerk.use(state):
+            await self.stores.commit(project, store_id, clerk.use, told=True)
+
+    async def content(self, project: str, store_id: str, file_id: str) -> list[str]:
+        """The text of a file that is completed, in pieces as it was cut, without what they share; of any other file
+        none. Raises the 404 of an unknown store or file."""
+        for left in reversed(range(TRIES)):
+            state = await self.stores.read(project, store_id)
+            held = file_of(state, file_id)
+            home = state.homes.get(held.source)
+            if home is None:
+                return []
+            blob = await self._blob(names.document(project, store_id, home))
+            if blob or not left:
+                break
+        pieces, end = [], 0
+        for source, chunk in passages(blob):
+            if source == held.source:
+                pieces.append(chunk.text[max(0, end - chunk.start) :])
+                end = chunk.start + len(chunk.text)
+        return pieces
+
+    async def _blob(self, name: str) -> bytes:
+        return b"".join([piece async for piece in self.storage.download(names.SEGMENTS, name)])
+
+
+def _eligible(state: StoreState, filter: Filter | None) -> Mapping[str, FileState]:
+    """The completed files that the filter lets through, by source. What is shown of them is as it is now."""
+    held = (held for held in state.files if held.file.status == "completed" and held.source in state.homes)
+    return {each.source: each for each in held if filter is None or filter.matches(each.file.attributes)}
+
+
+def _found(store_id: str, held: FileState, passage: Passage) -> Found:
+    return Found(
+        store_id,
+        held.id,
+        held.filename,
+        held.file.attributes,
+        passage.number,
+        passage.score,
+        passage.text,
+    )

@@ -1,0 +1,27 @@
+"""Reading files by a pool of readers, for tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import hostile
+import pytest
+
+from core.ports import Chunk, Chunking, Unreadable
+from infra.extraction.pool import ReaderPool
+
+
+async def read(readers: ReaderPool, path: Path, chunking: Chunking = Chunking()) -> list[Chunk]:  # noqa: B008
+    return list(await readers.chunks(path, path.name, chunking))
+
+
+async def failure(readers: ReaderPool, path: Path) -> Unreadable:
+    with pytest.raises(Unreadable) as caught:
+        await read(readers, path)
+    return caught.value
+
+
+def text_file(folder: Path, text: str = hostile.HARMLESS) -> Path:
+    path = folder / "note.txt"
+    path.write_text(text)
+    return path

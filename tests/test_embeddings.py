@@ -1,0 +1,185 @@
+"""Vectors: of a provider over real HTTP, and of the model that needs none."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from typing import Any
+
+import numpy as np
+import pytest
+from aiohttp import web
+from upstreams import Upstream, hang_up, router, serving, whole
+
+from core.ports import EmbeddingError
+from infra import embeddings
+from infra.embeddings import OfflineEmbeddings, ProviderEmbeddings, batches
+from infra.settings import ConfigurationError, Settings
+from infra.wiring import embeddings_of, models_of
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[Upstream]:
+    async with serving() as one:
+        yield one
+
+
+async def embedding(request: web.Request) -> web.Response:
+    """Each text's length, in the last order that a client would expect."""
+    body = await request.json()
+    rows = [{"index": place, "embedding": [len(text), 1.0]} for place, text in enumerate(body["input"])]
+    return web.json_response({"data": rows[::-1]})
+
+
+async def embed(upstream: Upstream, texts: list[str], dimensions: int | None = None, **options: Any) -> Any:
+    async with router(upstream.url, **options) as models:
+        return await ProviderEmbeddings(models, "acme/small", dimensions).embed(texts)
+
+
+async def test_each_text_gets_its_own_vector_of_length_one(upstream: Upstream) -> None:
+    upstream.script = [embedding]
+    vectors = await embed(upstream, ["abc", "", "a" * 100])
+    expected = np.array([[3, 1], [1, 1], [100, 1]], np.float32)
+    assert vectors.dtype == np.float32
+    assert np.allclose(vectors, expected / np.linalg.norm(expected, axis=1, keepdims=True))
+    assert upstream.requests[0][0] == "/v1/embeddings"
+    assert upstream.body == {"model": "small", "input": ["abc", " ", "a" * 100], "encoding_format": "float"}
+
+
+async def test_many_texts_go_in_batches_in_their_order(upstream: Upstream) -> None:
+    upstream.script = [embedding]
+    texts = ["x" * (1 + place) for place in range(300)]
+    vectors = await embed(upstream, texts)
+    assert [len(body["input"]) for _, body, _ in upstream.requests] == [128, 128, 44]
+    assert np.allclose(vectors[:, 0] / vectors[:, 1], np.arange(1, 301))
+
+
+def test_a_batch_is_bounded_by_its_bytes_but_takes_any_one_text() -> None:
+    big = "ä" * (embeddings.MOST_BYTES // 2)
+    assert [len(batch) for batch in batches([big + "x", "a", "b", big, "c"])] == [1, 2, 1, 1]
+    assert [len(batch) for batch in batches(["a" * 1024] * 300)] == [128, 128, 44]
+
+
+async def test_no_texts_ask_nobody(upstream: Upstream) -> None:
+    assert len(await embed(upstream, [])) == 0
+    assert not upstream.requests
+
+
+async def test_dimensions_are_asked_for_and_checked(upstream: Upstream) -> None:
+    upstream.script = [embedding]
+    assert (await embed(upstream, ["a"], 2)).shape == (1, 2)
+    assert upstream.body["dimensions"] == 2
+    with pytest.raises(EmbeddingError, match="cannot be read"):
+        await embed(upstream, ["a"], 3)
+
+
+async def test_the_name_says_provider_model_and_dimensions() -> None:
+    async with router("http://127.0.0.1:1/v1") as models:
+        names = [ProviderEmbeddings(models, *given).model for given in [("small",), ("acme/small",), ("small", 256)]]
+    assert names == ["acme/small", "acme/small", "acme/small@256"]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        [],
+        [{"index": 1, "embedding": [1.0]}, {"index": 1, "embedding": [1.0]}],
+        [{"index": 0, "embedding": [1.0]}, {"index": 1, "embedding": [1.0, 2.0]}],
+        [{"index": 0, "embedding": [1.0]}, {"index": 1, "embedding": ["x"]}],
+        [{"index": 0, "embedding": [1.0]}, {"index": 1, "embedding": [None]}],
+        [{"index": 0}, {"index": 1}],
+    ],
+)
+async def test_an_answer_that_is_none_is_an_error(data: Any, upstream: Upstream) -> None:
+    upstream.script = [whole({"data": data})]
+    with pytest.raises(EmbeddingError, match="sent a reply that cannot be read"):
+        await embed(upstream, ["a", "b"])
+
+
+async def test_failures_are_retried_and_then_told_without_the_key(upstream: Upstream) -> None:
+    upstream.script = [whole({"error": {"message": "wait"}}, 429), hang_up, embedding]
+    assert (await embed(upstream, ["a"], retries=2)).shape == (1, 2)
+    upstream.script = [whole({"error": {"message": "Incorrect API key provided: sk-abcdef12"}}, 401)]
+    with pytest.raises(EmbeddingError, match=r"Incorrect API key provided: sk-\*\*\*"):
+        await embed(upstream, ["a"])
+
+
+# --- the offline model --------------------------------------------------------------------------------------------
+
+
+async def test_the_offline_model_knows_what_is_alike() -> None:
+    model = OfflineEmbeddings()
+    texts = [
+        "How long is the holiday of an employee?",
+        "Employees have thirty days of paid vacation.",
+        "The engine's lubricating oil is changed every month.",
+        "",
+    ]
+    vectors = await model.embed(texts)
+    assert (vectors.shape, vectors.dtype) == ((4, 256), np.float32)
+    assert np.allclose(np.linalg.norm(vectors, axis=1), [1, 1, 1, 0], atol=1e-6)
+    near, far = vectors[0] @ vectors[1], vectors[0] @ vectors[2]
+    assert near > far + 0.1
+    assert np.array_equal(vectors[1:2], await model.embed(texts[1:2]))
+    await model.close()
+
+
+async def test_the_offline_model_works_off_the_event_loop() -> None:
+    model, turns = OfflineEmbeddings(), 0
+    working = asyncio.create_task(model.embed(["The ferry leaves at noon. " * 200] * 300))
+    while not working.done():
+        await asyncio.sleep(0)
+        turns += 1
+    assert (await working).shape == (300, 256)
+    assert turns > 10
+    await model.close()
+
+
+async def test_no_texts_have_no_vectors() -> None:
+    model = OfflineEmbeddings()
+    assert (await model.embed([])).shape == (0, 256)
+    await model.close()
+
+
+def test_without_its_package_the_offline_model_says_what_to_install() -> None:
+    """In a process of its own, where nothing is loaded yet."""
+    program = """
+import asyncio, importlib.util, sys
+found = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *rest: None if name == "wordllama" else found(name, *rest)
+from core.ports import EmbeddingError
+from infra.embeddings import OfflineEmbeddings
+async def main():
+    model = OfflineEmbeddings()
+    try:
+        await model.embed(["a"])
+    except EmbeddingError as error:
+        print(error)
+    await model.close()
+asyncio.run(main())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert "wordllama" in done.stdout
+    assert "EMBEDDING_MODEL" in done.stdout
+
+
+def test_the_offline_model_imports_nothing_that_it_does_not_need() -> None:
+    program = """
+import asyncio, json, logging, sys
+from infra.embeddings import OfflineEmbeddings
+asyncio.run(OfflineEmbeddings().embed(["a"]))
+print(json.dumps([name for name in ("wordllama", "requests", "openai") if name in sys.modules]))
+assert not logging.getLogger().handlers
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == []
+
+
+async def test_a_model_of_a_provider_that_is_not_there_ends_the_start() -> None:
+    settings = Settings(embedding_model="text-embedding-3-small")
+    with pytest.raises(ConfigurationError, match="EMBEDDING_MODEL is not valid: no provider is configured"):
+        embeddings_of(settings, models_of(settings))
+    assert embeddings_of(Settings(), models_of(Settings())).model.startswith("offline/")

@@ -1,0 +1,119 @@
+"""Files to chunks: every format, and files that want to hurt, within limits and without harm to any other file."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import documents
+import hostile
+import pytest
+import pytest_asyncio
+from reading import failure, read, text_file
+
+from core.ports import Chunk, Chunking
+from infra.extraction.formats import DOCUMENTS, TEXTS
+from infra.extraction.pool import ReaderPool
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+PAGE = 4096
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return documents.build(tmp_path_factory.mktemp("corpus"))
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def readers() -> AsyncIterator[ReaderPool]:
+    """One pool for most tests: a process takes a second of CPU to start."""
+    one = ReaderPool(processes=1, memory=256, timeout=20)
+    yield one
+    await one.close()
+
+
+# --- what is read -------------------------------------------------------------------------------------------------
+
+
+async def test_every_passage_of_the_corpus_is_in_a_chunk_of_its_file(readers: ReaderPool, corpus: list[Path]) -> None:
+    chunks = {path.name: await read(readers, path) for path in corpus}
+    assert {Path(name).suffix for name in chunks} == {
+        *(".csv", ".docx", ".html", ".json", ".md", ".pdf", ".pptx", ".py", ".txt", ".xlsx")
+    }
+    for question in documents.questions():
+        assert any(documents.answers(question, question.file, chunk.text) for chunk in chunks[question.file]), question
+
+
+async def test_chunks_are_cut_as_asked_and_the_same_each_time(readers: ReaderPool, corpus: list[Path]) -> None:
+    path = next(path for path in corpus if path.name == "vessel.pdf")
+    whole = await read(readers, path, Chunking(4096, 0))
+    small = await read(readers, path, Chunking(100, 50))
+    assert [len(whole), whole[0].start] == [1, 0]
+    assert len(small) > 15
+    assert max(chunk.tokens for chunk in small) <= 100
+    assert all(whole[0].text[chunk.start :].startswith(chunk.text) for chunk in small)
+    assert small == await read(readers, path, Chunking(100, 50))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252", "cp1251", "shift-jis"])
+async def test_encodings_are_recognised(encoding: str, readers: ReaderPool, tmp_path: Path) -> None:
+    text = {
+        "cp1251": "Паром отходит от причала в полдень и возвращается в четыре часа. " * 5,
+        "shift-jis": "フェリーは正午に出発し、四時に戻ります。港までの道は晴れています。" * 5,
+    }.get(encoding, "Die Fähre fährt täglich über den Fjord, außer bei Sturm. Größere Schiffe müssen warten. " * 5)
+    path = tmp_path / "note.txt"
+    path.write_bytes(text.encode(encoding))
+    assert [chunk.text for chunk in await read(readers, path)] == [text]
+
+
+async def test_a_page_says_its_encoding_itself(readers: ReaderPool, tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    page = "<html><head><meta charset='{}'><script>x()</script></head><body><p>Größe der Fähre</p></body></html>"
+    for encoding in ("iso-8859-1", "utf-8", "utf-16"):
+        path.write_bytes(page.format(encoding).encode(encoding))
+        assert [chunk.text for chunk in await read(readers, path)] == ["Größe der Fähre"], encoding
+
+
+async def test_extensions_are_those_of_openai_and_their_case_says_nothing(readers: ReaderPool, tmp_path: Path) -> None:
+    published = ".c .cpp .cs .css .doc .docx .go .html .java .js .json .md .pdf .php .pptx .py .rb .sh .tex .ts .txt"
+    assert set(published.split()) <= DOCUMENTS.keys() | TEXTS
+    assert await readers.chunks(text_file(tmp_path), "NOTE.TXT", Chunking())
+    assert await readers.chunks(text_file(tmp_path), "a/b.c\\note.Py", Chunking())
+
+
+# --- what is refused ----------------------------------------------------------------------------------------------
+
+
+async def test_hostile_files_fail_alone_and_within_limits(readers: ReaderPool, tmp_path: Path) -> None:
+    """One after the other by one pool, with a right file after each."""
+    good = text_file(tmp_path)
+    await read(readers, good)
+    at_first, worst = memory(), 0.0
+    for name, (make, extension, code) in hostile.FILES.items():
+        path = tmp_path / f"file{extension}"
+        make(path)
+        began = time.monotonic()
+        if code:
+            error = await failure(readers, path)
+            assert (name, error.code, bool(error.message)) == (name, code, True)
+            assert str(tmp_path) not in error.message
+            said = f"{error.code}: {error.message}"
+        else:
+            chunks = await read(readers, path)
+            assert len(chunks) == 1, name
+            assert hostile.HARMLESS in chunks[0].text, name
+            said = "its text"
+        took = time.monotonic() - began
+        worst = max(worst, took)
+        print(f"{name:20} {took:5.1f} s  {(memory() - at_first) / 2**20:4.0f} MiB  {said}")
+        assert took < 25, name  # the limit of the clock, and a start
+        assert await read(readers, good) == [Chunk(hostile.HARMLESS, 0, 6)], name
+        assert not list(Path("/tmp").glob(hostile.SECRET))
+    assert memory() - at_first < 32 * 2**20  # of the parent
+
+
+def memory() -> int:
+    """Resident bytes of this process."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE

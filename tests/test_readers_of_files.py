@@ -1,0 +1,161 @@
+"""The processes that read files: how many, how long, what they may, and what is left when one of them ends."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import hostile
+import pytest
+from reading import failure, read, text_file
+
+from core.ports import Chunk
+from infra.extraction import pool
+from infra.extraction.pool import ReaderPool
+
+
+@pytest.fixture
+async def readers() -> AsyncIterator[ReaderPool]:
+    one = ReaderPool(processes=1)
+    yield one
+    await one.close()
+
+
+def children(of: int | None = None) -> set[int]:
+    """Processes that a process, by default this one, started and that live."""
+    pid = of or os.getpid()
+    return {int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
+
+
+def slow_file(folder: Path) -> Path:
+    """It takes seconds to read."""
+    path = folder / "slow.txt"
+    path.write_text("The ferry leaves at noon. " * 800_000)
+    return path
+
+
+async def test_a_file_that_takes_too_long_fails_and_its_process_is_gone(tmp_path: Path) -> None:
+    readers = ReaderPool(processes=1, timeout=0.01)
+    error = await failure(readers, text_file(tmp_path))
+    assert (error.code, error.message) == ("invalid_file", "Reading the file takes more than 0.01 seconds.")
+    assert not children()
+    await readers.close()
+
+
+async def test_a_process_that_is_killed_fails_its_file_alone(readers: ReaderPool, tmp_path: Path) -> None:
+    path = slow_file(tmp_path)
+    reading = asyncio.create_task(failure(readers, path))
+    waiting = asyncio.create_task(read(readers, text_file(tmp_path)))
+    while not (found := children()):
+        await asyncio.sleep(0.01)
+    os.kill(found.pop(), signal.SIGKILL)
+    assert (await reading).code == "server_error"
+    assert await waiting == [Chunk(hostile.HARMLESS, 0, 6)]
+
+
+async def test_a_cancelled_call_ends_its_process(readers: ReaderPool, tmp_path: Path) -> None:
+    reading = asyncio.create_task(read(readers, slow_file(tmp_path)))
+    while not children():
+        await asyncio.sleep(0.01)
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    assert not children()
+    assert await read(readers, text_file(tmp_path))
+
+
+async def test_processes_stay_warm_and_are_no_more_than_allowed(tmp_path: Path) -> None:
+    readers = ReaderPool(processes=2)
+    await asyncio.gather(*(read(readers, text_file(tmp_path)) for _ in range(20)))
+    warm = children()
+    assert len(warm) == 2
+    await asyncio.gather(*(read(readers, text_file(tmp_path)) for _ in range(20)))
+    assert children() == warm
+    await readers.close()
+    assert not children()
+
+
+async def test_processes_that_have_nothing_to_do_are_let_go(
+    readers: ReaderPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool, "IDLE", 0)
+    await read(readers, text_file(tmp_path))
+    while children():
+        await asyncio.sleep(0.01)
+    assert await read(readers, text_file(tmp_path))
+
+
+async def test_a_process_knows_no_secrets_and_reaches_no_network(
+    readers: ReaderPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    await read(readers, text_file(tmp_path))
+    home = Path(f"/proc/{children().pop()}")
+    assert b"sk-secret" not in (home / "environ").read_bytes()
+    limits = (home / "limits").read_text()
+    assert all(line.split()[3:5] == ["0", "0"] for line in limits.splitlines() if line.startswith("Max file size"))
+    assert "NoNewPrivs:\t1" in (home / "status").read_text()
+    if (home / "ns/net").readlink() != Path("/proc/self/ns/net").readlink():  # where the system allows it
+        assert [line.split(":")[0].strip() for line in (home / "net/dev").read_text().splitlines()[2:]] == ["lo"]
+    else:
+        assert os.geteuid() != 0
+
+
+async def test_where_no_process_can_be_started_the_file_is_not_to_blame(
+    readers: ReaderPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    assert (await failure(readers, text_file(tmp_path))).code == "server_error"
+
+
+async def test_a_process_ends_with_its_parent_even_while_it_reads(tmp_path: Path) -> None:
+    program = """
+import asyncio, sys
+from pathlib import Path
+from core.ports import Chunking
+from infra.extraction.pool import ReaderPool
+asyncio.run(ReaderPool().chunks(Path(sys.argv[1]), "slow.txt", Chunking()))
+"""
+    parent = await asyncio.create_subprocess_exec(sys.executable, "-c", program, str(slow_file(tmp_path)))
+    while not (found := children(parent.pid)):
+        await asyncio.sleep(0.01)
+    reader = Path(f"/proc/{found.pop()}")
+    while "NoNewPrivs:\t1" not in (reader / "status").read_text():  # by then it has asked for its end, too
+        await asyncio.sleep(0.01)
+    parent.kill()
+    await parent.wait()
+    while reader.exists():
+        await asyncio.sleep(0.01)
+
+
+async def test_a_process_has_the_modules_of_its_parent_wherever_they_are(tmp_path: Path) -> None:
+    """As on App Service, where the code is a folder and not installed. Beside the one that the tests run."""
+    root = Path(pool.__file__).parents[2]
+    for name in ("core", "infra"):
+        shutil.copytree(root / name, tmp_path / "site" / name)
+    reader = tmp_path / "site/infra/extraction/reader.py"
+    reader.write_text(reader.read_text().replace("are not supported", "are not supported over there"))
+    program = """
+import asyncio, sys
+sys.path.insert(0, "site")
+from pathlib import Path
+from core.ports import Chunking, Unreadable
+from infra.extraction.pool import ReaderPool
+async def main():
+    readers = ReaderPool()
+    try:
+        await readers.chunks(Path("x"), "x.png", Chunking())
+    except Unreadable as error:
+        print(error)
+    await readers.close()
+asyncio.run(main())
+"""
+    command = (sys.executable, "-c", program)
+    done = await asyncio.to_thread(subprocess.run, command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "over there" in done.stdout

@@ -1,0 +1,315 @@
+"""Search: the same result however chunks lie in segments, equal to a naive one, and never of a file that is gone."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from core.search.ranking import HYBRID, K1, LEAST, VECTOR, WORDS, B, Hit, Query, Weights, search
+from core.search.segment import Chunk, DamagedSegment, Segment, build, decode, index_size, merge, passages
+from core.search.words import term, words
+
+quickly = settings(deadline=None, max_examples=40)  # other tests take the processor meanwhile
+MODEL, DIMENSIONS = "model", 3
+VOCABULARY = ("tide", "moon", "Größe", "the", "of", "日本語", "x2")
+
+
+@dataclass(frozen=True)
+class File:
+    source: str
+    texts: tuple[str, ...]
+    vectors: tuple[tuple[float, ...], ...]
+
+    def segment(self, model: str = MODEL) -> bytes:
+        vectors = np.array(self.vectors, np.float32).reshape(len(self.texts), DIMENSIONS)
+        return build(self.source, [Chunk(text, 0) for text in self.texts], vectors, model)
+
+
+texts = st.lists(st.sampled_from(VOCABULARY), max_size=8).map(" ".join)
+vectors = st.tuples(*[st.integers(-3, 3)] * DIMENSIONS)  # small: many chunks have the same score
+
+
+@st.composite
+def files(draw: st.DrawFn, most: int = 6) -> list[File]:
+    made = []
+    for number in range(draw(st.integers(1, most))):
+        size = draw(st.integers(0, 4))
+        chunks = draw(st.lists(texts, min_size=size, max_size=size))
+        rows = draw(st.lists(vectors, min_size=size, max_size=size))
+        made.append(File(f"file-{number}.1", tuple(chunks), tuple(rows)))
+    return made
+
+
+queries = st.lists(
+    st.builds(
+        lambda text, vector: Query(text, None if vector is None else np.array(vector, np.float32), MODEL),
+        texts,
+        st.none() | vectors,
+    ),
+    min_size=1,
+    max_size=3,
+)
+weights = st.sampled_from([HYBRID, VECTOR, WORDS, Weights(0.2, 0.7)])
+
+
+def opened(blobs: Sequence[bytes]) -> list[Segment]:
+    return [decode(f"segment-{number}", blob) for number, blob in enumerate(blobs)]
+
+
+def shape(hits: Sequence[Hit]) -> list[tuple[str, int, float]]:
+    return [(hit.source, hit.number, hit.score) for hit in hits]
+
+
+# --- the same, whatever lies around -------------------------------------------------------------------------------
+
+
+@quickly
+@given(files(), queries, weights, st.integers(1, 50), st.data())
+def test_a_result_does_not_depend_on_how_chunks_lie_in_segments(
+    made: list[File], asked: list[Query], by: Weights, limit: int, data: st.DataObject
+) -> None:
+    """File by file as they came, with removed ones in between; merged in any order, once and again; built anew."""
+    live = {file.source for file in made if data.draw(st.booleans())}
+    blobs = [file.segment() for file in made]
+    expected = shape(
+        search(opened([file.segment() for file in made if file.source in live]), asked, live, limit, weights=by)
+    )
+    assert shape(search(opened(blobs), asked, live, limit, weights=by)) == expected
+    while len(blobs) > 1:
+        blobs = data.draw(st.permutations(blobs))
+        taken = data.draw(st.integers(2, len(blobs)))
+        still = live | {file.source for file in made if data.draw(st.booleans())}
+        merged = merge(blobs[:taken], still)
+        blobs = [*([merged] if merged else []), *blobs[taken:]]
+        assert shape(search(opened(blobs), asked, live, limit, weights=by)) == expected
+
+
+@quickly
+@given(files(), queries, weights, st.data())
+def test_what_is_not_eligible_is_never_found(
+    made: list[File], asked: list[Query], by: Weights, data: st.DataObject
+) -> None:
+    eligible = {file.source for file in made if data.draw(st.booleans())}
+    hits = search(opened([file.segment() for file in made]), asked, eligible, 50, weights=by)
+    assert {hit.source for hit in hits} <= eligible
+
+
+@pytest.mark.parametrize(("model", "dimensions"), [("another", 3), (MODEL, 2), ("", 0)])
+def test_a_segment_of_another_model_is_searched_by_words_alone(model: str, dimensions: int) -> None:
+    """Until it is embedded anew, its files can still be found."""
+    made = File("file-1.1", ("tide", "moon"), ((1, 0, 0),) * 2).segment()
+    chunks = [Chunk("tide", 0), Chunk("moon", 0)]
+    other = build("file-2.1", chunks, np.ones((2, dimensions), np.float32), model)
+    query = Query("tide", np.array([1, 0, 0], np.float32), MODEL)
+    hits = search(opened([made, other]), [query], {"file-1.1", "file-2.1"}, 10)
+    by_vector = HYBRID.vector / (HYBRID.vector + HYBRID.words)
+    assert [(hit.source, hit.number) for hit in hits] == [("file-1.1", 0), ("file-1.1", 1), ("file-2.1", 0)]
+    assert hits[1].score == pytest.approx(by_vector, abs=1e-3)
+    assert hits[0].score - hits[2].score == pytest.approx(by_vector, abs=1e-3)
+
+
+@pytest.mark.parametrize("by", [HYBRID, VECTOR, WORDS])
+def test_a_query_without_words_or_without_a_vector_is_searched_by_the_other(by: Weights) -> None:
+    segments = opened([File("file-1.1", ("tide", "moon"), ((1, 0, 0), (0, 1, 0))).segment()])
+    for query in (Query("moon"), Query("?", np.array([0, 1, 0], np.float32), MODEL)):
+        assert [hit.number for hit in search(segments, [query], {"file-1.1"}, 10, weights=by)] == [1]
+
+
+# --- against a naive search ---------------------------------------------------------------------------------------
+
+
+def naive(
+    made: Sequence[File], asked: Sequence[Query], live: Collection[str], by: Weights
+) -> dict[tuple[str, int], float]:
+    """The score of every chunk, as the docstring of core.search.ranking has it."""
+    chunks = {
+        (file.source, number): (Counter(words(text)), vector)
+        for file in made
+        if file.source in live
+        for number, (text, vector) in enumerate(zip(file.texts, file.vectors, strict=True))
+    }
+    mean = sum(found.total() for found, _ in chunks.values()) / max(1, len(chunks))
+
+    def idf(word: str) -> float:
+        having = sum(word in found for found, _ in chunks.values())
+        return math.log(1 + (len(chunks) - having + 0.5) / (having + 0.5))
+
+    def score(query: Query, found: Counter[str], vector: tuple[float, ...]) -> float:
+        wanted = set(words(query.text))
+        length = math.hypot(*(query.vector if query.vector is not None else ()))
+        if not length and not wanted:
+            return 0
+        by_vector, by_words = (by.vector, by.words) if length and wanted else (int(length > 0), int(len(wanted) > 0))
+        cosine = 0.0
+        if length and any(vector):
+            cosine = sum(a * b for a, b in zip(query.vector, vector, strict=True)) / length / math.hypot(*vector)
+        slow = K1 * (1 - B + B * found.total() / mean) if mean else 1
+        bm25 = sum(idf(word) * found[word] * (K1 + 1) / (found[word] + slow) for word in wanted)
+        share = bm25 / sum(idf(word) * (K1 + 1) for word in wanted) if wanted else 0
+        return (by_vector * max(0, cosine) + by_words * share) / (by_vector + by_words)
+
+    return {place: max(score(query, *chunk) for query in asked) for place, chunk in chunks.items()}
+
+
+@quickly
+@given(files(), queries, weights, st.integers(1, 6), st.sampled_from([0, 0.3, 0.7]), st.data())
+def test_a_search_equals_a_naive_one(
+    made: list[File], asked: list[Query], by: Weights, limit: int, threshold: float, data: st.DataObject
+) -> None:
+    live = {file.source for file in made if data.draw(st.booleans())}
+    scores = naive(made, asked, live, by)
+    least = max(threshold, LEAST)
+    assume(all(abs(score - least) > 1e-3 for score in scores.values()))  # vectors are rounded to float16
+    hits = search(opened([file.segment() for file in made]), asked, live, limit, weights=by, threshold=threshold)
+    passing = sorted((score for score in scores.values() if score >= least), reverse=True)
+    assert [hit.score for hit in hits] == pytest.approx(passing[:limit], abs=1e-3)
+    assert [hit.score for hit in hits] == [pytest.approx(scores[hit.source, hit.number], abs=1e-3) for hit in hits]
+    assert shape(hits) == sorted(shape(hits), key=lambda hit: (-hit[2], hit[0], hit[1]))
+    assert len({(hit.source, hit.number) for hit in hits}) == len(hits)
+    assert all(0 <= hit.score <= 1 for hit in hits)
+
+
+def test_of_equal_chunks_those_of_the_first_files_are_found() -> None:
+    made = [File(f"file-{number:03}.1", ("tide",) * 3, ((1, 0, 0),) * 3) for number in range(100)]
+    blobs = [file.segment() for file in made]
+    everything = {file.source for file in made}
+    for segments in (blobs, blobs[::-1], [merge(blobs[50:], everything) or b"", *blobs[:50]]):
+        hits = search(opened(segments), [Query("tide", np.array([1, 0, 0], np.float32), MODEL)], everything, 4)
+        assert [(hit.source, hit.number) for hit in hits] == [
+            *(("file-000.1", number) for number in range(3)),
+            ("file-001.1", 0),
+        ]
+
+
+def test_a_query_with_nothing_to_search_by_finds_nothing() -> None:
+    segments = opened([File("file-1.1", ("tide",), ((1, 0, 0),)).segment()])
+    for query in (Query(""), Query("?!"), Query("", np.zeros(3, np.float32), MODEL), Query("unheard of")):
+        assert search(segments, [query], {"file-1.1"}, 10) == []
+    assert search([], [Query("tide")], {"file-1.1"}, 10) == []
+
+
+def test_a_query_as_long_as_a_book_reads_a_bounded_part_of_the_index(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its rarest words count: the commonest are left out first."""
+    monkeypatch.setattr("core.search.ranking.POSTINGS", 3)
+    made = File("file-1.1", ("the tide", "the moon", "the sun", "the"), ((0, 0, 0),) * 4)
+    hits = search(opened([made.segment()]), [Query("the tide")], {"file-1.1"}, 10)
+    assert [hit.number for hit in hits] == [0]
+
+
+# --- segments -----------------------------------------------------------------------------------------------------
+
+
+@quickly
+@given(st.lists(st.tuples(st.text(st.characters(codec="utf-8"), max_size=20), st.integers(0, 2**32 - 1)), max_size=5))
+def test_a_segment_gives_its_chunks_back(made: list[tuple[str, int]]) -> None:
+    chunks = [Chunk(*chunk) for chunk in made]
+    blob = build("file-1.1", chunks, None, "")
+    assert list(passages(blob)) == [("file-1.1", chunk) for chunk in chunks]
+    segment = decode("segment", blob[: index_size(blob)])
+    assert len(segment) == len(chunks)
+    for number, chunk in enumerate(chunks):
+        offset, length = segment.text(number)
+        assert blob[offset : offset + length].decode() == chunk.text
+        assert segment.source(number) == ("file-1.1", number)
+
+
+SMALL = File("file-1.1", ("tide and moon", "Größe"), ((1, 2, 3), (0, 0, 1))).segment()
+
+
+@quickly
+@given(st.integers(0, len(SMALL) - 1), st.integers(1, 255))
+def test_a_segment_with_a_wrong_byte_is_damaged_wherever_it_is(place: int, wrong: int) -> None:
+    blob = bytearray(SMALL)
+    blob[place] ^= wrong
+    with pytest.raises(DamagedSegment):
+        list(passages(blob))
+    if place < index_size(SMALL):
+        with pytest.raises(DamagedSegment):
+            decode("segment", blob)
+    with pytest.raises(DamagedSegment):
+        merge([SMALL, blob], {"file-1.1"})
+
+
+@quickly
+@given(st.integers(0, len(SMALL) - 1))
+def test_a_segment_that_is_cut_off_is_damaged(length: int) -> None:
+    with pytest.raises(DamagedSegment):
+        list(passages(SMALL[:length]))
+    if length < index_size(SMALL):
+        with pytest.raises(DamagedSegment):
+            decode("segment", SMALL[:length])
+
+
+def test_vectors_must_fit_their_chunks() -> None:
+    chunk = Chunk("tide", 0)
+    for wrong in (np.ones((2, 3), np.float32), np.ones(3, np.float32), np.full((1, 3), np.nan, np.float32)):
+        with pytest.raises(ValueError, match="1 chunks need as many vectors"):
+            build("file-1.1", [chunk], wrong, MODEL)
+    with pytest.raises(ValueError, match="different models"):
+        merge(
+            [build(f"file-{model}.1", [chunk], np.ones((1, 3), np.float32), model) for model in "ab"],
+            {"file-a.1", "file-b.1"},
+        )
+
+
+def test_merging_drops_what_is_not_live() -> None:
+    made = [File(f"file-{number}.1", (f"text {number}",), ((1, 0, number),)) for number in range(4)]
+    merged = merge([file.segment() for file in made], {"file-1.1", "file-3.1"})
+    assert merged is not None
+    assert [(source, chunk.text) for source, chunk in passages(merged)] == [
+        ("file-1.1", "text 1"),
+        ("file-3.1", "text 3"),
+    ]
+    assert b"text 0" not in merged
+    assert merge([merged], set()) is None
+
+
+def test_more_chunks_than_two_bytes_can_number() -> None:
+    many = 2**16 + 10
+    chunks = [Chunk("rare" if number >= 2**16 else "common", 0) for number in range(many)]
+    segment = decode("segment", build("file-1.1", chunks, None, ""))
+    hits = search([segment], [Query("rare")], {"file-1.1"}, 50)
+    assert [hit.number for hit in hits] == list(range(2**16, many))
+
+
+# --- words --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Größe, GRÖSSE & grosse", ["grosse", "grosse", "grosse"]),
+        ("L'élève naïf: çà et là", ["l", "eleve", "naif", "ca", "et", "la"]),
+        ("read_file(x2) = 3.14", ["read", "file", "x2", "3", "14"]),
+        ("Ёлка ещё й", ["елка", "еще", "и"]),
+        ("שָׁלוֹם", ["שלום"]),
+        ("हिन्दी में", ["हिन्दी", "में"]),
+        ("東京都へ行く", ["東京", "京都", "都へ", "へ行", "行く"]),
+        ("本", ["本"]),
+        ("ガ が", ["ガ", "が"]),
+        ("한국어로 쓴", ["한국", "국어", "어로", "쓴"]),
+        ("ＡＢＣ ﬁn ①", ["abc", "fin", "1"]),
+        ("iPhone15日本語", ["iphone15", "日本", "本語"]),
+        ("  \n\t — … !", []),
+    ],
+)
+def test_words(text: str, expected: list[str]) -> None:
+    assert list(words(text)) == expected
+
+
+@quickly
+@given(st.text())
+def test_words_do_not_depend_on_how_characters_are_composed(text: str) -> None:
+    assert list(words(unicodedata.normalize("NFC", text))) == list(words(unicodedata.normalize("NFD", text)))
+
+
+def test_words_are_numbered_alike_by_every_process() -> None:
+    assert term("grosse") == 6794919140445573525

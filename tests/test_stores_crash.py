@@ -1,0 +1,379 @@
+"""Vector stores while processes die and the store fails, at storage calls of every scenario: every file ends once, no
+chunk is missing or doubled, counts add up, and of what was deleted nothing is left."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import pytest
+from faults import How, Mischief, Plan
+from simulation import PROJECT, Client, Process, Unanswered, World
+from test_files_crash import days_pass
+from virtual import run
+
+from core import events as e
+from core import names
+from core.errors import ApiError
+from core.resources import ExpiresAfter, File, FileCounts, VectorStore, encode
+from core.search.segment import passages
+from core.stores.commands import NewFile
+from core.stores.fold import StoreState
+from core.stores.ledger import StoreView
+
+Json = Any
+Scenario = Callable[["Owner"], Awaitable[None]]
+THOROUGH = "SWEEP" in os.environ
+LINES = 3  # of a file: its chunks
+
+
+def text_of(file_id: str) -> str:
+    return "".join(f"{file_id} line {number}\n" for number in range(LINES))
+
+
+@dataclass
+class Owner:
+    """A client who knows what he was told."""
+
+    client: Client
+    stores: set[str] = field(default_factory=set)  # that were acknowledged, and not deleted
+    deleted: set[str] = field(default_factory=set)  # stores that he asked to be deleted
+    made: int = 0
+
+    @property
+    def world(self) -> World:
+        return self.client.world
+
+    async def files(self, count: int, name: str = "text.txt") -> list[NewFile]:
+        """Put there before anything can fail."""
+        made = []
+        for _ in range(count):
+            self.made += 1
+            file_id = f"file-{self.made:024}"
+            data = text_of(file_id).encode()
+            place = names.document(PROJECT, file_id)
+            part = await self.world.store.stage(names.CONTENTS, place, "whole", once(data))
+            await self.world.store.commit(names.CONTENTS, place, [part])
+            file = File(id=file_id, purpose="assistants", filename=name, bytes=len(data), created_at=0)
+            await self.world.store.create(names.FILES, place, encode(file))
+            made.append(NewFile(file_id))
+        return made
+
+    async def ask(self, request: Callable[[Process], Any]) -> Any:
+        return await self.client.ask(request)
+
+    async def create(self, files: list[NewFile], days: int | None = None) -> str:
+        store_id = f"vs_{len(self.stores) + len(self.deleted):024}"
+        after = ExpiresAfter(days=days) if days else None
+        await self.ask(lambda p: p.service.store_desk.create(PROJECT, store_id, files, expires_after=after))
+        self.stores.add(store_id)
+        return store_id
+
+    async def attach(self, store_id: str, file: NewFile) -> None:
+        await self.ask(lambda p: p.service.store_desk.attach(PROJECT, store_id, [file]))
+
+    async def batch(self, store_id: str, files: list[NewFile]) -> str:
+        batch_id = f"vsfb_{self.made:024}"
+        await self.ask(lambda p: p.service.store_desk.create_batch(PROJECT, store_id, batch_id, files))
+        return batch_id
+
+    async def detach(self, store_id: str, file: NewFile) -> None:
+        await self._once(lambda p: p.service.store_desk.detach(PROJECT, store_id, file.file_id))
+
+    async def delete_file(self, file: NewFile) -> None:
+        await self._once(lambda p: p.service.files.delete(PROJECT, file.file_id))
+
+    async def delete(self, store_id: str) -> None:
+        self.stores.discard(store_id)
+        self.deleted.add(store_id)
+        await self._once(lambda p: p.service.store_desk.delete(PROJECT, store_id))
+
+    async def _once(self, request: Callable[[Process], Any]) -> None:
+        try:
+            await self.ask(request)
+        except ApiError:
+            assert self.client.retries, "refused only if it came before"
+
+    async def search(self, store_id: str, text: str) -> list[str]:
+        found = await self.ask(lambda p: p.service.searcher.search_stores(PROJECT, [store_id], [text], limit=50))
+        return [each.text for each in found]
+
+
+async def once(data: bytes) -> AsyncIterator[bytes]:
+    yield data
+
+
+# --- what owners do ---------------------------------------------------------------------------------------------------
+
+
+async def create(owner: Owner) -> None:
+    await owner.create([*await owner.files(2), *await owner.files(1, "broken.pdf")])
+
+
+async def attach(owner: Owner) -> None:
+    store_id = await owner.create([])
+    for file in await owner.files(2):
+        await owner.attach(store_id, file)
+
+
+async def merge(owner: Owner) -> None:
+    store_id = await owner.create(await owner.files(9))
+    await asyncio.sleep(5)
+    assert len(await owner.search(store_id, "line")) == 9 * LINES or owner.world.plan.hits
+
+
+async def batch(owner: Owner) -> None:
+    files = await owner.files(3)
+    store_id = await owner.create(files[:1])
+    await owner.batch(store_id, files)
+
+
+async def cancel(owner: Owner) -> None:
+    store_id = await owner.create([])
+    batch_id = await owner.batch(store_id, await owner.files(3))
+    await asyncio.sleep(0.01)
+    await owner.ask(lambda p: p.service.store_desk.cancel_batch(PROJECT, store_id, batch_id))
+
+
+async def attach_again(owner: Owner) -> None:
+    (file,) = await owner.files(1)
+    store_id = await owner.create([file])
+    await asyncio.sleep(0.01)
+    await owner.detach(store_id, file)
+    await owner.attach(store_id, file)
+
+
+async def cancel_and_attach_again(owner: Owner) -> None:
+    files = await owner.files(2)
+    store_id = await owner.create([])
+    batch_id = await owner.batch(store_id, files)
+    await asyncio.sleep(0.02)
+    await owner.ask(lambda p: p.service.store_desk.cancel_batch(PROJECT, store_id, batch_id))
+    for file in files:
+        await owner.attach(store_id, file)
+
+
+async def detach_while_it_is_read(owner: Owner) -> None:
+    files = await owner.files(2)
+    store_id = await owner.create(files)
+    await asyncio.sleep(0.02)
+    await owner.detach(store_id, files[0])
+
+
+async def delete_a_file_while_it_is_read(owner: Owner) -> None:
+    files = await owner.files(2)
+    await owner.create(files)
+    await owner.create(files[:1])
+    await asyncio.sleep(0.02)
+    await owner.delete_file(files[0])
+
+
+async def delete_a_file_while_it_is_attached(owner: Owner) -> None:
+    (file,) = await owner.files(1)
+    store_id = await owner.create([])
+    done = await asyncio.gather(owner.attach(store_id, file), owner.delete_file(file), return_exceptions=True)
+    for each in done:
+        if isinstance(each, BaseException) and not isinstance(each, ApiError | Unanswered):
+            raise each
+
+
+async def delete_at_once(owner: Owner) -> None:
+    await owner.delete(await owner.create(await owner.files(2)))
+
+
+async def delete_while_files_are_read(owner: Owner) -> None:
+    store_id = await owner.create(await owner.files(3))
+    await asyncio.sleep(0.02)
+    await owner.delete(store_id)
+
+
+async def expire(owner: Owner) -> None:
+    await owner.create(await owner.files(1), days=1)
+
+
+SCENARIOS = [
+    create,
+    attach,
+    merge,
+    batch,
+    cancel,
+    attach_again,
+    cancel_and_attach_again,
+    detach_while_it_is_read,
+    delete_a_file_while_it_is_read,
+    delete_a_file_while_it_is_attached,
+    delete_at_once,
+    delete_while_files_are_read,
+    expire,
+]
+
+
+# --- the sweep --------------------------------------------------------------------------------------------------------
+
+
+async def play(scenario: Scenario, plan: Plan, *, retries: int = 0, **options: Any) -> World:
+    world = World(plan=plan, **options)
+    async with world.running():
+        owner = Owner(Client(world, retries))
+        try:
+            await scenario(owner)
+        except (Unanswered, ApiError):
+            assert plan.hits
+        await asyncio.sleep(1)  # and what goes wrong after the last answer
+        plan.end()
+        await days_pass(world)
+        await check(world, owner)
+    return world
+
+
+async def check(world: World, owner: Owner) -> None:
+    logs = {name for container, name in await world.logs() if container == names.STORE_LOGS}
+    there = {name.removeprefix(f"{PROJECT}/").partition(".")[0] for name in logs}
+    assert owner.stores <= there, "an acknowledged store is lost"
+    assert not world.errors, world.errors
+    assert world.queued("work-poison") == 0
+    blobs = await contents(world, names.SEGMENTS)
+    for store_id in there:
+        state = await folded(world, store_id)
+        if state.deleted:
+            assert not owner.world.queued()
+            raise AssertionError("a deleted store is never emptied")
+        await check_store(world, owner, state)
+        blobs -= {names.document(PROJECT, store_id, name) for name in state.segments}
+        assert not state.loose
+    assert not blobs, f"segments of nothing: {blobs}"
+    for container in (names.VECTOR_STORES, names.STORE_FILES, names.STORE_BATCHES, names.SNAPSHOTS):
+        for name in await documents(world, container):
+            assert name.split("/")[1].partition(".")[0] in there, f"{container}/{name} is left of a store"
+    for name in await documents(world, names.FILE_STORES):
+        file = names.document(*name.split("/")[:2])
+        assert await world.store.get(names.FILES, file), f"a note is left of a file: {name}"
+
+
+async def check_store(world: World, owner: Owner, state: StoreState) -> None:
+    store = state.store
+    assert store
+    held = list(state.files)
+    assert not state.waiting, "a file never ends"
+    assert store.file_counts == counted(each.file.status for each in held)
+    assert store.usage_bytes == (0 if store.status == "expired" else sum(each.file.usage_bytes for each in held))
+    for each in held:
+        expected = "failed" if await broken(world, each.id) else "completed"
+        assert each.file.status in ({expected, "cancelled"}), each
+    for each in state.batches:
+        counts = each.batch.file_counts
+        assert counts.in_progress == 0
+        assert counts.total == len(each.file_ids) == counts.completed + counts.failed + counts.cancelled
+        assert each.batch.status != "in_progress"
+    found: Counter[tuple[str, str]] = Counter()
+    for name, segment in state.segments.items():
+        assert segment.sources
+        for source, chunk in passages(await blob(world, names.document(PROJECT, store.id, name))):
+            if state.homes.get(source) == name:
+                found[source, chunk.text] += 1
+    completed = [each for each in held if each.file.status == "completed" and store.status != "expired"]
+    wanted = Counter((each.source, line) for each in completed for line in text_of(each.id).splitlines(keepends=True))
+    assert found == wanted, "a chunk is missing or doubled"
+    shown = await world.store.get(names.VECTOR_STORES, names.document(PROJECT, store.id))
+    assert shown and msgspec.json.decode(shown.body, type=VectorStore) == store, "the document is not what the log says"
+    for each in state.batches:
+        shown = await world.store.get(names.STORE_BATCHES, names.document(PROJECT, store.id, each.id))
+        assert shown and shown.body == encode(each.batch)
+    for each in held:
+        shown = await world.store.get(names.STORE_FILES, names.document(PROJECT, store.id, each.id))
+        assert shown is None or shown.body == encode(each.file)
+        assert shown or each.file.status == "cancelled", "of a file that has ended there is a document"
+
+
+def counted(statuses: Any) -> FileCounts:
+    counts = Counter(statuses)
+    return FileCounts(**counts, total=counts.total())
+
+
+async def broken(world: World, file_id: str) -> bool:
+    stored = await world.store.get(names.FILES, names.document(PROJECT, file_id))
+    assert stored, "a file that was deleted is in a store"
+    return b"broken" in stored.body
+
+
+async def folded(world: World, store_id: str) -> StoreState:
+    log = names.log(PROJECT, store_id)
+    tail = await world.store.read(names.STORE_LOGS, log, None)
+    assert tail
+    view = StoreView()
+    if tail.mark.generation:
+        snapshot = await world.store.get(names.SNAPSHOTS, names.snapshot(PROJECT, store_id, tail.mark.generation))
+        assert snapshot
+        view.begin(snapshot.body)
+    view.fold(e.from_lines(tail.data))
+    return view.state
+
+
+async def documents(world: World, container: str) -> list[str]:
+    """With the tombstones."""
+    rows = world.store._sql.execute("SELECT name FROM documents WHERE container=?", (container,)).fetchall()
+    return [name for (name,) in rows]
+
+
+async def contents(world: World, container: str) -> set[str]:
+    rows = world.store._sql.execute("SELECT DISTINCT name FROM chunks WHERE container=?", (container,)).fetchall()
+    return {name for (name,) in rows}
+
+
+async def blob(world: World, name: str) -> bytes:
+    return b"".join([piece async for piece in world.store.download(names.SEGMENTS, name)])
+
+
+@pytest.mark.parametrize("how", How, ids=lambda how: how.name.lower())
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)
+def test_whatever_storage_call_fails_every_file_ends_once_and_nothing_is_left(scenario: Scenario, how: How) -> None:
+    layouts: list[dict[str, Any]] = [{}, {"layout": ("api", "worker", "worker"), "retries": 2, "roll_after": 5}]
+    for options in layouts:
+        points = run(play(scenario, Plan(), **options)).plan.points(how)
+        for number in points if THOROUGH else points[len(options) :: 12]:
+            plan = Plan.at(number, how)
+            try:
+                run(play(scenario, plan, **options))
+            except BaseException as error:
+                error.add_note(f"{scenario.__name__}, {options}: {plan.hits}")
+                raise
+
+
+# --- a batch, while processes die all the time ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(100 if THOROUGH else 6))
+def test_a_batch_ends_whole_however_often_workers_die(seed: int) -> None:
+    chance = random.Random(seed)
+    count = 200 if THOROUGH else 40
+    faults = [*How, *[None] * chance.choice((50, 100, 300))]
+    plan = Plan()
+    mischief = Mischief(random.Random(seed), twice=0.1, late=0.1, again=0.05, slow=0.01)
+
+    async def main() -> None:
+        world = World(plan=plan, layout=("api", "worker", "worker"), mischief=mischief, roll_after=30, seed=seed)
+        async with world.running():
+            owner = Owner(Client(world, retries=20))
+            files = await owner.files(count)
+            store_id = await owner.create([])
+            await owner.batch(store_id, files)
+            plan.choose = lambda number, name: chance.choice(faults)
+            with contextlib.suppress(Unanswered, ApiError):
+                for file in chance.sample(files, 5):
+                    await asyncio.sleep(chance.random())
+                    await chance.choice((owner.detach, lambda _, file: owner.delete_file(file)))(store_id, file)
+            await asyncio.sleep(60)
+            assert plan.hits
+            plan.end()
+            mischief.twice = mischief.late = mischief.again = mischief.slow = 0
+            await days_pass(world)
+            await check(world, owner)
+
+    run(main())

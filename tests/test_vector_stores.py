@@ -1,0 +1,273 @@
+"""Vector stores over HTTP: stores, files and batches, their counts and their ends."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from forms import upload
+from inprocess import InProcess, in_process
+from shelved import Bag
+
+Json = Any
+
+
+async def files(service: InProcess, count: int) -> list[str]:
+    return [(await upload(service.api, b"Words of file %d." % number))["id"] for number in range(count)]
+
+
+async def test_a_store_without_files_is_completed_at_once() -> None:
+    async with in_process(worker=False) as service:
+        store = await service.api.post("/vector_stores", {"name": "Things", "metadata": {"a": "b"}})
+        assert store["id"].startswith("vs_")
+        assert (store["status"], store["file_counts"]["total"], store["usage_bytes"]) == ("completed", 0, 0)
+        assert await service.api.get(f"/vector_stores/{store['id']}") == store
+        listed = await service.api.get("/vector_stores")
+        assert listed["data"] == [store]
+        assert (await service.api.delete(f"/vector_stores/{store['id']}"))["deleted"]
+        await service.api.refused("GET", f"/vector_stores/{store['id']}", status=404)
+        assert (await service.api.get("/vector_stores"))["data"] == []
+
+
+async def test_files_are_attached_listed_changed_and_detached() -> None:
+    async with in_process(worker=False) as service:
+        one, two, three = await files(service, 3)
+        store = await service.api.post("/vector_stores", {"file_ids": [one]})
+        path = f"/vector_stores/{store['id']}"
+        assert store["file_counts"] == {"in_progress": 1, "completed": 0, "failed": 0, "cancelled": 0, "total": 1}
+        attached = await service.api.post(
+            f"{path}/files", {"file_id": two, "attributes": {"n": 2, "b": True, "s": "x"}}
+        )
+        assert (attached["status"], attached["attributes"]) == ("in_progress", {"n": 2, "b": True, "s": "x"})
+        assert await service.api.get(f"{path}/files/{two}") == attached
+        sizes = {"max_chunk_size_tokens": 200, "chunk_overlap_tokens": 100}
+        chunking = {"type": "static", "static": sizes}
+        small = await service.api.post(f"{path}/files", {"file_id": three, "chunking_strategy": chunking})
+        assert small["chunking_strategy"] == chunking
+        page = await service.api.get(f"{path}/files?limit=2")
+        assert ([file["id"] for file in page["data"]], page["has_more"]) == ([three, two], True)
+        page = await service.api.get(f"{path}/files?limit=2&after={two}")
+        assert [file["id"] for file in page["data"]] == [one]
+        assert (await service.api.get(f"{path}/files?filter=completed"))["data"] == []
+        changed = await service.api.post(f"{path}/files/{two}", {"attributes": {"n": 3.5}})
+        assert changed["attributes"] == {"n": 3.5}
+        assert await service.api.get(f"{path}/files/{two}") == changed
+        await service.api.delete(f"{path}/files/{two}")
+        await service.api.refused("GET", f"{path}/files/{two}", status=404)
+        await service.api.refused("DELETE", f"{path}/files/{two}", status=404)
+        assert (await service.api.get(path))["file_counts"]["total"] == 2
+        assert (await service.api.get(f"/files/{two}"))["id"] == two, "the file itself stays"
+        again = await service.api.post(f"{path}/files", {"file_id": two})
+        assert (again["attributes"], again["status"]) == ({}, "in_progress")
+        assert await service.api.get(f"{path}/files/{two}") == again
+        page = await service.api.get(f"{path}/files")
+        assert [file["id"] for file in page["data"]] == [two, three, one]
+
+
+async def test_a_batch_is_counted_and_cancelled() -> None:
+    async with in_process(worker=False) as service:
+        one, two, three = await files(service, 3)
+        store = await service.api.post("/vector_stores", {"file_ids": [one]})
+        path = f"/vector_stores/{store['id']}"
+        batch = await service.api.post(f"{path}/file_batches", {"file_ids": [one, two, two], "attributes": {"a": "b"}})
+        assert (batch["object"], batch["status"]) == ("vector_store.file_batch", "in_progress")
+        assert batch["file_counts"] == {"in_progress": 2, "completed": 0, "failed": 0, "cancelled": 0, "total": 2}
+        assert await service.api.get(f"{path}/file_batches/{batch['id']}") == batch
+        each = {"files": [{"file_id": three, "attributes": {"own": 1}}]}
+        other = await service.api.post(f"{path}/file_batches", each)
+        page = await service.api.get(f"{path}/file_batches/{other['id']}/files")
+        assert [(file["id"], file["attributes"]) for file in page["data"]] == [(three, {"own": 1})]
+        cancelled = await service.api.post(f"{path}/file_batches/{batch['id']}/cancel")
+        assert (cancelled["status"], cancelled["file_counts"]["cancelled"]) == ("cancelled", 2)
+        assert await service.api.get(f"{path}/file_batches/{batch['id']}") == cancelled
+        assert await service.api.post(f"{path}/file_batches/{batch['id']}/cancel") == cancelled
+        counts = (await service.api.get(path))["file_counts"]
+        assert counts == {"in_progress": 1, "completed": 0, "failed": 0, "cancelled": 2, "total": 3}
+        await service.api.delete(f"{path}/files/{three}")
+        gone = await service.api.get(f"{path}/file_batches/{other['id']}")
+        assert (gone["status"], gone["file_counts"]["cancelled"]) == ("completed", 1)
+
+
+# --- ingestion and search ---------------------------------------------------------------------------------------------
+
+
+async def test_files_are_ingested_and_found() -> None:
+    async with in_process() as service:
+        cats = (await upload(service.api, b"Cats sleep all day.\nThey eat fish.\n", "cats.txt"))["id"]
+        dogs = (await upload(service.api, b"Dogs bark at night.\nThey eat bones.\n", "dogs.md"))["id"]
+        broken = (await upload(service.api, b"?", "broken.pdf"))["id"]
+        store = await service.api.post("/vector_stores", {"file_ids": [cats, broken]})
+        path = f"/vector_stores/{store['id']}"
+        await service.api.post(f"{path}/files", {"file_id": dogs, "attributes": {"legs": 4}})
+        done = await service.ingested(store)
+        assert done["status"] == "completed"
+        assert done["file_counts"] == {"in_progress": 0, "completed": 2, "failed": 1, "cancelled": 0, "total": 3}
+        shown = await service.api.get(f"{path}/files/{cats}")
+        other = await service.api.get(f"{path}/files/{dogs}")
+        assert done["usage_bytes"] == shown["usage_bytes"] + other["usage_bytes"] > 0
+        failed = await service.api.get(f"{path}/files/{broken}")
+        assert failed["last_error"] == {"code": "invalid_file", "message": "The file is broken."}
+        found = await service.api.post(f"{path}/search", {"query": "Who eats bones?", "max_num_results": 2})
+        assert found["search_query"] == ["Who eats bones?"]
+        best = found["data"][0]
+        assert (best["file_id"], best["filename"], best["attributes"]) == (dogs, "dogs.md", {"legs": 4})
+        assert best["content"] == [{"type": "text", "text": "They eat bones.\n"}]
+        assert 0 < best["score"] <= 1
+        filters = {"type": "ne", "key": "legs", "value": 4}
+        found = await service.api.post(f"{path}/search", {"query": ["bones", "fish"], "filters": filters})
+        assert {each["file_id"] for each in found["data"]} == {cats}
+        content = await service.api.get(f"{path}/files/{dogs}/content")
+        assert "".join(part["text"] for part in content["data"]) == "Dogs bark at night.\nThey eat bones.\n"
+        assert (await service.api.get(f"{path}/files/{broken}/content"))["data"] == []
+        await service.api.delete(f"{path}/files/{dogs}")
+        found = await service.api.post(f"{path}/search", {"query": "bones"})
+        assert dogs not in {each["file_id"] for each in found["data"]}
+
+
+async def test_a_file_that_is_deleted_leaves_all_stores_that_hold_it() -> None:
+    async with in_process() as service:
+        one, two = await files(service, 2)
+        stores = [await service.api.post("/vector_stores", {"file_ids": [one, two]}) for _ in range(2)]
+        for store in stores:
+            await service.ingested(store)
+        listeners = [service.stores.listen("default", store["id"]) for store in stores]
+        await service.api.delete(f"/files/{one}")
+        for store, listener in zip(stores, listeners, strict=True):
+            assert await listener.wait(10)
+            now = await service.api.get(f"/vector_stores/{store['id']}")
+            assert now["file_counts"]["total"] == 1
+            await service.api.refused("GET", f"/vector_stores/{store['id']}/files/{one}", status=404)
+
+
+async def test_what_failed_or_was_cancelled_is_tried_again_when_it_is_attached_again() -> None:
+    async with in_process(embeddings=(bag := Bag())) as service:
+        bag.fails = True
+        (one,) = await files(service, 1)
+        store = await service.api.post("/vector_stores", {"file_ids": [one]})
+        path = f"/vector_stores/{store['id']}"
+        assert (await service.ingested(store))["file_counts"]["failed"] == 1
+        error = (await service.api.get(f"{path}/files/{one}"))["last_error"]
+        assert error == {"code": "server_error", "message": "The provider does not answer."}
+        bag.fails = False
+        batch = await service.api.post(f"{path}/file_batches", {"file_ids": [one]})
+        assert (await service.api.get(f"{path}/files/{one}"))["status"] in ("in_progress", "completed")
+        assert (await service.ingested(store))["file_counts"]["completed"] == 1
+        assert (await service.api.get(f"{path}/file_batches/{batch['id']}"))["status"] == "completed"
+        found = await service.api.post(f"{path}/search", {"query": "words"})
+        assert [each["file_id"] for each in found["data"]] == [one]
+        bag.fails = True  # searches go on, by words alone
+        assert (await service.api.post(f"{path}/search", {"query": "words"}))["data"]
+        assert (await service.api.post(f"{path}/search", {"query": "nothing alike"}))["data"] == []
+
+
+async def test_a_defect_fails_the_file_and_not_its_neighbours() -> None:
+    async with in_process() as service:
+        crash = (await upload(service.api, b"?", "crash.txt"))["id"]
+        store = await service.api.post("/vector_stores", {"file_ids": [crash, *await files(service, 5)]})
+        done = await service.ingested(store)
+        assert (done["file_counts"]["failed"], done["file_counts"]["completed"]) == (1, 5)
+        failed = await service.api.get(f"/vector_stores/{store['id']}/files/{crash}")
+        assert failed["last_error"]["code"] == "server_error"
+
+
+async def test_small_segments_are_merged_and_nothing_is_lost() -> None:
+    async with in_process() as service:
+        ids = await files(service, 30)
+        store = await service.api.post("/vector_stores", {"file_ids": ids})
+        await service.ingested(store)
+        await service.stop_worker(5)
+        state = (await service.stores.look("default", store["id"])).state
+        assert len(state.segments) < 10
+        assert not state.loose
+        for number, file_id in enumerate(ids):
+            body = {"query": f"Words of file {number}.", "max_num_results": 1}
+            found = await service.api.post(f"/vector_stores/{store['id']}/search", body)
+            assert [each["file_id"] for each in found["data"]] == [file_id]
+
+
+# --- stores that come with assistants and threads ---------------------------------------------------------------------
+
+
+async def test_assistants_and_threads_are_created_with_a_store() -> None:
+    async with in_process() as service:
+        (one, two) = await files(service, 2)
+        wanted = {"file_search": {"vector_stores": [{"file_ids": [one], "metadata": {"a": "b"}}]}}
+        made = await service.api.post("/assistants", {"model": "gpt-4o", "tool_resources": wanted})
+        (store,) = made["tool_resources"]["file_search"]["vector_store_ids"]
+        shown = await service.api.get(f"/vector_stores/{store}")
+        assert (shown["metadata"], shown["expires_after"], shown["file_counts"]["total"]) == ({"a": "b"}, None, 1)
+        attachment = {"file_id": two, "tools": [{"type": "file_search"}, {"type": "code_interpreter"}]}
+        message = {"role": "user", "content": "Look", "attachments": [attachment]}
+        thread = await service.api.post("/threads", {"tool_resources": wanted, "messages": [message]})
+        (store,) = thread["tool_resources"]["file_search"]["vector_store_ids"]
+        assert thread["tool_resources"]["code_interpreter"] == {"file_ids": [two]}
+        shown = await service.ingested({"id": store})
+        assert shown["expires_after"] == {"anchor": "last_active_at", "days": 7}
+        assert shown["file_counts"]["completed"] == 2
+        both = {"file_search": {"vector_stores": [{}], "vector_store_ids": [store]}}
+        error = await service.api.refused("POST", "/threads", {"tool_resources": both})
+        assert error["param"] == "tool_resources.file_search.vector_stores"
+
+
+async def test_attachments_of_messages_go_to_the_store_of_their_thread() -> None:
+    async with in_process() as service:
+        one, two, three = await files(service, 3)
+        thread = await service.thread()
+
+        async def attach(file_id: str, tool: str = "file_search") -> Json:
+            attachment = {"file_id": file_id, "tools": [{"type": tool}]}
+            body = {"role": "user", "content": "Look", "attachments": [attachment]}
+            return await service.api.post(f"/threads/{thread}/messages", body)
+
+        assert (await attach(one))["attachments"] == [{"file_id": one, "tools": [{"type": "file_search"}]}]
+        (store,) = (await service.api.get(f"/threads/{thread}"))["tool_resources"]["file_search"]["vector_store_ids"]
+        await attach(two)
+        await attach(three, "code_interpreter")
+        resources = (await service.api.get(f"/threads/{thread}"))["tool_resources"]
+        assert resources == {
+            "code_interpreter": {"file_ids": [three]},
+            "file_search": {"vector_store_ids": [store]},
+        }
+        shown = await service.ingested({"id": store})
+        assert (shown["file_counts"]["completed"], shown["expires_after"]["days"]) == (2, 7)
+        await service.api.delete(f"/vector_stores/{store}")
+        await attach(one)
+        (other,) = (await service.api.get(f"/threads/{thread}"))["tool_resources"]["file_search"]["vector_store_ids"]
+        assert other != store
+        run = await service.start_run(
+            thread,
+            additional_messages=[
+                {
+                    "role": "user",
+                    "content": "And this",
+                    "attachments": [{"file_id": two, "tools": [{"type": "file_search"}]}],
+                }
+            ],
+        )
+        assert run["tool_resources"]["file_search"] == {"vector_store_ids": [other]}
+        assert (await service.ingested({"id": other}))["file_counts"]["completed"] == 2
+
+
+async def test_a_message_that_is_refused_files_nothing() -> None:
+    async with in_process(worker=False) as service:
+        (one,) = await files(service, 1)
+        run = await service.start_run()
+        attachment = {"file_id": one, "tools": [{"type": "file_search"}]}
+        body = {"role": "user", "content": "Look", "attachments": [attachment]}
+        await service.api.refused("POST", f"/threads/{run['thread_id']}/messages", body)
+        assert (await service.api.get("/vector_stores"))["data"] == []
+        body["attachments"] = [{**attachment, "file_id": "file-0000"}]
+        thread = await service.thread()
+        await service.api.refused("POST", f"/threads/{thread}/messages", body, status=404)
+        assert (await service.api.get(f"/threads/{thread}/messages"))["data"] == []
+
+
+async def test_the_same_creation_sent_again_makes_one_store() -> None:
+    async with in_process(worker=False) as service:
+        (one,) = await files(service, 1)
+        wanted = {"file_search": {"vector_stores": [{"file_ids": [one]}]}}
+        for path, body in (("/threads", {}), ("/assistants", {"model": "gpt-4o"}), ("/vector_stores", None)):
+            given = {"file_ids": [one]} if body is None else {**body, "tool_resources": wanted}
+            key = {"Idempotency-Key": path}
+            answers = [await service.api.send("POST", f"/v1{path}", given, headers=key) for _ in range(2)]
+            assert answers[0].raw == answers[1].raw
+        assert len((await service.api.get("/vector_stores"))["data"]) == 3

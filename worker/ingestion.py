@@ -1,0 +1,392 @@
+"""The work on a vector store: files become segments of its index, small segments are merged, what is loose is removed.
+
+A claim is a fence, as of runs: what comes of a file is committed only if its last claim is still this one. It is by a
+delivery of a work item, and the holder of a later delivery takes over: the one before must have died, or is too late. A
+segment is written under the name of file and attempt before the commit that makes it a part of the store; until then
+the log has it among what is loose. Nothing is removed that a claim which still counts could make a part of the store:
+first the claim is made void by a commit, then the blob goes, then its name. Whoever finds his claim void removes what
+he wrote.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import tempfile
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from core import events as e
+from core import names
+from core.decide import Done, Wait
+from core.errors import ApiError
+from core.files import Files, decode_file
+from core.ports import (
+    Chunking,
+    Clock,
+    Conflict,
+    EmbeddingError,
+    Embeddings,
+    Extraction,
+    Storage,
+    StorageUnavailable,
+    Unreadable,
+)
+from core.resources import File, LastError, StaticChunking
+from core.search import segment, tiers
+from core.stores.fold import FileState, StoreState, merged_segment, segment_of
+from core.stores.ledger import Decision, Stores
+from core.work import TendStore, to_body
+
+log = logging.getLogger(__name__)
+
+CLAIMS: Final = 5  # of one file without an end; then it has failed
+SPELL: Final = 120.0  # seconds after which an item takes up no more files, and sends another one for the rest
+MERGES: Final = 16  # of one item, at most
+WENT_WRONG: Final = LastError(code="server_error", message="Sorry, something went wrong.")
+
+
+@dataclass(slots=True)
+class Ingestion:
+    """What it takes. `at_once` files are in work in one worker; most of the time they wait for others."""
+
+    storage: Storage
+    stores: Stores
+    files: Files
+    extraction: Extraction
+    embeddings: Embeddings
+    clock: Clock
+    at_once: int = 4
+    room: asyncio.Semaphore = field(init=False)
+    merging: asyncio.Lock = field(default_factory=asyncio.Lock)  # a merge holds its segments in memory
+
+    def __post_init__(self) -> None:
+        self.room = asyncio.Semaphore(self.at_once)
+
+
+@dataclass(slots=True)
+class Shift:
+    """The work on one store for one delivery of a work item, the `count`th."""
+
+    kit: Ingestion
+    item: TendStore
+    item_id: str
+    count: int = 1
+    _tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)  # by segment
+    _ended: int = 0  # files
+
+    @property
+    def me(self) -> str:
+        """What this delivery claims by."""
+        return f"{self.item_id}/{self.count}"
+
+    def _before(self, item: str) -> bool:
+        """Whether this was an earlier delivery of the same item."""
+        item_id, _, count = item.rpartition("/")
+        return item_id == self.item_id and int(count) < self.count
+
+    async def run(self) -> Wait | Done:
+        """Raises StorageUnavailable: what was claimed stays so, for the item's next delivery."""
+        state = await self._look()
+        if state.version <= self.item.seen or not state.version:
+            return Wait()
+        if state.deleted:
+            return Done()
+        if self.count > 1:
+            await self._commit(self._take_merges)
+            await self.kit.stores.project(self.item.project, self.item.store_id, self.item_id)
+        try:
+            await self._remove_loose()
+            await self._work()
+        finally:
+            for task in self._tasks.values():
+                task.cancel()
+            await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        await self._merge()
+        await self._remove_loose()
+        if any(self._open(held) for held in self._waiting(await self._look())):
+            # A new item, so that deliveries do not add up. It has another id: what this one claimed is released. First
+            # the item that will ring, then the end of this one.
+            again = TendStore(project=self.item.project, store_id=self.item.store_id, sent_at=self.kit.clock.now())
+            await self.kit.storage.send(to_body(again))
+            await self._commit(self._release)
+        return Done()
+
+    # -- files -----------------------------------------------------------------------------------------------------
+
+    async def _work(self) -> None:
+        """Until no file is left that this item may claim, or others should have their turn."""
+        begun = self.kit.clock.now()
+        while True:
+            renew = self.kit.clock.now() - begun > SPELL or (self.count > 1 and self._ended > 0)
+            if not renew:
+                await self._claim()
+            if not self._tasks:
+                return
+            await asyncio.wait(self._tasks.values(), return_when=asyncio.FIRST_COMPLETED)
+            for name, task in list(self._tasks.items()):
+                if task.done():
+                    del self._tasks[name]
+                    task.result()
+                    self._ended += 1
+
+    async def _claim(self) -> None:
+        """Files that nobody has, or whom this item's last holder left. One that was claimed before is claimed alone: if
+        it is what kills workers, it takes no other file with it."""
+        room = self.kit.at_once - len(self._tasks)
+        if room <= 0:
+            return
+        taken: list[tuple[str, int]] = []
+
+        def decision(state: StoreState) -> Sequence[e.Event]:
+            taken.clear()
+            if not state.known:
+                return ()
+            open_ = [held for held in self._waiting(state) if self._open(held)]
+            new = [held for held in open_ if not held.claims][:room]
+            alone = open_[:1] if not new and not self._tasks else []
+            events: list[e.Event] = []
+            for number, held in enumerate(new or alone, 1):
+                if held.claims >= CLAIMS:
+                    events.append(e.FileFailed(file_id=held.id, error=WENT_WRONG))
+                else:
+                    attempt = state.attempt + number
+                    taken.append((held.id, attempt))
+                    events.append(e.FileClaimed(file_id=held.id, attempt=attempt, item=self.me))
+            return events
+
+        await self._commit(decision)
+        for file_id, attempt in taken:
+            name = segment_of(file_id, attempt)
+            self._tasks[name] = asyncio.create_task(self._take(file_id, attempt))
+
+    def _waiting(self, state: StoreState) -> Iterable[FileState]:
+        return (state.files[file_id] for file_id in state.waiting) if state.known else ()
+
+    def _open(self, held: FileState) -> bool:
+        return not held.item or self._before(held.item)
+
+    def _release(self, state: StoreState) -> Sequence[e.Event]:
+        left = [held for held in self._waiting(state) if self._before(held.item)]
+        return [e.FileReleased(file_id=held.id) for held in left]
+
+    async def _take(self, file_id: str, attempt: int) -> None:
+        async with self.kit.room:
+            try:
+                await self._ingest(file_id, attempt)
+            except StorageUnavailable:
+                raise
+            except Exception:
+                log.exception("file %s of vector store %s: attempt %d failed", file_id, self.item.store_id, attempt)
+                await self._fail(file_id, attempt, WENT_WRONG)
+
+    async def _ingest(self, file_id: str, attempt: int) -> None:
+        held = await self._mine(file_id, attempt)
+        if held is None:
+            return
+        try:
+            file = decode_file((await self.kit.files.fetch(self.item.project, file_id)).body)
+        except ApiError:
+            # Deleted, or expired, perhaps before it was attached: whoever deleted it did not find it here.
+            await self._commit(
+                lambda state: [e.FileDetached(file_id=file_id)] if self._held(state, file_id, attempt) else ()
+            )
+            return
+        try:
+            chunks = await self._chunks(file, held.file.chunking_strategy.static)
+            if await self._mine(file_id, attempt) is None:
+                return
+            vectors = await self.kit.embeddings.embed([chunk.text for chunk in chunks])
+        except Unreadable as error:
+            await self._fail(file_id, attempt, LastError(code=error.code, message=error.message))
+            return
+        except EmbeddingError as error:
+            await self._fail(file_id, attempt, LastError(code="server_error", message=str(error)))
+            return
+        name, model = segment_of(file_id, attempt), self.kit.embeddings.model
+        blob = await asyncio.to_thread(segment.build, name, chunks, vectors, model)
+        if await self._mine(file_id, attempt) is None:
+            return
+        # The blob first: what the log names is there.
+        try:
+            await self._put(name, blob)
+        except Conflict:  # removed by whoever took over
+            if await self._mine(file_id, attempt):
+                raise
+            return
+        completed = e.FileCompleted(
+            file_id=file_id,
+            filename=file.filename,
+            size=len(blob),
+            chunks=len(chunks),
+            model=f"{model} {vectors.shape[1]}",
+        )
+        if not await self._commit(lambda state: [completed] if self._held(state, file_id, attempt) else ()):
+            await self._discard(name)
+
+    async def _chunks(self, file: File, chunking: StaticChunking) -> Sequence[segment.Chunk]:
+        sizes = Chunking(chunking.max_chunk_size_tokens, chunking.chunk_overlap_tokens)
+        with tempfile.TemporaryDirectory(prefix="assistants-") as folder:
+            path = Path(folder) / "content"
+            with path.open("wb") as content:
+                async for piece in self.kit.files.read(self.item.project, file.id):
+                    await asyncio.to_thread(content.write, piece)
+            if path.stat().st_size != file.bytes:
+                raise StorageUnavailable(f"file {file.id} was deleted meanwhile")
+            found = await self.kit.extraction.chunks(path, file.filename, sizes)
+        return [segment.Chunk(chunk.text, chunk.start) for chunk in found]
+
+    async def _fail(self, file_id: str, attempt: int, error: LastError) -> None:
+        await self._discard(segment_of(file_id, attempt))
+        failed = e.FileFailed(file_id=file_id, error=error)
+        await self._commit(lambda state: [failed] if self._held(state, file_id, attempt) else ())
+
+    async def _mine(self, file_id: str, attempt: int) -> FileState | None:
+        """The file, unless it was cancelled or taken out, or somebody else took over."""
+        return self._held(await self._look(), file_id, attempt)
+
+    def _held(self, state: StoreState, file_id: str, attempt: int) -> FileState | None:
+        held = state.files.get(file_id) if state.known and file_id in state.waiting else None
+        return held if held and (held.attempt, held.item) == (attempt, self.me) else None
+
+    async def give_up(self) -> None:
+        """This item is poison: its files have failed, and nobody waits for them."""
+
+        def decision(state: StoreState) -> Sequence[e.Event]:
+            left = [held for held in self._waiting(state) if self._open(held)]
+            return [e.FileFailed(file_id=held.id, error=WENT_WRONG) for held in left]
+
+        await self._remove_loose()
+        await self._commit(decision)
+
+    # -- segments --------------------------------------------------------------------------------------------------
+
+    async def _merge(self) -> None:
+        for _ in range(MERGES):
+            async with self.kit.merging:
+                if not await self._merge_some():
+                    return
+
+    async def _merge_some(self) -> bool:
+        """One merge, if one is due and nobody else is at it."""
+        plan: list[str] = []
+        attempt = 0
+
+        def claim(state: StoreState) -> Sequence[e.Event]:
+            nonlocal plan, attempt
+            plan, attempt = _plan(state), state.attempt + 1
+            return [e.MergeClaimed(attempt=attempt, item=self.me)] if plan else ()
+
+        await self._commit(claim)
+        if not plan:
+            return False
+        state = await self._look()
+        if not state.segments.keys() >= set(plan):
+            return False
+        live = {source for name in plan for source in state.segments[name].sources}
+        try:
+            blobs = [await self._blob(name) for name in plan]
+            merged = await asyncio.to_thread(segment.merge, blobs, live)
+        except segment.DamagedSegment:
+            if (await self._look()).segments.keys() >= set(plan):
+                raise
+            return False  # one of them went meanwhile
+        if merged is None:
+            return False
+        into = merged_segment(attempt)
+        chunks = sum(chunks for name in plan for chunks in state.segments[name].sources.values())
+
+        def commit(state: StoreState) -> Sequence[e.Event]:
+            # Nothing if somebody else has merged one of them, took over from this one, or the store has expired.
+            if not state.known or state.loose.get(into) != self.me or not state.segments.keys() >= set(plan):
+                return ()
+            sources = {source: number for name in plan for source, number in state.segments[name].sources.items()}
+            model = state.segments[plan[0]].model
+            return [
+                e.SegmentsMerged(
+                    into=into, merged=tuple(plan), size=len(merged), chunks=chunks, model=model, sources=sources
+                )
+            ]
+
+        try:
+            await self._put(into, merged)
+        except Conflict:  # removed by whoever took over
+            return False
+        if await self._commit(commit):
+            return True
+        await self._discard(into)
+        return False
+
+    def _take_merges(self, state: StoreState) -> Sequence[e.Event]:
+        """Those that an earlier delivery has begun are not to be committed any more, even if its holder lives."""
+        begun = tuple(
+            name for name, item in state.loose.items() if name.startswith("merged.") and item and self._before(item)
+        )
+        return [e.MergesTaken(names=begun, item=self.me)] if begun and state.known else ()
+
+    async def _remove_loose(self) -> None:
+        """What nobody can make a part of the store any more."""
+        state = await self._look()
+        if not state.known:
+            return
+        counting = {held.source for held in self._waiting(state) if held.item}
+        loose = [
+            name
+            for name, item in state.loose.items()
+            if name not in counting and (item in ("", self.me) or self._before(item))
+        ]
+        if loose:
+            await self._discard(*loose)
+            await self._commit(lambda state: _dropped(state, loose))
+
+    async def _discard(self, *segments: str) -> None:
+        await self.kit.stores.discard(self.item.project, self.item.store_id, segments)
+
+    async def _put(self, name: str, blob: bytes) -> None:
+        place = names.document(self.item.project, self.item.store_id, name)
+        part = await self.kit.storage.stage(names.SEGMENTS, place, "whole", _once(blob))
+        await self.kit.storage.commit(names.SEGMENTS, place, [part])
+
+    async def _blob(self, name: str) -> bytes:
+        place = names.document(self.item.project, self.item.store_id, name)
+        return b"".join([piece async for piece in self.kit.storage.download(names.SEGMENTS, place)])
+
+    # --------------------------------------------------------------------------------------------------------------
+
+    async def _look(self) -> StoreState:
+        return (await self.kit.stores.look(self.item.project, self.item.store_id)).state
+
+    async def _commit(self, decide: Decision) -> bool:
+        """Whether there was something to commit."""
+        events: Sequence[e.Event] = ()
+
+        def deciding(state: StoreState) -> Sequence[e.Event]:
+            nonlocal events
+            events = decide(state)
+            return events
+
+        await self.kit.stores.commit(self.item.project, self.item.store_id, deciding)
+        return bool(events)
+
+
+def _dropped(state: StoreState, loose: Collection[str]) -> Sequence[e.Event]:
+    gone = tuple(name for name in loose if name in state.loose)
+    return [e.SegmentsDropped(names=gone)] if gone and state.known else ()
+
+
+def _plan(state: StoreState) -> list[str]:
+    """The segments to merge; none while somebody is at it."""
+    if not state.known or any(item and name.startswith("merged.") for name, item in state.loose.items()):
+        return []
+    return tiers.plan(
+        [
+            tiers.Weight(name, held.size, sum(held.sources.values()) / held.chunks, held.model)
+            for name, held in state.segments.items()
+        ]
+    )
+
+
+async def _once(data: bytes) -> AsyncIterator[bytes]:
+    yield data
