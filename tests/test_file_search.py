@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import itertools
 import warnings
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import openai
@@ -14,10 +15,11 @@ import pytest
 from forms import upload
 from inprocess import Event, Gate, InProcess, ManualClock, Stream, calls, in_process, path_of, says
 from searching import FOODS, FakeSearch, found, searching, stores, tool
+from shelved import PlainText
 from test_wire_tools import PARIS, WEATHER
 
 from core.errors import ApiError
-from core.ports import StorageUnavailable, ToolCall
+from core.ports import Chunk, Chunking, StorageUnavailable, ToolCall
 from infra.providers import ModelRouter, Provider
 from worker.actions import action
 
@@ -573,6 +575,59 @@ class Heard(openai.AsyncAssistantEventHandler):
 
     async def on_tool_call_done(self, tool_call: Any) -> None:
         self.tools.append(tool_call.type)
+
+
+class Slowly(PlainText):
+    """Reads a file when it is told to."""
+
+    def __init__(self) -> None:
+        self.begun, self.go = asyncio.Event(), asyncio.Event()
+
+    async def chunks(self, path: Path, filename: str, chunking: Chunking) -> Sequence[Chunk]:
+        self.begun.set()
+        await self.go.wait()
+        return await super().chunks(path, filename, chunking)
+
+
+async def asked_about_an_attachment(service: InProcess) -> Json:
+    """A run on a message whose file is not read yet. Its assistant has no store."""
+    file = await upload(service.api, DIARY, "diary.txt")
+    attachment = {"file_id": file["id"], "tools": [tool()]}
+    message = {"role": "user", "content": "What did Filip eat?", "attachments": [attachment]}
+    thread = (await service.api.post("/threads", {"messages": [message]}))["id"]
+    return await service.start_run(thread, await service.assistant(tools=[tool()]))
+
+
+async def test_a_file_that_was_attached_a_moment_ago_is_found() -> None:
+    reader = Slowly()
+    script = calls(searching("Filip")), answers("Cake【{number}:0†source】")
+    async with in_process(*script, extraction=reader) as service:
+        run = await asked_about_an_attachment(service)
+        await reader.begun.wait()
+        while len(await service.steps(run)) < 1:
+            await asyncio.sleep(0.01)
+        reader.go.set()
+        run = await service.until(run)
+        assert len(await annotations_of(service, run)) == 1
+    assert run["status"] == "completed"
+
+
+async def test_a_run_waits_a_minute_for_files_at_most() -> None:
+    reader = Slowly()
+    script = calls(searching("Filip")), says("Nothing.")
+    async with in_process(*script, extraction=reader, clock=ManualClock()) as service:
+        run = await asked_about_an_attachment(service)
+        await reader.begun.wait()
+        while len(await service.steps(run)) < 1:
+            await asyncio.sleep(0.01)
+        service.advance(59)
+        await asyncio.sleep(0.01)
+        assert (await service.until(run, "in_progress"))["status"] == "in_progress"
+        service.advance(2)
+        run = await service.until(run)
+        assert service.prompts[1].turns[-1].text == "Nothing was found."
+        reader.go.set()
+    assert run["status"] == "completed"
 
 
 async def test_a_store_that_was_deleted_leaves_the_model_an_explanation() -> None:

@@ -13,9 +13,10 @@ from core import events as e
 from core import frames
 from core.bell import Bell
 from core.citations import sources_of
+from core.commands import store_of_thread
 from core.decide import CallModel, CallTools, Done, Leave, Move, Park, Wait, Write, decide, failed
 from core.errors import ApiError
-from core.file_search import NAME
+from core.file_search import NAME, stores_of
 from core.files import Files
 from core.fold import RunState, ThreadState
 from core.ids import Ids
@@ -44,7 +45,7 @@ from worker.actions import Actions
 from worker.images import Images
 from worker.ingestion import Ingestion
 from worker.live import Draft, Live, Lost
-from worker.search import Search, search
+from worker.search import WAIT, Search, ready, search
 from worker.turn import events_of
 
 log = logging.getLogger(__name__)
@@ -285,6 +286,11 @@ class Advance:
     async def _search(self, held: RunState, call: FileSearchToolCall, searches: int) -> Output:
         kit = self.kit
         with kit.telemetry.span("tool", tool=NAME, call_id=call.id) as span:
+            # What a user attached a moment ago is to be found; the assistant's store is nobody's last message.
+            store_id = store_of_thread(await kit.ledger.recall(self.item.project, self.item.thread_id))
+            if store_id in stores_of(held.run):
+                until = (held.run.started_at or held.run.created_at) + WAIT
+                await ready(kit.stores, kit.clock, self.item.project, store_id, until)
             found = await search(kit.searcher, self.item.project, held, call, kit.window, searches)
             if kit.telemetry.content:
                 span.tell(arguments=call.asked.arguments)

@@ -10,14 +10,17 @@ from typing import Protocol
 from core import file_search
 from core.errors import ApiError
 from core.fold import RunState
-from core.ports import StorageUnavailable
+from core.ports import Clock, StorageUnavailable
 from core.prompt import window_of
 from core.resources import FileSearchResult, FileSearchToolCall
+from core.stores.ledger import Stores
 from core.stores.search import Found
 
 log = logging.getLogger(__name__)
 
 TIMEOUT = 60.0  # seconds of one search, with its embeddings
+WAIT = 60.0  # seconds after its start that a run waits for the files of its thread's store (the vendor's guide)
+LOOK_EVERY = 1.0  # seconds between looks at a store whose files another process reads
 FAILED = "The files cannot be searched at the moment."
 FULL = "There is no room for more passages. Do not search again: answer from those that you have."
 GO_ON = "Do not search again now: tell the user, and do not guess."
@@ -30,6 +33,19 @@ class Search(Protocol):
         self, project: str, store_ids: Sequence[str], queries: Sequence[str], *, limit: int, threshold: float
     ) -> Sequence[Found]:
         """Raises ApiError, if a store is not there or has expired, and StorageUnavailable."""
+
+
+async def ready(stores: Stores, clock: Clock, project: str, store_id: str, until: float) -> None:
+    """Wait for the files of a store that are not read yet, until this time at most."""
+    while (left := until - clock.now()) > 0:
+        listener = stores.listen(project, store_id)
+        try:
+            state = (await stores.look(project, store_id)).state
+            if state.deleted or not state.waiting:
+                return
+            await listener.wait(min(left, LOOK_EVERY))
+        finally:
+            listener.close()
 
 
 async def search(
