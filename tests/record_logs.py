@@ -26,7 +26,7 @@ from core.fold import Change
 from core.ids import Ids
 from core.ports import Document, Silence, Tokens, ToolCall
 from core.projection import documents
-from core.view import View
+from core.view import ThreadView
 
 Json = Any
 PROJECT = "default"
@@ -37,16 +37,16 @@ SUMS = LOGS / "SHA256SUMS"
 # --- a log, its snapshot and its documents --------------------------------------------------------------------------
 
 
-def folded(log: bytes, snapshot: bytes | None) -> tuple[View, dict[str, bytes]]:
+def folded(log: bytes, snapshot: bytes | None) -> tuple[ThreadView, dict[str, bytes]]:
     """A thread from its recorded log, and what its documents show: by container and name, none left of what is gone."""
-    view, shown = View(), {}
+    view, shown = ThreadView(), {}
     if snapshot is not None:
         view.begin(snapshot)
         shown |= _bodies(documents(PROJECT, [Change(view.state.version, "", thing) for thing in _things(view)]))
     return view, shown | _bodies(documents(PROJECT, view.fold(e.from_lines(log))))
 
 
-def _things(view: View) -> list[Any]:
+def _things(view: ThreadView) -> list[Any]:
     state = view.state
     steps = [step for held in state.runs for step in held.steps]
     return [state.thread, *state.messages, *(held.run for held in state.runs), *steps]
@@ -56,7 +56,7 @@ def _bodies(documents: Sequence[Document]) -> dict[str, bytes]:
     return {f"{each.container} {each.name}": each.body for each in documents}
 
 
-def lists(view: View) -> dict[str, list[str]]:
+def lists(view: ThreadView) -> dict[str, list[str]]:
     """Ids in the order of every list of the thread."""
     state = view.state
     runs = {f"steps of {held.id}": [step.id for step in held.steps] for held in state.runs}

@@ -20,7 +20,7 @@ RECORDED = sorted(LOGS.glob("*/*.jsonl"))
 
 
 @cache
-def read(log: Path) -> tuple[view.View, dict[str, bytes]]:
+def read(log: Path) -> tuple[view.ThreadView, dict[str, bytes]]:
     snapshot = log.with_suffix(".snapshot")
     return folded(log.read_bytes(), snapshot.read_bytes() if snapshot.exists() else None)
 
