@@ -19,7 +19,7 @@ export UV_PYTHON_DOWNLOADS := never
 unexport VIRTUAL_ENV
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test lint format browser bench sweep chaos storm mutants docs clean
+.PHONY: help install serve test lint format browser bench sim sweep model fuzz chaos storm mutants docs clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,8 +48,17 @@ browser: $(INSTALLED_BROWSER) ## try the docs page in Chromium, which must be in
 bench: $(INSTALLED_DEV) ## measure, about 20 minutes; ARGS=--quick for a rough look
 	$(VENV)/bin/python tests/bench/bench.py $(ARGS)
 
+sim: $(INSTALLED_DEV) ## play 10,000 random histories; ARGS="--seed 7" plays one of them, line by line
+	$(VENV)/bin/python -W error tests/sim.py $(ARGS)
+
 sweep: $(INSTALLED_DEV) ## crash at every storage call of every scenario; make test takes a part of them
 	SWEEP=100 $(VENV)/bin/pytest -n auto tests/test_crash_sweep.py tests/test_files_crash.py tests/test_stores_crash.py $(ARGS)
+
+model: $(INSTALLED_DEV) ## hundreds of random sequences of operations against the reference, others each time
+	MODEL=$${MODEL:-20} $(VENV)/bin/pytest -n auto tests/test_model.py $(ARGS)
+
+fuzz: $(INSTALLED_DEV) ## 10,000 requests made from the OpenAPI document, 10,000 malformed ones; SEED=7 repeats a run
+	FUZZ=$${FUZZ:-10000} $(VENV)/bin/pytest -s tests/test_fuzz.py $(ARGS)
 
 chaos: $(INSTALLED_DEV) ## kill -9 of real processes over Azurite, and readers by the thousand; about 12 minutes
 	$(VENV)/bin/python tests/chaos.py $(ARGS)

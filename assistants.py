@@ -36,6 +36,7 @@ from infra.wiring import SystemClock, embeddings_of, extraction_of, models_of, s
 from worker.actions import Actions
 from worker.advance import Kit
 from worker.main import Worker
+from worker.search import Search
 
 if TYPE_CHECKING:
     from infra.entra import EntraTokens
@@ -109,7 +110,9 @@ def searcher_of(parts: Parts, stores: Stores) -> Searcher:
     return Searcher(parts.storage, stores, shelf, parts.embeddings, parts.clock)
 
 
-def api_of(parts: Parts, ledger: Threads, stores: Stores, stopping: asyncio.Event | None = None) -> web.Application:
+def api_of(
+    parts: Parts, ledger: Threads, stores: Stores, searcher: Searcher, stopping: asyncio.Event | None = None
+) -> web.Application:
     settings = parts.settings
     limits = Limits(
         parts.storage,
@@ -123,7 +126,7 @@ def api_of(parts: Parts, ledger: Threads, stores: Stores, stopping: asyncio.Even
         parts.storage,
         ledger,
         stores,
-        searcher_of(parts, stores),
+        searcher,
         parts.models,
         parts.clock,
         parts.ids,
@@ -149,18 +152,21 @@ def keys_of(parts: Parts) -> Keys:
     return Keys(parts.storage, parts.clock, parts.ids)
 
 
-def worker_of(parts: Parts, ledger: Threads, stores: Stores) -> Worker:
-    settings = parts.settings
+def actions_of(settings: Settings) -> Actions:
     try:
-        actions = Actions.load(settings.actions, settings.action_timeout)
+        return Actions.load(settings.actions, settings.action_timeout)
     except ValueError as error:
         raise ConfigurationError(str(error)) from None
+
+
+def worker_of(parts: Parts, ledger: Threads, stores: Stores, searcher: Search) -> Worker:
+    settings = parts.settings
     kit = Kit(
         parts.storage,
         ledger,
         stores,
         parts.models,
-        actions,
+        actions_of(settings),
         parts.extraction,
         parts.embeddings,
         parts.clock,
@@ -170,6 +176,7 @@ def worker_of(parts: Parts, ledger: Threads, stores: Stores) -> Worker:
         flush_every=settings.stream_flush_ms / 1000,
         hide=settings.worker_hide_seconds,
         telemetry=parts.telemetry,
+        searcher=searcher,
     )
     return Worker(kit, settings.worker_concurrency)
 
@@ -183,11 +190,11 @@ async def run(settings: Settings, *, api: bool, worker: bool) -> None:
         if api:
             await check_exposure(parts)
         ledger, stores = ledger_of(parts), stores_of(parts)
-        consumer = (
-            worker_of(parts, ledger, stores) if worker else None
-        )  # first: nobody listens before the settings hold
+        searcher = searcher_of(parts, stores)
+        # First: nobody listens before the settings hold.
+        consumer = worker_of(parts, ledger, stores, searcher) if worker else None
         if api:
-            await stack.enter_async_context(listening(api_of(parts, ledger, stores, stop), settings))
+            await stack.enter_async_context(listening(api_of(parts, ledger, stores, searcher, stop), settings))
         if consumer:
             await stack.enter_async_context(working(consumer, settings, stop))
             warming = asyncio.create_task(parts.models.warm())
@@ -245,6 +252,36 @@ async def working(worker: Worker, settings: Settings, stop: asyncio.Event) -> As
     finally:
         await worker.stop(settings.shutdown_grace)
         await consuming
+
+
+class HostedWorker:
+    """The worker of a process that is another's, and ends without a word, such as the Azure Functions host's. Raises
+    ConfigurationError for what can be known before an item comes, so that none is taken in vain."""
+
+    def __init__(self) -> None:
+        settings = self._settings = read_settings({})
+        if settings.storage.startswith("sqlite:"):
+            raise ConfigurationError(
+                "STORAGE is a SQLite file, whose queue no host watches: set it to the Azure Storage account whose queue"
+                " brings the work."
+            )
+        actions_of(settings)
+        logs.configure(settings, hosted=True)
+        self._opening: asyncio.Task[Worker] | None = None
+        self._kept = contextlib.AsyncExitStack()
+
+    async def opened(self) -> Worker:
+        """One for the process, opened with its first items. Raises ConfigurationError, to all that wait, if the store
+        does not answer; the next item tries again."""
+        if self._opening is None or (self._opening.done() and self._opening.exception()):
+            self._opening = asyncio.create_task(self._open())
+        return await asyncio.shield(self._opening)
+
+    async def _open(self) -> Worker:
+        parts = await self._kept.enter_async_context(opened(self._settings))
+        self._warming = asyncio.create_task(parts.models.warm())
+        stores = stores_of(parts)
+        return worker_of(parts, ledger_of(parts), stores, searcher_of(parts, stores))
 
 
 async def manage_keys(settings: Settings, arguments: argparse.Namespace) -> None:

@@ -24,9 +24,12 @@ async def create(request: web.Request) -> web.Response:
         state = await service.ledger.read(project, thread_id)
         scribe.create_message(state, body, reserved.id)  # what is refused is filed nowhere
         filing = await service.helpers.for_messages(project, thread_id, state, [body])
-    await service.ledger.command(
+    changes = await service.ledger.command(
         project, thread_id, lambda state: scribe.create_message(state, body, reserved.id, filing)
     )
+    created = [change.object for change in changes if change.name == "thread.message.created"]
+    if created:  # what this request made of it, whatever others do to it by now
+        return await reserved.keep(answer(created[0]))
     return await reserved.keep(answer(message_of(await service.ledger.recall(project, thread_id), reserved.id)))
 
 
@@ -50,12 +53,12 @@ async def update(request: web.Request) -> web.Response:
     service, project = service_of(request)
     thread_id, message_id = path_id(request, "thread_id", "thread"), path_id(request, "message_id", "msg")
     body, scribe = await read_body(request, UpdateMetadata), service.scribe()
-    await service.ledger.command(
-        project,
-        thread_id,
-        lambda state: scribe.update_message(state, message_id, body),
+    changes = await service.ledger.command(
+        project, thread_id, lambda state: scribe.update_message(state, message_id, body)
     )
-    return answer(message_of(await service.ledger.read(project, thread_id), message_id))
+    if changes:
+        return answer(changes[-1].object)
+    return answer(message_of(await service.ledger.recall(project, thread_id), message_id))
 
 
 async def delete(request: web.Request) -> web.Response:

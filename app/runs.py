@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import msgspec
 from aiohttp import web
 from msgspec.structs import replace
 
 from app import assistants, streaming
 from app.idempotency import reserve
-from app.service import answer, answer_stored, checked_id, page_query, path_id, read_body, service_of
+from app.service import answer, answer_stored, checked_id, includes_contents, page_query, path_id, read_body, service_of
 from core import names
 from core.commands import run_of
 from core.requests import CreateRun, CreateThreadAndRun, SubmitToolOutputs, UpdateMetadata
@@ -19,9 +20,10 @@ async def create(request: web.Request) -> web.StreamResponse:
     thread_id = path_id(request, "thread_id", "thread")
     body = await read_body(request, CreateRun)
     checked_id(body.assistant_id, "assistant_id", "asst")
+    contents = includes_contents(request)
     reserved = await reserve(request, "run")
     if reserved.known:
-        return reserved.known
+        return await _again(request, reserved.known, stream=bool(body.stream))
     assistant = await assistants.load(service, project, body.assistant_id)
     async with service.beginning(project, thread_id):
         filing = None
@@ -29,8 +31,9 @@ async def create(request: web.Request) -> web.StreamResponse:
             state = await service.ledger.read(project, thread_id)
             service.scribe().create_run(state, body, assistant, reserved.id)  # what is refused is filed nowhere
             filing = await service.helpers.for_messages(project, thread_id, state, body.additional_messages)
-        run = await service.desk.create_run(project, thread_id, reserved.id, body, assistant, filing)
-    return await _stream(request, run) if body.stream else await reserved.keep(answer(run))
+        run = await service.desk.create_run(project, thread_id, reserved.id, body, assistant, filing, contents=contents)
+    kept = await reserved.keep(answer(run))
+    return await _stream(request, run) if body.stream else kept
 
 
 async def create_with_thread(request: web.Request) -> web.StreamResponse:
@@ -39,7 +42,7 @@ async def create_with_thread(request: web.Request) -> web.StreamResponse:
     checked_id(body.assistant_id, "assistant_id", "asst")
     reserved = await reserve(request, "thread")
     if reserved.known:
-        return reserved.known
+        return await _again(request, reserved.known, stream=bool(body.stream))
     assistant = await assistants.load(service, project, body.assistant_id)
     run_id = reserved.id.replace("thread", "run", 1)  # one key stands for both
     async with service.beginning(project, reserved.id):
@@ -48,7 +51,16 @@ async def create_with_thread(request: web.Request) -> web.StreamResponse:
             thread = await service.helpers.for_new_thread(project, reserved.id, body.thread)
             body = body.model_copy(update={"thread": thread})
         run = await service.desk.create_thread_and_run(project, reserved.id, run_id, body, assistant)
-    return await _stream(request, run) if body.stream else await reserved.keep(answer(run))
+    kept = await reserved.keep(answer(run))
+    return await _stream(request, run) if body.stream else kept
+
+
+async def _again(request: web.Request, known: web.Response, *, stream: bool) -> web.StreamResponse:
+    """The answer that was given before; of a streamed run that was the stream, and what is kept is the run."""
+    if not stream:
+        return known
+    assert isinstance(known.body, bytes)  # noqa: S101
+    return await _stream(request, msgspec.json.decode(known.body, type=Run))
 
 
 async def _stream(request: web.Request, run: Run, seen: int = 0) -> web.StreamResponse:
@@ -81,8 +93,10 @@ async def update(request: web.Request) -> web.Response:
     service, project = service_of(request)
     thread_id, run_id = path_id(request, "thread_id", "thread"), path_id(request, "run_id", "run")
     body, scribe = await read_body(request, UpdateMetadata), service.scribe()
-    await service.ledger.command(project, thread_id, lambda state: scribe.update_run(state, run_id, body))
-    return answer(run_of(await service.ledger.read(project, thread_id), run_id).run)
+    changes = await service.ledger.command(project, thread_id, lambda state: scribe.update_run(state, run_id, body))
+    if changes:  # what this request made of it, whatever others do to it by now
+        return answer(changes[-1].object)
+    return answer(run_of(await service.ledger.recall(project, thread_id), run_id).run)
 
 
 async def cancel(request: web.Request) -> web.Response:

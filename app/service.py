@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from aiohttp import web
 
-from app.validation import parse_body, parse_page
+from app.validation import parse_body, parse_include, parse_page
 from core.bell import Bell
 from core.commands import Scribe
 from core.desk import Desk
@@ -127,6 +127,11 @@ async def read_body(request: web.Request, kind: type[B]) -> B:
 def page_query(request: web.Request, *, most: int = 100, default: int = 20) -> PageQuery:
     """`most` and `default` are of `limit`."""
     return parse_page(request.query, most=most, default=default)
+
+
+def includes_contents(request: web.Request) -> bool:
+    """Whether the caller wants to see the contents of search results. Raises the 400 of any other include[]."""
+    return parse_include(request.query)
 
 
 def answer(resource: object, *, headers: dict[str, str] | None = None) -> web.Response:

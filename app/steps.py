@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 from aiohttp import web
+from msgspec.structs import replace
 
-from app.service import answer, answer_stored, page_query, path_id, service_of
+from app.service import answer, answer_stored, includes_contents, page_query, path_id, service_of
 from core import names
 from core.commands import run_of
+from core.errors import no_such
+from core.resources import shown
 
 
 async def list_all(request: web.Request) -> web.Response:
     service, project = service_of(request)
     thread_id, run_id = path_id(request, "thread_id", "thread"), path_id(request, "run_id", "run")
     query = page_query(request)
+    contents = includes_contents(request)
     state = await service.ledger.read(project, thread_id)
-    return answer(run_of(state, run_id).steps.page(query, "run step"))
+    page = run_of(state, run_id).steps.page(query, "run step")
+    return answer(replace(page, data=tuple(shown(step, contents=contents) for step in page.data)))
 
 
 async def retrieve(request: web.Request) -> web.Response:
     service, project = service_of(request)
     thread_id, run_id = path_id(request, "thread_id", "thread"), path_id(request, "run_id", "run")
     step_id = path_id(request, "step_id", "step")
+    if includes_contents(request):
+        step = run_of(await service.ledger.read(project, thread_id), run_id).steps.get(step_id)
+        if step is None:
+            raise no_such("run step", step_id)
+        return answer(shown(step, contents=True))
     return answer_stored(request, await service.ledger.fetch(names.STEPS, project, thread_id, run_id, step_id))

@@ -150,7 +150,9 @@ async def start_offset(source: Source, last_event_id: str | None) -> int | None:
     if not last_event_id:
         return 0
     found = re.fullmatch(r"(\d{1,12})\.(\d{1,12})", last_event_id)
-    data = (await source(int(found[1])) or b"") if found else b""
+    data = await source(int(found[1])) if found else b""
+    if data is None:
+        return 0  # the thread was deleted: whoever follows hears so
     if not found or not data.startswith(f"id: {last_event_id}\n".encode()):
         shown = last_event_id[:100].encode(errors="replace").decode()
         message = f"Invalid 'Last-Event-ID': '{shown}' is not the id of an event of this run."

@@ -38,8 +38,10 @@ async def update(request: web.Request) -> web.Response:
     service, project = service_of(request)
     thread_id = path_id(request, "thread_id", "thread")
     body, scribe = await read_body(request, UpdateThread), service.scribe()
-    await service.ledger.command(project, thread_id, lambda state: scribe.update_thread(state, body))
-    return answer((await service.ledger.read(project, thread_id)).thread)
+    changes = await service.ledger.command(project, thread_id, lambda state: scribe.update_thread(state, body))
+    if changes:  # what this request made of it, whatever others do to it by now
+        return answer(changes[-1].object)
+    return answer(thread_of(await service.ledger.recall(project, thread_id), thread_id))
 
 
 async def delete(request: web.Request) -> web.Response:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from multidict import MultiMapping
 from pydantic import ValidationError
 
 from core.errors import ApiError
@@ -14,6 +15,7 @@ from core.requests import Body
 
 B = TypeVar("B", bound=Body)
 
+INCLUDES = ["step_details.tool_calls[*].file_search.results[*].content"]
 EXPECTED = {
     "string_type": "a string",
     "int_type": "an integer",
@@ -39,15 +41,26 @@ def parse_body(kind: type[B], body: bytes) -> B:
 
 
 def parse_page(query: Mapping[str, str], *, most: int = 100, default: int = 20) -> PageQuery:
-    order = query.get("order", "desc") or "desc"
+    order = query.get("order", "desc")
     if order not in ("asc", "desc"):
         raise _invalid_choice("order", order, ["asc", "desc"])
     return PageQuery(
-        limit=_limit(query.get("limit"), most, default),
+        limit=_limit(query.get("limit", str(default)), most),
         newest_first=order == "desc",
         after=query.get("after") or None,
         before=query.get("before") or None,
     )
+
+
+CONTENTS = "step_details.tool_calls[*].file_search.results[*].content"
+
+
+def parse_include(query: MultiMapping[str]) -> bool:
+    """Whether `include[]`, or `include`, asks for the contents of search results: it knows nothing else."""
+    asked = [(name, value) for name in ("include[]", "include") for value in query.getall(name, [])]
+    for name, value in asked:
+        choice(name, value, [CONTENTS])
+    return bool(asked)
 
 
 def choice(name: str, value: str | None, choices: Sequence[str]) -> str | None:
@@ -57,9 +70,7 @@ def choice(name: str, value: str | None, choices: Sequence[str]) -> str | None:
     return value
 
 
-def _limit(text: str | None, most: int, default: int) -> int:
-    if not text:
-        return default
+def _limit(text: str, most: int) -> int:
     digits = text.removeprefix("-")
     if not (digits.isascii() and digits.isdigit()) or len(digits) > 18:
         raise _wrong_type("limit", "an integer", text)

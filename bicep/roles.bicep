@@ -39,7 +39,7 @@ resource mayUseBlobs 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
 }
 
 // Storage Queue Data Contributor: the API puts messages; the worker gets, updates (to keep an item hidden) and deletes
-// them, and puts them on the poison queue. Message Sender and Message Processor together lack Update Message.
+// them, and buries what is poison. Message Sender and Message Processor together lack Update Message.
 resource mayUseQueues 'Microsoft.Authorization/roleAssignments@2022-04-01' = {
   name: guid(storage.id, servicePrincipalId, queueDataContributor)
   scope: storage

@@ -21,13 +21,13 @@ param endpointsSubnetId string
 @description('Private DNS zones by service.')
 param zoneIds object
 
-// As core/names.py and infra/azure_store.py have them. The service would create what is missing.
+// As core/names.py has them. The service would create what is missing.
 var containers = [
   'assistants', 'threads', 'messages', 'runs', 'steps', 'streams', 'snapshots', 'idempotency', 'keys'
   'files', 'uploads', 'contents'
   'vector-stores', 'vector-store-logs', 'vector-store-files', 'vector-store-batches', 'file-stores', 'segments'
 ]
-var queues = ['work', 'work-poison']
+var queues = ['work', 'work-buried', 'work-poison']
 
 module account 'br/public:avm/res/storage/storage-account:0.32.0' = {
   name: 'account'

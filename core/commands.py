@@ -110,6 +110,16 @@ def resources_from(body: r.ToolResourcesBody | None) -> ToolResources:
     return found
 
 
+def together(first: ToolResources, second: ToolResources) -> ToolResources:
+    """What a run has of its assistant and of its thread: the files and the stores of both."""
+    found: ToolResources = {}
+    for tool, resources in (*first.items(), *second.items()):
+        known = found.setdefault(tool, {})
+        for kind, ids in resources.items():
+            known[kind] = list(dict.fromkeys([*known.get(kind, ()), *ids]))
+    return found
+
+
 def _with_tools(resources: ToolResources, tools: tuple[Tool, ...]) -> ToolResources:
     if any(isinstance(tool, CodeInterpreterTool) for tool in tools):
         return {"code_interpreter": {"file_ids": []}, **resources}
@@ -265,8 +275,11 @@ class Scribe:
         assistant: Assistant,
         run_id: str,
         filing: Filing | None = None,
+        *,
+        contents: bool = False,
     ) -> list[e.Event]:
-        """Nothing if there is a run of this id: the same request came before."""
+        """Nothing if there is a run of this id: the same request came before. `contents`: its client wants to see what
+        was found in files."""
         thread = thread_of(state)
         if run_id in state.runs.places:
             return []
@@ -282,7 +295,8 @@ class Scribe:
         run = self._run(body, assistant, run_id, thread, body.additional_instructions)
         asked = any(message.role == "user" for message in state.messages.newest())
         self._check_startable(asked, added, run)
-        return [*settled, *filed, *added, e.RunCreated(run=run, stream=bool(body.stream), trace=self.trace)]
+        created = e.RunCreated(run=run, stream=bool(body.stream), trace=self.trace, contents=contents)
+        return [*settled, *filed, *added, created]
 
     def create_thread_and_run(
         self, body: r.CreateThreadAndRun, assistant: Assistant, thread_id: str, run_id: str
@@ -290,8 +304,8 @@ class Scribe:
         started = self.create_thread(body.thread or r.CreateThread(), thread_id)
         thread = next(event.thread for event in started if isinstance(event, e.ThreadCreated))
         run = self._run(body, assistant, run_id, thread, None)
-        if body.tool_resources is not None:
-            run = replace(run, tool_resources=resources_from(body.tool_resources))
+        if body.tool_resources is not None:  # in place of the assistant's
+            run = replace(run, tool_resources=together(resources_from(body.tool_resources), thread.tool_resources))
         self._check_startable(False, started, run)
         return [*started, e.RunCreated(run=run, stream=bool(body.stream), trace=self.trace)]
 
@@ -310,7 +324,7 @@ class Scribe:
             model=body.model or assistant.model,
             instructions=instructions,
             tools=assistant.tools if body.tools is None else tools_from(body.tools),
-            tool_resources={**assistant.tool_resources, **thread.tool_resources},
+            tool_resources=together(assistant.tool_resources, thread.tool_resources),
             metadata=body.metadata or {},
             temperature=assistant.temperature if body.temperature is None else body.temperature,
             top_p=assistant.top_p if body.top_p is None else body.top_p,
@@ -346,7 +360,7 @@ class Scribe:
         step = held.open_step
         if status != "requires_action" or step is None:
             raise ApiError(f'Runs in status "{status}" do not accept tool outputs.')
-        wanted = [call.id for call in held.unanswered(own=False)]
+        wanted = [call.id for call in held.owed_calls]
         got = [output.tool_call_id or "" for output in body.tool_outputs]
         if sorted(wanted) != sorted(got):
             raise ApiError(f"Expected tool outputs for call_ids {wanted}, got {got}")

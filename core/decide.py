@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from core import events as e
 from core.commands import cancelled, expired
 from core.fold import RunState, ThreadState
-from core.resources import FunctionToolCall, LastError
+from core.resources import LastError, StepToolCall
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class CallTools:
     """Execute the worker's own calls of the open step."""
 
     held: RunState
-    calls: list[FunctionToolCall]
+    calls: list[StepToolCall]
 
 
 Move = Wait | Done | Leave | Park | Write | CallModel | CallTools
@@ -93,9 +93,9 @@ def decide(state: ThreadState, run_id: str, *, seen: int, item: str, attempt: in
 def _go_on(held: RunState) -> Move:
     """The run is in progress and this worker's."""
     run_id, step = held.run.id, held.open_step
-    if own := held.unanswered(own=True):
+    if own := held.own_calls:
         return CallTools(held, own)
-    if held.unanswered(own=False):
+    if held.owed_calls:
         return Write([e.RunRequiresAction(run_id=run_id)])
     if step:
         return Write([e.StepCompleted(run_id=run_id, step_id=step.id)])

@@ -45,10 +45,15 @@ class Desk:
         body: CreateRun,
         assistant: Assistant,
         filing: Filing | None = None,
+        *,
+        contents: bool = False,
     ) -> Run:
         scribe = self.scribe()
         changes = await self._change(
-            project, thread_id, run_id, lambda state: scribe.create_run(state, body, assistant, run_id, filing)
+            project,
+            thread_id,
+            run_id,
+            lambda state: scribe.create_run(state, body, assistant, run_id, filing, contents=contents),
         )
         return await self._run(changes, "thread.run.created", project, thread_id, run_id)
 
@@ -113,7 +118,7 @@ class Desk:
             held = (await self.ledger.recall(project, thread_id)).runs.get(run_id)
             if held is not None and held.stream:
                 writer = StreamWriter(self.storage, self.bell, project, thread_id, run_id)
-                await writer.catch_up(await self.ledger.trail(project, thread_id, run_id))
+                await writer.show(self.ledger, project, thread_id, run_id)
 
 
 def _run_in(changes: Sequence[Change], name: str) -> Run:

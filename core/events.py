@@ -13,6 +13,7 @@ from msgspec import UNSET, UnsetType
 from core.resources import (
     Attributes,
     ExpiresAfter,
+    FileSearchResult,
     LastError,
     Message,
     Metadata,
@@ -73,11 +74,13 @@ class MessageIncomplete(Struct, frozen=True, kw_only=True, tag_field="type", tag
 
 class RunCreated(Struct, frozen=True, kw_only=True, tag_field="type", tag="thread.run.created"):
     """The run as queued, with its assistant's configuration as it was at this moment. `trace` is the W3C traceparent
-    of the request that created it: all work on the run joins that trace."""
+    of the request that created it: all work on the run joins that trace. `contents`: its client wants to see what was
+    found in files, on the stream too."""
 
     run: Run
     stream: bool = False
     trace: str = ""
+    contents: bool = False
 
 
 class RunUpdated(Struct, frozen=True, kw_only=True, tag_field="type", tag="thread.run.updated"):
@@ -104,11 +107,13 @@ class StepCreated(Struct, frozen=True, kw_only=True, tag_field="type", tag="thre
 
 
 class StepOutputs(Struct, frozen=True, kw_only=True, tag_field="type", tag="thread.run.step.outputs"):
-    """Private: outputs of calls that the worker executed, by call id."""
+    """Private: outputs of calls that the worker executed, by call id. Of a search, `results` is what it found, and its
+    output what the model is told beside that."""
 
     run_id: str
     step_id: str
     outputs: dict[str, str]
+    results: dict[str, tuple[FileSearchResult, ...]] = msgspec.field(default_factory=dict)
 
 
 class StepCompleted(Struct, frozen=True, kw_only=True, tag_field="type", tag="thread.run.step.completed"):

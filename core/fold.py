@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -16,6 +17,8 @@ from msgspec.structs import replace
 from core import events as e
 from core.paging import Index
 from core.resources import (
+    FileSearchResult,
+    FileSearchToolCall,
     FunctionToolCall,
     Message,
     MessageCreation,
@@ -23,19 +26,23 @@ from core.resources import (
     RequiredAction,
     Run,
     Step,
+    StepToolCall,
     SubmitToolOutputs,
     Thread,
     ToolCalls,
     Usage,
+    shown,
 )
 from core.state import State
 
 Resource = Thread | Message | Run | Step
+Results = Mapping[str, tuple[FileSearchResult, ...]]  # of searches, by call id
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What one event did: the wire's event name and the object as it was right after, at this version of the thread."""
+    """What one event did: the wire's event name and the object as it was right after, at this version of the thread, as
+    the wire shows it to the run's client."""
 
     version: int
     name: str
@@ -48,6 +55,7 @@ class RunState(msgspec.Struct):
     run: Run
     stream: bool = False
     trace: str = ""
+    contents: bool = False  # its client sees what was found in files
     attempt: int = 0
     item: str = ""
     claimed_at: int = 0  # version of the last claim
@@ -78,16 +86,22 @@ class RunState(msgspec.Struct):
         written = {each.message_creation.message_id for each in details if isinstance(each, MessageCreation)}
         return written | set(self.steps.order)
 
-    def unanswered(self, *, own: bool) -> list[FunctionToolCall]:
-        """Calls of the open step without an output: the worker's own, or the client's."""
+    @property
+    def own_calls(self) -> list[StepToolCall]:
+        """Calls of the open step that the worker has to execute: they have no output yet."""
+        return [call for call in self._unanswered() if call.id in self.own]
+
+    @property
+    def owed_calls(self) -> list[FunctionToolCall]:
+        """Calls of the open step whose outputs the client owes."""
+        calls = (call for call in self._unanswered() if call.id not in self.own)
+        return [call for call in calls if isinstance(call, FunctionToolCall)]
+
+    def _unanswered(self) -> Iterator[StepToolCall]:
         step = self.open_step
-        if step is None or not isinstance(step.step_details, ToolCalls):
-            return []
-        return [
-            call
-            for call in step.step_details.tool_calls
-            if call.function.output is None and (call.id in self.own) == own
-        ]
+        for call in step.step_details.tool_calls if step and isinstance(step.step_details, ToolCalls) else ():
+            if (call.asked.told if isinstance(call, FileSearchToolCall) else call.function.output) is None:
+                yield call
 
 
 class ThreadState(State):
@@ -112,10 +126,14 @@ def apply(state: ThreadState, commit: e.Commit) -> list[Change]:
     state.version += 1
     at = int(commit.at)
     return [
-        Change(state.version, name, thing)
+        Change(state.version, name, _heard(state, thing))
         for event in commit.events
         for name, thing in APPLY[type(event)](state, event, at)
     ]
+
+
+def _heard(state: ThreadState, thing: Resource) -> Resource:
+    return shown(thing, contents=state.runs[thing.run_id].contents) if isinstance(thing, Step) else thing
 
 
 def fold(commits: Iterable[e.Commit], state: ThreadState | None = None) -> ThreadState:
@@ -164,7 +182,8 @@ def _message_deleted(state: ThreadState, event: e.MessageDeleted, at: int) -> Na
 
 
 def _run_created(state: ThreadState, event: e.RunCreated, at: int) -> Named:
-    state.runs.put(event.run.id, RunState(run=event.run, stream=event.stream, trace=event.trace))
+    held = RunState(run=event.run, stream=event.stream, trace=event.trace, contents=event.contents)
+    state.runs.put(event.run.id, held)
     state.active = event.run.id
     return [("thread.run.created", event.run), ("thread.run.queued", event.run)]
 
@@ -183,8 +202,7 @@ def _run_claimed(state: ThreadState, event: e.RunClaimed, at: int) -> Named:
 
 def _run_requires_action(state: ThreadState, event: e.RunRequiresAction, at: int) -> Named:
     calls = tuple(
-        replace(call, function=replace(call.function, output=UNSET))
-        for call in state.runs[event.run_id].unanswered(own=False)
+        replace(call, function=replace(call.function, output=UNSET)) for call in state.runs[event.run_id].owed_calls
     )
     action = RequiredAction(submit_tool_outputs=SubmitToolOutputs(tool_calls=calls))
     return [(_name(event), _change(state, event.run_id, status="requires_action", required_action=action))]
@@ -233,7 +251,7 @@ def _step_created(state: ThreadState, event: e.StepCreated, at: int) -> Named:
 
 def _step_outputs(state: ThreadState, event: e.StepOutputs, at: int) -> Named:
     held = state.runs[event.run_id]
-    step = _answered(held.steps[event.step_id], event.outputs)
+    step = _answered(held.steps[event.step_id], event.outputs, event.results)
     held.steps.put(step.id, step)
     return [(_name(event), step)]
 
@@ -261,15 +279,22 @@ def _step_ended(
     return [(_name(event), step)]
 
 
-def _answered(step: Step, outputs: dict[str, str]) -> Step:
+def _answered(step: Step, outputs: Mapping[str, str], results: Results = MappingProxyType({})) -> Step:
     details = step.step_details
     if not outputs or not isinstance(details, ToolCalls):
         return step
     calls = tuple(
-        replace(call, function=replace(call.function, output=outputs.get(call.id, call.function.output)))
+        _with_output(call, outputs[call.id], results.get(call.id, ())) if call.id in outputs else call
         for call in details.tool_calls
     )
     return replace(step, step_details=replace(details, tool_calls=calls))
+
+
+def _with_output(call: StepToolCall, output: str, results: tuple[FileSearchResult, ...]) -> StepToolCall:
+    if isinstance(call, FunctionToolCall):
+        return replace(call, function=replace(call.function, output=output))
+    found = replace(call.file_search, results=results)
+    return replace(call, asked=replace(call.asked, told=output), file_search=found)
 
 
 def _change(state: ThreadState, run_id: str, **changed: Any) -> Run:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
 from typing import Any
 
 import msgspec
@@ -11,9 +11,11 @@ from msgspec.structs import replace
 
 from core.fold import Change
 from core.resources import (
+    FileSearchToolCall,
     LastError,
     Message,
     Part,
+    RankingOptions,
     Reason,
     RefusalPart,
     Run,
@@ -24,6 +26,7 @@ from core.resources import (
     encode,
 )
 
+Annotation = dict[str, Any]
 Event = tuple[str, Any]  # the wire's event name, and its payload
 
 ENDINGS = frozenset(f"thread.run.{status}" for status in ("completed", "incomplete", "failed", "cancelled", "expired"))
@@ -55,14 +58,33 @@ def step_delta(step_id: str, call: dict[str, Any]) -> Event:
     return "thread.run.step.delta", Delta(step_id, "thread.run.step.delta", {"step_details": details})
 
 
-def text_part(value: str, *, first: bool) -> dict[str, Any]:
-    """Only the first delta of a part carries its annotations: clients add repeated values up (section 5.3)."""
-    return {"index": 0, "type": "text", "text": {"value": value, "annotations": []} if first else {"value": value}}
+def text_part(value: str, annotations: Sequence[Annotation] = (), *, first: bool) -> dict[str, Any]:
+    """Only the first delta of a part always has annotations: clients add repeated values up (section 5.3). An
+    annotation is sent once, with its index and an empty quote, as recorded."""
+    text: dict[str, Any] = {"value": value}
+    if first or annotations:
+        text["annotations"] = list(annotations)
+    return {"index": 0, "type": "text", "text": text}
+
+
+def annotation_delta(index: int, annotation: Annotation) -> Annotation:
+    return {"index": index, **annotation, "file_citation": {**annotation["file_citation"], "quote": ""}}
+
+
+def _annotation(delta: Annotation) -> Annotation:
+    """As the message has it in the end."""
+    cited = {key: value for key, value in delta["file_citation"].items() if key != "quote"}
+    return {key: value for key, value in delta.items() if key != "index"} | {"file_citation": cited}
 
 
 def call_head(index: int, call_id: str, name: str) -> dict[str, Any]:
     function = {"name": name, "arguments": "", "output": None}
     return {"index": index, "id": call_id, "type": "function", "function": function}
+
+
+def search_head(index: int, call_id: str, ranking: RankingOptions) -> dict[str, Any]:
+    search = {"ranking_options": ranking, "results": []}
+    return {"index": index, "id": call_id, "type": "file_search", "file_search": search}
 
 
 def call_arguments(index: int, fragment: str) -> dict[str, Any]:
@@ -93,7 +115,8 @@ class Renderer:
         self.steps: dict[str, Step] = {}
         self.messages: dict[str, Message] = {}
         self._begun: set[str] = set()
-        self._said: dict[str, dict[int, tuple[str, list[str]]]] = {}  # message -> part -> (type, pieces)
+        # message -> part -> (type, pieces, annotations)
+        self._said: dict[str, dict[int, tuple[str, list[str], list[Annotation]]]] = {}
 
     def saw(self, name: str, payload: Any) -> None:
         """Keep up with an event that is on the stream."""
@@ -117,14 +140,19 @@ class Renderer:
         for part in delta.delta.get("content", ()):
             kind = part["type"]
             if kind in ("text", "refusal"):
-                value = part["text"]["value"] if kind == "text" else part["refusal"]
-                parts.setdefault(part["index"], (kind, []))[1].append(value)
+                text = part["text"] if kind == "text" else {"value": part["refusal"]}
+                _, pieces, annotations = parts.setdefault(part["index"], (kind, [], []))
+                pieces.append(text["value"])
+                annotations += map(_annotation, text.get("annotations", ()))
 
     def _heard(self, message_id: str) -> tuple[Part, ...]:
         """What was said of a message so far. Clients look its parts up again when it ends (section 5.3)."""
-        said = ((kind, "".join(pieces)) for _, (kind, pieces) in sorted(self._said.get(message_id, {}).items()))
+        said = sorted(self._said.get(message_id, {}).items())
         return tuple(
-            TextPart(text=Text(value=text)) if kind == "text" else RefusalPart(refusal=text) for kind, text in said
+            TextPart(text=Text(value="".join(pieces), annotations=tuple(annotations)))
+            if kind == "text"
+            else RefusalPart(refusal="".join(pieces))
+            for _, (kind, pieces, annotations) in said
         )
 
     def begun(self, object_id: str) -> bool:
@@ -155,8 +183,11 @@ class Renderer:
         yield from opening_step(step)
         if isinstance(step.step_details, ToolCalls):
             for index, call in enumerate(step.step_details.tool_calls):
-                yield step_delta(step.id, call_head(index, call.id, call.function.name))
-                yield step_delta(step.id, call_arguments(index, call.function.arguments))
+                if isinstance(call, FileSearchToolCall):
+                    yield step_delta(step.id, search_head(index, call.id, call.file_search.ranking_options))
+                else:
+                    yield step_delta(step.id, call_head(index, call.id, call.function.name))
+                    yield step_delta(step.id, call_arguments(index, call.function.arguments))
 
     def _message_ended(self, message: Message) -> Iterator[Event]:
         """The deltas of a message that nobody streamed, as one."""
@@ -165,7 +196,8 @@ class Renderer:
         yield from opening_message(message)
         for index, part in enumerate(message.content):
             if isinstance(part, TextPart):
-                yield message_delta(message.id, {**text_part(part.text.value, first=True), "index": index})
+                cited = [annotation_delta(*each) for each in enumerate(part.text.annotations)]
+                yield message_delta(message.id, {**text_part(part.text.value, cited, first=True), "index": index})
             else:
                 yield message_delta(message.id, {"index": index, **msgspec.to_builtins(part)})
 

@@ -179,11 +179,13 @@ class Ledger(ABC, Generic[S, C]):
             except ApiError:
                 if fresh:
                     raise
-                await self._refresh(view, project, log_id)  # no refusal on old news
+                events = ()
+            if not events and fresh:
+                return [], ()
+            if not events:  # no refusal on old news, nor the answer that there is nothing to do
+                await self._refresh(view, project, log_id)
                 fresh = True
                 continue
-            if not events:
-                return [], ()
             if view.mark is None:
                 raise self._unknown(log_id)
             try:
@@ -319,7 +321,13 @@ class Ledger(ABC, Generic[S, C]):
         body = view.snapshot()
         await self._storage.advance(Document(names.SNAPSHOTS, name, body, view.state.version))
         # 2. the new generation, where this snapshot's state ends.
-        view.mark = await self._storage.roll(self.logs, names.log(project, log_id), view.mark)
+        log = names.log(project, log_id)
+        try:
+            view.mark = await self._storage.roll(self.logs, log, view.mark)
+        except Conflict:
+            if await self._storage.read(self.logs, log, None) is None:  # purged before 1.: nobody else removes it
+                await self._storage.remove(names.SNAPSHOTS, name)
+            raise
         view.blocks, view.base = 0, len(body)
         # 3. the snapshot before: whoever was about to read it finds the log restarted, and looks again.
         if view.mark.generation > 1:

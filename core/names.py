@@ -28,6 +28,9 @@ CONTAINERS = (
     *(FILES, UPLOADS, CONTENTS),
     *(VECTOR_STORES, STORE_LOGS, STORE_FILES, STORE_BATCHES, FILE_STORES, SEGMENTS),
 )
+# Queues: what there is to do; what could not be done, for people to look at; and what the Azure Functions host delivers
+# no more, under a name of its choice, until worker/function_app.py takes it from there.
+WORK, BURIED, POISON = "work", "work-buried", "work-poison"
 WEIGHED = (THREADS, CONTENTS, STORE_LOGS, SEGMENTS)  # what counts as stored: truth rather than what is made from it
 
 # What a project may be called: its name begins all others, so it must not end before they do, on any engine.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from itertools import accumulate
@@ -14,6 +15,7 @@ from core.resources import Page, Struct, encode
 
 T = TypeVar("T")
 Buffer = bytes | memoryview
+GROUP = 64  # objects of a snapshot that are compressed together, to a twentieth at best: reading it is what takes long
 
 
 class PageQuery(Struct, frozen=True, kw_only=True):
@@ -26,11 +28,12 @@ class PageQuery(Struct, frozen=True, kw_only=True):
 
 
 class Contents(Struct, frozen=True):
-    """Of objects that stand one after another in a snapshot: their ids in order, and how many bytes each has (none, if
-    it was deleted)."""
+    """Of objects that stand one after another in a snapshot: their ids in order, how many bytes each has (none, if it
+    was deleted), and how many bytes each group of `GROUP` has, compressed."""
 
     order: tuple[str, ...] = ()
     sizes: tuple[int, ...] = ()
+    groups: tuple[int, ...] = ()
 
 
 class Packed(Generic[T]):
@@ -38,14 +41,24 @@ class Packed(Generic[T]):
     not wait for the ten thousand before them."""
 
     def __init__(self, contents: Contents, body: memoryview, kind: type[T]) -> None:
-        self._body, self._kind = body, kind
-        self._ends = list(accumulate(contents.sizes, initial=0))
+        self._body, self._kind, self.sizes = body, kind, contents.sizes
+        self._starts = list(accumulate(contents.groups, initial=0))
+        self._open: tuple[int, bytes, list[int]] = (-1, b"", [])  # the group that was read last, and where each ends
 
     def __len__(self) -> int:
-        return len(self._ends) - 1
+        return len(self.sizes)
 
-    def bytes(self, place: int) -> memoryview:
-        return self._body[self._ends[place] : self._ends[place + 1]]
+    def group(self, number: int) -> memoryview:
+        """Compressed."""
+        return self._body[self._starts[number] : self._starts[number + 1]]
+
+    def bytes(self, place: int) -> bytes:
+        number, at = divmod(place, GROUP)
+        if self._open[0] != number:
+            sizes = self.sizes[number * GROUP : (number + 1) * GROUP]
+            self._open = number, zlib.decompress(self.group(number)), list(accumulate(sizes, initial=0))
+        _, data, ends = self._open
+        return data[ends[at] : ends[at + 1]]
 
     def object(self, place: int) -> T | None:
         body = self.bytes(place)
@@ -68,11 +81,21 @@ class Index(msgspec.Struct, Generic[T], dict=True):
         return index
 
     def pack(self) -> tuple[Contents, list[Buffer]]:
-        """What `unpack` takes; the second in pieces."""
-        pieces = [self._bytes(key) for key in self.order]
-        return Contents(tuple(self.order), tuple(map(len, pieces))), pieces
+        """What `unpack` takes; the second in pieces. Whole groups that nobody has looked into are as they were."""
+        sizes: list[int] = []
+        groups: list[Buffer] = []
+        seen = {self.places[key] // GROUP for key in self.items}
+        for number, start in enumerate(range(0, len(self.order), GROUP)):
+            if number not in seen and start + GROUP <= len(self.packed):
+                sizes += self.packed.sizes[start : start + GROUP]
+                groups.append(self.packed.group(number))
+            else:
+                pieces = [self._bytes(key) for key in self.order[start : start + GROUP]]
+                sizes += map(len, pieces)
+                groups.append(zlib.compress(b"".join(pieces), 1))
+        return Contents(tuple(self.order), tuple(sizes), tuple(map(len, groups))), groups
 
-    def _bytes(self, key: str) -> Buffer:
+    def _bytes(self, key: str) -> bytes:
         if key not in self.items:
             return self.packed.bytes(self.places[key])
         item = self.items[key]
@@ -129,12 +152,14 @@ class Index(msgspec.Struct, Generic[T], dict=True):
         return page_of(kept, has_more=len(found) > query.limit)
 
     def _walk(self, query: PageQuery, what: str, backwards: bool, where: Callable[[T], bool] | None) -> list[T]:
-        """Up to limit + 1 objects beyond the cursor, in the direction of travel."""
+        """Up to limit + 1 objects beyond the cursor, in the direction of travel; of two cursors, what lies between."""
         step = 1 if query.newest_first == backwards else -1
         cursor = query.before if backwards else query.after
         stop = self._place(query.before, what) if query.before and not backwards else None
         at = self._place(cursor, what) + step if cursor else (0 if step > 0 else len(self.order) - 1)
         found: list[T] = []
+        if stop is not None and (stop - at) * step <= 0:  # nothing does
+            return found
         while 0 <= at < len(self.order) and at != stop and len(found) <= query.limit:
             item = self.get(self.order[at])
             if item is not None and (where is None or where(item)):

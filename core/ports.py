@@ -221,7 +221,7 @@ class Queue(Protocol):
         """The work is done. No error if somebody else holds the item by now, or if it is gone."""
 
     async def bury(self, delivery: Delivery, reason: str) -> None:
-        """Move a poison item to the poison queue, for people to look at."""
+        """Move a poison item to the queue of the buried ones, for people to look at."""
 
 
 class Storage(Documents, Logs, Contents, Queue, Protocol):
@@ -260,7 +260,8 @@ class ToolCall:
 class Turn:
     """One entry of the conversation, oldest first.
 
-    role `user`: `parts` holds text and images. role `assistant`: `text` and `calls`. role `tool`: `text` is the output
+    role `user`: `text` and `images`; an image's URL is https:, data:, or `file:` and the id of a file, which the worker
+    replaces by its data before it asks a model. role `assistant`: `text` and `calls`. role `tool`: `text` is the output
     of the call `call_id`.
     """
 

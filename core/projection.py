@@ -9,7 +9,7 @@ from core.commands import message_of, run_of, thread_of
 from core.errors import no_such
 from core.fold import Change, Resource, ThreadState
 from core.ports import Document
-from core.resources import Message, Run, Step, Thread, encode
+from core.resources import Message, Run, Step, Thread, encode, shown
 
 
 def documents(project: str, changes: Sequence[Change]) -> list[Document]:
@@ -33,7 +33,8 @@ def _place(thing: Resource) -> tuple[str, ...]:
 
 
 def _document(project: str, change: Change, first: Change) -> Document:
-    thing = change.object
+    # A step's document is what everybody sees, whatever the client of its run wanted to see.
+    thing = shown(change.object) if isinstance(change.object, Step) else change.object
     container, *ids = _place(thing)
     gone = change.name in ("thread.deleted", "thread.message.deleted")
     return Document(
@@ -56,5 +57,5 @@ def find(state: ThreadState, container: str, ids: tuple[str, ...]) -> Resource:
             step = run_of(state, ids[1]).steps.get(ids[2])
             if step is None:
                 raise no_such("run step", ids[2])
-            return step
+            return shown(step)
     return thread_of(state, ids[0])

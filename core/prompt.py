@@ -7,16 +7,21 @@ from typing import Any
 
 from msgspec import UNSET, to_builtins
 
+from core import file_search
 from core.fold import RunState, ThreadState
 from core.ports import Prompt, ToolCall, Turn
 from core.resources import (
+    FileSearchToolCall,
     FunctionTool,
+    FunctionToolCall,
     ImageFilePart,
     ImageUrlPart,
     Message,
     MessageCreation,
     RefusalPart,
     Run,
+    Step,
+    StepToolCall,
     TextPart,
     ToolCalls,
 )
@@ -38,6 +43,7 @@ WINDOWS = {
 }
 PROMPT_SHARE = 0.75  # of the window: the rest is for the answer, and for the error of the estimate
 IMAGE_TOKENS = 1_000
+IMAGE_FILE = "file:"  # instead of an image's URL: the id of a file follows
 Definitions = Mapping[str, Mapping[str, Any]]
 
 
@@ -57,6 +63,8 @@ def build(state: ThreadState, held: RunState, own: Definitions, window: int) -> 
     used where the model's is not known. None: not even the newest message fits what max_prompt_tokens leaves."""
     run = held.run
     tools = tuple(_definition(tool, own) for tool in run.tools if isinstance(tool, FunctionTool))
+    if search := file_search.name_for(run):
+        tools = (*tools, file_search.definition(search))
     done = tuple(_done(state, held))
     fixed = estimate(run.instructions or "") + estimate(str(tools)) + sum(map(_tokens, done))
     budget = int(window_of(run.model, window) * PROMPT_SHARE) - fixed
@@ -102,8 +110,11 @@ def _tool_choice(held: RunState, tools: tuple[Mapping[str, Any], ...]) -> str | 
     choice = held.run.tool_choice
     if not tools or choice in ("auto", "none"):
         return "none" if choice == "none" else "auto"
-    if held.steps.order or (isinstance(choice, Mapping) and choice.get("type") != "function"):
+    if held.steps.order:
         return "auto"
+    if isinstance(choice, Mapping) and choice.get("type") != "function":
+        search = file_search.name_for(held.run) if choice.get("type") == "file_search" else None
+        return {"type": "function", "function": {"name": search}} if search else "auto"
     return choice  # type: ignore[no-any-return]
 
 
@@ -135,7 +146,9 @@ def _turn(message: Message) -> Turn:
                 texts.append(refusal)
             case ImageUrlPart(image_url=image):
                 images.append((image.url, image.detail))
-            case ImageFilePart(image_file=file):
+            case ImageFilePart(image_file=file) if message.role == "user":
+                images.append((IMAGE_FILE + file.file_id, file.detail))
+            case ImageFilePart(image_file=file):  # no provider takes images that an assistant has said
                 texts.append(f"[image {file.file_id}]")
     return Turn(role=message.role, text="\n".join(texts), images=tuple(images))
 
@@ -151,13 +164,26 @@ def _done(state: ThreadState, held: RunState) -> Iterator[Turn]:
             message = state.messages.get(details.message_creation.message_id)
             text = _turn(message).text if message else ""
         elif isinstance(details, ToolCalls):
-            calls = tuple(ToolCall(c.id, c.function.name, c.function.arguments) for c in details.tool_calls)
-            yield Turn(role="assistant", text=text, calls=calls)
-            text = ""
+            yield Turn(role="assistant", text=text, calls=tuple(_asked(call, held.run) for call in details.tool_calls))
+            text, outputs = "", _outputs(step)
             for call in details.tool_calls:
-                yield Turn(role="tool", text=call.function.output or "", call_id=call.id)
+                yield Turn(role="tool", text=outputs[call.id], call_id=call.id)
     if text:
         yield Turn(role="assistant", text=text)
+
+
+def _asked(call: StepToolCall, run: Run) -> ToolCall:
+    if isinstance(call, FileSearchToolCall):
+        return ToolCall(call.id, file_search.name_for(run) or file_search.NAME, call.asked.arguments)
+    return ToolCall(call.id, call.function.name, call.function.arguments)
+
+
+def _outputs(step: Step) -> dict[str, str]:
+    """What the model is told of its calls, by call id."""
+    details = step.step_details
+    calls = details.tool_calls if isinstance(details, ToolCalls) else ()
+    outputs = {call.id: call.function.output or "" for call in calls if isinstance(call, FunctionToolCall)}
+    return outputs | {call.id: file_search.told(call, found) for call, found in file_search.found_by(step)}
 
 
 def _tokens(turn: Turn) -> int:

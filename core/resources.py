@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
+from msgspec.structs import replace
 
 Metadata = dict[str, str]
 ToolResources = dict[str, Any]
@@ -189,6 +190,46 @@ class FunctionToolCall(Struct, frozen=True, kw_only=True, tag_field="type", tag=
     function: FunctionCall
 
 
+class RankingOptions(Struct, frozen=True, kw_only=True):
+    ranker: str = "default_2024_08_21"
+    score_threshold: float = 0.0
+
+
+class FileSearchResult(Struct, frozen=True, kw_only=True):
+    """`content` is shown to who asks for it with include[]."""
+
+    file_id: str
+    file_name: str
+    score: float
+    attributes: Attributes
+    content: tuple[TextContent, ...] | UnsetType = UNSET
+
+
+class FileSearch(Struct, frozen=True, kw_only=True):
+    ranking_options: RankingOptions = RankingOptions()
+    results: tuple[FileSearchResult, ...] = ()
+
+
+class Asked(Struct, frozen=True, kw_only=True):
+    """What the log knows of a search and the wire does not show: its arguments as the model gave them (JSON text), the
+    number by which its results are cited, and what the model was told beside them. None: it is not done yet."""
+
+    arguments: str
+    number: int
+    told: str | None = None
+
+
+NOT_SHOWN = Asked(arguments="{}", number=0, told="")
+
+
+class FileSearchToolCall(Struct, frozen=True, kw_only=True, tag_field="type", tag="file_search", omit_defaults=True):
+    """`asked` never leaves the log."""
+
+    id: str
+    file_search: FileSearch
+    asked: Asked = NOT_SHOWN
+
+
 class MessageRef(Struct, frozen=True, kw_only=True):
     message_id: str
 
@@ -197,8 +238,11 @@ class MessageCreation(Struct, frozen=True, kw_only=True, tag_field="type", tag="
     message_creation: MessageRef
 
 
+StepToolCall = FunctionToolCall | FileSearchToolCall
+
+
 class ToolCalls(Struct, frozen=True, kw_only=True, tag_field="type", tag="tool_calls"):
-    tool_calls: tuple[FunctionToolCall, ...] = ()
+    tool_calls: tuple[StepToolCall, ...] = ()
 
 
 StepStatus = Literal["in_progress", "completed", "failed", "cancelled", "expired"]
@@ -224,6 +268,24 @@ class Step(Struct, frozen=True, kw_only=True):
     step_details: MessageCreation | ToolCalls
     usage: Usage | None = None
     metadata: Metadata = {}
+
+
+def shown(step: Step, *, contents: bool = False) -> Step:
+    """The step as the wire shows it; with the contents of search results only to who asked for them."""
+    details = step.step_details
+    if not isinstance(details, ToolCalls) or not any(isinstance(c, FileSearchToolCall) for c in details.tool_calls):
+        return step
+    calls = tuple(
+        _shown(call, contents) if isinstance(call, FileSearchToolCall) else call for call in details.tool_calls
+    )
+    return replace(step, step_details=ToolCalls(tool_calls=calls))
+
+
+def _shown(call: FileSearchToolCall, contents: bool) -> FileSearchToolCall:
+    if contents:
+        return replace(call, asked=NOT_SHOWN)
+    results = tuple(replace(result, content=UNSET) for result in call.file_search.results)
+    return replace(call, asked=NOT_SHOWN, file_search=replace(call.file_search, results=results))
 
 
 class SubmitToolOutputs(Struct, frozen=True, kw_only=True):

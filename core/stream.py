@@ -15,6 +15,7 @@ from core.bell import Bell
 from core.fold import Change
 from core.ports import Conflict, Logs, Mark
 from core.resources import Message, Run, Step
+from core.threads import Threads
 
 TRIES = 50  # a stream has few writers at a time; each lost race means that another one wrote
 
@@ -29,8 +30,18 @@ class StreamWriter:
         self._mark: Mark | None = None
         self._version = 0
         self._ended = False
+        self._started = False  # it was not there before
         self._owned = False  # the mark was read before the log last said that the run is this worker's
         self._renderer = frames.Renderer()
+
+    async def show(self, ledger: Threads, project: str, thread_id: str, run_id: str) -> None:
+        """Bring the stream up to the log."""
+        await self.catch_up(await ledger.trail(project, thread_id, run_id))
+        if self._started:  # perhaps after a purge had dropped it, of which the trail did not know
+            self._started = False
+            state = (await ledger.look(project, thread_id)).state
+            if state.thread is None or state.deleted:
+                await self._logs.drop(names.STREAMS, self.name)
 
     async def catch_up(self, trail: Sequence[Change]) -> None:
         """Write the events of `trail` that the stream does not show yet. Idempotent: run it after every commit, and
@@ -100,6 +111,7 @@ class StreamWriter:
         # At the mark: another worker, or an API process that cancels, may be writing to the same stream.
         if self._mark is None:
             self._mark, _ = await self._logs.start(names.STREAMS, self.name, block)
+            self._started = True
         else:
             self._mark, _ = await self._logs.append(names.STREAMS, self.name, self._mark, block)
         self._version = max(self._version, events[-1][0])

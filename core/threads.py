@@ -52,24 +52,23 @@ class Threads(Ledger[ThreadState, Change]):
         return view
 
     async def trail(self, project: str, thread_id: str, run_id: str) -> list[Change]:
-        """What the wire hears of a run. Of one that ended long before the log was last rolled over, only how."""
+        """What the wire hears of a run."""
         view = await self._thread(project, thread_id)
-        return view.trail_of(run_id) or await self._old_trail(view, project, thread_id, run_id)
+        return view.trail_of(run_id) or await self._old_trail(project, thread_id, run_id)
 
-    async def _old_trail(self, view: ThreadView, project: str, thread_id: str, run_id: str) -> list[Change]:
-        tail = await self._storage.read(names.THREADS, names.log(project, thread_id), None)
+    async def _old_trail(self, project: str, thread_id: str, run_id: str) -> list[Change]:
+        """Of a run that others followed: told again from the log's very beginning, over all its generations."""
+        log = names.log(project, thread_id)
+        tail = await self._storage.read(names.THREADS, log, None)
+        older = range(tail.mark.generation if tail else 0)
+        pieces = [*[await self._storage.read(names.THREADS, f"{log}.{old}", None) for old in older], tail]
         again = ThreadView()
-        if tail and tail.mark.generation:
-            snapshot = await self._snapshot(project, thread_id, tail.mark.generation)
-            if snapshot:
-                again.begin(snapshot)
-        for commit in e.from_lines(tail.data if tail else b""):
+        for commit in e.from_lines(b"".join(piece.data for piece in pieces if piece)):
             again.fold([commit])
-            run, found = again.state.runs.get(run_id), again.trail_of(run_id)
-            if run and not run.run.active and found:  # none of a run that the snapshot knew
-                return found
-        held = view.state.runs.get(run_id)
-        return [Change(view.state.version, f"thread.run.{held.run.status}", held.run)] if held else []
+            held = again.state.runs.get(run_id)
+            if held and not held.run.active:
+                return again.trail_of(run_id)
+        return []
 
     async def project(self, project: str, thread_id: str, run_id: str, since: int = 0) -> None:
         """Bring up the documents of a run, its steps and its messages, whoever died before he did: all of them, or what
@@ -78,7 +77,7 @@ class Threads(Ledger[ThreadState, Change]):
         held = view.state.runs.get(run_id)
         if held is None or view.state.deleted:  # under the deletion's version they would keep its tombstones away
             return
-        messages = (view.state.messages.get(key) for key in held.known)
+        messages = (view.state.messages.get(key) for key in sorted(held.known))
         things: list[Resource] = [held.run, *held.steps, *(message for message in messages if message)]
         if since:
             changed = {change.object.id for change in view.trail_of(run_id) if change.version > since}

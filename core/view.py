@@ -47,7 +47,7 @@ class ThreadView(View[ThreadState, Change]):
     def unpack(self, snapshot: bytes) -> None:
         head = snapshot.index(b"\n") + 1
         line, rest = _decoder.decode(snapshot[:head]), memoryview(snapshot)[head:]
-        runs_at = sum(line.messages.sizes)
+        runs_at = sum(line.messages.groups)
         self.state = ThreadState(
             version=line.version,
             thread=line.thread,

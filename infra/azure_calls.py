@@ -125,7 +125,7 @@ class AzureClients:
         self.retries = RETRIES
         self._service: BlobServiceClient | None = None
         self._work: QueueClient | None = None
-        self._poison: QueueClient | None = None
+        self._buried: QueueClient | None = None
         self._clients: Recent[BlobClient] = Recent(BLOB_CLIENTS)
 
     def _blob(self, container: str, name: str) -> BlobClient:

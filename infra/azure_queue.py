@@ -54,9 +54,9 @@ class AzureQueue(AzureClients):
 
     async def bury(self, delivery: Delivery, reason: str) -> None:
         # Copied first: a crash in between leaves the item twice, never nowhere.
-        poison = opened(self._poison)
+        buried = opened(self._buried)
         item = json.dumps({"item": delivery.body.decode(errors="replace"), "reason": reason}, ensure_ascii=False)
-        await call(lambda: poison.send_message(item, time_to_live=FOR_EVER))
+        await call(lambda: buried.send_message(item, time_to_live=FOR_EVER))
         await self.delete(delivery)
 
 

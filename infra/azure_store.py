@@ -16,7 +16,7 @@ from azure.core.credentials_async import AsyncTokenCredential
 from azure.storage.blob.aio import BlobServiceClient
 from azure.storage.queue.aio import QueueServiceClient
 
-from core.names import ASSISTANTS, CONTAINERS
+from core.names import ASSISTANTS, BURIED, CONTAINERS, WORK
 from core.ports import StorageUnavailable
 from infra.azure_calls import Refused, Transport, call, new_session, opened
 from infra.azure_contents import AzureContents
@@ -24,7 +24,6 @@ from infra.azure_logs import AzureLogs
 from infra.azure_queue import AzureQueue
 from infra.identity import new_credential
 
-WORK, POISON = "work", "work-poison"
 OPEN_TIMEOUT: Final = 5.0  # seconds
 IDENTITY_TIMEOUT: Final = 30.0  # seconds; the first token may take a few
 QUICK: Final = (0.2,)  # one more attempt, where somebody waits to know whether the store is there
@@ -118,14 +117,14 @@ class AzureStorage(AzureLogs, AzureContents, AzureQueue):
             self._service = BlobServiceClient(self._account.blob_url, credential, **blob, **options)
             self._queues = QueueServiceClient(self._account.queue_url, credential, **queue, **options)
         self._work = self._queues.get_queue_client(WORK)
-        self._poison = self._queues.get_queue_client(POISON)
+        self._buried = self._queues.get_queue_client(BURIED)
 
     async def _create_missing(self) -> None:
         service = opened(self._service)
         creations: list[Callable[[], Awaitable[object]]] = [
             *(service.get_container_client(name).create_container for name in CONTAINERS),
             opened(self._work).create_queue,
-            opened(self._poison).create_queue,
+            opened(self._buried).create_queue,
         ]
         # One first, alone: if the store does not answer, this is one error rather than nine.
         await _create(creations[0])
@@ -134,8 +133,8 @@ class AzureStorage(AzureLogs, AzureContents, AzureQueue):
                 raise result
 
     async def close(self) -> None:
-        closing = (self._work, self._poison, self._queues, self._service, self._credential, self._session)
-        self._work = self._poison = self._queues = self._service = self._credential = self._session = None
+        closing = (self._work, self._buried, self._queues, self._service, self._credential, self._session)
+        self._work = self._buried = self._queues = self._service = self._credential = self._session = None
         self._clients.clear()
         for client in closing:
             if client is not None:

@@ -19,11 +19,14 @@ NOISY = ("azure", "httpx2", "httpcore2", "openai", "opentelemetry")
 CONTROL = {code: f"\\u{code:04x}" for code in (*range(32), *range(127, 160), 0x2028, 0x2029)}
 
 
-def configure(settings: Settings) -> None:
-    """Log to stderr as the settings say."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(JsonLines() if settings.log_format == "json" else Lines())
-    logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
+def configure(settings: Settings, *, hosted: bool = False) -> None:
+    """Log as the settings say: to stderr, or in a process of another's (`hosted`) to where its handlers lead."""
+    root = logging.getLogger()
+    if not hosted:
+        logging.basicConfig(handlers=[logging.StreamHandler()], force=True)
+    root.setLevel(settings.log_level.upper())
+    for handler in root.handlers:
+        handler.setFormatter(JsonLines() if settings.log_format == "json" else Lines())
     for noisy in NOISY:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     logging.getLogger("azure.identity").setLevel(logging.ERROR)  # its warnings are pages, and follow as our error

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from core.file_search import PARAMETERS
 from core.ports import Deltas, Prompt, Reply, Tokens, Turn
 from infra.draft import Draft
 from infra.offline_arguments import arguments, words
@@ -18,6 +19,8 @@ HONEST = "This is the offline model of Assistants Service: it repeats and counts
 
 _LONGEST_QUOTE = 500
 _PIECES = re.compile(r"\s*\S+")
+_PASSAGE = re.compile(r"^(【\d+:\d+†[^【】\n]*】)\n(.*?)(?=\n\n【\d+:\d+†|\Z)", re.DOTALL | re.MULTILINE)
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])|\n+")
 # Words of function names and descriptions that say nothing about when to call them.
 _STOP_WORDS = frozenset(
     words("""about also based call called calls check current data does each example fetch find from function functions
@@ -29,7 +32,8 @@ _STOP_WORDS = frozenset(
 
 class OfflineModel:
     """Calls the functions whose name or description shares a word with the last user message, quotes what they answer,
-    and otherwise quotes the message itself. Tokens are words."""
+    and otherwise quotes the message itself. Files it searches for the message, and cites the sentence that shares most
+    words with it. Tokens are words."""
 
     async def reply(self, prompt: Prompt, deltas: Deltas | None) -> Reply:
         draft = Draft(deltas)
@@ -55,7 +59,8 @@ async def _call(functions: list[Mapping[str, Any]], prompt: Prompt, draft: Draft
         seed = json.dumps([len(prompt.turns), position, function["name"], asked])
         call_id = "call_" + hashlib.sha256(seed.encode()).hexdigest()[:24]
         index = draft.call(call_id, function["name"])
-        for piece in _PIECES.findall(json.dumps(arguments(function.get("parameters") or {}, asked))):
+        given = {"queries": [asked]} if _searches(function) else arguments(function.get("parameters") or {}, asked)
+        for piece in _PIECES.findall(json.dumps(given)):
             draft.extend(index, piece)
             await asyncio.sleep(0)
 
@@ -70,8 +75,12 @@ def _functions(prompt: Prompt) -> list[Mapping[str, Any]]:
     if choice == "required":
         return offered[:1]
     said = words(_asked(prompt))
-    wanted = [tool for tool in offered if _concerns(tool, said)]
+    wanted = [tool for tool in offered if _searches(tool) or _concerns(tool, said)]
     return wanted if prompt.parallel_tool_calls else wanted[:1]
+
+
+def _searches(function: Mapping[str, Any]) -> bool:
+    return function.get("parameters") == PARAMETERS
 
 
 def _concerns(function: Mapping[str, Any], said: list[str]) -> bool:
@@ -99,12 +108,31 @@ def _object(prompt: Prompt, kind: str) -> Any:
 
 def _plain(prompt: Prompt) -> str:
     if outputs := _outputs(prompt):
-        return " ".join(f"{name} answered: {output}" for name, output in outputs)
+        found = {tool["name"] for tool in prompt.tools if _searches(tool)}
+        return " ".join(
+            _quote(output, _asked(prompt)) if name in found else f"{name} answered: {output}"
+            for name, output in outputs
+        )
     turns = [turn for turn in prompt.turns if turn.role != "tool"]
     images = sum(len(turn.images) for turn in turns)
     facts = [_plural(len(turns), "message")] + ([_plural(images, "image")] if images else [])
     given = " I was given instructions." if prompt.instructions else ""
     return f'You said: "{_asked(prompt)[:_LONGEST_QUOTE]}". This conversation has {" and ".join(facts)}.{given}'
+
+
+def _quote(found: str, asked: str) -> str:
+    """The sentence of the passages that shares most words with the question, with the marker that cites it."""
+    said = set(words(asked)) - _STOP_WORDS
+    sentences = [
+        (len(said & set(words(sentence))), marker, sentence.strip())
+        for marker, passage in _PASSAGE.findall(found)
+        for sentence in _SENTENCE_END.split(passage)
+        if sentence.strip()
+    ]
+    if not sentences:
+        return f"Your files say nothing about it: {found}"
+    _, marker, sentence = max(sentences, key=lambda each: each[0])  # of equals the first: results come best first
+    return f'Your files say: "{sentence[:_LONGEST_QUOTE]}"{marker}'
 
 
 def _plural(count: int, noun: str) -> str:

@@ -412,7 +412,7 @@ class SqliteStorage:
     async def bury(self, delivery: Delivery, reason: str) -> None:
         item = json.dumps({"item": delivery.body.decode(errors="replace"), "reason": reason}).encode()
         async with self._transaction():
-            self._send("work-poison", item, 0)
+            self._send(names.BURIED, item, 0)
             self._delete(delivery)
 
     # -- the connection --------------------------------------------------------------------------------------------

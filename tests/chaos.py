@@ -8,6 +8,8 @@ store and against what the clients were told. Azurite itself is never killed.
 
     python tests/chaos.py --points 150 --kills 40 --runs 500 --seed 1
     python tests/chaos.py --only 'streamed: worker before 7'
+
+A count of 0 leaves a part out.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from azurite import Azurite
-from promises import History, history
+from past import Past
+from promises import past_in
 from reality import Mortal, Reality, Visitor, reality
 from scenarios import SCENARIOS, ask, listen
 
@@ -34,7 +37,7 @@ PATIENCE = 300.0  # seconds, for what takes ten
 QUIET = 0.5  # seconds without a request, after which a process is taken to be done
 NAMES = ("api", "worker")
 TURNS = (  # one run each
-    *("plain", "tools", "parallel_tools", "own_actions", "mixed_round", "streamed", "streamed_tools"),
+    *("plain", "tool", "parallel_tools", "own_actions", "mixed_round", "streamed", "streamed_parallel_tools"),
     *("streamed_text_and_tools", "streamed_mixed_round", "streamed_from_submit_on"),
     *("cancel_in_progress", "cancel_streamed", "cancel_waiting"),
 )
@@ -46,7 +49,7 @@ async def rolled_over(client: Visitor) -> None:
         await listen(client, script)
 
 
-SCENARIOS["rolled_over"] = rolled_over
+PLAYED = {**SCENARIOS, "rolled_over": rolled_over}
 
 
 # --- 2. at random moments -------------------------------------------------------------------------------------------
@@ -58,14 +61,14 @@ async def talk(visitor: Visitor, stop: asyncio.Event) -> None:
     last = False
     while not last:
         last = stop.is_set()
-        await SCENARIOS[visitor.chance.choice(TURNS)](visitor)
+        await PLAYED[visitor.chance.choice(TURNS)](visitor)
 
 
 async def talk_and_kill(storage: str, kills: int, seed: int, *names: str, **settings: str) -> Tally:
     chance = random.Random(seed)
     async with reality(storage, *names, **settings) as world:
         # Half of the clients send a request again under its key, the others look first.
-        guests = [await world.visitor(chance.random(), keyed=n % 2 == 0, restless=True) for n in range(CLIENTS)]
+        guests = [world.visitor(chance.random(), keyed=n % 2 == 0, restless=True) for n in range(CLIENTS)]
         stop = asyncio.Event()
         async with asyncio.timeout(PATIENCE + 5 * kills), asyncio.TaskGroup() as group:
             for guest in guests:
@@ -110,7 +113,8 @@ class Lane:
 
 LANES = (
     Lane(
-        ("plain", "tools", "parallel_tools", "mixed_round", "streamed", "streamed_tools"), {"RUN_EXPIRES_AFTER": "40"}
+        ("plain", "tool", "parallel_tools", "mixed_round", "streamed", "streamed_parallel_tools"),
+        {"RUN_EXPIRES_AFTER": "40"},
     ),
     Lane(
         ("cancel_in_progress", "cancel_streamed", "cancel_waiting", "delete_during_a_run", "delete_while_waiting"),
@@ -123,11 +127,11 @@ LANES = (
 
 async def play(visitor: Visitor, scenario: str) -> None:
     await visitor.open_thread()
-    await SCENARIOS[scenario](visitor)
+    await PLAYED[scenario](visitor)
 
 
 async def rehearse(world: Reality, scenario: str) -> list[Point]:
-    visitor = await world.visitor(0)
+    visitor = world.visitor(0)
     for process in world.processes.values():
         await process.order()
     await play(visitor, scenario)
@@ -150,7 +154,7 @@ async def done(process: Mortal) -> None:
 
 async def strike(world: Reality, point: Point) -> bool:
     """Whether the process died there. It comes back at once; the scenario goes on."""
-    visitor, doomed = await world.visitor(0), world.processes[point.process]
+    visitor, doomed = world.visitor(0), world.processes[point.process]
     await doomed.order(point.at, point.when)
     reviving = asyncio.create_task(world.revive(point.process))
     try:
@@ -161,7 +165,7 @@ async def strike(world: Reality, point: Point) -> bool:
                 await doomed.order()
                 return False
             await reviving
-            if visitor.deleted is False:
+            if not visitor.gone:
                 await ask(visitor, "plain")  # P2, P5: the thread takes a message and a run
     except BaseException as error:
         error.add_note(f"--only '{point}'\n{await world.story(visitor)}")
@@ -196,17 +200,17 @@ def spread(points: Sequence[Point], count: int, seed: int) -> tuple[list[Point],
 # --- 3. the soak ----------------------------------------------------------------------------------------------------
 
 
-async def soak(storage: str, runs: int, seed: int, progress: Progress) -> Tally:
-    chance, workers = random.Random(seed), ("worker", "worker two", "worker three")
+async def soak(server: Azurite, runs: int, seed: int) -> Tally:
+    chance, progress, workers = random.Random(seed), Progress("run", runs), ("worker", "worker two", "worker three")
     to_do, finished = iter(range(runs)), asyncio.Event()
 
     async def work(world: Reality) -> None:
         visitor, count = None, 0
         for _ in to_do:
             if visitor is None or count == 5:  # a new thread
-                visitor, count = await world.visitor(chance.random(), keyed=chance.random() < 0.5, restless=True), 0
+                visitor, count = world.visitor(chance.random(), keyed=chance.random() < 0.5, restless=True), 0
                 await visitor.open_thread()
-            await SCENARIOS[chance.choice(TURNS)](visitor)
+            await PLAYED[chance.choice(TURNS)](visitor)
             count += 1
             progress.show(f"{world.kills} workers killed", every=25)
 
@@ -217,7 +221,7 @@ async def soak(storage: str, runs: int, seed: int, progress: Progress) -> Tally:
                 if alive := [name for name in workers if world.processes[name].alive]:
                     returning.create_task(world.kill(chance.choice(alive)))
 
-    async with reality(storage, "api", *workers, RUN_EXPIRES_AFTER="120") as world:
+    async with reality(server.account(), "api", *workers, RUN_EXPIRES_AFTER="120") as world:
         killing = asyncio.create_task(kill(world))
         await asyncio.gather(*(work(world) for _ in range(3 * CLIENTS)))
         finished.set()
@@ -244,25 +248,25 @@ class Tally:
     async def of(cls, world: Reality) -> Tally:
         whole = cls(kills=world.kills)
         for visitor in world.visitors:
-            if visitor.thread and visitor.deleted is False:
-                whole += cls._thread(visitor, await history(world, visitor.thread))
+            if visitor.thread and not visitor.gone:
+                whole += cls._thread(visitor, await past_in(world.store, visitor.thread))
         return whole
 
     @classmethod
-    def _thread(cls, visitor: Visitor, past: History) -> Tally:
-        known = [change.object.id for _, change in past.changes if change.name == "thread.message.created"]
+    def _thread(cls, visitor: Visitor, past: Past) -> Tally:
+        known = [change.object.id for change in past.changes if change.name == "thread.message.created"]
         ends = Counter(
             change.object.id
-            for _, change in past.changes
+            for change in past.changes
             if isinstance(change.object, Run) and change.name in frames.ENDINGS
         )
         told = [*(run.id for run in visitor.runs if not past.state.runs.get(run.id))]
-        told += [message for message, _ in visitor.told if message not in known]
+        told += [message for message in visitor.messages if message not in known]
         return cls(
             runs=len(past.state.runs.items),
             ended=sum(held.run.status in TERMINAL for held in past.state.runs),
             lost=len(told),
-            doubled=len(known) - len(visitor.told) + sum(count - 1 for count in ends.values()),
+            doubled=len(known) - len(visitor.messages) + sum(count - 1 for count in ends.values()),
             take_overs=sum(past.claims.values()),
         )
 
@@ -315,20 +319,25 @@ async def at_one(server: Azurite, point: str) -> Tally:
     return await strike_all(server.account(), lane, points, deque(), Progress("point", 1))
 
 
+async def at_random(server: Azurite, kills: int, seed: int) -> Tally:
+    return await talk_and_kill(server.account(), kills, seed, *NAMES)
+
+
 async def main(options: argparse.Namespace) -> None:
     server, began, whole = Azurite(), time.monotonic(), Tally()
     try:
         if options.only:
             return print(await at_one(server, options.only))
-        for what, phase in (
-            ("at storage requests", lambda: at_points(server, options.points, options.seed)),
-            ("at random moments", lambda: talk_and_kill(server.account(), options.kills, options.seed, *NAMES)),
-            ("soak", lambda: soak(server.account(), options.runs, options.seed, Progress("run", options.runs))),
+        for what, count, phase in (
+            ("at storage requests", options.points, at_points),
+            ("at random moments", options.kills, at_random),
+            ("soak", options.runs, soak),
         ):
-            start = time.monotonic()
-            tally = await phase()
-            whole += tally
-            print(f"{what}: {tally}; {time.monotonic() - start:.0f} s\n", flush=True)
+            if count:
+                start = time.monotonic()
+                tally = await phase(server, count, options.seed)
+                whole += tally
+                print(f"{what}: {tally}; {time.monotonic() - start:.0f} s\n", flush=True)
     finally:
         server.stop()
     print(f"chaos: {whole}; {time.monotonic() - began:.0f} s")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import enum
 import random
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -16,6 +17,7 @@ from core.ports import Delivery, Document, Mark, Part, Project, Storage, Storage
 
 T = TypeVar("T")
 LATENCY = 0.0005  # seconds to the store, and back
+SLOW = 1.0  # seconds of a call from which on it counts as a trouble
 
 
 class Crash(BaseException):
@@ -34,16 +36,24 @@ class How(enum.Enum):
 class Call:
     process: str
     name: str
+    about: str = ""  # the name in the store
+    block: bytes = b""  # what it appends
+    since: float = 0.0
     quiet: bool = False  # it found nothing, or only read: the calls after it find the store as it did
 
 
 @dataclass
 class Plan:
-    """What goes wrong, and when. `choose` tells for each call, by its number (from 1) and name."""
+    """What goes wrong, and when. `choose` tells for each call, by its number (from 1) and name.
+
+    `hits` are the faults by name. `troubles` are the times from and to which something was wrong, whatever it was.
+    """
 
     choose: Callable[[int, str], How | None] = lambda number, name: None
     calls: list[Call] = field(default_factory=list)
     hits: list[str] = field(default_factory=list)
+    troubles: list[tuple[float, float]] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
     over: bool = False
     stall: float = 30.0  # seconds that a stalled call takes
 
@@ -54,7 +64,14 @@ class Plan:
         how = self.choose(len(self.calls), call.name)
         if how:
             self.hits.append(f"{how.value}: call {len(self.calls)}, {call.name} of {call.process}")
+            self.trouble(how.value, self.stall if how is How.STALLED else 0)
         return how
+
+    def trouble(self, what: str, seconds: float = 0) -> None:
+        """Something is wrong from now on for so long."""
+        now = asyncio.get_running_loop().time()
+        self.counts[f"fault: {what}"] += 1
+        self.troubles.append((now, now + seconds))
 
     @classmethod
     def at(cls, number: int, how: How) -> Plan:
@@ -83,29 +100,65 @@ class Plan:
 @dataclass
 class Mischief:
     """What a store may do, and now and then does: answer slowly, so that a doorbell rings long before its commit;
-    deliver an item twice, late, or again while somebody works on it."""
+    deliver an item twice, late, before its time, or again while somebody works on it."""
 
     random: random.Random
     twice: float = 0.0  # probabilities
     late: float = 0.0
+    early: float = 0.0
     again: float = 0.0
     slow: float = 0.0
+    latency: float = 0.0  # seconds of an ordinary way to the store, at most; 0: LATENCY
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def end(self) -> None:
+        self.twice = self.late = self.early = self.again = self.slow = 0.0
+
+    def way(self) -> float:
+        return self.random.uniform(0, self.latency) if self.latency else LATENCY
 
     def pause(self) -> float:
-        return self.random.uniform(0, 3) if self.random.random() < self.slow else LATENCY
+        return self.random.uniform(0, 3) if self._now("slow calls", self.slow) else self.way()
 
     def copies(self) -> int:
-        return 2 if self.random.random() < self.twice else 1
+        return 2 if self._now("items sent twice", self.twice) else 1
 
     def delay(self, delay: float) -> float:
-        return delay + (self.random.uniform(0, 5) if self.random.random() < self.late else 0)
+        if self._now("items delivered late", self.late):
+            return delay + self.random.uniform(0, 5)
+        if delay and self._now("items delivered early", self.early):
+            return delay * self.random.random()
+        return delay
 
     def hide(self, hide: float) -> float:
-        return self.random.uniform(0, 0.5) if self.random.random() < self.again else hide
+        return self.random.uniform(0, 0.5) if hide and self._now("items shown again", self.again) else hide
+
+    def _now(self, what: str, probability: float) -> bool:
+        hit = probability > 0 and self.random.random() < probability
+        self.counts[f"queue: {what}"] += hit
+        return hit
+
+
+def unheeded(*_: Any) -> None:
+    """For a simulation that need not hear of it."""
+
+
+@dataclass
+class Ears:
+    """What a simulation wants to hear of a process's storage: each call, and what goes wrong with it; each that the
+    store has executed; that the queue has changed. `something` returns when there is something to receive."""
+
+    called: Callable[[Call, str], None] = unheeded
+    done: Callable[[Call], None] = unheeded
+    queued: Callable[[], None] = unheeded
+    something: Callable[[], Awaitable[None]] | None = None
 
 
 class Faulty(Storage):
-    """One process's way to the store. `apart`: the documents of a commit are left to its writer, as on Azure."""
+    """One process's way to the store. `apart`: the documents of a commit are left to its writer, as on Azure.
+
+    `cut_until` and `still_until` are times: until then it does not reach the store, or stands still.
+    """
 
     def __init__(
         self,
@@ -116,15 +169,30 @@ class Faulty(Storage):
         *,
         apart: bool,
         mischief: Mischief | None = None,
+        ears: Ears | None = None,
     ) -> None:
         self._store, self._plan, self._process, self._died = store, plan, process, died
-        self._apart, self._mischief = apart, mischief or Mischief(random.Random(0))
+        self._apart, self._mischief, self._ears = apart, mischief or Mischief(random.Random(0)), ears or Ears()
         self.alive = True
+        self.cut_until = self.still_until = 0.0
+        self.under_way = 0  # calls, but for looks at the queue
 
-    async def _call(self, name: str, make: Callable[[], Awaitable[T]]) -> T:
-        await self._travel(self._mischief.pause())
-        call = Call(self._process, name)
-        how = self._plan.next(call)
+    async def _call(self, name: str, make: Callable[[], Awaitable[T]], about: str = "", block: bytes = b"") -> T:
+        if not self.alive:
+            raise Crash
+        self.under_way += name != "receive"
+        try:
+            return await self._play(Call(self._process, name, about, block, asyncio.get_running_loop().time()), make)
+        finally:
+            self.under_way -= name != "receive"
+
+    async def _play(self, call: Call, make: Callable[[], Awaitable[T]]) -> T:
+        pause = self._mischief.pause()
+        if pause > SLOW:
+            self._plan.trouble("slow", pause)
+        await self._travel(pause)
+        how = self._plan.next(call) or self._cut()
+        self._ears.called(call, how.value if how else "")
         if how is How.CRASH_BEFORE:
             self._die()
         if how is How.STALLED:
@@ -133,19 +201,24 @@ class Faulty(Storage):
             raise StorageUnavailable(how.value)
         try:
             result = await make()
+            self._ears.done(call)
         finally:
             if how is How.CRASH_AFTER:
                 self._die()
-        call.quiet = name in ("get", "read", "receive", "page") and not _found(result)
+        call.quiet = call.name in ("get", "read", "receive", "page") and not _found(result)
         if how is How.LOST:
             raise StorageUnavailable(how.value)
-        await self._travel()
+        await self._travel(self._mischief.way())
         return result
 
-    async def _travel(self, seconds: float = LATENCY) -> None:
-        if not self.alive:
-            raise Crash
+    def _cut(self) -> How | None:
+        return How.REFUSED if self.cut_until > asyncio.get_running_loop().time() else None
+
+    async def _travel(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
+        still = self.still_until - asyncio.get_running_loop().time()
+        if still > 0:
+            await asyncio.sleep(still)
         if not self.alive:
             raise Crash
 
@@ -164,16 +237,16 @@ class Faulty(Storage):
     # -- documents -------------------------------------------------------------------------------------------------
 
     async def get(self, container: str, name: str) -> Stored | None:
-        return await self._call("get", lambda: self._store.get(container, name))
+        return await self._call("get", lambda: self._store.get(container, name), f"{container}/{name}")
 
     async def create(self, container: str, name: str, body: bytes) -> str:
-        return await self._call("create", lambda: self._store.create(container, name, body))
+        return await self._call("create", lambda: self._store.create(container, name, body), f"{container}/{name}")
 
     async def replace(self, container: str, name: str, body: bytes, etag: str) -> str:
-        return await self._call("replace", lambda: self._store.replace(container, name, body, etag))
+        return await self._call("replace", lambda: self._store.replace(container, name, body, etag), name)
 
     async def remove(self, container: str, name: str) -> bool:
-        return await self._call("remove", lambda: self._store.remove(container, name))
+        return await self._call("remove", lambda: self._store.remove(container, name), f"{container}/{name}")
 
     async def page(
         self, container: str, prefix: str, *, after: str | None, limit: int, newest_first: bool
@@ -183,7 +256,7 @@ class Faulty(Storage):
         )
 
     async def advance(self, document: Document) -> None:
-        await self._call(f"advance {document.container}", lambda: self._store.advance(document))
+        await self._call(f"advance {document.container}", lambda: self._store.advance(document), document.name)
 
     async def sweep(self, container: str, prefix: str) -> None:
         await self._call(f"sweep {container}", lambda: self._store.sweep(container, prefix))
@@ -193,19 +266,23 @@ class Faulty(Storage):
     async def start(
         self, container: str, name: str, block: bytes, project: Project = nothing
     ) -> tuple[Mark, Sequence[Document]]:
-        return await self._written("start", container, project, lambda p: self._store.start(container, name, block, p))
+        return await self._written(
+            "start", container, name, block, project, lambda p: self._store.start(container, name, block, p)
+        )
 
     async def append(
         self, container: str, name: str, mark: Mark, block: bytes, project: Project = nothing
     ) -> tuple[Mark, Sequence[Document]]:
         return await self._written(
-            "append", container, project, lambda p: self._store.append(container, name, mark, block, p)
+            "append", container, name, block, project, lambda p: self._store.append(container, name, mark, block, p)
         )
 
     async def _written(
         self,
         verb: str,
         container: str,
+        name: str,
+        block: bytes,
         project: Project,
         write: Callable[[Project], Awaitable[tuple[Mark, Sequence[Document]]]],
     ) -> tuple[Mark, Sequence[Document]]:
@@ -216,20 +293,20 @@ class Faulty(Storage):
             return ()
 
         chosen = put_aside if self._apart else project
-        mark, rest = await self._call(f"{verb} {container}", lambda: write(chosen))
+        mark, rest = await self._call(f"{verb} {container}", lambda: write(chosen), name, block)
         return mark, [*rest, *left]
 
     async def read(self, container: str, name: str, since: Mark | None) -> Tail | None:
-        return await self._call("read", lambda: self._store.read(container, name, since))
+        return await self._call("read", lambda: self._store.read(container, name, since), f"{container}/{name}")
 
     async def roll(self, container: str, name: str, mark: Mark) -> Mark:
-        return await self._call("roll", lambda: self._store.roll(container, name, mark))
+        return await self._call("roll", lambda: self._store.roll(container, name, mark), name)
 
     async def weigh(self, container: str, prefix: str) -> int:
         return await self._call("weigh", lambda: self._store.weigh(container, prefix))
 
     async def drop(self, container: str, name: str) -> None:
-        await self._call(f"drop {container}", lambda: self._store.drop(container, name))
+        await self._call(f"drop {container}", lambda: self._store.drop(container, name), name)
 
     # -- contents --------------------------------------------------------------------------------------------------
 
@@ -264,17 +341,25 @@ class Faulty(Storage):
         async def send() -> None:
             for _ in range(self._mischief.copies()):
                 await self._store.send(body, delay=self._mischief.delay(delay))
+            self._ears.queued()
 
-        await self._call("send", send)
+        await self._call("send", send, body.decode())
 
     async def receive(self, limit: int, *, hide: float) -> list[Delivery]:
+        if self._ears.something:  # looks that would find nothing are skipped
+            await self._ears.something()
         return await self._call("receive", lambda: self._store.receive(limit, hide=self._mischief.hide(hide)))
 
     async def extend(self, delivery: Delivery, *, hide: float) -> Delivery:
-        return await self._call("extend", lambda: self._store.extend(delivery, hide=self._mischief.hide(hide)))
+        async def extend() -> Delivery:
+            extended = await self._store.extend(delivery, hide=self._mischief.hide(hide))
+            self._ears.queued()
+            return extended
+
+        return await self._call("extend", extend, delivery.id)
 
     async def delete(self, delivery: Delivery) -> None:
-        await self._call("delete", lambda: self._store.delete(delivery))
+        await self._call("delete", lambda: self._store.delete(delivery), delivery.id)
 
     async def bury(self, delivery: Delivery, reason: str) -> None:
         await self._call("bury", lambda: self._store.bury(delivery, reason))

@@ -23,7 +23,7 @@ from openapi import check_event, check_response
 from shelved import Bag, PlainText
 from yarl import URL
 
-from assistants import Parts, api_of, ledger_of, stores_of, worker_of
+from assistants import Parts, api_of, ledger_of, searcher_of, stores_of, worker_of
 from core.bell import Bell
 from core.ids import Ids
 from core.ports import (
@@ -41,8 +41,10 @@ from core.ports import (
     ToolCall,
 )
 from core.resources import TERMINAL
+from core.stores.search import Searcher
 from infra.settings import read_settings
 from infra.wiring import SystemClock, storage_of, tokens_of
+from worker.search import Search
 
 Json = Any
 T = TypeVar("T")
@@ -328,8 +330,16 @@ class InProcess:
     """A running service. `api` is a client without a key; `worker` False at the start leaves runs queued."""
 
     def __init__(
-        self, parts: Parts, server: TestServer, session: aiohttp.ClientSession, ledger: Any, stores: Any
+        self,
+        parts: Parts,
+        server: TestServer,
+        session: aiohttp.ClientSession,
+        ledger: Any,
+        stores: Any,
+        searcher: Searcher,
+        search: Search | None = None,
     ) -> None:
+        self.searcher, self.search = searcher, search or searcher
         self.parts, self.ledger, self.stores, self._server, self._session = parts, ledger, stores, server, session
         self.storage, self.bell = parts.storage, parts.bell
         self.api = self.client()
@@ -362,7 +372,7 @@ class InProcess:
         return int(head.split(b" ", 2)[1]), json.loads(body)
 
     def start_worker(self) -> None:
-        self._worker = worker_of(self.parts, self.ledger, self.stores)
+        self._worker = worker_of(self.parts, self.ledger, self.stores, self.search)
         self._working = asyncio.create_task(self._worker.run())
 
     async def stop_worker(self, grace: float = 0) -> None:
@@ -471,31 +481,34 @@ def filled(node: Json, ids: dict[str, str]) -> Json:
 async def in_process(
     *script: Act,
     clock: Clock | None = None,
+    ids: Ids | None = None,
     models: Any = None,
     worker: bool = True,
     extraction: Extraction | None = None,
     embeddings: Embeddings | None = None,
     telemetry: Telemetry = SILENCE,
+    search: Search | None = None,
     **settings: Any,
 ) -> AsyncIterator[InProcess]:
     """The service with a model that follows `script` (or with `models`), and these settings. Unless others are given,
-    files are read and embedded by the tests' own rules (shelved.py)."""
+    files are read and embedded by the tests' own rules (shelved.py). `search` is what runs search with."""
     extraction, embeddings = extraction or PlainText(), embeddings or Bag()
     given = read_settings({"storage": "sqlite://:memory:", "stream_flush_ms": 1, **settings})
-    clock = clock or SystemClock()
+    clock, models = clock or SystemClock(), models or ScriptedModels(script)
     storage = storage_of(given, clock)
     tokens = tokens_of(given, clock)
-    shared = Ids(clock), LoudBell(), storage, models or ScriptedModels(script), extraction, embeddings
+    shared = ids or Ids(clock), LoudBell(), storage, models, extraction, embeddings
     parts = Parts(given, clock, *shared, tokens, telemetry)
     ledger, stores = ledger_of(parts), stores_of(parts)
+    searcher = searcher_of(parts, stores)
     async with asyncio.timeout(PATIENCE), contextlib.AsyncExitStack() as stack:
         await storage.open()
         stack.push_async_callback(storage.close)
         if tokens:
             stack.push_async_callback(tokens.close)
-        server = await stack.enter_async_context(TestServer(api_of(parts, ledger, stores)))
+        server = await stack.enter_async_context(TestServer(api_of(parts, ledger, stores, searcher)))
         session = await stack.enter_async_context(aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)))
-        service = InProcess(parts, server, session, ledger, stores)
+        service = InProcess(parts, server, session, ledger, stores, searcher, search)
         stack.push_async_callback(service.stop_worker)
         if worker:
             service.start_worker()

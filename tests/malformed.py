@@ -135,8 +135,8 @@ def put(body: Json, path: tuple[Any, ...], value: Json) -> Json:
 # --- ways to spoil them ---------------------------------------------------------------------------------------------
 
 
-def malformed(rng: random.Random, ids: dict[str, str]) -> Iterator[Bad]:
-    for number in range(REQUESTS):
+def malformed(rng: random.Random, ids: dict[str, str], count: int = REQUESTS) -> Iterator[Bad]:
+    for number in range(count):
         if number % 500 == 0:
             yield Bad("oversized", "POST", rng.choice(valid(ids))[0], OVERSIZED)
         else:
@@ -356,8 +356,8 @@ def wrong_outputs(rng: random.Random, ids: dict[str, str]) -> Bad:
     return Bad("outputs", "POST", path, json.dumps({"tool_outputs": outputs}).encode())
 
 
-LIMITS = ["0", "101", "-1", "1.5", "1e2", "x", "%00", "%D9%A1%D9%A0", "+5", "0x10", "NaN", "--1", "%20", "1_0"]
-ORDERS = ["up", "ASC", "%00", "asc,desc", "[]", "%ff"]
+LIMITS = ["", "0", "101", "-1", "1.5", "1e2", "x", "%00", "%D9%A1%D9%A0", "+5", "0x10", "NaN", "--1", "%20", "1_0"]
+ORDERS = ["", "up", "ASC", "%00", "asc,desc", "[]", "%ff"]
 
 
 def wrong_query(rng: random.Random, ids: dict[str, str]) -> Bad:

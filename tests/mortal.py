@@ -13,12 +13,14 @@ import os
 import signal
 import sys
 import threading
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
-from assistants import main
+import assistants
 from infra.azure_calls import Transport
 
+TOMBSTONES = 20.0  # seconds that a deleted thread's stay; ten minutes are too long for a test
 ORDERED, REQUEST = "order taken", "request "  # beginnings of lines
 
 
@@ -74,5 +76,6 @@ async def mortal(self: Transport, request: Any, **config: Any) -> Any:
 
 if __name__ == "__main__":
     Transport.send = mortal  # type: ignore[method-assign]
+    assistants.Kit = partial(assistants.Kit, tombstones=TOMBSTONES)  # type: ignore[misc]
     threading.Thread(target=fate.listen, daemon=True).start()
-    main()
+    assistants.main()

@@ -10,30 +10,33 @@ import asyncio
 import contextlib
 import json
 import random
-import secrets
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import aiohttp
-import msgspec
 import promises
 from aiohttp import web
+from byname import ASSISTANT, ByName
+from client import Client, Exchange, names_in_path
 from mortal import ORDERED, REQUEST
+from past import Past
 from service import Process
-from simulation import ByName, Unanswered
+from simulation import PROJECT, Trace
 from upstreams import choice, chunk, fragment, function, serving
+from wires import Socket
 
-from core import frames, names
+from core import names
 from core.bell import Bell
 from core.ids import Ids
-from core.ports import Prompt, Turn
-from core.resources import TERMINAL, Run
+from core.ports import Conflict, Prompt, ToolCall, Turn
+from core.resources import Run, encode
 from core.threads import Threads
 from infra.settings import read_settings
 from infra.sqlite_store import SqliteStorage
@@ -46,12 +49,6 @@ HIDE = 2  # seconds until a dead worker's runs are taken over
 LOOK_AGAIN = 0.05  # seconds
 SETTLED = 20.0
 STARTS = asyncio.Semaphore(2)  # processes that start at once, of all worlds: each takes a second of a core
-TOOLS = [{"type": "function", "function": {"name": name}} for name in ("get_weather", "lookup")]
-
-
-class Refused(Exception):
-    """An answer that says no."""
-
 
 # --- the model ------------------------------------------------------------------------------------------------------
 
@@ -62,7 +59,7 @@ async def asked_over_http(models: ByName) -> AsyncIterator[str]:
 
     async def answer(request: web.Request) -> web.StreamResponse:
         body = await request.json()
-        prompt = Prompt(body["model"], None, tuple(Turn(message["role"]) for message in body["messages"]))
+        prompt = Prompt(body["model"], None, tuple(turn_of(message) for message in body["messages"]))
         if body.get("stream"):
             return await streamed(request, prompt)
         reply = await models.reply(prompt, None)
@@ -82,6 +79,14 @@ async def asked_over_http(models: ByName) -> AsyncIterator[str]:
     async with serving() as upstream:
         upstream.script = [answer]
         yield upstream.url
+
+
+def turn_of(message: Json) -> Turn:
+    calls = tuple(
+        ToolCall(call["id"], call["function"]["name"], call["function"]["arguments"])
+        for call in message.get("tool_calls") or ()
+    )
+    return Turn(message["role"], calls=calls)
 
 
 class Pieces(asyncio.Queue[Json]):
@@ -133,6 +138,9 @@ class Reality:
     model_url: str
     kind: type[Process] = Process
     settings: dict[str, str] = field(default_factory=dict)
+    epoch: ClassVar[float] = 0.0  # its time is Unix time
+    troubles: ClassVar[tuple[()]] = ()  # none excuses a late run
+    overtaken: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
         self.clock = SystemClock()
@@ -143,11 +151,36 @@ class Reality:
         self.kills = 0
         self.logs_of_the_dead: list[str] = []
         self.visitors: list[Visitor] = []
+        self.exchanges: list[Exchange] = []
+        self.streams: dict[str, bytes] = {}  # as they are when it is checked
+        self.counts: Counter[str] = Counter()
+        self.trace = Trace()
+        self._marks = 0
         self.session = aiohttp.ClientSession(headers=BETA, connector=aiohttp.TCPConnector(limit=0))
 
-    async def api(self) -> Reality:
-        """Whose ledger shows what the service would show."""
-        return self
+    async def open(self) -> None:
+        await self.store.open()
+        with contextlib.suppress(Conflict):
+            await self.store.create(names.ASSISTANTS, names.document(PROJECT, ASSISTANT.id), encode(ASSISTANT))
+
+    async def api(self) -> Server:
+        """Any of the processes that serve the API, dead or alive."""
+        name = random.choice(self._serving())
+        return Server(name, self.ports[name], self.ledger)
+
+    def _serving(self) -> list[str]:
+        return [name for name in self.ports if not name.startswith("worker")]
+
+    def new_mark(self) -> str:
+        """A word that nothing else in this world has."""
+        self._marks += 1
+        return f"m{self._marks}m"
+
+    def loses_an_answer(self) -> bool:
+        return False
+
+    def now(self) -> float:
+        return self.clock.now()
 
     # -- processes -------------------------------------------------------------------------------------------------
 
@@ -189,23 +222,22 @@ class Reality:
 
     def url(self, chance: random.Random) -> str:
         """That of any of the processes that serve the API."""
-        name = chance.choice([name for name in self.ports if not name.startswith("worker")])
+        name = chance.choice(self._serving())
         return f"http://127.0.0.1:{self.ports[name]}/v1"
 
     async def end(self) -> None:
         for process in self.processes.values():
             process.kill()
         for visitor in self.visitors:
-            visitor.leave()
+            for ear in visitor.ears.values():
+                ear.close()
         await self.session.close()
         await self.store.close()
 
-    async def visitor(self, seed: float, **habits: Any) -> Visitor:
-        """A new client, with an assistant of its own."""
-        one = Visitor(self, self.session, random.Random(seed), **habits)
-        self.visitors.append(one)
-        await one.begin()
-        return one
+    def visitor(self, seed: float, **habits: Any) -> Visitor:
+        """A new client."""
+        self.visitors.append(Visitor(self, chance=random.Random(seed), **habits))
+        return self.visitors[-1]
 
     # -- what is left ----------------------------------------------------------------------------------------------
 
@@ -214,21 +246,41 @@ class Reality:
 
         What the last ones to die left undone may be done up to SETTLED seconds later."""
         end = time.monotonic() + SETTLED
-        for visitor in self.visitors:
-            while True:
-                try:
-                    await promises.check_thread(self, visitor)
-                    await visitor.check_lists()
-                    break
-                except AssertionError as error:
-                    if time.monotonic() > end:
-                        error.add_note(await self.story(visitor))
-                        raise
-                await asyncio.sleep(0.1)
-        assert not await self.queued("work-poison")
+        while True:
+            try:
+                await self._check()
+                break
+            except AssertionError:
+                if time.monotonic() > end:
+                    raise
+            await asyncio.sleep(0.1)
+        assert not await self.queued("work-buried")
         logged = [*self.logs_of_the_dead, *(line for process in self.processes.values() for line in process.log)]
         faults = [line for line in logged if " ERROR " in line or "Traceback" in line]
         assert not faults, faults
+
+    async def _check(self) -> None:
+        pasts: promises.Pasts = {}
+        self.streams = {}
+        for visitor in self.visitors:
+            past = await promises.past_in(self.store, visitor.thread)
+            if past.commits:
+                pasts[names.document(PROJECT, visitor.thread)] = past
+                await self._read_streams(past)
+            elif visitor.gone:
+                await promises.nothing_is_left(self, visitor.thread)
+        gone = {visitor.thread for visitor in self.visitors if visitor.gone}
+        purged = {thread for thread in gone if names.document(PROJECT, thread) not in pasts}
+        exchanges = [each for each in self.exchanges if each.thread not in purged]
+        await promises.keeps_its_promises(self, pasts, exchanges)
+        for visitor in self.visitors:
+            await visitor.check_lists()
+
+    async def _read_streams(self, past: Past) -> None:
+        for held in past.state.runs:
+            name = names.document(PROJECT, past.thread_id, held.id)
+            if tail := await self.store.read(names.STREAMS, name, None):
+                self.streams[name] = tail.data
 
     async def at_rest(self) -> None:
         """Until no work item is left, be it one that waits for the expiry of a run that ended long ago."""
@@ -237,7 +289,7 @@ class Reality:
 
     async def story(self, visitor: Visitor) -> str:
         """What happened to a thread, for whoever has to find out why."""
-        past = await promises.history(self, visitor.thread)
+        past = await promises.past_in(self.store, visitor.thread)
         return "\n".join(
             f"{commit.at:.3f} {[type(event).__name__ for event in commit.events]}" for commit in past.commits
         )
@@ -246,16 +298,24 @@ class Reality:
         """Container and name of each."""
         if isinstance(self.store, SqliteStorage):
             return self.store._sql.execute("SELECT container, name FROM logs").fetchall()
-        found = []
-        for container in (names.THREADS, names.STREAMS):
-            blobs = self.store._service.get_container_client(container).list_blob_names()
-            found += [(container, name) async for name in blobs if container == names.STREAMS or ".log" in name]
-        return found
+        blobs = await self._blobs(names.THREADS, names.STREAMS)
+        return [(container, name) for container, name in blobs if container == names.STREAMS or ".log" in name]
+
+    async def documents(self) -> list[tuple[str, str]]:
+        """Likewise, with tombstones."""
+        if isinstance(self.store, SqliteStorage):
+            return self.store._sql.execute("SELECT container, name FROM documents").fetchall()
+        blobs = await self._blobs(names.THREADS, names.MESSAGES, names.RUNS, names.STEPS)
+        return [(container, name) for container, name in blobs if ".log" not in name]
+
+    async def _blobs(self, *containers: str) -> list[tuple[str, str]]:
+        clients = [self.store._service.get_container_client(container) for container in containers]
+        return [(client.container_name, name) for client in clients async for name in client.list_blob_names()]
 
     async def queued(self, queue: str) -> int:
         if isinstance(self.store, SqliteStorage):
             return self.store._sql.execute("SELECT count(*) FROM queue WHERE name=?", (queue,)).fetchone()[0]
-        client = self.store._work if queue == "work" else self.store._poison
+        client = self.store._work if queue == "work" else self.store._buried
         return (await client.get_queue_properties()).approximate_message_count
 
 
@@ -277,7 +337,7 @@ async def reality(
         world = Reality(storage, models, url, kind, settings)
         try:
             await world.start(*names)
-            await world.store.open()
+            await world.open()
             yield world
         finally:
             await world.end()
@@ -286,237 +346,71 @@ async def reality(
 # --- clients --------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Server:
+    """A process that serves the API, and a ledger that shows what it would show."""
+
+    name: str
+    port: int
+    ledger: Threads
+
+    def connect(self, request: bytes) -> Socket:
+        return Socket(self.port, request)
+
+
 @dataclass
-class Visitor:
-    """simulation.Client over HTTP, and as it remembers what it was told. It asks until it is answered: after a silence
-    again, under its Idempotency-Key (`keyed`), or only if what it asked for is not there.
+class Visitor(Client):
+    """A client that asks until it is answered: after a silence again, under its Idempotency-Key (`keyed`), or only if
+    what it asked for is not there. With `restless` it breaks off streams by itself now and then."""
 
-    A stream is read from wherever it breaks off; with `restless`, it breaks off by itself now and then."""
-
-    world: Reality
-    session: aiohttp.ClientSession
-    chance: random.Random
+    retries: int = sys.maxsize
+    pause: float = LOOK_AGAIN
+    look_every: float = LOOK_AGAIN
+    chance: random.Random = field(default_factory=random.Random)
     keyed: bool = True
     restless: bool = False
-    assistant: str = ""
-    thread: str = ""
-    sent: list[str] = field(default_factory=list)
-    told: list[tuple[str, str]] = field(default_factory=list)
-    runs: list[Run] = field(default_factory=list)
-    deleted: bool | None = False
-    heard: dict[str, bytes] = field(default_factory=dict)
-    _open: dict[str, tuple[bytes, aiohttp.ClientResponse]] = field(default_factory=dict)  # by run: streams that began
 
-    async def send(self, method: str, path: str, body: Json = None, key: str | None = None) -> bytes:
-        """One try. Raises Unanswered, or Refused."""
-        async with self._request(method, path, body, key) as response:
-            return await response.read()
+    async def ask(
+        self, what: str, method: str, path: str, body: Json = None, *, mark: str = "", **options: Any
+    ) -> Exchange:
+        if self.keyed and what.startswith("create"):
+            options["key"] = mark
+        return await super().ask(what, method, path, body, mark=mark, **options)
 
-    @contextlib.asynccontextmanager
-    async def _request(
-        self, method: str, path: str, body: Json = None, key: str | None = None, after: str = ""
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
-        headers = {**({"Idempotency-Key": key} if key else {}), **({"Last-Event-ID": after} if after else {})}
-        url = self.world.url(self.chance) + path
-        try:
-            response = await self.session.request(method, url, json=body, headers=headers)
-            try:
-                if response.status >= 400:
-                    error = (await response.json())["error"]["message"]
-                    raise Unanswered(error) if response.status >= 500 else Refused(error)
-                yield response
-            finally:
-                if not any(response is kept for _, kept in self._open.values()):
-                    response.close()
-        except (aiohttp.ClientError, OSError) as silence:
-            raise Unanswered from silence
+    async def already_done(self, unanswered: Exchange) -> Exchange | None:
+        """A thread that nobody was told of harms nobody; a message or a run is the newest one, if it is there."""
+        if unanswered.key or unanswered.what not in ("create message", "create run"):
+            return None
+        found = (await self.get(f"{unanswered.path.removeprefix('/v1')}?limit=1&order=desc"))["data"]
+        if not found or unanswered.mark not in json.dumps(found):
+            return None
+        return replace(unanswered, status=200, raw=json.dumps(found[0]).encode())
 
-    async def surely(
-        self, path: str, body: Json, there: Callable[[], Awaitable[bytes | None]], *, stream: bool = False
-    ) -> bytes:
-        """POST what creates something. What was created, or the first event of its stream."""
-        key = secrets.token_hex(8) if self.keyed else None
-        while True:
-            with contextlib.suppress(Unanswered):
-                if stream:
-                    return await self._begin_stream(path, body, key)
-                return await self.send("POST", path, body, key)
-            await asyncio.sleep(LOOK_AGAIN)
-            if not self.keyed and (found := await there()):
-                return found
-
-    async def newest(self, path: str) -> Json:
-        page = json.loads(await self.get(f"{path}?limit=1&order=desc"))
-        return page["data"][0] if page["data"] else None
-
-    async def get(self, path: str) -> bytes:
-        while True:
-            with contextlib.suppress(Unanswered):
-                return await self.send("GET", path)
-            await asyncio.sleep(LOOK_AGAIN)
-
-    # -- requests --------------------------------------------------------------------------------------------------
-
-    async def begin(self) -> None:
-        self.assistant = json.loads(await self.surely("/assistants", {"model": "plain", "tools": TOOLS}, nowhere))["id"]
-
-    async def open_thread(self) -> None:
-        """One that nobody was told of harms nobody."""
-        self.thread = json.loads(await self.surely("/threads", {}, nowhere))["id"]
-
-    async def say(self, text: str) -> None:
-        path, text = f"/threads/{self.thread}/messages", f"{text} ({len(self.sent)})"
-        self.sent.append(text)
-
-        async def there() -> bytes | None:
-            found = await self.newest(path)
-            return json.dumps(found).encode() if found and found["content"][0]["text"]["value"] == text else None
-
-        message = json.loads(await self.surely(path, {"role": "user", "content": text}, there))
-        self.told.append((message["id"], text))
-
-    async def run(self, script: str, *, stream: bool = False) -> Run:
-        path, model = f"/threads/{self.thread}/runs", f"{script}/{secrets.token_hex(6)}"
-        body = {"assistant_id": self.assistant, "model": model, "stream": stream}
-
-        async def there() -> bytes | None:
-            found = await self.newest(path)
-            return json.dumps(found).encode() if found and found["model"] == model else None
-
-        run = msgspec.json.decode(await self.surely(path, body, there, stream=stream), type=Run)
-        self.runs.append(run)
-        return run
-
-    async def submit(self, run: Run, *, stream: bool = False) -> None:
-        """Answer every call that the run asks for. After a silence it looks again."""
-        while (now := await self.look(run)).required_action:
-            outputs = [
-                {"tool_call_id": call.id, "output": f"sunny at {call.id}"}
-                for call in now.required_action.submit_tool_outputs.tool_calls
-            ]
-            path = f"{self._path(run)}/submit_tool_outputs"
-            with contextlib.suppress(Unanswered, Refused):
-                if stream and run.id in self.heard:
-                    await self._begin_stream(path, {"tool_outputs": outputs, "stream": True}, None, run.id)
-                else:
-                    await self.send("POST", path, {"tool_outputs": outputs})
-
-    async def cancel(self, run: Run) -> None:
-        """A run that ended before is refused: that is an answer too."""
-        await self._until_answered("POST", f"{self._path(run)}/cancel")
-
-    async def delete(self) -> None:
-        self.deleted = None
-        await self._until_answered("DELETE", f"/threads/{self.thread}")
-        self.deleted = True
-
-    async def _until_answered(self, method: str, path: str) -> None:
-        while True:
-            with contextlib.suppress(Unanswered):
-                with contextlib.suppress(Refused):
-                    await self.send(method, path, {})
-                return
-            await asyncio.sleep(LOOK_AGAIN)
-
-    # -- waiting ---------------------------------------------------------------------------------------------------
-
-    def _path(self, run: Run) -> str:
-        return f"/threads/{run.thread_id}/runs/{run.id}"
+    async def get(self, path: str) -> Json:
+        return (await self.ask("get", "GET", path)).answer
 
     async def look(self, run: Run) -> Run:
-        return msgspec.json.decode(await self.get(self._path(run)), type=Run)
+        return (await self.ask("get", "GET", names_in_path(run.thread_id, run.id))).run
 
-    async def until(self, run: Run, *statuses: str) -> Run:
-        while (now := await self.look(run)).status not in {*statuses, *TERMINAL}:
-            await asyncio.sleep(LOOK_AGAIN)
-        return now
-
-    async def follow(self, run: Run) -> str:
-        """Hear the stream until it pauses or ends, across every disconnection. The last event's name."""
-        before = len(self.heard.setdefault(run.id, b""))
-        while True:
-            events = list(frames.parse(self.heard[run.id]))
-            last = events[-1][2] if events else ""
-            if last in frames.ENDINGS or (last == frames.PAUSE and len(self.heard[run.id]) > before):
-                return last
-            try:
-                with contextlib.suppress(Unanswered, TimeoutError):
-                    async with asyncio.timeout(self.chance.uniform(0.1, 1) if self.restless else None):
-                        await self._listen(run, f"{events[-1][0]}.{events[-1][1]}" if events else "")
-            except Refused:
-                return "error"  # the thread was deleted
-            await asyncio.sleep(LOOK_AGAIN)
-
-    async def _listen(self, run: Run, last: str) -> None:
-        """On the stream that came with the answer to a request, or as one who goes on after Last-Event-ID."""
-        event, begun = self._open.pop(run.id, (b"", None))
-        if begun:
-            self.heard[run.id] += event
-            with contextlib.closing(begun):
-                return await self._hear(run, begun)
-        async with self._request("GET", f"{self._path(run)}/events", after=last) as response:
-            await self._hear(run, response)
-
-    async def _hear(self, run: Run, response: aiohttp.ClientResponse) -> None:
-        try:
-            while event := await whole_event(response):
-                self.heard[run.id] += event
-                if f"event: {frames.PAUSE}\n".encode() in event:
-                    return
-        except (aiohttp.ClientError, OSError) as cut:
-            raise Unanswered from cut
-
-    async def _begin_stream(self, path: str, body: Json, key: str | None, run_id: str = "") -> bytes:
-        """The first event's payload. The stream is kept if it goes on where this reader is; others he reads anew."""
-        async with self._request("POST", path, body, key) as response:
-            event = await whole_event(response)
-            if not event:
-                raise Unanswered
-            ((place, _, _, payload),) = frames.parse(event)
-            run_id = run_id or json.loads(payload)["id"]
-            if place == len(self.heard.get(run_id, b"")):
-                self._open[run_id] = event, response
-            return payload
-
-    def leave(self) -> None:
-        """The streams that nobody followed."""
-        for _, response in self._open.values():
-            response.close()
+    def attention(self) -> float | None:
+        return self.chance.uniform(0.1, 1) if self.restless else None
 
     # -- afterwards ------------------------------------------------------------------------------------------------
 
     async def check_lists(self) -> None:
-        """What the API lists is what this client was told, and in that order."""
-        if self.deleted is not False:
+        """What the API lists is what this client was told, each once and in that order."""
+        if self.gone or not self.thread:
             return
-        runs = [each["id"] for each in await self._all(f"/threads/{self.thread}/runs")]
-        assert runs == [run.id for run in self.runs]
+        runs = await self._all(f"/threads/{self.thread}/runs")
+        assert [each["id"] for each in runs] == [run.id for run in self.runs], "P1, P3: runs"
         messages = await self._all(f"/threads/{self.thread}/messages")
-        mine = [(m["id"], m["content"][0]["text"]["value"]) for m in messages if m["role"] == "user"]
-        assert mine == self.told
+        assert [each["id"] for each in messages if each["role"] == "user"] == self.messages, "P1, P3: messages"
 
     async def _all(self, path: str) -> list[Json]:
         found: list[Json] = []
         page: Json = {"has_more": True, "last_id": None}
         while page["has_more"]:
             after = f"&after={page['last_id']}" if found else ""
-            page = json.loads(await self.get(f"{path}?limit=100&order=asc{after}"))
+            page = await self.get(f"{path}?limit=100&order=asc{after}")
             found += page["data"]
         return found
-
-
-async def nowhere() -> bytes | None:
-    """Where nobody could find what he asked for."""
-    return None
-
-
-async def whole_event(response: aiohttp.ClientResponse) -> bytes:
-    """The next one that has an id; empty at the end, or after an error."""
-    event = b""
-    while line := await response.content.readline():
-        event += line
-        if line == b"\n":
-            if event.startswith(b"id: "):
-                return event
-            event = b""
-    return b""

@@ -17,7 +17,7 @@ from typing import ClassVar
 
 COMMAND = str(Path(sys.executable).parent / "assistants")
 LISTENING = re.compile(r"API at (http://[\d.:]+)/v1")
-START_TIMEOUT = 30.0
+START_TIMEOUT = 120.0  # seconds, of what takes one where nobody else wants the processors
 
 
 class Process:
@@ -42,8 +42,9 @@ class Process:
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         if not self._ready.wait(START_TIMEOUT) or self._process.poll() is not None:
+            code = self._process.poll()
             self.kill()
-            raise RuntimeError(f"assistants {command} did not start: {''.join(self.log)}")
+            raise RuntimeError(f"assistants {command} did not start (exit code {code}): {''.join(self.log)}")
 
     def _read(self) -> None:
         assert self._process.stderr

@@ -1,7 +1,8 @@
-"""The service in virtual time: processes that die and come back over one store, a model by script, and a client.
+"""The service in virtual time: processes that die and come back over one store, and a model by script.
 
-A process is what `assistants serve`, `api` or `worker` is, with everything between the HTTP layer and the storage
-engine as it is served: app.service, core.desk, core.ledger, worker.main. When it dies, its memory is gone.
+A process is what `assistants serve`, `api` or `worker` is, with everything between the socket and the storage engine as
+it is served. When it dies, its memory is gone. What clients ask and hear is in client.py, what is promised to them in
+promises.py.
 """
 
 from __future__ import annotations
@@ -9,31 +10,31 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import hashlib
 import logging
 import random
+import re
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
-import msgspec
-from faults import Crash, Faulty, Mischief, Plan
+from aiohttp import web
+from byname import ASSISTANT, ByName
+from faults import Call, Crash, Ears, Faulty, Mischief, Plan
 from lookup import lookup
+from searching import FakeSearch, found
 from shelved import Bag, PlainText
-from virtual import VirtualClock
+from virtual import EPOCH, Task, VirtualClock
+from wires import Connection
 
-from app import streaming
+from app.main import create_app
 from app.service import Service
-from core import events as e
-from core import frames, names
+from core import names
 from core.bell import Bell
-from core.commands import Scribe
-from core.errors import ApiError
-from core.fold import ThreadState
 from core.ids import Ids
-from core.ports import Deltas, ModelError, ModelInfo, Prompt, Reply, StorageUnavailable, Tokens, ToolCall
-from core.requests import CreateMessage, CreateRun, CreateThread, CreateThreadAndRun, SubmitToolOutputs
-from core.resources import TERMINAL, Assistant, FunctionDefinition, FunctionTool, Run
+from core.ports import StorageUnavailable
+from core.resources import encode
 from core.search.shelf import Shelf
 from core.stores.ledger import Stores
 from core.stores.search import Searcher
@@ -41,146 +42,144 @@ from core.threads import Threads
 from infra.sqlite_store import SqliteStorage
 from worker.actions import Actions
 from worker.advance import Kit
-from worker.main import Worker
+from worker.main import POLL_SLOW, Worker
 
 T = TypeVar("T")
 
-PROJECT = "default"
+PROJECT, OTHER_PROJECT = "default", "other"
+KEYS = {"key": PROJECT, "other-key": OTHER_PROJECT}
 LIFETIME = 75  # seconds of a run
-TOMBSTONES = 60  # seconds that they stay; longer than a stalled call takes
+TOMBSTONES = 60.0  # seconds that they stay; longer than a stalled call takes
 RESTART = 0.2  # seconds from a process's death to its next life
+GRACE = 2.0  # seconds that a process has to finish when it is told to stop
 PATIENCE = 900.0  # seconds after which everything must have come to rest
 PROCESS: contextvars.ContextVar[Process | None] = contextvars.ContextVar("process", default=None)
+_THREAD = re.compile(r"\w+/thread_[a-z0-9]+")
+ACTIONS = Actions({"lookup": lookup})
 
 
-class Unanswered(Exception):
-    """The client got no answer, or that the store is unavailable: it cannot know what became of its request."""
+class Trace:
+    """What happened, line by line: `show` gets each, and all of them make a digest."""
 
+    def __init__(self, show: Callable[[str], None] | None = None) -> None:
+        self._show, self._hash = show, hashlib.sha256()
 
-# --- the model ------------------------------------------------------------------------------------------------------
+    def note(self, line: str) -> None:
+        line = f"{asyncio.get_running_loop().time():10.4f} {line}"
+        self._hash.update(line.encode())
+        if self._show:
+            self._show(line)
 
-
-CLIENTS_TOOL = FunctionTool(function=FunctionDefinition(name="get_weather"))
-OWN_TOOL = FunctionTool(function=FunctionDefinition(name="lookup"))
-ASSISTANT = Assistant(
-    id="asst_1", created_at=0, model="plain", instructions="Be brief.", tools=(CLIENTS_TOOL, OWN_TOOL)
-)
-
-
-@dataclass
-class ByName:
-    """A model whose name is its script: `tools/3` asks for the client's tool, then answers. The number tells runs
-    apart. Every call is counted, and every answer is unlike the others."""
-
-    calls: Counter[str] = field(default_factory=Counter)
-
-    async def reply(self, prompt: Prompt, deltas: Deltas | None) -> Reply:
-        self.calls[prompt.model] += 1
-        script, count = prompt.model.partition("/")[0], self.calls.total()
-        said = Said(deltas, f"c{count}")
-        if script == "fails":
-            await said.text("Let me")
-            raise ModelError("rate_limit_exceeded", "Too much.")
-        if script in ("long", "hangs"):
-            await said.text("Let me think")
-            await asyncio.sleep(60 if script == "long" else 3600)
-        if prompt.turns[-1].role == "tool":
-            return await said.text(f"Answer {count} is ready.")
-        match script:
-            case "tools":
-                return await said.calls("get_weather", "get_weather")
-            case "own":
-                return await said.calls("lookup")
-            case "mixed":
-                return await said.calls("get_weather", "lookup")
-            case "says":
-                await said.text(f"Question {count} for you.")
-                return await said.calls("get_weather")
-        return await said.text(f"Answer {count} is here." + (" It goes on." * 5 if script == "slow" else ""))
-
-    async def list(self) -> list[ModelInfo]:
-        return []
-
-    async def close(self) -> None: ...
-
-
-@dataclass
-class Said:
-    """A reply while it is made: 0.1 s a word or an argument."""
-
-    deltas: Deltas | None
-    prefix: str
-    so_far: str = ""
-
-    async def text(self, text: str) -> Reply:
-        for word in text.split(" "):
-            await asyncio.sleep(0.1)
-            piece = f" {word}" if self.so_far else word
-            self.so_far += piece
-            if self.deltas:
-                self.deltas.text(piece)
-        return Reply(text=self.so_far, tokens=Tokens(prompt=5, completion=2))
-
-    async def calls(self, *tools: str) -> Reply:
-        made = []
-        for index, name in enumerate(tools):
-            call_id, arguments = f"call_{self.prefix}_{index}", f'{{"word":"w{index}"}}'
-            for start in (0, 6):
-                await asyncio.sleep(0.1)
-                if self.deltas:
-                    first = start == 0
-                    piece = arguments[start : start + 6] if first else arguments[start:]
-                    self.deltas.call(index, call_id if first else "", name if first else "", piece)
-            made.append(ToolCall(call_id, name, arguments))
-        return Reply(text=self.so_far, calls=tuple(made), finish="tool_calls", tokens=Tokens(prompt=5, completion=2))
+    @property
+    def digest(self) -> str:
+        return self._hash.hexdigest()[:16]
 
 
 # --- processes ------------------------------------------------------------------------------------------------------
 
 
 class Process:
-    """One life of a process. `kill` ends it as kill -9 does: its tasks are gone, and its way to the store is cut."""
+    """One life of a process. `kill` ends it as kill -9 does: its tasks are gone, and its way to the store is cut.
+    `drain` ends it as SIGTERM does."""
 
-    def __init__(self, world: World, name: str, roles: str) -> None:
-        self.world, self.name, self.roles = world, name, roles
-        self.tasks: set[asyncio.Task[Any]] = set()
-        self.storage = Faulty(world.store, world.plan, name, self.kill, apart=world.apart, mischief=world.mischief)
-        clock, self.bell = world.clock, Bell()
+    def __init__(self, world: World, place: int, roles: str, name: str) -> None:
+        self.world, self.place, self.roles, self.name = world, place, roles, name
+        self.tasks: dict[asyncio.Task[Any], None] = {}
+        self.connections: dict[Connection, None] = {}
+        self.stopping = False
+        ears = Ears(world.called, world.done, world.queued_up, self._something_to_do)
+        self.storage = Faulty(
+            world.store, world.plan, name, self.kill, apart=world.apart, mischief=world.mischief, ears=ears
+        )
+        clock, self.bell = world.clocks[place], Bell()
         ids = Ids(clock, random.Random(world.random.getrandbits(64)))
         self.ledger = Threads(self.storage, clock, ids, self.bell, roll_after=world.roll_after)
         self.stores = Stores(self.storage, clock, ids, self.bell, roll_after=world.roll_after)
-        shelf = Shelf(self.storage, names.SEGMENTS, 2**24)
-        searcher = Searcher(self.storage, self.stores, shelf, Bag(), clock)
+        searcher = Searcher(self.storage, self.stores, Shelf(self.storage, names.SEGMENTS, 2**24), Bag(), clock)
         self.service = Service(
-            self.storage, self.ledger, self.stores, searcher, world.models, clock, ids, self.bell, LIFETIME
+            *(self.storage, self.ledger, self.stores, searcher),
+            *(world.models, clock, ids, self.bell, world.lifetime),
         )
-        actions = Actions({"lookup": lookup})
         self.kit = Kit(
-            *(self.storage, self.ledger, self.stores, world.models, actions, PlainText(), Bag(), clock, ids, self.bell),
-            tombstones=TOMBSTONES,
+            *(self.storage, self.ledger, self.stores, world.models, ACTIONS, PlainText(), Bag(), clock, ids, self.bell),
+            tombstones=world.tombstones,
+            searcher=FakeSearch([found("file-1", "a b.txt", 0.5, "w")], lambda: asyncio.sleep(0.3)),
         )
-        if "worker" in roles:
-            self.spawn(self._work(Worker(self.kit)))
+        self.worker = Worker(self.kit) if "worker" in self.roles else None
+        self.runner: web.AppRunner | None = None
+        if self.worker:
+            self.spawn(self._work(self.worker))
+        if "api" in self.roles:
+            self.runner = web.AppRunner(create_app(self.service, keys=KEYS), access_log=None, shutdown_timeout=5)
+            self.spawn(self.runner.setup())
 
     async def _work(self, worker: Worker) -> None:
         await asyncio.sleep(max(0.0, self.world.worker_from - asyncio.get_running_loop().time()))
         await worker.run()
 
+    async def _something_to_do(self) -> None:
+        """Until a look at the queue would find something, and then until this worker looks."""
+        if self.world.restless:
+            return
+        await self.world.something_in_the_queue(lambda: self.stopping or not self.alive)
+        if self.world.mischief and not self.stopping:
+            await asyncio.sleep(self.world.random.choice((0.0, POLL_SLOW)) * self.world.random.random())
+
     @property
     def alive(self) -> bool:
         return self.storage.alive
 
+    @property
+    def serving(self) -> bool:
+        return self.alive and not self.stopping and self._server is not None
+
+    @property
+    def _server(self) -> web.Server[Any] | None:
+        return self.runner.server if self.runner else None
+
     def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        context = self._context()
+        return asyncio.get_running_loop().create_task(work, context=context)
+
+    def connect(self, request: bytes) -> Connection:
+        assert self._server is not None
+        connection = self._context().run(Connection, self._server, request)
+        self.connections[connection] = None
+        return connection
+
+    def _context(self) -> contextvars.Context:
         context = contextvars.copy_context()
         context.run(PROCESS.set, self)
-        return asyncio.get_running_loop().create_task(work, context=context)
+        return context
 
     def kill(self) -> None:
         if self in self.world.processes:
-            self.storage.alive = False
-            for task in list(self.tasks):
-                task.cancel()
+            self.end()
             self.world.down(self)
+
+    async def drain(self, grace: float = GRACE) -> None:
+        self.stopping = True
+        self.world.queued_up()
+        if self.worker:
+            await self.worker.stop(grace)
+        if self.runner and self._server:
+            await self.runner.cleanup()
+        self.kill()
+
+    def end(self) -> None:
+        self.storage.alive = False
+        for task in list(self.tasks):
+            task.cancel()
+        for connection in self.connections:
+            connection.close()
+
+
+@dataclass(frozen=True)
+class Block:
+    """What the store took into a log, and when."""
+
+    at: float
+    data: bytes
 
 
 @dataclass
@@ -192,17 +191,32 @@ class World:
     layout: tuple[str, ...] = ("api+worker",)
     apart: bool = True
     roll_after: int = 10_000
+    lifetime: int = LIFETIME
+    tombstones: float = TOMBSTONES
     worker_from: float = 0.0  # seconds after the beginning
+    restless: bool = False  # workers look at an empty queue, too: nothing but time is lost where they do not
     mischief: Mischief | None = None
+    losing: float = 0.0  # probability that a client does not get an answer that was sent
     seed: int = 0
+    show: Callable[[str], None] | None = None  # each line of what happens
+    epoch: ClassVar[float] = EPOCH  # Unix time of its instant 0
 
     def __post_init__(self) -> None:
         self.random = random.Random(self.seed)
-        self.clock, self.models = VirtualClock(), ByName()
+        self.clock, self.models, self.trace = VirtualClock(), ByName(), Trace(self.show)
+        self.clocks: list[VirtualClock] = []
         self.store = SqliteStorage(":memory:", self.clock)
         self.processes: list[Process] = []
+        self.exchanges: list[Any] = []  # of all clients, as they were sent
+        # Every thread's log, and every run's stream, by name, whatever became of them.
+        self.threads: dict[str, list[Block]] = {}
+        self.streams: dict[str, bytes] = {}
+        self.purged: dict[str, float] = {}  # when a thread's log was removed
+        self.overtaken: set[str] = set()  # what was written later than that, but had set out before
+        self.counts: Counter[str] = self.plan.counts
         self.errors: list[str] = []  # what went wrong and should not
-        self.lives = 0
+        self.lives = self._marks = 0
+        self._waiting: list[asyncio.Future[None]] = []
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[World]:
@@ -210,6 +224,8 @@ class World:
         loop.set_task_factory(_task)
         loop.set_exception_handler(self._unheard)
         await self.store.open()
+        for project in KEYS.values():
+            await self.store.create(names.ASSISTANTS, names.document(project, ASSISTANT.id), encode(ASSISTANT))
         self.start()
         with self._overheard():
             try:
@@ -220,42 +236,114 @@ class World:
                 await self.store.close()
 
     def start(self) -> None:
-        for roles in self.layout:
-            self._up(roles)
+        self.clocks += [VirtualClock() for _ in self.layout[len(self.clocks) :]]
+        for place, roles in enumerate(self.layout):
+            self._up(place, roles)
 
-    def _up(self, roles: str) -> None:
+    def _up(self, place: int, roles: str) -> None:
         self.lives += 1
-        self.processes.append(Process(self, f"{roles} {self.lives}", roles))
+        self.processes.append(Process(self, place, roles, f"{roles} {self.lives}"))
 
     def down(self, process: Process) -> None:
+        self.trace.note(f"{process.name} is dead")
         self.processes.remove(process)
-        asyncio.get_running_loop().call_later(RESTART, self._up, process.roles)
+        asyncio.get_running_loop().call_later(RESTART, self._up, process.place, process.roles)
 
     def end(self) -> None:
         processes, self.processes = self.processes, []
         for process in processes:
-            process.storage.alive = False
-            for task in list(process.tasks):
-                task.cancel()
+            process.end()
 
     async def api(self) -> Process:
         """A process that serves the API, as soon as there is one."""
-        while not (serving := [process for process in self.processes if "api" in process.roles]):
+        while not (serving := [process for process in self.processes if process.serving]):
             await asyncio.sleep(RESTART)
         return self.random.choice(serving)
 
     async def at_rest(self) -> None:
-        """Until the queue is empty. Raises TimeoutError."""
+        """Until the queue is empty, and nothing is under way. Raises TimeoutError."""
         async with asyncio.timeout(PATIENCE):
-            while self.queued():
-                await asyncio.sleep(0.5)
+            while self.queued() or any(process.storage.under_way for process in self.processes):
+                await asyncio.sleep(2)
+
+    def new_mark(self) -> str:
+        """A word that nothing else in this world has."""
+        self._marks += 1
+        return f"m{self._marks}m"
+
+    def loses_an_answer(self) -> bool:
+        """Whether one is lost on its way to its client, now and then."""
+        if self.plan.over or self.random.random() >= self.losing:
+            return False
+        self.plan.trouble("answer lost")
+        return True
+
+    def now(self) -> float:
+        """Seconds since it began."""
+        return asyncio.get_running_loop().time()
+
+    @property
+    def troubles(self) -> list[tuple[float, float]]:
+        return self.plan.troubles
+
+    # -- what is stored --------------------------------------------------------------------------------------------
 
     async def logs(self) -> list[tuple[str, str]]:
         """Container and name of each."""
         return self.store._sql.execute("SELECT container, name FROM logs").fetchall()
 
+    async def documents(self) -> list[tuple[str, str]]:
+        """Likewise, with tombstones."""
+        return self.store._sql.execute("SELECT container, name FROM documents").fetchall()
+
+    # -- the queue -------------------------------------------------------------------------------------------------
+
     def queued(self, queue: str = "work") -> int:
         return int(self.store._sql.execute("SELECT count(*) FROM queue WHERE name=?", (queue,)).fetchone()[0])
+
+    def queued_up(self) -> None:
+        """The queue has changed: whoever waits for it looks again."""
+        waiting, self._waiting = self._waiting, []
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
+
+    async def something_in_the_queue(self, given_up: Callable[[], bool]) -> None:
+        loop = asyncio.get_running_loop()
+        while not given_up():
+            at = self.store._sql.execute("SELECT min(visible_at) FROM queue WHERE name='work'").fetchone()[0]
+            wait = None if at is None else at - self.clock.now()
+            if wait is not None and wait <= 0:
+                return
+            future = loop.create_future()
+            self._waiting.append(future)
+            timer = loop.call_later(wait, self.queued_up) if wait is not None else None
+            try:
+                await future
+            finally:
+                if timer:
+                    timer.cancel()
+
+    # -- what is heard of it ---------------------------------------------------------------------------------------
+
+    def called(self, call: Call, what: str) -> None:
+        self.trace.note(f"{call.process}: {call.name} {call.about} {what}")
+
+    def done(self, call: Call) -> None:
+        now, thread = asyncio.get_running_loop().time(), _THREAD.match(call.about)
+        match call.name:
+            case "start threads" | "append threads":
+                self.threads.setdefault(call.about.removesuffix(".log"), []).append(Block(now, call.block))
+            case "start streams" | "append streams":
+                self.streams[call.about] = self.streams.get(call.about, b"") + call.block
+            case "drop threads":
+                self.purged[call.about.removesuffix(".log")] = now
+        if (
+            call.name in ("start streams", "advance snapshots")
+            and thread
+            and call.since < self.purged.get(thread[0], 0)
+        ):
+            self.overtaken.add(call.about)
 
     def _unheard(self, loop: asyncio.AbstractEventLoop, context: Mapping[str, Any]) -> None:
         fault = context.get("exception")
@@ -266,13 +354,14 @@ class World:
 
     @contextlib.contextmanager
     def _overheard(self) -> Iterator[None]:
-        """What a worker logs and survives is an error all the same, unless the store's silence was the cause."""
+        """What a process logs and survives is an error all the same, unless the store's silence was the cause."""
         errors, root = self.errors, logging.getLogger()
 
         class Ear(logging.Handler):
             def emit(self, record: logging.LogRecord) -> None:
-                fault = record.exc_info[1] if record.exc_info else None
-                if fault is not None and not isinstance(fault, StorageUnavailable):
+                fault, process = record.exc_info[1] if record.exc_info else None, PROCESS.get()
+                alive = process is None or process.alive
+                if alive and fault is not None and not isinstance(fault, StorageUnavailable):
                     errors.append(f"{record.getMessage()}: {fault!r}")
 
         ear, others = Ear(logging.WARNING), root.handlers
@@ -285,188 +374,12 @@ class World:
 
 def _task(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Any], **options: Any) -> asyncio.Task[Any]:
     """Tasks belong to the process that began them."""
-    task = asyncio.Task(work, loop=loop, **options)
+    task = Task(work, loop=loop, **options)
     context = options.get("context")
     process = context.get(PROCESS) if context is not None else PROCESS.get()
     if process is not None:
-        process.tasks.add(task)
-        task.add_done_callback(process.tasks.discard)
+        process.tasks[task] = None
+        task.add_done_callback(lambda done: process.tasks.pop(done, None))
         if not process.alive:
             task.cancel()
     return task
-
-
-# --- a client -------------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Client:
-    """Remembers what it was told. With `retries` it sends again what got no answer, as the SDKs do (twice)."""
-
-    world: World
-    retries: int = 0
-    thread: str = ""
-    sent: list[str] = field(default_factory=list)  # texts of messages in the order of the requests, each sending
-    told: list[tuple[str, str]] = field(default_factory=list)  # (id, text) of acknowledged messages
-    runs: list[Run] = field(default_factory=list)  # acknowledged
-    ordered: int = 0  # runs asked for
-    deleted: bool | None = False  # None: asked for, never answered
-    heard: dict[str, bytes] = field(default_factory=dict)  # run -> what its stream said
-
-    async def ask(self, request: Callable[[Process], Coroutine[Any, Any, T]]) -> T:
-        """Raises Unanswered, or the ApiError of a refusal."""
-        for _ in range(self.retries):
-            with contextlib.suppress(Unanswered):
-                return await self._once(request)
-            await asyncio.sleep(0.5)
-        return await self._once(request)
-
-    async def _once(self, request: Callable[[Process], Coroutine[Any, Any, T]]) -> T:
-        process = await self.world.api()
-        task = process.spawn(request(process))
-        await asyncio.wait((task,))
-        if not process.alive:
-            raise Unanswered
-        try:
-            return task.result()
-        except StorageUnavailable:
-            raise Unanswered from None
-
-    # -- requests --------------------------------------------------------------------------------------------------
-
-    async def open_thread(self) -> None:
-        async def create(process: Process) -> str:
-            thread_id, scribe = process.service.ids.new("thread"), process.service.scribe()
-            await process.ledger.start(PROJECT, thread_id, scribe.create_thread(CreateThread(), thread_id))
-            return thread_id
-
-        self.thread = await self.ask(create)
-
-    async def say(self, text: str) -> None:
-        body = CreateMessage(role="user", content=text)
-
-        async def create(process: Process) -> Any:
-            self.sent.append(text)
-            scribe, message_id = process.service.scribe(), process.service.ids.new("msg")
-            return await process.ledger.command(
-                PROJECT, self.thread, lambda state: scribe.create_message(state, body, message_id)
-            )
-
-        self.told.append(((await self.ask(create))[-1].object.id, text))
-
-    async def run(self, script: str, *, stream: bool = False) -> Run:
-        """The run. Whoever retries and hears that there is one already, looks which."""
-        asked: list[str] = []
-
-        async def create(process: Process) -> Run:
-            asked.append(self._model(script))
-            body = CreateRun(assistant_id=ASSISTANT.id, model=asked[-1], stream=stream)
-            return await process.service.desk.create_run(
-                PROJECT, self.thread, process.service.ids.new("run"), body, ASSISTANT
-            )
-
-        try:
-            run = await self.ask(create)
-        except ApiError as refusal:
-            assert self.retries and "already has an active run" in refusal.message
-            held = await self.ask(lambda process: process.ledger.read(PROJECT, self.thread))
-            run = next(each.run for each in held.runs if each.run.model in asked)
-        self.runs.append(run)
-        return run
-
-    async def run_in_new_thread(self, script: str, text: str) -> Run:
-        async def create(process: Process) -> Run:
-            self.sent.append(text)
-            fields = {"assistant_id": ASSISTANT.id, "model": self._model(script), "stream": True}
-            thread = {"messages": [{"role": "user", "content": text}]}
-            body = CreateThreadAndRun.model_validate({**fields, "thread": thread})
-            return await process.service.desk.create_thread_and_run(
-                PROJECT, process.service.ids.new("thread"), process.service.ids.new("run"), body, ASSISTANT
-            )
-
-        run = await self.ask(create)
-        self.thread = run.thread_id
-        self.runs.append(run)
-        return run
-
-    def _model(self, script: str) -> str:
-        self.ordered += 1
-        return f"{script}/{self.ordered}"
-
-    async def submit(self, run: Run, *, stream: bool = False) -> None:
-        """Answer every call that the run asks for. A repeated submission is refused: the first one counted."""
-        now = await self.look(run)
-        assert now.required_action
-        outputs = [
-            {"tool_call_id": call.id, "output": f"sunny at {call.id}"}
-            for call in now.required_action.submit_tool_outputs.tool_calls
-        ]
-        body = SubmitToolOutputs.model_validate({"tool_outputs": outputs, "stream": stream})
-        with contextlib.suppress(*([ApiError] if self.retries else [])):
-            await self.ask(lambda p: p.service.desk.submit_tool_outputs(PROJECT, self.thread, run.id, body))
-
-    async def cancel(self, run: Run) -> None:
-        """A run that ended before is refused: that is an answer too."""
-        with contextlib.suppress(ApiError):
-            await self.ask(lambda p: p.service.desk.cancel_run(PROJECT, self.thread, run.id))
-
-    async def change(self, decide: Callable[[Scribe, ThreadState], list[e.Event]]) -> None:
-        """A command of the thread that no worker hears of: metadata, deletions."""
-
-        async def command(process: Process) -> None:
-            scribe = process.service.scribe()
-            await process.ledger.command(PROJECT, self.thread, lambda state: decide(scribe, state))
-
-        with contextlib.suppress(*([ApiError] if self.retries else [])):  # deleted before
-            await self.ask(command)
-
-    async def delete(self) -> None:
-        self.deleted = None
-        with contextlib.suppress(*([ApiError] if self.retries else [])):  # gone already
-            await self.ask(lambda p: p.service.desk.delete_thread(PROJECT, self.thread))
-        self.deleted = True
-
-    # -- waiting ---------------------------------------------------------------------------------------------------
-
-    async def look(self, run: Run) -> Run:
-        """The run as its document shows it; asked often, so not by way of a process."""
-        found = await self.world.store.get(names.RUNS, names.document(PROJECT, run.thread_id, run.id))
-        return msgspec.json.decode(found.body, type=Run) if found else run
-
-    async def until(self, run: Run, *statuses: str) -> Run:
-        async with asyncio.timeout(PATIENCE):
-            while (now := await self.look(run)).status not in {*statuses, *TERMINAL}:
-                await asyncio.sleep(0.25)
-        return now
-
-    async def follow(self, run: Run) -> str:
-        """Hear the stream until it pauses or ends, across every disconnection. The last event's name."""
-        before = len(self.heard.setdefault(run.id, b""))
-        async with asyncio.timeout(PATIENCE):
-            while True:
-                with contextlib.suppress(Unanswered):
-                    await self._once(lambda process: self._listen(process, run))
-                last = self._last_event(run)
-                if last == "error" or last in frames.ENDINGS:
-                    return last
-                if last == frames.PAUSE and len(self.heard[run.id]) > before:
-                    return last
-                await asyncio.sleep(0.1)
-
-    async def _listen(self, process: Process, run: Run) -> None:
-        """As the route that goes on after Last-Event-ID does."""
-        service, heard = process.service, self.heard[run.id]
-        source = streaming.stored(service, PROJECT, run.thread_id, run.id)
-        known = [f"{offset}.{version}" for offset, version, _, _ in frames.parse(heard)]
-        offset = await streaming.start_offset(source, known[-1] if known else None)
-        topics = [f"{names.STREAMS}/{names.document(PROJECT, run.thread_id, run.id)}"]
-        async with contextlib.aclosing(streaming.follow(service, source, topics, offset, to_the_end=False)) as chunks:
-            async for chunk in chunks:
-                if chunk not in (frames.DONE, streaming.HEARTBEAT):
-                    self.heard[run.id] += chunk
-
-    def _last_event(self, run: Run) -> str:
-        if self.heard[run.id].rpartition(b"event: ")[2].startswith(b"error"):
-            return "error"
-        events = list(frames.parse(self.heard[run.id]))
-        return events[-1][2] if events else ""

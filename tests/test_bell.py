@@ -7,8 +7,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from client import Client
 from faults import How
-from simulation import PROJECT, Client, World
+from simulation import PROJECT, World
 from virtual import run
 
 from app import streaming
@@ -28,7 +29,7 @@ async def idle(world: World) -> Client:
     """A client of a service that has had nothing to do for so long that it looks rarely."""
     client = Client(world)
     await client.open_thread()
-    await client.say("Hello")
+    await client.say()
     await asyncio.sleep(10)
     return client
 
@@ -63,7 +64,7 @@ def test_a_run_that_comes_while_the_queue_is_looked_at_begins_at_once() -> None:
     """After the store has looked, and before the worker knows that it found nothing."""
 
     async def main() -> None:
-        world = World()
+        world = World(restless=True)
         async with world.running():
             client, asked = await idle(world), asked_at(world)
             storage: Any = world.processes[0].storage
@@ -92,7 +93,7 @@ def test_a_commit_that_comes_after_its_doorbell_is_noticed_at_once() -> None:
             asked = asked_at(world)
             world.plan.stall = 0.6
             world.plan.choose = lambda _, name: How.STALLED if name == "start threads" else None
-            creating = asyncio.create_task(Client(world).run_in_new_thread("plain", "Hello"))
+            creating = asyncio.create_task(Client(world).run_in_new_thread("plain", stream=True))
             await asyncio.sleep(AT_ONCE)
             (process,), (delivery,) = world.processes, await world.store.receive(1, hide=45)
             answering = process.spawn(Doorbell(process.kit).answer(delivery))

@@ -19,7 +19,6 @@ import pytest
 from bicep_files import Declaration, File, at, literal, objects, properties, read_all, references, text, walk
 
 from core import names
-from infra.azure_store import POISON, WORK
 from infra.settings import Settings
 
 FOLDER = Path(__file__).resolve().parent.parent / "bicep"
@@ -355,7 +354,7 @@ def roles(files: Files) -> Iterator[str]:
 
 def containers_and_queues(files: Files) -> Iterator[str]:
     storage = files["storage.bicep"]
-    for var, wanted in (("containers", set(names.CONTAINERS)), ("queues", {WORK, POISON})):
+    for var, wanted in (("containers", set(names.CONTAINERS)), ("queues", {names.WORK, names.BURIED, names.POISON})):
         made = literal(storage.declared[var].value)
         assert isinstance(made, list)
         yield from (f"{var}: {each} is missing" for each in sorted(wanted - set(made)))
@@ -518,7 +517,13 @@ PLANTED: list[tuple[Rule, str, str, str, str]] = [
     (roles, "roles.bicep", "  scope: vault\n", "", "the whole group"),
     (roles, "openai-role.bicep", "principalId: servicePrincipalId", "principalId: accountName", "accountName"),
     (containers_and_queues, "storage.bicep", "'idempotency', ", "'idempotent', ", "idempotency is missing"),
-    (containers_and_queues, "storage.bicep", "['work', 'work-poison']", "['work']", "work-poison is missing"),
+    (
+        containers_and_queues,
+        "storage.bicep",
+        "['work', 'work-buried', 'work-poison']",
+        "['work']",
+        "work-poison is missing",
+    ),
     (containers_and_queues, "storage.bicep", "for container in containers", "for container in []", "not created"),
     (lifecycle, "storage.bicep", "['streams/']", "['threads/']", "threads/"),
     (lifecycle, "storage.bicep", "daysAfterModificationGreaterThan: 7", "daysAfterModificationGreaterThan: 1", ": 1}"),

@@ -97,6 +97,12 @@ def test_the_streamed_run(running: Process) -> None:
     assert 'You said: "Tell me something."' in _python("streaming.py", running)
 
 
+def test_a_file_is_asked(running: Process) -> None:
+    done = _python("ask_files.py", running)
+    assert done.startswith("[1] is diary.txt\n")
+    assert 'Your files say: "On Tuesday Filip ate a cake, and nobody else had any." [1]' in done
+
+
 def test_actions_answer_in_the_clients_place() -> None:
     with service("sqlite://:memory:", API_KEYS="", ACTIONS="examples.weather") as process:
         done = _python("first_run.py", process)

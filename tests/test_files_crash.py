@@ -4,6 +4,7 @@ acknowledged is there, whole; and of everything else, nothing is left once the w
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -11,13 +12,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from client import Unanswered
 from faults import How, Plan
-from simulation import PROJECT, Client, Process, Unanswered, World
+from simulation import PROJECT, Process, World
 from virtual import run
 
 from core import names
 from core.errors import ApiError
 from core.files import PATIENCE, decode_file
+from core.ports import StorageUnavailable
 from core.requests import CompleteUpload, CreateUpload
 from core.resources import File
 from infra import sqlite_store
@@ -45,14 +48,32 @@ async def slowly(data: bytes, *, breaks: bool = False) -> AsyncIterator[bytes]:
 
 @dataclass
 class Owner:
-    """A client who knows what he was told of his files."""
+    """Knows what he was told of his files. With `retries` he asks again after a silence. He asks below HTTP: his bytes
+    come in pieces, while the service dies."""
 
-    client: Client
+    world: World
+    retries: int = 0
     told: dict[str, bytes] = field(default_factory=dict)  # content of files that were acknowledged
     gone: set[str] = field(default_factory=set)  # of which he was told that they are deleted
 
     async def ask(self, request: Callable[[Process], Any]) -> Any:
-        return await self.client.ask(request)
+        """Raises Unanswered, or the ApiError of a refusal."""
+        for _ in range(self.retries):
+            with contextlib.suppress(Unanswered):
+                return await self._once(request)
+            await asyncio.sleep(0.5)
+        return await self._once(request)
+
+    async def _once(self, request: Callable[[Process], Any]) -> Any:
+        process = await self.world.api()
+        task = process.spawn(request(process))
+        await asyncio.wait((task,))
+        if not process.alive:
+            raise Unanswered
+        try:
+            return task.result()
+        except StorageUnavailable:
+            raise Unanswered from None
 
     async def create(self, *, breaks: bool = False, expires_at: int | None = None) -> str:
         async def create(process: Process) -> File:
@@ -72,7 +93,7 @@ class Owner:
     async def acknowledged(self, file: File, content: bytes) -> str:
         """It is there from now on, and not later only."""
         self.told[file.id] = content
-        assert await self.client.world.store.get(names.FILES, names.document(PROJECT, file.id))
+        assert await self.world.store.get(names.FILES, names.document(PROJECT, file.id))
         return file.id
 
     async def delete(self, file_id: str) -> None:
@@ -80,7 +101,7 @@ class Owner:
         try:
             await self.ask(lambda process: process.service.files.delete(PROJECT, file_id))
         except ApiError:
-            assert self.client.retries, "a deletion is refused only if it came before"
+            assert self.retries, "a deletion is refused only if it came before"
         self.gone.add(file_id)
 
     async def begin(self, size: int = 2 * len(BYTES)) -> str:
@@ -126,7 +147,7 @@ async def create_and_delete(owner: Owner) -> None:
 
 
 async def create_expiring(owner: Owner) -> None:
-    file_id = await owner.create(expires_at=int(owner.client.world.clock.now() + HOUR))
+    file_id = await owner.create(expires_at=int(owner.world.clock.now() + HOUR))
     del owner.told[file_id]
     owner.gone.add(file_id)
 
@@ -210,7 +231,7 @@ SCENARIOS = [
 async def play(scenario: Scenario, plan: Plan, *, retries: int = 0, **options: Any) -> World:
     world = World(plan=plan, **options)
     async with world.running():
-        owner = Owner(Client(world, retries))
+        owner = Owner(world, retries)
         try:
             await scenario(owner)
         except (Unanswered, ApiError):
@@ -254,7 +275,7 @@ async def check(world: World, owner: Owner) -> None:
         there = {name for (name,) in store._sql.execute(f"SELECT DISTINCT name FROM {table}")}
         assert there == whole, f"{table} of no file: {there - whole}"
     assert not await store.page(names.UPLOADS, "", after=None, limit=1, newest_first=True), "an upload is kept for ever"
-    assert world.queued("work-poison") == 0
+    assert world.queued("work-buried") == 0
     assert not world.errors, world.errors
 
 
@@ -284,7 +305,7 @@ def test_a_crash_in_the_middle_of_a_file_leaves_bytes_until_the_work_item_comes_
         world = World(plan=plan, layout=("api",))
         async with world.running():
             with pytest.raises(Unanswered):
-                await Owner(Client(world)).create()
+                await Owner(world).create()
             assert plan.hits
             assert world.store._sql.execute("SELECT count(*) FROM chunks").fetchone()[0] > 0
             assert not await world.store.page(names.FILES, "", after=None, limit=1, newest_first=True)
@@ -305,7 +326,7 @@ def test_an_item_of_a_deletion_that_never_came_leaves_the_file_alone() -> None:
         plan = Plan(lambda number, name: How.CRASH_BEFORE if name == "remove" else None)
         world = World(plan=plan, layout=("api",))
         async with world.running():
-            owner = Owner(Client(world))
+            owner = Owner(world)
             file_id = await owner.create()
             with pytest.raises(Unanswered):
                 await owner.delete(file_id)

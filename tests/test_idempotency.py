@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import contextlib
+import json
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
 from typing import Any
 
+import aiohttp
 import pytest
-from inprocess import InProcess, ManualClock, in_process
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from inprocess import Gate, InProcess, ManualClock, calls, in_process, says
+from openai import AsyncOpenAI, BadRequestError, NotFoundError
+
+from core.ports import ToolCall
 
 Json = Any
 DAY = 24 * 3600
@@ -119,8 +128,9 @@ async def test_a_request_sent_again_brings_no_deleted_message_back(
     assert (await service.api.get(path))["data"] == messages[1:]
 
 
-async def test_a_streamed_run_is_streamed_again(service: InProcess) -> None:
-    path, body, _ = (await requests(service))["run"]
+@pytest.mark.parametrize("kind", ["run", "thread and run"])
+async def test_a_streamed_run_is_streamed_again(service: InProcess, kind: str) -> None:
+    path, body, _ = (await requests(service))[kind]
     said = []
     for _ in range(2):
         async with service.api.stream("POST", path, {**body, "stream": True}, key="key") as stream:
@@ -128,7 +138,150 @@ async def test_a_streamed_run_is_streamed_again(service: InProcess) -> None:
     assert said[0] == said[1]
 
 
+async def test_a_key_is_its_projects_own() -> None:
+    async with in_process(api_keys="one:key-of-one,two:key-of-two") as service:
+        made = set()
+        for client in (service.client("key-of-one"), service.client("key-of-two")):
+            answer = await client.send("POST", "/v1/threads", {}, headers={"Idempotency-Key": "key"})
+            made.add(answer.body["id"])
+        assert len(made) == 2
+
+
 @pytest.mark.parametrize("key", ["", "k" * 256])
 async def test_a_key_of_the_wrong_length_is_refused(service: InProcess, key: str) -> None:
     status, answer = await post(service, "/threads", {}, key)
     assert (status, answer["error"]["param"]) == (400, "Idempotency-Key")
+
+
+# --- what an SDK does when it gets no answer ------------------------------------------------------------------------
+
+
+@dataclass
+class Torn:
+    """A proxy that passes every request on, and breaks the connection in place of the answer, the first time; `late`:
+    once the run that it answers with has ended."""
+
+    service: InProcess
+    late: bool = False
+    keys: list[str | None] = field(default_factory=list)
+    answers: list[tuple[int, Json]] = field(default_factory=list)  # of the service
+
+    async def pass_on(self, request: web.Request) -> web.Response:
+        self.keys.append(request.headers.get("Idempotency-Key"))
+        headers = {name: value for name, value in request.headers.items() if name.lower() != "host"}
+        url = self.service.url.with_path(request.path)
+        async with (
+            aiohttp.ClientSession() as session,
+            session.request(request.method, url, data=await request.read(), headers=headers) as answer,
+        ):
+            self.answers.append((answer.status, json.loads(await answer.read())))
+        if len(self.answers) == 1:
+            if self.late:
+                await self.service.until(self.answers[0][1])
+            assert request.transport
+            request.transport.abort()
+        status, body = self.answers[-1]
+        return web.json_response(body, status=status)
+
+
+@contextlib.asynccontextmanager
+async def torn(
+    service: InProcess, monkeypatch: pytest.MonkeyPatch, *, late: bool = False
+) -> AsyncIterator[tuple[AsyncOpenAI, Torn]]:
+    """The official SDK, with its own settings, behind such a proxy."""
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.001)
+    proxy, app = Torn(service, late), web.Application()
+    app.router.add_route("*", "/{path:.*}", proxy.pass_on)
+    async with TestServer(app) as server, AsyncOpenAI(base_url=str(server.make_url("/v1")), api_key="x") as client:
+        yield client, proxy
+
+
+@pytest.fixture
+async def busy() -> AsyncIterator[InProcess]:
+    """Runs stay active."""
+    async with in_process(says(Gate())) as one:
+        yield one
+
+
+async def ask(client: AsyncOpenAI, service: InProcess, kind: str, **options: Any) -> Json:
+    thread, assistant = await service.thread("Hello"), await service.assistant()
+    beta: Any = client.beta
+    create: dict[str, Callable[[], Any]] = {
+        "assistant": lambda: beta.assistants.create(model="gpt-4o", **options),
+        "thread": lambda: beta.threads.create(**options),
+        "message": lambda: beta.threads.messages.create(thread, role="user", content="Hi", **options),
+        "run": lambda: beta.threads.runs.create(thread, assistant_id=assistant, **options),
+        "thread and run": lambda: beta.threads.create_and_run(
+            assistant_id=assistant, thread={"messages": [{"role": "user", "content": "Hi"}]}, **options
+        ),
+    }
+    return await create[kind]()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("kind", KINDS)
+async def test_the_sdk_sends_a_lost_request_again_without_a_key_and_doubles_all_but_runs(
+    busy: InProcess, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with torn(busy, monkeypatch) as (client, proxy):
+        if kind == "run":
+            with pytest.raises(BadRequestError, match="already has an active run"):
+                await ask(client, busy, kind)
+            assert [status for status, _ in proxy.answers] == [200, 400]
+        else:
+            await ask(client, busy, kind)
+            assert [status for status, _ in proxy.answers] == [200, 200]
+            assert len({answer["id"] for _, answer in proxy.answers}) == 2
+    assert proxy.keys == [None, None]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+async def test_a_run_that_has_ended_when_its_request_is_sent_again_is_doubled(
+    service: InProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with torn(service, monkeypatch, late=True) as (client, proxy):
+        await ask(client, service, "run")
+    assert len({answer["id"] for _, answer in proxy.answers}) == 2
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("by_itself", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+async def test_with_a_key_a_lost_request_counts_once(
+    busy: InProcess, kind: str, by_itself: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with torn(busy, monkeypatch) as (client, proxy):
+        if by_itself:
+            client._idempotency_header = "Idempotency-Key"
+            made = await ask(client, busy, kind)
+        else:
+            made = await ask(client, busy, kind, extra_headers={"Idempotency-Key": "key"})
+    assert [(status, answer["id"]) for status, answer in proxy.answers] == [(200, made.id)] * 2
+    first, second = proxy.keys
+    assert first == second
+    assert by_itself != (first == "key")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+async def test_of_what_creates_nothing_a_lost_request_does_the_same_again_or_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    call = calls(ToolCall("call_a", "f", "{}"))
+    outputs: Any = [{"tool_call_id": "call_a", "output": "x"}]
+    async with in_process(call, says("Done."), call) as service:
+        run = await service.finished()
+        thread, assistant = run["thread_id"], run["assistant_id"]
+        async with torn(service, monkeypatch) as (client, proxy):
+            await client.beta.assistants.update(assistant, name="New")
+            assert [answer["name"] for _, answer in proxy.answers] == ["New", "New"]
+        async with torn(service, monkeypatch) as (client, _):
+            with pytest.raises(BadRequestError, match="do not accept tool outputs"):
+                await client.beta.threads.runs.submit_tool_outputs(run["id"], thread_id=thread, tool_outputs=outputs)
+        await service.until(run, "completed")
+        run = await service.finished(thread, assistant)
+        async with torn(service, monkeypatch) as (client, _):
+            with pytest.raises(BadRequestError, match="Cannot cancel run with status 'cancelled'"):
+                await client.beta.threads.runs.cancel(run["id"], thread_id=thread)
+        async with torn(service, monkeypatch) as (client, _):
+            with pytest.raises(NotFoundError):
+                await client.beta.threads.delete(thread)

@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 from azurite import Azurite
+from byname import ByName
 from chaos import NAMES, Point, strike, talk_and_kill
 from reality import Mortal, Reality, Visitor, reality
 from scenarios import ask, listen
-from simulation import ByName
 
 from core.ports import Deltas, Prompt, Reply
 
@@ -37,8 +37,8 @@ async def test_p9_no_kill_at_a_storage_request_loses_work_on_azure(azurite: Azur
     """A run that is in the log and not in its document; a call that the stream does not show yet; half an answer."""
     points = [
         Point("plain", "api", "after", 12),
-        Point("streamed_tools", "worker", "before", 12),
-        Point("streamed_tools", "worker", "after", 20),
+        Point("streamed_parallel_tools", "worker", "before", 12),
+        Point("streamed_parallel_tools", "worker", "after", 20),
     ]
     async with reality(azurite.account(), *NAMES, kind=Mortal) as world:
         for point in points:
@@ -64,7 +64,7 @@ async def one_run(*names: str, stream: bool, **options: Any) -> AsyncIterator[tu
     """A client whose run is in the middle of a model call of two seconds, and his waiting for its end."""
     with tempfile.TemporaryDirectory() as folder:
         async with reality(f"sqlite:///{folder}/a.db", *names, **options) as world:
-            one = await world.visitor(SEED)
+            one = world.visitor(SEED)
             await one.open_thread()
             running = asyncio.create_task((listen if stream else ask)(one, "slow"))
             while not world.models.calls:
@@ -84,10 +84,10 @@ async def test_p9_sigterm_lets_runs_in_flight_finish(stream: bool) -> None:
 
 async def test_p9_the_single_process_drains_and_stops() -> None:
     """Meanwhile it answers, and says that it is not ready for more."""
-    async with one_run("serve", stream=True) as (world, one, running):
+    async with one_run("serve", stream=True) as (world, _, running):
 
         async def health(probe: str) -> int:
-            async with one.session.get(f"http://127.0.0.1:{world.ports['serve']}/health/{probe}") as response:
+            async with world.session.get(f"http://127.0.0.1:{world.ports['serve']}/health/{probe}") as response:
                 return response.status
 
         assert (await health("live"), await health("ready")) == (200, 200)

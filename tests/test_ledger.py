@@ -7,10 +7,12 @@ import asyncio
 from typing import Any
 
 import pytest
+from client import Client
 from faults import How, Plan
-from promises import check, history, nothing_is_left
+from past import whole
+from promises import check, nothing_is_left, past_of
 from scenarios import ask
-from simulation import PROJECT, Client, Process, World
+from simulation import PROJECT, Process, World
 from virtual import run
 
 from core import events as e
@@ -19,8 +21,7 @@ from core.commands import message_from
 from core.errors import ApiError
 from core.ids import Ids
 from core.ports import Document, StorageUnavailable
-from core.requests import CreateMessage, UpdateThread
-from core.resources import encode
+from core.requests import CreateMessage
 
 
 async def say(process: Process, thread_id: str, text: str) -> str:
@@ -29,11 +30,6 @@ async def say(process: Process, thread_id: str, text: str) -> str:
     body = CreateMessage(role="user", content=text)
     await process.ledger.command(PROJECT, thread_id, lambda state: scribe.create_message(state, body, message_id))
     return message_id
-
-
-async def rename(client: Client) -> None:
-    news = UpdateThread(metadata={"new": "yes"})
-    await client.change(lambda scribe, state: scribe.update_thread(state, news))
 
 
 async def document_of(world: World, client: Client) -> bytes:
@@ -52,7 +48,7 @@ def test_a_decision_that_makes_nothing_leaves_no_commit() -> None:
             client = Client(world)
             await client.open_thread()
             assert await world.processes[0].ledger.commit(PROJECT, client.thread, lambda state: ()) == []
-            assert len((await history(world, client.thread)).commits) == 1
+            assert len(past_of(world, client.thread).commits) == 1
 
     run(main())
 
@@ -78,13 +74,13 @@ def test_p3_a_process_whose_append_got_no_answer_knows_what_the_log_says(how: Ho
         async with world.running():
             client = Client(world, retries=2)
             await client.open_thread()
-            for text in ("One", "Two"):
+            for _ in range(2):
                 faults = [how]
                 world.plan.choose = lambda _, name: faults.pop() if faults and name == "append threads" else None  # noqa: B023
-                await client.say(text)
+                await client.say()
             state = await world.processes[0].ledger.read(PROJECT, client.thread)
-            assert encode(state) == encode((await history(world, client.thread)).state)
-            await check(world, client)
+            assert whole(state) == whole(past_of(world, client.thread).state)
+            await check(world)
 
     run(main())
 
@@ -103,7 +99,7 @@ def test_p3_who_waits_while_an_append_gets_no_answer_knows_what_the_log_says(how
             first, second = await asyncio.gather(*said, return_exceptions=True)
             assert isinstance(first, StorageUnavailable) and isinstance(second, str)
             state = await process.ledger.recall(PROJECT, client.thread)
-            assert encode(state) == encode((await history(world, client.thread)).state)
+            assert whole(state) == whole(past_of(world, client.thread).state)
 
     run(main())
 
@@ -122,8 +118,8 @@ def test_readers_at_once_fold_what_another_process_wrote_once() -> None:
             for number in range(3):
                 await say(writer, client.thread, f"Message {number}")
             states = await asyncio.gather(*(reader.ledger.read(PROJECT, client.thread) for _ in range(5)))
-            past = await history(world, client.thread)
-            assert [encode(state) for state in states] == [encode(past.state)] * 5
+            past = past_of(world, client.thread)
+            assert [whole(state) for state in states] == [whole(past.state)] * 5
 
     run(main())
 
@@ -167,11 +163,12 @@ def test_p1_a_commit_whose_documents_are_refused_is_acknowledged_and_shown_later
             await client.open_thread()
             refusals = [How.REFUSED] * 3
             world.plan.choose = lambda _, name: refusals.pop() if refusals and name == "advance threads" else None
-            await rename(client)
-            assert b'"new":"yes"' not in await document_of(world, client)
+            await client.modify()
+            news = world.exchanges[-1].mark.encode()
+            assert news not in await document_of(world, client)
             await asyncio.sleep(60)
             assert not refusals
-            assert b'"new":"yes"' in await document_of(world, client)
+            assert news in await document_of(world, client)
 
     run(main())
 
@@ -194,12 +191,12 @@ def test_p1_a_worker_keeps_its_item_until_the_documents_are_written() -> None:
         async with world.running():
             client = Client(world)
             await client.open_thread()
-            await client.say("Hello")
+            await client.say()
             ended = await client.run("plain")
             await world.at_rest()
             assert [hit.split(":")[0] for hit in plan.hits] == [How.REFUSED.value, How.CRASH_AFTER.value]
             assert (await client.look(ended)).status == "completed"
-            await check(world, client)
+            await check(world)
 
     run(main())
 
@@ -242,14 +239,14 @@ def test_no_document_is_brought_up_of_a_thread_that_was_deleted_meanwhile() -> N
         async with world.running():
             client = Client(world)
             await client.open_thread()
-            await client.say("Hello")
+            await client.say()
             queued = await client.run("plain")
             await client.delete()
             await world.processes[0].ledger.project(PROJECT, client.thread, queued.id)
             world.layout = ("worker",)
             world.start()
             await world.at_rest()
-            await nothing_is_left(world, client)
+            await nothing_is_left(world, client.thread)
 
     run(main())
 
@@ -263,6 +260,6 @@ def test_a_purge_leaves_a_thread_alone_that_nobody_deleted() -> None:
             await ask(client, "plain")
             await world.processes[0].ledger.purge(PROJECT, client.thread)
             await world.at_rest()
-            await check(world, client)
+            await check(world)
 
     run(main())

@@ -14,7 +14,7 @@ import aiohttp
 import pytest
 from exported import Exported
 from forms import add_part, download, field, file_form, form, send_form
-from inprocess import InProcess, calls, in_process, path_of, says
+from inprocess import Api, InProcess, calls, in_process, path_of, says
 from malformed import REQUESTS, UPLOAD, WEATHER, Bad, malformed, valid, with_parameters, with_schema
 
 from core.ports import ToolCall
@@ -29,16 +29,16 @@ async def test_5000_malformed_requests_are_refused_and_nothing_breaks() -> None:
         before = await snapshot(service, ids)
         requests = iter(malformed(random.Random(SEED), ids))
         problems: list[str] = []
-        await asyncio.gather(*(send_all(service, requests, problems) for _ in range(AT_ONCE)))
+        await asyncio.gather(*(send_all(service.api, requests, problems) for _ in range(AT_ONCE)))
         assert not problems, "\n".join(problems[:20])
         assert await snapshot(service, ids) == before
         assert (await service.finished())["status"] == "completed"
 
 
-async def send_all(service: InProcess, requests: Iterator[Bad], problems: list[str]) -> None:
+async def send_all(api: Api, requests: Iterator[Bad], problems: list[str]) -> None:
     for bad in requests:
         try:
-            answer = await service.api.send(bad.method, bad.path, data=bad.data, headers=bad.headers)
+            answer = await api.send(bad.method, bad.path, data=bad.data, headers=bad.headers)
         except (AssertionError, aiohttp.ClientError) as error:
             problems.append(f"{bad}: {error!r}")
         else:

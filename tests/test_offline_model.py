@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from upstreams import WEATHER, Heard, assembled, prompt
 
+from core.file_search import definition
 from core.ports import Prompt, Reply, Tokens, Turn
 from infra.offline_arguments import arguments
 from infra.offline_model import HONEST, OfflineModel
@@ -91,6 +92,25 @@ async def test_offline_quotes_outputs_and_ends() -> None:
     again = await offline(*turns, Turn("assistant", reply.text), asked, tools=TOOLS)
     assert called(again) == called(await offline(asked, tools=TOOLS))
     assert {call.id for call in again.calls}.isdisjoint(call.id for call in calls)
+
+
+async def test_offline_searches_files_for_what_was_said_and_cites_the_best_sentence() -> None:
+    asked, search = Turn("user", "Who ate the cake of 2024?"), definition("file_search")
+    (call,) = (await offline(asked, tools=(search,))).calls
+    assert (call.name, json.loads(call.arguments)) == ("file_search", {"queries": ["Who ate the cake of 2024?"]})
+    found = "【4:0†a b.txt】\nRex ate. It rained.\n\n【4:1†c.txt】\nNobody.\nAnna ate the cake!\n\n也吃了。蛋糕。"
+    turns = asked, Turn("assistant", calls=(call,)), Turn("tool", found, call_id=call.id)
+    reply = await offline(*turns, tools=(search,))
+    assert reply.text == f'{HONEST} Your files say: "Anna ate the cake!"【4:1†c.txt】'
+
+
+@pytest.mark.parametrize("output", ["Nothing was found.", "Error: Vector store vs_1 has expired."])
+async def test_offline_says_why_it_cites_nothing(output: str) -> None:
+    asked, search = Turn("user", "Who?"), definition("file_search")
+    (call,) = (await offline(asked, tools=(search,))).calls
+    turns = asked, Turn("assistant", calls=(call,)), Turn("tool", output, call_id=call.id)
+    reply = await offline(*turns, tools=(search,))
+    assert reply.text == f"{HONEST} Your files say nothing about it: {output}"
 
 
 async def test_offline_stops_at_its_limit() -> None:

@@ -48,7 +48,8 @@ class Separate:
         self.app = create_app(service, keys={})
         bell = Bell()
         ledgers = Threads(worker, clock, ids, bell), Stores(worker, clock, ids, bell)
-        self.doorbell = Doorbell(Kit(worker, *ledgers, models, Actions({}), PlainText(), Bag(), clock, ids, bell))
+        kit = (worker, *ledgers, models, Actions({}), PlainText(), Bag(), clock, ids, bell)
+        self.doorbell = Doorbell(Kit(*kit, searcher=searcher))
 
     async def delivery(self) -> Delivery:
         """The next work item. Looks that found nothing are polling, and are not counted."""

@@ -1,14 +1,15 @@
-"""Work items that cannot be done: they end their run, and lie in the poison queue for people to look at."""
+"""Work items that cannot be done: they end their run, and are buried, for people to look at."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 from exported import Exported
+from searching import FakeSearch
 from shelved import Bag, PlainText
 
 from core import frames, names
@@ -94,7 +95,9 @@ async def bench(request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
     store, ids, bell, models = SqliteStorage(":memory:", clock), Ids(clock), Bell(), Broken(request.param)
     await store.open()
     ledger = Threads(store, clock, ids, bell)
-    kit = Kit(store, ledger, Stores(store, clock, ids, bell), models, Actions({}), PlainText(), Bag(), clock, ids, bell)
+    stores = Stores(store, clock, ids, bell)
+    parts = (store, ledger, stores, models, Actions({}), PlainText(), Bag(), clock, ids, bell)
+    kit = Kit(*parts, searcher=FakeSearch())
     yield Bench(store, clock, models, Desk(store, ledger, clock, ids, bell), Doorbell(kit))
     await store.close()
 
@@ -108,7 +111,7 @@ async def test_p2_the_fifth_failed_delivery_ends_the_run(bench: Bench, caplog: p
     assert (ended.status, ended.last_error.code) == ("failed", "server_error")
     assert "bug" not in ended.last_error.message
     assert not bench.queued("work")
-    ((kept,),) = bench.queued("work-poison")
+    ((kept,),) = bench.queued("work-buried")
     assert run.id in kept.decode()
     assert "a bug" in kept.decode()
     document = await bench.store.get(names.RUNS, names.document("p", run.thread_id, run.id))
@@ -128,7 +131,7 @@ async def test_a_delivery_that_succeeds_after_failures_ends_well(
     await bench.deliver()
     assert (await bench.now(run)).status == "completed"
     assert not bench.queued("work")
-    assert not bench.queued("work-poison")
+    assert not bench.queued("work-buried")
 
 
 @pytest.mark.parametrize("bench", [StorageUnavailable("a storm")], indirect=True)
@@ -140,7 +143,7 @@ async def test_a_store_that_fails_for_long_poisons_no_item(bench: Bench, caplog:
     bench.models.error = None
     await bench.deliver()
     assert (await bench.now(run)).status == "completed"
-    assert not bench.queued("work-poison")
+    assert not bench.queued("work-buried")
 
 
 @pytest.mark.parametrize("bench", [RuntimeError("a bug")], indirect=True)
@@ -182,7 +185,7 @@ async def poison(bench: Bench, run: Run, monkeypatch: pytest.MonkeyPatch) -> Non
     item = AdvanceRun(project="p", thread_id=run.thread_id, run_id=run.id, sent_at=bench.clock.now())
     await bench.store.send(to_body(item))
     assert [await bench.deliver() for _ in range(DELIVERIES)] == [1, 2, 3, 4, 5]
-    assert len(bench.queued("work-poison")) == 1
+    assert len(bench.queued("work-buried")) == 1
 
 
 @pytest.mark.parametrize("bench", [None], indirect=True)
@@ -209,6 +212,31 @@ async def test_a_poison_item_ends_no_run_that_is_another_items(
     assert (await bench.now(run)).status == "in_progress"
 
 
+@pytest.mark.parametrize("bench", [None], indirect=True)
+@pytest.mark.parametrize("status", ["queued", "in_progress"])
+async def test_p2_a_run_whose_item_its_host_gives_up_ends(
+    bench: Bench, status: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """At once, or when it expires: it may be in progress by another item, which only its host knows."""
+    caplog.set_level(logging.CRITICAL)
+    run = await bench.run()
+    (lost,) = await bench.store.receive(1, hide=1)
+    await bench.store.delete(lost)
+    if status == "in_progress":
+        claim = RunClaimed(run_id=run.id, attempt=1, item=lost.id)
+        await bench.desk.ledger.commit("p", run.thread_id, lambda state: [claim])
+    for _ in range(2):  # the host delivers at least once
+        await bench.doorbell.give_up(replace(lost, id="0"))
+    assert len(bench.queued("work-buried")) == 2
+    if status == "in_progress":
+        assert (await bench.now(run)).status == "in_progress"
+        bench.clock.time += 600
+        await bench.deliver()
+    ended = await bench.now(run)
+    assert ended.status == ("failed" if status == "queued" else "expired")
+    assert not bench.models.calls
+
+
 @pytest.mark.parametrize("bench", [RuntimeError("unused")], indirect=True)
 @pytest.mark.parametrize("body", [b"not json", b"{}", b'{"kind": "other"}', b"\xff"])
 async def test_what_is_no_work_item_is_buried(bench: Bench, body: bytes, caplog: pytest.LogCaptureFixture) -> None:
@@ -216,7 +244,7 @@ async def test_what_is_no_work_item_is_buried(bench: Bench, body: bytes, caplog:
     await bench.store.send(body)
     assert await bench.deliver() == 1
     assert not bench.queued("work")
-    assert len(bench.queued("work-poison")) == 1
+    assert len(bench.queued("work-buried")) == 1
 
 
 @pytest.mark.parametrize("bench", [RuntimeError("a bug")], indirect=True)
@@ -228,7 +256,7 @@ async def test_a_poison_item_shows_in_metrics_and_logs(bench: Bench, caplog: pyt
     run = await bench.run()
     for _ in range(DELIVERIES):
         await bench.deliver()
-    buried = [record.getMessage() for record in caplog.records if "poison queue" in record.getMessage()]
+    buried = [record.getMessage() for record in caplog.records if "is buried" in record.getMessage()]
     assert [message.partition("after ")[2] for message in buried] == ["1 deliveries", f"{DELIVERIES} deliveries"]
     assert exported.metric("assistants.work.deliveries", assistants__work__outcome="poison") == 2
     assert exported.metric("assistants.work.deliveries", assistants__work__outcome="failed") == DELIVERIES - 1

@@ -23,9 +23,10 @@ import aiohttp
 import pytest
 import virtual
 from aiohttp import web
+from byname import ByName
+from client import names_in_path
 from inprocess import BETA, PATIENCE, InProcess, in_process, path_of, says
 from reality import Reality, Visitor, reality
-from simulation import ByName
 
 from app import connections, streaming
 from assistants import api_of
@@ -87,9 +88,9 @@ async def test_p4_a_thousand_broken_connections_lose_nothing_and_double_nothing(
 
         async def one_run(number: int) -> list[Reader]:
             """Streamed or not, with eight readers while it works."""
-            visitor = await world.visitor(number)
+            visitor = world.visitor(number)
             await visitor.open_thread()
-            await visitor.say("Hello")
+            await visitor.say()
             run = await visitor.run("slow", stream=number % 2 == 0)
             readers = [Reader(world, run, chance, left) for _ in range(8)]
             await asyncio.gather(*(reader.read() for reader in readers))
@@ -130,13 +131,13 @@ async def test_p4_an_event_id_of_another_run_is_refused() -> None:
 async def test_a_thousand_idle_watchers_cost_little_and_leave_nothing(tmp_path: Path) -> None:
     count, most = 1000 * SCALE, resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (256, most))  # what the service begins with: it takes more by itself
-    async with reality(f"sqlite:///{tmp_path}/a.db", "serve") as world:
+    async with reality(f"sqlite:///{tmp_path}/a.db", "serve", MAX_CONNECTIONS=str(3 * count)) as world:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-        process, visitor = world.processes["serve"], await world.visitor(SEED)
+        process, visitor = world.processes["serve"], world.visitor(SEED)
         runs = []
         for number in range(20):
             await visitor.open_thread()
-            await visitor.say("Hello")
+            await visitor.say()
             runs.append(await visitor.run("tools", stream=number % 2 == 0))
         for run in runs:
             await visitor.until(run, "requires_action")
@@ -193,7 +194,8 @@ async def exhaust(chunks: AsyncIterator[bytes]) -> None:
 
 async def watch(visitor: Visitor, run: Run) -> aiohttp.ClientResponse:
     """Until there is nothing more to hear."""
-    response = await visitor.session.get(f"{visitor.world.url(visitor.chance)}{visitor._path(run)}/events")
+    world, path = visitor.world, names_in_path(run.thread_id, run.id)
+    response = await world.session.get(f"{world.url(visitor.chance)}{path}/events")
     while (await response.content.readline()) != f"event: {frames.PAUSE}\n".encode():
         pass
     return response
@@ -223,7 +225,7 @@ def open_files(pid: int) -> int:
 @contextlib.asynccontextmanager
 async def as_deployed(service: InProcess) -> AsyncIterator[tuple[web.Application, int]]:
     """Its API on a port of its own: unlike the test server, this one does not cancel the handlers of who went away."""
-    app = api_of(service.parts, service.ledger, service.stores)
+    app = api_of(service.parts, service.ledger, service.stores, service.searcher)
     runner = web.AppRunner(app, shutdown_timeout=1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -296,11 +298,14 @@ class Novelist(ByName):
 async def test_who_never_reads_holds_little_memory(tmp_path: Path) -> None:
     count = 20 * SCALE
     async with reality(f"sqlite:///{tmp_path}/a.db", "serve", models=Novelist()) as world:
-        process, visitor = world.processes["serve"], await world.visitor(SEED)
+        process, visitor = world.processes["serve"], world.visitor(SEED)
         await visitor.open_thread()
-        await visitor.say("Write a novel")
+        await visitor.say()
         run = await visitor.until(await visitor.run("novel", stream=True))
-        size, before = len(await visitor.get(f"{visitor._path(run)}/events")), memory(process.pid)
+        path = names_in_path(run.thread_id, run.id)
+        async with world.session.get(f"{world.url(visitor.chance)}{path}/events") as response:
+            size = len(await response.read())
+        before = memory(process.pid)
         where = {"thread_id": run.thread_id, "id": run.id}
         readers = [await connect(world.ports["serve"], where) for _ in range(count)]
         await asyncio.sleep(1)

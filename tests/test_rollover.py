@@ -6,45 +6,29 @@ import asyncio
 from typing import Any
 
 import pytest
-from faults import How, Plan
-from promises import all_documents, check, history
-from scenarios import ask, listen
-from simulation import PROJECT, Client, World
-from test_crash_sweep import sweep
+from client import Client
+from faults import Plan
+from past import whole
+from promises import all_documents, check, past_of
+from scenarios import ask, rolled_over
+from simulation import PROJECT, World
 from test_ledger import say
 from virtual import run
 
 from core import names
-from core.fold import ThreadState
+from core.errors import ApiError
 from core.paging import PageQuery
-from core.ports import Mark
+from core.ports import Document, Mark
 from core.resources import encode
 from core.stream import replay
 
 ROLLS = 3  # commits of one generation
 
 
-async def conversation(client: Client) -> None:
-    """Runs of several kinds, one after the other, and a change to what lies generations back."""
-    for script in ("plain", "own"):
-        await ask(client, script)
-    for script in ("tools", "plain", "says"):
-        await listen(client, script)
-    first, _ = client.told[0]
-    await client.change(lambda scribe, state: scribe.delete_message(state, first))
-    await ask(client, "plain")
-
-
-async def deletion(client: Client) -> None:
-    await ask(client, "plain")
-    await listen(client, "plain")
-    await client.delete()
-
-
 async def talk(world: World) -> Client:
     client = Client(world)
     await client.open_thread()
-    await conversation(client)
+    await rolled_over(client)
     return client
 
 
@@ -70,7 +54,7 @@ async def told(roll_after: int, layout: tuple[str, ...]) -> tuple[int, list[byte
     async with world.running():
         client = await talk(world)
         await world.at_rest()
-        await check(world, client)
+        await check(world)
         return await generation(world, client), await lists(world, client), await all_documents(world, client.thread)
 
 
@@ -92,7 +76,7 @@ def test_p3_a_process_that_starts_reads_what_one_that_was_there_knows() -> None:
             there = await lists(world, client)
             world.processes[0].kill()
             assert await lists(world, client) == there
-            past = await history(world, client.thread)
+            past = past_of(world, client.thread)
             state = await (await world.api()).ledger.read(PROJECT, client.thread)
             assert whole(state) == whole(past.state), "the snapshot is not what the archived generations fold to"
             kept = await world.store.page(names.SNAPSHOTS, "", after=None, limit=9, newest_first=False)
@@ -100,11 +84,6 @@ def test_p3_a_process_that_starts_reads_what_one_that_was_there_knows() -> None:
             assert [each.name for each in kept] == [last]
 
     run(main())
-
-
-def whole(state: ThreadState) -> bytes:
-    indexes = [(index.order, list(index)) for index in (state.messages, state.runs)]
-    return encode((state.version, state.thread, state.deleted, state.active, indexes))
 
 
 def test_p4_nothing_is_added_to_streams_of_runs_that_lie_generations_back() -> None:
@@ -118,7 +97,7 @@ def test_p4_nothing_is_added_to_streams_of_runs_that_lie_generations_back() -> N
             assert world.queued(), "doorbells of the expiry are still to ring"
             await world.at_rest()
             assert await streams(world, client) == before
-            await check(world, client)
+            await check(world)
 
     run(main())
 
@@ -137,13 +116,13 @@ def test_p3_another_process_reads_and_writes_behind_a_roll() -> None:
         async with world.running():
             client = Client(world)
             await client.open_thread()
-            for number in range(20):  # every process commits now and then, each behind the rolls of the others
-                await client.say(f"Message {number}")
+            for _ in range(20):  # every process commits now and then, each behind the rolls of the others
+                await client.say()
                 await asyncio.gather(*(process.ledger.read(PROJECT, client.thread) for process in world.processes))
-            await conversation(client)
+            await rolled_over(client)
             await world.at_rest()
             assert await generation(world, client) > 5
-            await check(world, client)
+            await check(world)
 
     run(main())
 
@@ -154,21 +133,11 @@ def test_p3_racing_writers_that_roll_lose_and_double_nothing() -> None:
         async with world.running():
             client = Client(world)
             await client.open_thread()
-            await asyncio.gather(*(client.say("Hello") for _ in range(60)))
-            await check(world, client)
-            assert len([*(await history(world, client.thread)).state.messages]) == 60
+            await asyncio.gather(*(client.say() for _ in range(60)))
+            await check(world)
+            assert len([*past_of(world, client.thread).state.messages]) == 60
 
     run(main())
-
-
-@pytest.mark.parametrize("how", list(How), ids=lambda how: how.name.lower())
-def test_p1_to_p6_hold_at_every_crash_point_of_a_conversation_that_rolls(how: How) -> None:
-    assert sweep(conversation, how, roll_after=ROLLS, every=5 if how is not How.CRASH_BEFORE else 2)
-
-
-@pytest.mark.parametrize("how", list(How), ids=lambda how: how.name.lower())
-def test_a_deletion_leaves_no_generation_behind_whatever_fails(how: How) -> None:
-    assert sweep(deletion, how, roll_after=2, every=2)
 
 
 def test_the_sweep_meets_rolls() -> None:
@@ -213,6 +182,37 @@ def test_p1_of_two_snapshots_for_one_generation_the_later_counts() -> None:
     run(main())
 
 
+def test_a_snapshot_that_is_stored_after_the_thread_was_purged_does_not_stay() -> None:
+    """Its writer knew of no deletion."""
+
+    async def main() -> None:
+        world = World(roll_after=ROLLS, layout=("api", "api", "worker"))
+        async with world.running():
+            slow, quick, _ = world.processes
+            client = Client(world)
+            await client.open_thread()
+            for number in range(ROLLS - 1):
+                await say(slow, client.thread, f"Message {number}")
+            await quick.ledger.read(PROJECT, client.thread)  # so that it rings once: a second purge would clean up
+            storage: Any = slow.storage
+            undisturbed, log = storage.advance, names.log(PROJECT, client.thread)
+
+            async def advance(document: Document) -> None:
+                if document.container == names.SNAPSHOTS:
+                    await quick.service.desk.delete_thread(PROJECT, client.thread)
+                    while await world.store.read(names.THREADS, log, None):
+                        await asyncio.sleep(0.1)
+                await undisturbed(document)
+
+            storage.advance = advance
+            with pytest.raises(ApiError, match="No thread found"):
+                await say(slow, client.thread, "the last one")
+            await world.at_rest()
+            assert not await world.store.page(names.SNAPSHOTS, "", after=None, limit=9, newest_first=False)
+
+    run(main())
+
+
 def test_p1_a_reader_that_two_rolls_overtake_reads_the_whole_thread() -> None:
     """Between the log and the snapshot of its generation, which is gone when he asks for it."""
 
@@ -237,7 +237,7 @@ def test_p1_a_reader_that_two_rolls_overtake_reads_the_whole_thread() -> None:
 
             storage.get = get
             state = await reader.ledger.read(PROJECT, client.thread)
-            assert whole(state) == whole((await history(world, client.thread)).state)
+            assert whole(state) == whole(past_of(world, client.thread).state)
 
     run(main())
 
@@ -254,7 +254,7 @@ def test_p4_a_run_that_nobody_streamed_is_told_whole_by_a_process_that_starts() 
             world.processes[0].kill()
             (ended,) = client.runs
             trail = await (await world.api()).ledger.trail(PROJECT, client.thread, ended.id)
-            assert replay(trail) == replay((await history(world, client.thread)).of(ended.id))
+            assert replay(trail) == replay(past_of(world, client.thread).of(ended.id))
 
     run(main())
 
@@ -265,4 +265,4 @@ async def read_anew(world: World, client: Client, *, messages: int) -> None:
         process.kill()
     state = await (await world.api()).ledger.read(PROJECT, client.thread)
     assert len(list(state.messages)) == messages
-    assert whole(state) == whole((await history(world, client.thread)).state)
+    assert whole(state) == whole(past_of(world, client.thread).state)

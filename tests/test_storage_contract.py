@@ -1152,8 +1152,8 @@ async def test_a_buried_item_is_kept_with_its_reason(azurite: Azurite) -> None:
     await store.open()
     await store.send(b'{"run":"run_1"}')
     await store.bury(await one(store), "five failures")
-    assert store._poison is not None
-    (kept,) = await store._poison.peek_messages()
+    assert store._buried is not None
+    (kept,) = await store._buried.peek_messages()
     assert json.loads(kept.content) == {"item": '{"run":"run_1"}', "reason": "five failures"}
     await store.close()
 
@@ -1167,7 +1167,7 @@ async def test_an_item_that_cannot_be_buried_stays_on_the_queue(
     async def refuse(*_: object, **__: object) -> None:
         raise ClientAuthenticationError("no")
 
-    monkeypatch.setattr(lossy._poison, "send_message", refuse)
+    monkeypatch.setattr(lossy._buried, "send_message", refuse)
     with pytest.raises(StorageUnavailable):
         await lossy.bury(delivery, "five failures")
     await lossy.extend(delivery, hide=30)

@@ -335,13 +335,35 @@ LISTS = [
         ("limit=0", wrong_size("limit", "integer below minimum value", *TOO_FEW)),
         ("limit=-1", wrong_size("limit", "integer below minimum value", *TOO_NEGATIVE)),
         ("limit=ten", wrong_type("limit", "an integer", "a string")),
+        ("limit=", wrong_type("limit", "an integer", "a string")),
         ("order=newest", no_choice("order", "newest", "'asc' and 'desc'")),
+        ("order=", no_choice("order", "", "'asc' and 'desc'")),
     ],
 )
 @pytest.mark.parametrize("path", LISTS)
 async def test_every_list_checks_its_query(service: InProcess, path: str, query: str, expected: Refusal) -> None:
     error = await service.api.refused("GET", f"{filled(path, await some_ids(service))}?{query}")
     assert (error["message"], error["param"], error["code"]) == expected
+
+
+FOUND = "step_details.tool_calls[*].file_search.results[*].content"
+
+
+@pytest.mark.parametrize("name", ["include", "include[]"])
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/threads/{thread}/runs/{run}/steps"),
+        ("GET", "/threads/{thread}/runs/{run}/steps/{step}"),
+        ("POST", "/threads/{thread}/runs"),
+    ],
+)
+async def test_include_takes_one_value(service: InProcess, method: str, path: str, name: str) -> None:
+    ids = await some_ids(service)
+    body = {"assistant_id": ids["asst"]} if method == "POST" else None
+    error = await service.api.refused(method, f"{filled(path, ids)}?{name}={FOUND}&{name}=everything", body)
+    assert (error["message"], error["param"], error["code"]) == no_choice("include", "everything", f"'{FOUND}'")
+    assert (await service.api.send(method, f"/v1{filled(path, ids)}?{name}={FOUND}", body)).status == 200
 
 
 STRING, ARRAY, OBJECT = "string_above_max_length", "array_above_max_length", "object_above_max_properties"

@@ -85,6 +85,9 @@ async def test_a_list_is_paged_both_ways_in_both_orders(service: InProcess, some
     assert await ids_of(service.api, f"{path}?limit=3&before={down[5]}") == down[2:5]
     assert await ids_of(service.api, f"{path}?limit=3&order=asc&before={up[2]}") == up[:2]
     assert await ids_of(service.api, f"{path}?after={down[1]}&before={down[4]}") == down[2:4]
+    assert await ids_of(service.api, f"{path}?order=asc&limit=1&after={up[1]}&before={up[4]}") == up[2:3]
+    for after, before in ((1, 2), (1, 1), (4, 1)):  # nothing lies between them
+        assert await ids_of(service.api, f"{path}?after={down[after]}&before={down[before]}") == []
     assert await ids_of(service.api, f"{path}?after={down[-1]}") == []
 
 
@@ -99,6 +102,8 @@ async def test_has_more_looks_the_way_one_travels(service: InProcess, some: Call
         f"limit=2&before={down[3]}": True,
         f"limit=3&before={down[3]}": False,
         f"before={down[0]}": False,
+        f"limit=2&after={down[0]}&before={down[4]}": True,
+        f"limit=3&after={down[0]}&before={down[4]}": False,
     }
     for query, expected in more.items():
         assert (await service.api.get(f"{path}?{query}"))["has_more"] is expected, query

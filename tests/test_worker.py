@@ -8,13 +8,14 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from client import Client
 from faults import How
-from promises import all_documents, check, history, nothing_is_left
-from simulation import PROJECT, Client, Process, World
+from promises import all_documents, check, nothing_is_left, past_of
+from simulation import PROJECT, Process, World
 from virtual import run
 
 from core import frames, names
-from core.ports import Conflict, Delivery, Deltas, Prompt, Reply
+from core.ports import Conflict, Delivery, Deltas, Prompt, Reply, StorageUnavailable
 from core.resources import Run, ToolCalls
 from core.work import AdvanceRun, to_body
 from worker.doorbell import Doorbell
@@ -24,7 +25,7 @@ from worker.main import Worker
 async def started(world: World, script: str, *, stream: bool = False) -> tuple[Client, Run]:
     client = Client(world)
     await client.open_thread()
-    await client.say("Hello")
+    await client.say()
     return client, await client.run(script, stream=stream)
 
 
@@ -51,7 +52,7 @@ async def finished(world: World, client: Client, work: Run) -> None:
         world.start()
     await world.at_rest()
     assert (await client.look(work)).status == "completed"
-    await check(world, client)
+    await check(world)
 
 
 # --- several doorbells, several holders -----------------------------------------------------------------------------
@@ -67,7 +68,7 @@ def test_p6_of_two_workers_that_claim_a_run_at_once_one_works() -> None:
             await asyncio.gather(*map(answer, world.processes[1:], items))
             await finished(world, client, work)
             assert world.models.calls[work.model] == 1
-            assert (await history(world, client.thread)).state.runs[work.id].attempt == 1
+            assert past_of(world, client.thread).state.runs[work.id].attempt == 1
 
     run(main())
 
@@ -103,7 +104,7 @@ def test_p3_p6_what_comes_of_a_run_that_was_taken_over_counts_for_nothing(script
             await answer(world.processes[2], new)
             await overtaken
             await finished(world, client, work)
-            past = await history(world, client.thread)
+            past = past_of(world, client.thread)
             held = past.state.runs[work.id]
             assert held.attempt == 2
             assert [change.name for change in past.of(work.id)].count("thread.run.in_progress") == 1
@@ -125,6 +126,60 @@ def test_p6_an_item_that_comes_back_to_the_process_that_works_on_it_is_left_alon
             world.store._sql.execute("UPDATE queue SET visible_at=0")
             await finished(world, client, work)
             assert world.models.calls[work.model] == 1
+
+    run(main())
+
+
+def test_p6_an_item_that_another_host_received_is_back_soon_after_its_worker_died() -> None:
+    """Azure Functions' host hides it for ten minutes."""
+
+    async def main() -> None:
+        world = World(layout=("api", "idle"))
+        async with world.running():
+            client, work = await started(world, "slow")
+            dying = world.processes[1]
+            dying.spawn(Worker(dying.kit).take_over(await deliver(world, hide=600)))
+            await asyncio.sleep(0.5)
+            dying.kill()
+            began = world.clock.now()
+            await finished(world, client, work)
+            assert (await client.look(work)).completed_at - began < 60
+            assert world.models.calls[work.model] == 2
+
+    run(main())
+
+
+def test_p6_an_item_that_is_taken_over_twice_is_worked_on_once() -> None:
+    async def main() -> None:
+        world = World(layout=("api", "idle"))
+        async with world.running():
+            client, work = await started(world, "slow")
+            process = world.processes[1]
+            worker, delivery = Worker(process.kit), await deliver(world, hide=600)
+            working = process.spawn(worker.take_over(delivery))
+            await asyncio.sleep(0.5)
+            world.store._sql.execute("UPDATE queue SET visible_at=0")
+            await process.spawn(worker.take_over(await deliver(world, hide=600)))
+            await process.spawn(worker.take_over(delivery))  # not his any more
+            assert not working.done()
+            await working
+            await finished(world, client, work)
+            assert world.models.calls[work.model] == 1
+
+    run(main())
+
+
+def test_an_item_that_cannot_be_taken_over_is_left_to_its_host() -> None:
+    async def main() -> None:
+        world = World(layout=("api", "idle"))
+        async with world.running():
+            client, work = await started(world, "plain")
+            world.plan.choose = lambda _, name: How.REFUSED if name == "extend" else None
+            process = world.processes[1]
+            with pytest.raises(StorageUnavailable):
+                await process.spawn(Worker(process.kit).take_over(await deliver(world, hide=5)))
+            world.plan.choose = lambda _, name: None
+            await finished(world, client, work)
 
     run(main())
 
@@ -195,7 +250,7 @@ def test_p3_a_run_has_one_answer_wherever_its_worker_dies() -> None:
             plan.choose = choose
             client, work = await started(world, "plain")
             await finished(world, client, work)
-            assert len(list((await history(world, client.thread)).state.messages)) == 2
+            assert len(list(past_of(world, client.thread).state.messages)) == 2
             return bool(plan.hits)
 
     assert [run(main(number)) for number in range(1, 9)] == [*[True] * 7, False]  # every write, from the claim on
@@ -232,7 +287,7 @@ def test_p2_an_answer_that_comes_after_the_cancel_does_not_end_the_run_again() -
             assert (await client.look(work)).status in ("cancelling", "cancelled")
             await world.at_rest()
             assert (await client.look(work)).status == "cancelled"
-            await check(world, client)
+            await check(world)
 
     run(main())
 
@@ -248,7 +303,7 @@ def test_a_purge_that_is_delivered_before_the_deletion_is_committed_comes_back()
             world.plan.choose = lambda _, name: late.pop() if late and name == "append threads" else None
             await client.delete()
             await world.at_rest()
-            await nothing_is_left(world, client)
+            await nothing_is_left(world, client.thread)
 
     run(main())
 
@@ -265,7 +320,7 @@ def test_an_answer_that_comes_during_the_purge_leaves_no_document() -> None:
             await asyncio.sleep(2)
             assert not await all_documents(world, client.thread)
             await world.at_rest()
-            await nothing_is_left(world, client)
+            await nothing_is_left(world, client.thread)
 
     run(main())
 
@@ -302,14 +357,11 @@ def test_p4_what_a_dead_worker_left_open_is_closed_before_the_model_is_asked_aga
 
 def test_p9_a_worker_that_stops_lets_its_runs_finish() -> None:
     async def main() -> None:
-        world = World(layout=("api", "idle"))
+        world = World(layout=("api", "worker"))
         async with world.running():
             client, work = await started(world, "slow")
-            worker = Worker(world.processes[1].kit)
-            consuming = world.processes[1].spawn(worker.run())
             await asyncio.sleep(0.5)
-            await worker.stop(grace=25)
-            await consuming
+            await world.processes[1].drain(grace=25)
             assert (await client.look(work)).status == "completed"
             assert not world.queued()
 
@@ -318,14 +370,11 @@ def test_p9_a_worker_that_stops_lets_its_runs_finish() -> None:
 
 def test_p9_what_the_grace_cuts_off_is_delivered_again_at_once() -> None:
     async def main() -> None:
-        world = World(layout=("api", "idle"))
+        world = World(layout=("api", "worker"))
         async with world.running():
             client, work = await started(world, "long")
-            worker = Worker(world.processes[1].kit)
-            consuming = world.processes[1].spawn(worker.run())
             await asyncio.sleep(0.5)
-            await worker.stop(grace=1)
-            await consuming
+            await world.processes[1].drain(grace=1)
             assert (await deliver(world, hide=0)).count == 2
             await finished(world, client, work)
             assert world.models.calls[work.model] == 2
@@ -337,7 +386,7 @@ def test_p9_what_the_last_receive_brings_is_handed_back() -> None:
     """The worker stops while the store answers."""
 
     async def main() -> None:
-        world = World(layout=("api", "idle"))
+        world = World(layout=("api", "worker"), worker_from=1)
         async with world.running():
             client, work = await started(world, "slow")
             storage: Any = world.processes[1].storage
@@ -350,11 +399,8 @@ def test_p9_what_the_last_receive_brings_is_handed_back() -> None:
                 return found
 
             storage.receive = slowly
-            worker = Worker(world.processes[1].kit)
-            consuming = world.processes[1].spawn(worker.run())
             await under_way.wait()
-            await worker.stop(grace=0)
-            await consuming
+            await world.processes[1].drain(grace=0)
             assert (await deliver(world, hide=0)).count == 2
             assert not world.models.calls
             await finished(world, client, work)

@@ -102,6 +102,8 @@ The OpenAI Assistants API, self-hosted. With the built-in model `offline` everyt
 of any provider: create an assistant, then create a thread and run it with the assistant's id, then read the run's
 events.
 
+Optional fields of a request also take null.
+
 **Authorize** takes one of the service's API keys; a service that has none needs none. This page sends the header
 `OpenAI-Beta: assistants=v2` by itself; official SDKs do so too."""
 
@@ -129,7 +131,7 @@ def corrected(document: Json) -> Json:
     document["paths"]["/files/{file_id}/content"]["get"]["responses"] = DOWNLOAD
     schemas["VectorStoreFileBatchObject"]["properties"]["object"]["enum"] += ["vector_store.file_batch"]
 
-    run["tool_resources"] = schemas["ThreadObject"]["properties"]["tool_resources"]
+    run["tool_resources"] = _of_two(schemas["ThreadObject"]["properties"]["tool_resources"])
     run["reasoning_effort"] = {"$ref": "#/components/schemas/ReasoningEffort"}
     schemas["AssistantObject"]["properties"]["reasoning_effort"] = {"$ref": "#/components/schemas/ReasoningEffort"}
     step["expires_at"] = {"anyOf": [{"type": "integer", "format": "unixtime"}, {"type": "null"}]}
@@ -167,6 +169,13 @@ def _or_null(schema: Json) -> Json:
     if "anyOf" in schema:
         return {**schema, "anyOf": [*schema["anyOf"], {"type": "null"}]}
     return {"anyOf": [schema, {"type": "null"}]}
+
+
+def _of_two(node: Json) -> Json:
+    """Arrays of twice as many items: a run has the files and stores of its assistant and of its thread."""
+    if not isinstance(node, dict):
+        return [_of_two(item) for item in node] if isinstance(node, list) else node
+    return {key: value * 2 if key == "maxItems" else _of_two(value) for key, value in node.items()}
 
 
 def _allow_null(schema: Json, *names: str) -> None:
@@ -214,6 +223,7 @@ def cut(published: Json) -> Json:
     components["securitySchemes"] = {"ApiKeyAuth": components["securitySchemes"]["ApiKeyAuth"]}
     _any_model(components["schemas"])
     _flatten_form(components["schemas"]["CreateFileRequest"], components["schemas"]["FileExpirationAfter"])
+    _exact(paths, components["schemas"])
     served = _plain(
         {
             "openapi": document["openapi"],
@@ -285,6 +295,125 @@ def _flatten_form(form: Json, expiry: Json) -> None:
         form["properties"][f"expires_after[{name}]"] = {**schema, "example": ""}
 
 
+# What core/requests.py checks and the published document leaves to its prose, or leaves out: by the property's name.
+ID = {"minLength": 1, "maxLength": 256}
+LONG = {"maxLength": 256_000}
+TOKENS = {"maximum": 2**31 - 1}
+MANY = {"maxItems": 1000}
+LIMITS: dict[str, Json] = {
+    "additional_instructions": LONG,
+    "additional_messages": MANY,
+    "assistant_id": {"pattern": "^asst"},
+    "attachments": {"maxItems": 500},
+    "bytes": {"minimum": 1, "maximum": 8 * 1024**3},
+    "data": {"minLength": 1},
+    "file": {"minLength": 1},
+    "file_id": ID,
+    "file_ids": ID,
+    "filename": {
+        "pattern": r"^([^\u0000-\u001f\u007f-\u009f]*[/\\])?(?!\.{1,2}$)[^\u0000-\u001f\u007f-\u009f/\\]+$",
+        "maxLength": 255,
+    },
+    "instructions": LONG,
+    "max_completion_tokens": TOKENS,
+    "max_prompt_tokens": TOKENS,
+    "messages": MANY,
+    "mime_type": ID,
+    "model": ID,
+    "output": {"maxLength": 1_048_576},
+    "part_ids": {"minItems": 1, "maxItems": 10_000},
+    "text": LONG,
+    "tool_outputs": {"maxItems": 512},
+    "url": {"pattern": "^(https?://|data:image/)", "maxLength": 20_000_000},
+    "vector_store_ids": ID,
+}
+PREFIXES = {
+    "assistant_id": "asst",
+    "file_id": "file",
+    "message_id": "msg",
+    "run_id": "run",
+    "step_id": "step",
+    "thread_id": "thread",
+    "upload_id": "upload",
+}
+
+
+def _exact(paths: Json, schemas: Json) -> None:
+    """Whatever the document allows is accepted, as far as a schema can tell; what it forbids is refused."""
+    operations = [each for item in paths.values() for each in item.values() if "operationId" in each]
+    for operation in operations:
+        for parameter in operation.get("parameters", ()):
+            _exact_parameter(operation["operationId"], parameter)
+    bodies = [operation["requestBody"] for operation in operations if "requestBody" in operation]
+    for body in bodies:
+        (content,) = body["content"].values()
+        body["required"] = "required" in schemas[_name(content["schema"])]  # no body at all counts as an empty object
+    for name in _reached(bodies, schemas):
+        for node in _nodes(schemas[name]):
+            _exact_object(node)
+    function, answer = schemas["FunctionObject"], schemas["ResponseFormatJsonSchema"]["properties"]["json_schema"]
+    _limit(function["properties"]["description"], {"maxLength": 65_536})
+    for named in (function, answer):
+        _limit(named["properties"]["name"], {"pattern": "^[a-zA-Z0-9_-]+$", "maxLength": 64})
+    ranking = schemas["FileSearchRankingOptions"]
+    del ranking["required"]
+    ranking["properties"]["hybrid_search"] = {"type": ["object", "null"]}
+    message = schemas["CreateMessageRequest"]["properties"]
+    _limit(_alternatives(message["content"])[0], {"maxLength": 256_000})
+    attachments = _alternatives(message["attachments"])[0]
+    attachments["items"]["required"] = [attachments.pop("required")[0]]
+    attachments["items"]["properties"]["tools"]["maxItems"] = 2
+    metadata = _alternatives(schemas["Metadata"])[0]
+    metadata |= {"maxProperties": 16, "propertyNames": {"maxLength": 64}}
+    metadata["additionalProperties"]["maxLength"] = 512
+    for name in ("ThreadStreamEvent", "RunStreamEvent", "RunStepStreamEvent", "MessageStreamEvent", "ErrorEvent"):
+        for event in _alternatives(schemas[name]) or [schemas[name]]:
+            _as_text(event["properties"])
+
+
+def _exact_object(node: Json) -> None:
+    """An object of a request: what it may hold, and nothing else."""
+    if "properties" not in node:
+        return
+    node.setdefault("additionalProperties", False)
+    for name, schema in node["properties"].items():
+        _limit(schema, LIMITS.get(name, {}))
+        if "pattern" in schema:
+            schema.pop("format", None)
+    file_search = node["properties"].get("file_search", {})
+    if file_search.pop("oneOf", None):  # `vector_stores` makes one on the way: there are none here
+        del file_search["properties"]["vector_stores"]
+
+
+def _as_text(event: Json) -> None:
+    """The data of an event is a line of JSON. An error's is in its envelope, since the Python SDK looks for that."""
+    event.pop("enabled", None)  # strayed into the document from another API
+    kind = {"$ref": "#/components/schemas/ErrorResponse"} if event["event"]["enum"] == ["error"] else event["data"]
+    event["data"] = {"type": "string", "contentMediaType": "application/json", "contentSchema": kind}
+
+
+def _exact_parameter(operation: str, parameter: Json) -> None:
+    name, schema = parameter["name"], parameter["schema"]
+    if name in PREFIXES:
+        schema["pattern"] = f"^{PREFIXES[name]}" if parameter["in"] == "path" else f"^({PREFIXES[name]}|$)"
+    elif name in ("after", "before") and operation == "listAssistants":
+        schema["pattern"] = "^(asst|$)"
+    elif name == "limit":
+        schema |= {"minimum": 1, "maximum": max(100, schema["default"])}
+
+
+def _limit(schema: Json, limit: Json) -> None:
+    """On the strings, numbers or arrays that a schema allows; a string's limit also on an array's items."""
+    wanted = "array" if "maxItems" in limit else "integer" if "maximum" in limit else "string"
+    for node in [schema, *_alternatives(schema), schema.get("items", {})]:
+        if wanted in node.get("type", ()):
+            node.update(limit)
+
+
+def _alternatives(schema: Json) -> list[Json]:
+    return schema.get("anyOf") or schema.get("oneOf") or []
+
+
 def _plain(node: Json) -> Json:
     """Without the vendor's own keys, its links, and its deprecation."""
     if isinstance(node, list):
@@ -315,13 +444,24 @@ def _prose(text: str) -> str:
 def _sweep(document: Json) -> None:
     """Drop the schemas that nothing refers to any more."""
     schemas = document["components"]["schemas"]
-    alive: set[str] = set()
-    todo = [{key: value for key, value in document.items() if key != "components"}, document["components"]["responses"]]
-    while todo:
-        new = {ref["$ref"].rsplit("/", 1)[1] for ref in _nodes(todo.pop()) if "$ref" in ref} & schemas.keys() - alive
-        alive |= new
-        todo += [schemas[name] for name in new]
+    rest = {key: value for key, value in document.items() if key != "components"}
+    alive = _reached([rest, document["components"]["responses"]], schemas)
     document["components"]["schemas"] = {name: schema for name, schema in schemas.items() if name in alive}
+
+
+def _reached(nodes: list[Json], schemas: Json) -> set[str]:
+    """The schemas that these parts of the document refer to, directly or not."""
+    reached: set[str] = set()
+    todo = list(nodes)
+    while todo:
+        new = {_name(node) for node in _nodes(todo.pop()) if "$ref" in node} & schemas.keys() - reached
+        reached |= new
+        todo += [schemas[name] for name in new]
+    return reached
+
+
+def _name(reference: Json) -> str:
+    return str(reference["$ref"].rsplit("/", 1)[1])
 
 
 # --- what is ours ---------------------------------------------------------------------------------------------------
@@ -384,7 +524,7 @@ EVENTS = {
             {
                 "in": "header",
                 "name": "Last-Event-ID",
-                "schema": {"type": "string"},
+                "schema": {"type": "string", "pattern": r"^(\d{1,12}\.\d{1,12})?$"},
                 "description": "The `id` of the last event that was seen. Without it: from the start.",
             },
         ],

@@ -10,9 +10,13 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from core import events as e
+from core import frames
 from core.bell import Bell
+from core.citations import sources_of
+from core.commands import store_of_thread
 from core.decide import CallModel, CallTools, Done, Leave, Move, Park, Wait, Write, decide, failed
 from core.errors import ApiError
+from core.file_search import NAME, stores_of
 from core.files import Files
 from core.fold import RunState, ThreadState
 from core.ids import Ids
@@ -31,15 +35,17 @@ from core.ports import (
     Telemetry,
 )
 from core.prompt import build
-from core.resources import FunctionToolCall, LastError
+from core.resources import FileSearchResult, FileSearchToolCall, FunctionToolCall, LastError
 from core.stores.ledger import Stores
 from core.stream import StreamWriter
 from core.threads import Decision, Threads
 from core.uploads import Uploads
 from core.work import AdvanceRun
 from worker.actions import Actions
+from worker.images import Images
 from worker.ingestion import Ingestion
 from worker.live import Draft, Live, Lost
+from worker.search import WAIT, Search, ready, search
 from worker.turn import events_of
 
 log = logging.getLogger(__name__)
@@ -68,9 +74,12 @@ class Kit:
     hide: float = HIDE
     tombstones: float = 600.0  # seconds that a deleted thread's tombstones stay: no request takes so long
     telemetry: Telemetry = SILENCE
+    searcher: Search = field(kw_only=True)
+    images: Images = field(init=False)
     ingestion: Ingestion = field(init=False)
 
     def __post_init__(self) -> None:
+        self.images = Images(self.files)
         self.ingestion = Ingestion(self.storage, self.stores, self.files, self.extraction, self.embeddings, self.clock)
 
     @property
@@ -83,6 +92,7 @@ class Kit:
 
 
 Outcome = Wait | Done | Leave | Park
+Output = tuple[str, tuple[FileSearchResult, ...]]  # of a call: what the model is told, and what a search found
 
 
 @dataclass(slots=True)
@@ -96,7 +106,7 @@ class Advance:
     attempt: int = 0
     stream: StreamWriter = field(init=False)
     span: Span = SILENCE
-    worked: bool = False
+    shown: bool = False  # this claim ended or paused the run, and its documents and its stream show that
     _claiming: int = 0  # the attempt of the claim that is being written
     _claimed_before: int = 0  # version of the claim before that
 
@@ -130,7 +140,7 @@ class Advance:
                     case Wait() | Leave():
                         return move
                     case Done() | Park():
-                        if not self.worked:
+                        if not self.shown:
                             await self._mend(state)
                         return move
                     case Write():
@@ -189,7 +199,6 @@ class Advance:
             changes = await self.kit.ledger.commit(item.project, item.thread_id, decision)
         if not changes:
             return
-        self.worked = True
         held = (await self.kit.ledger.recall(item.project, item.thread_id)).runs.get(item.run_id)
         if held is None:
             return
@@ -206,13 +215,14 @@ class Advance:
                 await self.stream.take_over(held.run, mine=self._still_mine, opened=frozenset(), now=now)
         if held.stream:
             await self._catch_up()
+        self.shown = self.attempt > 0 and changes[-1].name in (*frames.ENDINGS, frames.PAUSE)
 
     async def _catch_up(self) -> None:
         item = self.item
-        await self.stream.catch_up(await self.kit.ledger.trail(item.project, item.thread_id, item.run_id))
+        await self.stream.show(self.kit.ledger, item.project, item.thread_id, item.run_id)
 
     async def _mend(self, state: ThreadState) -> None:
-        """Nothing was done here, so somebody else did it, and may have died before he projected it."""
+        """Somebody else worked on the run, or ended it. He may have died before he showed that, or leave it to us."""
         item, held = self.item, state.runs.get(self.item.run_id)
         if held is None or state.deleted:
             return
@@ -228,7 +238,7 @@ class Advance:
         if prompt is None:
             spent = e.RunIncomplete(run_id=run_id, reason="max_prompt_tokens")
             return await self._commit(self._if_mine(lambda _: [spent]))
-        draft = Draft(held.run, kit.ids)
+        draft = Draft(held.run, kit.ids, number=state.version, sources=sources_of(state, held))
         try:
             reply = await self._guard(self._ask(prompt, draft, held))
         except ModelError as error:
@@ -238,6 +248,7 @@ class Advance:
 
     async def _ask(self, prompt: Prompt, draft: Draft, held: RunState) -> Reply:
         kit = self.kit
+        prompt = await kit.images.fill(self.item.project, prompt)
         if not held.stream:
             return await kit.models.reply(prompt, None)
         live = Live(self.stream, draft, kit.flush_every, kit.clock.now, self._still_mine)
@@ -251,20 +262,39 @@ class Advance:
     async def _tools(self, move: CallTools) -> None:
         """At least once: a worker that dies in here leaves the calls to the next one."""
         calls = move.calls
-        outputs = await self._guard(asyncio.gather(*(self._call(call) for call in calls)))
+        searches = sum(isinstance(call, FileSearchToolCall) for call in calls)
+        acts = (
+            self._search(move.held, call, searches) if isinstance(call, FileSearchToolCall) else self._call(call)
+            for call in calls
+        )
+        done = await self._guard(asyncio.gather(*acts))
         step = move.held.open_step
         if step is not None:
-            said = {call.id: output for call, output in zip(calls, outputs, strict=True)}
-            event = e.StepOutputs(run_id=self.item.run_id, step_id=step.id, outputs=said)
+            said = {call.id: output for call, (output, _) in zip(calls, done, strict=True)}
+            found = {call.id: results for call, (_, results) in zip(calls, done, strict=True) if results}
+            event = e.StepOutputs(run_id=self.item.run_id, step_id=step.id, outputs=said, results=found)
             await self._commit(self._if_mine(lambda _: [event]))
 
-    async def _call(self, call: FunctionToolCall) -> str:
+    async def _call(self, call: FunctionToolCall) -> Output:
         name, arguments, telemetry = call.function.name, call.function.arguments, self.kit.telemetry
         with telemetry.span("tool", tool=name, call_id=call.id) as span:
             output = await self.kit.actions.call(name, arguments)
             if telemetry.content:
                 span.tell(arguments=arguments, output=output)
-            return output
+            return output, ()
+
+    async def _search(self, held: RunState, call: FileSearchToolCall, searches: int) -> Output:
+        kit = self.kit
+        with kit.telemetry.span("tool", tool=NAME, call_id=call.id) as span:
+            # What a user attached a moment ago is to be found; the assistant's store is nobody's last message.
+            store_id = store_of_thread(await kit.ledger.recall(self.item.project, self.item.thread_id))
+            if store_id in stores_of(held.run):
+                until = (held.run.started_at or held.run.created_at) + WAIT
+                await ready(kit.stores, kit.clock, self.item.project, store_id, until)
+            found = await search(kit.searcher, self.item.project, held, call, kit.window, searches)
+            if kit.telemetry.content:
+                span.tell(arguments=call.asked.arguments)
+            return found
 
     async def _guard(self, act: Awaitable[T]) -> T:
         """Do it, unless the run is cancelled, expires, is taken over or deleted meanwhile: raises Lost."""

@@ -73,7 +73,8 @@ class Doorbell:
         try:
             done = await self._work(item, delivery.id, delivery.count)
         except asyncio.CancelledError:
-            await self.kit.storage.extend(hold.delivery, hide=0)  # drained: another worker takes over at once
+            with contextlib.suppress(Conflict, StorageUnavailable):  # somebody else holds it by now, or will soon
+                await self.kit.storage.extend(hold.delivery, hide=0)  # drained: another worker takes over at once
             raise
         except Exception as error:
             log.exception("delivery %d failed of %s", delivery.count, item)
@@ -212,10 +213,26 @@ class Doorbell:
         await self._give_up(item, delivery.id)
         await self._bury(delivery, f"{type(error).__name__}: {error}")
 
+    async def give_up(self, delivery: Delivery) -> None:
+        """For an item that its host delivers no more, and has moved under a new id. So nobody can tell whether a run in
+        progress is this item's or another's: such a run is left, and looked at when it expires."""
+        try:
+            item = from_body(delivery.body)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            return await self._bury(delivery, f"not a work item: {error}")
+        work_on(lambda: item.facts)
+        await self._give_up(item, delivery.id)
+        if isinstance(item, AdvanceRun):
+            state = await self.kit.ledger.recall(item.project, item.thread_id)
+            held = state.runs.get(item.run_id)
+            if held and held.run.active and not state.deleted:
+                await self._park(replace(item, seen=NOTHING_NEW), held.run.expires_at)
+        await self._bury(delivery, "given up by its host")
+
     async def _bury(self, delivery: Delivery, reason: str) -> None:
         await self.kit.storage.bury(delivery, reason)
         self.kit.telemetry.count("delivery", outcome="poison")
-        log.error("work item %s is moved to the poison queue after %d deliveries", delivery.id, delivery.count)
+        log.error("work item %s is buried after %d deliveries", delivery.id, delivery.count)
 
     async def _give_up(self, item: WorkItem, item_id: str) -> None:
         """A poison item never leaves a run hanging."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from core import frames
+from core import file_search, frames
+from core.citations import Citer, Sources
 from core.ids import Ids
 from core.ports import Conflict
-from core.resources import Message, MessageCreation, MessageRef, Run, Step, ToolCalls
+from core.resources import Message, MessageCreation, MessageRef, RankingOptions, Run, Step, ToolCalls
 from core.stream import StreamWriter
 
 
@@ -20,13 +21,27 @@ class Lost(Exception):
 
 @dataclass(slots=True)
 class Draft:
-    """The steps and the message of a turn in the making. Their ids are final: the commit uses them."""
+    """The steps and the message of a turn in the making. Their ids are final: the commit uses them.
+
+    `number` is the version of the thread on which the model was asked: no other turn of the thread has the same.
+    """
 
     run: Run
     ids: Ids
+    number: int = 0
+    sources: Sources = field(default_factory=Sources)
     message: Message | None = None
     message_step: Step | None = None
     calls_step: Step | None = None
+
+    @property
+    def search(self) -> str | None:
+        """The function that stands for `file_search`."""
+        return file_search.name_for(self.run)
+
+    @property
+    def ranking(self) -> RankingOptions:
+        return file_search.ranking_of(self.run)
 
     def open_message(self, now: float) -> tuple[Step, Message]:
         if self.message is None or self.message_step is None:
@@ -77,12 +92,17 @@ class Live:
     every: float  # seconds between writes
     now: Callable[[], float]
     still_mine: Callable[[], Awaitable[set[str]]]  # the ids that the log knows of this run
+    _citer: Citer = field(init=False)
+    _cited: int = 0  # annotations that were sent
     _parts: list[tuple[str, str]] = field(default_factory=list)  # (text or refusal, value)
     _sent_parts: dict[str, int] = field(default_factory=dict)  # kind -> index on the wire
     _calls: dict[int, list[str]] = field(default_factory=dict)  # index -> [id, name, arguments not sent]
     _sent_calls: set[int] = field(default_factory=set)
     _news: asyncio.Event = field(default_factory=asyncio.Event)
     _closed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self._citer = Citer(self.draft.sources)
 
     def text(self, value: str) -> None:
         self._parts.append(("text", value))
@@ -127,26 +147,38 @@ class Live:
 
     def _message_events(self) -> list[frames.Event]:
         # Text that comes after a call has begun waits for the turn's end: the steps do not overlap on the stream.
-        if not self._parts or self.draft.calls_step is not None:
+        if self.draft.calls_step is not None:
             return []
         parts, self._parts = self._parts, []
+        deltas = [*self._text_deltas(parts), *self._refusal_deltas(parts)]
+        if not deltas:
+            return []
         events: list[frames.Event] = []
         if self.draft.message is None:
             step, message = self.draft.open_message(self.now())
             events += [*frames.opening_step(step), *frames.opening_message(message)]
         _, message = self.draft.open_message(self.now())
-        for kind in ("text", "refusal"):
-            value = "".join(value for each, value in parts if each == kind)
-            if value:
-                events.append(frames.message_delta(message.id, self._part(kind, value)))
-        return events
+        return events + [frames.message_delta(message.id, delta) for delta in deltas]
 
-    def _part(self, kind: str, value: str) -> dict[str, object]:
+    def _text_deltas(self, parts: Sequence[tuple[str, str]]) -> Iterator[dict[str, object]]:
+        """A delta for each marker, with its annotation, and one for the text between two of them."""
+        pieces = [*self._citer.feed("".join(value for kind, value in parts if kind == "text"))]
+        if self._closed.is_set():  # all of the text was fed
+            pieces += self._citer.close()
+        for value, annotation in pieces:
+            cited = [frames.annotation_delta(self._cited, annotation)] if annotation else []
+            self._cited += len(cited)
+            index, first = self._index("text")
+            yield {**frames.text_part(value, cited, first=first), "index": index}
+
+    def _refusal_deltas(self, parts: Sequence[tuple[str, str]]) -> Iterator[dict[str, object]]:
+        if value := "".join(value for kind, value in parts if kind == "refusal"):
+            yield {"index": self._index("refusal")[0], "type": "refusal", "refusal": value}
+
+    def _index(self, kind: str) -> tuple[int, bool]:
+        """The index of a part on the wire, and whether this is its first delta."""
         first = kind not in self._sent_parts
-        index = self._sent_parts.setdefault(kind, len(self._sent_parts))
-        if kind == "text":
-            return {**frames.text_part(value, first=first), "index": index}
-        return {"index": index, "type": "refusal", "refusal": value}
+        return self._sent_parts.setdefault(kind, len(self._sent_parts)), first
 
     def _call_events(self) -> list[frames.Event]:
         if self.draft.message is not None or not self._calls:
@@ -159,8 +191,14 @@ class Live:
             call_id, name, arguments = known
             if index not in self._sent_calls:
                 self._sent_calls.add(index)
-                events.append(frames.step_delta(step.id, frames.call_head(index, call_id, name)))
-            if arguments:
+                head = self._head(index, call_id, name)
+                events.append(frames.step_delta(step.id, head))
+            if arguments and name != self.draft.search:  # what is searched for is not streamed (section 5.2)
                 events.append(frames.step_delta(step.id, frames.call_arguments(index, arguments)))
                 known[2] = ""
         return events
+
+    def _head(self, index: int, call_id: str, name: str) -> dict[str, object]:
+        if name == self.draft.search:
+            return frames.search_head(index, call_id, self.draft.ranking)
+        return frames.call_head(index, call_id, name)

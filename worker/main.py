@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from core.ports import Delivery, StorageUnavailable
+from core.ports import Conflict, Delivery, StorageUnavailable
 from worker.advance import Kit
 from worker.doorbell import Doorbell
 
@@ -69,6 +69,25 @@ class Worker:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
+    async def take_over(self, delivery: Delivery) -> None:
+        """Answer an item that a host of another kind has received, and hides for as long as it likes.
+
+        It is hidden anew before anything else. This makes the host's receipt void: whatever the host does with it later
+        is refused. From here on the item is this worker's to hide and to delete, and comes back soon should the worker
+        die. Raises StorageUnavailable if the item is still the host's.
+        """
+        try:
+            mine = await self._kit.storage.extend(delivery, hide=self._kit.hide)
+        except Conflict:
+            return  # another delivery's by now
+        if task := self._take(mine):
+            await asyncio.wait((task,))
+
+    async def give_up(self, delivery: Delivery) -> None:
+        """End the run of an item that a host of another kind delivers no more, and bury the item. Raises
+        StorageUnavailable."""
+        await self._doorbell.give_up(delivery)
+
     async def _receive(self, limit: int) -> list[Delivery]:
         try:
             return await self._kit.storage.receive(limit, hide=self._kit.hide)
@@ -77,12 +96,13 @@ class Worker:
             await asyncio.sleep(POLL_SLOW)
             return []
 
-    def _take(self, delivery: Delivery) -> None:
+    def _take(self, delivery: Delivery) -> asyncio.Task[None] | None:
         if delivery.id in self._busy:
-            return  # the item came back while this process still works on it: its hiding was renewed too late
+            return None  # the item came back while this process still works on it: its hiding was renewed too late
         task = asyncio.create_task(self._answer(delivery))
         self._busy[delivery.id] = task
         task.add_done_callback(lambda _: self._finished(delivery.id))
+        return task
 
     async def _answer(self, delivery: Delivery) -> None:
         try:

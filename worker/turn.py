@@ -5,10 +5,14 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from core import events as e
+from core.citations import annotated
 from core.fold import RunState
-from core.ports import Reply, Tokens
+from core.ports import Reply, Tokens, ToolCall
 from core.resources import (
+    Asked,
     CachedTokens,
+    FileSearch,
+    FileSearchToolCall,
     FunctionCall,
     FunctionToolCall,
     LastError,
@@ -16,6 +20,7 @@ from core.resources import (
     Reason,
     ReasoningTokens,
     RefusalPart,
+    StepToolCall,
     Text,
     TextPart,
     ToolCalls,
@@ -54,7 +59,7 @@ def _message(reply: Reply, held: RunState, draft: Draft, usage: Usage, now: floa
     step, message = draft.open_message(now)
     content: list[Part] = []
     if reply.text or not reply.refusal:
-        content.append(TextPart(text=Text(value=reply.text)))
+        content.append(TextPart(text=Text(value=reply.text, annotations=annotated(reply.text, draft.sources))))
     if reply.refusal:
         content.append(RefusalPart(refusal=reply.refusal))
     cut = {"length": "max_tokens", "content_filter": "content_filter"}.get(reply.finish)
@@ -78,16 +83,20 @@ def _message(reply: Reply, held: RunState, draft: Draft, usage: Usage, now: floa
 
 
 def _calls(reply: Reply, held: RunState, draft: Draft, actions: Actions, usage: Usage, now: float) -> list[e.Event]:
-    calls = tuple(
-        FunctionToolCall(id=call.id, function=FunctionCall(name=call.name, arguments=call.arguments))
-        for call in reply.calls
-    )
+    calls = tuple(_call(call, draft) for call in reply.calls)
     step = replace(draft.open_calls(now), step_details=ToolCalls(tool_calls=calls))
-    own = tuple(call.id for call in reply.calls if call.name in actions)
+    own = tuple(call.id for call in reply.calls if call.name == draft.search or call.name in actions)
     events: list[e.Event] = [e.StepCreated(step=step, own=own, usage=usage)]
     if not own:  # one commit less than to decide it anew
         events.append(e.RunRequiresAction(run_id=held.run.id))
     return events
+
+
+def _call(call: ToolCall, draft: Draft) -> StepToolCall:
+    if call.name != draft.search:
+        return FunctionToolCall(id=call.id, function=FunctionCall(name=call.name, arguments=call.arguments))
+    asked = Asked(arguments=call.arguments, number=draft.number)
+    return FileSearchToolCall(id=call.id, file_search=FileSearch(ranking_options=draft.ranking), asked=asked)
 
 
 def _ending(reply: Reply, held: RunState, usage: Usage) -> e.Event:

@@ -47,7 +47,7 @@ class StoreView(View[StoreState, StoreChange]):
     def unpack(self, snapshot: bytes) -> None:
         head = snapshot.index(b"\n") + 1
         line, rest = _decoder.decode(snapshot[:head]), memoryview(snapshot)[head:]
-        batches_at = sum(line.files.sizes)
+        batches_at = sum(line.files.groups)
         kept: dict[str, Any] = {field: getattr(line, field) for field in line.__struct_fields__}
         kept["files"] = Index.unpack(line.files, rest[:batches_at], FileState)
         kept["batches"] = Index.unpack(line.batches, rest[batches_at:], BatchState)

@@ -25,7 +25,7 @@ from azure.storage.queue.aio import QueueServiceClient
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from test_operations import HEADERS, Separate
 
-from assistants import ledger_of, opened, worker_of
+from assistants import ledger_of, opened, searcher_of, stores_of, worker_of
 from infra.azure_store import EMULATOR_VERSION
 from infra.settings import read_settings
 
@@ -58,7 +58,8 @@ async def operations_of_a_run(account: str) -> Counter[str]:
 async def idle_operations_a_day(account: str, seconds: float) -> float:
     """Of a worker that found nothing for a while, with the settings that users get."""
     async with opened(read_settings({"storage": account})) as parts:
-        worker = worker_of(parts, ledger_of(parts))
+        stores = stores_of(parts)
+        worker = worker_of(parts, ledger_of(parts), stores, searcher_of(parts, stores))
         working = asyncio.create_task(worker.run())
         await asyncio.sleep(5)
         operations: Counter[str] = parts.storage.operations  # type: ignore[attr-defined]

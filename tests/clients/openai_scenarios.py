@@ -659,6 +659,46 @@ async def _tool_hooks(notes: Any, run: Any) -> None:
 
 
 @scenario
+async def file_search(client: Any) -> None:
+    """A file is searched by the service: the answer is cited, streamed and stored, and steps show what was found."""
+    with_contents = {"include": ["step_details.tool_calls[*].file_search.results[*].content"]}
+    runs, store = client.beta.threads.runs, await done(client.vector_stores.create(name="Foods"))
+    files = client.vector_stores.files
+    held = await done(
+        files.upload_and_poll(vector_store_id=store.id, file=("foods.txt", b"Filip's favourite is cake."))
+    )
+    assert held.status == "completed"
+    tools = {"tools": [{"type": "file_search"}], "tool_resources": {"file_search": {"vector_store_ids": [store.id]}}}
+    assistant = await assistant_of(client, **tools)
+    thread = await thread_of(
+        client, script({"calls": [["file_search", {"queries": ["cake"]}]]}, {"say": "🍰 {outputs}"})
+    )
+    run = {"thread_id": thread.id, "assistant_id": assistant.id}
+
+    notes = await heard(client, runs.stream, **run, **with_contents)
+    (message,) = await done(notes.get_final_messages())
+    text = valid(message).content[0].text
+    (annotation,) = text.annotations
+    assert annotation.text == text.value[annotation.start_index : annotation.end_index]
+    assert (annotation.type, annotation.file_citation.file_id) == ("file_citation", held.id)
+    assert message == await newest(client, thread.id)
+    deltas = [delta for delta, _ in notes.all("on_text_delta")]
+    (cited,) = [delta for delta in deltas if delta.annotations]
+    assert (cited.value, cited.annotations[0].file_citation.file_id) == (annotation.text, held.id)
+    assert "".join(delta.value for delta in deltas) == text.value
+    assert {one.type for (one,) in notes.all("on_tool_call_done")} == {"file_search"}
+
+    (searched, _) = [step for (step,) in notes.all("on_run_step_done")]
+    place = {"thread_id": thread.id, "run_id": searched.run_id}
+    stored = await done(runs.steps.retrieve(searched.id, **place, **with_contents))
+    bare = await done(runs.steps.retrieve(searched.id, **place))
+    for step, contents in ((searched, 1), (stored, 1), (bare, None)):
+        ((result,),) = [one.file_search.results for one in valid(step).step_details.tool_calls]
+        assert (result.file_id, result.file_name) == (held.id, "foods.txt")
+        assert (result.content and len(result.content)) == contents
+
+
+@scenario
 async def handler_of_talk_before_tools(client: Any) -> None:
     """One turn that says something and calls: the message ends before the calls' step begins."""
     runs, assistant = client.beta.threads.runs, await assistant_of(client, tools=[WEATHER])

@@ -254,6 +254,32 @@ function checkCalls(heard, run) {
   assert.deepEqual(done, wanted.map((call) => [call.id, call.function.name, call.function.arguments]));
 }
 
+scenario('file_search', async (client) => {
+  const store = await client.vectorStores.create({ name: 'Foods' });
+  const file = await toFile(Buffer.from("Filip's favourite is cake."), 'foods.txt');
+  const held = await client.vectorStores.files.uploadAndPoll(store.id, file);
+  assert.equal(held.status, 'completed');
+  const tool_resources = { file_search: { vector_store_ids: [store.id] } };
+  const assistant = await assistantOf(client, { tools: [{ type: 'file_search' }], tool_resources });
+  const search = { calls: [['file_search', { queries: ['cake'] }]] };
+  const thread = await threadOf(client, script(search, { say: '🍰 {outputs}' }));
+  const include = ['step_details.tool_calls[*].file_search.results[*].content'];
+  const stream = client.beta.threads.runs.stream(thread.id, { assistant_id: assistant.id, include });
+  const heard = listening(stream);
+  const [message] = await stream.finalMessages();
+  const { value, annotations } = message.content[0].text;
+  assert.equal(annotations.length, 1);
+  const [{ text, start_index, end_index, file_citation }] = annotations;
+  assert.equal([...value].slice(start_index, end_index).join(''), text); // code points
+  assert.equal(file_citation.file_id, held.id);
+  assert.deepEqual(message, await newest(client, thread.id));
+  const cited = heard.all('textDelta').filter(([delta]) => delta.annotations?.length);
+  assert.deepEqual(cited.map(([delta]) => delta.value), [text]);
+  const [[searched]] = heard.all('runStepDone');
+  const [result] = searched.step_details.tool_calls[0].file_search.results;
+  assert.deepEqual([result.file_id, result.file_name, result.content.length], [held.id, 'foods.txt', 1]);
+});
+
 scenario('stream_thread_and_run', async (client) => {
   const assistant = await assistantOf(client);
   const thread = { messages: [{ role: 'user', content: script({ say: 'Hello.' }) }] };

@@ -1,0 +1,110 @@
+"""A model for simulations: what a run does is the script that its model's name tells."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+
+from searching import stores
+
+from core.ports import Deltas, ModelError, ModelInfo, Prompt, Reply, Tokens, ToolCall
+from core.resources import Assistant, FileSearchTool, FunctionDefinition, FunctionTool
+
+CLIENTS_TOOL = FunctionTool(function=FunctionDefinition(name="get_weather"))
+OWN_TOOL = FunctionTool(function=FunctionDefinition(name="lookup"))
+ASSISTANT = Assistant(
+    id="asst_1",
+    created_at=0,
+    model="plain",
+    instructions="Be brief.",
+    tools=(CLIENTS_TOOL, OWN_TOOL, FileSearchTool()),
+    tool_resources=stores("vs_1"),
+)
+
+
+@dataclass
+class ByName:
+    """A model whose name is its script: `tools/3` asks for the client's tool twice at once, then answers. The number
+    tells runs apart. Every call is counted, and every answer is unlike the others."""
+
+    pace: float = 0.1  # seconds a word or an argument
+    calls: Counter[str] = field(default_factory=Counter)
+    said: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))  # whole answers, by model
+
+    async def reply(self, prompt: Prompt, deltas: Deltas | None) -> Reply:
+        self.calls[prompt.model] += 1
+        script, count = prompt.model.partition("/")[0], self.calls.total()
+        reply = await self._reply(script, count, prompt, Said(deltas, f"c{count}", self.pace))
+        self.said[prompt.model].add(reply.text)
+        return reply
+
+    async def _reply(self, script: str, count: int, prompt: Prompt, said: Said) -> Reply:
+        if script == "fails":
+            await said.text("Let me")
+            raise ModelError("rate_limit_exceeded", "Too much.")
+        if script in ("long", "hangs"):
+            await said.text("Let me think")
+            await asyncio.sleep(60 if script == "long" else 3600)
+        rounds = sum(turn.role == "assistant" and bool(turn.calls) for turn in prompt.turns)
+        answered = bool(prompt.turns) and prompt.turns[-1].role == "tool"
+        if answered and not (script == "rounds" and rounds < 2):
+            cited = re.search("【.*?】", prompt.turns[-1].text)
+            return await said.text(f"Answer {count} is ready{cited[0] if cited else ''}.")
+        match script:
+            case "tool" | "rounds":
+                return await said.calls("get_weather")
+            case "tools":
+                return await said.calls("get_weather", "get_weather")
+            case "own":
+                return await said.calls("lookup")
+            case "mixed":
+                return await said.calls("get_weather", "lookup")
+            case "search":
+                return await said.calls("get_weather", "file_search")
+            case "says":
+                await said.text(f"Question {count} for you.")
+                return await said.calls("get_weather")
+            case "cut":
+                return await said.text(f"Answer {count} is too", finish="length")
+        return await said.text(f"Answer {count} is here." + (" It goes on." * 5 if script == "slow" else ""))
+
+    async def list(self) -> list[ModelInfo]:
+        return []
+
+    async def close(self) -> None: ...
+
+
+@dataclass
+class Said:
+    """A reply while it is made."""
+
+    deltas: Deltas | None
+    prefix: str
+    pace: float
+    so_far: str = ""
+
+    async def text(self, text: str, finish: str = "stop") -> Reply:
+        for word in text.split(" "):
+            await asyncio.sleep(self.pace)
+            piece = f" {word}" if self.so_far else word
+            self.so_far += piece
+            if self.deltas:
+                self.deltas.text(piece)
+        return Reply(text=self.so_far, finish=finish, tokens=Tokens(prompt=5, completion=2))
+
+    async def calls(self, *tools: str) -> Reply:
+        made = []
+        for index, name in enumerate(tools):
+            given = {"queries": ["w"]} if name == "file_search" else {"word": f"w{index}"}
+            call_id, arguments = f"call_{self.prefix}_{index}", json.dumps(given)
+            for start in (0, 6):
+                await asyncio.sleep(self.pace)
+                if self.deltas:
+                    first = start == 0
+                    piece = arguments[start : start + 6] if first else arguments[start:]
+                    self.deltas.call(index, call_id if first else "", name if first else "", piece)
+            made.append(ToolCall(call_id, name, arguments))
+        return Reply(text=self.so_far, calls=tuple(made), finish="tool_calls", tokens=Tokens(prompt=5, completion=2))

@@ -1,0 +1,171 @@
+"""P4: what was streamed is the log's events and their deltas, each once and in order, and clients heard just that."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from client import Exchange
+from past import Past
+from simulation import World
+
+from app import streaming
+from core import frames, names
+from core.events import RunQueued
+from core.fold import RunState
+from core.resources import FunctionToolCall, Step, ToolCalls
+from core.stream import replay
+
+if TYPE_CHECKING:
+    from reality import Reality
+
+OPENING = ("thread.message.created", "thread.message.in_progress")
+STEP_OPENING = ("thread.run.step.created", "thread.run.step.in_progress")
+
+
+async def p4_in_a_stream(world: World | Reality, project: str, past: Past, held: RunState) -> None:
+    name = names.document(project, past.thread_id, held.id)
+    tail = await world.store.read(names.STREAMS, name, None)
+    assert (tail is not None) == held.stream, "a stream exists where a client asked for it"
+    if tail:
+        p4_each_event_once_and_in_order(past, held.id, tail.data)
+        await p4_a_reader_goes_on_where_he_was(tail.data)
+        assert tail.data == world.streams[name]
+
+
+# --- what clients heard ---------------------------------------------------------------------------------------------
+
+
+def p4_what_clients_heard(world: World | Reality, project: str, past: Past, exchanges: Sequence[Exchange]) -> None:
+    """Each connection: from where it should, without a gap; to the end, if the server ended it."""
+    for each in exchanges:
+        if each.ok and each.heard is not None:
+            run_id = each.run.id if each.what.startswith("create") else each.ids[1]
+            streamed = world.streams.get(names.document(project, past.thread_id, run_id))
+            p4_a_client_heard_it(past, each, streamed or replay(past.of(run_id)))
+            world.counts["checked: streams heard"] += 1
+
+
+def p4_a_client_heard_it(past: Past, each: Exchange, whole: bytes) -> None:
+    heard = (each.heard or b"").replace(streaming.HEARTBEAT, b"")
+    events, _, error = heard.partition(b"event: error\n")
+    events, done, _ = events.partition(frames.DONE)
+    start = _start(past, each, whole)
+    assert whole[start : start + len(events)] == events, f"P4: {each} heard {events!r}, and not {whole[start:]!r}"
+    if error:
+        assert past.deleted or b"does not answer" in error, f"P4: {each} heard {error!r}"
+    if done:
+        last = [name for *_, name, _ in frames.parse(whole[: start + len(events)])][-1]
+        assert last in frames.ENDINGS or (last == frames.PAUSE and each.what != "watch"), f"P4: {each} heard a part"
+
+
+def _start(past: Past, each: Exchange, whole: bytes) -> int:
+    if each.after:
+        head = f"id: {each.after}\n".encode()
+        at = whole.index(head)
+        return whole.index(b"\n\n", at) + 2
+    if each.what == "submit outputs":
+        version = min(
+            version
+            for version, event in past.events(RunQueued)
+            if event.run_id == each.ids[1] and each.since <= past.at(version) <= each.until
+        )
+        return next((offset for offset, shown, *_ in frames.parse(whole) if shown >= version), len(whole))
+    return 0
+
+
+async def p4_a_reader_goes_on_where_he_was(data: bytes) -> None:
+    async def source(offset: int) -> bytes:
+        return data[offset:]
+
+    events = list(frames.parse(data))
+    ends = [*(offset for offset, *_ in events[1:]), len(data)]
+    for (offset, version, name, _), end in zip(events, ends, strict=True):
+        after = None if name in frames.ENDINGS else end
+        assert await streaming.start_offset(source, f"{offset}.{version}") == after, "P4: Last-Event-ID"
+
+
+# --- what is on a stream --------------------------------------------------------------------------------------------
+
+
+def p4_each_event_once_and_in_order(past: Past, run_id: str, data: bytes) -> None:
+    frames_there = list(frames.parse(data))
+    assert frames_there, "P4: an empty stream"
+    ends = [*(offset for offset, *_ in frames_there[1:]), len(data)]
+    for (offset, version, name, payload), end in zip(frames_there, ends, strict=True):
+        whole = f"id: {offset}.{version}\nevent: {name}\ndata: ".encode() + payload + b"\n\n"
+        assert data[offset:end] == whole, "P4: ids are offsets, and nothing lies between events"
+    versions = [version for _, version, _, _ in frames_there]
+    assert versions == sorted(versions), "P4: in the order of the log"
+    events = [(name, msgspec.json.decode(payload)) for _, _, name, payload in frames_there]
+    logged = [(n, msgspec.json.decode(p)) for _, _, n, p in frames.parse(replay(past.of(run_id)))]
+    known = {thing["id"] for _, thing in logged}
+    _whole_events(logged, [event for event in events if event[1]["id"] in known])
+    _opened_and_closed(events, known)
+    _deltas_add_up(events, past)
+    assert events[-1][0] in frames.ENDINGS, f"P4: it ends with {events[-1][0]}"
+
+
+def _whole_events(logged: list[tuple[str, Any]], shown: list[tuple[str, Any]]) -> None:
+    """All but deltas: those of the log, each once, in its order, with the same payload (but for when a draft began)."""
+
+    def outline(events: list[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+        for name, thing in events:
+            if not name.endswith(".delta"):
+                yield name, thing["id"] if name in (*OPENING, *STEP_OPENING) else thing
+
+    assert list(outline(shown)) == list(outline(logged)), "P4: the stream is not what the log says"
+
+
+def _opened_and_closed(events: list[tuple[str, Any]], known: set[str]) -> None:
+    opened: dict[str, str] = {}
+    closed: set[str] = set()
+    for name, thing in events:
+        kind, _, what = name.rpartition(".")
+        if kind not in ("thread.message", "thread.run.step"):
+            continue
+        if what == "created":
+            assert thing["id"] not in opened, "P4: opened twice"
+            others = {each for each in opened if opened[each] == kind} - closed
+            assert not others, f"P4: {thing['id']} opened while {others} is open"
+            opened[thing["id"]] = kind
+        assert thing["id"] in opened and thing["id"] not in closed, f"P4: {name} outside of its {kind}"
+        if what in ("completed", "incomplete", "failed", "cancelled", "expired"):
+            closed.add(thing["id"])
+            assert thing["id"] in known or what != "completed", "P4: a torn one completed"
+    assert set(opened) == closed, f"P4: left open: {set(opened) - closed}"
+
+
+def _deltas_add_up(events: list[tuple[str, Any]], past: Past) -> None:
+    texts: dict[str, str] = {}
+    arguments: dict[tuple[str, int], str] = {}
+    heads: Counter[tuple[str, int]] = Counter()
+    cited: defaultdict[str, list[str]] = defaultdict(list)
+    for name, thing in events:
+        if name == "thread.message.delta":
+            for part in thing["delta"]["content"]:
+                texts[thing["id"]] = texts.get(thing["id"], "") + part["text"]["value"]
+                cited[thing["id"]] += [each["text"] for each in part["text"].get("annotations", ())]
+        elif name == "thread.run.step.delta":
+            for call in thing["delta"]["step_details"]["tool_calls"]:
+                key = thing["id"], call["index"]
+                arguments[key] = arguments.get(key, "") + call.get("function", {}).get("arguments", "")
+                heads[key] += "id" in call
+    for name, thing in events:
+        if name in ("thread.message.completed", "thread.message.incomplete"):
+            text = thing["content"][0]["text"]
+            assert texts[thing["id"]] == text["value"], "P4: deltas do not add up"
+            assert cited[thing["id"]] == [each["text"] for each in text["annotations"]], "P4: citations do not add up"
+    for held in past.state.runs:
+        for step in held.steps:
+            _calls_add_up(step, arguments, heads)
+
+
+def _calls_add_up(step: Step, arguments: Mapping[tuple[str, int], str], heads: Counter[tuple[str, int]]) -> None:
+    if isinstance(step.step_details, ToolCalls) and (step.id, 0) in arguments:
+        for index, call in enumerate(step.step_details.tool_calls):
+            said = call.function.arguments if isinstance(call, FunctionToolCall) else ""
+            assert arguments[step.id, index] == said, "P4: arguments do not add up"
+            assert heads[step.id, index] == 1, "P4: the id of a call comes once"

@@ -1,0 +1,130 @@
+"""A thread's whole past: every commit that the store took, at the instant when it did, folded one by one."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from simulation import Block
+
+from core import events as e
+from core import frames
+from core.fold import Change, ThreadState, apply
+from core.resources import Message, Run, TextPart, encode
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What held from a commit on, until the next one. Version 0 is before the thread was there."""
+
+    since: float
+    deleted: bool = False
+    there: bool = False
+    active: str | None = None
+    messages: tuple[str, ...] = ()
+    runs: dict[str, str] = field(default_factory=dict)  # statuses
+    steps: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+class Past:
+    """`bodies` are the objects' JSON, each with the version from which on it was so."""
+
+    def __init__(self, thread_id: str, blocks: Sequence[Block]) -> None:
+        self.thread_id, self.state = thread_id, ThreadState()
+        self.commits = e.from_lines(b"".join(block.data for block in blocks))
+        self.moments = [Moment(float("-inf"))]
+        self.changes: list[Change] = []
+        self.bodies: defaultdict[str, list[tuple[int, bytes]]] = defaultdict(list)
+        self.claims: Counter[str] = Counter()  # take-overs, by run
+        self.turns: Counter[str] = Counter()  # model calls that came to something, by run
+        self.marks: defaultdict[str, list[int]] = defaultdict(list)  # versions that bear a client's mark
+        self.most_active = 0
+        for commit, block in zip(self.commits, blocks, strict=True):
+            self._fold(commit, block.at)
+
+    def _fold(self, commit: e.Commit, at: float) -> None:
+        state, before = self.state, self.moments[-1]
+        for event in commit.events:
+            if isinstance(event, e.RunClaimed) and state.runs[event.run_id].run.status != "queued":
+                self.claims[event.run_id] += 1
+        self.turns.update({event.step.run_id for event in commit.events if isinstance(event, e.StepCreated)})
+        changes = apply(state, commit)
+        for mark in {mark for event in commit.events for mark in _marks_of(event)}:
+            self.marks[mark].append(state.version)
+        self.changes += changes
+        for change in changes:
+            self.bodies[change.object.id].append((change.version, encode(change.object)))
+        self.most_active = max(self.most_active, sum(held.run.active for held in state.runs))
+        said = any(change.name.startswith("thread.message.") for change in changes)
+        messages = tuple(message.id for message in state.messages) if said else before.messages
+        runs = {held.id: held.run.status for held in state.runs}
+        steps = {held.id: tuple(step.id for step in held.steps) for held in state.runs}
+        self.moments.append(Moment(at, state.deleted, True, state.active, messages, runs, steps))
+
+    @property
+    def deleted(self) -> bool:
+        return self.state.deleted
+
+    def at(self, version: int) -> float:
+        return self.moments[version].since
+
+    def during(self, since: float, until: float) -> range:
+        """The versions that held at some time in between."""
+        first = max(version for version, moment in enumerate(self.moments) if moment.since <= since)
+        last = max(version for version, moment in enumerate(self.moments) if moment.since <= until)
+        return range(first, last + 1)
+
+    def body_at(self, object_id: str, version: int) -> bytes:
+        """What an object was after a commit."""
+        return [body for then, body in self.bodies[object_id] if then <= version][-1]
+
+    def bodies_during(self, object_id: str, versions: range) -> set[bytes]:
+        """What an object was at some time."""
+        before = [body for version, body in self.bodies[object_id] if version <= versions[0]][-1:]
+        return {*before, *(body for version, body in self.bodies[object_id] if version in versions)}
+
+    def of(self, run_id: str) -> list[Change]:
+        """What the wire hears of a run."""
+        found = [change for change in self.changes if _run_of(change) == run_id]
+        began = next(change.version for change in found if change.name == "thread.run.created")
+        first = [c for c in self.changes if c.name == "thread.created" and c.version == began]
+        return [*first, *(c for c in found if frames.STREAMED.fullmatch(c.name))]
+
+    def events(self, kind: type[e.Event]) -> Iterator[tuple[int, e.Event]]:
+        """With the version of their commit."""
+        for version, commit in enumerate(self.commits, 1):
+            for event in commit.events:
+                if isinstance(event, kind):
+                    yield version, event
+
+
+def _run_of(change: Change) -> str | None:
+    return change.object.id if isinstance(change.object, Run) else getattr(change.object, "run_id", None)
+
+
+def _marks_of(event: e.Event) -> set[str]:
+    match event:
+        case e.ThreadCreated(thread=thread):
+            return set(thread.metadata.values())
+        case e.ThreadUpdated(metadata=metadata) | e.MessageUpdated(metadata=metadata) | e.RunUpdated(metadata=metadata):
+            return set((metadata or {}).values())
+        case e.MessageCreated(message=message):
+            return {said(message).partition(" ")[2]}
+        case e.RunCreated(run=run):
+            return {run.model.partition("/")[2]}
+        case e.StepCompleted(outputs=outputs):
+            return {output.partition(" ")[2] for output in outputs.values()}
+    return set()
+
+
+def said(message: Message) -> str:
+    part = message.content[0]
+    assert isinstance(part, TextPart)
+    return part.text.value
+
+
+def whole(state: ThreadState) -> bytes:
+    """Everything that a state says, whether parts of it are packed or not."""
+    indexes = [(index.order, list(index)) for index in (state.messages, state.runs)]
+    return encode((state.version, state.thread, state.deleted, state.active, indexes))

@@ -1,0 +1,136 @@
+"""Races that random histories found, each played move by move."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from client import Client, Refused, Unanswered
+from faults import How
+from promises import check
+from simulation import PROJECT, World
+from virtual import run
+
+from app import streaming
+from core import names
+from core.ports import Mark, Tail
+from core.work import AdvanceRun
+from worker.advance import Advance
+from worker.doorbell import Doorbell
+
+
+def played(moves: Callable[[World, Client], Awaitable[None]], **options: Any) -> World:
+    """The moves of a client in a thread of its own; then rest; then the promises."""
+
+    async def main() -> World:
+        world = World(**options)
+        async with world.running():
+            client = Client(world)
+            await client.open_thread()
+            await client.say()
+            await moves(world, client)
+            world.plan.end()
+            await world.at_rest()
+            await check(world)
+        return world
+
+    return run(main())
+
+
+def test_a_run_that_ended_elsewhere_cannot_be_cancelled_again() -> None:
+    """The API heard of the first cancel only; that nothing is left to do it must not say on old news."""
+
+    async def moves(_: World, client: Client) -> None:
+        asked = await client.run("slow")
+        await client.until(asked, "in_progress")
+        await client.cancel(asked)
+        await client.until(asked)
+        with pytest.raises(Refused, match="Cannot cancel run with status 'cancelled'"):
+            await client.ask("cancel run", "POST", f"/threads/{client.thread}/runs/{asked.id}/cancel")
+
+    played(moves, layout=("api", "worker"))
+
+
+def test_what_was_changed_is_answered_so_though_the_thread_is_deleted_meanwhile() -> None:
+    """The commit stands, its projection takes long, and before the answer the thread is gone."""
+
+    async def moves(world: World, client: Client) -> None:
+        plan = world.plan
+        plan.choose = lambda _, name: How.STALLED if name == "advance threads" and not plan.hits else None
+        changing = asyncio.create_task(client.modify())
+        while not plan.hits:
+            await asyncio.sleep(0.001)
+        await client.delete()
+        await changing
+
+    world = played(moves)
+    assert [each.status for each in world.exchanges if each.what == "modify"] == [200]
+
+
+def test_p9_a_worker_that_is_told_to_stop_leaves_alone_what_another_one_took_over() -> None:
+    async def moves(world: World, client: Client) -> None:
+        _, stopping, going_on = world.processes
+        asked = await client.run("slow")
+        (held,) = await world.store.receive(1, hide=0)
+        answering = stopping.spawn(Doorbell(stopping.kit).answer(held))
+        await asyncio.sleep(0.3)
+        (again,) = await world.store.receive(1, hide=45)
+        taking_over = going_on.spawn(Doorbell(going_on.kit).answer(again))
+        answering.cancel()
+        await asyncio.wait((answering,))
+        assert answering.cancelled()
+        await taking_over
+        assert (await client.until(asked)).status == "completed"
+
+    played(moves, layout=("api", "idle", "idle"))
+
+
+def test_p3_a_key_whose_run_was_streamed_creates_nothing_anew_after_the_thread_was_deleted() -> None:
+    async def moves(world: World, client: Client) -> None:
+        streamed = await client.run_in_new_thread("plain", stream=True, key="k")
+        first = world.exchanges[-1]
+        await client.follow(streamed)
+        await client.delete()
+        await world.at_rest()
+        path = first.path.removeprefix("/v1")
+        with pytest.raises(Unanswered):  # a stream that tells of the deletion, and of no run
+            await client.ask(first.what, "POST", path, first.body, mark=first.mark, key="k")
+        assert await world.store.read(names.THREADS, names.log(PROJECT, client.thread), None) is None
+
+    played(moves)
+
+
+def test_a_stream_that_is_begun_while_its_thread_is_purged_does_not_stay() -> None:
+    """By a worker whose item came again: it has looked at the log, and not at the stream yet."""
+
+    async def moves(world: World, client: Client) -> None:
+        late = world.processes[2]
+        ended = await client.run("plain", stream=True)
+        await client.until(ended)
+        storage: Any = late.storage
+        undisturbed, log = storage.read, names.log(PROJECT, client.thread)
+
+        async def read(container: str, name: str, since: Mark | None) -> Tail | None:
+            if container == names.STREAMS and not client.gone:
+                await client.delete()
+                while await world.store.read(names.THREADS, log, None):
+                    await asyncio.sleep(0.1)
+            tail: Tail | None = await undisturbed(container, name, since)
+            return tail
+
+        storage.read = read
+        item = AdvanceRun(project=PROJECT, thread_id=client.thread, run_id=ended.id, sent_at=world.clock.now())
+        await late.spawn(Advance(late.kit, item, "again", 0).run())
+        assert client.gone
+        assert not await world.store.read(names.STREAMS, names.document(PROJECT, client.thread, ended.id), None)
+
+    played(moves, layout=("api", "worker", "idle"))
+
+
+async def test_p4_a_reader_that_comes_back_as_the_thread_is_deleted_hears_so() -> None:
+    async def gone(_: int) -> None:
+        return None
+
+    assert await streaming.start_offset(gone, "120.7") == 0

@@ -1,0 +1,140 @@
+"""Logs that were recorded, by this version or an older one, fold to the documents that they folded to then."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any, get_args
+
+import msgspec
+import pytest
+from record_logs import CASES, LOGS, SUMS, digest, folded, lists, record
+
+from core import events as e
+from core import fold, paging, resources, view
+
+Json = Any
+RECORDED = sorted(LOGS.glob("*/*.jsonl"))
+
+
+@cache
+def read(log: Path) -> tuple[view.ThreadView, dict[str, bytes]]:
+    snapshot = log.with_suffix(".snapshot")
+    return folded(log.read_bytes(), snapshot.read_bytes() if snapshot.exists() else None)
+
+
+@pytest.mark.parametrize("log", RECORDED, ids=lambda log: log.relative_to(LOGS).with_suffix("").as_posix())
+def test_a_recorded_log_folds_to_its_documents(log: Path) -> None:
+    expected = json.loads(log.with_suffix(".json").read_text(encoding="utf-8"))
+    thread, shown = read(log)
+    for place, document in expected["documents"].items():
+        now = json.loads(shown[place]) if shown[place] else None
+        assert still(document, now), f"{place} was {document}, and is {now}"
+    assert set(shown) == set(expected["documents"])
+    assert lists(thread) == expected["lists"]
+    assert (thread.state.version, thread.state.deleted) == (expected["version"], expected["deleted"])
+
+
+@pytest.mark.parametrize("name", CASES)
+async def test_every_case_can_still_be_recorded(name: str, tmp_path: Path) -> None:
+    """And the store shows what its log folds to."""
+    log, *_ = await record(name, tmp_path)
+    assert log.read_bytes().endswith(b"}\n")
+
+
+def still(then: Json, now: Json) -> bool:
+    """Everything that was shown is shown: a later version may show more keys."""
+    if isinstance(then, dict) and isinstance(now, dict):
+        return all(key in now and still(value, now[key]) for key, value in then.items())
+    if isinstance(then, list) and isinstance(now, list):
+        return len(then) == len(now) and all(still(*pair) for pair in zip(then, now, strict=True))
+    return type(then) is type(now) and then == now
+
+
+def test_recorded_files_never_change() -> None:
+    sums = dict(reversed(line.split("  ")) for line in SUMS.read_text().splitlines())
+    files = [path for path in LOGS.glob("*/*") if path.is_file()]
+    assert {path.relative_to(LOGS).as_posix(): digest(path) for path in files} == sums
+
+
+# --- nothing that a log can hold is missing -------------------------------------------------------------------------
+
+NEVER = {
+    ("RequiredAction", "type"): "there is one kind only",
+    ("RunState", "costs"): "of open steps: a log is rolled over while no run is active",
+    ("Step", "metadata"): "nobody can give any",
+    ("Text", "annotations"): "no tool cites yet",
+}
+
+
+def test_every_kind_of_event_is_recorded() -> None:
+    kinds = {event.__struct_config__.tag for event in get_args(e.Event)}
+    lines = [json.loads(line) for log in RECORDED for line in log.read_bytes().splitlines()]
+    missing = kinds - {event["type"] for line in lines for event in line["events"]}
+    assert not missing, f"no recorded log has {missing}: see tests/logs/README.md"
+
+
+def test_every_field_of_an_event_and_of_a_snapshot_is_recorded() -> None:
+    """With another value than the one that it has if a log does not say anything."""
+    missing = {(kind.__name__, name) for kind in stored_kinds() for name in kind.__struct_fields__} - {
+        (kind.__name__, name) for log in RECORDED for kind, name in recorded_values(log)
+    }
+    assert {(kind, name) for kind, name in missing if name != "object"} == set(NEVER), "see tests/logs/README.md"
+
+
+def stored_kinds() -> set[type[msgspec.Struct]]:
+    """Whatever an event or a snapshot can hold, at any depth."""
+    found: set[type[msgspec.Struct]] = set()
+
+    def reach(kind: Any) -> None:
+        match kind:
+            case msgspec.inspect.StructType(cls=cls) if cls not in found:
+                found.add(cls)
+                for field in kind.fields:
+                    reach(field.type)
+            case msgspec.inspect.UnionType(types=inner) | msgspec.inspect.TupleType(item_types=inner):
+                for each in inner:
+                    reach(each)
+            case msgspec.inspect.ListType() | msgspec.inspect.SetType() | msgspec.inspect.VarTupleType():
+                reach(kind.item_type)
+            case msgspec.inspect.DictType():
+                reach(kind.value_type)
+
+    for root in msgspec.inspect.multi_type_info([e.Event, e.Commit, view.Snapshot, resources.Message, fold.RunState]):
+        reach(root)
+    return {kind for kind in found if isinstance(kind, type) and kind is not paging.Contents}  # without Index[...]
+
+
+def recorded_values(log: Path) -> Iterator[tuple[type, str]]:
+    thread, _ = read(log)
+    state = thread.state
+    yield from values([*e.from_lines(log.read_bytes()), *thread.trail, *state.messages, *state.runs])
+    snapshot = log.with_suffix(".snapshot")
+    if snapshot.exists():
+        yield from values(msgspec.json.decode(snapshot.read_bytes().partition(b"\n")[0], type=view.Snapshot))
+
+
+def values(node: Any) -> Iterator[tuple[type, str]]:
+    """The fields, at any depth, that say something."""
+    match node:
+        case paging.Index():
+            yield from values(list(node))
+        case fold.Change():
+            yield from values(node.object)
+        case msgspec.Struct():
+            for field in msgspec.structs.fields(node):
+                value = getattr(node, field.name)
+                if field.required or value != default_of(field):
+                    yield type(node), field.name
+                yield from values(value)
+        case dict():
+            yield from values(list(node.values()))
+        case list() | tuple():
+            for inner in node:
+                yield from values(inner)
+
+
+def default_of(field: msgspec.structs.FieldInfo) -> Any:
+    return field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()

@@ -1,0 +1,153 @@
+"""P1 to P9 in random histories (histories.py): a few hundred of those that `make sim` plays, and the proof that they
+can fail, and that a failure can be played again."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from histories import play
+
+from app import authentication, idempotency
+from core import commands, ledger, stream
+from core.keys import Caller
+from core.ports import Document, Mark
+from infra.sqlite_store import SqliteStorage
+from worker import advance, doorbell
+
+HISTORIES = 200
+TRIES = 60  # histories in which a planted defect must show
+HERE = Path(__file__).parent
+# What must have happened in so many histories, else they prove little.
+SOME = [
+    *(f"runs: {status}" for status in ("completed", "failed", "cancelled", "expired", "incomplete")),
+    *(f"fault: {how}" for how in ("crash before", "crash after", "unavailable, nothing done", "unavailable, yet done")),
+    *(f"fault: {what}" for what in ("done late", "slow", "answer lost", "killed", "told to stop", "stands still")),
+    *(f"fault: {what}" for what in ("cut off from the store", "outage of the store")),
+    *(f"fault: clock jumps {way}" for way in ("forwards", "backwards")),
+    *(f"queue: items {what}" for what in ("sent twice", "delivered late", "delivered early", "shown again")),
+    *(f"happened: {what}" for what in ("take-overs of a run", "roll-overs", "threads deleted", "streams gone on with")),
+    *(f"answered: {status}" for status in (200, 400, 404, 503, "not at all")),
+    *(f"checked: {what}" for what in ("answers", "documents", "streams heard")),
+]
+
+
+def test_p1_to_p9_hold_in_random_histories() -> None:
+    counts: Counter[str] = Counter()
+    for seed in range(HISTORIES):
+        try:
+            counts += play(seed).counts
+        except BaseException as error:
+            error.add_note(f'make sim ARGS="--seed {seed}"')
+            raise
+    assert not [what for what in SOME if not counts[what]]
+
+
+def test_a_seed_tells_the_same_history_in_every_process() -> None:
+    command = [sys.executable, HERE / "sim.py", "--seed", "7"]
+    first, second = (
+        subprocess.run(command, env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, check=True).stdout
+        for seed in ("1", "2")
+    )
+    assert len(first.splitlines()) > 100
+    assert first == second
+
+
+# --- it can fail ----------------------------------------------------------------------------------------------------
+
+Plant = Callable[[pytest.MonkeyPatch], None]
+PLANTS: dict[str, Plant] = {}
+
+
+def plant(defect: Plant) -> Plant:
+    PLANTS[defect.__name__] = defect
+    return defect
+
+
+@plant
+def a_worker_that_was_taken_over_commits_all_the_same(patch: pytest.MonkeyPatch) -> None:
+    def mine(self: advance.Advance, state: Any) -> Any:
+        held = state.runs.get(self.item.run_id)
+        return held if held and held.run.status == "in_progress" and not state.deleted else None
+
+    patch.setattr(advance.Advance, "_mine", mine)
+
+
+@plant
+def a_commit_does_not_look_where_the_log_ends(patch: pytest.MonkeyPatch) -> None:
+    conditional = SqliteStorage.append
+
+    async def append(self: SqliteStorage, container: str, name: str, mark: Mark, *rest: Any) -> Any:
+        tail = await self.read(container, name, None)
+        return await conditional(self, container, name, tail.mark if tail else mark, *rest)
+
+    patch.setattr(SqliteStorage, "append", append)
+
+
+@plant
+def a_late_writer_puts_an_old_document_over_a_new_one(patch: pytest.MonkeyPatch) -> None:
+    def put(self: SqliteStorage, document: Document) -> None:
+        row = (document.container, document.name, document.version, document.body)
+        self._sql.execute("INSERT OR REPLACE INTO documents VALUES(?, ?, ?, ?)", row)
+
+    patch.setattr(SqliteStorage, "_advance", put)
+
+
+@plant
+def an_item_is_deleted_before_its_work_is_done(patch: pytest.MonkeyPatch) -> None:
+    work = doorbell.Doorbell.answer
+
+    async def answer(self: doorbell.Doorbell, delivery: Any) -> None:
+        await self.kit.storage.delete(delivery)
+        await work(self, delivery)
+
+    patch.setattr(doorbell.Doorbell, "answer", answer)
+
+
+@plant
+def what_a_dead_writer_left_is_not_mended(patch: pytest.MonkeyPatch) -> None:
+    async def nothing(*_: Any) -> None: ...
+
+    patch.setattr(ledger.Ledger, "_mend", nothing)
+
+
+@plant
+def a_torn_message_stays_open_on_the_stream(patch: pytest.MonkeyPatch) -> None:
+    async def take_over(self: stream.StreamWriter, *_: Any, **__: Any) -> None:
+        await self._scan()
+        self._owned = True
+
+    patch.setattr(stream.StreamWriter, "take_over", take_over)
+
+
+@plant
+def a_thread_takes_a_second_run(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(commands.Scribe, "_settle", lambda *_: [])
+    patch.setattr(commands.ThreadState, "active_run", None)
+
+
+@plant
+def an_idempotency_key_is_forgotten(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(idempotency, "LIFETIME", 0.0)
+
+
+@plant
+def every_key_opens_every_project(patch: pytest.MonkeyPatch) -> None:
+    async def find(*_: Any) -> Caller:
+        return Caller("default")
+
+    patch.setattr(authentication.Callers, "find", find)
+
+
+@pytest.mark.parametrize("defect", PLANTS.values(), ids=PLANTS.keys())
+def test_a_planted_defect_is_found(defect: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
+    defect(monkeypatch)
+    with pytest.raises((AssertionError, TimeoutError)):
+        for seed in range(TRIES):
+            play(seed)

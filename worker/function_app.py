@@ -1,0 +1,41 @@
+"""The worker as an Azure Functions app: the Functions host takes the items off the queue, this answers them.
+
+The host hides an item for ten minutes, which is a run's whole life and cannot be set. So each is taken over from it
+first, by the receipt that comes with it, and is from then on in the hands of the same code as in the worker process
+(worker/main.py): a worker that dies is noticed after WORKER_HIDE_SECONDS. What the host does with its own receipt when
+a function returns is refused by the queue, for which the host is prepared.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import azure.functions as func
+
+from assistants import HostedWorker
+from core.names import POISON, WORK
+from core.ports import Delivery
+
+CONNECTION: Final = "WORK"  # the setting, or the beginning of settings, that says where the queues are
+
+app = func.FunctionApp()
+worker = HostedWorker()
+
+
+@app.function_name("work")
+@app.queue_trigger(arg_name="message", queue_name=WORK, connection=CONNECTION)
+async def work(message: func.QueueMessage) -> None:
+    """A work item. Raises while it is the host's: then the host delivers it again, after its `visibilityTimeout`."""
+    await (await worker.opened()).take_over(delivery_of(message))
+
+
+@app.function_name("poison")
+@app.queue_trigger(arg_name="message", queue_name=POISON, connection=CONNECTION)
+async def poison(message: func.QueueMessage) -> None:
+    """A work item that the host has delivered `maxDequeueCount` times. Raises if the store does not answer: then the
+    host delivers it again after ten minutes."""
+    await (await worker.opened()).give_up(delivery_of(message))
+
+
+def delivery_of(message: func.QueueMessage) -> Delivery:
+    return Delivery(str(message.id), message.get_body(), message.dequeue_count or 1, str(message.pop_receipt))

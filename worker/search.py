@@ -1,0 +1,92 @@
+"""Runs the model's searches in files. What goes wrong with one is told to the model, which goes on without it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Protocol
+
+from core import file_search
+from core.errors import ApiError
+from core.fold import RunState
+from core.ports import Clock, StorageUnavailable
+from core.prompt import window_of
+from core.resources import FileSearchResult, FileSearchToolCall
+from core.stores.ledger import Stores
+from core.stores.search import Found
+
+log = logging.getLogger(__name__)
+
+TIMEOUT = 60.0  # seconds of one search, with its embeddings
+WAIT = 60.0  # seconds after its start that a run waits for the files of its thread's store (the vendor's guide)
+LOOK_EVERY = 1.0  # seconds between looks at a store whose files another process reads
+FAILED = "The files cannot be searched at the moment."
+FULL = "There is no room for more passages. Do not search again: answer from those that you have."
+GO_ON = "Do not search again now: tell the user, and do not guess."
+
+
+class Search(Protocol):
+    """core.stores.search.Searcher, as far as runs need it."""
+
+    async def search_stores(
+        self, project: str, store_ids: Sequence[str], queries: Sequence[str], *, limit: int, threshold: float
+    ) -> Sequence[Found]:
+        """Raises ApiError, if a store is not there or has expired, and StorageUnavailable."""
+
+
+async def ready(stores: Stores, clock: Clock, project: str, store_id: str, until: float) -> None:
+    """Wait for the files of a store that are not read yet, until this time at most."""
+    while (left := until - clock.now()) > 0:
+        listener = stores.listen(project, store_id)
+        try:
+            state = (await stores.look(project, store_id)).state
+            if state.deleted or not state.waiting:
+                return
+            await listener.wait(min(left, LOOK_EVERY))
+        finally:
+            listener.close()
+
+
+async def search(
+    engine: Search, project: str, held: RunState, call: FileSearchToolCall, window: int, share: int
+) -> tuple[str, tuple[FileSearchResult, ...]]:
+    """What the model is told beside what was found, and that. `window` in tokens, where the model's is not known;
+    `share` is the number of searches that divide its part of the window. It changes nothing that a client could see,
+    so it may be repeated.
+
+    Raises StorageUnavailable: nothing of the run can be stored either, so it waits until the store is back.
+    """
+    run, threshold = held.run, call.file_search.ranking_options.score_threshold
+    stores, limit = file_search.stores_of(run), file_search.most_results(run)
+    tokens = file_search.room(held.steps, window_of(run.model, window)) // share
+    if not tokens:
+        return f"Error: {FULL}", ()
+    try:
+        queries = file_search.queries_of(call.asked.arguments)
+    except ValueError as error:
+        return f"Error: {error}.", ()
+    try:
+        async with asyncio.timeout(TIMEOUT):
+            found, problems = await _search(engine, project, stores, queries, limit, threshold)
+    except StorageUnavailable:
+        raise
+    except Exception:  # a model's answer that says so is worth more than a run that fails
+        log.exception("run %s: a search failed", run.id)
+        return f"Error: {FAILED} {GO_ON}", ()
+    told = f"Error: {' '.join(problems)} {GO_ON}" if problems else ""
+    return told, file_search.results_of(found, tokens)
+
+
+async def _search(
+    engine: Search, project: str, store_ids: Sequence[str], queries: Sequence[str], limit: int, threshold: float
+) -> tuple[Sequence[Found], list[str]]:
+    """What was found, and which stores could not be searched, and why: the others are searched all the same."""
+    try:
+        return await engine.search_stores(project, store_ids, queries, limit=limit, threshold=threshold), []
+    except ApiError as error:
+        if len(store_ids) == 1:
+            return [], [error.message]
+    each = [await _search(engine, project, [store_id], queries, limit, threshold) for store_id in store_ids]
+    found = sorted((one for found, _ in each for one in found), key=lambda one: one.score, reverse=True)
+    return found[:limit], [problem for _, problems in each for problem in problems]
