@@ -81,7 +81,7 @@ class Settings(BaseSettings):
         0, description="runs that a project may have at once by one API process; 0: no limit"
     )
     project_stored_bytes: Annotated[int, Field(ge=0)] = Field(
-        0, description="bytes of threads that a project may keep; 0: no limit"
+        0, description="bytes of threads, files and vector stores that a project may keep; 0: no limit"
     )
     max_connections: Annotated[int, Field(ge=1)] = Field(5000, description="connections to the API at once")
     keep_alive_timeout: Annotated[float, Field(gt=0)] = Field(

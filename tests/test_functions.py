@@ -17,10 +17,11 @@ from typing import Any, ClassVar
 import pytest
 from azure.core.exceptions import ResourceNotFoundError
 from azurite import Azurite
+from byname import ASSISTANT
 from chaos import talk_and_kill
 from functions_host import HIDE, Options
 from openai import AsyncOpenAI
-from reality import TOOLS, Reality, Visitor, reality
+from reality import Reality, Visitor, reality
 from scenarios import ask, listen
 from service import Process
 from test_kill import HangsOnce
@@ -114,17 +115,16 @@ async def test_runs_of_every_kind_end_as_they_should_for_the_official_sdk(azurit
         url = world.url(random.Random(0))
         async with AsyncOpenAI(base_url=url, api_key="unused", max_retries=0) as client:
             runs, message = client.beta.threads.runs, {"role": "user", "content": "Hello"}
-            assistant = await client.beta.assistants.create(model="plain", tools=TOOLS)
 
             async def plain() -> None:
                 run = await client.beta.threads.create_and_run_poll(
-                    assistant_id=assistant.id, thread={"messages": [message]}
+                    assistant_id=ASSISTANT.id, thread={"messages": [message]}
                 )
                 assert run.status == "completed"
 
             async def tools(model: str) -> None:
                 run = await client.beta.threads.create_and_run_poll(
-                    assistant_id=assistant.id, model=model, thread={"messages": [message]}
+                    assistant_id=ASSISTANT.id, model=model, thread={"messages": [message]}
                 )
                 assert run.status == "requires_action"
                 calls = run.required_action.submit_tool_outputs.tool_calls
@@ -136,7 +136,7 @@ async def test_runs_of_every_kind_end_as_they_should_for_the_official_sdk(azurit
 
             async def streamed() -> None:
                 thread = await client.beta.threads.create(messages=[message])
-                async with runs.stream(thread_id=thread.id, assistant_id=assistant.id) as stream:
+                async with runs.stream(thread_id=thread.id, assistant_id=ASSISTANT.id) as stream:
                     text = "".join([delta async for delta in stream.text_deltas])
                     assert (await stream.get_final_run()).status == "completed"
                 (answer,) = (await client.beta.threads.messages.list(thread.id, limit=1)).data
@@ -144,7 +144,7 @@ async def test_runs_of_every_kind_end_as_they_should_for_the_official_sdk(azurit
 
             async def cancelled() -> None:
                 thread = await client.beta.threads.create(messages=[message])
-                run = await runs.create(thread.id, assistant_id=assistant.id, model="hangs")
+                run = await runs.create(thread.id, assistant_id=ASSISTANT.id, model="hangs")
                 while not world.models.calls["hangs"]:
                     await asyncio.sleep(0.02)
                 await runs.cancel(run.id, thread_id=thread.id)
@@ -169,7 +169,7 @@ async def one_run(
 ) -> AsyncIterator[tuple[Reality, Visitor, asyncio.Task[None]]]:
     """A client whose run is in the middle of a model call, and his waiting for its end."""
     async with world_of(azurite, "api", "worker", kind=kind, **options) as world:
-        one = await world.visitor(1)
+        one = world.visitor(1)
         await one.open_thread()
         running = asyncio.create_task((listen if stream else ask)(one, "slow"))
         while not world.models.calls:
@@ -230,9 +230,9 @@ async def test_a_run_whose_item_the_host_gives_up_fails(azurite: Azurite, deploy
     async with world_of(azurite, "api", kind=hosted(deployed)) as world:
         usual, lost = world.settings, []
         for trouble in ({f"{QUEUES}messageEncoding": "base64"}, {"STORAGE": without_blobs(world.storage)}):
-            one = await world.visitor(1)
+            one = world.visitor(1)
             await one.open_thread()
-            await one.say("Hello")
+            await one.say()
             lost.append((one, run := await one.run("plain")))
             world.settings = {**usual, **few, **trouble, "AzureWebJobs.poison.Disabled": "true"}
             await world.start("worker")

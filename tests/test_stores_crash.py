@@ -14,8 +14,10 @@ from typing import Any
 
 import msgspec
 import pytest
+from client import Unanswered
 from faults import How, Mischief, Plan
-from simulation import PROJECT, Client, Process, Unanswered, World
+from simulation import PROJECT, Process, World
+from test_files_crash import Owner as Asker
 from test_files_crash import days_pass
 from virtual import run
 
@@ -39,17 +41,12 @@ def text_of(filename: str) -> str:
 
 
 @dataclass
-class Owner:
-    """A client who knows what he was told."""
+class Owner(Asker):
+    """Knows what he was told."""
 
-    client: Client
     stores: set[str] = field(default_factory=set)  # that were acknowledged, and not deleted
     deleted: set[str] = field(default_factory=set)  # stores that he asked to be deleted
     made: int = 0
-
-    @property
-    def world(self) -> World:
-        return self.client.world
 
     async def files(self, count: int, name: str = "text.txt") -> list[NewFile]:
         """Put there before anything can fail."""
@@ -67,9 +64,6 @@ class Owner:
             made.append(NewFile(file_id))
         return made
 
-    async def ask(self, request: Callable[[Process], Any]) -> Any:
-        return await self.client.ask(request)
-
     async def create(self, files: list[NewFile], days: int | None = None) -> str:
         store_id = f"vs_{len(self.stores) + len(self.deleted):024}"
         after = ExpiresAfter(days=days) if days else None
@@ -86,21 +80,21 @@ class Owner:
         return batch_id
 
     async def detach(self, store_id: str, file: NewFile) -> None:
-        await self._once(lambda p: p.service.store_desk.detach(PROJECT, store_id, file.file_id))
+        await self._ask_once(lambda p: p.service.store_desk.detach(PROJECT, store_id, file.file_id))
 
     async def delete_file(self, file: NewFile) -> None:
-        await self._once(lambda p: p.service.files.delete(PROJECT, file.file_id))
+        await self._ask_once(lambda p: p.service.files.delete(PROJECT, file.file_id))
 
     async def delete(self, store_id: str) -> None:
         self.stores.discard(store_id)
         self.deleted.add(store_id)
-        await self._once(lambda p: p.service.store_desk.delete(PROJECT, store_id))
+        await self._ask_once(lambda p: p.service.store_desk.delete(PROJECT, store_id))
 
-    async def _once(self, request: Callable[[Process], Any]) -> None:
+    async def _ask_once(self, request: Callable[[Process], Any]) -> None:
         try:
             await self.ask(request)
         except ApiError:
-            assert self.client.retries, "refused only if it came before"
+            assert self.retries, "refused only if it came before"
 
     async def search(self, store_id: str, text: str) -> list[str]:
         found = await self.ask(lambda p: p.service.searcher.search_stores(PROJECT, [store_id], [text], limit=50))
@@ -222,7 +216,7 @@ SCENARIOS = [
 async def play(scenario: Scenario, plan: Plan, *, retries: int = 0, **options: Any) -> World:
     world = World(plan=plan, **options)
     async with world.running():
-        owner = Owner(Client(world, retries))
+        owner = Owner(world, retries)
         try:
             await scenario(owner)
         except (Unanswered, ApiError):
@@ -364,7 +358,7 @@ def test_a_batch_ends_whole_however_often_workers_die(seed: int) -> None:
     async def main() -> None:
         world = World(plan=plan, layout=("api", "worker", "worker"), mischief=mischief, roll_after=30, seed=seed)
         async with world.running():
-            owner = Owner(Client(world, retries=20))
+            owner = Owner(world, retries=20)
             files = await owner.files(count)
             store_id = await owner.create([])
             await owner.batch(store_id, files)

@@ -190,9 +190,10 @@ class Shift:
             file = decode_file((await self.kit.files.fetch(self.item.project, file_id)).body)
         except ApiError:
             # Deleted, or expired, perhaps before it was attached: whoever deleted it did not find it here.
-            await self._commit(
-                lambda state: [e.FileDetached(file_id=file_id)] if self._held(state, file_id, attempt) else ()
-            )
+            detached = e.FileDetached(file_id=file_id)
+            await self._commit(lambda state: [detached] if self._held(state, file_id, attempt) else ())
+            note = names.document(self.item.project, file_id, self.item.store_id)
+            await self.kit.storage.remove(names.FILE_STORES, note)
             return
         try:
             chunks = await self._chunks(file, held.file.chunking_strategy.static)
