@@ -89,6 +89,9 @@ def _index_of_store(state: StoreState) -> Json:
         "loose": state.loose,
         "attempt": state.attempt,
         "waiting": list(state.waiting),
+        "files": {
+            held.id: [held.filename, held.attempt, held.claims, held.item, *held.batches] for held in state.files
+        },
     }
 
 
@@ -397,29 +400,29 @@ async def files(service: InProcess, *filenames: str) -> list[str]:
     return [(await upload(service.api, f"This is {name}.\n".encode(), name))["id"] for name in filenames]
 
 
-async def work(service: InProcess) -> None:
-    """A worker does what there is to do, one item after the other."""
+async def work(service: InProcess, items: int = 100) -> None:
+    """A worker does what there is to do, one item after the other, and so many at most."""
     worker = worker_of(service.parts, service.ledger, service.stores, service.search)
-    while deliveries := await service.storage.receive(1, hide=45):
-        await worker.take_over(deliveries[0])
+    for _ in range(items):
+        for delivery in await service.storage.receive(1, hide=45):
+            await worker.take_over(delivery)
 
 
-async def leave_unwritten(service: InProcess, segment: str) -> None:
-    """A worker takes up what there is to do, and goes before it writes a segment of such a name: the work item is
-    delivered again."""
-    storage: Any = service.storage
-    gate, stage = Gate(), storage.stage
+async def leave(service: InProcess, call: str, segment: str) -> None:
+    """A worker takes up what there is to do, and goes before this call to the store, `stage` or `discard`, for such a
+    segment: the work item is delivered again."""
+    gate, undisturbed = Gate(), getattr(service.storage, call)
 
     async def stuck(container: str, name: str, *rest: Any) -> Any:
         if segment in name:
             await gate.pass_through()
-        return await stage(container, name, *rest)
+        return await undisturbed(container, name, *rest)
 
-    storage.stage = stuck
+    setattr(service.storage, call, stuck)
     service.start_worker()
     await gate.reached.wait()
     await service.stop_worker()
-    storage.stage = stage
+    setattr(service.storage, call, undisturbed)
 
 
 @case(worker=False)
@@ -477,29 +480,40 @@ async def store_with_batches(service: InProcess) -> str:
 
 @case(worker=False)
 async def store_taken_over(service: InProcess) -> str:
-    """A worker goes while it reads two files. The next one reads the first, and releases the other for an item of its own."""
+    """A worker goes while it reads two files. The next one reads the first, and has just released the other."""
     store = await service.api.post("/vector_stores", {"file_ids": await files(service, "one.txt", "two.txt")})
-    await leave_unwritten(service, "file-")
-    await work(service)
+    await leave(service, "stage", "file-")
+    await work(service, 1)
     return str(store["id"])
+
+
+async def about_to_merge(service: InProcess) -> tuple[str, str]:
+    """A new store, and the last of its files: a worker goes while it merges them."""
+    store = await service.api.post("/vector_stores", {})
+    for name in "abcdefgh":
+        await work(service)
+        (file_id,) = await files(service, f"{name}.txt")
+        await service.api.post(f"/vector_stores/{store['id']}/files", {"file_id": file_id})
+    await leave(service, "stage", "merged.")
+    return store["id"], file_id
 
 
 @case(worker=False)
 async def store_merged(service: InProcess) -> str:
-    """A worker goes while it merges, the next one takes that over; then a file is taken out of what was merged."""
-    store = await service.api.post("/vector_stores", {})
-    path = f"/vector_stores/{store['id']}/files"
-    for name in "abcdefg":
-        (file_id,) = await files(service, f"{name}.txt")
-        await service.api.post(path, {"file_id": file_id})
-        await work(service)
-    (last,) = await files(service, "h.txt")
-    await service.api.post(path, {"file_id": last})
-    await leave_unwritten(service, "merged.")
+    """Then a file is taken out of what was merged."""
+    store_id, file_id = await about_to_merge(service)
     await work(service)
-    await service.api.delete(f"{path}/{file_id}")
+    await service.api.delete(f"/vector_stores/{store_id}/files/{file_id}")
     await work(service)
-    return str(store["id"])
+    return store_id
+
+
+@case(worker=False)
+async def store_merge_taken(service: InProcess) -> str:
+    """From a worker who may still write, by one who goes before he removes that."""
+    store_id, _ = await about_to_merge(service)
+    await leave(service, "discard", "merged.")
+    return store_id
 
 
 @case(worker=False)
@@ -510,7 +524,7 @@ async def store_expired(service: InProcess) -> str:
     store = await service.api.post("/vector_stores", body)
     await work(service)
     await service.api.post(f"/vector_stores/{store['id']}/file_batches", {"file_ids": [one, two]})
-    await leave_unwritten(service, "file-")
+    await leave(service, "stage", "file-")
     service.advance(24 * 3600)
     await service.stores.expire(PROJECT, store["id"])
     await work(service)
@@ -545,7 +559,7 @@ async def store_rolled_over(service: InProcess) -> str:
         await work(service)
     await service.api.delete(f"{path}/files/{two}")
     await service.api.post(f"{path}/file_batches", {"file_ids": [one, three]})
-    await leave_unwritten(service, "file-")
+    await leave(service, "stage", "file-")
     await service.api.post(path, {"metadata": {"rolled": "over"}})
     await service.api.post(f"{path}/files/{three}", {"attributes": {"year": 2024}})
     return str(store["id"])
