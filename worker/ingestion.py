@@ -96,7 +96,6 @@ class Shift:
         if state.deleted:
             return Done()
         if self.count > 1:
-            await self._commit(self._take_merges)
             await self.kit.stores.project(self.item.project, self.item.store_id, self.item_id)
         try:
             await self._remove_loose()
@@ -332,6 +331,8 @@ class Shift:
 
     async def _remove_loose(self) -> None:
         """What nobody can make a part of the store any more."""
+        if self.count > 1:
+            await self._commit(self._take_merges)
         state = await self._look()
         if not state.known:
             return
@@ -339,7 +340,8 @@ class Shift:
         loose = [
             name
             for name, item in state.loose.items()
-            if name not in counting and (item in ("", self.me) or self._before(item))
+            if name not in counting
+            and (item in ("", self.me) or (self._before(item) and not name.startswith("merged.")))
         ]
         if loose:
             await self._discard(*loose)
