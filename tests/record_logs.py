@@ -2,8 +2,8 @@
 
     python tests/record_logs.py
 
-See tests/logs/README.md. Each case below is a thread of its own, on a service of its own; ids and times are the same
-ones each time. What is recorded already is left as it is.
+See tests/logs/README.md. Each case below is a thread or a vector store of its own, on a service of its own; ids and
+times are the same ones each time. What is recorded already is left as it is.
 """
 
 from __future__ import annotations
@@ -16,16 +16,21 @@ import tomllib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from forms import upload
 from inprocess import Act, Gate, InProcess, ManualClock, calls, fails, in_process, path_of, says
+from searching import searching, stores, tool
 
+from assistants import worker_of
 from core import events as e
-from core import names
-from core.fold import Change
+from core import names, projection
+from core.fold import Change, ThreadState
 from core.ids import Ids
 from core.ports import Document, Silence, Tokens, ToolCall
-from core.projection import documents
+from core.state import View
+from core.stores import ledger
+from core.stores.fold import StoreChange, StoreState
 from core.view import ThreadView
 
 Json = Any
@@ -37,30 +42,81 @@ SUMS = LOGS / "SHA256SUMS"
 # --- a log, its snapshot and its documents --------------------------------------------------------------------------
 
 
-def folded(log: bytes, snapshot: bytes | None) -> tuple[ThreadView, dict[str, bytes]]:
-    """A thread from its recorded log, and what its documents show: by container and name, none left of what is gone."""
-    view, shown = ThreadView(), {}
-    if snapshot is not None:
-        view.begin(snapshot)
-        shown |= _bodies(documents(PROJECT, [Change(view.state.version, "", thing) for thing in _things(view)]))
-    return view, shown | _bodies(documents(PROJECT, view.fold(e.from_lines(log))))
+@dataclass(frozen=True)
+class Kind:
+    """Of an aggregate: threads, or vector stores. `path` is where the API has it, `things` are all objects that have
+    documents, `lists` the ids in the order of every list, `index` is what searches and workers go by, which no document
+    shows."""
+
+    path: str
+    logs: str
+    view: Callable[[], View[Any, Any]]
+    change: Callable[[int, str, Any], Any]
+    documents: Callable[[str, Sequence[Any]], Sequence[Document]]
+    things: Callable[[Any], Sequence[Any]]
+    lists: Callable[[Any], dict[str, list[str]]]
+    index: Callable[[Any], Json] = lambda _: {}
 
 
-def _things(view: ThreadView) -> list[Any]:
-    state = view.state
+def _things_of_thread(state: ThreadState) -> list[Any]:
     steps = [step for held in state.runs for step in held.steps]
     return [state.thread, *state.messages, *(held.run for held in state.runs), *steps]
 
 
+def _lists_of_thread(state: ThreadState) -> dict[str, list[str]]:
+    steps = {f"steps of {held.id}": [step.id for step in held.steps] for held in state.runs}
+    return {"messages": [m.id for m in state.messages], "runs": [held.id for held in state.runs], **steps}
+
+
+def _documents_of_store(project: str, changes: Sequence[StoreChange]) -> list[Document]:
+    """With those of files that were only attached, which are made when somebody asks for them."""
+    return [ledger._document(project, change) for change in changes]
+
+
+def _things_of_store(state: StoreState) -> list[Any]:
+    return [state.store, *(held.file for held in state.files), *(held.batch for held in state.batches)]
+
+
+def _lists_of_store(state: StoreState) -> dict[str, list[str]]:
+    theirs = {f"files of {held.id}": [key for key in held.file_ids if state.files.get(key)] for held in state.batches}
+    return {"files": [held.id for held in state.files], **theirs}
+
+
+def _index_of_store(state: StoreState) -> Json:
+    return {
+        "segments": {name: [held.size, held.model, held.chunks, held.sources] for name, held in state.segments.items()},
+        "homes": state.homes,
+        "loose": state.loose,
+        "attempt": state.attempt,
+        "waiting": list(state.waiting),
+    }
+
+
+THREAD = Kind("threads", names.THREADS, ThreadView, Change, projection.documents, _things_of_thread, _lists_of_thread)
+STORE = Kind(
+    *("vector_stores", names.STORE_LOGS, ledger.StoreView, StoreChange),
+    *(_documents_of_store, _things_of_store, _lists_of_store, _index_of_store),
+)
+
+
+def kind_of(log: bytes) -> Kind:
+    return STORE if isinstance(e.from_lines(log)[0].events[0], get_args(e.StoreEvent)) else THREAD
+
+
+def folded(log: bytes, snapshot: bytes | None) -> tuple[View[Any, Any], dict[str, bytes]]:
+    """An aggregate from its recorded log, and what its documents show: by container and name, none left of what is
+    gone."""
+    kind, shown = kind_of(log), {}
+    view = kind.view()
+    if snapshot is not None:
+        view.begin(snapshot)
+        things = kind.things(view.state)
+        shown |= _bodies(kind.documents(PROJECT, [kind.change(view.state.version, "", thing) for thing in things]))
+    return view, shown | _bodies(kind.documents(PROJECT, view.fold(e.from_lines(log))))
+
+
 def _bodies(documents: Sequence[Document]) -> dict[str, bytes]:
     return {f"{each.container} {each.name}": each.body for each in documents}
-
-
-def lists(view: ThreadView) -> dict[str, list[str]]:
-    """Ids in the order of every list of the thread."""
-    state = view.state
-    runs = {f"steps of {held.id}": [step.id for step in held.steps] for held in state.runs}
-    return {"messages": [m.id for m in state.messages], "runs": [held.id for held in state.runs], **runs}
 
 
 # --- the cases ------------------------------------------------------------------------------------------------------
@@ -76,7 +132,7 @@ DEAR = Tokens(prompt=100, completion=50, cached=20, reasoning=30)
 
 @dataclass(frozen=True)
 class Case:
-    """`play` makes one thread and returns its id."""
+    """`play` makes one thread or vector store, and returns its id."""
 
     play: Callable[[InProcess], Awaitable[str]]
     script: Sequence[Act]
@@ -98,21 +154,24 @@ async def everything_given(service: InProcess) -> str:
     """Every field that a client can give: of a thread, its messages and a run."""
     picture = {"type": "image_url", "image_url": {"url": "https://example.com/a.png", "detail": "low"}}
     photo = {"type": "image_file", "image_file": {"file_id": "file-1", "detail": "high"}}
-    attachment = {"file_id": "file-2", "tools": [{"type": "file_search"}, {"type": "code_interpreter"}]}
+    file_id = (await upload(service.api, b"All is said.", "all.txt"))["id"]
+    store = await service.api.post("/vector_stores", {})
+    attachment = {"file_id": file_id, "tools": [{"type": "file_search"}, {"type": "code_interpreter"}]}
     message = {
         "role": "user",
         "content": [{"type": "text", "text": "Grüße, 世界"}, picture, photo],
         "attachments": [attachment],
         "metadata": {"of": "the message"},
     }
-    resources = {"code_interpreter": {"file_ids": ["file-3"]}, "file_search": {"vector_store_ids": ["vs_1"]}}
+    resources = {"code_interpreter": {"file_ids": ["file-3"]}, **stores(store["id"])}
     thread = await service.api.post(
         "/threads",
         {"messages": [message], "metadata": {"of": "the thread"}, "tool_resources": resources},
     )
+    await service.ingested(store)
     parameters = {"type": "object", "properties": {"city": {"type": "string"}}}
     described = {"name": "get_weather", "description": "Weather.", "parameters": parameters, "strict": True}
-    search = {"type": "file_search", "file_search": {"max_num_results": 5, "ranking_options": {"score_threshold": 0.5}}}
+    search = tool(max_num_results=5, ranking_options={"score_threshold": 0.5})
     assistant = await service.assistant(tools=[{"type": "code_interpreter"}], instructions="Be brief.")
     await service.finished(
         thread["id"],
@@ -298,6 +357,200 @@ async def rolled_over(service: InProcess) -> str:
     return thread
 
 
+async def search_and_cite(service: InProcess) -> str:
+    """A streamed run whose client sees what was found, and one that finds the store gone."""
+    foods = (await upload(service.api, b"Filip Carola: cake\n", "foods.txt"))["id"]
+    store = await service.api.post("/vector_stores", {})
+    await service.api.post(f"/vector_stores/{store['id']}/files", {"file_id": foods, "attributes": {"year": 2024}})
+    await service.ingested(store)
+    options = tool(ranking_options={"ranker": "auto", "score_threshold": 0.1})
+    assistant = await service.assistant(tools=[options], tool_resources=stores(store["id"]))
+    thread = await service.thread("What does Filip like?")
+    path = f"/threads/{thread}/runs?include[]=step_details.tool_calls[*].file_search.results[*].content"
+    async with service.api.stream("POST", path, {"assistant_id": assistant, "stream": True}) as stream:
+        await stream.rest()
+    await service.api.delete(f"/vector_stores/{store['id']}")
+    await service.finished(thread, assistant)
+    return thread
+
+
+CAKE = searching("What does Filip like?", "cake")
+SEARCHES = calls(CAKE), says("Filip likes cake【3:0†foods.txt】."), calls(CAKE), says("I cannot look it up.")
+
+
+@case(*SEARCHES)
+async def searched(service: InProcess) -> str:
+    return await search_and_cite(service)
+
+
+@case(*SEARCHES, log_roll_after=2)
+async def searched_rolled_over(service: InProcess) -> str:
+    thread = await search_and_cite(service)
+    await service.api.post(f"/threads/{thread}", {"metadata": {"rolled": "over"}})
+    return thread
+
+
+# --- vector stores --------------------------------------------------------------------------------------------------
+
+
+async def files(service: InProcess, *filenames: str) -> list[str]:
+    return [(await upload(service.api, f"This is {name}.\n".encode(), name))["id"] for name in filenames]
+
+
+async def work(service: InProcess) -> None:
+    """A worker does what there is to do, one item after the other."""
+    worker = worker_of(service.parts, service.ledger, service.stores, service.search)
+    while deliveries := await service.storage.receive(1, hide=45):
+        await worker.take_over(deliveries[0])
+
+
+async def leave_unwritten(service: InProcess, segment: str) -> None:
+    """A worker takes up what there is to do, and goes before it writes a segment of such a name: the work item is
+    delivered again."""
+    storage: Any = service.storage
+    gate, stage = Gate(), storage.stage
+
+    async def stuck(container: str, name: str, *rest: Any) -> Any:
+        if segment in name:
+            await gate.pass_through()
+        return await stage(container, name, *rest)
+
+    storage.stage = stuck
+    service.start_worker()
+    await gate.reached.wait()
+    await service.stop_worker()
+    storage.stage = stage
+
+
+@case(worker=False)
+async def store_with_files(service: InProcess) -> str:
+    """Files are read, fail, change, are taken out and attached again."""
+    one, two, broken = await files(service, "one.txt", "two.txt", "broken.txt")
+    chunking = {"type": "static", "static": {"max_chunk_size_tokens": 200, "chunk_overlap_tokens": 50}}
+    body = {
+        "name": "A store",
+        "description": "Of files",
+        "metadata": {"of": "the store"},
+        "expires_after": {"anchor": "last_active_at", "days": 7},
+        "file_ids": [one],
+        "chunking_strategy": chunking,
+    }
+    store = await service.api.post("/vector_stores", body)
+    path = f"/vector_stores/{store['id']}"
+    await work(service)
+    for _ in range(2):
+        await service.api.post(f"{path}/files", {"file_id": broken, "attributes": {"broken": True}})
+        await work(service)
+    await service.api.post(f"{path}/files/{one}", {"attributes": {"year": 2024, "share": 0.5, "of": "the file"}})
+    await service.api.post(f"{path}/files", {"file_id": two})
+    await service.api.delete(f"{path}/files/{two}")
+    await service.api.delete(f"{path}/files/{one}")
+    await work(service)
+    await service.api.post(f"{path}/files", {"file_id": one, "chunking_strategy": chunking})
+    await work(service)
+    news = {"name": "Another", "metadata": {"new": "yes"}, "expires_after": {"anchor": "last_active_at", "days": 30}}
+    await service.api.post(path, news)
+    service.advance(3601)
+    await service.api.post(f"{path}/search", {"query": "one"})
+    return str(store["id"])
+
+
+@case(worker=False)
+async def store_with_batches(service: InProcess) -> str:
+    """One that is completed, one that fails, one that is cancelled, and one that is at work; the store loses its name,
+    and does not expire any more."""
+    one, two, three, broken = await files(service, "one.txt", "two.txt", "three.txt", "broken.txt")
+    body = {"file_ids": [one], "name": "Batches", "expires_after": {"anchor": "last_active_at", "days": 7}}
+    store = await service.api.post("/vector_stores", body)
+    path = f"/vector_stores/{store['id']}"
+    await work(service)
+    await service.api.post(f"{path}/file_batches", {"file_ids": [one, two], "attributes": {"year": 2024}})
+    await work(service)
+    await service.api.post(f"{path}/file_batches", {"file_ids": [broken]})
+    await work(service)
+    batch = await service.api.post(f"{path}/file_batches", {"files": [{"file_id": three}, {"file_id": broken}]})
+    await service.api.post(f"{path}/file_batches/{batch['id']}/cancel")
+    await service.api.post(path, {"name": None, "expires_after": None})
+    await service.api.post(f"{path}/file_batches", {"file_ids": [two, three]})
+    return str(store["id"])
+
+
+@case(worker=False)
+async def store_taken_over(service: InProcess) -> str:
+    """A worker goes while it reads two files. The next one reads the first, and releases the other for an item of its own."""
+    store = await service.api.post("/vector_stores", {"file_ids": await files(service, "one.txt", "two.txt")})
+    await leave_unwritten(service, "file-")
+    await work(service)
+    return str(store["id"])
+
+
+@case(worker=False)
+async def store_merged(service: InProcess) -> str:
+    """A worker goes while it merges, the next one takes that over; then a file is taken out of what was merged."""
+    store = await service.api.post("/vector_stores", {})
+    path = f"/vector_stores/{store['id']}/files"
+    for name in "abcdefg":
+        (file_id,) = await files(service, f"{name}.txt")
+        await service.api.post(path, {"file_id": file_id})
+        await work(service)
+    (last,) = await files(service, "h.txt")
+    await service.api.post(path, {"file_id": last})
+    await leave_unwritten(service, "merged.")
+    await work(service)
+    await service.api.delete(f"{path}/{file_id}")
+    await work(service)
+    return str(store["id"])
+
+
+@case(worker=False)
+async def store_expired(service: InProcess) -> str:
+    """With a file that was read, and one that nobody has read to its end."""
+    one, two = await files(service, "one.txt", "two.txt")
+    body = {"file_ids": [one], "expires_after": {"anchor": "last_active_at", "days": 1}}
+    store = await service.api.post("/vector_stores", body)
+    await work(service)
+    await service.api.post(f"/vector_stores/{store['id']}/file_batches", {"file_ids": [one, two]})
+    await leave_unwritten(service, "file-")
+    service.advance(24 * 3600)
+    await service.stores.expire(PROJECT, store["id"])
+    await work(service)
+    return str(store["id"])
+
+
+@case(worker=False)
+async def store_deleted(service: InProcess) -> str:
+    """Deleted while a file waits, and before a worker has emptied it."""
+    one, two = await files(service, "one.txt", "two.txt")
+    store = await service.api.post("/vector_stores", {"file_ids": [one]})
+    await work(service)
+    path = f"/vector_stores/{store['id']}"
+    await service.api.post(f"{path}/files", {"file_id": two})
+    await service.api.get(f"{path}/files/{two}")  # which makes its document
+    await service.api.delete(path)
+    return str(store["id"])
+
+
+@case(worker=False, log_roll_after=2)
+async def store_rolled_over(service: InProcess) -> str:
+    """Several generations; the last one begins with a snapshot of files that were read, taken out and attached again,
+    and of a batch with one that nobody has read to its end."""
+    one, two, three = await files(service, "one.txt", "two.txt", "three.txt")
+    store = await service.api.post("/vector_stores", {"file_ids": [one], "name": "A store"})
+    path = f"/vector_stores/{store['id']}"
+    await work(service)
+    await service.api.delete(f"{path}/files/{one}")
+    await work(service)
+    for file_id in (two, one):
+        await service.api.post(f"{path}/files", {"file_id": file_id})
+        await work(service)
+    await service.api.delete(f"{path}/files/{two}")
+    await service.api.post(f"{path}/file_batches", {"file_ids": [one, three]})
+    await leave_unwritten(service, "file-")
+    await service.api.post(path, {"metadata": {"rolled": "over"}})
+    await service.api.post(f"{path}/files/{three}", {"attributes": {"year": 2024}})
+    return str(store["id"])
+
+
 # --- the recording --------------------------------------------------------------------------------------------------
 
 
@@ -323,22 +576,28 @@ async def record(name: str, folder: Path) -> list[Path]:
     case, clock = CASES[name], ManualClock()
     same: dict[str, Any] = {"clock": clock, "ids": Ticking(clock, name), "telemetry": Traced()}
     async with in_process(*case.script, **same, **case.settings) as service:
-        thread = await case.play(service)
-        tail = await service.storage.read(names.THREADS, names.log(PROJECT, thread), None)
+        key = await case.play(service)
+        kind = STORE if key.startswith("vs_") else THREAD
+        tail = await service.storage.read(kind.logs, names.log(PROJECT, key), None)
         assert tail is not None
         stored = None
         if tail.mark.generation:
-            stored = await service.storage.get(names.SNAPSHOTS, names.snapshot(PROJECT, thread, tail.mark.generation))
+            stored = await service.storage.get(names.SNAPSHOTS, names.snapshot(PROJECT, key, tail.mark.generation))
         snapshot = stored.body if stored else None
         view, shown = folded(tail.data, snapshot)
         for place, body in shown.items():
-            found = await service.storage.get(*place.split(" "))
+            container, document = place.split(" ")
+            found = await service.storage.get(container, document)
+            if body and not found:  # of a file that was only attached: it is made for who asks first
+                found = await service.stores.fetch(container, *document.split("/"))
             assert (found.body if found else b"") == body, place
+        lists = kind.lists(view.state)
         if not view.state.deleted:
-            assert lists(view) == await listed(service, thread)
+            assert lists == {each: await listed(service, f"/{kind.path}/{key}", each) for each in lists}
     expected = {
         "documents": {place: json.loads(body) if body else None for place, body in shown.items()},
-        "lists": lists(view),
+        "lists": lists,
+        "index": kind.index(view.state),
         "version": view.state.version,
         "deleted": view.state.deleted,
     }
@@ -351,15 +610,11 @@ async def record(name: str, folder: Path) -> list[Path]:
     return [folder / file for file in files]
 
 
-async def listed(service: InProcess, thread: str) -> dict[str, list[str]]:
-    """As `lists`, asked of the API."""
-
-    async def ids(path: str) -> list[str]:
-        return [item["id"] for item in (await service.api.get(f"{path}?order=asc&limit=100"))["data"]]
-
-    runs = await ids(f"/threads/{thread}/runs")
-    steps = {f"steps of {run}": await ids(f"/threads/{thread}/runs/{run}/steps") for run in runs}
-    return {"messages": await ids(f"/threads/{thread}/messages"), "runs": runs, **steps}
+async def listed(service: InProcess, path: str, name: str) -> list[str]:
+    """The ids of a list, such as `runs` or `steps of run_1`, asked of the API."""
+    what, _, whose = name.partition(" of ")
+    inner = {"steps": f"runs/{whose}/steps", "files": f"file_batches/{whose}/files"}[what] if whose else what
+    return [item["id"] for item in (await service.api.get(f"{path}/{inner}?order=asc&limit=100"))["data"]]
 
 
 def main() -> None:
