@@ -59,6 +59,7 @@ class RunState(msgspec.Struct):
     attempt: int = 0
     item: str = ""
     claimed_at: int = 0  # version of the last claim
+    shown_at: int = 0  # version up to which documents show the run: whoever goes on with it has seen to that first
     steps: Index[Step] = msgspec.field(default_factory=Index)
     own: set[str] = msgspec.field(default_factory=set)
     costs: dict[str, Usage] = {}  # of steps that are still open
@@ -201,9 +202,9 @@ def _run_claimed(state: ThreadState, event: e.RunClaimed, at: int) -> Named:
 
 
 def _run_requires_action(state: ThreadState, event: e.RunRequiresAction, at: int) -> Named:
-    calls = tuple(
-        replace(call, function=replace(call.function, output=UNSET)) for call in state.runs[event.run_id].owed_calls
-    )
+    held = state.runs[event.run_id]
+    held.shown_at = held.claimed_at
+    calls = tuple(replace(call, function=replace(call.function, output=UNSET)) for call in held.owed_calls)
     action = RequiredAction(submit_tool_outputs=SubmitToolOutputs(tool_calls=calls))
     return [(_name(event), _change(state, event.run_id, status="requires_action", required_action=action))]
 
@@ -242,6 +243,7 @@ def _run_ended(
 
 def _step_created(state: ThreadState, event: e.StepCreated, at: int) -> Named:
     held = state.runs[event.step.run_id]
+    held.shown_at = held.claimed_at
     held.steps.put(event.step.id, event.step)
     held.own = set(event.own)  # of the open step alone: some models number the calls of each turn anew
     if event.usage is not None:

@@ -22,7 +22,7 @@ from core import names
 Json = Any
 FILES, KILLS = int(os.environ.get("STORE_FILES", "10")), int(os.environ.get("STORE_KILLS", "2"))
 SEED = int(os.environ.get("KILL_SEED", "1"))
-PATIENCE = 60.0 + FILES  # seconds
+PATIENCE = 60.0 + 4 * FILES  # seconds
 
 
 async def asked(world: Reality, method: str, path: str, **body: Any) -> Json:

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import pytest
 from forms import upload
-from inprocess import InProcess, in_process
-from shelved import Bag
+from inprocess import InProcess, ManualClock, in_process
+from shelved import Bag, PlainText
+
+from assistants import worker_of
+from core.ports import Chunk, Chunking
+from core.work import TendStore
+from worker.ingestion import ABANDONED, CLAIMS, Shift
 
 Json = Any
 
@@ -167,6 +177,35 @@ async def test_a_defect_fails_the_file_and_not_its_neighbours() -> None:
         assert (done["file_counts"]["failed"], done["file_counts"]["completed"]) == (1, 5)
         failed = await service.api.get(f"/vector_stores/{store['id']}/files/{crash}")
         assert failed["last_error"]["code"] == "server_error"
+
+
+class Deadly(PlainText):
+    """Whoever reads a file whose name says so dies of it."""
+
+    async def chunks(self, path: Path, filename: str, chunking: Chunking) -> Sequence[Chunk]:
+        if filename.startswith("deadly"):
+            raise asyncio.CancelledError
+        return await super().chunks(path, filename, chunking)
+
+
+@pytest.mark.parametrize("same", [True, False], ids=["its item comes again", "its item is gone"])
+async def test_a_file_that_kills_workers_fails_at_last_and_takes_no_other_with_it(same: bool) -> None:
+    clock = ManualClock()
+    async with in_process(worker=False, extraction=Deadly(), clock=clock) as service:
+        deadly = (await upload(service.api, b"?", "deadly.txt"))["id"]
+        store = await service.api.post("/vector_stores", {"file_ids": [deadly, *await files(service, 6)]})
+        kit = worker_of(service.parts, service.ledger, service.stores, service.searcher)._kit.ingestion
+        item = TendStore(project="default", store_id=store["id"], sent_at=0)
+        for delivery in range(1, 20):
+            with contextlib.suppress(asyncio.CancelledError):
+                await Shift(kit, item, "1" if same else str(delivery), delivery if same else 1).run()
+            clock.time += 0 if same else ABANDONED + 1
+        state = (await service.stores.look("default", store["id"])).state
+        assert not state.waiting
+        assert not state.loose
+        assert [held.id for held in state.files if held.file.status == "failed"] == [deadly]
+        assert state.files[deadly].claims == CLAIMS
+        assert max(held.claims for held in state.files if held.id != deadly) <= 2
 
 
 async def test_small_segments_are_merged_and_nothing_is_lost() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from client import Client
-from faults import How
+from faults import How, Plan
 from promises import all_documents, check, nothing_is_left, past_of
 from simulation import PROJECT, Process, World
 from virtual import run
@@ -69,6 +69,33 @@ def test_p6_of_two_workers_that_claim_a_run_at_once_one_works() -> None:
             await finished(world, client, work)
             assert world.models.calls[work.model] == 1
             assert past_of(world, client.thread).state.runs[work.id].attempt == 1
+
+    run(main())
+
+
+def test_p8_of_three_workers_the_third_shows_what_the_first_did() -> None:
+    """The first dies after it ended a step, the second after its claim: neither wrote the step's document."""
+
+    async def main() -> None:
+        appends, claimed = 0, False
+
+        def choose(_: int, name: str) -> How | None:
+            nonlocal appends, claimed
+            if claimed:
+                claimed = False
+                return How.CRASH_BEFORE
+            # Message, run; claim, step, outputs, the step's end; the claim of the second.
+            appends += name == "append threads"
+            claimed = name == "append threads" and appends == 7
+            return How.CRASH_AFTER if name == "append threads" and appends == 6 else None
+
+        plan = Plan(choose)
+        world = World(plan=plan, layout=("api", "worker"), lifetime=300)
+        async with world.running():
+            client, work = await started(world, "own")
+            await finished(world, client, work)
+            assert len(plan.hits) == 2
+            assert world.models.calls[work.model] == 2
 
     run(main())
 

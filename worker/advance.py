@@ -108,7 +108,7 @@ class Advance:
     span: Span = SILENCE
     shown: bool = False  # this claim ended or paused the run, and its documents and its stream show that
     _claiming: int = 0  # the attempt of the claim that is being written
-    _claimed_before: int = 0  # version of the claim before that
+    _taken_over: bool = False  # there was a claim before that
 
     def __post_init__(self) -> None:
         item = self.item
@@ -171,7 +171,7 @@ class Advance:
         events = move.events if isinstance(move, Write) else []
         self._claiming = next((event.attempt for event in events if isinstance(event, e.RunClaimed)), 0)
         if self._claiming:
-            self._claimed_before = state.runs[self.item.run_id].claimed_at
+            self._taken_over = state.runs[self.item.run_id].claimed_at > 0
         return events
 
     def _if_mine(self, events: Callable[[RunState], Sequence[e.Event]]) -> Decision:
@@ -207,9 +207,10 @@ class Advance:
             if changes[0].name == "thread.run.in_progress":  # and not taken over from another worker
                 self.kit.telemetry.measure("queued", self.kit.clock.now() - item.sent_at, project=item.project)
             self.attempt, self._claiming = self._claiming, 0
-            if self._claimed_before:
-                # Whoever committed last, a worker or a client's submission, may have died before he projected it.
-                await self.kit.ledger.project(item.project, item.thread_id, item.run_id, self._claimed_before)
+            if self._taken_over:
+                # Whoever committed last, a worker or a client's submission, may have died before he projected it; and
+                # whoever claimed after him, before he made up for it.
+                await self.kit.ledger.project(item.project, item.thread_id, item.run_id, held.shown_at)
             if held.stream:
                 now = self.kit.clock.now()
                 await self.stream.take_over(held.run, mine=self._still_mine, opened=frozenset(), now=now)

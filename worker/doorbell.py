@@ -34,7 +34,7 @@ from core.work import (
     to_body,
 )
 from worker.advance import Advance, Kit, Outcome
-from worker.ingestion import Shift
+from worker.ingestion import ABANDONED, Shift
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -227,6 +227,8 @@ class Doorbell:
             held = state.runs.get(item.run_id)
             if held and held.run.active and not state.deleted:
                 await self._park(replace(item, seen=NOTHING_NEW), held.run.expires_at)
+        if isinstance(item, TendStore):  # nor whose files these are, until their claims are too old to count
+            await self._park(replace(item, seen=0), self.kit.clock.now() + ABANDONED + 1)
         await self._bury(delivery, "given up by its host")
 
     async def _bury(self, delivery: Delivery, reason: str) -> None:

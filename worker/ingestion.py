@@ -44,6 +44,7 @@ log = logging.getLogger(__name__)
 
 CLAIMS: Final = 5  # of one file without an end; then it has failed
 SPELL: Final = 120.0  # seconds after which an item takes up no more files, and sends another one for the rest
+ABANDONED: Final = 3600.0  # seconds after which a claim counts no more, if its item is gone: no file takes so long
 MERGES: Final = 16  # of one item, at most
 WENT_WRONG: Final = LastError(code="server_error", message="Sorry, something went wrong.")
 
@@ -95,7 +96,6 @@ class Shift:
         if state.deleted:
             return Done()
         if self.count > 1:
-            await self._commit(self._take_merges)
             await self.kit.stores.project(self.item.project, self.item.store_id, self.item_id)
         try:
             await self._remove_loose()
@@ -121,8 +121,8 @@ class Shift:
         begun = self.kit.clock.now()
         while True:
             renew = self.kit.clock.now() - begun > SPELL or (self.count > 1 and self._ended > 0)
-            if not renew:
-                await self._claim()
+            if not renew and await self._claim() and not self._tasks:
+                continue  # what was open has failed for good
             if not self._tasks:
                 return
             await asyncio.wait(self._tasks.values(), return_when=asyncio.FIRST_COMPLETED)
@@ -132,12 +132,13 @@ class Shift:
                     task.result()
                     self._ended += 1
 
-    async def _claim(self) -> None:
-        """Files that nobody has, or whom this item's last holder left. One that was claimed before is claimed alone: if
-        it is what kills workers, it takes no other file with it."""
+    async def _claim(self) -> bool:
+        """Files that nobody has, or whom this item's last holder left, if there are any. One that was claimed before is
+        claimed alone, those that were claimed less often first: if it is what kills workers, it takes no other with
+        it."""
         room = self.kit.at_once - len(self._tasks)
         if room <= 0:
-            return
+            return False
         taken: list[tuple[str, int]] = []
 
         def decision(state: StoreState) -> Sequence[e.Event]:
@@ -146,7 +147,7 @@ class Shift:
                 return ()
             open_ = [held for held in self._waiting(state) if self._open(held)]
             new = [held for held in open_ if not held.claims][:room]
-            alone = open_[:1] if not new and not self._tasks else []
+            alone = [min(open_, key=lambda held: held.claims)] if open_ and not new and not self._tasks else []
             events: list[e.Event] = []
             for number, held in enumerate(new or alone, 1):
                 if held.claims >= CLAIMS:
@@ -157,19 +158,21 @@ class Shift:
                     events.append(e.FileClaimed(file_id=held.id, attempt=attempt, item=self.me))
             return events
 
-        await self._commit(decision)
+        found = await self._commit(decision)
         for file_id, attempt in taken:
             name = segment_of(file_id, attempt)
             self._tasks[name] = asyncio.create_task(self._take(file_id, attempt))
+        return found
 
     def _waiting(self, state: StoreState) -> Iterable[FileState]:
         return (state.files[file_id] for file_id in state.waiting) if state.known else ()
 
     def _open(self, held: FileState) -> bool:
-        return not held.item or self._before(held.item)
+        """Whether nobody has it, or somebody who will do no more to it."""
+        return not held.item or self._before(held.item) or self.kit.clock.now() - held.claimed_at > ABANDONED
 
     def _release(self, state: StoreState) -> Sequence[e.Event]:
-        left = [held for held in self._waiting(state) if self._before(held.item)]
+        left = [held for held in self._waiting(state) if held.item and self._open(held)]
         return [e.FileReleased(file_id=held.id) for held in left]
 
     async def _take(self, file_id: str, attempt: int) -> None:
@@ -240,7 +243,6 @@ class Shift:
         return [segment.Chunk(chunk.text, chunk.start) for chunk in found]
 
     async def _fail(self, file_id: str, attempt: int, error: LastError) -> None:
-        await self._discard(segment_of(file_id, attempt))
         failed = e.FileFailed(file_id=file_id, error=error)
         await self._commit(lambda state: [failed] if self._held(state, file_id, attempt) else ())
 
@@ -259,8 +261,8 @@ class Shift:
             left = [held for held in self._waiting(state) if self._open(held)]
             return [e.FileFailed(file_id=held.id, error=WENT_WRONG) for held in left]
 
-        await self._remove_loose()
         await self._commit(decision)
+        await self._remove_loose()
 
     # -- segments --------------------------------------------------------------------------------------------------
 
@@ -329,6 +331,8 @@ class Shift:
 
     async def _remove_loose(self) -> None:
         """What nobody can make a part of the store any more."""
+        if self.count > 1:
+            await self._commit(self._take_merges)
         state = await self._look()
         if not state.known:
             return
@@ -336,7 +340,8 @@ class Shift:
         loose = [
             name
             for name, item in state.loose.items()
-            if name not in counting and (item in ("", self.me) or self._before(item))
+            if name not in counting
+            and (item in ("", self.me) or (self._before(item) and not name.startswith("merged.")))
         ]
         if loose:
             await self._discard(*loose)

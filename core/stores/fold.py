@@ -43,6 +43,7 @@ class FileState(msgspec.Struct):
     filename: str = ""  # known when it is completed
     attempt: int = 0  # of the last claim
     claims: int = 0  # since it was attached
+    claimed_at: float = 0.0
     item: str = ""  # the delivery of a work item by which it was last claimed
     batches: tuple[str, ...] = ()  # that wait for its end
 
@@ -170,7 +171,8 @@ def _file_updated(state: StoreState, event: e.FileUpdated, at: int) -> Named:
 
 def _file_claimed(state: StoreState, event: e.FileClaimed, at: int) -> Named:
     held = state.files[event.file_id]
-    held.attempt, held.item, held.claims = event.attempt, event.item, held.claims + 1
+    _disown(state, held.source)  # whoever had the file before is dead, or removes what he wrote
+    held.attempt, held.item, held.claims, held.claimed_at = event.attempt, event.item, held.claims + 1, at
     state.attempt = max(state.attempt, event.attempt)
     state.loose[held.source] = event.item
     return []
@@ -179,8 +181,7 @@ def _file_claimed(state: StoreState, event: e.FileClaimed, at: int) -> Named:
 def _file_released(state: StoreState, event: e.FileReleased, at: int) -> Named:
     held = state.files[event.file_id]
     held.item = ""
-    if held.source in state.loose:
-        state.loose[held.source] = ""
+    _disown(state, held.source)
     return []
 
 
@@ -196,7 +197,7 @@ def _file_completed(state: StoreState, event: e.FileCompleted, at: int) -> Named
 
 
 def _file_failed(state: StoreState, event: e.FileFailed, at: int) -> Named:
-    state.loose.pop(state.files[event.file_id].source, None)  # who says so has removed it
+    _disown(state, state.files[event.file_id].source)
     return _ended(state, event.file_id, "failed", "vector_store.file.failed", last_error=event.error)
 
 
@@ -298,6 +299,12 @@ def _segments_dropped(state: StoreState, event: e.SegmentsDropped, at: int) -> N
     for name in event.names:
         state.loose.pop(name, None)
     return []
+
+
+def _disown(state: StoreState, name: str) -> None:
+    """Anybody may remove this blob."""
+    if name in state.loose:
+        state.loose[name] = ""
 
 
 def _retire(state: StoreState, name: str) -> None:
