@@ -8,7 +8,6 @@ import msgspec
 from aiohttp import web
 
 from app.service import checked_id, page_query, service_of
-from core.paging import PageQuery
 from core.ports import Stored
 from core.resources import encode
 
@@ -23,34 +22,34 @@ async def list_documents(
     """A page of the project's documents, whose ids begin with `prefix`; `show` makes the wire's bytes of them."""
     service, project = service_of(request)
     query = page_query(request)
-    backwards = query.before is not None and query.after is None
-    cursor = query.before if backwards else query.after
     folder = f"{project}/"
+    after = folder + checked_id(query.after, "after", prefix) if query.after else None
+    before = folder + checked_id(query.before, "before", prefix) if query.before else None
+    backwards = before is not None and after is None
     found = await service.storage.page(
         container,
         folder,
-        after=folder + checked_id(cursor, "before" if backwards else "after", prefix) if cursor else None,
+        after=before if backwards else after,
         limit=query.limit + 1,
         newest_first=query.newest_first != backwards,
     )
-    return web.Response(body=_page(found, query, show, backwards=backwards), content_type="application/json")
+    if after and before:  # what lies between them
+        found = [stored for stored in found if stored.name != before and (stored.name > before) == query.newest_first]
+    return web.Response(body=_page(found, query.limit, show, backwards=backwards), content_type="application/json")
 
 
-def _page(found: list[Stored], query: PageQuery, show: Callable[[bytes], bytes], *, backwards: bool) -> bytes:
+def _page(found: list[Stored], limit: int, show: Callable[[bytes], bytes], *, backwards: bool) -> bytes:
     """The list envelope around the documents."""
-    kept = found[: query.limit]
+    kept = found[:limit]
     if backwards:
         kept.reverse()
     ids = [stored.name.rpartition("/")[2] for stored in kept]
-    if query.after and query.before in ids:  # both cursors: what lies between them
-        kept = kept[: ids.index(query.before)]
-        ids = ids[: len(kept)]
     return encode(
         {
             "object": "list",
             "data": [msgspec.Raw(show(stored.body)) for stored in kept],
             "first_id": ids[0] if ids else None,
             "last_id": ids[-1] if ids else None,
-            "has_more": len(found) > query.limit,
+            "has_more": len(found) > limit,
         }
     )

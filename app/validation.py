@@ -57,9 +57,9 @@ CONTENTS = "step_details.tool_calls[*].file_search.results[*].content"
 
 def parse_include(query: MultiMapping[str]) -> bool:
     """Whether `include[]`, or `include`, asks for the contents of search results: it knows nothing else."""
-    asked = [(name, value) for name in ("include[]", "include") for value in query.getall(name, [])]
-    for name, value in asked:
-        choice(name, value, [CONTENTS])
+    asked = [value for name in ("include[]", "include") for value in query.getall(name, [])]
+    for value in asked:
+        choice("include", value, [CONTENTS])
     return bool(asked)
 
 

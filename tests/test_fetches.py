@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from forms import add_part
+from forms import add_part, upload
 from inprocess import InProcess, in_process, path_of
 from malformed import UPLOAD, valid
 from upstreams import choice, function, serving, whole
@@ -80,6 +80,8 @@ async def spoil(service: InProcess, run: Json, url: str) -> None:
     ids["message"] = (await service.api.get(f"/threads/{thread}/messages"))["first_id"]
     ids["upload"] = (await service.api.post("/uploads", UPLOAD))["id"]
     ids["part"] = await add_part(service.api, ids["upload"], b"part")
+    ids["file"] = (await upload(service.api, b"words"))["id"]
+    ids["store"] = (await service.api.post("/vector_stores", {"file_ids": [ids["file"]]}))["id"]
     statuses = set()
     for path, body in valid(ids):
         for sent in (body, everywhere(body, url)):

@@ -17,7 +17,7 @@ from typing import Any
 
 import aiohttp
 from bench.helper import resident_mb
-from forms import add_part
+from forms import add_part, upload
 from inprocess import Api, path_of
 from malformed import UPLOAD, WEATHER, malformed
 from service import Process, service
@@ -87,7 +87,8 @@ async def one_of_each(api: Api) -> dict[str, str]:
     run = await api.post("/threads/runs", {"assistant_id": assistant, "thread": question})
     while run["status"] != "requires_action":
         run = await api.get(path_of(run))
-    upload = (await api.post("/uploads", UPLOAD))["id"]
+    pending = (await api.post("/uploads", UPLOAD))["id"]
+    file = (await upload(api, b"words"))["id"]
     return {
         "assistant": assistant,
         "thread": free["id"],
@@ -95,8 +96,10 @@ async def one_of_each(api: Api) -> dict[str, str]:
         "busy": run["thread_id"],
         "run": run["id"],
         "step": (await api.get(f"{path_of(run)}/steps"))["first_id"],
-        "upload": upload,
-        "part": await add_part(api, upload, b"part"),
+        "upload": pending,
+        "part": await add_part(api, pending, b"part"),
+        "file": file,
+        "store": (await api.post("/vector_stores", {"file_ids": [file]}))["id"],
     }
 
 

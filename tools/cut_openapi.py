@@ -335,7 +335,9 @@ PREFIXES = {
     "step_id": "step",
     "thread_id": "thread",
     "upload_id": "upload",
+    "vector_store_id": "vs",
 }
+LISTED = {"listAssistants": "asst", "listVectorStores": "vs"}  # what is listed as documents, and its ids' beginning
 
 
 def _exact(paths: Json, schemas: Json) -> None:
@@ -396,8 +398,8 @@ def _exact_parameter(operation: str, parameter: Json) -> None:
     name, schema = parameter["name"], parameter["schema"]
     if name in PREFIXES:
         schema["pattern"] = f"^{PREFIXES[name]}" if parameter["in"] == "path" else f"^({PREFIXES[name]}|$)"
-    elif name in ("after", "before") and operation == "listAssistants":
-        schema["pattern"] = "^(asst|$)"
+    elif name in ("after", "before") and operation in LISTED:
+        schema["pattern"] = f"^({LISTED[operation]}|$)"
     elif name == "limit":
         schema |= {"minimum": 1, "maximum": max(100, schema["default"])}
 
