@@ -34,7 +34,6 @@ from core.ids import Ids
 from core.ports import Deltas, ModelError, ModelInfo, Prompt, Reply, StorageUnavailable, Tokens, ToolCall
 from core.requests import CreateMessage, CreateRun, CreateThread, CreateThreadAndRun, SubmitToolOutputs
 from core.resources import TERMINAL, Assistant, FunctionDefinition, FunctionTool, Run
-from core.search.shelf import Shelf
 from core.stores.ledger import Stores
 from core.stores.search import Searcher
 from core.threads import Threads
@@ -149,8 +148,7 @@ class Process:
         ids = Ids(clock, random.Random(world.random.getrandbits(64)))
         self.ledger = Threads(self.storage, clock, ids, self.bell, roll_after=world.roll_after)
         self.stores = Stores(self.storage, clock, ids, self.bell, roll_after=world.roll_after)
-        shelf = Shelf(self.storage, names.SEGMENTS, 2**24)
-        searcher = Searcher(self.storage, self.stores, shelf, Bag(), clock)
+        searcher = Searcher(self.stores, Bag(), clock)
         self.service = Service(
             self.storage, self.ledger, self.stores, searcher, world.models, clock, ids, self.bell, LIFETIME
         )
