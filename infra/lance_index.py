@@ -46,6 +46,7 @@ PER_RESULT: Final = 4  # candidates for each wanted result
 QUERY_WORDS: Final = 32  # distinct words of a query that are looked up
 NAMES: Final = 500  # of segments in one statement that deletes
 FRAGMENTS: Final = 32  # files of a table, one for each put, before they are made one
+GROWN: Final = 1 / 32  # of the rows; until then, new ones are compared with a query one by one
 VECTORS: Final = 50_000  # rows from which vectors have an index: 50,000 are compared one by one in 0.1 s
 KEPT: Final = timedelta(hours=1)  # that old versions of a table stay for whoever reads them; far longer than FRESH
 INDEXES: Final = {
@@ -130,7 +131,7 @@ class LanceIndex:
         the same time as others gives up, and the next one does it."""
         try:
             table = await self._open(store)
-            if table is None or (await table.stats())["fragment_stats"]["num_fragments"] < FRAGMENTS:
+            if table is None or not await _due(table):
                 return
             # The rows first, then the log: what is put after the look is in neither.
             there = set((await table.query().select(["source"]).to_arrow())["source"].unique().to_pylist())
@@ -143,6 +144,7 @@ class LanceIndex:
                 if name not in indexed and await table.count_rows(f"{name} IS NOT NULL") >= VECTORS:
                     await table.create_index(name, config=IvfSq(distance_type="cosine", sample_rate=64))
             await table.optimize(cleanup_older_than=KEPT)
+            self._tables.pop(store, None)
         except FAILURES as error:
             log.info("the index of vector store %s is not in shape yet: %s", store, error)
 
@@ -246,6 +248,13 @@ class LanceIndex:
             return None
 
 
+async def _due(table: AsyncTable) -> bool:
+    """LanceDB writes much of a table anew. So that this costs a chunk the same in a store of any size, the store has to
+    have grown by a share."""
+    fragments, stats = (await table.stats())["fragment_stats"]["num_fragments"], await table.index_stats("words_idx")
+    return fragments >= FRAGMENTS and stats is not None and stats.num_unindexed_rows >= GROWN * stats.num_indexed_rows
+
+
 # --- one query ----------------------------------------------------------------------------------------------------
 
 Scores = dict[tuple[str, int], float]  # by source and number
@@ -265,21 +274,18 @@ async def _found(table: AsyncTable, query: Query, where: str, limit: int, weight
     if by_vector + by_words == 0:
         return {}
     share = by_words / (by_vector + by_words)
+    distinct = distinct if share else []
     number, column = max(CANDIDATES, PER_RESULT * limit), _column(query.model, len(vector))
     if share == 1 or column not in (await table.schema()).names:  # of another model: only words are comparable
         column = ""
-    near, said = _Rows(), _Rows()
-    if column:
-        nearest = table.query().nearest_to(vector / length).column(column).distance_type("cosine").limit(number)
-        near = await _Rows.of(nearest, where, column)
-    most = 0.0
-    if share:
-        said = await _Rows.of(_saying(table, distinct, number), where, column)
-        tops = await asyncio.gather(*(_saying(table, [word], 1).select(["_score"]).to_arrow() for word in distinct))
-        most = sum(top["_score"][0].as_py() for top in tops if len(top))
-        if unheard := [row for row in near.ids if row not in set(said.ids)]:
-            among = f"_rowid IN ({', '.join(map(str, unheard))})"
-            said.scores |= (await _Rows.of(_saying(table, distinct, len(unheard)), among, "")).scores
+    near, said, most = await asyncio.gather(
+        _near(table, vector / (length or 1), number, where, column),
+        _said(table, distinct, number, where, column),
+        _most(table, distinct),
+    )
+    if distinct and (unheard := [row for row in near.ids if row not in said.scores]):
+        among = f"_rowid IN ({', '.join(map(str, unheard))})"
+        said.scores |= (await _Rows.of(_saying(table, distinct, len(unheard)), among, "")).scores
     found: Scores = {}
     for rows in (near, said):
         cosines = np.maximum((rows.vectors * (vector / (length or 1))).sum(axis=1), 0) if column else rows.zeros
@@ -316,6 +322,30 @@ class _Rows:
             _matrix(rows[column]) if column else np.zeros((len(ids), 1)),
             dict(zip(ids, rows["_score"].to_pylist(), strict=True)) if scored else {},
         )
+
+
+async def _near(table: AsyncTable, vector: NDArray[np.float64], number: int, where: str, column: str) -> _Rows:
+    if not column:
+        return _Rows()
+    nearest = table.query().nearest_to(vector).column(column).distance_type("cosine").limit(number)
+    return await _Rows.of(nearest, where, column)
+
+
+async def _said(table: AsyncTable, terms: Sequence[str], number: int, where: str, column: str) -> _Rows:
+    return await _Rows.of(_saying(table, terms, number), where, column) if terms else _Rows()
+
+
+async def _most(table: AsyncTable, terms: Sequence[str]) -> float:
+    """The sum of what each word gets in the chunk that it fits best: of those that are indexed, as soon as some are,
+    since all others would be read for each word."""
+    if not terms:
+        return 0.0
+    stats = await table.index_stats("words_idx")
+    asked = [_saying(table, [word], 1).select(["_score"]) for word in terms]
+    if stats and stats.num_indexed_rows:
+        asked = [each.fast_search() for each in asked]
+    tops = await asyncio.gather(*(each.to_arrow() for each in asked))
+    return float(sum(top["_score"][0].as_py() for top in tops if len(top)))
 
 
 def _saying(table: AsyncTable, terms: Sequence[str], number: int) -> AsyncFTSQuery:

@@ -81,7 +81,7 @@ class Settings(BaseSettings):
         0, description="runs that a project may have at once by one API process; 0: no limit"
     )
     project_stored_bytes: Annotated[int, Field(ge=0)] = Field(
-        0, description="bytes of threads that a project may keep; 0: no limit"
+        0, description="bytes of threads, files and vector stores that a project may keep; 0: no limit"
     )
     max_connections: Annotated[int, Field(ge=1)] = Field(5000, description="connections to the API at once")
     keep_alive_timeout: Annotated[float, Field(gt=0)] = Field(
@@ -117,7 +117,7 @@ class Settings(BaseSettings):
     embedding_model: str = Field(
         "offline",
         description="model that makes the vectors of vector stores, such as text-embedding-3-small or ollama/bge-m3;"
-        " offline: built in. What another model made is not found any more",
+        " offline: built in. What another one made is found by its words alone",
     )
     embedding_dimensions: Annotated[int, Field(ge=1)] | None = Field(
         None, description="length of these vectors, of models that can shorten them"

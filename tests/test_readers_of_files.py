@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -130,3 +132,30 @@ asyncio.run(ReaderPool().chunks(Path(sys.argv[1]), "slow.txt", Chunking()))
     await parent.wait()
     while reader.exists():
         await asyncio.sleep(0.01)
+
+
+async def test_a_process_has_the_modules_of_its_parent_wherever_they_are(tmp_path: Path) -> None:
+    """As on App Service, where the code is a folder and not installed. Beside the one that the tests run."""
+    root = Path(pool.__file__).parents[2]
+    for name in ("core", "infra"):
+        shutil.copytree(root / name, tmp_path / "site" / name)
+    reader = tmp_path / "site/infra/extraction/reader.py"
+    reader.write_text(reader.read_text().replace("are not supported", "are not supported over there"))
+    program = """
+import asyncio, sys
+sys.path.insert(0, "site")
+from pathlib import Path
+from core.ports import Chunking, Unreadable
+from infra.extraction.pool import ReaderPool
+async def main():
+    readers = ReaderPool()
+    try:
+        await readers.chunks(Path("x"), "x.png", Chunking())
+    except Unreadable as error:
+        print(error)
+    await readers.close()
+asyncio.run(main())
+"""
+    command = (sys.executable, "-c", program)
+    done = await asyncio.to_thread(subprocess.run, command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "over there" in done.stdout

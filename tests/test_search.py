@@ -102,12 +102,14 @@ def test_what_is_not_eligible_is_never_found(
     assert {hit.source for hit in hits} <= eligible
 
 
-def test_a_segment_of_another_model_is_searched_by_words_alone() -> None:
+@pytest.mark.parametrize(("model", "dimensions"), [("another", 3), (MODEL, 2), ("", 0)])
+def test_a_segment_of_another_model_is_searched_by_words_alone(model: str, dimensions: int) -> None:
     """Until it is embedded anew, its files can still be found."""
-    made = [File("file-1.1", ("tide", "moon"), ((1, 0, 0),) * 2), File("file-2.1", ("tide", "moon"), ((1, 0, 0),) * 2)]
-    segments = opened([made[0].segment(), made[1].segment("another")])
+    made = File("file-1.1", ("tide", "moon"), ((1, 0, 0),) * 2).segment()
+    chunks = [Chunk("tide", 0), Chunk("moon", 0)]
+    other = build("file-2.1", chunks, np.ones((2, dimensions), np.float32), model)
     query = Query("tide", np.array([1, 0, 0], np.float32), MODEL)
-    hits = search(segments, [query], {"file-1.1", "file-2.1"}, 10)
+    hits = search(opened([made, other]), [query], {"file-1.1", "file-2.1"}, 10)
     by_vector = HYBRID.vector / (HYBRID.vector + HYBRID.words)
     assert [(hit.source, hit.number) for hit in hits] == [("file-1.1", 0), ("file-1.1", 1), ("file-2.1", 0)]
     assert hits[1].score == pytest.approx(by_vector, abs=1e-3)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from core.ports import StorageUnavailable
-from core.search.ranking import Query
+from core.search.ranking import Query, search
 from core.search.segment import Chunk, DamagedSegment, build, decode, merge
-from core.search.shelf import FIRST, SegmentGone, Shelf
+from core.search.shelf import BRIEF, FIRST, SegmentGone, Shelf
 from infra.sqlite_store import SqliteStorage
 from infra.wiring import SystemClock
 
@@ -143,6 +143,18 @@ async def test_an_index_longer_than_the_first_read_is_read_in_two(contents: Watc
     await shelf.open("s", ["large"])
     assert [offset for _, offset, _ in contents.read] == [0, FIRST]
     assert sum(length or 0 for _, _, length in contents.read) < len(large)  # not the texts
+
+
+async def test_a_large_store_is_searched_by_several_threads_with_the_same_result(contents: Watched) -> None:
+    blobs = {name: blob(f"{name}.1", *[f"tide {number % 7}" for number in range(BRIEF)]) for name in "abc"}
+    for name, data in blobs.items():
+        await contents.put(name, data)
+    everything = {f"{name}.1" for name in blobs}
+    query = Query("tide 3", np.ones(8, np.float32), "model")
+    hits = await Shelf(contents, CONTAINER, PLENTY).search("s", list(blobs), [query], everything, 50)
+    alone = search([decode(name, data) for name, data in blobs.items()], [query], everything, 50)
+    assert [(hit.source, hit.number, hit.score) for hit in hits] == [(h.source, h.number, h.score) for h in alone]
+    assert {hit.text for hit in hits} == {"tide 3"}
 
 
 async def test_a_forgotten_store_is_read_again(contents: Watched) -> None:

@@ -34,8 +34,8 @@ THOROUGH = "SWEEP" in os.environ
 LINES = 3  # of a file: its chunks
 
 
-def text_of(file_id: str) -> str:
-    return "".join(f"{file_id} line {number}\n" for number in range(LINES))
+def text_of(filename: str) -> str:
+    return "".join(f"{filename} line {number}\n" for number in range(LINES))
 
 
 @dataclass
@@ -57,11 +57,12 @@ class Owner:
         for _ in range(count):
             self.made += 1
             file_id = f"file-{self.made:024}"
-            data = text_of(file_id).encode()
+            filename = f"{self.made}-{name}" if name == "text.txt" else name
+            data = text_of(filename).encode()
             place = names.document(PROJECT, file_id)
             part = await self.world.store.stage(names.CONTENTS, place, "whole", once(data))
             await self.world.store.commit(names.CONTENTS, place, [part])
-            file = File(id=file_id, purpose="assistants", filename=name, bytes=len(data), created_at=0)
+            file = File(id=file_id, purpose="assistants", filename=filename, bytes=len(data), created_at=0)
             await self.world.store.create(names.FILES, place, encode(file))
             made.append(NewFile(file_id))
         return made
@@ -150,6 +151,16 @@ async def attach_again(owner: Owner) -> None:
     await owner.attach(store_id, file)
 
 
+async def cancel_and_attach_again(owner: Owner) -> None:
+    files = await owner.files(2)
+    store_id = await owner.create([])
+    batch_id = await owner.batch(store_id, files)
+    await asyncio.sleep(0.02)
+    await owner.ask(lambda p: p.service.store_desk.cancel_batch(PROJECT, store_id, batch_id))
+    for file in files:
+        await owner.attach(store_id, file)
+
+
 async def detach_while_it_is_read(owner: Owner) -> None:
     files = await owner.files(2)
     store_id = await owner.create(files)
@@ -195,6 +206,7 @@ SCENARIOS = [
     batch,
     cancel,
     attach_again,
+    cancel_and_attach_again,
     detach_while_it_is_read,
     delete_a_file_while_it_is_read,
     delete_a_file_while_it_is_attached,
@@ -234,7 +246,7 @@ async def check(world: World, owner: Owner) -> None:
         if state.deleted:
             assert not owner.world.queued()
             raise AssertionError("a deleted store is never emptied")
-        await check_store(world, owner, state)
+        await check_store(world, state)
         blobs -= {names.document(PROJECT, store_id, name) for name in state.segments}
         assert not state.loose
     assert not blobs, f"segments of nothing: {blobs}"
@@ -246,7 +258,10 @@ async def check(world: World, owner: Owner) -> None:
         assert await world.store.get(names.FILES, file), f"a note is left of a file: {name}"
 
 
-async def check_store(world: World, owner: Owner, state: StoreState) -> None:
+async def check_store(
+    world: Any, state: StoreState, chunks: Callable[[str], list[str]] = lambda text: text.splitlines(keepends=True)
+) -> None:
+    """`chunks` of a file's text."""
     store = state.store
     assert store
     held = list(state.files)
@@ -268,7 +283,7 @@ async def check_store(world: World, owner: Owner, state: StoreState) -> None:
             if state.homes.get(source) == name:
                 found[source, chunk.text] += 1
     completed = [each for each in held if each.file.status == "completed" and store.status != "expired"]
-    wanted = Counter((each.source, line) for each in completed for line in text_of(each.id).splitlines(keepends=True))
+    wanted = Counter((each.source, chunk) for each in completed for chunk in chunks(text_of(each.filename)))
     assert found == wanted, "a chunk is missing or doubled"
     shown = await world.store.get(names.VECTOR_STORES, names.document(PROJECT, store.id))
     assert shown and msgspec.json.decode(shown.body, type=VectorStore) == store, "the document is not what the log says"
@@ -286,13 +301,13 @@ def counted(statuses: Any) -> FileCounts:
     return FileCounts(**counts, total=counts.total())
 
 
-async def broken(world: World, file_id: str) -> bool:
+async def broken(world: Any, file_id: str) -> bool:
     stored = await world.store.get(names.FILES, names.document(PROJECT, file_id))
     assert stored, "a file that was deleted is in a store"
     return b"broken" in stored.body
 
 
-async def folded(world: World, store_id: str) -> StoreState:
+async def folded(world: Any, store_id: str) -> StoreState:
     log = names.log(PROJECT, store_id)
     tail = await world.store.read(names.STORE_LOGS, log, None)
     assert tail
@@ -316,7 +331,7 @@ async def contents(world: World, container: str) -> set[str]:
     return {name for (name,) in rows}
 
 
-async def blob(world: World, name: str) -> bytes:
+async def blob(world: Any, name: str) -> bytes:
     return b"".join([piece async for piece in world.store.download(names.SEGMENTS, name)])
 
 

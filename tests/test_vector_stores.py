@@ -6,6 +6,7 @@ from typing import Any
 
 from forms import upload
 from inprocess import InProcess, in_process
+from shelved import Bag
 
 Json = Any
 
@@ -135,6 +136,27 @@ async def test_a_file_that_is_deleted_leaves_all_stores_that_hold_it() -> None:
             now = await service.api.get(f"/vector_stores/{store['id']}")
             assert now["file_counts"]["total"] == 1
             await service.api.refused("GET", f"/vector_stores/{store['id']}/files/{one}", status=404)
+
+
+async def test_what_failed_or_was_cancelled_is_tried_again_when_it_is_attached_again() -> None:
+    async with in_process(embeddings=(bag := Bag())) as service:
+        bag.fails = True
+        (one,) = await files(service, 1)
+        store = await service.api.post("/vector_stores", {"file_ids": [one]})
+        path = f"/vector_stores/{store['id']}"
+        assert (await service.ingested(store))["file_counts"]["failed"] == 1
+        error = (await service.api.get(f"{path}/files/{one}"))["last_error"]
+        assert error == {"code": "server_error", "message": "The provider does not answer."}
+        bag.fails = False
+        batch = await service.api.post(f"{path}/file_batches", {"file_ids": [one]})
+        assert (await service.api.get(f"{path}/files/{one}"))["status"] in ("in_progress", "completed")
+        assert (await service.ingested(store))["file_counts"]["completed"] == 1
+        assert (await service.api.get(f"{path}/file_batches/{batch['id']}"))["status"] == "completed"
+        found = await service.api.post(f"{path}/search", {"query": "words"})
+        assert [each["file_id"] for each in found["data"]] == [one]
+        bag.fails = True  # searches go on, by words alone
+        assert (await service.api.post(f"{path}/search", {"query": "words"}))["data"]
+        assert (await service.api.post(f"{path}/search", {"query": "nothing alike"}))["data"] == []
 
 
 async def test_a_defect_fails_the_file_and_not_its_neighbours() -> None:

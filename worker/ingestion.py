@@ -113,13 +113,13 @@ class Shift:
             await asyncio.gather(*self._tasks.values(), return_exceptions=True)
         await self._merge()
         await self._remove_loose()
-        await self.kit.stores.index.tidy(self._store, self._known)
         if any(self._open(held) for held in self._waiting(await self._look())):
             # A new item, so that deliveries do not add up. It has another id: what this one claimed is released. First
             # the item that will ring, then the end of this one.
             again = TendStore(project=self.item.project, store_id=self.item.store_id, sent_at=self.kit.clock.now())
             await self.kit.storage.send(to_body(again))
             await self._commit(self._release)
+        await self.kit.stores.index.tidy(self._store, self._known)
         return Done()
 
     # -- files -----------------------------------------------------------------------------------------------------
@@ -198,9 +198,10 @@ class Shift:
             file = decode_file((await self.kit.files.fetch(self.item.project, file_id)).body)
         except ApiError:
             # Deleted, or expired, perhaps before it was attached: whoever deleted it did not find it here.
-            await self._commit(
-                lambda state: [e.FileDetached(file_id=file_id)] if self._held(state, file_id, attempt) else ()
-            )
+            detached = e.FileDetached(file_id=file_id)
+            await self._commit(lambda state: [detached] if self._held(state, file_id, attempt) else ())
+            note = names.document(self.item.project, file_id, self.item.store_id)
+            await self.kit.storage.remove(names.FILE_STORES, note)
             return
         try:
             chunks = await self._chunks(file, held.file.chunking_strategy.static)

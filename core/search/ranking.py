@@ -11,10 +11,10 @@ anything else, to the last bit.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,19 +23,21 @@ from core.search.segment import Array, Floats, Segment
 from core.search.words import term, words
 
 Doubles = NDArray[np.float64]
+Spread = Callable[[Callable[[int], Any], Iterable[int]], Iterable[Any]]
 
 K1: Final = 1.2  # of BM25, as Lucene has it: how soon further occurrences of a word stop counting,
 B: Final = 0.75  # and how much a long chunk counts less
 LEAST: Final = 1e-4  # a score below this is none
 ERROR: Final = 1e-5  # of a score that is computed in float32, at most
 QUERY_WORDS: Final = 256  # distinct words of a query that are looked up
-POSTINGS: Final = 500_000  # that a query reads: then its commonest words, which say least, are left out
+POSTINGS: Final = 250_000  # that a query reads: beyond, its commonest words are left out, which say next to nothing
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
     """What is searched for. `vector` was made by `model`; None searches by words alone. Segments whose vectors are of
-    another model are searched by words alone, too: their chunks cannot have more than the words' share of a score."""
+    another model, or of other dimensions, are searched by words alone, too: their chunks cannot have more than the
+    words' share of a score."""
 
     text: str
     vector: Floats | None = None
@@ -79,34 +81,30 @@ def search(
     *,
     weights: Weights = HYBRID,
     threshold: float = 0.0,
+    spread: Spread = map,
 ) -> list[Hit]:
     """The `limit` chunks of the `eligible` sources that fit one of the queries best; ties by source and number.
 
     Chunks below `threshold` are left out, and those that have nothing in common with a query. It takes milliseconds to
-    tens of them, mostly without the GIL: not for the event loop.
+    tens of them, mostly without the GIL: not for the event loop. `spread` may be a thread pool's `map`.
     """
     parts = [part for segment in segments if (part := _part(segment, eligible))]
-    measured = [measure for query in queries if (measure := _measure(parts, query, weights))]
+    measures = [measure for query in queries if (measure := _measure(parts, query, weights))]
+    if not measures:
+        return []
     least = max(threshold, LEAST)
-    bound, best = least - ERROR, np.zeros(0, np.float32)
-    rough: list[tuple[int, Array, Floats]] = []
-    for place, part in enumerate(parts if measured else ()):
-        scores = _roughly(measured, place, part)
-        chosen = np.flatnonzero(scores >= bound)
-        best = np.concatenate([best, scores[chosen]])
-        if len(best) > limit:
-            best = np.partition(best, -limit)[-limit:]
-            bound = max(bound, float(best.min()) - 2 * ERROR)
-            chosen = chosen[scores[chosen] >= bound]
-        rough.append((place, chosen, scores[chosen]))
+    best = list(spread(lambda place: _best(place, parts[place], measures, limit, least), range(len(parts))))
+    bound = _bound(np.concatenate([candidates.rough for candidates in best]), limit, least)
     hits = []
-    for place, chosen, scores in rough:
-        segment, chunks = parts[place].segment, chosen[scores >= bound]
-        for chunk, score in zip(chunks.tolist(), _exactly(measured, place, segment, chunks).tolist(), strict=True):
+    for part, candidates in zip(parts, best, strict=True):
+        for chunk, score in candidates.exactly(part.segment, measures, bound):
             if score >= least:
-                hits.append(Hit(*segment.source(chunk), score, segment, chunk))
+                hits.append(Hit(*part.segment.source(chunk), score, part.segment, chunk))
     hits.sort(key=lambda hit: (-hit.score, hit.source, hit.number))
     return hits[:limit]
+
+
+# --- what is eligible ---------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,17 +124,24 @@ def _part(segment: Segment, eligible: Collection[str]) -> _Part | None:
     return _Part(segment, mask, len(lengths), int(lengths.sum(dtype=np.int64))) if len(lengths) else None
 
 
+# --- a query, prepared --------------------------------------------------------------------------------------------
+
+Posting = tuple[Array, Array]  # chunks, and how often each has a term
+
+
 @dataclass(frozen=True, slots=True)
 class _Measure:
-    """A query against each part, both times its weight: the BM25 shares of its chunks, and the vector. None where there
-    is nothing to compare."""
+    """A query, part by part. A vector is as long as the vectors' share of a score is large, and empty where it does not
+    fit; `worth` is what each term adds to a score at most, and `mean` that of the chunks' lengths in words."""
 
-    shares: Sequence[Doubles | None]
-    vectors: Sequence[Doubles | None]
+    vectors: Sequence[Doubles]
+    postings: Sequence[Sequence[Posting]]
+    worth: Doubles
+    mean: float
 
 
 def _measure(parts: Sequence[_Part], query: Query, weights: Weights) -> _Measure | None:
-    """None if there is nothing to search by."""
+    """None if there is nothing to search in, or by."""
     distinct = islice(dict.fromkeys(words(query.text)), QUERY_WORDS)
     terms = np.unique(np.array([term(word) for word in distinct], np.uint64))
     vector = np.zeros(0) if query.vector is None else query.vector.astype(np.float64)
@@ -148,29 +153,16 @@ def _measure(parts: Sequence[_Part], query: Query, weights: Weights) -> _Measure
         return None
     share = by_words / (by_vector + by_words)
     vector *= (1 - share) / (length or 1)
-    fits = [share < 1 and part.segment.model == query.model for part in parts]
-    return _Measure(
-        _bm25(parts, terms, share) if share else [None] * len(parts), [vector if fit else None for fit in fits]
-    )
-
-
-Posting = tuple[Array, Array]  # chunks, and how often each has a term
-
-
-def _bm25(parts: Sequence[_Part], terms: Array, weight: float) -> list[Doubles | None]:
-    """What each chunk has of the BM25 score of one in which all terms occur without end, times `weight`."""
-    chunks = sum(part.chunks for part in parts)
-    mean = sum(part.words for part in parts) / chunks
-    postings = [_postings(part, terms) for part in parts]
-    having = np.array([sum(len(posting[place][0]) for posting in postings) for place in range(len(terms))])
-    rarest = np.lexsort((terms, having))
-    taken = rarest[: max(1, np.searchsorted(np.cumsum(having[rarest]), POSTINGS, side="right"))]
-    worth = np.log1p((chunks - having + 0.5) / (having + 0.5))  # Lucene's idf, which is never negative
-    worth *= weight / worth[taken].sum()
-    return [
-        _shares(part.segment, [posting[place] for place in taken], worth[taken], mean)
-        for part, posting in zip(parts, postings, strict=True)
-    ]
+    kinds = [(part.segment.model, part.segment.vectors.shape[1]) for part in parts]
+    vectors = [vector if share < 1 and kind == (query.model, len(vector)) else np.zeros(0) for kind in kinds]
+    postings = [_postings(part, terms if share else terms[:0]) for part in parts]
+    having = np.array([sum(len(own) for own, _ in posting) for posting in zip(*postings, strict=True)], np.int64)
+    taken = np.lexsort((terms[: len(having)], having))
+    taken = taken[: max(1, int(np.searchsorted(np.cumsum(having[taken]), POSTINGS, side="right")))]
+    chunks, total = sum(part.chunks for part in parts), sum(part.words for part in parts)
+    worth = np.log1p((chunks - having + 0.5) / (having + 0.5))[taken]  # Lucene's idf, which is never negative
+    worth *= share / (worth.sum() or 1)
+    return _Measure(vectors, [[posting[place] for place in taken] for posting in postings], worth, total / chunks)
 
 
 def _postings(part: _Part, terms: Array) -> list[Posting]:
@@ -188,52 +180,70 @@ def _postings(part: _Part, terms: Array) -> list[Posting]:
     return found
 
 
-def _shares(segment: Segment, postings: Sequence[Posting], worth: Doubles, mean: float) -> Doubles | None:
-    """`mean` is that of the chunks' lengths."""
-    chunks = np.concatenate([chunks for chunks, _ in postings], dtype=np.intp)
+# --- scores -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidates:
+    """The chunks of the part at `place` that may be among the best, with their scores: roughly, and what of them is by
+    words, for each query."""
+
+    place: int
+    chunks: Array
+    rough: Floats
+    by_words: Sequence[Doubles | None]
+
+    def exactly(self, segment: Segment, measures: Sequence[_Measure], bound: float) -> Iterator[tuple[int, float]]:
+        """The chunks that are not below `bound`, with their scores. The last bits of a row's BLAS product depend on the
+        rows beside it; those of these sums do not."""
+        near = self.rough >= bound
+        chunks = self.chunks[near]
+        best = np.zeros(len(chunks))
+        for measure, by_words in zip(measures, self.by_words, strict=True):
+            scores, vector = np.zeros(len(chunks)), measure.vectors[self.place]
+            if len(vector):
+                scores = np.maximum((segment.vectors[chunks].astype(np.float64) * vector).sum(axis=1), 0)
+            if by_words is not None:
+                scores += by_words[near]
+            np.maximum(best, scores, out=best)
+        yield from zip(chunks.tolist(), np.minimum(best, 1).tolist(), strict=True)
+
+
+def _best(place: int, part: _Part, measures: Sequence[_Measure], limit: int, least: float) -> _Candidates:
+    segment, best = part.segment, np.zeros(len(part.segment), np.float32)
+    shares = [_bm25(segment, measure.postings[place], measure.worth, measure.mean) for measure in measures]
+    for measure, by_words in zip(measures, shares, strict=True):
+        if len(vector := measure.vectors[place]):
+            scores = segment.vectors @ vector.astype(np.float32)
+            np.maximum(scores, 0, out=scores)
+            if by_words is not None:
+                scores += by_words
+            best = scores if len(measures) == 1 else np.maximum(best, scores)
+        elif by_words is not None:
+            np.maximum(best, by_words, out=best, casting="same_kind")
+    if part.mask is not None:
+        best[~part.mask] = -1
+    chunks = np.flatnonzero(best >= least - ERROR)
+    chunks = chunks[best[chunks] >= _bound(best[chunks], limit, least)]
+    return _Candidates(place, chunks, best[chunks], [None if own is None else own[chunks] for own in shares])
+
+
+def _bound(scores: Floats, limit: int, least: float) -> float:
+    """What a rough score is at least, if the exact one may be among the `limit` best."""
+    if len(scores) <= limit:
+        return least - ERROR
+    return max(least - ERROR, float(np.partition(scores, -limit)[-limit]) - 2 * ERROR)
+
+
+def _bm25(segment: Segment, postings: Sequence[Posting], worth: Doubles, mean: float) -> Doubles | None:
+    """What the words add to the score of each chunk; None if they are nowhere."""
+    chunks = np.concatenate([np.zeros(0, np.intp), *(own for own, _ in postings)], dtype=np.intp)
     if not len(chunks):
         return None
     counts = np.concatenate([counts for _, counts in postings], dtype=np.float32)
     slow = segment.tables.lengths * np.float32(K1 * B / mean) + np.float32(K1 * (1 - B))
     gained = counts / (counts + slow[chunks])
-    ends = np.cumsum([len(chunks) for chunks, _ in postings])
+    ends = np.cumsum([len(own) for own, _ in postings])
     for own, value in zip(np.split(gained, ends[:-1]), worth.tolist(), strict=True):
         np.multiply(own, value, out=own)
     return np.asarray(np.bincount(chunks, gained, len(segment)), np.float64)
-
-
-def _roughly(measured: Sequence[_Measure], place: int, part: _Part) -> Floats:
-    """The scores of all chunks of a part, off by no more than ERROR; -1 for those that are not eligible."""
-    best: Floats | None = None
-    for measure in measured:
-        vector, shares = measure.vectors[place], measure.shares[place]
-        if vector is not None:
-            scores = part.segment.vectors @ vector.astype(np.float32)
-            np.maximum(scores, 0, out=scores)
-            if shares is not None:
-                scores += shares
-        elif shares is not None:
-            scores = shares.astype(np.float32)
-        else:
-            continue
-        best = scores if best is None else np.maximum(best, scores, out=best)
-    if best is None:
-        best = np.zeros(len(part.segment), np.float32)
-    if part.mask is not None:
-        best[~part.mask] = -1
-    return best
-
-
-def _exactly(measured: Sequence[_Measure], place: int, segment: Segment, chunks: Array) -> Doubles:
-    """The scores of these chunks. A BLAS product of one row depends on the rows beside it, in the last bits; these sums
-    do not."""
-    best = np.zeros(len(chunks))
-    for measure in measured:
-        vector, shares = measure.vectors[place], measure.shares[place]
-        scores = np.zeros(len(chunks))
-        if vector is not None:
-            scores = np.maximum((segment.vectors[chunks].astype(np.float64) * vector).sum(axis=1), 0)
-        if shares is not None:
-            scores += shares[chunks]
-        np.maximum(best, scores, out=best)
-    return np.minimum(best, 1)

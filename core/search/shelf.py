@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
+
+from threadpoolctl import threadpool_limits
 
 from core.ports import Contents, Passage, SegmentGone
 from core.search.ranking import HYBRID, Query, Weights, search
@@ -34,6 +38,10 @@ class Shelf:
 
     def __init__(self, contents: Contents, container: str, limit: int) -> None:
         self._contents, self._container, self._limit = contents, container, limit
+        # A search goes over several segments at a time, each by one thread. The threads of BLAS would do the same for
+        # each product, and wait for each other at its end: on a machine that is busy, many times as long.
+        threadpool_limits(1, user_api="blas")
+        self._pool = ThreadPoolExecutor(os.cpu_count(), "search")
         self._stores: OrderedDict[str, _Store] = OrderedDict()
         self._reads = asyncio.Semaphore(AT_ONCE)
 
@@ -60,7 +68,8 @@ class Shelf:
         """
         opened = await self.open(store, segments)
         find = partial(search, opened, queries, eligible, limit, weights=weights, threshold=threshold)
-        hits = find() if sum(map(len, opened)) <= BRIEF else await asyncio.to_thread(find)
+        brief = sum(map(len, opened)) <= BRIEF
+        hits = find() if brief else await asyncio.to_thread(find, spread=self._pool.map)
         texts = await asyncio.gather(*(self._text(hit.segment, hit.chunk) for hit in hits))
         return [Passage(hit.source, hit.number, hit.score, text) for hit, text in zip(hits, texts, strict=True)]
 

@@ -156,9 +156,7 @@ def _file_created(state: StoreState, event: e.FileCreated, at: int) -> Named:
         attributes=event.attributes,
     )
     before = state.files.get(file.id)
-    # The attempt of a file that was cancelled or has failed stays: it names what a worker may still be writing.
-    held = FileState(file=file, attempt=before.attempt, item=before.item) if before else FileState(file=file)
-    state.files.put_last(file.id, held)
+    state.files.put_last(file.id, FileState(file=file))
     state.waiting[file.id] = None
     _count(state, before.file.status if before else None, "in_progress")
     # Of one that was there before, a document may show how it ended.

@@ -147,7 +147,14 @@ class Stores(Ledger[StoreState, StoreChange]):
                 lambda seen: TendStore(project=project, store_id=store_id, seen=seen, sent_at=now),
             )
         state = await self.recall(project, store_id)
-        return state.store.expires_at if state.known and state.store and state.store.status != "expired" else None
+        if state.store is None or state.deleted:
+            return None
+        if state.store.status == "expired":  # whoever noted it may have died before it was projected
+            cancelled = (held.file for held in state.files if held.file.status == "cancelled")
+            things: list[Resource] = [state.store, *(held.batch for held in state.batches), *cancelled]
+            await self._bring(project, [StoreChange(state.version, "", thing) for thing in things])
+            return None
+        return state.store.expires_at
 
     async def purge(self, project: str, store_id: str) -> None:
         """Empty what a deleted store left: documents, index, and the notes that files are in it. Tombstones stay until
@@ -179,17 +186,23 @@ class Stores(Ledger[StoreState, StoreChange]):
         folder = f"{names.document(project, file_id)}/"
         while notes := await self._storage.page(names.FILE_STORES, folder, after=None, limit=100, newest_first=False):
             for note in notes:
-                store_id = note.name.removeprefix(folder)
-                now = self._clock.now()
-                await self.commit(
-                    project,
-                    store_id,
-                    lambda state: [e.FileDetached(file_id=file_id)] if state.known and state.files.get(file_id) else (),
-                    lambda seen, store_id=store_id, now=now: TendStore(  # type: ignore[misc]
-                        project=project, store_id=store_id, seen=seen, sent_at=now
-                    ),
-                )
+                await self._let_go_of(project, note.name.removeprefix(folder), file_id)
                 await self._storage.remove(names.FILE_STORES, note.name)
+
+    async def _let_go_of(self, project: str, store_id: str, file_id: str) -> None:
+        now = self._clock.now()
+        changes = await self.commit(
+            project,
+            store_id,
+            lambda state: [e.FileDetached(file_id=file_id)] if state.known and state.files.get(file_id) else (),
+            lambda seen: TendStore(project=project, store_id=store_id, seen=seen, sent_at=now),
+        )
+        state = await self.recall(project, store_id)
+        if not changes and state.known and state.store and file_id in state.files.places:
+            # Somebody has done it, and may have died before it was projected.
+            gone = Document(names.STORE_FILES, names.document(project, store_id, file_id), b"", state.version)
+            await self._storage.advance(gone)
+            await self._bring(project, [StoreChange(state.version, "", state.store)])
 
     async def _bring(self, project: str, changes: Sequence[StoreChange]) -> None:
         """Many documents, a few at a time."""

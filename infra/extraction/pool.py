@@ -15,13 +15,19 @@ from typing import Final
 import msgspec
 
 from core.ports import Chunk, Chunking, Unreadable
-from infra.extraction.reader import Answer, Request
+from infra.extraction.reader import FAULT, Answer, Request
 
 logger = logging.getLogger(__name__)
 
 MOST_ANSWER: Final = 256 * 1024**2  # bytes; of what a reader may say at most, this is twice
 IDLE: Final = 60.0  # seconds after which a reader that has nothing to do is let go
 _INHERITED: Final = ("LD_LIBRARY_PATH", "SYSTEMROOT")  # of the environment: what Python may need to start, no secrets
+_LAST_BREATH: Final = 5.0  # seconds for a process to end that is about to
+_FROM_OUTSIDE: Final = (-signal.SIGKILL, -signal.SIGTERM)  # ends that no file brings about
+# Isolated from its surroundings (-I), but with the modules of this process, wherever a platform puts them.
+_PROGRAM: Final = (
+    "import sys; sys.path[:] = sys.argv.pop().split('\\n'); from infra.extraction.reader import main; main()"
+)
 _ENVIRONMENT: Final = {  # one thread each: the pool is what runs at once
     "LANG": "C.UTF-8",
     "MALLOC_ARENA_MAX": "2",
@@ -40,10 +46,11 @@ class _Reader:
     @classmethod
     async def start(cls, memory: int, timeout: float) -> _Reader:
         """`memory` in MiB, `timeout` in seconds. Raises OSError."""
+        modules = "\n".join(str(Path(entry).absolute()) for entry in sys.path)
         environment = {name: os.environ[name] for name in _INHERITED if name in os.environ}
         return cls(
             await asyncio.create_subprocess_exec(
-                *(sys.executable, "-I", "-m", "infra.extraction.reader", str(memory), str(int(timeout) + 1)),
+                *(sys.executable, "-I", "-c", _PROGRAM, str(memory), str(int(timeout) + 1), modules),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.DEVNULL,
@@ -66,8 +73,14 @@ class _Reader:
             raise ValueError("an answer that is too long")
         return msgspec.msgpack.decode(await stdout.readexactly(size), type=Answer)
 
+    async def end(self) -> int:
+        """Of a process that has closed its side: the exit code. A kill meanwhile would race asyncio for the code."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_BREATH):
+                await self._process.wait()
+        return await self.kill()
+
     async def kill(self) -> int:
-        """Its exit code: that of its own end, if it had come to one."""
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
         await self._process.communicate()
@@ -119,7 +132,7 @@ class ReaderPool:
             await reader.kill()
             raise Unreadable("invalid_file", f"Reading the file takes more than {self._timeout:g} seconds.") from None
         except (EOFError, OSError, ValueError) as error:
-            raise self._broken(await reader.kill(), error) from None
+            raise self._broken(await reader.end(), error) from None
         except BaseException:
             await asyncio.shield(reader.kill())
             raise
@@ -149,7 +162,7 @@ class ReaderPool:
         logger.warning("A process that reads files ended with %s: %r", code, error)
         if code == -signal.SIGXCPU:
             return Unreadable("invalid_file", f"Reading the file takes more than {self._timeout:g} seconds.")
-        if code in (-signal.SIGABRT, -signal.SIGSEGV, -signal.SIGBUS):
+        if code == FAULT or (code < 0 and code not in _FROM_OUTSIDE):
             return Unreadable(
                 "invalid_file", f"The file cannot be read, at least not with {self._memory} MiB of memory."
             )

@@ -1,6 +1,6 @@
 """The process that reads files, one after another: requests on stdin, answers on stdout, no rights that it can spare.
 
-Started by `pool` as `python -I -m infra.extraction.reader`. The only module that knows the extraction library.
+Started by `pool`. The only module that knows the extraction library.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ MOST_TOKENS: Final = 5_000_000  # of a file, as OpenAI publishes it for file sea
 MOST_TEXT: Final = 32 * 1024**2  # bytes of a text file, and code points of any text
 MOST_UNPACKED: Final = 512 * 1024**2  # bytes of all that a zipped document says it holds
 MOST_ENTRIES: Final = 10_000  # files in a zipped document
+FAULT: Final = 3  # exit code of a process that a file broke, if no signal ended it
 _SNIFFED: Final = 256 * 1024  # bytes from which an unknown encoding is guessed
 
 
@@ -124,7 +125,9 @@ def _document(file: BinaryIO, size: int, kind: str) -> str:
         if source is None:
             return kreuzberg.extract_file_sync(file.name, DOCUMENTS[kind], _config(kind)).content
         return kreuzberg.extract_bytes_sync(source, DOCUMENTS[kind], _config(kind)).content
-    except kreuzberg.KreuzbergError as error:
+    except MemoryError:
+        raise
+    except BaseException as error:  # panics of Rust are no Exception
         said = str(error).lower()
         if "password" in said or "encrypt" in said:
             raise Unreadable("invalid_file", "The file is encrypted with a password.") from None
@@ -199,7 +202,10 @@ def main() -> None:
     while head := sys.stdin.buffer.read(4):
         request = msgspec.msgpack.decode(sys.stdin.buffer.read(int.from_bytes(head)), type=Request)
         limit_time(seconds)
-        answer = msgspec.msgpack.encode(read(request))
+        try:
+            answer = msgspec.msgpack.encode(read(request))
+        except BaseException:  # such as no memory even for the answer
+            sys.exit(FAULT)
         answers.write(len(answer).to_bytes(4) + answer)
         answers.flush()
 
@@ -221,7 +227,3 @@ def _warm() -> None:
     from infra.extraction.tokens import bounds
 
     bounds("warm")
-
-
-if __name__ == "__main__":
-    main()

@@ -1066,6 +1066,105 @@ async def uploads(client: Any) -> None:
         await done(client.uploads.cancel("upload_unknown"))
 
 
+# --- vector stores ----------------------------------------------------------------------------------------------------
+
+RIVERS = b"# Rivers\n\nThe Danube flows through Vienna and Budapest.\n\nThe Seine flows through Paris.\n"
+FRUITS = b"name,colour\nbanana,yellow\ncherry,red\n"
+DAMAGED = b"%PDF-1.7 and no more"
+
+
+@scenario
+async def vector_stores(client: Any) -> None:
+    stores = client.vector_stores
+    after: Any = {"anchor": "last_active_at", "days": 3}
+    store = valid(await done(stores.create(name="Facts", metadata={"k": "v"}, expires_after=after)))
+    assert (store.id[:3], store.object, store.status) == ("vs_", "vector_store", "completed")
+    assert store.expires_at == store.last_active_at + 3 * 86_400
+    assert await done(stores.retrieve(store.id)) == store
+    other = valid(await done(stores.create(name="Other")))
+    assert ids(await all_of(stores.list(limit=1))) == [other.id, store.id]
+    renamed = valid(await done(stores.update(store.id, name="Truths")))
+    assert (renamed.name, renamed.metadata, renamed.expires_after.days) == ("Truths", {"k": "v"}, 3)
+    deleted = valid(await done(stores.delete(other.id)))
+    assert (deleted.id, deleted.object, deleted.deleted) == (other.id, "vector_store.deleted", True)
+    async with refused(openai.NotFoundError) as caught:
+        await done(stores.retrieve(other.id))
+    _is(caught[0], 404, f"No vector store found with id '{other.id}'.")
+    assert ids(await all_of(stores.list())) == [store.id]
+
+
+@scenario
+async def vector_store_files(client: Any) -> None:
+    """upload_and_poll, create_and_poll, search, content, attributes, delete."""
+    stores = client.vector_stores
+    store = await done(stores.create(name="Facts"))
+    at = {"vector_store_id": store.id}
+    rivers = valid(await done(stores.files.upload_and_poll(**at, file=("rivers.md", RIVERS))))
+    assert (rivers.status, rivers.last_error, rivers.attributes) == ("completed", None, {})
+    assert rivers.usage_bytes > 0
+    fruits = await done(client.files.create(file=("fruits.csv", FRUITS), purpose="assistants"))
+    fruits = valid(
+        await done(stores.files.create_and_poll(fruits.id, **at, attributes={"kind": "fruit", "year": 2026}))
+    )
+    assert (fruits.status, fruits.attributes) == ("completed", {"kind": "fruit", "year": 2026})
+    assert ids(await all_of(stores.files.list(**at, limit=1))) == [fruits.id, rivers.id]
+    found = [valid(each) for each in await all_of(stores.search(store.id, query="Which river flows through Vienna?"))]
+    assert (found[0].file_id, found[0].filename) == (rivers.id, "rivers.md")
+    assert "Danube" in found[0].content[0].text
+    only: Any = {"type": "eq", "key": "kind", "value": "fruit"}
+    found = await all_of(stores.search(store.id, query=["river", "Vienna"], filters=only, max_num_results=1))
+    assert {each.file_id for each in found} <= {fruits.id}
+    content = await all_of(stores.files.content(rivers.id, **at))
+    assert "".join(valid(part).text for part in content).split() == RIVERS.decode().split()
+    changed = valid(await done(stores.files.update(fruits.id, **at, attributes={"kind": "berry"})))
+    assert changed.attributes == {"kind": "berry"}
+    assert await done(stores.files.retrieve(fruits.id, **at)) == changed
+    deleted = valid(await done(stores.files.delete(fruits.id, **at)))
+    assert (deleted.id, deleted.object) == (fruits.id, "vector_store.file.deleted")
+    async with refused(openai.NotFoundError):
+        await done(stores.files.retrieve(fruits.id, **at))
+    assert (await done(client.files.retrieve(fruits.id))).filename == "fruits.csv"
+    assert (await done(stores.retrieve(store.id))).file_counts.total == 1
+
+
+@scenario
+async def vector_store_batches(client: Any) -> None:
+    """file_batches.upload_and_poll: what cannot be read fails, and the batch goes on."""
+    stores = client.vector_stores
+    store = await done(stores.create(name="Facts"))
+    batches, at = stores.file_batches, {"vector_store_id": store.id}
+    given = [("rivers.md", RIVERS), ("fruits.csv", FRUITS), ("damaged.pdf", DAMAGED), ("program.exe", b"MZ")]
+    batch = await done(batches.upload_and_poll(**at, files=given))
+    counts = batch.file_counts
+    assert (batch.id[:5], batch.status) == ("vsfb_", "completed")
+    assert (counts.completed, counts.failed, counts.in_progress, counts.total) == (2, 2, 0, 4)
+    listed = [valid(each) for each in await all_of(batches.list_files(batch.id, **at, limit=3))]
+    codes = {each.last_error.code for each in listed if each.last_error}
+    assert codes == {"invalid_file", "unsupported_file"}
+    failed = await all_of(batches.list_files(batch.id, **at, filter="failed"))
+    assert ids(failed) == ids(each for each in listed if each.status == "failed")
+    assert (await done(batches.cancel(batch.id, **at))).status == "completed"
+    again = await done(batches.create_and_poll(**at, file_ids=ids(failed)))
+    assert (again.status, again.file_counts.failed) == ("failed", 2)
+    assert (await done(stores.retrieve(store.id))).file_counts.total == 4
+
+
+@scenario
+async def stores_of_assistants_and_threads(client: Any) -> None:
+    file = await done(client.files.create(file=("rivers.md", RIVERS), purpose="assistants"))
+    wanted: Any = {"file_search": {"vector_stores": [{"file_ids": [file.id]}]}}
+    assistant = await assistant_of(client, tools=[{"type": "file_search"}], tool_resources=wanted)
+    (store_id,) = assistant.tool_resources.file_search.vector_store_ids
+    assert (await done(client.vector_stores.retrieve(store_id))).file_counts.total == 1
+    thread = await done(client.beta.threads.create())
+    attachments: Any = [{"file_id": file.id, "tools": [{"type": "file_search"}]}]
+    await done(client.beta.threads.messages.create(thread.id, role="user", content="?", attachments=attachments))
+    thread = valid(await done(client.beta.threads.retrieve(thread.id)))
+    (store_id,) = thread.tool_resources.file_search.vector_store_ids
+    store = await done(client.vector_stores.retrieve(store_id))
+    assert (store.expires_after.days, store.file_counts.total) == (7, 1)
+
+
 # --- models -----------------------------------------------------------------------------------------------------------
 
 

@@ -404,6 +404,27 @@ scenario('uploads', async (client) => {
   await refusal(client.uploads.complete(other.id, { part_ids }), OpenAI.BadRequestError, 400);
 });
 
+scenario('vectorStores', async (client) => {
+  const { vectorStores } = client;
+  const store = await vectorStores.create({ name: 'Facts' });
+  const rivers = await toFile(Buffer.from('The Danube flows through Vienna.\n\nThe Seine flows through Paris.'), 'rivers.txt');
+  const file = await vectorStores.files.uploadAndPoll(store.id, rivers);
+  assert.deepEqual([file.status, file.last_error], ['completed', null]);
+  const other = await client.files.create({ file: await toFile('Bananas are yellow.', 'fruits.md'), purpose: 'assistants' });
+  const polled = await vectorStores.files.createAndPoll(store.id, { file_id: other.id, attributes: { kind: 'fruit' } });
+  assert.deepEqual([polled.status, polled.attributes], ['completed', { kind: 'fruit' }]);
+  const files = [await toFile('Cherries are red.', 'a.txt'), await toFile('MZ', 'program.exe')];
+  const batch = await vectorStores.fileBatches.uploadAndPoll(store.id, { files });
+  assert.deepEqual([batch.status, batch.file_counts.completed, batch.file_counts.failed], ['completed', 1, 1]);
+  const found = await collect(vectorStores.search(store.id, { query: 'Which river flows through Vienna?' }));
+  assert.equal(found[0].file_id, file.id);
+  const [part] = await collect(vectorStores.files.content(file.id, { vector_store_id: store.id }));
+  assert.match(part.text, /Danube/);
+  assert.equal((await collect(vectorStores.files.list(store.id, { limit: 2 }))).length, 4);
+  assert.equal((await vectorStores.delete(store.id)).deleted, true);
+  await refusal(vectorStores.retrieve(store.id), OpenAI.NotFoundError, 404);
+});
+
 scenario('headers', async (client) => {
   const { runs } = client.beta.threads;
   const assistant = await assistantOf(client);
