@@ -44,6 +44,9 @@ FRESH: Final = 60.0  # seconds that a table is read as it was opened, if the log
 CANDIDATES: Final = 100  # that each index is asked for, at least
 PER_RESULT: Final = 4  # candidates for each wanted result
 QUERY_WORDS: Final = 32  # distinct words of a query that are looked up
+USUAL: Final = (
+    0.5  # of the most that BM25 gives a word however often it is said, what it gives in the best chunk, about
+)
 NAMES: Final = 500  # of segments in one statement that deletes
 FRAGMENTS: Final = 32  # files of a table, one for each put, before they are made one
 GROWN: Final = 1 / 32  # of the rows; until then, new ones are compared with a query one by one
@@ -263,7 +266,8 @@ Scores = dict[tuple[str, int], float]  # by source and number
 async def _found(table: AsyncTable, query: Query, where: str, limit: int, weights: Weights) -> Scores:
     """The scores of the candidates: the weighted mean of
     * the cosine of the chunk's vector and the query's, or 0 if that is negative, and
-    * its BM25 score as a share of the most that the query's words get, each in the chunk that it fits best.
+    * its BM25 score as a share of what it could be at most, estimated: LanceDB does not tell in how many chunks a word
+      is, but what the word gets in the chunk that it fits best.
     """
     distinct = list(islice(dict.fromkeys(words(query.text)), QUERY_WORDS))
     vector = np.zeros(0) if query.vector is None else query.vector.astype(np.float64)
@@ -290,7 +294,7 @@ async def _found(table: AsyncTable, query: Query, where: str, limit: int, weight
     for rows in (near, said):
         cosines = np.maximum((rows.vectors * (vector / (length or 1))).sum(axis=1), 0) if column else rows.zeros
         for row, chunk, cosine in zip(rows.ids, rows.chunks, cosines.tolist(), strict=True):
-            heard = min(1.0, said.scores.get(row, 0.0) / most) if most else 0.0
+            heard = min(1.0, USUAL * said.scores.get(row, 0.0) / most) if most else 0.0
             found[chunk] = (1 - share) * min(1.0, cosine) + share * heard
     return found
 

@@ -5,25 +5,30 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import documents
 import numpy as np
 import pytest
+from forms import upload
+from inprocess import InProcess, in_process
 from shelved import Bag
 
-from core.ports import Chunk, Storage, VectorIndex
+from core.ports import Chunk, Chunking, Storage, VectorIndex
 from core.search.ranking import HYBRID, VECTOR, WORDS, Query, Weights
 from infra import lance_index
-from infra.settings import Settings, read_settings
+from infra.embeddings import OfflineEmbeddings
+from infra.extraction.pool import ReaderPool
+from infra.settings import ConfigurationError, Settings, read_settings
 from infra.wiring import SystemClock, index_of, storage_of
 
 STORE, OTHER = "default/vs_1", "default/vs_2"
-KINDS = [
-    *("embedded on SQLite", "embedded on Azurite"),
-    *("lancedb on SQLite", "lancedb on Azurite"),
-]
+INDEXES = ("embedded", "lancedb")
+KINDS = [f"{index} on {engine}" for index in INDEXES for engine in ("SQLite", "Azurite")]
 HERE = Path(__file__)
 
 
@@ -204,6 +209,73 @@ async def test_a_search_sees_what_another_process_has_just_logged(indexed: Index
         await put(other, STORE, f"file-{number}.1", [f"tide {number}"])
         indexed.logged[STORE].append(f"file-{number}.1")
         assert len(await indexed.search("tide")) == number + 1
+
+
+async def test_the_passage_that_answers_a_question_is_among_the_first_five(tmp_path: Path) -> None:
+    """LanceDB only estimates how much a word says: that must not cost it answers."""
+    settings = read_settings({"storage": "sqlite://:memory:"})
+    storage, readers, model = storage_of(settings, SystemClock()), ReaderPool(processes=2), OfflineEmbeddings()
+    await storage.open()
+    indexes = {kind: index_of(settings.model_copy(update={"search_index": kind}), storage) for kind in INDEXES}
+    files = {f"file-{place:03}.1": path for place, path in enumerate(documents.build(tmp_path))}
+    for source, path in files.items():
+        chunks = await readers.chunks(path, path.name, Chunking())
+        vectors = await model.embed([chunk.text for chunk in chunks])
+        for index in indexes.values():
+            await index.put(STORE, source, chunks, vectors, model.model)
+    asked, found = documents.questions(), Counter[tuple[str, str]]()
+    for question in asked:
+        queries = [Query(question.question, (await model.embed([question.question]))[0], model.model)]
+        for kind, index in indexes.items():
+            for how, weights in {"hybrid": HYBRID, "vector": VECTOR, "words": WORDS}.items():
+                passages = await index.search(STORE, list(files), queries, files.keys(), 5, weights=weights)
+                hit = any(documents.answers(question, files[each.source].name, each.text) for each in passages)
+                found[kind, how] += hit
+    print(dict(found), "of", len(asked))
+    for kind in indexes:
+        assert found[kind, "hybrid"] >= 0.9 * len(asked)
+        assert found[kind, "hybrid"] >= max(found[kind, "vector"], found[kind, "words"])
+    await readers.close()
+    await model.close()
+    await storage.close()
+
+
+async def test_the_service_searches_with_lancedb(tmp_path: Path) -> None:
+    """From the upload to the deletion: what is on the wire does not tell which index there is."""
+    where = f"sqlite:///{tmp_path}/store.db"
+    async with in_process(storage=where, search_index="lancedb") as service:
+        cats = (await upload(service.api, b"Cats sleep all day.\nThey eat fish.\n", "cats.txt"))["id"]
+        dogs = (await upload(service.api, b"Dogs bark at night.\nThey eat bones.\n", "dogs.md"))["id"]
+        broken = (await upload(service.api, b"?", "broken.pdf"))["id"]
+        store = await service.api.post("/vector_stores", {"file_ids": [cats, dogs, broken]})
+        path = f"/vector_stores/{store['id']}"
+        counts = await counted(service, path, lambda counts: not counts["in_progress"])
+        assert (counts["completed"], counts["failed"]) == (2, 1)
+        found = (await service.api.post(f"{path}/search", {"query": "who barks at night"}))["data"]
+        assert (found[0]["filename"], found[0]["content"][0]["text"]) == ("dogs.md", "Dogs bark at night.\n")
+        content = await service.api.get(f"{path}/files/{cats}/content")
+        assert "".join(part["text"] for part in content["data"]) == "Cats sleep all day.\nThey eat fish.\n"
+        await service.api.delete(f"{path}/files/{dogs}")
+        found = (await service.api.post(f"{path}/search", {"query": "eat bones at night"}))["data"]
+        assert [each["filename"] for each in found] == ["cats.txt"]
+        table = tmp_path / "store.lance" / "default" / f"{store['id']}.lance"
+        assert table.is_dir()
+        await service.api.delete(path)
+        while table.exists():
+            await asyncio.sleep(0.01)
+
+
+async def counted(service: InProcess, path: str, done: Callable[[Any], bool]) -> Any:
+    while not done(counts := (await service.api.get(path))["file_counts"]):
+        await asyncio.sleep(0.01)
+    return counts
+
+
+async def test_a_missing_package_stops_the_start_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "infra.lance_index", None)
+    settings = read_settings({"storage": "sqlite://:memory:", "search_index": "lancedb"})
+    with pytest.raises(ConfigurationError, match="extra `lancedb`"):
+        index_of(settings, storage_of(settings, SystemClock()))
 
 
 # --- shape ------------------------------------------------------------------------------------------------------------
