@@ -20,19 +20,26 @@ from app import connections
 from app.limits import Limits
 from app.main import create_app
 from app.service import Service
-from core import names
 from core.bell import Bell
 from core.ids import Ids
 from core.keys import Key, Keys
 from core.ports import SILENCE, Clock, Embeddings, Extraction, Storage, StorageUnavailable, Telemetry
-from core.search.shelf import Shelf
 from core.stores.ledger import Stores
 from core.stores.search import Searcher
 from core.threads import Threads
 from infra import logs
 from infra.providers import ModelRouter
 from infra.settings import ConfigurationError, Settings, describe, read_settings
-from infra.wiring import SystemClock, embeddings_of, extraction_of, models_of, storage_of, telemetry_of, tokens_of
+from infra.wiring import (
+    SystemClock,
+    embeddings_of,
+    extraction_of,
+    index_of,
+    models_of,
+    storage_of,
+    telemetry_of,
+    tokens_of,
+)
 from worker.actions import Actions
 from worker.advance import Kit
 from worker.main import Worker
@@ -102,12 +109,14 @@ def ledger_of(parts: Parts) -> Threads:
 
 
 def stores_of(parts: Parts) -> Stores:
-    return Stores(parts.storage, parts.clock, parts.ids, parts.bell, roll_after=parts.settings.log_roll_after)
+    index = index_of(parts.settings, parts.storage)
+    return Stores(
+        parts.storage, parts.clock, parts.ids, parts.bell, roll_after=parts.settings.log_roll_after, index=index
+    )
 
 
 def searcher_of(parts: Parts, stores: Stores) -> Searcher:
-    shelf = Shelf(parts.storage, names.SEGMENTS, parts.settings.search_memory_mb * 1024**2)
-    return Searcher(parts.storage, stores, shelf, parts.embeddings, parts.clock)
+    return Searcher(stores, parts.embeddings, parts.clock)
 
 
 def api_of(

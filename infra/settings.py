@@ -122,6 +122,11 @@ class Settings(BaseSettings):
     embedding_dimensions: Annotated[int, Field(ge=1)] | None = Field(
         None, description="length of these vectors, of models that can shorten them"
     )
+    search_index: Literal["embedded", "lancedb"] = Field(
+        "embedded",
+        description="what searches vector stores: embedded, in memory; lancedb, on disk, for stores of many 100,000"
+        " chunks. What the other one holds is not found",
+    )
     search_memory_mb: Annotated[int, Field(ge=16)] = Field(
         512, description="MiB that the indexes of the vector stores may take that one process searched last"
     )

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import json
 import sqlite3
+import tempfile
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -75,6 +76,7 @@ class SqliteStorage:
         self._waiting = asyncio.Lock()
         self._db: sqlite3.Connection | None = None
         self._chores: list[asyncio.Task[None]] = []
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
 
     async def open(self) -> None:
         if self._db is not None:
@@ -101,6 +103,16 @@ class SqliteStorage:
         if self._db is not None:
             self._db.close()
             self._db = None
+        if self._folder is not None:
+            self._folder.cleanup()
+            self._folder = None
+
+    def folder_beside(self, suffix: str) -> str:
+        """A place for files that belong to this store: beside its own, or one that vanishes with this object."""
+        if self._path != ":memory:":
+            return str(Path(self._path).expanduser().with_suffix(f".{suffix}"))
+        self._folder = self._folder or tempfile.TemporaryDirectory(prefix="assistants-", ignore_cleanup_errors=True)
+        return self._folder.name
 
     async def ping(self) -> None:
         with self._errors():
@@ -288,7 +300,8 @@ class SqliteStorage:
         async for chunk in blocks(chunks, CHUNK):
             async with self._transaction() as sql:  # one each: a long upload holds up no other writer
                 place = (container, name, part, number, len(chunk), chunk)
-                sql.execute("INSERT INTO chunks VALUES(?, ?, ?, ?, ?, ?)", place)
+                # Sent twice, a chunk is there once, as on Azure: the same id has the same bytes.
+                sql.execute("INSERT OR IGNORE INTO chunks VALUES(?, ?, ?, ?, ?, ?)", place)
             size, number = size + len(chunk), number + 1
         return Part(part, size)
 

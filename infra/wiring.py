@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from core import names
 from core.keys import Caller
-from core.ports import SILENCE, Clock, Embeddings, Extraction, Storage, Telemetry
+from core.ports import SILENCE, Clock, Embeddings, Extraction, Storage, Telemetry, VectorIndex
+from core.search.embedded import EmbeddedIndex
 from infra.providers import ModelRouter, Provider
 from infra.settings import ConfigurationError, Settings
 from infra.sqlite_store import SqliteStorage
@@ -136,6 +137,34 @@ def extraction_of(settings: Settings) -> Extraction:
         memory=settings.extraction_memory_mb,
         timeout=settings.extraction_timeout,
     )
+
+
+def index_of(settings: Settings, storage: Storage) -> VectorIndex:
+    """Raises ConfigurationError."""
+    memory = settings.search_memory_mb * 1024**2
+    if settings.search_index == "embedded":
+        return EmbeddedIndex(storage, memory)
+    try:
+        from infra.lance_index import Access, LanceIndex
+    except ModuleNotFoundError:
+        raise ConfigurationError(
+            "SEARCH_INDEX is lancedb, which is not installed: install the extra `lancedb`, or set embedded."
+        ) from None
+    if isinstance(storage, SqliteStorage):
+        folder = storage.folder_beside("lance")
+
+        async def beside() -> Access:
+            return Access(folder)
+
+        return LanceIndex(beside, memory)
+    from infra.azure_store import AzureStorage
+
+    assert isinstance(storage, AzureStorage)  # noqa: S101
+
+    async def blobs() -> Access:
+        return Access(f"az://{names.SEGMENTS}", *await storage.access())
+
+    return LanceIndex(blobs, memory)
 
 
 @contextlib.asynccontextmanager

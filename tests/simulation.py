@@ -35,7 +35,6 @@ from core.bell import Bell
 from core.ids import Ids
 from core.ports import StorageUnavailable
 from core.resources import encode
-from core.search.shelf import Shelf
 from core.stores.ledger import Stores
 from core.stores.search import Searcher
 from core.threads import Threads
@@ -95,7 +94,7 @@ class Process:
         ids = Ids(clock, random.Random(world.random.getrandbits(64)))
         self.ledger = Threads(self.storage, clock, ids, self.bell, roll_after=world.roll_after)
         self.stores = Stores(self.storage, clock, ids, self.bell, roll_after=world.roll_after)
-        searcher = Searcher(self.storage, self.stores, Shelf(self.storage, names.SEGMENTS, 2**24), Bag(), clock)
+        searcher = Searcher(self.stores, Bag(), clock)
         self.service = Service(
             *(self.storage, self.ledger, self.stores, searcher),
             *(world.models, clock, ids, self.bell, world.lifetime),

@@ -13,11 +13,9 @@ from shelved import Bag, PlainText
 
 from app.main import create_app
 from app.service import Service
-from core import names
 from core.bell import Bell
 from core.ids import Ids
 from core.ports import Delivery
-from core.search.shelf import Shelf
 from core.stores.ledger import Stores
 from core.stores.search import Searcher
 from core.threads import Threads
@@ -43,7 +41,7 @@ class Separate:
         api, worker = self.stores
         bell = Bell()
         stores = Stores(api, clock, ids, bell)
-        searcher = Searcher(api, stores, Shelf(api, names.SEGMENTS, 2**24), Bag(), clock)
+        searcher = Searcher(stores, Bag(), clock)
         service = Service(api, Threads(api, clock, ids, bell), stores, searcher, models, clock, ids, bell)
         self.app = create_app(service, keys={})
         bell = Bell()

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import tempfile
-from collections.abc import AsyncIterator, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -24,18 +24,21 @@ from core.decide import Done, Wait
 from core.errors import ApiError
 from core.files import Files, decode_file
 from core.ports import (
+    Chunk,
     Chunking,
     Clock,
     Conflict,
     EmbeddingError,
     Embeddings,
     Extraction,
+    Merging,
+    SegmentGone,
     Storage,
     StorageUnavailable,
     Unreadable,
 )
 from core.resources import File, LastError, StaticChunking
-from core.search import segment, tiers
+from core.search.tiers import Weight
 from core.stores.fold import FileState, StoreState, merged_segment, segment_of
 from core.stores.ledger import Decision, Stores
 from core.work import TendStore, to_body
@@ -83,6 +86,10 @@ class Shift:
         """What this delivery claims by."""
         return f"{self.item_id}/{self.count}"
 
+    @property
+    def _store(self) -> str:
+        return names.document(self.item.project, self.item.store_id)
+
     def _before(self, item: str) -> bool:
         """Whether this was an earlier delivery of the same item."""
         item_id, _, count = item.rpartition("/")
@@ -112,6 +119,7 @@ class Shift:
             again = TendStore(project=self.item.project, store_id=self.item.store_id, sent_at=self.kit.clock.now())
             await self.kit.storage.send(to_body(again))
             await self._commit(self._release)
+        await self.kit.stores.index.tidy(self._store, self._known)
         return Done()
 
     # -- files -----------------------------------------------------------------------------------------------------
@@ -209,13 +217,12 @@ class Shift:
         except EmbeddingError as error:
             await self._fail(file_id, attempt, LastError(code="server_error", message=str(error)))
             return
-        name, model = segment_of(file_id, attempt), self.kit.embeddings.model
-        blob = await asyncio.to_thread(segment.build, name, chunks, vectors, model)
         if await self._mine(file_id, attempt) is None:
             return
-        # The blob first: what the log names is there.
+        name, model = segment_of(file_id, attempt), self.kit.embeddings.model
+        # The segment first: what the log names is there.
         try:
-            await self._put(name, blob)
+            size = await self.kit.stores.index.put(self._store, name, chunks, vectors, model)
         except Conflict:  # removed by whoever took over
             if await self._mine(file_id, attempt):
                 raise
@@ -223,14 +230,14 @@ class Shift:
         completed = e.FileCompleted(
             file_id=file_id,
             filename=file.filename,
-            size=len(blob),
+            size=size,
             chunks=len(chunks),
             model=f"{model} {vectors.shape[1]}",
         )
         if not await self._commit(lambda state: [completed] if self._held(state, file_id, attempt) else ()):
             await self._discard(name)
 
-    async def _chunks(self, file: File, chunking: StaticChunking) -> Sequence[segment.Chunk]:
+    async def _chunks(self, file: File, chunking: StaticChunking) -> Sequence[Chunk]:
         sizes = Chunking(chunking.max_chunk_size_tokens, chunking.chunk_overlap_tokens)
         with tempfile.TemporaryDirectory(prefix="assistants-") as folder:
             path = Path(folder) / "content"
@@ -239,8 +246,7 @@ class Shift:
                     await asyncio.to_thread(content.write, piece)
             if path.stat().st_size != file.bytes:
                 raise StorageUnavailable(f"file {file.id} was deleted meanwhile")
-            found = await self.kit.extraction.chunks(path, file.filename, sizes)
-        return [segment.Chunk(chunk.text, chunk.start) for chunk in found]
+            return await self.kit.extraction.chunks(path, file.filename, sizes)
 
     async def _fail(self, file_id: str, attempt: int, error: LastError) -> None:
         failed = e.FileFailed(file_id=file_id, error=error)
@@ -267,19 +273,20 @@ class Shift:
     # -- segments --------------------------------------------------------------------------------------------------
 
     async def _merge(self) -> None:
-        for _ in range(MERGES):
+        merging = self.kit.stores.index.merging
+        for _ in range(MERGES if merging else 0):
             async with self.kit.merging:
-                if not await self._merge_some():
+                if not merging or not await self._merge_some(merging):
                     return
 
-    async def _merge_some(self) -> bool:
+    async def _merge_some(self, merging: Merging) -> bool:
         """One merge, if one is due and nobody else is at it."""
-        plan: list[str] = []
+        plan: Sequence[str] = ()
         attempt = 0
 
         def claim(state: StoreState) -> Sequence[e.Event]:
             nonlocal plan, attempt
-            plan, attempt = _plan(state), state.attempt + 1
+            plan, attempt = _plan(merging, state), state.attempt + 1
             return [e.MergeClaimed(attempt=attempt, item=self.me)] if plan else ()
 
         await self._commit(claim)
@@ -289,16 +296,17 @@ class Shift:
         if not state.segments.keys() >= set(plan):
             return False
         live = {source for name in plan for source in state.segments[name].sources}
+        into = merged_segment(attempt)
         try:
-            blobs = [await self._blob(name) for name in plan]
-            merged = await asyncio.to_thread(segment.merge, blobs, live)
-        except segment.DamagedSegment:
+            size = await merging.merge(self._store, plan, live, into)
+        except SegmentGone:
             if (await self._look()).segments.keys() >= set(plan):
                 raise
             return False  # one of them went meanwhile
-        if merged is None:
+        except Conflict:  # removed by whoever took over
             return False
-        into = merged_segment(attempt)
+        if size is None:
+            return False
         chunks = sum(chunks for name in plan for chunks in state.segments[name].sources.values())
 
         def commit(state: StoreState) -> Sequence[e.Event]:
@@ -308,15 +316,9 @@ class Shift:
             sources = {source: number for name in plan for source, number in state.segments[name].sources.items()}
             model = state.segments[plan[0]].model
             return [
-                e.SegmentsMerged(
-                    into=into, merged=tuple(plan), size=len(merged), chunks=chunks, model=model, sources=sources
-                )
+                e.SegmentsMerged(into=into, merged=tuple(plan), size=size, chunks=chunks, model=model, sources=sources)
             ]
 
-        try:
-            await self._put(into, merged)
-        except Conflict:  # removed by whoever took over
-            return False
         if await self._commit(commit):
             return True
         await self._discard(into)
@@ -348,16 +350,11 @@ class Shift:
             await self._commit(lambda state: _dropped(state, loose))
 
     async def _discard(self, *segments: str) -> None:
-        await self.kit.stores.discard(self.item.project, self.item.store_id, segments)
+        await self.kit.stores.index.drop(self._store, segments)
 
-    async def _put(self, name: str, blob: bytes) -> None:
-        place = names.document(self.item.project, self.item.store_id, name)
-        part = await self.kit.storage.stage(names.SEGMENTS, place, "whole", _once(blob))
-        await self.kit.storage.commit(names.SEGMENTS, place, [part])
-
-    async def _blob(self, name: str) -> bytes:
-        place = names.document(self.item.project, self.item.store_id, name)
-        return b"".join([piece async for piece in self.kit.storage.download(names.SEGMENTS, place)])
+    async def _known(self) -> Collection[str]:
+        state = await self._look()
+        return {*state.segments, *state.loose}
 
     # --------------------------------------------------------------------------------------------------------------
 
@@ -382,17 +379,13 @@ def _dropped(state: StoreState, loose: Collection[str]) -> Sequence[e.Event]:
     return [e.SegmentsDropped(names=gone)] if gone and state.known else ()
 
 
-def _plan(state: StoreState) -> list[str]:
+def _plan(merging: Merging, state: StoreState) -> Sequence[str]:
     """The segments to merge; none while somebody is at it."""
     if not state.known or any(item and name.startswith("merged.") for name, item in state.loose.items()):
         return []
-    return tiers.plan(
+    return merging.plan(
         [
-            tiers.Weight(name, held.size, sum(held.sources.values()) / held.chunks, held.model)
+            Weight(name, held.size, sum(held.sources.values()) / held.chunks, held.model)
             for name, held in state.segments.items()
         ]
     )
-
-
-async def _once(data: bytes) -> AsyncIterator[bytes]:
-    yield data

@@ -13,27 +13,13 @@ from typing import Final
 
 from threadpoolctl import threadpool_limits
 
-from core.ports import Contents
+from core.ports import Contents, Passage, SegmentGone
 from core.search.ranking import HYBRID, Query, Weights, search
 from core.search.segment import DamagedSegment, Segment, decode, index_size
 
 FIRST: Final = 2**18  # bytes of a blob that are read before it is known how many are needed: of a small one, all
 AT_ONCE: Final = 16  # reads of a shelf that are under way
 BRIEF: Final = 2_000  # chunks that are searched on the event loop itself, in a millisecond
-
-
-class SegmentGone(Exception):
-    """No such blob. If it was merged, the state of the store that names it is old: look at it again."""
-
-
-@dataclass(frozen=True, slots=True)
-class Passage:
-    """A result: the `number`th chunk (from 0) of a source. `score` in 0..1."""
-
-    source: str
-    number: int
-    score: float
-    text: str
 
 
 @dataclass(slots=True)

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import msgspec
 
 from core import events as e
 from core import names
+from core.bell import Bell
 from core.errors import no_such
+from core.ids import Ids
 from core.ledger import Ledger
 from core.paging import Contents, Index
-from core.ports import Document
+from core.ports import Clock, Document, Storage, VectorIndex
 from core.resources import Struct, VectorStore, VectorStoreFile, VectorStoreFileBatch, encode
+from core.search.embedded import EmbeddedIndex
 from core.state import View
 from core.stores.fold import BatchState, FileState, Resource, SegmentState, StoreChange, StoreState, apply
 from core.work import TendStore
@@ -66,6 +69,8 @@ class StoreView(View[StoreState, StoreChange]):
 
 
 class Stores(Ledger[StoreState, StoreChange]):
+    """The vector stores, and what searches them: the embedded index, if there is no other."""
+
     logs = names.STORE_LOGS
     nouns: ClassVar[Mapping[str, str]] = {
         names.VECTOR_STORES: "vector store",
@@ -85,6 +90,19 @@ class Stores(Ledger[StoreState, StoreChange]):
             "vector_store.file_batch.updated",
         }
     )
+
+    def __init__(
+        self,
+        storage: Storage,
+        clock: Clock,
+        ids: Ids,
+        bell: Bell,
+        *,
+        roll_after: int = 500,
+        index: VectorIndex | None = None,
+    ) -> None:
+        super().__init__(storage, clock, ids, bell, roll_after=roll_after)
+        self.index: VectorIndex = index or EmbeddedIndex(storage)
 
     def _blank(self) -> StoreView:
         return StoreView()
@@ -147,14 +165,14 @@ class Stores(Ledger[StoreState, StoreChange]):
         things: list[Resource] = [state.store, *(held.batch for held in state.batches)]
         things += [held.file for held in state.files]
         await self._bring(project, [StoreChange(state.version, "vector_store.deleted", thing) for thing in things])
-        await self.discard(project, store_id, (*state.segments, *state.loose))
+        await self.index.delete(names.document(project, store_id), (*state.segments, *state.loose))
         for file_id in state.files.order:  # those that were detached, too
             await self._storage.remove(names.FILE_STORES, names.document(project, file_id, store_id))
 
     async def sweep(self, project: str, store_id: str) -> None:
         """Remove the last of a store that was purged long ago. No error if that is done."""
         state = (await self.look(project, store_id)).state
-        await self.discard(project, store_id, (*state.segments, *state.loose))
+        await self.index.delete(names.document(project, store_id), (*state.segments, *state.loose))
         await self._storage.remove(names.VECTOR_STORES, names.document(project, store_id))
         for container in (names.STORE_FILES, names.STORE_BATCHES):
             await self._storage.sweep(container, names.document(project, store_id, ""))
@@ -185,10 +203,6 @@ class Stores(Ledger[StoreState, StoreChange]):
             gone = Document(names.STORE_FILES, names.document(project, store_id, file_id), b"", state.version)
             await self._storage.advance(gone)
             await self._bring(project, [StoreChange(state.version, "", state.store)])
-
-    async def discard(self, project: str, store_id: str, segments: Iterable[str]) -> None:
-        for name in segments:
-            await self._storage.discard(names.SEGMENTS, names.document(project, store_id, name))
 
     async def _bring(self, project: str, changes: Sequence[StoreChange]) -> None:
         """Many documents, a few at a time."""

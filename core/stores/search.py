@@ -8,12 +8,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from core import names
-from core.ports import Clock, EmbeddingError, Embeddings, Storage
+from core.ports import Clock, EmbeddingError, Embeddings, Passage, SegmentGone
 from core.resources import Attributes
 from core.search.filters import Filter
 from core.search.ranking import HYBRID, Query, Weights
-from core.search.segment import passages
-from core.search.shelf import Passage, SegmentGone, Shelf
 from core.stores.commands import Clerk, usable
 from core.stores.fold import FileState, StoreState
 from core.stores.ledger import Stores, file_of
@@ -40,9 +38,7 @@ class Found:
 class Searcher:
     """Searches the stores of all projects. API and worker of one process share one, and with it what is in memory."""
 
-    storage: Storage
     stores: Stores
-    shelf: Shelf
     embeddings: Embeddings
     clock: Clock
 
@@ -91,15 +87,19 @@ class Searcher:
         weights: Weights,
         threshold: float,
     ) -> list[Found]:
-        folder = names.document(project, store_id)
         for left in reversed(range(TRIES)):
             state = await self.stores.read(project, store_id)
             usable(state, self.clock.now())
-            segments = [f"{folder}/{name}" for name in state.segments]
             eligible = _eligible(state, filter)  # now: the state may move on while the index is read
             try:
-                passages = await self.shelf.search(
-                    folder, segments, queries, eligible.keys(), limit, weights=weights, threshold=threshold
+                passages = await self.stores.index.search(
+                    names.document(project, store_id),
+                    state.segments.keys(),
+                    queries,
+                    eligible.keys(),
+                    limit,
+                    weights=weights,
+                    threshold=threshold,
                 )
                 break
             except SegmentGone:  # merged meanwhile: the log says into what
@@ -122,18 +122,14 @@ class Searcher:
             home = state.homes.get(held.source)
             if home is None:
                 return []
-            blob = await self._blob(names.document(project, store_id, home))
-            if blob or not left:
+            chunks = await self.stores.index.read(names.document(project, store_id), home, held.source)
+            if chunks or not left:
                 break
         pieces, end = [], 0
-        for source, chunk in passages(blob):
-            if source == held.source:
-                pieces.append(chunk.text[max(0, end - chunk.start) :])
-                end = chunk.start + len(chunk.text)
+        for start, text in chunks:
+            pieces.append(text[max(0, end - start) :])
+            end = start + len(text)
         return pieces
-
-    async def _blob(self, name: str) -> bytes:
-        return b"".join([piece async for piece in self.storage.download(names.SEGMENTS, name)])
 
 
 def _eligible(state: StoreState, filter: Filter | None) -> Mapping[str, FileState]:

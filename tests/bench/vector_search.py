@@ -14,6 +14,7 @@ from multiprocessing import get_context
 
 import numpy as np
 from helper import resident_mb
+from lance_search import lance_search
 from stand import Figure, Stand, at_most
 from threadpoolctl import threadpool_limits
 
@@ -36,12 +37,17 @@ def vectors(number: int, seed: int) -> Floats:
     return np.random.default_rng(seed).standard_normal((number, DIMENSIONS), np.float32)
 
 
-def file(seed: int, number: int) -> bytes:
-    """The segment of a file of so many chunks."""
+def texts(seed: int, number: int) -> list[str]:
+    """The chunks of a file."""
     shares = np.cumsum(1 / np.arange(1, VOCABULARY + 1))
     drawn = np.random.default_rng(seed).random((number, LENGTH)) * shares[-1]
     ranks = np.searchsorted(shares, drawn) + 1
-    chunks = [Chunk(" ".join(f"w{rank}" for rank in row), 0) for row in ranks.tolist()]
+    return [" ".join(f"w{rank}" for rank in row) for row in ranks.tolist()]
+
+
+def file(seed: int, number: int) -> bytes:
+    """The segment of a file of so many chunks."""
+    chunks = [Chunk(text, 0) for text in texts(seed, number)]
     return build(source(seed), chunks, vectors(number, seed), MODEL)
 
 
@@ -143,6 +149,8 @@ async def vector_search(stand: Stand, engine: str) -> AsyncIterator[Figure]:
                     yield figure
         finally:
             await storage.close()
+    async for figure in lance_search(stand, engine, texts, QUESTION):
+        yield figure
 
 
 async def one_more(store: Store, shelf: Shelf, seed: int) -> float:
