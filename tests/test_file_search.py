@@ -111,7 +111,7 @@ async def test_contents_are_shown_to_who_asks_for_them() -> None:
     assert listed["data"][0] == whole
     assert bare == step
     assert "content" not in step["step_details"]["tool_calls"][0]["file_search"]["results"][0]
-    assert (error["param"], error["code"]) == ("include[]", "invalid_value")
+    assert (error["param"], error["code"]) == ("include", "invalid_value")
 
 
 # --- streams --------------------------------------------------------------------------------------------------------
