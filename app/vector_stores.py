@@ -159,7 +159,7 @@ async def delete_file(request: web.Request) -> web.Response:
 
 
 def _filter(request: web.Request) -> str | None:
-    return choice("filter", request.query.get("filter") or None, get_args(FileStatus))
+    return choice("filter", request.query.get("filter"), get_args(FileStatus))
 
 
 def _page(files: Index[FileState], query: PageQuery, status: str | None) -> Page:

@@ -420,11 +420,12 @@ def _kind_of_value(value: Any) -> str:
     return "number" if isinstance(value, float) else "string"
 
 
+MOST = 2**53  # beyond, a JSON number is no exact integer, whichever way it is written: 10000000000000001, or 1e16
 AttributeValue = Annotated[
     Annotated[Annotated[str, StringConstraints(max_length=512)], Tag("string")]
     | Annotated[bool, Tag("boolean")]
-    | Annotated[Annotated[int, Field(ge=-(2**53), le=2**53)], Tag("integer")]  # as many as a JSON number can hold
-    | Annotated[float, Tag("number")],
+    | Annotated[Annotated[int, Field(ge=-MOST, le=MOST)], Tag("integer")]
+    | Annotated[Annotated[float, Field(ge=-MOST, le=MOST)], Tag("number")],
     Discriminator(_kind_of_value),
 ]
 Attributes = Annotated[dict[MetadataKey, AttributeValue], AfterValidator(_few_properties)]

@@ -25,6 +25,16 @@ async def files(service: InProcess, count: int) -> list[str]:
     return [(await upload(service.api, b"Words of file %d." % number))["id"] for number in range(count)]
 
 
+@pytest.mark.parametrize("number", [2**53 + 1, -(2**53) - 1, 1e16, -1e300])
+async def test_a_number_is_no_attribute_where_json_numbers_are_not_exact(number: float) -> None:
+    async with in_process(worker=False) as service:
+        store = await service.api.post("/vector_stores")
+        body = {"file_id": "file-1", "attributes": {"n": number}}
+        error = await service.api.refused("POST", f"/vector_stores/{store['id']}/files", body)
+        assert error["param"] == "attributes.n"
+        assert f"{2**53}, but got {number} instead" in error["message"]
+
+
 async def test_a_store_without_files_is_completed_at_once() -> None:
     async with in_process(worker=False) as service:
         store = await service.api.post("/vector_stores", {"name": "Things", "metadata": {"a": "b"}})
@@ -69,6 +79,9 @@ async def test_files_are_attached_listed_changed_and_detached() -> None:
         again = await service.api.post(f"{path}/files", {"file_id": two})
         assert (again["attributes"], again["status"]) == ({}, "in_progress")
         assert await service.api.get(f"{path}/files/{two}") == again
+        for unknown in ("", "done"):
+            refused = await service.api.refused("GET", f"{path}/files?filter={unknown}")
+            assert refused["param"] == "filter"
         page = await service.api.get(f"{path}/files")
         assert [file["id"] for file in page["data"]] == [two, three, one]
 

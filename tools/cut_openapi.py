@@ -295,7 +295,8 @@ def _flatten_form(form: Json, expiry: Json) -> None:
         form["properties"][f"expires_after[{name}]"] = {**schema, "example": ""}
 
 
-# What core/requests.py checks and the published document leaves to its prose, or leaves out: by the property's name.
+# What core/requests.py and core/search/request.py check and the published document leaves to its prose, or leaves out:
+# by the property's name.
 ID = {"minLength": 1, "maxLength": 256}
 LONG = {"maxLength": 256_000}
 TOKENS = {"maximum": 2**31 - 1}
@@ -306,6 +307,7 @@ LIMITS: dict[str, Json] = {
     "assistant_id": {"pattern": "^asst"},
     "attachments": {"maxItems": 500},
     "bytes": {"minimum": 1, "maximum": 8 * 1024**3},
+    "chunk_overlap_tokens": {"minimum": 0, "maximum": 2048},  # and at most half of the chunk
     "data": {"minLength": 1},
     "file": {"minLength": 1},
     "file_id": ID,
@@ -329,6 +331,7 @@ LIMITS: dict[str, Json] = {
 }
 PREFIXES = {
     "assistant_id": "asst",
+    "batch_id": "vsfb",
     "file_id": "file",
     "message_id": "msg",
     "run_id": "run",
@@ -349,7 +352,8 @@ def _exact(paths: Json, schemas: Json) -> None:
     bodies = [operation["requestBody"] for operation in operations if "requestBody" in operation]
     for body in bodies:
         (content,) = body["content"].values()
-        body["required"] = "required" in schemas[_name(content["schema"])]  # no body at all counts as an empty object
+        schema = schemas[_name(content["schema"])]  # no body at all counts as an empty object
+        body["required"] = all("required" in each for each in _alternatives(schema) or [schema])
     for name in _reached(bodies, schemas):
         for node in _nodes(schemas[name]):
             _exact_object(node)
@@ -368,9 +372,36 @@ def _exact(paths: Json, schemas: Json) -> None:
     metadata = _alternatives(schemas["Metadata"])[0]
     metadata |= {"maxProperties": 16, "propertyNames": {"maxLength": 64}}
     metadata["additionalProperties"]["maxLength"] = 512
+    _exact_stores(schemas)
     for name in ("ThreadStreamEvent", "RunStreamEvent", "RunStepStreamEvent", "MessageStreamEvent", "ErrorEvent"):
         for event in _alternatives(schemas[name]) or [schemas[name]]:
             _as_text(event["properties"])
+
+
+def _exact_stores(schemas: Json) -> None:
+    """Vector stores, what is in them, and searches."""
+    attribute = _alternatives(schemas["VectorStoreFileAttributes"])[0]["additionalProperties"]
+    next(kind for kind in attribute["oneOf"] if kind["type"] == "number").update(minimum=-(2**53), maximum=2**53)
+    create = schemas["CreateVectorStoreRequest"]
+    for body in (create, schemas["UpdateVectorStoreRequest"]):
+        _limit(body["properties"]["name"], {"maxLength": 256})
+    _limit(create["properties"]["description"], {"maxLength": 512})
+    create["anyOf"] = [
+        {"required": ["file_ids"], "properties": {"file_ids": {"minItems": 1}}},
+        {"properties": {"chunking_strategy": False}},
+    ]
+    batch = schemas["CreateVectorStoreFileBatchRequest"]
+    batch["oneOf"] = batch.pop("anyOf")
+    one, several = _alternatives(schemas["VectorStoreSearchRequest"]["properties"]["query"])
+    one |= {"minLength": 1, "maxLength": 32_768}
+    several |= {"minItems": 1, "maxItems": 32, "items": one}
+    schemas["CompoundFilter"]["properties"]["filters"]["minItems"] = 1
+    comparison = schemas["ComparisonFilter"]
+    orders = [order for order in comparison["properties"]["type"]["enum"] if order not in ("in", "nin")]
+    comparison["oneOf"] = [
+        {"properties": {"type": {"enum": orders}, "value": {"type": ["string", "number", "boolean"]}}},
+        {"properties": {"type": {"enum": ["in", "nin"]}, "value": {"type": "array"}}},
+    ]
 
 
 def _exact_object(node: Json) -> None:
@@ -383,8 +414,10 @@ def _exact_object(node: Json) -> None:
         if "pattern" in schema:
             schema.pop("format", None)
     file_search = node["properties"].get("file_search", {})
-    if file_search.pop("oneOf", None):  # `vector_stores` makes one on the way: there are none here
-        del file_search["properties"]["vector_stores"]
+    if file_search.pop("oneOf", None):  # none of them, or one: an empty list counts as none
+        names = ("vector_store_ids", "vector_stores")
+        file_search["anyOf"] = [{"properties": {name: {"maxItems": 0}}} for name in names]
+        file_search["properties"]["vector_stores"]["items"]["properties"]["file_ids"]["maxItems"] = 10_000
 
 
 def _as_text(event: Json) -> None:

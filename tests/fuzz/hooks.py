@@ -6,7 +6,9 @@ import atexit
 import json
 import os
 import random
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +29,17 @@ OWN_ID = {
     "thread.message": "message_id",
     "thread.run": "run_id",
     "thread.run.step": "step_id",
+    "vector_store": "vector_store_id",
+    "vector_store.file": "file_id",
+    "vector_store.file_batch": "batch_id",
 }
 OFTEN = 0.8
 WEATHER = {"type": "function", "function": {"name": "get_weather"}}
 QUESTION = {"role": "user", "content": "What is the weather in Oslo?"}
 
 chance = random.Random(0)
-known: deque[dict[str, str]] = deque(maxlen=200)  # the newest objects: the ids that make their paths
+Ids = dict[str, str]
+known: defaultdict[str, deque[Ids]] = defaultdict(lambda: deque(maxlen=50))  # of each kind the newest: their paths' ids
 counts: Counter[str] = Counter()
 
 
@@ -45,28 +51,67 @@ def before_call(context: HookContext, case: Case, kwargs: dict[str, Any]) -> Non
         return
     if chance.random() > OFTEN:
         return
+    url = case.operation.schema.get_base_url()
     body = case.body if isinstance(case.body, dict) else {}
     if "upload_id" in case.path_parameters:
-        upload, part = pending_upload(case.operation.schema.get_base_url())
+        upload, part = pending_upload(url)
         case.path_parameters["upload_id"] = upload
         if "part_ids" in body:
             body["part_ids"] = [part]
         return
-    if case.path.endswith(("/cancel", "/submit_tool_outputs")):
-        run = waiting_run(case.operation.schema.get_base_url())
+    if "run_id" in case.path_parameters and case.path.endswith(("/cancel", "/submit_tool_outputs")):
+        run = waiting_run(url)
         case.path_parameters.update(thread_id=run["thread_id"], run_id=run["id"])
         if "tool_outputs" in body:
             asked = run["required_action"]["submit_tool_outputs"]["tool_calls"]
             body["tool_outputs"] = [{"tool_call_id": call["id"], "output": "4 degrees"} for call in asked]
         return
+    if case.headers:
+        case.headers.pop("Last-Event-ID", None)  # of no event of the run
     wanted = case.path_parameters.keys()
-    fitting = [ids for ids in known if wanted <= ids.keys()]
-    if fitting and wanted:
-        ids = chance.choice(fitting)
-        case.path_parameters.update({name: ids[name] for name in wanted})
-    assistants = [ids["assistant_id"] for ids in known if "assistant_id" in ids]
-    if "assistant_id" in body and assistants:
-        body["assistant_id"] = chance.choice(assistants)
+    if wanted:
+        case.path_parameters.update(chance.choice(fitting(wanted, url) or [case.path_parameters]))
+    for node in objects(body):
+        for name in ("assistant_id", "file_id"):
+            if name in node:
+                node[name] = chance.choice(fitting({name}, url) or [node])[name]
+        for name in ("file_id", "vector_store_id"):
+            if isinstance(node.get(f"{name}s"), list):
+                node[f"{name}s"] = [chance.choice(fitting({name}, url))[name] for _ in node[f"{name}s"]]
+
+
+def fitting(wanted: AbstractSet[str], url: str) -> list[Ids]:
+    """What is known under these names. There is always a run, a file, and what concerns stores."""
+    found = [{name: ids[name] for name in wanted} for kind in known.values() for ids in kind if wanted <= ids.keys()]
+    if found:
+        return found
+    if wanted <= {"vector_store_id", "batch_id", "file_id"}:
+        fill_store(url)
+    elif wanted == {"thread_id", "run_id"}:
+        learn(waiting_run(url))
+    else:
+        return []
+    return fitting(wanted, url)
+
+
+def objects(node: Json) -> Iterator[dict[str, Json]]:
+    """Every object of a body."""
+    if isinstance(node, dict):
+        yield node
+    for item in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+        yield from objects(item)
+
+
+def fill_store(url: str) -> None:
+    """A file in a store that came by a batch."""
+    with requests.Session() as session:
+        form = {"purpose": "assistants"}
+        file = session.post(f"{url}/files", data=form, files={"file": ("notes.txt", b"Hello")}).json()
+        store = session.post(f"{url}/vector_stores", json={}).json()
+        batch = session.post(f"{url}/vector_stores/{store['id']}/file_batches", json={"file_ids": [file["id"]]}).json()
+        held = session.get(f"{url}/vector_stores/{store['id']}/files").json()
+        for answer in (file, store, batch, held):
+            learn(answer)
 
 
 def waiting_run(url: str) -> Json:
@@ -101,23 +146,35 @@ def learn(answer: Json) -> None:
     if isinstance(answer, dict) and answer.get("object") == "list":
         for item in answer["data"]:
             learn(item)
+    elif isinstance(answer, dict) and answer.get("deleted"):
+        for kind in known.values():
+            gone = [ids for ids in kind if answer["id"] in ids.values()]
+            for ids in gone:
+                kind.remove(ids)
     elif isinstance(answer, dict) and answer.get("object") in OWN_ID:
-        ids = {name: answer[name] for name in ("thread_id", "run_id") if name in answer}
+        ids = {name: answer[name] for name in ("thread_id", "run_id", "vector_store_id") if name in answer}
         ids[OWN_ID[answer["object"]]] = answer["id"]
-        known.append(ids)
+        known[answer["object"]].append(ids)
 
 
 @schemathesis.hook
 def filter_failure(context: HookContext, failure: Failure, case: Case, response: Response) -> bool:
-    """Two rules that the document does not tell: null counts as absent wherever a field is optional, since SDKs send
-    it; and 2.0 is no integer, though JSON Schema takes it for one."""
+    """Three rules that the document does not tell: null counts as absent wherever a field is optional, since SDKs send
+    it; 2.0 is no integer, though JSON Schema takes it for one; and chunks overlap by half of their size at most."""
     if not isinstance(case.body, dict | list):
         return True
     (media,) = case.operation.definition.raw["requestBody"]["content"].values()
     rules = Strict({**media["schema"], "components": case.operation.schema.raw_schema["components"]})
     if isinstance(failure, AcceptedNegativeData):
         return not rules.is_valid(without_nulls(case.body))
-    return not isinstance(failure, RejectedPositiveData) or bool(rules.is_valid(case.body))
+    if isinstance(failure, RejectedPositiveData):
+        return rules.is_valid(case.body) and not any(map(overlaps_much, objects(case.body)))
+    return True
+
+
+def overlaps_much(node: dict[str, Json]) -> bool:
+    size, overlap = node.get("max_chunk_size_tokens"), node.get("chunk_overlap_tokens")
+    return isinstance(size, int) and isinstance(overlap, int) and overlap > size // 2
 
 
 def is_integer(_: Any, value: Any) -> bool:
