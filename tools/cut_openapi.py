@@ -382,6 +382,14 @@ def _exact_stores(schemas: Json) -> None:
     """Vector stores, what is in them, and searches."""
     attribute = _alternatives(schemas["VectorStoreFileAttributes"])[0]["additionalProperties"]
     next(kind for kind in attribute["oneOf"] if kind["type"] == "number").update(minimum=-(2**53), maximum=2**53)
+    for name in ("CreateAssistantRequest", "CreateThreadRequest"):
+        search = _find(schemas[name]["properties"]["tool_resources"], "properties")["properties"]["file_search"]
+        del search["oneOf"]  # one of two; here also none, and an empty list counts as none
+        search["anyOf"] = [{"properties": {each: {"maxItems": 0}}} for each in ("vector_store_ids", "vector_stores")]
+        search["properties"]["vector_stores"]["items"]["properties"]["file_ids"] |= {
+            "description": "A list of file IDs to add to the vector store, which holds at most 10,000 files.",
+            "maxItems": 10_000,
+        }
     create = schemas["CreateVectorStoreRequest"]
     for body in (create, schemas["UpdateVectorStoreRequest"]):
         _limit(body["properties"]["name"], {"maxLength": 256})
@@ -413,11 +421,6 @@ def _exact_object(node: Json) -> None:
         _limit(schema, LIMITS.get(name, {}))
         if "pattern" in schema:
             schema.pop("format", None)
-    file_search = node["properties"].get("file_search", {})
-    if file_search.pop("oneOf", None):  # none of them, or one: an empty list counts as none
-        names = ("vector_store_ids", "vector_stores")
-        file_search["anyOf"] = [{"properties": {name: {"maxItems": 0}}} for name in names]
-        file_search["properties"]["vector_stores"]["items"]["properties"]["file_ids"]["maxItems"] = 10_000
 
 
 def _as_text(event: Json) -> None:
