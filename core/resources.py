@@ -176,11 +176,12 @@ class LastError(Struct, frozen=True, kw_only=True):
 
 
 class FunctionCall(Struct, frozen=True, kw_only=True):
-    """`arguments` is JSON text. `output` is null until submitted; required_action leaves it out."""
+    """`arguments` is JSON text. `output` is null until submitted; required_action leaves it out, and so does whatever
+    is read from a snapshot of that."""
 
     name: str
     arguments: str
-    output: str | UnsetType | None = None
+    output: str | UnsetType | None = UNSET
 
 
 class FunctionToolCall(Struct, frozen=True, kw_only=True, tag_field="type", tag="function"):

@@ -17,6 +17,7 @@ from core import fold, paging, resources, view
 from core.state import View
 from core.stores import fold as stores
 from core.stores import ledger
+from core.stream import replay
 
 Json = Any
 RECORDED = sorted(LOGS.glob("*/*.jsonl"))
@@ -40,6 +41,19 @@ def test_a_recorded_log_folds_to_its_documents(log: Path) -> None:
     assert kind.lists(aggregate.state) == expected["lists"]
     assert kind.index(aggregate.state) == expected.get("index", {})
     assert (aggregate.state.version, aggregate.state.deleted) == (expected["version"], expected["deleted"])
+
+
+@pytest.mark.parametrize("log", RECORDED, ids=lambda log: log.relative_to(LOGS).with_suffix("").as_posix())
+def test_whoever_begins_from_a_snapshot_tells_runs_as_the_log_does(log: Path) -> None:
+    """Streamed ones, of which a snapshot keeps what the wire heard: the stream may lag behind."""
+    was, _ = read(log)
+    if not isinstance(was, view.ThreadView) or was.state.active:
+        return
+    now = view.ThreadView()
+    now.begin(was.snapshot())
+    for held in was.state.runs:
+        if held.stream:
+            assert replay(now.trail_of(held.id)) == replay(was.trail_of(held.id))
 
 
 @pytest.mark.parametrize("name", CASES)

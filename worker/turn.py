@@ -94,7 +94,9 @@ def _calls(reply: Reply, held: RunState, draft: Draft, actions: Actions, usage: 
 
 def _call(call: ToolCall, draft: Draft) -> StepToolCall:
     if call.name != draft.search:
-        return FunctionToolCall(id=call.id, function=FunctionCall(name=call.name, arguments=call.arguments))
+        return FunctionToolCall(
+            id=call.id, function=FunctionCall(name=call.name, arguments=call.arguments, output=None)
+        )
     asked = Asked(arguments=call.arguments, number=draft.number)
     return FileSearchToolCall(id=call.id, file_search=FileSearch(ranking_options=draft.ranking), asked=asked)
 
