@@ -19,7 +19,7 @@ from virtual import run
 from worker.doorbell import Doorbell
 
 THOROUGH = int(os.environ.get("SWEEP", "1"))  # 100 sweeps every call of every scenario in every layout
-MOST = 50  # points of one sweep that takes a part of them
+MOST = 30  # points of one sweep that takes a part of them
 LAYOUTS = (("api", "worker", "worker"), ("api+worker", "worker"), ("api+worker", "api+worker"))
 
 

@@ -13,7 +13,7 @@ from azurite import Azurite
 from service import Process, service
 from transfers import connected, receive, send
 
-SIZES, GROWTH = {"sqlite": 96, "azurite": 32}, 24  # MiB
+SIZES, GROWTH = {"sqlite": 96, "azurite": 64}, 40  # MiB
 
 
 def answers_of(process: Process, stop: threading.Event) -> list[float]:
