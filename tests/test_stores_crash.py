@@ -233,7 +233,7 @@ async def check(world: World, owner: Owner) -> None:
     there = {name.removeprefix(f"{PROJECT}/").partition(".")[0] for name in logs}
     assert owner.stores <= there, "an acknowledged store is lost"
     assert not world.errors, world.errors
-    assert world.queued("work-poison") == 0
+    assert world.queued(names.BURIED) == 0
     blobs = await contents(world, names.SEGMENTS)
     for store_id in there:
         state = await folded(world, store_id)
