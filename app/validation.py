@@ -15,7 +15,6 @@ from core.requests import Body
 
 B = TypeVar("B", bound=Body)
 
-INCLUDES = ["step_details.tool_calls[*].file_search.results[*].content"]
 EXPECTED = {
     "string_type": "a string",
     "int_type": "an integer",

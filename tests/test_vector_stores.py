@@ -182,6 +182,22 @@ async def test_what_failed_or_was_cancelled_is_tried_again_when_it_is_attached_a
         assert (await service.api.post(f"{path}/search", {"query": "nothing alike"}))["data"] == []
 
 
+async def test_nobody_pays_for_a_search_that_is_refused() -> None:
+    class Paid(Bag):
+        calls = 0
+
+        async def embed(self, texts: Sequence[str]) -> Any:
+            self.calls += 1
+            return await super().embed(texts)
+
+    async with in_process(embeddings=(paid := Paid())) as service:
+        await service.api.refused("POST", "/vector_stores/vs_unknown/search", {"query": "words"}, status=404)
+        assert not paid.calls
+        store = await service.api.post("/vector_stores", {})
+        await service.api.post(f"/vector_stores/{store['id']}/search", {"query": "words"})
+        assert paid.calls == 1
+
+
 async def test_a_defect_fails_the_file_and_not_its_neighbours() -> None:
     async with in_process() as service:
         crash = (await upload(service.api, b"?", "crash.txt"))["id"]

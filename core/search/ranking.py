@@ -58,8 +58,6 @@ class Weights:
 HYBRID: Final = Weights(vector=0.4, words=0.6)
 VECTOR: Final = Weights(vector=1, words=0)
 WORDS: Final = Weights(vector=0, words=1)
-# The wire's names (section 3.8). There is no second model that would rank again: `none` saves the search by words.
-RANKERS: Final = {"auto": HYBRID, "default-2024-11-15": HYBRID, "default_2024_08_21": HYBRID, "none": VECTOR}
 
 
 @dataclass(frozen=True, slots=True)

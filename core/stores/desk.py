@@ -27,7 +27,6 @@ from core.stores.ledger import Stores, batch_of, file_of, store_of
 from core.work import MAX_DELAY, PurgeStore, TendStore, TidyStore, to_body
 
 AT_ONCE: Final = 32  # files of a batch that are looked up, or noted, at a time
-HELPERS: Final = ExpiresAfter(days=7)  # of a store that was made for a thread (section 3.3)
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,15 +57,17 @@ class Searcher:
         those with the same score in the order of store, file and place.
 
         `filter` is on the attributes of files, before any ranking; `threshold` is a score in 0..1. Searched are the
-        files that are completed as of now. That somebody searched is noted in the stores' logs once an hour.
+        files that are completed when it begins. That somebody searched is noted in the stores' logs once an hour.
 
         Raises the 404 of a store that is unknown to the project, the 400 of one that has expired, StorageUnavailable,
         and DamagedSegment. If no query can be embedded now, they are searched by words alone.
         """
+        # The stores first: whoever may not search them makes nobody pay for vectors.
+        states = {store_id: await self._usable(project, store_id) for store_id in dict.fromkeys(store_ids)}
         asked = await self._queries(queries)
         found: list[Found] = []
-        for store_id in dict.fromkeys(store_ids):
-            found += await self._search(project, store_id, asked, limit, filter, weights, threshold)
+        for store_id, state in states.items():
+            found += await self._search(project, store_id, state, asked, limit, filter, weights, threshold)
         found.sort(key=lambda each: (-each.score, each.store_id, each.file_id, each.number))
         return found[:limit]
 
@@ -77,10 +79,16 @@ class Searcher:
             return [Query(text) for text in texts]
         return [Query(text, vector, self.embeddings.model) for text, vector in zip(texts, vectors, strict=True)]
 
+    async def _usable(self, project: str, store_id: str) -> StoreState:
+        state = await self.stores.read(project, store_id)
+        usable(state, self.clock.now())
+        return state
+
     async def _search(
         self,
         project: str,
         store_id: str,
+        state: StoreState,
         queries: Sequence[Query],
         limit: int,
         filter: Filter | None,
@@ -88,8 +96,6 @@ class Searcher:
         threshold: float,
     ) -> list[Found]:
         for left in reversed(range(TRIES)):
-            state = await self.stores.read(project, store_id)
-            usable(state, self.clock.now())
             eligible = _eligible(state, filter)  # now: the state may move on while the index is read
             try:
                 passages = await self.stores.index.search(
@@ -105,6 +111,7 @@ class Searcher:
             except SegmentGone:  # merged meanwhile: the log says into what
                 if not left:
                     raise
+                state = await self._usable(project, store_id)
         await self._note_use(project, store_id, state)
         return [_found(store_id, eligible[passage.source], passage) for passage in passages]
 

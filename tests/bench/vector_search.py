@@ -7,7 +7,7 @@ import asyncio
 import os
 import statistics
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
 from multiprocessing import get_context
@@ -117,23 +117,8 @@ async def vector_search(stand: Stand, engine: str) -> AsyncIterator[Figure]:
                     grown = resident_mb(os.getpid()) - resting
                     yield Figure(engine, f"{total}: growth of the process", grown, "MB")
                 query = Query(QUESTION, vectors(1, turn)[0], MODEL)
-                matrix = np.concatenate([segment.vectors for segment in segments])
-                product = partial(np.matmul, matrix, query.vector)
-                with threadpool_limits(os.cpu_count(), user_api="blas"):
-                    [parallel] = _by_turns(product)
-                single, hybrid, by_vectors, by_words = _by_turns(
-                    product,
-                    partial(large.search, segments, query, pool.map),
-                    partial(large.search, segments, query, pool.map, weights=VECTOR),
-                    partial(large.search, segments, query, pool.map, weights=WORDS),
-                )
-                bare = min(parallel, single)
-                del matrix
-                yield Figure(
-                    engine, f"{total}: search", hybrid, "ms", bare, None if stand.quick else at_most(BEYOND * bare)
-                )
-                yield Figure(engine, f"{total}: search by vectors alone", by_vectors, "ms", bare)
-                yield Figure(engine, f"{total}: search by words alone", by_words, "ms", bare)
+                for figure in warm(engine, total, large, segments, query, pool.map, limited=not stand.quick):
+                    yield figure
                 begun = time.perf_counter()
                 await large.find(shelf, query)
                 yield Figure(engine, f"{total}: search, and read 10 texts", (time.perf_counter() - begun) * 1000)
@@ -151,6 +136,25 @@ async def vector_search(stand: Stand, engine: str) -> AsyncIterator[Figure]:
             await storage.close()
     async for figure in lance_search(stand, engine, texts, QUESTION):
         yield figure
+
+
+def warm(
+    engine: str, total: str, store: Store, segments: list[Segment], query: Query, spread: Spread, *, limited: bool
+) -> Iterator[Figure]:
+    """Searches of what is in memory, beside the bare product of the same matrix, at its fastest."""
+    product = partial(np.matmul, np.concatenate([segment.vectors for segment in segments]), query.vector)
+    with threadpool_limits(os.cpu_count(), user_api="blas"):
+        [parallel] = _by_turns(product)
+    single, hybrid, by_vectors, by_words = _by_turns(
+        product,
+        partial(store.search, segments, query, spread),
+        partial(store.search, segments, query, spread, weights=VECTOR),
+        partial(store.search, segments, query, spread, weights=WORDS),
+    )
+    bare = min(parallel, single)
+    yield Figure(engine, f"{total}: search", hybrid, "ms", bare, at_most(BEYOND * bare) if limited else None)
+    yield Figure(engine, f"{total}: search by vectors alone", by_vectors, "ms", bare)
+    yield Figure(engine, f"{total}: search by words alone", by_words, "ms", bare)
 
 
 async def one_more(store: Store, shelf: Shelf, seed: int) -> float:
