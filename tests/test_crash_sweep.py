@@ -4,6 +4,8 @@ and hold what is left against the promises of docs/reliability.md."""
 from __future__ import annotations
 
 import asyncio
+import functools
+import math
 import os
 import random
 from typing import Any
@@ -19,7 +21,7 @@ from virtual import run
 from worker.doorbell import Doorbell
 
 THOROUGH = int(os.environ.get("SWEEP", "1"))  # 100 sweeps every call of every scenario in every layout
-MOST = 30  # points of one sweep that takes a part of them
+PART = 6 * THOROUGH  # points of a sweep that takes a part of them; of a layout beyond the first, a third of that
 LAYOUTS = (("api", "worker", "worker"), ("api+worker", "worker"), ("api+worker", "api+worker"))
 
 
@@ -50,20 +52,22 @@ async def go_on(client: Client) -> None:
         assert ended.status == "completed"
 
 
-def sweep(scenario: Scenario, how: How, *, every: int = 1, **options: Any) -> int:
-    """Fail every n-th of the scenario's calls in turn; how many they were."""
-    points = run(play(scenario, Plan(), **options)).plan.points(how)
-    if every > 1:
-        every = max(every, len(points) // MOST)
-    points = points[:: max(1, every // THOROUGH)]
-    for number in points:
+@functools.cache
+def undisturbed(scenario: Scenario, **options: Any) -> Plan:
+    """The plan of a play without a fault: its calls."""
+    return run(play(scenario, Plan(), **options)).plan
+
+
+def sweep(scenario: Scenario, how: How, most: int | None = None, **options: Any) -> None:
+    """Fail each of the scenario's calls in turn, or `most` of them, evenly spread."""
+    points = undisturbed(scenario, **options).points(how)
+    for number in points[:: math.ceil(len(points) / most) if most else 1]:
         plan = Plan.at(number, how)
         try:
             run(play(scenario, plan, **options))
         except BaseException as error:
             error.add_note(f"{scenario.__name__}: {plan.hits}")
             raise
-    return len(points)
 
 
 def faulted(scenario: str, how: How) -> Any:
@@ -80,18 +84,18 @@ def test_p1_to_p6_hold_whatever_storage_call_fails(scenario: Scenario, how: How)
     if scenario.__name__ in WHOLE and how in (How.CRASH_BEFORE, How.CRASH_AFTER):
         sweep(scenario, how)
     else:
-        sweep(scenario, how, every=2 if how is How.CRASH_BEFORE else 5)
+        sweep(scenario, how, PART)
 
 
 @pytest.mark.parametrize(("scenario", "how"), EVERYTHING)
 def test_p1_to_p6_hold_if_clients_ask_again(scenario: Scenario, how: How) -> None:
     """API and worker are two processes, of which one dies; clients retry as the SDKs do."""
-    sweep(scenario, how, every=12, layout=("api", "worker"), retries=2)
+    sweep(scenario, how, PART // 3, layout=("api", "worker"), retries=2)
 
 
 @pytest.mark.parametrize(("scenario", "how"), EVERYTHING)
 def test_p1_to_p6_hold_where_a_commit_and_its_documents_are_one(scenario: Scenario, how: How) -> None:
-    sweep(scenario, how, every=12, apart=False)
+    sweep(scenario, how, PART // 3, apart=False)
 
 
 def test_p6_a_run_that_takes_longer_than_an_item_is_hidden_stays_with_its_worker() -> None:

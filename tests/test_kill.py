@@ -26,11 +26,11 @@ SEED = int(os.environ.get("KILL_SEED", "1"))
 
 
 async def test_p9_no_kill_of_the_single_process_loses_work(tmp_path: Path) -> None:
-    await talk_and_kill(f"sqlite:///{tmp_path}/a.db", 5, SEED, "serve")
+    await talk_and_kill(f"sqlite:///{tmp_path}/a.db", 3, SEED, "serve")
 
 
 async def test_p9_no_kill_of_api_or_worker_loses_work_on_sqlite(tmp_path: Path) -> None:
-    await talk_and_kill(f"sqlite:///{tmp_path}/a.db", 6, SEED, "api", "worker")
+    await talk_and_kill(f"sqlite:///{tmp_path}/a.db", 4, SEED, "api", "worker")
 
 
 async def test_p9_no_kill_at_a_storage_request_loses_work_on_azure(azurite: Azurite) -> None:

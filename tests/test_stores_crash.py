@@ -335,7 +335,7 @@ def test_whatever_storage_call_fails_every_file_ends_once_and_nothing_is_left(sc
     layouts: list[dict[str, Any]] = [{}, {"layout": ("api", "worker", "worker"), "retries": 2, "roll_after": 5}]
     for options in layouts:
         points = run(play(scenario, Plan(), **options)).plan.points(how)
-        for number in points if THOROUGH else points[len(options) :: 12]:
+        for number in points if THOROUGH else points[len(options) :: 24]:
             plan = Plan.at(number, how)
             try:
                 run(play(scenario, plan, **options))

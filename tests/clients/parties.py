@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,14 +29,13 @@ _INSTALLING = threading.Lock()
 
 @dataclass(frozen=True)
 class Party:
-    """A client: the program that it plays, how to run it, the ways in which it plays each scenario, and over which
-    stores. `dialect` tells the program whose client to take."""
+    """A client: the program that it plays, how to run it, and the ways in which it plays each scenario, by store.
+    `dialect` tells the program whose client to take."""
 
     name: str
     program: Path
     command: Callable[[], list[str]]
-    ways: tuple[str, ...]
-    stores: tuple[str, ...] = STORES
+    ways: Mapping[str, tuple[str, ...]]
     dialect: str = "openai"
 
     @property
@@ -45,10 +44,11 @@ class Party:
         found = re.findall(pattern, self.program.read_text(encoding="utf-8"), re.MULTILINE)
         return [python or node for python, node in found]
 
-    def play(self, url: str, scenarios: Iterable[str]) -> dict[tuple[str, str], str | None]:
+    def play(self, url: str, store: str, scenarios: Iterable[str]) -> dict[tuple[str, str], str | None]:
         """The error, or None, by way and scenario."""
         command = [*ready(self.command), str(self.program), *scenarios]
-        done = run(command, url, key=self.name, PROJECTS=str(PROJECTS), DIALECT=self.dialect)
+        ways = " ".join(self.ways[store])
+        done = run(command, url, key=self.name, PROJECTS=str(PROJECTS), DIALECT=self.dialect, WAYS=ways)
         if done.returncode or done.stderr:
             raise AssertionError(f"{self.name} ended with {done.returncode}: {done.stderr}")
         lines: list[dict[str, Any]] = [json.loads(line) for line in done.stdout.splitlines()]
@@ -76,26 +76,35 @@ def ready(command: Callable[[], list[str]]) -> list[str]:
         return command()
 
 
-BOTH = ("sync", "async")
+BOTH = ("sync", "async")  # on one store; where the other differs the way does not matter
 PARTIES = {
     party.name: party
     for party in (
-        Party("openai-3.52.0", HERE / "openai_scenarios.py", lambda: [sys.executable, *STRICT], BOTH),
+        Party(
+            "openai-3.52.0",
+            HERE / "openai_scenarios.py",
+            lambda: [sys.executable, *STRICT],
+            {"sqlite": BOTH, "azurite": ("async",)},
+        ),
         Party(  # what is behind the paths is the same, so one store will do
             "azure-3.52.0",
             HERE / "openai_scenarios.py",
             lambda: [sys.executable, *STRICT],
-            BOTH,
-            stores=("sqlite",),
+            {"sqlite": ("sync",)},
             dialect="azure",
         ),
-        Party("openai-1.109.1", HERE / "openai_scenarios.py", lambda: [str(envs.python("openai-1")), *STRICT], BOTH),
-        Party("npm-7.55.0", NPM / "scenarios.mjs", node, ("npm",)),
+        Party(
+            "openai-1.109.1",
+            HERE / "openai_scenarios.py",
+            lambda: [str(envs.python("openai-1")), *STRICT],
+            {"sqlite": ("async",), "azurite": ("sync",)},
+        ),
+        Party("npm-7.55.0", NPM / "scenarios.mjs", node, dict.fromkeys(STORES, ("npm",))),
         Party(
             "langchain",
             HERE / "langchain_scenarios.py",
             lambda: [str(envs.python("langchain")), *LENIENT],
-            ("langchain",),
+            dict.fromkeys(STORES, ("langchain",)),
         ),
     )
 }

@@ -3,6 +3,7 @@
     OPENAI_BASE_URL=... OPENAI_API_KEY=... python openai_scenarios.py [NAME ...]
 
 With PROJECTS set, OPENAI_API_KEY is the beginning of the keys of that many projects: each scenario gets its own.
+With WAYS set, only the clients that it names play.
 """
 
 from __future__ import annotations
@@ -32,10 +33,11 @@ def scenario(function: Scenario) -> Scenario:
 def play(clients: Mapping[str, Callable[[], Any]]) -> None:
     """Every scenario (or those named on the command line) with every client."""
     key, numbers = os.environ["OPENAI_API_KEY"], itertools.count()
+    ways = os.environ.get("WAYS", " ".join(clients)).split()
     for name, client in clients.items():
         for each in SCENARIOS:
             number = next(numbers)
-            if sys.argv[1:] and each.__name__ not in sys.argv[1:]:
+            if name not in ways or (sys.argv[1:] and each.__name__ not in sys.argv[1:]):
                 continue
             if "PROJECTS" in os.environ:
                 os.environ["OPENAI_API_KEY"] = f"{key}-{number}"

@@ -21,8 +21,8 @@ AT_ONCE = 3  # clients
 PLAYS = [
     pytest.param(store, party.name, way, name, id=f"{party.name}-{way}-{name}-{store}")
     for party in PARTIES.values()
-    for store in party.stores
-    for way in party.ways
+    for store, ways in party.ways.items()
+    for way in ways
     for name in party.scenarios
 ]
 
@@ -60,7 +60,7 @@ def played(
             wanted.setdefault(place, set()).add(item.callspec.params["name"])
     with ThreadPoolExecutor(AT_ONCE) as pool:
         yield {
-            (store, party): pool.submit(PARTIES[party].play, services[store].url, names)
+            (store, party): pool.submit(PARTIES[party].play, services[store].url, store, names)
             for (store, party), names in wanted.items()
         }
 
