@@ -65,7 +65,7 @@ class Ledger(ABC, Generic[S, C]):
         ids: Ids,
         bell: Bell,
         *,
-        roll_after: int = 500,
+        roll_after: int = 200,
         view_bytes: int = 32 * 1024 * 1024,
         telemetry: Telemetry = SILENCE,
     ) -> None:

@@ -141,7 +141,7 @@ class Settings(BaseSettings):
     poll_after_ms: Annotated[int, Field(ge=1)] = Field(100, description="how long polling clients are asked to wait")
     stream_flush_ms: Annotated[int, Field(ge=1)] = Field(50, description="how often deltas are written to a stream")
     log_roll_after: Annotated[int, Field(ge=2, le=40_000)] = Field(
-        500, description="commits after which a thread's log begins anew from a snapshot, at the earliest"
+        200, description="commits after which a thread's log begins anew from a snapshot, at the earliest"
     )
     file_max_mb: Annotated[int, Field(ge=1)] = Field(512, description="MiB of a file that is sent by one request")
     upload_max_mb: Annotated[int, Field(ge=1)] = Field(

@@ -59,6 +59,7 @@ CREATE INDEX IF NOT EXISTS queue_visible ON queue(name, visible_at);
 # Seconds that a write waits for another process's transaction (each takes well under a millisecond), and how it waits.
 BUSY_TIMEOUT, BUSY_PAUSE = 5.0, 0.01
 CHECKPOINT_EVERY = 2.0  # seconds between looks at the write-ahead log
+WAL_PAGES = 16_384  # of the log, 64 MiB: beyond that writers wait for a moment, so that it begins anew
 TIDY_EVERY = 3600.0  # seconds between looks for what is kept no longer
 DAY = 86_400
 MAX_BLOCK = 64 * 1024 * 1024  # as on Azure
@@ -500,8 +501,10 @@ class SqliteStorage:
 
 
 def _checkpoint(db: sqlite3.Connection) -> None:
-    """Copy the write-ahead log into the file."""
-    db.execute("PRAGMA wal_checkpoint(PASSIVE)")
+    """Copy the write-ahead log into the file. Under load that never gets to its end, where the log would begin anew."""
+    _, pages, _ = db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+    if pages > WAL_PAGES:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # next to nothing is left to copy
 
 
 def tidy(db: sqlite3.Connection, now: float) -> None:

@@ -23,7 +23,7 @@ from app.idempotency import LIFETIME
 from core.ids import Ids
 from core.names import KEPT_DAYS
 from core.ports import Conflict, Delivery, Document, Mark, Part, Storage, StorageUnavailable
-from infra import azure_store
+from infra import azure_store, sqlite_store
 from infra.azure_store import AzureStorage
 from infra.sqlite_store import SqliteStorage, tidy
 
@@ -441,6 +441,26 @@ async def sqlite_file(folder: Path) -> SqliteStorage:
     store = SqliteStorage(str(folder / "store.db"), ManualClock())
     await store.open()
     return store
+
+
+async def test_the_write_ahead_log_begins_anew_under_a_load_that_never_rests(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or it would grow for as long as the load lasts."""
+    monkeypatch.setattr(sqlite_store, "CHECKPOINT_EVERY", 0.01)
+    monkeypatch.setattr(sqlite_store, "WAL_PAGES", 100)
+    store, numbers = await sqlite_file(tmp_path), itertools.count()
+
+    async def shrunk() -> None:
+        size = 0
+        while size <= (size := (tmp_path / "store.db-wal").stat().st_size):
+            await store.advance(replace(DOCUMENT, name=f"{next(numbers)}", body=b"x" * 10_000))
+            await asyncio.sleep(0)
+
+    async with asyncio.timeout(60):
+        await shrunk()
+        await shrunk()
+    await store.close()
 
 
 async def test_a_sqlite_transaction_that_fails_half_way_leaves_nothing(tmp_path: Path) -> None:

@@ -98,7 +98,7 @@ class Stores(Ledger[StoreState, StoreChange]):
         ids: Ids,
         bell: Bell,
         *,
-        roll_after: int = 500,
+        roll_after: int = 200,
         index: VectorIndex | None = None,
     ) -> None:
         super().__init__(storage, clock, ids, bell, roll_after=roll_after)
