@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import Final
 
 from threadpoolctl import threadpool_limits
@@ -29,6 +29,13 @@ class _Store:
     opening: asyncio.Lock = field(default_factory=asyncio.Lock)  # what two searches miss is read once
 
 
+@cache
+def _one_thread_each() -> None:
+    """A search goes over several segments at a time, each by one thread. The threads of BLAS would do the same for each
+    product, and wait for each other at its end: on a machine that is busy, many times as long."""
+    threadpool_limits(1, user_api="blas")
+
+
 class Shelf:
     """Keeps `limit` bytes of segments: those of the stores that were searched least recently go. A store that needs
     more than that is kept alone. What runs at that time holds its segments until it is done.
@@ -38,9 +45,7 @@ class Shelf:
 
     def __init__(self, contents: Contents, container: str, limit: int) -> None:
         self._contents, self._container, self._limit = contents, container, limit
-        # A search goes over several segments at a time, each by one thread. The threads of BLAS would do the same for
-        # each product, and wait for each other at its end: on a machine that is busy, many times as long.
-        threadpool_limits(1, user_api="blas")
+        _one_thread_each()
         self._pool = ThreadPoolExecutor(os.cpu_count(), "search")
         self._stores: OrderedDict[str, _Store] = OrderedDict()
         self._reads = asyncio.Semaphore(AT_ONCE)
