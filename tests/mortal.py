@@ -19,8 +19,11 @@ from urllib.parse import urlsplit
 
 import assistants
 from infra.azure_calls import Transport
+from worker import doorbell
 
-TOMBSTONES = 20.0  # seconds that a deleted thread's stay; ten minutes are too long for a test
+# Ten minutes are too long for a test:
+TOMBSTONES = 20.0  # seconds that a deleted thread's stay
+STALE = 60.0  # seconds that a doorbell waits whose commit never came
 ORDERED, REQUEST = "order taken", "request "  # beginnings of lines
 
 
@@ -77,5 +80,6 @@ async def mortal(self: Transport, request: Any, **config: Any) -> Any:
 if __name__ == "__main__":
     Transport.send = mortal  # type: ignore[method-assign]
     assistants.Kit = partial(assistants.Kit, tombstones=TOMBSTONES)  # type: ignore[misc]
+    doorbell.STALE = STALE  # type: ignore[misc]
     threading.Thread(target=fate.listen, daemon=True).start()
     assistants.main()
