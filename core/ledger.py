@@ -36,6 +36,7 @@ from core.work import WorkItem, to_body
 
 MAX_BLOCK: Final = 4 * 1024 * 1024  # bytes of one commit
 MEND_WINDOW: Final = 60.0  # seconds that a commit may wait for its projection before its writer counts as dead
+ROLL_AFTER: Final = 200  # commits that a first touch folds, of a log that is not large
 ROLL_SHARE: Final = 16  # a generation grows to this part of its snapshot: what a first touch folds stays the less
 ROLL_AT_LAST: Final = 40_000  # commits: Azure takes 50,000 blocks, and no generation ends during a run
 TRIES: Final = 500  # of one command; each lost race means that another writer's commit went through
@@ -65,7 +66,7 @@ class Ledger(ABC, Generic[S, C]):
         ids: Ids,
         bell: Bell,
         *,
-        roll_after: int = 200,
+        roll_after: int = ROLL_AFTER,
         view_bytes: int = 32 * 1024 * 1024,
         telemetry: Telemetry = SILENCE,
     ) -> None:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, f
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
 from core import names
+from core.ledger import ROLL_AFTER
 
 
 class ConfigurationError(Exception):
@@ -141,7 +142,7 @@ class Settings(BaseSettings):
     poll_after_ms: Annotated[int, Field(ge=1)] = Field(100, description="how long polling clients are asked to wait")
     stream_flush_ms: Annotated[int, Field(ge=1)] = Field(50, description="how often deltas are written to a stream")
     log_roll_after: Annotated[int, Field(ge=2, le=40_000)] = Field(
-        200, description="commits after which a thread's log begins anew from a snapshot, at the earliest"
+        ROLL_AFTER, description="commits after which a thread's log begins anew from a snapshot, at the earliest"
     )
     file_max_mb: Annotated[int, Field(ge=1)] = Field(512, description="MiB of a file that is sent by one request")
     upload_max_mb: Annotated[int, Field(ge=1)] = Field(

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import argparse
-import gc
 import multiprocessing
 import os
 import sys
@@ -41,8 +40,7 @@ def play_all(seeds: Sequence[int], jobs: int) -> int:
     counts: Counter[str] = Counter()
     failures: list[int] = []
     began = reported = time.monotonic()
-    # Most objects die by themselves; those that do not are few enough to be collected seldom.
-    with multiprocessing.Pool(jobs, gc.set_threshold, (100_000,)) as pool:
+    with multiprocessing.Pool(jobs) as pool:
         for number, (seed, happened, failure) in enumerate(pool.imap_unordered(play, seeds, chunksize=10), 1):
             counts += happened
             if failure:

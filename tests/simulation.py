@@ -19,7 +19,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mappin
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
-from aiohttp import web
+from aiohttp import web, web_app
 from byname import ASSISTANT, ByName
 from faults import Call, Crash, Ears, Faulty, Mischief, Plan
 from lookup import lookup
@@ -233,6 +233,7 @@ class World:
                 self.end()
                 await asyncio.sleep(0)
                 await self.store.close()
+                web_app._cached_build_middleware.cache_clear()  # it would keep the last hundred worlds
 
     def start(self) -> None:
         self.clocks += [VirtualClock() for _ in self.layout[len(self.clocks) :]]
@@ -329,7 +330,7 @@ class World:
         self.trace.note(f"{call.process}: {call.name} {call.about} {what}")
 
     def done(self, call: Call) -> None:
-        now, thread = asyncio.get_running_loop().time(), _THREAD.match(call.about)
+        now = self.now()
         match call.name:
             case "start threads" | "append threads":
                 self.threads.setdefault(call.about.removesuffix(".log"), []).append(Block(now, call.block))
@@ -337,12 +338,10 @@ class World:
                 self.streams[call.about] = self.streams.get(call.about, b"") + call.block
             case "drop threads":
                 self.purged[call.about.removesuffix(".log")] = now
-        if (
-            call.name in ("start streams", "advance snapshots")
-            and thread
-            and call.since < self.purged.get(thread[0], 0)
-        ):
-            self.overtaken.add(call.about)
+            case "start streams" | "advance snapshots":
+                thread = _THREAD.match(call.about)
+                if thread and call.since < self.purged.get(thread[0], 0):
+                    self.overtaken.add(call.about)
 
     def _unheard(self, loop: asyncio.AbstractEventLoop, context: Mapping[str, Any]) -> None:
         fault = context.get("exception")

@@ -61,7 +61,8 @@ def undisturbed(scenario: Scenario, **options: Any) -> Plan:
 def sweep(scenario: Scenario, how: How, most: int | None = None, **options: Any) -> None:
     """Fail each of the scenario's calls in turn, or `most` of them, evenly spread."""
     points = undisturbed(scenario, **options).points(how)
-    for number in points[:: math.ceil(len(points) / most) if most else 1]:
+    whole = most is None or THOROUGH >= 100
+    for number in points if whole else points[:: math.ceil(len(points) / most)]:
         plan = Plan.at(number, how)
         try:
             run(play(scenario, plan, **options))

@@ -15,7 +15,7 @@ import pytest
 from client import Unanswered
 from faults import How, Plan
 from simulation import PROJECT, Process, World
-from virtual import run
+from virtual import VirtualLoop, run
 
 from core import names
 from core.errors import ApiError
@@ -256,8 +256,9 @@ async def days_pass(world: World) -> None:
 
 def skip(seconds: float) -> None:
     """Let time pass at once."""
-    loop: Any = asyncio.get_running_loop()
-    loop._jumping.time += max(0.0, seconds)
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualLoop)
+    loop.now += max(0.0, seconds)
 
 
 async def check(world: World, owner: Owner) -> None:

@@ -374,14 +374,14 @@ async def test_processes_that_write_at_once_and_are_killed_leave_whole_files(
     indexed: Indexed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And so does one that tidies while they write."""
-    monkeypatch.setattr(lance_index, "FRAGMENTS", 2)
+    monkeypatch.setattr(lance_index, "FRAGMENTS", 4)
 
     async def claimed() -> list[str]:
         return [f"file-{number}.1" for number in range(10_000)]
 
     writers = [await filling(indexed, 1000), await filling(indexed, 5000)]
     acknowledged: list[str] = []
-    for _ in range(3):
+    for _ in range(6):
         acknowledged += [await said(writer) for writer in writers]
         await indexed.put(f"file-{len(acknowledged)}.1", "a train")
         await indexed.index.tidy(STORE, claimed)

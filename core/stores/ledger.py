@@ -13,7 +13,7 @@ from core import names
 from core.bell import Bell
 from core.errors import no_such
 from core.ids import Ids
-from core.ledger import Ledger
+from core.ledger import ROLL_AFTER, Ledger
 from core.paging import Contents, Index
 from core.ports import Clock, Document, Storage, VectorIndex
 from core.resources import Struct, VectorStore, VectorStoreFile, VectorStoreFileBatch, encode
@@ -98,7 +98,7 @@ class Stores(Ledger[StoreState, StoreChange]):
         ids: Ids,
         bell: Bell,
         *,
-        roll_after: int = 200,
+        roll_after: int = ROLL_AFTER,
         index: VectorIndex | None = None,
     ) -> None:
         super().__init__(storage, clock, ids, bell, roll_after=roll_after)
