@@ -53,15 +53,18 @@ class Reserved:
         return None if answer == NONE else web.Response(body=bytes(answer), content_type="application/json")
 
     async def keep(self, response: web.Response) -> web.Response:
-        """Remember the answer. A crash before leaves the object itself to answer from."""
-        if self.reservation and isinstance(response.body, bytes):
-            kept = msgspec.structs.replace(self.reservation, answer=msgspec.Raw(response.body))
-            try:
-                # If-Match: of two requests at once, both of the same object, the first answer stays.
-                await self.service.storage.replace(names.IDEMPOTENCY, self.name, encode(kept), self.etag)
-            except Conflict:
-                pass
-        return response
+        """Remember the answer, or get the one that was remembered first. A crash before leaves the object itself to
+        answer from."""
+        if not self.reservation or not isinstance(response.body, bytes):
+            return response
+        kept = msgspec.structs.replace(self.reservation, answer=msgspec.Raw(response.body))
+        try:
+            # If-Match: of two requests at once, both of the same object, the first answer counts.
+            await self.service.storage.replace(names.IDEMPOTENCY, self.name, encode(kept), self.etag)
+        except Conflict:
+            stored = await self.service.storage.get(names.IDEMPOTENCY, self.name)
+            self.reservation = _decoder.decode(stored.body) if stored else None
+        return self.known or response
 
 
 async def reserve(request: web.Request, prefix: str) -> Reserved:

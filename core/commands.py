@@ -410,8 +410,8 @@ def expired(held: RunState) -> list[e.Event]:
 
 
 def thread_of(state: ThreadState, thread_id: str = "") -> Thread:
-    if state.thread is None or state.deleted:
-        raise no_such("thread", state.thread.id if state.thread else thread_id)
+    if state.thread is None:
+        raise no_such("thread", thread_id)
     return state.thread
 
 

@@ -29,7 +29,6 @@ class StreamWriter:
         self._scanned = False
         self._mark: Mark | None = None
         self._version = 0
-        self._ended = False
         self._started = False  # it was not there before
         self._owned = False  # the mark was read before the log last said that the run is this worker's
         self._renderer = frames.Renderer()
@@ -97,8 +96,6 @@ class StreamWriter:
 
     def _missing(self, trail: Sequence[Change]) -> list[tuple[int, frames.Event]]:
         missing: list[tuple[int, frames.Event]] = []
-        if self._ended:  # an old run's trail may tell its end alone, under a later version
-            return missing
         for change in trail:
             if change.version > self._version:
                 for event in self._renderer.render(change):
@@ -117,7 +114,6 @@ class StreamWriter:
         self._version = max(self._version, events[-1][0])
         for _, event in events:
             self._renderer.saw(*event)
-            self._ended = self._ended or event[0] in frames.ENDINGS
         self._bell.ring(f"{names.STREAMS}/{self.name}")
 
     async def _scan(self) -> None:
@@ -126,7 +122,7 @@ class StreamWriter:
         tail = await self._logs.read(names.STREAMS, self.name, None)
         self._mark, self._version, self._renderer = (tail.mark if tail else None), 0, frames.Renderer()
         for _, version, name, payload in frames.parse(tail.data if tail else b""):
-            self._version, self._ended = max(self._version, version), self._ended or name in frames.ENDINGS
+            self._version = max(self._version, version)
             if name.startswith("thread.run.step.") and not name.endswith(".delta"):
                 self._renderer.saw(name, msgspec.json.decode(payload, type=Step))
             elif name == "thread.message.delta":

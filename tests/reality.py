@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import random
 import socket
 import subprocess
@@ -195,7 +196,7 @@ class Reality:
                 "MODEL_RETRIES": "0",  # P6 counts calls
                 "WORKER_HIDE_SECONDS": str(HIDE),
                 "ACTIONS": "lookup",
-                "PYTHONPATH": str(HERE),
+                "PYTHONPATH": os.pathsep.join((str(HERE), str(HERE.parent))),
                 **self.settings,
             }
             async with STARTS:

@@ -193,7 +193,7 @@ class World:
     lifetime: int = LIFETIME
     tombstones: float = TOMBSTONES
     worker_from: float = 0.0  # seconds after the beginning
-    restless: bool = False  # workers look at an empty queue, too: nothing but time is lost where they do not
+    restless: bool = False  # workers look at an empty queue, too: only so it shows who looks how often, and who first
     mischief: Mischief | None = None
     losing: float = 0.0  # probability that a client does not get an answer that was sent
     seed: int = 0

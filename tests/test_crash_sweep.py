@@ -103,7 +103,7 @@ def test_p6_a_run_that_takes_longer_than_an_item_is_hidden_stays_with_its_worker
     async def long(client: Client) -> None:
         await ask(client, "long")
 
-    world = run(play(long, Plan(), layout=("api", "worker", "worker")))
+    world = run(play(long, Plan(), layout=("api", "worker", "worker"), restless=True))
     assert sum(count for model, count in world.models.calls.items() if model.startswith("long/")) == 1
 
 

@@ -7,7 +7,7 @@ import contextlib
 import json
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import aiohttp
 import pytest
@@ -16,6 +16,7 @@ from aiohttp.test_utils import TestServer
 from inprocess import Gate, InProcess, ManualClock, calls, in_process, says
 from openai import AsyncOpenAI, BadRequestError, NotFoundError
 
+from app.idempotency import Reserved
 from core.ports import ToolCall
 
 Json = Any
@@ -78,6 +79,27 @@ async def test_of_twenty_at_once_one_counts(service: InProcess, kind: str) -> No
     answers = await asyncio.gather(*(post(service, path, body, "key") for _ in range(20)))
     assert {status for status, _ in answers} == {200}
     assert len({answer["id"] for _, answer in answers}) == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_of_two_at_once_both_get_the_answer_that_was_kept_first(
+    service: InProcess, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Even if the second one comes so late that the object has changed meanwhile."""
+    path, body, _ = (await requests(service))[kind]
+    keep = Reserved.keep
+    second: list[asyncio.Task[tuple[int, Json]]] = []
+
+    async def overtaken(reserved: Reserved, response: web.Response) -> web.Response:
+        monkeypatch.setattr(Reserved, "keep", keep)
+        second.append(asyncio.create_task(post(service, path, body, "key")))
+        await second[0]
+        earlier = json.loads(cast(bytes, response.body)) | {"created_at": 1}
+        return await keep(reserved, web.json_response(earlier))
+
+    monkeypatch.setattr(Reserved, "keep", overtaken)
+    first = await post(service, path, body, "key")
+    assert first == await second[0] == await post(service, path, body, "key")
 
 
 async def test_another_key_and_another_day_create_anew(service: InProcess) -> None:

@@ -146,7 +146,7 @@ def test_p6_an_item_that_comes_back_to_the_process_that_works_on_it_is_left_alon
     """Its hiding was renewed too late."""
 
     async def main() -> None:
-        world = World(layout=("api", "worker"))
+        world = World(layout=("api", "worker"), restless=True)
         async with world.running():
             client, work = await started(world, "slow")
             await asyncio.sleep(0.5)
@@ -230,7 +230,7 @@ def test_an_item_is_hidden_and_deleted_by_its_newest_receipt() -> None:
 
 def test_p6_a_queue_that_does_not_answer_for_a_while_takes_no_run_from_its_worker() -> None:
     async def main() -> None:
-        world = World(layout=("api", "worker", "worker"))
+        world = World(layout=("api", "worker", "worker"), restless=True)
         async with world.running():
             client, work = await started(world, "long")
             silent = [How.REFUSED]
@@ -306,7 +306,7 @@ def test_p2_an_answer_that_comes_after_the_cancel_does_not_end_the_run_again() -
     """Another worker cancelled it, and its own has not looked yet."""
 
     async def main() -> None:
-        world = World(layout=("api", "worker", "worker"))
+        world = World(layout=("api", "worker", "worker"), restless=True)
         async with world.running():
             client, work = await started(world, "plain")
             await asyncio.sleep(0.25)
