@@ -306,8 +306,9 @@ class MergeClaimed(Struct, frozen=True, kw_only=True, tag_field="type", tag="vec
     item: str
 
 
-class MergesTaken(Struct, frozen=True, kw_only=True, tag_field="type", tag="vector_store.segments.taken"):
-    """Private: these segments, which somebody began to write, are not to become a part of the store any more."""
+class ItemTakenOver(Struct, frozen=True, kw_only=True, tag_field="type", tag="vector_store.segments.taken"):
+    """Private: this delivery of a work item took over from earlier ones. They take nothing up any more, and these
+    segments, which they began to write, are not to become a part of the store."""
 
     names: tuple[str, ...]
     item: str
@@ -347,7 +348,7 @@ StoreEvent = (
     | BatchCreated
     | BatchCancelled
     | MergeClaimed
-    | MergesTaken
+    | ItemTakenOver
     | SegmentsMerged
     | SegmentsDropped
 )

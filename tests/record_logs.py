@@ -565,6 +565,17 @@ async def store_rolled_over(service: InProcess) -> str:
     return str(store["id"])
 
 
+@case(worker=False, log_roll_after=2)
+async def store_taken_over_rolled_over(service: InProcess) -> str:
+    """The snapshot says which delivery took over."""
+    store = await service.api.post("/vector_stores", {"file_ids": await files(service, "one.txt", "two.txt")})
+    await leave(service, "stage", "file-")
+    await work(service, 1)
+    for number in "123":
+        await service.api.post(f"/vector_stores/{store['id']}", {"metadata": {"number": number}})
+    return str(store["id"])
+
+
 # --- the recording --------------------------------------------------------------------------------------------------
 
 

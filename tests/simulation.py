@@ -304,6 +304,7 @@ class World:
     def queued_up(self) -> None:
         """The queue has changed: whoever waits for it looks again."""
         waiting, self._waiting = self._waiting, []
+        self.random.shuffle(waiting)  # else it would always be the same worker who looks first
         for future in waiting:
             if not future.done():
                 future.set_result(None)

@@ -15,6 +15,7 @@ from shelved import Bag, PlainText
 
 from assistants import worker_of
 from core.ports import Chunk, Chunking
+from core.stores.fold import StoreState
 from core.work import TendStore
 from worker.ingestion import ABANDONED, CLAIMS, Shift
 
@@ -235,6 +236,35 @@ async def test_a_file_that_kills_workers_fails_at_last_and_takes_no_other_with_i
         assert [held.id for held in state.files if held.file.status == "failed"] == [deadly]
         assert state.files[deadly].claims == CLAIMS
         assert max(held.claims for held in state.files if held.id != deadly) <= 2
+
+
+async def test_a_delivery_that_was_overtaken_takes_nothing_up_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once the later one has ended, its item is gone: nobody would take over should the earlier one die."""
+    async with in_process(worker=False) as service:
+        store = await service.api.post("/vector_stores", {})
+        kit = worker_of(service.parts, service.ledger, service.stores, service.searcher)._kit.ingestion
+        item = TendStore(project="default", store_id=store["id"], sent_at=0)
+
+        async def state() -> StoreState:
+            return (await service.stores.look("default", store["id"])).state
+
+        async def unmerged(_: Shift) -> None: ...
+
+        await Shift(kit, item, "1", 2).run()
+        with monkeypatch.context() as patch:
+            patch.setattr(Shift, "_merge", unmerged)
+            for number, file_id in enumerate(await files(service, 10)):
+                await service.api.post(f"/vector_stores/{store['id']}/files", {"file_id": file_id})
+                await Shift(kit, item, f"other {number}").run()
+        (late,) = await files(service, 1)
+        await service.api.post(f"/vector_stores/{store['id']}/files", {"file_id": late})
+        before = await state()
+        await Shift(kit, item, "1", 1).run()
+        after = await state()
+        assert (after.files[late].claims, after.attempt, len(after.segments)) == (0, before.attempt, 10)
+        await Shift(kit, item, "another").run()
+        after = await state()
+        assert not after.waiting and not after.loose and len(after.segments) < 10
 
 
 async def test_small_segments_are_merged_and_nothing_is_lost() -> None:

@@ -151,7 +151,7 @@ class Shift:
 
         def decision(state: StoreState) -> Sequence[e.Event]:
             taken.clear()
-            if not state.known:
+            if not state.known or self._overtaken(state):
                 return ()
             open_ = [held for held in self._waiting(state) if self._open(held)]
             new = [held for held in open_ if not held.claims][:room]
@@ -286,7 +286,7 @@ class Shift:
 
         def claim(state: StoreState) -> Sequence[e.Event]:
             nonlocal plan, attempt
-            plan, attempt = _plan(merging, state), state.attempt + 1
+            plan, attempt = () if self._overtaken(state) else _plan(merging, state), state.attempt + 1
             return [e.MergeClaimed(attempt=attempt, item=self.me)] if plan else ()
 
         await self._commit(claim)
@@ -324,17 +324,24 @@ class Shift:
         await self._discard(into)
         return False
 
-    def _take_merges(self, state: StoreState) -> Sequence[e.Event]:
-        """Those that an earlier delivery has begun are not to be committed any more, even if its holder lives."""
+    def _take_over(self, state: StoreState) -> Sequence[e.Event]:
+        """Earlier deliveries are not to take anything up any more, nor to commit a merge that they have begun, even if
+        their holders live: once this one has ended there is no item by which anybody would take over from them."""
+        if not state.known or self._overtaken(state):
+            return ()
         begun = tuple(
             name for name, item in state.loose.items() if name.startswith("merged.") and item and self._before(item)
         )
-        return [e.MergesTaken(names=begun, item=self.me)] if begun and state.known else ()
+        told = state.deliveries.get(self.item_id) == self.count
+        return () if told and not begun else [e.ItemTakenOver(names=begun, item=self.me)]
+
+    def _overtaken(self, state: StoreState) -> bool:
+        return state.deliveries.get(self.item_id, 0) > self.count
 
     async def _remove_loose(self) -> None:
         """What nobody can make a part of the store any more."""
         if self.count > 1:
-            await self._commit(self._take_merges)
+            await self._commit(self._take_over)
         state = await self._look()
         if not state.known:
             return

@@ -24,6 +24,7 @@ from core.resources import (
 from core.state import State
 
 DAY: Final = 86_400
+DELIVERIES: Final = 100  # that are remembered: whoever was overtaken before those has long been gone
 Resource = VectorStore | VectorStoreFile | VectorStoreFileBatch
 
 
@@ -88,6 +89,8 @@ class StoreState(State):
     # whose holder may be writing it: he, or the holder of a later delivery, removes it. "": anybody.
     loose: dict[str, str] = msgspec.field(default_factory=dict)
     attempt: int = 0  # the last one that was given away
+    # Of work items that came again: which delivery has taken over. Earlier ones take nothing up any more.
+    deliveries: dict[str, int] = msgspec.field(default_factory=dict)
 
 
 def segment_of(file_id: str, attempt: int) -> str:
@@ -281,8 +284,13 @@ def _merge_claimed(state: StoreState, event: e.MergeClaimed, at: int) -> Named:
     return []
 
 
-def _merges_taken(state: StoreState, event: e.MergesTaken, at: int) -> Named:
+def _item_taken_over(state: StoreState, event: e.ItemTakenOver, at: int) -> Named:
     state.loose |= dict.fromkeys(event.names, event.item)
+    item, _, count = event.item.rpartition("/")
+    state.deliveries.pop(item, None)
+    state.deliveries[item] = int(count)
+    for old in list(state.deliveries)[:-DELIVERIES]:
+        del state.deliveries[old]
     return []
 
 
@@ -370,7 +378,7 @@ APPLY: dict[type, Callable[[StoreState, Any, int], Named]] = {
     e.BatchCreated: _batch_created,
     e.BatchCancelled: _batch_cancelled,
     e.MergeClaimed: _merge_claimed,
-    e.MergesTaken: _merges_taken,
+    e.ItemTakenOver: _item_taken_over,
     e.SegmentsMerged: _segments_merged,
     e.SegmentsDropped: _segments_dropped,
 }

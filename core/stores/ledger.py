@@ -38,6 +38,7 @@ class Snapshot(Struct, kw_only=True, frozen=True):
     homes: dict[str, str]
     loose: dict[str, str]
     attempt: int
+    deliveries: dict[str, int] = msgspec.field(default_factory=dict)
 
 
 _decoder = msgspec.json.Decoder(Snapshot)
