@@ -38,14 +38,11 @@ def test_no_request_from_the_document_and_no_malformed_one_does_any_harm(tmp_pat
         assert not unreached(from_the_document(process, tmp_path, few))
         send_malformed(process, 300)
         if FUZZ:
-            fresh = resident_mb(process.pid)
-            # The largest of what each operation takes, once: what stays of that is no leak.
-            from_the_document(process, tmp_path, ["--generation-deterministic", "--phases", "coverage"])
             warm = resident_mb(process.pid)
             counts = from_the_document(process, tmp_path, ["--seed", str(SEED), "--max-examples", str(PER_OPERATION)])
             send_malformed(process, FUZZ)
             grown = resident_mb(process.pid) - warm
-            tell(counts, fresh, warm, grown)
+            tell(counts, warm, grown)
             assert counts.total() >= FUZZ
             assert grown < GROWTH
     assert not [line for line in process.log if " ERROR " in line]
@@ -113,11 +110,11 @@ def unreached(counts: Counter[str]) -> set[str]:
     return {operation for operation, reached in operations.items() if not reached}
 
 
-def tell(counts: Counter[str], fresh: float, warm: float, grown: float) -> None:
+def tell(counts: Counter[str], warm: float, grown: float) -> None:
     statuses: Counter[Any] = Counter()
     for each, count in counts.items():
         statuses[each.split()[2]] += count
     shown = ", ".join(f"{count:,} x {status}" for status, count in sorted(statuses.items()))
     print(f"\nseed {SEED}: {counts.total():,} requests from the document: {shown}")
     print(f"{FUZZ:,} malformed requests: all refused")
-    print(f"memory: {fresh:.0f} MB after the first requests, {warm:.0f} MB warm, {grown:+.0f} MB after all")
+    print(f"memory: {warm:.0f} MB warm, {grown:+.0f} MB after")

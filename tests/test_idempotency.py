@@ -88,18 +88,17 @@ async def test_of_two_at_once_both_get_the_answer_that_was_kept_first(
     """Even if the second one comes so late that the object has changed meanwhile."""
     path, body, _ = (await requests(service))[kind]
     keep = Reserved.keep
-    second: list[asyncio.Task[tuple[int, Json]]] = []
+    second: list[tuple[int, Json]] = []
 
     async def overtaken(reserved: Reserved, response: web.Response) -> web.Response:
         monkeypatch.setattr(Reserved, "keep", keep)
-        second.append(asyncio.create_task(post(service, path, body, "key")))
-        await second[0]
+        second.append(await post(service, path, body, "key"))
         earlier = json.loads(cast(bytes, response.body)) | {"created_at": 1}
         return await keep(reserved, web.json_response(earlier))
 
     monkeypatch.setattr(Reserved, "keep", overtaken)
     first = await post(service, path, body, "key")
-    assert first == await second[0] == await post(service, path, body, "key")
+    assert first == second[0] == await post(service, path, body, "key")
 
 
 async def test_another_key_and_another_day_create_anew(service: InProcess) -> None:
