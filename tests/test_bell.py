@@ -130,9 +130,7 @@ def test_a_cancel_ends_the_model_call_at_once() -> None:
     run(main())
 
 
-@pytest.mark.parametrize(
-    "silence", [30, 30.1]
-)  # a look of a reader who polls comes by chance after one of them at most
+@pytest.mark.parametrize("silence", [30, 30.1])  # a poll may follow one of them at once, by chance, but not both
 def test_a_reader_hears_at_once_what_comes_after_a_long_silence(silence: float) -> None:
     async def main() -> None:
         world = World()
