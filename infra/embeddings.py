@@ -24,6 +24,7 @@ MOST_TEXTS: Final = 128
 MOST_BYTES: Final = 256 * 1024
 
 _AT_ONCE: Final = 64  # texts for which the offline model works without a pause
+_TOKENS: Final = 4096  # looked up at once: a question of 32,000 rare characters is 128,000 tokens, and 65 MB of vectors
 
 
 class ProviderEmbeddings:
@@ -126,7 +127,9 @@ def _offline(texts: Sequence[str]) -> NDArray[np.float32]:
     means = np.zeros((len(texts), vectors.shape[1]), np.float32)
     for row, text in zip(means, texts, strict=True):
         if ids := tokens(text):
-            row[:] = vectors[ids].mean(axis=0, dtype=np.float32)
+            for start in range(0, len(ids), _TOKENS):
+                row += vectors[ids[start : start + _TOKENS]].sum(axis=0, dtype=np.float32)
+            row /= len(ids)
     return normalised(means)
 
 

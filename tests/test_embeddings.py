@@ -6,6 +6,7 @@ import asyncio
 import json
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -136,6 +137,20 @@ async def test_the_offline_model_works_off_the_event_loop() -> None:
     assert (await working).shape == (300, 256)
     assert turns > 10
     await model.close()
+
+
+async def test_a_long_text_of_rare_characters_takes_little_memory() -> None:
+    model, rare = OfflineEmbeddings(), "\U00010300" * 32_000  # four tokens each
+    short = await model.embed([rare[:100]])  # and the tables are read
+    tracemalloc.start()
+    try:
+        long = await model.embed([rare])
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+        await model.close()
+    assert peak < 20_000_000
+    assert np.allclose(long, short, atol=1e-3)
 
 
 async def test_no_texts_have_no_vectors() -> None:
