@@ -41,10 +41,12 @@ def stored(service: Service, project: str, thread_id: str, run_id: str) -> Sourc
     async def source(offset: int) -> bytes | None:
         nonlocal mark
         # With the mark of the last look, the store need not send what has not changed.
-        tail = await service.storage.read(names.STREAMS, name, mark if mark.offset == offset else Mark(0, offset))
-        if tail is not None:
-            mark = tail.mark
-            return tail.data
+        since, limit = mark if mark.offset == offset else Mark(0, offset), PIECE
+        while tail := await service.storage.read(names.STREAMS, name, since, limit=limit):
+            mark, whole = tail.mark, tail.data.rfind(b"\n\n") + 2
+            if whole > 1 or len(tail.data) < limit:
+                return tail.data[:whole]
+            limit *= 8  # no event ends there, so long is one
         # Not there yet, since whoever creates it died before he did and a worker will; or not any more.
         state = (await service.ledger.look(project, thread_id)).state
         return None if state.deleted or state.thread is None else b""
@@ -186,6 +188,7 @@ async def send(request: web.Request, chunks: AsyncGenerator[bytes, None]) -> web
                 if chunk or now() - wrote >= HEARTBEAT_EVERY:
                     await response.write(chunk or HEARTBEAT)
                     wrote = now()
+                    await asyncio.sleep(0)  # what SQLite has and a socket takes at once would hold up everybody else
         await response.write_eof()
     except ConnectionError:
         pass  # the client comes back with Last-Event-ID, or not

@@ -158,8 +158,12 @@ class Logs(Protocol):
         A lost reply is no conflict: the engine reads back, and its own block at the mark means success.
         """
 
-    async def read(self, container: str, name: str, since: Mark | None) -> Tail | None:
-        """All after `since` (None: from the start of the current generation). None if there is no such log."""
+    async def read(self, container: str, name: str, since: Mark | None, *, limit: int | None = None) -> Tail | None:
+        """All after `since` (None: from the start of the current generation). None if there is no such log.
+
+        With a `limit`, that many bytes after the mark `since` at most, wherever that cuts a block, and the new mark is
+        where they end. A generation that began since comes as a whole.
+        """
 
     async def roll(self, container: str, name: str, mark: Mark) -> Mark:
         """Begin the next generation: an empty log, conditional on `mark`. Raises Conflict if the log moved.

@@ -77,7 +77,7 @@ class AzureLogs(AzureDocuments):
             return piece.mark if ours_is_last else end
         return None
 
-    async def read(self, container: str, name: str, since: Mark | None) -> Tail | None:
+    async def read(self, container: str, name: str, since: Mark | None, *, limit: int | None = None) -> Tail | None:
         """One request, unless the log was rolled over since."""
         if since is None:
             return await self._whole(container, name)
@@ -85,7 +85,7 @@ class AzureLogs(AzureDocuments):
         if since.etag:
             condition = {"etag": since.etag, "match_condition": MatchConditions.IfModified}
         try:
-            piece = await self._piece(container, name, since.offset, None, condition)
+            piece = await self._piece(container, name, since.offset, limit, condition)
         except Refused as refusal:
             if refusal.status == 404:
                 return None
@@ -96,7 +96,9 @@ class AzureLogs(AzureDocuments):
             return Tail(b"", since)
         if piece.mark.generation != since.generation:
             return await self._whole(container, name, since)
-        return Tail(piece.data, piece.mark)
+        end = since.offset + len(piece.data)
+        # Without the ETag, which says "nothing new" to whoever has not read to the end.
+        return Tail(piece.data, piece.mark if end == piece.mark.offset else Mark(piece.mark.generation, end))
 
     async def _behind(self, container: str, name: str, since: Mark) -> Tail | None:
         end = await self._end(container, name)

@@ -93,7 +93,7 @@ def normalised(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 class OfflineEmbeddings:
-    """The mean of the vectors of a text's tokens, from the tables that the package `wordllama` carries.
+    """The direction of the sum of the vectors of a text's tokens, from the tables that the package `wordllama` carries.
 
     The package itself is not imported: it pads each text of a batch to the longest, which takes 268 MB for 64 texts of
     4,096 tokens, and sets up logging. One thread does the work, off the event loop, in pieces.
@@ -124,13 +124,12 @@ class OfflineEmbeddings:
 
 def _offline(texts: Sequence[str]) -> NDArray[np.float32]:
     tokens, vectors = _tables()
-    means = np.zeros((len(texts), vectors.shape[1]), np.float32)
-    for row, text in zip(means, texts, strict=True):
-        if ids := tokens(text):
-            for start in range(0, len(ids), _TOKENS):
-                row += vectors[ids[start : start + _TOKENS]].sum(axis=0, dtype=np.float32)
-            row /= len(ids)
-    return normalised(means)
+    sums = np.zeros((len(texts), vectors.shape[1]), np.float32)
+    for place, text in enumerate(texts):
+        ids = tokens(text)
+        for start in range(0, len(ids), _TOKENS):
+            sums[place] += vectors[ids[start : start + _TOKENS]].sum(axis=0, dtype=np.float32)
+    return normalised(sums)
 
 
 @functools.cache

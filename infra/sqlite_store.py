@@ -222,7 +222,7 @@ class SqliteStorage:
             self._advance(document)
         return Mark(mark.generation, end)
 
-    async def read(self, container: str, name: str, since: Mark | None) -> Tail | None:
+    async def read(self, container: str, name: str, since: Mark | None, *, limit: int | None = None) -> Tail | None:
         with self._errors():
             row = self._sql.execute(
                 "SELECT generation, length FROM logs WHERE container=? AND name=?", (container, name)
@@ -234,20 +234,23 @@ class SqliteStorage:
             start = 0 if since is None or restarted else since.offset
             if start >= mark.offset:
                 return Tail(b"", mark, restarted)
+            if since and limit and not restarted:
+                mark = Mark(mark.generation, min(mark.offset, start + limit))
             data = self._bytes(container, name, mark, start)
         if data is None:  # another process rolled the log over, or dropped it, in between
-            return await self.read(container, name, since)
+            return await self.read(container, name, since, limit=limit)
         return Tail(data, mark, restarted)
 
     def _bytes(self, container: str, name: str, mark: Mark, start: int) -> bytes | None:
-        # The block that holds `start` may begin before it, as a stream may be read from any frame.
+        # The block that holds `start` may begin before it, as a stream may be read from any frame; the last one may end
+        # after `mark`.
         rows = self._sql.execute(
             "SELECT offset, data FROM blocks WHERE container=? AND name=? AND generation=? AND offset >= ("
             "SELECT max(offset) FROM blocks WHERE container=? AND name=? AND generation=? AND offset<=?)"
             " AND offset<? ORDER BY offset",
             (container, name, mark.generation, container, name, mark.generation, start, mark.offset),
         ).fetchall()
-        return b"".join(row[1] for row in rows)[start - rows[0][0] :] if rows else None
+        return b"".join(row[1] for row in rows)[start - rows[0][0] : mark.offset - rows[0][0]] if rows else None
 
     async def roll(self, container: str, name: str, mark: Mark) -> Mark:
         async with self._transaction() as sql:

@@ -296,8 +296,9 @@ class Faulty(Storage):
         mark, rest = await self._call(f"{verb} {container}", lambda: write(chosen), name, block)
         return mark, [*rest, *left]
 
-    async def read(self, container: str, name: str, since: Mark | None) -> Tail | None:
-        return await self._call("read", lambda: self._store.read(container, name, since), f"{container}/{name}")
+    async def read(self, container: str, name: str, since: Mark | None, *, limit: int | None = None) -> Tail | None:
+        read = self._store.read
+        return await self._call("read", lambda: read(container, name, since, limit=limit), f"{container}/{name}")
 
     async def roll(self, container: str, name: str, mark: Mark) -> Mark:
         return await self._call("roll", lambda: self._store.roll(container, name, mark), name)

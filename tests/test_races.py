@@ -112,12 +112,12 @@ def test_a_stream_that_is_begun_while_its_thread_is_purged_does_not_stay() -> No
         storage: Any = late.storage
         undisturbed, log = storage.read, names.log(PROJECT, client.thread)
 
-        async def read(container: str, name: str, since: Mark | None) -> Tail | None:
+        async def read(container: str, name: str, since: Mark | None, **limit: Any) -> Tail | None:
             if container == names.STREAMS and not client.gone:
                 await client.delete()
                 while await world.store.read(names.THREADS, log, None):
                     await asyncio.sleep(0.1)
-            tail: Tail | None = await undisturbed(container, name, since)
+            tail: Tail | None = await undisturbed(container, name, since, **limit)
             return tail
 
         storage.read = read

@@ -355,6 +355,19 @@ async def test_a_stream_is_followed_from_any_byte_without_an_etag(store: Storage
         assert (tail.data, tail.mark.offset) == (b"one\ntwo\n"[offset:], 8)
 
 
+async def test_a_stream_is_read_piece_by_piece_to_its_end(store: Storage) -> None:
+    mark, _ = await store.start("streams", "p/run_1", b"one\n")
+    mark, _ = await store.append("streams", "p/run_1", mark, b"two\n")
+    pieces = [(0, 2, b"on"), (2, 4, b"e\ntw"), (6, 2, b"o\n"), (0, 8, b"one\ntwo\n"), (6, 9, b"o\n")]
+    for offset, limit, piece in pieces:
+        tail = await store.read("streams", "p/run_1", Mark(0, offset), limit=limit)
+        assert tail is not None
+        assert (tail.data, tail.mark.offset) == (piece, offset + len(piece))
+        rest = await store.read("streams", "p/run_1", tail.mark)
+        assert rest is not None
+        assert (rest.data, rest.mark) == (b"one\ntwo\n"[offset + len(piece) :], mark)
+
+
 async def test_a_stream_read_beyond_its_end_is_empty(store: Storage) -> None:
     await store.start("streams", "p/run_1", b"one\n")
     tail = await store.read("streams", "p/run_1", Mark(0, 99))

@@ -392,13 +392,13 @@ async def test_a_store_that_fails_for_a_while_ends_neither_streams_nor_model_cal
             await stream.until("thread.message.delta")
             whole, refused = service.storage.read, 0
 
-            async def read(*given: Any) -> Any:
+            async def read(*given: Any, **limit: Any) -> Any:
                 nonlocal refused
                 refused += 1
                 if refused < 20:
                     raise StorageUnavailable("a storm")
                 failed.set()
-                return await whole(*given)
+                return await whole(*given, **limit)
 
             monkeypatch.setattr(service.storage, "read", read)
             await failed.wait()
