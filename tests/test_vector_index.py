@@ -20,7 +20,6 @@ from shelved import Bag
 
 from core.ports import Chunk, Chunking, Storage, VectorIndex
 from core.search.ranking import HYBRID, VECTOR, WORDS, Query, Weights
-from infra import lance_index
 from infra.embeddings import OfflineEmbeddings
 from infra.extraction.pool import ReaderPool
 from infra.settings import ConfigurationError, Settings, read_settings
@@ -286,8 +285,8 @@ async def known(indexed: Indexed) -> list[str]:
 
 
 async def test_an_index_that_is_tidied_finds_the_same(indexed: Indexed, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lance_index, "FRAGMENTS", 10)
-    monkeypatch.setattr(lance_index, "VECTORS", 300)
+    monkeypatch.setattr("infra.lance_index.FRAGMENTS", 10)
+    monkeypatch.setattr("infra.lance_index.VECTORS", 300)
     reader = index_of(indexed.settings, indexed.storage)
     for number in range(20):
         await indexed.put(f"file-{number:02}.1", *(f"tide {number} {place} {'moon ' * place}" for place in range(20)))
@@ -303,7 +302,7 @@ async def test_an_index_that_is_tidied_finds_the_same(indexed: Indexed, monkeypa
 
 
 async def test_tidying_spares_what_is_put_meanwhile(indexed: Indexed, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lance_index, "FRAGMENTS", 2)
+    monkeypatch.setattr("infra.lance_index.FRAGMENTS", 2)
     for number in range(4):
         await indexed.put(f"file-{number}.1", "the tide")
 
@@ -319,7 +318,9 @@ async def test_tidying_spares_what_is_put_meanwhile(indexed: Indexed, monkeypatc
 
 
 async def test_lancedb_drops_what_is_nobodys_when_it_is_tidied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lance_index, "FRAGMENTS", 2)
+    from infra import lance_index  # two seconds, for the one worker that plays this file
+
+    monkeypatch.setattr("infra.lance_index.FRAGMENTS", 2)
 
     async def beside() -> lance_index.Access:
         return lance_index.Access(str(tmp_path))
@@ -374,7 +375,7 @@ async def test_processes_that_write_at_once_and_are_killed_leave_whole_files(
     indexed: Indexed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And so does one that tidies while they write."""
-    monkeypatch.setattr(lance_index, "FRAGMENTS", 4)
+    monkeypatch.setattr("infra.lance_index.FRAGMENTS", 4)
 
     async def claimed() -> list[str]:
         return [f"file-{number}.1" for number in range(10_000)]
