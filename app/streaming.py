@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterator
 from typing import Any
 
 from aiohttp import web
@@ -24,13 +24,13 @@ OUTAGE = 60.0  # seconds without an answer of the store, after which a stream en
 POLL_FAST, POLL_SLOW, POLL_SLOWEST = 0.02, 0.25, 5.0  # seconds between looks at what another process writes
 LOOKS = 200  # a second, of all idle streams of a process: where there are more than 50, each looks more rarely
 POLL_OUTAGE = 1.0  # seconds between looks while the store does not answer
-PIECE = 256 * 1024  # bytes that are held for one reader, beside the event that ends there
+PIECE = 256 * 1024  # bytes that are held for one reader, and the event that ends there
 _ENDING = re.compile(rb"\nevent: thread\.run\.(?:completed|incomplete|failed|cancelled|expired)\ndata: [^\n]*\n\n")
 _PAUSE = re.compile(
     rb"\nevent: thread\.run\.(?:requires_action|completed|incomplete|failed|cancelled|expired)\ndata: [^\n]*\n\n"
 )
 
-Source = Callable[[int], Awaitable[bytes | None]]  # from an offset: what is there, or None if the run is gone
+Source = Callable[[int], Awaitable[bytes | None]]  # from an offset: the next whole events, or None if the run is gone
 STREAMS = web.AppKey("streams", set[asyncio.Task[Any]])
 
 
@@ -43,10 +43,13 @@ def stored(service: Service, project: str, thread_id: str, run_id: str) -> Sourc
         # With the mark of the last look, the store need not send what has not changed.
         since, limit = mark if mark.offset == offset else Mark(0, offset), PIECE
         while tail := await service.storage.read(names.STREAMS, name, since, limit=limit):
-            mark, whole = tail.mark, tail.data.rfind(b"\n\n") + 2
-            if whole > 1 or len(tail.data) < limit:
-                return tail.data[:whole]
-            limit *= 8  # no event ends there, so long is one
+            mark, data = tail.mark, tail.data
+            end = data.rfind(b"\n\n", 0, PIECE)
+            if end < 0:  # so long is one event
+                end = data.find(b"\n\n")
+            if end >= 0 or len(data) < limit:
+                return data[: end + 2]
+            limit *= 8
         # Not there yet, since whoever creates it died before he did and a worker will; or not any more.
         state = (await service.ledger.look(project, thread_id)).state
         return None if state.deleted or state.thread is None else b""
@@ -60,11 +63,16 @@ def watched(service: Service, project: str, thread_id: str, run_id: str) -> Sour
     streamed, log = stored(service, project, thread_id, run_id), names.log(project, thread_id)
     is_streamed = False
     idle: tuple[int, Mark] | None = None  # an offset that nothing came after, as of this end of the log
+    told = 0
+    rest: Iterator[bytes] = iter(())  # the events from there on, as the last look found them
 
     async def source(offset: int) -> bytes | None:
-        nonlocal is_streamed, idle
+        nonlocal is_streamed, idle, told, rest
         if is_streamed:
             return await streamed(offset)
+        if told == offset and (data := _piece(rest)):
+            told += len(data)
+            return data
         if idle and idle[0] == offset:
             # The log's end alone: to fold the thread for each look of each idle watcher costs too much.
             tail = await service.storage.read(names.THREADS, log, idle[1])
@@ -75,16 +83,35 @@ def watched(service: Service, project: str, thread_id: str, run_id: str) -> Sour
             return None
         held, mark = run_of(view.state, run_id), view.mark
         if held.stream:
-            data = await streamed(offset)
+            found = await streamed(offset)
             # Nothing even at the start, though the run is over: streams are kept for some days only.
-            is_streamed = data != b"" or held.run.active or bool(await streamed(0))
+            is_streamed = found != b"" or held.run.active or bool(await streamed(0))
             if is_streamed:
-                return data
-        data = replay(await service.ledger.trail(project, thread_id, run_id))[offset:]
-        idle = None if data else (offset, mark)
+                return found
+        rest = _without(offset, replay(await service.ledger.trail(project, thread_id, run_id)))
+        data = _piece(rest)
+        told, idle = offset + len(data), None if data else (offset, mark)
         return data
 
     return source
+
+
+def _without(size: int, events: Iterator[bytes]) -> Iterator[bytes]:
+    """All but the first bytes."""
+    for event in events:
+        if size < len(event):
+            yield event[size:]
+        size = max(size - len(event), 0)
+
+
+def _piece(events: Iterator[bytes]) -> bytes:
+    """The next events: what is held for one reader."""
+    piece: list[bytes] = []
+    size = 0
+    while size < PIECE and (event := next(events, b"")):
+        piece.append(event)
+        size += len(event)
+    return b"".join(piece)
 
 
 async def follow(
@@ -115,8 +142,6 @@ async def follow(
                 yield _error("The thread was deleted.")
                 return
             if data:
-                if len(data) > PIECE:  # the rest is read again, once the reader took this
-                    data = data[: data.index(b"\n\n", PIECE - 1) + 2]
                 end = stop.search(data)
                 offset, pause = offset + len(data), POLL_FAST
                 yield data[: end.end()] if end else data

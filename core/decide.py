@@ -12,6 +12,10 @@ from core.commands import cancelled, expired
 from core.fold import RunState, ThreadState
 from core.resources import LastError, StepToolCall
 
+# Seconds in which the worker that holds a run may end it: it looks every second, and it alone knows what its model was
+# saying. After that it counts as dead.
+CLOSING = 5.0
+
 
 @dataclass(frozen=True, slots=True)
 class Wait:
@@ -30,7 +34,7 @@ class Leave:
 
 @dataclass(frozen=True, slots=True)
 class Park:
-    """Only the client can go on; ring again when the run expires."""
+    """Only the client, or the worker that holds the run, can go on; ring again then."""
 
     until: float
 
@@ -69,11 +73,12 @@ def decide(state: ThreadState, run_id: str, *, seen: int, item: str, attempt: in
     run = held.run
     if not run.active:
         return Done()
-    if run.expires_at is not None and now >= run.expires_at:
-        return Write(expired(held))
+    if end := _end(held, now):
+        since, events = end
+        if run.status in ("in_progress", "cancelling") and attempt != held.attempt and now < since + CLOSING:
+            return Park(until=since + CLOSING)
+        return Write(events)
     match run.status:
-        case "cancelling":
-            return Write(cancelled(held))
         case "requires_action":
             return Park(until=run.expires_at or now)
         case "queued":
@@ -88,6 +93,13 @@ def decide(state: ThreadState, run_id: str, *, seen: int, item: str, attempt: in
         return Leave()
     # This very item came again: whoever claimed the run by it has died.
     return Write([e.RunClaimed(run_id=run_id, attempt=held.attempt + 1, item=item)])
+
+
+def _end(held: RunState, now: float) -> tuple[float, list[e.Event]] | None:
+    """Since when the run is to end, and how, if it is."""
+    if held.run.expires_at is not None and now >= held.run.expires_at:
+        return held.run.expires_at, expired(held)
+    return (held.asked_at, cancelled(held)) if held.run.status == "cancelling" else None
 
 
 def _go_on(held: RunState) -> Move:
@@ -117,9 +129,7 @@ def spent(held: RunState) -> str | None:
 def failed(held: RunState, error: LastError) -> list[e.Event]:
     """The end of a run that cannot go on, with its open step."""
     step, run_id = held.open_step, held.run.id
-    # A step knows two codes only (section 3.5).
-    code = error.code if error.code == "rate_limit_exceeded" else "server_error"
     closing: list[e.Event] = []
     if step:
-        closing = [e.StepFailed(run_id=run_id, step_id=step.id, error=LastError(code=code, message=error.message))]
+        closing = [e.StepFailed(run_id=run_id, step_id=step.id, error=error.of_step)]
     return [*closing, e.RunFailed(run_id=run_id, error=error)]

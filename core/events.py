@@ -61,13 +61,14 @@ class MessageDeleted(Struct, frozen=True, kw_only=True, tag_field="type", tag="t
 
 
 class MessageCompleted(Struct, frozen=True, kw_only=True, tag_field="type", tag="thread.message.completed"):
-    """A model's message. Only whole ones enter the log: what was streamed of it before is not history."""
+    """A model's message, whole: what was streamed of it before is not history."""
 
     message: Message
 
 
 class MessageIncomplete(Struct, frozen=True, kw_only=True, tag_field="type", tag="thread.message.incomplete"):
-    """A model's message that the model itself cut off (length, content filter)."""
+    """A model's message that the model itself cut off (length, content filter), or the end of its run: then it is what
+    clients had heard, and what came after that."""
 
     message: Message
 

@@ -59,6 +59,7 @@ class RunState(msgspec.Struct):
     attempt: int = 0
     item: str = ""
     claimed_at: int = 0  # version of the last claim
+    asked_at: int = 0  # when its cancellation was asked for
     shown_at: int = 0  # version up to which documents show the run: whoever goes on with it has seen to that first
     steps: Index[Step] = msgspec.field(default_factory=Index)
     own: set[str] = msgspec.field(default_factory=set)
@@ -216,6 +217,7 @@ def _run_queued(state: ThreadState, event: e.RunQueued, at: int) -> Named:
 
 
 def _run_cancelling(state: ThreadState, event: e.RunCancelling, at: int) -> Named:
+    state.runs[event.run_id].asked_at = at
     return [(_name(event), _change(state, event.run_id, status="cancelling", required_action=None))]
 
 

@@ -190,16 +190,14 @@ class Renderer:
                     yield step_delta(step.id, call_arguments(index, call.function.arguments))
 
     def _message_ended(self, message: Message) -> Iterator[Event]:
-        """The deltas of a message that nobody streamed, as one."""
-        if self.begun(message.id):
-            return
-        yield from opening_message(message)
+        """The deltas of a message that nobody streamed, as one for each part; or what the last ones did not tell, as
+        its run was cut off before they were written."""
+        if not self.begun(message.id):
+            yield from opening_message(message)
+        heard = self._heard(message.id)
         for index, part in enumerate(message.content):
-            if isinstance(part, TextPart):
-                cited = [annotation_delta(*each) for each in enumerate(part.text.annotations)]
-                yield message_delta(message.id, {**text_part(part.text.value, cited, first=True), "index": index})
-            else:
-                yield message_delta(message.id, {"index": index, **msgspec.to_builtins(part)})
+            for rest in _unheard(part, heard[index] if index < len(heard) else None):
+                yield message_delta(message.id, {**rest, "index": index})
 
     def _torn(self, known: Set[str], run: Run) -> Iterator[Event]:
         """Close what a model was in the middle of when its run ended (section 5.2, 8), or when its worker died."""
@@ -219,6 +217,23 @@ class Renderer:
         return list(self._torn(keep, replace(run, status="failed", failed_at=now, last_error=error)))
 
 
+def _unheard(part: Part, heard: Part | None) -> Iterator[dict[str, Any]]:
+    """What a client does not have of a part, after deltas that came to `heard`."""
+    match part, heard:
+        case TextPart(text=text), TextPart(text=so_far):
+            value, cited = text.value[len(so_far.value) :], text.annotations[len(so_far.annotations) :]
+            if value or cited:
+                numbered = enumerate(cited, len(so_far.annotations))
+                yield text_part(value, [annotation_delta(*each) for each in numbered], first=False)
+        case TextPart(text=text), None:
+            yield text_part(text.value, [annotation_delta(*each) for each in enumerate(text.annotations)], first=True)
+        case RefusalPart(refusal=refusal), RefusalPart(refusal=so_far):
+            if refusal[len(so_far) :]:
+                yield {"type": "refusal", "refusal": refusal[len(so_far) :]}
+        case _, None:
+            yield msgspec.to_builtins(part)
+
+
 def _ended(step: Step, ending: str, at: int | None, run: Run) -> Step:
     match ending:
         case "cancelled":
@@ -226,26 +241,23 @@ def _ended(step: Step, ending: str, at: int | None, run: Run) -> Step:
         case "expired":
             return replace(step, status="expired", expired_at=at)
     error = run.last_error
-    if error is not None and error.code != "rate_limit_exceeded":
-        error = LastError(code="server_error", message=error.message)
-    return replace(step, status="failed", failed_at=at, last_error=error)
+    return replace(step, status="failed", failed_at=at, last_error=error.of_step if error else None)
 
 
 # --- bytes --------------------------------------------------------------------------------------------------------
 
 
-def to_bytes(events: Iterable[tuple[int, Event]], offset: int) -> bytes:
-    """The events, each with the version of the thread that it shows, as they lie in the stream from byte `offset` on
+def to_bytes(events: Iterable[tuple[int, Event]], offset: int) -> Iterator[bytes]:
+    """Each of the events, with the version of the thread that it shows, as they lie in the stream from byte `offset` on
     and as they go over the wire.
 
     An event's id is its own offset, a dot, and that version: Last-Event-ID finds the place again, and whoever writes
     next sees what is still missing.
     """
-    block = b""
     for version, (name, payload) in events:
-        head = f"id: {offset + len(block)}.{version}\nevent: {name}\ndata: "
-        block += head.encode() + encode(payload) + b"\n\n"
-    return block
+        event = f"id: {offset}.{version}\nevent: {name}\ndata: ".encode() + encode(payload) + b"\n\n"
+        yield event
+        offset += len(event)
 
 
 def parse(data: bytes) -> Iterator[tuple[int, int, str, bytes]]:

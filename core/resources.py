@@ -174,6 +174,11 @@ class LastError(Struct, frozen=True, kw_only=True):
     code: str
     message: str
 
+    @property
+    def of_step(self) -> LastError:
+        """As a step has it, which knows two codes only (section 3.5)."""
+        return self if self.code == "rate_limit_exceeded" else LastError(code="server_error", message=self.message)
+
 
 class FunctionCall(Struct, frozen=True, kw_only=True):
     """`arguments` is JSON text. `output` is null until submitted; required_action leaves it out, and so does whatever

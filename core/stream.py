@@ -6,7 +6,7 @@ log, so whoever finds the stream behind brings it up, and two who do so at once 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence, Set
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence, Set
 
 import msgspec
 
@@ -30,11 +30,16 @@ class StreamWriter:
         self._mark: Mark | None = None
         self._version = 0
         self._started = False  # it was not there before
+        self._over = False  # its last event ended the run: nothing follows
         self._owned = False  # the mark was read before the log last said that the run is this worker's
         self._renderer = frames.Renderer()
 
     async def show(self, ledger: Threads, project: str, thread_id: str, run_id: str) -> None:
         """Bring the stream up to the log."""
+        if not self._scanned:
+            await self._scan()
+        if self._over:
+            return  # an item that comes late need not read the history of its thread to learn that
         await self.catch_up(await ledger.trail(project, thread_id, run_id))
         if self._started:  # perhaps after a purge had dropped it, of which the trail did not know
             self._started = False
@@ -90,7 +95,7 @@ class StreamWriter:
         """Where the first event stands, or will stand, that shows a later version of the thread."""
         tail = await self._logs.read(names.STREAMS, self.name, None)
         if tail is None:  # nobody has begun it yet: it will begin with what the run's trail tells
-            return len(replay([change for change in trail if change.version <= version]))
+            return sum(map(len, replay([change for change in trail if change.version <= version])))
         data = tail.data
         return next((offset for offset, shown, _, _ in frames.parse(data) if shown > version), len(data))
 
@@ -104,7 +109,7 @@ class StreamWriter:
         return missing
 
     async def _append(self, events: list[tuple[int, frames.Event]]) -> None:
-        block = frames.to_bytes(events, self._mark.offset if self._mark else 0)
+        block = b"".join(frames.to_bytes(events, self._mark.offset if self._mark else 0))
         # At the mark: another worker, or an API process that cancels, may be writing to the same stream.
         if self._mark is None:
             self._mark, _ = await self._logs.start(names.STREAMS, self.name, block)
@@ -121,7 +126,9 @@ class StreamWriter:
         self._owned = False
         tail = await self._logs.read(names.STREAMS, self.name, None)
         self._mark, self._version, self._renderer = (tail.mark if tail else None), 0, frames.Renderer()
+        self._over = False
         for _, version, name, payload in frames.parse(tail.data if tail else b""):
+            self._over = name in frames.ENDINGS
             self._version = max(self._version, version)
             if name.startswith("thread.run.step.") and not name.endswith(".delta"):
                 self._renderer.saw(name, msgspec.json.decode(payload, type=Step))
@@ -132,11 +139,15 @@ class StreamWriter:
         self._scanned = True
 
 
-def replay(trail: Sequence[Change]) -> bytes:
-    """The stream as it would be if nobody had streamed: the same events and ids, each message as one delta."""
-    renderer, events = frames.Renderer(), []
+def replay(trail: Sequence[Change]) -> Iterator[bytes]:
+    """The events of the stream as it would be if nobody had streamed: the same ones with the same ids, each message as
+    one delta."""
+    return frames.to_bytes(_events_of(trail), 0)
+
+
+def _events_of(trail: Sequence[Change]) -> Iterator[tuple[int, frames.Event]]:
+    renderer = frames.Renderer()
     for change in trail:
         for event in renderer.render(change):
             renderer.saw(*event)
-            events.append((change.version, event))
-    return frames.to_bytes(events, 0)
+            yield change.version, event

@@ -33,11 +33,13 @@ class ByName:
     pace: float = 0.1  # seconds a word or an argument
     calls: Counter[str] = field(default_factory=Counter)
     said: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))  # whole answers, by model
+    begun: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))  # as far as they were said
 
     async def reply(self, prompt: Prompt, deltas: Deltas | None) -> Reply:
         self.calls[prompt.model] += 1
         script, count = prompt.model.partition("/")[0], self.calls.total()
-        reply = await self._reply(script, count, prompt, Said(deltas, f"c{count}", self.pace))
+        said = Said(deltas, f"c{count}", self.pace, self.begun[prompt.model])
+        reply = await self._reply(script, count, prompt, said)
         self.said[prompt.model].add(reply.text)
         return reply
 
@@ -84,6 +86,7 @@ class Said:
     deltas: Deltas | None
     prefix: str
     pace: float
+    begun: set[str]
     so_far: str = ""
 
     async def text(self, text: str, finish: str = "stop") -> Reply:
@@ -91,6 +94,7 @@ class Said:
             await asyncio.sleep(self.pace)
             piece = f" {word}" if self.so_far else word
             self.so_far += piece
+            self.begun.add(self.so_far)
             if self.deltas:
                 self.deltas.text(piece)
         return Reply(text=self.so_far, finish=finish, tokens=Tokens(prompt=5, completion=2))

@@ -48,7 +48,8 @@ class Past:
         for event in commit.events:
             if isinstance(event, e.RunClaimed) and state.runs[event.run_id].run.status != "queued":
                 self.claims[event.run_id] += 1
-        self.turns.update({event.step.run_id for event in commit.events if isinstance(event, e.StepCreated)})
+        if not any(isinstance(event, e.RunFailed | e.RunCancelled | e.RunExpired) for event in commit.events):
+            self.turns.update({event.step.run_id for event in commit.events if isinstance(event, e.StepCreated)})
         changes = apply(state, commit)
         for mark in {mark for event in commit.events for mark in _marks_of(event)}:
             self.marks[mark].append(state.version)

@@ -152,8 +152,17 @@ def invited_to_repeat(exchange: Exchange) -> bool:
 
 
 def p3_the_model_said_what_is_there(world: World | Reality, past: Past) -> None:
-    """Every message of a run is one whole answer of its model, and no answer is there twice."""
-    answers = [event.message for _, event in past.events(e.MessageCompleted | e.MessageIncomplete)]
+    """Every message of a run is one whole answer of its model, and no answer is there twice. Only the last one of a run
+    that was cut off may be the beginning of one."""
+    answers = []
+    for _, event in past.events(e.MessageCompleted | e.MessageIncomplete):
+        why, run = event.message.incomplete_details, past.state.runs[event.message.run_id or ""].run
+        if why and why.reason.startswith("run_"):
+            assert why.reason == f"run_{run.status}", f"P3: {event.message.id} says {why.reason} of {run.id}"
+            text = said(event.message)
+            assert text in world.models.begun[run.model], f"P3: the model did not begin with '{text}'"
+        else:
+            answers.append(event.message)
     texts = [said(message) for message in answers]
     assert len(set(texts)) == len(texts), "P3: an answer is there twice"
     written = Counter(message.run_id for message in answers)

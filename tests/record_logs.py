@@ -262,6 +262,21 @@ async def cancelled_at_work(service: InProcess) -> str:
     return str(run["thread_id"])
 
 
+@case(says("Half", Gate()), fails("server_error", "Gone.", "Ha"), says("Hello."), log_roll_after=2)
+async def cut_off_rolled_over(service: InProcess) -> str:
+    """Streamed: what was said before a run was cancelled, or failed, is committed with its end."""
+    thread, assistant = await service.thread("Hello"), await service.assistant()
+    body = {"assistant_id": assistant, "stream": True}
+    async with service.api.stream("POST", f"/threads/{thread}/runs", body) as stream:
+        await stream.until("thread.message.delta")
+        await service.api.post(f"{path_of(stream.heard[0].data)}/cancel")
+        await stream.rest()
+    async with service.api.stream("POST", f"/threads/{thread}/runs", body) as stream:
+        await stream.rest()
+    await service.finished(thread, assistant)
+    return thread
+
+
 @case(calls(WORD))
 async def expired_while_waiting(service: InProcess) -> str:
     """The next message comes after the run's time: one commit ends the run and adds the message."""

@@ -6,6 +6,9 @@ import asyncio
 from collections.abc import Iterable
 from typing import Any
 
+import virtual
+from msgspec.structs import replace
+
 from core import frames
 from core.ids import Ids
 from core.resources import Message, Run
@@ -52,6 +55,27 @@ async def test_what_is_said_during_the_last_write_is_not_lost() -> None:
     writer.go.set()
     await running
     assert writer.text == "Once upon a time."
+
+
+def test_a_run_that_takes_long_writes_more_rarely() -> None:
+    """For a stream that is full takes no end, either."""
+
+    async def written(age: float) -> int:
+        writer: Any = SlowWriter()
+        writer.go.set()
+        draft, began = Draft(replace(RUN, started_at=0), Ids(Clock())), asyncio.get_running_loop().time()
+        live = Live(writer, draft, 0.05, lambda: age + asyncio.get_running_loop().time() - began, still_mine)
+        running = asyncio.create_task(live.run())
+        for _ in range(1000):
+            live.text("word ")
+            await asyncio.sleep(0.01)
+        live.close()
+        await running
+        assert writer.text == "word " * 1000
+        return sum(name == "thread.message.delta" for name, _ in writer.events)
+
+    assert 190 < virtual.run(written(0)) < 210, "twenty times a second"
+    assert virtual.run(written(3600)) < 10, "every other second"
 
 
 async def test_text_that_comes_after_a_call_has_begun_waits_and_the_call_goes_on() -> None:

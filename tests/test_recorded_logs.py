@@ -53,7 +53,7 @@ def test_whoever_begins_from_a_snapshot_tells_runs_as_the_log_does(log: Path) ->
     now.begin(was.snapshot())
     for held in was.state.runs:
         if held.stream:
-            assert replay(now.trail_of(held.id)) == replay(was.trail_of(held.id))
+            assert [*replay(now.trail_of(held.id))] == [*replay(was.trail_of(held.id))]
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -11,9 +11,13 @@ import pytest
 from inprocess import Event, Gate, InProcess, ManualClock, Stream, calls, fails, in_process, path_of, says
 
 from app import streaming
-from core.names import STREAMS, document
-from core.ports import StorageUnavailable, ToolCall
+from core.decide import Done
+from core.names import STREAMS, THREADS, document
+from core.ports import Deltas, Prompt, Reply, StorageUnavailable, ToolCall
+from core.stream import replay
+from core.work import AdvanceRun
 from worker.actions import action
+from worker.advance import Advance
 
 Json = Any
 WEATHER = {"type": "function", "function": {"name": "get_weather"}}
@@ -175,31 +179,143 @@ async def test_a_stream_that_cannot_begin_is_refused_like_anything_else() -> Non
         assert error["message"] == "Expected tool outputs for call_ids ['call_a'], got ['call_x']"
 
 
+@pytest.mark.parametrize("stream", [True, False])
+async def test_without_parallel_tool_calls_a_step_has_one(stream: bool) -> None:
+    """Whatever the provider thinks of it."""
+    async with in_process(calls(PARIS, ROME), says("Both.")) as service:
+        if stream:
+            events = await whole_stream(service, parallel_tool_calls=False)
+            run = events[-2].data
+            deltas = [e.data["delta"]["step_details"]["tool_calls"] for e in events if e.name.endswith("step.delta")]
+            assert {call["index"] for made in deltas for call in made} == {0}
+        else:
+            assistant = await service.assistant(tools=[WEATHER])
+            run = await service.finished(assistant=assistant, parallel_tool_calls=False)
+        (call,) = run["required_action"]["submit_tool_outputs"]["tool_calls"]
+        assert call["id"] == "call_a"
+        assert (await service.answered(run, call_a="sunny"))["status"] == "completed"
+        assert [len(turn.calls) for turn in service.prompts[-1].turns] == [0, 1, 0]
+
+
+async def test_a_long_run_that_nobody_streamed_is_rendered_once_for_a_reader(monkeypatch: pytest.MonkeyPatch) -> None:
+    rendered = []
+
+    def once(trail: Any) -> Any:
+        rendered.append(trail)
+        return replay(trail)
+
+    monkeypatch.setattr(streaming, "replay", once)
+    monkeypatch.setattr(streaming, "PIECE", 1000)
+    async with in_process(calls(PARIS), says("x" * 100_000)) as service:
+        run = await service.finished()
+        await service.answered(run, call_a="y" * 10_000)
+        async with service.api.stream("GET", f"{path_of(run)}/events") as stream:
+            events = await stream.rest()
+        assert text_of(events) == "x" * 100_000
+        assert len(rendered) == 1
+        for number, known in enumerate(events[:-2]):
+            async with service.api.stream("GET", f"{path_of(run)}/events", after=known.id) as stream:
+                assert await stream.rest() == events[number + 1 :]
+
+
+async def test_an_item_that_comes_when_its_run_has_long_ended_reads_no_history(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with in_process(calls(PARIS), says("Hi")) as service:
+        run = (await whole_stream(service))[-2].data
+        await service.answered(run, call_a="x")
+        thread = run["thread_id"]
+        for _ in range(5):
+            await service.api.post(f"/threads/{thread}/messages", {"role": "user", "content": "y" * 100_000})
+        for _ in range(2):  # until nobody remembers what the wire heard of the first run
+            await service.finished(thread)
+        undisturbed, sizes = service.storage.read, []
+
+        async def read(container: str, *given: Any, **limit: Any) -> Any:
+            tail = await undisturbed(container, *given, **limit)
+            if container == THREADS and tail:
+                sizes.append(len(tail.data))
+            return tail
+
+        monkeypatch.setattr(service.storage, "read", read)
+        item = AdvanceRun(project="default", thread_id=thread, run_id=run["id"], sent_at=0, seen=-1)
+        assert isinstance(await Advance(service._worker._kit, item, "9", -1).run(), Done)
+        assert sum(sizes) < 100_000
+
+
 # --- ends in the middle ---------------------------------------------------------------------------------------------
 
 
-def check_torn(events: list[Event], ending: str, *before: str) -> None:
-    """Section 5.2 (8): the open message and step are closed before the run ends."""
+async def check_torn(service: InProcess, events: list[Event], ending: str, *before: str, said: str = "Hel") -> None:
+    """Section 5.2 (8): the open message and step are closed before the run ends; what was streamed of them stays."""
     closing = ["message.incomplete", f"step.{ending}", f"run.{ending}", "done"]
     assert short(events) == [*BEGINNING, *MESSAGE, *before, *closing]
     message, step, run = (event.data for event in events[-4:-1])
     assert (message["status"], message["incomplete_details"]) == ("incomplete", {"reason": f"run_{ending}"})
-    assert message["content"][0]["text"]["value"] == text_of(events) == "Hel"
+    assert message["content"][0]["text"]["value"] == text_of(events) == said
     assert step["status"] == run["status"] == ending
+    assert await service.api.get(f"/threads/{run['thread_id']}/messages/{message['id']}") == message
+    assert await service.said(run["thread_id"]) == ["Hello", said]
+    assert [(each["id"], each["status"]) for each in await service.steps(run)] == [(step["id"], ending)]
 
 
 async def test_cancelling_in_the_middle_of_a_message_closes_all_that_is_open() -> None:
     async with in_process(says("Hel", Gate(), "lo")) as service, await streamed(service) as stream:
         await stream.until("thread.message.delta")
         await service.api.post(f"{path_of(stream.heard[0].data)}/cancel")
-        check_torn(await stream.rest(), "cancelled", "run.cancelling")
+        await check_torn(service, await stream.rest(), "cancelled", "run.cancelling")
+
+
+async def test_what_was_not_streamed_yet_when_a_run_is_cancelled_is_told_at_its_end() -> None:
+    first, second = Gate(), Gate()
+    pieces = says("Hel", first, "lo", second, " there.")
+    async with in_process(pieces, stream_flush_ms=10_000) as service, await streamed(service) as stream:
+        await stream.until("thread.message.delta")
+        first.open()
+        await second.reached.wait()
+        await service.api.post(f"{path_of(stream.heard[0].data)}/cancel")
+        await check_torn(service, await stream.rest(), "cancelled", "run.cancelling", "message.delta", said="Hello")
+
+
+async def test_the_model_knows_what_it_said_before_a_run_was_cancelled() -> None:
+    async with in_process(says("Hel", Gate(), "lo"), says("Yes.")) as service:
+        async with await streamed(service) as stream:
+            await stream.until("thread.message.delta")
+            run = stream.heard[0].data
+            await service.api.post(f"{path_of(run)}/cancel")
+            await stream.rest()
+        await service.finished(run["thread_id"])
+        assert [(turn.role, turn.text) for turn in service.prompts[-1].turns] == [
+            ("user", "Hello"),
+            ("assistant", "Hel"),
+        ]
+
+
+async def test_a_call_that_is_cut_off_is_a_cancelled_step_without_calls() -> None:
+    async with in_process(begins_to_call(PARIS)) as service, await streamed(service) as stream:
+        await stream.until("thread.run.step.delta")
+        await service.api.post(f"{path_of(stream.heard[0].data)}/cancel")
+        events = await stream.rest()
+        assert short(events) == [*BEGINNING, *CALLS, "run.cancelling", "step.cancelled", "run.cancelled", "done"]
+        step, run = events[-3].data, events[-2].data
+        assert step["step_details"] == {"type": "tool_calls", "tool_calls": []}
+        assert await service.steps(run) == [step | {"expires_at": None}]
+        assert await service.said(run["thread_id"]) == ["Hello"]
+
+
+def begins_to_call(call: ToolCall) -> Any:
+    async def act(_: Prompt, deltas: Deltas | None) -> Reply:
+        assert deltas
+        deltas.call(0, call.id, call.name, call.arguments[:4])
+        await asyncio.Event().wait()
+        raise AssertionError("cancelled by then")
+
+    return act
 
 
 async def test_expiring_in_the_middle_of_a_message_closes_all_that_is_open() -> None:
     async with in_process(says("Hel", Gate(), "lo"), clock=ManualClock()) as service, await streamed(service) as stream:
         await stream.until("thread.message.delta")
         service.advance(600)
-        check_torn(await stream.rest(), "expired")
+        await check_torn(service, await stream.rest(), "expired")
 
 
 async def test_failing_in_the_middle_of_a_message_closes_all_that_is_open() -> None:
@@ -208,8 +324,7 @@ async def test_failing_in_the_middle_of_a_message_closes_all_that_is_open() -> N
         await stream.until("thread.message.delta")
         gate.open()
         events = await stream.rest()
-        assert await service.said(events[0].data["thread_id"]) == ["Hello"]
-    check_torn(events, "failed")
+        await check_torn(service, events, "failed")
     assert events[-2].data["last_error"] == {"code": "server_error", "message": "Gone."}
 
 

@@ -46,7 +46,7 @@ from worker.images import Images
 from worker.ingestion import Ingestion
 from worker.live import Draft, Live, Lost
 from worker.search import WAIT, Search, ready, search
-from worker.turn import events_of
+from worker.turn import cut_off, events_of
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -109,6 +109,7 @@ class Advance:
     shown: bool = False  # this claim ended or paused the run, and its documents and its stream show that
     _claiming: int = 0  # the attempt of the claim that is being written
     _taken_over: bool = False  # there was a claim before that
+    _draft: Draft | None = None  # of the turn that was begun last
 
     def __post_init__(self) -> None:
         item = self.item
@@ -169,6 +170,9 @@ class Advance:
         """What is to be written, by the newest state: decided again inside the commit, which may meet another's."""
         move = self._decide(state)
         events = move.events if isinstance(move, Write) else []
+        held = state.runs.get(self.item.run_id)
+        if self._draft and held and held.attempt == self.attempt:
+            events = cut_off(held, self._draft, events, self.kit.clock.now())
         self._claiming = next((event.attempt for event in events if isinstance(event, e.RunClaimed)), 0)
         if self._claiming:
             self._taken_over = state.runs[self.item.run_id].claimed_at > 0
@@ -194,7 +198,7 @@ class Advance:
         try:
             changes = await self.kit.ledger.commit(item.project, item.thread_id, decision)
         except ApiError as error:  # of what a worker writes, only the size is ever refused
-            last = LastError(code="server_error", message=error.message)
+            self._draft, last = None, LastError(code="server_error", message=error.message)
             decision = self._if_mine(lambda held: failed(held, last))
             changes = await self.kit.ledger.commit(item.project, item.thread_id, decision)
         if not changes:
@@ -239,12 +243,14 @@ class Advance:
         if prompt is None:
             spent = e.RunIncomplete(run_id=run_id, reason="max_prompt_tokens")
             return await self._commit(self._if_mine(lambda _: [spent]))
-        draft = Draft(held.run, kit.ids, number=state.version, sources=sources_of(state, held))
+        self._draft = draft = Draft(held.run, kit.ids, number=state.version, sources=sources_of(state, held))
         try:
             reply = await self._guard(self._ask(prompt, draft, held))
         except ModelError as error:
             last = LastError(code=error.code, message=error.message)
-            return await self._commit(self._if_mine(lambda now: failed(now, last)))
+            return await self._commit(
+                self._if_mine(lambda now: cut_off(now, draft, failed(now, last), kit.clock.now()))
+            )
         await self._commit(self._if_mine(lambda now: events_of(reply, now, draft, kit.actions, kit.clock.now())))
 
     async def _ask(self, prompt: Prompt, draft: Draft, held: RunState) -> Reply:

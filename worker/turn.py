@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from msgspec.structs import replace
 
 from core import events as e
@@ -16,6 +18,7 @@ from core.resources import (
     FunctionCall,
     FunctionToolCall,
     LastError,
+    Message,
     Part,
     Reason,
     ReasoningTokens,
@@ -47,45 +50,75 @@ def events_of(reply: Reply, held: RunState, draft: Draft, actions: Actions, now:
     usage = usage_of(reply.tokens)
     # A reply that was cut off may hold half a call: nobody could execute it.
     calls = reply.calls if reply.finish in ("stop", "tool_calls") else ()
+    if not held.run.parallel_tool_calls:  # which not every provider heeds (section 4)
+        calls = calls[:1]
     events: list[e.Event] = []
     if reply.text or reply.refusal or not calls or draft.message:
         events += _message(reply, held, draft, usage, now)
     if calls:
-        return [*events, *_calls(reply, held, draft, actions, Usage() if events else usage, now)]
+        return [*events, *_calls(calls, held, draft, actions, Usage() if events else usage, now)]
     return [*events, _ending(reply, held, usage)]
+
+
+def cut_off(held: RunState, draft: Draft, end: Sequence[e.Event], now: float) -> list[e.Event]:
+    """`end`, and if it ends the run before its model had said all, what a client saw of that: it stays (section 4)."""
+    message, run_id = draft.message if draft.text or draft.refusal else None, held.run.id
+    step = draft.message_step if message else draft.calls_step
+    if not held.stream or step is None or step.id in held.known:
+        return [*end]
+    ended: e.Event
+    match end:
+        case [*_, e.RunCancelled()]:
+            reason, ended = "run_cancelled", e.StepCancelled(run_id=run_id, step_id=step.id)
+        case [*_, e.RunExpired()]:
+            reason, ended = "run_expired", e.StepExpired(run_id=run_id, step_id=step.id)
+        case [*_, e.RunFailed(error=error)]:
+            reason, ended = "run_failed", e.StepFailed(run_id=run_id, step_id=step.id, error=error.of_step)
+        case _:
+            return [*end]
+    said: list[e.Event] = []
+    if message:
+        content = _content("".join(draft.text), "".join(draft.refusal), draft)
+        said = [e.MessageIncomplete(message=_incomplete(message, reason, content, now))]
+    return [e.StepCreated(step=step), *said, ended, *end]
 
 
 def _message(reply: Reply, held: RunState, draft: Draft, usage: Usage, now: float) -> list[e.Event]:
     step, message = draft.open_message(now)
-    content: list[Part] = []
-    if reply.text or not reply.refusal:
-        content.append(TextPart(text=Text(value=reply.text, annotations=annotated(reply.text, draft.sources))))
-    if reply.refusal:
-        content.append(RefusalPart(refusal=reply.refusal))
+    content = _content(reply.text, reply.refusal, draft)
     cut = {"length": "max_tokens", "content_filter": "content_filter"}.get(reply.finish)
     created = e.StepCreated(step=step, usage=usage)
     if cut is None:
-        whole = replace(message, status="completed", completed_at=int(now), content=tuple(content))
+        whole = replace(message, status="completed", completed_at=int(now), content=content)
         done = e.StepCompleted(run_id=held.run.id, step_id=step.id)
         return [created, e.MessageCompleted(message=whole), done]
-    part = replace(
-        message,
-        status="incomplete",
-        incomplete_at=int(now),
-        incomplete_details=Reason(reason=cut),
-        content=tuple(content),
-    )
     ended: e.Event = e.StepCompleted(run_id=held.run.id, step_id=step.id)
     if cut == "content_filter":
         error = LastError(code="server_error", message=FILTERED.message)
         ended = e.StepFailed(run_id=held.run.id, step_id=step.id, error=error)
-    return [created, e.MessageIncomplete(message=part), ended]
+    return [created, e.MessageIncomplete(message=_incomplete(message, cut, content, now)), ended]
 
 
-def _calls(reply: Reply, held: RunState, draft: Draft, actions: Actions, usage: Usage, now: float) -> list[e.Event]:
-    calls = tuple(_call(call, draft) for call in reply.calls)
-    step = replace(draft.open_calls(now), step_details=ToolCalls(tool_calls=calls))
-    own = tuple(call.id for call in reply.calls if call.name == draft.search or call.name in actions)
+def _content(text: str, refusal: str, draft: Draft) -> tuple[Part, ...]:
+    content: list[Part] = []
+    if text or not refusal:
+        content.append(TextPart(text=Text(value=text, annotations=annotated(text, draft.sources))))
+    if refusal:
+        content.append(RefusalPart(refusal=refusal))
+    return tuple(content)
+
+
+def _incomplete(message: Message, reason: str, content: tuple[Part, ...], now: float) -> Message:
+    details = Reason(reason=reason)
+    return replace(message, status="incomplete", incomplete_at=int(now), incomplete_details=details, content=content)
+
+
+def _calls(
+    calls: Sequence[ToolCall], held: RunState, draft: Draft, actions: Actions, usage: Usage, now: float
+) -> list[e.Event]:
+    details = ToolCalls(tool_calls=tuple(_call(call, draft) for call in calls))
+    step = replace(draft.open_calls(now), step_details=details)
+    own = tuple(call.id for call in calls if call.name == draft.search or call.name in actions)
     events: list[e.Event] = [e.StepCreated(step=step, own=own, usage=usage)]
     if not own:  # one commit less than to decide it anew
         events.append(e.RunRequiresAction(run_id=held.run.id))
