@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from multidict import MultiMapping
 from pydantic import ValidationError
 
-from core.errors import ApiError
+from core.errors import ApiError, invalid_id
 from core.paging import PageQuery
 from core.requests import Body
 
@@ -206,6 +206,10 @@ def _pattern(path: str, context: Any, value: Any) -> ApiError:
     return ApiError(message, param=path, code="invalid_value")
 
 
+def _prefix(path: str, context: Any, value: Any) -> ApiError:
+    return invalid_id(path, value[:200], context["prefix"])
+
+
 def _properties(path: str, context: Any, value: Any) -> ApiError:
     message = (
         f"Invalid '{path}': too many properties. Expected an object with at most {context['max']} properties, but got"
@@ -230,5 +234,6 @@ RULES: dict[str, Callable[[str, Any, Any], ApiError]] = {
     "too_long": _size("array", "long", "array_above_max_length", "maximum", "max_length"),
     "too_short": _size("array", "short", "array_below_min_length", "minimum", "min_length"),
     "string_pattern_mismatch": _pattern,
+    "wrong_prefix": _prefix,
     "object_above_max_properties": _properties,
 }
