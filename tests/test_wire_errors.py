@@ -11,6 +11,7 @@ from forms import upload
 from inprocess import Gate, InProcess, ManualClock, calls, filled, in_process, path_of, says
 
 from core.ports import StorageUnavailable, ToolCall
+from infra.providers import ModelRouter, Provider
 
 Json = Any
 FULL = {str(number): "v" for number in range(16)}
@@ -78,6 +79,21 @@ async def test_an_unknown_model_is_named(service: InProcess) -> None:
     assert (error["param"], error["code"]) == ("model", "model_not_found")
     assert (await service.api.get("/models/gpt-4o"))["owned_by"] == "acme"
     assert [model["id"] for model in (await service.api.get("/models"))["data"]] == ["gpt-4o"]
+
+
+@pytest.mark.parametrize("default", ["offline", "local"])
+async def test_a_model_is_found_by_every_name_that_a_run_may_give(default: str) -> None:
+    providers = {"offline": Provider(api="offline"), "local": Provider(base_url="http://127.0.0.1:9", models=("m",))}
+    async with in_process(models=ModelRouter(providers, default)) as service:
+        full = ["offline/offline", "local/m"]
+        short = {"offline": "offline", "local": "m"}[default]
+        listed = [model["id"] for model in (await service.api.get("/models"))["data"]]
+        assert listed == [short if each.startswith(default) else each for each in full]
+        for name in (*full, short):
+            assert (await service.api.get(f"/models/{name}"))["id"] == name
+            assert (await service.api.get(f"/models/{name.replace('/', '%2F')}"))["id"] == name
+        for name in ("local/n", "offline/m", "other/m", "", "/m"):
+            await service.api.refused("GET", f"/models/{name}", status=404)
 
 
 @pytest.mark.parametrize(
