@@ -90,7 +90,10 @@ def _api_error(error: Any, body: bytes) -> ApiError:
     if kind in EXPECTED:
         if kind == "union_tag_not_found" and isinstance(value, dict):
             return _missing(f"{path}.type" if path else "type")
-        return _wrong_type(path, EXPECTED[kind], value)
+        expected = EXPECTED[kind]
+        if error["loc"] and expected == f"an {error['loc'][-1]}":  # the tag of what may also be a string
+            expected = f"a string or {expected}"
+        return _wrong_type(path, expected, value)
     return RULES.get(kind, _other)(path, context, value)
 
 
