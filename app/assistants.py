@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 from aiohttp import web
 
+from app import references
 from app.idempotency import reserve
 from app.listing import list_documents
 from app.service import Service, answer, answer_stored, path_id, read_body, service_of
@@ -33,7 +34,7 @@ async def _stored(service: Service, project: str, assistant_id: str) -> Stored:
 async def create(request: web.Request) -> web.Response:
     service, project = service_of(request)
     body = await read_body(request, CreateAssistant)
-    reserved = await reserve(request, "asst")
+    reserved = await reserve(request, "asst", body)
     if reserved.known:
         return reserved.known
     body = await service.helpers.for_assistant(project, reserved.id, body)
@@ -54,6 +55,7 @@ async def update(request: web.Request) -> web.Response:
     service, project = service_of(request)
     assistant_id = path_id(request, "assistant_id", "asst")
     body = await read_body(request, UpdateAssistant)
+    await references.check(service, project, body)
     while True:
         stored = await _stored(service, project, assistant_id)
         assistant = updated_assistant(_decoder.decode(stored.body), body)

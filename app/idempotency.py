@@ -12,10 +12,12 @@ from dataclasses import dataclass
 import msgspec
 from aiohttp import web
 
+from app import references
 from app.service import Service, service_of
 from core import names
 from core.errors import ApiError
 from core.ports import Conflict, Stored
+from core.requests import Body
 from core.resources import Struct, encode
 
 LIFETIME = 24 * 3600.0  # seconds for which a key is remembered
@@ -67,16 +69,19 @@ class Reserved:
         return self.known or response
 
 
-async def reserve(request: web.Request, prefix: str) -> Reserved:
-    """An id for what this request creates. Raises the 400 of a key that came with another request before."""
-    return await reserve_for(request, await request.read(), service_of(request)[0].ids.new(prefix))
+async def reserve(request: web.Request, prefix: str, naming: Body | None = None) -> Reserved:
+    """An id for what this request creates. Raises the 400 of a key that came with another request before, and the 404
+    of a file or a store that the body `naming` names in vain."""
+    return await reserve_for(request, await request.read(), service_of(request)[0].ids.new(prefix), naming)
 
 
-async def reserve_for(request: web.Request, body: bytes, object_id: str) -> Reserved:
-    """This id, or the one that a request with the same key and `body` reserved before."""
+async def reserve_for(request: web.Request, body: bytes, object_id: str, naming: Body | None = None) -> Reserved:
+    """This id, or the one that a request with the same key and `body` reserved before. What is refused reserves
+    nothing, so its key is free for the request put right; what was reserved is not refused for what is gone since."""
     service, project = service_of(request)
     key = request.headers.get("Idempotency-Key")
     if key is None:
+        await references.check(service, project, naming)
         return Reserved(service, object_id)
     if not 0 < len(key) <= MAX_KEY:
         message = f"Invalid 'Idempotency-Key': expected 1 to {MAX_KEY} characters."
@@ -87,7 +92,7 @@ async def reserve_for(request: web.Request, body: bytes, object_id: str) -> Rese
     while True:
         stored = await service.storage.get(names.IDEMPOTENCY, name)
         try:
-            reservation, etag = await _hold(service, name, stored, mine)
+            reservation, etag = await _hold(service, project, name, stored, mine, naming)
         except Conflict:
             continue  # another request with this key came first: see what it reserved
         if reservation.digest != mine.digest:
@@ -96,13 +101,17 @@ async def reserve_for(request: web.Request, body: bytes, object_id: str) -> Rese
         return Reserved(service, reservation.id, name, reservation, etag)
 
 
-async def _hold(service: Service, name: str, stored: Stored | None, mine: Reservation) -> tuple[Reservation, str]:
-    """What the key stands for: what was found, or `mine`. Raises Conflict."""
+async def _hold(
+    service: Service, project: str, name: str, stored: Stored | None, mine: Reservation, naming: Body | None
+) -> tuple[Reservation, str]:
+    """What the key stands for: what was found, or `mine`. Raises Conflict, and the 404 of what `mine` names in vain."""
+    if stored:
+        found = _decoder.decode(stored.body)
+        if mine.at - found.at < LIFETIME:
+            return found, stored.etag
+    await references.check(service, project, naming)
     if stored is None:
         # Create-if-missing: two requests with one new key.
         return mine, await service.storage.create(names.IDEMPOTENCY, name, encode(mine))
-    found = _decoder.decode(stored.body)
-    if mine.at - found.at < LIFETIME:
-        return found, stored.etag
     # If-Match: two requests with one old key.
     return mine, await service.storage.replace(names.IDEMPOTENCY, name, encode(mine), stored.etag)

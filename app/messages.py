@@ -16,7 +16,7 @@ async def create(request: web.Request) -> web.Response:
     service, project = service_of(request)
     thread_id = path_id(request, "thread_id", "thread")
     body, scribe = await read_body(request, CreateMessage), service.scribe()
-    reserved = await reserve(request, "msg")
+    reserved = await reserve(request, "msg", body)
     if reserved.known:
         return reserved.known
     filing = None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from aiohttp import web
 
 from app.service import answer, service_of
@@ -19,13 +21,14 @@ async def list_all(request: web.Request) -> web.Response:
 
 
 async def _find(request: web.Request) -> ModelInfo:
+    """Under the name that was asked for: the default provider's models have two."""
     service, _ = service_of(request)
     name = request.match_info["model"]
-    found = next((model for model in await service.models.list() if model.id == name), None)
+    found = next((model for model in await service.models.list() if name in (model.id, model.full)), None)
     if found is None:
         message = f"The model '{name[:200]}' does not exist"
         raise ApiError(message, status=404, param="model", code="model_not_found")
-    return found
+    return replace(found, id=name)
 
 
 async def retrieve(request: web.Request) -> web.Response:

@@ -21,7 +21,7 @@ async def create(request: web.Request) -> web.StreamResponse:
     body = await read_body(request, CreateRun)
     checked_id(body.assistant_id, "assistant_id", "asst")
     contents = includes_contents(request)
-    reserved = await reserve(request, "run")
+    reserved = await reserve(request, "run", body)
     if reserved.known:
         return await _again(request, reserved.known, stream=bool(body.stream))
     assistant = await assistants.load(service, project, body.assistant_id)
@@ -40,7 +40,7 @@ async def create_with_thread(request: web.Request) -> web.StreamResponse:
     service, project = service_of(request)
     body = await read_body(request, CreateThreadAndRun)
     checked_id(body.assistant_id, "assistant_id", "asst")
-    reserved = await reserve(request, "thread")
+    reserved = await reserve(request, "thread", body)
     if reserved.known:
         return await _again(request, reserved.known, stream=bool(body.stream))
     assistant = await assistants.load(service, project, body.assistant_id)

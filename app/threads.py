@@ -6,6 +6,7 @@ import contextlib
 
 from aiohttp import web
 
+from app import references
 from app.idempotency import reserve
 from app.service import answer, answer_stored, path_id, read_body, service_of
 from core import names
@@ -18,7 +19,7 @@ from core.resources import Deleted
 async def create(request: web.Request) -> web.Response:
     service, project = service_of(request)
     body = await read_body(request, CreateThread)
-    reserved = await reserve(request, "thread")
+    reserved = await reserve(request, "thread", body)
     if reserved.known:
         return reserved.known
     body = await service.helpers.for_new_thread(project, reserved.id, body)
@@ -38,6 +39,7 @@ async def update(request: web.Request) -> web.Response:
     service, project = service_of(request)
     thread_id = path_id(request, "thread_id", "thread")
     body, scribe = await read_body(request, UpdateThread), service.scribe()
+    await references.check(service, project, body)
     changes = await service.ledger.command(project, thread_id, lambda state: scribe.update_thread(state, body))
     if changes:  # what this request made of it, whatever others do to it by now
         return answer(changes[-1].object)

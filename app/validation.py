@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from multidict import MultiMapping
 from pydantic import ValidationError
 
-from core.errors import ApiError
+from core.errors import ApiError, invalid_id
 from core.paging import PageQuery
 from core.requests import Body
 
@@ -90,7 +90,10 @@ def _api_error(error: Any, body: bytes) -> ApiError:
     if kind in EXPECTED:
         if kind == "union_tag_not_found" and isinstance(value, dict):
             return _missing(f"{path}.type" if path else "type")
-        return _wrong_type(path, EXPECTED[kind], value)
+        expected = EXPECTED[kind]
+        if error["loc"] and expected == f"an {error['loc'][-1]}":  # the tag of what may also be a string
+            expected = f"a string or {expected}"
+        return _wrong_type(path, expected, value)
     return RULES.get(kind, _other)(path, context, value)
 
 
@@ -206,6 +209,10 @@ def _pattern(path: str, context: Any, value: Any) -> ApiError:
     return ApiError(message, param=path, code="invalid_value")
 
 
+def _prefix(path: str, context: Any, value: Any) -> ApiError:
+    return invalid_id(path, value[:200], context["prefix"])
+
+
 def _properties(path: str, context: Any, value: Any) -> ApiError:
     message = (
         f"Invalid '{path}': too many properties. Expected an object with at most {context['max']} properties, but got"
@@ -230,5 +237,6 @@ RULES: dict[str, Callable[[str, Any, Any], ApiError]] = {
     "too_long": _size("array", "long", "array_above_max_length", "maximum", "max_length"),
     "too_short": _size("array", "short", "array_below_min_length", "minimum", "min_length"),
     "string_pattern_mismatch": _pattern,
+    "wrong_prefix": _prefix,
     "object_above_max_properties": _properties,
 }

@@ -336,9 +336,12 @@ class ModelError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
+    """`full` is PROVIDER/MODEL, by which a run finds it as well as by its id."""
+
     id: str
     created: int
     owned_by: str
+    full: str = ""
 
 
 class Models(Protocol):

@@ -61,6 +61,20 @@ Detail = Literal["auto", "low", "high"]
 FileId = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 
 
+def _begins(prefix: str) -> AfterValidator:
+    def check(value: str) -> str:
+        if not value.startswith(prefix):
+            raise PydanticCustomError("wrong_prefix", "{prefix}", {"prefix": prefix})
+        return value
+
+    return AfterValidator(check)
+
+
+# What assistants, threads and runs name. That it is there is checked by app.references, before anything is written.
+NamedFile = Annotated[str, StringConstraints(max_length=256), _begins("file")]
+NamedStore = Annotated[str, StringConstraints(max_length=256), _begins("vs")]
+
+
 # --- tools --------------------------------------------------------------------------------------------------------
 
 
@@ -101,11 +115,11 @@ Tools = Annotated[list[ToolBody], Field(max_length=128)]
 
 
 class CodeInterpreterResources(Body):
-    file_ids: Annotated[list[FileId], Field(max_length=20)] | None = None
+    file_ids: Annotated[list[NamedFile], Field(max_length=20)] | None = None
 
 
 class FileSearchResources(Body):
-    vector_store_ids: Annotated[list[FileId], Field(max_length=1)] | None = None
+    vector_store_ids: Annotated[list[NamedStore], Field(max_length=1)] | None = None
 
 
 class AutoChunkingBody(Body):
@@ -136,7 +150,7 @@ Chunking = Annotated[AutoChunkingBody | StaticChunkingBody, Field(discriminator=
 class StoreHelper(Body):
     """A store to be made with the assistant or the thread that it is for."""
 
-    file_ids: Annotated[list[FileId], Field(max_length=10_000)] | None = None
+    file_ids: Annotated[list[NamedFile], Field(max_length=10_000)] | None = None
     chunking_strategy: Chunking | None = None
     metadata: Metadata | None = None
 
@@ -234,7 +248,7 @@ class ImageUrlPartBody(Body):
 
 
 class ImageFileBody(Body):
-    file_id: FileId
+    file_id: NamedFile
     detail: Detail | None = None
 
 
@@ -262,7 +276,7 @@ class AttachmentTool(Body):
 
 
 class Attachment(Body):
-    file_id: FileId
+    file_id: NamedFile
     tools: Annotated[list[AttachmentTool], Field(max_length=2)] | None = None
 
 

@@ -18,8 +18,16 @@ there = {assistant.metadata.get("old_id"): assistant.id for assistant in client.
 for old in wanted:
     fields = {key: old[key] for key in (*KEPT, "response_format") if old.get(key) is not None}
     fields["metadata"] = {**(old.get("metadata") or {}), "old_id": old["id"]}
+    if len(fields["metadata"]) > 16:
+        print(old["id"], "not recreated: `old_id` needs one of the 16 pairs of its metadata; remove one, and run again")
+        continue
     if old["id"] in there:
         new = client.beta.assistants.update(there[old["id"]], **fields)
     else:
         new = client.beta.assistants.create(**fields)
     print(old["id"], new.id)
+    # Files and vector stores are not the old ones: their ids would be refused.
+    kinds = (old.get("tool_resources") or {}).values()
+    gone = [each for kind in kinds if kind for ids in kind.values() for each in ids or ()]
+    if gone:
+        print(f"  without {', '.join(gone)}: upload the files anew, and add them by their new ids")

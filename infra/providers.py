@@ -145,7 +145,8 @@ class ModelRouter:
     async def _list_one(self, name: str) -> Sequence[ModelInfo]:
         fixed = [ModelInfo(model, 0, name) for model in self._providers[name].models]
         prefix = "" if name == self._default else f"{name}/"
-        return [replace(info, id=prefix + info.id) for info in fixed or await self._ask_for_list(name)]
+        found = fixed or await self._ask_for_list(name)
+        return [replace(info, id=prefix + info.id, full=f"{name}/{info.id}") for info in found]
 
     async def _ask_for_list(self, name: str) -> Sequence[ModelInfo]:
         upstream = (await self._open(name)).upstream

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from inprocess import filled
+
 Json = Any
 REQUESTS = 5_000
 OVERSIZED = b'{"metadata": {"k": "' + b"v" * (4 * 1024 * 1024) + b'"}}'
@@ -37,7 +39,7 @@ ASSISTANT = {
     "name": "n",
     "instructions": "i",
     "tools": [WEATHER, {"type": "file_search", "file_search": {"max_num_results": 5}}],
-    "tool_resources": {"code_interpreter": {"file_ids": ["file-1"]}},
+    "tool_resources": {"code_interpreter": {"file_ids": ["{file}"]}},
     "metadata": {"k": "v"},
     "temperature": 0.5,
     "top_p": 0.5,
@@ -46,7 +48,7 @@ ASSISTANT = {
 MESSAGE = {
     "role": "user",
     "content": [{"type": "text", "text": "t"}, {"type": "image_url", "image_url": {"url": "https://e.com/i.png"}}],
-    "attachments": [{"file_id": "file-1", "tools": [{"type": "code_interpreter"}]}],
+    "attachments": [{"file_id": "{file}", "tools": [{"type": "code_interpreter"}]}],
     "metadata": {"k": "v"},
 }
 THREAD = {"messages": [MESSAGE], "metadata": {"k": "v"}, "tool_resources": {}}
@@ -86,7 +88,7 @@ OUTPUTS = {"tool_outputs": [{"tool_call_id": "call_1", "output": "o"}], "stream"
 def valid(ids: dict[str, str]) -> list[tuple[str, Json]]:
     """Paths to POST to, and bodies that they take."""
     run = {"assistant_id": ids["assistant"], **RUN}
-    return [
+    bodies = [
         ("/v1/assistants", ASSISTANT),
         (f"/v1/assistants/{ids['assistant']}", ASSISTANT),
         ("/v1/threads", THREAD),
@@ -105,6 +107,7 @@ def valid(ids: dict[str, str]) -> list[tuple[str, Json]]:
         ("/v1/uploads", UPLOAD),
         (f"/v1/uploads/{ids['upload']}/complete", {"part_ids": [ids["part"]], "md5": hashlib.md5(b"part").hexdigest()}),
     ]
+    return [(path, filled(body, ids)) for path, body in bodies]
 
 
 FREE = ("parameters", "schema", "attributes", "filters")  # below these clients may write what they like

@@ -156,8 +156,9 @@ def case(*script: Act, **settings: Any) -> Callable[[Callable[[InProcess], Await
 async def everything_given(service: InProcess) -> str:
     """Every field that a client can give: of a thread, its messages and a run."""
     picture = {"type": "image_url", "image_url": {"url": "https://example.com/a.png", "detail": "low"}}
-    photo = {"type": "image_file", "image_file": {"file_id": "file-1", "detail": "high"}}
     file_id = (await upload(service.api, b"All is said.", "all.txt"))["id"]
+    photo_id = (await upload(service.api, b"A photo.", "photo.png"))["id"]
+    photo = {"type": "image_file", "image_file": {"file_id": photo_id, "detail": "high"}}
     store = await service.api.post("/vector_stores", {})
     attachment = {"file_id": file_id, "tools": [{"type": "file_search"}, {"type": "code_interpreter"}]}
     message = {
@@ -166,7 +167,7 @@ async def everything_given(service: InProcess) -> str:
         "attachments": [attachment],
         "metadata": {"of": "the message"},
     }
-    resources = {"code_interpreter": {"file_ids": ["file-3"]}, **stores(store["id"])}
+    resources = {"code_interpreter": {"file_ids": [photo_id]}, **stores(store["id"])}
     thread = await service.api.post(
         "/threads",
         {"messages": [message], "metadata": {"of": "the thread"}, "tool_resources": resources},
@@ -329,7 +330,8 @@ async def changed(service: InProcess) -> str:
     first = (await service.api.get(f"/threads/{thread}/messages"))["last_id"]
     run = await service.until(await service.start_run(thread), "in_progress")
     news = {"metadata": {"new": "yes"}}
-    await service.api.post(f"/threads/{thread}", {**news, "tool_resources": {"code_interpreter": {"file_ids": ["f"]}}})
+    resources = {"code_interpreter": {"file_ids": [(await upload(service.api, b"1,2"))["id"]]}}
+    await service.api.post(f"/threads/{thread}", {**news, "tool_resources": resources})
     await service.api.post(f"/threads/{thread}/messages/{first}", news)
     await service.api.post(path_of(run), news)
     await service.api.delete(f"/threads/{thread}/messages/{second}")

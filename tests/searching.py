@@ -5,11 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from core.bell import Bell
 from core.errors import no_such
+from core.files import Files
 from core.ports import ToolCall
+from core.stores.desk import StoreDesk
 from core.stores.search import Found
+
+if TYPE_CHECKING:
+    from inprocess import InProcess
 
 
 def found(file_id: str, filename: str, score: float, text: str, **attributes: Any) -> Found:
@@ -47,6 +53,15 @@ def tool(**options: Any) -> dict[str, Any]:
 
 def stores(*ids: str) -> dict[str, Any]:
     return {"file_search": {"vector_store_ids": list(ids)}}
+
+
+async def made_stores(service: InProcess, *ids: str) -> dict[str, Any]:
+    """Empty stores that have these ids, and the resources that name them."""
+    clock = service.parts.clock
+    desk = StoreDesk(service.storage, service.stores, Files(service.storage, clock, Bell()), clock)
+    for store_id in ids:
+        await desk.create("default", store_id, [])
+    return stores(*ids)
 
 
 def searching(*queries: str, call_id: str = "call_s", name: str = "file_search") -> ToolCall:

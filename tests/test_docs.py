@@ -121,15 +121,26 @@ def test_assistants_are_recreated_once(running: Process, tmp_path: Path) -> None
         "description": None,
         "model": "gpt-4o",
         "tools": [{"type": "file_search", "file_search": {"ranking_options": {"ranker": "default_2024_08_21"}}}],
-        "tool_resources": {"file_search": {"vector_store_ids": ["vs_gone"]}},
+        "tool_resources": {
+            "code_interpreter": {"file_ids": ["file-a", "file-b"]},
+            "file_search": {"vector_store_ids": ["vs_gone"]},
+        },
         "metadata": {},
         "temperature": 1.0,
         "top_p": 1.0,
         "response_format": "auto",
     }
-    file.write_text(json.dumps({"object": "list", "data": [old]}))
+    full = {**old, "id": "asst_full", "metadata": {str(number): "v" for number in range(16)}}
+    bare = {**old, "id": "asst_bare", "tool_resources": {"code_interpreter": {"file_ids": None}, "file_search": None}}
+    file.write_text(json.dumps({"object": "list", "data": [old, full, bare]}))
     first = _python("recreate_assistants.py", running, str(file))
-    assert re.fullmatch(r"asst_old asst_[a-z0-9]{24}\n", first)
+    assert re.fullmatch(
+        r"asst_old asst_[a-z0-9]{24}\n"
+        r"  without file-a, file-b, vs_gone: upload .*\n"
+        r"asst_full not recreated: .* remove one, and run again\n"
+        r"asst_bare asst_[a-z0-9]{24}\n",
+        first,
+    )
     assert _python("recreate_assistants.py", running, str(file)) == first
 
 

@@ -14,7 +14,7 @@ import openai
 import pytest
 from forms import upload
 from inprocess import Event, Gate, InProcess, ManualClock, Stream, calls, in_process, path_of, says
-from searching import FOODS, FakeSearch, found, searching, stores, tool
+from searching import FOODS, FakeSearch, found, made_stores, searching, stores, tool
 from shelved import PlainText
 from test_wire_tools import PARIS, WEATHER
 
@@ -41,7 +41,8 @@ def answers(template: str) -> Any:
 
 async def searcher(service: InProcess, *more: Json, **fields: Json) -> str:
     """An assistant that has a store."""
-    return await service.assistant(**{"tools": [tool(), *more], "tool_resources": stores("vs_1"), **fields})
+    resources = fields.pop("tool_resources", None) or await made_stores(service, "vs_1")
+    return await service.assistant(**{"tools": [tool(), *more], "tool_resources": resources, **fields})
 
 
 async def annotations_of(service: InProcess, run: Json) -> list[Json]:
@@ -260,10 +261,10 @@ async def test_the_stores_of_the_assistant_and_of_the_thread_are_searched_as_the
     engine, gate = FakeSearch(), Gate()
     async with in_process(calls(searching("x"), first=[gate]), says("Done."), search=engine) as service:
         assistant = await searcher(service)
-        thread = await service.thread("Hello", tool_resources=stores("vs_2"))
+        thread = await service.thread("Hello", tool_resources=await made_stores(service, "vs_2"))
         run = await service.start_run(thread, assistant)
         await gate.reached.wait()
-        await service.api.post(f"/threads/{thread}", {"tool_resources": stores("vs_3")})
+        await service.api.post(f"/threads/{thread}", {"tool_resources": await made_stores(service, "vs_3")})
         gate.open()
         run = await service.until(run, "completed")
         again = await service.finished(thread, assistant)
@@ -275,11 +276,12 @@ async def test_the_stores_of_the_assistant_and_of_the_thread_are_searched_as_the
 async def test_a_run_with_a_thread_of_its_own_searches_what_both_name() -> None:
     engine = FakeSearch()
     async with in_process(calls(searching("x")), says("Done."), search=engine) as service:
-        thread = {"messages": [{"role": "user", "content": "Hi"}], "tool_resources": stores("vs_2")}
+        two, nine = await made_stores(service, "vs_2"), await made_stores(service, "vs_9")
+        thread = {"messages": [{"role": "user", "content": "Hi"}], "tool_resources": two}
         body = {"assistant_id": await searcher(service), "thread": thread}
         await service.until(await service.api.post("/threads/runs", body))
         service.models.script = [calls(searching("x")), says("Done.")]
-        await service.until(await service.api.post("/threads/runs", body | {"tool_resources": stores("vs_9")}))
+        await service.until(await service.api.post("/threads/runs", body | {"tool_resources": nine}))
     assert [asked["stores"] for asked in engine.asked] == [["vs_1", "vs_2"], ["vs_9", "vs_2"]]
 
 
@@ -452,8 +454,9 @@ async def test_a_search_that_fails_is_told_to_the_model_and_shown_without_result
 
 async def test_what_is_left_of_the_stores_is_searched_and_the_model_is_told_of_the_rest() -> None:
     async with in_process(calls(searching("x")), says("Sorry."), search=FakeSearch([FOODS])) as service:
-        thread = await service.thread("Hello", tool_resources=stores("vs_2"))
-        run = await service.finished(thread, await searcher(service, tool_resources=stores("vs_gone")))
+        thread = await service.thread("Hello", tool_resources=await made_stores(service, "vs_2"))
+        gone = await made_stores(service, "vs_gone")
+        run = await service.finished(thread, await searcher(service, tool_resources=gone))
         (call,) = (await service.steps(run))[0]["step_details"]["tool_calls"]
         output = service.prompts[1].turns[-1].text
     assert [result["file_id"] for result in call["file_search"]["results"]] == ["file-foods"]
@@ -646,9 +649,14 @@ async def test_another_projects_store_is_not_searched() -> None:
         store = await theirs.post("/vector_stores", {"file_ids": [file["id"]]})
         await service.ingested(store, project="b")
         body = {"model": "m", "tools": [tool()], "tool_resources": stores(store["id"])}
-        answer = await mine.send("POST", "/v1/assistants", body)
-        assert answer.status == 200
+        error = await mine.refused("POST", "/assistants", body, status=404)
+        assert error["message"] == f"No vector store found with id '{store['id']}'."
+        own = (await mine.post("/vector_stores"))["id"]
+        assistant = (await mine.post("/assistants", {**body, "tool_resources": stores(own)}))["id"]
+        stored = await service.storage.get("assistants", f"a/{assistant}")
+        named = stored.body.replace(own.encode(), store["id"].encode())  # as no request can
+        await service.storage.replace("assistants", stored.name, named, stored.etag)
         thread = {"messages": [{"role": "user", "content": "What did Filip eat?"}]}
-        run = await mine.post("/threads/runs", {"assistant_id": answer.body["id"], "thread": thread})
+        run = await mine.post("/threads/runs", {"assistant_id": assistant, "thread": thread})
         await service.until(run, "completed", project="a")
         assert service.prompts[1].turns[-1].text.startswith("Error: No vector store found with id")

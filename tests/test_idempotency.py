@@ -13,6 +13,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from forms import upload
 from inprocess import Gate, InProcess, ManualClock, calls, in_process, says
 from openai import AsyncOpenAI, BadRequestError, NotFoundError
 
@@ -129,6 +130,47 @@ async def test_a_request_whose_answer_was_never_kept_is_answered_from_the_log(
     assert [message["id"] for message in listed["data"]].count(ids["message"]) == 1
     assert len(listed["data"]) == 2
     assert [run["id"] for run in (await service.api.get(everything["run"][0]))["data"]] == [ids["run"]]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_key_is_free_after_a_request_that_named_what_is_not_there(service: InProcess, kind: str) -> None:
+    path, body, _ = (await requests(service))[kind]
+    wrong = with_file(kind, body, "file-none")
+    for _ in range(2):
+        assert (await post(service, path, wrong, "key"))[0] == 404
+    right = with_file(kind, body, (await upload(service.api, b"x"))["id"])
+    assert (await post(service, path, right, "key"))[0] == 200
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_what_was_done_is_answered_though_the_file_that_it_named_is_gone_since(
+    service: InProcess, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    path, body, _ = (await requests(service))[kind]
+    file = (await upload(service.api, b"x"))["id"]
+    body = with_file(kind, body, file)
+
+    async def crash(*_: Any) -> None:
+        raise RuntimeError("the process died before it kept the answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("app.idempotency.Reserved.keep", crash)
+        assert (await post(service, path, body, "key"))[0] == 500
+    await service.api.delete(f"/files/{file}")
+    first = await post(service, path, body, "key")
+    assert first[0] == 200
+    assert await post(service, path, body, "key") == first
+
+
+def with_file(kind: str, body: Json, file: str) -> Json:
+    """The request of this kind, which names the file."""
+    resources = {"tool_resources": {"code_interpreter": {"file_ids": [file]}}}
+    attached = {"attachments": [{"file_id": file, "tools": [{"type": "code_interpreter"}]}]}
+    if kind == "message":
+        return {**body, **attached}
+    if kind == "run":
+        return {**body, "additional_messages": [{"role": "user", "content": "Look", **attached}]}
+    return {**body, **resources}
 
 
 async def test_a_request_sent_again_brings_no_deleted_message_back(

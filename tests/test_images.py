@@ -10,6 +10,8 @@ from forms import file_form, send_form
 from inprocess import InProcess, calls, in_process, says
 from test_wire_tools import PARIS, WEATHER
 
+from core import events as e
+from core.resources import ImageFile, ImageFilePart, Message, Thread
 from worker import images
 
 Json = Any
@@ -27,6 +29,15 @@ def picture(file_id: str, **fields: str) -> Json:
 
 async def thread(service: InProcess, *parts: Json) -> str:
     return str((await service.api.post("/threads", {"messages": [{"role": "user", "content": list(parts)}]}))["id"])
+
+
+async def logged(service: InProcess, project: str, file_id: str) -> str:
+    """A thread whose log has a message with this image, which no request brings there."""
+    image = ImageFilePart(image_file=ImageFile(file_id=file_id))
+    message = Message(id="msg_1", created_at=1, thread_id="thread_1", role="user", content=(image,))
+    events = [e.ThreadCreated(thread=Thread(id="thread_1", created_at=1)), e.MessageCreated(message=message)]
+    await service.ledger.start(project, "thread_1", events)
+    return "thread_1"
 
 
 def data_url(kind: str, data: bytes) -> str:
@@ -64,8 +75,11 @@ async def test_an_image_that_cannot_be_used_fails_the_run_that_was_to_look_at_it
 ) -> None:
     monkeypatch.setattr(images, "LARGEST", 64)
     async with in_process() as service:
-        file_id = await file(service, data) if data else "file-gone"
-        run = await service.finished(await thread(service, picture(file_id)))
+        file_id = await file(service, data or PNG)
+        talk = await thread(service, picture(file_id))
+        if data is None:
+            await service.api.delete(f"/files/{file_id}")
+        run = await service.finished(talk)
         assert service.prompts == []
     assert run["status"] == "failed"
     assert run["last_error"] == {"code": "invalid_prompt", "message": f"The image {file_id} cannot be used: {reason}."}
@@ -73,6 +87,7 @@ async def test_an_image_that_cannot_be_used_fails_the_run_that_was_to_look_at_it
 
 @pytest.mark.parametrize("file_id", ["../other/file-1", "file-1/../../x", "a\nb"])
 async def test_what_is_no_id_is_no_way_into_the_store(file_id: str) -> None:
+    """Neither by a request, nor from a log that has it."""
     async with in_process() as service:
         asked, get = [], service.storage.get
 
@@ -81,7 +96,9 @@ async def test_what_is_no_id_is_no_way_into_the_store(file_id: str) -> None:
             return await get(container, name)
 
         service.storage.get = noting  # type: ignore[method-assign]
-        run = await service.finished(await thread(service, picture(file_id)))
+        body = {"messages": [{"role": "user", "content": [picture(file_id)]}]}
+        assert (await service.api.send("POST", "/v1/threads", body)).status in (400, 404)
+        run = await service.finished(await logged(service, "default", file_id))
     assert (run["status"], run["last_error"]["code"]) == ("failed", "invalid_prompt")
     assert not any(file_id in name for name in asked)
 
@@ -92,8 +109,12 @@ async def test_another_projects_image_is_unknown() -> None:
         file_id = (await send_form(theirs, "/files", file_form(PNG, "x.png", purpose="vision"))).body["id"]
         assistant = (await mine.post("/assistants", {"model": "gpt-4o"}))["id"]
         body = {"assistant_id": assistant, "thread": {"messages": [{"role": "user", "content": [picture(file_id)]}]}}
-        run = await mine.post("/threads/runs", body)
-        await service.until(run, "failed", project="a")
+        error = await mine.refused("POST", "/threads/runs", body, status=404)
+        assert error["message"] == f"No such File object: {file_id}"
+        talk = await logged(service, "a", file_id)
+        await service.until(
+            await mine.post(f"/threads/{talk}/runs", {"assistant_id": assistant}), "failed", project="a"
+        )
 
 
 async def test_an_image_that_is_gone_since_it_was_talked_about_leaves_a_note() -> None:
@@ -114,11 +135,12 @@ async def test_an_image_that_is_gone_since_it_was_talked_about_leaves_a_note() -
 
 async def test_an_image_of_an_assistant_s_message_is_named() -> None:
     async with in_process() as service:
-        messages = [{"role": "assistant", "content": [picture("file-1")]}, {"role": "user", "content": "Again?"}]
+        file_id = await file(service, PNG)
+        messages = [{"role": "assistant", "content": [picture(file_id)]}, {"role": "user", "content": "Again?"}]
         run = await service.finished((await service.api.post("/threads", {"messages": messages}))["id"])
         turn = service.prompts[0].turns[0]
     assert run["status"] == "completed"
-    assert (turn.text, turn.images) == ("[image file-1]", ())
+    assert (turn.text, turn.images) == (f"[image {file_id}]", ())
 
 
 async def test_an_image_is_read_once_for_all_turns_of_a_run() -> None:

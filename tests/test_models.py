@@ -747,13 +747,13 @@ async def test_models_of_all_providers_are_listed_and_remembered(upstream: Upstr
     }
     models = ModelRouter(providers, "main", now=lambda: time[0])
     expected = [
-        ModelInfo("gpt", 5, "them"),
-        ModelInfo("org/llama", 0, "main"),
-        ModelInfo("local/gpt", 5, "them"),
-        ModelInfo("local/org/llama", 0, "local"),
-        ModelInfo("fixed/one", 0, "fixed"),
-        ModelInfo("fixed/two", 0, "fixed"),
-        ModelInfo("offline/offline", 0, "offline"),
+        ModelInfo("gpt", 5, "them", "main/gpt"),
+        ModelInfo("org/llama", 0, "main", "main/org/llama"),
+        ModelInfo("local/gpt", 5, "them", "local/gpt"),
+        ModelInfo("local/org/llama", 0, "local", "local/org/llama"),
+        ModelInfo("fixed/one", 0, "fixed", "fixed/one"),
+        ModelInfo("fixed/two", 0, "fixed", "fixed/two"),
+        ModelInfo("offline/offline", 0, "offline", "offline/offline"),
     ]
     assert list(await asyncio.gather(models.list(), models.list())) == [expected, expected]
     time[0] = 59.0
@@ -769,7 +769,7 @@ async def test_models_of_all_providers_are_listed_and_remembered(upstream: Upstr
 async def test_a_provider_that_cannot_list_is_left_out(upstream: Upstream, answer: Answer) -> None:
     upstream.script = [answer]
     models = ModelRouter({"offline": Provider(api="offline"), "main": Provider(base_url=upstream.url)}, "offline")
-    assert await models.list() == [ModelInfo("offline", 0, "offline")]
+    assert await models.list() == [ModelInfo("offline", 0, "offline", "offline/offline")]
     assert len(upstream.requests) == 1  # not retried
     await models.close()
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from inprocess import Gate, InProcess, calls, filled, in_process, path_of, says
+from forms import upload
+from inprocess import Gate, InProcess, ManualClock, calls, filled, in_process, path_of, says
 
 from core.ports import StorageUnavailable, ToolCall
+from infra.providers import ModelRouter, Provider
 
 Json = Any
 FULL = {str(number): "v" for number in range(16)}
@@ -78,6 +81,21 @@ async def test_an_unknown_model_is_named(service: InProcess) -> None:
     assert [model["id"] for model in (await service.api.get("/models"))["data"]] == ["gpt-4o"]
 
 
+@pytest.mark.parametrize("default", ["offline", "local"])
+async def test_a_model_is_found_by_every_name_that_a_run_may_give(default: str) -> None:
+    providers = {"offline": Provider(api="offline"), "local": Provider(base_url="http://127.0.0.1:9", models=("m",))}
+    async with in_process(models=ModelRouter(providers, default)) as service:
+        full = ["offline/offline", "local/m"]
+        short = {"offline": "offline", "local": "m"}[default]
+        listed = [model["id"] for model in (await service.api.get("/models"))["data"]]
+        assert listed == [short if each.startswith(default) else each for each in full]
+        for name in (*full, short):
+            assert (await service.api.get(f"/models/{name}"))["id"] == name
+            assert (await service.api.get(f"/models/{name.replace('/', '%2F')}"))["id"] == name
+        for name in ("local/n", "offline/m", "other/m", "", "/m"):
+            await service.api.refused("GET", f"/models/{name}", status=404)
+
+
 @pytest.mark.parametrize(
     ("method", "path", "body", "param", "value", "prefix"),
     [
@@ -100,6 +118,173 @@ async def test_an_id_of_another_kind_is_refused_by_its_prefix(
     error = await service.api.refused(method, filled(path, ids), filled(body, ids))
     assert error["message"] == f"Invalid '{param}': '{filled(value, ids)}'. Expected an ID that begins with '{prefix}'."
     assert (error["param"], error["code"]) == (param, "invalid_value")
+
+
+# --- what a body names ----------------------------------------------------------------------------------------------
+
+FILE, STORE = "No such File object: {id}", "No vector store found with id '{id}'."
+CODE = {"tool_resources": {"code_interpreter": {"file_ids": ["{file}", "{id}"]}}}
+SEARCH = {"tool_resources": {"file_search": {"vector_store_ids": ["{id}"]}}}
+MADE = {"tool_resources": {"file_search": {"vector_stores": [{"file_ids": ["{id}"]}]}}}
+ATTACHED = {"role": "user", "content": "Hi", "attachments": [{"file_id": "{id}", "tools": [{"type": "{tool}"}]}]}
+PICTURE = {"type": "image_file", "image_file": {"file_id": "{id}"}}
+SHOWN = {"role": "user", "content": [{"type": "text", "text": "Hi"}, PICTURE]}
+ASKED = {"assistant_id": "{asst}", "instructions": "Greet."}
+IN_CODE, IN_SEARCH = "tool_resources.code_interpreter.file_ids[1]", "tool_resources.file_search.vector_store_ids[0]"
+IN_MADE = "tool_resources.file_search.vector_stores[0].file_ids[0]"
+NAMING = [
+    ("/assistants", {"model": "m", **CODE}, IN_CODE, FILE),
+    ("/assistants", {"model": "m", **SEARCH}, IN_SEARCH, STORE),
+    ("/assistants", {"model": "m", **MADE}, IN_MADE, FILE),
+    ("/assistants/{asst}", CODE, IN_CODE, FILE),
+    ("/assistants/{asst}", SEARCH, IN_SEARCH, STORE),
+    ("/threads", CODE, IN_CODE, FILE),
+    ("/threads", SEARCH, IN_SEARCH, STORE),
+    ("/threads", MADE, IN_MADE, FILE),
+    ("/threads", {"messages": [SHOWN]}, "messages[0].content[1].image_file.file_id", FILE),
+    ("/threads", {"messages": [ATTACHED]}, "messages[0].attachments[0].file_id", FILE),
+    ("/threads/{thread}", CODE, IN_CODE, FILE),
+    ("/threads/{thread}", SEARCH, IN_SEARCH, STORE),
+    ("/threads/{thread}/messages", SHOWN, "content[1].image_file.file_id", FILE),
+    ("/threads/{thread}/messages", ATTACHED, "attachments[0].file_id", FILE),
+    (
+        "/threads/{thread}/runs",
+        {**ASKED, "additional_messages": [SHOWN]},
+        "additional_messages[0].content[1].image_file.file_id",
+        FILE,
+    ),
+    (
+        "/threads/{thread}/runs",
+        {**ASKED, "additional_messages": [ATTACHED]},
+        "additional_messages[0].attachments[0].file_id",
+        FILE,
+    ),
+    ("/threads/runs", {**ASKED, **CODE}, IN_CODE, FILE),
+    ("/threads/runs", {**ASKED, **SEARCH}, IN_SEARCH, STORE),
+    ("/threads/runs", {**ASKED, "thread": CODE}, f"thread.{IN_CODE}", FILE),
+    ("/threads/runs", {**ASKED, "thread": SEARCH}, f"thread.{IN_SEARCH}", STORE),
+    ("/threads/runs", {**ASKED, "thread": MADE}, f"thread.{IN_MADE}", FILE),
+    ("/threads/runs", {**ASKED, "thread": {"messages": [ATTACHED]}}, "thread.messages[0].attachments[0].file_id", FILE),
+]
+WRITES = ("create", "replace", "start", "append", "send", "remove", "advance")
+
+
+def noted(service: InProcess, monkeypatch: pytest.MonkeyPatch, *names: str) -> list[str]:
+    """Which of these calls the store gets from here on, and what for."""
+    calls: list[str] = []
+
+    def noting(name: str) -> Any:
+        call = getattr(service.storage, name)
+
+        async def note(*given: Any, **more: Any) -> Any:
+            calls.append(f"{name} {given[:2]}")
+            return await call(*given, **more)
+
+        return note
+
+    for name in names:
+        monkeypatch.setattr(service.storage, name, noting(name))
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param", "message", "tool"),
+    [
+        (*each, tool)
+        for each in NAMING
+        for tool in ("code_interpreter", "file_search")
+        if tool == "code_interpreter" or "{tool}" in str(each[1])
+    ],
+)
+async def test_what_a_body_names_must_be_there(
+    monkeypatch: pytest.MonkeyPatch, path: str, body: Json, param: str, message: str, tool: str
+) -> None:
+    """Before anything is written. Whether an id was never given to anything, cannot be one, or is gone."""
+    async with in_process(says("Hi.")) as service:
+        ids = {**await some_ids(service), "tool": tool}
+        await service.stop_worker(grace=5)
+        gone = (await upload(service.api, b"x"))["id"] if message == FILE else ids["store"]
+        await service.api.delete(f"/{'files' if message == FILE else 'vector_stores'}/{gone}")
+        writes, reads = noted(service, monkeypatch, *WRITES), noted(service, monkeypatch, "get", "read")
+        for unknown in (gone, f"{gone[:3]}{gone[3:-1]}/../{gone}"):
+            asked = filled(body, ids | {"id": unknown})
+            error = await service.api.refused("POST", filled(path, ids), asked, status=404)
+            assert error["message"] == message.format(id=unknown)
+            assert (error["param"], error["code"]) == ("id" if message == FILE else None, None)
+        for wrong in ("undefined", "asst_x", ""):
+            error = await service.api.refused("POST", filled(path, ids), filled(body, ids | {"id": wrong}))
+            prefix = "file" if message == FILE else "vs"
+            assert error["message"] == f"Invalid '{param}': '{wrong}'. Expected an ID that begins with '{prefix}'."
+            assert (error["param"], error["code"]) == (param, "invalid_value")
+        assert writes == []
+        assert not any(".." in read for read in reads)
+        there = (await upload(service.api, b"x"))["id"] if message == FILE else (await new_store(service))["id"]
+        await service.api.post(filled(path, ids), filled(body, ids | {"id": there}))
+
+
+async def new_store(service: InProcess, **fields: Json) -> Json:
+    return await service.api.post("/vector_stores", fields)
+
+
+async def test_what_another_project_has_cannot_be_named() -> None:
+    async with in_process(api_keys="a:ka,b:kb") as service:
+        mine, theirs = service.client("ka"), service.client("kb")
+        file = (await upload(theirs, b"x"))["id"]
+        store = (await theirs.post("/vector_stores"))["id"]
+        for id_, (_, body, _, message) in ((file, NAMING[5]), (store, NAMING[6])):
+            named = filled(body, {"file": file, "id": id_})
+            assert (await theirs.post("/threads", named))["tool_resources"] == named["tool_resources"]
+            error = await mine.refused("POST", "/threads", named, status=404)
+            assert error["message"] == message.format(id=id_)
+
+
+async def test_each_id_that_a_body_names_is_looked_up_once_and_some_at_a_time(
+    service: InProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [(await upload(service.api, b"x"))["id"] for _ in range(50)]
+    most, now, get = 0, 0, service.storage.get
+
+    async def slow(container: str, name: str) -> Any:
+        nonlocal most, now
+        now += 1
+        most = max(most, now)
+        for _ in range(3):  # the others of its time begin
+            await asyncio.sleep(0)
+        now -= 1
+        return await get(container, name)
+
+    monkeypatch.setattr(service.storage, "get", slow)
+    reads = noted(service, monkeypatch, "get")
+    message = {"role": "user", "content": "Hi", "attachments": [{"file_id": each} for each in files]}
+    await service.api.post("/threads", {"messages": [message, message]})
+    assert len([read for read in reads if read.startswith("get ('files'")]) == 50
+    assert most == 32
+    reads.clear()
+    await service.api.post("/threads", {"messages": [{"role": "user", "content": "Hi", "attachments": []}]})
+    assert reads == []
+
+
+async def test_an_update_is_asked_for_what_it_brings_alone(service: InProcess) -> None:
+    ids = await some_ids(service)
+    named = filled(SEARCH, {"id": ids["store"]})
+    for path in ("/assistants/{asst}", "/threads/{thread}"):
+        await service.api.post(filled(path, ids), named)
+    await service.api.delete(f"/vector_stores/{ids['store']}")
+    for path in ("/assistants/{asst}", "/threads/{thread}"):
+        changed = await service.api.post(filled(path, ids), {"metadata": {"a": "b"}})
+        assert changed["tool_resources"]["file_search"] == named["tool_resources"]["file_search"]
+        await service.api.refused("POST", filled(path, ids), named, status=404)
+
+
+async def test_a_store_that_has_expired_can_be_named() -> None:
+    async with in_process(clock=ManualClock()) as service:
+        store = await new_store(service, expires_after={"anchor": "last_active_at", "days": 1})
+        service.advance(2 * 24 * 3600)
+        assert (await service.api.get(f"/vector_stores/{store['id']}"))["status"] == "expired"
+        await service.assistant(**filled(SEARCH, {"id": store["id"]}))
+
+
+# --- what a URL names -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE", "PUT", "PATCH"])
@@ -267,6 +452,17 @@ def a_thread_of(*content: Json) -> tuple[str, Json]:
             a_thread_of({"type": "text", "text": 1.5}),
             wrong_type("messages[0].content[0].text", "a string", "a decimal number"),
         ),
+        (a_message(content=None), wrong_type("content", "a string or an array", "null")),
+        (a_message(content={}), wrong_type("content", "a string or an array", "an object")),
+        (
+            ("/threads", {"messages": [{"role": "user", "content": 1}]}),
+            wrong_type("messages[0].content", "a string or an array", "an integer"),
+        ),
+        (a_message(content=["Hi"]), wrong_type("content[0]", "an object", "a string")),
+        (a_run(tool_choice=1), wrong_type("tool_choice", "a string or an object", "an integer")),
+        (an_assistant(response_format=[]), wrong_type("response_format", "a string or an object", "an array")),
+        (("/vector_stores/{store}/search", {"query": 1}), wrong_type("query", "a string or an array", "an integer")),
+        (a_message(metadata={"array": 1}), wrong_type("metadata.array", "a string", "an integer")),
         (("/threads/runs", {}), missing("assistant_id")),
         (("/assistants", {}), missing("model")),
         (("/threads/{thread}/messages", {"role": "user"}), missing("content")),
@@ -367,8 +563,8 @@ async def test_include_takes_one_value(service: InProcess, method: str, path: st
 
 
 STRING, ARRAY, OBJECT = "string_above_max_length", "array_above_max_length", "object_above_max_properties"
-FILES = [{"code_interpreter": {"file_ids": ["file-1"] * count}} for count in (20, 21)]
-STORES = [{"file_search": {"vector_store_ids": ["vs_1"] * count}} for count in (1, 2)]
+FILES = [{"code_interpreter": {"file_ids": ["{file}"] * count}} for count in (20, 21)]
+STORES = [{"file_search": {"vector_store_ids": ["{store}"] * count}} for count in (1, 2)]
 SEARCHES = [[{"type": "file_search", "file_search": {"max_num_results": count}}] for count in (50, 51)]
 NAMES = [[{"type": "function", "function": {"name": "f" * count}}] for count in (64, 65)]
 TEXTS = [[{"type": "text", "text": "t" * count}] for count in (256_000, 256_001)]
@@ -408,7 +604,7 @@ TEXTS = [[{"type": "text", "text": "t" * count}] for count in (256_000, 256_001)
 async def test_a_limit_holds_to_the_last_character(
     service: InProcess, valid: tuple[str, Json], field: str, most: Json, beyond: Json, code: str
 ) -> None:
-    path, body = filled(valid, await some_ids(service))
+    path, body, most, beyond = filled([*valid, most, beyond], await some_ids(service))
     error = await service.api.refused("POST", path, {**body, field: beyond})
     assert error["code"] == code
     assert error["param"].startswith(field)
@@ -531,4 +727,6 @@ async def some_ids(service: InProcess) -> dict[str, str]:
         "run": run["id"],
         "msg": messages["first_id"],
         "step": (await service.steps(run))[0]["id"],
+        "file": (await upload(service.api, b"words"))["id"],
+        "store": (await service.api.post("/vector_stores"))["id"],
     }

@@ -298,6 +298,7 @@ def _flatten_form(form: Json, expiry: Json) -> None:
 # What core/requests.py and core/search/request.py check and the published document leaves to its prose, or leaves out:
 # by the property's name.
 ID = {"minLength": 1, "maxLength": 256}
+FILE, STORE = {"pattern": "^file", "maxLength": 256}, {"pattern": "^vs", "maxLength": 256}
 LONG = {"maxLength": 256_000}
 TOKENS = {"maximum": 2**31 - 1}
 MANY = {"maxItems": 1000}
@@ -310,8 +311,8 @@ LIMITS: dict[str, Json] = {
     "chunk_overlap_tokens": {"minimum": 0, "maximum": 2048},  # and at most half of the chunk
     "data": {"minLength": 1},
     "file": {"minLength": 1},
-    "file_id": ID,
-    "file_ids": ID,
+    "file_id": FILE,
+    "file_ids": FILE,
     "filename": {
         "pattern": r"^([^\u0000-\u001f\u007f-\u009f]*[/\\])?(?!\.{1,2}$)[^\u0000-\u001f\u007f-\u009f/\\]+$",
         "maxLength": 255,
@@ -327,8 +328,9 @@ LIMITS: dict[str, Json] = {
     "text": LONG,
     "tool_outputs": {"maxItems": 512},
     "url": {"pattern": "^(https?://|data:image/)", "maxLength": 20_000_000},
-    "vector_store_ids": ID,
+    "vector_store_ids": STORE,
 }
+LIMITS_OF_STORES = LIMITS | {"file_id": ID, "file_ids": ID}  # to them any other id is an unknown file
 PREFIXES = {
     "assistant_id": "asst",
     "batch_id": "vsfb",
@@ -356,7 +358,7 @@ def _exact(paths: Json, schemas: Json) -> None:
         body["required"] = all("required" in each for each in _alternatives(schema) or [schema])
     for name in _reached(bodies, schemas):
         for node in _nodes(schemas[name]):
-            _exact_object(node)
+            _exact_object(node, LIMITS_OF_STORES if "VectorStore" in name else LIMITS)
     function, answer = schemas["FunctionObject"], schemas["ResponseFormatJsonSchema"]["properties"]["json_schema"]
     _limit(function["properties"]["description"], {"maxLength": 65_536})
     for named in (function, answer):
@@ -412,13 +414,13 @@ def _exact_stores(schemas: Json) -> None:
     ]
 
 
-def _exact_object(node: Json) -> None:
+def _exact_object(node: Json, limits: dict[str, Json]) -> None:
     """An object of a request: what it may hold, and nothing else."""
     if "properties" not in node:
         return
     node.setdefault("additionalProperties", False)
     for name, schema in node["properties"].items():
-        _limit(schema, LIMITS.get(name, {}))
+        _limit(schema, limits.get(name, {}))
         if "pattern" in schema:
             schema.pop("format", None)
 

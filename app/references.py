@@ -1,0 +1,50 @@
+"""Files and vector stores that a body names must be there before anything comes of it: a run finds out too late."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Final
+
+from app.service import Service
+from core import names
+from core.errors import no_such, no_such_file
+from core.ids import SAFE_ID
+from core.requests import Body
+
+AT_ONCE: Final = 32  # documents that are read at a time
+FILE, STORE = "file", "vector store"
+KINDS: Final = {"file_id": FILE, "file_ids": FILE, "vector_store_ids": STORE}
+
+
+async def check(service: Service, project: str, body: Body | None) -> None:
+    """Reads one document for each id, and none if there are no ids. Raises the 404 of a file or a store that is
+    unknown to the project; a store that has expired is known."""
+    named = list(dict.fromkeys(_named(body)))
+    for start in range(0, len(named), AT_ONCE):
+        await asyncio.gather(*(_find(service, project, *each) for each in named[start : start + AT_ONCE]))
+
+
+def _named(node: object, kind: str = "") -> Iterator[tuple[str, str]]:
+    """Kind and id of whatever is named in the body, or in this part of it."""
+    match node:
+        case str() if kind:
+            yield kind, node
+        case list():
+            for item in node:
+                yield from _named(item, kind)
+        case Body():
+            for field, value in node:
+                yield from _named(value, KINDS.get(field, ""))
+
+
+async def _find(service: Service, project: str, kind: str, object_id: str) -> None:
+    safe = SAFE_ID.fullmatch(object_id)
+    if kind == FILE:
+        if not safe:
+            raise no_such_file(object_id[:200])
+        await service.files.fetch(project, object_id)
+    else:
+        if not safe:
+            raise no_such(STORE, object_id[:200])
+        await service.stores.fetch(names.VECTOR_STORES, project, object_id)
