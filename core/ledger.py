@@ -206,7 +206,8 @@ class Ledger(ABC, Generic[S, C]):
         commit = e.Commit(id=self._ids.nonce(), at=self._clock.now(), events=tuple(events))
         block = e.to_block(commit)
         if len(block) > MAX_BLOCK:
-            raise ApiError(f"The request is too large: it makes {len(block)} bytes, and {MAX_BLOCK} are the limit.")
+            message = f"The request is too large: it makes {len(block)} bytes, and {MAX_BLOCK} are the limit."
+            raise ApiError(message, status=413)
         changes: list[C] = []
 
         def fold() -> Sequence[Document]:

@@ -213,7 +213,7 @@ async def test_a_thread_takes_what_a_request_may_hold(service: InProcess) -> Non
     assert len(await service.said(thread)) == 16
     body["messages"].append({"role": "user", "content": "t" * (4 * 1024 * 1024 - len(json.dumps(body)) - 100)})
     answer = await service.api.send("POST", "/v1/threads", body)
-    assert answer.status == 400
+    assert answer.status == 413
     assert answer.error["message"].startswith("The request is too large")
 
 
