@@ -516,8 +516,7 @@ async def store_merge_taken(service: InProcess) -> str:
     return store_id
 
 
-@case(worker=False)
-async def store_expired(service: InProcess) -> str:
+async def expired(service: InProcess) -> tuple[str, str]:
     """With a file that was read, and one that nobody has read to its end."""
     one, two = await files(service, "one.txt", "two.txt")
     body = {"file_ids": [one], "expires_after": {"anchor": "last_active_at", "days": 1}}
@@ -528,7 +527,22 @@ async def store_expired(service: InProcess) -> str:
     service.advance(24 * 3600)
     await service.stores.expire(PROJECT, store["id"])
     await work(service)
-    return str(store["id"])
+    return store["id"], one
+
+
+@case(worker=False)
+async def store_expired(service: InProcess) -> str:
+    store_id, _ = await expired(service)
+    return store_id
+
+
+@case(worker=False)
+async def store_expired_then_less(service: InProcess) -> str:
+    """The file that was read is taken out: the store had none of its bytes any more."""
+    store_id, file_id = await expired(service)
+    await service.api.delete(f"/vector_stores/{store_id}/files/{file_id}")
+    await work(service)
+    return store_id
 
 
 @case(worker=False)

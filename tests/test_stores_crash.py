@@ -346,6 +346,21 @@ def test_whatever_storage_call_fails_every_file_ends_once_and_nothing_is_left(sc
                 raise
 
 
+def test_a_store_that_expired_has_no_bytes_whatever_is_taken_out_of_it() -> None:
+    async def main() -> None:
+        world = World(layout=("api", "worker"))
+        async with world.running():
+            owner = Owner(world)
+            files = await owner.files(2)
+            store_id = await owner.create(files, days=1)
+            await days_pass(world)
+            await owner.detach(store_id, files[0])
+            await days_pass(world)
+            await check(world, owner)
+
+    run(main())
+
+
 # --- the store of a thread --------------------------------------------------------------------------------------------
 
 

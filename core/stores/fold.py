@@ -220,14 +220,15 @@ def _file_detached(state: StoreState, event: e.FileDetached, at: int) -> Named:
     file = state.files.remove(event.file_id).file
     _count(state, file.status, None)
     store = _store(state)
-    state.store = replace(store, usage_bytes=store.usage_bytes - file.usage_bytes)
+    if store.status != "expired":  # since then nothing counts of what the file had
+        store = _store(state, usage_bytes=store.usage_bytes - file.usage_bytes)
     home = state.homes.pop(held.source, None)
     if home is not None:
         segment = state.segments[home]
         segment.sources = {source: chunks for source, chunks in segment.sources.items() if source != held.source}
         if not segment.sources:
             _retire(state, home)
-    return [("vector_store.file.deleted", file), *batches, ("vector_store.updated", state.store)]
+    return [("vector_store.file.deleted", file), *batches, ("vector_store.updated", store)]
 
 
 def _ended(state: StoreState, file_id: str, status: FileStatus, name: str, **changed: Any) -> Named:
