@@ -26,11 +26,14 @@ from core import events as e
 from core import names
 from core.commands import store_of_thread
 from core.errors import ApiError
+from core.ports import Delivery
 from core.resources import ExpiresAfter, File, FileCounts, VectorStore, encode
 from core.search.segment import passages
 from core.stores.commands import NewFile
 from core.stores.fold import StoreState
 from core.stores.ledger import StoreView
+from core.work import TendStore, to_body
+from worker.doorbell import Doorbell
 
 Json = Any
 Scenario = Callable[["Owner"], Awaitable[None]]
@@ -357,6 +360,32 @@ def test_a_store_that_expired_has_no_bytes_whatever_is_taken_out_of_it() -> None
             await owner.detach(store_id, files[0])
             await days_pass(world)
             await check(world, owner)
+
+    run(main())
+
+
+def test_a_merge_whose_item_its_host_gave_up_keeps_none_from_merging_for_ever() -> None:
+    """In the poison queue the item has another id."""
+
+    async def main() -> None:
+        world = World(layout=("api", "worker"))
+        async with world.running():
+            owner = Owner(world)
+            store_id = await owner.create(await owner.files(2))
+            await asyncio.sleep(5)
+            api, working = world.processes
+            # The fifth delivery of an item claims a merge, and its worker is killed.
+            await api.stores.commit(PROJECT, store_id, lambda s: [e.MergeClaimed(attempt=s.attempt + 1, item="x/5")])
+            item = TendStore(project=PROJECT, store_id=store_id, sent_at=world.clock.now())
+            poison = Delivery("99999", to_body(item), 6, "0")
+            await working.spawn(Doorbell(working.kit).give_up(poison))
+            await owner.batch(store_id, await owner.files(20))
+            await asyncio.sleep(60)
+            state = await folded(world, store_id)
+            assert (len(state.segments), list(state.loose.values())) == (22, ["x/5"]), "it may still be at it"
+            await days_pass(world)
+            state = await folded(world, store_id)
+            assert len(state.segments) < 20 and not state.loose
 
     run(main())
 

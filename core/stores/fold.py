@@ -91,6 +91,7 @@ class StoreState(State):
     attempt: int = 0  # the last one that was given away
     # Of work items that came again: which delivery has taken over. Earlier ones take nothing up any more.
     deliveries: dict[str, int] = msgspec.field(default_factory=dict)
+    merging_since: float = 0.0  # when the last merge was claimed
 
 
 def segment_of(file_id: str, attempt: int) -> str:
@@ -282,6 +283,7 @@ def _status(batch: VectorStoreFileBatch, counts: FileCounts) -> FileStatus:
 def _merge_claimed(state: StoreState, event: e.MergeClaimed, at: int) -> Named:
     state.attempt = max(state.attempt, event.attempt)
     state.loose[merged_segment(event.attempt)] = event.item
+    state.merging_since = at
     return []
 
 

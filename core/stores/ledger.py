@@ -39,6 +39,7 @@ class Snapshot(Struct, kw_only=True, frozen=True):
     loose: dict[str, str]
     attempt: int
     deliveries: dict[str, int] = msgspec.field(default_factory=dict)
+    merging_since: float = 0.0
 
 
 _decoder = msgspec.json.Decoder(Snapshot)
