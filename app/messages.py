@@ -23,7 +23,7 @@ async def create(request: web.Request) -> web.Response:
     if body.attachments:
         state = await service.ledger.read(project, thread_id)
         scribe.create_message(state, body, reserved.id)  # what is refused is filed nowhere
-        filing = await service.helpers.for_messages(project, thread_id, state, [body])
+        filing = await service.helpers.for_messages(project, reserved.id, state, [body])
     changes = await service.ledger.command(
         project, thread_id, lambda state: scribe.create_message(state, body, reserved.id, filing)
     )

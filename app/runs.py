@@ -30,7 +30,7 @@ async def create(request: web.Request) -> web.StreamResponse:
         if any(message.attachments for message in body.additional_messages or ()):
             state = await service.ledger.read(project, thread_id)
             service.scribe().create_run(state, body, assistant, reserved.id)  # what is refused is filed nowhere
-            filing = await service.helpers.for_messages(project, thread_id, state, body.additional_messages)
+            filing = await service.helpers.for_messages(project, reserved.id, state, body.additional_messages)
         run = await service.desk.create_run(project, thread_id, reserved.id, body, assistant, filing, contents=contents)
     kept = await reserved.keep(answer(run))
     return await _stream(request, run) if body.stream else kept

@@ -16,6 +16,7 @@ import msgspec
 from core import names
 from core.bell import Bell
 from core.errors import ApiError, no_such_file
+from core.ids import made_at
 from core.ports import Clock, Conflict, Storage, StorageUnavailable, Stored
 from core.resources import File, encode
 from core.work import MAX_DELAY, PurgeFile, TidyFile, WorkItem, to_body
@@ -48,7 +49,8 @@ class Files:
     let_go: LetGo = nobody  # whoever holds a file by its id lets it go, when it is gone
 
     async def create(self, project: str, file_id: str, chunks: AsyncIterator[bytes], describe: Describe) -> File | None:
-        """A file of these bytes, described when they are there."""
+        """A file of these bytes, described when they are there. Raises ApiError for none at all, for those that took a
+        day to come, and if `describe` names an earlier request's file whose bytes were removed since."""
         name, begun = names.document(project, file_id), self.clock.now()
         # 1. ring, before the first byte: a crash at any moment leaves nothing that the worker does not find.
         await self.ring(TidyFile(project=project, file_id=file_id, sent_at=begun), delay=FIRST_LOOK)
@@ -70,8 +72,22 @@ class Files:
             raise
         if file is None or file.id != file_id:
             await self._discard_early(name)
+        if file is None:
+            return None
+        if file.id != file_id:
+            await self._check_earlier(project, file.id)
         # 3. document
-        return await self.publish(project, file) if file else None
+        return await self.publish(project, file)
+
+    async def _check_earlier(self, project: str, file_id: str) -> None:
+        """Of a file whose request died, the worker removes the bytes a day after they began to come: the key that
+        stands for it may be younger. Raises ApiError where a document could come to be without them."""
+        stored = await self.storage.get(names.FILES, names.document(project, file_id))
+        if stored is not None:
+            return
+        too_late = self.clock.now() > made_at(file_id) + PATIENCE - MARGIN  # as in `create`
+        if too_late or not await self.has_content(project, file_id):
+            raise ApiError("The file that this Idempotency-Key stands for is gone. Send it with another key.")
 
     async def _discard_early(self, name: str) -> None:
         """Before the worker does."""
@@ -117,6 +133,9 @@ class Files:
     def read(self, project: str, file_id: str, *, offset: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
         """The content, as core.ports.Contents gives it."""
         return self.storage.download(names.CONTENTS, names.document(project, file_id), offset=offset, length=length)
+
+    async def has_content(self, project: str, file_id: str) -> bool:
+        return bool([piece async for piece in self.read(project, file_id, length=1)])
 
     async def delete(self, project: str, file_id: str) -> None:
         """The file is gone at once; the worker removes what is left. Raises the 404 of an unknown file."""
@@ -168,8 +187,9 @@ class Files:
         return file.expires_at is not None and self.clock.now() >= file.expires_at
 
     async def ring(self, item: WorkItem, *, delay: float = 0) -> None:
-        """`delay` in seconds; an item that comes earlier, as no queue keeps it so long, is parked again."""
-        await self.storage.send(to_body(item), delay=min(delay, MAX_DELAY))
+        """`delay` in seconds, none if it is below zero: Azure would refuse it, again and again. An item that comes
+        earlier, as no queue keeps it so long, is parked again."""
+        await self.storage.send(to_body(item), delay=max(0.0, min(delay, MAX_DELAY)))
 
 
 def expiry(purpose: str, seconds: int | None, created_at: int) -> int | None:

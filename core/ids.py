@@ -25,7 +25,7 @@ def _base36(number: int, width: int) -> str:
 
 def made_at(object_id: str) -> float:
     """When an id was made, in Unix time."""
-    return int(object_id.rpartition("_")[2][:TIME_DIGITS], 36) / 1_000_000
+    return int(object_id[-TIME_DIGITS - RANDOM_DIGITS : -RANDOM_DIGITS], 36) / 1_000_000
 
 
 class Ids:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import ClassVar, Final, Generic
 
 from core import events as e
@@ -39,6 +40,7 @@ MEND_WINDOW: Final = 60.0  # seconds that a commit may wait for its projection b
 ROLL_AFTER: Final = 200  # commits that a first touch folds, of a log that is not large
 ROLL_SHARE: Final = 16  # a generation grows to this part of its snapshot: what a first touch folds stays the less
 ROLL_AT_LAST: Final = 40_000  # commits: Azure takes 50,000 blocks, and no generation ends during a run
+AT_ONCE: Final = 32  # documents, where there are many
 TRIES: Final = 500  # of one command; each lost race means that another writer's commit went through
 
 Decide = Callable[[S], Sequence[e.Event]]
@@ -251,6 +253,12 @@ class Ledger(ABC, Generic[S, C]):
 
     async def _advance(self, documents: Sequence[Document]) -> None:
         await asyncio.gather(*(self._storage.advance(document) for document in documents))
+
+    async def _advance_many(self, documents: Iterable[Document]) -> None:
+        """A few at a time, each made when its turn has come: thousands at once would hold up everybody else."""
+        coming = iter(documents)
+        while some := list(itertools.islice(coming, AT_ONCE)):
+            await self._advance(some)
 
     async def _advance_late(self, project: str, log_id: str, documents: Sequence[Document]) -> None:
         pause = 0.5

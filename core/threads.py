@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import ClassVar
 
 from core import events as e
@@ -94,9 +95,9 @@ class Threads(Ledger[ThreadState, Change]):
             return None
         runs = list(state.runs)
         steps = [step for held in runs for step in held.steps]
-        things: list[Resource] = [state.thread, *state.messages, *(held.run for held in runs), *steps]
-        emptied = documents(project, [Change(state.version, "thread.deleted", thing) for thing in things])
-        await self._advance(emptied)
+        things: Iterable[Resource] = itertools.chain([state.thread], state.messages, (held.run for held in runs), steps)
+        deleted = (Change(state.version, "thread.deleted", thing) for thing in things)
+        await self._advance_many(document for change in deleted for document in documents(project, [change]))
         for held in runs:
             await self._storage.drop(names.STREAMS, names.document(project, thread_id, held.run.id))
         # A purge that dies before this is done again from the log. Nobody can read a log without its snapshot.

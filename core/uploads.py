@@ -6,6 +6,7 @@ have no documents: the content that they are staged for knows them.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -163,6 +164,7 @@ class Uploads:
         match held.upload.status:
             case "completed":
                 await self._publish(project, held)
+                await self._drop_late(project, held)
             case "pending" if now < held.upload.expires_at:
                 return held.upload.expires_at
             case "pending":
@@ -179,6 +181,17 @@ class Uploads:
             return held.upload.expires_at + PATIENCE
         await self.files.storage.remove(names.UPLOADS, stored.name)
         return None
+
+    async def _drop_late(self, project: str, held: Held) -> None:
+        """Remove parts that came to their end after the completion."""
+        file_id, storage = held.record.file_id, self.files.storage
+        name = names.document(project, file_id)
+        if await storage.get(names.FILES, name) is None:  # published, and deleted since
+            return await self._discard(project, held)
+        parts = {part.id: part for part in await storage.staged(names.CONTENTS, name)}
+        with contextlib.suppress(KeyError, Conflict):  # deleted meanwhile: the next look comes
+            # The same commit again drops what it does not name.
+            await storage.commit(names.CONTENTS, name, [parts[part_id] for part_id in held.record.part_ids])
 
     async def _discard(self, project: str, held: Held) -> None:
         await self.files.storage.discard(names.CONTENTS, names.document(project, held.record.file_id))
@@ -243,7 +256,10 @@ class Uploads:
             now = self.files.clock.now()
             item = TidyFile(project=project, file_id=file.id, sent_at=now)
             await self.files.ring(item, delay=file.expires_at - now)
-        await self.files.publish(project, file)
+        # A content that is gone was deleted with its file, whose publisher died before he noted it: a second publisher
+        # would bring the file back.
+        if await self.files.has_content(project, file.id):
+            await self.files.publish(project, file)
         try:
             # If-Match: another one published it.
             await self._replace(project, held, replace(held.record, published=True))

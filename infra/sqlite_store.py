@@ -60,6 +60,7 @@ CREATE INDEX IF NOT EXISTS queue_visible ON queue(name, visible_at);
 BUSY_TIMEOUT, BUSY_PAUSE = 5.0, 0.01
 CHECKPOINT_EVERY = 2.0  # seconds between looks at the write-ahead log
 WAL_PAGES = 16_384  # of the log, 64 MiB: beyond that writers wait for a moment, so that it begins anew
+CHECKPOINT_PATIENCE = 50  # milliseconds for which they do
 TIDY_EVERY = 3600.0  # seconds between looks for what is kept no longer
 DAY = 86_400
 MAX_BLOCK = 64 * 1024 * 1024  # as on Azure
@@ -508,7 +509,10 @@ def _checkpoint(db: sqlite3.Connection) -> None:
     """Copy the write-ahead log into the file. Under load that never gets to its end, where the log would begin anew."""
     _, pages, _ = db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
     if pages > WAL_PAGES:
-        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # next to nothing is left to copy
+        # Next to nothing is left to copy. But it waits for whoever reads from the log (a backup, a count of a project's
+        # bytes), and writers wait for it: rather it is tried again.
+        db.execute(f"PRAGMA busy_timeout={CHECKPOINT_PATIENCE}")
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
 def tidy(db: sqlite3.Connection, now: float) -> None:

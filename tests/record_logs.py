@@ -525,6 +525,16 @@ async def store_merged(service: InProcess) -> str:
     return store_id
 
 
+@case(worker=False, log_roll_after=2)
+async def store_merged_rolled_over(service: InProcess) -> str:
+    """The snapshot says when the last merge was claimed."""
+    store_id, _ = await about_to_merge(service)
+    await work(service)
+    for number in "123":
+        await service.api.post(f"/vector_stores/{store_id}", {"metadata": {"number": number}})
+    return store_id
+
+
 @case(worker=False)
 async def store_merge_taken(service: InProcess) -> str:
     """From a worker who may still write, by one who goes before he removes that."""
@@ -533,8 +543,7 @@ async def store_merge_taken(service: InProcess) -> str:
     return store_id
 
 
-@case(worker=False)
-async def store_expired(service: InProcess) -> str:
+async def expired(service: InProcess) -> tuple[str, str]:
     """With a file that was read, and one that nobody has read to its end."""
     one, two = await files(service, "one.txt", "two.txt")
     body = {"file_ids": [one], "expires_after": {"anchor": "last_active_at", "days": 1}}
@@ -545,7 +554,22 @@ async def store_expired(service: InProcess) -> str:
     service.advance(24 * 3600)
     await service.stores.expire(PROJECT, store["id"])
     await work(service)
-    return str(store["id"])
+    return store["id"], one
+
+
+@case(worker=False)
+async def store_expired(service: InProcess) -> str:
+    store_id, _ = await expired(service)
+    return store_id
+
+
+@case(worker=False)
+async def store_expired_then_less(service: InProcess) -> str:
+    """The file that was read is taken out: the store had none of its bytes any more."""
+    store_id, file_id = await expired(service)
+    await service.api.delete(f"/vector_stores/{store_id}/files/{file_id}")
+    await work(service)
+    return store_id
 
 
 @case(worker=False)

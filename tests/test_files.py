@@ -12,7 +12,7 @@ from forms import BOUNDARY, TYPE, download, field, file_form, form, send_form, u
 from inprocess import InProcess, ManualClock, in_process
 
 from core import names
-from core.files import BATCH_LIFETIME, PATIENCE
+from core.files import BATCH_LIFETIME, MARGIN, PATIENCE
 from core.ports import StorageUnavailable
 
 Json = Any
@@ -413,15 +413,44 @@ async def test_of_twenty_files_at_once_one_counts(service: InProcess) -> None:
     assert kept(service) == [file_id]
 
 
-async def test_a_file_whose_answer_was_never_kept_is_found(service: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def crash(*_: Any) -> None:
-        raise RuntimeError("the process died")
+async def died(*_: Any) -> None:
+    raise RuntimeError("the process died")
 
+
+async def test_a_file_whose_answer_was_never_kept_is_found(service: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
     for place in ("core.files.Files.publish", "app.idempotency.Reserved.keep"):
         with monkeypatch.context() as patch:
-            patch.setattr(place, crash)
+            patch.setattr(place, died)
             assert (await keyed(service, b"once", place))[0] == 500
         status, answer = await keyed(service, b"once", place)
         assert status == 200
         assert (await download(service.api, answer["id"])).raw == b"once"
         assert await keyed(service, b"once", place) == (200, answer)
+
+
+async def test_a_key_whose_file_was_deleted_makes_none_without_bytes(
+    service: InProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its request died before its answer was kept."""
+    with monkeypatch.context() as patch:
+        patch.setattr("app.idempotency.Reserved.keep", died)
+        assert (await keyed(service, b"once"))[0] == 500
+    (file,) = (await service.api.get("/files"))["data"]
+    await service.api.delete(f"/files/{file['id']}")
+    await rest(service)
+    assert (await keyed(service, b"once"))[0] == 400
+    assert (await service.api.get("/files"))["data"] == kept(service) == []
+
+
+async def test_a_key_whose_request_died_a_day_ago_makes_no_file_of_bytes_that_are_removed_now(
+    service: InProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The key is younger than they: it was reserved when all had come."""
+    with monkeypatch.context() as patch:
+        patch.setattr("core.files.Files.publish", died)
+        assert (await keyed(service, b"once"))[0] == 500
+    service.advance(PATIENCE - MARGIN + 1)
+    assert (await keyed(service, b"once"))[0] == 400
+    service.advance(MARGIN)
+    await rest(service)
+    assert (await service.api.get("/files"))["data"] == kept(service) == []

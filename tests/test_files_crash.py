@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import json
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from core import names
 from core.errors import ApiError
 from core.files import PATIENCE, decode_file
 from core.ports import StorageUnavailable
-from core.requests import CompleteUpload, CreateUpload
+from core.requests import CompleteUpload, CreateUpload, ExpiresAfter
 from core.resources import File
 from infra import sqlite_store
 
@@ -104,8 +105,11 @@ class Owner:
             assert self.retries, "a deletion is refused only if it came before"
         self.gone.add(file_id)
 
-    async def begin(self, size: int = 2 * len(BYTES)) -> str:
-        body = CreateUpload(filename="foxes", purpose="assistants", bytes=size, mime_type="text/plain")
+    async def begin(self, size: int = 2 * len(BYTES), *, expires_after: float | None = None) -> str:
+        expiry = ExpiresAfter(anchor="created_at", seconds=int(expires_after)) if expires_after else None
+        body = CreateUpload(
+            filename="foxes", purpose="assistants", bytes=size, mime_type="text/plain", expires_after=expiry
+        )
 
         async def create(process: Process) -> str:
             return (await process.service.uploads.create(PROJECT, process.service.ids.new("upload"), body)).id
@@ -202,6 +206,28 @@ async def complete_and_cancel_at_once(owner: Owner) -> None:
     _expected(done)
 
 
+async def add_while_it_is_completed(owner: Owner) -> None:
+    upload_id = await owner.begin()
+    parts = [await owner.add(upload_id) for _ in range(2)]
+    late = asyncio.create_task(owner.add(upload_id))
+    await asyncio.sleep(0.02)
+    done = await asyncio.gather(owner.complete(upload_id, *parts), late, return_exceptions=True)
+    _expected(done)
+
+
+async def delete_while_a_part_comes(owner: Owner) -> None:
+    upload_id = await owner.begin()
+    parts = [await owner.add(upload_id) for _ in range(2)]
+    late = asyncio.create_task(owner.add(upload_id))
+    await asyncio.sleep(0.02)
+    done: list[Any] = [None]
+    try:
+        await owner.delete(await owner.complete(upload_id, *parts))
+    except (ApiError, Unanswered) as error:
+        done = [error]
+    _expected([*done, *await asyncio.gather(late, return_exceptions=True)])
+
+
 def _expected(results: list[Any]) -> None:
     for result in results:
         if isinstance(result, BaseException) and not isinstance(result, ApiError | Unanswered):
@@ -222,6 +248,8 @@ SCENARIOS = [
     upload_and_forget,
     complete_twice_at_once,
     complete_and_cancel_at_once,
+    add_while_it_is_completed,
+    delete_while_a_part_comes,
 ]
 
 
@@ -275,6 +303,9 @@ async def check(world: World, owner: Owner) -> None:
     for table in ("contents", "chunks"):
         there = {name for (name,) in store._sql.execute(f"SELECT DISTINCT name FROM {table}")}
         assert there == whole, f"{table} of no file: {there - whole}"
+    for name, parts in store._sql.execute("SELECT name, parts FROM contents"):
+        named = {part_id for part_id, _ in json.loads(parts)}
+        assert {part.id for part in await store.staged(names.CONTENTS, name)} == named, "a part that nobody named"
     assert not await store.page(names.UPLOADS, "", after=None, limit=1, newest_first=True), "an upload is kept for ever"
     assert world.queued("work-buried") == 0
     assert not world.errors, world.errors
@@ -316,6 +347,78 @@ def test_a_crash_in_the_middle_of_a_file_leaves_bytes_until_the_work_item_comes_
             await asyncio.sleep(3)
             assert world.store._sql.execute("SELECT count(*) FROM chunks").fetchone()[0] == 0
             assert world.queued() == 0
+
+    run(main())
+
+
+def test_a_file_of_an_upload_that_was_deleted_does_not_come_back() -> None:
+    """Its publisher died before he noted that there was one."""
+
+    async def main() -> None:
+        plan = Plan(lambda _, name: How.CRASH_AFTER if name == "create" and uploaded else None)
+        uploaded: list[str] = []
+        world = World(plan=plan, layout=("api", "worker"))
+        async with world.running():
+            owner = Owner(world)
+            upload_id = await owner.begin()
+            uploaded += [await owner.add(upload_id) for _ in range(2)]
+            with pytest.raises(Unanswered):
+                await owner.complete(upload_id, *uploaded)
+            plan.end()
+            (row,) = await world.store.page(names.FILES, f"{PROJECT}/", after=None, limit=2, newest_first=True)
+            file_id = decode_file(row.body).id
+            owner.told[file_id] = BYTES * 2
+            await owner.delete(file_id)
+            await days_pass(world)
+            await check(world, owner)
+
+    run(main())
+
+
+def test_a_completion_that_is_sent_again_brings_no_deleted_file_back_whose_bytes_are_still_there() -> None:
+    async def main() -> None:
+        world = World(layout=("api",))
+        async with world.running():
+            owner = Owner(world)
+            upload_id = await owner.begin()
+            parts = [await owner.add(upload_id) for _ in range(2)]
+            file_id = await owner.complete(upload_id, *parts)
+            await owner.delete(file_id)
+            assert await read(world, file_id)
+            again = CompleteUpload(part_ids=parts)
+            await owner.ask(lambda process: process.service.uploads.complete(PROJECT, upload_id, again))
+            assert not await world.store.get(names.FILES, names.document(PROJECT, file_id))
+
+    run(main())
+
+
+def test_no_item_is_sent_with_a_delay_below_zero() -> None:
+    """A file of an upload that has expired when its publication is made up for."""
+
+    async def main() -> None:
+        plan = Plan(lambda _, name: How.CRASH_AFTER if name == "replace" else None)
+        world = World(plan=plan, layout=("api",))
+        async with world.running():
+            owner = Owner(world)
+            upload_id = await owner.begin(expires_after=HOUR)
+            parts = [await owner.add(upload_id) for _ in range(2)]
+            with pytest.raises(Unanswered):
+                await owner.complete(upload_id, *parts)
+            plan.end()
+            delays: list[float] = []
+            undisturbed = world.store.send
+
+            async def send(body: bytes, *, delay: float = 0) -> None:
+                delays.append(delay)
+                await undisturbed(body, delay=delay)
+
+            world.store.send = send  # type: ignore[method-assign]
+            skip(HOUR + 10)
+            world.layout = ("worker",)
+            world.start()
+            await days_pass(world)
+            assert delays and min(delays) >= 0
+            await check(world, owner)
 
     run(main())
 

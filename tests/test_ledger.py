@@ -20,6 +20,7 @@ from core import names
 from core.commands import message_from
 from core.errors import ApiError
 from core.ids import Ids
+from core.ledger import AT_ONCE
 from core.ports import Document, StorageUnavailable
 from core.requests import CreateMessage
 
@@ -249,6 +250,39 @@ def test_no_document_is_brought_up_of_a_thread_that_was_deleted_meanwhile() -> N
             await nothing_is_left(world, client.thread)
 
     run(main())
+
+
+def test_a_purge_asks_the_store_for_a_few_documents_at_a_time() -> None:
+    """Of a thread of thousands, everybody else would wait for all."""
+
+    async def main() -> None:
+        world = World(layout=("api",))
+        async with world.running():
+            client = Client(world)
+            await client.open_thread()
+            (process,) = world.processes
+            body = CreateMessage(role="user", content="Hello")
+            made = [message_from(body, client.thread, f"msg_{number:024}", 1) for number in range(100)]
+            created = [e.MessageCreated(message=message) for message in made]
+            await process.ledger.commit(PROJECT, client.thread, lambda state: created)
+            await client.delete()
+            undisturbed, under_way = process.storage.advance, [0]
+
+            async def advance(document: Document) -> None:
+                under_way.append(under_way[-1] + 1)
+                await undisturbed(document)
+                under_way.append(under_way[-1] - 1)
+
+            process.storage.advance = advance  # type: ignore[method-assign]
+            await process.spawn(process.ledger.purge(PROJECT, client.thread))
+            assert len(under_way) > 200 and max(under_way) == AT_ONCE
+            assert not [name for _, name in await world.documents() if "msg_" in name and await shown(world, name)]
+
+    run(main())
+
+
+async def shown(world: World, message: str) -> bool:
+    return await world.store.get(names.MESSAGES, message) is not None
 
 
 def test_a_purge_leaves_a_thread_alone_that_nobody_deleted() -> None:

@@ -10,6 +10,7 @@ import random
 import re
 import socket
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -473,6 +474,31 @@ async def test_the_write_ahead_log_begins_anew_under_a_load_that_never_rests(
     async with asyncio.timeout(60):
         await shrunk()
         await shrunk()
+    await store.close()
+
+
+async def test_a_write_ahead_log_that_cannot_begin_anew_for_a_reader_holds_up_no_writer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_store, "CHECKPOINT_EVERY", 0.01)
+    monkeypatch.setattr(sqlite_store, "WAL_PAGES", 10)
+    undisturbed, done = sqlite_store._checkpoint, [0]
+
+    def checkpoint(db: sqlite3.Connection) -> None:
+        undisturbed(db)
+        done[0] += 1
+
+    monkeypatch.setattr(sqlite_store, "_checkpoint", checkpoint)
+    store = await sqlite_file(tmp_path)
+    with contextlib.closing(sqlite3.connect(tmp_path / "store.db", isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM documents").fetchall()
+        await store.create("files", "p/file-1", b"x" * 100_000)
+        begun, before = time.monotonic(), done[0]
+        while done[0] < before + 3:
+            await store.send(b"{}")
+            await asyncio.sleep(0.001)
+        assert time.monotonic() - begun < sqlite_store.BUSY_TIMEOUT / 2
     await store.close()
 
 

@@ -14,7 +14,8 @@ from typing import Any
 
 import msgspec
 import pytest
-from client import Unanswered
+from byname import ASSISTANT
+from client import Client, Refused, Unanswered
 from faults import How, Mischief, Plan
 from simulation import PROJECT, Process, World
 from test_files_crash import Owner as Asker
@@ -23,12 +24,16 @@ from virtual import run
 
 from core import events as e
 from core import names
+from core.commands import store_of_thread
 from core.errors import ApiError
+from core.ports import Delivery
 from core.resources import ExpiresAfter, File, FileCounts, VectorStore, encode
 from core.search.segment import passages
 from core.stores.commands import NewFile
 from core.stores.fold import StoreState
 from core.stores.ledger import StoreView
+from core.work import TendStore, to_body
+from worker.doorbell import Doorbell
 
 Json = Any
 Scenario = Callable[["Owner"], Awaitable[None]]
@@ -342,6 +347,115 @@ def test_whatever_storage_call_fails_every_file_ends_once_and_nothing_is_left(sc
             except BaseException as error:
                 error.add_note(f"{scenario.__name__}, {options}: {plan.hits}")
                 raise
+
+
+def test_a_store_that_expired_has_no_bytes_whatever_is_taken_out_of_it() -> None:
+    async def main() -> None:
+        world = World(layout=("api", "worker"))
+        async with world.running():
+            owner = Owner(world)
+            files = await owner.files(2)
+            store_id = await owner.create(files, days=1)
+            await days_pass(world)
+            await owner.detach(store_id, files[0])
+            await days_pass(world)
+            await check(world, owner)
+
+    run(main())
+
+
+def test_a_merge_whose_item_its_host_gave_up_keeps_none_from_merging_for_ever() -> None:
+    """In the poison queue the item has another id."""
+
+    async def main() -> None:
+        world = World(layout=("api", "worker"))
+        async with world.running():
+            owner = Owner(world)
+            store_id = await owner.create(await owner.files(2))
+            await asyncio.sleep(5)
+            api, working = world.processes
+            # The fifth delivery of an item claims a merge, and its worker is killed.
+            await api.stores.commit(PROJECT, store_id, lambda s: [e.MergeClaimed(attempt=s.attempt + 1, item="x/5")])
+            item = TendStore(project=PROJECT, store_id=store_id, sent_at=world.clock.now())
+            poison = Delivery("99999", to_body(item), 6, "0")
+            await working.spawn(Doorbell(working.kit).give_up(poison))
+            await owner.batch(store_id, await owner.files(20))
+            await asyncio.sleep(60)
+            state = await folded(world, store_id)
+            assert (len(state.segments), list(state.loose.values())) == (22, ["x/5"]), "it may still be at it"
+            await days_pass(world)
+            state = await folded(world, store_id)
+            assert len(state.segments) < 20 and not state.loose
+
+    run(main())
+
+
+# --- the store of a thread --------------------------------------------------------------------------------------------
+
+
+async def show(client: Client, file: NewFile, by: str = "messages") -> None:
+    """In a message, until it is taken: whoever comes second is told to ask again."""
+    attachment = {"file_id": file.file_id, "tools": [{"type": "file_search"}]}
+    body: Json = {"role": "user", "content": "Look", "attachments": [attachment]}
+    if by == "runs":
+        body = {"assistant_id": ASSISTANT.id, "model": "plain/m", "additional_messages": [body]}
+    while True:
+        with contextlib.suppress(Refused):
+            await client.ask("show a file", "POST", f"/threads/{client.thread}/{by}", body)
+            return
+
+
+async def store_of(world: World, client: Client) -> str:
+    process = await world.api()
+    return store_of_thread((await process.ledger.look(PROJECT, client.thread)).state)
+
+
+def test_of_two_messages_at_once_that_are_the_first_with_files_both_are_in_the_store() -> None:
+    async def main() -> None:
+        plan = Plan(stall=0.05)
+        world = World(plan=plan, layout=("api", "worker"))
+        async with world.running():
+            client = Client(world)
+            await client.open_thread()
+            files = await Owner(world).files(2)
+            # The request that made its store first is slow to go on: the other one's message comes first.
+            slow = "advance vector-stores"
+            plan.choose = lambda _, name: How.STALLED if name == slow and not plan.hits else None
+            await asyncio.gather(*(show(client, file) for file in files))
+            assert plan.hits
+            held = (await folded(world, await store_of(world, client))).files
+            assert {each.id for each in held} == {file.file_id for file in files}
+
+    run(main())
+
+
+@pytest.mark.parametrize("by", ["messages", "runs"])
+def test_the_id_of_a_threads_store_never_comes_again(by: str) -> None:
+    """Another process may remember what was deleted, and take the new store's log for the rest of the old one's."""
+
+    async def main() -> None:
+        world = World(layout=("api", "api", "worker"))
+        async with world.running():
+            client, owner = Client(world), Owner(world)
+            await client.open_thread()
+            files = await owner.files(2)
+            await show(client, files[0], by)
+            await asyncio.sleep(5)
+            old = await store_of(world, client)
+            for process in world.processes:
+                await process.stores.look(PROJECT, old)
+            await owner.delete(old)
+            await asyncio.sleep(3 * world.tombstones)
+            assert await world.store.read(names.STORE_LOGS, names.log(PROJECT, old), None) is None
+            await show(client, files[1], by)
+            await asyncio.sleep(5)
+            new = await store_of(world, client)
+            assert new != old
+            assert not (await folded(world, new)).waiting
+            for process in world.processes:
+                assert [each.id for each in (await process.stores.read(PROJECT, new)).files] == [files[1].file_id]
+
+    run(main())
 
 
 # --- a batch, while processes die all the time ------------------------------------------------------------------------

@@ -47,7 +47,7 @@ log = logging.getLogger(__name__)
 
 CLAIMS: Final = 5  # of one file without an end; then it has failed
 SPELL: Final = 120.0  # seconds after which an item takes up no more files, and sends another one for the rest
-ABANDONED: Final = 3600.0  # seconds after which a claim counts no more, if its item is gone: no file takes so long
+ABANDONED: Final = 3600.0  # seconds after which a claim counts no more, if its item is gone: nothing takes so long
 MERGES: Final = 16  # of one item, at most
 WENT_WRONG: Final = LastError(code="server_error", message="Sorry, something went wrong.")
 
@@ -177,7 +177,10 @@ class Shift:
 
     def _open(self, held: FileState) -> bool:
         """Whether nobody has it, or somebody who will do no more to it."""
-        return not held.item or self._before(held.item) or self.kit.clock.now() - held.claimed_at > ABANDONED
+        return not held.item or self._before(held.item) or self._abandoned(held.claimed_at)
+
+    def _abandoned(self, since: float) -> bool:
+        return self.kit.clock.now() - since > ABANDONED
 
     def _release(self, state: StoreState) -> Sequence[e.Event]:
         left = [held for held in self._waiting(state) if held.item and self._open(held)]
@@ -326,13 +329,17 @@ class Shift:
 
     def _take_over(self, state: StoreState) -> Sequence[e.Event]:
         """Earlier deliveries are not to take anything up any more, nor to commit a merge that they have begun, even if
-        their holders live: once this one has ended there is no item by which anybody would take over from them."""
+        their holders live: once this one has ended there is no item by which anybody would take over from them. Nor is
+        a merge to be committed that was begun so long ago that its item is gone: nothing would be merged any more."""
         if not state.known or self._overtaken(state):
             return ()
+        old = self._abandoned(state.merging_since)
         begun = tuple(
-            name for name, item in state.loose.items() if name.startswith("merged.") and item and self._before(item)
+            name
+            for name, item in state.loose.items()
+            if name.startswith("merged.") and item not in ("", self.me) and (old or self._before(item))
         )
-        told = state.deliveries.get(self.item_id) == self.count
+        told = self.count == 1 or state.deliveries.get(self.item_id) == self.count
         return () if told and not begun else [e.ItemTakenOver(names=begun, item=self.me)]
 
     def _overtaken(self, state: StoreState) -> bool:
@@ -340,9 +347,10 @@ class Shift:
 
     async def _remove_loose(self) -> None:
         """What nobody can make a part of the store any more."""
-        if self.count > 1:
-            await self._commit(self._take_over)
         state = await self._look()
+        if self._take_over(state):
+            await self._commit(self._take_over)
+            state = await self._look()
         if not state.known:
             return
         counting = {held.source for held in self._waiting(state) if held.item}

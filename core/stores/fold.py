@@ -91,6 +91,7 @@ class StoreState(State):
     attempt: int = 0  # the last one that was given away
     # Of work items that came again: which delivery has taken over. Earlier ones take nothing up any more.
     deliveries: dict[str, int] = msgspec.field(default_factory=dict)
+    merging_since: float = 0.0  # when the last merge was claimed
 
 
 def segment_of(file_id: str, attempt: int) -> str:
@@ -220,14 +221,15 @@ def _file_detached(state: StoreState, event: e.FileDetached, at: int) -> Named:
     file = state.files.remove(event.file_id).file
     _count(state, file.status, None)
     store = _store(state)
-    state.store = replace(store, usage_bytes=store.usage_bytes - file.usage_bytes)
+    if store.status != "expired":  # since then nothing counts of what the file had
+        store = _store(state, usage_bytes=store.usage_bytes - file.usage_bytes)
     home = state.homes.pop(held.source, None)
     if home is not None:
         segment = state.segments[home]
         segment.sources = {source: chunks for source, chunks in segment.sources.items() if source != held.source}
         if not segment.sources:
             _retire(state, home)
-    return [("vector_store.file.deleted", file), *batches, ("vector_store.updated", state.store)]
+    return [("vector_store.file.deleted", file), *batches, ("vector_store.updated", store)]
 
 
 def _ended(state: StoreState, file_id: str, status: FileStatus, name: str, **changed: Any) -> Named:
@@ -281,6 +283,7 @@ def _status(batch: VectorStoreFileBatch, counts: FileCounts) -> FileStatus:
 def _merge_claimed(state: StoreState, event: e.MergeClaimed, at: int) -> Named:
     state.attempt = max(state.attempt, event.attempt)
     state.loose[merged_segment(event.attempt)] = event.item
+    state.merging_since = at
     return []
 
 

@@ -1,8 +1,9 @@
 """Stores that come with an assistant or a thread: by `tool_resources.file_search.vector_stores`, or by attachments of
 messages (sections 3.1 and 3.3).
 
-The store comes first, then the assistant or the thread. Its id is made of theirs, so the same request, sent again after
-a crash, makes no second store.
+The store comes first, then the assistant, the thread or the message. Its id is made of the id that the request has
+reserved for what it creates: the same request, sent again after a crash with its key, makes no second store, and no
+other request ever makes, or fills, a store of this id.
 """
 
 from __future__ import annotations
@@ -58,10 +59,14 @@ class Helpers:
         return _with_store(body, await self._make(project, thread_id, wanted or r.StoreHelper(), files, OF_THREADS))
 
     async def for_messages(
-        self, project: str, thread_id: str, state: ThreadState, messages: Sequence[r.CreateMessage] | None
+        self, project: str, reserved_id: str, state: ThreadState, messages: Sequence[r.CreateMessage] | None
     ) -> Filing | None:
         """Bring the attachments of new messages into the store of their thread; into a new one, if it has none or its
-        own is gone. None if there are none."""
+        own is gone. None if there are none.
+
+        `reserved_id` is of the message, or of the run that brings the messages. It is not the thread's: a store that is
+        there was made by the same request, so of two that are the first at once, one would leave its files out; and a
+        thread whose store was deleted would make one of the same id again."""
         files = attached(messages)
         if not files:
             return None
@@ -74,20 +79,25 @@ class Helpers:
             else:
                 await self.desk.attach(project, before, _new(files))
                 return Filing(before, before)
-        return Filing(before, await self._make(project, thread_id, r.StoreHelper(), files, OF_THREADS))
+        return Filing(before, await self._make(project, reserved_id, r.StoreHelper(), files, OF_THREADS))
 
     async def _make(
-        self, project: str, owner: str, wanted: r.StoreHelper, files: Sequence[str], expires_after: ExpiresAfter | None
+        self,
+        project: str,
+        reserved_id: str,
+        wanted: r.StoreHelper,
+        files: Sequence[str],
+        expires_after: ExpiresAfter | None,
     ) -> str:
         chunking = chunking_of(wanted.chunking_strategy)
         new = [NewFile(file_id, chunking=chunking) for file_id in wanted.file_ids or ()] + _new(files)
-        store_id = "vs_" + owner.partition("_")[2]
+        store_id = "vs_" + reserved_id.partition("_")[2]
         state = (await self.desk.stores.look(project, store_id)).state
-        if state.version:
+        if state.version:  # the same request came before
             try:
                 usable(state, self.desk.clock.now())
             except ApiError:
-                store_id = self.ids.new("vs")  # that one is gone
+                store_id = self.ids.new("vs")  # and what it made is gone
             else:
                 await self.desk.attach(project, store_id, new)
                 return store_id

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -39,6 +38,7 @@ class Snapshot(Struct, kw_only=True, frozen=True):
     loose: dict[str, str]
     attempt: int
     deliveries: dict[str, int] = msgspec.field(default_factory=dict)
+    merging_since: float = 0.0
 
 
 _decoder = msgspec.json.Decoder(Snapshot)
@@ -206,13 +206,9 @@ class Stores(Ledger[StoreState, StoreChange]):
             await self._bring(project, [StoreChange(state.version, "", state.store)])
 
     async def _bring(self, project: str, changes: Sequence[StoreChange]) -> None:
-        """Many documents, a few at a time."""
-        made = [_document(project, change) for change in changes]
-        for start in range(0, len(made), AT_ONCE):
-            await asyncio.gather(*map(self._storage.advance, made[start : start + AT_ONCE]))
+        await self._advance_many(_document(project, change) for change in changes)
 
 
-AT_ONCE = 32  # documents
 GONE = ("vector_store.deleted", "vector_store.file.deleted")
 # A file that has ended is most often projected for the first time.
 FIRST = (
