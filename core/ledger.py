@@ -77,6 +77,7 @@ class Ledger(ABC, Generic[S, C]):
         self._roll_after, self._view_bytes = roll_after, view_bytes
         self._views: OrderedDict[tuple[str, str], View[S, C]] = OrderedDict()
         self._weight = 0
+        self._grown: set[View[S, C]] = set()
         self._late: set[asyncio.Task[None]] = set()  # projections that the store refused at first
 
     # -- what a kind of aggregate adds -----------------------------------------------------------------------------
@@ -361,10 +362,17 @@ class Ledger(ABC, Generic[S, C]):
             self._forget(key)
             self._views[key] = view
         self._views.move_to_end(key)
-        self._weight += view.weight - view.counted
-        view.counted = view.weight
+        view.grown = self._grown
+        self._count(view)
+        while self._grown:
+            if (other := self._grown.pop()).counted:
+                self._count(other)
         while len(self._views) > 1 and self._weight > self._view_bytes:
             self._forget(next(iter(self._views)))
+
+    def _count(self, view: View[S, C]) -> None:
+        self._weight += view.weight - view.counted
+        view.counted = view.weight
 
     def _forget(self, key: tuple[str, str]) -> None:
         view = self._views.pop(key, None)

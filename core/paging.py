@@ -15,6 +15,7 @@ from core.resources import Page, Struct, encode
 
 T = TypeVar("T")
 Buffer = bytes | memoryview
+Opened = Callable[[int], object]
 GROUP = 64  # objects of a snapshot that are compressed together, to a twentieth at best: reading it is what takes long
 
 
@@ -38,10 +39,10 @@ class Contents(Struct, frozen=True):
 
 class Packed(Generic[T]):
     """Objects as a snapshot holds them, each decoded when it is asked for: a reader of the last twenty messages does
-    not wait for the ten thousand before them."""
+    not wait for the ten thousand before them. `opened` is told how many bytes each had."""
 
-    def __init__(self, contents: Contents, body: memoryview, kind: type[T]) -> None:
-        self._body, self._kind, self.sizes = body, kind, contents.sizes
+    def __init__(self, contents: Contents, body: memoryview, kind: type[T], opened: Opened) -> None:
+        self._body, self._kind, self._opened, self.sizes = body, kind, opened, contents.sizes
         self._starts = list(accumulate(contents.groups, initial=0))
         self._open: tuple[int, bytes, list[int]] = (-1, b"", [])  # the group that was read last, and where each ends
 
@@ -62,6 +63,7 @@ class Packed(Generic[T]):
 
     def object(self, place: int) -> T | None:
         body = self.bytes(place)
+        self._opened(len(body))
         return msgspec.json.decode(body, type=self._kind) if body else None
 
 
@@ -72,12 +74,12 @@ class Index(msgspec.Struct, Generic[T], dict=True):
     order: list[str] = []
     items: dict[str, T | None] = {}  # None: deleted. Without those that are packed, and were not asked for yet.
 
-    packed: ClassVar[Packed[Any]] = Packed(Contents(), memoryview(b""), object)  # an instance may have its own
+    packed: ClassVar[Packed[Any]] = Packed(Contents(), memoryview(b""), object, int)  # an instance may have its own
 
     @classmethod
-    def unpack(cls, contents: Contents, body: memoryview, kind: type[T]) -> Self:
+    def unpack(cls, contents: Contents, body: memoryview, kind: type[T], opened: Opened) -> Self:
         index = cls(order=list(contents.order))
-        index.__dict__["packed"] = Packed(contents, body, kind)
+        index.__dict__["packed"] = Packed(contents, body, kind, opened)
         return index
 
     def pack(self) -> tuple[Contents, list[Buffer]]:

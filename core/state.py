@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Final, Generic, Protocol, TypeVar
@@ -10,6 +11,7 @@ from typing import Final, Generic, Protocol, TypeVar
 import msgspec
 
 from core import events as e
+from core.paging import Opened
 from core.ports import Mark
 
 VIEW_BYTES: Final = 2_000  # of an aggregate without anything in it
@@ -51,7 +53,8 @@ class View(ABC, Generic[S, C]):
 
     def __init__(self) -> None:
         self.lock = asyncio.Lock()
-        self.counted = 0  # the part of `weight` that the ledger's total knows
+        self.counted = 0  # the part of `weight` that the ledger's total knows; 0 if it does not keep this view
+        self.grown: set[View[S, C]] = set()  # the ledger's: views that have grown since they were counted
         self.reset()
 
     def reset(self) -> None:
@@ -60,12 +63,26 @@ class View(ABC, Generic[S, C]):
         self.mark: Mark | None = None
         self.blocks = 0  # commits in this generation of the log
         self.base = 0  # bytes of the snapshot that the generation began with
-        self.weight = VIEW_BYTES  # bytes of log and snapshot that were folded, and of a view without any
+        # Bytes of log and snapshot that were folded, of what was unpacked since, and of a view without any.
+        self.weight = VIEW_BYTES
 
     def begin(self, snapshot: bytes) -> None:
         """Start over from what `snapshot` made, of this view or of another process's."""
         self.unpack(snapshot)
         self.base, self.weight = len(snapshot), self.weight + len(snapshot)
+
+    @property
+    def opened(self) -> Opened:
+        """Hears how many bytes were unpacked, whenever somebody asks for them. It knows this view weakly: in a cycle, a
+        view that was forgotten would stay in memory for a while."""
+        me = weakref.ref(self)
+
+        def opened(size: int) -> None:
+            if view := me():
+                view.weight += size
+                view.grown.add(view)
+
+        return opened
 
     @abstractmethod
     def blank(self) -> S:

@@ -97,7 +97,8 @@ class Threads(Ledger[ThreadState, Change]):
         steps = [step for held in runs for step in held.steps]
         things: Iterable[Resource] = itertools.chain([state.thread], state.messages, (held.run for held in runs), steps)
         deleted = (Change(state.version, "thread.deleted", thing) for thing in things)
-        await self._advance_many(document for change in deleted for document in documents(project, [change]))
+        emptied = (document for change in deleted for document in documents(project, [change]))
+        await self._advance_many(emptied)
         for held in runs:
             await self._storage.drop(names.STREAMS, names.document(project, thread_id, held.run.id))
         # A purge that dies before this is done again from the log. Nobody can read a log without its snapshot.

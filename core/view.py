@@ -52,8 +52,8 @@ class ThreadView(View[ThreadState, Change]):
             version=line.version,
             thread=line.thread,
             deleted=line.deleted,
-            messages=Index.unpack(line.messages, rest[:runs_at], Message),
-            runs=Index.unpack(line.runs, rest[runs_at:], RunState),
+            messages=Index.unpack(line.messages, rest[:runs_at], Message, self.opened),
+            runs=Index.unpack(line.runs, rest[runs_at:], RunState, self.opened),
         )
         self.trail, self.trail_before = _changes(line.trail), _changes(line.trail_before)
 

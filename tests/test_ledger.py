@@ -252,6 +252,34 @@ def test_no_document_is_brought_up_of_a_thread_that_was_deleted_meanwhile() -> N
     run(main())
 
 
+def test_what_is_unpacked_of_a_snapshot_counts_whenever_that_is() -> None:
+    """Packed, a thread weighs a twentieth: a few long lists would fill the memory."""
+
+    async def main() -> None:
+        world = World(layout=("api", "idle"), roll_after=1)
+        async with world.running():
+            long, short = Client(world), Client(world)
+            for client in (long, short):
+                await client.open_thread()
+            writing, reading = world.processes
+            body = CreateMessage(role="user", content="x" * 1000)
+            made = [message_from(body, long.thread, f"msg_{number:024}", 1) for number in range(100)]
+            created = [e.MessageCreated(message=message) for message in made]
+            await writing.ledger.commit(PROJECT, long.thread, lambda state: created)
+            await long.say()  # which rolls the log over
+            ledger = reading.ledger
+            ledger._view_bytes = 100_000
+            state = await ledger.read(PROJECT, long.thread)
+            await ledger.read(PROJECT, short.thread)
+            assert len(ledger._views) == 2 and ledger._weight < 30_000
+            assert len(list(state.messages)) == 101
+            await ledger.read(PROJECT, short.thread)
+            assert [*ledger._views] == [(PROJECT, short.thread)]
+            assert ledger._weight == ledger._views[PROJECT, short.thread].weight
+
+    run(main())
+
+
 def test_a_purge_asks_the_store_for_a_few_documents_at_a_time() -> None:
     """Of a thread of thousands, everybody else would wait for all."""
 

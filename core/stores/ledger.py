@@ -53,8 +53,8 @@ class StoreView(View[StoreState, StoreChange]):
         line, rest = _decoder.decode(snapshot[:head]), memoryview(snapshot)[head:]
         batches_at = sum(line.files.groups)
         kept: dict[str, Any] = {field: getattr(line, field) for field in line.__struct_fields__}
-        kept["files"] = Index.unpack(line.files, rest[:batches_at], FileState)
-        kept["batches"] = Index.unpack(line.batches, rest[batches_at:], BatchState)
+        kept["files"] = Index.unpack(line.files, rest[:batches_at], FileState, self.opened)
+        kept["batches"] = Index.unpack(line.batches, rest[batches_at:], BatchState, self.opened)
         self.state = StoreState(**kept)
 
     def snapshot(self) -> bytes:
