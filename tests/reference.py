@@ -316,7 +316,10 @@ class Reference:
             return self._says(run, "Done.")
         match run.doc["model"]:
             case "fails":
-                self._end(run, "failed", failed_at=self.time, last_error={"code": "server_error", "message": "Oops."})
+                error = {"code": "server_error", "message": "Oops."}
+                heard = self._heard(run, "Broken", error) if run.streamed else ([], [])
+                self._end(run, "failed", failed_at=self.time, last_error=error)
+                return heard
             case "calls":
                 run.doc.update(status="requires_action", required_action=ASKED)
                 return [self._step(run, "tool_calls", {"tool_calls": [call("ask", each) for each in CALLS]})], []
@@ -344,6 +347,16 @@ class Reference:
         else:
             self._end(run, "completed", turns, completed_at=self.time)
         return [step], [message]
+
+    def _heard(self, run: Run, text: str, error: Json) -> tuple[list[Json], list[Json]]:
+        """What a client heard before the run failed."""
+        message = message_doc(run.doc["thread_id"], text, self.time)
+        message |= {"role": "assistant", "assistant_id": run.doc["assistant_id"], "run_id": run.doc["id"]}
+        message |= {"status": "incomplete", "incomplete_at": self.time, "completed_at": None}
+        message["incomplete_details"] = {"reason": "run_failed"}
+        step = self._step(run, "message_creation", {"message_creation": {"message_id": New("msg")}})
+        ended = {"status": "failed", "failed_at": self.time, "expires_at": None, "last_error": error}
+        return [{**step, **ended}], [message]
 
     def _step(self, run: Run, kind: str, details: Json) -> Json:
         own = {key: run.doc[key] for key in ("assistant_id", "thread_id", "expires_at")}

@@ -358,12 +358,19 @@ def fill(storage: str, kind: str, first: str) -> None:
         engine = storage_of(settings, SystemClock())
         await engine.open()
         index, number = index_of(settings, engine), int(first)
-        while True:
+        while await asyncio.to_thread(sys.stdin.readline):
             await put(index, STORE, f"file-{number}.1", [f"tide {number} {place}" for place in range(20)])
             print(f"file-{number}.1", flush=True)
             number += 1
 
     asyncio.run(work())
+
+
+def tell(writers: Iterable[asyncio.subprocess.Process], files: int) -> None:
+    """Let each put so many files more, while its parent goes on."""
+    for writer in writers:
+        assert writer.stdin
+        writer.stdin.write(b"\n" * files)
 
 
 async def said(process: asyncio.subprocess.Process) -> str:
@@ -382,12 +389,18 @@ async def test_processes_that_write_at_once_and_are_killed_leave_whole_files(
 
     writers = [await filling(indexed, 1000), await filling(indexed, 5000)]
     acknowledged: list[str] = []
-    for _ in range(6):
+    try:
+        for _ in range(6):
+            tell(writers, 2)
+            acknowledged += [await said(writer) for writer in writers]
+            await indexed.put(f"file-{len(acknowledged)}.1", "a train")
+            await indexed.index.tidy(STORE, claimed)
+        tell(writers, 100)
         acknowledged += [await said(writer) for writer in writers]
-        await indexed.put(f"file-{len(acknowledged)}.1", "a train")
-        await indexed.index.tidy(STORE, claimed)
+    finally:
+        for writer in writers:
+            writer.kill()
     for writer in writers:
-        writer.kill()
         assert writer.stdout
         acknowledged += (await writer.stdout.read()).decode().split()
         await writer.wait()
