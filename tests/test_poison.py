@@ -103,6 +103,18 @@ async def bench(request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
     await store.close()
 
 
+@pytest.mark.parametrize("bench", [RuntimeError("long " * 100_000)], indirect=True)
+async def test_of_a_long_error_a_message_of_the_queue_keeps_what_it_takes(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.CRITICAL)
+    await bench.run()
+    for _ in range(DELIVERIES):
+        await bench.deliver()
+    ((kept,),) = bench.queued("work-buried")
+    assert len(kept) < 16_384
+
+
 @pytest.mark.parametrize("bench", [RuntimeError("a bug")], indirect=True)
 async def test_p2_the_fifth_failed_delivery_ends_the_run(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.CRITICAL)

@@ -45,6 +45,7 @@ PUT_BACK = 1.0  # seconds at least; the older a doorbell, the longer
 STALE = 600.0  # seconds after which a doorbell whose commit never came is dropped: no request takes so long
 NOTHING_NEW = -1  # seen by the sender of a doorbell that announces no commit
 DELIVERIES = 5  # of one item; the last failed one ends its run
+REASON = 4_000  # characters that are kept of an error: an item and its reason are one message of the queue
 RETRY, MAX_RETRY = 2.0, 30.0  # seconds, doubled with each failed delivery
 
 
@@ -232,7 +233,7 @@ class Doorbell:
         await self._bury(delivery, "given up by its host")
 
     async def _bury(self, delivery: Delivery, reason: str) -> None:
-        await self.kit.storage.bury(delivery, reason)
+        await self.kit.storage.bury(delivery, reason[:REASON])
         self.kit.telemetry.count("delivery", outcome="poison")
         log.error("work item %s is buried after %d deliveries", delivery.id, delivery.count)
 

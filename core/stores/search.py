@@ -18,7 +18,7 @@ from core.stores.ledger import Stores, file_of
 
 log = logging.getLogger(__name__)
 
-TRIES: Final = 3  # of one search, when segments are merged under it
+TRIES: Final = 10  # of one search, when segments are merged under it
 
 
 @dataclass(frozen=True, slots=True)
