@@ -94,8 +94,7 @@ def _message(reply: Reply, held: RunState, draft: Draft, usage: Usage, now: floa
         return [created, e.MessageCompleted(message=whole), done]
     ended: e.Event = e.StepCompleted(run_id=held.run.id, step_id=step.id)
     if cut == "content_filter":
-        error = LastError(code="server_error", message=FILTERED.message)
-        ended = e.StepFailed(run_id=held.run.id, step_id=step.id, error=error)
+        ended = e.StepFailed(run_id=held.run.id, step_id=step.id, error=FILTERED.of_step)
     return [created, e.MessageIncomplete(message=_incomplete(message, cut, content, now)), ended]
 
 
