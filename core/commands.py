@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from msgspec import UNSET
 from msgspec.structs import replace
@@ -181,12 +181,15 @@ def _for_code(messages: Sequence[r.CreateMessage] | None) -> list[str]:
     ]
 
 
+MAX_CODE_FILES: Final = 20  # of a thread, by the published schema; the newest ones stay
+
+
 def _with_code(resources: ToolResources, messages: Sequence[r.CreateMessage] | None) -> ToolResources:
     files = _for_code(messages)
     if not files:
         return resources
     before = resources.get("code_interpreter", {}).get("file_ids", [])
-    return {**resources, "code_interpreter": {"file_ids": list(dict.fromkeys([*before, *files]))}}
+    return {**resources, "code_interpreter": {"file_ids": list(dict.fromkeys([*before, *files]))[-MAX_CODE_FILES:]}}
 
 
 # --- threads and messages -----------------------------------------------------------------------------------------

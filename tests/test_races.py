@@ -15,7 +15,6 @@ from virtual import run
 
 from app import streaming
 from core import names
-from core.ports import Mark, Tail
 from core.work import AdvanceRun
 from worker.advance import Advance
 from worker.doorbell import Doorbell
@@ -103,24 +102,24 @@ def test_p3_a_key_whose_run_was_streamed_creates_nothing_anew_after_the_thread_w
 
 
 def test_a_stream_that_is_begun_while_its_thread_is_purged_does_not_stay() -> None:
-    """By a worker whose item came again: it has looked at the log, and not at the stream yet."""
+    """By a worker whose item came again: it has looked at the stream and at the log, and has not written yet."""
 
     async def moves(world: World, client: Client) -> None:
         late = world.processes[2]
         ended = await client.run("plain", stream=True)
         await client.until(ended)
         storage: Any = late.storage
-        undisturbed, log = storage.read, names.log(PROJECT, client.thread)
+        undisturbed, log = storage.start, names.log(PROJECT, client.thread)
+        await storage.drop(names.STREAMS, names.document(PROJECT, client.thread, ended.id))
 
-        async def read(container: str, name: str, since: Mark | None, **limit: Any) -> Tail | None:
+        async def start(container: str, *block: Any) -> Any:
             if container == names.STREAMS and not client.gone:
                 await client.delete()
                 while await world.store.read(names.THREADS, log, None):
                     await asyncio.sleep(0.1)
-            tail: Tail | None = await undisturbed(container, name, since, **limit)
-            return tail
+            return await undisturbed(container, *block)
 
-        storage.read = read
+        storage.start = start
         item = AdvanceRun(project=PROJECT, thread_id=client.thread, run_id=ended.id, sent_at=world.clock.now())
         await late.spawn(Advance(late.kit, item, "again", 0).run())
         assert client.gone

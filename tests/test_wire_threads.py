@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
+from forms import upload
 from inprocess import Api, Gate, InProcess, calls, in_process, path_of, says
 
 from core import names
@@ -215,6 +216,17 @@ async def test_a_thread_takes_what_a_request_may_hold(service: InProcess) -> Non
     answer = await service.api.send("POST", "/v1/threads", body)
     assert answer.status == 413
     assert answer.error["message"].startswith("The request is too large")
+
+
+async def test_of_files_for_code_a_thread_keeps_the_newest_twenty(service: InProcess) -> None:
+    files = [(await upload(service.api, b"x"))["id"] for _ in range(21)]
+    attachments = [{"file_id": file, "tools": [{"type": "code_interpreter"}]} for file in files]
+    thread = await service.thread("one")
+    for some in (attachments[:15], attachments[15:]):
+        body = {"role": "user", "content": "two", "attachments": some}
+        await service.api.post(f"/threads/{thread}/messages", body)
+    resources = (await service.api.get(f"/threads/{thread}"))["tool_resources"]
+    assert resources["code_interpreter"]["file_ids"] == files[1:]
 
 
 async def test_a_deleted_message_is_gone_for_the_model_too(service: InProcess) -> None:

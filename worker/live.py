@@ -177,10 +177,8 @@ class Live:
 
     def _text_deltas(self, parts: Sequence[tuple[str, str]]) -> Iterator[dict[str, object]]:
         """A delta for each marker, with its annotation, and one for the text between two of them."""
-        pieces = [*self._citer.feed("".join(value for kind, value in parts if kind == "text"))]
-        if self._closed.is_set():  # all of the text was fed
-            pieces += self._citer.close()
-        for value, annotation in pieces:
+        # What the citer holds back to the end, as it might become a marker, is told when the message ends.
+        for value, annotation in self._citer.feed("".join(value for kind, value in parts if kind == "text")):
             cited = [frames.annotation_delta(self._cited, annotation)] if annotation else []
             self._cited += len(cited)
             index, first = self._index("text")
