@@ -190,8 +190,8 @@ class Renderer:
                     yield step_delta(step.id, call_arguments(index, call.function.arguments))
 
     def _message_ended(self, message: Message) -> Iterator[Event]:
-        """The deltas of a message that nobody streamed, as one for each part; or what the last ones did not tell, as
-        its run was cut off before they were written."""
+        """The deltas of a message that nobody streamed, as one for each part; or what those on the stream did not tell:
+        what was held back, as it might have become a marker, or not written yet when the run was cut off."""
         if not self.begun(message.id):
             yield from opening_message(message)
         heard = self._heard(message.id)

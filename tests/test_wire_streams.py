@@ -289,6 +289,15 @@ async def test_the_model_knows_what_it_said_before_a_run_was_cancelled() -> None
         ]
 
 
+async def test_a_run_whose_half_message_is_too_large_to_store_is_cancelled_without_it() -> None:
+    async with in_process(says("x" * 5_000_000, Gate())) as service, await streamed(service) as stream:
+        await stream.until("thread.message.delta")
+        run = stream.heard[0].data
+        await service.api.post(f"{path_of(run)}/cancel")
+        assert short(await stream.rest())[-3:] == ["step.cancelled", "run.cancelled", "done"]
+        assert await service.said(run["thread_id"]) == ["Hello"]
+
+
 async def test_a_call_that_is_cut_off_is_a_cancelled_step_without_calls() -> None:
     async with in_process(begins_to_call(PARIS)) as service, await streamed(service) as stream:
         await stream.until("thread.run.step.delta")
