@@ -53,6 +53,7 @@ SETTLED = (*sorted(TERMINAL), "requires_action")
 BETA = {"OpenAI-Beta": "assistants=v2"}
 NOTHING: Any = object()
 LARGE = 1024 * 1024  # bytes that aiohttp does not want to send in one piece
+LONGEST = 32 * LARGE  # bytes of a line of a stream: a message is one line
 
 
 # --- a clock and a bell in the test's hands -------------------------------------------------------------------------
@@ -234,7 +235,7 @@ class Stream:
 
     async def _frame(self) -> bytes:
         frame = b""
-        while line := await self.response.content.readline():
+        while line := await self.response.content.readline(max_line_length=LONGEST):
             self.raw += line
             if line == b"\n":
                 return frame

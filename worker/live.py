@@ -15,8 +15,8 @@ from core.ports import Conflict
 from core.resources import Message, MessageCreation, MessageRef, RankingOptions, Run, Step, ToolCalls
 from core.stream import StreamWriter
 
-# Between two writes lies this part of the time that the run has taken, at least: some 15,000 writes in a day. Azure takes
-# 50,000 blocks, and the stream must not be full before the run has ended.
+# Between two writes lies this part of the time that the run has taken, at least: some 15,000 writes in a day. Azure
+# takes 50,000 blocks, and the stream must not be full before the run has ended.
 WRITES: Final = 2_000
 
 
