@@ -59,7 +59,8 @@ CREATE INDEX IF NOT EXISTS queue_visible ON queue(name, visible_at);
 # Seconds that a write waits for another process's transaction (each takes well under a millisecond), and how it waits.
 BUSY_TIMEOUT, BUSY_PAUSE = 5.0, 0.01
 CHECKPOINT_EVERY = 2.0  # seconds between looks at the write-ahead log
-WAL_PAGES = 16_384  # of the log, 64 MiB: beyond that writers wait for a moment, so that it begins anew
+PAGE = 2048  # bytes: a commit writes whole pages, and most rows are far smaller than SQLite's own 4,096
+WAL_PAGES = 32_768  # of the log, 64 MiB: beyond that writers wait for a moment, so that it begins anew
 CHECKPOINT_PATIENCE = 50  # milliseconds for which they do
 TIDY_EVERY = 3600.0  # seconds between looks for what is kept no longer
 DAY = 86_400
@@ -444,6 +445,7 @@ class SqliteStorage:
 
     def _connect(self) -> sqlite3.Connection:
         db = sqlite3.connect(self._path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
+        db.execute(f"PRAGMA page_size={PAGE}")  # of a new file; one that is there keeps its own
         db.execute("PRAGMA journal_mode=WAL")
         db.execute("PRAGMA synchronous=NORMAL")
         db.execute("PRAGMA wal_autocheckpoint=0")

@@ -21,7 +21,7 @@ from driver import runs
 from helper import cpu_seconds
 from stand import SQLITE, Stand
 
-RUNS, CLIENTS, POLL = 2000, 32, 0.05
+RUNS, CLIENTS, POLL = 6000, 32, 0.05
 OTHER = "event loop, tasks"
 COMPONENTS = {  # the first that matches a frame, by its file
     "SQLite statements": r"sqlite_store",
@@ -67,7 +67,9 @@ async def sampled(stand: Stand, file: Path) -> tuple[float, float]:
     """Milliseconds of CPU a run, and runs a second. Sampling slows both down by a few per cent."""
     async with stand.service(SQLITE) as one:
         await stand.model.set(100)
-        command = ["py-spy", "record", "-p", str(one.pids[0]), "-r", "400", "-f", "raw", "-o", str(file), "-d", "600"]
+        # Nonblocking: it reads without stopping the process, and drops the stacks that changed meanwhile.
+        sampling = ["py-spy", "record", "--nonblocking", "--rate", "100", "--duration", "600", "--format", "raw"]
+        command = [*sampling, "--output", str(file), "--pid", str(one.pids[0])]
         spy = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         await asyncio.sleep(1)
         before = cpu_seconds(*one.pids)
