@@ -66,11 +66,10 @@ async def _again(request: web.Request, known: web.Response, *, stream: bool) -> 
 async def _stream(request: web.Request, run: Run, seen: int = 0) -> web.StreamResponse:
     """Follow the run's stream from the first event after version `seen` of its thread on."""
     service, project = service_of(request)
-    offset = await service.desk.offset_after(project, run.thread_id, run.id, seen)
     source = streaming.stored(service, project, run.thread_id, run.id)
     topics = [f"{names.STREAMS}/{names.document(project, run.thread_id, run.id)}"]
     watchers = request.app[streaming.STREAMS]
-    events = streaming.follow(service, source, topics, offset, to_the_end=False, watchers=watchers)
+    events = streaming.follow(service, source, topics, seen=seen, watchers=watchers)
     return await streaming.send(request, events)
 
 

@@ -118,13 +118,15 @@ async def follow(
     service: Service,
     source: Source,
     topics: list[str],
-    offset: int,
+    offset: int = 0,
     *,
-    to_the_end: bool,
+    seen: int = 0,
+    to_the_end: bool = False,
     watchers: Collection[object] = (),
 ) -> AsyncGenerator[bytes, None]:
-    """Whole events from `offset` on, until the run has ended (or waits for its client, unless `to_the_end`); empty
-    bytes where a look found nothing. `watchers` are the open streams of this process."""
+    """Whole events from `offset` on, of what came after version `seen` of the thread, until the run has ended (or waits
+    for its client, unless `to_the_end`); empty bytes where a look found nothing. `watchers` are the open streams of
+    this process."""
     stop, pause, now = (_ENDING if to_the_end else _PAUSE), POLL_FAST, asyncio.get_running_loop().time
     answered = now()
     while True:
@@ -142,8 +144,13 @@ async def follow(
                 yield _error("The thread was deleted.")
                 return
             if data:
+                start, offset, pause = offset, offset + len(data), POLL_FAST
+                if seen:  # a stream may lag: where it ends now need not be where the news begin
+                    news = (place for place, version, _, _ in frames.parse(data) if version > seen)
+                    if (first := next(news, None)) is None:
+                        continue
+                    data, seen = data[first - start :], 0
                 end = stop.search(data)
-                offset, pause = offset + len(data), POLL_FAST
                 yield data[: end.end()] if end else data
                 if end:
                     yield frames.DONE

@@ -87,11 +87,6 @@ class Desk:
         item = PurgeThread(project=project, thread_id=thread_id, sent_at=self.clock.now())
         await self.ledger.command(project, thread_id, self.scribe().delete_thread, lambda _: item)
 
-    async def offset_after(self, project: str, thread_id: str, run_id: str, version: int) -> int:
-        """Where a run's stream begins to show what came after this version of its thread."""
-        writer = StreamWriter(self.storage, self.bell, project, thread_id, run_id)
-        return await writer.offset_after(version, await self.ledger.trail(project, thread_id, run_id)) if version else 0
-
     async def _run(self, changes: Sequence[Change], name: str, project: str, thread_id: str, run_id: str) -> Run:
         """The run as this event left it; where nothing changed, as it is."""
         if changes:

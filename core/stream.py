@@ -91,14 +91,6 @@ class StreamWriter:
                 continue
         raise Conflict
 
-    async def offset_after(self, version: int, trail: Sequence[Change]) -> int:
-        """Where the first event stands, or will stand, that shows a later version of the thread."""
-        tail = await self._logs.read(names.STREAMS, self.name, None)
-        if tail is None:  # nobody has begun it yet: it will begin with what the run's trail tells
-            return sum(map(len, replay([change for change in trail if change.version <= version])))
-        data = tail.data
-        return next((offset for offset, shown, _, _ in frames.parse(data) if shown > version), len(data))
-
     def _missing(self, trail: Sequence[Change]) -> list[tuple[int, frames.Event]]:
         missing: list[tuple[int, frames.Event]] = []
         for change in trail:

@@ -546,6 +546,29 @@ async def test_a_stream_that_the_api_cannot_write_is_written_by_the_worker(monke
             assert short(await stream.rest()) == [*BEGINNING, *MESSAGE, *COMPLETED, "run.completed", "done"]
 
 
+async def test_a_streamed_submission_hears_its_own_news_however_far_the_stream_is_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And not the pause that it answers, which is shown only now."""
+    async with in_process(calls(PARIS), says("Sunny.")) as service:
+        whole, stormy = service.storage.append, True
+
+        async def append(container: str, name: str, mark: Any, block: bytes, *given: Any) -> Any:
+            if container == STREAMS and stormy and b"thread.run.requires_action" in block:
+                raise StorageUnavailable("a storm")
+            return await whole(container, name, mark, block, *given)
+
+        monkeypatch.setattr(service.storage, "append", append)
+        async with await streamed(service) as behind:
+            await behind.until("thread.run.step.delta")
+            run = await service.until(behind.heard[0].data, "requires_action")
+            async with await submitted(service, run, call_a="sun") as stream:
+                stormy = False
+                beginning = ["step.completed", "run.queued", "run.in_progress"]
+                assert short(await stream.rest()) == [*beginning, *MESSAGE, *COMPLETED, "run.completed", "done"]
+            assert short(await behind.rest())[-2:] == ["run.requires_action", "done"]
+
+
 async def test_a_client_that_goes_away_does_not_stop_its_run() -> None:
     gate = Gate()
     async with in_process(says("Hel", gate, "lo")) as service:
