@@ -63,6 +63,8 @@ class Threads(Ledger[ThreadState, Change]):
         tail = await self._storage.read(names.THREADS, log, None)
         older = range(tail.mark.generation if tail else 0)
         pieces = [*[await self._storage.read(names.THREADS, f"{log}.{old}", None) for old in older], tail]
+        if None in pieces:
+            return []  # a purge is dropping them
         again = ThreadView()
         for commit in e.from_lines(b"".join(piece.data for piece in pieces if piece)):
             again.fold([commit])

@@ -102,6 +102,24 @@ def test_p4_nothing_is_added_to_streams_of_runs_that_lie_generations_back() -> N
     run(main())
 
 
+def test_a_run_that_lies_generations_back_has_no_trail_once_a_purge_has_begun() -> None:
+    async def main() -> None:
+        world = World(roll_after=ROLLS)
+        async with world.running():
+            client = await talk(world)
+            await world.at_rest()
+            ledger, read = (await world.api()).ledger, world.store.read
+
+            async def purged(container: str, name: str, *given: Any, **limit: Any) -> Any:
+                return None if name.endswith(".0") else await read(container, name, *given, **limit)
+
+            assert await ledger.trail(PROJECT, client.thread, client.runs[0].id)
+            world.store.read = purged  # type: ignore[method-assign]
+            assert not await ledger.trail(PROJECT, client.thread, client.runs[0].id)
+
+    run(main())
+
+
 async def streams(world: World, client: Client) -> list[bytes]:
     tails = [
         await world.store.read(names.STREAMS, names.document(PROJECT, client.thread, each.id), None)
