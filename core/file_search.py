@@ -88,6 +88,11 @@ def ranking_of(run: Run) -> RankingOptions:
     return RankingOptions(**{key: given[key] for key in ("ranker", "score_threshold") if given.get(key) is not None})
 
 
+def weights_of(run: Run) -> Mapping[str, float] | None:
+    """What core.requests.HybridSearch asks for, if anybody did."""
+    return (_options(run).get("ranking_options") or {}).get("hybrid_search")
+
+
 def most_results(run: Run) -> int:
     default = MOST_RESULTS_GPT_35 if run.model.rpartition("/")[2].startswith("gpt-3.5") else MOST_RESULTS
     return _options(run).get("max_num_results") or default

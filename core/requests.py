@@ -94,10 +94,24 @@ class CodeInterpreterBody(Body):
     type: Literal["code_interpreter"]
 
 
+class HybridSearch(Body):
+    """How much meaning and words count in a passage's score: only the ratio matters."""
+
+    embedding_weight: Annotated[float, Field(ge=0, le=1)]
+    text_weight: Annotated[float, Field(ge=0, le=1)]
+
+    @field_validator("text_weight")
+    @classmethod
+    def _one_counts(cls, value: float, info: ValidationInfo) -> float:
+        if not value and not info.data.get("embedding_weight", 1):
+            raise PydanticKnownError("greater_than", {"gt": 0})
+        return value
+
+
 class RankingOptions(Body):
     ranker: Literal["auto", "default_2024_08_21"] | None = None
     score_threshold: Annotated[float, Field(ge=0, le=1)] | None = None
-    hybrid_search: JsonObject | None = None
+    hybrid_search: HybridSearch | None = None
 
 
 class FileSearchOptions(Body):

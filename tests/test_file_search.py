@@ -20,6 +20,7 @@ from test_wire_tools import PARIS, WEATHER
 
 from core.errors import ApiError
 from core.ports import Chunk, Chunking, StorageUnavailable, ToolCall
+from core.search.ranking import HYBRID, Weights
 from infra.providers import ModelRouter, Provider
 from worker.actions import action
 
@@ -74,6 +75,7 @@ async def test_a_search_and_a_cited_answer() -> None:
             "queries": ["Filip's food"],
             "limit": 20,
             "threshold": 0.0,
+            "weights": HYBRID,
         }
     ]
     number = cited["text"][1:].partition(":")[0]
@@ -313,6 +315,20 @@ async def test_the_tools_options_reach_the_search(
     assert (asked["limit"], asked["threshold"]) == (most, threshold)
     shown = step["step_details"]["tool_calls"][0]["file_search"]["ranking_options"]
     assert shown == {"ranker": ranker, "score_threshold": threshold}
+
+
+async def test_the_tools_balance_of_meaning_and_words_reaches_the_search() -> None:
+    balance, engine = {"embedding_weight": 1.0, "text_weight": 0.25}, FakeSearch()
+    async with in_process(calls(searching("x")), says("Done."), search=engine) as service:
+        assistant = await searcher(service, tools=[tool(ranking_options={"hybrid_search": balance})])
+        (kept,) = (await service.api.get(f"/assistants/{assistant}"))["tools"]
+        assert kept["file_search"]["ranking_options"]["hybrid_search"] == balance
+        await service.finished(assistant=assistant)
+        nothing = {"embedding_weight": 0, "text_weight": 0}
+        body = {"model": "m", "tools": [tool(ranking_options={"hybrid_search": nothing})]}
+        error = await service.api.refused("POST", "/assistants", body)
+    assert [asked["weights"] for asked in engine.asked] == [Weights(vector=1, words=0.25)]
+    assert error["param"] == "tools[0].file_search.ranking_options.hybrid_search.text_weight"
 
 
 @pytest.mark.parametrize(

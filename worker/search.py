@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from core import file_search
@@ -13,6 +13,7 @@ from core.fold import RunState
 from core.ports import Clock, StorageUnavailable
 from core.prompt import window_of
 from core.resources import FileSearchResult, FileSearchToolCall
+from core.search.ranking import HYBRID, Weights
 from core.stores.ledger import Stores
 from core.stores.search import Found
 
@@ -25,12 +26,21 @@ FAILED = "The files cannot be searched at the moment."
 FULL = "There is no room for more passages. Do not search again: answer from those that you have."
 GO_ON = "Do not search again now: tell the user, and do not guess."
 
+Ask = Callable[[Sequence[str]], Awaitable[Sequence[Found]]]  # these stores
+
 
 class Search(Protocol):
     """core.stores.search.Searcher, as far as runs need it."""
 
     async def search_stores(
-        self, project: str, store_ids: Sequence[str], queries: Sequence[str], *, limit: int, threshold: float
+        self,
+        project: str,
+        store_ids: Sequence[str],
+        queries: Sequence[str],
+        *,
+        limit: int,
+        threshold: float,
+        weights: Weights,
     ) -> Sequence[Found]:
         """Raises ApiError, if a store is not there or has expired, and StorageUnavailable."""
 
@@ -66,9 +76,15 @@ async def search(
         queries = file_search.queries_of(call.asked.arguments)
     except ValueError as error:
         return f"Error: {error}.", ()
+
+    def ask(store_ids: Sequence[str]) -> Awaitable[Sequence[Found]]:
+        given = file_search.weights_of(run)
+        weights = Weights(given["embedding_weight"], given["text_weight"]) if given else HYBRID
+        return engine.search_stores(project, store_ids, queries, limit=limit, threshold=threshold, weights=weights)
+
     try:
         async with asyncio.timeout(TIMEOUT):
-            found, problems = await _search(engine, project, stores, queries, limit, threshold)
+            found, problems = await _search(ask, stores, limit)
     except StorageUnavailable:
         raise
     except Exception:  # a model's answer that says so is worth more than a run that fails
@@ -78,15 +94,13 @@ async def search(
     return told, file_search.results_of(found, tokens)
 
 
-async def _search(
-    engine: Search, project: str, store_ids: Sequence[str], queries: Sequence[str], limit: int, threshold: float
-) -> tuple[Sequence[Found], list[str]]:
+async def _search(ask: Ask, store_ids: Sequence[str], limit: int) -> tuple[Sequence[Found], list[str]]:
     """What was found, and which stores could not be searched, and why: the others are searched all the same."""
     try:
-        return await engine.search_stores(project, store_ids, queries, limit=limit, threshold=threshold), []
+        return await ask(store_ids), []
     except ApiError as error:
         if len(store_ids) == 1:
             return [], [error.message]
-    each = [await _search(engine, project, [store_id], queries, limit, threshold) for store_id in store_ids]
+    each = [await _search(ask, [store_id], limit) for store_id in store_ids]
     found = sorted((one for found, _ in each for one in found), key=lambda one: one.score, reverse=True)
     return found[:limit], [problem for _, problems in each for problem in problems]
