@@ -12,6 +12,7 @@ from worker.doorbell import Doorbell
 log = logging.getLogger(__name__)
 
 POLL_FAST, POLL_SLOW = 0.01, 0.5  # seconds between looks at the queue: while work keeps coming, and after idle time
+POLL_GROWTH = 1.1  # of the pause: an item waits for a tenth of the time that nothing came, at most
 BATCH = 32  # items of one receive: the most that Azure gives
 
 
@@ -52,7 +53,7 @@ class Worker:
                     await asyncio.sleep(0)  # let the new tasks begin
                     continue
                 rang = await listener.wait(pause)
-                pause = POLL_FAST if rang else min(pause * 1.5, POLL_SLOW)
+                pause = POLL_FAST if rang else min(pause * POLL_GROWTH, POLL_SLOW)
             finally:
                 listener.close()
 
