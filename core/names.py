@@ -23,11 +23,16 @@ FILE_STORES = "file-stores"  # which stores a file may be in
 SEGMENTS = "segments"  # what the index of a vector store consists of
 KEYS = "keys"  # API keys of all projects, which are looked up before a project is known
 
-CONTAINERS = (
-    *(ASSISTANTS, THREADS, MESSAGES, RUNS, STEPS, STREAMS, SNAPSHOTS, IDEMPOTENCY, KEYS),
-    *(FILES, UPLOADS, CONTENTS),
-    *(VECTOR_STORES, STORE_LOGS, STORE_FILES, STORE_BATCHES, FILE_STORES, SEGMENTS),
+# What a backup must hold. The rest is made from it when it is asked for, or is of the moment.
+TRUTH = (
+    *(ASSISTANTS, KEYS, FILES, UPLOADS, CONTENTS),  # documents without a log, and the bytes of files
+    *(THREADS, STORE_LOGS, SNAPSHOTS),  # logs, and the state that a rolled-over log begins with
+    *(SEGMENTS, FILE_STORES),  # named by the logs of stores, and the way from a file to the stores that hold it
+    VECTOR_STORES,  # made from their logs, but lists are made from these documents
 )
+PROJECTIONS = (MESSAGES, RUNS, STEPS, STORE_FILES, STORE_BATCHES)
+PASSING = (STREAMS, IDEMPOTENCY)
+CONTAINERS = (*TRUTH, *PROJECTIONS, *PASSING)
 # Queues: what there is to do; what could not be done, for people to look at; and what the Azure Functions host delivers
 # no more, under a name of its choice, until worker/function_app.py takes it from there.
 WORK, BURIED, POISON = "work", "work-buried", "work-poison"

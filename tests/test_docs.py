@@ -10,10 +10,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from textwrap import wrap
 
 import pytest
 from service import Process, service
 
+from core import names
 from infra.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -22,6 +24,8 @@ EXAMPLES = ROOT / "examples"
 DEPLOY = ".github/workflows/deploy.yml"
 URL = "http://127.0.0.1:8000"
 SHOWN = re.compile(r"<!-- (settings|examples/\w+\.py) -->\n.*?<!-- end -->", re.DOTALL)
+OPERATIONS = ROOT / "docs" / "operations.md"
+COPIED = re.compile(r"(?<=<!-- copy -->\n```sh\nfor container in )[^;]*(?=; do)")
 SCRIPT = re.compile(r"<!-- (first run|watch) -->\n```sh\n(.*?)```\n", re.DOTALL)
 LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
 
@@ -47,6 +51,17 @@ def written(text: str) -> str:
         return f"<!-- {name} -->\n{settings_table() if name == 'settings' else example(name)}\n<!-- end -->"
 
     return SHOWN.sub(part, text)
+
+
+def with_containers(text: str) -> str:
+    """docs/operations.md, whose backup copies the containers that hold truth."""
+    return COPIED.sub(" \\\\\n    ".join(wrap(" ".join(names.TRUTH), 100)), text)
+
+
+def test_a_backup_copies_the_containers_that_hold_truth() -> None:
+    text = OPERATIONS.read_text()
+    assert COPIED.search(text)
+    assert text == with_containers(text), "run `make docs`"
 
 
 def test_readme_shows_the_settings_and_the_examples_as_they_are() -> None:
@@ -158,3 +173,4 @@ def _run(command: list[str]) -> str:
 
 if __name__ == "__main__":
     README.write_text(written(README.read_text()))
+    OPERATIONS.write_text(with_containers(OPERATIONS.read_text()))

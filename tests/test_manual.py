@@ -1,12 +1,14 @@
-"""docs/operations.md: its commands for SQLite, tried on a service that runs, and its arithmetic."""
+"""docs/operations.md: its commands, tried on a service that runs, and its arithmetic."""
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import sqlite3
 import subprocess
+import sys
 import urllib.error
 import urllib.request
 from contextlib import AbstractContextManager
@@ -14,17 +16,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from azurite import Azurite
+from openai import BadRequestError, OpenAI
 from service import Process, service, wait_until
 
 MANUAL = (Path(__file__).resolve().parent.parent / "docs" / "operations.md").read_text()
 SCRIPTS = dict(re.findall(r"<!-- (\w+) -->\n```sh\n(.*?)```\n", MANUAL, re.DOTALL))
 OPERATIONS = re.findall(r"^\| ([\w ]+) \| (\d+) \|[^|]*\| (?:\$([\d.]+) )?\| \$([\d.]+) \|$", MANUAL, re.MULTILINE)
 
+DIARY = b"Monday was quiet. On Tuesday Filip ate a cake, and nobody else had any. It rained on Sunday."
 needs_sqlite = pytest.mark.skipif(not shutil.which("sqlite3"), reason="needs the command sqlite3")
 
 
-def said(script: str, folder: Path) -> str:
-    done = subprocess.run(["sh", "-eu", "-c", SCRIPTS[script]], cwd=folder, capture_output=True, text=True, check=False)
+def said(script: str, folder: Path, **env: str) -> str:
+    command = ["sh", "-eu", "-c", SCRIPTS[script]]
+    environment = {**os.environ, **env}
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -33,28 +40,103 @@ def serving(folder: Path) -> AbstractContextManager[Process]:
     return service(f"sqlite:///{folder}/data/assistants.db", API_KEYS="")
 
 
-def ask(process: Process, path: str, body: Any = None) -> Any:
+def ask(process: Process, path: str, body: Any = None, method: str | None = None) -> Any:
     headers = {"OpenAI-Beta": "assistants=v2", "Content-Type": "application/json"}
     data = json.dumps(body).encode() if body is not None else None
-    with urllib.request.urlopen(urllib.request.Request(f"{process.url}/v1/{path}", data, headers)) as response:
+    url = f"{process.url}/v1/{path}"
+    with urllib.request.urlopen(urllib.request.Request(url, data, headers, method=method)) as response:
         return json.load(response)
 
 
+def sdk(process: Process) -> OpenAI:
+    return OpenAI(base_url=f"{process.url}/v1", api_key="unused", max_retries=0)
+
+
+class Data:
+    """What a backup must bring back: an assistant that searches a file, its thread, an upload, and a key."""
+
+    def __init__(self, client: OpenAI) -> None:
+        self.store = client.vector_stores.create(name="Diary").id
+        files = client.vector_stores.files
+        self.file = files.upload_and_poll(vector_store_id=self.store, file=("diary.txt", DIARY)).id
+        # A second one, so that the segments are merged, and the store's log is rolled over.
+        files.upload_and_poll(vector_store_id=self.store, file=("other.txt", b"Nothing happened in March."))
+        resources: Any = {"file_search": {"vector_store_ids": [self.store]}}
+        tools: Any = [{"type": "file_search"}]
+        self.assistant = client.beta.assistants.create(model="offline", tools=tools, tool_resources=resources).id
+        self.upload = client.uploads.create(
+            filename="part.txt", purpose="assistants", bytes=4, mime_type="text/plain"
+        ).id
+        self.part = client.uploads.parts.create(self.upload, data=b"part").id
+        self.thread = client.beta.threads.create(messages=[{"role": "user", "content": "Who ate a cake?"}]).id
+        self.run = self.search(client)
+
+    def search(self, client: OpenAI) -> str:
+        run = client.beta.threads.runs.create_and_poll(thread_id=self.thread, assistant_id=self.assistant)
+        assert run.status == "completed", run.last_error
+        (answer,) = client.beta.threads.messages.list(self.thread, run_id=run.id)
+        content: Any = answer.content[0]
+        assert "Filip ate a cake" in content.text.value
+        assert [each.file_citation.file_id for each in content.text.annotations] == [self.file]
+        return run.id
+
+    def check(self, client: OpenAI, *, parts: bool) -> None:
+        """All is there, and goes on. `parts`: so do uploads that were not completed."""
+        assert client.files.content(self.file).read() == DIARY
+        assert [store.id for store in client.vector_stores.list()] == [self.store]
+        assert client.vector_stores.retrieve(self.store).file_counts.completed == 2
+        assert client.vector_stores.files.retrieve(self.file, vector_store_id=self.store).status == "completed"
+        assert [each.id for each in client.beta.assistants.list()] == [self.assistant]
+        assert client.beta.threads.runs.retrieve(self.run, thread_id=self.thread).status == "completed"
+        before = client.beta.threads.messages.list(self.thread).data
+        assert [message.role for message in before] == ["assistant", "user"]
+        assert client.beta.threads.messages.retrieve(before[0].id, thread_id=self.thread) == before[0]
+        client.beta.threads.messages.create(self.thread, role="user", content="Who ate a cake?")
+        self.search(client)
+        if parts:
+            completed = client.uploads.complete(self.upload, part_ids=[self.part])
+            assert completed.file
+            assert client.files.content(completed.file.id).read() == b"part"
+        else:
+            with pytest.raises(BadRequestError, match="No part found"):
+                client.uploads.complete(self.upload, part_ids=[self.part])
+        # A deleted file leaves the stores that hold it, which are found by notes that were restored, too.
+        client.files.delete(self.file)
+        wait_until(lambda: client.vector_stores.retrieve(self.store).file_counts.total == 1)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_copy_of_an_azure_account_is_restored(azurite: Azurite, tmp_path: Path) -> None:
+    accounts = {"ACCOUNT": azurite.account(), "BACKUP": azurite.account()}
+    command = tmp_path / "azcopy"
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} {Path(__file__).parent / "azcopy.py"} "$@"\n')
+    command.chmod(0o755)
+    with service(accounts["ACCOUNT"], API_KEYS="", LOG_ROLL_AFTER="2") as process, sdk(process) as client:
+        data = Data(client)
+    said("copy", tmp_path, PATH=f"{tmp_path}{os.pathsep}{os.environ['PATH']}", **accounts)
+    with service(accounts["BACKUP"], API_KEYS="", LOG_ROLL_AFTER="2") as process, sdk(process) as client:
+        data.check(client, parts=False)
+
+
 @needs_sqlite
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_backup_of_the_running_service_is_restored(tmp_path: Path) -> None:
-    with serving(tmp_path) as process:
+    with serving(tmp_path) as process, sdk(process) as client:
+        data = Data(client)
         assistant = ask(process, "assistants", {"model": "offline"})
         said_before = {"messages": [{"role": "user", "content": "before"}]}
         run = ask(process, "threads/runs", {"assistant_id": assistant["id"], "thread": said_before})
         said("backup", tmp_path)
         after = ask(process, "threads", {"messages": []})
     said("restore", tmp_path)
-    with serving(tmp_path) as process:
+    with serving(tmp_path) as process, sdk(process) as client:
         path = f"threads/{run['thread_id']}"
         wait_until(lambda: ask(process, f"{path}/runs/{run['id']}")["status"] == "completed")
         assert len(ask(process, f"{path}/messages")["data"]) == 2
         with pytest.raises(urllib.error.HTTPError, match="404"):
             ask(process, f"threads/{after['id']}")
+        ask(process, f"assistants/{assistant['id']}", method="DELETE")
+        data.check(client, parts=True)
 
 
 @needs_sqlite
