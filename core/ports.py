@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iter
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
@@ -263,20 +263,43 @@ class ToolCall:
     arguments: str
 
 
+class Image(NamedTuple):
+    """`url` is https:, data:, or `file:` and the id of a file, which the worker replaces by its data before it asks a
+    model."""
+
+    url: str
+    detail: str = "auto"
+
+
+Content = str | tuple[str | Image, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Turn:
     """One entry of the conversation, oldest first.
 
-    role `user`: `text` and `images`; an image's URL is https:, data:, or `file:` and the id of a file, which the worker
-    replaces by its data before it asks a model. role `assistant`: `text` and `calls`. role `tool`: `text` is the output
-    of the call `call_id`.
+    role `user`: `content` is a text or, if it has images, texts and images in their order. role `assistant`: it is a
+    text, and there may be `calls`. role `tool`: it is the output of the call `call_id`.
     """
 
     role: str
-    text: str = ""
-    images: tuple[tuple[str, str], ...] = ()  # (url, detail)
+    content: Content = ""
     calls: tuple[ToolCall, ...] = ()
     call_id: str = ""
+
+    @property
+    def parts(self) -> tuple[str | Image, ...]:
+        """What there is of it: empty texts are left out."""
+        parts = (self.content,) if isinstance(self.content, str) else self.content
+        return tuple(part for part in parts if part)
+
+    @property
+    def text(self) -> str:
+        return "\n".join(part for part in self.parts if isinstance(part, str))
+
+    @property
+    def images(self) -> tuple[Image, ...]:
+        return tuple(part for part in self.parts if isinstance(part, Image))
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from msgspec import UNSET, to_builtins
 
 from core import file_search
 from core.fold import RunState, ThreadState
-from core.ports import Prompt, ToolCall, Turn
+from core.ports import Content, Image, Prompt, ToolCall, Turn
 from core.resources import (
     FileSearchToolCall,
     FunctionTool,
@@ -18,6 +18,7 @@ from core.resources import (
     ImageUrlPart,
     Message,
     MessageCreation,
+    Part,
     RefusalPart,
     Run,
     Step,
@@ -137,20 +138,39 @@ def _newest_that_fit(state: ThreadState, run: Run, budget: int) -> list[Turn]:
 
 
 def _turn(message: Message) -> Turn:
-    texts, images = [], []
-    for part in message.content:
-        match part:
-            case TextPart(text=text):
-                texts.append(text.value)
-            case RefusalPart(refusal=refusal):
-                texts.append(refusal)
-            case ImageUrlPart(image_url=image):
-                images.append((image.url, image.detail))
-            case ImageFilePart(image_file=file) if message.role == "user":
-                images.append((IMAGE_FILE + file.file_id, file.detail))
-            case ImageFilePart(image_file=file):  # no provider takes images that an assistant has said
-                texts.append(f"[image {file.file_id}]")
-    return Turn(role=message.role, text="\n".join(texts), images=tuple(images))
+    parts = [_part(part) for part in message.content]
+    if message.role != "user":  # no provider takes images that an assistant has said
+        parts = [_named(part) if isinstance(part, Image) else part for part in parts]
+    return Turn(role=message.role, content=content_of(parts))
+
+
+def _part(part: Part) -> str | Image:
+    match part:
+        case TextPart(text=text):
+            return text.value
+        case RefusalPart(refusal=refusal):
+            return refusal
+        case ImageUrlPart(image_url=image):
+            return Image(image.url, image.detail)
+        case ImageFilePart(image_file=file):
+            return Image(IMAGE_FILE + file.file_id, file.detail)
+
+
+def _named(image: Image) -> str:
+    """A note in the place of an image. The data of a data: URL would be many words that say nothing."""
+    return f"[image {image.url.removeprefix(IMAGE_FILE).partition(',')[0]}]"
+
+
+def content_of(parts: Iterable[str | Image]) -> Content:
+    """Texts that follow each other are lines of one text; that alone is the content if there is no image."""
+    merged: list[str | Image] = []
+    for part in parts:
+        last = merged[-1] if merged else None
+        if isinstance(part, str) and isinstance(last, str):
+            merged[-1] = f"{last}\n{part}"
+        else:
+            merged.append(part)
+    return tuple(merged) if any(isinstance(part, Image) for part in merged) else "".join(map(str, merged))
 
 
 def _done(state: ThreadState, held: RunState) -> Iterator[Turn]:
@@ -164,12 +184,14 @@ def _done(state: ThreadState, held: RunState) -> Iterator[Turn]:
             message = state.messages.get(details.message_creation.message_id)
             text = _turn(message).text if message else ""
         elif isinstance(details, ToolCalls):
-            yield Turn(role="assistant", text=text, calls=tuple(_asked(call, held.run) for call in details.tool_calls))
+            yield Turn(
+                role="assistant", content=text, calls=tuple(_asked(call, held.run) for call in details.tool_calls)
+            )
             text, outputs = "", _outputs(step)
             for call in details.tool_calls:
-                yield Turn(role="tool", text=outputs[call.id], call_id=call.id)
+                yield Turn(role="tool", content=outputs[call.id], call_id=call.id)
     if text:
-        yield Turn(role="assistant", text=text)
+        yield Turn(role="assistant", content=text)
 
 
 def _asked(call: StepToolCall, run: Run) -> ToolCall:

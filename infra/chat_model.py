@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from core.ports import Deltas, Prompt, Reply, Tokens, ToolCall, Turn
+from core.ports import Deltas, Image, Prompt, Reply, Tokens, ToolCall, Turn
 from infra.draft import Draft
 from infra.upstream import Upstream
 
@@ -77,10 +77,14 @@ def _message(turn: Turn) -> dict[str, Any]:
     if turn.role == "assistant" and turn.calls:
         return {"role": "assistant", "content": turn.text or None, "tool_calls": [_tool_call(c) for c in turn.calls]}
     if turn.role == "user" and turn.images:
-        text = [{"type": "text", "text": turn.text}] if turn.text else []
-        images = [{"type": "image_url", "image_url": {"url": url, "detail": detail}} for url, detail in turn.images]
-        return {"role": "user", "content": [*text, *images]}
+        return {"role": "user", "content": [_part(part) for part in turn.parts]}
     return {"role": turn.role, "content": turn.text}
+
+
+def _part(part: str | Image) -> dict[str, Any]:
+    if isinstance(part, str):
+        return {"type": "text", "text": part}
+    return {"type": "image_url", "image_url": {"url": part.url, "detail": part.detail}}
 
 
 def _tool_call(call: ToolCall) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from core.ports import Fact, Prompt, Reply, ToolCall, Turn
+from core.ports import Fact, Image, Prompt, Reply, ToolCall, Turn
 from core.resources import encode
 
 LONGEST_URL = 200  # characters
@@ -28,9 +28,13 @@ def answered(reply: Reply) -> dict[str, Fact]:
 def _message(turn: Turn) -> dict[str, Any]:
     if turn.role == "tool":
         return {"role": "tool", "parts": [{"type": "tool_call_response", "id": turn.call_id, "response": turn.text}]}
-    parts = [_text(turn.text)] if turn.text else []
-    parts += [{"type": "uri", "modality": "image", "uri": url[:LONGEST_URL]} for url, _ in turn.images]
-    return {"role": turn.role, "parts": [*parts, *(_call(call) for call in turn.calls)]}
+    return {"role": turn.role, "parts": [*map(_part, turn.parts), *map(_call, turn.calls)]}
+
+
+def _part(part: str | Image) -> dict[str, Any]:
+    if isinstance(part, str):
+        return _text(part)
+    return {"type": "uri", "modality": "image", "uri": part.url[:LONGEST_URL]}
 
 
 def _text(text: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from core.ports import Deltas, Prompt, Reply, Tokens, Turn
+from core.ports import Deltas, Image, Prompt, Reply, Tokens, Turn
 from infra.draft import Draft
 from infra.upstream import Upstream
 
@@ -112,13 +112,17 @@ def _items(turn: Turn) -> Iterator[dict[str, Any]]:
         yield {"type": "function_call_output", "call_id": turn.call_id, "output": turn.text}
         return
     if turn.role == "user" and turn.images:
-        text = [{"type": "input_text", "text": turn.text}] if turn.text else []
-        images = [{"type": "input_image", "image_url": url, "detail": detail} for url, detail in turn.images]
-        yield {"role": "user", "content": [*text, *images]}
+        yield {"role": "user", "content": [_part(part) for part in turn.parts]}
     elif turn.text or not turn.calls:
         yield {"role": turn.role, "content": turn.text}
     for call in turn.calls:
         yield {"type": "function_call", "call_id": call.id, "name": call.name, "arguments": call.arguments}
+
+
+def _part(part: str | Image) -> dict[str, Any]:
+    if isinstance(part, str):
+        return {"type": "input_text", "text": part}
+    return {"type": "input_image", "image_url": part.url, "detail": part.detail}
 
 
 def _tool(function: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from inprocess import InProcess, calls, in_process, says
 from test_wire_tools import PARIS, WEATHER
 
 from core import events as e
+from core.ports import Image, Turn
 from core.resources import ImageFile, ImageFilePart, Message, Thread
 from worker import images
 
@@ -133,14 +134,36 @@ async def test_an_image_that_is_gone_since_it_was_talked_about_leaves_a_note() -
     assert turn.text == f"What is this?\n{note}"
 
 
-async def test_an_image_of_an_assistant_s_message_is_named() -> None:
+@pytest.mark.parametrize("url", ["https://x.test/a.png", "data:image/png;base64,AAAA", None])
+async def test_an_image_of_an_assistant_s_message_is_named(url: str | None) -> None:
+    """It is never an empty turn: many servers refuse these."""
     async with in_process() as service:
         file_id = await file(service, PNG)
-        messages = [{"role": "assistant", "content": [picture(file_id)]}, {"role": "user", "content": "Again?"}]
+        image = {"type": "image_url", "image_url": {"url": url}} if url else picture(file_id)
+        messages = [{"role": "assistant", "content": [image]}, {"role": "user", "content": "Again?"}]
         run = await service.finished((await service.api.post("/threads", {"messages": messages}))["id"])
         turn = service.prompts[0].turns[0]
     assert run["status"] == "completed"
-    assert (turn.text, turn.images) == (f"[image {file_id}]", ())
+    assert turn == Turn("assistant", f"[image {(url or file_id).partition(',')[0]}]")
+
+
+async def test_texts_and_images_keep_their_order() -> None:
+    """What is gone since it was talked about as well: its note stands in its place."""
+    async with in_process() as service:
+        there, gone = [await file(service, PNG) for _ in range(2)]
+        texts = [{"type": "text", "text": text} for text in ("Compare this", "with this", "and this.", "Please.")]
+        url = {"type": "image_url", "image_url": {"url": "https://x.test/a.png"}}
+        talk = await thread(service, texts[0], picture(there), texts[1], url, *texts[2:], picture(gone))
+        assistant = await service.assistant()
+        await service.finished(talk, assistant)
+        await service.api.delete(f"/files/{gone}")
+        await service.api.post(f"/threads/{talk}/messages", {"role": "user", "content": "And now?"})
+        await service.finished(talk, assistant)
+        first, later = (prompt.turns[0].content for prompt in service.prompts)
+    data, linked = Image(data_url("png", PNG)), Image("https://x.test/a.png")
+    assert first == ("Compare this", data, "with this", linked, "and this.\nPlease.", data)
+    note = f"[The image {gone} is not shown: there is no such file, or not any more.]"
+    assert later == ("Compare this", data, "with this", linked, f"and this.\nPlease.\n{note}")
 
 
 async def test_an_image_is_read_once_for_all_turns_of_a_run() -> None:

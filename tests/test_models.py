@@ -42,7 +42,7 @@ from upstreams import (
     whole,
 )
 
-from core.ports import ModelError, ModelInfo, Reply, Tokens, ToolCall, Turn
+from core.ports import Image, ModelError, ModelInfo, Reply, Tokens, ToolCall, Turn
 from infra.providers import ModelRouter, Provider
 
 CHAT, RESPONSES = "/v1/chat/completions", "/v1/responses"
@@ -121,8 +121,10 @@ async def test_chat_sends_the_older_token_limit_where_it_is_configured(upstream:
 
 
 CONVERSATION = (
-    Turn("user", "What is this?", images=(("https://x.test/a.png", "low"), ("data:image/png;base64,AA", "auto"))),
-    Turn("user", images=(("https://x.test/b.png", "high"),)),
+    Turn(
+        "user", ("This", Image("https://x.test/a.png", "low"), "and", Image("data:image/png;base64,AA"), "differ how?")
+    ),
+    Turn("user", (Image("https://x.test/b.png", "high"),)),
     Turn("assistant", "Let me look.", calls=(ToolCall("call_1", "look", '{"at":1}'), ToolCall("call_2", "look", "{}"))),
     Turn("tool", "a cat", call_id="call_1"),
     Turn("tool", "a dog", call_id="call_2"),
@@ -140,9 +142,11 @@ async def test_chat_sends_the_conversation(upstream: Upstream) -> None:
         {
             "role": "user",
             "content": [
-                {"type": "text", "text": "What is this?"},
+                {"type": "text", "text": "This"},
                 {"type": "image_url", "image_url": {"url": "https://x.test/a.png", "detail": "low"}},
+                {"type": "text", "text": "and"},
                 {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA", "detail": "auto"}},
+                {"type": "text", "text": "differ how?"},
             ],
         },
         {
@@ -386,9 +390,11 @@ async def test_responses_sends_the_conversation(upstream: Upstream) -> None:
         {
             "role": "user",
             "content": [
-                {"type": "input_text", "text": "What is this?"},
+                {"type": "input_text", "text": "This"},
                 image("https://x.test/a.png", "low"),
+                {"type": "input_text", "text": "and"},
                 image("data:image/png;base64,AA", "auto"),
+                {"type": "input_text", "text": "differ how?"},
             ],
         },
         {"role": "user", "content": [image("https://x.test/b.png", "high")]},

@@ -10,7 +10,7 @@ import pytest
 from upstreams import WEATHER, Heard, assembled, prompt
 
 from core.file_search import definition
-from core.ports import Prompt, Reply, Tokens, Turn
+from core.ports import Image, Prompt, Reply, Tokens, Turn
 from infra.offline_arguments import arguments
 from infra.offline_model import HONEST, OfflineModel
 
@@ -39,7 +39,7 @@ async def test_offline_answers_from_the_conversation() -> None:
 
 
 async def test_offline_counts_images() -> None:
-    reply = await offline(Turn("user", images=(("https://x.test/a.png", "auto"),)))
+    reply = await offline(Turn("user", (Image("https://x.test/a.png"),)))
     assert reply.text.endswith('You said: "". This conversation has 1 message and 1 image.')
 
 

@@ -10,8 +10,8 @@ from typing import Final
 from core.errors import ApiError
 from core.files import Files, decode_file
 from core.ids import SAFE_ID
-from core.ports import ModelError, Prompt, Turn
-from core.prompt import IMAGE_FILE
+from core.ports import Image, ModelError, Prompt, Turn
+from core.prompt import IMAGE_FILE, content_of
 from core.resources import File
 
 MIB: Final = 1024 * 1024
@@ -50,7 +50,7 @@ class Images:
         An image that nobody has answered yet has to be there: else this raises ModelError, and the run fails. One that
         was deleted, or expired, since it was talked about must not end the thread: a note takes its place.
         """
-        if not any(url.startswith(IMAGE_FILE) for turn in prompt.turns for url, _ in turn.images):
+        if not any(image.url.startswith(IMAGE_FILE) for turn in prompt.turns for image in turn.images):
             return prompt
         answered = max((place for place, turn in enumerate(prompt.turns) if turn.role == "assistant"), default=-1)
         room, filled = MOST, list(prompt.turns)
@@ -59,23 +59,25 @@ class Images:
         return replace(prompt, turns=tuple(filled))
 
     async def _turn(self, project: str, turn: Turn, room: int, *, needed: bool) -> tuple[Turn, int]:
-        images, notes = [], []
-        for url, detail in turn.images:
-            if not url.startswith(IMAGE_FILE):
-                images.append((url, detail))
-                continue
-            file_id = url.removeprefix(IMAGE_FILE)
-            try:
-                file = await self._file(project, file_id, room)
-                images.append((await self._url(project, file_id), detail))
-            except Unusable as error:
-                if needed:
-                    raise ModelError("invalid_prompt", f"The image {file_id} cannot be used: {error}.") from None
-                notes.append(f"[The image {file_id} is not shown: {error}.]")
-            else:
-                room -= file.bytes
-        text = "\n".join([*([turn.text] if turn.text else []), *notes])
-        return replace(turn, images=tuple(images), text=text), room
+        if not turn.images:
+            return turn, room
+        parts = list(turn.parts)
+        for place, part in reversed(list(enumerate(parts))):
+            if isinstance(part, Image) and part.url.startswith(IMAGE_FILE):
+                parts[place], used = await self._shown(project, part, room, needed=needed)
+                room -= used
+        return replace(turn, content=content_of(parts)), room
+
+    async def _shown(self, project: str, image: Image, room: int, *, needed: bool) -> tuple[str | Image, int]:
+        """The image with its data, or a note, and the bytes that it takes."""
+        file_id = image.url.removeprefix(IMAGE_FILE)
+        try:
+            file = await self._file(project, file_id, room)
+            return image._replace(url=await self._url(project, file_id)), file.bytes
+        except Unusable as error:
+            if needed:
+                raise ModelError("invalid_prompt", f"The image {file_id} cannot be used: {error}.") from None
+            return f"[The image {file_id} is not shown: {error}.]", 0
 
     async def _file(self, project: str, file_id: str, room: int) -> File:
         """Asked each time, as a file that is remembered may be deleted. Raises Unusable."""
