@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from msgspec import UNSET
 from msgspec.structs import replace
@@ -35,9 +35,9 @@ from core.resources import (
     TextPart,
     Thread,
     Tool,
-    ToolResources,
     TruncationStrategy,
 )
+from core.tool_resources import overridden, resources_from, together, with_attached, with_tools
 
 RANKING = {"ranker": "default_2024_08_21", "score_threshold": 0.0, "hybrid_search": None}
 
@@ -57,14 +57,14 @@ def assistant_from(body: r.CreateAssistant, assistant_id: str, now: float) -> As
         top_p=1.0 if body.top_p is None else body.top_p,
         temperature=1.0 if body.temperature is None else body.temperature,
         reasoning_effort=body.reasoning_effort,
-        tool_resources=_with_tools(resources_from(body.tool_resources), tools_from(body.tools)),
+        tool_resources=with_tools(resources_from(body.tool_resources), tools_from(body.tools)),
         metadata=body.metadata or {},
         response_format=_plain(body.response_format) or "auto",
     )
 
 
 def updated_assistant(old: Assistant, body: r.UpdateAssistant) -> Assistant:
-    """The given keys replace the old ones whole (section 3.1); what was not given stays."""
+    """The given keys replace the old ones whole (section 3.1), but for `tool_resources`; what was not given stays."""
     new = assistant_from(
         r.CreateAssistant.model_construct(
             _fields_set=body.model_fields_set, **{**dict(body), "model": body.model or old.model}
@@ -73,8 +73,10 @@ def updated_assistant(old: Assistant, body: r.UpdateAssistant) -> Assistant:
         old.created_at,
     )
     given = {key: getattr(new, key) for key in body.model_fields_set}
+    if "tool_resources" in given:
+        given["tool_resources"] = overridden(old.tool_resources, body.tool_resources)
     updated = replace(old, **given)
-    return replace(updated, tool_resources=_with_tools(updated.tool_resources, updated.tools))
+    return replace(updated, tool_resources=with_tools(updated.tool_resources, updated.tools))
 
 
 def tools_from(tools: Sequence[Any] | None) -> tuple[Tool, ...]:
@@ -99,31 +101,6 @@ def _tool(body: r.FunctionToolBody | r.CodeInterpreterBody | r.FileSearchBody) -
             given = _plain(options) or {}
             ranking = {**RANKING, **(given.pop("ranking_options", None) or {})}
             return FileSearchTool(file_search={**given, "ranking_options": ranking})
-
-
-def resources_from(body: r.ToolResourcesBody | None) -> ToolResources:
-    found: ToolResources = {}
-    if body and body.code_interpreter:
-        found["code_interpreter"] = {"file_ids": body.code_interpreter.file_ids or []}
-    if body and body.file_search:
-        found["file_search"] = {"vector_store_ids": body.file_search.vector_store_ids or []}
-    return found
-
-
-def together(first: ToolResources, second: ToolResources) -> ToolResources:
-    """What a run has of its assistant and of its thread: the files and the stores of both."""
-    found: ToolResources = {}
-    for tool, resources in (*first.items(), *second.items()):
-        known = found.setdefault(tool, {})
-        for kind, ids in resources.items():
-            known[kind] = list(dict.fromkeys([*known.get(kind, ()), *ids]))
-    return found
-
-
-def _with_tools(resources: ToolResources, tools: tuple[Tool, ...]) -> ToolResources:
-    if any(isinstance(tool, CodeInterpreterTool) for tool in tools):
-        return {"code_interpreter": {"file_ids": []}, **resources}
-    return resources
 
 
 def _plain(body: Any) -> Any:
@@ -171,27 +148,6 @@ def store_of_thread(state: ThreadState) -> str:
     return next(iter(search.get("vector_store_ids", ())), "")
 
 
-def _for_code(messages: Sequence[r.CreateMessage] | None) -> list[str]:
-    """The attached files that `code_interpreter` shall have."""
-    return [
-        attachment.file_id
-        for message in messages or ()
-        for attachment in message.attachments or ()
-        if any(tool.type == "code_interpreter" for tool in attachment.tools or ())
-    ]
-
-
-MAX_CODE_FILES: Final = 20  # of a thread, by the published schema; the newest ones stay
-
-
-def _with_code(resources: ToolResources, messages: Sequence[r.CreateMessage] | None) -> ToolResources:
-    files = _for_code(messages)
-    if not files:
-        return resources
-    before = resources.get("code_interpreter", {}).get("file_ids", [])
-    return {**resources, "code_interpreter": {"file_ids": list(dict.fromkeys([*before, *files]))[-MAX_CODE_FILES:]}}
-
-
 # --- threads and messages -----------------------------------------------------------------------------------------
 
 
@@ -210,18 +166,18 @@ class Scribe:
             id=thread_id,
             created_at=int(self.now),
             metadata=body.metadata or {},
-            tool_resources=_with_code(resources_from(body.tool_resources), body.messages),
+            tool_resources=with_attached(resources_from(body.tool_resources), body.messages),
         )
         return [e.ThreadCreated(thread=thread), *self._messages(body.messages, thread_id)]
 
     def update_thread(self, state: ThreadState, body: r.UpdateThread) -> list[e.Event]:
-        given = body.model_fields_set
+        given, old = body.model_fields_set, thread_of(state).tool_resources
         if not given:
             return []
         return [
             e.ThreadUpdated(
                 metadata=(body.metadata or {}) if "metadata" in given else None,
-                tool_resources=resources_from(body.tool_resources) if "tool_resources" in given else None,
+                tool_resources=overridden(old, body.tool_resources) if "tool_resources" in given else None,
             )
         ]
 
@@ -246,7 +202,7 @@ class Scribe:
     def _filed(state: ThreadState, messages: Sequence[r.CreateMessage] | None, filing: Filing | None) -> list[e.Event]:
         """What attachments do to the thread's tool resources (section 3.3)."""
         before = thread_of(state).tool_resources
-        after = _with_code(before, messages)
+        after = with_attached(before, messages)
         if filing:
             if store_of_thread(state) != filing.before:  # a 409, which the SDKs send again
                 raise ApiError("The vector store of the thread has changed. Please retry your request.", status=409)
@@ -307,8 +263,9 @@ class Scribe:
         started = self.create_thread(body.thread or r.CreateThread(), thread_id)
         thread = next(event.thread for event in started if isinstance(event, e.ThreadCreated))
         run = self._run(body, assistant, run_id, thread, None)
-        if body.tool_resources is not None:  # in place of the assistant's
-            run = replace(run, tool_resources=together(resources_from(body.tool_resources), thread.tool_resources))
+        if body.tool_resources is not None:
+            own = overridden(assistant.tool_resources, body.tool_resources)
+            run = replace(run, tool_resources=together(own, thread.tool_resources))
         self._check_startable(False, started, run)
         return [*started, e.RunCreated(run=run, stream=bool(body.stream), trace=self.trace)]
 

@@ -143,9 +143,10 @@ class Reference:
                 return self.step(thread_id, run_id, step_id)
 
     def update(self, path: str, body: Json) -> Json:
-        """The keys that are given replace the old ones."""
+        """The keys that are given replace the old ones; of tool resources, tool by tool."""
         doc = self.retrieve(path)
-        doc.update(body)
+        resources = {key: doc[key] | body[key] for key in ("tool_resources",) if key in body}
+        doc.update({**body, **resources})
         return doc
 
     def delete(self, path: str) -> Json:

@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 from forms import upload
-from inprocess import Api, Gate, InProcess, calls, in_process, path_of, says
+from inprocess import Api, Gate, InProcess, calls, filled, in_process, path_of, says
 
 from core import names
 from core.ports import ToolCall
 
 Json = Any
 WEATHER = {"type": "function", "function": {"name": "get_weather"}}
+DAY = {"anchor": "last_active_at", "days": 1}
 
 
 @pytest.fixture
@@ -176,6 +177,70 @@ async def test_an_update_replaces_the_keys_that_were_given(service: InProcess) -
     assert len(changed["tools"]) == 1
     assert changed == await service.api.get(f"/assistants/{assistant}")
     assert (await service.api.post(f"/assistants/{assistant}", {"tools": []}))["tools"] == []
+
+
+CODE, SEARCH = {"code_interpreter": {"file_ids": ["{file}"]}}, {"file_search": {"vector_store_ids": ["{store}"]}}
+NO_CODE, NO_SEARCH = {"code_interpreter": {"file_ids": []}}, {"file_search": {"vector_store_ids": []}}
+
+
+@pytest.mark.parametrize("path", ["/assistants", "/threads"])
+@pytest.mark.parametrize(
+    ("given", "left"),
+    [
+        ({"file_search": {}}, CODE | SEARCH),  # agency-swarm sends it at each start after the first
+        ({"file_search": {"vector_store_ids": None}}, CODE | SEARCH),
+        ({"code_interpreter": None, "file_search": None}, CODE | SEARCH),  # as pydantic dumps what has neither
+        ({}, CODE | SEARCH),
+        (CODE, CODE | SEARCH),
+        (SEARCH, CODE | SEARCH),
+        (NO_SEARCH, CODE | NO_SEARCH),
+        (NO_CODE, NO_CODE | SEARCH),
+        ({"code_interpreter": {}}, NO_CODE | SEARCH),  # the published default of `file_ids`
+        ({"code_interpreter": {}, "file_search": {}}, NO_CODE | SEARCH),
+        (None, {}),
+    ],
+)
+async def test_an_update_overrides_the_resources_whose_ids_it_gives(
+    service: InProcess, path: str, given: Json, left: Json
+) -> None:
+    ids = {"file": (await upload(service.api, b"x"))["id"], "store": (await service.api.post("/vector_stores"))["id"]}
+    model = {"model": "m"} if path == "/assistants" else {}
+    made = await service.api.post(path, {**model, "tool_resources": filled(CODE | SEARCH, ids)})
+    for _ in range(2):
+        changed = await service.api.post(f"{path}/{made['id']}", {"tool_resources": filled(given, ids)})
+        assert changed["tool_resources"] == filled(left, ids)
+    assert (await service.api.get(f"{path}/{made['id']}"))["tool_resources"] == filled(left, ids)
+
+
+async def test_a_run_overrides_the_resources_whose_ids_it_gives(service: InProcess) -> None:
+    ids = {"file": (await upload(service.api, b"x"))["id"], "store": (await service.api.post("/vector_stores"))["id"]}
+    assistant = await service.assistant(tool_resources=filled(SEARCH, ids))
+    body = {"assistant_id": assistant, "thread": {"messages": [{"role": "user", "content": "Hi"}]}}
+    for given, expected in (({"file_search": {}}, SEARCH), (CODE, SEARCH | CODE), (NO_SEARCH, NO_SEARCH)):
+        run = await service.api.post("/threads/runs", {**body, "tool_resources": filled(given, ids)})
+        assert run["tool_resources"] == filled(expected, ids)
+
+
+async def test_of_an_update_each_other_field_is_replaced_whole(service: InProcess) -> None:
+    """The published schema has no default in them that could be told from what is not given."""
+    schema = {"type": "json_schema", "json_schema": {"name": "a", "description": "b", "schema": {}, "strict": True}}
+    bare = {"type": "json_schema", "json_schema": {"name": "c"}}
+    ranked = {"max_num_results": 3, "ranking_options": {"ranker": "auto", "score_threshold": 0.5}}
+    assistant = await service.assistant(
+        response_format=schema, tools=[{"type": "file_search", "file_search": ranked}], metadata={"a": "1"}
+    )
+    path = f"/assistants/{assistant}"
+    assert (await service.api.post(path, {"response_format": bare}))["response_format"] == bare
+    assert (await service.api.post(path, {"response_format": None}))["response_format"] == "auto"
+    (tool,) = (await service.api.post(path, {"tools": [{"type": "file_search"}]}))["tools"]
+    assert "max_num_results" not in tool["file_search"]
+    assert tool["file_search"]["ranking_options"]["score_threshold"] == 0.0
+    store = await service.api.post("/vector_stores", {"name": "a", "metadata": {"a": "1"}, "expires_after": DAY})
+    path = f"/vector_stores/{store['id']}"
+    assert (await service.api.post(path, {"metadata": {"b": "2"}}))["metadata"] == {"b": "2"}
+    assert (await service.api.post(path, {"expires_after": {**DAY, "days": 2}}))["expires_after"]["days"] == 2
+    changed = await service.api.post(path, {"expires_after": None, "metadata": None})
+    assert (changed["name"], changed["expires_after"], changed["metadata"]) == ("a", None, {})
 
 
 async def test_metadata_of_threads_messages_and_runs_can_be_replaced(service: InProcess) -> None:
