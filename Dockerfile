@@ -1,5 +1,6 @@
 # One image for every role: `assistants serve` (the default), `assistants api`, `assistants worker`. It writes nowhere but
-# to /data, and there only with SQLite: run it with a read-only root file system.
+# to /data, and there only with SQLite, and to /tmp, where a worker puts a file while it reads it: run it with a read-only
+# root file system, and a tmpfs for /tmp (exec, as pdfium is loaded from there).
 
 FROM python:3.13-slim AS build
 ENV UV_PROJECT_ENVIRONMENT=/opt/assistants UV_COMPILE_BYTECODE=1 UV_LINK_MODE=copy UV_PYTHON_DOWNLOADS=never

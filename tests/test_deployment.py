@@ -58,6 +58,7 @@ def test_every_container_has_no_rights_and_starts_when_it_can(name: str) -> None
     assert container["read_only"] is True
     assert container["cap_drop"] == ["ALL"]
     assert container["security_opt"] == ["no-new-privileges:true"]
+    assert container["tmpfs"] == ["/tmp:exec"]  # Docker's own default is noexec, and no PDF file could be read
     assert all(port.startswith("127.0.0.1:") for port in container.get("ports", ()))
     if name != "azurite":
         assert container["depends_on"] == {"azurite": {"condition": "service_healthy"}}

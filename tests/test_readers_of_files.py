@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import fpdf
 import hostile
 import pytest
 from reading import failure, read, text_file
@@ -112,6 +114,83 @@ async def test_where_no_process_can_be_started_the_file_is_not_to_blame(
 ) -> None:
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     assert (await failure(readers, text_file(tmp_path))).code == "server_error"
+
+
+# --- pdfium, which the library unpacks before it can load it ------------------------------------------------------
+
+
+@pytest.fixture
+def pdf(tmp_path: Path) -> Path:
+    made = fpdf.FPDF()
+    made.add_page()
+    made.set_font("helvetica")
+    made.cell(text=hostile.HARMLESS)
+    made.output(str(tmp_path / "tide.pdf"))
+    return tmp_path / "tide.pdf"
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The temporary folder of a machine where no file was read before."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    return folder
+
+
+async def test_pdfium_is_loaded_from_a_private_folder_that_is_gone_at_once(
+    readers: ReaderPool, pdf: Path, temporary: Path
+) -> None:
+    planted = temporary / "kreuzberg-pdfium/libpdfium.so"  # where the library itself would look
+    planted.parent.mkdir()
+    planted.write_bytes(b"not pdfium")
+    (chunk,) = await read(readers, pdf)
+    assert chunk.text.strip() == hostile.HARMLESS
+    loaded = [line for line in Path(f"/proc/{children().pop()}/maps").read_text().splitlines() if "pdfium" in line]
+    assert loaded
+    assert all(f"{temporary}/assistants-reader-" in line and line.endswith("(deleted)") for line in loaded)
+    assert [*temporary.rglob("*")] == [planted.parent, planted]
+    assert planted.read_bytes() == b"not pdfium"
+
+
+async def test_what_a_killed_process_left_unpacked_is_removed(
+    readers: ReaderPool, tmp_path: Path, temporary: Path
+) -> None:
+    young, old = temporary / "assistants-reader-young", temporary / "assistants-reader-old"
+    for folder in (young, old):
+        folder.mkdir()
+        (folder / "libpdfium.so").touch()
+    os.utime(old, (0, 0))
+    await read(readers, text_file(tmp_path))
+    assert [*temporary.iterdir()] == [young]
+
+
+async def test_an_error_of_the_library_is_no_damaged_file_and_is_logged(
+    readers: ReaderPool, pdf: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, unlimited[1]))  # pdfium has 8 MiB
+    try:
+        error = await failure(readers, pdf)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+    assert (error.code, str(error)) == ("server_error", "The service failed to read this .pdf file.")
+    assert "pdfium cannot be loaded" in caplog.text
+    assert await read(readers, text_file(tmp_path)) == [Chunk(hostile.HARMLESS, 0, 6)]
+
+
+async def test_a_process_that_cannot_start_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    readers = ReaderPool(processes=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "path", [])
+        assert (await failure(readers, text_file(tmp_path))).code == "server_error"
+    await readers.close()
+    assert "ModuleNotFoundError" in capfd.readouterr().err
+
+
+# --- how a process ends, and where it comes from ------------------------------------------------------------------
 
 
 async def test_a_process_ends_with_its_parent_even_while_it_reads(tmp_path: Path) -> None:

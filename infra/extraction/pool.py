@@ -21,7 +21,8 @@ logger = logging.getLogger(__name__)
 
 MOST_ANSWER: Final = 256 * 1024**2  # bytes; of what a reader may say at most, this is twice
 IDLE: Final = 60.0  # seconds after which a reader that has nothing to do is let go
-_INHERITED: Final = ("LD_LIBRARY_PATH", "SYSTEMROOT")  # of the environment: what Python may need to start, no secrets
+# Of the environment: what Python may need to start, and where it may write until it reads files; no secrets.
+_INHERITED: Final = ("LD_LIBRARY_PATH", "SYSTEMROOT", "TMPDIR", "TEMP", "TMP")
 _LAST_BREATH: Final = 5.0  # seconds for a process to end that is about to
 _FROM_OUTSIDE: Final = (-signal.SIGKILL, -signal.SIGTERM)  # ends that no file brings about
 # Isolated from its surroundings (-I), but with the modules of this process, wherever a platform puts them.
@@ -53,7 +54,7 @@ class _Reader:
                 *(sys.executable, "-I", "-c", _PROGRAM, str(memory), str(int(timeout) + 1), modules),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.DEVNULL,
+                stderr=None,  # the service's own, until the process is ready to read
                 env=environment | _ENVIRONMENT,
                 cwd="/",
                 start_new_session=True,  # Ctrl-C is for the parent
@@ -109,6 +110,8 @@ class ReaderPool:
     async def chunks(self, path: Path, filename: str, chunking: Chunking) -> Sequence[Chunk]:
         async with self._turns:
             answer = await self._read(Request(str(path.absolute()), filename, chunking.size, chunking.overlap))
+        if answer.fault:
+            logger.warning("The library that reads files failed: %s", answer.fault)
         if answer.code:
             raise Unreadable(answer.code, answer.message)
         return [Chunk(answer.text[start:end], start, tokens) for start, end, tokens in answer.spans]

@@ -1,6 +1,6 @@
 """The process that reads files, one after another: requests on stdin, answers on stdout, no rights that it can spare.
 
-Started by `pool`. The only module that knows the extraction library.
+Started by `pool`. With `pdfium`, the only module that knows the extraction library.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import msgspec
 
 from core.chunking import spans
 from core.ports import Chunking, Unreadable
+from infra.extraction import pdfium
 from infra.extraction.formats import DOCUMENTS, MAGIC, TEXTS, ZIPPED, extension
 
 if TYPE_CHECKING:
@@ -39,12 +40,18 @@ class Request(msgspec.Struct, frozen=True):
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """Of text and spans, or of a failure. A span is (start, end, tokens), in code points."""
+    """Of text and spans, or of a failure. A span is (start, end, tokens), in code points. `fault` is for the log: what
+    the library did, if it failed rather than the file, without anything of the file."""
 
     text: str = ""
     spans: list[tuple[int, int, int]] = []
     code: str = ""
     message: str = ""
+    fault: str = ""
+
+
+class LibraryError(Exception):
+    """The extraction library failed. The message holds nothing of the file."""
 
 
 def read(request: Request) -> Answer:
@@ -60,6 +67,9 @@ def read(request: Request) -> Answer:
         return Answer(text, [(places[a], places[b], b - a) for a, b in spans(text, places, chunking)])
     except Unreadable as error:
         return Answer(code=error.code, message=error.message)
+    except LibraryError as error:
+        kind = extension(request.filename)
+        return Answer(code="server_error", message=f"The service failed to read this {kind} file.", fault=str(error))
     except MemoryError:
         return Answer(code="invalid_file", message="The file needs too much memory to be read.")
 
@@ -121,17 +131,21 @@ def _document(file: BinaryIO, size: int, kind: str) -> str:
     source = _decoded(file, size).encode() if kind in (".html", ".htm") else None
     import kreuzberg
 
+    if kind == ".pdf" and (unusable := pdfium.trouble()):
+        raise LibraryError(unusable)
     try:
         if source is None:
             return kreuzberg.extract_file_sync(file.name, DOCUMENTS[kind], _config(kind)).content
         return kreuzberg.extract_bytes_sync(source, DOCUMENTS[kind], _config(kind)).content
     except MemoryError:
         raise
-    except BaseException as error:  # panics of Rust are no Exception
+    except kreuzberg.ParsingError as error:
         said = str(error).lower()
         if "password" in said or "encrypt" in said:
             raise Unreadable("invalid_file", "The file is encrypted with a password.") from None
         raise Unreadable("invalid_file", f"The file is damaged, or no {kind} file.") from None
+    except BaseException as error:  # panics of Rust are no Exception; what they say may quote the file
+        raise LibraryError(f"{type(error).__name__} at a {kind} file") from None
 
 
 def _check_entries(file: BinaryIO) -> None:
@@ -166,7 +180,7 @@ def _config(kind: str) -> kreuzberg.ExtractionConfig:
 
 
 def confine() -> None:
-    """Before anything is read: no network, no files written, no core dumps, an end with the parent."""
+    """Before anything is loaded: no network, no core dumps, an end with the parent."""
     if sys.platform == "linux":
         libc = ctypes.CDLL(None, use_errno=True)
         libc.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
@@ -177,8 +191,15 @@ def confine() -> None:
         import resource
 
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
         resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+
+
+def forbid_writing() -> None:
+    """Before a file is read, and after the libraries are loaded, one of which has to be unpacked for that."""
+    with contextlib.suppress(ImportError):
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
 
 
 def limit_memory(megabytes: int) -> None:
@@ -194,10 +215,12 @@ def limit_memory(megabytes: int) -> None:
 def main() -> None:
     """Arguments: MiB of memory, seconds of CPU a file. A request and an answer are 4 bytes of length and msgpack."""
     memory, seconds = int(sys.argv[1]), int(sys.argv[2])
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a library prints is no answer
+    answers, nowhere = os.fdopen(os.dup(1), "wb"), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)  # what a library prints is no answer
     confine()
     _warm()
+    os.dup2(nowhere, 2)  # the service's own until here, so that a failed start is told; from here on it may quote files
+    forbid_writing()
     limit_memory(memory)
     while head := sys.stdin.buffer.read(4):
         request = msgspec.msgpack.decode(sys.stdin.buffer.read(int.from_bytes(head)), type=Request)
@@ -227,3 +250,4 @@ def _warm() -> None:
     from infra.extraction.tokens import bounds
 
     bounds("warm")
+    pdfium.trouble()
