@@ -8,6 +8,7 @@ from typing import Any
 
 from core.ports import Deltas, Image, Prompt, Reply, Tokens, ToolCall, Turn
 from infra.draft import Draft
+from infra.turns import joined
 from infra.upstream import Upstream
 
 _PATH = "/chat/completions"
@@ -44,7 +45,7 @@ class ChatModel:
         return draft.reply(_finish(finish), _tokens(usage))
 
     def _body(self, prompt: Prompt) -> dict[str, Any]:
-        messages = [_message(turn) for turn in prompt.turns]
+        messages = [_message(turn) for turn in joined(prompt.turns)]
         if prompt.instructions:
             messages.insert(0, {"role": "system", "content": prompt.instructions})
         body: dict[str, Any] = {"model": prompt.model, "messages": messages}

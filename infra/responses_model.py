@@ -7,6 +7,7 @@ from typing import Any
 
 from core.ports import Deltas, Image, Prompt, Reply, Tokens, Turn
 from infra.draft import Draft
+from infra.turns import joined
 from infra.upstream import Upstream
 
 _PATH = "/responses"
@@ -85,7 +86,7 @@ def _absorb(output: Any, draft: Draft) -> None:
 def _body(prompt: Prompt) -> dict[str, Any]:
     body: dict[str, Any] = {
         "model": prompt.model,
-        "input": [item for turn in prompt.turns for item in _items(turn)],
+        "input": [item for turn in joined(prompt.turns) for item in _items(turn)],
         "store": False,
     }
     if prompt.tools:

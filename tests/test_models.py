@@ -44,6 +44,7 @@ from upstreams import (
 
 from core.ports import Image, ModelError, ModelInfo, Reply, Tokens, ToolCall, Turn
 from infra.providers import ModelRouter, Provider
+from infra.turns import joined
 
 CHAT, RESPONSES = "/v1/chat/completions", "/v1/responses"
 SCHEMA = {"type": "json_schema", "json_schema": {"name": "answer", "schema": {"type": "object"}, "strict": True}}
@@ -124,6 +125,7 @@ CONVERSATION = (
     Turn(
         "user", ("This", Image("https://x.test/a.png", "low"), "and", Image("data:image/png;base64,AA"), "differ how?")
     ),
+    Turn("assistant", "Differ?"),
     Turn("user", (Image("https://x.test/b.png", "high"),)),
     Turn("assistant", "Let me look.", calls=(ToolCall("call_1", "look", '{"at":1}'), ToolCall("call_2", "look", "{}"))),
     Turn("tool", "a cat", call_id="call_1"),
@@ -149,6 +151,7 @@ async def test_chat_sends_the_conversation(upstream: Upstream) -> None:
                 {"type": "text", "text": "differ how?"},
             ],
         },
+        {"role": "assistant", "content": "Differ?"},
         {
             "role": "user",
             "content": [{"type": "image_url", "image_url": {"url": "https://x.test/b.png", "detail": "high"}}],
@@ -160,6 +163,39 @@ async def test_chat_sends_the_conversation(upstream: Upstream) -> None:
         {"role": "tool", "tool_call_id": "call_3", "content": ""},
         {"role": "assistant", "content": "A cat and a dog."},
     ]
+
+
+LOOK, PICTURE = ToolCall("call_1", "look", "{}"), Image("https://x.test/a.png")
+
+
+@pytest.mark.parametrize(
+    ("turns", "sent"),
+    [
+        ((Turn("user", "a"), Turn("user", "b")), [Turn("user", "a\n\nb")]),
+        ((Turn("user", "a"), Turn("user", ""), Turn("user", "b")), [Turn("user", "a\n\nb")]),
+        ((Turn("user", "a"), Turn("user", ("b", PICTURE)), Turn("user", "c")), [Turn("user", ("a\nb", PICTURE, "c"))]),
+        ((Turn("user", "a"), Turn("assistant", ""), Turn("user", "b")), [Turn("user", "a\n\nb")]),
+        ((Turn("user", "a"), Turn("assistant", " \n"), Turn("user", "b")), [Turn("user", "a\n\nb")]),
+        ((Turn("assistant", "a"), Turn("assistant", calls=(LOOK,))), [Turn("assistant", "a", calls=(LOOK,))]),
+        ((Turn("assistant", " ", calls=(LOOK,)),), [Turn("assistant", calls=(LOOK,))]),
+        (
+            tools := (Turn("assistant", calls=(LOOK,)), Turn("tool", "x", call_id="1"), Turn("tool", "", call_id="2")),
+            [*tools],
+        ),
+    ],
+)
+def test_no_assistant_message_is_empty_and_neighbours_of_one_role_are_joined(
+    turns: tuple[Turn, ...], sent: list[Turn]
+) -> None:
+    assert joined(turns) == sent
+
+
+@pytest.mark.parametrize("api", ["chat", "responses"])
+async def test_users_and_assistants_take_turns_on_both_apis(upstream: Upstream, api: str) -> None:
+    upstream.script = [whole(choice(content=".") if api == "chat" else response(said(".")))]
+    await ask(upstream, prompt(Turn("user", "a"), Turn("assistant", ""), Turn("user", "b")), api=api)
+    (message,) = upstream.body["messages" if api == "chat" else "input"]
+    assert (message["role"], message["content"]) == ("user", "a\n\nb")
 
 
 # --- Chat Completions: replies ------------------------------------------------------------------------------------
@@ -397,6 +433,7 @@ async def test_responses_sends_the_conversation(upstream: Upstream) -> None:
                 {"type": "input_text", "text": "differ how?"},
             ],
         },
+        {"role": "assistant", "content": "Differ?"},
         {"role": "user", "content": [image("https://x.test/b.png", "high")]},
         {"role": "assistant", "content": "Let me look."},
         look("call_1", '{"at":1}'),

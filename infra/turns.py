@@ -1,0 +1,44 @@
+"""The conversation as every server takes it: no assistant message is empty, and users and assistants take turns.
+
+* Anthropic and Bedrock refuse a message without content, and one of spaces alone ("text content blocks must be
+  non-empty"), vLLM one whose content is null without calls. It stays in the thread, so every later run would fail.
+* The templates of Gemma and Mistral refuse two messages of one role in a row ("Conversation roles must alternate
+  user/assistant/user/assistant/...", github.com/vllm-project/vllm/issues/6862), and so does Bedrock. A failed run that
+  is followed by another message leaves two of the user. Anthropic's API joins such messages by itself.
+
+So neighbours are joined for every server: nobody can tell a server's template from here, and one text after the other
+says the same as two messages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from core.ports import Content, Turn
+from core.prompt import content_of
+
+
+def joined(turns: Iterable[Turn]) -> list[Turn]:
+    found: list[Turn] = []
+    for turn in map(_without_blanks, turns):
+        last = found[-1] if found else None
+        if turn.role == "assistant" and not turn.content and not turn.calls:
+            continue
+        if last and last.role == turn.role != "tool" and not last.calls:
+            found[-1] = replace(turn, content=_both(last, turn))
+        else:
+            found.append(turn)
+    return found
+
+
+def _without_blanks(turn: Turn) -> Turn:
+    """An assistant's text that consists of white space is none; what a user said stays as it is."""
+    return replace(turn, content="") if turn.role == "assistant" and not turn.text.strip() else turn
+
+
+def _both(first: Turn, second: Turn) -> Content:
+    """A paragraph each."""
+    if first.images or second.images:
+        return content_of([*first.parts, *second.parts])
+    return "\n\n".join(turn.text for turn in (first, second) if turn.text)
