@@ -18,6 +18,9 @@ param planSku string
 @description('Instances.')
 param instances int
 
+@description('The most instances. No more than `instances`: their number is fixed.')
+param maxInstances int
+
 @description('Settings by name.')
 param settings object
 
@@ -45,6 +48,43 @@ module plan 'br/public:avm/res/web/serverfarm:0.7.0' = {
     skuCapacity: instances
     zoneRedundant: false
     enableTelemetry: false
+  }
+}
+
+var planId = resourceId('Microsoft.Web/serverfarms', 'plan-${name}')
+var triggers = [
+  { metric: 'CpuPercentage', operator: 'GreaterThan', threshold: 70, direction: 'Increase', window: 'PT5M' }
+  { metric: 'MemoryPercentage', operator: 'GreaterThan', threshold: 85, direction: 'Increase', window: 'PT5M' }
+  { metric: 'CpuPercentage', operator: 'LessThan', threshold: 30, direction: 'Decrease', window: 'PT15M' }
+]
+
+// Instances are added one by one when all are busy, and taken away more slowly: a streamed answer ends with its instance.
+resource autoscale 'Microsoft.Insights/autoscaleSettings@2022-10-01' = if (maxInstances > instances) {
+  name: 'scale-${name}'
+  location: location
+  tags: tags
+  properties: {
+    enabled: true
+    targetResourceUri: plan.outputs.resourceId
+    profiles: [
+      {
+        name: 'by load'
+        capacity: { minimum: string(instances), maximum: string(maxInstances), default: string(instances) }
+        rules: map(triggers, trigger => {
+          metricTrigger: {
+            metricName: trigger.metric
+            metricResourceUri: planId
+            timeGrain: 'PT1M'
+            statistic: 'Average'
+            timeWindow: trigger.window
+            timeAggregation: 'Average'
+            operator: trigger.operator
+            threshold: trigger.threshold
+          }
+          scaleAction: { direction: trigger.direction, type: 'ChangeCount', value: '1', cooldown: trigger.window }
+        })
+      }
+    ]
   }
 }
 
@@ -102,6 +142,9 @@ module site 'br/public:avm/res/web/site:0.23.1' = {
     enableTelemetry: false
   }
 }
+
+@description('Resource id of the app.')
+output siteId string = site.outputs.resourceId
 
 @description('Address of the app.')
 output url string = 'https://${site.outputs.defaultHostname}'

@@ -14,9 +14,17 @@ param location string
 @description('Object id of the person or pipeline that deploys: may read and write data and secrets, for backups, poison and keys. Empty: only the service may.')
 param principalId string = ''
 
-@description('API key of the project `default`, kept in the vault. azd makes one at the first deployment, and keeps it.')
+@description('API key of the project `default`, kept in the vault. azd makes one of 15 characters at the first deployment, which is lengthened below, and finds the whole one in the vault at each further one.')
 @secure()
 param firstKey string
+
+@description('122 random bits each, for the first key.')
+@secure()
+param firstKeySeed string = newGuid()
+
+@description('As firstKeySeed.')
+@secure()
+param firstKeySeed2 string = newGuid()
 
 @description('Where the worker runs. true: Azure Functions, from this source. false: Container Apps, from `workerImage`.')
 param functionsWorker bool = true
@@ -32,6 +40,11 @@ param planSku string = 'B1'
 @maxValue(30)
 param apiInstances int = 1
 
+@description('The most instances of the API: more than apiInstances, and instances are added when they are busy. Needs a plan of the Standard or Premium tier.')
+@minValue(0)
+@maxValue(30)
+param apiMaxInstances int = 0
+
 @description('The most instances of the worker. Each works on up to 1,000 runs in a container, and on as many as host.json says on Functions (40 instances at least there).')
 @minValue(1)
 @maxValue(1000)
@@ -41,10 +54,10 @@ param workerInstances int = 40
 @allowed(['Standard_LRS', 'Standard_ZRS', 'Standard_GRS', 'Standard_GZRS', 'Standard_RAGRS', 'Standard_RAGZRS'])
 param storageSku string = 'Standard_LRS'
 
-@description('Name of a model, such as gpt-4.1-mini, to deploy on a new Azure OpenAI account under this name. Empty: no new account.')
+@description('Name of a model, such as gpt-5.4-mini, to deploy on a new Azure OpenAI account under this name. Empty: no new account.')
 param modelName string = ''
 
-@description('Version of that model, such as 2025-04-14.')
+@description('Version of that model, such as 2026-03-17.')
 param modelVersion string = ''
 
 @description('Kind of that deployment.')
@@ -54,6 +67,16 @@ param modelSku string = 'GlobalStandard'
 @description('Thousands of tokens a minute of that deployment.')
 @minValue(1)
 param modelCapacity int = 50
+
+@description('Name of an embedding model, such as text-embedding-3-small, to deploy beside modelName: vector stores are searched by it. Empty: by the built-in one. It must not change once there are vector stores.')
+param embeddingModelName string = ''
+
+@description('Version of that embedding model.')
+param embeddingModelVersion string = '1'
+
+@description('Thousands of tokens a minute of its deployment.')
+@minValue(1)
+param embeddingModelCapacity int = 120
 
 @description('Resource id of an Azure OpenAI account that is there already. Wins over modelName.')
 param existingOpenAiId string = ''
@@ -70,6 +93,12 @@ param extraSettings object = {}
 @description('true: storage, vault and Azure OpenAI have private endpoints in a virtual network, and nothing else reaches them. The API stays public.')
 param privateNetwork bool = false
 
+@description('With privateNetwork: public IPv4 addresses or ranges, comma-separated, that reach storage, vault and Azure OpenAI all the same, such as 203.0.113.7: the desk of who deploys.')
+param allowedAddresses string = ''
+
+@description('Address that alerts are mailed to. Empty: alerts show in the portal only.')
+param alertEmail string = ''
+
 @description('Days for which logs and telemetry are kept.')
 @minValue(30)
 @maxValue(730)
@@ -78,6 +107,7 @@ param logDays int = 30
 var token = toLower(uniqueString(subscription().id, environmentName, location))
 var tags = { 'azd-env-name': environmentName }
 var secretNames = union(['API_KEYS'], empty(secretSettings) ? [] : split(replace(secretSettings, ' ', ''), ','))
+var addresses = empty(allowedAddresses) ? [] : split(replace(allowedAddresses, ' ', ''), ',')
 var withModels = !empty(modelName) || !empty(existingOpenAiId)
 
 resource group 'Microsoft.Resources/resourceGroups@2024-11-01' = {
@@ -126,6 +156,7 @@ module storage 'storage.bicep' = {
     location: location
     tags: tags
     sku: storageSku
+    allowedAddresses: addresses
     workspaceId: monitoring.outputs.workspaceId
     endpointsSubnetId: privateNetwork ? network!.outputs.endpointsSubnetId : ''
     zoneIds: privateNetwork ? network!.outputs.zoneIds : {}
@@ -139,7 +170,9 @@ module vault 'vault.bicep' = {
     name: 'kv-${token}'
     location: location
     tags: tags
-    firstKey: firstKey
+    // 256 random bits at least: those of azd have 83.
+    firstKey: length(firstKey) < 43 ? '${firstKey}${replace(firstKeySeed, '-', '')}${replace(firstKeySeed2, '-', '')}' : firstKey
+    allowedAddresses: addresses
     workspaceId: monitoring.outputs.workspaceId
     endpointsSubnetId: privateNetwork ? network!.outputs.endpointsSubnetId : ''
     zoneIds: privateNetwork ? network!.outputs.zoneIds : {}
@@ -157,7 +190,24 @@ module openAi 'openai.bicep' = if (!empty(modelName) && empty(existingOpenAiId))
     modelVersion: modelVersion
     sku: modelSku
     capacity: modelCapacity
+    embeddingModelName: embeddingModelName
+    embeddingModelVersion: embeddingModelVersion
+    embeddingModelCapacity: embeddingModelCapacity
+    allowedAddresses: addresses
     workspaceId: monitoring.outputs.workspaceId
+    endpointsSubnetId: privateNetwork ? network!.outputs.endpointsSubnetId : ''
+    zoneIds: privateNetwork ? network!.outputs.zoneIds : {}
+  }
+}
+
+module openAiEndpoint 'openai-endpoint.bicep' = if (privateNetwork && !empty(existingOpenAiId)) {
+  name: 'openai-endpoint'
+  scope: group
+  params: {
+    name: token
+    location: location
+    tags: tags
+    accountId: existingOpenAiId
     endpointsSubnetId: privateNetwork ? network!.outputs.endpointsSubnetId : ''
     zoneIds: privateNetwork ? network!.outputs.zoneIds : {}
   }
@@ -196,6 +246,7 @@ var settings = union(
     LOG_FORMAT: 'json'
   },
   withModels ? { AZURE_OPENAI_ENDPOINT: openAiRole!.outputs.endpoint } : {},
+  withModels && !empty(embeddingModelName) ? { EMBEDDING_MODEL: embeddingModelName } : {},
   extraSettings
 )
 
@@ -211,6 +262,7 @@ module api 'api.bicep' = {
     identityId: identity.outputs.resourceId
     planSku: planSku
     instances: apiInstances
+    maxInstances: apiMaxInstances
     settings: settings
     secretNames: secretNames
     vaultName: vault.outputs.name
@@ -262,6 +314,19 @@ module container 'worker-container.bicep' = if (!functionsWorker) {
     subnetId: privateNetwork ? network!.outputs.workerSubnetId : ''
   }
   dependsOn: [roles, openAiRole]
+}
+
+module alerts 'alerts.bicep' = {
+  name: 'alerts'
+  scope: group
+  params: {
+    name: token
+    location: location
+    tags: tags
+    workspaceId: monitoring.outputs.workspaceId
+    siteId: api.outputs.siteId
+    email: alertEmail
+  }
 }
 
 @description('Resource group of everything.')

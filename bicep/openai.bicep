@@ -1,4 +1,4 @@
-// An Azure OpenAI account with one model. Only identities get in.
+// An Azure OpenAI account with a model, and one for embeddings if there is a name for it. Only identities get in.
 
 @description('Name of the account, and of its address.')
 param name string
@@ -21,8 +21,20 @@ param sku string
 @description('Thousands of tokens a minute.')
 param capacity int
 
+@description('Embedding model, and name of its deployment. Empty: none.')
+param embeddingModelName string
+
+@description('Version of the embedding model.')
+param embeddingModelVersion string
+
+@description('Thousands of tokens a minute of the embedding model.')
+param embeddingModelCapacity int
+
 @description('Resource id of the workspace that metrics go to.')
 param workspaceId string
+
+@description('Public addresses that get in beside private endpoints.')
+param allowedAddresses string[]
 
 @description('Subnet for the private endpoint. Empty: the account is reached by its public address.')
 param endpointsSubnetId string
@@ -41,15 +53,29 @@ module account 'br/public:avm/res/cognitive-services/account:0.14.1' = {
     customSubDomainName: name
     disableLocalAuth: true
     restrictOutboundNetworkAccess: false
-    publicNetworkAccess: empty(endpointsSubnetId) ? 'Enabled' : 'Disabled'
-    networkAcls: { defaultAction: empty(endpointsSubnetId) ? 'Allow' : 'Deny' }
-    deployments: [
-      {
-        name: modelName
-        model: { format: 'OpenAI', name: modelName, version: modelVersion }
-        sku: { name: sku, capacity: capacity }
-      }
-    ]
+    publicNetworkAccess: empty(endpointsSubnetId) || !empty(allowedAddresses) ? 'Enabled' : 'Disabled'
+    networkAcls: {
+      defaultAction: empty(endpointsSubnetId) ? 'Allow' : 'Deny'
+      ipRules: map(allowedAddresses, address => { value: address })
+    }
+    deployments: concat(
+      [
+        {
+          name: modelName
+          model: { format: 'OpenAI', name: modelName, version: modelVersion }
+          sku: { name: sku, capacity: capacity }
+        }
+      ],
+      empty(embeddingModelName)
+        ? []
+        : [
+            {
+              name: embeddingModelName
+              model: { format: 'OpenAI', name: embeddingModelName, version: embeddingModelVersion }
+              sku: { name: sku, capacity: embeddingModelCapacity }
+            }
+          ]
+    )
     privateEndpoints: empty(endpointsSubnetId)
       ? []
       : [

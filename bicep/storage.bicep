@@ -15,6 +15,9 @@ param sku string
 @description('Resource id of the workspace that metrics go to.')
 param workspaceId string
 
+@description('Public addresses that get in beside private endpoints.')
+param allowedAddresses string[]
+
 @description('Subnet for private endpoints. Empty: the account is reached by its public address.')
 param endpointsSubnetId string
 
@@ -43,10 +46,11 @@ module account 'br/public:avm/res/storage/storage-account:0.32.0' = {
     allowBlobPublicAccess: false
     minimumTlsVersion: 'TLS1_2'
     supportsHttpsTrafficOnly: true
-    publicNetworkAccess: empty(endpointsSubnetId) ? 'Enabled' : 'Disabled'
+    publicNetworkAccess: empty(endpointsSubnetId) || !empty(allowedAddresses) ? 'Enabled' : 'Disabled'
     networkAcls: {
       bypass: 'AzureServices'
       defaultAction: empty(endpointsSubnetId) ? 'Allow' : 'Deny'
+      ipRules: map(allowedAddresses, address => { action: 'Allow', value: address })
     }
     blobServices: {
       containers: [for container in containers: { name: container, publicAccess: 'None' }]

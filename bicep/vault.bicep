@@ -16,6 +16,9 @@ param firstKey string
 @description('Resource id of the workspace that the audit log goes to.')
 param workspaceId string
 
+@description('Public addresses that get in beside private endpoints.')
+param allowedAddresses string[]
+
 @description('Subnet for the private endpoint. Empty: the vault is reached by its public address.')
 param endpointsSubnetId string
 
@@ -35,10 +38,11 @@ module vault 'br/public:avm/res/key-vault/vault:0.13.3' = {
     enableVaultForDiskEncryption: false
     softDeleteRetentionInDays: 7
     enablePurgeProtection: false // all that is in here can be made anew, and `azd down --purge` should leave nothing
-    publicNetworkAccess: empty(endpointsSubnetId) ? 'Enabled' : 'Disabled'
+    publicNetworkAccess: empty(endpointsSubnetId) || !empty(allowedAddresses) ? 'Enabled' : 'Disabled'
     networkAcls: {
       bypass: 'AzureServices' // this deployment, which writes the secrets
       defaultAction: empty(endpointsSubnetId) ? 'Allow' : 'Deny'
+      ipRules: map(allowedAddresses, address => { value: address })
     }
     secrets: [
       { name: 'first-key', value: firstKey }

@@ -19,6 +19,15 @@ import pytest
 from bicep_files import Declaration, File, at, literal, objects, properties, read_all, references, text, walk
 
 from core import names
+from infra.conventions import (
+    ATTRIBUTES,
+    COUNTERS,
+    HISTOGRAMS,
+    SPANS,
+    STORAGE_OPERATIONS,
+    STORAGE_RETRIES,
+    TOKENS,
+)
 from infra.settings import Settings
 
 FOLDER = Path(__file__).resolve().parent.parent / "bicep"
@@ -74,7 +83,7 @@ MODULES = {
         "name location tags kind serverFarmResourceId managedIdentities keyVaultAccessIdentityResourceId httpsOnly"
         " clientAffinityEnabled publicNetworkAccess virtualNetworkSubnetResourceId outboundVnetRouting"
         " basicPublishingCredentialsPolicies siteConfig functionAppConfig configs diagnosticSettings enableTelemetry",
-        "defaultHostname",
+        "defaultHostname resourceId",
     ),
 }
 
@@ -229,7 +238,8 @@ def secrets_stay_secret(files: Files) -> Iterator[str]:
         for secret in sorted(secure):
             if anywhere[secret] > safely[secret]:
                 yield f"{name}: {secret} goes where it can be read"
-            if file.declared[secret].value is not None:
+            value = file.declared[secret].value
+            if value is not None and text(value) != "newGuid()":
                 yield f"{name}: {secret} has a default"
 
 
@@ -329,6 +339,13 @@ def strict(files: Files) -> Iterator[str]:
                 "Microsoft.Resources/resourceGroups",
                 "Microsoft.Authorization/roleAssignments",
                 "Microsoft.App/containerApps",
+                "Microsoft.Insights/actionGroups",
+                "Microsoft.Insights/autoscaleSettings",
+                "Microsoft.Insights/metricAlerts",
+                "Microsoft.Insights/scheduledQueryRules",
+                "Microsoft.Network/privateEndpoints",
+                "Microsoft.Network/privateEndpoints/privateDnsZoneGroups",
+                "Microsoft.OperationalInsights/workspaces/savedSearches",
             ):
                 yield f"{name}: {kind} is not reviewed"
 
@@ -398,6 +415,28 @@ def parameter_file(files: Files) -> Iterator[str]:
     )
 
 
+def queries(files: Files) -> Iterator[str]:
+    """queries.json asks for metrics that there are, by attributes that they have; names of tables and columns are those
+    of Log Analytics. Of requests Application Insights keeps the spans: their metric loses its route there."""
+    metrics = {
+        *(metric.name for metric in (*COUNTERS.values(), *HISTOGRAMS.values())),
+        *(span.duration for what, span in SPANS.items() if what != "request"),
+        *(TOKENS.name, STORAGE_RETRIES.name, STORAGE_OPERATIONS.name),
+    }
+    content = json.loads((files["alerts.bicep"].path.parent / "queries.json").read_text())
+    for query in (*content["alerts"], *content["queries"]):
+        whole = "\n".join(query["query"])
+        asked = re.findall(r"Name == '([^']+)'", whole)
+        asked += re.findall(r"'([^']+)'", " ".join(re.findall(r"Name in \(([^)]*)\)", whole)))
+        yield from (f"{query['name']}: no metric {each}" for each in sorted(set(asked) - metrics))
+        attributes = set(re.findall(r"Properties\['([^']+)'\]", whole))
+        yield from (f"{query['name']}: no attribute {each}" for each in sorted(attributes - set(ATTRIBUTES.values())))
+        if not asked and "AppRequests" not in whole:
+            yield f"{query['name']}: asks for nothing"
+    wanted = {"name", "title", "help", "severity", "every", "window", "query"}
+    yield from (f"alert {each['name']} is not whole" for each in content["alerts"] if set(each) != wanted)
+
+
 Rule = Callable[[Files], Iterator[str]]
 RULES: list[Rule] = [
     syntax,
@@ -415,6 +454,7 @@ RULES: list[Rule] = [
     containers_and_queues,
     lifecycle,
     parameter_file,
+    queries,
 ]
 
 
@@ -529,6 +569,15 @@ PLANTED: list[tuple[Rule, str, str, str, str]] = [
     (lifecycle, "storage.bicep", "daysAfterModificationGreaterThan: 7", "daysAfterModificationGreaterThan: 1", ": 1}"),
     (parameter_file, "main.parameters.json", '"planSku"', '"planSize"', "no parameter planSize"),
     (parameter_file, "main.parameters.json", '"firstKey"', '"first"', "lacks firstKey"),
+    (
+        queries,
+        "queries.json",
+        "'assistants.run.queued'",
+        "'assistants.run.waiting'",
+        "no metric assistants.run.waiting",
+    ),
+    (queries, "queries.json", "['assistants.work.outcome']", "['outcome']", "no attribute outcome"),
+    (queries, "queries.json", '"severity": 1,', "", "alert poison is not whole"),
 ]
 
 

@@ -304,6 +304,13 @@ async def test_a_process_exports_to_application_insights_and_by_otlp_and_flushes
     kinds = {envelope["data"]["baseType"] for envelope in envelopes}
     assert kinds == {"RequestData", "RemoteDependencyData", "MetricData"}
     assert {e["tags"]["ai.cloud.role"] for e in envelopes} == {"acme"}
+    # What bicep/queries.json looks for in the tables AppRequests and AppMetrics.
+    data = [envelope["data"]["baseData"] for envelope in envelopes]
+    assert ("POST /v1/threads/runs", "200") in {(each.get("name"), each.get("responseCode")) for each in data}
+    points = {each["metrics"][0]["name"]: each["properties"] for each in data if "metrics" in each}
+    assert points["assistants.runs"]["assistants.run.status"] == "completed"
+    assert points["assistants.work.deliveries"]["assistants.work.outcome"]
+    assert "http.route" not in points["http.server.request.duration"]
     trace = f"{int.from_bytes(run[0].trace_id):032x}"
     assert sum(envelope["tags"].get("ai.operation.id") == trace for envelope in envelopes) == 3
     assert set(collector.bodies) == {"/v1/traces", "/v1/metrics"}
