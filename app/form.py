@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import AsyncGenerator, AsyncIterator, Collection
+from email.errors import MessageError
+from email.header import decode_header, make_header
+from email.message import Message
+from encodings.aliases import aliases
+from typing import Final
 
 from aiohttp import web
 from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
@@ -12,6 +18,7 @@ from core.errors import ApiError
 
 MAX_TEXT = 4096  # bytes of a field that is no file
 OVERHEAD = 64 * 1024  # bytes that a form may have besides its file
+CHARSETS: Final = frozenset((*aliases, *aliases.values()))
 
 
 class Form:
@@ -67,7 +74,7 @@ class Form:
             elif event is not None:
                 name, text = event.name or "", bytearray()
                 if name == self._file:
-                    self.filename = event.filename
+                    self.filename = file_name(event)
                     return True
                 if name not in self._names:
                     message = f"Unknown parameter: '{name[:200]}'."
@@ -91,6 +98,44 @@ async def _parsed(request: web.Request, boundary: str) -> AsyncGenerator[Multipa
     except web.RequestPayloadError:  # not compressed as its Content-Encoding says
         request.content.feed_eof()  # aiohttp would read the rest, and log a fault of ours
         raise ApiError("The request body cannot be decoded.", headers={"Connection": "close"}) from None
+
+
+def file_name(segment: MultipartSegment) -> str | None:
+    """The name that a field's file has with its sender: `filename*` (RFC 8187), or else `filename`, in which MIME's
+    encoded words (RFC 2047) are decoded.
+
+    Forms should have neither (RFC 7578), but .NET sends both, and urllib3 before 1.25 `filename*` alone:
+    https://github.com/dotnet/core/issues/782, https://github.com/psf/requests/issues/4652
+    """
+    header, plain = segment.header("Content-Disposition", ""), segment.filename
+    with contextlib.suppress(MessageError, LookupError, ValueError):  # what cannot be decoded does not count
+        if "filename*" in header.lower() and (extended := _extended(header)) is not None:
+            return extended
+    with contextlib.suppress(MessageError, LookupError, ValueError):
+        return _words(plain) if plain and "=?" in plain else plain
+    return plain
+
+
+def _extended(header: str) -> str | None:
+    parsed = Message()
+    parsed["Content-Disposition"] = header
+    for name, value in parsed.get_params([], header="Content-Disposition"):
+        if name.lower() == "filename" and isinstance(value, tuple):
+            charset, _, text = value
+            return text.encode("latin-1").decode(_known(charset or "utf-8"))
+    return None
+
+
+def _words(name: str) -> str:
+    words = [(word, charset and _known(charset)) for word, charset in decode_header(name)]
+    return str(make_header(words))
+
+
+def _known(charset: str) -> str:
+    """The charset; raises LookupError. Python keeps each name in memory that it was asked for in vain."""
+    if charset.lower().replace("-", "_") not in CHARSETS:
+        raise LookupError(charset)
+    return charset
 
 
 def _twice(name: str) -> ApiError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import encodings
 import random
 from collections.abc import AsyncIterator
 from typing import Any
@@ -189,6 +190,83 @@ async def test_files_are_listed_newest_first_in_pages_and_by_purpose(service: In
 async def test_a_list_that_cannot_be_is_refused(service: InProcess, query: str, status: int, param: str) -> None:
     assert (await service.api.refused("GET", f"/files?{query}", status=status))["param"] == param
     assert (await service.api.get("/files?limit=10000"))["data"] == []
+
+
+# --- names ------------------------------------------------------------------------------------------------------------
+
+CHINESE = "新建文本文档.txt"
+PERCENT = "%E6%96%B0%E5%BB%BA%E6%96%87%E6%9C%AC%E6%96%87%E6%A1%A3.txt"
+MIME = "=?utf-8?B?5paw5bu65paH5pys5paH5qGjLnR4dA==?="
+
+# What clients send behind `Content-Disposition: form-data; name=file; `, and the name that they mean. Seen with curl
+# 7.88, requests 2.34, httpx2 2.16, aiohttp 3.14 and undici of Node.js 20; .NET: https://github.com/dotnet/core/issues/782
+# and https://github.com/PowerShell/PowerShell/issues/19456; urllib3: https://github.com/psf/requests/issues/4652
+SENT = {
+    ".NET": (f"""filename="{MIME}"; filename*=utf-8''{PERCENT}""", CHINESE),
+    ".NET, ASCII": ("filename=notes.txt; filename*=utf-8''notes.txt", "notes.txt"),
+    "PowerShell": (
+        'filename="=?utf-8?B?S3XMiG5kaWd1bmdfTXVzdGVybWFubl9NYXguVFRBXzIwMjNfMDFfMzAucGRm?="; '
+        "filename*=utf-8''Ku%CC%88ndigung_Mustermann_Max.TTA_2023_01_30.pdf",
+        "Ku\u0308ndigung_Mustermann_Max.TTA_2023_01_30.pdf",
+    ),
+    ".NET without FileNameStar": (f'filename="{MIME}"', CHINESE),
+    "base64 with slashes": ('filename="=?utf-8?B?w7/Dv8O/Lm1k?="', "ÿÿÿ.md"),
+    "RFC 2047, Q": ('filename="=?ISO-8859-1?Q?na=EFve_one.txt?="', "naïve one.txt"),
+    "RFC 2047, two words": ('filename="=?UTF-8?Q?=C3=A9?= =?UTF-8?B?w7wudHh0?="', "éü.txt"),
+    "urllib3 1.24": (f"filename*=utf-8''{PERCENT}", CHINESE),
+    "npm urllib": (f"""filename="{CHINESE}"; filename*=UTF-8''{PERCENT}""", CHINESE),
+    "a fallback in ASCII": (f"""filename="____.txt"; filename*=utf-8''{PERCENT}""", CHINESE),
+    "the other order": (f"""filename*=utf-8''{PERCENT}; filename="____.txt\"""", CHINESE),
+    "quoted": (f"""filename*="UTF-8''{PERCENT}\"""", CHINESE),
+    "ISO-8859-1": ("FileName*=iso-8859-1'de'Gr%FC%DFe.txt", "Grüße.txt"),
+    "RFC 2231, continued": ("filename*0*=utf-8''Gr%C3%BC; filename*1*=%C3%9Fe.txt", "Grüße.txt"),
+    "curl, requests, httpx, undici, axios": (f'filename="{CHINESE}"', CHINESE),
+    "curl, requests, undici: quotes": ('filename="a%22b;c.txt"', 'a"b;c.txt'),
+    "aiohttp, unquoted": ('filename="a\\"b;c.txt"', 'a"b;c.txt'),
+    "a percent sign": ('filename="50% off.txt"', "50% off.txt"),
+    "aiohttp: as every server takes it": ('filename="Gr%C3%BC%C3%9Fe.txt"', "Gr%C3%BC%C3%9Fe.txt"),
+    "a path": ("""filename="x.txt"; filename*=utf-8''..%2F..%5Cetc%2Fpasswd""", "passwd"),
+    "a parameter within a name": ("""filename="a; filename*=utf-8''b.txt\"""", "a; filename*=utf-8''b.txt"),
+    "no such charset": ("""filename="x.txt"; filename*=klingon''%A4""", "x.txt"),
+    "not in its charset": ("""filename="x.txt"; filename*=utf-8''%A4""", "x.txt"),
+    "no encoded word": ('filename="=?what?.txt"', "=?what?.txt"),
+    "an unknown charset": ('filename="=?klingon?B?eA==?=.txt"', "=?klingon?B?eA==?=.txt"),
+    "a broken word": ('filename="=?utf-8?B?e?=.txt"', "=?utf-8?B?e?=.txt"),
+}
+
+
+def named(sent: str, name: str = "file") -> bytes:
+    """The field of a file whose Content-Disposition ends like this."""
+    head = f"--{BOUNDARY}\r\nContent-Disposition: form-data; name={name}; {sent}\r\n\r\n"
+    return head.encode() + b"content\r\n"
+
+
+@pytest.mark.parametrize(("sent", "name"), SENT.values(), ids=SENT)
+async def test_a_file_has_the_name_that_its_client_means(service: InProcess, sent: str, name: str) -> None:
+    answer = await send_form(service.api, "/files", form(field("purpose", "assistants"), named(sent)))
+    assert answer.status == 200, answer.raw
+    assert answer.body["filename"] == name
+
+
+@pytest.mark.parametrize("name", ["a%00b", "a%0D%0Ab", "a%2F..", "", "%78" * 256])
+async def test_an_encoded_name_is_checked_as_any_other(service: InProcess, name: str) -> None:
+    sent = named(f"filename=a.txt; filename*=utf-8''{name}")
+    answer = await send_form(service.api, "/files", form(field("purpose", "assistants"), sent))
+    assert (answer.status, answer.error["param"]) == (400, "filename")
+
+
+async def test_unknown_charsets_are_not_kept_in_memory(service: InProcess) -> None:
+    for sent in ("filename=a.txt; filename*=klingon-1''%A4", 'filename="=?klingon-2?B?eA==?="'):
+        await send_form(service.api, "/files", form(field("purpose", "assistants"), named(sent)))
+    assert not [name for name in encodings._cache if "klingon" in name]
+
+
+async def test_a_part_of_an_upload_may_be_named_in_any_way(service: InProcess) -> None:
+    wanted = {"filename": "a.txt", "purpose": "assistants", "bytes": 7, "mime_type": "text/plain"}
+    path = f"/uploads/{(await service.api.post('/uploads', wanted))['id']}/parts"
+    for sent, _ in SENT.values():
+        answer = await send_form(service.api, path, form(named(sent, "data")))
+        assert answer.status == 200, answer.raw
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------
