@@ -8,6 +8,7 @@ import contextlib
 import errno
 import gc
 import logging
+import os
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -21,6 +22,7 @@ from app import connections
 from app.limits import Limits
 from app.main import create_app
 from app.service import Service
+from app.unready import create_unready_app
 from core.bell import Bell
 from core.ids import Ids
 from core.keys import Key, Keys
@@ -30,7 +32,7 @@ from core.stores.search import Searcher
 from core.threads import Threads
 from infra import logs
 from infra.providers import ModelRouter
-from infra.settings import ConfigurationError, Settings, describe, read_settings
+from infra.settings import ConfigurationError, Settings, UnresolvedReference, describe, read_settings
 from infra.wiring import (
     SystemClock,
     embeddings_of,
@@ -195,11 +197,17 @@ def worker_of(parts: Parts, ledger: Threads, stores: Stores, searcher: Search) -
     return Worker(kit, settings.worker_concurrency)
 
 
-async def run(settings: Settings, *, api: bool, worker: bool) -> None:
-    """Until SIGTERM or SIGINT; then drain."""
+def stop_signal() -> asyncio.Event:
+    """Set by SIGTERM and SIGINT."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    return stop
+
+
+async def run(settings: Settings, *, api: bool, worker: bool) -> None:
+    """Until SIGTERM or SIGINT; then drain."""
+    stop = stop_signal()
     async with opened(settings) as parts, contextlib.AsyncExitStack() as stack:
         if api:
             await check_exposure(parts)
@@ -215,6 +223,13 @@ async def run(settings: Settings, *, api: bool, worker: bool) -> None:
         stack.callback(warming.cancel)
         await stop.wait()
         log.info("stopping: runs in flight have %g s to finish", settings.shutdown_grace)
+
+
+async def refuse(settings: Settings, reason: str) -> None:
+    """Tell every client why the API cannot serve, until SIGTERM or SIGINT."""
+    stop = stop_signal()
+    async with listening(create_unready_app(reason), settings):
+        await stop.wait()
 
 
 async def warm(models: ModelRouter | None) -> None:
@@ -375,6 +390,15 @@ def main() -> None:
             gc.set_threshold(*COLLECTIONS)
             api, worker = arguments.command in ("serve", "api"), arguments.command in ("serve", "worker")
             _loop(run(settings, api=api, worker=worker))
+    except UnresolvedReference as error:
+        print(f"assistants: {error}", file=sys.stderr)
+        if arguments.command not in ("serve", "api"):
+            sys.exit(2)
+        for name in error.names:
+            del os.environ[name]
+        settings = read_settings(overrides)
+        logs.configure(settings)
+        _loop(refuse(settings, str(error)))
     except ConfigurationError as error:
         print(f"assistants: {error}", file=sys.stderr)
         sys.exit(2)

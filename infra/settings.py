@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 from collections.abc import Mapping
 from typing import Annotated, Literal
@@ -18,6 +19,19 @@ class ConfigurationError(Exception):
     """What is wrong, and what to set, in one line."""
 
 
+class UnresolvedReference(ConfigurationError):
+    """A setting is the text of a reference to Key Vault: App Service and Functions leave it so while they cannot
+    resolve it, and restart the app when they can. `names` are the environment variables."""
+
+    def __init__(self, names: list[str]) -> None:
+        self.names = names
+        super().__init__(
+            f"{' and '.join(names)}: the reference to Key Vault is not resolved. Check that the secret exists and that"
+            " the app's identity has the role Key Vault Secrets User. The platform restarts the app when it resolves."
+        )
+
+
+VAULT_REFERENCE = "@Microsoft.KeyVault("
 Url = Annotated[str, Field(pattern=r"^https?://.")]
 # Tokens of an identity are sent there: never in the clear, but to this machine.
 SAFE_URL = r"^(https://.|http://(localhost|127\.0\.0\.1)(:\d+)?(/|$))"
@@ -211,6 +225,9 @@ def _loopback(host: str) -> bool:
 
 def read_settings(overrides: Mapping[str, object]) -> Settings:
     """From the environment; `overrides` (the command line) win. Raises ConfigurationError."""
+    known = (name.upper() for name in Settings.model_fields)
+    if unresolved := [name for name in known if os.environ.get(name, "").startswith(VAULT_REFERENCE)]:
+        raise UnresolvedReference(unresolved)
     try:
         return Settings(**{key: value for key, value in overrides.items() if value is not None})  # type: ignore[arg-type]
     except ValidationError as error:

@@ -8,13 +8,14 @@ import re
 import socket
 import subprocess
 import sys
+import urllib.error
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from service import COMMAND
+from service import COMMAND, get, service
 
 from infra.settings import Settings
 
@@ -180,6 +181,33 @@ def test_the_command_itself_ends_so(tmp_path: Path) -> None:
     ended = subprocess.run([COMMAND, "serve"], env=environment, capture_output=True, text=True, timeout=20, check=False)
     assert (ended.returncode, ended.stdout, ended.stderr.count("\n")) == (2, "", 1)
     assert "API_KEYS" in ended.stderr
+
+
+REFERENCE = "@Microsoft.KeyVault(VaultName=kv-x;SecretName=API-KEYS)"
+
+
+def test_a_secret_that_the_vault_does_not_give_yet_is_told_and_ends_nothing(tmp_path: Path) -> None:
+    """App Service would start a process that ends again and again."""
+    with service(f"sqlite:///{tmp_path}/a.db", HOST="127.0.0.1", API_KEYS=REFERENCE) as process:
+        for path in ("/health/ready", "/v1/assistants"):
+            with pytest.raises(urllib.error.HTTPError, match="503") as refused:
+                get(process.url + path)
+            with refused.value as answer:
+                error = json.load(answer)["error"]
+            assert error["code"] == "not_configured"
+            assert error["message"].startswith("API_KEYS: the reference to Key Vault is not resolved.")
+        assert process.terminate() == 0
+    assert any("API_KEYS: the reference" in line for line in process.log)
+    assert not (tmp_path / "a.db").exists()
+
+
+def test_a_worker_ends_with_that_reason(tmp_path: Path) -> None:
+    environment = bare(tmp_path, OPENAI_API_KEY=REFERENCE)
+    ended = subprocess.run(
+        [COMMAND, "worker"], env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
+    assert "OPENAI_API_KEY: the reference to Key Vault is not resolved" in ended.stderr
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["serve", "--help"], ["api", "--help"], ["worker", "--help"]])
