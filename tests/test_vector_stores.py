@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,15 @@ from inprocess import InProcess, ManualClock, in_process
 from shelved import Bag, PlainText
 
 from assistants import worker_of
-from core.ports import Chunk, Chunking
+from core import events as e
+from core import names
+from core.bell import Bell
+from core.decide import Wait
+from core.ids import Ids
+from core.ports import Chunk, Chunking, Delivery
 from core.stores.fold import StoreState
-from core.work import TendStore
+from core.stores.ledger import Stores
+from core.work import PurgeStore, TendStore, from_body, to_body
 from worker.ingestion import ABANDONED, CLAIMS, Shift
 
 Json = Any
@@ -265,6 +272,68 @@ async def test_a_delivery_that_was_overtaken_takes_nothing_up_any_more(monkeypat
         await Shift(kit, item, "another").run()
         after = await state()
         assert not after.waiting and not after.loose and len(after.segments) < 10
+
+
+async def test_the_item_for_the_files_of_a_dead_worker_waits_for_their_release(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another worker may answer it before the commit: it would find the files claimed, and no item would come again."""
+    async with in_process(worker=False) as service:
+        store = await service.api.post("/vector_stores", {"file_ids": await files(service, 3)})
+        kit = worker_of(service.parts, service.ledger, service.stores, service.searcher)._kit.ingestion
+        stores = Stores(kit.storage, kit.clock, Ids(kit.clock), Bell())  # another process's
+        item, at_once = TendStore(project="default", store_id=store["id"], sent_at=0), []
+
+        async def state() -> StoreState:
+            return (await service.stores.look("default", store["id"])).state
+
+        async def answered_at_once(body: bytes, *, delay: float = 0) -> None:
+            again = from_body(body)
+            assert isinstance(again, TendStore)
+            at_once.append((again, await Shift(replace(kit, stores=stores), again, f"item {len(at_once)}").run()))
+
+        claims = [
+            e.FileClaimed(file_id=file_id, attempt=n, item="1/1") for n, file_id in enumerate((await state()).waiting)
+        ]
+        await service.stores.commit("default", store["id"], lambda _: claims)  # and then its worker dies
+        with monkeypatch.context() as patch:
+            patch.setattr(service.parts.storage, "send", answered_at_once)
+            await Shift(kit, item, "1", 2).run()
+        ((again, outcome),) = at_once
+        assert isinstance(outcome, Wait)
+        await Shift(kit, again, "item 1").run()
+        assert not (await state()).waiting
+
+
+async def test_a_poison_item_that_was_delivered_often_leaves_no_file_waiting() -> None:
+    """Workers that die raise the count of its deliveries beyond that of failures."""
+    async with in_process(worker=False) as service:
+        store = await service.api.post("/vector_stores", {"file_ids": await files(service, 2)})
+        worker = worker_of(service.parts, service.ledger, service.stores, service.searcher)
+        state = (await service.stores.look("default", store["id"])).state
+        claims = [e.FileClaimed(file_id=file_id, attempt=n, item="1/9") for n, file_id in enumerate(state.waiting)]
+        await service.stores.commit("default", store["id"], lambda _: claims)
+        item = TendStore(project="default", store_id=store["id"], sent_at=0)
+        await worker._doorbell._give_up(item, Delivery("1", to_body(item), 9, ""))
+        state = (await service.stores.look("default", store["id"])).state
+        assert {held.file.status for held in state.files} == {"failed"}
+
+
+async def test_the_last_of_a_store_goes_whole_though_its_first_purge_never_came() -> None:
+    """The first item's holder died between the second item and the purge, and the second item comes first."""
+    async with in_process(worker=False) as service:
+        (file_id,) = await files(service, 1)
+        store = await service.api.post("/vector_stores", {"file_ids": [file_id]})
+        worker = worker_of(service.parts, service.ledger, service.stores, service.searcher)
+        item = TendStore(project="default", store_id=store["id"], sent_at=0)
+        await Shift(worker._kit.ingestion, item, "1").run()
+        await service.api.delete(f"/vector_stores/{store['id']}")
+        await worker._doorbell._purge_store(
+            PurgeStore(project="default", store_id=store["id"], sent_at=0, tombstones=True)
+        )
+        storage = service.parts.storage
+        assert await storage.read(names.STORE_LOGS, names.log("default", store["id"]), None) is None
+        for container in (names.STORE_FILES, names.FILE_STORES, names.VECTOR_STORES):
+            assert not await storage.page(container, "default/", after=None, limit=9, newest_first=False), container
+        assert not await storage.weigh(names.SEGMENTS, f"default/{store['id']}/")
 
 
 async def test_small_segments_are_merged_and_nothing_is_lost() -> None:

@@ -167,6 +167,8 @@ class Doorbell:
         state = (await stores.look(item.project, item.store_id)).state
         if item.tombstones:
             if not state.known:  # else another store has this id by now
+                # The holder of the first item may have died before its purge, and this one may come before that one.
+                await stores.purge(item.project, item.store_id)
                 await stores.sweep(item.project, item.store_id)
         elif state.deleted:
             again = replace(item, sent_at=self.kit.clock.now(), tombstones=True)
@@ -211,7 +213,7 @@ class Doorbell:
             with contextlib.suppress(Conflict, StorageUnavailable):
                 await self.kit.storage.extend(delivery, hide=min(RETRY * 2 ** (delivery.count - 1), MAX_RETRY))
             return
-        await self._give_up(item, delivery.id)
+        await self._give_up(item, delivery)
         await self._bury(delivery, f"{type(error).__name__}: {error}")
 
     async def give_up(self, delivery: Delivery) -> None:
@@ -222,7 +224,7 @@ class Doorbell:
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             return await self._bury(delivery, f"not a work item: {error}")
         work_on(lambda: item.facts)
-        await self._give_up(item, delivery.id)
+        await self._give_up(item, delivery)
         if isinstance(item, AdvanceRun):
             state = await self.kit.ledger.recall(item.project, item.thread_id)
             held = state.runs.get(item.run_id)
@@ -237,10 +239,10 @@ class Doorbell:
         self.kit.telemetry.count("delivery", outcome="poison")
         log.error("work item %s is buried after %d deliveries", delivery.id, delivery.count)
 
-    async def _give_up(self, item: WorkItem, item_id: str) -> None:
+    async def _give_up(self, item: WorkItem, delivery: Delivery) -> None:
         """A poison item never leaves a run hanging."""
         if isinstance(item, TendStore):
-            return await Shift(self.kit.ingestion, item, item_id, DELIVERIES + 1).give_up()
+            return await Shift(self.kit.ingestion, item, delivery.id, delivery.count + 1).give_up()
         if not isinstance(item, AdvanceRun):
             return None
         error = LastError(code="server_error", message="Sorry, something went wrong.")
@@ -250,7 +252,7 @@ class Doorbell:
             if held is None or not held.run.active or state.deleted:
                 return ()
             # A run that is in progress by another item is that item's.
-            return failed(held, error) if held.run.status != "in_progress" or held.item == item_id else ()
+            return failed(held, error) if held.run.status != "in_progress" or held.item == delivery.id else ()
 
         await self.kit.ledger.commit(item.project, item.thread_id, decision)
         try:

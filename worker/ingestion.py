@@ -23,6 +23,7 @@ from core import names
 from core.decide import Done, Wait
 from core.errors import ApiError
 from core.files import Files, decode_file
+from core.ledger import Ring
 from core.ports import (
     Chunk,
     Chunking,
@@ -114,13 +115,22 @@ class Shift:
         await self._merge()
         await self._remove_loose()
         if any(self._open(held) for held in self._waiting(await self._look())):
-            # A new item, so that deliveries do not add up. It has another id: what this one claimed is released. First
-            # the item that will ring, then the end of this one.
-            again = TendStore(project=self.item.project, store_id=self.item.store_id, sent_at=self.kit.clock.now())
-            await self.kit.storage.send(to_body(again))
-            await self._commit(self._release)
+            await self._hand_on()
         await self.kit.stores.index.tidy(self._store, self._known)
         return Done()
+
+    async def _hand_on(self) -> None:
+        """Send a new item for the files that are left, so that deliveries do not add up. It has another id, so what
+        earlier deliveries of this one claimed is released to it, in the order of every change: first the item that will
+        ring, then the commit. An item that comes before its commit waits for it: it would find every file claimed, and
+        no other would come after it."""
+        now = self.kit.clock.now()
+
+        def again(seen: int) -> TendStore:
+            return TendStore(project=self.item.project, store_id=self.item.store_id, seen=seen, sent_at=now)
+
+        if not await self._commit(self._release, again):  # what is left was never claimed
+            await self.kit.storage.send(to_body(again(0)))
 
     # -- files -----------------------------------------------------------------------------------------------------
 
@@ -376,7 +386,7 @@ class Shift:
     async def _look(self) -> StoreState:
         return (await self.kit.stores.look(self.item.project, self.item.store_id)).state
 
-    async def _commit(self, decide: Decision) -> bool:
+    async def _commit(self, decide: Decision, ring: Ring | None = None) -> bool:
         """Whether there was something to commit."""
         events: Sequence[e.Event] = ()
 
@@ -385,7 +395,7 @@ class Shift:
             events = decide(state)
             return events
 
-        await self.kit.stores.commit(self.item.project, self.item.store_id, deciding)
+        await self.kit.stores.commit(self.item.project, self.item.store_id, deciding, ring)
         return bool(events)
 
 
