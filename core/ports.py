@@ -411,8 +411,8 @@ class Extraction(Protocol):
     async def chunks(self, path: Path, filename: str, chunking: Chunking) -> Sequence[Chunk]:
         """The text of the file at `path` in chunks, at least one, in their order; the same for the same bytes.
 
-        What the file is, the extension of `filename` says. A call that waits for its turn may be cancelled, and one
-        that is at work, too. Raises Unreadable.
+        What the file is, the extension of `filename` says, or else its bytes. A call that waits for its turn may be
+        cancelled, and one that is at work, too. Raises Unreadable.
         """
 
     async def close(self) -> None: ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import random
 import struct
@@ -112,6 +113,14 @@ def noise(path: Path) -> None:
     path.write_bytes(random.Random(2).randbytes(100_000))
 
 
+def wide_noise(path: Path) -> None:
+    path.write_bytes(b"\xff\xfe" + random.Random(3).randbytes(100_000))
+
+
+def packed_text(path: Path) -> None:
+    path.write_bytes(gzip.compress(HARMLESS.encode() * 20, mtime=0))
+
+
 def nothing(path: Path) -> None:
     path.write_bytes(b"")
 
@@ -141,7 +150,12 @@ FILES: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "PDF called Word": (pdf_called_word, ".docx", "invalid_file"),
     "picture called text": (picture_called_text, ".txt", "invalid_file"),
     "picture": (picture_called_text, ".png", "unsupported_file"),
-    "no extension": (blanks, "", "unsupported_file"),
+    "picture without an extension": (picture_called_text, "", "unsupported_file"),
+    "noise without an extension": (noise, "", "unsupported_file"),
+    "noise that begins like UTF-16": (wide_noise, ".bin", "unsupported_file"),
+    "packed text": (packed_text, ".gz", "unsupported_file"),
+    "a zipped document without an extension": (nested_zip, "", "unsupported_file"),
+    "blanks without an extension": (blanks, "", "invalid_file"),
     "half a UTF-16": (half_utf16, ".txt", "invalid_file"),
     "noise": (noise, ".md", "invalid_file"),
     "nothing": (nothing, ".txt", "invalid_file"),

@@ -83,6 +83,24 @@ async def test_extensions_are_those_of_openai_and_their_case_says_nothing(reader
     assert await readers.chunks(text_file(tmp_path), "a/b.c\\note.Py", Chunking())
 
 
+# The SDK for Python calls a BytesIO without a name `upload`.
+@pytest.mark.parametrize("name", ["README", "Makefile", ".env", "upload", "notes.2026-11", "LICENSE.orig", "a.png"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "cp1252"])
+async def test_text_is_told_by_its_bytes_where_its_name_says_nothing(
+    name: str, encoding: str, readers: ReaderPool, tmp_path: Path
+) -> None:
+    text = "# Fähren\r\nFERRY = täglich\fund\tbei Sturm nicht. Größere Schiffe müssen warten.\n" * 5
+    path = tmp_path / "content"
+    path.write_bytes(text.encode(encoding))
+    (chunk,) = await readers.chunks(path, name, Chunking())
+    assert chunk.text == text.replace("\r\n", "\n")
+
+
+async def test_a_document_that_begins_like_no_other_needs_no_extension(readers: ReaderPool, corpus: list[Path]) -> None:
+    path = next(path for path in corpus if path.name == "vessel.pdf")
+    assert await readers.chunks(path, "upload", Chunking()) == await read(readers, path)
+
+
 # --- what is refused ----------------------------------------------------------------------------------------------
 
 

@@ -220,6 +220,7 @@ async def test_a_process_has_the_modules_of_its_parent_wherever_they_are(tmp_pat
         shutil.copytree(root / name, tmp_path / "site" / name)
     reader = tmp_path / "site/infra/extraction/reader.py"
     reader.write_text(reader.read_text().replace("are not supported", "are not supported over there"))
+    (tmp_path / "x").write_bytes(b"\0")
     program = """
 import asyncio, sys
 sys.path.insert(0, "site")

@@ -1,4 +1,5 @@
-"""What can be read, by extension: the files that OpenAI's file search takes, and their relatives.
+"""What can be read, by extension: the files that OpenAI's file search takes, and their relatives. What has no such
+extension is told by its bytes.
 
 https://developers.openai.com/api/docs/assistants/tools/file-search#supported-files
 """
@@ -37,6 +38,7 @@ MAGIC: Final = {
     **dict.fromkeys((".doc", ".ppt", ".xls"), b"\xd0\xcf\x11\xe0"),
     ".rtf": b"{\\rtf",
 }
+UNMISTAKABLE: Final = {".pdf": b"%PDF-", ".rtf": MAGIC[".rtf"]}  # whatever their file is called
 
 
 def extension(filename: str) -> str:

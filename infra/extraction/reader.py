@@ -19,17 +19,16 @@ import msgspec
 from core.chunking import spans
 from core.ports import Chunking, Unreadable
 from infra.extraction import pdfium
-from infra.extraction.formats import DOCUMENTS, MAGIC, TEXTS, ZIPPED, extension
+from infra.extraction.formats import DOCUMENTS, MAGIC, TEXTS, UNMISTAKABLE, ZIPPED, extension
+from infra.extraction.text import MOST_TEXT, SNIFFED, decoded, is_text
 
 if TYPE_CHECKING:
     import kreuzberg
 
 MOST_TOKENS: Final = 5_000_000  # of a file, as OpenAI publishes it for file search
-MOST_TEXT: Final = 32 * 1024**2  # bytes of a text file, and code points of any text
 MOST_UNPACKED: Final = 512 * 1024**2  # bytes of all that a zipped document says it holds
 MOST_ENTRIES: Final = 10_000  # files in a zipped document
 FAULT: Final = 3  # exit code of a process that a file broke, if no signal ended it
-_SNIFFED: Final = 256 * 1024  # bytes from which an unknown encoding is guessed
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -68,22 +67,19 @@ def read(request: Request) -> Answer:
     except Unreadable as error:
         return Answer(code=error.code, message=error.message)
     except LibraryError as error:
-        kind = extension(request.filename)
-        return Answer(code="server_error", message=f"The service failed to read this {kind} file.", fault=str(error))
+        named = f"{extension(request.filename)} file".strip()
+        return Answer(code="server_error", message=f"The service failed to read this {named}.", fault=str(error))
     except MemoryError:
         return Answer(code="invalid_file", message="The file needs too much memory to be read.")
 
 
 def _text(path: str, filename: str) -> str:
-    kind = extension(filename)
-    if kind not in DOCUMENTS and kind not in TEXTS:
-        named = f"the extension '{kind}'" if kind else "no extension"
-        raise Unreadable("unsupported_file", f"Files with {named} are not supported for retrieval.")
     size = Path(path).stat().st_size
     if not size:
         raise Unreadable("invalid_file", "The file is empty.")
     with Path(path).open("rb") as file:
-        text = _decoded(file, size) if kind in TEXTS else _document(file, size, kind)
+        kind = _kind(file, extension(filename))
+        text = _document(file, size, kind) if kind in DOCUMENTS else decoded(file, size)
     text = text.replace("\r\n", "\n").replace("\r", "\n").encode(errors="replace").decode()
     if not text.strip():
         raise Unreadable("invalid_file", "The file holds no text; of scanned pages the text is not recognised.")
@@ -92,30 +88,20 @@ def _text(path: str, filename: str) -> str:
     return text
 
 
-def _decoded(file: BinaryIO, size: int) -> str:
-    """UTF-8 or UTF-16, as OpenAI takes them, or what else it may be."""
-    if size > MOST_TEXT:
-        raise Unreadable("invalid_file", f"The file has more than {MOST_TEXT:,} bytes.")
-    data = file.read()
-    wide = data.startswith((b"\xff\xfe", b"\xfe\xff"))
-    try:
-        text = data.decode("utf-16" if wide else "utf-8-sig")
-    except UnicodeDecodeError:
-        if wide:
-            raise Unreadable("invalid_file", "The file is not valid UTF-16, which it begins like.") from None
-        text = _guessed(data)
-    if "\x00" in text:
-        raise Unreadable("invalid_file", "The file holds binary data, which its extension does not say.")
-    return text
-
-
-def _guessed(data: bytes) -> str:
-    from charset_normalizer import from_bytes
-
-    if b"\x00" not in data and (found := from_bytes(data[:_SNIFFED]).best()):
-        with contextlib.suppress(UnicodeDecodeError):
-            return data.decode(found.encoding)
-    raise Unreadable("invalid_file", "The encoding of the file is not known: save it as UTF-8.")
+def _kind(file: BinaryIO, kind: str) -> str:
+    """What the extension says; or else the first bytes, of a text or of a document that nothing else begins like."""
+    if kind in DOCUMENTS or kind in TEXTS:
+        return kind
+    head = file.read(SNIFFED)
+    file.seek(0)
+    for document, magic in UNMISTAKABLE.items():
+        if head.startswith(magic):
+            return document
+    if not is_text(head):
+        named = f"the extension '{kind}'" if kind else "no extension"
+        message = f"Files with {named} are not supported for retrieval, unless they are plain text."
+        raise Unreadable("unsupported_file", message)
+    return kind
 
 
 def _document(file: BinaryIO, size: int, kind: str) -> str:
@@ -128,7 +114,7 @@ def _document(file: BinaryIO, size: int, kind: str) -> str:
         _check_entries(file)
     file.seek(0)
     # The library takes each HTML file for UTF-8.
-    source = _decoded(file, size).encode() if kind in (".html", ".htm") else None
+    source = decoded(file, size).encode() if kind in (".html", ".htm") else None
     import kreuzberg
 
     if kind == ".pdf" and (unusable := pdfium.trouble()):

@@ -1173,7 +1173,7 @@ async def vector_store_batches(client: Any) -> None:
     stores = client.vector_stores
     store = await done(stores.create(name="Facts"))
     batches, at = stores.file_batches, {"vector_store_id": store.id}
-    given = [("rivers.md", RIVERS), ("fruits.csv", FRUITS), ("damaged.pdf", DAMAGED), ("program.exe", b"MZ")]
+    given = [("rivers.md", RIVERS), ("fruits.csv", FRUITS), ("damaged.pdf", DAMAGED), ("program.exe", b"MZ\x90\0\3\0")]
     batch = await done(batches.upload_and_poll(**at, files=given))
     counts = batch.file_counts
     assert (batch.id[:5], batch.status) == ("vsfb_", "completed")
