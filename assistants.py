@@ -252,8 +252,8 @@ async def check_exposure(parts: Parts) -> None:
 @contextlib.asynccontextmanager
 async def listening(app: web.Application, settings: Settings) -> AsyncIterator[str]:
     """The address at which the API listens meanwhile."""
-    kept = {"keepalive_timeout": settings.keep_alive_timeout, "lingering_time": connections.LINGER, **connections.HEAD}
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=5, **kept)
+    options = {"keepalive_timeout": settings.keep_alive_timeout, **connections.SERVER}
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=5, **options)
     await runner.setup()
     server = runner.server
     assert server  # noqa: S101

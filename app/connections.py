@@ -22,6 +22,8 @@ LINGER: Final = 10.0  # seconds in which the rest of a refused body is read and 
 BODY_TIME, SLOWEST = 60.0, 16 * 1024  # bytes a second
 STALLED: Final = 60.0  # seconds in which a client takes nothing of its answer, until it is cut off
 REFUSED: Final = 5.0  # seconds that a connection beyond the limit may take to ask, and be told so
+# Options of the server, wherever the API is served. Compressed bodies are not unpacked: app.bodies refuses them.
+SERVER: Final[dict[str, Any]] = {**HEAD, "lingering_time": LINGER, "auto_decompress": False}
 
 
 class SlowBody(TimeoutError):

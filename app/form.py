@@ -35,7 +35,7 @@ class Form:
         self._file, self._names, self._limit = file, fields, limit
         if (request.content_length or 0) > limit + OVERHEAD:
             raise self._too_large()
-        self._events = _parsed(request, options["boundary"])
+        self._events = self._parsed(request, options["boundary"])
         self.fields: dict[str, str] = {}
         self.filename: str | None = None
         self.digest = hashlib.sha256() if "Idempotency-Key" in request.headers else None  # of the file
@@ -83,21 +83,33 @@ class Form:
                     raise _twice(name)
         return False
 
+    async def _parsed(
+        self, request: web.Request, boundary: str
+    ) -> AsyncGenerator[MultipartSegment | bytes | None, None]:
+        """Of each field its head, its bytes and, at its end, None. What comes behind the last one is read, too: a body
+        that is not as long as its head says breaks off there, or never ends, and is none."""
+        left = self._limit + OVERHEAD
+
+        async def read(size: int) -> bytes:
+            nonlocal left
+            data = await request.content.read(size)
+            left -= len(data)
+            if left < 0:
+                raise self._too_large()
+            return data
+
+        try:
+            async for event in PushMultipartParser(boundary).parse_async(read):
+                yield event
+        except MultipartError as error:
+            raise ApiError(f"We could not parse the form in the body of your request: {error}") from None
+        except web.RequestPayloadError:  # not in chunks as its Transfer-Encoding says
+            request.content.feed_eof()  # aiohttp would read the rest, and log a fault of ours
+            raise ApiError("The request body cannot be decoded.", headers={"Connection": "close"}) from None
+
     def _too_large(self) -> ApiError:
         message = f"The file is too large: {self._limit} bytes are the limit."
         return ApiError(message, status=413, param=self._file)
-
-
-async def _parsed(request: web.Request, boundary: str) -> AsyncGenerator[MultipartSegment | bytes | None, None]:
-    """Of each field its head, its bytes and, at its end, None."""
-    try:
-        async for event in PushMultipartParser(boundary).parse_async(request.content.read):
-            yield event
-    except MultipartError as error:
-        raise ApiError(f"We could not parse the form in the body of your request: {error}") from None
-    except web.RequestPayloadError:  # not compressed as its Content-Encoding says
-        request.content.feed_eof()  # aiohttp would read the rest, and log a fault of ours
-        raise ApiError("The request body cannot be decoded.", headers={"Connection": "close"}) from None
 
 
 def file_name(segment: MultipartSegment) -> str | None:

@@ -9,6 +9,7 @@ from aiohttp import web
 
 from app import (
     assistants,
+    bodies,
     files,
     messages,
     middleware,
@@ -135,6 +136,7 @@ def create_app(
             authentication(Callers(stored, keys, tokens, required=required)),
             *([limiting(service.limits)] if service.limits else []),
             middleware.dialect_checks(),
+            bodies.announced(),
         ],
     )
     app[SERVICE] = service

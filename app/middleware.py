@@ -12,6 +12,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 from aiohttp.web_protocol import RequestHandler
 
+from app.bodies import close_uninvited
 from app.connections import SlowBody, body_timer
 from app.dialects import OPENAI, Dialect, dialect_of, is_api
 from app.service import PROJECT, REQUEST_ID
@@ -67,30 +68,19 @@ def errors_and_ids() -> Middleware:
         timer = body_timer(request)
         try:
             response = await handler(request)
-        except ApiError as error:
-            response = render(error, dialect)
-        except web.HTTPException as error:
-            response = _render_http(request, error, dialect)
-        except StorageUnavailable as error:
-            log.warning("%s %s: the store does not answer: %s", request.method, request.path, error)
-            once = isinstance(error, Undecided) and "Idempotency-Key" not in request.headers
-            response = render(undecided() if once else storage_unavailable(), dialect)
-        except Conflict:
-            log.warning("%s %s: too many writers at once", request.method, request.path)
-            response = render(storage_unavailable(), dialect)
         except SlowBody:
             response = render(too_slow(), dialect)
             response.force_close()
         except (ConnectionResetError, TimeoutError):
             raise
-        except Exception:
-            log.exception("%s %s failed", request.method, request.path)
-            response = render(server_error(), dialect)
+        except Exception as error:
+            response = _answer(request, error, dialect)
         finally:
             if timer:
                 timer.cancel()
         took = int((time.perf_counter() - begun) * 1000)
         log.debug("%s %s: %d after %d ms", request.method, request.path, response.status, took)
+        close_uninvited(request, response)
         if not response.prepared:
             response.headers["x-request-id"] = request_id
             response.headers["openai-version"] = "2020-10-01"
@@ -104,6 +94,30 @@ def _facts(request: web.Request) -> dict[str, str]:
     """For logs and traces. What does not have the shape of an id is left out: a caller could write anything there."""
     ids = {key: value for key, value in request.match_info.items() if key in IDS and SAFE_ID.fullmatch(value)}
     return {"request_id": request[REQUEST_ID], "project": request.get(PROJECT, ""), **ids}
+
+
+def _answer(request: web.Request, error: Exception, dialect: Dialect) -> web.StreamResponse:
+    """To what a handler raised. Raises ConnectionResetError, which ends the connection, if an answer has begun: a
+    second head would pass for a part of it."""
+    what = f"{request.method} {request.path}"
+    if request.writer.output_size:
+        log.error("%s broke off after its answer had begun", what, exc_info=error)
+        raise ConnectionResetError("the answer has begun, and cannot become an error") from error
+    match error:
+        case ApiError():
+            return render(error, dialect)
+        case web.HTTPException():
+            return _render_http(request, error, dialect)
+        case StorageUnavailable():
+            log.warning("%s: the store does not answer: %s", what, error)
+            once = isinstance(error, Undecided) and "Idempotency-Key" not in request.headers
+            return render(undecided() if once else storage_unavailable(), dialect)
+        case Conflict():
+            log.warning("%s: too many writers at once", what)
+            return render(storage_unavailable(), dialect)
+        case _:
+            log.error("%s failed", what, exc_info=error)
+            return render(server_error(), dialect)
 
 
 def render(error: ApiError, dialect: Dialect = OPENAI) -> web.Response:

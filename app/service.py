@@ -118,10 +118,25 @@ async def read_body(request: web.Request, kind: type[B]) -> B:
     """The request's JSON; no body at all counts as an empty object. Raises ApiError naming what is wrong."""
     try:
         body = await request.read()
-    except web.RequestPayloadError:  # not compressed as its Content-Encoding says
+    except web.RequestPayloadError:  # not in chunks as its Transfer-Encoding says
         request.content.feed_eof()  # aiohttp would read the rest, and log a fault of ours
         raise ApiError("The request body cannot be decoded.", headers={"Connection": "close"}) from None
+    if body:
+        _check_type(request)
     return parse_body(kind, body or b"{}")
+
+
+def _check_type(request: web.Request) -> None:
+    """Raises the 400 of a body that does not say that it is JSON, in the original's words
+    (github.com/RageAgainstThePixel/OpenAI-DotNet/issues/236). It also keeps pages of other sites from having a browser
+    send one unasked, which they can only if it is called text, a form, or nothing."""
+    sent = request.headers.get("Content-Type", "")[:200]
+    if sent.partition(";")[0].strip().lower() != "application/json":
+        raise ApiError(
+            f"Unsupported content type: '{sent}'. This API method only accepts 'application/json' requests, but you"
+            f" specified the header 'Content-Type: {sent}'. Please try again with a supported content type.",
+            code="unsupported_content_type",
+        )
 
 
 def page_query(request: web.Request, *, most: int = 100, default: int = 20) -> PageQuery:

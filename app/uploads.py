@@ -31,10 +31,11 @@ async def create(request: web.Request) -> web.Response:
 
 
 async def add_part(request: web.Request) -> web.Response:
-    """Takes no Idempotency-Key: a part that is sent again is another part, which nobody names."""
+    """Takes no Idempotency-Key: a part that is sent again is another part, which nobody names. One that has more bytes
+    than its upload was created for could never be named: it is refused while it comes."""
     service, project = service_of(request)
     held = await service.uploads.pending(project, _upload_id(request))
-    form = Form(request, "data", limit=MAX_PART)
+    form = Form(request, "data", limit=min(MAX_PART, held.upload.bytes))
     await form.begin()
     return answer(await service.uploads.add_part(project, held, form.chunks()))
 

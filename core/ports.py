@@ -188,7 +188,8 @@ class Contents(Protocol):
     async def stage(self, container: str, name: str, part: str, chunks: AsyncIterator[bytes]) -> Part:
         """Store a part. `part` is an id that was not used for this content before; all of a content have one length.
 
-        Nobody can read what is staged. If `chunks` raises, or the process dies, what came is left to `discard`.
+        Nobody can read what is staged. If `chunks` raises, what came is removed where the engine can do that with one
+        part; where it cannot, or if the process dies, it is left to `discard`.
         """
 
     async def staged(self, container: str, name: str) -> Sequence[Part]:

@@ -303,12 +303,17 @@ class SqliteStorage:
 
     async def stage(self, container: str, name: str, part: str, chunks: AsyncIterator[bytes]) -> Part:
         size = number = 0
-        async for chunk in blocks(chunks, CHUNK):
-            async with self._transaction() as sql:  # one each: a long upload holds up no other writer
-                place = (container, name, part, number, len(chunk), chunk)
-                # Sent twice, a chunk is there once, as on Azure: the same id has the same bytes.
-                sql.execute("INSERT OR IGNORE INTO chunks VALUES(?, ?, ?, ?, ?, ?)", place)
-            size, number = size + len(chunk), number + 1
+        try:
+            async for chunk in blocks(chunks, CHUNK):
+                async with self._transaction() as sql:  # one each: a long upload holds up no other writer
+                    place = (container, name, part, number, len(chunk), chunk)
+                    # Sent twice, a chunk is there once, as on Azure: the same id has the same bytes.
+                    sql.execute("INSERT OR IGNORE INTO chunks VALUES(?, ?, ?, ?, ?, ?)", place)
+                size, number = size + len(chunk), number + 1
+        except Exception:
+            with contextlib.suppress(StorageUnavailable):  # then it goes with the content
+                await self._drop(container, name, "part=?", part)
+            raise
         return Part(part, size)
 
     async def staged(self, container: str, name: str) -> Sequence[Part]:
@@ -329,7 +334,7 @@ class SqliteStorage:
             if there is not None and there[0] != mine:
                 raise Conflict("there is a content of other parts")
             sql.execute("INSERT OR IGNORE INTO contents VALUES(?, ?, ?)", (container, name, mine))
-        await self._drop(container, name, keep=parts)
+        await self._drop_others(container, name, [part.id for part in parts])
 
     async def download(
         self, container: str, name: str, *, offset: int = 0, length: int | None = None
@@ -363,18 +368,21 @@ class SqliteStorage:
     async def discard(self, container: str, name: str) -> None:
         async with self._transaction() as sql:
             sql.execute("DELETE FROM contents WHERE container=? AND name=?", (container, name))
-        await self._drop(container, name, keep=())
+        await self._drop_others(container, name, [])
 
-    async def _drop(self, container: str, name: str, *, keep: Sequence[Part]) -> None:
-        """Delete the chunks of all other parts: a few in each transaction, so that the deletion of gigabytes holds up
+    async def _drop_others(self, container: str, name: str, kept: Sequence[str]) -> None:
+        await self._drop(container, name, "part NOT IN (SELECT value FROM json_each(?))", json.dumps(kept))
+
+    async def _drop(self, container: str, name: str, which: str, value: str) -> None:
+        """Delete the chunks of these parts: a few in each transaction, so that the deletion of gigabytes holds up
         nobody. The same `commit` or `discard` again does what a crash left undone."""
-        kept, done = json.dumps([part.id for part in keep]), DROPPED
+        done = DROPPED
         while done == DROPPED:
             async with self._transaction() as sql:
                 done = sql.execute(
-                    "DELETE FROM chunks WHERE rowid IN (SELECT rowid FROM chunks WHERE container=? AND name=?"
-                    " AND part NOT IN (SELECT value FROM json_each(?)) LIMIT ?)",
-                    (container, name, kept, DROPPED),
+                    "DELETE FROM chunks WHERE rowid IN (SELECT rowid FROM chunks WHERE container=? AND name=?"  # noqa: S608
+                    f" AND {which} LIMIT ?)",
+                    (container, name, value, DROPPED),
                 ).rowcount
             await asyncio.sleep(0)
 

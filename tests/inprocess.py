@@ -23,6 +23,7 @@ from openapi import check_event, check_response
 from shelved import Bag, PlainText
 from yarl import URL
 
+from app import connections
 from assistants import Parts, api_of, ledger_of, searcher_of, stores_of, worker_of
 from core.bell import Bell
 from core.ids import Ids
@@ -507,7 +508,9 @@ async def in_process(
         stack.push_async_callback(storage.close)
         if tokens:
             stack.push_async_callback(tokens.close)
-        server = await stack.enter_async_context(TestServer(api_of(parts, ledger, stores, searcher)))
+        server = TestServer(api_of(parts, ledger, stores, searcher))
+        await server.start_server(**connections.SERVER)
+        stack.push_async_callback(server.close)
         session = await stack.enter_async_context(aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)))
         service = InProcess(parts, server, session, ledger, stores, searcher, search)
         stack.push_async_callback(service.stop_worker)

@@ -10,6 +10,7 @@ import pytest
 from forms import upload
 from inprocess import Gate, InProcess, ManualClock, calls, filled, in_process, path_of, says
 
+from app import streaming
 from core.ports import StorageUnavailable, ToolCall
 from infra.providers import ModelRouter, Provider
 
@@ -712,6 +713,50 @@ async def test_what_may_have_been_stored_is_not_to_be_sent_again_by_itself(
     answer = await service.api.send("POST", path, message, headers={"Idempotency-Key": "key"})
     assert (answer.status, answer.error["code"], answer.headers["Retry-After"]) == (503, "storage_unavailable", "1")
     assert "x-should-retry" not in answer.headers
+
+
+@pytest.mark.parametrize("kind", ["stream", "download"])
+async def test_a_fault_after_an_answer_has_begun_ends_the_connection(
+    service: InProcess, kind: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A second head would pass for a part of the answer."""
+    if kind == "stream":
+        path, run = "", await service.finished()
+        path = f"{path_of(run)}/events"
+        monkeypatch.setattr(streaming, "_PAUSE", Broken())
+        monkeypatch.setattr(streaming, "_ENDING", Broken())
+    else:
+        path = f"/files/{(await upload(service.api, b'x' * 3_000_000))['id']}/content"
+        monkeypatch.setattr(service.storage, "_chunk", breaking(service.storage._chunk))  # type: ignore[attr-defined]
+    raw = await all_that_comes(service, f"GET /v1{path} HTTP/1.1")
+    assert raw.startswith(b"HTTP/1.1 200 OK") and raw.count(b"HTTP/1.1") == 1
+    assert b"server_error" not in raw and not raw.endswith(b"0\r\n\r\n")  # it is not whole, and does not seem so
+    assert f"GET /v1{path} broke off after its answer had begun" in caplog.text
+
+
+class Broken:
+    def search(self, _: bytes) -> None:
+        raise KeyError("secret")
+
+
+def breaking(chunk: Any) -> Any:
+    def second(*given: Any) -> bytes:
+        if given[-1]:
+            raise KeyError("secret")
+        return bytes(chunk(*given))
+
+    return second
+
+
+async def all_that_comes(service: InProcess, line: str) -> bytes:
+    """Until the connection ends."""
+    reader, writer = await asyncio.open_connection(service.url.host, service.url.port)
+    writer.write(f"{line}\r\nHost: localhost\r\nOpenAI-Beta: assistants=v2\r\n\r\n".encode())
+    async with asyncio.timeout(5):
+        raw = await reader.read()
+    writer.close()
+    await writer.wait_closed()
+    return raw
 
 
 # --- what the tests share -------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ def request_bytes(method: str, path: str, headers: Mapping[str, str], body: Any 
     """HTTP/1.0: the answer comes in one piece, and its end is the connection's."""
     data = b"" if body is None else json.dumps(body).encode()
     lines = [f"{method} {path} HTTP/1.0", *(f"{name}: {value}" for name, value in headers.items())]
+    lines += ["Content-Type: application/json"] if data else []
     return "\r\n".join([*lines, f"Content-Length: {len(data)}"]).encode() + END_OF_HEAD + data
 
 
