@@ -33,6 +33,7 @@ from core.threads import Threads
 from infra import logs
 from infra.providers import ModelRouter
 from infra.settings import ConfigurationError, Settings, UnresolvedReference, describe, read_settings
+from infra.tokenizer import Tiktoken
 from infra.wiring import (
     SystemClock,
     embeddings_of,
@@ -188,11 +189,11 @@ def worker_of(parts: Parts, ledger: Threads, stores: Stores, searcher: Search) -
         parts.clock,
         parts.ids,
         parts.bell,
-        window=settings.model_window,
         flush_every=settings.stream_flush_ms / 1000,
         hide=settings.worker_hide_seconds,
         telemetry=parts.telemetry,
         searcher=searcher,
+        tokenizer=Tiktoken(),
     )
     return Worker(kit, settings.worker_concurrency)
 

@@ -52,7 +52,7 @@ MOST_RESULTS, MOST_RESULTS_GPT_35 = 20, 5  # by default (published document)
 MOST_TOKENS: Final = 16_000  # of the passages that a model gets for the searches of a turn (the vendor's guide)
 WINDOW_SHARE: Final = 0.25  # of its window, at most,
 RUN_SHARE: Final = 0.5  # and of all searches of a run together
-TOKEN_BYTES: Final = 4  # of UTF-8, as core.prompt.estimate has it
+TOKEN_BYTES: Final = 4  # of UTF-8, nearly
 
 
 def stores_of(run: Run) -> tuple[str, ...]:

@@ -358,6 +358,14 @@ class ModelError(Exception):
         self.code, self.message = code, message
 
 
+class ContextExceeded(ModelError):
+    """The prompt has more tokens than the model takes. `window`: how many that are, if the provider says it."""
+
+    def __init__(self, code: str, message: str, window: int | None = None) -> None:
+        super().__init__(code, message)
+        self.window = window
+
+
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
     """`full` is PROVIDER/MODEL, by which a run finds it as well as by its id."""
@@ -372,10 +380,20 @@ class Models(Protocol):
     async def reply(self, prompt: Prompt, deltas: Deltas | None) -> Reply:
         """Ask the model once; streamed into `deltas` if given. Raises ModelError."""
 
+    def window(self, model: str) -> int:
+        """How many tokens prompt and answer may have together, as far as it is known."""
+
     async def list(self) -> Sequence[ModelInfo]:
         """The models that are there. A provider that does not answer is left out."""
 
     async def close(self) -> None: ...
+
+
+class Tokenizer(Protocol):
+    """Counts the tokens of a text, nearly: each model has a tokenizer of its own. No text has more than UTF-8 bytes."""
+
+    def count(self, text: str) -> int:
+        """What was counted lately is remembered. May be called from threads."""
 
 
 # --- ingestion ----------------------------------------------------------------------------------------------------

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from msgspec import UNSET, to_builtins
@@ -27,58 +28,42 @@ from core.resources import (
     ToolCalls,
 )
 
-# Context windows in tokens, by the longest prefix of the model's name.
-WINDOWS = {
-    "gpt-5": 400_000,
-    "gpt-4.1": 1_047_576,
-    "gpt-4o": 128_000,
-    "gpt-4-turbo": 128_000,
-    "gpt-4-1106": 128_000,
-    "gpt-4-0125": 128_000,
-    "gpt-4-32k": 32_768,
-    "gpt-4": 8_192,
-    "gpt-3.5-turbo": 16_385,
-    "o1": 200_000,
-    "o3": 200_000,
-    "o4": 200_000,
-}
-PROMPT_SHARE = 0.75  # of the window: the rest is for the answer, and for the error of the estimate
+PROMPT_SHARE = 0.75  # of a window: the rest is for the answer, and for the error of the count
+ENVELOPE = 4  # tokens that a provider puts around each text
 IMAGE_TOKENS = 1_000
 IMAGE_FILE = "file:"  # instead of an image's URL: the id of a file follows
+Count = Callable[[str], int]  # tokens of a text
 Definitions = Mapping[str, Mapping[str, Any]]
 
 
-def window_of(model: str, default: int) -> int:
-    name = model.rpartition("/")[2]
-    known = [prefix for prefix in WINDOWS if name.startswith(prefix)]
-    return WINDOWS[max(known, key=len)] if known else default
+@dataclass(frozen=True, slots=True)
+class Built:
+    """`cut`: there are older messages, which had no room. `alone`: no message but the newest is left."""
+
+    prompt: Prompt
+    cut: bool = False
+    alone: bool = False
 
 
-def estimate(text: str) -> int:
-    """Tokens of a text: four UTF-8 bytes each, and a few for its envelope. Exact counts differ from model to model."""
-    return len(text.encode()) // 4 + 4
+def bound(text: str) -> int:
+    """A Count that costs nothing: no text has more tokens than UTF-8 bytes."""
+    return len(text.encode(errors="replace"))
 
 
-def build(state: ThreadState, held: RunState, own: Definitions, window: int) -> Prompt | None:
-    """The prompt of the run's next turn. `own` are the definitions of the worker's own functions, by name; `window` is
-    used where the model's is not known. None: not even the newest message fits what max_prompt_tokens leaves."""
+def build(state: ThreadState, held: RunState, own: Definitions, room: int, count: Count) -> Built | None:
+    """The prompt of the run's next turn. `own` are the definitions of the worker's own functions, by name; the prompt
+    may have `room` tokens, as `count` counts them, but the newest message is always there. None: not even that fits
+    what max_prompt_tokens leaves."""
     run = held.run
     tools = tuple(_definition(tool, own) for tool in run.tools if isinstance(tool, FunctionTool))
     if search := file_search.name_for(run):
         tools = (*tools, file_search.definition(search))
     done = tuple(_done(state, held))
-    fixed = estimate(run.instructions or "") + estimate(str(tools)) + sum(map(_tokens, done))
-    budget = int(window_of(run.model, window) * PROMPT_SHARE) - fixed
-    if run.max_prompt_tokens is not None:
-        budget = min(budget, run.max_prompt_tokens - held.usage.prompt_tokens - fixed)
-        newest = next(_before(state, run), None)
-        if newest is not None and _tokens(_turn(newest)) > budget:
-            return None
     limit = run.max_completion_tokens
-    return Prompt(
+    prompt = Prompt(
         model=run.model,
         instructions=run.instructions,
-        turns=(*_newest_that_fit(state, run, budget), *done),
+        turns=done,
         tools=tools,
         tool_choice=_tool_choice(held, tools),
         parallel_tool_calls=run.parallel_tool_calls,
@@ -88,6 +73,19 @@ def build(state: ThreadState, held: RunState, own: Definitions, window: int) -> 
         response_format=run.response_format,
         max_completion_tokens=None if limit is None else max(1, limit - held.usage.completion_tokens),
     )
+    budget = room - tokens_of(prompt, count)
+    if run.max_prompt_tokens is not None:
+        budget = min(budget, run.max_prompt_tokens - held.usage.prompt_tokens - room + budget)
+        newest = next(_before(state, run), None)
+        if newest is not None and _tokens(_turn(newest), count) > budget:
+            return None
+    turns, cut = _newest_that_fit(state, run, budget, count)
+    return Built(replace(prompt, turns=(*turns, *done)), cut, alone=len(turns) <= 1)
+
+
+def tokens_of(prompt: Prompt, count: Count) -> int:
+    turns = sum(_tokens(turn, count) for turn in prompt.turns)
+    return turns + count(prompt.instructions or "") + count(str(prompt.tools)) + 2 * ENVELOPE
 
 
 def _unless_default(value: float | None) -> float | None:
@@ -124,17 +122,21 @@ def _before(state: ThreadState, run: Run) -> Iterator[Message]:
     return (message for message in state.messages.newest() if message.run_id != run.id)
 
 
-def _newest_that_fit(state: ThreadState, run: Run, budget: int) -> list[Turn]:
+def _newest_that_fit(state: ThreadState, run: Run, budget: int, count: Count) -> tuple[list[Turn], bool]:
+    """These, oldest first, and whether others were left out for want of room."""
     turns: list[Turn] = []
+    full, cut = run.truncation_strategy.last_messages, False
     for message in _before(state, run):
         turn = _turn(message)
-        budget -= _tokens(turn)
-        full = run.truncation_strategy.last_messages
-        if (turns and budget < 0) or (full is not None and len(turns) >= full):
+        budget -= _tokens(turn, count)
+        cut = bool(turns) and budget < 0 and (full is None or len(turns) < full)
+        if cut or (full is not None and len(turns) >= full):
             break
         turns.append(turn)
+    while cut and len(turns) > 1 and turns[-1].role == "assistant":
+        turns.pop()  # an answer without its question: templates refuse a conversation that begins so
     turns.reverse()
-    return turns
+    return turns, cut
 
 
 def _turn(message: Message) -> Turn:
@@ -208,6 +210,6 @@ def _outputs(step: Step) -> dict[str, str]:
     return outputs | {call.id: file_search.told(call, found) for call, found in file_search.found_by(step)}
 
 
-def _tokens(turn: Turn) -> int:
-    calls = sum(estimate(call.name) + estimate(call.arguments) for call in turn.calls)
-    return estimate(turn.text) + IMAGE_TOKENS * len(turn.images) + calls
+def _tokens(turn: Turn, count: Count) -> int:
+    texts = [turn.text, *(text for call in turn.calls for text in (call.name, call.arguments))]
+    return sum(map(count, texts)) + ENVELOPE * len(texts) + IMAGE_TOKENS * len(turn.images)

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pydantic import SecretStr
@@ -18,6 +18,7 @@ from pydantic import SecretStr
 from core.ports import SILENCE, Deltas, ModelError, ModelInfo, Prompt, Reply, Telemetry
 from infra.content import answered, asked
 from infra.offline_model import OfflineModel
+from infra.windows import known_window
 
 if TYPE_CHECKING:
     from infra.identity import ModelToken
@@ -35,7 +36,7 @@ _NO_KEY = "not-needed"  # local servers ask for none, but the SDK insists, and w
 class Provider:
     """`base_url` None: OpenAI's, or OPENAI_BASE_URL. `api_key` may be a function that gets a token; `identity` stands
     for the one that gets those of the service's identity on Azure. `models` is a fixed list for `GET /models`, for
-    servers that list none or too many."""
+    servers that list none or too many. `window` is that of its models in tokens, `windows` of some by their names."""
 
     api: Literal["chat", "responses", "offline"] = "chat"
     base_url: str | None = None
@@ -43,6 +44,8 @@ class Provider:
     identity: bool = False
     models: tuple[str, ...] = ()
     max_tokens_field: str = "max_completion_tokens"
+    window: int | None = None
+    windows: Mapping[str, int] = field(default_factory=dict)
 
 
 class _Model(Protocol):
@@ -63,7 +66,8 @@ class _Opened:
 
 class ModelRouter:
     """Models of all providers (core.ports.Models). `timeout` is in seconds, for each try and between two pieces of a
-    stream; `max_retries` are the SDK's, which waits between them as the provider asks or 0.5 to 8 s."""
+    stream; `max_retries` are the SDK's, which waits between them as the provider asks or 0.5 to 8 s. `window` is that
+    of models of which nothing is known."""
 
     def __init__(
         self,
@@ -72,6 +76,7 @@ class ModelRouter:
         *,
         timeout: float = 600.0,
         max_retries: int = 2,
+        window: int = 128_000,
         now: Callable[[], float] = time.monotonic,
         telemetry: Telemetry = SILENCE,
     ) -> None:
@@ -80,6 +85,7 @@ class ModelRouter:
             raise ValueError(f"The default model provider '{default}' does not exist: set it to one of these: {known}.")
         self._providers, self._default = dict(providers), default
         self._timeout, self._max_retries, self._now, self._telemetry = timeout, max_retries, now, telemetry
+        self._window = window
         self._opened: dict[str, _Opened] = {}
         self._opening = asyncio.Lock()
         self._listed: tuple[float, Sequence[ModelInfo]] | None = None
@@ -103,6 +109,12 @@ class ModelRouter:
             if content:
                 span.tell(**answered(reply))
             return reply
+
+    def window(self, model: str) -> int:
+        """As it is configured for the model or its provider, or else as it is known of models of that name."""
+        name, model = self.route(model)
+        provider = self._providers[name]
+        return provider.windows.get(model) or provider.window or known_window(model) or self._window
 
     async def list(self) -> Sequence[ModelInfo]:
         async with self._listing:  # callers that come together ask the providers once

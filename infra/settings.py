@@ -38,6 +38,9 @@ SAFE_URL = r"^(https://.|http://(localhost|127\.0\.0\.1)(:\d+)?(/|$))"
 SafeUrl = Annotated[str, Field(pattern=SAFE_URL)]
 
 
+Window = Annotated[int, Field(ge=1000)]
+
+
 class ProviderSettings(BaseModel):
     """One entry of PROVIDERS."""
 
@@ -49,6 +52,8 @@ class ProviderSettings(BaseModel):
     api: Literal["chat", "responses", "offline"] = "chat"
     models: tuple[str, ...] = ()
     max_tokens_field: Literal["max_completion_tokens", "max_tokens"] = "max_completion_tokens"
+    window: Window | None = None
+    windows: dict[str, Window] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _safe(self) -> ProviderSettings:
@@ -117,7 +122,8 @@ class Settings(BaseSettings):
         default_factory=dict,
         description='further providers as JSON: {"ollama": {"base_url": "http://127.0.0.1:11434/v1"}} makes'
         " `ollama/llama3.2` work; keys: base_url, api_key, identity (true: as AZURE_OPENAI_ENDPOINT), api (chat,"
-        " responses), models, max_tokens_field",
+        " responses), models, max_tokens_field, window (context window of its models in tokens), windows"
+        " (of some of them, by name)",
     )
     default_provider: str | None = Field(
         None, description="provider of model names without one: openai or azure, if configured, else offline"
@@ -126,8 +132,9 @@ class Settings(BaseSettings):
     model_retries: Annotated[int, Field(ge=0, le=10)] = Field(
         2, description="retries of a model call after 408, 409, 429, 5xx or a broken connection"
     )
-    model_window: Annotated[int, Field(ge=1000)] = Field(
-        128_000, description="context window, in tokens, of models that are not known"
+    model_window: Window = Field(
+        128_000,
+        description="context window, in tokens, of models of which neither PROVIDERS nor their name says it",
     )
     embedding_model: str = Field(
         "offline",

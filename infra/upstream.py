@@ -17,7 +17,8 @@ import msgspec
 import openai
 from openai import AsyncOpenAI, AsyncStream
 
-from core.ports import ModelError
+from core.ports import ContextExceeded, ModelError
+from infra import overflow
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +98,10 @@ class Upstream:
         message = fields.get("message")
         if not isinstance(message, str) or not message or message.lstrip().startswith("<"):  # empty, or a proxy's page
             message = f"The model provider '{self._provider}' failed" + (f" with status {status}." if status else ".")
-        return self._failure(_error_code(status, str(fields.get("code"))), message)
+        failure = self._failure(_error_code(status, str(fields.get("code"))), message)
+        if overflow.exceeded(fields, message):
+            return ContextExceeded("invalid_prompt", failure.message, overflow.window_in(fields, message))
+        return failure
 
     def broken_off(self) -> ModelError:
         return self._failure("server_error", f"The model provider '{self._provider}' broke off its reply.")

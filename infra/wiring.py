@@ -99,6 +99,8 @@ def models_of(settings: Settings, telemetry: Telemetry = SILENCE) -> ModelRouter
             identity=given.identity,
             models=given.models,
             max_tokens_field=given.max_tokens_field,
+            window=given.window,
+            windows=given.windows,
         )
     default = settings.default_provider or next(name for name in ("openai", "azure", "offline") if name in providers)
     if default not in providers:
@@ -112,6 +114,7 @@ def models_of(settings: Settings, telemetry: Telemetry = SILENCE) -> ModelRouter
         default,
         timeout=settings.model_timeout,
         max_retries=settings.model_retries,
+        window=settings.model_window,
         telemetry=telemetry,
     )
 

@@ -12,6 +12,7 @@ from searching import stores
 
 from core.ports import Deltas, ModelError, ModelInfo, Prompt, Reply, Tokens, ToolCall
 from core.resources import Assistant, FileSearchTool, FunctionDefinition, FunctionTool
+from infra.windows import known_window
 
 CLIENTS_TOOL = FunctionTool(function=FunctionDefinition(name="get_weather"))
 OWN_TOOL = FunctionTool(function=FunctionDefinition(name="lookup"))
@@ -72,6 +73,9 @@ class ByName:
             case "cut":
                 return await said.text(f"Answer {count} is too", finish="length")
         return await said.text(f"Answer {count} is here." + (" It goes on." * 5 if script == "slow" else ""))
+
+    def window(self, model: str) -> int:
+        return known_window(model) or 128_000
 
     async def list(self) -> list[ModelInfo]:
         return []

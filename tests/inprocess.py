@@ -44,6 +44,7 @@ from core.ports import (
 from core.resources import TERMINAL
 from core.stores.search import Searcher
 from infra.settings import read_settings
+from infra.windows import known_window
 from infra.wiring import SystemClock, storage_of, tokens_of
 from worker.search import Search
 
@@ -112,6 +113,9 @@ class ScriptedModels:
         self.prompts.append(prompt)
         act = self.script.pop(0) if len(self.script) > 1 else self.script[0]
         return await act(prompt, deltas)
+
+    def window(self, model: str) -> int:
+        return known_window(model) or 128_000
 
     async def list(self) -> Sequence[ModelInfo]:
         return self.models

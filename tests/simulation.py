@@ -39,6 +39,7 @@ from core.stores.ledger import Stores
 from core.stores.search import Searcher
 from core.threads import Threads
 from infra.sqlite_store import SqliteStorage
+from infra.tokenizer import Tiktoken
 from worker.actions import Actions
 from worker.advance import Kit
 from worker.main import POLL_SLOW, Worker
@@ -102,6 +103,7 @@ class Process:
         self.kit = Kit(
             *(self.storage, self.ledger, self.stores, world.models, ACTIONS, PlainText(), Bag(), clock, ids, self.bell),
             tombstones=world.tombstones,
+            tokenizer=Tiktoken(),
             searcher=FakeSearch([found("file-1", "a b.txt", 0.5, "w")], lambda: asyncio.sleep(0.3)),
         )
         self.worker = Worker(self.kit) if "worker" in self.roles else None

@@ -33,6 +33,7 @@ from inprocess import NOTHING, Answer, Gate, InProcess, ManualClock, calls, fail
 from reference import CALLS, TERMINAL, Reference, Refused, Thread
 
 from core.ports import Deltas, ModelInfo, Prompt, Reply, ToolCall
+from infra.windows import known_window
 
 Json = Any
 MODEL = int(os.environ.get("MODEL", "0"))  # 0: the same sequences each time
@@ -90,6 +91,9 @@ class ByName:
     async def reply(self, prompt: Prompt, deltas: Deltas | None) -> Reply:
         act = says("Done.") if prompt.turns and prompt.turns[-1].role == "tool" else self.acts[prompt.model]
         return await act(prompt, deltas)
+
+    def window(self, model: str) -> int:
+        return known_window(model) or 128_000
 
     async def list(self) -> list[ModelInfo]:
         return []

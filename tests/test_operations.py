@@ -21,6 +21,7 @@ from core.stores.search import Searcher
 from core.threads import Threads
 from infra.azure_store import AzureStorage
 from infra.providers import ModelRouter, Provider
+from infra.tokenizer import Tiktoken
 from infra.wiring import SystemClock
 from worker.actions import Actions
 from worker.advance import HIDE, Kit
@@ -47,7 +48,7 @@ class Separate:
         bell = Bell()
         ledgers = Threads(worker, clock, ids, bell), Stores(worker, clock, ids, bell)
         kit = (worker, *ledgers, models, Actions({}), PlainText(), Bag(), clock, ids, bell)
-        self.doorbell = Doorbell(Kit(*kit, searcher=searcher))
+        self.doorbell = Doorbell(Kit(*kit, searcher=searcher, tokenizer=Tiktoken()))
 
     async def delivery(self) -> Delivery:
         """The next work item. Looks that found nothing are polling, and are not counted."""

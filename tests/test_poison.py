@@ -25,6 +25,8 @@ from core.stores.ledger import Stores
 from core.threads import Threads
 from core.work import AdvanceRun, to_body
 from infra.sqlite_store import SqliteStorage
+from infra.tokenizer import Tiktoken
+from infra.windows import known_window
 from worker.actions import Actions
 from worker.advance import Kit
 from worker.doorbell import DELIVERIES, Doorbell
@@ -54,6 +56,9 @@ class Broken:
         if self.error:
             raise self.error
         return Reply(text="Hello.")
+
+    def window(self, model: str) -> int:
+        return known_window(model) or 128_000
 
     async def list(self) -> Sequence[ModelInfo]:
         return ()
@@ -98,7 +103,7 @@ async def bench(request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
     ledger = Threads(store, clock, ids, bell)
     stores = Stores(store, clock, ids, bell)
     parts = (store, ledger, stores, models, Actions({}), PlainText(), Bag(), clock, ids, bell)
-    kit = Kit(*parts, searcher=FakeSearch())
+    kit = Kit(*parts, searcher=FakeSearch(), tokenizer=Tiktoken())
     yield Bench(store, clock, models, Desk(store, ledger, clock, ids, bell), Doorbell(kit))
     await store.close()
 

@@ -23,6 +23,7 @@ from core.ids import Ids
 from core.ports import (
     SILENCE,
     Clock,
+    ContextExceeded,
     Embeddings,
     Extraction,
     ModelError,
@@ -33,8 +34,8 @@ from core.ports import (
     Storage,
     StorageUnavailable,
     Telemetry,
+    Tokenizer,
 )
-from core.prompt import build
 from core.resources import FileSearchResult, FileSearchToolCall, FunctionToolCall, LastError
 from core.stores.ledger import Stores
 from core.stream import StreamWriter
@@ -42,6 +43,7 @@ from core.threads import Decision, Threads
 from core.uploads import Uploads
 from core.work import AdvanceRun
 from worker.actions import Actions
+from worker.budget import TRIES, Budget
 from worker.images import Images
 from worker.ingestion import Ingestion
 from worker.live import Draft, Live, Lost
@@ -69,16 +71,18 @@ class Kit:
     clock: Clock
     ids: Ids
     bell: Bell
-    window: int = 128_000  # tokens, of models whose window is not known
     flush_every: float = 0.05  # seconds between writes to a stream
     hide: float = HIDE
     tombstones: float = 600.0  # seconds that a deleted thread's tombstones stay: no request takes so long
     telemetry: Telemetry = SILENCE
     searcher: Search = field(kw_only=True)
+    tokenizer: Tokenizer = field(kw_only=True)
+    budget: Budget = field(init=False)
     images: Images = field(init=False)
     ingestion: Ingestion = field(init=False)
 
     def __post_init__(self) -> None:
+        self.budget = Budget(self.models, self.tokenizer)
         self.images = Images(self.files)
         self.ingestion = Ingestion(self.storage, self.stores, self.files, self.extraction, self.embeddings, self.clock)
 
@@ -238,20 +242,36 @@ class Advance:
     # -- acts ------------------------------------------------------------------------------------------------------
 
     async def _turn(self, state: ThreadState, held: RunState) -> None:
-        kit, run_id = self.kit, self.item.run_id
-        prompt = build(state, held, kit.actions.definitions, kit.window)
-        if prompt is None:
-            spent = e.RunIncomplete(run_id=run_id, reason="max_prompt_tokens")
-            return await self._commit(self._if_mine(lambda _: [spent]))
-        self._draft = draft = Draft(held.run, kit.ids, number=state.version, sources=sources_of(state, held))
+        now = self.kit.clock.now
         try:
-            reply = await self._guard(self._ask(prompt, draft, held))
+            answer = await self._answer(state, held)
         except ModelError as error:
-            last = LastError(code=error.code, message=error.message)
-            return await self._commit(
-                self._if_mine(lambda now: cut_off(now, draft, failed(now, last), kit.clock.now()))
-            )
-        await self._commit(self._if_mine(lambda now: events_of(reply, now, draft, kit.actions, kit.clock.now())))
+            last, draft = LastError(code=error.code, message=error.message), self._draft
+            return await self._commit(self._if_mine(lambda held: cut_off(held, draft, failed(held, last), now())))
+        if answer is None:
+            spent = e.RunIncomplete(run_id=self.item.run_id, reason="max_prompt_tokens")
+            return await self._commit(self._if_mine(lambda _: [spent]))
+        await self._commit(self._if_mine(lambda held: events_of(*answer, held, self.kit.actions, now())))
+
+    async def _answer(self, state: ThreadState, held: RunState) -> tuple[Reply, Draft] | None:
+        """Ask, and ask again with less while the provider says that it is too much, if no client has heard anything.
+        None: what max_prompt_tokens leaves is not enough. Raises ModelError."""
+        kit, most = self.kit, None
+        for tries_left in reversed(range(TRIES)):
+            fitted = await kit.budget.fit(state, held, kit.actions.definitions, most)
+            if fitted is None:
+                return None
+            self._draft = draft = Draft(held.run, kit.ids, number=state.version, sources=sources_of(state, held))
+            try:
+                reply = await self._guard(self._ask(fitted.prompt, draft, held))
+            except ContextExceeded as error:
+                most = await kit.budget.less(fitted, error)
+                if most is None or draft.begun or not tries_left:
+                    raise
+            else:
+                kit.budget.answered(fitted, reply.tokens)
+                return reply, draft
+        raise AssertionError("the last try either answers or fails")
 
     async def _ask(self, prompt: Prompt, draft: Draft, held: RunState) -> Reply:
         kit = self.kit
@@ -298,7 +318,9 @@ class Advance:
             if store_id in stores_of(held.run):
                 until = (held.run.started_at or held.run.created_at) + WAIT
                 await ready(kit.stores, kit.clock, self.item.project, store_id, until)
-            found = await search(kit.searcher, self.item.project, held, call, kit.window, searches)
+            found = await search(
+                kit.searcher, self.item.project, held, call, kit.budget.window(held.run.model), searches
+            )
             if kit.telemetry.content:
                 span.tell(arguments=call.asked.arguments)
             return found

@@ -42,6 +42,11 @@ class Draft:
     refusal: list[str] = field(default_factory=list)
 
     @property
+    def begun(self) -> bool:
+        """Whether a client may have seen something of it."""
+        return self.message is not None or self.calls_step is not None
+
+    @property
     def search(self) -> str | None:
         """The function that stands for `file_search`."""
         return file_search.name_for(self.run)

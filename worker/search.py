@@ -11,7 +11,6 @@ from core import file_search
 from core.errors import ApiError
 from core.fold import RunState
 from core.ports import Clock, StorageUnavailable
-from core.prompt import window_of
 from core.resources import FileSearchResult, FileSearchToolCall
 from core.search.ranking import HYBRID, Weights
 from core.stores.ledger import Stores
@@ -61,7 +60,7 @@ async def ready(stores: Stores, clock: Clock, project: str, store_id: str, until
 async def search(
     engine: Search, project: str, held: RunState, call: FileSearchToolCall, window: int, share: int
 ) -> tuple[str, tuple[FileSearchResult, ...]]:
-    """What the model is told beside what was found, and that. `window` in tokens, where the model's is not known;
+    """What the model is told beside what was found, and that. `window` is the model's, in tokens;
     `share` is the number of searches that divide its part of the window. It changes nothing that a client could see,
     so it may be repeated.
 
@@ -69,7 +68,7 @@ async def search(
     """
     run, threshold = held.run, call.file_search.ranking_options.score_threshold
     stores, limit = file_search.stores_of(run), file_search.most_results(run)
-    tokens = file_search.room(held.steps, window_of(run.model, window)) // share
+    tokens = file_search.room(held.steps, window) // share
     if not tokens:
         return f"Error: {FULL}", ()
     try:

@@ -45,7 +45,7 @@ def usage_of(tokens: Tokens) -> Usage:
     )
 
 
-def events_of(reply: Reply, held: RunState, draft: Draft, actions: Actions, now: float) -> list[e.Event]:
+def events_of(reply: Reply, draft: Draft, held: RunState, actions: Actions, now: float) -> list[e.Event]:
     """One transaction: the turn's message, its steps, and what the run does next."""
     usage = usage_of(reply.tokens)
     # A reply that was cut off may hold half a call: nobody could execute it.
@@ -60,8 +60,10 @@ def events_of(reply: Reply, held: RunState, draft: Draft, actions: Actions, now:
     return [*events, _ending(reply, held, usage)]
 
 
-def cut_off(held: RunState, draft: Draft, end: Sequence[e.Event], now: float) -> list[e.Event]:
+def cut_off(held: RunState, draft: Draft | None, end: Sequence[e.Event], now: float) -> list[e.Event]:
     """`end`, and if it ends the run before its model had said all, what a client saw of that: it stays (section 4)."""
+    if draft is None:
+        return [*end]
     message, run_id = draft.message if draft.text or draft.refusal else None, held.run.id
     step = draft.message_step if message else draft.calls_step
     if not held.stream or step is None or step.id in held.known:
