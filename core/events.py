@@ -265,13 +265,15 @@ class FileReleased(Struct, frozen=True, kw_only=True, tag_field="type", tag="vec
 
 
 class FileCompleted(Struct, frozen=True, kw_only=True, tag_field="type", tag="vector_store.file.completed"):
-    """Its chunks are in the segment that is named by file and attempt, a blob of `size` bytes."""
+    """Its chunks are in the segment that is named by file and attempt, a blob of `size` bytes. `format` is that of its
+    words (core.search.words)."""
 
     file_id: str
     filename: str
     size: int
     chunks: int
     model: str
+    format: int = 1
 
 
 class FileFailed(Struct, frozen=True, kw_only=True, tag_field="type", tag="vector_store.file.failed"):
@@ -324,6 +326,7 @@ class SegmentsMerged(Struct, frozen=True, kw_only=True, tag_field="type", tag="v
     chunks: int
     model: str
     sources: dict[str, int]
+    format: int = 1
 
 
 class SegmentsDropped(Struct, frozen=True, kw_only=True, tag_field="type", tag="vector_store.segments.dropped"):

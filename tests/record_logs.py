@@ -535,6 +535,16 @@ async def store_merged_rolled_over(service: InProcess) -> str:
     return store_id
 
 
+@case(worker=False, log_roll_after=2)
+async def store_with_beginnings(service: InProcess) -> str:
+    """The segments' words are of the second format (core.search.words)."""
+    store_id, _ = await about_to_merge(service)
+    await work(service)
+    for number in "123":
+        await service.api.post(f"/vector_stores/{store_id}", {"metadata": {"number": number}})
+    return store_id
+
+
 @case(worker=False)
 async def store_merge_taken(service: InProcess) -> str:
     """From a worker who may still write, by one who goes before he removes that."""

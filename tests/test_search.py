@@ -7,6 +7,8 @@ import unicodedata
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -15,11 +17,12 @@ from hypothesis import strategies as st
 
 from core.search.ranking import HYBRID, K1, LEAST, VECTOR, WORDS, B, Hit, Query, Weights, search
 from core.search.segment import Chunk, DamagedSegment, Segment, build, decode, index_size, merge, passages
-from core.search.words import term, words
+from core.search.words import BEGINNING, BEGUN, FORMAT, WHOLE, indexed, term, words
 
 quickly = settings(deadline=None, max_examples=40)  # other tests take the processor meanwhile
 MODEL, DIMENSIONS = "model", 3
-VOCABULARY = ("tide", "moon", "Größe", "the", "of", "日本語", "x2")
+VOCABULARY = ("tide", "moon", "Größe", "the", "of", "日本語", "x2", "house", "houses", "household")
+RECORDED = Path(__file__).parent / "segments"  # by the version that wrote them
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,14 @@ class File:
     def segment(self, model: str = MODEL) -> bytes:
         vectors = np.array(self.vectors, np.float32).reshape(len(self.texts), DIMENSIONS)
         return build(self.source, [Chunk(text, 0) for text in self.texts], vectors, model)
+
+    def of_words_alone(self) -> bytes:
+        """Its segment as 0.1.0 wrote it (`test_segments_of_old_are_what_these_tests_make`)."""
+        with mock.patch("core.search.segment.indexed", list):
+            return b"segment1" + self.segment()[8:]
+
+    def of(self, format: int) -> bytes:
+        return self.segment() if format == FORMAT else self.of_words_alone()
 
 
 texts = st.lists(st.sampled_from(VOCABULARY), max_size=8).map(" ".join)
@@ -110,10 +121,30 @@ def test_a_segment_of_another_model_is_searched_by_words_alone(model: str, dimen
     other = build("file-2.1", chunks, np.ones((2, dimensions), np.float32), model)
     query = Query("tide", np.array([1, 0, 0], np.float32), MODEL)
     hits = search(opened([made, other]), [query], {"file-1.1", "file-2.1"}, 10)
-    by_vector = HYBRID.vector / (HYBRID.vector + HYBRID.words)
-    assert [(hit.source, hit.number) for hit in hits] == [("file-1.1", 0), ("file-1.1", 1), ("file-2.1", 0)]
-    assert hits[1].score == pytest.approx(by_vector, abs=1e-3)
-    assert hits[0].score - hits[2].score == pytest.approx(by_vector, abs=1e-3)
+    # Vectors put a quarter of the pairs in an order: those of the chunks of the one segment.
+    by_vector = 0.25 * HYBRID.vector / (0.25 * HYBRID.vector + HYBRID.words)
+    # Of equal words, the chunk without a vector is as near as those with one are on average: no farther.
+    assert [(hit.source, hit.number) for hit in hits] == [("file-1.1", 0), ("file-2.1", 0), ("file-1.1", 1)]
+    assert hits[2].score == pytest.approx(by_vector, abs=1e-3)
+    assert hits[0].score == pytest.approx(hits[1].score, abs=1e-3)
+    alone = search(opened([other]), [query], {"file-2.1"}, 10)
+    by_words = search(opened([other]), [query], {"file-2.1"}, 10, weights=WORDS)
+    assert shape(alone) == shape(by_words)
+
+
+@quickly
+@given(files(), queries, weights, st.integers(1, 50), st.data())
+def test_a_store_of_words_that_gets_vectors_has_one_result_however_it_lies_in_segments(
+    made: list[File], asked: list[Query], by: Weights, limit: int, data: st.DataObject
+) -> None:
+    with_vectors = {file.source for file in made if data.draw(st.booleans())}
+    blobs = {file.source: file.segment(MODEL if file.source in with_vectors else "another") for file in made}
+    live = {file.source for file in made if data.draw(st.booleans())}
+    expected = shape(search(opened([blobs[each] for each in live]), asked, live, limit, weights=by))
+    halves = [[blobs[file.source] for file in made if (file.source in with_vectors) is half] for half in (True, False)]
+    merged = [one for half in halves if half and (one := merge(half, set(blobs)))]
+    for segments in (list(blobs.values()), merged, merged[::-1]):
+        assert shape(search(opened(segments), asked, live, limit, weights=by)) == expected
 
 
 @pytest.mark.parametrize("by", [HYBRID, VECTOR, WORDS])
@@ -138,12 +169,16 @@ def naive(
     }
     mean = sum(found.total() for found, _ in chunks.values()) / max(1, len(chunks))
 
+    def times(part: str, found: Counter[str]) -> int:
+        """How often a word is said; or anything that begins with it, if it is as long as a beginning."""
+        return sum(n for word, n in found.items() if word == part or (len(part) == BEGINNING and word[:5] == part))
+
     def idf(word: str) -> float:
-        having = sum(word in found for found, _ in chunks.values())
+        having = sum(times(word, found) > 0 for found, _ in chunks.values())
         return math.log(1 + (len(chunks) - having + 0.5) / (having + 0.5))
 
     def score(query: Query, found: Counter[str], vector: tuple[float, ...]) -> float:
-        wanted = set(words(query.text))
+        wanted = {part for word in words(query.text) for part in (word, word[:BEGINNING])}
         length = math.hypot(*(query.vector if query.vector is not None else ()))
         if not length and not wanted:
             return 0
@@ -152,7 +187,7 @@ def naive(
         if length and any(vector):
             cosine = sum(a * b for a, b in zip(query.vector, vector, strict=True)) / length / math.hypot(*vector)
         slow = K1 * (1 - B + B * found.total() / mean) if mean else 1
-        bm25 = sum(idf(word) * found[word] * (K1 + 1) / (found[word] + slow) for word in wanted)
+        bm25 = sum(idf(word) * times(word, found) * (K1 + 1) / (times(word, found) + slow) for word in wanted)
         share = bm25 / sum(idf(word) * (K1 + 1) for word in wanted) if wanted else 0
         return (by_vector * max(0, cosine) + by_words * share) / (by_vector + by_words)
 
@@ -278,6 +313,81 @@ def test_more_chunks_than_two_bytes_can_number() -> None:
     segment = decode("segment", build("file-1.1", chunks, None, ""))
     hits = search([segment], [Query("rare")], {"file-1.1"}, 50)
     assert [hit.number for hit in hits] == list(range(2**16, many))
+
+
+# --- formats ------------------------------------------------------------------------------------------------------
+
+
+@quickly
+@given(files(), queries, weights, st.integers(1, 50), st.data())
+def test_a_store_with_a_segment_of_old_is_searched_as_one_of_old_until_all_are_renewed(
+    made: list[File], asked: list[Query], by: Weights, limit: int, data: st.DataObject
+) -> None:
+    """Only what is eligible counts: if that is of the newest format, so is the search."""
+    live = {file.source for file in made if data.draw(st.booleans())}
+    formats = {file.source: data.draw(st.sampled_from([WHOLE, BEGUN])) for file in made}
+    oldest = min((formats[file.source] for file in made if file.source in live and file.texts), default=FORMAT)
+    mixed = [file.of(formats[file.source]) for file in made]
+    pure = opened([file.of(oldest) for file in made])
+    assert shape(search(opened(mixed), asked, live, limit, weights=by)) == shape(
+        search(pure, asked, live, limit, weights=by)
+    )
+    everything = {file.source for file in made}
+    anew = merge([file.segment() for file in made], everything)
+    assert merge(mixed, everything) == anew
+    assert merge([anew] if anew else [], everything) == anew
+
+
+def test_words_are_found_in_their_other_forms_where_an_index_has_beginnings() -> None:
+    made = File("file-1.1", ("Die Versicherungen zahlen.", "Das Wetter bleibt schön."), ((0, 0, 0),) * 2)
+    for blob, found in ((made.segment(), [0]), (made.of_words_alone(), [])):
+        hits = search(opened([blob]), [Query("Was ist versichert?")], {"file-1.1"}, 10)
+        assert [hit.number for hit in hits] == found
+
+
+def test_the_same_word_counts_more_than_another_form_of_it() -> None:
+    made = File("file-1.1", ("one household", "one houseboat", "one house"), ((0, 0, 0),) * 3)
+    hits = search(opened([made.segment()]), [Query("household")], {"file-1.1"}, 10)
+    assert [hit.number for hit in hits] == [0, 1, 2]
+    assert hits[0].score > 1.5 * hits[1].score
+    assert hits[1].score == hits[2].score
+
+
+def test_a_beginning_is_no_word() -> None:
+    assert indexed(["the", "house", "houses"]) == ["the", "house", "house*", "houses", "house*"]
+    made = File("file-1.1", ("houses",), ((0, 0, 0),))
+    other = File("file-2.1", ("house",), ((0, 0, 0),))
+    segments = opened([made.segment(), other.of_words_alone()])  # together, words alone are searched
+    hits = search(segments, [Query("house")], {"file-1.1", "file-2.1"}, 10)
+    assert [hit.source for hit in hits] == ["file-2.1"]
+
+
+def test_segments_of_old_are_what_these_tests_make() -> None:
+    """`tests/segments/0.1.0` was written by that version: two files, what it merged of them, one without vectors."""
+    blobs = {path.stem: path.read_bytes() for path in sorted((RECORDED / "0.1.0").iterdir())}
+    for name in ("file-a.1", "file-b.2"):
+        segment, held = decode(name, blobs[name]), list(passages(blobs[name]))
+        with mock.patch("core.search.segment.indexed", list):
+            made = build(name, [chunk for _, chunk in held], segment.vectors, segment.model)
+        assert b"segment1" + made[8:] == blobs[name]
+        assert segment.format == WHOLE
+    assert (len(decode("merged.3", blobs["merged.3"])), len(decode("words.4", blobs["words.4"]))) == (5, 1)
+
+
+def test_segments_of_old_are_searched_and_renewed() -> None:
+    paths = sorted((RECORDED / "0.1.0").iterdir())
+    blobs = {path.stem: path.read_bytes() for path in paths if not path.stem.startswith("words")}
+    sources = {"file-a.1", "file-b.2"}
+    for names in (["file-a.1", "file-b.2"], ["merged.3"]):
+        old = opened([blobs[name] for name in names])
+        assert [hit.source for hit in search(old, [Query("Haus am Strand", None)], sources, 1)] == ["file-a.1"]
+        assert search(old, [Query("Häuserzeile")], sources, 10) == []
+        renewed = merge([blobs[name] for name in names], sources)
+        assert renewed is not None
+        assert decode("renewed", renewed).format == FORMAT
+        assert list(passages(renewed)) == list(passages(blobs["merged.3"]))
+        hits = search(opened([renewed]), [Query("Häuserzeile")], sources, 10)
+        assert [(hit.source, hit.number) for hit in hits] == [("file-a.1", 2)]
 
 
 # --- words --------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.search.tiers import FACTOR, LARGEST, SMALLEST, WASTE, Weight, plan
+from core.search.words import FORMAT
 
 quickly = settings(deadline=None, max_examples=60)  # other tests take the processor meanwhile
 weights = st.lists(
@@ -17,6 +18,7 @@ weights = st.lists(
         st.integers(1, 2 * LARGEST) | st.integers(1, 2 * SMALLEST),
         st.sampled_from([0.0, 0.1, 0.5, 0.9, 1.0]),
         st.sampled_from(["a", "b"]),
+        st.sampled_from([1, FORMAT]),
     ),
     max_size=60,
 ).map(lambda made: [segment._replace(name=str(number)) for number, segment in enumerate(made)])
@@ -27,7 +29,7 @@ def merged(segments: list[Weight], taken: list[str]) -> list[Weight]:
     parts = [segment for segment in segments if segment.name in taken]
     rest = [segment for segment in segments if segment.name not in taken]
     size = ceil(sum(segment.useful for segment in parts))
-    return [*rest, Weight("+".join(taken), size, 1.0, parts[0].model)] if size else rest
+    return [*rest, Weight("+".join(taken), size, 1.0, parts[0].model)] if size else rest  # of the newest format
 
 
 @quickly
@@ -44,7 +46,7 @@ def test_merging_comes_to_an_end_and_leaves_little_to_read(segments: list[Weight
         assert len(parts) == 1 or sum(segment.size * segment.live for segment in parts) <= LARGEST
         segments = merged(segments, taken)
     assert plan(segments) == []
-    assert all(segment.live >= WASTE for segment in segments)
+    assert all(segment.live >= WASTE and segment.format == FORMAT for segment in segments)
     small = [segment for segment in segments if segment.useful < LARGEST / 2]
     tiers = 4  # below LARGEST / 2
     assert len(small) <= 2 * tiers * (FACTOR - 1)

@@ -178,7 +178,7 @@ async def test_a_store_that_is_deleted_is_gone_and_no_other(indexed: Indexed) ->
 
 async def test_vectors_of_another_model_are_not_compared(indexed: Indexed) -> None:
     await indexed.put("file-a.1", "the tide", model="other")
-    await indexed.put("file-b.2", "the tide")
+    await indexed.put("file-b.2", "the tide", "a locomotive")
     assert await indexed.sources("the tide", weights=VECTOR) == ["file-b.2"]
     assert await indexed.sources("the tide") == ["file-b.2", "file-a.1"]
     queries = [Query("tide")]

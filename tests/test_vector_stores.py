@@ -21,6 +21,7 @@ from core.bell import Bell
 from core.decide import Wait
 from core.ids import Ids
 from core.ports import Chunk, Chunking, Delivery
+from core.search.words import FORMAT, WHOLE
 from core.stores.fold import StoreState
 from core.stores.ledger import Stores
 from core.work import PurgeStore, TendStore, from_body, to_body
@@ -349,6 +350,33 @@ async def test_small_segments_are_merged_and_nothing_is_lost() -> None:
             body = {"query": f"Words of file {number}.", "max_num_results": 1}
             found = await service.api.post(f"/vector_stores/{store['id']}/search", body)
             assert [each["file_id"] for each in found["data"]] == [file_id]
+
+
+async def test_segments_of_an_older_format_are_renewed_when_a_file_is_added(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until then the store is searched as it was: by words, whatever their other forms."""
+
+    async def found() -> list[str]:
+        answer = await service.api.post(f"/vector_stores/{store['id']}/search", {"query": "houses"})
+        return [each["file_id"] for each in answer["data"]]
+
+    async with in_process() as service:
+        texts = [f"The households of street {number}." for number in range(9)]
+        late, *ids = [(await upload(service.api, text.encode()))["id"] for text in texts]
+        with monkeypatch.context() as old:
+            old.setattr("core.search.segment.indexed", list)
+            old.setattr("core.search.segment._MAGICS", {FORMAT: b"segment1"})
+            old.setattr("worker.ingestion.FORMAT", WHOLE)
+            store = await service.api.post("/vector_stores", {"file_ids": ids})
+            await service.ingested(store)
+        state = (await service.stores.look("default", store["id"])).state
+        assert {held.format for held in state.segments.values()} == {WHOLE}
+        assert await found() == []
+        await service.api.post(f"/vector_stores/{store['id']}/files", {"file_id": late})
+        await service.ingested(store)
+        await service.stop_worker(5)
+        state = (await service.stores.look("default", store["id"])).state
+        assert {held.format for held in state.segments.values()} == {FORMAT}
+        assert set(await found()) == {*ids, late}
 
 
 # --- stores that come with assistants and threads ---------------------------------------------------------------------

@@ -40,6 +40,7 @@ from core.ports import (
 )
 from core.resources import File, LastError, StaticChunking
 from core.search.tiers import Weight
+from core.search.words import FORMAT
 from core.stores.fold import FileState, StoreState, merged_segment, segment_of
 from core.stores.ledger import Decision, Stores
 from core.work import TendStore, to_body
@@ -246,6 +247,7 @@ class Shift:
             size=size,
             chunks=len(chunks),
             model=f"{model} {vectors.shape[1]}",
+            format=FORMAT,
         )
         if not await self._commit(lambda state: [completed] if self._held(state, file_id, attempt) else ()):
             await self._discard(name)
@@ -329,7 +331,15 @@ class Shift:
             sources = {source: number for name in plan for source, number in state.segments[name].sources.items()}
             model = state.segments[plan[0]].model
             return [
-                e.SegmentsMerged(into=into, merged=tuple(plan), size=size, chunks=chunks, model=model, sources=sources)
+                e.SegmentsMerged(
+                    into=into,
+                    merged=tuple(plan),
+                    size=size,
+                    chunks=chunks,
+                    model=model,
+                    sources=sources,
+                    format=FORMAT,
+                )
             ]
 
         if await self._commit(commit):
@@ -410,7 +420,7 @@ def _plan(merging: Merging, state: StoreState) -> Sequence[str]:
         return []
     return merging.plan(
         [
-            Weight(name, held.size, sum(held.sources.values()) / held.chunks, held.model)
+            Weight(name, held.size, sum(held.sources.values()) / held.chunks, held.model, held.format)
             for name, held in state.segments.items()
         ]
     )

@@ -7,6 +7,12 @@ A chunk's score is in 0..1 and depends on no other result. It is the weighted me
 BM25 counts over the eligible chunks alone. So what is not eligible (files that were removed, or that a filter excludes)
 has no influence, nor has it how the chunks are spread over segments: the result is that of a store which never held
 anything else, to the last bit.
+
+What only some chunks have must not place them before or behind the others:
+* The beginnings of words count if all eligible segments have them. Else the words alone do, in the newer ones, too.
+* The vectors' weight is that times the square of the share of chunks whose vectors can be compared with the query's: it
+  is the share of pairs of chunks that vectors can put in an order. A chunk without such a vector which has words of the
+  query is taken to be as near to it as the eligible chunks are on average.
 """
 
 from __future__ import annotations
@@ -20,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.search.segment import Array, Floats, Segment
-from core.search.words import term, words
+from core.search.words import FORMAT, asked, term
 
 Doubles = NDArray[np.float64]
 Spread = Callable[[Callable[[int], Any], Iterable[int]], Iterable[Any]]
@@ -29,15 +35,14 @@ K1: Final = 1.2  # of BM25, as Lucene has it: how soon further occurrences of a 
 B: Final = 0.75  # and how much a long chunk counts less
 LEAST: Final = 1e-4  # a score below this is none
 ERROR: Final = 1e-5  # of a score that is computed in float32, at most
-QUERY_WORDS: Final = 256  # distinct words of a query that are looked up
+QUERY_TERMS: Final = 512  # distinct words of a query, and beginnings of words, that are looked up
 POSTINGS: Final = 250_000  # that a query reads: beyond, its commonest words are left out, which say next to nothing
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
     """What is searched for. `vector` was made by `model`; None searches by words alone. Segments whose vectors are of
-    another model, or of other dimensions, are searched by words alone, too: their chunks cannot have more than the
-    words' share of a score."""
+    another model, or of other dimensions, or that have none, are searched by words alone, too."""
 
     text: str
     vector: Floats | None = None
@@ -114,6 +119,10 @@ class _Part:
     chunks: int
     words: int
 
+    def fits(self, model: str, dimensions: int) -> bool:
+        """Whether its vectors can be compared with one of that model."""
+        return (self.segment.model, self.segment.vectors.shape[1]) == (model, dimensions) and dimensions > 0
+
 
 def _part(segment: Segment, eligible: Collection[str]) -> _Part | None:
     taken = [source in eligible for source in segment.sources]
@@ -130,18 +139,27 @@ Posting = tuple[Array, Array]  # chunks, and how often each has a term
 @dataclass(frozen=True, slots=True)
 class _Measure:
     """A query, part by part. A vector is as long as the vectors' share of a score is large, and empty where it does not
-    fit; `worth` is what each term adds to a score at most, and `mean` that of the chunks' lengths in words."""
+    fit: there, a chunk that has words of the query gets `usual`. `worth` is what each term adds to a score at most, and
+    `mean` that of the chunks' lengths in words."""
 
     vectors: Sequence[Doubles]
     postings: Sequence[Sequence[Posting]]
     worth: Doubles
     mean: float
+    usual: float
+
+    def by_words(self, place: int, segment: Segment) -> Doubles | None:
+        """What each chunk of the part at `place` gets beside the product with its vector; None if that is nothing."""
+        found = _bm25(segment, self.postings[place], self.worth, self.mean)
+        if found is not None and self.usual and not len(self.vectors[place]):
+            found[found > 0] += self.usual
+        return found
 
 
 def _measure(parts: Sequence[_Part], query: Query, weights: Weights) -> _Measure | None:
     """None if there is nothing to search in, or by."""
-    distinct = islice(dict.fromkeys(words(query.text)), QUERY_WORDS)
-    terms = np.unique(np.array([term(word) for word in distinct], np.uint64))
+    format = min((part.segment.format for part in parts), default=FORMAT)
+    terms = np.unique(np.array([term(each) for each in islice(asked(query.text, format), QUERY_TERMS)], np.uint64))
     vector = np.zeros(0) if query.vector is None else query.vector.astype(np.float64)
     length = float(np.linalg.norm(vector))
     by_vector, by_words = weights.vector, weights.words
@@ -149,18 +167,32 @@ def _measure(parts: Sequence[_Part], query: Query, weights: Weights) -> _Measure
         by_vector, by_words = float(length > 0), float(len(terms) > 0)
     if not parts or by_vector + by_words == 0:
         return None
+    chunks, total = sum(part.chunks for part in parts), sum(part.words for part in parts)
+    fits = [part.fits(query.model, len(vector)) for part in parts]
+    near = [part for part, fit in zip(parts, fits, strict=True) if fit]
+    covered = sum(part.chunks for part in near) / chunks
+    if by_words:
+        by_vector *= covered**2
     share = by_words / (by_vector + by_words)
     vector *= (1 - share) / (length or 1)
-    kinds = [(part.segment.model, part.segment.vectors.shape[1]) for part in parts]
-    vectors = [vector if share < 1 and kind == (query.model, len(vector)) else np.zeros(0) for kind in kinds]
+    usual = max(0.0, float((_mean(near) * vector).sum())) if 0 < covered < 1 and share < 1 else 0.0
+    vectors = [vector if share < 1 and fit else np.zeros(0) for fit in fits]
     postings = [_postings(part, terms if share else terms[:0]) for part in parts]
     having = np.array([sum(len(own) for own, _ in posting) for posting in zip(*postings, strict=True)], np.int64)
     taken = np.lexsort((terms[: len(having)], having))
     taken = taken[: max(1, int(np.searchsorted(np.cumsum(having[taken]), POSTINGS, side="right")))]
-    chunks, total = sum(part.chunks for part in parts), sum(part.words for part in parts)
     worth = np.log1p((chunks - having + 0.5) / (having + 0.5))[taken]  # Lucene's idf, which is never negative
     worth *= share / (worth.sum() or 1)
-    return _Measure(vectors, [[posting[place] for place in taken] for posting in postings], worth, total / chunks)
+    return _Measure(
+        vectors, [[posting[place] for place in taken] for posting in postings], worth, total / chunks, usual
+    )
+
+
+def _mean(parts: Sequence[_Part]) -> Doubles:
+    """Of the eligible vectors. They came as float16: in float64 no bit of their sum is lost, whatever their order."""
+    rows = ((part.segment.vectors if part.mask is None else part.segment.vectors[part.mask]) for part in parts)
+    total: Doubles = sum(each.sum(axis=0, dtype=np.float64) for each in rows)
+    return total / sum(part.chunks for part in parts)
 
 
 def _postings(part: _Part, terms: Array) -> list[Posting]:
@@ -209,7 +241,7 @@ class _Candidates:
 
 def _best(place: int, part: _Part, measures: Sequence[_Measure], limit: int, least: float) -> _Candidates:
     segment, best = part.segment, np.zeros(len(part.segment), np.float32)
-    shares = [_bm25(segment, measure.postings[place], measure.worth, measure.mean) for measure in measures]
+    shares = [measure.by_words(place, segment) for measure in measures]
     for measure, by_words in zip(measures, shares, strict=True):
         if len(vector := measure.vectors[place]):
             scores = segment.vectors @ vector.astype(np.float32)

@@ -3,8 +3,8 @@ is one, and small ones are merged into bigger ones.
 
     magic | header | tables | vectors | texts
 
-The header (MessagePack) says how long the rest is. Tables are arrays of numbers: words with their postings, and of
-each chunk its length in words, its place in its file, and where its text is. Vectors are float16, of length 1. A search
+The magic says what it has of the words (core.search.words), the header (MessagePack) how long the rest is. Tables are
+arrays of numbers: words with their postings, and of each chunk its length in words, its place in its file, and where its text is. Vectors are float16, of length 1. A search
 reads all up to the texts, and of the texts those that it found. All numbers are little-endian.
 """
 
@@ -22,14 +22,15 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from core.search.words import term, words
+from core.search.words import BEGUN, FORMAT, WHOLE, indexed, term, words
 
 Floats = NDArray[np.float32]
 Array = NDArray[Any]
 Buffer = bytes | bytearray | memoryview
 
-_MAGIC: Final = b"segment1"
-_HEAD: Final = struct.Struct(f"<{len(_MAGIC)}sII")  # magic, length and CRC-32 of the header
+_FORMATS: Final = {b"segment1": WHOLE, b"segment2": BEGUN}  # by magic
+_MAGICS: Final = {format: magic for magic, format in _FORMATS.items()}
+_HEAD: Final = struct.Struct("<8sII")  # magic, length and CRC-32 of the header
 _OBJECTS: Final = 2000  # bytes of what Python keeps for a segment beside numbers
 _MOST: Final = 255  # occurrences of a word in a chunk that are counted: more do not change a score
 
@@ -98,6 +99,7 @@ class Segment:
     tables: Tables
     vectors: Floats  # a row a chunk. Twice the memory of float16, which numpy multiplies 25 times more slowly
     size: int  # of what a search reads of the blob: the texts begin there
+    format: int  # of its words
 
     def __len__(self) -> int:
         """How many chunks it has."""
@@ -147,8 +149,9 @@ def _index(chunks: Sequence[Chunk]) -> tuple[Array, Array, Array, Array]:
     terms: list[int] = []
     counts: list[int] = []
     for chunk in chunks:
-        found = Counter(words(chunk.text))
-        lengths.append(found.total())
+        said = words(chunk.text)
+        found = Counter(indexed(said))
+        lengths.append(len(said))
         distinct.append(len(found))
         terms += map(numbered, found)
         counts += found.values()
@@ -178,12 +181,13 @@ def _encode(
     searched, read = b"".join([*tables, vectors.tobytes()]), b"".join(texts)
     header = msgspec.structs.replace(header, checks=(zlib.crc32(searched), zlib.crc32(read)))
     packed = msgspec.msgpack.encode(header)
-    return b"".join([_HEAD.pack(_MAGIC, len(packed), zlib.crc32(packed)), packed, searched, read])
+    return b"".join([_HEAD.pack(_MAGICS[FORMAT], len(packed), zlib.crc32(packed)), packed, searched, read])
 
 
 def merge(blobs: Sequence[Buffer], live: Collection[str]) -> bytes | None:
     """One segment of what these hold of the `live` sources, in their order; None if that is nothing. Nothing is
-    embedded or split into words again. It takes five times the memory of its result, beside the blobs.
+    embedded again, and split into words again only what is of an older format: the result is of the newest. It takes
+    five times the memory of its result, beside the blobs.
 
     Raises DamagedSegment, and ValueError if their vectors are of several models."""
     parts = [part for blob in blobs if (part := _kept(blob, live))]
@@ -224,19 +228,28 @@ def _kept(blob: Buffer, live: Collection[str]) -> _Part | None:
     kept = np.repeat([source in live for source, _ in header.sources], [number for _, number in header.sources])
     if not kept.any():
         return None
-    numbers = np.cumsum(kept, dtype=np.uint32) - np.uint32(1)
-    posted = kept[tables.chunks]
+    read = [texts[tables.texts[chunk] : tables.texts[chunk + 1]] for chunk in np.flatnonzero(kept)]
     return _Part(
         header,
         [(source, number) for source, number in header.sources if source in live],
         vectors[kept],
         tables.starts[kept],
-        [texts[tables.texts[chunk] : tables.texts[chunk + 1]] for chunk in np.flatnonzero(kept)],
-        tables.lengths[kept],
-        np.repeat(tables.terms, np.diff(tables.ends))[posted],
-        numbers[tables.chunks[posted]],
-        tables.counts[posted],
+        read,
+        *(_postings(tables, kept) if _format(blob) == FORMAT else _renewed(read)),
     )
+
+
+def _postings(tables: Tables, kept: Array) -> tuple[Array, Array, Array, Array]:
+    """As _index has them, of the chunks that are kept."""
+    numbers = np.cumsum(kept, dtype=np.uint32) - np.uint32(1)
+    posted = kept[tables.chunks]
+    terms = np.repeat(tables.terms, np.diff(tables.ends))[posted]
+    return tables.lengths[kept], terms, numbers[tables.chunks[posted]], tables.counts[posted]
+
+
+def _renewed(texts: Sequence[memoryview]) -> tuple[Array, Array, Array, Array]:
+    lengths, terms, chunks, counts = _index([Chunk(str(text, "utf-8"), 0) for text in texts])
+    return lengths, terms, chunks.astype(np.uint32), counts
 
 
 # --- reading ------------------------------------------------------------------------------------------------------
@@ -247,9 +260,8 @@ def index_size(data: Buffer) -> int:
     more than these. Raises DamagedSegment."""
     if len(data) < _HEAD.size:
         return _HEAD.size
-    magic, length, _ = _HEAD.unpack_from(data)
-    if magic != _MAGIC:
-        raise DamagedSegment("it does not begin as a segment of this version")
+    _, length, _ = _HEAD.unpack_from(data)
+    _format(data)
     end: int = _HEAD.size + length
     if len(data) < end:
         return end
@@ -263,7 +275,9 @@ def decode(name: str, data: Buffer) -> Segment:
     firsts = np.cumsum([0, *(number for _, number in header.sources)])
     sources = tuple(source for source, _ in header.sources)
     owned = Tables(*(table.copy() for table in tables))  # so that `data` can go
-    return Segment(name, header.model, sources, firsts, owned, vectors.astype(np.float32), index_size(data))
+    return Segment(
+        name, header.model, sources, firsts, owned, vectors.astype(np.float32), index_size(data), _format(data)
+    )
 
 
 def passages(blob: Buffer) -> Iterator[tuple[str, Chunk]]:
@@ -273,6 +287,13 @@ def passages(blob: Buffer) -> Iterator[tuple[str, Chunk]]:
     for number, source in enumerate(owners):
         text = bytes(texts[tables.texts[number] : tables.texts[number + 1]])
         yield source, Chunk(text.decode(), int(tables.starts[number]))
+
+
+def _format(data: Buffer) -> int:
+    """What it has of the words."""
+    if (format := _FORMATS.get(bytes(data[:8]))) is None:
+        raise DamagedSegment("it does not begin as a segment that this version knows")
+    return format
 
 
 def _header(data: Buffer) -> _Header:

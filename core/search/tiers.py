@@ -11,20 +11,23 @@ from collections.abc import Sequence
 from math import log
 from typing import Final, NamedTuple
 
+from core.search.words import FORMAT
+
 SMALLEST: Final = 2**17  # bytes: segments below are of the first tier
 FACTOR: Final = 8  # segments of one tier are merged into one of the next
 LARGEST: Final = 2**25  # bytes that a merge writes, at most, in five times the memory. From half of it on, no more
-WASTE: Final = 0.5  # a segment of which less than this share is live is written anew
+WASTE: Final = 0.5  # a segment of which less than this share is live is written anew, as is one of an older format
 
 
 class Weight(NamedTuple):
     """A segment as the merge policy sees it. `size` of its blob in bytes, `live` is the share of its chunks whose files
-    are still in the store, `model` is that of its vectors."""
+    are still in the store, `model` is that of its vectors, `format` that of its words (core.search.words)."""
 
     name: str
     size: int
     live: float
     model: str
+    format: int = FORMAT
 
     @property
     def useful(self) -> float:
@@ -46,7 +49,7 @@ def plan(segments: Sequence[Weight]) -> list[str]:
     for _, alike in sorted(tiers.items(), key=lambda tier: tier[0][1]):
         if len(alike) >= FACTOR and len(group := _fitting(alike)) > 1:
             return group
-    return next(([segment.name] for segment in segments if segment.live < WASTE), [])
+    return next(([each.name] for each in segments if each.live < WASTE or each.format < FORMAT), [])
 
 
 def _tier(segment: Weight) -> int:

@@ -3,15 +3,27 @@
 Words are runs of letters, digits and the marks that belong to them, whatever their case and accents. Scripts that put
 no spaces between words, and Korean, whose particles stick to them, are read as pairs of neighbouring characters, as
 Lucene's CJKAnalyzer does.
+
+An index has the words of a text, and beside each longer one its beginning: so `houses` is found by `household`, and a
+word that is the same still counts more. No language need be known for it, as for a stemmer. On 12 languages of XQuAD, on
+Cranfield and in `make bench` (`search_quality`) this finds more than words alone do, in every language. Beginnings of
+four or six letters, or beginnings alone, do no better.
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterable
 from hashlib import blake2b
 from itertools import pairwise
 from typing import Final
+
+BEGINNING: Final = 5  # letters of a word that stand for its other forms
+# What an index has of a text. It says so itself, since its scores cannot be compared with those of another format.
+WHOLE: Final = 1  # its words
+BEGUN: Final = 2  # and their beginnings
+FORMAT: Final = BEGUN  # of what is written
 
 # Thai, Lao, Burmese, Khmer, kana, Han, Hangul.
 _UNSPACED: Final = (
@@ -44,6 +56,24 @@ def words(text: str) -> list[str]:
         else:
             found.append(word or unspaced)
     return found
+
+
+def indexed(found: Iterable[str]) -> list[str]:
+    """What an index has of these words. No beginning is a word, so the words alone can still be searched."""
+    return [each for word in found for each in (word, *_beginning(word))]
+
+
+def asked(text: str, format: int) -> list[str]:
+    """What a query looks up in an index of that format, each once. A word that is as short as a beginning is looked up
+    as one: alone, it would count twice."""
+    found = words(text)
+    if format < BEGUN:
+        return list(dict.fromkeys(found))
+    return list(dict.fromkeys(each for word in found for each in (word, *_beginning(word))[len(word) == BEGINNING :]))
+
+
+def _beginning(word: str) -> tuple[str, ...]:
+    return (f"{word[:BEGINNING]}*",) if len(word) >= BEGINNING else ()
 
 
 def term(word: str) -> int:

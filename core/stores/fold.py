@@ -74,6 +74,7 @@ class SegmentState(msgspec.Struct):
     model: str
     chunks: int
     sources: dict[str, int]
+    format: int = 1
 
 
 class StoreState(State):
@@ -193,7 +194,9 @@ def _file_completed(state: StoreState, event: e.FileCompleted, at: int) -> Named
     held = state.files[event.file_id]
     held.filename = event.filename
     state.loose.pop(held.source, None)
-    state.segments[held.source] = SegmentState(event.size, event.model, event.chunks, {held.source: event.chunks})
+    state.segments[held.source] = SegmentState(
+        event.size, event.model, event.chunks, {held.source: event.chunks}, event.format
+    )
     state.homes[held.source] = held.source
     store = _store(state)
     state.store = replace(store, usage_bytes=store.usage_bytes + event.size)
@@ -301,7 +304,7 @@ def _segments_merged(state: StoreState, event: e.SegmentsMerged, at: int) -> Nam
     for name in event.merged:
         _retire(state, name)
     state.loose.pop(event.into, None)
-    state.segments[event.into] = SegmentState(event.size, event.model, event.chunks, event.sources)
+    state.segments[event.into] = SegmentState(event.size, event.model, event.chunks, event.sources, event.format)
     state.homes |= dict.fromkeys(event.sources, event.into)
     return []
 
