@@ -359,23 +359,24 @@ async def test_segments_of_an_older_format_are_renewed_when_a_file_is_added(monk
         answer = await service.api.post(f"/vector_stores/{store['id']}/search", {"query": "houses"})
         return [each["file_id"] for each in answer["data"]]
 
-    async with in_process() as service:
+    async with in_process(worker=False) as service:
+        kit = worker_of(service.parts, service.ledger, service.stores, service.searcher)._kit.ingestion
         texts = [f"The households of street {number}." for number in range(9)]
         late, *ids = [(await upload(service.api, text.encode()))["id"] for text in texts]
+        store = await service.api.post("/vector_stores", {"file_ids": ids})
+        item = TendStore(project="default", store_id=store["id"], sent_at=0)
         with monkeypatch.context() as old:
             old.setattr("core.search.segment.indexed", list)
             old.setattr("core.search.segment._MAGICS", {FORMAT: b"segment1"})
             old.setattr("worker.ingestion.FORMAT", WHOLE)
-            store = await service.api.post("/vector_stores", {"file_ids": ids})
-            await service.ingested(store)
+            await Shift(kit, item, "1").run()
         state = (await service.stores.look("default", store["id"])).state
-        assert {held.format for held in state.segments.values()} == {WHOLE}
+        assert [held.format for held in state.segments.values()] == [WHOLE]  # of all that were merged
         assert await found() == []
         await service.api.post(f"/vector_stores/{store['id']}/files", {"file_id": late})
-        await service.ingested(store)
-        await service.stop_worker(5)
+        await Shift(kit, item, "2").run()
         state = (await service.stores.look("default", store["id"])).state
-        assert {held.format for held in state.segments.values()} == {FORMAT}
+        assert [held.format for held in state.segments.values()] == [FORMAT, FORMAT]
         assert set(await found()) == {*ids, late}
 
 

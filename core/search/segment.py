@@ -4,8 +4,9 @@ is one, and small ones are merged into bigger ones.
     magic | header | tables | vectors | texts
 
 The magic says what it has of the words (core.search.words), the header (MessagePack) how long the rest is. Tables are
-arrays of numbers: words with their postings, and of each chunk its length in words, its place in its file, and where its text is. Vectors are float16, of length 1. A search
-reads all up to the texts, and of the texts those that it found. All numbers are little-endian.
+arrays of numbers: words with their postings, and of each chunk its length in words, its place in its file, and where
+its text is. Vectors are float16, of length 1. A search reads all up to the texts, and of the texts those that it found.
+All numbers are little-endian.
 """
 
 from __future__ import annotations
