@@ -76,6 +76,11 @@ class RunState(msgspec.Struct):
         return last if last and last.status == "in_progress" else None
 
     @property
+    def rounds(self) -> int:
+        """How often the model has called tools, of the client's or of the worker's."""
+        return sum(isinstance(step.step_details, ToolCalls) for step in self.steps)
+
+    @property
     def usage(self) -> Usage:
         """Of all model calls so far."""
         total = sum((step.usage for step in self.steps if step.usage), Usage())

@@ -159,6 +159,9 @@ class Settings(BaseSettings):
     extraction_timeout: Annotated[float, Field(gt=0)] = Field(60, description="seconds that reading one file may take")
     actions: str | None = Field(None, description="module whose @action functions the worker executes")
     action_timeout: Annotated[float, Field(gt=0)] = Field(60, description="seconds for one call of an action")
+    max_tool_rounds: Annotated[int, Field(ge=1)] = Field(
+        100, description="rounds of tool calls after which a run fails whose model still calls tools"
+    )
     run_expires_after: Annotated[int, Field(ge=1, le=86_400)] = Field(600, description="lifetime of a run in seconds")
     poll_after_ms: Annotated[int, Field(ge=1)] = Field(100, description="how long polling clients are asked to wait")
     stream_flush_ms: Annotated[int, Field(ge=1)] = Field(50, description="how often deltas are written to a stream")

@@ -221,3 +221,54 @@ async def test_a_model_that_answers_nothing_completes_with_an_empty_message() ->
     async with in_process(says()) as service:
         run = await service.finished()
         assert (run["status"], await service.said(run["thread_id"])) == ("completed", ["Hello", ""])
+
+
+# --- rounds ---------------------------------------------------------------------------------------------------------
+
+ENDLESS = {
+    "code": "server_error",
+    "message": "The model still called tools after 3 rounds of tool calls, which is the limit (MAX_TOOL_ROUNDS).",
+}
+
+
+def for_ever(name: str) -> list[Any]:
+    return [calls(ToolCall(f"call_{n}", name, '{"a":1,"b":2}'), first=("Once more.",)) for n in range(10)]
+
+
+async def test_a_model_that_calls_actions_for_ever_is_stopped() -> None:
+    async with with_actions(*for_ever("add"), max_tool_rounds=3) as service:
+        run = await service.finished(assistant=await service.assistant(tools=OWN))
+        assert len(service.prompts) == 4
+        assert [step["type"] for step in await service.steps(run)] == ["message_creation", "tool_calls"] * 3
+        assert {step["status"] for step in await service.steps(run)} == {"completed"}
+        assert (await service.finished(run["thread_id"], max_completion_tokens=100_000))["status"] == "failed"
+    assert (run["status"], run["last_error"]) == ("failed", ENDLESS)
+
+
+async def test_a_model_that_answers_after_the_last_round_is_heard() -> None:
+    async with with_actions(*for_ever("add")[:3], says("Three."), max_tool_rounds=3) as service:
+        run = await service.finished(assistant=await service.assistant(tools=OWN))
+        assert (await service.said(run["thread_id"]))[-1] == "Three."
+    assert run["status"] == "completed"
+
+
+async def test_rounds_of_the_client_count_as_well_whichever_worker_sees_them() -> None:
+    async with in_process(*for_ever("get_weather"), max_tool_rounds=3) as service:
+        run = await service.finished(assistant=await service.assistant(tools=[WEATHER]))
+        for n in range(3):
+            assert run["status"] == "requires_action"
+            await service.stop_worker()
+            service.start_worker()
+            run = await service.answered(run, **{f"call_{n}": "sun"})
+    assert (run["status"], run["last_error"]) == ("failed", ENDLESS)
+
+
+async def test_what_a_client_heard_of_the_round_that_is_one_too_many_is_closed() -> None:
+    async with with_actions(*for_ever("add"), max_tool_rounds=3) as service:
+        body = {"assistant_id": await service.assistant(tools=OWN), "stream": True}
+        thread = await service.thread("Hello")
+        async with service.api.stream("POST", f"/threads/{thread}/runs", body) as stream:
+            await stream.rest()
+    opened = stream.names.count("thread.run.step.created")
+    assert opened == stream.names.count("thread.run.step.completed") + stream.names.count("thread.run.step.failed")
+    assert stream.names[-2:] == ["thread.run.failed", "done"]

@@ -48,12 +48,13 @@ from worker.images import Images
 from worker.ingestion import Ingestion
 from worker.live import Draft, Live, Lost
 from worker.search import WAIT, Search, ready, search
-from worker.turn import cut_off, events_of
+from worker.turn import calls_of, cut_off, events_of
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 HIDE = 45.0  # seconds that a dead worker's item stays hidden: how late a crash is noticed
+ENDLESS = "The model still called tools after {} rounds of tool calls, which is the limit (MAX_TOOL_ROUNDS)."
 LOOK_EVERY = 1.0  # seconds between looks at the log while a model or a tool works
 
 
@@ -73,6 +74,7 @@ class Kit:
     bell: Bell
     flush_every: float = 0.05  # seconds between writes to a stream
     hide: float = HIDE
+    max_rounds: int = 100  # of tool calls in one run: a model may call for ever
     tombstones: float = 600.0  # seconds that a deleted thread's tombstones stay: no request takes so long
     telemetry: Telemetry = SILENCE
     searcher: Search = field(kw_only=True)
@@ -270,6 +272,8 @@ class Advance:
                     raise
             else:
                 kit.budget.answered(fitted, reply.tokens)
+                if calls_of(reply) and held.rounds >= kit.max_rounds:
+                    raise ModelError("server_error", ENDLESS.format(kit.max_rounds))
                 return reply, draft
         raise AssertionError("the last try either answers or fails")
 

@@ -45,11 +45,14 @@ def usage_of(tokens: Tokens) -> Usage:
     )
 
 
+def calls_of(reply: Reply) -> tuple[ToolCall, ...]:
+    """A reply that was cut off may hold half a call: nobody could execute it."""
+    return reply.calls if reply.finish in ("stop", "tool_calls") else ()
+
+
 def events_of(reply: Reply, draft: Draft, held: RunState, actions: Actions, now: float) -> list[e.Event]:
     """One transaction: the turn's message, its steps, and what the run does next."""
-    usage = usage_of(reply.tokens)
-    # A reply that was cut off may hold half a call: nobody could execute it.
-    calls = reply.calls if reply.finish in ("stop", "tool_calls") else ()
+    usage, calls = usage_of(reply.tokens), calls_of(reply)
     if not held.run.parallel_tool_calls:  # which not every provider heeds (section 4)
         calls = calls[:1]
     events: list[e.Event] = []
