@@ -221,6 +221,7 @@ async def run(settings: Settings, *, api: bool, worker: bool) -> None:
             await stack.enter_async_context(listening(api_of(parts, ledger, stores, searcher, stop), settings))
         if consumer:
             await stack.enter_async_context(working(consumer, settings, stop))
+        tell_of_models(parts)
         warming = asyncio.create_task(warm(parts.models if worker else None))
         stack.callback(warming.cancel)
         await stop.wait()
@@ -232,6 +233,17 @@ async def refuse(settings: Settings, reason: str) -> None:
     stop = stop_signal()
     async with listening(create_unready_app(reason), settings):
         await stop.wait()
+
+
+def tell_of_models(parts: Parts) -> None:
+    """No silent substitute for a provider."""
+    told = parts.models.without_default
+    if told and not parts.settings.default_provider:
+        log.warning(
+            "no model provider is the default, so %s; set OPENAI_API_KEY, AZURE_OPENAI_ENDPOINT, or PROVIDERS and"
+            " DEFAULT_PROVIDER",
+            told,
+        )
 
 
 async def warm(models: ModelRouter | None) -> None:
@@ -317,6 +329,7 @@ class HostedWorker:
 
     async def _open(self) -> Worker:
         parts = await self._kept.enter_async_context(opened(self._settings))
+        tell_of_models(parts)
         self._warming = asyncio.create_task(parts.models.warm())
         stores = stores_of(parts)
         return worker_of(parts, ledger_of(parts), stores, searcher_of(parts, stores))

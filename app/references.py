@@ -8,8 +8,9 @@ from typing import Final
 
 from app.service import Service
 from core import names
-from core.errors import no_such, no_such_file
+from core.errors import ApiError, no_such, no_such_file
 from core.ids import SAFE_ID
+from core.ports import NoSuchModel
 from core.requests import Body
 
 AT_ONCE: Final = 32  # documents that are read at a time
@@ -19,10 +20,20 @@ KINDS: Final = {"file_id": FILE, "file_ids": FILE, "vector_store_ids": STORE}
 
 async def check(service: Service, project: str, body: Body | None) -> None:
     """Reads one document for each id, and none if there are no ids. Raises the 404 of a file or a store that is
-    unknown to the project; a store that has expired is known."""
+    unknown to the project; a store that has expired is known. Raises the 400 of a model that nobody has."""
+    await check_model(service, getattr(body, "model", None))
     named = list(dict.fromkeys(_named(body)))
     for start in range(0, len(named), AT_ONCE):
         await asyncio.gather(*(_find(service, project, *each) for each in named[start : start + AT_ONCE]))
+
+
+async def check_model(service: Service, model: str | None) -> None:
+    """Raises the 400 of a name for which no provider answers."""
+    try:
+        if model:
+            await service.models.check(model)
+    except NoSuchModel as error:
+        raise ApiError(str(error), param="model", code="model_not_found") from None
 
 
 def _named(node: object, kind: str = "") -> Iterator[tuple[str, str]]:

@@ -6,7 +6,7 @@ import msgspec
 from aiohttp import web
 from msgspec.structs import replace
 
-from app import assistants, streaming
+from app import assistants, references, streaming
 from app.idempotency import reserve
 from app.service import answer, answer_stored, checked_id, includes_contents, page_query, path_id, read_body, service_of
 from core import names
@@ -25,6 +25,7 @@ async def create(request: web.Request) -> web.StreamResponse:
     if reserved.known:
         return await _again(request, reserved.known, stream=bool(body.stream))
     assistant = await assistants.load(service, project, body.assistant_id)
+    await references.check_model(service, body.model or assistant.model)
     async with service.beginning(project, thread_id):
         filing = None
         if any(message.attachments for message in body.additional_messages or ()):
@@ -44,6 +45,7 @@ async def create_with_thread(request: web.Request) -> web.StreamResponse:
     if reserved.known:
         return await _again(request, reserved.known, stream=bool(body.stream))
     assistant = await assistants.load(service, project, body.assistant_id)
+    await references.check_model(service, body.model or assistant.model)
     run_id = reserved.id.replace("thread", "run", 1)  # one key stands for both
     async with service.beginning(project, reserved.id):
         if body.thread:

@@ -244,6 +244,7 @@ var settings = union(
     AZURE_CLIENT_ID: identity.outputs.clientId
     APPLICATIONINSIGHTS_CONNECTION_STRING: monitoring.outputs.connectionString
     LOG_FORMAT: 'json'
+    OFFLINE_MODEL: 'off' // what it repeats would be taken for a model's answers
   },
   withModels ? { AZURE_OPENAI_ENDPOINT: openAiRole!.outputs.endpoint } : {},
   withModels && !empty(embeddingModelName) ? { EMBEDDING_MODEL: embeddingModelName } : {},

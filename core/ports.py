@@ -376,9 +376,16 @@ class ModelInfo:
     full: str = ""
 
 
+class NoSuchModel(ValueError):
+    """No provider has a model of this name. The message says which providers there are."""
+
+
 class Models(Protocol):
     async def reply(self, prompt: Prompt, deltas: Deltas | None) -> Reply:
         """Ask the model once; streamed into `deltas` if given. Raises ModelError."""
+
+    async def check(self, model: str) -> None:
+        """Raises NoSuchModel for a name that is nobody's, as far as that is known without asking for an answer."""
 
     def window(self, model: str) -> int:
         """How many tokens prompt and answer may have together, as far as it is known."""

@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pydantic import SecretStr
 
-from core.ports import SILENCE, Deltas, ModelError, ModelInfo, Prompt, Reply, Telemetry
+from core.ports import SILENCE, Deltas, ModelError, ModelInfo, NoSuchModel, Prompt, Reply, Telemetry
 from infra.content import answered, asked
 from infra.offline_model import OfflineModel
 from infra.windows import known_window
@@ -28,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 _LIST_TIMEOUT = 3.0  # seconds, for a provider that does not answer
 _LIST_CACHE = 60.0  # seconds
+_LONGEST_NAME = 100  # characters of a model's name in an error
 _CONNECT_TIMEOUT = 5.0  # seconds, as the SDK's own
 _NO_KEY = "not-needed"  # local servers ask for none, but the SDK insists, and would send OPENAI_API_KEY to them
 
@@ -72,7 +74,7 @@ class ModelRouter:
     def __init__(
         self,
         providers: Mapping[str, Provider],
-        default: str,
+        default: str | None,
         *,
         timeout: float = 600.0,
         max_retries: int = 2,
@@ -80,7 +82,7 @@ class ModelRouter:
         now: Callable[[], float] = time.monotonic,
         telemetry: Telemetry = SILENCE,
     ) -> None:
-        if default not in providers:
+        if default is not None and default not in providers:
             known = ", ".join(sorted(providers)) or "none is configured"
             raise ValueError(f"The default model provider '{default}' does not exist: set it to one of these: {known}.")
         self._providers, self._default = dict(providers), default
@@ -88,11 +90,23 @@ class ModelRouter:
         self._window = window
         self._opened: dict[str, _Opened] = {}
         self._opening = asyncio.Lock()
-        self._listed: tuple[float, Sequence[ModelInfo]] | None = None
-        self._listing = asyncio.Lock()
+        self._listed: dict[str, tuple[float, Sequence[ModelInfo]]] = {}
+        self._listing: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    @property
+    def without_default(self) -> str | None:
+        """What becomes of model names without a provider, if no server answers for them: for operators."""
+        if self._default is None:
+            return "model names without a provider are refused"
+        if self.remote(self._default):
+            return None
+        return "the offline model answers for model names without a provider: it repeats and counts"
 
     async def reply(self, prompt: Prompt, deltas: Deltas | None) -> Reply:
-        name, model = self.route(prompt.model)
+        try:
+            name, model = self.route(prompt.model)
+        except NoSuchModel as error:
+            raise ModelError("server_error", str(error)) from None
         prompt, content = replace(prompt, model=model), self._telemetry.content
         with self._telemetry.span("model", provider=name, model=model, stream=deltas is not None) as span:
             if content:
@@ -110,22 +124,45 @@ class ModelRouter:
                 span.tell(**answered(reply))
             return reply
 
+    async def check(self, model: str) -> None:
+        """`name/model` needs a provider of that name, or a default one that lists models whose names begin so, as the
+        servers of many vendors' models do (`meta-llama/...`). One that lists nothing is left to judge by itself, and
+        so is a name without a slash."""
+        provider, rest = self.route(model)
+        prefix, slash, _ = rest.partition("/")
+        if rest != model or not slash:
+            return
+        listed = await self._listed_by(provider)
+        if listed and not any(info.id.startswith(f"{prefix}/") for info in listed):
+            raise NoSuchModel(
+                f"The requested model '{_short(model)}' does not exist: there is no provider '{_short(prefix)}'."
+                f" {self._known()} A model that '{provider}' calls so has to be called {provider}/{_short(model)}."
+            )
+
     def window(self, model: str) -> int:
         """As it is configured for the model or its provider, or else as it is known of models of that name."""
-        name, model = self.route(model)
+        try:
+            name, model = self.route(model)
+        except NoSuchModel:
+            return self._window
         provider = self._providers[name]
         return provider.windows.get(model) or provider.window or known_window(model) or self._window
 
     async def list(self) -> Sequence[ModelInfo]:
-        async with self._listing:  # callers that come together ask the providers once
-            if self._listed is None or self._now() - self._listed[0] >= _LIST_CACHE:
-                lists = await asyncio.gather(*(self._list_one(name) for name in self._providers))
-                self._listed = self._now(), [info for infos in lists for info in infos]
-            return self._listed[1]
+        lists = await asyncio.gather(*map(self._listed_by, self._providers))
+        return [info for infos in lists for info in infos]
+
+    async def _listed_by(self, name: str) -> Sequence[ModelInfo]:
+        async with self._listing[name]:  # callers that come together ask the provider once
+            known = self._listed.get(name)
+            if known is None or self._now() - known[0] >= _LIST_CACHE:
+                known = self._listed[name] = self._now(), await self._list_one(name)
+            return known[1]
 
     async def warm(self) -> None:
         """Make the default provider ready, so that the first run does not wait for it."""
-        await self._open(self._default)
+        if self._default:
+            await self._open(self._default)
 
     async def close(self) -> None:
         async with self._opening:
@@ -133,9 +170,21 @@ class ModelRouter:
         await asyncio.gather(*(one.close() for one in opened.values()))
 
     def route(self, model: str) -> tuple[str, str]:
-        """The provider that answers for a model, and the model's name there."""
+        """The provider that answers for a model, and the model's name there. Raises NoSuchModel if the name has no
+        provider, and there is no default one."""
         name, _, rest = model.partition("/")
-        return (name, rest) if rest and name in self._providers else (self._default, model)
+        if rest and name in self._providers:
+            return name, rest
+        if self._default is None:
+            raise NoSuchModel(
+                f"The requested model '{_short(model)}' does not exist: it names no provider, and none is the default."
+                f" {self._known()}"
+            )
+        return self._default, model
+
+    def _known(self) -> str:
+        known = ", ".join(sorted(self._providers))
+        return f"The providers are: {known}." if known else "There are no providers."
 
     def remote(self, name: str) -> bool:
         """Whether a provider is a server, as all but the built-in model are."""
@@ -199,6 +248,10 @@ def _build(name: str, provider: Provider, timeout: float, max_retries: int) -> _
     if provider.api == "responses":
         return _Opened(ResponsesModel(upstream), upstream, token)
     return _Opened(ChatModel(upstream, max_tokens_field=provider.max_tokens_field), upstream, token)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}…"
 
 
 def _infos(data: Mapping[str, Any], provider: str) -> Iterable[ModelInfo]:

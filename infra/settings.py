@@ -128,6 +128,9 @@ class Settings(BaseSettings):
     default_provider: str | None = Field(
         None, description="provider of model names without one: openai or azure, if configured, else offline"
     )
+    offline_model: Literal["on", "off"] = Field(
+        "on", description="off: there is no built-in model, and names that no provider answers for are refused"
+    )
     model_timeout: Annotated[float, Field(gt=0)] = Field(600, description="seconds for a model call")
     model_retries: Annotated[int, Field(ge=0, le=10)] = Field(
         2, description="retries of a model call after 408, 409, 429, 5xx or a broken connection"

@@ -82,8 +82,8 @@ def _caller(role: str, text: str) -> Caller:
 
 def models_of(settings: Settings, telemetry: Telemetry = SILENCE) -> ModelRouter:
     """The providers: `openai` if it has a key or a URL, `azure` if it has an endpoint, those of PROVIDERS, and the
-    built-in `offline`."""
-    providers = {"offline": Provider(api="offline")}
+    built-in `offline`, unless it is off. Raises ConfigurationError."""
+    providers = {} if settings.offline_model == "off" else {"offline": Provider(api="offline")}
     if settings.openai_api_key or settings.openai_base_url:
         providers["openai"] = Provider(
             api=settings.model_api, base_url=settings.openai_base_url, api_key=settings.openai_api_key
@@ -102,9 +102,11 @@ def models_of(settings: Settings, telemetry: Telemetry = SILENCE) -> ModelRouter
             window=given.window,
             windows=given.windows,
         )
-    default = settings.default_provider or next(name for name in ("openai", "azure", "offline") if name in providers)
-    if default not in providers:
-        known = ", ".join(sorted(providers))
+    default = settings.default_provider or next(
+        (name for name in ("openai", "azure", "offline") if name in providers), None
+    )
+    if default is not None and default not in providers:
+        known = ", ".join(sorted(providers)) or "none that is there"
         raise ConfigurationError(
             f"DEFAULT_PROVIDER is '{default}', which is not configured: set it to one of {known},"
             " or add it to PROVIDERS."

@@ -74,6 +74,8 @@ class ByName:
                 return await said.text(f"Answer {count} is too", finish="length")
         return await said.text(f"Answer {count} is here." + (" It goes on." * 5 if script == "slow" else ""))
 
+    async def check(self, model: str) -> None: ...
+
     def window(self, model: str) -> int:
         return known_window(model) or 128_000
 

@@ -114,6 +114,8 @@ class ScriptedModels:
         act = self.script.pop(0) if len(self.script) > 1 else self.script[0]
         return await act(prompt, deltas)
 
+    async def check(self, model: str) -> None: ...
+
     def window(self, model: str) -> int:
         return known_window(model) or 128_000
 

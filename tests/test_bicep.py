@@ -285,6 +285,13 @@ def settings_exist(files: Files) -> Iterator[str]:
             yield f"{name}: no settings were found"
 
 
+def no_stand_in(files: Files) -> Iterator[str]:
+    """Where money is paid, nothing answers in the place of a model that was not configured: API and worker alike."""
+    shared = objects(files["main.bicep"].declared["settings"].value)
+    if not any(literal(at(each, "OFFLINE_MODEL")) == "off" for each in shared if "OFFLINE_MODEL" in properties(each)):
+        yield "main.bicep: the offline model is not off"
+
+
 def secret_settings_are_references(files: Files) -> Iterator[str]:
     """What App Service and Container Apps get in a secret's place."""
     for name in ("api.bicep", "worker-functions.bicep"):
@@ -448,6 +455,7 @@ RULES: list[Rule] = [
     secrets_stay_secret,
     outputs_tell_no_secret,
     settings_exist,
+    no_stand_in,
     secret_settings_are_references,
     strict,
     roles,
@@ -520,6 +528,8 @@ PLANTED: list[tuple[Rule, str, str, str, str]] = [
     (settings_exist, "api.bicep", "HOST: '0.0.0.0'", "HOSTS: '0.0.0.0'", "no setting HOSTS"),
     (settings_exist, "main.bicep", "STORAGE: storage.outputs.blobUrl", "API_KEYS: 'default:x'", "API_KEYS is a secret"),
     (settings_exist, "worker-container.bicep", "{ SHUTDOWN_GRACE: '590' }", "{ GRACE: '590' }", "no setting GRACE"),
+    (no_stand_in, "main.bicep", "OFFLINE_MODEL: 'off'", "OFFLINE_MODEL: 'on'", "the offline model is not off"),
+    (no_stand_in, "main.bicep", "OFFLINE_MODEL: 'off'", "LOG_LEVEL: 'info'", "the offline model is not off"),
     (settings_exist, "worker-functions.bicep", "WORK__clientId", "WORK__clientID", "no setting WORK__clientID"),
     (
         secret_settings_are_references,

@@ -108,6 +108,11 @@ def test_the_first_run_by_the_sdk(running: Process) -> None:
     assert "get_weather answered: 4 degrees and rain in Oslo" in done
 
 
+def test_the_start_says_that_no_provider_answers(running: Process) -> None:
+    """README's runs are the offline model's."""
+    assert "".join(running.log).count("the offline model answers for model names without a provider") == 1
+
+
 def test_the_streamed_run(running: Process) -> None:
     assert 'You said: "Tell me something."' in _python("streaming.py", running)
 

@@ -92,6 +92,8 @@ class ByName:
         act = says("Done.") if prompt.turns and prompt.turns[-1].role == "tool" else self.acts[prompt.model]
         return await act(prompt, deltas)
 
+    async def check(self, model: str) -> None: ...
+
     def window(self, model: str) -> int:
         return known_window(model) or 128_000
 

@@ -10,7 +10,8 @@ import ssl
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import httpx2
 import pytest
@@ -42,9 +43,12 @@ from upstreams import (
     whole,
 )
 
-from core.ports import Image, ModelError, ModelInfo, Reply, Tokens, ToolCall, Turn
+from assistants import Parts, tell_of_models
+from core.ports import Image, ModelError, ModelInfo, NoSuchModel, Reply, Tokens, ToolCall, Turn
 from infra.providers import ModelRouter, Provider
+from infra.settings import read_settings
 from infra.turns import joined
+from infra.wiring import models_of
 
 CHAT, RESPONSES = "/v1/chat/completions", "/v1/responses"
 SCHEMA = {"type": "json_schema", "json_schema": {"name": "answer", "schema": {"type": "object"}, "strict": True}}
@@ -589,7 +593,7 @@ async def test_a_cancelled_response_is_a_failure(upstream: Upstream) -> None:
         (400, "content_filter", "invalid_prompt"),
         (400, "invalid_prompt", "invalid_prompt"),
         (400, "content_policy_violation", "invalid_prompt"),
-        (400, "context_length_exceeded", "server_error"),
+        (400, "context_length_exceeded", "invalid_prompt"),
         (401, "invalid_api_key", "server_error"),
         (403, "content_filter", "server_error"),
         (404, "model_not_found", "server_error"),
@@ -776,6 +780,71 @@ async def test_a_name_finds_its_provider() -> None:
         await models.close()
         assert [body["model"] for _, body, _ in first.requests] == ["gpt", "gpt", "unknown/gpt", "second/", "second"]
         assert [body["model"] for _, body, _ in second.requests] == ["gpt", "org/gpt"]
+
+
+@pytest.mark.parametrize(
+    ("listed", "refused"),
+    [
+        (LIST, {"olama/x", "openai/gpt"}),  # it has org/llama, so org/... is its own
+        (whole({"data": [{"id": "gpt"}]}), {"olama/x", "openai/gpt", "org/other", "org/llama:free"}),
+        (whole({"data": []}), set()),  # a server that lists nothing may have anything
+        (whole({}, 404), set()),
+    ],
+)
+async def test_a_name_of_no_provider_is_refused(upstream: Upstream, listed: Answer, refused: set[str]) -> None:
+    upstream.script = [listed]
+    models = ModelRouter({"main": Provider(base_url=upstream.url), "ollama": Provider(base_url=upstream.url)}, "main")
+    names = {"gpt", "gpt-of-nobody", "ollama/x", "main/olama/x", "olama/x", "openai/gpt", "org/other", "org/llama:free"}
+    found = {name: await refusal(models, name) for name in sorted(names)}
+    assert {name for name, words in found.items() if words} == refused
+    if refused:
+        assert found["olama/x"] == (
+            "The requested model 'olama/x' does not exist: there is no provider 'olama'. The providers are: main,"
+            " ollama. A model that 'main' calls so has to be called main/olama/x."
+        )
+    assert len(upstream.requests) == 1  # remembered
+    await models.close()
+
+
+async def refusal(models: ModelRouter, name: str) -> str:
+    try:
+        await models.check(name)
+    except NoSuchModel as error:
+        return str(error)
+    return ""
+
+
+async def test_without_a_default_provider_names_need_one() -> None:
+    models = ModelRouter({"ollama": Provider(base_url="http://127.0.0.1:9")}, None, window=5_000)
+    assert await refusal(models, "ollama/x") == ""
+    words = "The requested model 'gpt' does not exist: it names no provider, and none is the default."
+    assert await refusal(models, "gpt") == f"{words} The providers are: ollama."
+    with pytest.raises(ModelError, match="it names no provider"):
+        await models.reply(prompt(model="gpt"), None)
+    assert (models.window("gpt"), models.window("ollama/gpt-4")) == (5_000, 8_192)
+    await models.warm()
+    assert (await refusal(ModelRouter({}, None), "m" * 1_000)).endswith("none is the default. There are no providers.")
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({}, "the offline model answers"),
+        ({"providers": {"ollama": {"base_url": "http://127.0.0.1:9"}}}, "the offline model answers"),
+        ({"offline_model": "off"}, "are refused"),
+        ({"default_provider": "offline"}, None),
+        ({"openai_api_key": "sk-x"}, None),
+        ({"openai_api_key": "sk-x", "offline_model": "off"}, None),
+    ],
+)
+def test_the_start_says_if_no_server_answers(
+    settings: dict[str, Any], told: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = read_settings(settings)
+    tell_of_models(cast(Parts, SimpleNamespace(settings=given, models=models_of(given))))
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) == (told is not None)
+    assert not lines or (told or "") in lines[0]
 
 
 async def test_models_of_all_providers_are_listed_and_remembered(upstream: Upstream) -> None:

@@ -57,6 +57,8 @@ class Broken:
             raise self.error
         return Reply(text="Hello.")
 
+    async def check(self, model: str) -> None: ...
+
     def window(self, model: str) -> int:
         return known_window(model) or 128_000
 

@@ -82,6 +82,32 @@ async def test_an_unknown_model_is_named(service: InProcess) -> None:
     assert [model["id"] for model in (await service.api.get("/models"))["data"]] == ["gpt-4o"]
 
 
+@pytest.mark.parametrize("off", [False, True])
+async def test_a_model_of_nobody_is_refused_where_it_is_named(off: bool) -> None:
+    """Without OFFLINE_MODEL a bare name is nobody's as well. What was stored before is refused by its runs."""
+    local = {"local": Provider(base_url="http://127.0.0.1:9")}
+    providers = local if off else {"offline": Provider(api="offline"), **local}
+    name = "gpt-4o" if off else "lokal/gpt-4o"
+    async with in_process(models=ModelRouter(providers, None if off else "offline"), worker=False) as service:
+        api, thread = service.api, await service.thread("Hello")
+        assistant = await service.assistant(model="local/gpt-4o")
+        error = await api.refused("POST", "/assistants", {"model": name})
+        assert (error["param"], error["code"]) == ("model", "model_not_found")
+        assert error["message"].startswith(f"The requested model '{name}' does not exist: ")
+        assert f"The providers are: local{'' if off else ', offline'}." in error["message"]
+        for path in (f"/assistants/{assistant}", f"/threads/{thread}/runs", "/threads/runs"):
+            body = {"model": name} | ({"assistant_id": assistant} if "runs" in path else {})
+            assert await api.refused("POST", path, body) == error
+        stored = await service.storage.get("assistants", f"default/{assistant}")
+        assert stored
+        old = stored.body.replace(b"local/gpt-4o", name.encode())
+        await service.storage.replace("assistants", stored.name, old, stored.etag)
+        for path in (f"/threads/{thread}/runs", "/threads/runs"):
+            assert await api.refused("POST", path, {"assistant_id": assistant}) == error
+        assert (await api.get(f"/threads/{thread}/runs"))["data"] == []
+        await api.post(f"/threads/{thread}/runs", {"assistant_id": assistant, "model": "local/gpt-4o"})
+
+
 @pytest.mark.parametrize("default", ["offline", "local"])
 async def test_a_model_is_found_by_every_name_that_a_run_may_give(default: str) -> None:
     providers = {"offline": Provider(api="offline"), "local": Provider(base_url="http://127.0.0.1:9", models=("m",))}
