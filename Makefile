@@ -42,7 +42,7 @@ format: $(INSTALLED_DEV) ## format the code, and fix what can be fixed
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
 
-browser: $(INSTALLED_BROWSER) ## try the docs page in Chromium, which must be installed
+browser: $(INSTALLED_BROWSER) ## try the docs page, and pages of other sites, in Chromium, which must be installed
 	$(VENV)/bin/pytest tests/browser $(ARGS)
 
 bench: $(INSTALLED_DEV) ## measure, about 20 minutes; ARGS=--quick for a rough look

@@ -161,6 +161,7 @@ def api_of(
         tokens=parts.tokens,
         required=settings.exposed,
         origins=settings.cors_origins,
+        hosts=settings.allowed_hosts,
         stopping=stopping,
     )
 

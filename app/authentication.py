@@ -15,6 +15,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from app.dialects import dialect_of, is_api
+from app.keyless import Keyless
 from app.service import PROJECT
 from core.errors import ApiError
 from core.keys import Caller, Keys, Scope, digest
@@ -95,18 +96,20 @@ class StoredKeys:
 
 
 class Callers:
-    """Tells who is behind a request. `required` False: as long as there are no keys, everybody is `default`."""
+    """Tells who is behind a request. `required` False: as long as there are no keys, every caller that `keyless` lets
+    in is `default`."""
 
     def __init__(
-        self, stored: StoredKeys, fixed: Mapping[str, str], tokens: Tokens | None = None, *, required: bool
+        self, stored: StoredKeys, fixed: Mapping[str, str], tokens: Tokens | None, keyless: Keyless, *, required: bool
     ) -> None:
-        self._stored, self._tokens = stored, tokens
+        self._stored, self._tokens, self._keyless = stored, tokens, keyless
         self._fixed = {digest(key): Caller(project) for key, project in fixed.items()}
         self._required = required or bool(fixed) or tokens is not None
 
     async def find(self, request: web.Request) -> Caller:
         """Raises the 401 of nobody, and the 403 of somebody who has no place here."""
         if not self._required and not await self._stored.made():
+            self._keyless.check(request)
             return Caller("default")
         dialect = dialect_of(request)
         credential = dialect.credential(request)

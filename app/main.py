@@ -24,6 +24,7 @@ from app import (
 )
 from app.authentication import Callers, StoredKeys, Tokens, authentication
 from app.dialects import in_azure
+from app.keyless import Keyless
 from app.limits import limiting, show
 from app.service import SERVICE, Service
 from core import errors
@@ -121,11 +122,13 @@ def create_app(
     tokens: Tokens | None = None,
     required: bool = False,
     origins: Collection[str] = (),
+    hosts: Collection[str] = (),
     stopping: asyncio.Event | None = None,
 ) -> web.Application:
     """`keys` maps API keys to projects, in addition to those of the store; `tokens` are of an identity provider. As
-    long as there is nothing of the kind, everybody is project `default`, unless a key is `required`. `origins` may
-    call from browsers. `stopping` is set when the process is told to end."""
+    long as there is nothing of the kind, every program of this machine is project `default`, unless a key is
+    `required`; `hosts` are further names that it may call the service by. `origins` may call from browsers. `stopping`
+    is set when the process is told to end."""
     stored = StoredKeys(Keys(service.storage, service.clock, service.ids), service.clock)
     app = web.Application(
         client_max_size=MAX_BODY,
@@ -133,7 +136,7 @@ def create_app(
             *([middleware.tracing(service.telemetry)] if service.telemetry is not SILENCE else []),
             middleware.errors_and_ids(),
             middleware.preflight(origins),
-            authentication(Callers(stored, keys, tokens, required=required)),
+            authentication(Callers(stored, keys, tokens, Keyless(hosts, origins), required=required)),
             *([limiting(service.limits)] if service.limits else []),
             middleware.dialect_checks(),
             bodies.announced(),

@@ -15,6 +15,7 @@ from aiohttp.web_protocol import RequestHandler
 from app.bodies import close_uninvited
 from app.connections import SlowBody, body_timer
 from app.dialects import OPENAI, Dialect, dialect_of, is_api
+from app.keyless import allowed
 from app.service import PROJECT, REQUEST_ID
 from core.errors import ApiError, server_error, storage_unavailable, too_slow, undecided
 from core.ids import SAFE_ID
@@ -158,7 +159,7 @@ def preflight(origins: Collection[str]) -> Middleware:
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if request.method != "OPTIONS" or not _allowed(request, origins):
+        if request.method != "OPTIONS" or not allowed(request, origins):
             return await handler(request)
         asked = request.headers.get("Access-Control-Request-Headers", CORS_HEADERS)
         headers = {
@@ -175,17 +176,12 @@ def cors(origins: Collection[str]) -> Callable[[web.Request, web.StreamResponse]
     """A signal before each response, streams included: browsers may show it to pages of these origins."""
 
     async def signal(request: web.Request, response: web.StreamResponse) -> None:
-        if _allowed(request, origins):
+        if allowed(request, origins):
             response.headers["Access-Control-Allow-Origin"] = request.headers["Origin"]
             response.headers["Access-Control-Expose-Headers"] = EXPOSED
             response.headers["Vary"] = "Origin"
 
     return signal
-
-
-def _allowed(request: web.Request, origins: Collection[str]) -> bool:
-    origin = request.headers.get("Origin")
-    return origin is not None and ("*" in origins or origin in origins)
 
 
 def unparsed(

@@ -109,6 +109,11 @@ class Settings(BaseSettings):
         description="seconds that a connection may be idle, and that the head of a request may take; a proxy in front"
         " should close idle connections sooner",
     )
+    allowed_hosts: Annotated[tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")], ...], NoDecode] = Field(
+        (),
+        description="names that a service without keys may be called by, comma-separated, without port; localhost and"
+        " loopback addresses always may",
+    )
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="origins whose browser pages may call the API, comma-separated; * for all"
     )
@@ -213,7 +218,7 @@ class Settings(BaseSettings):
             raise ValueError("a key is there twice")
         return {f"{place}:{project}": SecretStr(key) for place, (project, _, key) in enumerate(pairs)}
 
-    @field_validator("cors_origins", "entra_audience", "entra_issuer", mode="before")
+    @field_validator("allowed_hosts", "cors_origins", "entra_audience", "entra_issuer", mode="before")
     @classmethod
     def _listed(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value

@@ -373,7 +373,7 @@ class InProcess:
     async def raw(self, *lines: bytes) -> tuple[int, Json]:
         """Status and body of a request whose lines no HTTP client would send."""
         reader, writer = await asyncio.open_connection(self.url.host, self.url.port)
-        writer.write(b"\r\n".join([*lines, b"Host: x", b"Connection: close", b"", b""]))
+        writer.write(b"\r\n".join([*lines, b"Host: localhost", b"Connection: close", b"", b""]))
         head, _, body = (await reader.read()).partition(b"\r\n\r\n")
         writer.close()
         await writer.wait_closed()

@@ -51,16 +51,18 @@ def refusal(raw: bytes) -> tuple[int, Json]:
     return int(head.split()[1]), json.loads(body)["error"]
 
 
-HEAD = b"POST /v1/threads HTTP/1.1\r\nHost: x\r\nOpenAI-Beta: assistants=v2\r\nContent-Type: application/json\r\n"
-LIVE = b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"
+HEAD = (
+    b"POST /v1/threads HTTP/1.1\r\nHost: localhost\r\nOpenAI-Beta: assistants=v2\r\nContent-Type: application/json\r\n"
+)
+LIVE = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 @pytest.mark.parametrize(
     "data",
     [
-        b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
-        b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"a" * 9000 + b"\r\n\r\n",
-        b"GET / HTTP/1.1\r\nHost: x\r\n" + b"A: a\r\n" * 200 + b"\r\n",
+        b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nA: " + b"a" * 9000 + b"\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\n" + b"A: a\r\n" * 200 + b"\r\n",
     ],
     ids=["request line", "header", "headers"],
 )
@@ -110,7 +112,7 @@ async def test_a_file_in_chunks_has_the_time_that_the_largest_one_needs(monkeypa
     monkeypatch.setattr(connections, "BODY_TIME", 0.0)
     monkeypatch.setattr(connections, "SLOWEST", 64 * 1024**2)  # JSON has 0.06 s, a file 8 s
     data = file_form(b"slow")
-    head = f"POST /v1/files HTTP/1.1\r\nHost: x\r\nContent-Type: {TYPE['Content-Type']}\r\n"
+    head = f"POST /v1/files HTTP/1.1\r\nHost: localhost\r\nContent-Type: {TYPE['Content-Type']}\r\n"
     async with served() as (_, port), connected(port) as (reader, writer):
         writer.write(f"{head}Transfer-Encoding: chunked\r\n\r\n{len(data):x}\r\n".encode() + data[:-5])
         await asyncio.sleep(0.3)
@@ -150,7 +152,7 @@ async def much(service: InProcess) -> bytes:
     for _ in range(60):
         await service.api.post(f"/threads/{thread}/messages", {"role": "user", "content": "x" * 250_000})
     path = f"/v1/threads/{thread}/messages?limit=100"
-    return f"GET {path} HTTP/1.1\r\nHost: x\r\nOpenAI-Beta: assistants=v2\r\nConnection: close\r\n\r\n".encode()
+    return f"GET {path} HTTP/1.1\r\nHost: localhost\r\nOpenAI-Beta: assistants=v2\r\nConnection: close\r\n\r\n".encode()
 
 
 async def size_read(reader: asyncio.StreamReader, pause: float) -> int:

@@ -373,7 +373,7 @@ async def test_a_wrong_purpose_is_refused_before_the_file_comes(service: InProce
 
 
 def head_of(length: int) -> bytes:
-    head = f"POST /v1/files HTTP/1.1\r\nHost: x\r\nContent-Type: {TYPE['Content-Type']}\r\n"
+    head = f"POST /v1/files HTTP/1.1\r\nHost: localhost\r\nContent-Type: {TYPE['Content-Type']}\r\n"
     return f"{head}Content-Length: {length}\r\n\r\n".encode()
 
 
@@ -452,7 +452,7 @@ async def test_a_download_that_breaks_off_is_no_whole_answer(
 
     monkeypatch.setattr(service.storage, "download", breaking)
     reader, writer = await asyncio.open_connection(service.url.host, service.url.port)
-    writer.write(f"GET /v1/files/{file_id}/content HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    writer.write(f"GET /v1/files/{file_id}/content HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
     answer = await reader.read()
     assert b"Content-Length: 3000000\r\n" in answer
     assert 1_000_000 < len(answer) < 3_000_000

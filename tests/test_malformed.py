@@ -197,12 +197,12 @@ async def test_an_oversized_body_in_chunks_is_refused() -> None:
         b"\x00\x01\x02\r\n\r\n",
         b"GET\r\n\r\n",
         b"GET /v1/assistants HTTP/9.9\r\n\r\n",
-        b"FOO /v1/assistants HTTP/1.1\r\nHost: x\r\n\r\n",
-        b"GET /v1/assistants HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 20_000 + b"\r\n\r\n",
-        b"GET /v1/assistants?" + b"a" * 20_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
-        b"POST /v1/threads HTTP/1.1\r\nHost: x\r\nContent-Length: -5\r\n\r\n{}",
-        b"POST /v1/threads HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n{}",
-        b"GET /v1/assistants HTTP/1.1\r\nHost: x\r\nBad Header: x\r\n\r\n",
+        b"FOO /v1/assistants HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET /v1/assistants HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 20_000 + b"\r\n\r\n",
+        b"GET /v1/assistants?" + b"a" * 20_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"POST /v1/threads HTTP/1.1\r\nHost: localhost\r\nContent-Length: -5\r\n\r\n{}",
+        b"POST /v1/threads HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n{}",
+        b"GET /v1/assistants HTTP/1.1\r\nHost: localhost\r\nBad Header: x\r\n\r\n",
     ],
 )
 async def test_what_is_no_http_is_refused(text: bytes) -> None:
@@ -237,7 +237,12 @@ async def test_a_header_that_is_no_text_is_borne(header: str, method: str) -> No
         run = path_of(await service.finished())
         for path in (f"{run}/events", f"{run}/cancel", "/threads", "/threads/\xff"):
             reader, writer = await asyncio.open_connection(service.url.host, service.url.port)
-            lines = [f"{method} /v1{path} HTTP/1.1", "Host: x", "OpenAI-Beta: assistants=v2", "Connection: close"]
+            lines = [
+                f"{method} /v1{path} HTTP/1.1",
+                "Host: localhost",
+                "OpenAI-Beta: assistants=v2",
+                "Connection: close",
+            ]
             writer.write("\r\n".join([*lines, f"{header}: Bearer \xff\xfe", "", ""]).encode("latin-1"))
             assert 200 <= int((await reader.read()).split()[1]) < 500
             writer.close()
@@ -250,7 +255,7 @@ async def test_head_of_a_stream_has_no_body() -> None:
         path = f"/v1{path_of(await service.finished())}/events"
         reader, writer = await asyncio.open_connection(service.url.host, service.url.port)
         for method, where in (("HEAD", path), ("GET", "/health/live")):
-            writer.write(f"{method} {where} HTTP/1.1\r\nHost: x\r\nOpenAI-Beta: assistants=v2\r\n\r\n".encode())
+            writer.write(f"{method} {where} HTTP/1.1\r\nHost: localhost\r\nOpenAI-Beta: assistants=v2\r\n\r\n".encode())
         first = await reader.readuntil(b"\r\n\r\n")
         second = await reader.readuntil(b"\r\n\r\n")
         assert first.startswith(b"HTTP/1.1 200 OK\r\n") and b"text/event-stream" in first

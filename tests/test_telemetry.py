@@ -243,7 +243,9 @@ async def test_what_a_caller_sends_cannot_spoil_an_export() -> None:
     async with telling() as service:
         for line in (b"GET /v1/%ff", b"LOCK /v1/threads/thread_%ff", b"GET /v1/threads/thread_%0a/runs/" + b"r" * 500):
             reader, writer = await asyncio.open_connection(service.api.url.host, service.api.url.port)
-            writer.write(line + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\nOpenAI-Beta: assistants=v2\r\n\r\n")
+            writer.write(
+                line + b" HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nOpenAI-Beta: assistants=v2\r\n\r\n"
+            )
             await reader.read()
             writer.close()
         attributes = [dict(span.attributes or {}) for span in service.spans]

@@ -511,9 +511,9 @@ async def test_a_page_of_an_allowed_origin_may_stream() -> None:
 
 @pytest.mark.parametrize("origins", ["", "https://other.example"])
 async def test_a_page_of_another_origin_may_not(origins: str) -> None:
-    async with in_process(cors_origins=origins) as service:
+    async with in_process(cors_origins=origins, api_keys="one:key") as service:
         for method, status in (("GET", 200), ("OPTIONS", 405)):
-            answer = await service.api.send(method, "/v1/assistants", headers={"Origin": ORIGIN})
+            answer = await service.client("key").send(method, "/v1/assistants", headers={"Origin": ORIGIN})
             assert (answer.status, "Access-Control-Allow-Origin" in answer.headers) == (status, False)
 
 

@@ -1,78 +1,20 @@
 """A person at /docs: in Chromium, with Swagger UI's buttons, against the real service and its offline model.
 
-The service is started here, or DOCS_URL names one that runs (with the offline model, and without API keys).
-CHROMIUM names another browser than the one in the path.
+DOCS_URL may name a service that runs (with the offline model, and without API keys).
 """
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect
 
-START = 30  # seconds, on a busy machine
 WAIT = 20_000  # milliseconds
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    if url := os.environ.get("DOCS_URL"):
-        yield url.rstrip("/")
-        return
-    url, log = f"http://127.0.0.1:{_free_port()}", tmp_path_factory.mktemp("service") / "log"
-    command = [Path(sys.executable).with_name("assistants"), "serve", "--port", url.rsplit(":", 1)[1]]
-    unset = {"API_KEYS", "OPENAI_API_KEY", "OPENAI_BASE_URL"}
-    environment = {name: value for name, value in os.environ.items() if name not in unset}
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            command, env=environment | {"STORAGE": "sqlite://:memory:"}, stdout=out, stderr=subprocess.STDOUT
-        )
-    try:
-        _await_health(url, process, log)
-        yield url
-    finally:
-        process.terminate()
-        process.wait(START)
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
-
-
-def _await_health(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + START
-    while True:
-        try:
-            with urllib.request.urlopen(f"{url}/health", timeout=5):
-                return
-        except OSError as error:
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise AssertionError(f"the service does not answer:\n{log.read_text()}") from error
-        time.sleep(0.1)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=os.environ.get("CHROMIUM") or shutil.which("chromium"),
-            args=["--no-sandbox", "--disable-dev-shm-usage"],  # CI is root in a container
-        )
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
