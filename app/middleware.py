@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 KNOWN_METHODS = ("GET", "POST", "DELETE", "HEAD", "OPTIONS", "PUT", "PATCH")
 LONGEST_PATH = 200  # characters of it in a trace
-IDS = ("assistant_id", "thread_id", "run_id", "file_id", "upload_id", "vector_store_id", "batch_id")
+IDS = frozenset({"assistant_id", "thread_id", "run_id", "file_id", "upload_id", "vector_store_id", "batch_id"})
 CORS_HEADERS = "authorization,api-key,content-type,openai-beta,last-event-id,if-none-match,idempotency-key,range"
 EXPOSED = "x-request-id,etag,openai-poll-after-ms,content-disposition,content-range"
 

@@ -79,6 +79,11 @@ ATTRIBUTES: Final[Mapping[str, str]] = {
     "run_id": "assistants.run.id",
     "assistant_id": "gen_ai.agent.id",
     "status": "assistants.run.status",
+    # files and vector stores
+    "file_id": "assistants.file.id",
+    "upload_id": "assistants.upload.id",
+    "vector_store_id": "assistants.vector_store.id",
+    "batch_id": "assistants.vector_store.batch.id",
     # model calls
     "provider": "gen_ai.provider.name",
     "model": "gen_ai.request.model",

@@ -14,7 +14,6 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar, Token
-from importlib.metadata import version
 from typing import Any
 
 from opentelemetry import context as contexts
@@ -41,6 +40,7 @@ from infra.conventions import (
     TOKENS,
 )
 from infra.settings import ConfigurationError, Settings
+from infra.version import VERSION
 
 FLUSH_TIMEOUT = 5.0  # seconds at the end of the process, for what was not exported yet
 
@@ -61,7 +61,7 @@ class OpenTelemetry:
         resource = Resource.create(
             {
                 "service.name": service_name,
-                "service.version": version("assistants-service"),
+                "service.version": VERSION,
                 "service.instance.id": f"{socket.gethostname()}:{os.getpid()}",
             }
         )

@@ -3,7 +3,7 @@ passes to whom, and what it names."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -176,3 +176,52 @@ def read(path: Path) -> File:
 
 def read_all(folder: Path) -> dict[str, File]:
     return {path.name: read(path) for path in sorted(folder.glob("*.bicep"))}
+
+
+# --- what a deployed app finds in its environment -------------------------------------------------------------------
+
+
+def environment(files: Mapping[str, File], module: str, values: Mapping[str, str | None]) -> dict[str, str]:
+    """The settings of the app that `module` deploys: those that main.bicep passes to it, its own, and its secrets.
+    `values` holds what Azure would put in an expression's place, by the expression's text, and by name what a secret
+    is; None where a condition leaves the setting out. Raises KeyError for an expression that is not there."""
+    main = files["main.bicep"]
+    (use,) = (each for each in main.of("module") if each.source == module)
+    (config,) = (
+        config
+        for site in files[module].of("module")
+        if (configs := at(site.body, "params", "configs")) is not None
+        for config in configs.named_children
+        if literal(at(config, "name")) == "appsettings"
+    )
+    passed, own = at(use.body, "params", "settings"), at(config, "properties")
+    parts = (*_parts(main, passed), *_parts(files[module], own))
+    found = {name: _value(node, values) for part in parts for name, node in part}
+    found |= {name: values[name] for name in _names(main, at(use.body, "params", "secretNames"))}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _parts(file: File, node: Node | None) -> Iterator[list[tuple[str, Node]]]:
+    """The object literals of an expression, and of the variables that it names."""
+    if node is None:
+        return
+    if node.type == "object":
+        yield list(properties(node).items())
+    elif node.type == "identifier" and text(node) in file.declared and file.declared[text(node)].kind == "var":
+        yield from _parts(file, file.declared[text(node)].value)
+    else:
+        for child in node.named_children:
+            yield from _parts(file, child)
+
+
+def _names(file: File, node: Node | None) -> list[str]:
+    """The strings of the first array that an expression, or the variable that it is, writes out."""
+    assert node is not None
+    value = file.declared[text(node)].value
+    assert value is not None
+    return next(literal(each) for each in walk(value) if each.type == "array")  # type: ignore[return-value]
+
+
+def _value(node: Node, values: Mapping[str, str | None]) -> str | None:
+    written = literal(node)
+    return str(written) if written is not None else values[text(node)]

@@ -11,14 +11,20 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
+import bicep_files
+import fpdf
 import pytest
+from azurite import Azurite
 from jsonschema.validators import validator_for
+from openai import OpenAI
 from ruamel.yaml import YAML
 from service import LISTENING, get
 
@@ -109,25 +115,28 @@ def context(to: Path) -> None:
 
 
 @contextmanager
-def started(command: list[str], cwd: Path, **env: str) -> Iterator[str]:
-    """The URL of an API that this starts, which ends by SIGTERM with exit code 0."""
-    clean = {"PATH": os.environ["PATH"], "HOME": str(cwd), "API_KEYS": f"default:{API_KEY}", "PORT": "0", **env}
-    process = subprocess.Popen(command, cwd=cwd, env=clean, stderr=subprocess.PIPE, text=True)
+def started(command: list[str | Path], cwd: Path, env: dict[str, str]) -> Iterator[str]:
+    """The URL of an API that this starts, or nothing of a worker. It ends by SIGTERM with exit code 0."""
+    clean = {"PATH": os.environ["PATH"], "HOME": str(cwd), "PORT": "0"}
+    process = subprocess.Popen(command, cwd=cwd, env=clean | env, stderr=subprocess.PIPE, text=True)
     assert process.stderr
     said = []
+    for line in process.stderr:
+        said.append(line)
+        if (found := LISTENING.search(line)) or "worker ready" in line:
+            break
+    reading = threading.Thread(target=lambda: said.extend(process.stderr or ()))  # else it would wait for a reader
+    reading.start()
     try:
-        for line in process.stderr:
-            said.append(line)
-            if found := LISTENING.search(line):
-                yield found[1].replace("0.0.0.0", "127.0.0.1")
-                break
-        else:
-            raise AssertionError(f"{command} did not start: {''.join(said)}")
+        assert process.poll() is None, f"{command} did not start: {''.join(said)}"
+        yield found[1].replace("0.0.0.0", "127.0.0.1") if found else ""
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
+        assert process.wait(30) == 0, "".join(said)
     finally:
         process.kill()
         process.wait()
+        reading.join()
+        print("".join(said))  # pytest shows it if the test fails
         process.stderr.close()
 
 
@@ -156,7 +165,8 @@ def test_what_the_dockerfile_installs_and_starts_answers(tmp_path: Path) -> None
     (command,) = [json.loads(line) for line in instructions("CMD")]
     storage = env["STORAGE"].replace("/data/", f"{data}/")
     running = {"PATH": path, "HOST": env["HOST"], "STORAGE": storage, "PYTHONDONTWRITEBYTECODE": "1"}
-    with started([str(prefix / "bin" / command[0]), *command[1:]], data, **running) as url:
+    running["API_KEYS"] = f"default:{API_KEY}"
+    with started([prefix / "bin" / command[0], *command[1:]], data, running) as url:
         (check,) = [json.loads(line.partition("CMD ")[2]) for line in instructions("HEALTHCHECK")]
         for port, healthy in ((url.rpartition(":")[2], True), ("1", False)):
             checking = {**os.environ, "PATH": path, "PORT": port}
@@ -201,18 +211,22 @@ def test_what_can_be_set_is_set_alike_everywhere() -> None:
     assert AZD["services"]["worker"]["condition"] == PARAMETERS["functionsWorker"]["value"]
 
 
-def test_the_package_for_app_service_installs_and_starts(tmp_path: Path) -> None:
-    """As App Service does it: requirements.txt into an environment, then the app's command in the package's folder."""
-    # A copy of the project, so that nothing but what is packaged can be imported.
-    project = tmp_path / "project"
-    project.mkdir()
-    context(project)
-    for name in ("tools/package.py", "examples/weather.py"):
-        (project / name).parent.mkdir()
-        shutil.copy(ROOT / name, project / name)
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the project, so that nothing but what is packaged can be imported."""
+    folder = tmp_path_factory.mktemp("project")
+    context(folder)
+    for name in ("tools/package.py", "examples/weather.py", "host.json"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
+    return folder
+
+
+def deployed(part: str, project: Path, to: Path) -> tuple[Path, Path]:
+    """The package of a part, and the Python of the environment that Azure installs its requirements.txt into."""
     env = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "ACTIONS": "examples.weather"}
-    run(sys.executable, project / "tools" / "package.py", "api", env=env)
-    package, venv = project / "dist" / "api", tmp_path / "antenv"
+    run(sys.executable, project / "tools" / "package.py", part, env=env)
+    package, venv = project / "dist" / part, to / f"{part}-env"
     assert (package / "examples" / "weather.py").exists()
     requirements = (package / "requirements.txt").read_text()
     assert "--hash=sha256:" in requirements
@@ -220,10 +234,50 @@ def test_the_package_for_app_service_installs_and_starts(tmp_path: Path) -> None
     run(BIN / "uv", "venv", "--quiet", "--python", sys.executable, venv, env=env)
     install = ("pip", "install", "--quiet", "--require-hashes", "-r", package / "requirements.txt")
     run(BIN / "uv", *install, env={**env, "VIRTUAL_ENV": str(venv)})
-    (command,) = re.findall(r"appCommandLine: '(.*)'", (ROOT / "bicep" / "api.bicep").read_text())
-    python, *arguments = command.split()
-    with started([str(venv / "bin" / python), *arguments], package, HOST="0.0.0.0", STORAGE="sqlite://:memory:") as url:
-        assert get(f"{url}/health")[0] == 200
+    return package, venv / "bin" / "python"
+
+
+# What Azure puts in the place of an expression of the Bicep files, and of a reference to the vault. None: a condition
+# does not hold.
+IN_AZURE: dict[str, str | None] = {
+    "identity.outputs.clientId": str(UUID(int=1)),
+    "identityClientId": str(UUID(int=1)),
+    "monitoring.outputs.connectionString": f"InstrumentationKey={UUID(int=2)};IngestionEndpoint=http://127.0.0.1:9/",
+    "openAiRole!.outputs.endpoint": "https://127.0.0.1:9/",
+    "embeddingModelName": None,  # the built-in model
+    "actions": "examples.weather",
+    "hostStorage.outputs.name": "sthhost",
+    "queueUrl": "http://127.0.0.1:9/",
+    "API_KEYS": f"default:{API_KEY}",
+}
+
+
+def test_what_azd_deploys_installs_starts_and_works_with_what_the_bicep_files_set(
+    project: Path, tmp_path: Path, azurite: Azurite
+) -> None:
+    """API and Functions worker, each from its package, its requirements.txt and its environment alone: a PDF file is
+    uploaded, read and indexed. In place of the account, which takes an identity, is Azurite, which takes a key."""
+    account = azurite.account()
+    files, azure = bicep_files.read_all(ROOT / "bicep"), {**IN_AZURE, "storage.outputs.blobUrl": account}
+    of_api = bicep_files.environment(files, "api.bicep", azure)
+    of_worker = bicep_files.environment(files, "worker-functions.bicep", azure)
+    assert of_api.pop("PORT") == "8000"  # a free one is taken here
+    (app_command,) = re.findall(r"appCommandLine: 'python (.*)'", (ROOT / "bicep" / "api.bicep").read_text())
+    package, python = deployed("api", project, tmp_path)
+    api = started([python, *app_command.split()], package, of_api)
+    package, python = deployed("worker", project, tmp_path)
+    host = [python, ROOT / "tests" / "functions_host.py", package]
+    worker = started(host, package, {**of_worker, "WORK": account})  # the host's own way to the queue
+    with api as url, worker, OpenAI(base_url=f"{url}/v1", api_key=API_KEY) as client:
+        assert get(f"{url}/health/ready")[0] == 200
+        pdf = fpdf.FPDF()
+        pdf.add_page()
+        pdf.set_font("helvetica")
+        pdf.cell(text="The tide turns at noon.")
+        store = client.vector_stores.create(name="Tides")
+        tide = ("tide.pdf", bytes(pdf.output()))
+        file = client.vector_stores.files.upload_and_poll(vector_store_id=store.id, file=tide, poll_interval_ms=50)
+        assert (file.status, file.last_error) == ("completed", None)
 
 
 def test_a_package_that_cannot_be_made_is_refused_in_one_line(tmp_path: Path) -> None:

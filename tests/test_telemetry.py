@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import threading
 import time
 from collections.abc import AsyncIterator
@@ -26,7 +27,10 @@ from opentelemetry.trace import SpanKind, StatusCode
 from service import Process
 from upstreams import Upstream, choice, chunk, events, function, serving, whole
 
+from app import openapi
+from app.middleware import IDS
 from infra import telemetry
+from infra.conventions import ATTRIBUTES
 from infra.settings import read_settings
 from infra.wiring import models_of
 
@@ -236,6 +240,19 @@ async def test_content_is_told_only_if_that_is_wanted(content: bool) -> None:
         assert json.loads(str(attributes["gen_ai.input.messages"])) == asked
         assert json.loads(str(attributes["gen_ai.system_instructions"]))[0]["content"] == f"{CANARY} orders"
         assert json.loads(str(attributes["gen_ai.output.messages"]))[0]["parts"][0]["content"] == f"{CANARY} answer"
+
+
+async def test_a_request_to_every_path_can_be_told_of() -> None:
+    """With the ids that it names: one without a name as an attribute would be a 500 in each answer."""
+    paths = json.loads((Path(openapi.__file__).parent / "openapi.json").read_text())["paths"]
+    named = {name for path in paths for name in re.findall(r"{(\w+)}", path)}
+    async with telling() as service, aiohttp.ClientSession(service.api.url, headers=BETA) as session:
+        for verb, path in ((verb, path) for path, verbs in paths.items() for verb in verbs if path != "/models"):
+            async with session.request(verb, f"/v1{re.sub('{.*?}', 'one', path)}") as response:
+                assert response.status < 500, (verb, path)
+        told = {fact for span in service.spans for fact in span.attributes or {}}
+    assert named >= IDS
+    assert {ATTRIBUTES[name] for name in IDS} <= told
 
 
 async def test_what_a_caller_sends_cannot_spoil_an_export() -> None:
