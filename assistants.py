@@ -193,6 +193,7 @@ def worker_of(parts: Parts, ledger: Threads, stores: Stores, searcher: Search) -
         flush_every=settings.stream_flush_ms / 1000,
         hide=settings.worker_hide_seconds,
         max_rounds=settings.max_tool_rounds,
+        tool_history=settings.tool_history_tokens,
         telemetry=parts.telemetry,
         searcher=searcher,
         tokenizer=Tiktoken(),

@@ -7,14 +7,14 @@ changed. Offsets count code points, as recorded.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
 from core.file_search import Place, found_by, plain_name
 from core.fold import RunState, ThreadState
-from core.resources import FileSearchResult, TextPart
+from core.resources import FileSearchResult, Step, TextPart
 
 # A file's name has 255 characters at most. What cannot become a marker is not held back while an answer is streamed.
 _MARKER = re.compile(r"【(\d{1,12}):(\d{1,9})†([^【】\n]{0,300})】")
@@ -37,8 +37,9 @@ class Sources:
         return bool(self.results or self.earlier)
 
 
-def sources_of(state: ThreadState, held: RunState) -> Sources:
-    steps = (step for step in held.steps if step.status == "completed")
+def sources_of(state: ThreadState, held: RunState, earlier: Iterable[Step] = ()) -> Sources:
+    """`earlier` are steps of earlier runs whose results the model is told again."""
+    steps = (*earlier, *(step for step in held.steps if step.status == "completed"))
     texts = (
         part.text
         for message in islice(state.messages.newest(), _RECENT)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from msgspec import UNSET, to_builtins
 
 from core import file_search
 from core.fold import RunState, ThreadState
-from core.ports import Content, Image, Prompt, ToolCall, Turn
+from core.ports import Content, Image, Prompt, Turn
 from core.resources import (
-    FileSearchToolCall,
     FunctionTool,
-    FunctionToolCall,
     ImageFilePart,
     ImageUrlPart,
     Message,
@@ -23,10 +21,10 @@ from core.resources import (
     RefusalPart,
     Run,
     Step,
-    StepToolCall,
     TextPart,
     ToolCalls,
 )
+from core.rounds import RECENT, asked, outputs_of, rounds_before
 
 PROMPT_SHARE = 0.75  # of a window: the rest is for the answer, and for the error of the count
 ENVELOPE = 4  # tokens that a provider puts around each text
@@ -38,10 +36,13 @@ Definitions = Mapping[str, Mapping[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """`cut`: there are older messages, which had no room. `alone`: no message but the newest is left."""
+    """`cut`: older messages had no room. `scarce`: these, or rounds of earlier runs, of which `earlier` are there.
+    `alone`: no message but the newest is left."""
 
     prompt: Prompt
+    earlier: tuple[Step, ...] = ()
     cut: bool = False
+    scarce: bool = False
     alone: bool = False
 
 
@@ -50,13 +51,14 @@ def bound(text: str) -> int:
     return len(text.encode(errors="replace"))
 
 
-def build(state: ThreadState, held: RunState, own: Definitions, room: int, count: Count) -> Built | None:
+def build(state: ThreadState, held: RunState, own: Definitions, room: int, history: int, count: Count) -> Built | None:
     """The prompt of the run's next turn. `own` are the definitions of the worker's own functions, by name; the prompt
-    may have `room` tokens, as `count` counts them, but the newest message is always there. None: not even that fits
-    what max_prompt_tokens leaves."""
+    may have `room` tokens, as `count` counts them, but the newest message is always there. `history` of these may be
+    what tools said in earlier runs. None: not even the newest message fits what max_prompt_tokens leaves."""
     run = held.run
     tools = tuple(_definition(tool, own) for tool in run.tools if isinstance(tool, FunctionTool))
-    if search := file_search.name_for(run):
+    search = file_search.name_for(run)
+    if search:
         tools = (*tools, file_search.definition(search))
     done = tuple(_done(state, held))
     limit = run.max_completion_tokens
@@ -79,8 +81,15 @@ def build(state: ThreadState, held: RunState, own: Definitions, room: int, count
         newest = next(_before(state, run), None)
         if newest is not None and _tokens(_turn(newest), count) > budget:
             return None
-    turns, cut = _newest_that_fit(state, run, budget, count)
-    return Built(replace(prompt, turns=(*turns, *done)), cut, alone=len(turns) <= 1)
+    past = _Past(state, run, search, {tool["name"] for tool in tools}, count)
+    turns = past.take(budget, history)
+    return Built(
+        replace(prompt, turns=(*turns, *done)),
+        tuple(past.earlier),
+        cut=past.cut,
+        scarce=past.scarce,
+        alone=past.messages <= 1,
+    )
 
 
 def tokens_of(prompt: Prompt, count: Count) -> int:
@@ -122,21 +131,52 @@ def _before(state: ThreadState, run: Run) -> Iterator[Message]:
     return (message for message in state.messages.newest() if message.run_id != run.id)
 
 
-def _newest_that_fit(state: ThreadState, run: Run, budget: int, count: Count) -> tuple[list[Turn], bool]:
-    """These, oldest first, and whether others were left out for want of room."""
-    turns: list[Turn] = []
-    full, cut = run.truncation_strategy.last_messages, False
-    for message in _before(state, run):
-        turn = _turn(message)
-        budget -= _tokens(turn, count)
-        cut = bool(turns) and budget < 0 and (full is None or len(turns) < full)
-        if cut or (full is not None and len(turns) >= full):
-            break
-        turns.append(turn)
-    while cut and len(turns) > 1 and turns[-1].role == "assistant":
-        turns.pop()  # an answer without its question: templates refuse a conversation that begins so
-    turns.reverse()
-    return turns, cut
+@dataclass(slots=True)
+class _Past:
+    """Of the thread what fits, from the newest message back."""
+
+    state: ThreadState
+    run: Run
+    search: str | None
+    offered: Collection[str]
+    count: Count
+    messages: int = 0
+    earlier: list[Step] = field(default_factory=list)
+    cut: bool = False
+    scarce: bool = False
+
+    def take(self, budget: int, history: int) -> list[Turn]:
+        """Oldest first. Messages have room before the rounds that led to older ones; a quarter is the most of these."""
+        turns: list[Turn] = []
+        full, history = self.run.truncation_strategy.last_messages, min(history, max(0, budget) // 4)
+        for message in _before(self.state, self.run):
+            if full is not None and self.messages >= full:
+                break
+            turn = _turn(message)
+            budget -= _tokens(turn, self.count)
+            if turns and budget < 0:
+                self.cut = self.scarce = True
+                break
+            turns.append(turn)
+            self.messages += 1
+            if history > 0 and self.messages <= RECENT and message.role == "assistant" and turn.text.strip():
+                history, budget = self._rounds(message, turns, history, budget)
+        while len(turns) > 1 and (turns[-1].calls or turns[-1].role in ("tool", "assistant" if self.cut else "tool")):
+            turns.pop()  # what has lost its question: servers and templates refuse a conversation that begins so
+        turns.reverse()
+        return turns
+
+    def _rounds(self, message: Message, turns: list[Turn], history: int, budget: int) -> tuple[int, int]:
+        """What is left of both."""
+        for found in rounds_before(self.state, message, self.search, self.offered):
+            cost = sum(_tokens(turn, self.count) for turn in found.turns)
+            if cost > min(history, budget):
+                self.scarce = True
+                return 0, budget
+            history, budget = history - cost, budget - cost
+            turns.extend(reversed(found.turns))
+            self.earlier.append(found.step)
+        return history, budget
 
 
 def _turn(message: Message) -> Turn:
@@ -177,7 +217,7 @@ def content_of(parts: Iterable[str | Image]) -> Content:
 
 def _done(state: ThreadState, held: RunState) -> Iterator[Turn]:
     """What the run did, as turns: a message and the calls that followed it are one."""
-    text = ""
+    text, search = "", file_search.name_for(held.run)
     for step in held.steps:
         details = step.step_details
         if step.status != "completed":
@@ -186,28 +226,12 @@ def _done(state: ThreadState, held: RunState) -> Iterator[Turn]:
             message = state.messages.get(details.message_creation.message_id)
             text = _turn(message).text if message else ""
         elif isinstance(details, ToolCalls):
-            yield Turn(
-                role="assistant", content=text, calls=tuple(_asked(call, held.run) for call in details.tool_calls)
-            )
-            text, outputs = "", _outputs(step)
+            yield Turn(role="assistant", content=text, calls=tuple(asked(call, search) for call in details.tool_calls))
+            text, outputs = "", outputs_of(step)
             for call in details.tool_calls:
                 yield Turn(role="tool", content=outputs[call.id], call_id=call.id)
     if text:
         yield Turn(role="assistant", content=text)
-
-
-def _asked(call: StepToolCall, run: Run) -> ToolCall:
-    if isinstance(call, FileSearchToolCall):
-        return ToolCall(call.id, file_search.name_for(run) or file_search.NAME, call.asked.arguments)
-    return ToolCall(call.id, call.function.name, call.function.arguments)
-
-
-def _outputs(step: Step) -> dict[str, str]:
-    """What the model is told of its calls, by call id."""
-    details = step.step_details
-    calls = details.tool_calls if isinstance(details, ToolCalls) else ()
-    outputs = {call.id: call.function.output or "" for call in calls if isinstance(call, FunctionToolCall)}
-    return outputs | {call.id: file_search.told(call, found) for call, found in file_search.found_by(step)}
 
 
 def _tokens(turn: Turn, count: Count) -> int:

@@ -113,7 +113,7 @@ def _plain(prompt: Prompt) -> str:
             _quote(output, _asked(prompt)) if name in found else f"{name} answered: {output}"
             for name, output in outputs
         )
-    turns = [turn for turn in prompt.turns if turn.role != "tool"]
+    turns = [turn for turn in prompt.turns if turn.role != "tool" and not (turn.calls and not turn.text)]
     images = sum(len(turn.images) for turn in turns)
     facts = [_plural(len(turns), "message")] + ([_plural(images, "image")] if images else [])
     given = " I was given instructions." if prompt.instructions else ""

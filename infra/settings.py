@@ -170,6 +170,10 @@ class Settings(BaseSettings):
     max_tool_rounds: Annotated[int, Field(ge=1)] = Field(
         100, description="rounds of tool calls after which a run fails whose model still calls tools"
     )
+    tool_history_tokens: Annotated[int, Field(ge=0)] = Field(
+        8_000,
+        description="tokens of a prompt that tool calls and outputs of earlier runs of the thread may have; 0: none",
+    )
     run_expires_after: Annotated[int, Field(ge=1, le=86_400)] = Field(600, description="lifetime of a run in seconds")
     poll_after_ms: Annotated[int, Field(ge=1)] = Field(100, description="how long polling clients are asked to wait")
     stream_flush_ms: Annotated[int, Field(ge=1)] = Field(50, description="how often deltas are written to a stream")

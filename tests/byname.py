@@ -51,7 +51,8 @@ class ByName:
         if script in ("long", "hangs"):
             await said.text("Let me think")
             await asyncio.sleep(60 if script == "long" else 3600)
-        rounds = sum(turn.role == "assistant" and bool(turn.calls) for turn in prompt.turns)
+        asked = max((place for place, turn in enumerate(prompt.turns) if turn.role == "user"), default=0)
+        rounds = sum(turn.role == "assistant" and bool(turn.calls) for turn in prompt.turns[asked:])
         answered = bool(prompt.turns) and prompt.turns[-1].role == "tool"
         if answered and not (script == "rounds" and rounds < 2):
             cited = re.search("【.*?】", prompt.turns[-1].text)

@@ -75,6 +75,7 @@ class Kit:
     flush_every: float = 0.05  # seconds between writes to a stream
     hide: float = HIDE
     max_rounds: int = 100  # of tool calls in one run: a model may call for ever
+    tool_history: int = 8_000  # tokens of what tools said in earlier runs, in a prompt
     tombstones: float = 600.0  # seconds that a deleted thread's tombstones stay: no request takes so long
     telemetry: Telemetry = SILENCE
     searcher: Search = field(kw_only=True)
@@ -84,7 +85,7 @@ class Kit:
     ingestion: Ingestion = field(init=False)
 
     def __post_init__(self) -> None:
-        self.budget = Budget(self.models, self.tokenizer)
+        self.budget = Budget(self.models, self.tokenizer, self.tool_history)
         self.images = Images(self.files)
         self.ingestion = Ingestion(self.storage, self.stores, self.files, self.extraction, self.embeddings, self.clock)
 
@@ -263,7 +264,8 @@ class Advance:
             fitted = await kit.budget.fit(state, held, kit.actions.definitions, most)
             if fitted is None:
                 return None
-            self._draft = draft = Draft(held.run, kit.ids, number=state.version, sources=sources_of(state, held))
+            sources = sources_of(state, held, fitted.built.earlier)
+            self._draft = draft = Draft(held.run, kit.ids, number=state.version, sources=sources)
             try:
                 reply = await self._guard(self._ask(fitted.prompt, draft, held))
             except ContextExceeded as error:

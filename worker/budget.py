@@ -51,6 +51,7 @@ class Fitted:
 class Budget:
     models: Models
     tokenizer: Tokenizer
+    history: int  # tokens of what tools said in earlier runs
     _learned: OrderedDict[str, Learned] = field(default_factory=OrderedDict)
     _told: OrderedDict[str, None] = field(default_factory=OrderedDict)  # runs whose cut was logged
 
@@ -63,14 +64,14 @@ class Budget:
         """The prompt of the run's next turn, of `most` tokens if that is given. None: max_prompt_tokens is too few."""
         room = self._room(held.run)
         if most is None:
-            built = build(state, held, own, room, bound)
-            if built and not built.cut:
+            built = build(state, held, own, room, self.history, bound)
+            if built and not built.scarce:
                 return Fitted(built)
         room = min(room, most or room)
-        likely = build(state, held, own, room, _few)
+        likely = build(state, held, own, room, self.history, _few)
         if likely:
             await asyncio.to_thread(tokens_of, likely.prompt, self.tokenizer.count)
-        built = build(state, held, own, room, self.tokenizer.count)
+        built = build(state, held, own, room, self.history, self.tokenizer.count)
         if built is None:
             return None
         if built.cut:
