@@ -241,7 +241,7 @@ def tell_of_models(parts: Parts) -> None:
     """No silent substitute for a provider."""
     told = parts.models.without_default
     if told and not parts.settings.default_provider:
-        log.warning(
+        log.info(
             "no model provider is the default, so %s; set OPENAI_API_KEY, AZURE_OPENAI_ENDPOINT, or PROVIDERS and"
             " DEFAULT_PROVIDER",
             told,

@@ -840,6 +840,7 @@ async def test_without_a_default_provider_names_need_one() -> None:
 def test_the_start_says_if_no_server_answers(
     settings: dict[str, Any], told: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", "assistants")
     given = read_settings(settings)
     tell_of_models(cast(Parts, SimpleNamespace(settings=given, models=models_of(given))))
     lines = [record.getMessage() for record in caplog.records]
