@@ -8,9 +8,9 @@ RUN pip install --no-cache-dir uv==0.13.8
 WORKDIR /build
 # The dependencies first: they change less often than the code.
 COPY pyproject.toml uv.lock ./
-RUN uv sync --frozen --no-dev --extra offline --no-install-project
+RUN uv sync --frozen --no-dev --no-install-project
 COPY . .
-RUN uv sync --frozen --no-dev --extra offline --no-editable
+RUN uv sync --frozen --no-dev --no-editable
 
 FROM python:3.13-slim
 # No shell account, no home, and no pip: nothing is installed in here any more.

@@ -12,7 +12,7 @@ UV_READY := $(VENV)/.uv-$(UV_VERSION)
 INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
 INSTALLED_BROWSER := $(VENV)/.installed-browser
-SYNC := $(UV) sync --frozen --inexact --extra offline
+SYNC := $(UV) sync --frozen --inexact
 
 export UV_PROJECT_ENVIRONMENT := $(VENV)
 export UV_PYTHON_DOWNLOADS := never

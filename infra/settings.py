@@ -8,7 +8,16 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
 from core import names
@@ -62,6 +71,15 @@ class ProviderSettings(BaseModel):
         if self.identity and not re.match(SAFE_URL, self.base_url or ""):
             raise ValueError("identity needs a base_url with https://")
         return self
+
+
+class InputSettings(BaseModel):
+    """One entry of EMBEDDING_INPUT."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    prefix: str = ""
+    fields: dict[str, JsonValue] = Field(default_factory=dict)
 
 
 class Settings(BaseSettings):
@@ -151,6 +169,16 @@ class Settings(BaseSettings):
     )
     embedding_dimensions: Annotated[int, Field(ge=1)] | None = Field(
         None, description="length of these vectors, of models that can shorten them"
+    )
+    embedding_input: dict[Literal["query", "passage"], InputSettings] = Field(
+        default_factory=dict,
+        description='what the model wants to be told of each, as JSON: {"query": {"prefix": "query: "}, "passage":'
+        ' {"fields": {"input_type": "passage"}}}; default: as E5, BGE, nomic-embed-text and other families want it',
+    )
+    embedding_weight: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        None,
+        description="share of the vectors in a score, the rest is of the words; default: 0.4, or 0.8 for models such as"
+        " E5, whose cosines are close to each other",
     )
     search_index: Literal["embedded", "lancedb"] = Field(
         "embedded",

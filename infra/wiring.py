@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from core import names
 from core.keys import Caller
 from core.ports import SILENCE, Clock, Embeddings, Extraction, Storage, Telemetry, VectorIndex
 from core.search.embedded import EmbeddedIndex
+from core.search.ranking import Weights
 from infra.providers import ModelRouter, Provider
 from infra.settings import ConfigurationError, Settings
 from infra.sqlite_store import SqliteStorage
@@ -124,12 +126,20 @@ def models_of(settings: Settings, telemetry: Telemetry = SILENCE) -> ModelRouter
 def embeddings_of(settings: Settings, models: ModelRouter) -> Embeddings:
     """Raises ConfigurationError. The built-in model is not the fallback of a provider's, but the default: a key that is
     set for chat must not change by what an existing vector store is searched."""
-    from infra.embeddings import OFFLINE, OfflineEmbeddings, ProviderEmbeddings
+    from infra.embedding_models import Input, manners_of
+    from infra.embeddings import OFFLINE, OfflineEmbeddings
+    from infra.provider_embeddings import ProviderEmbeddings
 
+    manners = manners_of(settings.embedding_model)
+    if settings.embedding_input:
+        told = {kind: Input(given.prefix, given.fields) for kind, given in settings.embedding_input.items()}
+        manners = replace(manners, query=told.get("query", Input()), passage=told.get("passage", Input()))
+    if (weight := settings.embedding_weight) is not None:
+        manners = replace(manners, weights=Weights(vector=weight, words=1 - weight))
     if settings.embedding_model == OFFLINE:
-        return OfflineEmbeddings()
+        return OfflineEmbeddings(manners.weights)
     try:
-        return ProviderEmbeddings(models, settings.embedding_model, settings.embedding_dimensions)
+        return ProviderEmbeddings(models, settings.embedding_model, settings.embedding_dimensions, manners)
     except ValueError as error:
         raise ConfigurationError(f"EMBEDDING_MODEL is not valid: {error}.") from None
 

@@ -9,7 +9,8 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
-from core.ports import Chunk, Chunking, EmbeddingError, Unreadable
+from core.ports import Chunk, Chunking, EmbeddingError, Kind, Unreadable
+from core.search.ranking import HYBRID
 from core.search.words import words
 
 WIDTH = 64
@@ -36,11 +37,12 @@ class Bag:
     """core.ports.Embeddings: a text's vector counts its words, each at the place that its hash names."""
 
     model = "bag"
+    weights = HYBRID
 
     def __init__(self) -> None:
         self.fails = False
 
-    async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+    async def embed(self, texts: Sequence[str], kind: Kind = "passage") -> NDArray[np.float32]:
         if self.fails:
             raise EmbeddingError("The provider does not answer.")
         vectors = np.zeros((len(texts), WIDTH), np.float32)

@@ -16,8 +16,8 @@ from aiohttp import web
 from upstreams import Upstream, hang_up, router, serving, whole
 
 from core.ports import EmbeddingError
-from infra import embeddings
-from infra.embeddings import OfflineEmbeddings, ProviderEmbeddings, batches
+from infra.embeddings import OfflineEmbeddings
+from infra.provider_embeddings import MOST_BYTES, ProviderEmbeddings, batches
 from infra.settings import ConfigurationError, Settings
 from infra.wiring import embeddings_of, models_of
 
@@ -59,7 +59,7 @@ async def test_many_texts_go_in_batches_in_their_order(upstream: Upstream) -> No
 
 
 def test_a_batch_is_bounded_by_its_bytes_but_takes_any_one_text() -> None:
-    big = "ä" * (embeddings.MOST_BYTES // 2)
+    big = "ä" * (MOST_BYTES // 2)
     assert [len(batch) for batch in batches([big + "x", "a", "b", big, "c"])] == [1, 2, 1, 1]
     assert [len(batch) for batch in batches(["a" * 1024] * 300)] == [128, 128, 44]
 
@@ -159,26 +159,31 @@ async def test_no_texts_have_no_vectors() -> None:
     await model.close()
 
 
-def test_without_its_package_the_offline_model_says_what_to_install() -> None:
+@pytest.mark.parametrize("missing", ["wordllama", "tokenizers", "safetensors"])
+def test_without_its_packages_files_have_no_vectors_and_the_log_says_so_once(missing: str) -> None:
     """In a process of its own, where nothing is loaded yet."""
     program = """
-import asyncio, importlib.util, sys
-found = importlib.util.find_spec
-importlib.util.find_spec = lambda name, *rest: None if name == "wordllama" else found(name, *rest)
-from core.ports import EmbeddingError
+import asyncio, importlib.abc, sys
+class Missing(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name.partition(".")[0] == MISSING:
+            raise ModuleNotFoundError(f"No module named '{name}'")
+sys.meta_path.insert(0, Missing())
 from infra.embeddings import OfflineEmbeddings
 async def main():
     model = OfflineEmbeddings()
-    try:
-        await model.embed(["a"])
-    except EmbeddingError as error:
-        print(error)
+    for given in (["a", "b"], "passage"), (["a"], "query"), ([], "passage"):
+        print((await model.embed(*given)).shape)
     await model.close()
 asyncio.run(main())
 """
+    program = program.replace("MISSING", repr(missing))
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert "wordllama" in done.stdout
-    assert "EMBEDDING_MODEL" in done.stdout
+    assert done.stdout == "(2, 0)\n(1, 0)\n(0, 0)\n"
+    (line,) = done.stderr.splitlines()
+    assert missing in line
+    assert "by their words alone" in line
+    assert "EMBEDDING_MODEL" in line
 
 
 def test_the_offline_model_imports_nothing_that_it_does_not_need() -> None:

@@ -20,7 +20,7 @@ from test_wire_tools import PARIS, WEATHER
 
 from core.errors import ApiError
 from core.ports import Chunk, Chunking, StorageUnavailable, ToolCall
-from core.search.ranking import HYBRID, Weights
+from core.search.ranking import Weights
 from infra.providers import ModelRouter, Provider
 from worker.actions import action
 
@@ -75,7 +75,7 @@ async def test_a_search_and_a_cited_answer() -> None:
             "queries": ["Filip's food"],
             "limit": 20,
             "threshold": 0.0,
-            "weights": HYBRID,
+            "weights": None,
         }
     ]
     number = cited["text"][1:].partition(":")[0]

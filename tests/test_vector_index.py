@@ -105,6 +105,30 @@ async def test_words_are_found_in_any_language(indexed: Indexed) -> None:
     assert (await indexed.search("ελλαδα", weights=WORDS))[0][1] == 2
 
 
+async def test_words_are_found_in_their_other_forms(indexed: Indexed) -> None:
+    await indexed.put("file-a.1", "Alle Versicherungen zahlen.", "Das Wetter bleibt schön.")
+    await indexed.put("file-b.2", "Eine Versicherung zahlt.")
+    assert await indexed.sources("Wer versichert?", weights=WORDS) == ["file-a.1", "file-b.2"]
+    assert (await indexed.sources("Versicherungen", weights=WORDS))[0] == "file-a.1"  # the word itself counts more
+    assert await indexed.sources("Versand", weights=WORDS) == []
+
+
+async def test_files_without_vectors_are_found_by_their_words(indexed: Indexed) -> None:
+    """On a platform that lacks the built-in model; and beside files with vectors, once it is there."""
+    chunks = [Chunk(text, 0, 2) for text in ("the tide", "a train")]
+    await indexed.index.put(STORE, "file-a.1", chunks, np.zeros((2, 0), np.float32), Bag.model)
+    indexed.logged[STORE].append("file-a.1")
+    queries = [Query("tides", np.zeros(0, np.float32), Bag.model), Query("tide")]
+    for query in queries[1:]:
+        found = await indexed.index.search(STORE, ["file-a.1"], [query], {"file-a.1"}, 5, weights=HYBRID)
+        assert [(each.number, each.score > 0.3) for each in found] == [(0, True)]
+    await indexed.put("file-b.2", "the moon", "the tide", "a ship")
+    assert (await indexed.search("the tide"))[0] == ("file-b.2", 1, "the tide")
+    assert ("file-a.1", 0, "the tide") in (await indexed.search("the tide"))[:3]
+    assert await indexed.search("the tide", weights=VECTOR, eligible=["file-a.1"]) == []
+    assert await indexed.search("train") == [("file-a.1", 1, "a train")]
+
+
 async def test_chunks_of_one_score_are_in_the_order_of_source_and_number(indexed: Indexed) -> None:
     for source in ("file-b.1", "file-a.2"):
         await indexed.put(source, "the tide", "something else", "the tide")
@@ -334,6 +358,35 @@ async def test_lancedb_drops_what_is_nobodys_when_it_is_tidied(tmp_path: Path, m
     await index.tidy(STORE, named)
     left = [number for number in range(4) if await index.read(STORE, f"file-{number}.1", f"file-{number}.1")]
     assert left == [0, 1]
+
+
+async def test_a_table_of_old_is_searched_as_it_was_until_it_is_tidied(tmp_path: Path) -> None:
+    """One without beginnings, as 0.1.0 made it; and one to which a file was added, whose rows have them."""
+    from infra import lance_index
+
+    async def beside() -> lance_index.Access:
+        return lance_index.Access(str(tmp_path))
+
+    async def named() -> list[str]:
+        return sources
+
+    async def found(text: str) -> list[str]:
+        index = lance_index.LanceIndex(beside, 2**24)  # nothing is remembered
+        passages = await index.search(STORE, sources, [Query(text)], set(sources), 5, weights=WORDS)
+        return [each.source for each in passages]
+
+    sources, index = ["file-0.1", "file-1.1"], lance_index.LanceIndex(beside, 2**24)
+    for source in sources:
+        await put(index, STORE, source, ["the houses by the sea"])
+    table = await index._open(STORE)
+    assert table is not None
+    await table.drop_columns(["beginnings"])
+    assert (await found("household"), await found("houses")) == ([], sources)
+    await put(index, STORE, "file-2.1", ["the houses by the sea"])
+    sources.append("file-2.1")
+    assert (await found("household"), await found("houses")) == ([], sources)
+    await index.tidy(STORE, named)
+    assert (await found("household"), await found("houses")) == (sources, sources)
 
 
 # --- processes --------------------------------------------------------------------------------------------------------

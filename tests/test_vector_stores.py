@@ -20,11 +20,12 @@ from core import names
 from core.bell import Bell
 from core.decide import Wait
 from core.ids import Ids
-from core.ports import Chunk, Chunking, Delivery
+from core.ports import Chunk, Chunking, Delivery, Kind
 from core.search.words import FORMAT, WHOLE
 from core.stores.fold import StoreState
 from core.stores.ledger import Stores
 from core.work import PurgeStore, TendStore, from_body, to_body
+from infra.embeddings import OfflineEmbeddings
 from worker.ingestion import ABANDONED, CLAIMS, Shift
 
 Json = Any
@@ -195,7 +196,7 @@ async def test_nobody_pays_for_a_search_that_is_refused() -> None:
     class Paid(Bag):
         calls = 0
 
-        async def embed(self, texts: Sequence[str]) -> Any:
+        async def embed(self, texts: Sequence[str], kind: Kind = "passage") -> Any:
             self.calls += 1
             return await super().embed(texts)
 
@@ -350,6 +351,42 @@ async def test_small_segments_are_merged_and_nothing_is_lost() -> None:
             body = {"query": f"Words of file {number}.", "max_num_results": 1}
             found = await service.api.post(f"/vector_stores/{store['id']}/search", body)
             assert [each["file_id"] for each in found["data"]] == [file_id]
+
+
+async def test_where_the_built_in_model_is_missing_files_are_found_by_their_words(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And beside others with vectors, once it is there."""
+
+    def missing(texts: Sequence[str]) -> Any:
+        raise ModuleNotFoundError("No module named 'tokenizers'")
+
+    async def added(text: str) -> str:
+        file_id: str = (await upload(service.api, text.encode()))["id"]
+        await service.api.post(f"/vector_stores/{store['id']}/files", {"file_id": file_id})
+        shown = await service.ingested(store)
+        assert shown["file_counts"]["completed"] == shown["file_counts"]["total"]
+        return file_id
+
+    async def found(query: str) -> list[str]:
+        answer = await service.api.post(f"/vector_stores/{store['id']}/search", {"query": query})
+        return [each["file_id"] for each in answer["data"]]
+
+    model = OfflineEmbeddings()
+    async with in_process(embeddings=model) as service:
+        store = await service.api.post("/vector_stores", {})
+        with monkeypatch.context() as patch:
+            patch.setattr("infra.embeddings._offline", missing)
+            lodging = await added("Our guests sleep in four lodgings.")
+            train = await added("A train leaves at noon.")
+            assert await found("Which lodging?") == [lodging]
+        said = [each.getMessage() for each in caplog.records if "words alone" in each.getMessage()]
+        assert len(said) == 1
+        hotel = await added("A hotel with many rooms for the night.")
+        assert (await found("hotels"))[0] == hotel
+        assert (await found("The train at noon"))[0] == train
+        assert (await found("lodging"))[0] == lodging
+    await model.close()
 
 
 async def test_segments_of_an_older_format_are_renewed_when_a_file_is_added(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,7 +32,7 @@ def package(part: str, to: Path) -> None:
             shutil.copytree(source, to / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(source, to / source.name)
-    export = ["export", "--frozen", "--no-dev", "--extra", "offline", "--no-emit-project"]
+    export = ["export", "--frozen", "--no-dev", "--no-emit-project"]
     export += ["--group", "functions"] if part == "worker" else []
     export += ["--no-header", "--no-annotate", "--quiet", "--output-file", str(to / "requirements.txt")]
     subprocess.run([_uv(), *export], cwd=ROOT, check=True)  # noqa: S603

@@ -12,7 +12,7 @@ from core.errors import ApiError
 from core.fold import RunState
 from core.ports import Clock, StorageUnavailable
 from core.resources import FileSearchResult, FileSearchToolCall
-from core.search.ranking import HYBRID, Weights
+from core.search.ranking import Weights
 from core.stores.ledger import Stores
 from core.stores.search import Found
 
@@ -39,7 +39,7 @@ class Search(Protocol):
         *,
         limit: int,
         threshold: float,
-        weights: Weights,
+        weights: Weights | None,
     ) -> Sequence[Found]:
         """Raises ApiError, if a store is not there or has expired, and StorageUnavailable."""
 
@@ -78,7 +78,7 @@ async def search(
 
     def ask(store_ids: Sequence[str]) -> Awaitable[Sequence[Found]]:
         given = file_search.weights_of(run)
-        weights = Weights(given["embedding_weight"], given["text_weight"]) if given else HYBRID
+        weights = Weights(given["embedding_weight"], given["text_weight"]) if given else None
         return engine.search_stores(project, store_ids, queries, limit=limit, threshold=threshold, weights=weights)
 
     try:

@@ -11,7 +11,7 @@ from core import names
 from core.ports import Clock, EmbeddingError, Embeddings, Passage, SegmentGone
 from core.resources import Attributes
 from core.search.filters import Filter
-from core.search.ranking import HYBRID, Query, Weights
+from core.search.ranking import Query, Weights
 from core.stores.commands import Clerk, usable
 from core.stores.fold import FileState, StoreState
 from core.stores.ledger import Stores, file_of
@@ -50,14 +50,15 @@ class Searcher:
         *,
         limit: int = 10,
         filter: Filter | None = None,
-        weights: Weights = HYBRID,
+        weights: Weights | None = None,
         threshold: float = 0.0,
     ) -> list[Found]:
         """The `limit` passages of these stores that fit one of the queries best, the best first; each passage once, and
         those with the same score in the order of store, file and place.
 
         `filter` is on the attributes of files, before any ranking; `threshold` is a score in 0..1. Searched are the
-        files that are completed when it begins. That somebody searched is noted in the stores' logs once an hour.
+        files that are completed when it begins. Without `weights` those of the embedding model hold. That somebody
+        searched is noted in the stores' logs once an hour.
 
         Raises the 404 of a store that is unknown to the project, the 400 of one that has expired, StorageUnavailable,
         and DamagedSegment. If no query can be embedded now, they are searched by words alone.
@@ -67,13 +68,15 @@ class Searcher:
         asked = await self._queries(queries)
         found: list[Found] = []
         for store_id, state in states.items():
-            found += await self._search(project, store_id, state, asked, limit, filter, weights, threshold)
+            found += await self._search(
+                project, store_id, state, asked, limit, filter, weights or self.embeddings.weights, threshold
+            )
         found.sort(key=lambda each: (-each.score, each.store_id, each.file_id, each.number))
         return found[:limit]
 
     async def _queries(self, texts: Sequence[str]) -> list[Query]:
         try:
-            vectors = await self.embeddings.embed(texts)
+            vectors = await self.embeddings.embed(texts, "query")
         except EmbeddingError as error:
             log.warning("search by words alone: %s", error)
             return [Query(text) for text in texts]
