@@ -7,25 +7,26 @@ import asyncio
 import contextlib
 import errno
 import gc
+import itertools
 import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from app import connections
+from app import connections, key_command
 from app.limits import Limits
 from app.main import create_app
 from app.service import Service
 from app.unready import create_unready_app
 from core.bell import Bell
 from core.ids import Ids
-from core.keys import Key, Keys
+from core.keys import Keys
 from core.ports import SILENCE, Clock, Embeddings, Extraction, Storage, StorageUnavailable, Telemetry
 from core.stores.ledger import Stores
 from core.stores.search import Searcher
@@ -34,12 +35,15 @@ from infra import logs
 from infra.providers import ModelRouter
 from infra.settings import ConfigurationError, Settings, UnresolvedReference, describe, read_settings
 from infra.tokenizer import Tiktoken
+from infra.version import VERSION
 from infra.wiring import (
+    MEMORY,
     SystemClock,
     embeddings_of,
     extraction_of,
     index_of,
     models_of,
+    place_of,
     storage_of,
     telemetry_of,
     tokens_of,
@@ -57,6 +61,7 @@ log = logging.getLogger("assistants")
 # Objects made before a collection, and collections before one of older objects. One of all objects holds everybody up
 # while it walks them, and finds next to nothing: reference counts free what a request leaves.
 COLLECTIONS = (5_000, 10, 100)
+WAITS = (0.2, 0.5, 1.0, 2.0)  # seconds between looks for a store that is away; then five
 
 DESCRIPTION = """The OpenAI Assistants API, self-hosted.
 
@@ -83,18 +88,16 @@ class Parts:
 
 
 @contextlib.asynccontextmanager
-async def opened(settings: Settings) -> AsyncIterator[Parts]:
-    """The engines that the settings name, open. Raises ConfigurationError for what does not answer."""
+async def opened(settings: Settings, stop: asyncio.Event | None = None) -> AsyncIterator[Parts]:
+    """The engines that the settings name, open. Raises ConfigurationError for a store that does not answer in
+    STORAGE_WAIT, or before `stop`."""
     clock = SystemClock()
     storage, tokens = storage_of(settings, clock), tokens_of(settings, clock)
     async with telemetry_of(settings, storage) as telemetry:
         models = models_of(settings, telemetry)
         extraction, embeddings = extraction_of(settings), embeddings_of(settings, models)
         try:
-            await storage.open()
-        except (StorageUnavailable, ValueError) as error:
-            raise ConfigurationError(f"{str(error).rstrip('.')}. Check STORAGE.") from None
-        try:
+            await open_storage(storage, settings, stop or asyncio.Event())
             yield Parts(settings, clock, Ids(clock), Bell(), storage, models, extraction, embeddings, tokens, telemetry)
         finally:
             if tokens:
@@ -103,6 +106,22 @@ async def opened(settings: Settings) -> AsyncIterator[Parts]:
             await embeddings.close()
             await models.close()
             await storage.close()
+
+
+async def open_storage(storage: Storage, settings: Settings, stop: asyncio.Event) -> None:
+    """Wait for a store that is away: it may start at the same time, or its rights may still be spreading. Raises
+    ConfigurationError."""
+    end = time.monotonic() + settings.storage_wait
+    for pause in itertools.chain(WAITS, itertools.repeat(5.0)):
+        try:
+            return await storage.open()
+        except (StorageUnavailable, ValueError) as error:
+            left = end - time.monotonic()
+            if isinstance(error, ValueError) or left <= 0 or stop.is_set():
+                raise ConfigurationError(f"{str(error).rstrip('.')}. Check STORAGE.") from None
+            log.warning("the store %s is not there, waiting %d s more for it: %s", place_of(settings), left, error)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), min(pause, left))
 
 
 def ledger_of(parts: Parts) -> Threads:
@@ -211,8 +230,13 @@ def stop_signal() -> asyncio.Event:
 
 async def run(settings: Settings, *, api: bool, worker: bool) -> None:
     """Until SIGTERM or SIGINT; then drain."""
+    if settings.storage == MEMORY and not (api and worker):
+        raise ConfigurationError(
+            f"STORAGE is {MEMORY}, which no other process sees: run `assistants serve`, or set STORAGE to a store that"
+            " API and worker share."
+        )
     stop = stop_signal()
-    async with opened(settings) as parts, contextlib.AsyncExitStack() as stack:
+    async with opened(settings, stop) as parts, contextlib.AsyncExitStack() as stack:
         if api:
             await check_exposure(parts)
         ledger, stores = ledger_of(parts), stores_of(parts)
@@ -338,60 +362,30 @@ class HostedWorker:
 
 
 async def manage_keys(settings: Settings, arguments: argparse.Namespace) -> None:
-    """What `assistants keys` was asked for. On stdout is what a script may want, on stderr what people want to know."""
-    if settings.storage == "sqlite://:memory:":
-        raise ConfigurationError("STORAGE is sqlite://:memory:, where no key lasts: set that of the service.")
-    async with opened(settings) as parts:
-        keys = keys_of(parts)
+    """What `assistants keys` was asked for."""
+    if settings.storage == MEMORY:
+        raise ConfigurationError(f"STORAGE is {MEMORY}, where no key lasts: set that of the service.")
+    async with opened(settings.model_copy(update={"storage_wait": 0})) as parts:
+        print(f"In the store {place_of(settings)}:", file=sys.stderr)
         try:
-            match arguments.action:
-                case "create":
-                    text, key = await keys.create(arguments.project, "read" if arguments.read_only else "full")
-                    print(text)
-                    print(f"{key.id}, for project {key.project}. It is not shown again.", file=sys.stderr)
-                case "list":
-                    found = [key for key in await keys.all() if arguments.project in (None, key.project)]
-                    print("".join(f"{described(key)}\n" for key in found), end="")
-                case "revoke":
-                    if await keys.revoke(arguments.id) is None:
-                        raise ConfigurationError(
-                            f"There is no key with the id '{arguments.id}': see `assistants keys list`."
-                        )
-                    print(f"{arguments.id} is revoked. Within a minute nobody gets in with it.", file=sys.stderr)
+            await key_command.manage(keys_of(parts), arguments)
         except (StorageUnavailable, ValueError) as error:
             raise ConfigurationError(str(error)) from None
-
-
-def described(key: Key) -> str:
-    """A line of `assistants keys list`."""
-    made = datetime.fromtimestamp(key.created_at, UTC)
-    gone = f"revoked {datetime.fromtimestamp(key.revoked_at, UTC):%Y-%m-%d}" if key.revoked_at else ""
-    return f"{key.id}  sk-...{key.last}  {key.scope:4}  {made:%Y-%m-%d}  {key.project}  {gone}".rstrip()
 
 
 def parser() -> argparse.ArgumentParser:
     settings = f"settings (environment variables):\n{describe()}"
     common = {"formatter_class": argparse.RawDescriptionHelpFormatter, "epilog": settings}
     root = argparse.ArgumentParser(prog="assistants", description=DESCRIPTION, **common)  # type: ignore[arg-type]
+    root.add_argument("--version", action="version", version=f"%(prog)s {VERSION}")
     commands = root.add_subparsers(dest="command", required=True, metavar="serve | api | worker | keys")
     for name in ("serve", "api", "worker"):
         command = commands.add_parser(name, **common)  # type: ignore[arg-type]
         if name != "worker":
             command.add_argument("--host", help="wins over HOST")
             command.add_argument("--port", type=int, help="wins over PORT")
-    add_keys(commands.add_parser("keys", description="API keys in the store that STORAGE names."))
+    key_command.add_arguments(commands.add_parser("keys", description="API keys in the store that STORAGE names."))
     return root
-
-
-def add_keys(command: argparse.ArgumentParser) -> None:
-    actions = command.add_subparsers(dest="action", required=True, metavar="create | list | revoke")
-    create = actions.add_parser("create", help="make a key, and show it this once")
-    create.add_argument("project", help="the project whose objects the key is for")
-    create.add_argument("--read-only", action="store_true", help="it may look at everything, and change nothing")
-    listing = actions.add_parser("list", help="show of each key: id, end, scope, date, project")
-    listing.add_argument("--project", help="only the keys of this project")
-    revoke = actions.add_parser("revoke", help="make a key useless within a minute, on all API processes")
-    revoke.add_argument("id", help="as `assistants keys list` shows it")
 
 
 def main() -> None:

@@ -23,6 +23,7 @@ from core.resources import Struct, encode
 
 Scope = Literal["read", "full"]
 PAGE = 200  # keys of one look at the store
+LONGEST_NAME = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,8 @@ class Caller:
 
 
 class Key(Struct, frozen=True, kw_only=True):
-    """`hash` is the digest of the key in hex, `last` its last four characters, times are Unix times."""
+    """`hash` is the digest of the key in hex, `last` its last four characters, times are Unix times. `name` says for
+    people what it is for; keys of earlier versions have none."""
 
     id: str
     project: str
@@ -43,6 +45,7 @@ class Key(Struct, frozen=True, kw_only=True):
     last: str
     created_at: int
     revoked_at: int | None = None
+    name: str = ""
 
 
 _decoder = msgspec.json.Decoder(Key)
@@ -59,10 +62,12 @@ class Keys:
     def __init__(self, storage: Documents, clock: Clock, ids: Ids) -> None:
         self._storage, self._clock, self._ids = storage, clock, ids
 
-    async def create(self, project: str, scope: Scope) -> tuple[str, Key]:
-        """A new key, and what is kept of it. Raises ValueError for a project that cannot be."""
+    async def create(self, project: str, scope: Scope, name: str = "") -> tuple[str, Key]:
+        """A new key, and what is kept of it. Raises ValueError for a project or a name that cannot be."""
         if not names.PROJECT.fullmatch(project):
             raise ValueError(f"{project!r} is no name of a project: {names.PROJECT_RULE}")
+        if len(name) > LONGEST_NAME or not name.isprintable():
+            raise ValueError(f"The name of a key is one line of at most {LONGEST_NAME} characters.")
         text = f"sk-{secrets.token_urlsafe(32)}"
         key = Key(
             id=self._ids.new("key"),
@@ -71,6 +76,7 @@ class Keys:
             hash=digest(text).hex(),
             last=text[-4:],
             created_at=int(self._clock.now()),
+            name=name,
         )
         await self._storage.create(names.KEYS, key.id, encode(key))
         return text, key

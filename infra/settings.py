@@ -92,6 +92,9 @@ class Settings(BaseSettings):
         description="sqlite:///PATH, sqlite://:memory:, a connection string of Azure Storage,"
         " UseDevelopmentStorage=true (Azurite), or https://ACCOUNT.blob.core.windows.net (identity)",
     )
+    storage_wait: Annotated[float, Field(ge=0)] = Field(
+        60, description="seconds that a process waits at its start for a store that does not answer"
+    )
     host: str = Field("127.0.0.1", description="address to listen on; other than loopback needs keys")
     port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="port to listen on; 0 picks a free one")
     api_keys: Annotated[dict[str, SecretStr], NoDecode] = Field(

@@ -62,6 +62,7 @@ CHECKPOINT_EVERY = 2.0  # seconds between looks at the write-ahead log
 PAGE = 2048  # bytes: a commit writes whole pages, and most rows are far smaller than SQLite's own 4,096
 WAL_PAGES = 32_768  # of the log, 64 MiB: beyond that writers wait for a moment, so that it begins anew
 CHECKPOINT_PATIENCE = 50  # milliseconds for which they do
+WRITE_EVERY = 5.0  # seconds between tries whether the file can be written to, for whoever asks whether it is well
 TIDY_EVERY = 3600.0  # seconds between looks for what is kept no longer
 DAY = 86_400
 MAX_BLOCK = 64 * 1024 * 1024  # as on Azure
@@ -80,6 +81,7 @@ class SqliteStorage:
         self._db: sqlite3.Connection | None = None
         self._chores: list[asyncio.Task[None]] = []
         self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._written = -WRITE_EVERY
 
     async def open(self) -> None:
         if self._db is not None:
@@ -118,8 +120,14 @@ class SqliteStorage:
         return self._folder.name
 
     async def ping(self) -> None:
+        """With a write, as a store that can only be read is of no use; at most one each WRITE_EVERY seconds."""
         with self._errors():
-            self._sql.execute("SELECT 1 FROM queue LIMIT 1").fetchone()
+            if time.monotonic() < self._written + WRITE_EVERY:
+                self._sql.execute("SELECT 1 FROM queue LIMIT 1").fetchone()
+                return
+        async with self._transaction() as sql:
+            sql.execute("PRAGMA user_version=0")
+        self._written = time.monotonic()
 
     # -- documents -------------------------------------------------------------------------------------------------
 

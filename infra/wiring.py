@@ -6,7 +6,8 @@ import contextlib
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 from core import names
 from core.keys import Caller
@@ -26,10 +27,27 @@ class SystemClock:
         return time.time()
 
 
+MEMORY: Final = "sqlite://:memory:"
+
+
+def place_of(settings: Settings) -> str:
+    """The store, for people: without what lets anyone in."""
+    where = settings.storage
+    if where.startswith("sqlite:///"):
+        return str(Path(where.removeprefix("sqlite:///")).expanduser().absolute())
+    if "=" not in where:
+        return where
+    parts = dict(part.strip().split("=", 1) for part in where.split(";") if "=" in part)
+    settings_of = {name.lower(): value for name, value in parts.items()}
+    if blobs := settings_of.get("blobendpoint"):
+        return blobs.partition("?")[0]  # a shared access signature may follow
+    return f"account {settings_of['accountname']}" if "accountname" in settings_of else "Azurite on this machine"
+
+
 def storage_of(settings: Settings, clock: Clock) -> Storage:
     """Not opened yet. Raises ConfigurationError."""
     where = settings.storage
-    if where == "sqlite://:memory:":
+    if where == MEMORY:
         return SqliteStorage(":memory:", clock)
     if where.startswith("sqlite:///") and len(where) > len("sqlite:///"):
         return SqliteStorage(where.removeprefix("sqlite:///"), clock)

@@ -1,7 +1,10 @@
-"""Wrong settings: the command ends at once, with one line on stderr that names what to set."""
+"""Wrong settings: the command ends at once, with one line on stderr that names what to set. A store that is away is
+waited for."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import os
 import re
@@ -17,7 +20,10 @@ from typing import Any
 import pytest
 from service import COMMAND, get, service
 
-from infra.settings import Settings
+from assistants import opened, parser, run
+from infra.settings import ConfigurationError, Settings
+from infra.version import VERSION
+from infra.wiring import place_of
 
 KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 NOWHERE = "BlobEndpoint=http://127.0.0.1:1/a;QueueEndpoint=http://127.0.0.1:1/a"
@@ -144,7 +150,14 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Out
 def bare(home: Path, **settings: str) -> dict[str, str]:
     """An environment without settings, but for these."""
     kept = {key: value for key, value in os.environ.items() if key.lower() not in Settings.model_fields}
-    return {**kept, "PYTHONPATH": str(home), "STORAGE": "sqlite://:memory:", "PORT": "0", **settings}
+    return {
+        **kept,
+        "PYTHONPATH": str(home),
+        "STORAGE": "sqlite://:memory:",
+        "STORAGE_WAIT": "0",
+        "PORT": "0",
+        **settings,
+    }
 
 
 def case(home: Path, name: str, settings: dict[str, str], port: str) -> dict[str, Any]:
@@ -232,3 +245,88 @@ def test_a_wrong_command_line_is_refused(arguments: list[str], capsys: pytest.Ca
         parser().parse_args(arguments)
     assert ended.value.code == 2
     assert "usage: assistants" in capsys.readouterr().err
+
+
+# --- a store that is away, and one that nobody else sees ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("engine", ["sqlite", "azurite"])
+async def test_a_process_waits_for_a_store_that_is_away_at_its_start(
+    engine: str, request: pytest.FixtureRequest, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    place = tmp_path / "disk"
+    async with contextlib.AsyncExitStack() as stack:
+        if engine == "sqlite":
+            place.touch()  # where a disk is to be mounted
+            storage = f"sqlite:///{place}/a.db"
+
+            async def arrive() -> None:
+                place.unlink()
+                place.mkdir()
+        else:
+            azurite = request.getfixturevalue("azurite")
+            gate = socket.create_server(("127.0.0.1", 0))
+            port = gate.getsockname()[1]
+            gate.close()
+            storage = azurite.account(blob_port=port)
+
+            async def arrive() -> None:
+                await stack.enter_async_context(await relay(port, azurite.ports["blob"]))
+
+        opening = asyncio.create_task(stack.enter_async_context(opened(Settings(storage=storage, storage_wait=20))))
+        while "is not there, waiting" not in caplog.text:
+            await asyncio.sleep(0.01)
+        assert not opening.done()
+        await arrive()
+        await (await opening).storage.ping()
+    assert KEY not in caplog.text
+
+
+async def relay(port: int, to: int) -> asyncio.Server:
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            writer.write(data)
+        writer.close()
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection("127.0.0.1", to)
+        await asyncio.gather(pump(reader, back), pump(there, writer), return_exceptions=True)
+
+    return await asyncio.start_server(connected, "127.0.0.1", port)
+
+
+async def test_a_process_that_is_to_end_waits_no_longer(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "disk").touch()
+    stop = asyncio.Event()
+    opening = asyncio.create_task(opened(Settings(storage=f"sqlite:///{tmp_path}/disk/a.db"), stop).__aenter__())
+    while "is not there, waiting" not in caplog.text:
+        await asyncio.sleep(0.01)
+    stop.set()
+    with pytest.raises(ConfigurationError, match="Check STORAGE"):
+        await asyncio.wait_for(opening, 5)
+
+
+@pytest.mark.parametrize("api", [True, False])
+async def test_a_store_that_no_other_process_sees_is_for_one_process(api: bool) -> None:
+    with pytest.raises(ConfigurationError, match="run `assistants serve`"):
+        await run(Settings(storage="sqlite://:memory:"), api=api, worker=not api)
+
+
+@pytest.mark.parametrize(
+    ("storage", "told"),
+    [
+        ("sqlite:////data/a.db", "/data/a.db"),
+        ("https://acme.blob.core.windows.net", "https://acme.blob.core.windows.net"),
+        ("UseDevelopmentStorage=true", "Azurite on this machine"),
+        (f"AccountName=acme;AccountKey={KEY};EndpointSuffix=core.windows.net", "account acme"),
+        (f"BlobEndpoint=http://here:1/acme?sig={KEY};AccountKey={KEY}", "http://here:1/acme"),
+    ],
+)
+def test_the_store_is_told_without_what_lets_anyone_in(storage: str, told: str) -> None:
+    assert place_of(Settings(storage=storage)) == told
+
+
+def test_the_command_tells_its_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parser().parse_args(["--version"])
+    assert (ended.value.code, capsys.readouterr().out) == (0, f"assistants {VERSION}\n")

@@ -53,6 +53,15 @@ def faults(kind: str, document: Json) -> list[str]:
 COMPOSE = read(ROOT / "azurite-compose.yml")
 
 
+def test_containers_reach_a_model_server_on_the_host_and_find_actions() -> None:
+    for name in ("api", "worker"):
+        container = COMPOSE["services"][name]
+        assert container["extra_hosts"] == ["host.docker.internal:host-gateway"]
+        (mounted,) = container["volumes"]
+        assert mounted.endswith(f":{container['environment']['PYTHONPATH']}:ro")
+        assert mounted.startswith("${ACTIONS_FOLDER:-./examples}:")
+
+
 def test_the_compose_file_is_one() -> None:
     assert faults("compose-spec", COMPOSE) == []
     assert faults("compose-spec", {**COMPOSE, "services": {"api": {"imagine": "assistants-service"}}})
@@ -166,6 +175,7 @@ def test_what_the_dockerfile_installs_and_starts_answers(tmp_path: Path) -> None
     storage = env["STORAGE"].replace("/data/", f"{data}/")
     running = {"PATH": path, "HOST": env["HOST"], "STORAGE": storage, "PYTHONDONTWRITEBYTECODE": "1"}
     running["API_KEYS"] = f"default:{API_KEY}"
+    running |= {"PYTHONPATH": str(ROOT / "examples"), "ACTIONS": "weather"}  # as the manual adds actions
     with started([prefix / "bin" / command[0], *command[1:]], data, running) as url:
         (check,) = [json.loads(line.partition("CMD ")[2]) for line in instructions("HEALTHCHECK")]
         for port, healthy in ((url.rpartition(":")[2], True), ("1", False)):

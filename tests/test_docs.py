@@ -25,6 +25,7 @@ DEPLOY = ".github/workflows/deploy.yml"
 URL = "http://127.0.0.1:8000"
 SHOWN = re.compile(r"<!-- (settings|examples/\w+\.py) -->\n.*?<!-- end -->", re.DOTALL)
 OPERATIONS = ROOT / "docs" / "operations.md"
+COMPOSE = ROOT / "azurite-compose.yml"
 COPIED = re.compile(r"(?<=<!-- copy -->\n```sh\nfor container in )[^;]*(?=; do)")
 SCRIPT = re.compile(r"<!-- (first run|watch) -->\n```sh\n(.*?)```\n", re.DOTALL)
 LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
@@ -176,6 +177,23 @@ def _run(command: list[str]) -> str:
     return done.stdout
 
 
+def with_settings(compose: str) -> str:
+    """The settings that the containers get from the shell: all but those that the file itself gives."""
+    head, _, tail = re.split(r"(?<=`make docs` writes the list.\n)((?:    [A-Z_]+:\n)*)(?=    # end\n)", compose)
+    fixed = {"HOST", "PORT", *re.findall(r"^    ([A-Z_]+): ", head, re.MULTILINE)}
+    passed = [name.upper() for name in Settings.model_fields if name.upper() not in fixed]
+    return head + "".join(f"    {name}:\n" for name in passed) + tail
+
+
+def test_the_compose_file_passes_every_setting_on() -> None:
+    text = COMPOSE.read_text()
+    assert with_settings(text) == text, "run `make docs`"
+    assert {"STORAGE", "API_KEYS", "OPENAI_API_KEY", "OTEL_SERVICE_NAME"} <= set(
+        re.findall(r"^    ([A-Z_]+):", text, re.MULTILINE)
+    )
+
+
 if __name__ == "__main__":
+    COMPOSE.write_text(with_settings(COMPOSE.read_text()))
     README.write_text(written(README.read_text()))
     OPERATIONS.write_text(with_containers(OPERATIONS.read_text()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import os
 import re
 import subprocess
@@ -220,16 +221,17 @@ async def test_the_command_makes_lists_and_revokes(tmp_path: Path, capsys: pytes
     storage = f"sqlite:///{tmp_path}/keys.db"
     await command(storage, "create", "one")
     first, told = capsys.readouterr()
-    await command(storage, "create", "two", "--read-only")
+    await command(storage, "create", "two", "--read-only", "--name", "Anna's report")
     second, _ = capsys.readouterr()
     await command(storage, "list")
     listed, _ = capsys.readouterr()
     lines = [line.split() for line in listed.splitlines()]
     assert [line[1:3] + line[4:] for line in lines] == [
         [f"sk-...{first.strip()[-4:]}", "full", "one"],
-        [f"sk-...{second.strip()[-4:]}", "read", "two"],
+        [f"sk-...{second.strip()[-4:]}", "read", "two", "Anna's", "report"],
     ]
     assert lines[0][0] in told
+    assert told.startswith(f"In the store {tmp_path}/keys.db:\n")
     assert first.strip()[3:-4] not in listed
     await command(storage, "revoke", lines[0][0])
     capsys.readouterr()
@@ -244,6 +246,7 @@ async def test_the_command_makes_lists_and_revokes(tmp_path: Path, capsys: pytes
         ("sqlite://:memory:", ["list"], "STORAGE"),
         ("sqlite:////proc/no/x.db", ["list"], "STORAGE"),
         ("file", ["create", "a/b"], "'a/b' is no name of a project"),
+        ("file", ["create", "one", "--name", "two\nlines"], "one line of at most 100 characters"),
         ("file", ["revoke", "key_unknown"], "'key_unknown': see `assistants keys list`"),
     ],
 )
@@ -254,6 +257,17 @@ async def test_what_the_command_cannot_do_is_told_in_a_line(
     with pytest.raises(ConfigurationError, match=re.escape(named)) as caught:
         await command(storage, *arguments)
     assert "\n" not in str(caught.value)
+
+
+async def test_a_key_of_a_version_without_names_is_as_good_as_before(closed: InProcess) -> None:
+    text, key = await keys_of(closed).create("one", "full", "Anna")
+    stored = await closed.storage.get(names.KEYS, key.id)
+    assert stored is not None
+    old = json.loads(stored.body)
+    del old["name"]
+    await closed.storage.replace(names.KEYS, key.id, json.dumps(old).encode(), stored.etag)
+    assert [each.name for each in await keys_of(closed).all()] == [""]
+    assert await status(closed, text) == 200
 
 
 def test_keys_are_made_while_the_service_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -27,6 +27,7 @@ from core.ports import Conflict, Delivery, Document, Mark, Part, Storage, Storag
 from infra import azure_store, sqlite_store
 from infra.azure_store import AzureStorage
 from infra.sqlite_store import SqliteStorage, tidy
+from infra.wiring import SystemClock
 
 RACERS = 50
 DOCUMENT = Document("messages", "p/thread_1/msg_1", b'{"text":"hello"}', 3)
@@ -1367,3 +1368,23 @@ async def test_sqlite_leaves_a_key_that_is_reserved_anew_while_it_tidies(tmp_pat
             tidy(tidying, clock.now())
     assert await store.get("idempotency", "p/key")
     await store.close()
+
+
+class ReadOnly(SqliteStorage):
+    """What SQLite falls back to where it may not write to the file."""
+
+    def _connect(self) -> sqlite3.Connection:
+        return sqlite3.connect(f"file:{self._path}?mode=ro", uri=True, isolation_level=None, check_same_thread=False)
+
+
+async def test_a_sqlite_file_that_cannot_be_written_to_is_not_ready(tmp_path: Path) -> None:
+    path = str(tmp_path / "a.db")
+    good, bad = SqliteStorage(path, SystemClock()), ReadOnly(path, SystemClock())
+    await good.open()
+    await good.ping()
+    await bad.open()
+    with pytest.raises(StorageUnavailable, match="readonly"):
+        await bad.ping()
+    await good.ping()
+    await bad.close()
+    await good.close()
