@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+import itertools
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,34 +11,29 @@ from msgspec import UNSET, to_builtins
 
 from core import file_search
 from core.fold import RunState, ThreadState
-from core.ports import Content, Image, Prompt, Turn
+from core.ports import Prompt, Turn
 from core.resources import (
     FunctionTool,
-    ImageFilePart,
-    ImageUrlPart,
     Message,
     MessageCreation,
-    Part,
-    RefusalPart,
     Run,
     Step,
-    TextPart,
     ToolCalls,
 )
 from core.rounds import RECENT, asked, outputs_of, rounds_before
+from core.turns import turn_of
 
 PROMPT_SHARE = 0.75  # of a window: the rest is for the answer, and for the error of the count
 ENVELOPE = 4  # tokens that a provider puts around each text
 IMAGE_TOKENS = 1_000
-IMAGE_FILE = "file:"  # instead of an image's URL: the id of a file follows
 Count = Callable[[str], int]  # tokens of a text
 Definitions = Mapping[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """`cut`: older messages had no room. `scarce`: these, or rounds of earlier runs, of which `earlier` are there.
-    `alone`: no message but the newest is left."""
+    """`cut`: older messages, or older rounds of the run itself, had no room. `scarce`: these, or rounds of earlier
+    runs, of which `earlier` are there. `alone`: nothing is left that could be left out."""
 
     prompt: Prompt
     earlier: tuple[Step, ...] = ()
@@ -60,12 +56,11 @@ def build(state: ThreadState, held: RunState, own: Definitions, room: int, histo
     search = file_search.name_for(run)
     if search:
         tools = (*tools, file_search.definition(search))
-    done = tuple(_done(state, held))
     limit = run.max_completion_tokens
     prompt = Prompt(
         model=run.model,
         instructions=run.instructions,
-        turns=done,
+        turns=(),
         tools=tools,
         tool_choice=_tool_choice(held, tools),
         parallel_tool_calls=run.parallel_tool_calls,
@@ -75,20 +70,23 @@ def build(state: ThreadState, held: RunState, own: Definitions, room: int, histo
         response_format=run.response_format,
         max_completion_tokens=None if limit is None else max(1, limit - held.usage.completion_tokens),
     )
-    budget = room - tokens_of(prompt, count)
+    newest = next(_before(state, run), None)
+    least, own_rounds = _tokens(turn_of(newest), count) if newest else 0, _split(_done(state, held))
+    done, used = _newest_rounds(own_rounds, room - tokens_of(prompt, count) - least, count)
+    budget = room - tokens_of(prompt, count) - used
     if run.max_prompt_tokens is not None:
         budget = min(budget, run.max_prompt_tokens - held.usage.prompt_tokens - room + budget)
-        newest = next(_before(state, run), None)
-        if newest is not None and _tokens(_turn(newest), count) > budget:
+        if least > budget:
             return None
     past = _Past(state, run, search, {tool["name"] for tool in tools}, count)
     turns = past.take(budget, history)
+    lost = len(done) < len(own_rounds)
     return Built(
-        replace(prompt, turns=(*turns, *done)),
+        replace(prompt, turns=(*turns, *itertools.chain(*done))),
         tuple(past.earlier),
-        cut=past.cut,
-        scarce=past.scarce,
-        alone=past.messages <= 1,
+        cut=past.cut or lost,
+        scarce=past.scarce or lost,
+        alone=past.messages <= 1 and len(done) <= 1,
     )
 
 
@@ -126,6 +124,28 @@ def _tool_choice(held: RunState, tools: tuple[Mapping[str, Any], ...]) -> str | 
     return choice  # type: ignore[no-any-return]
 
 
+def _split(done: Iterable[Turn]) -> list[list[Turn]]:
+    """What the run did, round by round: a round begins with what the model said."""
+    rounds: list[list[Turn]] = []
+    for turn in done:
+        if turn.role == "assistant":
+            rounds.append([])
+        rounds[-1].append(turn)
+    return rounds
+
+
+def _newest_rounds(rounds: Sequence[Sequence[Turn]], room: int, count: Count) -> tuple[list[Sequence[Turn]], int]:
+    """Those that fit, at least the last one, and the tokens that they have: a run that goes on calling tools must not
+    end because of what they said long ago."""
+    used, kept = 0, 0
+    for each in reversed(rounds):
+        cost = sum(_tokens(turn, count) for turn in each)
+        if kept and used + cost > room:
+            break
+        used, kept = used + cost, kept + 1
+    return list(rounds[len(rounds) - kept :]), used
+
+
 def _before(state: ThreadState, run: Run) -> Iterator[Message]:
     """The thread's messages without those of this run, newest first."""
     return (message for message in state.messages.newest() if message.run_id != run.id)
@@ -152,7 +172,7 @@ class _Past:
         for message in _before(self.state, self.run):
             if full is not None and self.messages >= full:
                 break
-            turn = _turn(message)
+            turn = turn_of(message)
             budget -= _tokens(turn, self.count)
             if turns and budget < 0:
                 self.cut = self.scarce = True
@@ -179,42 +199,6 @@ class _Past:
         return history, budget
 
 
-def _turn(message: Message) -> Turn:
-    parts = [_part(part) for part in message.content]
-    if message.role != "user":  # no provider takes images that an assistant has said
-        parts = [_named(part) if isinstance(part, Image) else part for part in parts]
-    return Turn(role=message.role, content=content_of(parts))
-
-
-def _part(part: Part) -> str | Image:
-    match part:
-        case TextPart(text=text):
-            return text.value
-        case RefusalPart(refusal=refusal):
-            return refusal
-        case ImageUrlPart(image_url=image):
-            return Image(image.url, image.detail)
-        case ImageFilePart(image_file=file):
-            return Image(IMAGE_FILE + file.file_id, file.detail)
-
-
-def _named(image: Image) -> str:
-    """A note in the place of an image. The data of a data: URL would be many words that say nothing."""
-    return f"[image {image.url.removeprefix(IMAGE_FILE).partition(',')[0]}]"
-
-
-def content_of(parts: Iterable[str | Image]) -> Content:
-    """Texts that follow each other are lines of one text; that alone is the content if there is no image."""
-    merged: list[str | Image] = []
-    for part in parts:
-        last = merged[-1] if merged else None
-        if isinstance(part, str) and isinstance(last, str):
-            merged[-1] = f"{last}\n{part}"
-        else:
-            merged.append(part)
-    return tuple(merged) if any(isinstance(part, Image) for part in merged) else "".join(map(str, merged))
-
-
 def _done(state: ThreadState, held: RunState) -> Iterator[Turn]:
     """What the run did, as turns: a message and the calls that followed it are one."""
     text, search = "", file_search.name_for(held.run)
@@ -224,7 +208,7 @@ def _done(state: ThreadState, held: RunState) -> Iterator[Turn]:
             continue
         if isinstance(details, MessageCreation):
             message = state.messages.get(details.message_creation.message_id)
-            text = _turn(message).text if message else ""
+            text = turn_of(message).text if message else ""
         elif isinstance(details, ToolCalls):
             yield Turn(role="assistant", content=text, calls=tuple(asked(call, search) for call in details.tool_calls))
             text, outputs = "", outputs_of(step)

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from core.ports import Content, Turn
-from core.prompt import content_of
+from core.turns import content_of
 
 
 def joined(turns: Iterable[Turn]) -> list[Turn]:

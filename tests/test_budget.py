@@ -131,7 +131,7 @@ async def test_a_cut_is_logged_once_a_run(caplog: pytest.LogCaptureFixture) -> N
             run = await service.answered(run, **{f"call_{n}": "sun"})
         assert [prompt.turns[0].text for prompt in service.prompts] == ["new"] * 4
     (line,) = [record.getMessage() for record in caplog.records]
-    assert line.startswith(f"run {run['id']}: older messages are left out")
+    assert line.startswith(f"run {run['id']}: older messages or rounds of tools are left out")
     assert "secret" not in line
 
 
@@ -304,6 +304,26 @@ async def test_what_a_client_has_heard_is_not_asked_for_again() -> None:
             await events.until("thread.run.failed")
         assert len(service.prompts) == 1
         assert (await service.said(thread))[-1] == "Let me"
+
+
+async def test_a_run_that_goes_on_calling_tools_goes_on_without_what_they_said_long_ago() -> None:
+    """The question stays, and the newest rounds, whole."""
+    weather = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}
+    script = [calls(ToolCall(f"call_{n}", "get_weather", "{}")) for n in range(9)]
+    async with in_process(*script, takes(2_000)) as service:
+        assistant = await service.assistant(model="gpt-4", tools=[weather])
+        run = await service.finished(await service.thread("Before", "How is it?"), assistant)
+        for n in range(9):
+            run = await service.answered(run, **{f"call_{n}": "sun " * 1_000})
+        assert run["status"] == "completed"
+        prompts = [[turn.call_id or turn.text for turn in prompt.turns if not turn.calls] for prompt in service.prompts]
+    assert prompts[5][:3] == ["Before", "How is it?", "call_0"]
+    assert prompts[8] == ["Before", "How is it?", *(f"call_{n}" for n in range(3, 8))]
+    assert prompts[-1] == ["Before", "How is it?", "call_8"]
+    for prompt in service.prompts:
+        assert [turn.role for turn in prompt.turns if turn.calls] == ["assistant"] * sum(
+            turn.role == "tool" for turn in prompt.turns
+        )
 
 
 async def test_other_failures_are_not_asked_again() -> None:

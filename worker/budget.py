@@ -119,7 +119,7 @@ class Budget:
             self._told[run.id] = None
             _bound(self._told)
             log.warning(
-                "run %s: older messages are left out, as a prompt of the model %.100r may have %d tokens."
+                "run %s: older messages or rounds of tools are left out, as a prompt of %.100r may have %d tokens."
                 " If that is too few, set `window` of its provider in PROVIDERS, or MODEL_WINDOW",
                 run.id,
                 run.model,

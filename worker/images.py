@@ -11,8 +11,8 @@ from core.errors import ApiError
 from core.files import Files, decode_file
 from core.ids import SAFE_ID
 from core.ports import Image, ModelError, Prompt, Turn
-from core.prompt import IMAGE_FILE, content_of
 from core.resources import File
+from core.turns import IMAGE_FILE, content_of
 
 MIB: Final = 1024 * 1024
 LARGEST: Final = 20 * MIB  # bytes of an image, as providers have it
