@@ -35,7 +35,7 @@ from core.resources import (
     VectorStore,
     encode,
 )
-from core.search.request import SearchVectorStore
+from core.search.request import Ranking, SearchVectorStore
 from core.stores.commands import NewFile, chunking_of, has_expired, new_file, new_files
 from core.stores.fold import FileState
 from core.stores.ledger import batch_of
@@ -186,13 +186,15 @@ async def search(request: web.Request) -> web.Response:
     store_id = _store_id(request)
     body = await read_body(request, SearchVectorStore)
     queries = [body.query] if isinstance(body.query, str) else body.query
+    ranking = body.ranking_options or Ranking()
     found = await service.searcher.search_stores(
         project,
         [store_id],
         queries,
         limit=body.max_num_results or RESULTS,
         filter=body.filters,
-        threshold=(body.ranking_options and body.ranking_options.score_threshold) or 0.0,
+        weights=ranking.weights,
+        threshold=ranking.score_threshold or 0.0,
     )
     results = [
         SearchResult(

@@ -80,7 +80,11 @@ SEARCH = {
     "rewrite_query": False,
     "max_num_results": 5,
     "filters": {"type": "and", "filters": [EQUAL]},
-    "ranking_options": {"ranker": "auto", "score_threshold": 0.5},
+    "ranking_options": {
+        "ranker": "auto",
+        "score_threshold": 0.5,
+        "hybrid_search": {"embedding_weight": 1, "text_weight": 0},
+    },
 }
 OUTPUTS = {"tool_outputs": [{"tool_call_id": "call_1", "output": "o"}], "stream": False}
 

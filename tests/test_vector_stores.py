@@ -21,6 +21,7 @@ from core.bell import Bell
 from core.decide import Wait
 from core.ids import Ids
 from core.ports import Chunk, Chunking, Delivery, Kind
+from core.search.ranking import Weights
 from core.search.words import FORMAT, WHOLE
 from core.stores.fold import StoreState
 from core.stores.ledger import Stores
@@ -351,6 +352,34 @@ async def test_small_segments_are_merged_and_nothing_is_lost() -> None:
             body = {"query": f"Words of file {number}.", "max_num_results": 1}
             found = await service.api.post(f"/vector_stores/{store['id']}/search", body)
             assert [each["file_id"] for each in found["data"]] == [file_id]
+
+
+async def test_a_search_has_the_weights_that_it_brings_or_those_of_the_embedding_model() -> None:
+    class Wordy(Bag):
+        weights = Weights(vector=0, words=1)
+
+    async def scores(**options: Any) -> list[float]:
+        answer = await service.api.post(f"/vector_stores/{store['id']}/search", {"query": "the tide", **options})
+        return [each["score"] for each in answer["data"]]
+
+    def balance(vectors: float, words: float) -> Json:
+        return {"ranking_options": {"hybrid_search": {"embedding_weight": vectors, "text_weight": words}}}
+
+    async with in_process(embeddings=Wordy()) as service:
+        (file_id,) = [(await upload(service.api, b"The tide comes."))["id"]]
+        store = await service.api.post("/vector_stores", {"file_ids": [file_id]})
+        await service.ingested(store)
+        (by_words,), (by_vectors,), (by_both,) = [
+            await scores(**balance(*each)) for each in [(0, 1), (1, 0), (0.75, 0.25)]
+        ]
+        assert by_vectors == pytest.approx((2 / 3) ** 0.5, abs=1e-3)  # two of three words
+        assert by_words != pytest.approx(by_vectors, abs=0.05)
+        assert by_both == pytest.approx(0.75 * by_vectors + 0.25 * by_words)
+        nothing = {"query": "tide", **balance(0, 0)}
+        error = await service.api.refused("POST", f"/vector_stores/{store['id']}/search", nothing)
+        assert error["param"] == "ranking_options.hybrid_search.text_weight"
+        none = {"ranking_options": {"hybrid_search": None}}
+        assert await scores() == await scores(**none) == [by_words]
 
 
 async def test_where_the_built_in_model_is_missing_files_are_found_by_their_words(

@@ -363,16 +363,17 @@ def _exact(paths: Json, schemas: Json) -> None:
     _limit(function["properties"]["description"], {"maxLength": 65_536})
     for named in (function, answer):
         _limit(named["properties"]["name"], {"pattern": "^[a-zA-Z0-9_-]+$", "maxLength": 64})
-    ranking = schemas["FileSearchRankingOptions"]
-    del ranking["required"]
+    del schemas["FileSearchRankingOptions"]["required"]
     weight = {"type": "number", "minimum": 0, "maximum": 1}
-    ranking["properties"]["hybrid_search"] = {
-        "type": ["object", "null"],
-        "description": "How much meaning and words count in a passage's score. One of them is above 0.",
-        "properties": {"embedding_weight": weight, "text_weight": weight},
-        "required": ["embedding_weight", "text_weight"],
-        "additionalProperties": False,
-    }
+    search = schemas["VectorStoreSearchRequest"]["properties"]["ranking_options"]
+    for ranking in (schemas["FileSearchRankingOptions"], search):
+        ranking["properties"]["hybrid_search"] = {
+            "type": ["object", "null"],
+            "description": "How much meaning and words count in a passage's score. One of them is above 0.",
+            "properties": {"embedding_weight": weight, "text_weight": weight},
+            "required": ["embedding_weight", "text_weight"],
+            "additionalProperties": False,
+        }
     message = schemas["CreateMessageRequest"]["properties"]
     _limit(_alternatives(message["content"])[0], {"maxLength": 256_000})
     attachments = _alternatives(message["attachments"])[0]

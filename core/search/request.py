@@ -6,8 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, StringConstraints, Tag
 
-from core.requests import Body
+from core.requests import Body, HybridSearch
 from core.search.filters import Filter
+from core.search.ranking import Weights
 
 
 def _string_or_array(value: Any) -> str:
@@ -24,6 +25,12 @@ Questions = Annotated[
 class Ranking(Body):
     ranker: Literal["none", "auto", "default-2024-11-15"] | None = None
     score_threshold: Annotated[float, Field(ge=0, le=1)] | None = None
+    hybrid_search: HybridSearch | None = None
+
+    @property
+    def weights(self) -> Weights | None:
+        given = self.hybrid_search
+        return Weights(vector=given.embedding_weight, words=given.text_weight) if given else None
 
 
 class SearchVectorStore(Body):
