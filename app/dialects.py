@@ -16,6 +16,8 @@ from core.errors import ApiError
 
 NEEDS_BETA = ("/v1/assistants", "/v1/threads")
 BETA = "assistants=v2"
+MISSING = "You must provide the 'OpenAI-Beta' header to access the Assistants API."
+DEPRECATED = "The v1 Assistants API has been deprecated."
 API_VERSION = re.compile(r"\d{4}-\d{2}-\d{2}(-preview)?")
 
 
@@ -41,12 +43,11 @@ class Dialect:
     def check(self, request: web.Request) -> None:
         """Raises the refusal of a request to a known path that lacks what the dialect asks for: assistants and threads
         want `OpenAI-Beta: assistants=v2`, models and the rest do not (section 1.2)."""
-        sent = (part.strip() for part in request.headers.get("OpenAI-Beta", "").split(","))
+        sent = {part.strip() for part in request.headers.get("OpenAI-Beta", "").split(",")}
         if request.path.startswith(NEEDS_BETA) and BETA not in sent:
+            wrong = DEPRECATED if "assistants=v1" in sent else MISSING
             raise ApiError(
-                "You must provide the 'OpenAI-Beta' header to access the Assistants API. Please try again by setting"
-                " the header 'OpenAI-Beta: assistants=v2'.",
-                code="invalid_beta",
+                f"{wrong} Please try again by setting the header 'OpenAI-Beta: {BETA}'.", code="invalid_beta"
             )
 
     def unknown_path(self, request: web.Request) -> ApiError:

@@ -221,6 +221,11 @@ def _properties(path: str, context: Any, value: Any) -> ApiError:
     return ApiError(message, param=path, code="object_above_max_properties")
 
 
+def _empty(path: str, context: Any, value: Any) -> ApiError:
+    """As the original said it, which clients look for."""
+    return ApiError("Message content must be non-empty.", param=path)
+
+
 def _other(path: str, context: Any, value: Any) -> ApiError:
     return ApiError(f"Invalid value for '{path}'.", param=path or None, code="invalid_value")
 
@@ -239,4 +244,5 @@ RULES: dict[str, Callable[[str, Any, Any], ApiError]] = {
     "string_pattern_mismatch": _pattern,
     "wrong_prefix": _prefix,
     "object_above_max_properties": _properties,
+    "empty_content": _empty,
 }

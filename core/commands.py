@@ -7,9 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from msgspec import UNSET
 from msgspec.structs import replace
 
 from core import events as e
@@ -20,10 +18,6 @@ from core.ids import Ids
 from core.resources import (
     TERMINAL,
     Assistant,
-    CodeInterpreterTool,
-    FileSearchTool,
-    FunctionDefinition,
-    FunctionTool,
     ImageFile,
     ImageFilePart,
     ImageUrl,
@@ -34,13 +28,10 @@ from core.resources import (
     Text,
     TextPart,
     Thread,
-    Tool,
     TruncationStrategy,
 )
 from core.tool_resources import overridden, resources_from, together, with_attached, with_tools
-
-RANKING = {"ranker": "default_2024_08_21", "score_threshold": 0.0, "hybrid_search": None}
-
+from core.tools import check_choice, plain, tools_from
 
 # --- bodies to resources ------------------------------------------------------------------------------------------
 
@@ -59,7 +50,7 @@ def assistant_from(body: r.CreateAssistant, assistant_id: str, now: float) -> As
         reasoning_effort=body.reasoning_effort,
         tool_resources=with_tools(resources_from(body.tool_resources), tools_from(body.tools)),
         metadata=body.metadata or {},
-        response_format=_plain(body.response_format) or "auto",
+        response_format=plain(body.response_format) or "auto",
     )
 
 
@@ -77,34 +68,6 @@ def updated_assistant(old: Assistant, body: r.UpdateAssistant) -> Assistant:
         given["tool_resources"] = overridden(old.tool_resources, body.tool_resources)
     updated = replace(old, **given)
     return replace(updated, tool_resources=with_tools(updated.tool_resources, updated.tools))
-
-
-def tools_from(tools: Sequence[Any] | None) -> tuple[Tool, ...]:
-    return tuple(_tool(tool) for tool in tools or ())
-
-
-def _tool(body: r.FunctionToolBody | r.CodeInterpreterBody | r.FileSearchBody) -> Tool:
-    """Normalised as recorded: section 3.1."""
-    match body:
-        case r.FunctionToolBody(function=function):
-            definition = FunctionDefinition(
-                name=function.name,
-                description=UNSET if function.description is None else function.description,
-                strict=bool(function.strict),
-            )
-            if function.parameters is not None:
-                definition = replace(definition, parameters=function.parameters)
-            return FunctionTool(function=definition)
-        case r.CodeInterpreterBody():
-            return CodeInterpreterTool()
-        case r.FileSearchBody(file_search=options):
-            given = _plain(options) or {}
-            ranking = {**RANKING, **(given.pop("ranking_options", None) or {})}
-            return FileSearchTool(file_search={**given, "ranking_options": ranking})
-
-
-def _plain(body: Any) -> Any:
-    return body.model_dump(exclude_none=True, by_alias=True) if isinstance(body, r.Body) else body
 
 
 def message_from(body: r.CreateMessage, thread_id: str, message_id: str, now: float) -> Message:
@@ -274,7 +237,9 @@ class Scribe:
         instructions = assistant.instructions if body.instructions is None else body.instructions
         if additional:
             instructions = f"{instructions}\n\n{additional}" if instructions else additional
-        truncation = body.truncation_strategy
+        truncation, tools = body.truncation_strategy, assistant.tools if body.tools is None else tools_from(body.tools)
+        choice = plain(body.tool_choice) or "auto"
+        check_choice(choice, tools)
         return Run(
             id=run_id,
             created_at=int(self.now),
@@ -283,7 +248,7 @@ class Scribe:
             expires_at=int(self.now) + self.lifetime,
             model=body.model or assistant.model,
             instructions=instructions,
-            tools=assistant.tools if body.tools is None else tools_from(body.tools),
+            tools=tools,
             tool_resources=together(assistant.tool_resources, thread.tool_resources),
             metadata=body.metadata or {},
             temperature=assistant.temperature if body.temperature is None else body.temperature,
@@ -294,8 +259,8 @@ class Scribe:
             truncation_strategy=TruncationStrategy(type=truncation.type, last_messages=truncation.last_messages)
             if truncation
             else TruncationStrategy(),
-            response_format=_plain(body.response_format) or assistant.response_format,
-            tool_choice=_plain(body.tool_choice) or "auto",
+            response_format=plain(body.response_format) or assistant.response_format,
+            tool_choice=choice,
             parallel_tool_calls=body.parallel_tool_calls is not False,
         )
 

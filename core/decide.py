@@ -19,7 +19,9 @@ CLOSING = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """The log does not show yet what the doorbell announced."""
+    """The log does not show yet what the doorbell announced; or it is `gone`, and its thread was deleted."""
+
+    gone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,8 @@ def decide(state: ThreadState, run_id: str, *, seen: int, item: str, attempt: in
         return Done()
     held = state.runs.get(run_id)
     if held is None or state.version <= seen:
-        return Wait()
+        # Only the doorbell of a new thread comes before the first commit.
+        return Wait(gone=not state.version and seen != 0)
     run = held.run
     if not run.active:
         return Done()

@@ -278,10 +278,17 @@ def _string_or_array(value: Any) -> str:
     return "string" if isinstance(value, str) else "array"
 
 
+def _says_something(content: str | list[TextPartBody | ImageUrlPartBody | ImageFilePartBody]) -> Any:
+    if not any(not isinstance(part, TextPartBody) or part.text for part in content):
+        raise PydanticCustomError("empty_content", "nothing is said")
+    return content
+
+
 Content = Annotated[
     Annotated[MessageText, Tag("string")]
     | Annotated[list[PartBody], Field(min_length=1, max_length=1000), Tag("array")],
     Discriminator(_string_or_array),
+    AfterValidator(_says_something),
 ]
 
 

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import warnings
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -609,7 +609,7 @@ class Slowly(PlainText):
 
 
 async def asked_about_an_attachment(service: InProcess) -> Json:
-    """A run on a message whose file is not read yet. Its assistant has no store."""
+    """A run on a message whose file is not read yet, in the thread's store. Its assistant has none."""
     file = await upload(service.api, DIARY, "diary.txt")
     attachment = {"file_id": file["id"], "tools": [tool()]}
     message = {"role": "user", "content": "What did Filip eat?", "attachments": [attachment]}
@@ -617,11 +617,25 @@ async def asked_about_an_attachment(service: InProcess) -> Json:
     return await service.start_run(thread, await service.assistant(tools=[tool()]))
 
 
-async def test_a_file_that_was_attached_a_moment_ago_is_found() -> None:
+async def asked_of_a_new_assistant(service: InProcess) -> Json:
+    """A run of an assistant whose store is not read yet; of its thread's store, nothing is waiting."""
+    file = await upload(service.api, DIARY, "diary.txt")
+    resources = {"file_search": {"vector_stores": [{"file_ids": [file["id"]]}]}}
+    assistant = await service.assistant(tools=[tool()], tool_resources=resources)
+    thread = await service.thread("What did Filip eat?", tool_resources=await made_stores(service, "vs_2"))
+    return await service.start_run(thread, assistant)
+
+
+ASKED = pytest.mark.parametrize("asked", [asked_about_an_attachment, asked_of_a_new_assistant])
+Asked = Callable[[InProcess], Awaitable[Json]]
+
+
+@ASKED
+async def test_a_file_that_was_attached_a_moment_ago_is_found(asked: Asked) -> None:
     reader = Slowly()
     script = calls(searching("Filip")), answers("Cake【{number}:0†source】")
     async with in_process(*script, extraction=reader) as service:
-        run = await asked_about_an_attachment(service)
+        run = await asked(service)
         await reader.begun.wait()
         while len(await service.steps(run)) < 1:
             await asyncio.sleep(0.01)
@@ -631,11 +645,12 @@ async def test_a_file_that_was_attached_a_moment_ago_is_found() -> None:
     assert run["status"] == "completed"
 
 
-async def test_a_run_waits_a_minute_for_files_at_most() -> None:
+@ASKED
+async def test_a_run_waits_a_minute_for_files_at_most(asked: Asked) -> None:
     reader = Slowly()
     script = calls(searching("Filip")), says("Nothing.")
     async with in_process(*script, extraction=reader, clock=ManualClock()) as service:
-        run = await asked_about_an_attachment(service)
+        run = await asked(service)
         await reader.begun.wait()
         while len(await service.steps(run)) < 1:
             await asyncio.sleep(0.01)
@@ -645,6 +660,21 @@ async def test_a_run_waits_a_minute_for_files_at_most() -> None:
         service.advance(2)
         run = await service.until(run)
         assert service.prompts[1].turns[-1].text == "Nothing was found."
+        reader.go.set()
+    assert run["status"] == "completed"
+
+
+async def test_a_run_does_not_wait_for_files_of_a_store_that_has_expired() -> None:
+    reader = Slowly()
+    async with in_process(calls(searching("x")), says("Sorry."), extraction=reader, clock=ManualClock()) as service:
+        file = await upload(service.api, DIARY, "diary.txt")
+        body = {"file_ids": [file["id"]], "expires_after": {"anchor": "last_active_at", "days": 1}}
+        store = await service.api.post("/vector_stores", body)
+        await reader.begun.wait()
+        assistant = await service.assistant(tools=[tool()], tool_resources=stores(store["id"]))
+        service.advance(24 * 3600)
+        run = await service.finished(assistant=assistant)
+        assert "has expired" in service.prompts[1].turns[-1].text
         reader.go.set()
     assert run["status"] == "completed"
 

@@ -41,11 +41,13 @@ PROJECTS = itertools.count()  # one for each sequence, as all are over one store
 ENOUGH = 20.0  # seconds in which a worker has done what it can do
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=5)
+WORDS = st.text(st.characters(codec="utf-8"), min_size=1, max_size=5)  # a message is not empty
 METADATA = st.dictionaries(TEXT, TEXT, max_size=2)
 SCRIPT = st.sampled_from(["says", "calls", "calls", "own", "cut", "fails", "hangs"])
 KEY = st.sampled_from([*[None] * 9, *"abcdef"])
 MESSAGE = st.fixed_dictionaries(
-    {"role": st.sampled_from(["user", "user", "assistant"]), "content": TEXT}, optional={"metadata": METADATA}
+    {"role": st.sampled_from(["user", "user", "assistant"]), "content": WORDS},
+    optional={"metadata": METADATA},
 )
 MESSAGES = st.lists(MESSAGE, max_size=3)
 RESOURCES = st.sampled_from([{}, {"code_interpreter": {"file_ids": []}}, {"file_search": {"vector_store_ids": []}}])
@@ -220,7 +222,7 @@ class Sequence(RuleBasedStateMachine):
 
     # -- objects ---------------------------------------------------------------------------------------------------
 
-    @initialize(script=SCRIPT, content=TEXT, seed=st.integers(0, 2**32))
+    @initialize(script=SCRIPT, content=WORDS, seed=st.integers(0, 2**32))
     def begin(self, script: str, content: str, seed: int) -> None:
         """With one of everything, so that the rules find something."""
         self.random = random.Random(seed)

@@ -451,6 +451,14 @@ CHOSEN = {"type": "last_messages", "last_messages": 0}
 KINDS = "'function', 'code_interpreter', and 'file_search'"
 
 
+FORCED = {"type": "function", "function": {"name": "get_time"}}
+OTHER = {"type": "function", "function": {"name": "get_weather"}}
+NO_TOOL = "Invalid value for 'tool_choice': no {} was specified in the 'tools' parameter."
+NO_FUNCTION = NO_TOOL.format("function named 'get_time'"), "tool_choice", "invalid_value"
+NO_SEARCH = NO_TOOL.format("file_search tool"), "tool_choice", "invalid_value"
+EMPTY = "Message content must be non-empty."
+
+
 def an_assistant(**fields: Json) -> tuple[str, Json]:
     return "/assistants", {"model": "m", **fields}
 
@@ -513,6 +521,19 @@ def a_thread_of(*content: Json) -> tuple[str, Json]:
         (a_run(tool_choice={"type": "function"}), missing("tool_choice.function")),
         (a_run(truncation_strategy={"type": "last_messages"}), missing("truncation_strategy.last_messages")),
         (a_run(tool_choice="always"), no_choice("tool_choice", "always", "'none', 'auto', and 'required'")),
+        (a_run(tool_choice=FORCED), NO_FUNCTION),
+        (a_run(tool_choice=FORCED, tools=[]), NO_FUNCTION),
+        (a_run(tool_choice=FORCED, tools=[OTHER, {"type": "file_search"}]), NO_FUNCTION),
+        (a_run(tool_choice={"type": "file_search"}, tools=[OTHER]), NO_SEARCH),
+        (("/threads/runs", {"assistant_id": "{asst}", "thread": {}, "tool_choice": FORCED}), NO_FUNCTION),
+        (a_message(content=""), (EMPTY, "content", None)),
+        (a_message(content="", role="assistant"), (EMPTY, "content", None)),
+        (a_message(content=[{"type": "text", "text": ""}]), (EMPTY, "content", None)),
+        (("/threads", {"messages": [{"role": "user", "content": ""}]}), (EMPTY, "messages[0].content", None)),
+        (
+            a_run(additional_messages=[{"role": "user", "content": ""}]),
+            (EMPTY, "additional_messages[0].content", None),
+        ),
         (an_assistant(metadata={"k": "v" * 695}), wrong_size("metadata.k", "string too long", *LONG_STRING)),
         (an_assistant(tools=[{"type": "file_search"}] * 129), wrong_size("tools", "array too long", *LONG_ARRAY)),
         (a_message(content=[]), wrong_size("content", "array too short", *SHORT_ARRAY)),
@@ -675,9 +696,11 @@ async def test_assistants_and_threads_want_the_beta_header(
 ) -> None:
     answer = await service.api.send(method, path, headers={"OpenAI-Beta": sent})
     assert answer.status == 400
+    why = "You must provide the 'OpenAI-Beta' header to access the Assistants API."
+    if sent == "assistants=v1":
+        why = "The v1 Assistants API has been deprecated."
     assert answer.error == {
-        "message": "You must provide the 'OpenAI-Beta' header to access the Assistants API. Please try again by setting"
-        " the header 'OpenAI-Beta: assistants=v2'.",
+        "message": f"{why} Please try again by setting the header 'OpenAI-Beta: assistants=v2'.",
         "type": "invalid_request_error",
         "param": None,
         "code": "invalid_beta",

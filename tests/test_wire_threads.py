@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
 from forms import upload
-from inprocess import Api, Gate, InProcess, calls, filled, in_process, path_of, says
+from inprocess import Api, Gate, InProcess, ManualClock, calls, filled, in_process, path_of, says
 
 from core import names
 from core.ports import ToolCall
@@ -414,6 +415,23 @@ async def purged(service: InProcess, thread: str, *runs: str) -> None:
         assert left == [], container
     for run in runs:
         assert await service.storage.read(names.STREAMS, names.document("default", thread, run), None) is None
+
+
+async def test_a_doorbell_of_a_thread_that_was_purged_is_dropped_without_a_word(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Its run waited for outputs: the doorbell was parked until it expires."""
+    caplog.set_level(logging.INFO)
+    async with in_process(calls(ToolCall("call_1", "get_weather", "{}")), clock=ManualClock()) as service:
+        run = await service.finished(assistant=await service.assistant(tools=[WEATHER]))
+        assert run["status"] == "requires_action"
+        await service.api.delete(f"/threads/{run['thread_id']}")
+        await purged(service, run["thread_id"], run["id"])
+        service.advance(700)
+        async with asyncio.timeout(5):
+            while service.storage._sql.execute("SELECT count(*) FROM queue").fetchone()[0]:
+                await asyncio.sleep(0.001)
+    assert "never came" not in caplog.text
 
 
 async def test_a_deleted_thread_answers_404_before_any_worker_has_emptied_it() -> None:

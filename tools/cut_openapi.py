@@ -375,7 +375,7 @@ def _exact(paths: Json, schemas: Json) -> None:
             "additionalProperties": False,
         }
     message = schemas["CreateMessageRequest"]["properties"]
-    _limit(_alternatives(message["content"])[0], {"maxLength": 256_000})
+    _limit(_alternatives(message["content"])[0], {"minLength": 1, "maxLength": 256_000})
     attachments = _alternatives(message["attachments"])[0]
     attachments["items"]["required"] = [attachments.pop("required")[0]]
     attachments["items"]["properties"]["tools"]["maxItems"] = 2

@@ -13,7 +13,6 @@ from core import events as e
 from core import frames
 from core.bell import Bell
 from core.citations import sources_of
-from core.commands import store_of_thread
 from core.decide import CallModel, CallTools, Done, Leave, Move, Park, Wait, Write, decide, failed
 from core.errors import ApiError
 from core.file_search import NAME, stores_of
@@ -319,10 +318,9 @@ class Advance:
     async def _search(self, held: RunState, call: FileSearchToolCall, searches: int) -> Output:
         kit = self.kit
         with kit.telemetry.span("tool", tool=NAME, call_id=call.id) as span:
-            # What a user attached a moment ago is to be found; the assistant's store is nobody's last message.
-            store_id = store_of_thread(await kit.ledger.recall(self.item.project, self.item.thread_id))
-            if store_id in stores_of(held.run):
-                until = (held.run.started_at or held.run.created_at) + WAIT
+            # What was attached a moment ago is to be found: by a user, or by a program that made its assistant anew.
+            until = (held.run.started_at or held.run.created_at) + WAIT
+            for store_id in stores_of(held.run):
                 await ready(kit.stores, kit.clock, self.item.project, store_id, until)
             found = await search(
                 kit.searcher, self.item.project, held, call, kit.budget.window(held.run.model), searches

@@ -126,7 +126,7 @@ class Doorbell:
                 await self._park(replace(item, seen=NOTHING_NEW), until)
             case Wait() if self._age(item) < STALE and item.seen != NOTHING_NEW:
                 await self._put_back(item)
-            case Wait():
+            case Wait(gone=False):
                 log.info("run %s: its commit never came, the doorbell is dropped", item.run_id)
             case Leave():
                 return False

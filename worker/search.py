@@ -19,7 +19,7 @@ from core.stores.search import Found
 log = logging.getLogger(__name__)
 
 TIMEOUT = 60.0  # seconds of one search, with its embeddings
-WAIT = 60.0  # seconds after its start that a run waits for the files of its thread's store (the vendor's guide)
+WAIT = 60.0  # seconds after its start that a run waits for the files of its stores (the vendor's guide)
 LOOK_EVERY = 1.0  # seconds between looks at a store whose files another process reads
 FAILED = "The files cannot be searched at the moment."
 FULL = "There is no room for more passages. Do not search again: answer from those that you have."

@@ -160,9 +160,10 @@ def learn(answer: Json) -> None:
 
 @schemathesis.hook
 def filter_failure(context: HookContext, failure: Failure, case: Case, response: Response) -> bool:
-    """Three rules that the document does not tell: null counts as absent wherever a field is optional, since SDKs send
-    it; 2.0 is no integer, though JSON Schema takes it for one; and chunks overlap by half of their size at most.
-    And a 404 of a file that a body names is none of the thread, say, that was created before."""
+    """Four rules that the document does not tell: null counts as absent wherever a field is optional, since SDKs send
+    it; 2.0 is no integer, though JSON Schema takes it for one; chunks overlap by half of their size at most; and the
+    parts of a message say something. And a 404 of a file that a body names is none of the thread, say, that was created
+    before."""
     if isinstance(failure, EnsureResourceAvailability):
         return any(value in response.text for value in case.path_parameters.values())
     if not isinstance(case.body, dict | list):
@@ -173,7 +174,8 @@ def filter_failure(context: HookContext, failure: Failure, case: Case, response:
         sent = as_form(case.body) if content_type == "multipart/form-data" else case.body
         return not rules.is_valid(without_nulls(sent))
     if isinstance(failure, RejectedPositiveData):
-        return rules.is_valid(case.body) and not any(map(overlaps_much, objects(case.body)))
+        broken = any(overlaps_much(node) or says_nothing(node) for node in objects(case.body))
+        return rules.is_valid(case.body) and not broken
     return True
 
 
@@ -195,6 +197,11 @@ def text(value: Json) -> Json:
 def overlaps_much(node: dict[str, Json]) -> bool:
     size, overlap = node.get("max_chunk_size_tokens"), node.get("chunk_overlap_tokens")
     return isinstance(size, int) and isinstance(overlap, int) and overlap > size // 2
+
+
+def says_nothing(node: dict[str, Json]) -> bool:
+    parts = node.get("content")
+    return isinstance(parts, list) and all(isinstance(part, dict) and part.get("text") == "" for part in parts)
 
 
 def is_integer(_: Any, value: Any) -> bool:

@@ -439,7 +439,7 @@ scenario('vectorStores', async (client) => {
   const other = await client.files.create({ file: await toFile('Bananas are yellow.', 'fruits.md'), purpose: 'assistants' });
   const polled = await vectorStores.files.createAndPoll(store.id, { file_id: other.id, attributes: { kind: 'fruit' } });
   assert.deepEqual([polled.status, polled.attributes], ['completed', { kind: 'fruit' }]);
-  const files = [await toFile('Cherries are red.', 'a.txt'), await toFile('MZ', 'program.exe')];
+  const files = [await toFile('Cherries are red.', 'a.txt'), await toFile('MZ\0', 'program.exe')];
   const batch = await vectorStores.fileBatches.uploadAndPoll(store.id, { files });
   assert.deepEqual([batch.status, batch.file_counts.completed, batch.file_counts.failed], ['completed', 1, 1]);
   const found = await collect(vectorStores.search(store.id, { query: 'Which river flows through Vienna?' }));
