@@ -1,12 +1,20 @@
 """A question about a file, answered with citations."""
 
+import os
+import sys
+
 from openai import OpenAI
 
-client = OpenAI(base_url="http://127.0.0.1:8000/v1", api_key="unused")
+client = OpenAI(
+    base_url=os.environ.get("OPENAI_BASE_URL", "http://127.0.0.1:8000/v1"),
+    api_key=os.environ.get("OPENAI_API_KEY", "unused"),
+)
 
 diary = "Monday was quiet. On Tuesday Filip ate a cake, and nobody else had any. It rained on Sunday."
 store = client.vector_stores.create(name="Diary")
-client.vector_stores.files.upload_and_poll(vector_store_id=store.id, file=("diary.txt", diary.encode()))
+file = client.vector_stores.files.upload_and_poll(vector_store_id=store.id, file=("diary.txt", diary.encode()))
+if file.status != "completed":
+    sys.exit(f"the file is {file.status}: {file.last_error}")
 
 assistant = client.beta.assistants.create(
     model="offline/offline",
@@ -15,6 +23,8 @@ assistant = client.beta.assistants.create(
 )
 thread = client.beta.threads.create(messages=[{"role": "user", "content": "Who ate a cake?"}])
 run = client.beta.threads.runs.create_and_poll(thread_id=thread.id, assistant_id=assistant.id)
+if run.status != "completed":
+    sys.exit(f"the run is {run.status}: {run.last_error or run.incomplete_details}")
 
 (answer,) = client.beta.threads.messages.list(thread.id, run_id=run.id)
 text = answer.content[0].text

@@ -1,6 +1,8 @@
 """A whole run: the model asks for a function, the program answers, the model ends the run."""
 
 import json
+import os
+import sys
 
 from openai import OpenAI
 
@@ -9,7 +11,10 @@ def get_weather(city: str) -> str:
     return f"4 degrees and rain in {city}"
 
 
-client = OpenAI(base_url="http://127.0.0.1:8000/v1", api_key="unused")
+client = OpenAI(
+    base_url=os.environ.get("OPENAI_BASE_URL", "http://127.0.0.1:8000/v1"),
+    api_key=os.environ.get("OPENAI_API_KEY", "unused"),
+)
 
 parameters = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 assistant = client.beta.assistants.create(
@@ -30,5 +35,7 @@ while run.status == "requires_action":
     )
 
 print("the run is", run.status)
+if run.status != "completed":
+    sys.exit(f"because of {run.last_error or run.incomplete_details}")
 for message in client.beta.threads.messages.list(thread.id, order="asc"):
     print(f"{message.role}: {message.content[0].text.value}")

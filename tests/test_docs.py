@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 EXAMPLES = ROOT / "examples"
 DEPLOY = ".github/workflows/deploy.yml"
-URL = "http://127.0.0.1:8000"
+KEY = "sk-of-the-examples"
 SHOWN = re.compile(r"<!-- (settings|examples/\w+\.py) -->\n.*?<!-- end -->", re.DOTALL)
 OPERATIONS = ROOT / "docs" / "operations.md"
 COMPOSE = ROOT / "azurite-compose.yml"
@@ -88,7 +88,7 @@ def test_what_is_pinned_twice_is_pinned_alike() -> None:
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[Process]:
-    with service("sqlite://:memory:", API_KEYS="") as process:
+    with service("sqlite://:memory:", API_KEYS=f"default:{KEY}") as process:
         yield process
 
 
@@ -96,7 +96,7 @@ def running() -> Iterator[Process]:
 def test_the_first_run_by_curl_then_watched(running: Process) -> None:
     scripts = dict(SCRIPT.findall(README.read_text()))
     script = scripts["first run"] + "\n" + scripts["watch"]
-    done = _run(["sh", "-eu", "-c", script.replace(URL, running.url)])
+    done = _run(["sh", "-eu", "-c", script], running)
     messages, events = done.split("id: 0.", 1)
     assert "get_weather answered: 4 degrees and rain" in messages
     whole, rest = events.split("data: [DONE]", 1)
@@ -125,10 +125,32 @@ def test_a_file_is_asked(running: Process) -> None:
 
 
 def test_actions_answer_in_the_clients_place() -> None:
-    with service("sqlite://:memory:", API_KEYS="", ACTIONS="examples.weather") as process:
+    with service("sqlite://:memory:", API_KEYS=f"default:{KEY}", ACTIONS="examples.weather") as process:
         done = _python("first_run.py", process)
-    assert "asks for" not in done
-    assert "get_weather answered: 7 degrees and sun in Oslo" in done
+        assert "asks for" not in done
+        assert "get_weather answered: 7 degrees and sun in Oslo" in done
+        assert "get_weather answered: 7 degrees and sun in Oslo" in _run(["sh", "-eu", "-c", first_run()], process)
+
+
+def test_examples_end_and_say_why_where_the_model_does_not_answer() -> None:
+    gone = json.dumps({"offline": {"base_url": "http://127.0.0.1:1/v1"}})
+    settings = {"PROVIDERS": gone, "MODEL_RETRIES": "0", "API_KEYS": f"default:{KEY}"}
+    with service("sqlite://:memory:", **settings) as process:
+        said = _run(["sh", "-eu", "-c", first_run()], process)
+        assert "The run is not completed:" in said
+        assert "server_error" in said
+        for name in ("first_run.py", "streaming.py", "ask_files.py"):
+            assert "server_error" in _python(name, process, code=1)
+
+
+def test_the_first_run_by_curl_ends_and_says_why_where_it_is_not_let_in(running: Process) -> None:
+    said = _run(["env", "OPENAI_API_KEY=sk-of-nobody", "sh", "-eu", "-c", first_run()], running)
+    assert "The run is not completed:" in said
+    assert "Incorrect API key" in said
+
+
+def first_run() -> str:
+    return dict(SCRIPT.findall(README.read_text()))["first run"]
 
 
 def test_assistants_are_recreated_once(running: Process, tmp_path: Path) -> None:
@@ -152,29 +174,32 @@ def test_assistants_are_recreated_once(running: Process, tmp_path: Path) -> None
         "response_format": "auto",
     }
     full = {**old, "id": "asst_full", "metadata": {str(number): "v" for number in range(16)}}
+    wrong = {**old, "id": "asst_wrong", "temperature": 3.0}
     bare = {**old, "id": "asst_bare", "tool_resources": {"code_interpreter": {"file_ids": None}, "file_search": None}}
-    file.write_text(json.dumps({"object": "list", "data": [old, full, bare]}))
-    first = _python("recreate_assistants.py", running, str(file))
+    file.write_text(json.dumps({"object": "list", "data": [old, full, wrong, bare]}))
+    first = _python("recreate_assistants.py", running, str(file), code=1)
     assert re.fullmatch(
         r"asst_old asst_[a-z0-9]{24}\n"
         r"  without file-a, file-b, vs_gone: upload .*\n"
         r"asst_full not recreated: .* remove one, and run again\n"
-        r"asst_bare asst_[a-z0-9]{24}\n",
+        r"asst_wrong not recreated: .*temperature.*\n"
+        r"asst_bare asst_[a-z0-9]{24}\n"
+        r"2 of 4 were not recreated: asst_full, asst_wrong\n",
         first,
     )
-    assert _python("recreate_assistants.py", running, str(file)) == first
+    assert _python("recreate_assistants.py", running, str(file), code=1) == first
 
 
-def _python(name: str, process: Process, *arguments: str) -> str:
-    program = (EXAMPLES / name).read_text().replace(URL, process.url)
-    return _run([sys.executable, "-W", "ignore", "-c", program, *arguments])
+def _python(name: str, process: Process, *arguments: str, code: int = 0) -> str:
+    return _run([sys.executable, "-W", "ignore", str(EXAMPLES / name), *arguments], process, code)
 
 
-def _run(command: list[str]) -> str:
-    environment = {**os.environ, "NO_PROXY": "127.0.0.1"}
+def _run(command: list[str], process: Process, code: int = 0) -> str:
+    given = {"OPENAI_BASE_URL": f"{process.url}/v1", "OPENAI_API_KEY": KEY, "NO_PROXY": "127.0.0.1"}
+    environment = {**os.environ, **given}
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + (done.stderr if code else "")
 
 
 def with_settings(compose: str) -> str:
