@@ -181,10 +181,14 @@ class _Past:
             self.messages += 1
             if history > 0 and self.messages <= RECENT and message.role == "assistant" and turn.text.strip():
                 history, budget = self._rounds(message, turns, history, budget)
-        while len(turns) > 1 and (turns[-1].calls or turns[-1].role in ("tool", "assistant" if self.cut else "tool")):
-            turns.pop()  # what has lost its question: servers and templates refuse a conversation that begins so
+        while len(turns) > 1 and self._orphaned(turns[-1]):
+            turns.pop()
         turns.reverse()
         return turns
+
+    def _orphaned(self, turn: Turn) -> bool:
+        """What has lost its question: servers and templates refuse a conversation that begins so."""
+        return bool(turn.calls) or turn.role == "tool" or (self.cut and turn.role == "assistant")
 
     def _rounds(self, message: Message, turns: list[Turn], history: int, budget: int) -> tuple[int, int]:
         """What is left of both."""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from pydantic import SecretStr
 
 from core.ports import SILENCE, Deltas, ModelError, ModelInfo, NoSuchModel, Prompt, Reply, Telemetry
+from infra import turns
 from infra.content import answered, asked
 from infra.offline_model import OfflineModel
 from infra.windows import known_window
@@ -29,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 _LIST_TIMEOUT = 3.0  # seconds, for a provider that does not answer
 _LIST_CACHE = 60.0  # seconds
+_MOST_REMEMBERED = 1_000  # models
 _LONGEST_NAME = 100  # characters of a model's name in an error
 _CONNECT_TIMEOUT = 5.0  # seconds, as the SDK's own
 _NO_KEY = "not-needed"  # local servers ask for none, but the SDK insists, and would send OPENAI_API_KEY to them
@@ -90,6 +92,7 @@ class ModelRouter:
         self._window = window
         self._opened: dict[str, _Opened] = {}
         self._opening = asyncio.Lock()
+        self._want_questions: set[tuple[str, str]] = set()  # provider and model
         self._listed: dict[str, tuple[float, Sequence[ModelInfo]]] = {}
         self._listing: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
@@ -111,8 +114,7 @@ class ModelRouter:
         with self._telemetry.span("model", provider=name, model=model, stream=deltas is not None) as span:
             if content:
                 span.tell(**asked(prompt))
-            opened = self._opened.get(name) or await self._open(name)
-            reply = await opened.model.reply(prompt, deltas)
+            reply = await self._ask(name, prompt, deltas)
             span.tell(
                 finish=(reply.finish,),
                 input_tokens=reply.tokens.prompt,
@@ -123,6 +125,21 @@ class ModelRouter:
             if content:
                 span.tell(**answered(reply))
             return reply
+
+    async def _ask(self, name: str, prompt: Prompt, deltas: Deltas | None) -> Reply:
+        """Some models refuse a conversation in which the assistant speaks first; that is remembered."""
+        model = (self._opened.get(name) or await self._open(name)).model
+        if (name, prompt.model) in self._want_questions:
+            return await model.reply(turns.opened(prompt), deltas)
+        try:
+            return await model.reply(prompt, deltas)
+        except ModelError as error:
+            if not turns.lacks_a_question(prompt, error):
+                raise
+        if len(self._want_questions) >= _MOST_REMEMBERED:  # names of models are the clients'
+            self._want_questions.clear()
+        self._want_questions.add((name, prompt.model))
+        return await model.reply(turns.opened(prompt), deltas)
 
     async def check(self, model: str) -> None:
         """`name/model` needs a provider of that name, or a default one that lists models whose names begin so, as the

@@ -12,11 +12,32 @@ says the same as two messages.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Final
 
-from core.ports import Content, Turn
+from core.ports import Content, ModelError, Prompt, Turn
 from core.turns import content_of
+
+# How it is refused that an assistant speaks first, as in a thread that begins with a greeting: Bedrock ("A conversation
+# must start with a user message"), Anthropic's models there ("first message must use the "user" role",
+# github.com/anthropics/anthropic-sdk-typescript/issues/622), and the templates above.
+_NO_QUESTION: Final = re.compile(
+    r"must start with a user|first message must|roles must alternate|must alternate between user and assistant", re.I
+)
+OPENING: Final = Turn("user", "(The assistant begins the conversation.)")
+
+
+def lacks_a_question(prompt: Prompt, error: ModelError) -> bool:
+    """Whether the prompt was refused since an assistant speaks first."""
+    return bool(prompt.turns) and prompt.turns[0].role == "assistant" and bool(_NO_QUESTION.search(error.message))
+
+
+def opened(prompt: Prompt) -> Prompt:
+    """With something for the assistant to answer. Only where it has to be: others take greetings for what they are."""
+    speaks_first = bool(prompt.turns) and prompt.turns[0].role == "assistant"
+    return replace(prompt, turns=(OPENING, *prompt.turns)) if speaks_first else prompt
 
 
 def joined(turns: Iterable[Turn]) -> list[Turn]:

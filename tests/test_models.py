@@ -194,6 +194,37 @@ def test_no_assistant_message_is_empty_and_neighbours_of_one_role_are_joined(
     assert joined(turns) == sent
 
 
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        "A conversation must start with a user message. Try again with a conversation that starts with a user message.",
+        'messages: first message must use the "user" role',
+        "Conversation roles must alternate user/assistant/user/assistant/...",
+        "After the optional system message, conversation roles must alternate user/assistant/user/assistant/...",
+    ],
+)
+async def test_an_assistant_that_speaks_first_gets_something_to_answer_where_that_is_refused(
+    upstream: Upstream, refusal: str
+) -> None:
+    """And only there. The model is remembered, and no other."""
+    upstream.script = [whole({"error": {"message": refusal}}, 400), *[whole(choice(content="."))] * 4]
+    greeted = Turn("assistant", "How can I help?"), Turn("user", "How are you?")
+    async with router(upstream.url) as models:
+        for turns, model in ((greeted, "m"), (greeted, "m"), (greeted[1:], "m"), (greeted, "n")):
+            await models.reply(prompt(*turns, model=model), None)
+    roles = ["".join(message["role"][0] for message in body["messages"]) for _, body, _ in upstream.requests]
+    assert roles == ["au", "uau", "uau", "u", "au"]
+
+
+async def test_a_refusal_that_has_another_cause_is_not_asked_again(upstream: Upstream) -> None:
+    upstream.script = [whole({"error": {"message": "Conversation roles must alternate user/assistant/..."}}, 400)]
+    await fail(upstream)
+    upstream.script = [whole({"error": {"message": "No."}}, 400)]
+    with pytest.raises(ModelError, match="No"):
+        await ask(upstream, prompt(Turn("assistant", "How can I help?")))
+    assert len(upstream.requests) == 2
+
+
 @pytest.mark.parametrize("api", ["chat", "responses"])
 async def test_users_and_assistants_take_turns_on_both_apis(upstream: Upstream, api: str) -> None:
     upstream.script = [whole(choice(content=".") if api == "chat" else response(said(".")))]
