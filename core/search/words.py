@@ -6,7 +6,7 @@ Lucene's CJKAnalyzer does.
 
 An index has the words of a text, and beside each longer one its beginning: so `houses` is found by `household`, and a
 word that is the same still counts more. No language need be known for it, as for a stemmer. On 12 languages of XQuAD,
-on Cranfield and in `make bench` (`search_quality`) this finds more than words alone do, in every language. Beginnings
+on Cranfield and in `make bench` (`quality`) this finds more than words alone do, in every language. Beginnings
 of four or six letters, or beginnings alone, do no better.
 """
 

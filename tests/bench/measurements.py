@@ -21,6 +21,7 @@ import azure_cost
 from big_files import files
 from driver import HEADERS, Client, Load, load, pick_ups, runs, streams, timed
 from helper import cpu_seconds, resident_mb
+from search_quality import search_quality
 from service import COMMAND
 from stand import AZURITE, SEPARATE, SQLITE, Figure, Limit, Stand, at_least, at_most
 from vector_search import vector_search
@@ -365,6 +366,7 @@ SCENARIOS: dict[str, tuple[Scenario, tuple[str, ...]]] = {
     "many": (many, (SQLITE,)),
     "files": (files, (SQLITE, AZURITE)),
     "search": (vector_search, (SQLITE, AZURITE)),
+    "quality": (search_quality, (SQLITE,)),
 }
 QUICK = {
     "start": (SQLITE,),
