@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from aiohttp import web
 
+from app import making
 from app.idempotency import reserve
-from app.service import answer, answer_stored, checked_id, page_query, path_id, read_body, service_of
+from app.service import answer, checked_id, page_query, path_id, read_body, service_of
 from core import names
 from core.commands import message_of
 from core.requests import CreateMessage, UpdateMetadata
@@ -44,9 +45,8 @@ async def list_all(request: web.Request) -> web.Response:
 
 
 async def retrieve(request: web.Request) -> web.Response:
-    service, project = service_of(request)
     thread_id, message_id = path_id(request, "thread_id", "thread"), path_id(request, "message_id", "msg")
-    return answer_stored(request, await service.ledger.fetch(names.MESSAGES, project, thread_id, message_id))
+    return await making.fetch(request, names.MESSAGES, thread_id, message_id)
 
 
 async def update(request: web.Request) -> web.Response:

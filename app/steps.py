@@ -5,10 +5,10 @@ from __future__ import annotations
 from aiohttp import web
 from msgspec.structs import replace
 
-from app.service import answer, answer_stored, includes_contents, page_query, path_id, service_of
+from app import making
+from app.service import answer, includes_contents, page_query, path_id, service_of
 from core import names
 from core.commands import run_of
-from core.errors import no_such
 from core.resources import shown
 
 
@@ -28,7 +28,6 @@ async def retrieve(request: web.Request) -> web.Response:
     step_id = path_id(request, "step_id", "step")
     if includes_contents(request):
         step = run_of(await service.ledger.read(project, thread_id), run_id).steps.get(step_id)
-        if step is None:
-            raise no_such("run step", step_id)
-        return answer(shown(step, contents=True))
-    return answer_stored(request, await service.ledger.fetch(names.STEPS, project, thread_id, run_id, step_id))
+        if step is not None:
+            return answer(shown(step, contents=True))
+    return await making.fetch(request, names.STEPS, thread_id, run_id, step_id)

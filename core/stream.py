@@ -131,6 +131,22 @@ class StreamWriter:
         self._scanned = True
 
 
+async def last_told(logs: Logs, name: str, object_id: str) -> Message | Step | None:
+    """The message or the step as the stream of this name showed it last, deltas aside. None: it never did."""
+    tail = await logs.read(names.STREAMS, name, None)
+    found: Message | Step | None = None
+    for _, _, event, payload in frames.parse(tail.data if tail else b""):
+        if event.endswith(".delta") or object_id.encode() not in payload:
+            continue
+        thing: Message | Step | None = None
+        if event.startswith("thread.run.step."):
+            thing = msgspec.json.decode(payload, type=Step)
+        elif event.startswith("thread.message."):
+            thing = msgspec.json.decode(payload, type=Message)
+        found = thing if thing and thing.id == object_id else found
+    return found
+
+
 def replay(trail: Sequence[Change]) -> Iterator[bytes]:
     """The events of the stream as it would be if nobody had streamed: the same ones with the same ids, each message as
     one delta."""

@@ -464,6 +464,80 @@ async def test_the_events_of_a_run_can_be_watched_while_it_works() -> None:
             assert short(await stream.rest()) == [*BEGINNING, *MESSAGE, *COMPLETED, "run.completed", "done"]
 
 
+# --- what is in the making ------------------------------------------------------------------------------------------
+
+
+async def opened(stream: Stream) -> tuple[str, str]:
+    """The paths of the message and of the step that the stream has just begun."""
+    await stream.until("thread.message.delta")
+    begun = {event.name: event.data for event in stream.heard if event.name.endswith(".created")}
+    message, step = begun["thread.message.created"], begun["thread.run.step.created"]
+    thread = f"/threads/{message['thread_id']}"
+    return f"{thread}/messages/{message['id']}", f"{thread}/runs/{step['run_id']}/steps/{step['id']}"
+
+
+CONTENTS = "include[]=step_details.tool_calls[*].file_search.results[*].content"
+
+
+async def test_a_message_and_a_step_in_the_making_can_be_fetched() -> None:
+    gate = Gate()
+    async with in_process(says("Hel", gate, "lo")) as service, await streamed(service) as stream:
+        message_path, step_path = await opened(stream)
+        message, step = await service.api.get(message_path), await service.api.get(step_path)
+        assert (message["status"], message["content"], message["completed_at"]) == ("in_progress", [], None)
+        assert (step["status"], step["usage"]) == ("in_progress", None)
+        assert step["step_details"]["message_creation"]["message_id"] == message["id"]
+        assert await service.api.get(f"{step_path}?{CONTENTS}") == step
+        for path in (message_path, step_path):
+            await service.api.refused("GET", path[:-1] + "?", status=404)
+            await service.api.refused("GET", path + "x", status=404)
+            await service.api.refused("GET", path.rpartition("_")[0] + "_x", status=404)
+        gate.open()
+        await stream.rest()
+        assert [(await service.api.get(path))["status"] for path in (message_path, step_path)] == ["completed"] * 2
+
+
+async def test_a_call_in_the_making_can_be_fetched() -> None:
+    gate = Gate()
+
+    async def half_a_call(prompt: Prompt, deltas: Deltas | None) -> Reply:
+        assert deltas
+        deltas.call(0, "call_a", "get_weather", '{"ci')
+        return await says(gate)(prompt, None)
+
+    async with in_process(half_a_call) as service, await streamed(service) as stream:
+        step_id = (await stream.until("thread.run.step.delta")).data["id"]
+        shown = await service.api.get(f"{path_of(stream.heard[0].data)}/steps/{step_id}")
+        assert (shown["status"], shown["step_details"]) == ("in_progress", {"type": "tool_calls", "tool_calls": []})
+        gate.open()
+
+
+async def test_what_a_dead_worker_left_in_the_making_ends_visibly() -> None:
+    async with in_process(says("Hel", Gate(), "lo"), says("Hi.")) as service, await streamed(service) as stream:
+        message_path, step_path = await opened(stream)
+        await service.stop_worker()
+        service.start_worker()
+        await stream.rest()
+        message, step = await service.api.get(message_path), await service.api.get(step_path)
+        assert (message["status"], message["content"][0]["text"]["value"]) == ("incomplete", "Hel")
+        assert message["incomplete_details"] == {"reason": "run_failed"}
+        assert (step["status"], step["last_error"]["code"]) == ("failed", "server_error")
+        thread = stream.heard[0].data["thread_id"]
+        assert await service.said(thread) == ["Hello", "Hi."]
+        await service.finished(thread)  # and another run does not hide it
+        assert await service.api.get(message_path) == message
+        await service.api.delete(f"/threads/{thread}")
+        await service.api.refused("GET", message_path, status=404)
+
+
+async def test_a_deleted_message_does_not_come_back_from_its_stream() -> None:
+    async with in_process(says("Hello.")) as service:
+        (message,) = [e.data for e in await whole_stream(service) if e.name == "thread.message.completed"]
+        path = f"/threads/{message['thread_id']}/messages/{message['id']}"
+        await service.api.delete(path)
+        await service.api.refused("GET", path, status=404)
+
+
 async def test_a_watcher_stays_while_the_client_is_asked() -> None:
     async with in_process(calls(PARIS), says("Done.")) as service:
         run = (await whole_stream(service))[-2].data
