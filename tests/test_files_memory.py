@@ -22,7 +22,9 @@ def answers_of(process: Process, stop: threading.Event) -> list[float]:
     with connected(process.url) as connection:
         while not stop.wait(0.02):
             begun = time.perf_counter()
-            connection.request("POST", "/v1/threads", b"{}", {"OpenAI-Beta": "assistants=v2"})
+            connection.request(
+                "POST", "/v1/threads", b"{}", {"OpenAI-Beta": "assistants=v2", "Content-Type": "application/json"}
+            )
             response = connection.getresponse()
             assert (response.status, bool(response.read())) == (200, True)
             taken.append(time.perf_counter() - begun)

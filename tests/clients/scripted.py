@@ -75,7 +75,8 @@ def _turn(messages: Messages) -> dict[str, Any]:
     asked = content if isinstance(content, str) else content[0]["text"]
     number = sum(message["role"] == "assistant" for message in messages[last:])
     try:
-        turn: dict[str, Any] = json.loads(asked)["turns"][number]
+        # What was joined of several messages is a paragraph each: the last one counts.
+        turn: dict[str, Any] = json.loads(asked.rpartition("\n\n")[2])["turns"][number]
     except (ValueError, TypeError):
         turn = {"say": "{instructions} | " + asked}
     return turn
