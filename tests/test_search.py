@@ -8,15 +8,17 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 from unittest import mock
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from core.search.ranking import HYBRID, K1, LEAST, VECTOR, WORDS, B, Hit, Query, Weights, search
-from core.search.segment import Chunk, DamagedSegment, Segment, build, decode, index_size, merge, passages
+from core.search.segment import Chunk, DamagedSegment, Segment, _Header, build, decode, index_size, merge, passages
 from core.search.words import BEGINNING, BEGUN, FORMAT, WHOLE, indexed, term, words
 
 quickly = settings(deadline=None, max_examples=40)  # other tests take the processor meanwhile
@@ -37,8 +39,8 @@ class File:
 
     def of_words_alone(self) -> bytes:
         """Its segment as 0.1.0 wrote it (`test_segments_of_old_are_what_these_tests_make`)."""
-        with mock.patch("core.search.segment.indexed", list):
-            return b"segment1" + self.segment()[8:]
+        with mock.patch.multiple("core.search.segment", indexed=list, FORMAT=WHOLE):
+            return self.segment()
 
     def of(self, format: int) -> bytes:
         return self.segment() if format == FORMAT else self.of_words_alone()
@@ -367,11 +369,42 @@ def test_segments_of_old_are_what_these_tests_make() -> None:
     blobs = {path.stem: path.read_bytes() for path in sorted((RECORDED / "0.1.0").iterdir())}
     for name in ("file-a.1", "file-b.2"):
         segment, held = decode(name, blobs[name]), list(passages(blobs[name]))
-        with mock.patch("core.search.segment.indexed", list):
-            made = build(name, [chunk for _, chunk in held], segment.vectors, segment.model)
-        assert b"segment1" + made[8:] == blobs[name]
-        assert segment.format == WHOLE
+        with mock.patch.multiple("core.search.segment", indexed=list, FORMAT=WHOLE):
+            made = decode(name, build(name, [chunk for _, chunk in held], segment.vectors, segment.model))
+        assert made.format == segment.format == WHOLE
+        assert all(map(np.array_equal, made.tables, segment.tables))
+        assert np.array_equal(made.vectors, segment.vectors)
     assert (len(decode("merged.3", blobs["merged.3"])), len(decode("words.4", blobs["words.4"]))) == (5, 1)
+
+
+@quickly
+@given(files(), queries, weights, st.integers(1, 50))
+def test_what_a_version_of_old_makes_of_new_segments_is_as_if_they_were_old(
+    made: list[File], asked: list[Query], by: Weights, limit: int
+) -> None:
+    """It runs beside new ones while they are deployed, and after a return to it. It does not read the mark."""
+    sources = {file.source for file in made}
+    old = shape(search(opened([file.of_words_alone() for file in made]), asked, sources, limit, weights=by))
+    new = [file.segment() for file in made]
+
+    class OldHeader(msgspec.Struct, frozen=True, array_like=True):
+        model: str
+        dimensions: int
+        sources: tuple[tuple[str, int], ...]
+        terms: int
+        postings: int
+        size: int
+        checks: tuple[int, int]
+        format: ClassVar = WHOLE
+        chunks, tables, sizes = _Header.chunks, _Header.tables, _Header.sizes
+
+    with mock.patch.multiple("core.search.segment", _Header=OldHeader, FORMAT=WHOLE):
+        assert shape(search(opened(new), asked, sources, limit, weights=by)) == old
+    with mock.patch.multiple("core.search.segment", FORMAT=WHOLE):  # what it merges, as far as its header goes
+        unmarked = merge(new, sources)
+    if unmarked:
+        assert shape(search(opened([unmarked]), asked, sources, limit, weights=by)) == old
+        assert merge([unmarked], sources) == merge(new, sources)
 
 
 def test_segments_of_old_are_searched_and_renewed() -> None:

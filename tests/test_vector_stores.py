@@ -433,7 +433,7 @@ async def test_segments_of_an_older_format_are_renewed_when_a_file_is_added(monk
         item = TendStore(project="default", store_id=store["id"], sent_at=0)
         with monkeypatch.context() as old:
             old.setattr("core.search.segment.indexed", list)
-            old.setattr("core.search.segment._MAGICS", {FORMAT: b"segment1"})
+            old.setattr("core.search.segment.FORMAT", WHOLE)
             old.setattr("worker.ingestion.FORMAT", WHOLE)
             await Shift(kit, item, "1").run()
         state = (await service.stores.look("default", store["id"])).state

@@ -3,7 +3,7 @@ is one, and small ones are merged into bigger ones.
 
     magic | header | tables | vectors | texts
 
-The magic says what it has of the words (core.search.words), the header (MessagePack) how long the rest is. Tables are
+The header (MessagePack) says how long the rest is, and what the tables have of the words (core.search.words). These are
 arrays of numbers: words with their postings, and of each chunk its length in words, its place in its file, and where
 its text is. Vectors are float16, of length 1. A search reads all up to the texts, and of the texts those that it found.
 All numbers are little-endian.
@@ -23,15 +23,14 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from core.search.words import BEGUN, FORMAT, WHOLE, indexed, term, words
+from core.search.words import FORMAT, WHOLE, indexed, term, words
 
 Floats = NDArray[np.float32]
 Array = NDArray[Any]
 Buffer = bytes | bytearray | memoryview
 
-_FORMATS: Final = {b"segment1": WHOLE, b"segment2": BEGUN}  # by magic
-_MAGICS: Final = {format: magic for magic, format in _FORMATS.items()}
-_HEAD: Final = struct.Struct("<8sII")  # magic, length and CRC-32 of the header
+_MAGIC: Final = b"segment1"
+_HEAD: Final = struct.Struct(f"<{len(_MAGIC)}sII")  # magic, length and CRC-32 of the header
 _OBJECTS: Final = 2000  # bytes of what Python keeps for a segment beside numbers
 _MOST: Final = 255  # occurrences of a word in a chunk that are counted: more do not change a score
 
@@ -50,7 +49,8 @@ class Chunk(NamedTuple):
 class _Header(msgspec.Struct, frozen=True, array_like=True):
     """`sources` are in the order of their chunks, each with their number. `model` made the vectors, which have so many
     `dimensions` (0: there are none). `size` is that of the texts in bytes; `checks` are the CRC-32 of what a search
-    reads, and of the texts."""
+    reads, and of the texts. A version that does not know of `format` reads and merges these segments all the same: the
+    words are there, and what it has merged says that it has no more than those."""
 
     model: str
     dimensions: int
@@ -59,6 +59,7 @@ class _Header(msgspec.Struct, frozen=True, array_like=True):
     postings: int
     size: int
     checks: tuple[int, int]
+    format: int = WHOLE
 
     @property
     def chunks(self) -> int:
@@ -176,13 +177,15 @@ def _encode(
     begins = np.flatnonzero(np.append(terms[:1] == terms[:1], terms[1:] != terms[:-1]))
     distinct = terms[begins]
     places = np.cumsum([0, *map(len, texts)], dtype=np.uint64)
-    header = _Header(model, vectors.shape[1], tuple(sources), len(distinct), len(terms), int(places[-1]), (0, 0))
+    header = _Header(
+        model, vectors.shape[1], tuple(sources), len(distinct), len(terms), int(places[-1]), (0, 0), FORMAT
+    )
     arrays = (distinct, places, np.append(begins, len(terms)), lengths, starts, chunks[order], counts[order])
     tables = [np.asarray(array, kind).tobytes() for array, (kind, _) in zip(arrays, header.tables(), strict=True)]
     searched, read = b"".join([*tables, vectors.tobytes()]), b"".join(texts)
     header = msgspec.structs.replace(header, checks=(zlib.crc32(searched), zlib.crc32(read)))
     packed = msgspec.msgpack.encode(header)
-    return b"".join([_HEAD.pack(_MAGICS[FORMAT], len(packed), zlib.crc32(packed)), packed, searched, read])
+    return b"".join([_HEAD.pack(_MAGIC, len(packed), zlib.crc32(packed)), packed, searched, read])
 
 
 def merge(blobs: Sequence[Buffer], live: Collection[str]) -> bytes | None:
@@ -236,7 +239,7 @@ def _kept(blob: Buffer, live: Collection[str]) -> _Part | None:
         vectors[kept],
         tables.starts[kept],
         read,
-        *(_postings(tables, kept) if _format(blob) == FORMAT else _renewed(read)),
+        *(_postings(tables, kept) if header.format == FORMAT else _renewed(read)),
     )
 
 
@@ -261,8 +264,9 @@ def index_size(data: Buffer) -> int:
     more than these. Raises DamagedSegment."""
     if len(data) < _HEAD.size:
         return _HEAD.size
-    _, length, _ = _HEAD.unpack_from(data)
-    _format(data)
+    magic, length, _ = _HEAD.unpack_from(data)
+    if magic != _MAGIC:
+        raise DamagedSegment("it does not begin as a segment of this version")
     end: int = _HEAD.size + length
     if len(data) < end:
         return end
@@ -276,9 +280,8 @@ def decode(name: str, data: Buffer) -> Segment:
     firsts = np.cumsum([0, *(number for _, number in header.sources)])
     sources = tuple(source for source, _ in header.sources)
     owned = Tables(*(table.copy() for table in tables))  # so that `data` can go
-    return Segment(
-        name, header.model, sources, firsts, owned, vectors.astype(np.float32), index_size(data), _format(data)
-    )
+    single, size = vectors.astype(np.float32), index_size(data)
+    return Segment(name, header.model, sources, firsts, owned, single, size, header.format)
 
 
 def passages(blob: Buffer) -> Iterator[tuple[str, Chunk]]:
@@ -288,13 +291,6 @@ def passages(blob: Buffer) -> Iterator[tuple[str, Chunk]]:
     for number, source in enumerate(owners):
         text = bytes(texts[tables.texts[number] : tables.texts[number + 1]])
         yield source, Chunk(text.decode(), int(tables.starts[number]))
-
-
-def _format(data: Buffer) -> int:
-    """What it has of the words."""
-    if (format := _FORMATS.get(bytes(data[:8]))) is None:
-        raise DamagedSegment("it does not begin as a segment that this version knows")
-    return format
 
 
 def _header(data: Buffer) -> _Header:
