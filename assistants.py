@@ -52,6 +52,7 @@ from worker.actions import Actions
 from worker.advance import Kit
 from worker.main import Worker
 from worker.search import Search
+from worker.slots import HOSTED_RUNS, HOSTED_WAITING, WAITING
 
 if TYPE_CHECKING:
     from infra.entra import EntraTokens
@@ -196,8 +197,11 @@ def actions_of(settings: Settings) -> Actions:
         raise ConfigurationError(str(error)) from None
 
 
-def worker_of(parts: Parts, ledger: Threads, stores: Stores, searcher: Search) -> Worker:
+def worker_of(parts: Parts, ledger: Threads, stores: Stores, searcher: Search, *, hosted: bool = False) -> Worker:
     settings = parts.settings
+    concurrency, waiting = settings.worker_concurrency, WAITING
+    if hosted:
+        concurrency, waiting = min(concurrency, HOSTED_RUNS), HOSTED_WAITING
     kit = Kit(
         parts.storage,
         ledger,
@@ -214,10 +218,12 @@ def worker_of(parts: Parts, ledger: Threads, stores: Stores, searcher: Search) -
         max_rounds=settings.max_tool_rounds,
         tool_history=settings.tool_history_tokens,
         telemetry=parts.telemetry,
+        concurrency=concurrency,
+        waiting=waiting,
         searcher=searcher,
         tokenizer=Tiktoken(),
     )
-    return Worker(kit, settings.worker_concurrency)
+    return Worker(kit)
 
 
 def stop_signal() -> asyncio.Event:
@@ -358,7 +364,7 @@ class HostedWorker:
         tell_of_models(parts)
         self._warming = asyncio.create_task(parts.models.warm())
         stores = stores_of(parts)
-        return worker_of(parts, ledger_of(parts), stores, searcher_of(parts, stores))
+        return worker_of(parts, ledger_of(parts), stores, searcher_of(parts, stores), hosted=True)
 
 
 async def manage_keys(settings: Settings, arguments: argparse.Namespace) -> None:

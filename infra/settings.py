@@ -215,7 +215,9 @@ class Settings(BaseSettings):
     upload_max_mb: Annotated[int, Field(ge=1)] = Field(
         8192, description="MiB of a file that is sent in parts, by way of /v1/uploads"
     )
-    worker_concurrency: Annotated[int, Field(ge=1)] = Field(1000, description="runs in flight in one worker")
+    worker_concurrency: Annotated[int, Field(ge=1)] = Field(
+        1000, description="runs in flight in one worker; the projects that want more take turns"
+    )
     worker_hide_seconds: Annotated[float, Field(ge=1, le=600)] = Field(
         45, description="seconds after which the runs of a worker that died are taken over"
     )

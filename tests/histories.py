@@ -66,6 +66,8 @@ async def _play(seed: int, show: Callable[[str], None] | None) -> World:
         roll_after=chance.choice((2, 4, 8, 10_000, 10_000, 10_000)),
         lifetime=chance.choice((15, 40, 75)),
         tombstones=TOMBSTONES,
+        concurrency=chance.choice((1, 3, 1000, 1000)),
+        waiting=chance.choice((0, 2, 2000)),
         mischief=mischief,
         losing=weather.losing,
         seed=seed,

@@ -43,6 +43,7 @@ from infra.tokenizer import Tiktoken
 from worker.actions import Actions
 from worker.advance import Kit
 from worker.main import POLL_SLOW, Worker
+from worker.slots import WAITING
 
 T = TypeVar("T")
 
@@ -104,6 +105,8 @@ class Process:
             *(self.storage, self.ledger, self.stores, world.models, ACTIONS, PlainText(), Bag(), clock, ids, self.bell),
             tombstones=world.tombstones,
             tokenizer=Tiktoken(),
+            concurrency=world.concurrency,
+            waiting=world.waiting,
             searcher=FakeSearch([found("file-1", "a b.txt", 0.5, "w")], lambda: asyncio.sleep(0.3)),
         )
         self.worker = Worker(self.kit) if "worker" in self.roles else None
@@ -194,6 +197,8 @@ class World:
     roll_after: int = 10_000
     lifetime: int = LIFETIME
     tombstones: float = TOMBSTONES
+    concurrency: int = 1000  # of each worker
+    waiting: int = WAITING
     worker_from: float = 0.0  # seconds after the beginning
     restless: bool = False  # workers look at an empty queue, too: only so it shows who looks how often, and who first
     mischief: Mischief | None = None

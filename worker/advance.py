@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -44,9 +45,10 @@ from core.work import AdvanceRun
 from worker.actions import Actions
 from worker.budget import TRIES, Budget
 from worker.images import Images
-from worker.ingestion import Ingestion
+from worker.ingestion import SHIFTS, Ingestion
 from worker.live import Draft, Live, Lost
 from worker.search import WAIT, Search, ready, search
+from worker.slots import WAITING, GiveWay, Slots
 from worker.turn import calls_of, cut_off, events_of
 
 log = logging.getLogger(__name__)
@@ -55,6 +57,7 @@ T = TypeVar("T")
 HIDE = 45.0  # seconds that a dead worker's item stays hidden: how late a crash is noticed
 ENDLESS = "The model still called tools after {} rounds of tool calls, which is the limit (MAX_TOOL_ROUNDS)."
 LOOK_EVERY = 1.0  # seconds between looks at the log while a model or a tool works
+CHORES = 32  # work items that neither advance a run nor fill a vector store, at work in one worker
 
 
 @dataclass(slots=True)
@@ -77,16 +80,28 @@ class Kit:
     tool_history: int = 8_000  # tokens of what tools said in earlier runs, in a prompt
     tombstones: float = 600.0  # seconds that a deleted thread's tombstones stay: no request takes so long
     telemetry: Telemetry = SILENCE
+    concurrency: int = 1000  # runs in flight; they mostly wait for models
+    waiting: int = WAITING  # work items that wait for slots of one kind
     searcher: Search = field(kw_only=True)
     tokenizer: Tokenizer = field(kw_only=True)
     budget: Budget = field(init=False)
     images: Images = field(init=False)
     ingestion: Ingestion = field(init=False)
+    runs: Slots = field(init=False)
+    chores: Slots = field(init=False)
 
     def __post_init__(self) -> None:
         self.budget = Budget(self.models, self.tokenizer, self.tool_history)
         self.images = Images(self.files)
-        self.ingestion = Ingestion(self.storage, self.stores, self.files, self.extraction, self.embeddings, self.clock)
+        patience = self.hide / 4  # before an item that waits would have to be hidden anew
+        shifts, self.runs, self.chores = (Slots(n, self.waiting, patience) for n in (SHIFTS, self.concurrency, CHORES))
+        files, readers = self.files, (self.extraction, self.embeddings)
+        self.ingestion = Ingestion(self.storage, self.stores, files, *readers, self.clock, shifts)
+
+    @property
+    def slots(self) -> tuple[Slots, ...]:
+        """Of each kind of work: what fills one kind leaves the others theirs."""
+        return self.runs, self.ingestion.shifts, self.chores
 
     @property
     def files(self) -> Files:
@@ -125,9 +140,24 @@ class Advance:
         """Work until there is nothing to do here. Everything that was committed is projected by then."""
         item = self.item
         state = (await self.kit.ledger.look(item.project, item.thread_id)).state
-        held = state.runs.get(item.run_id)
-        if held is None or isinstance(self._decide(state), Outcome):
+        held, move = state.runs.get(item.run_id), self._decide(state)
+        if held is None or isinstance(move, Outcome):
             return await self._work(state)  # nothing to do: no span tells of it
+        if not (isinstance(move, Write) and _claims(move.events)):
+            return await self._traced(state, held)  # its end: that waits for nobody
+        left = (held.run.expires_at or math.inf) - self.kit.clock.now()
+        begun = held.run.status == "in_progress"  # by this item, which the log names
+        try:
+            async with self.kit.runs.slot(item.project, item.sent_at, within=left, stays=begun):
+                return await self._traced(state, held)
+        except GiveWay as way:
+            way.within = (held.run.expires_at or math.inf) - self.kit.clock.now()
+            if way.within > 0:
+                raise
+        return await self._traced(state, held)  # it has expired meanwhile
+
+    async def _traced(self, state: ThreadState, held: RunState) -> Outcome:
+        item = self.item
         with self.kit.telemetry.span(
             "run",
             trace=held.trace or item.trace,
@@ -179,7 +209,7 @@ class Advance:
         held = state.runs.get(self.item.run_id)
         if self._draft and held and held.attempt == self.attempt:
             events = cut_off(held, self._draft, events, self.kit.clock.now())
-        self._claiming = next((event.attempt for event in events if isinstance(event, e.RunClaimed)), 0)
+        self._claiming = _claims(events)
         if self._claiming:
             self._taken_over = state.runs[self.item.run_id].claimed_at > 0
         return events
@@ -354,6 +384,11 @@ class Advance:
         if held is None or (held.run.expires_at or 0) <= self.kit.clock.now():
             raise Lost
         return held.known
+
+
+def _claims(events: Sequence[e.Event]) -> int:
+    """The attempt that begins with these events; 0 if none does."""
+    return next((event.attempt for event in events if isinstance(event, e.RunClaimed)), 0)
 
 
 def _result(task: asyncio.Future[T]) -> T:

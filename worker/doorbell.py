@@ -35,6 +35,7 @@ from core.work import (
 )
 from worker.advance import Advance, Kit, Outcome
 from worker.ingestion import ABANDONED, Shift
+from worker.slots import GiveWay
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -42,6 +43,7 @@ T = TypeVar("T")
 # Seconds between looks for what the doorbell announced, before it is put back.
 EARLY = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
 PUT_BACK = 1.0  # seconds at least; the older a doorbell, the longer
+CROWDED, LONG_CROWDED = 2.0, 15.0  # likewise, at least and at most, where too many wait for a slot
 STALE = 600.0  # seconds after which a doorbell whose commit never came is dropped: no request takes so long
 NOTHING_NEW = -1  # seen by the sender of a doorbell that announces no commit
 DELIVERIES = 5  # of one item; the last failed one ends its run
@@ -100,9 +102,26 @@ class Doorbell:
 
     async def _work(self, item: WorkItem, item_id: str, count: int) -> bool:
         """Whether the item may be deleted."""
+        try:
+            match item:
+                case AdvanceRun():
+                    return await self._run(item, item_id)
+                case TendStore():
+                    await self._tend_store(item, item_id, count)
+                case _:
+                    async with self.kit.chores.slot(item.project, item.sent_at):
+                        await self._do(item)
+        except GiveWay as way:
+            await self._give_way(item, way)
+        return True
+
+    async def _give_way(self, item: WorkItem, way: GiveWay) -> None:
+        """Another item, so that no delivery counts for which nothing was tried. No log names this one yet."""
+        delay = min(max(CROWDED, self._age(item) / 4), LONG_CROWDED) if way.crowded else 0.0
+        await self.kit.storage.send(to_body(item), delay=max(0.0, min(delay, way.within)))
+
+    async def _do(self, item: WorkItem) -> None:
         match item:
-            case AdvanceRun():
-                return await self._run(item, item_id)
             case PurgeThread():
                 await self._purge_thread(item)
             case PurgeFile():
@@ -110,15 +129,12 @@ class Doorbell:
                     await self._put_back(item)
             case TidyFile():
                 await self._park(item, await self.kit.files.tidy(item.project, item.file_id, item.sent_at))
-            case TendStore():
-                await self._tend_store(item, item_id, count)
             case TidyStore():
                 await self._park(item, await self.kit.stores.expire(item.project, item.store_id))
             case PurgeStore():
                 await self._purge_store(item)
             case TidyUpload():
                 await self._park(item, await self.kit.uploads.tidy(item.project, item.upload_id))
-        return True
 
     async def _run(self, item: AdvanceRun, item_id: str) -> bool:
         match await self._advance(item, item_id):

@@ -44,6 +44,7 @@ from core.search.words import FORMAT
 from core.stores.fold import FileState, StoreState, merged_segment, segment_of
 from core.stores.ledger import Decision, Stores
 from core.work import TendStore, to_body
+from worker.slots import Slots
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ CLAIMS: Final = 5  # of one file without an end; then it has failed
 SPELL: Final = 120.0  # seconds after which an item takes up no more files, and sends another one for the rest
 ABANDONED: Final = 3600.0  # seconds after which a claim counts no more, if its item is gone: nothing takes so long
 MERGES: Final = 16  # of one item, at most
+SHIFTS: Final = 8  # stores that are in work in one worker
 WENT_WRONG: Final = LastError(code="server_error", message="Sorry, something went wrong.")
 
 
@@ -64,12 +66,13 @@ class Ingestion:
     extraction: Extraction
     embeddings: Embeddings
     clock: Clock
+    shifts: Slots = field(default_factory=lambda: Slots(SHIFTS))
     at_once: int = 4
-    room: asyncio.Semaphore = field(init=False)
+    room: Slots = field(init=False)
     merging: asyncio.Lock = field(default_factory=asyncio.Lock)  # a merge holds its segments in memory
 
     def __post_init__(self) -> None:
-        self.room = asyncio.Semaphore(self.at_once)
+        self.room = Slots(self.at_once, self.shifts.size * self.at_once)
 
 
 @dataclass(slots=True)
@@ -98,7 +101,8 @@ class Shift:
         return item_id == self.item_id and int(count) < self.count
 
     async def run(self) -> Wait | Done:
-        """Raises StorageUnavailable: what was claimed stays so, for the item's next delivery."""
+        """Raises StorageUnavailable: what was claimed stays so, for the item's next delivery; and GiveWay, if too many
+        stores are in work."""
         state = await self._look()
         if state.version <= self.item.seen or not state.version:
             return Wait()
@@ -106,6 +110,15 @@ class Shift:
             return Done()
         if self.count > 1:
             await self.kit.stores.project(self.item.project, self.item.store_id, self.item_id)
+        begun = self._begun(state)
+        async with self.kit.shifts.slot(self.item.project, self.item.sent_at, stays=begun):
+            return await self._tend()
+
+    def _begun(self, state: StoreState) -> bool:
+        """Whether an earlier delivery left something that only this item can go on with."""
+        return any(map(self._before, (*(held.item for held in self._waiting(state)), *state.loose.values())))
+
+    async def _tend(self) -> Done:
         try:
             await self._remove_loose()
             await self._work()
@@ -139,7 +152,7 @@ class Shift:
         """Until no file is left that this item may claim, or others should have their turn."""
         begun = self.kit.clock.now()
         while True:
-            renew = self.kit.clock.now() - begun > SPELL or (self.count > 1 and self._ended > 0)
+            renew = self.kit.clock.now() - begun > SPELL or (self._ended > 0 and (self.count > 1 or self._unfair()))
             if not renew and await self._claim() and not self._tasks:
                 continue  # what was open has failed for good
             if not self._tasks:
@@ -150,6 +163,10 @@ class Shift:
                     del self._tasks[name]
                     task.result()
                     self._ended += 1
+
+    def _unfair(self) -> bool:
+        """Whether another project, with fewer stores in work, waits for this one's slot."""
+        return self.kit.shifts.contested(self.item.project)
 
     async def _claim(self) -> bool:
         """Files that nobody has, or whom this item's last holder left, if there are any. One that was claimed before is
@@ -198,7 +215,7 @@ class Shift:
         return [e.FileReleased(file_id=held.id) for held in left]
 
     async def _take(self, file_id: str, attempt: int) -> None:
-        async with self.kit.room:
+        async with self.kit.room.slot(self.item.project, stays=True):  # it is claimed
             try:
                 await self._ingest(file_id, attempt)
             except StorageUnavailable:

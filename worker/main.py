@@ -1,4 +1,9 @@
-"""The worker as a process: takes work items off the queue and answers each in a task of its own."""
+"""The worker as a process: takes work items off the queue and answers each in a task of its own.
+
+It takes them whether or not there are slots for them: else the items of one project, which come first, would hide those
+of another, and runs that are to end would wait for others that go on. An item is looked at, and waits for a slot (see
+worker/slots.py) if it needs one and there is none.
+"""
 
 from __future__ import annotations
 
@@ -14,16 +19,17 @@ log = logging.getLogger(__name__)
 POLL_FAST, POLL_SLOW = 0.01, 0.5  # seconds between looks at the queue: while work keeps coming, and after idle time
 POLL_GROWTH = 1.1  # of the pause: an item waits for a tenth of the time that nothing came, at most
 BATCH = 32  # items of one receive: the most that Azure gives
+HOLD_OFF = POLL_SLOW + 0.1  # seconds in which other workers may take what this one gave back, however idle they are
+LOOKED_AT = 256  # items at once that neither have a slot nor wait for one
 
 
 class Worker:
-    """Consumes the queue until it is stopped. `concurrency` runs are in flight at most; they mostly wait for models."""
+    """Consumes the queue until it is stopped."""
 
-    def __init__(self, kit: Kit, concurrency: int = 1000) -> None:
-        self._kit, self._doorbell, self._concurrency = kit, Doorbell(kit), concurrency
+    def __init__(self, kit: Kit) -> None:
+        self._kit, self._doorbell = kit, Doorbell(kit)
         self._stopping = asyncio.Event()
         self._busy: dict[str, asyncio.Task[None]] = {}  # by item id
-        self._slot = asyncio.Event()  # an item was finished
         self._idle = asyncio.Event()  # nothing more is received
         self._idle.set()
 
@@ -38,11 +44,10 @@ class Worker:
     async def _consume(self) -> None:
         pause = POLL_FAST
         while not self._stopping.is_set():
-            room = self._concurrency - len(self._busy)
-            if room <= 0:
-                self._slot.clear()
-                await self._slot.wait()
+            if (room := LOOKED_AT - self._looked_at) <= 0:
+                await asyncio.sleep(POLL_FAST)
                 continue
+            await self._hold_off()
             listener = self._kit.bell.listen("work")
             try:
                 deliveries = await self._receive(min(room, BATCH))
@@ -50,19 +55,31 @@ class Worker:
                     self._take(delivery)  # even while stopping: what was received is handed back, not kept hidden
                 if deliveries:
                     pause = POLL_FAST
-                    await asyncio.sleep(0)  # let the new tasks begin
+                    # Let the new tasks begin; and a worker that has slots have the next items first.
+                    await asyncio.sleep(POLL_FAST if any(slots.full for slots in self._kit.slots) else 0)
                     continue
                 rang = await listener.wait(pause)
                 pause = POLL_FAST if rang else min(pause * POLL_GROWTH, POLL_SLOW)
             finally:
                 listener.close()
 
+    async def _hold_off(self) -> None:
+        if any(slots.given_back for slots in self._kit.slots):
+            for slots in self._kit.slots:
+                slots.given_back = False
+            await asyncio.sleep(min(HOLD_OFF, self._kit.runs.patience / 15))
+
+    @property
+    def _looked_at(self) -> int:
+        return len(self._busy) - sum(slots.held for slots in self._kit.slots)
+
     async def stop(self, grace: float) -> None:
         """Take nothing more; give what is in flight `grace` seconds; hand the rest back, for another worker."""
         self._stopping.set()
-        self._slot.set()
         self._kit.bell.ring("work")
         await self._idle.wait()  # a receive may be under way
+        for slots in self._kit.slots:
+            slots.close()
         tasks = set(self._busy.values())
         if tasks:
             await asyncio.wait(tasks, timeout=grace)
@@ -113,4 +130,3 @@ class Worker:
 
     def _finished(self, item_id: str) -> None:
         self._busy.pop(item_id, None)
-        self._slot.set()

@@ -1,0 +1,170 @@
+"""Slots that projects share fairly: the next one goes to the project that has the fewest.
+
+This is max-min fairness. A project that is alone may have all of them; one that comes later gets each slot that becomes
+free, until it has what it wants or as many as the others. No share is reserved, so none stays empty.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import bisect
+import contextlib
+import itertools
+import math
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+WAITING: Final = 2_000  # work items that wait in one worker for slots of one kind
+# Of runs in flight, and of items that wait for slots of one kind, where a host delivers the items: to 256 functions at
+# once (host.json), of which those that wait take from the others.
+HOSTED_RUNS, HOSTED_WAITING = 176, 8
+LONGEST: Final = 86_400.0  # seconds: the longest life of a run; an event loop's timers know no infinity
+
+
+class GiveWay(Exception):
+    """There was no slot, so the work item goes back to the queue, for `within` seconds at most. `crowded`: too many
+    wait here already."""
+
+    def __init__(self, *, crowded: bool) -> None:
+        super().__init__("no slot is free")
+        self.crowded, self.within = crowded, math.inf
+
+
+@dataclass(eq=False, slots=True)
+class _Waiter:
+    project: str
+    place: tuple[float, int]  # in the line of its project
+    granted: asyncio.Future[bool]  # False: it gives way
+
+    @property
+    def stays(self) -> bool:
+        return self.place[0] == -math.inf
+
+
+@dataclass(slots=True)
+class Slots:
+    """`size` of them. At most `most_waiting` wait; of more, the project that has the most waiting gives way. None waits
+    longer than `patience` seconds: then another worker may have a slot."""
+
+    size: int
+    most_waiting: int = WAITING
+    patience: float = math.inf
+    given_back: bool = field(default=False, init=False)  # to other workers, since somebody set it to False
+    waiting: int = field(default=0, init=False)
+    taken: Counter[str] = field(default_factory=Counter, init=False)  # by project
+    _free: int = field(init=False)
+    _lines: dict[str, list[_Waiter]] = field(default_factory=dict, init=False)  # the longest without a slot comes first
+    _numbers: Iterator[int] = field(default_factory=itertools.count, init=False)
+
+    def __post_init__(self) -> None:
+        self._free = self.size
+
+    @property
+    def full(self) -> bool:
+        return self._free <= 0
+
+    @property
+    def held(self) -> int:
+        """How many have a slot or wait for one."""
+        return self.size - self._free + self.waiting
+
+    def contested(self, project: str) -> bool:
+        """Whether another project waits that would have no more than this one if it had one of this one's."""
+        return any(self.taken[other] + 1 < self.taken[project] for other in self._lines)
+
+    @contextlib.asynccontextmanager
+    async def slot(
+        self, project: str, since: float = 0.0, *, within: float = math.inf, stays: bool = False
+    ) -> AsyncIterator[None]:
+        """Hold a slot. Of a project's items, the one with the earliest `since` goes first.
+
+        Raises GiveWay if there is none `within` so many seconds, or when too many wait, or for too long. With `stays`
+        the work was begun by this item, and nobody else could go on with it: it goes before the others, and does not
+        give way to them.
+        """
+        if self._free > 0:  # so nobody waits
+            self._grant(project)
+        else:
+            place = -math.inf if stays else since, next(self._numbers)
+            await self._wait(_Waiter(project, place, asyncio.get_running_loop().create_future()), within)
+        try:
+            yield
+        finally:
+            self._leave(project)
+
+    def close(self) -> None:
+        """From now on nobody waits but what stays: the process is about to end."""
+        self.most_waiting = 0
+        for waiter in [waiter for line in self._lines.values() for waiter in line if not waiter.stays]:
+            self._send_away(waiter)
+
+    async def _wait(self, waiter: _Waiter, within: float) -> None:
+        bisect.insort(self._lines.setdefault(waiter.project, []), waiter, key=lambda other: other.place)
+        self.waiting += 1
+        if self.waiting > self.most_waiting:
+            self._crowd_out()
+        patience = math.inf if waiter.stays else self._patience()
+        try:
+            async with asyncio.timeout(min(within, patience, LONGEST)):
+                granted = await waiter.granted
+        except BaseException as error:
+            self._remove(waiter)
+            if not waiter.granted.cancelled() and waiter.granted.result():  # at this very moment
+                self._leave(waiter.project)
+            if isinstance(error, TimeoutError):
+                self.given_back |= patience <= within
+                raise GiveWay(crowded=False) from None
+            raise
+        if not granted:
+            raise GiveWay(crowded=self.most_waiting > 0)
+
+    def _patience(self) -> float:
+        """Up to a third less, so that those who wait give way in a few large groups: a worker that has no slots leaves
+        a group to others for a moment, and cannot do that all the time."""
+        now, tick = asyncio.get_running_loop().time(), self.patience / 3
+        return self.patience if math.isinf(tick) else (now + self.patience) // tick * tick - now
+
+    def _crowd_out(self) -> None:
+        newest = max((line[-1] for line in self._lines.values()), key=self._gives_way)
+        if not newest.stays:
+            self._send_away(newest)
+
+    def _gives_way(self, newest: _Waiter) -> tuple[bool, int]:
+        return not newest.stays, len(self._lines[newest.project])
+
+    def _send_away(self, waiter: _Waiter) -> None:
+        self._remove(waiter)
+        if not waiter.granted.done():
+            waiter.granted.set_result(False)
+
+    def _remove(self, waiter: _Waiter) -> None:
+        line = self._lines.get(waiter.project, [])
+        if waiter in line:
+            line.remove(waiter)
+            self.waiting -= 1
+            if not line:
+                del self._lines[waiter.project]
+
+    def _grant(self, project: str) -> None:
+        self._free -= 1
+        self.taken[project] += 1
+
+    def _leave(self, project: str) -> None:
+        self._free += 1
+        self.taken[project] -= 1
+        if not self.taken[project]:
+            del self.taken[project]
+        while self._lines and self._free > 0:
+            self._call(min(self._lines, key=self.taken.__getitem__))
+
+    def _call(self, project: str) -> None:
+        """Its first one has a slot now, and the project is the last of those that have equally many."""
+        waiter = self._lines[project][0]
+        self._remove(waiter)
+        if line := self._lines.pop(project, None):
+            self._lines[project] = line
+        if not waiter.granted.done():  # else it was cancelled a moment ago
+            self._grant(project)
+            waiter.granted.set_result(True)
