@@ -29,10 +29,9 @@ from core.ports import Delivery
 from core.requests import CreateThreadAndRun
 from core.resources import File, FileCounts, Run, VectorStore, encode
 from core.stores.commands import NewFile
-from worker.advance import CHORES
 from worker.ingestion import SHIFTS
 from worker.main import POLL_SLOW, Worker
-from worker.slots import HOSTED_RUNS, HOSTED_WAITING, GiveWay, Slots
+from worker.slots import CHORES, HOSTED_RUNS, HOSTED_WAITING, GiveWay, Slots
 
 MANY = 1_000
 FUNCTIONS = 256  # that a host runs at once

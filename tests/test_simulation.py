@@ -23,7 +23,7 @@ from worker import advance, doorbell
 
 HISTORIES = 200
 TRIES = 60  # histories in which a planted defect must show
-FIRST = {"what_a_dead_writer_left_is_not_mended": 1_890}  # of them, where it is rare
+FIRST = {"what_a_dead_writer_left_is_not_mended": 30}  # of them, where it is rare
 HERE = Path(__file__).parent
 # What must have happened in so many histories, else they prove little.
 SOME = [

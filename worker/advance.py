@@ -48,7 +48,7 @@ from worker.images import Images
 from worker.ingestion import SHIFTS, Ingestion
 from worker.live import Draft, Live, Lost
 from worker.search import WAIT, Search, ready, search
-from worker.slots import WAITING, GiveWay, Slots
+from worker.slots import CHORES, WAITING, GiveWay, Slots
 from worker.turn import calls_of, cut_off, events_of
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,6 @@ T = TypeVar("T")
 HIDE = 45.0  # seconds that a dead worker's item stays hidden: how late a crash is noticed
 ENDLESS = "The model still called tools after {} rounds of tool calls, which is the limit (MAX_TOOL_ROUNDS)."
 LOOK_EVERY = 1.0  # seconds between looks at the log while a model or a tool works
-CHORES = 32  # work items that neither advance a run nor fill a vector store, at work in one worker
 
 
 @dataclass(slots=True)

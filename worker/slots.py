@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
+CHORES: Final = 32  # work items that neither advance a run nor fill a vector store, at work in one worker
 WAITING: Final = 2_000  # work items that wait in one worker for slots of one kind
 # Of runs in flight, and of items that wait for slots of one kind, where a host delivers the items: to 256 functions at
 # once (host.json), of which those that wait take from the others.
