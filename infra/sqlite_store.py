@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import sqlite3
 import tempfile
 import time
@@ -34,6 +35,8 @@ from core.ports import (
     nothing,
 )
 from infra.blocks import blocks
+
+log = logging.getLogger(__name__)
 
 # Tables of large rows have a rowid: in one without, a search reads whole rows on its way, snapshots of megabytes too.
 SCHEMA = """
@@ -518,8 +521,12 @@ class SqliteStorage:
                 chore(db)
 
         while True:
-            with contextlib.suppress(sqlite3.Error):  # a busy moment: the next time will do
+            try:
                 await asyncio.to_thread(work)
+            except Exception as error:
+                # A busy moment is no failure: the next time will do.
+                if getattr(error, "sqlite_errorcode", None) not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+                    log.warning("SQLite: a chore failed, and is tried again in %g s", seconds, exc_info=error)
             await asyncio.sleep(seconds)
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import threading
 
-from worker.actions import Actions
+import pytest
+
+from worker.actions import MOST_HANGING, Actions
 
 released = threading.Event()
 
@@ -55,3 +57,24 @@ async def test_plain_functions_that_hang_keep_no_other_waiting() -> None:
         assert await actions.call("answer", "{}") == "at once"
     finally:
         released.set()
+
+
+async def test_what_hangs_is_counted_and_bounded_until_it_returns(caplog: pytest.LogCaptureFixture) -> None:
+    """No thread can be ended, so their number is what can be bounded."""
+    released.clear()
+    actions = Actions({"hangs": hangs, "answers": answers}, timeout=0.05)
+    try:
+        said = await asyncio.gather(*(actions.call("hangs", "{}") for _ in range(MOST_HANGING)))
+        assert {text.partition(": ")[2] for text in said} == {"hangs did not answer within 0.05 seconds."}
+        assert actions.hanging["hangs"] == MOST_HANGING
+        assert f"{MOST_HANGING} calls of it hang" in caplog.text
+        threads = threading.active_count()
+        assert "not available now" in await actions.call("hangs", "{}")
+        assert threading.active_count() == threads
+        assert await actions.call("answers", "{}") == "at once"
+    finally:
+        released.set()
+    async with asyncio.timeout(10):
+        while actions.hanging["hangs"]:
+            await asyncio.sleep(0.01)
+    assert await actions.call("hangs", "{}") == "late"

@@ -1388,3 +1388,25 @@ async def test_a_sqlite_file_that_cannot_be_written_to_is_not_ready(tmp_path: Pa
     await good.ping()
     await bad.close()
     await good.close()
+
+
+async def test_a_chore_that_fails_says_so_and_is_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever it raises: a file that grows for ever would be noticed too late."""
+    times = 0
+
+    def checkpoint(_: object) -> None:
+        nonlocal times
+        times += 1
+        raise ValueError("a name that nobody expected")
+
+    monkeypatch.setattr(sqlite_store, "_checkpoint", checkpoint)
+    monkeypatch.setattr(sqlite_store, "CHECKPOINT_EVERY", 0.01)
+    store = SqliteStorage(f"{tmp_path}/a.db", SystemClock())
+    await store.open()
+    async with asyncio.timeout(10):
+        while times < 3:
+            await asyncio.sleep(0.01)
+    await store.close()
+    assert "a name that nobody expected" in caplog.text

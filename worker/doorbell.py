@@ -99,6 +99,8 @@ class Doorbell:
                 return  # somebody else holds it by now: the log's fence decides
             except StorageUnavailable as error:
                 log.warning("the queue does not answer: %s", error)
+            except Exception:  # else the item would come back while this worker is at it
+                log.exception("an item cannot be hidden anew, and this is tried again")
 
     async def _work(self, item: WorkItem, item_id: str, count: int) -> bool:
         """Whether the item may be deleted."""
