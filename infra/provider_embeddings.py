@@ -31,7 +31,7 @@ MOST_BYTES: Final = 256 * 1024
 SHORTEST: Final = 64  # characters of a text that is not halved any more
 
 _REFUSED: Final = (400, 413, 422)
-# llama.cpp's server says with status 500 that a text exceeds its physical batch (ggml-org/llama.cpp issue 12295).
+# llama.cpp's server says with status 500 that a text exceeds its physical batch (tried on build 11434; its issue 12295).
 _TOO_LARGE: Final = re.compile(r"too (large|long|big)|physical batch", re.IGNORECASE)
 
 
