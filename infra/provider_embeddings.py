@@ -31,7 +31,7 @@ MOST_BYTES: Final = 256 * 1024
 SHORTEST: Final = 64  # characters of a text that is not halved any more
 
 _REFUSED: Final = (400, 413, 422)
-# llama.cpp's server says with status 500 that a text exceeds its physical batch (tried on build 11434; its issue 12295).
+# llama.cpp's server says with status 500 that a text exceeds its physical batch (its issue 12295; so did build 11434).
 _TOO_LARGE: Final = re.compile(r"too (large|long|big)|physical batch", re.IGNORECASE)
 
 
@@ -81,12 +81,13 @@ class ProviderEmbeddings:
     async def _ask(self, upstream: Upstream, batch: Sequence[str], given: Input) -> list[Floats]:
         """Halved as often as it takes: at most 7 times to a single text, and then 12 times to SHORTEST. The first part
         that fails for good ends it."""
+        told = self._format  # others may learn meanwhile that it is refused
         try:
             return _vectors(await upstream.post("/embeddings", self._body(batch, given)), batch)
         except Exception as error:
             if not _refused(error):
                 raise
-            if self._format and "encoding_format" in _said(error):
+            if told and "encoding_format" in _said(error):
                 self._format = False
                 return await self._ask(upstream, batch, given)
             if len(batch) == 1 and len(batch[0]) < 2 * SHORTEST:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -134,6 +135,15 @@ async def test_each_text_gets_its_vector_whatever_a_server_refuses(
     assert len(again) <= -(-len(texts) // 8) + 1  # 10 are halves of 16 at most
     assert len(again) < tried
     assert not any("encoding_format" in body for _, body, _ in upstream.requests[tried:]) or refusal is not voyage
+
+
+async def test_files_that_are_embedded_at_once_learn_of_a_refused_field_together(upstream: Upstream) -> None:
+    upstream.script = [habit(voyage)]
+    async with router(upstream.url) as models:
+        model = ProviderEmbeddings(models, "small")
+        await asyncio.gather(*(model.embed(SHORT[:128]) for _ in range(3)))
+    assert {len(body["input"]) for _, body, _ in upstream.requests} == {128}
+    assert len(upstream.requests) <= 6
 
 
 async def test_a_text_that_is_too_long_gets_the_mean_of_its_parts(upstream: Upstream) -> None:
