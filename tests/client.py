@@ -199,7 +199,7 @@ class Client:
         exchange = Exchange(self.project, what, method, f"/v1{path}", body, mark, world.now(), **options)
         world.exchanges.append(exchange)
         world.trace.note(f"{self.name} asks {process.name}: {exchange}")
-        headers = {"Host": "sim", "OpenAI-Beta": "assistants=v2", "Authorization": f"Bearer {self.key}"}
+        headers = {"Host": "127.0.0.1", "OpenAI-Beta": "assistants=v2", "Authorization": f"Bearer {self.key}"}
         optional = {"Idempotency-Key": exchange.key, "Last-Event-ID": exchange.after, "If-None-Match": known}
         headers |= {name: value for name, value in optional.items() if value is not None}
         connection = process.connect(request_bytes(method, exchange.path, headers, body))
