@@ -34,6 +34,7 @@ from core.threads import Threads
 from infra import logs
 from infra.providers import ModelRouter
 from infra.settings import ConfigurationError, Settings, UnresolvedReference, describe, read_settings
+from infra.sqlite_space import vacuum
 from infra.tokenizer import Tiktoken
 from infra.version import VERSION
 from infra.wiring import (
@@ -69,7 +70,8 @@ DESCRIPTION = """The OpenAI Assistants API, self-hosted.
   assistants serve    the API and the worker in one process
   assistants api      the API alone
   assistants worker   the worker alone; any number of each may share one store
-  assistants keys     make, list and revoke API keys"""
+  assistants keys     make, list and revoke API keys
+  assistants vacuum   make an SQLite file as small as what is in it"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -379,18 +381,31 @@ async def manage_keys(settings: Settings, arguments: argparse.Namespace) -> None
             raise ConfigurationError(str(error)) from None
 
 
+def give_back(settings: Settings) -> None:
+    """`assistants vacuum`."""
+    prefix = "sqlite:///"
+    if not settings.storage.startswith(prefix):
+        raise ConfigurationError("STORAGE is no SQLite file: there is nothing to give back.")
+    try:
+        before, after = vacuum(settings.storage.removeprefix(prefix))
+    except StorageUnavailable as error:
+        raise ConfigurationError(str(error)) from None
+    print(f"{place_of(settings)} had {before} bytes, and has {after}.")
+
+
 def parser() -> argparse.ArgumentParser:
     settings = f"settings (environment variables):\n{describe()}"
     common = {"formatter_class": argparse.RawDescriptionHelpFormatter, "epilog": settings}
     root = argparse.ArgumentParser(prog="assistants", description=DESCRIPTION, **common)  # type: ignore[arg-type]
     root.add_argument("--version", action="version", version=f"%(prog)s {VERSION}")
-    commands = root.add_subparsers(dest="command", required=True, metavar="serve | api | worker | keys")
+    commands = root.add_subparsers(dest="command", required=True, metavar="serve | api | worker | keys | vacuum")
     for name in ("serve", "api", "worker"):
         command = commands.add_parser(name, **common)  # type: ignore[arg-type]
         if name != "worker":
             command.add_argument("--host", help="wins over HOST")
             command.add_argument("--port", type=int, help="wins over PORT")
     key_command.add_arguments(commands.add_parser("keys", description="API keys in the store that STORAGE names."))
+    commands.add_parser("vacuum", description="Give back what an SQLite file has free. Stop the service before.")
     return root
 
 
@@ -402,6 +417,8 @@ def main() -> None:
         logs.configure(settings)
         if arguments.command == "keys":
             _loop(manage_keys(settings, arguments))
+        elif arguments.command == "vacuum":
+            give_back(settings)
         else:
             allow_open_files()
             gc.set_threshold(*COLLECTIONS)

@@ -47,6 +47,11 @@ Decide = Callable[[S], Sequence[e.Event]]
 Ring = Callable[[int], WorkItem]  # from the version seen to the work item
 
 
+class MissingSnapshot(Exception):
+    """A log's generation has lost the snapshot that it goes on from, as in a restore without that container: what it
+    says cannot be known."""
+
+
 class Ledger(ABC, Generic[S, C]):
     """The aggregates of one kind, of all projects, over one store.
 
@@ -212,8 +217,11 @@ class Ledger(ABC, Generic[S, C]):
             message = f"The request is too large: it makes {len(block)} bytes, and {MAX_BLOCK} are the limit."
             raise ApiError(message, status=413)
         changes: list[C] = []
+        folded = False
 
         def fold() -> Sequence[Document]:
+            nonlocal folded
+            folded = True
             changes.extend(view.fold([commit]))
             return self._documents(project, changes)
 
@@ -226,7 +234,8 @@ class Ledger(ABC, Generic[S, C]):
             else:
                 view.mark, rest = await self._storage.append(self.logs, name, mark, block, fold)
         except (Conflict, Unsent):
-            view.mark = mark
+            if not folded:  # else the view has what is not in the log
+                view.mark = mark
             raise
         except StorageUnavailable as error:
             raise Undecided(str(error)) from error
@@ -305,8 +314,8 @@ class Ledger(ABC, Generic[S, C]):
             return None
         if view.mark is None and tail.mark.generation:
             snapshot = await self._snapshot(project, log_id, tail.mark.generation)
-            if snapshot is None:  # rolled over once more in between
-                return await self._refresh(view, project, log_id)
+            if snapshot is None:
+                return await self._refresh_again(view, project, log_id, tail.mark.generation)
             view.begin(snapshot)
         commits = e.from_lines(tail.data)
         before = view.state.version
@@ -316,6 +325,15 @@ class Ledger(ABC, Generic[S, C]):
         # process never saw, only the last moments can lack a projection: of all others somebody saw the end.
         recent = len(commits) if not cold else sum(c.at > commits[-1].at - MEND_WINDOW for c in commits)
         await self._mend(project, [c for c in changes if c.version > before + len(commits) - recent])
+
+    async def _refresh_again(self, view: View[S, C], project: str, log_id: str, generation: int) -> None:
+        """Without the snapshot of this generation: the log was rolled over once more in between. Raises MissingSnapshot
+        if it was not."""
+        name = names.log(project, log_id)
+        tail = await self._storage.read(self.logs, name, None)
+        if tail is not None and tail.mark.generation == generation:
+            raise MissingSnapshot(f"{names.SNAPSHOTS}/{names.snapshot(project, log_id, generation)}, of {name}")
+        await self._refresh(view, project, log_id)
 
     async def _mend(self, project: str, changes: Sequence[C]) -> None:
         """Bring up documents whose writer may have died between commit and projection."""

@@ -29,7 +29,7 @@ class StorageUnavailable(Exception):
 
 
 class Unsent(StorageUnavailable):
-    """The store was not even asked, so nothing has happened."""
+    """Nothing has happened, for certain: the store was not even asked, or undid what it had begun."""
 
 
 class Undecided(StorageUnavailable):

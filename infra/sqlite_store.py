@@ -11,6 +11,8 @@ import asyncio
 import contextlib
 import json
 import logging
+import math
+import shutil
 import sqlite3
 import tempfile
 import time
@@ -56,7 +58,7 @@ CREATE TABLE IF NOT EXISTS chunks(
     data BLOB NOT NULL, UNIQUE(container, name, part, number, size));
 CREATE TABLE IF NOT EXISTS queue(
     id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL, body BLOB NOT NULL,
-    visible_at REAL NOT NULL, count INTEGER NOT NULL DEFAULT 0);
+    visible_at REAL NOT NULL, count INTEGER NOT NULL DEFAULT 0, since REAL NOT NULL DEFAULT 0);
 CREATE INDEX IF NOT EXISTS queue_visible ON queue(name, visible_at);
 """
 # Seconds that a write waits for another process's transaction (each takes well under a millisecond), and how it waits.
@@ -66,6 +68,7 @@ PAGE = 2048  # bytes: a commit writes whole pages, and most rows are far smaller
 WAL_PAGES = 32_768  # of the log, 64 MiB: beyond that writers wait for a moment, so that it begins anew
 CHECKPOINT_PATIENCE = 50  # milliseconds for which they do
 WRITE_EVERY = 5.0  # seconds between tries whether the file can be written to, for whoever asks whether it is well
+ROOM = 16 * 1024 * 1024  # bytes that a disk must have left: the largest commit with its documents, and then some
 TIDY_EVERY = 3600.0  # seconds between looks for what is kept no longer
 DAY = 86_400
 MAX_BLOCK = 64 * 1024 * 1024  # as on Azure
@@ -85,6 +88,7 @@ class SqliteStorage:
         self._chores: list[asyncio.Task[None]] = []
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._written = -WRITE_EVERY
+        self._looked = math.inf  # the time of the last look at the queue
 
     async def open(self) -> None:
         if self._db is not None:
@@ -94,6 +98,7 @@ class SqliteStorage:
                 Path(self._path).expanduser().parent.mkdir(parents=True, exist_ok=True)
             self._db = self._connect()
             self._db.executescript(SCHEMA)
+            _upgrade(self._db)
             self._db.execute(f"PRAGMA busy_timeout={int(BUSY_PAUSE * 1000)}")  # from here on, waiting is `_begin`'s
         except (OSError, sqlite3.Error) as error:
             raise StorageUnavailable(f"SQLite cannot open '{self._path}': {error}") from None
@@ -123,7 +128,10 @@ class SqliteStorage:
         return self._folder.name
 
     async def ping(self) -> None:
-        """With a write, as a store that can only be read is of no use; at most one each WRITE_EVERY seconds."""
+        """With a write, as a store that can only be read is of no use; at most one each WRITE_EVERY seconds. One more
+        page may find room in the write-ahead log of a disk that is full, so that is asked, too."""
+        if self._path != ":memory:" and shutil.disk_usage(Path(self._path).expanduser().parent).free < ROOM:
+            raise StorageUnavailable(f"SQLite: the disk of '{self._path}' is full")
         with self._errors():
             if time.monotonic() < self._written + WRITE_EVERY:
                 self._sql.execute("SELECT 1 FROM queue LIMIT 1").fetchone()
@@ -404,12 +412,16 @@ class SqliteStorage:
             self._send("work", body, delay)
 
     def _send(self, queue: str, body: bytes, delay: float) -> None:
+        now = self._clock.now()
         self._sql.execute(
-            "INSERT INTO queue(name, body, visible_at) VALUES(?, ?, ?)", (queue, body, self._clock.now() + delay)
+            "INSERT INTO queue(name, body, visible_at, since) VALUES(?, ?, ?, ?)", (queue, body, now + delay, now)
         )
 
     async def receive(self, limit: int, *, hide: float) -> list[Delivery]:
         now = self._clock.now()
+        if now < self._looked:
+            await self._put_back(now)
+        self._looked = now
         with self._errors():
             # Looked at first without a write lock: polling an empty queue costs other writers nothing.
             ids = self._sql.execute(
@@ -421,20 +433,31 @@ class SqliteStorage:
             rows = [
                 # visible_at again: two receivers of one item; the second finds it hidden.
                 sql.execute(
-                    "UPDATE queue SET visible_at=?, count=count+1 WHERE id=? AND visible_at<=?"
+                    "UPDATE queue SET visible_at=?, since=?, count=count+1 WHERE id=? AND visible_at<=?"
                     " RETURNING id, body, count",
-                    (now + hide, item, now),
+                    (now + hide, now, item, now),
                 ).fetchone()
                 for (item,) in ids
             ]
         return [Delivery(str(row[0]), row[1], row[2], str(row[2])) for row in rows if row]
 
+    async def _put_back(self, now: float) -> None:
+        """The clock went back, perhaps while no process ran. What was hidden by the time before is hidden for as long
+        again, from now on, and no longer."""
+        with self._errors():
+            if not self._sql.execute("SELECT 1 FROM queue WHERE since>? LIMIT 1", (now,)).fetchone():
+                return
+        async with self._transaction() as sql:
+            # since: of two processes that notice, the second changes nothing.
+            sql.execute("UPDATE queue SET visible_at=visible_at-since+:now, since=:now WHERE since>:now", {"now": now})
+
     async def extend(self, delivery: Delivery, *, hide: float) -> Delivery:
+        now = self._clock.now()
         async with self._transaction() as sql:
             # count is the receipt: a holder whose time ran out, and whose item was delivered to another.
             done = sql.execute(
-                "UPDATE queue SET visible_at=? WHERE id=? AND count=?",
-                (self._clock.now() + hide, int(delivery.id), int(delivery.receipt)),
+                "UPDATE queue SET visible_at=?, since=? WHERE id=? AND count=?",
+                (now + hide, now, int(delivery.id), int(delivery.receipt)),
             ).rowcount
         if not done:
             raise Conflict
@@ -473,16 +496,29 @@ class SqliteStorage:
 
     @contextlib.asynccontextmanager
     async def _transaction(self) -> AsyncIterator[sqlite3.Connection]:
-        """All or nothing. Nothing may be awaited inside: the connection is everybody's."""
-        with self._errors():
+        """All or nothing. Nothing may be awaited inside: the connection is everybody's. Raises Unsent if it was
+        nothing, and StorageUnavailable if that cannot be told."""
+        try:
             await self._begin()
             sql = self._sql
             try:
                 yield sql
             except BaseException:
-                sql.execute("ROLLBACK")
+                _undo(sql)
                 raise
+        except sqlite3.Error as error:
+            raise Unsent(f"SQLite: {error}") from error
+        self._commit(sql)
+
+    def _commit(self, sql: sqlite3.Connection) -> None:
+        try:
             sql.execute("COMMIT")
+        except sqlite3.Error as error:
+            _undo(sql)
+            # On a full disk, what makes the rest count, which comes last, was not written whole. After another fault of
+            # the disk it may be there, for the process that opens the file next.
+            certain = getattr(error, "sqlite_errorcode", 0) in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY)
+            raise (Unsent if certain else StorageUnavailable)(f"SQLite: {error}") from error
 
     async def _begin(self) -> None:
         """Wait for another process's transaction without holding up this process's other work."""
@@ -528,6 +564,21 @@ class SqliteStorage:
                 if getattr(error, "sqlite_errorcode", None) not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
                     log.warning("SQLite: a chore failed, and is tried again in %g s", seconds, exc_info=error)
             await asyncio.sleep(seconds)
+
+
+def _undo(db: sqlite3.Connection) -> None:
+    if db.in_transaction:  # some errors end it by themselves
+        db.execute("ROLLBACK")
+
+
+def _upgrade(db: sqlite3.Connection) -> None:
+    """A file of an earlier version."""
+    queue = "SELECT 1 FROM pragma_table_info('queue') WHERE name='since'"
+    if not db.execute(queue).fetchone():
+        db.execute("BEGIN IMMEDIATE")
+        if not db.execute(queue).fetchone():  # again: two processes that open it at once
+            db.execute("ALTER TABLE queue ADD COLUMN since REAL NOT NULL DEFAULT 0")
+        db.execute("COMMIT")
 
 
 def _checkpoint(db: sqlite3.Connection) -> None:

@@ -45,7 +45,7 @@ async def test_a_server_that_callers_name_everywhere_is_never_asked() -> None:
         models = models_of(read_settings({"openai_base_url": upstream.url, "openai_api_key": "sk-x"}))
         call = function("fetch", f'{{"url": "{url}"}}')
         upstream.script = [whole(choice(tool_calls=[call])), whole(choice(content=f"![]({url})"))]
-        async with in_process(models=models) as service:
+        async with in_process(models=models, cors_origins="*") as service:  # or the origin is refused, unread
             run = await talk(service, url)
             await spoil(service, run, url)
         await models.close()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from typing import Any
 
 import pytest
 from client import Client
 from faults import Plan
+from inprocess import in_process
 from past import whole
 from promises import all_documents, check, past_of
 from scenarios import ask, rolled_over
@@ -284,3 +286,29 @@ async def read_anew(world: World, client: Client, *, messages: int) -> None:
     state = await (await world.api()).ledger.read(PROJECT, client.thread)
     assert len(list(state.messages)) == messages
     assert whole(state) == whole(past_of(world, client.thread).state)
+
+
+async def test_a_snapshot_that_is_missing_is_one_clear_error(caplog: pytest.LogCaptureFixture) -> None:
+    """As after a restore without that container. It is not read again and again."""
+    async with in_process(log_roll_after=ROLLS) as service:
+        thread = await service.thread()
+        for number in range(2 * ROLLS):
+            await service.api.post(f"/threads/{thread}/messages", {"role": "user", "content": str(number)})
+        (snapshot,) = await service.storage.page(names.SNAPSHOTS, "", after=None, limit=9, newest_first=False)
+        await service.storage.remove(names.SNAPSHOTS, snapshot.name)
+        service.ledger._views.clear()
+        service.ledger._storage = reading = Reading(service.storage)
+        await service.api.refused("GET", f"/threads/{thread}/messages", status=500)
+    assert reading.counts == {"read": 2, "get": 1}
+    assert f"MissingSnapshot: snapshots/{snapshot.name}, of default/{thread}.log" in caplog.text
+
+
+class Reading:
+    """A store that counts what is read of it."""
+
+    def __init__(self, store: Any) -> None:
+        self._store, self.counts = store, Counter[str]()
+
+    def __getattr__(self, name: str) -> Any:
+        self.counts[name] += 1
+        return getattr(self._store, name)

@@ -1,0 +1,238 @@
+"""SQLite alone: clocks that go back, disks that are full, files that are larger than what is in them."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import sqlite3
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from inprocess import ManualClock, in_process
+
+from core.ports import Mark, StorageUnavailable, Unsent
+from infra import sqlite_store
+from infra.sqlite_store import SqliteStorage
+
+HOUR = 3600.0
+MIB = 1024 * 1024
+
+
+@contextlib.asynccontextmanager
+async def opened(path: Path, clock: ManualClock | None = None) -> AsyncIterator[SqliteStorage]:
+    store = SqliteStorage(str(path), clock or ManualClock())
+    await store.open()
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+# --- clocks ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("restarted", [True, False])
+async def test_a_clock_that_was_put_back_does_not_delay_the_queue(tmp_path: Path, restarted: bool) -> None:
+    clock = ManualClock()
+    async with contextlib.AsyncExitStack() as stack:
+        store = await stack.enter_async_context(opened(tmp_path / "a.db", clock))
+        await store.send(b"held")
+        await store.send(b"parked", delay=600)
+        assert [item.body for item in await store.receive(9, hide=30)] == [b"held"]
+        clock.time -= HOUR
+        if restarted:
+            store = await stack.enter_async_context(opened(tmp_path / "a.db", clock))
+        assert await store.receive(9, hide=30) == []  # both wait for as long as they were to, and no longer
+        clock.time += 31
+        (held,) = await store.receive(9, hide=30)
+        assert (held.body, held.count) == (b"held", 2)
+        await store.delete(held)
+        clock.time += 570
+        assert [item.body for item in await store.receive(9, hide=30)] == [b"parked"]
+
+
+async def test_what_its_holder_extends_after_the_clock_went_back_is_hidden_as_long_as_it_says(tmp_path: Path) -> None:
+    clock = ManualClock()
+    async with opened(tmp_path / "a.db", clock) as store:
+        await store.send(b"held")
+        (held,) = await store.receive(1, hide=30)
+        clock.time -= HOUR
+        held = await store.extend(held, hide=30)
+        assert await store.receive(1, hide=30) == []
+        clock.time += 31
+        assert len(await store.receive(1, hide=30)) == 1
+
+
+async def test_the_queue_of_a_file_of_an_earlier_version_goes_on(tmp_path: Path) -> None:
+    clock = ManualClock()
+    with contextlib.closing(sqlite3.connect(tmp_path / "a.db")) as db:
+        db.execute(
+            "CREATE TABLE queue(id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL, body BLOB NOT NULL,"
+            " visible_at REAL NOT NULL, count INTEGER NOT NULL DEFAULT 0)"
+        )
+        add = "INSERT INTO queue(name, body, visible_at) VALUES('work', ?, ?)"
+        db.executemany(add, [(b"due", clock.now()), (b"later", clock.now() + 60)])
+        db.commit()
+    async with opened(tmp_path / "a.db", clock) as store, opened(tmp_path / "a.db", clock) as other:
+        assert [item.body for item in await store.receive(9, hide=30)] == [b"due"]
+        clock.time += 60
+        assert {item.body for item in await other.receive(9, hide=30)} == {b"due", b"later"}
+
+
+# --- full disks -----------------------------------------------------------------------------------------------------
+
+
+async def fill(store: SqliteStorage) -> None:
+    """No page more. SQLite says the same as of a disk that is full."""
+    (pages,) = store._sql.execute("PRAGMA page_count").fetchone()
+    store._sql.execute(f"PRAGMA max_page_count={pages}")
+
+
+async def test_a_certain_rollback_is_no_doubt(tmp_path: Path) -> None:
+    async with opened(tmp_path / "a.db") as store:
+        mark, _ = await store.start("threads", "p/t.log", b"first")
+        await fill(store)
+        with pytest.raises(Unsent, match="full"):
+            await store.append("threads", "p/t.log", mark, b"x" * MIB)
+        tail = await store.read("threads", "p/t.log", None)
+        assert tail is not None and tail.data == b"first"
+        store._sql.execute("PRAGMA max_page_count=1000000")
+        assert (await store.append("threads", "p/t.log", mark, b"x" * MIB))[0] == Mark(0, MIB + 5)
+
+
+class Failing:
+    """A connection whose next COMMIT fails, after it or instead of it."""
+
+    def __init__(self, db: sqlite3.Connection, code: int, *, stored: bool) -> None:
+        self._db, self._code, self._stored = db, code, stored
+
+    def execute(self, sql: str, *given: Any) -> sqlite3.Cursor:
+        if sql == "COMMIT":
+            self._db.execute("COMMIT" if self._stored else "ROLLBACK")
+            error = sqlite3.OperationalError("no")
+            error.sqlite_errorcode = self._code
+            raise error
+        return self._db.execute(sql, *given)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._db, name)
+
+
+@pytest.mark.parametrize(
+    ("code", "certain"), [(sqlite3.SQLITE_FULL, True), (sqlite3.SQLITE_BUSY, True), (sqlite3.SQLITE_IOERR, False)]
+)
+async def test_a_commit_that_fails_is_in_doubt_unless_the_disk_is_full(
+    tmp_path: Path, code: int, certain: bool
+) -> None:
+    async with opened(tmp_path / "a.db") as store:
+        db = store._sql
+        store._db = Failing(db, code, stored=not certain)  # type: ignore[assignment]
+        with pytest.raises(StorageUnavailable) as raised:
+            await store.start("threads", "p/t.log", b"first")
+        store._db = db
+        assert isinstance(raised.value, Unsent) == certain
+        assert (await store.read("threads", "p/t.log", None) is None) == certain
+        await store.create("files", "p/f", b"{}")  # nothing is left open
+
+
+@pytest.mark.parametrize("when", ["in the middle", "at the end"])
+async def test_a_message_that_found_no_room_is_told_so_and_is_not_there(tmp_path: Path, when: str) -> None:
+    async with in_process(storage=f"sqlite:///{tmp_path / 'a.db'}") as service:
+        thread = await service.thread("first")
+        store: Any = service.storage
+        db = store._sql
+        if when == "in the middle":
+            await fill(store)
+        else:  # by then the message was folded
+            store._db = Failing(db, sqlite3.SQLITE_FULL, stored=False)
+        body = {"role": "user", "content": "x" * 200_000}
+        answer = await service.api.send("POST", f"/v1/threads/{thread}/messages", body)
+        assert (answer.status, answer.error["code"]) == (503, "storage_unavailable")
+        assert "x-should-retry" not in answer.headers
+        assert await service.said(thread) == ["first"]
+        store._db = db
+        db.execute("PRAGMA max_page_count=1000000")
+        await service.api.post(f"/threads/{thread}/messages", body)
+        assert await service.said(thread) == ["first", body["content"]]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 24 MiB, where this process may make one."""
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", tmp_path], capture_output=True, check=False
+    )
+    if made.returncode:
+        pytest.skip("no disk can be made here")
+    try:
+        yield tmp_path
+    finally:
+        subprocess.run(["umount", "--lazy", tmp_path], check=True)
+
+
+async def test_a_disk_that_is_full_is_not_ready_and_loses_nothing(small_disk: Path) -> None:
+    async with in_process(storage=f"sqlite:///{small_disk / 'a.db'}") as service:
+        ready = "/health/ready"
+        assert (await service.api.send("GET", ready)).status == 200
+        thread, stored = await service.thread(), 0
+        (small_disk / "other").write_bytes(b"x" * 20 * MIB)
+        assert (await service.api.send("GET", ready)).status == 503
+        body = {"role": "user", "content": "x" * 200_000}
+        while (answer := await service.api.send("POST", f"/v1/threads/{thread}/messages", body)).status == 200:
+            stored += 1
+        assert (answer.status, answer.error["code"]) == (503, "storage_unavailable")
+        assert len(await service.said(thread)) == stored > 0
+        (small_disk / "other").unlink()
+        assert (await service.api.send("GET", ready)).status == 200
+        await service.api.post(f"/threads/{thread}/messages", body)
+        service.ledger._views.clear()
+        assert len(await service.said(thread)) == stored + 1
+
+
+async def test_a_disk_with_little_room_is_not_ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with opened(tmp_path / "a.db") as store:
+        await store.ping()
+        monkeypatch.setattr(sqlite_store, "ROOM", 1 << 62)
+        with pytest.raises(StorageUnavailable, match="full"):
+            await store.ping()
+
+
+# --- room -----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_file_that_has_room_inside_gives_it_back(tmp_path: Path) -> None:
+    path = tmp_path / "a.db"
+
+    async def bytes_of(size: int) -> AsyncIterator[bytes]:
+        yield b"x" * size
+
+    async with opened(path) as store:
+        await store.create("files", "p/kept", b"{}")
+        await store.stage("contents", "p/f", "part", bytes_of(8 * MIB))
+        await store.discard("contents", "p/f")
+    done = run_vacuum(f"sqlite:///{path}")
+    assert done.returncode == 0, done.stderr
+    had, has = (int(number) for number in re.findall(r"(\d+) bytes, and has (\d+)", done.stdout)[0])
+    assert has == sum(file.stat().st_size for file in tmp_path.iterdir()) < MIB < 8 * MIB < had
+    async with opened(path) as store:
+        assert await store.get("files", "p/kept")
+
+
+def test_where_nothing_can_be_given_back_the_command_says_why(tmp_path: Path) -> None:
+    for storage, why in (
+        ("sqlite://:memory:", "no SQLite file"),
+        ("UseDevelopmentStorage=true", "no SQLite file"),
+        (f"sqlite:///{tmp_path / 'none.db'}", "there is no file"),
+    ):
+        done = run_vacuum(storage)
+        assert (done.returncode, why in done.stderr) == (2, True), done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def run_vacuum(storage: str) -> subprocess.CompletedProcess[str]:
+    command = [Path(sys.executable).with_name("assistants"), "vacuum"]
+    return subprocess.run(command, env={"STORAGE": storage}, capture_output=True, text=True, timeout=60, check=False)
