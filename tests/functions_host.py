@@ -1,13 +1,18 @@
 """The Azure Functions host, as far as a queue trigger can tell: it reads host.json, imports the app that is deployed,
 and drives its functions over real queues.
 
-    python functions_host.py FOLDER [--hide SECONDS]
+    python functions_host.py FOLDER [--hide SECONDS] [--late SECONDS]
 
 What it does is what the extension Microsoft.Azure.WebJobs.Extensions.Storage.Queues 5 does (QueueListener.cs,
-QueueProcessor.cs and QueuesOptions.cs in Azure/azure-sdk-for-net), and the Python worker between it and the function:
+UpdateQueueMessageVisibilityCommand.cs, QueueProcessor.cs and QueuesOptions.cs in Azure/azure-sdk-for-net), and the
+Python worker between it and the function:
 
-* A message is hidden for ten minutes, and anew after five, as long as its function runs. Nobody can set that; here
-  `--hide` can, so that a test need not wait.
+* A message is hidden for ten minutes, and anew after five, and so on until its function has ended. Nobody can set that;
+  here `--hide` can, so that a test need not wait. Each renewal makes a new receipt, which the host uses from then on.
+  The function is told the one that came with the message. A renewal that is refused is the last.
+* The first renewal counts from the receipt, not from the beginning of the function, which may be late: the Python
+  worker is started, imports the app, or is busy. With `--late` the first delivery of each message is so many seconds
+  late.
 * After a look that found nothing the host waits 100 ms, then about twice as long each time, up to `maxPollingInterval`.
   It takes `batchSize` messages, and looks again when no more than `newBatchThreshold` are worked on.
 * A function that returns has its message deleted. One that raises has it shown again after `visibilityTimeout`; at the
@@ -107,6 +112,15 @@ def seconds(text: str) -> float:
 
 
 @dataclass(frozen=True)
+class Told:
+    """What a function gets to know of its message, besides the body: as it was received."""
+
+    id: str
+    receipt: str
+    count: int
+
+
+@dataclass(frozen=True)
 class Function:
     name: str
     queue: str
@@ -114,9 +128,9 @@ class Function:
     call: Callable[..., Awaitable[None]]
     argument: str
 
-    async def invoke(self, message: QueueMessage, body: bytes) -> bool:
+    async def invoke(self, message: Told, body: bytes) -> bool:
         """As the Python worker does it. Whether it returned."""
-        told = {"Id": message.id, "PopReceipt": message.pop_receipt, "DequeueCount": message.dequeue_count}
+        told = {"Id": message.id, "PopReceipt": message.receipt, "DequeueCount": message.count}
         kinds = {str: "string", int: "int"}
         metadata = {name: Datum(value, kinds[type(value)]) for name, value in told.items()}
         argument = QueueMessageInConverter.decode(Datum(body.decode(), "string"), trigger_metadata=metadata)
@@ -154,6 +168,7 @@ class Listener:
     queue: QueueClient
     poison: QueueClient | None
     hide: float = HIDE
+    late: float = 0.0  # seconds
     _under_way: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def listen(self) -> None:
@@ -199,7 +214,7 @@ class Listener:
             return await self._to_poison(message)
         renewing = asyncio.create_task(self._renew(message))
         try:
-            returned = await self.function.invoke(message, body)
+            returned = await self._invoke(message, body)
         finally:
             renewing.cancel()
             await asyncio.wait((renewing,))
@@ -209,6 +224,11 @@ class Listener:
             await self._to_poison(message)
         elif self.poison:
             await self._update(message, self.options.retry)
+
+    async def _invoke(self, message: QueueMessage, body: bytes) -> bool:
+        told = Told(message.id, message.pop_receipt, message.dequeue_count)
+        await asyncio.sleep(self.late if message.dequeue_count == 1 else 0)
+        return await self.function.invoke(told, body)
 
     async def _renew(self, message: QueueMessage) -> None:
         while True:
@@ -246,7 +266,7 @@ def not_mine() -> Any:
             raise
 
 
-async def main(folder: Path, hide: float) -> None:
+async def main(folder: Path, hide: float, late: float) -> None:
     settings, stop = os.environ, asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     options = Options.read(folder, settings)
@@ -260,7 +280,7 @@ async def main(folder: Path, hide: float) -> None:
                 return await stack.enter_async_context(client)
 
             poison = None if one.queue.endswith("-poison") else await queue(f"{one.queue}-poison")
-            listeners.append(Listener(one, options, await queue(one.queue), poison, hide))
+            listeners.append(Listener(one, options, await queue(one.queue), poison, hide, late))
         listening = [asyncio.create_task(listener.listen()) for listener in listeners]
         log.info("worker ready: %s", ", ".join(one.name for one in functions))
         await asyncio.wait([asyncio.create_task(stop.wait()), *listening], return_when=asyncio.FIRST_COMPLETED)
@@ -274,7 +294,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--hide", type=float, default=HIDE)
+    parser.add_argument("--late", type=float, default=0.0)
     given = parser.parse_args()
     logging.basicConfig(handlers=[logging.StreamHandler()])  # whose place the Python worker's handler has there
     logging.getLogger("azure").setLevel(logging.WARNING)
-    asyncio.run(main(given.folder, given.hide))
+    asyncio.run(main(given.folder, given.hide, given.late))

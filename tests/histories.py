@@ -31,6 +31,7 @@ LAYOUTS = (
     ("api", "api", "worker", "worker", "worker"),
     ("api+worker", "worker", "worker"),
     ("api+worker", "api+worker", "worker"),
+    ("api", "functions", "functions", "worker"),
 )
 SCRIPTS = {
     "plain": 5,
@@ -70,6 +71,7 @@ async def _play(seed: int, show: Callable[[str], None] | None) -> World:
         waiting=chance.choice((0, 2, 2000)),
         mischief=mischief,
         losing=weather.losing,
+        tardy=weather.tardy,
         seed=seed,
         show=show,
     )

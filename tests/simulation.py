@@ -22,6 +22,7 @@ from typing import Any, ClassVar, TypeVar
 from aiohttp import web, web_app
 from byname import ASSISTANT, ByName
 from faults import Call, Crash, Ears, Faulty, Mischief, Plan
+from hosting import HIDE, Host, Receipts
 from lookup import lookup
 from searching import FakeSearch, found
 from shelved import Bag, PlainText
@@ -110,9 +111,13 @@ class Process:
             searcher=FakeSearch([found("file-1", "a b.txt", 0.5, "w")], lambda: asyncio.sleep(0.3)),
         )
         self.worker = Worker(self.kit) if "worker" in self.roles else None
+        self.host: Host | None = None
         self.runner: web.AppRunner | None = None
         if self.worker:
             self.spawn(self._work(self.worker))
+        if "functions" in self.roles:
+            self.host = Host(self.storage, Worker(self.kit), self.spawn, world.functions_are_late)
+            self.spawn(self.host.run())
         if "api" in self.roles:
             self.runner = web.AppRunner(create_app(self.service, keys=KEYS), access_log=None, shutdown_timeout=5)
             self.spawn(self.runner.setup())
@@ -166,6 +171,8 @@ class Process:
         self.world.queued_up()
         if self.worker:
             await self.worker.stop(grace)
+        if self.host:
+            await self.host.stop(grace)
         if self.runner and self._server:
             await self.runner.cleanup()
         self.kill()
@@ -203,6 +210,7 @@ class World:
     restless: bool = False  # workers look at an empty queue, too: only so it shows who looks how often, and who first
     mischief: Mischief | None = None
     losing: float = 0.0  # probability that a client does not get an answer that was sent
+    tardy: float = 0.0  # probability that a function begins so late that its host has renewed its hold on the item
     seed: int = 0
     show: Callable[[str], None] | None = None  # each line of what happens
     epoch: ClassVar[float] = EPOCH  # Unix time of its instant 0
@@ -211,7 +219,8 @@ class World:
         self.random = random.Random(self.seed)
         self.clock, self.models, self.trace = VirtualClock(), ByName(), Trace(self.show)
         self.clocks: list[VirtualClock] = []
-        self.store = SqliteStorage(":memory:", self.clock)
+        on_azure = self.apart or "functions" in self.layout
+        self.store = (Receipts if on_azure else SqliteStorage)(":memory:", self.clock)
         self.processes: list[Process] = []
         self.exchanges: list[Any] = []  # of all clients, as they were sent
         # Every thread's log, and every run's stream, by name, whatever became of them.
@@ -284,6 +293,14 @@ class World:
             return False
         self.plan.trouble("answer lost")
         return True
+
+    def functions_are_late(self) -> float:
+        """Seconds by which the next one is."""
+        if self.plan.over or not self.tardy or self.random.random() >= self.tardy:
+            return 0.0
+        seconds = self.random.uniform(0.4, 2) * HIDE
+        self.plan.trouble("function late", seconds)
+        return seconds
 
     def now(self) -> float:
         """Seconds since it began."""

@@ -10,7 +10,7 @@ import random
 import re
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -44,6 +44,12 @@ class FunctionsHost(Process):
 
 class HidesForTwoSeconds(FunctionsHost):
     program: ClassVar[list[str]] = [*FunctionsHost.program, "--hide", "2"]
+
+
+class BeginsLate(FunctionsHost):
+    """The host has renewed its hold on an item, and has another receipt, when the item's first function begins."""
+
+    program: ClassVar[list[str]] = [*FunctionsHost.program, "--hide", "4", "--late", "2.5"]
 
 
 Kind = Callable[[str, dict[str, str]], Process]
@@ -171,10 +177,32 @@ async def one_run(
     async with world_of(azurite, "api", "worker", kind=kind, **options) as world:
         one = world.visitor(1)
         await one.open_thread()
-        running = asyncio.create_task((listen if stream else ask)(one, "slow"))
-        while not world.models.calls:
-            await asyncio.sleep(0.02)
-        yield world, one, running
+        running = asyncio.create_task(bounded((listen if stream else ask)(one, "slow")))
+        try:
+            async with asyncio.timeout(TIME):
+                while not world.models.calls:
+                    await asyncio.sleep(0.02)
+            yield world, one, running
+        finally:
+            running.cancel()
+            await asyncio.wait((running,))
+
+
+async def bounded(work: Coroutine[Any, Any, None]) -> None:
+    async with asyncio.timeout(TIME):
+        await work
+
+
+async def test_an_item_whose_host_renewed_its_hold_before_the_function_began_is_delivered_again(
+    azurite: Azurite, deployed: Path
+) -> None:
+    """The function can do nothing with its receipt, and must not return as if the work were done: the host would delete
+    the item, and the run would stay queued for ever."""
+    again = {f"{QUEUES}visibilityTimeout": "00:00:01"}
+    async with one_run(azurite, hosted(deployed, BeginsLate), **again) as (world, _, running):
+        await running
+        await world.check()
+        assert world.models.calls.total() == 1
 
 
 async def test_a_run_whose_functions_worker_is_killed_is_taken_over_soon(azurite: Azurite, deployed: Path) -> None:
@@ -184,8 +212,9 @@ async def test_a_run_whose_functions_worker_is_killed_is_taken_over_soon(azurite
         await world.start("worker two")
         killed = time.monotonic()
         world.processes["worker"].kill()
-        while world.models.calls.total() == 1:
-            await asyncio.sleep(0.02)
+        async with asyncio.timeout(TIME):
+            while world.models.calls.total() == 1:
+                await asyncio.sleep(0.02)
         assert 1 < time.monotonic() - killed < 15
         await running
         await world.check()

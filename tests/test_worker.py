@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from client import Client
 from faults import How, Plan
+from hosting import HIDE
 from promises import all_documents, check, nothing_is_left, past_of
 from simulation import PROJECT, Process, World
 from virtual import run
@@ -187,7 +187,8 @@ def test_p6_an_item_that_is_taken_over_twice_is_worked_on_once() -> None:
             await asyncio.sleep(0.5)
             world.store._sql.execute("UPDATE queue SET visible_at=0")
             await process.spawn(worker.take_over(await deliver(world, hide=600)))
-            await process.spawn(worker.take_over(delivery))  # not his any more
+            with pytest.raises(Conflict):
+                await process.spawn(worker.take_over(delivery))  # not his any more
             assert not working.done()
             await working
             await finished(world, client, work)
@@ -217,7 +218,6 @@ def test_an_item_is_hidden_and_deleted_by_its_newest_receipt() -> None:
     async def main() -> None:
         world = World(layout=("api", "worker", "worker"))
         async with world.running():
-            renew_receipts(world)
             client, work = await started(world, "long")
             await client.until(work)
             await asyncio.sleep(0.1)
@@ -242,26 +242,34 @@ def test_p6_a_queue_that_does_not_answer_for_a_while_takes_no_run_from_its_worke
     run(main())
 
 
-def renew_receipts(world: World) -> None:
-    store: Any = world.store
-    extend, delete = store.extend, store.delete
-    newest: dict[str, str] = {}
+@pytest.mark.parametrize("trouble", [None, *How])
+@pytest.mark.parametrize("late", [0.0, 0.4, 0.6, 0.9, 1.1, 2.3])  # of the host's hiding, which it renews at half of it
+def test_p2_no_order_of_a_hosts_renewals_and_its_late_functions_loses_an_item(late: float, trouble: How | None) -> None:
+    """A function begins before and after each of them, and meanwhile a call fails that hides or deletes the item."""
 
-    def held(delivery: Delivery) -> Delivery:
-        if newest.get(delivery.id, delivery.receipt) != delivery.receipt:
-            raise Conflict
-        return replace(delivery, receipt=str(delivery.count))
+    async def main(number: int) -> bool:
+        plan, held = Plan(stall=0.8 * HIDE), 0
 
-    async def extend_and_renew(delivery: Delivery, *, hide: float) -> Delivery:
-        await extend(held(delivery), hide=hide)
-        newest[delivery.id] = f"{delivery.receipt}+"
-        return replace(delivery, receipt=newest[delivery.id])
+        def choose(_: int, name: str) -> How | None:
+            nonlocal held
+            held += name in ("extend", "delete")
+            return trouble if held == number and not plan.hits else None
 
-    async def delete_if_newest(delivery: Delivery) -> None:
-        if newest.get(delivery.id, delivery.receipt) == delivery.receipt:
-            await delete(held(delivery))
+        world = World(plan, layout=("api", "functions", "functions"), lifetime=300)
+        async with world.running():
+            delays = [late * HIDE, late * HIDE]
+            for host in [process.host for process in world.processes if process.host]:
+                host.late = lambda: delays.pop() if delays else 0.0
+            client, work = await started(world, "slow")
+            plan.choose = choose
+            await world.at_rest()
+            assert (await client.look(work)).status == "completed"
+            await check(world)
+        return bool(plan.hits)
 
-    store.extend, store.delete = extend_and_renew, delete_if_newest
+    assert run(main(1)) == bool(trouble)
+    for number in range(2, 5 if trouble else 2):
+        run(main(number))
 
 
 def test_p3_a_run_has_one_answer_wherever_its_worker_dies() -> None:

@@ -21,6 +21,7 @@ class Weather:
         self.rates = {how: 0.0 if calm else chance.choice((0.0, 0.002, 0.01)) for how in How}
         self.left = chance.choice((1, 3, 8))  # faults of single calls, at most
         self.losing = 0.0 if calm else chance.choice((0.0, 0.03))
+        self.tardy = 0.0 if calm else chance.choice((0.0, 0.1))
         self.kinds = [] if calm else [kind for kind in STORMS if chance.random() < 0.5]
         self.calm = calm
 

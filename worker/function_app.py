@@ -25,7 +25,8 @@ worker = HostedWorker()
 @app.function_name("work")
 @app.queue_trigger(arg_name="message", queue_name=WORK, connection=CONNECTION)
 async def work(message: func.QueueMessage) -> None:
-    """A work item. Raises while it is the host's: then the host delivers it again, after its `visibilityTimeout`."""
+    """A work item. Raises while it is, or may be, the host's: then the host delivers it again, after its
+    `visibilityTimeout`, and leaves it alone if it is another delivery's."""
     await (await worker.opened()).take_over(delivery_of(message))
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from core.ports import Conflict, Delivery, StorageUnavailable
+from core.ports import Delivery, StorageUnavailable
 from worker.advance import Kit
 from worker.doorbell import Doorbell
 
@@ -92,12 +92,13 @@ class Worker:
 
         It is hidden anew before anything else. This makes the host's receipt void: whatever the host does with it later
         is refused. From here on the item is this worker's to hide and to delete, and comes back soon should the worker
-        die. Raises StorageUnavailable if the item is still the host's.
+        die.
+
+        Raises StorageUnavailable or Conflict if the item was not taken over. The host must hear of it, or it would
+        delete what it still holds: a Conflict may be another delivery's doing, to which the host can do no harm, or the
+        host's own, which has renewed its hold before the function began.
         """
-        try:
-            mine = await self._kit.storage.extend(delivery, hide=self._kit.hide)
-        except Conflict:
-            return  # another delivery's by now
+        mine = await self._kit.storage.extend(delivery, hide=self._kit.hide)
         if task := self._take(mine):
             await asyncio.wait((task,))
 
