@@ -272,6 +272,15 @@ class Image(NamedTuple):
     detail: str = "auto"
 
 
+@dataclass(frozen=True, slots=True)
+class Thought:
+    """What a model thought before it called functions. `data` is JSON that only its provider's adapter reads; that one
+    provider wants it back with the outputs of the calls. Up to 1 MiB, and never for clients."""
+
+    provider: str
+    data: str
+
+
 Content = str | tuple[str | Image, ...]
 
 
@@ -280,13 +289,15 @@ class Turn:
     """One entry of the conversation, oldest first.
 
     role `user`: `content` is a text or, if it has images, texts and images in their order. role `assistant`: it is a
-    text, and there may be `calls`. role `tool`: it is the output of the call `call_id`.
+    text, and there may be `calls`, and the `thought` that led to them. role `tool`: it is the output of the call
+    `call_id`.
     """
 
     role: str
     content: Content = ""
     calls: tuple[ToolCall, ...] = ()
     call_id: str = ""
+    thought: Thought | None = None
 
     @property
     def parts(self) -> tuple[str | Image, ...]:
@@ -337,6 +348,7 @@ class Reply:
     calls: tuple[ToolCall, ...] = ()
     finish: str = "stop"
     tokens: Tokens = Tokens()
+    thought: Thought | None = None
 
 
 class Deltas(Protocol):
@@ -351,11 +363,16 @@ class Deltas(Protocol):
 
 
 class ModelError(Exception):
-    """The provider failed, after its retries. `code`: server_error, rate_limit_exceeded or invalid_prompt."""
+    """The provider failed, after its retries. `code`: server_error, rate_limit_exceeded or invalid_prompt.
+
+    `message` is for users, and may quote what was asked. `provider`, the HTTP `status` and the `reason` are for the
+    log: there is no content in them. Empty, where they are not known."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
         self.code, self.message = code, message
+        self.provider, self.reason = "", ""
+        self.status: int | None = None
 
 
 class ContextExceeded(ModelError):

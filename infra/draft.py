@@ -4,39 +4,88 @@ from __future__ import annotations
 
 import secrets
 import string
+from typing import Final
 
 from core.ports import Deltas, Reply, Tokens, ToolCall
 
-_ID_LETTERS = string.ascii_letters + string.digits
+_ID_LETTERS: Final = string.ascii_letters + string.digits
+MOST: Final = 4 * 1024 * 1024 - 64 * 1024  # bytes of all texts and arguments: a commit has room for them
+
+
+class TooMuch(Exception):
+    """The answer is longer than what can be stored: there is no use in the rest."""
 
 
 def new_call_id() -> str:
-    """For providers that give their calls no id: tool outputs are matched to calls by it."""
-    return "call_" + "".join(secrets.choice(_ID_LETTERS) for _ in range(24))
+    """For providers that give their calls no id: tool outputs are matched to calls by it. Nine letters and digits, as
+    Mistral's models insist on, and no other minds (github.com/HKUDS/nanobot/pull/1293)."""
+    return "".join(secrets.choice(_ID_LETTERS) for _ in range(9))
+
+
+class Pieces:
+    """A text in pieces, of which one may end with the first half of a surrogate pair, and the next begin with the
+    other. Half a pair without its other half is no character: it cannot be stored, and U+FFFD takes its place."""
+
+    def __init__(self) -> None:
+        self.whole: list[str] = []
+        self._half = ""
+
+    def add(self, value: str) -> str:
+        """What there is to tell of it now."""
+        value, self._half = self._half + value, ""
+        if value[-1:] and "\ud800" <= value[-1] <= "\udbff":
+            value, self._half = value[:-1], value[-1]
+        return self._keep(clean(value))
+
+    def end(self) -> str:
+        half, self._half = self._half, ""
+        return self._keep("\ufffd" if half else "")
+
+    def _keep(self, value: str) -> str:
+        if value:
+            self.whole.append(value)
+        return value
+
+    def __bool__(self) -> bool:
+        return bool(self.whole)
+
+    def __str__(self) -> str:
+        return "".join(self.whole)
+
+
+def clean(text: str) -> str:
+    """With surrogate pairs as the characters that they are, and U+FFFD for halves."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
 
 
 class Draft:
-    def __init__(self, deltas: Deltas | None) -> None:
-        self._deltas = deltas
-        self._text: list[str] = []
-        self._refusal: list[str] = []
-        self._calls: list[tuple[str, str, list[str]]] = []
+    """`most` is in bytes. Raises TooMuch where more would come."""
+
+    def __init__(self, deltas: Deltas | None, most: int = MOST) -> None:
+        self._deltas, self._left = deltas, most
+        self._text, self._refusal = Pieces(), Pieces()
+        self._calls: list[tuple[str, str, Pieces]] = []
+
+    @property
+    def calls(self) -> list[str]:
+        """Their ids."""
+        return [call_id for call_id, _, _ in self._calls]
 
     @property
     def empty(self) -> bool:
         return not (self._text or self._refusal or self._calls)
 
     def text(self, value: str) -> None:
-        if value:
-            self._text.append(value)
-            if self._deltas is not None:
-                self._deltas.text(value)
+        self._weigh(value)
+        self._tell_text(self._text.add(value))
 
     def refusal(self, value: str) -> None:
-        if value:
-            self._refusal.append(value)
-            if self._deltas is not None:
-                self._deltas.refusal(value)
+        self._weigh(value)
+        self._tell_refusal(self._refusal.add(value))
 
     def call(self, call_id: str, name: str, arguments: str = "") -> int:
         """Begin a function call; `arguments` are its first part, or all of them. Returns its index."""
@@ -44,22 +93,24 @@ class Draft:
             raise ValueError("the model called a function without a name")
         if not call_id or any(call_id == known for known, _, _ in self._calls):
             call_id = new_call_id()
-        self._calls.append((call_id, name, [arguments]))
+        self._weigh(call_id + name + arguments)
+        call_id, name, pieces = clean(call_id), clean(name), Pieces()
+        self._calls.append((call_id, name, pieces))
         index = len(self._calls) - 1
         if self._deltas is not None:
-            self._deltas.call(index, call_id, name, arguments)
+            self._deltas.call(index, call_id, name, pieces.add(arguments))
+        else:
+            pieces.add(arguments)
         return index
 
     def extend(self, index: int, arguments: str) -> None:
         """More arguments of a call. Id and name were told with its first fragment and are empty from here on."""
-        if arguments:
-            self._calls[index][2].append(arguments)
-            if self._deltas is not None:
-                self._deltas.call(index, "", "", arguments)
+        self._weigh(arguments)
+        self._tell_arguments(index, self._calls[index][2].add(arguments))
 
     def complete(self, index: int, arguments: str) -> None:
         """All arguments of a call, of which some or none have come in pieces. What listeners have seen stays."""
-        so_far = "".join(self._calls[index][2])
+        so_far = str(self._calls[index][2])
         if arguments.startswith(so_far):
             self.extend(index, arguments[len(so_far) :])
 
@@ -68,9 +119,29 @@ class Draft:
 
         Many servers finish with `stop` although they call a function, OpenAI's among them when the call was forced.
         """
-        for index, (_, _, parts) in enumerate(self._calls):
-            if finish == "stop" and not any(parts):
+        self._tell_text(self._text.end())
+        self._tell_refusal(self._refusal.end())
+        for index, (_, _, pieces) in enumerate(self._calls):
+            self._tell_arguments(index, pieces.end())
+            if finish == "stop" and not pieces:
                 self.extend(index, "{}")  # no arguments: the wire's clients parse them, so they have to be JSON
-        calls = tuple(ToolCall(call_id, name, "".join(parts)) for call_id, name, parts in self._calls)
+        calls = tuple(ToolCall(call_id, name, str(pieces)) for call_id, name, pieces in self._calls)
         finish = "tool_calls" if calls and finish == "stop" else finish
-        return Reply("".join(self._text), "".join(self._refusal), calls, finish, tokens)
+        return Reply(str(self._text), str(self._refusal), calls, finish, tokens)
+
+    def _weigh(self, value: str) -> None:
+        self._left -= len(value.encode(errors="surrogatepass"))
+        if self._left < 0:
+            raise TooMuch
+
+    def _tell_text(self, value: str) -> None:
+        if value and self._deltas is not None:
+            self._deltas.text(value)
+
+    def _tell_refusal(self, value: str) -> None:
+        if value and self._deltas is not None:
+            self._deltas.refusal(value)
+
+    def _tell_arguments(self, index: int, value: str) -> None:
+        if value and self._deltas is not None:
+            self._deltas.call(index, "", "", value)

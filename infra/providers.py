@@ -244,6 +244,7 @@ def _build(name: str, provider: Provider, timeout: float, max_retries: int) -> _
         return _Opened(OfflineModel())
     import openai
 
+    from infra.answers import limit
     from infra.chat_model import ChatModel
     from infra.responses_model import ResponsesModel
     from infra.upstream import Upstream
@@ -259,7 +260,8 @@ def _build(name: str, provider: Provider, timeout: float, max_retries: int) -> _
         api_key=(key.get_secret_value() if isinstance(key, SecretStr) else key) or _NO_KEY,
         timeout=openai.Timeout(timeout, connect=min(timeout, _CONNECT_TIMEOUT)),
         max_retries=max_retries,
-        http_client=openai.DefaultAioHttpClient(),  # half the CPU of the default one
+        # Half the CPU of the default one.
+        http_client=openai.DefaultAioHttpClient(event_hooks={"response": [limit]}),
     )
     upstream = Upstream(client, name)
     if provider.api == "responses":

@@ -6,11 +6,13 @@ Importing this module imports the SDK, which takes more than a second: do it whe
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 import re
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any, cast
+from typing import Any
 
 import httpx2
 import msgspec
@@ -18,16 +20,22 @@ import openai
 from openai import AsyncOpenAI, AsyncStream
 
 from core.ports import ContextExceeded, ModelError
-from infra import overflow
+from infra import answers, failures, overflow
+from infra.draft import TooMuch
 
 logger = logging.getLogger(__name__)
 
-_JSON: Any = {"headers": {"Content-Type": "application/json"}}
-
-_RATE_CODES = {"rate_limit_exceeded", "insufficient_quota", "too_many_requests", "429"}
-_PROMPT_CODES = {"content_filter", "invalid_prompt", "content_policy_violation", "image_content_policy_violation"}
+_JSON: Any = {"headers": {"Content-Type": "application/json", "Accept-Encoding": "identity"}}
 _KEY = re.compile(r"\bsk-[\w*-]+")
 _LONGEST_MESSAGE = 300
+_LAST_BYTES = 1.0  # seconds, for a server that keeps its stream open after [DONE]
+_UNREADABLE = (LookupError, TypeError, ValueError, AttributeError)
+
+
+class Refused(ModelError):
+    """The provider answered with an error. `said` is all of it, in which names of fields can be looked for."""
+
+    said = ""
 
 
 class Upstream:
@@ -38,13 +46,15 @@ class Upstream:
         self._client = client
         self._provider = provider
 
+    @property
+    def provider(self) -> str:
+        return self._provider
+
     async def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Raises the SDK's errors and a ModelError: see `errors`."""
         content = msgspec.json.encode(body)
         response = await self._client.post(path, cast_to=httpx2.Response, content=content, options=_JSON)
-        data: dict[str, Any] = msgspec.json.decode(response.content, type=dict)
-        if error := data.get("error"):  # some proxies send an error with status 200
-            raise self.failed(error)
-        return data
+        return self._object(response.content)
 
     @asynccontextmanager
     async def stream(self, path: str, body: Mapping[str, Any]) -> AsyncIterator[AsyncIterator[dict[str, Any]]]:
@@ -58,14 +68,33 @@ class Upstream:
             stream_cls=AsyncStream[object],
         )
         async with stream:
-            yield cast(AsyncIterator[dict[str, Any]], stream)
+            yield self._objects(stream.response)
+
+    async def _objects(self, response: httpx2.Response) -> AsyncIterator[dict[str, Any]]:
+        pieces = response.aiter_bytes()
+        async for data in answers.events(pieces):
+            yield self._object(data)
+        # Nothing follows [DONE]; the end of the body, once it is read, leaves the connection to the next request.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_BYTES):
+                await anext(pieces, None)
+
+    def _object(self, data: bytes) -> dict[str, Any]:
+        """An error may come with status 200, and inside a stream. Raises ModelError; ValueError for no object."""
+        found = answers.decode(data)
+        if isinstance(found, list) and found and isinstance(found[0], dict):
+            found = found[0]
+        if not isinstance(found, dict):
+            raise ValueError("no object")
+        if found.get("error") or "error" in (found.get("type"), found.get("object")):
+            raise self.failed(found)
+        return found
 
     async def get(self, path: str, *, timeout: float) -> dict[str, Any]:
         """Once, without retries: for what can be left out."""
         options: Any = {"timeout": timeout, "max_retries": 0}
         response = await self._client.get(path, cast_to=httpx2.Response, options=options)
-        data: dict[str, Any] = msgspec.json.decode(response.content, type=dict)
-        return data
+        return self._object(response.content)
 
     async def close(self) -> None:
         await self._client.close()
@@ -78,33 +107,66 @@ class Upstream:
         except ModelError:
             raise
         except TimeoutError as error:  # the caller's own limit
-            raise self._failure(
-                "server_error", f"The model provider '{self._provider}' did not answer in time."
-            ) from error
+            raise self.failure(f"The model provider '{self._provider}' did not answer in time.") from error
         except openai.APIConnectionError as error:
-            raise self._failure("server_error", self._unreachable(error.__cause__)) from error
-        except openai.APIError as error:
+            raise self.failure(self._unreachable(error.__cause__)) from error
+        except openai.APIStatusError as error:
             # Not chained: the redacted message says all that the original does.
-            raise self.failed(error.body, getattr(error, "status_code", None)) from None
+            raise self._answered(error) from None
+        except (answers.TooLong, TooMuch) as error:
+            raise self.failure(f"The model provider '{self._provider}' sent an answer that is too long.") from error
+        except httpx2.TransportError as error:
+            raise self.failure(self._unreachable(error)) from error
         except Exception as error:
-            logger.warning("A call of the model provider '%s' failed", self._provider, exc_info=True)
-            unreadable = isinstance(error, LookupError | TypeError | ValueError | AttributeError)
+            # Not with its traceback, whose last line may quote the answer.
+            kind = type(error).__name__
+            logger.warning("A call of the model provider '%s' failed: %s", self._provider, kind)
+            unreadable = isinstance(error, (*_UNREADABLE, answers.Compressed))
             how = "sent a reply that cannot be read" if unreadable else "could not be called"
-            raise self._failure("server_error", f"The model provider '{self._provider}' {how}.") from error
+            raise self.failure(f"The model provider '{self._provider}' {how}.") from error
+
+    def _answered(self, error: openai.APIStatusError) -> ModelError:
+        if target := error.response.extensions.get(answers.REDIRECTED):
+            host = httpx2.URL(error.response.request.url).join(target).host
+            return self.failure(
+                f"The model provider '{self._provider}' redirects to another host, {host}, which is not followed: set"
+                " base_url to where it is.",
+                error.status_code,
+            )
+        return self.failed(error.body, error.status_code)
 
     def failed(self, error: object, status: int | None = None) -> ModelError:
-        """For an error object of the wire, from an error response or out of a stream."""
-        fields = error if isinstance(error, Mapping) else {"message": error}
-        message = fields.get("message")
-        if not isinstance(message, str) or not message or message.lstrip().startswith("<"):  # empty, or a proxy's page
+        """For what the wire says, in an error response, in an object or in a stream."""
+        message = failures.words(error)
+        if not message:
             message = f"The model provider '{self._provider}' failed" + (f" with status {status}." if status else ".")
-        failure = self._failure(_error_code(status, str(fields.get("code"))), message)
-        if overflow.exceeded(fields, message):
-            return ContextExceeded("invalid_prompt", failure.message, overflow.window_in(fields, message))
-        return failure
+        code, reason, found = failures.code_of(status, error), failures.reason_of(error), list(failures.objects(error))
+        if any(overflow.exceeded(fields, message) for fields in found or [{}]):
+            told = (overflow.window_in(fields, message) for fields in found or [{}])
+            window = next((each for each in told if each), None)
+            return self._told(ContextExceeded("invalid_prompt", self._short(message), window), status, reason)
+        refused = Refused(code, self._short(message))
+        refused.said = failures.text_of(error)
+        return self._told(refused, status, reason)
+
+    def ended(self, reason: str, error: object) -> ModelError:
+        """For a reply that the provider itself ended as a failure; `error` is what it says of it, if it does."""
+        said = failures.words(error)
+        message = f"The model provider '{self._provider}' ended its reply with '{reason[:100]}'"
+        return self._told(
+            ModelError("server_error", self._short(f"{message}: {said}" if said else f"{message}.")), None, reason[:100]
+        )
 
     def broken_off(self) -> ModelError:
-        return self._failure("server_error", f"The model provider '{self._provider}' broke off its reply.")
+        return self.failure(f"The model provider '{self._provider}' broke off its reply.")
+
+    def failure(self, message: str, status: int | None = None) -> ModelError:
+        """In our own words, which the log may repeat."""
+        return self._told(ModelError("server_error", self._short(message)), status, message)
+
+    def _told(self, error: ModelError, status: int | None, reason: str) -> ModelError:
+        error.provider, error.status, error.reason = self._provider, status, reason
+        return error
 
     def _unreachable(self, cause: BaseException | None) -> str:
         if isinstance(cause, httpx2.ReadTimeout):
@@ -113,19 +175,9 @@ class Upstream:
             return f"The model provider '{self._provider}' broke off its reply."
         return f"The model provider '{self._provider}' could not be reached."
 
-    def _failure(self, code: str, message: str) -> ModelError:
+    def _short(self, message: str) -> str:
         """Messages end up in `last_error`, which clients read: short, and never with a key in it."""
         if key := self._client.api_key:
             message = message.replace(key, "***")
         message = " ".join(_KEY.sub("sk-***", message).split())
-        if len(message) > _LONGEST_MESSAGE:
-            message = message[: _LONGEST_MESSAGE - 1] + "…"
-        return ModelError(code, message)
-
-
-def _error_code(status: int | None, code: str) -> str:
-    if status == 429 or (status is None and code in _RATE_CODES):
-        return "rate_limit_exceeded"
-    if status in (400, None) and code in _PROMPT_CODES:
-        return "invalid_prompt"
-    return "server_error"
+        return message if len(message) <= _LONGEST_MESSAGE else message[: _LONGEST_MESSAGE - 1] + "…"

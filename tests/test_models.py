@@ -82,7 +82,7 @@ async def test_chat_sends_only_what_is_set(upstream: Upstream) -> None:
 
 
 async def test_chat_sends_all_that_is_set(upstream: Upstream) -> None:
-    upstream.script = [whole(choice(content="{}"))]
+    upstream.script = [whole(choice(content=None, tool_calls=[function("get_weather", "{}")]))]
     await ask(
         upstream,
         prompt(
@@ -326,7 +326,7 @@ async def test_chat_gives_calls_an_id_where_the_server_does_not(upstream: Upstre
     assert [[call.name for call in reply.calls] for reply in replies] == [["a", "b"], ["a", "b"], ["a"]]
     ids = [call.id for reply in replies for call in reply.calls]
     assert len(set(ids)) == 5
-    assert all(re.fullmatch("call_[A-Za-z0-9]{24}", made) for made in ids)
+    assert all(re.fullmatch("[A-Za-z0-9]{9}", made) for made in ids)
     assert replies[2].calls[0].arguments == '{"x": 1}'
 
 
@@ -395,7 +395,7 @@ async def test_responses_sends_only_what_is_set(upstream: Upstream) -> None:
     assert await ask(upstream, prompt(), api="responses") == Reply("Hello")
     assert upstream.requests[0][:2] == (
         RESPONSES,
-        {"model": "m", "input": [{"role": "user", "content": "Hi"}], "store": False},
+        {"model": "m", "input": [{"type": "message", "role": "user", "content": "Hi"}], "store": False},
     )
 
 
@@ -420,8 +420,9 @@ async def test_responses_sends_all_that_is_set(upstream: Upstream) -> None:
     assert upstream.body == {
         "model": "m",
         "instructions": "Be brief.",
-        "input": [{"role": "user", "content": "Hi"}],
+        "input": [{"type": "message", "role": "user", "content": "Hi"}],
         "store": False,
+        "include": ["reasoning.encrypted_content"],
         "tools": [
             WEATHER | {"type": "function", "strict": False},
             {"type": "function", "name": "now", "parameters": nothing, "strict": False},
@@ -459,6 +460,7 @@ async def test_responses_sends_the_conversation(upstream: Upstream) -> None:
 
     assert upstream.body["input"] == [
         {
+            "type": "message",
             "role": "user",
             "content": [
                 {"type": "input_text", "text": "This"},
@@ -468,16 +470,16 @@ async def test_responses_sends_the_conversation(upstream: Upstream) -> None:
                 {"type": "input_text", "text": "differ how?"},
             ],
         },
-        {"role": "assistant", "content": "Differ?"},
-        {"role": "user", "content": [image("https://x.test/b.png", "high")]},
-        {"role": "assistant", "content": "Let me look."},
+        {"type": "message", "role": "assistant", "content": "Differ?"},
+        {"type": "message", "role": "user", "content": [image("https://x.test/b.png", "high")]},
+        {"type": "message", "role": "assistant", "content": "Let me look."},
         look("call_1", '{"at":1}'),
         look("call_2", "{}"),
         output("call_1", "a cat"),
         output("call_2", "a dog"),
         look("call_3", "{}"),
         output("call_3", ""),
-        {"role": "assistant", "content": "A cat and a dog."},
+        {"type": "message", "role": "assistant", "content": "A cat and a dog."},
     ]
 
 

@@ -1,0 +1,117 @@
+"""What comes back from a provider, with a limit on everything: bodies, events of a stream, redirects.
+
+A service must not run out of memory because a server, or what stands before it, sends without end.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
+import httpx2
+import msgspec
+import openai
+
+MIB: Final = 1024 * 1024
+# Bytes of a whole body, or of one event of a stream. An answer of 4 MiB, the most that is stored, may take four times
+# as many in JSON; vectors of a batch of texts take more.
+MOST: Final = 16 * MIB
+MOST_VECTORS: Final = 64 * MIB
+REDIRECTED: Final = "redirected_to"
+
+
+class TooLong(openai.OpenAIError):
+    """The answer was not read to its end. An error of the SDK, which therefore does not ask again."""
+
+
+class Compressed(openai.OpenAIError):
+    """A few bytes may unpack to gigabytes; requests ask for answers as they are."""
+
+
+async def limit(response: httpx2.Response) -> None:
+    """A hook of the HTTP client: sees a response before its body is read, and before a redirect is followed.
+
+    Prompts and keys go to the host that is configured, and to no other: a redirect elsewhere is the answer itself.
+    """
+    if response.headers.get("content-encoding", "identity") != "identity":
+        raise Compressed
+    if response.has_redirect_location and not _at_home(response):
+        response.extensions[REDIRECTED] = response.headers.pop("location")
+    if "text/event-stream" not in response.headers.get("content-type", ""):
+        most = MOST_VECTORS if response.request.url.path.endswith("/embeddings") else MOST
+        response.stream = _Limited(response.stream, most)  # type: ignore[arg-type]
+
+
+def _at_home(response: httpx2.Response) -> bool:
+    """Whether a redirect stays with the host, and does not go on in the clear."""
+    here = response.request.url
+    there = here.join(response.headers["location"])
+    return there.host == here.host and there.scheme in (here.scheme, "https")
+
+
+class _Limited(httpx2.AsyncByteStream):
+    def __init__(self, stream: httpx2.AsyncByteStream, most: int) -> None:
+        self._stream, self._left = stream, most
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for piece in self._stream:
+            self._left -= len(piece)
+            if self._left < 0:
+                raise TooLong
+            yield piece
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+def decode(data: bytes) -> Any:
+    """JSON. Some servers cut a character outside the Basic Multilingual Plane in two: half of a surrogate pair each in
+    an event of its own, which strict decoders refuse."""
+    try:
+        return msgspec.json.decode(data)
+    except msgspec.DecodeError:
+        return json.loads(data)
+
+
+async def events(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The data of each server-sent event, up to `[DONE]`. A body that is no stream, but JSON, is its only event.
+
+    Source: html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream; what stands in other fields
+    than `data`, the protocols here repeat in it. Raises TooLong.
+    """
+    data: list[bytes] = []
+    first = True
+    async for line in _lines(pieces):
+        if first and line.lstrip()[:1] in (b"{", b"["):
+            yield b"".join([line, *[rest async for rest in _lines(pieces)]])
+            return
+        first = first and not line.strip()
+        if line.startswith(b"data:"):
+            data.append(line[5:].strip())
+            if sum(map(len, data)) > MOST:
+                raise TooLong
+        elif not line.strip() and data:
+            if data[0].startswith(b"[DONE]"):
+                return
+            yield b"\n".join(data)
+            data = []
+    if data and not data[0].startswith(b"[DONE]"):  # of a server that ends without an empty line
+        yield b"\n".join(data)
+
+
+async def _lines(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """With what is left at the end. A line that has not ended yet is not searched again for its end."""
+    begun: list[bytes] = []
+    size = 0
+    async for piece in pieces:
+        *whole, rest = piece.split(b"\n")
+        for line in whole:
+            yield b"".join([*begun, line]).rstrip(b"\r")
+            begun, size = [], 0
+        begun.append(rest)
+        size += len(rest)
+        if size > MOST:
+            raise TooLong
+    if size:
+        yield b"".join(begun)

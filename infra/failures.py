@@ -1,0 +1,86 @@
+"""How providers say that something failed: the words for users, and what a log may tell without content.
+
+{"error": {"message": ..., "type": ..., "code": ...}}   OpenAI and most others
+{"error": "..."}                                        Ollama's own API, Text Generation Inference
+[{"error": {"code": 400, "message": ...}}]              Gemini (github.com/cyberchitta/openai_ex/pull/126)
+{"object": "error", "message": ..., "code": ...}        vLLM, also inside a stream
+{"message": {"detail": [{"loc": [...], "msg": ...}]}}   Mistral (github.com/Gage-Technologies/mistral-go/issues/3)
+{"detail": ...}                                         FastAPI's, and so many servers'
+{"error": {"message": "Provider returned error", "metadata": {"raw": ...}}}   OpenRouter
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+import msgspec
+
+DEEPEST: Final = 6  # of nested lists and objects, in which words are looked for
+_WORDS: Final = ("message", "error", "detail", "msg", "error_description", "errors")
+_IDENTIFIER: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+
+_RATE_CODES: Final = {"rate_limit_exceeded", "insufficient_quota", "too_many_requests", "429", "resource_exhausted"}
+_PROMPT_CODES: Final = {
+    "content_filter",
+    "invalid_prompt",
+    "content_policy_violation",
+    "image_content_policy_violation",
+}
+
+
+def words(error: object, depth: int = 0) -> str:
+    """What the provider says, or nothing if it says nothing or sends a page of HTML."""
+    if isinstance(error, str):
+        return "" if error.lstrip().startswith("<") else error.strip()
+    if depth == DEEPEST:
+        return ""
+    if isinstance(error, list):
+        return "; ".join(filter(None, (words(each, depth + 1) for each in error[:3])))
+    return _of_object(error, depth) if isinstance(error, Mapping) else ""
+
+
+def _of_object(error: Mapping[str, Any], depth: int) -> str:
+    found = next(filter(None, (words(error.get(key), depth + 1) for key in _WORDS)), "")
+    place = error.get("loc")  # of pydantic's: the field that is meant
+    if found and isinstance(place, list):
+        found = f"{'.'.join(map(str, place))}: {found}"
+    metadata = error.get("metadata")
+    if isinstance(metadata, Mapping) and isinstance(raw := metadata.get("raw"), str) and raw:
+        return f"{found}: {raw}"
+    return found
+
+
+def objects(error: object, depth: int = 0) -> Iterator[Mapping[str, Any]]:
+    """The error's object, and those in it: one of them has the code."""
+    inner = error if isinstance(error, list) else []
+    if isinstance(error, Mapping):
+        yield error
+        inner = [error.get(key) for key in _WORDS]
+    for each in inner if depth < DEEPEST else []:
+        yield from objects(each, depth + 1)
+
+
+def code_of(status: int | None, error: object) -> str:
+    """As `last_error` has it."""
+    codes = {str(each.get(key)).lower() for each in objects(error) for key in ("code", "type", "status")}
+    if status == 429 or (status is None and codes & _RATE_CODES):
+        return "rate_limit_exceeded"
+    if status in (400, None) and codes & _PROMPT_CODES:
+        return "invalid_prompt"
+    return "server_error"
+
+
+def reason_of(error: object) -> str:
+    """For the log: codes and types, which are identifiers; words may quote what was asked."""
+    told = (str(each[key]) for each in objects(error) for key in ("code", "type", "status") if each.get(key))
+    return " ".join(dict.fromkeys(word for word in told if _IDENTIFIER.fullmatch(word)))
+
+
+def text_of(error: object) -> str:
+    """All of it, to look for names in."""
+    try:
+        return msgspec.json.encode(error).decode()[:100_000]
+    except (TypeError, ValueError):
+        return words(error)

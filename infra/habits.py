@@ -1,0 +1,157 @@
+"""What a provider turned out not to take, learned from its refusals, and remembered while the process lives.
+
+Servers that call themselves compatible refuse a request for a field that they do not know. They name it; then it is
+left out, or said in another way, and asked again at once:
+
+* `stream_options`: older deployments of Azure ("Unknown parameter: 'stream_options'.",
+  github.com/agno-agi/agno/issues/1066). A stream then ends without usage.
+* `max_completion_tokens`: servers that know the older `max_tokens` alone (Mistral's 422, extra_forbidden), and the
+  other way round ("Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens'
+  instead.", github.com/simonw/llm/issues/724).
+* `parallel_tool_calls`: reasoning models. The worker takes one call, if it may take only one.
+* `temperature` and `top_p` of 1, which is what a model does unasked. Another value was meant, and its refusal stands.
+* `tool_choice` as an object: LM Studio ("Invalid tool_choice type: 'object'. Supported string values: none, auto,
+  required", github.com/lmstudio-ai/lmstudio-bug-tracker/issues/670), and llama.cpp, which ignores it.
+* fields of a thinking model's message that its server sends, and does not take back
+  (github.com/BerriAI/litellm/issues/30835), or that it wants even if they are empty.
+* ids of calls, of which Mistral takes nine letters and digits (github.com/anomalyco/opencode/issues/1680).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import string
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Generic, TypeVar
+
+from infra.thoughts import OF_CALLS, OF_MESSAGES
+
+_UNKNOWN: Final = re.compile(
+    r"un(supported|recogni[sz]ed|known|expected)|(not|n't) (currently )?(supported|permitted|allowed|recogni|accept)"
+    r"|not (yet )?(support|implement)|does(n't| not) support|extra|cannot find field|invalid tool_choice|no such",
+    re.IGNORECASE,
+)
+_ID_RULE: Final = re.compile(r"tool call id.{1,200}length of 9", re.IGNORECASE | re.DOTALL)
+_MISSING: Final = re.compile(r"must be passed back|missing|required", re.IGNORECASE)
+_LEFT_OUT: Final = ("stream_options", "parallel_tool_calls")
+_DEFAULTS: Final = ("temperature", "top_p")
+_LETTERS: Final = string.ascii_letters + string.digits
+FIELDS: Final = ("max_completion_tokens", "max_tokens")
+# What Gemini takes in the place of a signature that it did not give, or that was lost: documented for histories of
+# other models, ai.google.dev/gemini-api/docs/thought-signatures.
+UNSIGNED: Final = {"extra_content": {"google": {"thought_signature": "skip_thought_signature_validator"}}}
+
+
+T = TypeVar("T")
+_MODELS: Final = 1000  # names of models are the clients'
+
+
+class Remembered(Generic[T]):
+    """What was learned of each model: one provider has many, of different makers."""
+
+    def __init__(self, new: Callable[[], T]) -> None:
+        self._new, self._known = new, dict[str, T]()
+
+    def of(self, model: str) -> T:
+        if model not in self._known and len(self._known) >= _MODELS:
+            self._known.clear()
+        return self._known.setdefault(model, self._new())
+
+
+class Habits:
+    def __init__(self, max_tokens_field: str = "max_completion_tokens", *, forced: str = "object") -> None:
+        self._fields = [max_tokens_field, *(field for field in FIELDS if field != max_tokens_field)]
+        self._refused: set[str] = set()
+        self.forces_alone = forced == "required"
+        self.short_ids = False
+        self.wants_reasoning = False
+        self.wants_signatures = False
+
+    def apply(self, body: dict[str, Any]) -> dict[str, Any]:
+        """A request as this provider takes it."""
+        body = {name: value for name, value in body.items() if not self._leaves_out(name, value)}
+        if FIELDS[0] in body:
+            limit = body.pop(FIELDS[0])
+            field = next((field for field in self._fields if field not in self._refused), None)
+            body |= {field: limit} if field else {}
+        if self.forces_alone and isinstance(choice := body.get("tool_choice"), Mapping):
+            name = choice["function"]["name"]
+            body["tools"] = [tool for tool in body["tools"] if tool["function"]["name"] == name]
+            body["tool_choice"] = "required"
+        if isinstance(body.get("tool_choice"), str) and "tool_choice" in self._refused:
+            del body["tool_choice"]
+        body["messages"] = [self._message(message) for message in body["messages"]]
+        return body
+
+    def _leaves_out(self, name: str, value: Any) -> bool:
+        if name in _DEFAULTS:
+            return value == 1 and name in self._refused
+        return name in _LEFT_OUT and name in self._refused
+
+    def _message(self, message: Mapping[str, Any]) -> dict[str, Any]:
+        message = {name: value for name, value in message.items() if name not in OF_MESSAGES or self._gives(name)}
+        if "tool_call_id" in message and self.short_ids:
+            message["tool_call_id"] = _short(message["tool_call_id"])
+        if "tool_calls" in message:
+            message["tool_calls"] = [self._call(call) for call in message["tool_calls"]]
+            if self.wants_reasoning:
+                message = {"reasoning_content": ""} | message
+            first, *rest = message["tool_calls"]
+            if self.wants_signatures and "extra_content" not in first:
+                message["tool_calls"] = [first | UNSIGNED, *rest]
+        return message
+
+    def _call(self, call: Mapping[str, Any]) -> dict[str, Any]:
+        call = {name: value for name, value in call.items() if name not in OF_CALLS or self._gives(name)}
+        return call | {"id": _short(call["id"])} if self.short_ids else call
+
+    def _gives(self, name: str) -> bool:
+        return name not in self._refused
+
+    def learn(self, said: str, body: Mapping[str, Any]) -> None:
+        """From the refusal of a request: all that the provider said, and what was sent."""
+        if _ID_RULE.search(said):
+            self.short_ids = True
+            return
+        if "reasoning_content" in said and _MISSING.search(said):
+            self.wants_reasoning = True
+            return
+        if "thought_signature" in said and _MISSING.search(said):
+            self.wants_signatures = True
+            return
+        if not _UNKNOWN.search(said):
+            return
+        named = _named(said) & _sent(body)
+        if "tool_choice" in named and isinstance(body.get("tool_choice"), Mapping):
+            self.forces_alone = True
+            named.discard("tool_choice")
+        if "max_tokens" in body:  # the advice to use the other one names both
+            named.discard(FIELDS[0])
+        self._refused |= named
+
+    def ignored(self, body: Mapping[str, Any], called: bool) -> bool:
+        """Whether the provider did not heed a forced function, which is asked for in another way from then on."""
+        if called or self.forces_alone or not isinstance(body.get("tool_choice"), Mapping):
+            return False
+        self.forces_alone = True
+        return True
+
+
+def _sent(body: Mapping[str, Any]) -> set[str]:
+    messages = body["messages"]
+    calls = (call for message in messages for call in message.get("tool_calls") or ())
+    return {name for fields in (body, *messages, *calls) for name in fields}
+
+
+def _named(said: str) -> set[str]:
+    names = (*_LEFT_OUT, *_DEFAULTS, *FIELDS, "tool_choice", *OF_MESSAGES, *OF_CALLS)
+    return {name for name in names if re.search(rf"(?<![A-Za-z_]){name}(?![A-Za-z_])", said)}
+
+
+def _short(call_id: str) -> str:
+    """The same for the same id."""
+    if re.fullmatch(r"[A-Za-z0-9]{9}", call_id):
+        return call_id
+    digest = hashlib.sha256(call_id.encode()).digest()
+    return "".join(_LETTERS[byte % len(_LETTERS)] for byte in digest[:9])

@@ -1,0 +1,151 @@
+"""What the Responses API answers, whole or in events, by the types that a reply must have to be stored."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Final
+
+import msgspec
+
+from core.ports import Reply
+from infra.draft import Draft
+from infra.thoughts import Thinking
+from infra.upstream import Upstream
+from infra.usage import Usage, tokens_of
+
+logger = logging.getLogger(__name__)
+
+_ENDINGS: Final = ("response.completed", "response.incomplete", "response.failed", "response.cancelled")
+_FINISH: Final = {
+    None: "stop",
+    "max_output_tokens": "length",
+    "max_tokens": "length",
+    "content_filter": "content_filter",
+}
+
+
+class _Reason(msgspec.Struct):
+    reason: str | None = None
+
+
+class _Response(msgspec.Struct):
+    output: list[dict[str, Any]] | None = None
+    status: str | None = None
+    incomplete_details: _Reason | None = None
+    usage: Usage | None = None
+    error: Any = None
+
+
+class _Part(msgspec.Struct):
+    text: str | None = None
+    refusal: str | None = None
+
+
+class _Item(msgspec.Struct):
+    type: str
+    call_id: str | None = None
+    name: str | None = None
+    arguments: str | None = None
+    content: list[_Part] | None = None
+
+
+class _Event(msgspec.Struct):
+    type: str | None = None
+    output_index: int | None = None
+    delta: Any = None
+    arguments: str | None = None
+    item: dict[str, Any] | None = None
+
+
+class ResponsesReply:
+    """Raises msgspec.ValidationError for what has other types."""
+
+    def __init__(self, draft: Draft, upstream: Upstream) -> None:
+        self._draft, self._upstream = draft, upstream
+        self._calls: dict[int | None, int] = {}  # the wire's output index: index in the draft
+        self._thinking, self._thought = Thinking(), False
+        self._response = _Response()
+
+    def advance(self, data: Mapping[str, Any]) -> bool:
+        """Whether that was the end."""
+        if data.get("type") in _ENDINGS:
+            self.end(data["response"])
+            return True
+        if data.get("type") is None and "output" in data:  # a whole answer, though a stream was asked for
+            self.end(data)
+            return True
+        self._event(msgspec.convert(data, _Event))
+        return False
+
+    def end(self, data: Mapping[str, Any]) -> None:
+        self._response = msgspec.convert(data, _Response)
+        if self._response.status in ("failed", "cancelled"):
+            raise self._upstream.failed(self._response.error)
+        output = self._response.output
+        if output is None and self._draft.empty:
+            raise ValueError("no output")
+        if self._draft.empty:  # nothing was streamed
+            for item in output or ():
+                self._item(item)
+        elif not self._thought:
+            self._thoughts_of(output or ())
+
+    def reply(self) -> Reply:
+        details = self._response.incomplete_details
+        reason = details.reason if details else None
+        if reason not in _FINISH:
+            logger.warning("Model provider '%s' ended a reply with %.80r", self._upstream.provider, reason)
+        reply = self._draft.reply(_FINISH.get(reason, "stop"), tokens_of(self._response.usage))
+        return replace(reply, thought=self._thinking.kept(self._upstream.provider)) if reply.calls else reply
+
+    def _event(self, event: _Event) -> None:
+        kind, key = event.type, event.output_index
+        if kind == "response.output_text.delta":
+            self._draft.text(msgspec.convert(event.delta, str))
+        elif kind == "response.refusal.delta":
+            self._draft.refusal(msgspec.convert(event.delta, str))
+        elif kind == "response.function_call_arguments.delta":
+            self._draft.extend(self._calls[key], msgspec.convert(event.delta, str))
+        elif kind == "response.function_call_arguments.done":
+            self._draft.complete(self._calls[key], event.arguments or "")
+        elif kind in ("response.output_item.added", "response.output_item.done"):
+            self._of_item(event.item or {}, key, done=kind.endswith("done"))
+
+    def _of_item(self, item: Mapping[str, Any], key: int | None, *, done: bool) -> None:
+        if item.get("type") == "reasoning" and done:
+            self._think(item, len(self._draft.calls))
+        if item.get("type") != "function_call":
+            return
+        call = msgspec.convert(item, _Item)
+        if key not in self._calls:
+            self._calls[key] = self._draft.call(call.call_id or "", call.name or "", call.arguments or "")
+        elif done:
+            self._draft.complete(self._calls[key], call.arguments or "")
+
+    def _item(self, data: Mapping[str, Any]) -> None:
+        item = msgspec.convert(data, _Item)
+        if item.type == "function_call":
+            self._draft.call(item.call_id or "", item.name or "", item.arguments or "")
+        elif item.type == "reasoning":
+            self._think(data, len(self._draft.calls))
+        elif item.type == "message":
+            for part in item.content or ():
+                self._draft.text(part.text or "")
+                self._draft.refusal(part.refusal or "")
+
+    def _thoughts_of(self, output: list[dict[str, Any]] | tuple[()]) -> None:
+        calls = 0
+        for item in output:
+            if item.get("type") == "reasoning":
+                self._think(item, calls)
+            calls += item.get("type") == "function_call"
+
+    def _think(self, item: Mapping[str, Any], before: int) -> None:
+        """One that has neither an encrypted text nor an open one has nothing to give back but its id, and its server
+        does not store it."""
+        self._thought = True
+        if item.get("encrypted_content") or item.get("content"):
+            kept = {name: value for name, value in item.items() if name != "status" and value is not None}
+            self._thinking.item(kept, before)

@@ -1,0 +1,44 @@
+"""What a call cost, as the provider counted it."""
+
+from __future__ import annotations
+
+import msgspec
+
+from core.ports import Tokens
+
+_MOST = 2**53 - 1  # what every client can read
+
+
+class Details(msgspec.Struct):
+    cached_tokens: int | None = None
+    reasoning_tokens: int | None = None
+
+
+class Usage(msgspec.Struct):
+    """Of both APIs: Chat Completions says prompt and completion, Responses input and output."""
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    prompt_tokens_details: Details | None = None
+    completion_tokens_details: Details | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    input_tokens_details: Details | None = None
+    output_tokens_details: Details | None = None
+
+
+def tokens_of(usage: Usage | None) -> Tokens:
+    if usage is None:
+        return Tokens()
+    asked, said = usage.prompt_tokens_details, usage.completion_tokens_details
+    asked, said = asked or usage.input_tokens_details, said or usage.output_tokens_details
+    return Tokens(
+        prompt=_number(usage.prompt_tokens or usage.input_tokens),
+        completion=_number(usage.completion_tokens or usage.output_tokens),
+        cached=_number(asked.cached_tokens if asked else 0),
+        reasoning=_number(said.reasoning_tokens if said else 0),
+    )
+
+
+def _number(value: int | None) -> int:
+    return max(0, min(value or 0, _MOST))
