@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import msgspec
 from aiohttp import web
 
@@ -14,12 +16,19 @@ from core.commands import assistant_from, updated_assistant
 from core.errors import no_such
 from core.ports import Conflict, Stored
 from core.requests import CreateAssistant, UpdateAssistant
-from core.resources import Assistant, Deleted, encode
+from core.resources import Assistant, Deleted, StoredAssistant, encode
 
-_decoder = msgspec.json.Decoder(Assistant)
+_decoder = msgspec.json.Decoder(StoredAssistant)
+_wire = msgspec.json.Decoder(Assistant)
+_HIDDEN = b'"chosen":'
 
 
-async def load(service: Service, project: str, assistant_id: str) -> Assistant:
+def _shown(body: bytes) -> bytes:
+    """Without what is not on the wire. Few assistants have it: the others are shown as they are kept."""
+    return encode(_wire.decode(body)) if _HIDDEN in body else body
+
+
+async def load(service: Service, project: str, assistant_id: str) -> StoredAssistant:
     """Raises the 404 of an unknown assistant."""
     return _decoder.decode((await _stored(service, project, assistant_id)).body)
 
@@ -29,6 +38,10 @@ async def _stored(service: Service, project: str, assistant_id: str) -> Stored:
     if stored is None:
         raise no_such("assistant", assistant_id)
     return stored
+
+
+def _answer(assistant: StoredAssistant) -> web.Response:
+    return answer(msgspec.Raw(_shown(encode(assistant))))
 
 
 async def create(request: web.Request) -> web.Response:
@@ -43,12 +56,13 @@ async def create(request: web.Request) -> web.Response:
         await service.storage.create(names.ASSISTANTS, names.document(project, assistant.id), encode(assistant))
     except Conflict:  # there is such an assistant: the same request came before
         assistant = await load(service, project, assistant.id)
-    return await reserved.keep(answer(assistant))
+    return await reserved.keep(_answer(assistant))
 
 
 async def retrieve(request: web.Request) -> web.Response:
     service, project = service_of(request)
-    return answer_stored(request, await _stored(service, project, path_id(request, "assistant_id", "asst")))
+    stored = await _stored(service, project, path_id(request, "assistant_id", "asst"))
+    return answer_stored(request, replace(stored, body=_shown(stored.body)))
 
 
 async def update(request: web.Request) -> web.Response:
@@ -64,7 +78,7 @@ async def update(request: web.Request) -> web.Response:
             await service.storage.replace(names.ASSISTANTS, stored.name, encode(assistant), stored.etag)
         except Conflict:
             continue
-        return answer(assistant)
+        return _answer(assistant)
 
 
 async def delete(request: web.Request) -> web.Response:
@@ -76,4 +90,4 @@ async def delete(request: web.Request) -> web.Response:
 
 
 async def list_all(request: web.Request) -> web.Response:
-    return await list_documents(request, names.ASSISTANTS, "asst")
+    return await list_documents(request, names.ASSISTANTS, "asst", _shown)

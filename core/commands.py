@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from msgspec import UNSET
 from msgspec.structs import replace
 
 from core import events as e
@@ -17,7 +18,6 @@ from core.fold import RunState, ThreadState
 from core.ids import Ids
 from core.resources import (
     TERMINAL,
-    Assistant,
     ImageFile,
     ImageFilePart,
     ImageUrl,
@@ -25,6 +25,7 @@ from core.resources import (
     Message,
     Part,
     Run,
+    StoredAssistant,
     Text,
     TextPart,
     Thread,
@@ -33,11 +34,13 @@ from core.resources import (
 from core.tool_resources import overridden, resources_from, together, with_attached, with_tools
 from core.tools import check_choice, plain, tools_from
 
+SAMPLING = ("temperature", "top_p")
+
 # --- bodies to resources ------------------------------------------------------------------------------------------
 
 
-def assistant_from(body: r.CreateAssistant, assistant_id: str, now: float) -> Assistant:
-    return Assistant(
+def assistant_from(body: r.CreateAssistant, assistant_id: str, now: float) -> StoredAssistant:
+    return StoredAssistant(
         id=assistant_id,
         created_at=int(now),
         name=body.name,
@@ -51,10 +54,17 @@ def assistant_from(body: r.CreateAssistant, assistant_id: str, now: float) -> As
         tool_resources=with_tools(resources_from(body.tool_resources), tools_from(body.tools)),
         metadata=body.metadata or {},
         response_format=plain(body.response_format) or "auto",
+        chosen=chosen_of(body) or UNSET,
     )
 
 
-def updated_assistant(old: Assistant, body: r.UpdateAssistant) -> Assistant:
+def chosen_of(body: r.AssistantFields | r.RunFields, inherited: Iterable[str] = ()) -> tuple[str, ...]:
+    """Which of the parameters that are 1 unasked are so on purpose. What is not given is inherited."""
+    kept = {name for name in inherited if getattr(body, name) is None}
+    return tuple(name for name in SAMPLING if name in kept or getattr(body, name) == 1)
+
+
+def updated_assistant(old: StoredAssistant, body: r.UpdateAssistant) -> StoredAssistant:
     """The given keys replace the old ones whole (section 3.1), but for `tool_resources`; what was not given stays."""
     new = assistant_from(
         r.CreateAssistant.model_construct(
@@ -66,7 +76,8 @@ def updated_assistant(old: Assistant, body: r.UpdateAssistant) -> Assistant:
     given = {key: getattr(new, key) for key in body.model_fields_set}
     if "tool_resources" in given:
         given["tool_resources"] = overridden(old.tool_resources, body.tool_resources)
-    updated = replace(old, **given)
+    left = [name for name in old.chosen or () if name not in body.model_fields_set]
+    updated = replace(old, **given, chosen=chosen_of(body, left) or UNSET)
     return replace(updated, tool_resources=with_tools(updated.tool_resources, updated.tools))
 
 
@@ -194,7 +205,7 @@ class Scribe:
         self,
         state: ThreadState,
         body: r.CreateRun,
-        assistant: Assistant,
+        assistant: StoredAssistant,
         run_id: str,
         filing: Filing | None = None,
         *,
@@ -217,11 +228,11 @@ class Scribe:
         run = self._run(body, assistant, run_id, thread, body.additional_instructions)
         asked = any(message.role == "user" for message in state.messages.newest())
         self._check_startable(asked, added, run)
-        created = e.RunCreated(run=run, stream=bool(body.stream), trace=self.trace, contents=contents)
-        return [*settled, *filed, *added, created]
+        created = self._created(run, body, assistant)
+        return [*settled, *filed, *added, replace(created, contents=contents)]
 
     def create_thread_and_run(
-        self, body: r.CreateThreadAndRun, assistant: Assistant, thread_id: str, run_id: str
+        self, body: r.CreateThreadAndRun, assistant: StoredAssistant, thread_id: str, run_id: str
     ) -> list[e.Event]:
         started = self.create_thread(body.thread or r.CreateThread(), thread_id)
         thread = next(event.thread for event in started if isinstance(event, e.ThreadCreated))
@@ -230,9 +241,15 @@ class Scribe:
             own = overridden(assistant.tool_resources, body.tool_resources)
             run = replace(run, tool_resources=together(own, thread.tool_resources))
         self._check_startable(False, started, run)
-        return [*started, e.RunCreated(run=run, stream=bool(body.stream), trace=self.trace)]
+        return [*started, self._created(run, body, assistant)]
 
-    def _run(self, body: r.RunFields, assistant: Assistant, run_id: str, thread: Thread, additional: str | None) -> Run:
+    def _created(self, run: Run, body: r.RunFields, assistant: StoredAssistant) -> e.RunCreated:
+        chosen = chosen_of(body, assistant.chosen or ())
+        return e.RunCreated(run=run, stream=bool(body.stream), trace=self.trace, chosen=chosen)
+
+    def _run(
+        self, body: r.RunFields, assistant: StoredAssistant, run_id: str, thread: Thread, additional: str | None
+    ) -> Run:
         """The assistant's configuration of this moment, under the run's own (section 3.4)."""
         instructions = assistant.instructions if body.instructions is None else body.instructions
         if additional:

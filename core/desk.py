@@ -16,7 +16,7 @@ from core.ids import Ids
 from core.ledger import Ring
 from core.ports import SILENCE, Clock, Conflict, Storage, StorageUnavailable, Telemetry
 from core.requests import CreateRun, CreateThreadAndRun, SubmitToolOutputs
-from core.resources import Assistant, Run
+from core.resources import Run, StoredAssistant
 from core.stream import StreamWriter
 from core.threads import Decision, Threads
 from core.work import AdvanceRun, PurgeThread
@@ -43,7 +43,7 @@ class Desk:
         thread_id: str,
         run_id: str,
         body: CreateRun,
-        assistant: Assistant,
+        assistant: StoredAssistant,
         filing: Filing | None = None,
         *,
         contents: bool = False,
@@ -58,7 +58,7 @@ class Desk:
         return await self._run(changes, "thread.run.created", project, thread_id, run_id)
 
     async def create_thread_and_run(
-        self, project: str, thread_id: str, run_id: str, body: CreateThreadAndRun, assistant: Assistant
+        self, project: str, thread_id: str, run_id: str, body: CreateThreadAndRun, assistant: StoredAssistant
     ) -> Run:
         events = self.scribe().create_thread_and_run(body, assistant, thread_id, run_id)
         changes: list[Change] = []

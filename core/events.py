@@ -10,6 +10,7 @@ from __future__ import annotations
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from core.ports import Thought
 from core.resources import (
     Attributes,
     ExpiresAfter,
@@ -76,12 +77,14 @@ class MessageIncomplete(Struct, frozen=True, kw_only=True, tag_field="type", tag
 class RunCreated(Struct, frozen=True, kw_only=True, tag_field="type", tag="thread.run.created"):
     """The run as queued, with its assistant's configuration as it was at this moment. `trace` is the W3C traceparent
     of the request that created it: all work on the run joins that trace. `contents`: its client wants to see what was
-    found in files, on the stream too."""
+    found in files, on the stream too. `chosen`: which of temperature and top_p are 1 because the run or its assistant
+    said so, and not because nobody did."""
 
     run: Run
     stream: bool = False
     trace: str = ""
     contents: bool = False
+    chosen: tuple[str, ...] = ()
 
 
 class RunUpdated(Struct, frozen=True, kw_only=True, tag_field="type", tag="thread.run.updated"):
@@ -100,11 +103,13 @@ class RunClaimed(Struct, frozen=True, kw_only=True, tag_field="type", tag="threa
 
 
 class StepCreated(Struct, frozen=True, kw_only=True, tag_field="type", tag="thread.run.step.created"):
-    """`own` are the call ids that the worker itself executes; `usage` is what the model call of this step cost."""
+    """`own` are the call ids that the worker itself executes; `usage` is what the model call of this step cost.
+    `thought` led to the calls: private, for the provider that gave it, and for as long as the run goes on."""
 
     step: Step
     own: tuple[str, ...] = ()
     usage: Usage | None = None
+    thought: Thought | None = None
 
 
 class StepOutputs(Struct, frozen=True, kw_only=True, tag_field="type", tag="thread.run.step.outputs"):

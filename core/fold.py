@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from core import events as e
 from core.paging import Index
+from core.ports import Thought
 from core.resources import (
     FileSearchResult,
     FileSearchToolCall,
@@ -56,6 +57,7 @@ class RunState(msgspec.Struct):
     stream: bool = False
     trace: str = ""
     contents: bool = False  # its client sees what was found in files
+    chosen: tuple[str, ...] = ()  # of temperature and top_p those that are 1 on purpose
     attempt: int = 0
     item: str = ""
     claimed_at: int = 0  # version of the last claim
@@ -64,6 +66,7 @@ class RunState(msgspec.Struct):
     steps: Index[Step] = msgspec.field(default_factory=Index)
     own: set[str] = msgspec.field(default_factory=set)
     costs: dict[str, Usage] = {}  # of steps that are still open
+    thoughts: dict[str, Thought] = {}  # that led to the calls of a step, while the run is active
 
     @property
     def id(self) -> str:
@@ -189,7 +192,7 @@ def _message_deleted(state: ThreadState, event: e.MessageDeleted, at: int) -> Na
 
 
 def _run_created(state: ThreadState, event: e.RunCreated, at: int) -> Named:
-    held = RunState(run=event.run, stream=event.stream, trace=event.trace, contents=event.contents)
+    held = RunState(run=event.run, stream=event.stream, trace=event.trace, contents=event.contents, chosen=event.chosen)
     state.runs.put(event.run.id, held)
     state.active = event.run.id
     return [("thread.run.created", event.run), ("thread.run.queued", event.run)]
@@ -231,6 +234,7 @@ def _run_ended(
 ) -> Named:
     """expires_at is null once terminal, usage the sum over the steps (section 3.4)."""
     held = state.runs[event.run_id]
+    held.thoughts = {}
     changed: dict[str, Any] = {"status": _status(event), "expires_at": None, "required_action": None}
     changed["usage"] = held.usage
     match event:
@@ -255,6 +259,8 @@ def _step_created(state: ThreadState, event: e.StepCreated, at: int) -> Named:
     held.own = set(event.own)  # of the open step alone: some models number the calls of each turn anew
     if event.usage is not None:
         held.costs = {**held.costs, event.step.id: event.usage}
+    if event.thought is not None:
+        held.thoughts = {**held.thoughts, event.step.id: event.thought}
     return [(_name(event), event.step)]
 
 

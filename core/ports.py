@@ -341,7 +341,7 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What the model answered. `finish`: stop, tool_calls, length or content_filter."""
+    """What the model of `provider` answered. `finish`: stop, tool_calls, length or content_filter."""
 
     text: str = ""
     refusal: str = ""
@@ -349,6 +349,7 @@ class Reply:
     finish: str = "stop"
     tokens: Tokens = Tokens()
     thought: Thought | None = None
+    provider: str = ""
 
 
 class Deltas(Protocol):

@@ -64,8 +64,8 @@ def build(state: ThreadState, held: RunState, own: Definitions, room: int, histo
         tools=tools,
         tool_choice=_tool_choice(held, tools),
         parallel_tool_calls=run.parallel_tool_calls,
-        temperature=_unless_default(run.temperature),
-        top_p=_unless_default(run.top_p),
+        temperature=_given("temperature", run.temperature, held.chosen),
+        top_p=_given("top_p", run.top_p, held.chosen),
         reasoning_effort=run.reasoning_effort,
         response_format=run.response_format,
         max_completion_tokens=None if limit is None else max(1, limit - held.usage.completion_tokens),
@@ -95,9 +95,10 @@ def tokens_of(prompt: Prompt, count: Count) -> int:
     return turns + count(prompt.instructions or "") + count(str(prompt.tools)) + 2 * ENVELOPE
 
 
-def _unless_default(value: float | None) -> float | None:
-    """1.0 is what every model does unasked; reasoning models refuse to be told."""
-    return None if value == 1.0 else value
+def _given(name: str, value: float | None, chosen: Collection[str]) -> float | None:
+    """1.0 is sent if it was chosen: models of some servers do something else unasked, and reasoning models refuse to
+    be told."""
+    return None if value == 1.0 and name not in chosen else value
 
 
 def _definition(tool: FunctionTool, own: Definitions) -> Mapping[str, Any]:
@@ -214,7 +215,8 @@ def _done(state: ThreadState, held: RunState) -> Iterator[Turn]:
             message = state.messages.get(details.message_creation.message_id)
             text = turn_of(message).text if message else ""
         elif isinstance(details, ToolCalls):
-            yield Turn(role="assistant", content=text, calls=tuple(asked(call, search) for call in details.tool_calls))
+            calls = tuple(asked(call, search) for call in details.tool_calls)
+            yield Turn(role="assistant", content=text, calls=calls, thought=held.thoughts.get(step.id))
             text, outputs = "", outputs_of(step)
             for call in details.tool_calls:
                 yield Turn(role="tool", content=outputs[call.id], call_id=call.id)
@@ -223,5 +225,6 @@ def _done(state: ThreadState, held: RunState) -> Iterator[Turn]:
 
 
 def _tokens(turn: Turn, count: Count) -> int:
-    texts = [turn.text, *(text for call in turn.calls for text in (call.name, call.arguments))]
+    thought = [turn.thought.data] if turn.thought else []
+    texts = [turn.text, *thought, *(text for call in turn.calls for text in (call.name, call.arguments))]
     return sum(map(count, texts)) + ENVELOPE * len(texts) + IMAGE_TOKENS * len(turn.images)

@@ -67,6 +67,13 @@ class Assistant(Struct, frozen=True, kw_only=True):
     response_format: ResponseFormat = "auto"
 
 
+class StoredAssistant(Assistant, frozen=True, kw_only=True):
+    """As it is kept. `chosen` is not on the wire: which of temperature and top_p are 1 because a client said so, and
+    not because that is what the wire shows for nothing."""
+
+    chosen: tuple[str, ...] | UnsetType = UNSET
+
+
 class Thread(Struct, frozen=True, kw_only=True):
     id: str
     object: Literal["thread"] = "thread"

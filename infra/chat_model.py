@@ -43,7 +43,7 @@ class ChatModel:
                     raise
                 continue
             again = habits.ignored(body, bool(reply.calls)) and (deltas is None or draft.empty)
-            if not again or reply.finish != "stop":
+            if not again or reply.finish == "content_filter":
                 return reply
 
     async def _ask(self, body: dict[str, Any], draft: Draft) -> Reply:

@@ -114,7 +114,11 @@ class ModelRouter:
         with self._telemetry.span("model", provider=name, model=model, stream=deltas is not None) as span:
             if content:
                 span.tell(**asked(prompt))
-            reply = await self._ask(name, prompt, deltas)
+            try:
+                reply = replace(await self._ask(name, prompt, deltas), provider=name)
+            except ModelError as error:
+                error.provider = name
+                raise
             span.tell(
                 finish=(reply.finish,),
                 input_tokens=reply.tokens.prompt,

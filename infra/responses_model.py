@@ -46,11 +46,11 @@ class ResponsesModel:
         with self._upstream.errors():
             if "stream" not in body:
                 reply.end(await self._upstream.post(_PATH, body))
-                return reply.reply()
+                return reply.reply(body.get("max_output_tokens"))
             async with self._upstream.stream(_PATH, body) as events:
                 async for event in events:
                     if reply.advance(event):
-                        return reply.reply()
+                        return reply.reply(body.get("max_output_tokens"))
             raise self._upstream.broken_off()
 
 

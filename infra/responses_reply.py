@@ -92,12 +92,16 @@ class ResponsesReply:
         elif not self._thought:
             self._thoughts_of(output or ())
 
-    def reply(self) -> Reply:
+    def reply(self, limit: int | None) -> Reply:
+        """llama.cpp calls a reply `completed` that its limit has cut off."""
         details = self._response.incomplete_details
         reason = details.reason if details else None
         if reason not in _FINISH:
             logger.warning("Model provider '%s' ended a reply with %.80r", self._upstream.provider, reason)
-        reply = self._draft.reply(_FINISH.get(reason, "stop"), tokens_of(self._response.usage))
+        finish, tokens = _FINISH.get(reason, "stop"), tokens_of(self._response.usage)
+        if finish == "stop" and limit and tokens.completion >= limit:
+            finish = "length"
+        reply = self._draft.reply(finish, tokens)
         return replace(reply, thought=self._thinking.kept(self._upstream.provider)) if reply.calls else reply
 
     def _event(self, event: _Event) -> None:

@@ -38,6 +38,7 @@ from core.ports import (
     Prompt,
     Reply,
     Telemetry,
+    Thought,
     Tokens,
     ToolCall,
 )
@@ -148,7 +149,12 @@ def says(*pieces: str | Gate, finish: str = "stop", refusal: str = "", tokens: T
     return act
 
 
-def calls(*asked: ToolCall, first: Sequence[str | Gate] = (), tokens: Tokens = Tokens(10, 5)) -> Act:  # noqa: B008
+def calls(
+    *asked: ToolCall,
+    first: Sequence[str | Gate] = (),
+    tokens: Tokens = Tokens(10, 5),  # noqa: B008
+    thought: Thought | None = None,
+) -> Act:
     """The model says `first`, then calls functions."""
 
     async def act(_: Prompt, deltas: Deltas | None) -> Reply:
@@ -158,7 +164,7 @@ def calls(*asked: ToolCall, first: Sequence[str | Gate] = (), tokens: Tokens = T
                 middle = len(call.arguments) // 2
                 deltas.call(index, call.id, call.name, call.arguments[:middle])
                 deltas.call(index, "", "", call.arguments[middle:])
-        return Reply(text, "", asked, "tool_calls", tokens)
+        return Reply(text, "", asked, "tool_calls", tokens, thought)
 
     return act
 

@@ -12,7 +12,6 @@ import asyncio
 import hashlib
 import json
 import random
-import tomllib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,11 +26,12 @@ from core import events as e
 from core import names, projection
 from core.fold import Change, ThreadState
 from core.ids import Ids
-from core.ports import Document, Silence, Tokens, ToolCall
+from core.ports import Document, Silence, Thought, Tokens, ToolCall
 from core.state import View
 from core.stores import ledger
 from core.stores.fold import StoreChange, StoreState
 from core.view import ThreadView
+from infra.version import VERSION
 
 Json = Any
 PROJECT = "default"
@@ -129,6 +129,7 @@ LOOKUP = {"type": "function", "function": {"name": "lookup"}}
 PARIS = ToolCall("call_paris", "get_weather", '{"city":"Paris"}')
 WORD = ToolCall("call_word", "lookup", '{"word":"fold"}')
 OTHER = ToolCall("call_other", "lookup", '{"word":"snapshot"}')
+THOUGHT = Thought("acme", '{"message":{"reasoning_content":"A word."},"calls":{}}')
 OWN = "examples.weather"
 DEAR = Tokens(prompt=100, completion=50, cached=20, reasoning=30)
 
@@ -375,6 +376,18 @@ async def rolled_over(service: InProcess) -> str:
     await service.api.post(f"/threads/{thread}/messages", {"role": "user", "content": "After a roll-over"})
     await service.api.post(f"/threads/{thread}", {"metadata": {"rolled": "over"}})
     return thread
+
+
+@case(calls(WORD, thought=THOUGHT), says("A verb."), calls(WORD, thought=THOUGHT), says("Yes."), log_roll_after=2)
+async def thinking_rolled_over(service: InProcess) -> str:
+    """What a model thought stands beside its calls, until the run has ended; temperature and top_p are 1 on purpose."""
+    assistant = await service.assistant(tools=[LOOKUP], top_p=1)
+    run = await service.finished(assistant=assistant, temperature=1)
+    await service.answered(run, call_word="a verb")
+    await service.api.post(f"/threads/{run['thread_id']}/messages", {"role": "user", "content": "Sure?"})
+    run = await service.finished(run["thread_id"], assistant)
+    await service.answered(run, call_word="still a verb")
+    return str(run["thread_id"])
 
 
 async def search_and_cite(service: InProcess) -> str:
@@ -701,8 +714,7 @@ async def listed(service: InProcess, path: str, name: str) -> list[str]:
 
 
 def main() -> None:
-    version = tomllib.loads((LOGS.parent.parent / "pyproject.toml").read_text())["project"]["version"]
-    folder = LOGS / version
+    folder = LOGS / VERSION
     folder.mkdir(parents=True, exist_ok=True)
     for name in CASES:
         if not (folder / f"{name}.jsonl").exists():

@@ -86,6 +86,7 @@ NEVER = {
     (resources.ChunkingStrategy, "type"): "there is one kind only",
     (resources.TextContent, "type"): "there is one kind only",
     (fold.RunState, "costs"): "of open steps: a log is rolled over while no run is active",
+    (fold.RunState, "thoughts"): "of active runs, likewise",
     (resources.Step, "metadata"): "nobody can give any",
     (view.Snapshot, "deleted"): "nobody writes to what is deleted",
     (ledger.Snapshot, "deleted"): "nobody writes to what is deleted",

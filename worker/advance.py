@@ -36,7 +36,7 @@ from core.ports import (
     Telemetry,
     Tokenizer,
 )
-from core.resources import FileSearchResult, FileSearchToolCall, FunctionToolCall, LastError
+from core.resources import FileSearchResult, FileSearchToolCall, FunctionToolCall, LastError, Run
 from core.stores.ledger import Stores
 from core.stream import StreamWriter
 from core.threads import Decision, Threads
@@ -130,6 +130,8 @@ class Advance:
     _claiming: int = 0  # the attempt of the claim that is being written
     _taken_over: bool = False  # there was a claim before that
     _draft: Draft | None = None  # of the turn that was begun last
+    _cause: ModelError | None = None  # what the turn failed by
+    _provider: str = ""  # that answered last
 
     def __post_init__(self) -> None:
         item = self.item
@@ -242,6 +244,8 @@ class Advance:
         if held is None:
             return
         self.span.tell(status=held.run.status)
+        if changes[-1].name == "thread.run.failed":
+            self._warn(held.run)
         if self._claiming:
             if changes[0].name == "thread.run.in_progress":  # and not taken over from another worker
                 self.kit.telemetry.measure("queued", self.kit.clock.now() - item.sent_at, project=item.project)
@@ -256,6 +260,20 @@ class Advance:
         if held.stream:
             await self._catch_up()
         self.shown = self.attempt > 0 and changes[-1].name in (*frames.ENDINGS, frames.PAUSE)
+
+    def _warn(self, run: Run) -> None:
+        """Every run that fails leaves a line: where it failed and why, without what was asked or said."""
+        cause, last = self._cause, run.last_error
+        own = last.message if last and not (cause and cause.reason) else ""  # said here, and not by a provider
+        log.warning(
+            "run %s failed: provider=%s model=%s status=%s code=%s reason=%s",
+            run.id,
+            (cause.provider if cause and cause.provider else self._provider) or "-",
+            run.model,
+            (cause.status if cause else None) or "-",
+            last.code if last else "-",
+            own if not (cause and cause.provider) else cause.reason or "-",
+        )
 
     async def _catch_up(self) -> None:
         item = self.item
@@ -277,7 +295,7 @@ class Advance:
         try:
             answer = await self._answer(state, held)
         except ModelError as error:
-            last, draft = LastError(code=error.code, message=error.message), self._draft
+            last, draft, self._cause = LastError(code=error.code, message=error.message), self._draft, error
             return await self._commit(self._if_mine(lambda held: cut_off(held, draft, failed(held, last), now())))
         if answer is None:
             spent = e.RunIncomplete(run_id=self.item.run_id, reason="max_prompt_tokens")
@@ -301,6 +319,7 @@ class Advance:
                 if most is None or draft.begun or not tries_left:
                     raise
             else:
+                self._provider = reply.provider
                 kit.budget.answered(fitted, reply.tokens)
                 if calls_of(reply) and held.rounds >= kit.max_rounds:
                     raise ModelError("server_error", ENDLESS.format(kit.max_rounds))

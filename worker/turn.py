@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from core import events as e
 from core.citations import annotated
 from core.fold import RunState
-from core.ports import Reply, Tokens, ToolCall
+from core.ports import Reply, Thought, Tokens, ToolCall
 from core.resources import (
     Asked,
     CachedTokens,
@@ -59,7 +59,8 @@ def events_of(reply: Reply, draft: Draft, held: RunState, actions: Actions, now:
     if reply.text or reply.refusal or not calls or draft.message:
         events += _message(reply, held, draft, usage, now)
     if calls:
-        return [*events, *_calls(calls, held, draft, actions, Usage() if events else usage, now)]
+        cost = Usage() if events else usage
+        return [*events, *_calls(calls, reply.thought, held, draft, actions, cost, now)]
     return [*events, _ending(reply, held, usage)]
 
 
@@ -118,12 +119,18 @@ def _incomplete(message: Message, reason: str, content: tuple[Part, ...], now: f
 
 
 def _calls(
-    calls: Sequence[ToolCall], held: RunState, draft: Draft, actions: Actions, usage: Usage, now: float
+    calls: Sequence[ToolCall],
+    thought: Thought | None,
+    held: RunState,
+    draft: Draft,
+    actions: Actions,
+    usage: Usage,
+    now: float,
 ) -> list[e.Event]:
     details = ToolCalls(tool_calls=tuple(_call(call, draft) for call in calls))
     step = replace(draft.open_calls(now), step_details=details)
     own = tuple(call.id for call in calls if call.name == draft.search or call.name in actions)
-    events: list[e.Event] = [e.StepCreated(step=step, own=own, usage=usage)]
+    events: list[e.Event] = [e.StepCreated(step=step, own=own, usage=usage, thought=thought)]
     if not own:  # one commit less than to decide it anew
         events.append(e.RunRequiresAction(run_id=held.run.id))
     return events
@@ -142,7 +149,9 @@ def _ending(reply: Reply, held: RunState, usage: Usage) -> e.Event:
     run, prompt = held.run, held.usage.prompt_tokens + usage.prompt_tokens
     if reply.finish == "content_filter":
         return e.RunFailed(run_id=run.id, error=FILTERED)
-    if reply.finish == "length":
+    # A server that does not know the limit, or counts it for the text alone, goes on after it.
+    said = held.usage.completion_tokens + usage.completion_tokens
+    if reply.finish == "length" or (run.max_completion_tokens is not None and said > run.max_completion_tokens):
         return e.RunIncomplete(run_id=run.id, reason="max_completion_tokens")
     if run.max_prompt_tokens is not None and prompt > run.max_prompt_tokens:
         return e.RunIncomplete(run_id=run.id, reason="max_prompt_tokens")
