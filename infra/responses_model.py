@@ -17,9 +17,10 @@ from infra.upstream import Refused, Upstream
 _PATH = "/responses"
 _NO_PARAMETERS = {"type": "object", "properties": {}}
 # What a model thought is not stored there, so it comes back encrypted (platform.openai.com/docs/guides/reasoning).
-# Models that do not think refuse to be asked: "Encrypted content is not supported with this model."
 _INCLUDE = {"include": ["reasoning.encrypted_content"]}
-_REFUSES_INCLUDE = re.compile(r"encrypted.content|\binclude\b", re.IGNORECASE)
+# A deployment of another key cannot read it ("could not be verified", github.com/openai/codex/issues/17541): then the
+# model thinks anew. A server that does not know it refuses to be asked for it.
+_ENCRYPTED = re.compile(r"encrypted.content|\binclude\b", re.IGNORECASE)
 
 
 class ResponsesModel:
@@ -33,13 +34,17 @@ class ResponsesModel:
         if deltas is not None:
             body["stream"] = True
         if prompt.tools and "include" not in refused:
-            try:
-                return await self._ask(body | _INCLUDE, draft)
-            except Refused as error:
-                if not draft.empty or not _REFUSES_INCLUDE.search(error.said):
-                    raise
-                refused.add("include")
-        return await self._ask(body, draft)
+            body |= _INCLUDE
+        try:
+            return await self._ask(body, draft)
+        except Refused as error:
+            if not draft.empty or not _ENCRYPTED.search(error.said):
+                raise
+        thoughtless = [item for item in body["input"] if item["type"] != "reasoning"]
+        if len(thoughtless) == len(body["input"]):
+            refused.add("include")
+            body.pop("include", None)
+        return await self._ask(body | {"input": thoughtless}, draft)
 
     async def _ask(self, body: dict[str, Any], draft: Draft) -> Reply:
         reply = ResponsesReply(draft, self._upstream)

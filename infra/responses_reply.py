@@ -45,6 +45,7 @@ class _Part(msgspec.Struct):
 
 class _Item(msgspec.Struct):
     type: str
+    id: str | None = None
     call_id: str | None = None
     name: str | None = None
     arguments: str | None = None
@@ -54,6 +55,7 @@ class _Item(msgspec.Struct):
 class _Event(msgspec.Struct):
     type: str | None = None
     output_index: int | None = None
+    item_id: str | None = None
     delta: Any = None
     arguments: str | None = None
     item: dict[str, Any] | None = None
@@ -64,7 +66,7 @@ class ResponsesReply:
 
     def __init__(self, draft: Draft, upstream: Upstream) -> None:
         self._draft, self._upstream = draft, upstream
-        self._calls: dict[int | None, int] = {}  # the wire's output index: index in the draft
+        self._calls: dict[int | str | None, int] = {}  # the wire's output index: index in the draft
         self._thinking, self._thought = Thinking(), False
         self._response = _Response()
 
@@ -105,7 +107,8 @@ class ResponsesReply:
         return replace(reply, thought=self._thinking.kept(self._upstream.provider)) if reply.calls else reply
 
     def _event(self, event: _Event) -> None:
-        kind, key = event.type, event.output_index
+        # llama.cpp gives no index, but the id of the item.
+        kind, key = event.type, event.item_id if event.output_index is None else event.output_index
         if kind == "response.output_text.delta":
             self._draft.text(msgspec.convert(event.delta, str))
         elif kind == "response.refusal.delta":
@@ -117,12 +120,13 @@ class ResponsesReply:
         elif kind in ("response.output_item.added", "response.output_item.done"):
             self._of_item(event.item or {}, key, done=kind.endswith("done"))
 
-    def _of_item(self, item: Mapping[str, Any], key: int | None, *, done: bool) -> None:
+    def _of_item(self, item: Mapping[str, Any], key: int | str | None, *, done: bool) -> None:
         if item.get("type") == "reasoning" and done:
             self._think(item, len(self._draft.calls))
         if item.get("type") != "function_call":
             return
         call = msgspec.convert(item, _Item)
+        key = call.id if key is None else key
         if key not in self._calls:
             self._calls[key] = self._draft.call(call.call_id or "", call.name or "", call.arguments or "")
         elif done:

@@ -140,7 +140,8 @@ class Upstream:
         message = failures.words(error)
         if not message:
             message = f"The model provider '{self._provider}' failed" + (f" with status {status}." if status else ".")
-        code, reason, found = failures.code_of(status, error), failures.reason_of(error), list(failures.objects(error))
+        code, found = failures.code_of(status, error), list(failures.objects(error))
+        reason = failures.reason_of(error) or "an error without a code"
         if any(overflow.exceeded(fields, message) for fields in found or [{}]):
             told = (overflow.window_in(fields, message) for fields in found or [{}])
             window = next((each for each in told if each), None)

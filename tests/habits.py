@@ -1,0 +1,686 @@
+"""A server of habits: each is something that a provider was seen to do, with the public source of that.
+
+`serving()` has them all under `/NAME/v1`, over real HTTP. A habit is a function of what it was asked; it answers whole
+or as a stream, as it was asked, unless streaming is what the habit is about. What has to come of it stands beside it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+WEATHER: Final[dict[str, Any]] = {
+    "name": "get_weather",
+    "description": "Get the weather",
+    "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
+}
+OTHER: Final[dict[str, Any]] = {"name": "get_time", "description": "Get the time", "parameters": {"type": "object"}}
+FORCED: Final = {"type": "function", "function": {"name": "get_weather"}}
+PARIS: Final = '{"city":"Paris"}'
+DONE: Final = "It is sunny."
+GITHUB: Final = "https://github.com/"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A body, or the data of events. `text` is sent as it is."""
+
+    body: Any = None
+    events: Iterable[Any] | None = None
+    status: int = 200
+    text: str | None = None
+    kind: str = "application/json"
+    end: str = "data: [DONE]\n\n"
+    headers: dict[str, str] = field(default_factory=dict)
+    endless: bytes = b""  # sent again and again, until the client hangs up
+
+
+@dataclass(frozen=True)
+class Ask:
+    body: dict[str, Any]
+    path: str
+    host: str
+
+    @property
+    def streamed(self) -> bool:
+        return bool(self.body.get("stream"))
+
+    @property
+    def messages(self) -> list[dict[str, Any]]:
+        found = self.body["messages"] if "messages" in self.body else self.body["input"]
+        return [each for each in found if each.get("role") != "system"]
+
+    @property
+    def outputs(self) -> list[dict[str, Any]]:
+        return [each for each in self.messages if each.get("role") == "tool" or "output" in each]
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """The assistant's message with the calls."""
+        return next(each for each in self.messages if each.get("tool_calls"))
+
+    def says(self, text: str | None = DONE, finish: str | None = "stop", usage: Any = None, **fields: Any) -> Answer:
+        """Chat Completions: a text and fields of the message, in chunks if it was asked so."""
+        more = {"usage": usage} if usage else {}
+        if not self.streamed:
+            message = {"role": "assistant", "content": text, **fields}
+            return Answer({"choices": [{"index": 0, "message": message, "finish_reason": finish}], **more})
+        middle = len(text or "") // 2
+        pieces = [text[:middle], text[middle:]] if text else []
+        deltas = [{"role": "assistant", "content": ""}, *({"content": piece} for piece in pieces)]
+        deltas += [{name: value} for name, value in fields.items()]
+        return Answer(events=[*map(chunk, deltas), chunk({}, finish), *([{"choices": [], **more}] if more else [])])
+
+    def calls(self, *made: dict[str, Any], finish: str = "tool_calls", **fields: Any) -> Answer:
+        return self.says(None, finish, **fields, tool_calls=list(made) or [call()])
+
+    def turn(self, first: Answer | None = None) -> Answer:
+        """A call, and when its output is there, the text."""
+        return self.says() if self.outputs else first or self.calls()
+
+
+def chunk(delta: dict[str, Any], finish: str | None = None, **fields: Any) -> dict[str, Any]:
+    return {"choices": [{"index": 0, "delta": delta, "finish_reason": finish, **fields}]}
+
+
+def call(call_id: str | None = "call_1", index: int | None = 0, **fields: Any) -> dict[str, Any]:
+    made = {"id": call_id, "type": "function", "function": {"name": "get_weather", "arguments": PARIS}, **fields}
+    return made if index is None else {"index": index, **made}
+
+
+def refused(message: Any, status: int = 400, **fields: Any) -> Answer:
+    return Answer(
+        {"error": {"message": message, "type": "invalid_request_error", "param": None, **fields}}, status=status
+    )
+
+
+@dataclass(frozen=True)
+class Habit:
+    """`text` is what the model says in the end; or `fails` is in the message of the error, whose code is `code`.
+    `asked` are fields of the prompt."""
+
+    name: str
+    source: str
+    answer: Callable[[Ask], Answer]
+    api: str = "chat"
+    text: str | None = DONE
+    finish: str = "stop"
+    fails: str | None = None
+    code: str = "server_error"
+    asked: dict[str, Any] = field(default_factory=dict)
+    streams: tuple[bool, ...] = (False, True)
+
+
+HABITS: dict[str, Habit] = {}
+
+
+def habit(source: str, **expected: Any) -> Callable[[Callable[[Ask], Answer]], Callable[[Ask], Answer]]:
+    def add(answer: Callable[[Ask], Answer]) -> Callable[[Ask], Answer]:
+        HABITS[answer.__name__] = Habit(answer.__name__, source, answer, **expected)
+        return answer
+
+    return add
+
+
+@contextlib.asynccontextmanager
+async def serving() -> AsyncIterator[str]:
+    """The URL, under which each habit has its name."""
+    app = web.Application()
+    app.router.add_post("/{name}/v1/{path:.*}", _handle)
+    async with TestServer(app) as server:
+        yield str(server.make_url("/")).rstrip("/")
+
+
+async def _handle(request: web.Request) -> web.StreamResponse:
+    ask = Ask(await request.json(), request.match_info["path"], request.headers["Host"])
+    answer = HABITS[request.match_info["name"]].answer(ask)
+    headers = {"retry-after-ms": "1", **answer.headers}
+    if answer.events is None and not answer.endless:
+        text = json.dumps(answer.body) if answer.text is None else answer.text
+        return web.Response(text=text, status=answer.status, content_type=answer.kind, headers=headers)
+    kind = "text/event-stream" if answer.events is not None else answer.kind
+    response = web.StreamResponse(status=answer.status, headers={"Content-Type": kind, **headers})
+    await response.prepare(request)
+    for event in answer.events or ():
+        data = event if isinstance(event, str) else f"data: {json.dumps(event)}\n\n"
+        await response.write(data.encode())
+    with contextlib.suppress(ConnectionError):
+        while answer.endless:
+            await response.write(answer.endless)
+        await response.write(answer.end.encode())
+        await response.write_eof()
+    return response
+
+
+# --- thinking models with tools: what they thought has to come back ---------------------------------------------------
+
+GEMINI: Final = "https://ai.google.dev/gemini-api/docs/thought-signatures"
+DEEPSEEK: Final = "https://api-docs.deepseek.com/guides/thinking_mode#tool-calls"
+
+
+@habit(GEMINI)
+def gemini_thought_signature(ask: Ask) -> Answer:
+    signature = {"google": {"thought_signature": "c2lnbmF0dXJl"}}
+    if ask.outputs and ask.asked["tool_calls"][0].get("extra_content") != signature:
+        return Answer(
+            [{"error": {"code": 400, "message": "Function call is missing a thought_signature."}}], status=400
+        )
+    return ask.turn(ask.calls(call(extra_content=signature)))
+
+
+@habit(GEMINI)
+def gemini_wants_a_signature_that_it_never_gave(ask: Ask) -> Answer:
+    """As for calls of another model, or of a run whose thoughts are gone."""
+    if ask.outputs and "extra_content" not in ask.asked["tool_calls"][0]:
+        return Answer(
+            [{"error": {"code": 400, "message": "Function call is missing a thought_signature."}}], status=400
+        )
+    return ask.turn()
+
+
+@habit(DEEPSEEK)
+def deepseek_reasoning_content(ask: Ask) -> Answer:
+    if ask.outputs and ask.asked.get("reasoning_content") != "Paris, then.":
+        return refused("The `reasoning_content` in the thinking mode must be passed back to the API.")
+    return ask.turn(ask.calls(reasoning_content="Paris, then."))
+
+
+@habit(GITHUB + "deepseek-ai/deepseek-harness/discussions/739")
+def deepseek_wants_even_an_empty_reasoning(ask: Ask) -> Answer:
+    if ask.outputs and "reasoning_content" not in ask.asked:
+        return refused("The reasoning_content in the thinking mode must be passed back to the API.")
+    return ask.turn()
+
+
+@habit("https://openrouter.ai/docs/use-cases/reasoning-tokens#preserving-reasoning-blocks")
+def openrouter_reasoning_details(ask: Ask) -> Answer:
+    """In a stream the text of a block comes in pieces, its signature in the last."""
+    block = {"type": "reasoning.text", "index": 0, "format": "anthropic-claude-v1"}
+    whole = [{**block, "text": "Paris, then.", "signature": "sig"}]
+    if ask.outputs:
+        return ask.says() if ask.asked.get("reasoning_details") == whole else refused("thinking block is missing")
+    if not ask.streamed:
+        return ask.calls(reasoning="Paris, then.", reasoning_details=whole)
+    details = [{**block, "text": "Paris, "}, {**block, "text": "then."}, {**block, "signature": "sig"}]
+    deltas = [{"reasoning": part.get("text"), "reasoning_details": [part]} for part in details]
+    return Answer(events=[*map(chunk, deltas), chunk({"tool_calls": [call()]}), chunk({}, "tool_calls")])
+
+
+@habit("https://console.groq.com/docs/reasoning")
+def groq_reasoning(ask: Ask) -> Answer:
+    if ask.outputs and ask.asked.get("reasoning") != "Paris, then.":
+        return refused("reasoning is missing")
+    return ask.turn(ask.calls(reasoning="Paris, then."))
+
+
+@habit("https://docs.litellm.ai/docs/reasoning_content")
+def litellm_thinking_blocks(ask: Ask) -> Answer:
+    blocks = [{"type": "thinking", "thinking": "Paris, then.", "signature": "sig"}]
+    if ask.outputs and ask.asked.get("thinking_blocks") != blocks:
+        return refused("Expected `thinking`, but found `tool_use`.")
+    return ask.turn(ask.calls(thinking_blocks=blocks))
+
+
+@habit("https://docs.litellm.ai/blog/gemini_3")
+def litellm_provider_specific_fields(ask: Ask) -> Answer:
+    fields = {"thought_signature": "c2lnbmF0dXJl"}
+    if ask.outputs and ask.asked["tool_calls"][0].get("provider_specific_fields") != fields:
+        return refused("thought_signature is missing")
+    return ask.turn(ask.calls(call(provider_specific_fields=fields)))
+
+
+@habit(GITHUB + "BerriAI/litellm/issues/30835")
+def mistral_does_not_take_back_what_it_thought(ask: Ask) -> Answer:
+    if ask.outputs and "reasoning_content" in ask.asked:
+        place = ["body", "messages", 2, "assistant", "reasoning_content"]
+        detail = [{"type": "extra_forbidden", "loc": place, "msg": "Extra inputs are not permitted"}]
+        return Answer({"object": "error", "message": {"detail": detail}, "type": "invalid_request_error"}, status=422)
+    return ask.turn(ask.calls(reasoning_content="Hm."))
+
+
+@habit("https://docs.mistral.ai/capabilities/reasoning/")
+def mistral_thinks_in_parts_of_its_content(ask: Ask) -> Answer:
+    parts = [{"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]}, {"type": "text", "text": DONE}]
+    if ask.streamed:
+        return Answer(events=[chunk({"content": [part]}) for part in parts] + [chunk({"content": ""}, "stop")])
+    return Answer({"choices": [{"message": {"role": "assistant", "content": parts}, "finish_reason": "stop"}]})
+
+
+# --- the Responses API ------------------------------------------------------------------------------------------------
+
+
+def respond(ask: Ask, *items: dict[str, Any], status: str = "completed", **fields: Any) -> Answer:
+    """Streamed as the end alone, or with the items before it."""
+    response = {"object": "response", "status": status, "error": None, "output": list(items), **fields}
+    if not ask.streamed:
+        return Answer(response)
+    added: list[Any] = []
+    for index, item in enumerate(items):
+        added += [
+            {"type": f"response.output_item.{what}", "output_index": index, "item": item} for what in ("added", "done")
+        ]
+        for part in item.get("content") or ():
+            added.append({"type": "response.output_text.delta", "output_index": index, "delta": part.get("text") or ""})
+    return Answer(events=[*added, {"type": f"response.{status}", "response": response}], end="")
+
+
+def item(text: str = DONE) -> dict[str, Any]:
+    return {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": text}]}
+
+
+def function_item() -> dict[str, Any]:
+    return {"type": "function_call", "call_id": "call_1", "name": "get_weather", "arguments": PARIS}
+
+
+@habit("https://platform.openai.com/docs/guides/reasoning#encrypted-reasoning-items", api="responses")
+def openai_reasoning_items(ask: Ask) -> Answer:
+    thought = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "gAAAA"}
+    assert ask.body["include"] == ["reasoning.encrypted_content"] and ask.body["store"] is False
+    if not ask.outputs:
+        return respond(ask, thought, function_item())
+    given = [each.get("type") for each in ask.body["input"]]
+    if given[-3:] != ["reasoning", "function_call", "function_call_output"] or thought not in ask.body["input"]:
+        return refused("Item 'fc_1' of type 'function_call' was provided without its required 'reasoning' item.")
+    return respond(ask, item())
+
+
+@habit("https://platform.openai.com/docs/api-reference/responses/create#responses-create-include", api="responses")
+def a_server_without_encrypted_reasoning(ask: Ask) -> Answer:
+    if "include" in ask.body:
+        return refused("Unsupported value: 'include[0]'.", param="include")
+    return respond(ask, item()) if ask.outputs else respond(ask, function_item())
+
+
+@habit(GITHUB + "openai/codex/issues/17541", api="responses")
+def azure_cannot_read_what_another_key_encrypted(ask: Ask) -> Answer:
+    thought = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "gAAAA"}
+    if thought in ask.body["input"]:
+        return refused("The encrypted content gAAAA could not be verified.", code="invalid_encrypted_content")
+    return respond(ask, item()) if ask.outputs else respond(ask, thought, function_item())
+
+
+@habit(GITHUB + "ggml-org/llama.cpp", api="responses", streams=(True,))
+def llama_cpp_events_without_index(ask: Ask) -> Answer:
+    """Two calls at once, told apart by the ids of their items."""
+    if ask.outputs:
+        return respond(ask, item()) if len(ask.outputs) == 2 else refused("two outputs are owed")
+    items = [{**function_item(), "id": f"fc_{n}", "call_id": f"call_{n}"} for n in (1, 2)]
+    added = [{"type": "response.output_item.added", "item": {**each, "arguments": ""}} for each in items]
+    kind = "response.function_call_arguments.delta"
+    deltas = [{"type": kind, "item_id": each["id"], "delta": PARIS} for each in items]
+    done = [{"type": "response.output_item.done", "item": each} for each in items]
+    end = {"type": "response.completed", "response": {"status": "completed", "output": items}}
+    return Answer(events=[added[0], deltas[0], added[1], deltas[1], *done, end], end="")
+
+
+@habit(GITHUB + "NousResearch/hermes-agent/pull/76695", api="responses", asked={"history": True})
+def llama_cpp_wants_the_type_of_an_item(ask: Ask) -> Answer:
+    if any("type" not in each for each in ask.body["input"]):
+        return refused("Cannot determine type of 'item'")
+    return respond(ask, item())
+
+
+@habit("https://platform.openai.com/docs/api-reference/responses", api="responses", finish="length")
+def openai_incomplete_response(ask: Ask) -> Answer:
+    return respond(ask, item(), status="incomplete", incomplete_details={"reason": "max_output_tokens"})
+
+
+@habit(GITHUB + "ggml-org/llama.cpp", api="responses", finish="length")
+def llama_cpp_completes_what_its_limit_cut(ask: Ask) -> Answer:
+    return respond(ask, item(), usage={"input_tokens": 5, "output_tokens": 50})
+
+
+@habit("https://platform.openai.com/docs/api-reference/responses", api="responses", fails="The server is overloaded")
+def openai_failed_response(ask: Ask) -> Answer:
+    error = {"code": "server_error", "message": "The server is overloaded."}
+    response = {"object": "response", "status": "failed", "error": error, "output": []}
+    return (
+        Answer(events=[{"type": "response.failed", "response": response}], end="") if ask.streamed else Answer(response)
+    )
+
+
+@habit(GITHUB + "qualcomm/GenieX/issues/567", api="responses", streams=(True,))
+def responses_that_are_not_streamed_though_asked(ask: Ask) -> Answer:
+    return Answer({"object": "response", "status": "completed", "output": [item()]})
+
+
+# --- finish reasons ---------------------------------------------------------------------------------------------------
+
+FINISH: Final = "https://ai.google.dev/api/generate-content#FinishReason"
+
+
+def ending(name: str, source: str, reason: str | None, **expected: Any) -> None:
+    def answer(ask: Ask) -> Answer:
+        return ask.says("" if "fails" in expected else DONE, reason)
+
+    answer.__name__ = name
+    habit(source, **expected)(answer)
+
+
+ending("vllm_abort", GITHUB + "vllm-project/vllm/issues/57082", "abort", fails="'abort'")
+ending(
+    "deepseek_without_resources",
+    "https://api-docs.deepseek.com/api/create-chat-completion",
+    "insufficient_system_resource",
+    fails="'insufficient_system_resource'",
+)
+ending("gemini_malformed_call", FINISH, "MALFORMED_FUNCTION_CALL", fails="'MALFORMED_FUNCTION_CALL'")
+ending(
+    "gemini_malformed_call_by_its_openai_endpoint",
+    GITHUB + "NousResearch/hermes-agent/pull/83882",
+    "function_call_filter: MALFORMED_FUNCTION_CALL",
+    fails="MALFORMED_FUNCTION_CALL",
+)
+ending("gemini_max_tokens", FINISH, "MAX_TOKENS", finish="length")
+ending("gemini_safety", FINISH, "SAFETY", finish="content_filter")
+ending("gemini_recitation", FINISH, "RECITATION", finish="content_filter")
+ending("gemini_prohibited_content", FINISH, "PROHIBITED_CONTENT", finish="content_filter")
+ending("gemini_blocklist", FINISH, "BLOCKLIST", finish="content_filter")
+ending("gemini_spii", FINISH, "SPII", finish="content_filter")
+ending("mistral_model_length", "https://docs.mistral.ai/api/endpoint/chat", "model_length", finish="length")
+ending("tgi_eos_token", "https://huggingface.co/docs/text-generation-inference/reference/api_reference", "eos_token")
+ending("together_eos", "https://docs.together.ai/reference/chat-completions-1", "eos")
+ending("z_ai_sensitive", "https://docs.z.ai/api-reference/llm/chat-completion", "sensitive", finish="content_filter")
+ending("a_reason_that_nobody_knows", GITHUB + "vercel/ai/pull/1835", "because")
+
+
+@habit("https://openrouter.ai/docs/api-reference/errors#mid-stream-errors", fails="Provider disconnected")
+def openrouter_error_at_the_end(ask: Ask) -> Answer:
+    error = {"code": 502, "message": "Provider disconnected", "metadata": {"error_type": "provider_unavailable"}}
+    end = {"error": error, **chunk({"content": ""}, "error")}
+    if ask.streamed:
+        return Answer(events=[": OPENROUTER PROCESSING\n\n", chunk({"content": "It"}), end])
+    return Answer({"error": error, "choices": [{"message": {"content": ""}, "finish_reason": "error"}]})
+
+
+@habit(GITHUB + "genkit-ai/genkit/pull/6079", fails="Upstream is gone")
+def openrouter_error_in_a_choice(ask: Ask) -> Answer:
+    error = {"code": 502, "message": "Upstream is gone"}
+    if ask.streamed:
+        return Answer(events=[chunk({"content": ""}, "error", error=error)])
+    return Answer({"choices": [{"message": {"content": ""}, "finish_reason": "error", "error": error}]})
+
+
+# --- errors and where their words stand -------------------------------------------------------------------------------
+
+
+@habit(GITHUB + "cyberchitta/openai_ex/pull/126", fails="API key not valid")
+def gemini_error_in_a_list(ask: Ask) -> Answer:
+    return Answer([{"error": {"code": 400, "message": "API key not valid.", "status": "INVALID_ARGUMENT"}}], status=400)
+
+
+@habit(
+    "https://ai.google.dev/gemini-api/docs/rate-limits", fails="exceeded your current quota", code="rate_limit_exceeded"
+)
+def gemini_quota(ask: Ask) -> Answer:
+    error = {"code": 429, "message": "You exceeded your current quota.", "status": "RESOURCE_EXHAUSTED"}
+    return Answer([{"error": error}], status=429)
+
+
+@habit(GITHUB + "Gage-Technologies/mistral-go/issues/3", fails="body.n: Extra inputs are not permitted")
+def mistral_error_with_an_object(ask: Ask) -> Answer:
+    detail = [{"type": "extra_forbidden", "loc": ["body", "n"], "msg": "Extra inputs are not permitted", "input": 1}]
+    return Answer({"object": "error", "message": {"detail": detail}, "type": "invalid_request_error"}, status=422)
+
+
+@habit(GITHUB + "vllm-project/vllm/issues/15119", fails="The model `m` does not exist.")
+def vllm_error_object(ask: Ask) -> Answer:
+    error = {"object": "error", "message": "The model `m` does not exist.", "type": "NotFoundError", "code": 404}
+    return Answer(error, status=404)
+
+
+@habit(GITHUB + "BerriAI/litellm/issues/40578", fails="queue is full")
+def vllm_error_in_a_stream(ask: Ask) -> Answer:
+    error = {"error": {"message": "The queue is full.", "type": "InternalServerError", "code": 500}}
+    return Answer(events=[chunk({"content": "It"}), error]) if ask.streamed else Answer(error, status=500)
+
+
+@habit(GITHUB + "open-octo/octo-agent/pull/910", fails="overloaded", streams=(True,))
+def an_error_in_a_stream_without_done(ask: Ask) -> Answer:
+    return Answer(events=[{"error": {"message": "The engine is overloaded."}}], end="")
+
+
+@habit("https://docs.ollama.com/api/errors", fails="model 'm' not found")
+def ollama_error_text(ask: Ask) -> Answer:
+    return Answer({"error": "model 'm' not found"}, status=404)
+
+
+@habit("https://fastapi.tiangolo.com/tutorial/handling-errors/", fails="Unauthorized")
+def fastapi_detail(ask: Ask) -> Answer:
+    return Answer({"detail": "Unauthorized"}, status=401)
+
+
+@habit("https://openrouter.ai/docs/api-reference/errors", fails="tools is not allowed here")
+def openrouter_raw_error(ask: Ask) -> Answer:
+    return refused("Provider returned error", metadata={"raw": "tools is not allowed here", "provider_name": "Acme"})
+
+
+@habit(
+    "https://learn.microsoft.com/azure/ai-foundry/openai/concepts/content-filter",
+    fails="filtered",
+    code="invalid_prompt",
+)
+def azure_filtered_prompt(ask: Ask) -> Answer:
+    return refused(
+        "The response was filtered.", code="content_filter", innererror={"code": "ResponsibleAIPolicyViolation"}
+    )
+
+
+@habit("https://developers.cloudflare.com/support/troubleshooting/http-status-codes/", fails="failed with status 502")
+def a_proxy_with_a_page(ask: Ask) -> Answer:
+    return Answer(text="<html><h1>502 Bad Gateway</h1></html>", status=502, kind="text/html")
+
+
+# --- fields that a server does not take -------------------------------------------------------------------------------
+
+
+@habit(GITHUB + "agno-agi/agno/issues/1066")
+def azure_without_stream_options(ask: Ask) -> Answer:
+    if "stream_options" in ask.body:
+        return refused("Unknown parameter: 'stream_options'.", param="stream_options", code="unknown_parameter")
+    return ask.says()
+
+
+@habit(GITHUB + "partITech/php-mistral/issues/76")
+def mistral_without_max_completion_tokens(ask: Ask) -> Answer:
+    if "max_completion_tokens" in ask.body:
+        detail = [
+            {
+                "type": "extra_forbidden",
+                "loc": ["body", "max_completion_tokens"],
+                "msg": "Extra inputs are not permitted",
+            }
+        ]
+        return Answer({"object": "Error", "message": detail, "type": "invalid_request_error", "code": 3001}, status=422)
+    assert ask.body["max_tokens"] == 50
+    return ask.says()
+
+
+@habit(GITHUB + "simonw/llm/issues/724", asked={"max_tokens_field": "max_tokens"})
+def openai_without_max_tokens(ask: Ask) -> Answer:
+    if "max_tokens" in ask.body:
+        use = "Use 'max_completion_tokens' instead."
+        return refused(f"Unsupported parameter: 'max_tokens' is not supported with this model. {use}")
+    assert ask.body["max_completion_tokens"] == 50
+    return ask.says()
+
+
+@habit(GITHUB + "patterns-ai-core/langchainrb/pull/921", asked={"temperature": 1.0})
+def a_model_without_temperature(ask: Ask) -> Answer:
+    if "temperature" in ask.body:
+        return refused("Unsupported parameter: 'temperature' is not supported with this model.", param="temperature")
+    return ask.says()
+
+
+@habit(GITHUB + "diffbot/code-gpt-docs/issues/445", asked={"temperature": 0.5}, fails="does not support 0.5")
+def a_temperature_that_was_meant(ask: Ask) -> Answer:
+    if "temperature" in ask.body:
+        return refused("Unsupported value: 'temperature' does not support 0.5 with this model.", param="temperature")
+    return ask.says()
+
+
+@habit(GITHUB + "evalstate/fast-agent/issues/279", asked={"parallel_tool_calls": False})
+def a_model_without_parallel_tool_calls(ask: Ask) -> Answer:
+    if "parallel_tool_calls" in ask.body:
+        return refused("Unsupported parameter: 'parallel_tool_calls' is not supported with this model.")
+    return ask.says()
+
+
+@habit("https://platform.openai.com/docs/api-reference/chat/create", fails="is too large")
+def openai_limit_too_large(ask: Ask) -> Answer:
+    """Names the field, but it is the value that is refused."""
+    if "max_completion_tokens" in ask.body:
+        return refused("max_completion_tokens is too large: 50. This model's limit is 40 completion tokens.")
+    return ask.says()
+
+
+@habit(GITHUB + "lmstudio-ai/lmstudio-bug-tracker/issues/670", asked={"tool_choice": FORCED})
+def lm_studio_without_forced_functions(ask: Ask) -> Answer:
+    choice = ask.body.get("tool_choice")
+    if isinstance(choice, dict):
+        kinds = "Supported string values: none, auto, required"
+        return Answer({"error": f"Invalid tool_choice type: 'object'. {kinds}"}, status=400)
+    if not ask.outputs:
+        assert choice == "required" and [tool["function"]["name"] for tool in ask.body["tools"]] == ["get_weather"]
+    return ask.turn()
+
+
+@habit("https://docs.ollama.com/api/openai-compatibility", asked={"tool_choice": FORCED}, streams=(False,))
+def a_forced_function_that_is_ignored(ask: Ask) -> Answer:
+    if ask.outputs or isinstance(ask.body.get("tool_choice"), dict):
+        return ask.says()
+    return ask.calls()
+
+
+@habit(GITHUB + "anomalyco/opencode/issues/1680")
+def mistral_ids_of_nine_letters(ask: Ask) -> Answer:
+    """The id was another server's, behind the same proxy."""
+    for each in ask.outputs:
+        wanted = ask.asked["tool_calls"][0]["id"]
+        if not re.fullmatch("[a-zA-Z0-9]{9}", each["tool_call_id"]) or each["tool_call_id"] != wanted:
+            words = f"Tool call id was {wanted} but must be a-z, A-Z, 0-9, with a length of 9."
+            return Answer(
+                {"object": "error", "message": words, "type": "invalid_function_call", "code": "3280"}, status=400
+            )
+    return ask.turn()
+
+
+# --- shapes of replies ------------------------------------------------------------------------------------------------
+
+
+@habit(GITHUB + "ollama/ollama/issues/7881")
+def ollama_calls_without_index(ask: Ask) -> Answer:
+    return ask.turn(ask.calls(call(index=None)))
+
+
+@habit(GITHUB + "ollama/ollama/issues/4357")
+def ollama_empty_finish_reasons(ask: Ask) -> Answer:
+    if not ask.streamed:
+        return ask.says()
+    return Answer(events=[chunk({"content": "It is "}, ""), chunk({"content": "sunny."}, ""), chunk({}, "stop")])
+
+
+@habit(GITHUB + "ml-explore/mlx-lm/issues/1375")
+def calls_without_an_id(ask: Ask) -> Answer:
+    if ask.outputs:
+        assert re.fullmatch("[a-zA-Z0-9]{9}", ask.outputs[0]["tool_call_id"])
+    return ask.turn(ask.calls(call(None)))
+
+
+@habit("https://learn.microsoft.com/azure/ai-foundry/openai/concepts/content-filter-annotations")
+def azure_chunk_without_choices(ask: Ask) -> Answer:
+    said = ask.says()
+    return Answer(events=[{"choices": [], "prompt_filter_results": []}, *(said.events or ())]) if ask.streamed else said
+
+
+@habit(GITHUB + "elizaOS/eliza/issues/30904", text="It is \U0001f31e.")
+def a_character_cut_in_two(ask: Ask) -> Answer:
+    if not ask.streamed:
+        return ask.says("It is \U0001f31e.")
+    return Answer(events=[chunk({"content": "It is \ud83c"}), chunk({"content": "\udf1e."}), chunk({}, "stop")])
+
+
+@habit(GITHUB + "infiniflow/ragflow/pull/9246", text="It is \ufffd.")
+def half_a_character(ask: Ask) -> Answer:
+    return ask.says("It is \ud83c.")
+
+
+@habit(GITHUB + "qualcomm/GenieX/issues/567", streams=(True,))
+def a_whole_answer_where_a_stream_was_asked_for(ask: Ask) -> Answer:
+    message = {"role": "assistant", "content": DONE}
+    return Answer({"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]})
+
+
+@habit(GITHUB + "vllm-project/vllm/issues/27572", fails="broke off", streams=(True,))
+def a_stream_without_its_end(ask: Ask) -> Answer:
+    return Answer(events=[chunk({"content": "It"})])
+
+
+@habit("https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream", streams=(True,))
+def lines_that_end_with_carriage_returns(ask: Ask) -> Answer:
+    events = [chunk({"content": "It is "}), chunk({"content": "sunny."}), chunk({}, "stop")]
+    return Answer(events=[f"event: message\r\nid: 1\r\ndata:{json.dumps(each)}\r\n\r\n" for each in events])
+
+
+UNREADABLE: Final = "cannot be read"
+SPECIFIED: Final = "https://platform.openai.com/docs/api-reference/chat/object"  # which these break
+
+
+@habit(GITHUB + "anomalyco/opencode/issues/19947", fails=UNREADABLE)
+def numbers_as_ids(ask: Ask) -> Answer:
+    return ask.calls({**call(), "id": 17})
+
+
+@habit(SPECIFIED, fails=UNREADABLE)
+def objects_as_names(ask: Ask) -> Answer:
+    return ask.calls({**call(), "function": {"name": {"get": "weather"}, "arguments": PARIS}})
+
+
+@habit(SPECIFIED, fails=UNREADABLE)
+def texts_as_usage(ask: Ask) -> Answer:
+    return ask.says(usage={"prompt_tokens": "many", "completion_tokens": "few"})
+
+
+# --- no end, and elsewhere --------------------------------------------------------------------------------------------
+
+LONG: Final = GITHUB + "ollama/ollama/issues/18575"
+
+
+@habit(LONG, fails="too long", streams=(True,))
+def a_stream_without_end(ask: Ask) -> Answer:
+    return Answer(events=[], endless=f"data: {json.dumps(chunk({'content': 'x' * 65_000}))}\n\n".encode())
+
+
+@habit(LONG, fails="too long", streams=(True,))
+def an_event_without_end(ask: Ask) -> Answer:
+    return Answer(events=['data: {"choices": "'], endless=b"x" * 65_536)
+
+
+@habit(LONG, fails="too long", streams=(False,))
+def a_body_without_end(ask: Ask) -> Answer:
+    return Answer(endless=b"x" * 65_536)
+
+
+@habit(LONG, fails="too long", streams=(False,))
+def a_body_that_is_too_long(ask: Ask) -> Answer:
+    return ask.says("x" * 5 * 1024 * 1024)
+
+
+@habit("https://www.rfc-editor.org/rfc/rfc9110#section-15.4", fails="redirects to another host, elsewhere.test,")
+def a_redirect_to_another_host(ask: Ask) -> Answer:
+    return Answer({}, status=307, headers={"Location": "http://elsewhere.test/v1/chat/completions"})
+
+
+@habit("https://fastapi.tiangolo.com/reference/fastapi/#fastapi.FastAPI--redirect_slashes")
+def a_redirect_to_a_slash(ask: Ask) -> Answer:
+    if ask.path.endswith("/"):
+        return ask.says()
+    here = f"http://{ask.host}/a_redirect_to_a_slash/v1/{ask.path}/"
+    return Answer({}, status=307, headers={"Location": here})

@@ -1,0 +1,84 @@
+"""Providers as they are: every habit of the server of habits, whole and streamed, through the real HTTP client."""
+
+from __future__ import annotations
+
+import functools
+import ssl
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import habits
+import httpx2
+import pytest
+import pytest_asyncio
+from habits import HABITS, Habit
+from upstreams import Heard, assembled
+
+from core.ports import ModelError, Prompt, Reply, Turn
+from infra.providers import ModelRouter, Provider
+
+CASES = [
+    pytest.param(each, way, id=f"{each.name}-{'streamed' if way else 'whole'}")
+    for each in HABITS.values()
+    for way in each.streams
+]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def certificates_are_read_once() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(httpx2, "create_ssl_context", functools.cache(lambda **_: ssl.create_default_context()))
+        yield
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def url() -> AsyncIterator[str]:
+    async with habits.serving() as where:
+        yield where
+
+
+@pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.parametrize(("habit", "streamed"), CASES)
+async def test_a_habit(url: str, habit: Habit, streamed: bool) -> None:
+    asked = dict(habit.asked)
+    options = {name: asked.pop(name) for name in ("max_tokens_field",) if name in asked}
+    provider = Provider(api=habit.api, base_url=f"{url}/{habit.name}/v1", **options)  # type: ignore[arg-type]
+    models = ModelRouter({habit.name: provider}, habit.name, timeout=10, max_retries=0)
+    try:
+        if habit.fails is None:
+            reply = await talk(models, streamed, asked)
+            assert (reply.text, reply.finish) == (habit.text, habit.finish)
+            return
+        with pytest.raises(ModelError) as caught:
+            await talk(models, streamed, asked)
+        error = caught.value
+        assert habit.fails in error.message
+        assert (error.code, error.provider) == (habit.code, habit.name)
+        assert error.reason
+    finally:
+        await models.close()
+
+
+async def talk(models: ModelRouter, streamed: bool, asked: dict[str, Any]) -> Reply:
+    """To the model's last word: what it calls is answered."""
+    turns = [Turn("user", "How is the weather in Paris?")]
+    if asked.pop("history", False):
+        turns += [Turn("assistant", "Where?"), Turn("user", "In Paris.")]
+    for _ in range(3):
+        heard = Heard() if streamed else None
+        fields = {"tools": (habits.WEATHER, habits.OTHER), "max_completion_tokens": 50, **asked}
+        reply = await models.reply(Prompt("m", "Be brief.", tuple(turns), **fields), heard)
+        if heard:
+            assert "".join(heard.texts) == reply.text
+            assert assembled(heard) == list(reply.calls)
+        if not reply.calls:
+            return reply
+        asked = {name: value for name, value in asked.items() if name != "tool_choice"}
+        turns.append(Turn("assistant", reply.text, reply.calls, thought=reply.thought))
+        turns += [Turn("tool", "sunny", call_id=call.id) for call in reply.calls]
+    raise AssertionError("the model calls for ever")
+
+
+def test_every_habit_has_a_public_source() -> None:
+    assert len(HABITS) >= 63
+    assert [each.name for each in HABITS.values() if "https://" not in each.source] == []
