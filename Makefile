@@ -19,7 +19,7 @@ export UV_PYTHON_DOWNLOADS := never
 unexport VIRTUAL_ENV
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test lint format browser bench sim sweep model fuzz chaos storm mutants docs clean
+.PHONY: help install serve test lint format browser bench sim sweep model modelserver fuzz chaos storm mutants docs clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,9 @@ sim: $(INSTALLED_DEV) ## play 10,000 random histories; ARGS="--seed 7" plays one
 
 sweep: $(INSTALLED_DEV) ## crash at every storage call of every scenario; make test takes a part of them
 	SWEEP=100 $(VENV)/bin/pytest -n auto tests/test_crash_sweep.py tests/test_files_crash.py tests/test_stores_crash.py $(ARGS)
+
+modelserver: $(INSTALLED_DEV) ## ask a real model server all that a run can ask: URL=http://.../v1 MODEL=name
+	PYTHONPATH=tests:. $(VENV)/bin/python tests/model_server.py $(URL) $(MODEL)
 
 model: $(INSTALLED_DEV) ## hundreds of random sequences of operations against the reference, others each time
 	MODEL=$${MODEL:-20} $(VENV)/bin/pytest -n auto tests/test_model.py $(ARGS)

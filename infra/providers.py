@@ -48,6 +48,7 @@ class Provider:
     identity: bool = False
     models: tuple[str, ...] = ()
     max_tokens_field: str = "max_completion_tokens"
+    tool_choice: str = "object"
     window: int | None = None
     windows: Mapping[str, int] = field(default_factory=dict)
 
@@ -270,7 +271,8 @@ def _build(name: str, provider: Provider, timeout: float, max_retries: int) -> _
     upstream = Upstream(client, name)
     if provider.api == "responses":
         return _Opened(ResponsesModel(upstream), upstream, token)
-    return _Opened(ChatModel(upstream, max_tokens_field=provider.max_tokens_field), upstream, token)
+    model = ChatModel(upstream, max_tokens_field=provider.max_tokens_field, forced=provider.tool_choice)
+    return _Opened(model, upstream, token)
 
 
 def _short(name: str) -> str:

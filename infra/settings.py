@@ -61,6 +61,7 @@ class ProviderSettings(BaseModel):
     api: Literal["chat", "responses", "offline"] = "chat"
     models: tuple[str, ...] = ()
     max_tokens_field: Literal["max_completion_tokens", "max_tokens"] = "max_completion_tokens"
+    tool_choice: Literal["object", "required"] = "object"
     window: Window | None = None
     windows: dict[str, Window] = Field(default_factory=dict)
 
@@ -148,7 +149,8 @@ class Settings(BaseSettings):
         default_factory=dict,
         description='further providers as JSON: {"ollama": {"base_url": "http://127.0.0.1:11434/v1"}} makes'
         " `ollama/llama3.2` work; keys: base_url, api_key, identity (true: as AZURE_OPENAI_ENDPOINT), api (chat,"
-        " responses), models, max_tokens_field, window (context window of its models in tokens), windows"
+        " responses), models, max_tokens_field, tool_choice (required: a forced function is the"
+        " only one that is offered), window (context window of its models in tokens), windows"
         " (of some of them, by name)",
     )
     default_provider: str | None = Field(

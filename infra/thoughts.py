@@ -57,7 +57,7 @@ class Thinking:
 
     def kept(self, provider: str) -> Thought | None:
         """None: nothing, or more than is kept; the provider is not given half of it."""
-        if not self._message and not self._calls:
+        if not self._size:
             return None
         if self._message.get("reasoning_details"):  # `reasoning` is the same without its signatures
             self._message.pop("reasoning", None)

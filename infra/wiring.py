@@ -119,6 +119,7 @@ def models_of(settings: Settings, telemetry: Telemetry = SILENCE) -> ModelRouter
             identity=given.identity,
             models=given.models,
             max_tokens_field=given.max_tokens_field,
+            tool_choice=given.tool_choice,
             window=given.window,
             windows=given.windows,
         )
