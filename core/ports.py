@@ -349,7 +349,7 @@ class Reply:
     finish: str = "stop"
     tokens: Tokens = Tokens()
     thought: Thought | None = None
-    provider: str = ""
+    provider: str = field(default="", compare=False)
 
 
 class Deltas(Protocol):

@@ -2,8 +2,8 @@
 
     make modelserver URL=http://127.0.0.1:8080/v1 MODEL=gemma
 
-`KEY` in the environment is its key. Prints a line for each question; small models may answer anything, so what counts is
-that they are asked and understood. Ends with 1 if a question was refused.
+`KEY` in the environment is its key. Prints a line for each question; small models may answer anything, so what counts
+is that they are asked and understood. Ends with 1 if a question was refused.
 """
 
 from __future__ import annotations
