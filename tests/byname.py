@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from searching import stores
 
 from core.ports import Deltas, ModelError, ModelInfo, Prompt, Reply, Tokens, ToolCall
-from core.resources import Assistant, FileSearchTool, FunctionDefinition, FunctionTool
+from core.resources import FileSearchTool, FunctionDefinition, FunctionTool, StoredAssistant
 from infra.windows import known_window
 
 CLIENTS_TOOL = FunctionTool(function=FunctionDefinition(name="get_weather"))
 OWN_TOOL = FunctionTool(function=FunctionDefinition(name="lookup"))
-ASSISTANT = Assistant(
+ASSISTANT = StoredAssistant(
     id="asst_1",
     created_at=0,
     model="plain",

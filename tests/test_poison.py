@@ -20,7 +20,7 @@ from core.events import RunClaimed
 from core.ids import Ids
 from core.ports import Delivery, Deltas, ModelInfo, Prompt, Reply, StorageUnavailable
 from core.requests import CreateThreadAndRun
-from core.resources import Assistant, Run
+from core.resources import Run, StoredAssistant
 from core.stores.ledger import Stores
 from core.threads import Threads
 from core.work import AdvanceRun, to_body
@@ -31,7 +31,7 @@ from worker.actions import Actions
 from worker.advance import Kit
 from worker.doorbell import DELIVERIES, Doorbell
 
-ASSISTANT = Assistant(id="asst_1", created_at=1, model="m")
+ASSISTANT = StoredAssistant(id="asst_1", created_at=1, model="m")
 BODY = CreateThreadAndRun.model_validate(
     {"assistant_id": "asst_1", "thread": {"messages": [{"role": "user", "content": "Hello"}]}}
 )

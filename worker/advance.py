@@ -36,7 +36,7 @@ from core.ports import (
     Telemetry,
     Tokenizer,
 )
-from core.resources import FileSearchResult, FileSearchToolCall, FunctionToolCall, LastError, Run
+from core.resources import FileSearchResult, FileSearchToolCall, FunctionToolCall, LastError
 from core.stores.ledger import Stores
 from core.stream import StreamWriter
 from core.threads import Decision, Threads
@@ -49,7 +49,7 @@ from worker.ingestion import SHIFTS, Ingestion
 from worker.live import Draft, Live, Lost
 from worker.search import WAIT, Search, ready, search
 from worker.slots import CHORES, WAITING, GiveWay, Slots
-from worker.turn import calls_of, cut_off, events_of
+from worker.turn import calls_of, cause_of, cut_off, events_of
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -238,14 +238,12 @@ class Advance:
             self._draft, last = None, LastError(code="server_error", message=error.message)
             decision = self._if_mine(lambda held: failed(held, last))
             changes = await self.kit.ledger.commit(item.project, item.thread_id, decision)
-        if not changes:
-            return
         held = (await self.kit.ledger.recall(item.project, item.thread_id)).runs.get(item.run_id)
-        if held is None:
+        if held is None or not changes:
             return
         self.span.tell(status=held.run.status)
         if changes[-1].name == "thread.run.failed":
-            self._warn(held.run)
+            log.warning("run %s failed: %s", item.run_id, cause_of(held.run, self._cause, self._provider))
         if self._claiming:
             if changes[0].name == "thread.run.in_progress":  # and not taken over from another worker
                 self.kit.telemetry.measure("queued", self.kit.clock.now() - item.sent_at, project=item.project)
@@ -261,23 +259,8 @@ class Advance:
             await self._catch_up()
         self.shown = self.attempt > 0 and changes[-1].name in (*frames.ENDINGS, frames.PAUSE)
 
-    def _warn(self, run: Run) -> None:
-        """Every run that fails leaves a line: where it failed and why, without what was asked or said."""
-        cause, last = self._cause, run.last_error
-        own = last.message if last and not (cause and cause.reason) else ""  # said here, and not by a provider
-        log.warning(
-            "run %s failed: provider=%s model=%s status=%s code=%s reason=%s",
-            run.id,
-            (cause.provider if cause and cause.provider else self._provider) or "-",
-            run.model,
-            (cause.status if cause else None) or "-",
-            last.code if last else "-",
-            own if not (cause and cause.provider) else cause.reason or "-",
-        )
-
     async def _catch_up(self) -> None:
-        item = self.item
-        await self.stream.show(self.kit.ledger, item.project, item.thread_id, item.run_id)
+        await self.stream.show(self.kit.ledger, self.item.project, self.item.thread_id, self.item.run_id)
 
     async def _mend(self, state: ThreadState) -> None:
         """Somebody else worked on the run, or ended it. He may have died before he showed that, or leave it to us."""

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from core import events as e
 from core.citations import annotated
 from core.fold import RunState
-from core.ports import Reply, Thought, Tokens, ToolCall
+from core.ports import ModelError, Reply, Thought, Tokens, ToolCall
 from core.resources import (
     Asked,
     CachedTokens,
@@ -23,6 +23,7 @@ from core.resources import (
     Reason,
     ReasoningTokens,
     RefusalPart,
+    Run,
     StepToolCall,
     Text,
     TextPart,
@@ -87,6 +88,20 @@ def cut_off(held: RunState, draft: Draft | None, end: Sequence[e.Event], now: fl
         content = _content("".join(draft.text), "".join(draft.refusal), draft)
         said = [e.MessageIncomplete(message=_incomplete(message, reason, content, now))]
     return [e.StepCreated(step=step), *said, ended, *end]
+
+
+def cause_of(run: Run, error: ModelError | None, provider: str) -> str:
+    """For the log: where a run failed and why, without what was asked or said. `provider` answered last."""
+    last = run.last_error
+    foreign = error is not None and error.provider != ""
+    told = {
+        "provider": error.provider if error and foreign else provider,
+        "model": run.model,
+        "status": error.status if error else None,
+        "code": last.code if last else "",
+        "reason": error.reason if error and foreign else last.message if last else "",  # or in our own words
+    }
+    return " ".join(f"{name}={value or '-'}" for name, value in told.items())
 
 
 def _message(reply: Reply, held: RunState, draft: Draft, usage: Usage, now: float) -> list[e.Event]:
