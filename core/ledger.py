@@ -324,6 +324,8 @@ class Ledger(ABC, Generic[S, C]):
         # Whoever folds a commit after its writer's death mends it before he commits himself. So of a log that this
         # process never saw, only the last moments can lack a projection: of all others somebody saw the end.
         recent = len(commits) if not cold else sum(c.at > commits[-1].at - MEND_WINDOW for c in commits)
+        if view.state.deleted:  # its end alone: a purge may have swept the documents of all before, and looks no more
+            recent = min(recent, 1)
         await self._mend(project, [c for c in changes if c.version > before + len(commits) - recent])
 
     async def _refresh_again(self, view: View[S, C], project: str, log_id: str, generation: int) -> None:

@@ -93,12 +93,21 @@ class StreamWriter:
 
     def _missing(self, trail: Sequence[Change]) -> list[tuple[int, frames.Event]]:
         missing: list[tuple[int, frames.Event]] = []
+        known, run = {change.object.id for change in trail}, None
         for change in trail:
+            run = change.object if isinstance(change.object, Run) else run
             if change.version > self._version:
-                for event in self._renderer.render(change):
+                for event in self._events_of(change, run, known):
                     self._renderer.saw(*event)
                     missing.append((change.version, event))
         return missing
+
+    def _events_of(self, change: Change, run: Run | None, known: Set[str]) -> Iterator[frames.Event]:
+        step = change.object
+        if isinstance(step, Step) and run and not self._renderer.begun(step.id):
+            # A worker that had lost the run may have opened another one since the last look: steps do not overlap.
+            yield from self._renderer.abandoned(run, known, step.created_at)
+        yield from self._renderer.render(change)
 
     async def _append(self, events: list[tuple[int, frames.Event]]) -> None:
         block = b"".join(frames.to_bytes(events, self._mark.offset if self._mark else 0))

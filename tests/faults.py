@@ -108,16 +108,20 @@ class Mischief:
     early: float = 0.0
     again: float = 0.0
     slow: float = 0.0
+    lag: float = 0.0
     latency: float = 0.0  # seconds of an ordinary way to the store, at most; 0: LATENCY
     counts: Counter[str] = field(default_factory=Counter)
 
     def end(self) -> None:
-        self.twice = self.late = self.early = self.again = self.slow = 0.0
+        self.twice = self.late = self.early = self.again = self.slow = self.lag = 0.0
 
     def way(self) -> float:
         return self.random.uniform(0, self.latency) if self.latency else LATENCY
 
-    def pause(self) -> float:
+    def pause(self, *, rang: bool = False) -> float:
+        """`rang`: the process has sent a work item, whose commit this may be."""
+        if rang and self._now("commits long after their items", self.lag):
+            return self.random.uniform(0, 3)
         return self.random.uniform(0, 3) if self._now("slow calls", self.slow) else self.way()
 
     def copies(self) -> int:
@@ -176,6 +180,7 @@ class Faulty(Storage):
         self.alive = True
         self.cut_until = self.still_until = 0.0
         self.under_way = 0  # calls, but for looks at the queue
+        self._rang = False  # it has sent a work item, and committed nothing since
 
     async def _call(self, name: str, make: Callable[[], Awaitable[T]], about: str = "", block: bytes = b"") -> T:
         if not self.alive:
@@ -187,7 +192,8 @@ class Faulty(Storage):
             self.under_way -= name != "receive"
 
     async def _play(self, call: Call, make: Callable[[], Awaitable[T]]) -> T:
-        pause = self._mischief.pause()
+        pause = self._mischief.pause(rang=self._rang and call.block != b"")
+        self._rang = call.name == "send" or (self._rang and call.block == b"")
         if pause > SLOW:
             self._plan.trouble("slow", pause)
         await self._travel(pause)

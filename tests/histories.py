@@ -18,6 +18,8 @@ from client import Client, Ear, Exchange, Refused, Unanswered, names_in_path
 from faults import Mischief, Plan
 from promises import check
 from simulation import KEYS, World
+from storekeeping import Keeper, Shelf, p9_stores_are_whole, take_one_more
+from test_stores_crash import Owner
 from virtual import run
 from weather import Weather
 from wires import Cut
@@ -72,6 +74,7 @@ async def _play(seed: int, show: Callable[[str], None] | None) -> World:
         mischief=mischief,
         losing=weather.losing,
         tardy=weather.tardy,
+        reading=chance.choice((0.1, 2.0)),
         seed=seed,
         show=show,
     )
@@ -79,7 +82,10 @@ async def _play(seed: int, show: Callable[[str], None] | None) -> World:
     weather.set_up(mischief)
     async with world.running():
         books = {key: Book() for key in KEYS}
-        programs = [Program.of(world, chance, books, number) for number in range(chance.randint(2, 4))]
+        shelf = Shelf(Owner(world))
+        keepers = chance.choice((0, 0, 1, 2))
+        programs: list[Program | Keeper] = [Keeper.of(world, chance, shelf, number) for number in range(keepers)]
+        programs += [Program.of(world, chance, books, number) for number in range(chance.randint(2, 4) - keepers)]
         trouble = asyncio.create_task(weather.storm(world))
         await asyncio.gather(*(program.live() for program in programs))
         trouble.cancel()
@@ -92,6 +98,8 @@ async def _play(seed: int, show: Callable[[str], None] | None) -> World:
         await epilogue(world, books)
         await world.at_rest()
         await check(world)
+        await p9_stores_are_whole(world, shelf)
+        await take_one_more(world, shelf)
         world.counts["happened: storage calls"] += len(plan.calls)
         world.counts["happened: virtual seconds"] += int(asyncio.get_running_loop().time())
     return world

@@ -56,7 +56,7 @@ RESTART = 0.2  # seconds from a process's death to its next life
 GRACE = 2.0  # seconds that a process has to finish when it is told to stop
 PATIENCE = 900.0  # seconds after which everything must have come to rest
 PROCESS: contextvars.ContextVar[Process | None] = contextvars.ContextVar("process", default=None)
-_THREAD = re.compile(r"\w+/thread_[a-z0-9]+")
+_LOG = re.compile(r"\w+/(?:thread|vs)_[a-z0-9]+")
 ACTIONS = Actions({"lookup": lookup})
 
 
@@ -103,7 +103,8 @@ class Process:
             *(world.models, clock, ids, self.bell, world.lifetime),
         )
         self.kit = Kit(
-            *(self.storage, self.ledger, self.stores, world.models, ACTIONS, PlainText(), Bag(), clock, ids, self.bell),
+            *(self.storage, self.ledger, self.stores, world.models, ACTIONS),
+            *(SlowText(world), Bag(), clock, ids, self.bell),
             tombstones=world.tombstones,
             tokenizer=Tiktoken(),
             concurrency=world.concurrency,
@@ -186,6 +187,18 @@ class Process:
 
 
 @dataclass(frozen=True)
+class SlowText(PlainText):
+    """Reading a file takes time, in which its worker may die."""
+
+    world: World
+
+    async def chunks(self, *given: Any) -> Any:
+        if self.world.reading:
+            await asyncio.sleep(self.world.random.uniform(0, self.world.reading))
+        return await super().chunks(*given)
+
+
+@dataclass(frozen=True)
 class Block:
     """What the store took into a log, and when."""
 
@@ -210,6 +223,7 @@ class World:
     restless: bool = False  # workers look at an empty queue, too: only so it shows who looks how often, and who first
     mischief: Mischief | None = None
     losing: float = 0.0  # probability that a client does not get an answer that was sent
+    reading: float = 0.0  # seconds that a worker takes to read a file, at most
     tardy: float = 0.0  # probability that a function begins so late that its host has renewed its hold on the item
     seed: int = 0
     show: Callable[[str], None] | None = None  # each line of what happens
@@ -226,7 +240,7 @@ class World:
         # Every thread's log, and every run's stream, by name, whatever became of them.
         self.threads: dict[str, list[Block]] = {}
         self.streams: dict[str, bytes] = {}
-        self.purged: dict[str, float] = {}  # when a thread's log was removed
+        self.purged: dict[str, float] = {}  # when the log of a thread or a store was removed
         self.overtaken: set[str] = set()  # what was written later than that, but had set out before
         self.counts: Counter[str] = self.plan.counts
         self.errors: list[str] = []  # what went wrong and should not
@@ -361,12 +375,20 @@ class World:
                 self.threads.setdefault(call.about.removesuffix(".log"), []).append(Block(now, call.block))
             case "start streams" | "append streams":
                 self.streams[call.about] = self.streams.get(call.about, b"") + call.block
-            case "drop threads":
+            case "append vector-store-logs":
+                released = call.block.count(b"vector_store.file.released")
+                self.counts["happened: files of dead workers handed on"] += released
+            case "drop threads" | "drop vector-store-logs":
                 self.purged[call.about.removesuffix(".log")] = now
             case "start streams" | "advance snapshots":
-                thread = _THREAD.match(call.about)
-                if thread and call.since < self.purged.get(thread[0], 0):
-                    self.overtaken.add(call.about)
+                self._late(call)
+            case "advance vector-stores" | "advance vector-store-files" | "advance vector-store-batches":
+                self._late(call)
+
+    def _late(self, call: Call) -> None:
+        log = _LOG.match(call.about)
+        if log and call.since < self.purged.get(log[0], 0):
+            self.overtaken.add(call.about)
 
     def _unheard(self, loop: asyncio.AbstractEventLoop, context: Mapping[str, Any]) -> None:
         fault = context.get("exception")

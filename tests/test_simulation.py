@@ -3,6 +3,7 @@ can fail, and that a failure can be played again."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -17,13 +18,13 @@ from histories import play
 from app import authentication, idempotency
 from core import commands, ledger, stream
 from core.keys import Caller
-from core.ports import Document, Mark
+from core.ports import Conflict, Document, Mark
 from infra.sqlite_store import SqliteStorage
-from worker import advance, doorbell
+from worker import advance, doorbell, ingestion, main
 
 HISTORIES = 200
 TRIES = 60  # histories in which a planted defect must show
-FIRST = {"what_a_dead_writer_left_is_not_mended": 30}  # of them, where it is rare
+FIRST = {"what_a_dead_writer_left_is_not_mended": 380, "an_item_does_not_wait_for_the_files_that_it_is_for": 1_375}
 HERE = Path(__file__).parent
 # What must have happened in so many histories, else they prove little.
 SOME = [
@@ -35,6 +36,9 @@ SOME = [
     *(f"queue: items {what}" for what in ("sent twice", "delivered late", "delivered early", "shown again")),
     *(f"happened: {what}" for what in ("take-overs of a run", "roll-overs", "threads deleted", "streams gone on with")),
     *(f"answered: {status}" for status in (200, 400, 404, 503, "not at all")),
+    *(f"files: {status}" for status in ("completed", "failed", "cancelled")),
+    *(f"happened: {what}" for what in ("files of dead workers handed on", "segments merged", "vector stores deleted")),
+    *("fault: function late", "queue: commits long after their items", "checked: vector stores"),
     *(f"checked: {what}" for what in ("answers", "documents", "streams heard")),
 ]
 
@@ -136,6 +140,27 @@ def a_thread_takes_a_second_run(patch: pytest.MonkeyPatch) -> None:
 @plant
 def an_idempotency_key_is_forgotten(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(idempotency, "LIFETIME", 0.0)
+
+
+@plant
+def a_host_deletes_an_item_that_was_not_taken_over(patch: pytest.MonkeyPatch) -> None:
+    take_over = main.Worker.take_over
+
+    async def returning(self: main.Worker, delivery: Any) -> None:
+        with contextlib.suppress(Conflict):
+            await take_over(self, delivery)
+
+    patch.setattr(main.Worker, "take_over", returning)
+
+
+@plant
+def an_item_does_not_wait_for_the_files_that_it_is_for(patch: pytest.MonkeyPatch) -> None:
+    commit = ingestion.Shift._commit
+
+    async def rung(self: ingestion.Shift, decide: Any, ring: Any = None) -> bool:
+        return await commit(self, decide, ring and (lambda _: ring(0)))
+
+    patch.setattr(ingestion.Shift, "_commit", rung)
 
 
 @plant

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from core import frames, names
 from core.bell import Bell
@@ -119,6 +120,23 @@ async def test_who_meets_another_writer_while_he_clears_the_stream_clears_it_all
 
     await paper.writer().take_over(RUN, mine=disturbed, opened=NOTHING, now=2)
     assert await paper.names() == [*BEGUN, *OPEN, "run.cancelling", *CLOSED]
+
+
+async def test_what_a_late_worker_opened_is_closed_before_the_next_step_is_shown(paper: Paper) -> None:
+    """It opened it after its successor had cleared the stream, and before that one's step was committed."""
+    late = await paper.worker(mine)
+    second = await paper.worker(mine)
+    await late.emit(opening())
+    step, _ = Draft(RUN, IDS).open_message(2)
+    ended = replace(step, status="failed", failed_at=3)
+    steps = [Change(3, "thread.run.step.created", step), Change(3, "thread.run.step.failed", ended)]
+    await second.catch_up([*TRAIL, *steps])
+    assert await paper.names() == [
+        *BEGUN,
+        *OPEN,
+        *CLOSED,
+        *("run.step.created", "run.step.in_progress", "run.step.failed"),
+    ]
 
 
 async def test_what_the_log_knows_is_not_torn(paper: Paper) -> None:

@@ -306,6 +306,48 @@ async def test_the_item_for_the_files_of_a_dead_worker_waits_for_their_release(m
         assert not (await state()).waiting
 
 
+async def test_a_file_of_a_dead_worker_that_is_taken_out_at_last_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with in_process(worker=False) as service:
+        store = await service.api.post("/vector_stores", {"file_ids": await files(service, 3)})
+        kit = worker_of(service.parts, service.ledger, service.stores, service.searcher)._kit.ingestion
+        item = TendStore(project="default", store_id=store["id"], sent_at=0)
+
+        async def state() -> StoreState:
+            return (await service.stores.look("default", store["id"])).state
+
+        ids, hand_on = list((await state()).waiting), Shift._hand_on
+        claims = [e.FileClaimed(file_id=file_id, attempt=n, item="1/1") for n, file_id in enumerate(ids)]
+        await service.stores.commit("default", store["id"], lambda _: claims)  # and then its worker dies
+
+        async def taken_out_first(self: Shift) -> None:
+            await service.api.delete(f"/vector_stores/{store['id']}/files/{ids[-1]}")
+            await hand_on(self)
+
+        monkeypatch.setattr(Shift, "_hand_on", taken_out_first)
+        await Shift(kit, item, "1", 2).run()
+        await Shift(kit, item, "2").run()
+        assert not (await state()).waiting
+        assert not (await state()).loose
+
+
+async def test_a_look_at_a_deleted_store_brings_back_none_of_its_documents() -> None:
+    """A process that reads its log for the first time may come after the sweep, and before the log has gone."""
+    async with in_process(worker=False) as service:
+        store = await service.api.post("/vector_stores", {"file_ids": await files(service, 1)})
+        path = f"/vector_stores/{store['id']}"
+        await service.api.post(f"{path}/file_batches", {"file_ids": await files(service, 1)})
+        await service.api.delete(path)
+        storage = service.parts.storage
+        await service.stores.purge("default", store["id"])
+        await storage.sweep(names.STORE_BATCHES, f"default/{store['id']}/")
+        clock = service.parts.clock
+        other = Stores(storage, clock, Ids(clock), Bell())
+        assert (await other.look("default", store["id"])).state.deleted
+        assert not await storage.page(names.STORE_BATCHES, "default/", after=None, limit=9, newest_first=False)
+
+
 async def test_a_poison_item_that_was_delivered_often_leaves_no_file_waiting() -> None:
     """Workers that die raise the count of its deliveries beyond that of failures."""
     async with in_process(worker=False) as service:

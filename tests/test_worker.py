@@ -7,7 +7,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from client import Client
+from client import Client, Unanswered
 from faults import How, Plan
 from hosting import HIDE
 from promises import all_documents, check, nothing_is_left, past_of
@@ -270,6 +270,35 @@ def test_p2_no_order_of_a_hosts_renewals_and_its_late_functions_loses_an_item(la
     assert run(main(1)) == bool(trouble)
     for number in range(2, 5 if trouble else 2):
         run(main(number))
+
+
+def test_p1_the_end_of_a_run_that_came_while_its_pause_was_shown_is_shown_as_well() -> None:
+    """Its writer died, and the pause's worker is slow with its documents: no other item stands for the run yet."""
+
+    async def main() -> None:
+        plan = Plan(stall=20)
+        world = World(plan, layout=("api", "worker"), lifetime=15)
+
+        def choose(_: int, name: str) -> How | None:
+            mine = [call.name for call in plan.calls if call.process.startswith("worker")]
+            stalls = plan.calls[-1].process.startswith("worker") and mine.count("append threads") == 2
+            return How.STALLED if stalls and name == "advance runs" and not plan.hits else None
+
+        async with world.running():
+            plan.choose = choose
+            client, work = await started(world, "tool", stream=True)
+            await asyncio.sleep(16)
+            assert plan.hits
+            await client.ask("list messages", "GET", f"/threads/{client.thread}/messages")  # it knows the log's end
+            plan.choose = lambda _, name: How.CRASH_AFTER if name == "append threads" else None
+            with pytest.raises(Unanswered):
+                await client.say()
+            plan.choose = lambda _, name: None
+            await world.at_rest()
+            assert (await client.look(work)).status == "expired"
+            await check(world)
+
+    run(main())
 
 
 def test_p3_a_run_has_one_answer_wherever_its_worker_dies() -> None:

@@ -30,6 +30,7 @@ class Weather:
             for trick in ("twice", "late", "early", "again"):
                 setattr(mischief, trick, self.chance.choice((0.0, 0.2)))
             mischief.slow = self.chance.choice((0.0, 0.0, 0.03))
+            mischief.lag = self.chance.choice((0.0, 0.3))
 
     def choose(self, number: int, name: str) -> How | None:
         toss = self.chance.random()

@@ -36,7 +36,7 @@ from core.ports import (
     Telemetry,
     Tokenizer,
 )
-from core.resources import FileSearchResult, FileSearchToolCall, FunctionToolCall, LastError
+from core.resources import FileSearchResult, FileSearchToolCall, FunctionToolCall, LastError, Struct
 from core.stores.ledger import Stores
 from core.stream import StreamWriter
 from core.threads import Decision, Threads
@@ -126,7 +126,7 @@ class Advance:
     attempt: int = 0
     stream: StreamWriter = field(init=False)
     span: Span = SILENCE
-    shown: bool = False  # this claim ended or paused the run, and its documents and its stream show that
+    shown: Struct | None = None  # the run as this claim ended or paused it: its documents and its stream show that
     _claiming: int = 0  # the attempt of the claim that is being written
     _taken_over: bool = False  # there was a claim before that
     _draft: Draft | None = None  # of the turn that was begun last
@@ -178,7 +178,8 @@ class Advance:
                     case Wait() | Leave():
                         return move
                     case Done() | Park():
-                        if not self.shown:
+                        held = state.runs.get(self.item.run_id)
+                        if held is None or held.run != self.shown:  # else none has moved since who may have died
                             await self._mend(state)
                         return move
                     case Write():
@@ -257,7 +258,8 @@ class Advance:
                 await self.stream.take_over(held.run, mine=self._still_mine, opened=frozenset(), now=now)
         if held.stream:
             await self._catch_up()
-        self.shown = self.attempt > 0 and changes[-1].name in (*frames.ENDINGS, frames.PAUSE)
+        shown = self.attempt > 0 and changes[-1].name in (*frames.ENDINGS, frames.PAUSE)
+        self.shown = changes[-1].object if shown else None
 
     async def _catch_up(self) -> None:
         await self.stream.show(self.kit.ledger, self.item.project, self.item.thread_id, self.item.run_id)

@@ -127,9 +127,11 @@ class Shift:
                 task.cancel()
             await asyncio.gather(*self._tasks.values(), return_exceptions=True)
         await self._merge()
-        await self._remove_loose()
         if any(self._open(held) for held in self._waiting(await self._look())):
             await self._hand_on()
+        # Last: of a file that this item's claim was on until just now, and that was taken out since, a segment may be
+        # left, which no other item removes.
+        await self._remove_loose()
         await self.kit.stores.index.tidy(self._store, self._known)
         return Done()
 
@@ -327,19 +329,20 @@ class Shift:
         state = await self._look()
         if not state.segments.keys() >= set(plan):
             return False
-        live = {source for name in plan for source in state.segments[name].sources}
+        # Before the merge: meanwhile another task of this process may fold the end of one of them into this state.
+        live = {source: chunks for name in plan for source, chunks in state.segments[name].sources.items()}
         into = merged_segment(attempt)
         try:
-            size = await merging.merge(self._store, plan, live, into)
+            size = await merging.merge(self._store, plan, set(live), into)
         except SegmentGone:
-            if (await self._look()).segments.keys() >= set(plan):
+            state = await self._look()
+            if state.known and state.segments.keys() >= set(plan):
                 raise
-            return False  # one of them went meanwhile
+            return False  # one of them went meanwhile, or the store
         except Conflict:  # removed by whoever took over
             return False
         if size is None:
             return False
-        chunks = sum(chunks for name in plan for chunks in state.segments[name].sources.values())
 
         def commit(state: StoreState) -> Sequence[e.Event]:
             # Nothing if somebody else has merged one of them, took over from this one, or the store has expired.
@@ -352,7 +355,7 @@ class Shift:
                     into=into,
                     merged=tuple(plan),
                     size=size,
-                    chunks=chunks,
+                    chunks=sum(live.values()),
                     model=model,
                     sources=sources,
                     format=FORMAT,

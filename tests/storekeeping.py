@@ -1,0 +1,174 @@
+"""Vector stores in random histories: programs that make, fill, empty and delete them over HTTP while workers die, and
+what must hold of each store in the end (P9): every file comes to an end, counts add up, every chunk is there once, and
+of what was removed nothing is left."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from client import Client, Refused, Unanswered
+from simulation import PROJECT, World
+from test_stores_crash import Owner, check_stores, folded
+
+from core import names
+
+Json = Any
+STATUSES = ("in_progress", "completed", "failed", "cancelled")
+
+
+@dataclass
+class Notes:
+    """What the programs know of a store: files and batches of which they were told that they are in it, and files that
+    somebody may have taken out."""
+
+    files: set[str] = field(default_factory=set)
+    batches: set[str] = field(default_factory=set)
+    taken_out: set[str] = field(default_factory=set)
+    gone: bool = False  # its deletion was asked for
+
+
+@dataclass
+class Shelf:
+    """What the programs share."""
+
+    owner: Owner  # who puts files into the store, where nothing fails
+    stores: dict[str, Notes] = field(default_factory=dict)
+    files: list[str] = field(default_factory=list)
+    deleted: set[str] = field(default_factory=set)  # files whose deletion was asked for
+
+    async def some_files(self, chance: random.Random, most: int) -> list[str]:
+        """New ones mostly, and now and then one that may be in a store already, or is broken."""
+        new = [each.file_id for each in await self.owner.files(chance.randint(1, most))]
+        if chance.random() < 0.2:
+            new += [each.file_id for each in await self.owner.files(1, "broken.pdf")]
+        old = [each for each in self.files if each not in self.deleted]
+        self.files += new
+        return new + (chance.sample(old, 1) if old and chance.random() < 0.2 else [])
+
+
+@dataclass
+class Keeper(Client):
+    """Does one thing after the other to stores that others use too."""
+
+    chance: random.Random = field(default_factory=random.Random)
+    shelf: Shelf = None  # type: ignore[assignment]
+    haste: float = 1.0  # seconds between two requests, at the mean
+
+    @classmethod
+    def of(cls, world: World, chance: random.Random, shelf: Shelf, number: int) -> Keeper:
+        patience = chance.choice((4.0, 20.0, 100.0))
+        retries, haste = chance.choice((0, 2)), chance.choice((0.05, 0.5, 2.0))
+        name = f"keeper {number}"
+        return cls(world, retries, name, patience=patience, chance=chance, shelf=shelf, haste=haste)
+
+    async def live(self) -> None:
+        deeds = list(DEEDS)
+        for _ in range(self.chance.randint(3, 7)):
+            await asyncio.sleep(self.chance.expovariate(1 / self.haste))
+            there = [store_id for store_id, notes in self.shelf.stores.items() if not notes.gone]
+            with contextlib.suppress(Unanswered, Refused):
+                if not there:
+                    await self.create()
+                    continue
+                deed = self.chance.choices(deeds, [DEEDS[each] for each in deeds])[0]
+                await deed(self, self.chance.choice(there))
+
+    def _some(self, things: set[str] | list[str]) -> str | None:
+        return self.chance.choice(sorted(things)) if things else None
+
+    async def create(self) -> None:
+        ids = await self.shelf.some_files(self.chance, 12) if self.chance.random() < 0.8 else []
+        store = (await self.ask("create vector store", "POST", "/vector_stores", {"file_ids": ids})).answer
+        self.shelf.stores[store["id"]] = Notes(files=set(ids))
+
+    async def attach(self, store_id: str) -> None:
+        file_id = (await self.shelf.some_files(self.chance, 1))[-1]
+        await self.ask("attach a file", "POST", f"/vector_stores/{store_id}/files", {"file_id": file_id})
+        self.shelf.stores[store_id].files.add(file_id)
+
+    async def batch(self, store_id: str) -> None:
+        ids = await self.shelf.some_files(self.chance, 8)
+        path = f"/vector_stores/{store_id}/file_batches"
+        batch = (await self.ask("create file batch", "POST", path, {"file_ids": ids})).answer
+        self.shelf.stores[store_id].batches.add(batch["id"])
+        self.shelf.stores[store_id].files.update(ids)
+
+    async def cancel(self, store_id: str) -> None:
+        if batch := self._some(self.shelf.stores[store_id].batches):
+            await self.ask("cancel file batch", "POST", f"/vector_stores/{store_id}/file_batches/{batch}/cancel")
+
+    async def detach(self, store_id: str) -> None:
+        if file_id := self._some(self.shelf.stores[store_id].files):
+            self.shelf.stores[store_id].taken_out.add(file_id)
+            await self.ask("detach a file", "DELETE", f"/vector_stores/{store_id}/files/{file_id}")
+
+    async def delete_file(self, _: str) -> None:
+        if file_id := self._some(self.shelf.files):
+            self.shelf.deleted.add(file_id)
+            await self.ask("delete file", "DELETE", f"/files/{file_id}")
+
+    async def delete(self, store_id: str) -> None:
+        self.shelf.stores[store_id].gone = True
+        await self.ask("delete vector store", "DELETE", f"/vector_stores/{store_id}")
+
+    async def look(self, store_id: str) -> None:  # type: ignore[override]
+        at = f"/vector_stores/{store_id}"
+        self._add_up((await self.ask("get vector store", "GET", at)).answer)
+        for batch in sorted(self.shelf.stores[store_id].batches):
+            self._add_up((await self.ask("get file batch", "GET", f"{at}/file_batches/{batch}")).answer)
+
+    def _add_up(self, thing: Json) -> None:
+        counts = thing["file_counts"]
+        assert sum(counts[status] for status in STATUSES) == counts["total"], f"P9: {thing} does not add up"
+
+
+DEEDS: dict[Callable[[Keeper, str], Any], float] = {
+    Keeper.batch: 4,
+    Keeper.attach: 2,
+    Keeper.cancel: 1,
+    Keeper.detach: 1,
+    Keeper.delete_file: 0.7,
+    Keeper.delete: 0.5,
+    Keeper.look: 1,
+    lambda keeper, _: keeper.create(): 1,
+}
+
+
+async def take_one_more(world: World, shelf: Shelf) -> None:
+    """Whatever happened, a store takes another file. Call it last: its work item would hide that there was none."""
+    keeper = Keeper(world, name="epilogue", shelf=shelf)
+    for store_id, notes in shelf.stores.items():
+        if not notes.gone:
+            await keeper.attach(store_id)
+    await world.at_rest()
+    await p9_stores_are_whole(world, shelf)
+    await count(world, shelf)
+
+
+async def p9_stores_are_whole(world: World, shelf: Shelf) -> None:
+    """Call it when the world is at rest."""
+    await check_stores(world, {store_id for store_id, notes in shelf.stores.items() if not notes.gone}, lenient=True)
+    for store_id, notes in shelf.stores.items():
+        if notes.gone and await world.store.read(names.STORE_LOGS, names.log(PROJECT, store_id), None) is None:
+            continue
+        state = await folded(world, store_id)
+        missing = notes.files - notes.taken_out - shelf.deleted - {held.id for held in state.files}
+        assert not missing, f"P9: {missing} were attached to {store_id}, and are not there"
+        assert notes.batches <= {held.id for held in state.batches}, f"P9: a batch of {store_id} is not there"
+        world.counts["checked: vector stores"] += 1
+
+
+async def count(world: World, shelf: Shelf) -> None:
+    for store_id, notes in shelf.stores.items():
+        if notes.gone:
+            world.counts["happened: vector stores deleted"] += 1
+            continue
+        state = await folded(world, store_id)
+        world.counts.update(f"files: {held.file.status}" for held in state.files)
+        world.counts["happened: files claimed again"] += sum(held.claims > 1 for held in state.files)
+        world.counts["happened: segments merged"] += any(name.startswith("merged.") for name in state.segments)
