@@ -18,7 +18,8 @@ from core.ports import Mark, StorageUnavailable
 from core.resources import encode
 from core.stream import replay
 
-HEARTBEAT = b": keep-alive\n\n"
+# One line: an empty line after it would be an event without data for the SDK, which keeps the last `id` for the next.
+HEARTBEAT = b": keep-alive\n"
 HEARTBEAT_EVERY = 15.0  # seconds without an event
 OUTAGE = 60.0  # seconds without an answer of the store, after which a stream ends with an error
 POLL_FAST, POLL_SLOW, POLL_SLOWEST = 0.02, 0.25, 5.0  # seconds between looks at what another process writes

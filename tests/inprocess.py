@@ -250,8 +250,8 @@ class Stream:
         frame = b""
         while line := await self.response.content.readline(max_line_length=LONGEST):
             self.raw += line
-            if line == b"\n":
-                return frame
+            if line == b"\n" or line.startswith(b":"):
+                return frame or line
             frame += line
         assert not frame, f"torn frame: {frame!r}"
         return b""

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from inprocess import Event, Gate, InProcess, ManualClock, Stream, calls, fails, in_process, path_of, says
+from openai._streaming import SSEDecoder
 
 from app import streaming
 from core.decide import Done
@@ -673,6 +674,9 @@ async def test_a_quiet_stream_has_heartbeats(monkeypatch: pytest.MonkeyPatch) ->
         assert [await stream.comment() for _ in range(3)] == [": keep-alive"] * 3
         gate.open()
         assert short(await stream.rest()) == [*BEGINNING, *MESSAGE, *COMPLETED, "run.completed", "done"]
+    heard = list(SSEDecoder().iter_bytes(iter([bytes(stream.raw)])))  # as the stock SDK reads it
+    assert [event.event for event in heard] == [event.name for event in stream.heard]
+    assert all(event.data for event in heard)
 
 
 async def test_many_readers_hear_the_same() -> None:
