@@ -18,6 +18,8 @@ MIB: Final = 1024 * 1024
 # as many in JSON; vectors of a batch of texts take more.
 MOST: Final = 16 * MIB
 MOST_VECTORS: Final = 64 * MIB
+# iana.org/assignments/http-parameters, "HTTP Content Coding". Some say `none` or a charset, which compresses nothing.
+_COMPRESSIONS: Final = {"gzip", "x-gzip", "deflate", "br", "zstd", "dcb", "dcz", "compress", "x-compress"}
 REDIRECTED: Final = "redirected_to"
 
 
@@ -34,7 +36,7 @@ async def limit(response: httpx2.Response) -> None:
 
     Prompts and keys go to the host that is configured, and to no other: a redirect elsewhere is the answer itself.
     """
-    if response.headers.get("content-encoding", "identity") != "identity":
+    if _COMPRESSIONS & {each.strip().lower() for each in response.headers.get("content-encoding", "").split(",")}:
         raise Compressed
     if response.has_redirect_location and not _at_home(response):
         response.extensions[REDIRECTED] = response.headers.pop("location")

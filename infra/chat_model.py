@@ -29,7 +29,8 @@ class ChatModel:
     async def reply(self, prompt: Prompt, deltas: Deltas | None) -> Reply:
         """Ask once, and again without what the provider does not take; streamed only if somebody listens, for a stream
         costs more than a whole reply."""
-        wanted, habits = self._body(prompt), self._habits.of(prompt.model)
+        wanted, known = self._body(prompt), self._habits.of(prompt.model)
+        habits = known.copy()
         if deltas is not None:
             wanted |= {"stream": True, "stream_options": {"include_usage": True}}
         while True:
@@ -44,6 +45,7 @@ class ChatModel:
                 continue
             again = habits.ignored(body, bool(reply.calls)) and (deltas is None or draft.empty)
             if not again or reply.finish == "content_filter":
+                known.keep(habits)
                 return reply
 
     async def _ask(self, body: dict[str, Any], draft: Draft) -> Reply:

@@ -25,8 +25,8 @@ class _Call(msgspec.Struct):
     index: int | None = None
     id: str | None = None
     function: _Function | None = None
-    extra_content: dict[str, Any] | None = None
-    provider_specific_fields: dict[str, Any] | None = None
+    extra_content: Any = None
+    provider_specific_fields: Any = None
 
 
 class _Part(msgspec.Struct):
@@ -39,18 +39,18 @@ class _Message(msgspec.Struct):
     refusal: str | None = None
     tool_calls: list[_Call] | None = None
     function_call: _Function | None = None
-    reasoning_content: str | None = None
-    reasoning: str | None = None
-    reasoning_details: list[dict[str, Any]] | None = None
-    thinking_blocks: list[dict[str, Any]] | None = None
-    extra_content: dict[str, Any] | None = None
+    # What is not shown, but given back, may be anything.
+    reasoning_content: Any = None
+    reasoning: Any = None
+    reasoning_details: Any = None
+    thinking_blocks: Any = None
+    extra_content: Any = None
 
 
 class _Choice(msgspec.Struct):
     message: _Message | None = None
     delta: _Message | None = None
     finish_reason: str | None = None
-    native_finish_reason: str | None = None
     error: Any = None
 
 

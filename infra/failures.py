@@ -15,10 +15,10 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-import msgspec
-
 DEEPEST: Final = 6  # of nested lists and objects, in which words are looked for
 _WORDS: Final = ("message", "error", "detail", "msg", "error_description", "errors")
+_PLACE: Final = re.compile(r"""['"]loc['"]: ?[(\[][^)\]]{0,300}[)\]], ?['"]msg['"]: ?(['"]).{0,300}?\1""")
+_ECHO: Final = re.compile(r"""['"]input['"]: ?""")
 _IDENTIFIER: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 _RATE_CODES: Final = {"rate_limit_exceeded", "insufficient_quota", "too_many_requests", "429", "resource_exhausted"}
@@ -79,8 +79,13 @@ def reason_of(error: object) -> str:
 
 
 def text_of(error: object) -> str:
-    """All of it, to look for names in."""
-    try:
-        return msgspec.json.encode(error).decode()[:100_000]
-    except (TypeError, ValueError):
-        return words(error)
+    """Its words and the names of the fields that it means, without the request, which validators repeat."""
+    named = (str(each["param"]) for each in objects(error) if each.get("param"))
+    return " ".join([_without_echo(words(error)[:100_000]), *named])
+
+
+def _without_echo(said: str) -> str:
+    """vLLM's words are pydantic's errors as Python writes them, each with the whole request as its `input`
+    (vllm/entrypoints/openai/api_server.py, validation_exception_handler)."""
+    places = [found[0] for found in _PLACE.finditer(said)]
+    return " ".join(places) if places else _ECHO.split(said, maxsplit=1)[0]

@@ -10,6 +10,8 @@ left out, or said in another way, and asked again at once:
   instead.", github.com/simonw/llm/issues/724).
 * `parallel_tool_calls`: reasoning models. The worker takes one call, if it may take only one.
 * `temperature` and `top_p` of 1, which is what a model does unasked. Another value was meant, and its refusal stands.
+  Newer models of Anthropic take only one of the two, or none.
+* `include`, by which the Responses API is asked for encrypted thoughts.
 * `tool_choice` as an object: LM Studio ("Invalid tool_choice type: 'object'. Supported string values: none, auto,
   required", github.com/lmstudio-ai/lmstudio-bug-tracker/issues/670), and llama.cpp, which ignores it.
 * fields of a thinking model's message that its server sends, and does not take back
@@ -19,6 +21,7 @@ left out, or said in another way, and asked again at once:
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import re
 import string
@@ -29,12 +32,14 @@ from infra.thoughts import OF_CALLS, OF_MESSAGES
 
 _UNKNOWN: Final = re.compile(
     r"un(supported|recogni[sz]ed|known|expected)|(not|n't) (currently )?(supported|permitted|allowed|recogni|accept)"
-    r"|not (yet )?(support|implement)|does(n't| not) support|extra|cannot find field|invalid tool_choice|no such",
+    r"|not (yet )?(support|implement)|does(n't| not) support|extra|cannot find field|invalid tool_choice|no such"
+    r"|deprecated|cannot both be",
     re.IGNORECASE,
 )
 _ID_RULE: Final = re.compile(r"tool call id.{1,200}length of 9", re.IGNORECASE | re.DOTALL)
 _MISSING: Final = re.compile(r"must be passed back|missing|required", re.IGNORECASE)
-_LEFT_OUT: Final = ("stream_options", "parallel_tool_calls")
+_LEFT_OUT: Final = ("stream_options", "parallel_tool_calls", "include")
+_ENCRYPTED: Final = re.compile(r"encrypted.content", re.IGNORECASE)
 _DEFAULTS: Final = ("temperature", "top_p")
 _LETTERS: Final = string.ascii_letters + string.digits
 FIELDS: Final = ("max_completion_tokens", "max_tokens")
@@ -76,13 +81,23 @@ class Habits:
             field = next((field for field in self._fields if field not in self._refused), None)
             body |= {field: limit} if field else {}
         if self.forces_alone and isinstance(choice := body.get("tool_choice"), Mapping):
-            name = choice["function"]["name"]
-            body["tools"] = [tool for tool in body["tools"] if tool["function"]["name"] == name]
+            name = _function(choice)["name"]
+            body["tools"] = [tool for tool in body["tools"] if _function(tool)["name"] == name]
             body["tool_choice"] = "required"
         if isinstance(body.get("tool_choice"), str) and "tool_choice" in self._refused:
             del body["tool_choice"]
-        body["messages"] = [self._message(message) for message in body["messages"]]
+        if "messages" in body:
+            body["messages"] = [self._message(message) for message in body["messages"]]
         return body
+
+    def copy(self) -> Habits:
+        return copy.deepcopy(self)
+
+    def keep(self, tried: Habits) -> None:
+        """What a copy has learned, once the provider has taken a request that heeds it."""
+        self._refused |= tried._refused
+        for name in ("forces_alone", "short_ids", "wants_reasoning", "wants_signatures"):
+            setattr(self, name, getattr(self, name) or getattr(tried, name))
 
     def _leaves_out(self, name: str, value: Any) -> bool:
         if name in _DEFAULTS:
@@ -110,7 +125,8 @@ class Habits:
         return name not in self._refused
 
     def learn(self, said: str, body: Mapping[str, Any]) -> None:
-        """From the refusal of a request: all that the provider said, and what was sent."""
+        """From the refusal of a request: what the provider said (failures.text_of), and what was sent. A guess: see
+        `keep`."""
         if _ID_RULE.search(said):
             self.short_ids = True
             return
@@ -123,6 +139,8 @@ class Habits:
         if not _UNKNOWN.search(said):
             return
         named = _named(said) & _sent(body)
+        if "include" in body and _ENCRYPTED.search(said):
+            named.add("include")
         if "tool_choice" in named and isinstance(body.get("tool_choice"), Mapping):
             self.forces_alone = True
             named.discard("tool_choice")
@@ -139,7 +157,7 @@ class Habits:
 
 
 def _sent(body: Mapping[str, Any]) -> set[str]:
-    messages = body["messages"]
+    messages = body.get("messages", ())
     calls = (call for message in messages for call in message.get("tool_calls") or ())
     return {name for fields in (body, *messages, *calls) for name in fields}
 
@@ -147,6 +165,12 @@ def _sent(body: Mapping[str, Any]) -> set[str]:
 def _named(said: str) -> set[str]:
     names = (*_LEFT_OUT, *_DEFAULTS, *FIELDS, "tool_choice", *OF_MESSAGES, *OF_CALLS)
     return {name for name in names if re.search(rf"(?<![A-Za-z_]){name}(?![A-Za-z_])", said)}
+
+
+def _function(tool: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Of a tool, or a choice of one: Responses has its fields flat."""
+    found: Mapping[str, Any] = tool.get("function", tool)
+    return found
 
 
 def _short(call_id: str) -> str:

@@ -34,19 +34,31 @@ _TEXTS: Final = re.compile(
             r"context window exceeds limit",  # MiniMax
             r"greater than the context length",  # LM Studio
             r"`inputs` tokens \+ `max_new_tokens` must be",  # Text Generation Inference
+            r"context size has been exceeded",  # llama.cpp, with status 500
+            r"max_tokens must be at least 1, got -",  # vLLM, for what the prompt has left of the window
+            r"exceed context window of",  # llama-cpp-python
+            r"keep the first \d+ tokens when context the overflows",  # LM Studio
+            r"range of input length should be",  # DashScope
+            r"`inputs` must have less than \d+ tokens",  # Text Embeddings Inference, Text Generation Inference
             r"contextwindowexceedederror",  # LiteLLM's proxy, before the words of the provider
         )
     ),
     re.IGNORECASE,
 )
+# 262144, or 262,144 as some write it.
+_NUMBER: Final = r"(\d{1,3}(?:[,._'\u2019\u00a0\u202f]\d{3})+(?!\d)|\d+)"
 _WINDOWS: Final = tuple(
-    re.compile(text, re.IGNORECASE)
+    re.compile(text.replace("NUMBER", _NUMBER), re.IGNORECASE)
     for text in (
-        r"maximum (?:context|prompt) length (?:is|of) (\d+)",
-        r"(?:context (?:size|length)|maximum number of tokens allowed|model length of|token limit:?) ?\(?(\d+)",
-        r"model with (\d+) maximum context length",
-        r"\d+ tokens > (\d+) maximum",
-        r"context limit: [\d +]+> (\d+)",
+        r"maximum (?:context|prompt) length (?:is|of) NUMBER",
+        r"(?:context (?:size|length)|maximum number of tokens allowed|model length of|token limit:?) ?\(?NUMBER",
+        r"model with NUMBER maximum context length",
+        r"\d+ tokens > NUMBER maximum",
+        r"context limit: [\d +]+> NUMBER",
+        r"context window of NUMBER",
+        r"context length of only NUMBER",
+        r"range of input length should be \[\d+, ?NUMBER\]",
+        r"`inputs` must have less than NUMBER tokens",
     )
 )
 _SENSIBLE: Final = range(256, 100_000_000)  # tokens of a window: other numbers are not what they were taken for
@@ -59,6 +71,9 @@ def exceeded(error: Mapping[str, Any], message: str) -> bool:
 
 def window_in(error: Mapping[str, Any], message: str) -> int | None:
     """How many tokens the model takes, if the error says it."""
-    told = [str(error.get("n_ctx")), *(found[1] for pattern in _WINDOWS if (found := pattern.search(message)))]
+    told = [
+        str(error.get("n_ctx")),
+        *(re.sub(r"\D", "", found[1]) for pattern in _WINDOWS if (found := pattern.search(message))),
+    ]
     numbers = (int(each) for each in told if each.isdecimal())
     return next((number for number in numbers if number in _SENSIBLE), None)

@@ -8,7 +8,7 @@ from typing import Any
 
 from core.ports import Deltas, Image, Prompt, Reply, Turn
 from infra.draft import Draft
-from infra.habits import Remembered
+from infra.habits import Habits, Remembered
 from infra.responses_reply import ResponsesReply
 from infra.thoughts import of_turn
 from infra.turns import joined
@@ -19,32 +19,37 @@ _NO_PARAMETERS = {"type": "object", "properties": {}}
 # What a model thought is not stored there, so it comes back encrypted (platform.openai.com/docs/guides/reasoning).
 _INCLUDE = {"include": ["reasoning.encrypted_content"]}
 # A deployment of another key cannot read it ("could not be verified", github.com/openai/codex/issues/17541): then the
-# model thinks anew. A server that does not know it refuses to be asked for it.
-_ENCRYPTED = re.compile(r"encrypted.content|\binclude\b", re.IGNORECASE)
+# model thinks anew. A server that does not know it refuses to be asked for it: see Habits.
+_ENCRYPTED = re.compile(r"encrypted.content", re.IGNORECASE)
 
 
 class ResponsesModel:
     def __init__(self, upstream: Upstream) -> None:
         self._upstream = upstream
-        self._refused = Remembered(set[str])
+        self._habits = Remembered(Habits)
 
     async def reply(self, prompt: Prompt, deltas: Deltas | None) -> Reply:
-        """Ask once; streamed only if somebody listens, for a stream costs more than a whole reply."""
-        body, draft, refused = _body(prompt, self._upstream.provider), Draft(deltas), self._refused.of(prompt.model)
+        """Ask once, and again without what the provider does not take; streamed only if somebody listens, for a stream
+        costs more than a whole reply."""
+        wanted, known = _body(prompt, self._upstream.provider), self._habits.of(prompt.model)
+        habits = known.copy()
         if deltas is not None:
-            body["stream"] = True
-        if prompt.tools and "include" not in refused:
-            body |= _INCLUDE
-        try:
-            return await self._ask(body, draft)
-        except Refused as error:
-            if not draft.empty or not _ENCRYPTED.search(error.said):
-                raise
-        thoughtless = [item for item in body["input"] if item["type"] != "reasoning"]
-        if len(thoughtless) == len(body["input"]):
-            refused.add("include")
-            body.pop("include", None)
-        return await self._ask(body | {"input": thoughtless}, draft)
+            wanted["stream"] = True
+        if prompt.tools:
+            wanted |= _INCLUDE
+        while True:
+            body, draft = habits.apply(wanted), Draft(deltas)
+            try:
+                reply = await self._ask(body, draft)
+            except Refused as refused:
+                habits.learn(refused.said, body)
+                if not draft.empty:
+                    raise
+                if habits.apply(wanted) == body:
+                    wanted = _thoughtless(wanted, refused)
+                continue
+            known.keep(habits)
+            return reply
 
     async def _ask(self, body: dict[str, Any], draft: Draft) -> Reply:
         reply = ResponsesReply(draft, self._upstream)
@@ -57,6 +62,14 @@ class ResponsesModel:
                     if reply.advance(event):
                         return reply.reply(body.get("max_output_tokens"))
             raise self._upstream.broken_off()
+
+
+def _thoughtless(body: dict[str, Any], refused: Refused) -> dict[str, Any]:
+    """Raises the refusal if it is not about thoughts, or there are none."""
+    rest = [item for item in body["input"] if item["type"] != "reasoning"]
+    if not _ENCRYPTED.search(refused.said) or len(rest) == len(body["input"]):
+        raise refused
+    return body | {"input": rest}
 
 
 def _body(prompt: Prompt, provider: str) -> dict[str, Any]:

@@ -69,14 +69,18 @@ class Thinking:
 
 
 def _grown(known: Any, value: Any) -> Any:
-    if isinstance(value, str):
-        return (known or "") + value
-    if isinstance(value, list):
-        blocks = [dict(block) for block in known or ()]
+    if isinstance(value, str) and isinstance(known, str):
+        return known + value
+    if _blocks(value):
+        blocks = [dict(block) for block in known] if _blocks(known) else []
         for block in value:
             _add(blocks, block)
         return blocks
     return value
+
+
+def _blocks(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(block, dict) for block in value)
 
 
 def _add(blocks: list[dict[str, Any]], block: Mapping[str, Any]) -> None:

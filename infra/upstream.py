@@ -21,7 +21,7 @@ from openai import AsyncOpenAI, AsyncStream
 
 from core.ports import ContextExceeded, ModelError
 from infra import answers, failures, overflow
-from infra.draft import TooMuch
+from infra.draft import TooMuch, clean
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,8 @@ _UNREADABLE = (LookupError, TypeError, ValueError, AttributeError)
 
 
 class Refused(ModelError):
-    """The provider answered with an error. `said` is all of it, in which names of fields can be looked for."""
+    """The provider answered with an error. `said` is what names of fields can be looked for in: see
+    failures.text_of."""
 
     said = ""
 
@@ -166,7 +167,7 @@ class Upstream:
         return self._told(ModelError("server_error", self._short(message)), status, message)
 
     def _told(self, error: ModelError, status: int | None, reason: str) -> ModelError:
-        error.provider, error.status, error.reason = self._provider, status, reason
+        error.provider, error.status, error.reason = self._provider, status, clean(reason)
         return error
 
     def _unreachable(self, cause: BaseException | None) -> str:
@@ -177,7 +178,8 @@ class Upstream:
         return f"The model provider '{self._provider}' could not be reached."
 
     def _short(self, message: str) -> str:
-        """Messages end up in `last_error`, which clients read: short, and never with a key in it."""
+        """Messages end up in `last_error`, which clients read: short, storable, and never with a key in it."""
+        message = clean(message)
         if key := self._client.api_key:
             message = message.replace(key, "***")
         message = " ".join(_KEY.sub("sk-***", message).split())

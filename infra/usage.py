@@ -10,19 +10,19 @@ _MOST = 2**53 - 1  # what every client can read
 
 
 class Details(msgspec.Struct):
-    cached_tokens: int | None = None
-    reasoning_tokens: int | None = None
+    cached_tokens: int | float | None = None
+    reasoning_tokens: int | float | None = None
 
 
 class Usage(msgspec.Struct):
     """Of both APIs: Chat Completions says prompt and completion, Responses input and output."""
 
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
+    prompt_tokens: int | float | None = None
+    completion_tokens: int | float | None = None
     prompt_tokens_details: Details | None = None
     completion_tokens_details: Details | None = None
-    input_tokens: int | None = None
-    output_tokens: int | None = None
+    input_tokens: int | float | None = None
+    output_tokens: int | float | None = None
     input_tokens_details: Details | None = None
     output_tokens_details: Details | None = None
 
@@ -40,5 +40,6 @@ def tokens_of(usage: Usage | None) -> Tokens:
     )
 
 
-def _number(value: int | None) -> int:
-    return max(0, min(value or 0, _MOST))
+def _number(value: float | None) -> int:
+    """Some write whole numbers with a decimal point."""
+    return int(min(max(0, value or 0), _MOST))

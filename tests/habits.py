@@ -10,7 +10,7 @@ import contextlib
 import json
 import re
 from collections.abc import AsyncIterator, Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from aiohttp import web
@@ -646,6 +646,105 @@ def objects_as_names(ask: Ask) -> Answer:
 @habit(SPECIFIED, fails=UNREADABLE)
 def texts_as_usage(ask: Ask) -> Answer:
     return ask.says(usage={"prompt_tokens": "many", "completion_tokens": "few"})
+
+
+# --- words that cannot be stored, echoes, and other ways to refuse a field -------------------------------------------
+
+HALF: Final = GITHUB + "elizaOS/eliza/issues/30904"
+
+
+@habit(HALF, fails="no \ufffd here")
+def half_a_character_in_an_error(ask: Ask) -> Answer:
+    return refused("no \ud83d here", code="\ud83d")
+
+
+@habit(HALF, fails="no \ufffd here", streams=(True,))
+def half_a_character_in_an_error_of_a_stream(ask: Ask) -> Answer:
+    return Answer(events=[{"error": {"message": "no \ud83d here"}}])
+
+
+ending("half_a_character_in_a_reason", HALF, "error: \ud83d", fails="'error: \ufffd'")
+
+VLLM_ECHO: Final = GITHUB + "vllm-project/vllm/blob/main/vllm/entrypoints/openai/api_server.py"
+
+
+def echo(ask: Ask, field: str) -> Answer:
+    """pydantic's errors as Python writes them, with the request."""
+    place, words = ("body", field), "Extra inputs are not permitted"
+    errors = [{"type": "extra_forbidden", "loc": place, "msg": words, "input": ask.body}]
+    return refused(f"1 validation error:\n  {errors[0]}\n {errors}", type="Bad Request", code=400)
+
+
+@habit(VLLM_ECHO, asked={"parallel_tool_calls": False, "temperature": 1.0})
+def vllm_echoes_the_request(ask: Ask) -> Answer:
+    if "parallel_tool_calls" in ask.body:
+        return echo(ask, "parallel_tool_calls")
+    assert ask.body["max_completion_tokens"] == 50 and ask.body["temperature"] == 1
+    return ask.says()
+
+
+@habit(VLLM_ECHO, fails="unsupported")
+def a_refusal_that_no_other_request_mends(ask: Ask) -> Answer:
+    """Its words hold the request; what is asked without `refuse` is answered."""
+    if ask.messages[0]["content"] == "well":
+        assert ask.body["max_completion_tokens"] == 50
+        return ask.says()
+    return refused(f"unsupported request: {json.dumps(ask.body)}")
+
+
+@habit("https://docs.claude.com/en/docs/about-claude/models/migration-guide", asked={"temperature": 1.0, "top_p": 0.5})
+def anthropic_takes_one_of_two(ask: Ask) -> Answer:
+    if "temperature" in ask.body and "top_p" in ask.body:
+        return refused("`temperature` and `top_p` cannot both be specified for this model. Please use only one.")
+    assert ask.body["top_p"] == 0.5
+    return ask.says()
+
+
+@habit("https://docs.claude.com/en/docs/about-claude/models/migration-guide", asked={"temperature": 1.0})
+def anthropic_without_temperature(ask: Ask) -> Answer:
+    if "temperature" in ask.body:
+        return refused("`temperature` is deprecated for this model.")
+    return ask.says()
+
+
+@habit(
+    GITHUB + "patterns-ai-core/langchainrb/pull/921",
+    api="responses",
+    asked={"temperature": 1.0, "parallel_tool_calls": False},
+)
+def responses_without_temperature(ask: Ask) -> Answer:
+    for name in ("temperature", "parallel_tool_calls"):
+        if name in ask.body:
+            return refused(f"Unsupported parameter: '{name}' is not supported with this model.", param=name)
+    assert ask.body["max_output_tokens"] == 50
+    return respond(ask, item())
+
+
+@habit(GITHUB + "lmstudio-ai/lmstudio-bug-tracker/issues/670", api="responses", asked={"tool_choice": FORCED})
+def responses_without_forced_functions(ask: Ask) -> Answer:
+    choice = ask.body.get("tool_choice")
+    if isinstance(choice, dict):
+        return refused("Invalid tool_choice type: 'object'. Supported string values: none, auto, required")
+    if ask.outputs:
+        return respond(ask, item())
+    assert choice == "required" and [tool["name"] for tool in ask.body["tools"]] == ["get_weather"]
+    return respond(ask, function_item())
+
+
+@habit("https://www.rfc-editor.org/rfc/rfc9110#section-8.4")
+def an_encoding_that_is_none(ask: Ask) -> Answer:
+    said = ask.says()
+    return replace(said, headers={"Content-Encoding": "none"})
+
+
+@habit(SPECIFIED)
+def usage_with_decimal_points(ask: Ask) -> Answer:
+    return ask.says(usage={"prompt_tokens": 10.0, "completion_tokens": 5.0, "total_tokens": 15.0})
+
+
+@habit("https://openrouter.ai/docs/use-cases/reasoning-tokens")
+def thoughts_of_other_types(ask: Ask) -> Answer:
+    return ask.turn(ask.calls(reasoning={"text": "Hm."}, reasoning_details="Hm."))
 
 
 # --- no end, and elsewhere --------------------------------------------------------------------------------------------

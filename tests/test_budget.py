@@ -171,6 +171,17 @@ SAID = [
     ),
     ("Invalid request: Your request exceeded model token limit: 131072", 131_072),
     ("invalid params, context window exceeds limit", None),
+    ("This model's maximum context length is 262,144 tokens.", 262_144),
+    ("Context size has been exceeded.", None),
+    ("max_tokens must be at least 1, got -3030.", None),
+    ("Requested tokens (4030) exceed context window of 1000", 1_000),
+    (
+        "Trying to keep the first 4730 tokens when context the overflows. However, the model is loaded with context"
+        " length of only 4096 tokens, which is not enough.",
+        4_096,
+    ),
+    ("Range of input length should be [1, 129024]", 129_024),
+    ("`inputs` must have less than 4096 tokens. Given: 5000", 4_096),
     ("litellm.ContextWindowExceededError: litellm.BadRequestError: OpenAIException - too much", None),
     ("`inputs` tokens + `max_new_tokens` must be <= 4096. Given: 5000 `inputs` tokens", None),
     ("This endpoint's maximum context length is 163840 tokens. However, you requested about 200000 tokens", 163_840),

@@ -59,6 +59,20 @@ async def test_a_habit(url: str, habit: Habit, streamed: bool) -> None:
         await models.close()
 
 
+@pytest.mark.asyncio(loop_scope="module")
+async def test_what_no_retry_has_shown_is_not_learned(url: str) -> None:
+    """A refusal that repeats the request names every field of it: the next request has them all."""
+    name = "a_refusal_that_no_other_request_mends"
+    models = ModelRouter({name: Provider(base_url=f"{url}/{name}/v1")}, name, timeout=10, max_retries=0)
+    try:
+        with pytest.raises(ModelError):
+            await models.reply(Prompt("m", "", (Turn("user", "ill"),), max_completion_tokens=50), None)
+        reply = await models.reply(Prompt("m", "", (Turn("user", "well"),), max_completion_tokens=50), None)
+        assert reply.text == habits.DONE
+    finally:
+        await models.close()
+
+
 async def talk(models: ModelRouter, streamed: bool, asked: dict[str, Any]) -> Reply:
     """To the model's last word: what it calls is answered."""
     turns = [Turn("user", "How is the weather in Paris?")]
