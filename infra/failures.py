@@ -19,7 +19,7 @@ DEEPEST: Final = 6  # of nested lists and objects, in which words are looked for
 _WORDS: Final = ("message", "error", "detail", "msg", "error_description", "errors")
 _PLACE: Final = re.compile(r"""['"]loc['"]: ?[(\[][^)\]]{0,300}[)\]], ?['"]msg['"]: ?(['"]).{0,300}?\1""")
 _ECHO: Final = re.compile(r"""['"]input['"]: ?""")
-_IDENTIFIER: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_IDENTIFIER: Final = re.compile(r"[A-Za-z0-9_.]{1,64}")  # no hyphen, which keys have
 
 _RATE_CODES: Final = {"rate_limit_exceeded", "insufficient_quota", "too_many_requests", "429", "resource_exhausted"}
 _PROMPT_CODES: Final = {

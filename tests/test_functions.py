@@ -258,7 +258,10 @@ async def test_a_run_whose_item_the_host_gives_up_fails(azurite: Azurite, deploy
     few = {f"{QUEUES}maxDequeueCount": "2", f"{QUEUES}visibilityTimeout": "00:00:01"}
     async with world_of(azurite, "api", kind=hosted(deployed)) as world:
         usual, lost = world.settings, []
-        for trouble in ({f"{QUEUES}messageEncoding": "base64"}, {"STORAGE": without_blobs(world.storage)}):
+        for trouble in (
+            {f"{QUEUES}messageEncoding": "base64"},
+            {"STORAGE": without_blobs(world.storage), "STORAGE_WAIT": "0"},
+        ):
             one = world.visitor(1)
             await one.open_thread()
             await one.say()

@@ -124,7 +124,7 @@ async def test_a_token_that_is_refused_ends_the_start_with_one_line(secure: Azur
 
 
 def _start(env: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    env = {**os.environ, "PORT": "0", **env}
+    env = {**os.environ, "PORT": "0", "STORAGE_WAIT": "0", **env}
     return subprocess.run([COMMAND, "serve"], env=env, capture_output=True, text=True, timeout=60, check=False)
 
 

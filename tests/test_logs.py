@@ -110,7 +110,8 @@ async def test_all_that_a_service_logs_holds_neither_content_nor_keys(tmp_path: 
     assert CANARY not in said
     lines = [json.loads(line) for line in process.log]
     assert {"request_id", "project", "thread_id", "run_id"} <= {key for line in lines for key in line}
-    (unreadable,) = [line for line in lines if line["level"] == "WARNING" and "exception" in line]
+    refused, unreadable = [line for line in lines if " failed: provider=" in line["message"]]
+    assert {refused["level"], unreadable["level"]} == {"WARNING"}
     assert unreadable["run_id"].startswith("run_")
 
 
