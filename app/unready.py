@@ -9,12 +9,16 @@ from core.errors import ApiError
 
 
 def create_unready_app(reason: str) -> web.Application:
-    """Answers everything, probes too, with 503 and the reason. So the platform takes the instance out of rotation, and
-    does not restart the process over and over, as it would if it ended."""
+    """Answers everything but /health/live with 503 and the reason. So the platform takes the instance out of rotation,
+    and does not restart the process over and over, as it would if it ended."""
+
+    async def live(_: web.Request) -> web.StreamResponse:
+        return web.json_response({"status": "ok"})
 
     async def refuse(_: web.Request) -> web.StreamResponse:
         raise ApiError(reason, status=503, kind="server_error", code="not_configured", headers={"Retry-After": "60"})
 
     app = web.Application(middlewares=[errors_and_ids()])
+    app.router.add_get("/health/live", live)
     app.router.add_route("*", "/{path:.*}", refuse)
     return app

@@ -14,9 +14,12 @@ param location string
 @description('Object id of the person or pipeline that deploys: may read and write data and secrets, for backups, poison and keys. Empty: only the service may.')
 param principalId string = ''
 
-@description('API key of the project `default`, kept in the vault. azd makes one of 15 characters at the first deployment, which is lengthened below, and finds the whole one in the vault at each further one.')
+@description('API key of the project `default`, kept in the vault. azd makes one of 15 characters at the first deployment, which is lengthened below, and finds it in the vault at each further one.')
 @secure()
 param firstKey string
+
+@description('Name of the vault, as azd remembers it of an earlier deployment. Empty: this is the first one.')
+param knownVault string = ''
 
 @description('122 random bits each, for the first key.')
 @secure()
@@ -170,8 +173,8 @@ module vault 'vault.bicep' = {
     name: 'kv-${token}'
     location: location
     tags: tags
-    // 256 random bits at least: those of azd have 83.
-    firstKey: length(firstKey) < 43 ? '${firstKey}${replace(firstKeySeed, '-', '')}${replace(firstKeySeed2, '-', '')}' : firstKey
+    // 256 random bits at least: those of azd have 83. A key that is in the vault already stays as it is.
+    firstKey: empty(knownVault) ? '${firstKey}${replace(firstKeySeed, '-', '')}${replace(firstKeySeed2, '-', '')}' : firstKey
     allowedAddresses: addresses
     workspaceId: monitoring.outputs.workspaceId
     endpointsSubnetId: privateNetwork ? network!.outputs.endpointsSubnetId : ''

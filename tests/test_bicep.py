@@ -243,6 +243,17 @@ def secrets_stay_secret(files: Files) -> Iterator[str]:
                 yield f"{name}: {secret} has a default"
 
 
+def keys_stay(files: Files) -> Iterator[str]:
+    """A first key that is in the vault is not made anew by a later deployment: its callers would be shut out."""
+    use = files["main.bicep"].declared["vault"]
+    given = properties(at(use.body, "params"))["firstKey"]
+    if not text(given).startswith("empty(knownVault) ? ") or not text(given).endswith(" : firstKey"):
+        yield "main.bicep: a key that is in the vault is changed"
+    parameters = json.loads((files["main.bicep"].path.parent / "main.parameters.json").read_text())["parameters"]
+    if parameters.get("knownVault") != {"value": "${AZURE_KEY_VAULT_NAME=}"}:
+        yield "main.parameters.json: does not tell of the vault"
+
+
 def outputs_tell_no_secret(files: Files) -> Iterator[str]:
     suspicious = re.compile(r"key|secret|password|token|connectionString", re.IGNORECASE)
     allowed = {"connectionString", "AZURE_KEY_VAULT_NAME"}  # of Application Insights; the vault's name
@@ -453,6 +464,7 @@ RULES: list[Rule] = [
     module_outputs,
     no_keys,
     secrets_stay_secret,
+    keys_stay,
     outputs_tell_no_secret,
     settings_exist,
     no_stand_in,
@@ -524,6 +536,8 @@ PLANTED: list[tuple[Rule, str, str, str, str]] = [
         "has a default",
     ),
     (secrets_stay_secret, "vault.bicep", "string = vault.outputs.uri", "string = firstKey", "firstKey goes where"),
+    (keys_stay, "main.bicep", "empty(knownVault) ?", "length(firstKey) < 43 ?", "is changed"),
+    (keys_stay, "main.parameters.json", "AZURE_KEY_VAULT_NAME=", "VAULT=", "does not tell"),
     (outputs_tell_no_secret, "vault.bicep", "output uri string", "output apiKey string", "output apiKey"),
     (settings_exist, "api.bicep", "HOST: '0.0.0.0'", "HOSTS: '0.0.0.0'", "no setting HOSTS"),
     (settings_exist, "main.bicep", "STORAGE: storage.outputs.blobUrl", "API_KEYS: 'default:x'", "API_KEYS is a secret"),

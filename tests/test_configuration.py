@@ -209,6 +209,7 @@ def test_a_secret_that_the_vault_does_not_give_yet_is_told_and_ends_nothing(tmp_
                 error = json.load(answer)["error"]
             assert error["code"] == "not_configured"
             assert error["message"].startswith("API_KEYS: the reference to Key Vault is not resolved.")
+        assert get(process.url + "/health/live")[0] == 200, "else a liveness probe restarts it over and over"
         assert process.terminate() == 0
     assert any("API_KEYS: the reference" in line for line in process.log)
     assert not (tmp_path / "a.db").exists()
