@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator
 from typing import Final
 
 from app.service import Service
 from core import names
 from core.errors import ApiError, no_such, no_such_file
+from core.fanout import fan_out
 from core.ids import SAFE_ID
 from core.ports import NoSuchModel
 from core.requests import Body
 
-AT_ONCE: Final = 32  # documents that are read at a time
 FILE, STORE = "file", "vector store"
 KINDS: Final = {"file_id": FILE, "file_ids": FILE, "vector_store_ids": STORE}
 
@@ -23,8 +22,7 @@ async def check(service: Service, project: str, body: Body | None) -> None:
     unknown to the project; a store that has expired is known. Raises the 400 of a model that nobody has."""
     await check_model(service, getattr(body, "model", None))
     named = list(dict.fromkeys(_named(body)))
-    for start in range(0, len(named), AT_ONCE):
-        await asyncio.gather(*(_find(service, project, *each) for each in named[start : start + AT_ONCE]))
+    await fan_out(lambda each: _find(service, project, *each), named)
 
 
 async def check_model(service: Service, model: str | None) -> None:

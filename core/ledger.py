@@ -7,8 +7,7 @@ there is of threads and of vector stores alone stands in core/threads.py and cor
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import itertools
+import logging
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,6 +17,7 @@ from core import events as e
 from core import names
 from core.bell import Bell, Listener
 from core.errors import ApiError, no_such
+from core.fanout import fan_out
 from core.ids import Ids
 from core.ports import (
     SILENCE,
@@ -35,12 +35,13 @@ from core.resources import Struct, encode
 from core.state import C, S, View
 from core.work import WorkItem, to_body
 
+log = logging.getLogger(__name__)
+
 MAX_BLOCK: Final = 4 * 1024 * 1024  # bytes of one commit
 MEND_WINDOW: Final = 60.0  # seconds that a commit may wait for its projection before its writer counts as dead
 ROLL_AFTER: Final = 200  # commits that a first touch folds, of a log that is not large
 ROLL_SHARE: Final = 16  # a generation grows to this part of its snapshot: what a first touch folds stays the less
 ROLL_AT_LAST: Final = 40_000  # commits: Azure takes 50,000 blocks, and no generation ends during a run
-AT_ONCE: Final = 32  # documents, where there are many
 TRIES: Final = 500  # of one command; each lost race means that another writer's commit went through
 
 Decide = Callable[[S], Sequence[e.Event]]
@@ -261,24 +262,22 @@ class Ledger(ABC, Generic[S, C]):
             self._late.add(late)
             late.add_done_callback(self._late.discard)
 
-    async def _advance(self, documents: Sequence[Document]) -> None:
-        await asyncio.gather(*(self._storage.advance(document) for document in documents))
-
-    async def _advance_many(self, documents: Iterable[Document]) -> None:
-        """A few at a time, each made when its turn has come: thousands at once would hold up everybody else."""
-        coming = iter(documents)
-        while some := list(itertools.islice(coming, AT_ONCE)):
-            await self._advance(some)
+    async def _advance(self, documents: Iterable[Document]) -> None:
+        """A few at a time: one commit may have thousands, which would hold up everybody else."""
+        await fan_out(self._storage.advance, documents)
 
     async def _advance_late(self, project: str, log_id: str, documents: Sequence[Document]) -> None:
         pause = 0.5
         while True:
             await asyncio.sleep(pause)
             pause = min(pause * 2, 30.0)
-            with contextlib.suppress(StorageUnavailable):
+            try:
                 state = (await self.look(project, log_id)).state
                 # The outage may have outlasted the aggregate, and even its tombstones.
                 return await self._advance(documents) if state.known else None
+            except Exception as error:
+                if not isinstance(error, StorageUnavailable):
+                    log.exception("documents of %s %s cannot be written, and this is tried again", self.logs, log_id)
 
     async def fetch(self, container: str, project: str, *ids: str) -> Stored:
         """The document of an object: `ids` are the aggregate's, then its own. Raises the 404 of what is not there."""

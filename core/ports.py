@@ -28,6 +28,10 @@ class StorageUnavailable(Exception):
     """The store did not answer, or answered that it cannot now. A write may or may not have happened."""
 
 
+class ContentGone(StorageUnavailable):
+    """The content was discarded while it was read: what came of it is not the whole."""
+
+
 class Unsent(StorageUnavailable):
     """Nothing has happened, for certain: the store was not even asked, or undid what it had begun."""
 
@@ -206,7 +210,7 @@ class Contents(Protocol):
     ) -> AsyncIterator[bytes]:
         """The bytes from `offset` on (`length` at most), in pieces of a few MiB; none if there is no such content.
 
-        Raises StorageUnavailable also if the content is discarded meanwhile.
+        Raises ContentGone if the content is discarded meanwhile.
         """
 
     async def discard(self, container: str, name: str) -> None:

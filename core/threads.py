@@ -100,7 +100,7 @@ class Threads(Ledger[ThreadState, Change]):
         things: Iterable[Resource] = itertools.chain([state.thread], state.messages, (held.run for held in runs), steps)
         deleted = (Change(state.version, "thread.deleted", thing) for thing in things)
         emptied = (document for change in deleted for document in documents(project, [change]))
-        await self._advance_many(emptied)
+        await self._advance(emptied)
         for held in runs:
             await self._storage.drop(names.STREAMS, names.document(project, thread_id, held.run.id))
         # A purge that dies before this is done again from the log. Nobody can read a log without its snapshot.

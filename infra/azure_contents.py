@@ -10,7 +10,7 @@ from typing import Final
 
 from azure.storage.blob import BlobBlock, ContentSettings
 
-from core.ports import Conflict, Part, StorageUnavailable
+from core.ports import Conflict, ContentGone, Part
 from infra.azure_calls import AzureClients, Refused, call
 from infra.azure_documents import IF_MISSING
 from infra.blocks import blocks
@@ -77,7 +77,7 @@ class AzureContents(AzureClients):
             except Refused as refusal:
                 if offset == start:
                     return  # there is no such content, or it ends before
-                raise StorageUnavailable(f"The content {container}/{name} is gone: {refusal}") from None
+                raise ContentGone(f"The content {container}/{name} is gone: {refusal}") from None
             yield data
             offset += len(data)
             end = size if end is None else min(end, size)

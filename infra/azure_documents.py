@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from azure.core import MatchConditions
-from azure.storage.blob import BlobProperties, ContentSettings
+from azure.storage.blob import ContentSettings
 
+from core.fanout import fan_out
 from core.ports import Document, StorageUnavailable, Stored
 from infra.azure_calls import AzureClients, Recent, Refused, call, opened, write
 
@@ -27,6 +28,7 @@ CACHED_BODIES: Final = 32 * 1024 * 1024  # bytes; a list of 10,000 files reads n
 CACHED_BODY: Final = 64 * 1024  # bytes of one at most
 ENTRY: Final = 1024  # bytes that an entry of the cache takes besides its body
 WEIGHED_PAGE: Final = 200  # rows
+SWEPT: Final = 1_000  # rows that are looked at, and known, at a time
 ADVANCES: Final = 100  # attempts at one document; each failure means that another writer got a version further
 
 
@@ -40,10 +42,11 @@ class Version:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """An entry of a listing. `etag` is bare, empty where the listing does not tell."""
+    """An entry of a listing. `etag` is bare; it is empty, and `size` None, where the listing does not tell."""
 
     name: str
     etag: str = ""
+    size: int | None = None
 
 
 class AzureDocuments(AzureClients):
@@ -136,24 +139,19 @@ class AzureDocuments(AzureClients):
         return self._versions.put(container, name, Version(str(there.etag), number))
 
     async def sweep(self, container: str, prefix: str) -> None:
-        async def tombstones() -> list[BlobProperties]:
-            listing = (
-                opened(self._service)
-                .get_container_client(container)
-                .list_blobs(name_starts_with=blob_name(container, prefix))
-            )
-            return [blob async for blob in listing if blob.size == 0]
-
-        async def delete(blob: BlobProperties) -> None:
+        async def delete(row: Row) -> None:
             # If-Match: what a late writer has put there since the listing is no tombstone.
-            condition = if_match('"{}"'.format(str(blob.etag).strip('"')))
+            condition = if_match(f'"{row.etag}"')
             try:
-                await call(lambda: self._blob(container, blob.name).delete_blob(**condition))
+                await call(lambda: self._blob(container, blob_name(container, row.name)).delete_blob(**condition))
             except Refused:
                 pass  # changed, or gone already
-            self._versions.forget(container, blob_name(container, blob.name))
+            self._versions.forget(container, row.name)
 
-        await asyncio.gather(*map(delete, await call(tombstones)))
+        after = None
+        while rows := await call(lambda after=after: self._along(container, prefix, after, SWEPT)):  # type: ignore[misc]
+            await fan_out(delete, [row for row in rows if row.size == 0])
+            after = rows[-1].name
 
     # -- pages -----------------------------------------------------------------------------------------------------
 
@@ -166,7 +164,7 @@ class AzureDocuments(AzureClients):
             wanted = limit - len(found)
             page = await call(lambda after=after, wanted=wanted: rows(container, prefix, after, wanted))  # type: ignore[misc]
             # A document may go between the listing and the reading, or be a tombstone: the next round fills the gap.
-            bodies = await asyncio.gather(*(self._body(container, row) for row in page))
+            bodies = await fan_out(partial(self._body, container), page)
             found += [body for body in bodies if body is not None]
             if len(page) < wanted:
                 break
@@ -187,7 +185,7 @@ class AzureDocuments(AzureClients):
             # start_from includes the start itself, and is no more than a hint to a server that does not know it.
             if start is not None and blob.name <= start:
                 continue
-            rows.append(Row(blob_name(container, blob.name), str(blob.etag or "").strip('"')))
+            rows.append(Row(blob_name(container, blob.name), str(blob.etag or "").strip('"'), blob.size))
             if len(rows) == limit:
                 break
         return rows

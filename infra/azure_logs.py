@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from azure.core import MatchConditions
 from azure.storage.blob import BlobProperties
 
+from core.fanout import fan_out
 from core.ports import Conflict, Document, Mark, Project, Tail, nothing
 from infra.azure_calls import Refused, call, write
 from infra.azure_documents import IF_MISSING, AzureDocuments, if_match
@@ -163,8 +164,8 @@ class AzureLogs(AzureDocuments):
         if end is None:
             return
         # The log goes last: whoever takes over a drop that was cut short finds the generations to delete by it.
-        archives = [archive_name(name, generation) for generation in range(end.generation)]
-        await asyncio.gather(*(self._delete(container, archive) for archive in archives))
+        archives = (archive_name(name, generation) for generation in range(end.generation))
+        await fan_out(partial(self._delete, container), archives)
         await self._delete(container, name)
 
     async def _delete(self, container: str, name: str) -> None:

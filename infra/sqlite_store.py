@@ -25,6 +25,7 @@ from core.ids import made_at
 from core.ports import (
     Clock,
     Conflict,
+    ContentGone,
     Delivery,
     Document,
     Mark,
@@ -381,7 +382,7 @@ class SqliteStorage:
                 (container, name, part, number),
             ).fetchone()
         if row is None:
-            raise StorageUnavailable(f"SQLite: the content {container}/{name} is gone")
+            raise ContentGone(f"SQLite: the content {container}/{name} is gone")
         return bytes(row[0])
 
     async def discard(self, container: str, name: str) -> None:

@@ -19,8 +19,8 @@ from core import events as e
 from core import names
 from core.commands import message_from
 from core.errors import ApiError
+from core.fanout import AT_ONCE
 from core.ids import Ids
-from core.ledger import AT_ONCE
 from core.ports import Document, StorageUnavailable
 from core.requests import CreateMessage
 

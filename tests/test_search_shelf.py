@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from forms import upload
+from inprocess import InProcess, in_process
 
 from core.ports import StorageUnavailable
 from core.search.ranking import Query, search
 from core.search.segment import Chunk, DamagedSegment, build, decode, merge
 from core.search.shelf import BRIEF, FIRST, SegmentGone, Shelf
+from core.search.tiers import FACTOR
 from infra.sqlite_store import SqliteStorage
 from infra.wiring import SystemClock
 
@@ -200,3 +204,101 @@ async def test_a_search_that_is_given_up_leaves_the_store_to_the_next(contents: 
         await search
     contents.gate.set()
     assert len(await found(shelf, "s", "a")) == 1
+
+
+# --- merges under a search -------------------------------------------------------------------------------------------
+
+
+def goes_under_the_reader(storage: SqliteStorage, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The next segment that is read goes when the reader knows that it is there, and has none of it yet: another
+    process's doing, or that of a task that comes in between. The names of what went so."""
+    read, gone = storage._chunk, list[str]()
+
+    def chunk(container: str, name: str, part: str, number: int) -> bytes:
+        if container == CONTAINER and not gone:
+            for table in ("contents", "chunks"):
+                storage._sql.execute(f"DELETE FROM {table} WHERE container=? AND name=?", (container, name))
+            gone.append(name)
+        return read(container, name, part, number)
+
+    monkeypatch.setattr(storage, "_chunk", chunk)
+    return gone
+
+
+@pytest.mark.parametrize("when", ["between_reads", "within_one"])
+async def test_a_segment_that_goes_while_it_is_read_is_gone_and_not_damaged(
+    when: str, contents: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await contents.put("large", blob("large.1", *["tide"] * 100, dimensions=FIRST // 100))
+    shelf = Shelf(contents, CONTAINER, PLENTY)
+    if when == "within_one":
+        goes_under_the_reader(contents.storage, monkeypatch)
+    else:
+        first = contents.download
+
+        async def download(container: str, name: str, **where: int) -> AsyncIterator[bytes]:
+            async for piece in first(container, name, **where):
+                yield piece
+            if not where["offset"]:
+                await contents.storage.discard(container, name)
+
+        monkeypatch.setattr(contents, "download", download)
+    with pytest.raises(SegmentGone, match="segment large is not there any more"):
+        await found(shelf, "s", "large")
+    assert shelf.memory == 0
+
+
+@dataclass
+class Merged:
+    """A service with a vector store of as many files as a merge takes, but one. The next segment that is read is merged
+    before its first byte comes, and removed after it was found. `gone` are the names of those."""
+
+    service: InProcess
+    store: str
+    files: list[str]
+    gone: list[str]
+
+
+@pytest.fixture
+async def merged(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Merged]:
+    async with in_process() as service:
+        files = [(await upload(service.api, b"the tide", f"{n}.txt"))["id"] for n in range(FACTOR)]
+        store = (await service.api.post("/vector_stores", {"file_ids": files[1:]}))["id"]
+        await service.ingested({"id": store})
+        storage, index = service.storage, service.stores.index
+        download, drop = storage.download, index.drop
+        made = Merged(service, store, files, [])
+
+        async def later(_: str, names: Iterable[str]) -> None:
+            """As if its worker paused before it removes what was merged."""
+
+        async def merge() -> None:
+            monkeypatch.setattr(index, "drop", later)
+            await service.api.post(f"/vector_stores/{store}/files", {"file_id": files[0]})
+            while len((await service.stores.look("default", store)).state.segments) != 1:
+                await asyncio.sleep(0.001)
+            monkeypatch.setattr(index, "drop", drop)
+            made.gone = goes_under_the_reader(storage, monkeypatch)
+
+        async def met(container: str, name: str, **where: int) -> AsyncIterator[bytes]:
+            if container == CONTAINER and not begun:
+                begun.append(name)
+                await merge()
+            async for piece in download(container, name, **where):
+                yield piece
+
+        begun = list[str]()
+        monkeypatch.setattr(storage, "download", met)
+        yield made
+
+
+async def test_a_search_that_meets_the_removal_of_merged_segments_looks_at_the_log_again(merged: Merged) -> None:
+    answer = await merged.service.api.post(f"/vector_stores/{merged.store}/search", {"query": "tide"})
+    assert merged.gone
+    assert sorted(each["file_id"] for each in answer["data"]) == sorted(merged.files)
+
+
+async def test_the_text_of_a_file_whose_segment_is_merged_meanwhile_is_read_from_the_new_one(merged: Merged) -> None:
+    answer = await merged.service.api.get(f"/vector_stores/{merged.store}/files/{merged.files[1]}/content")
+    assert merged.gone
+    assert [each["text"] for each in answer["data"]] == ["the tide"]

@@ -23,7 +23,7 @@ from azurite import Azurite
 from app.idempotency import LIFETIME
 from core.ids import Ids
 from core.names import KEPT_DAYS
-from core.ports import Conflict, Delivery, Document, Mark, Part, Storage, StorageUnavailable
+from core.ports import Conflict, ContentGone, Delivery, Document, Mark, Part, Storage, StorageUnavailable
 from infra import azure_store, sqlite_store
 from infra.azure_store import AzureStorage
 from infra.sqlite_store import SqliteStorage, tidy
@@ -850,7 +850,7 @@ async def test_a_content_that_goes_while_it_is_read_is_not_read_short(store: Sto
     reading = store.download(*FILE)
     assert await anext(reading)
     await store.discard(*FILE)
-    with pytest.raises(StorageUnavailable):
+    with pytest.raises(ContentGone):
         _ = [piece async for piece in reading]
 
 

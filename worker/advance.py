@@ -16,6 +16,7 @@ from core.bell import Bell
 from core.citations import sources_of
 from core.decide import CallModel, CallTools, Done, Leave, Move, Park, Wait, Write, decide, failed
 from core.errors import ApiError
+from core.fanout import fan_out
 from core.file_search import NAME, stores_of
 from core.files import Files
 from core.fold import RunState, ThreadState
@@ -328,11 +329,7 @@ class Advance:
         """At least once: a worker that dies in here leaves the calls to the next one."""
         calls = move.calls
         searches = sum(isinstance(call, FileSearchToolCall) for call in calls)
-        acts = (
-            self._search(move.held, call, searches) if isinstance(call, FileSearchToolCall) else self._call(call)
-            for call in calls
-        )
-        done = await self._guard(asyncio.gather(*acts))
+        done = await self._guard(fan_out(lambda call: self._call(move.held, searches, call), calls))
         step = move.held.open_step
         if step is not None:
             said = {call.id: output for call, (output, _) in zip(calls, done, strict=True)}
@@ -340,7 +337,9 @@ class Advance:
             event = e.StepOutputs(run_id=self.item.run_id, step_id=step.id, outputs=said, results=found)
             await self._commit(self._if_mine(lambda _: [event]))
 
-    async def _call(self, call: FunctionToolCall) -> Output:
+    async def _call(self, held: RunState, searches: int, call: FunctionToolCall | FileSearchToolCall) -> Output:
+        if isinstance(call, FileSearchToolCall):
+            return await self._search(held, call, searches)
         name, arguments, telemetry = call.function.name, call.function.arguments, self.kit.telemetry
         with telemetry.span("tool", tool=name, call_id=call.id) as span:
             output = await self.kit.actions.call(name, arguments)
@@ -355,9 +354,8 @@ class Advance:
             until = (held.run.started_at or held.run.created_at) + WAIT
             for store_id in stores_of(held.run):
                 await ready(kit.stores, kit.clock, self.item.project, store_id, until)
-            found = await search(
-                kit.searcher, self.item.project, held, call, kit.budget.window(held.run.model), searches
-            )
+            window = kit.budget.window(held.run.model)
+            found = await search(kit.searcher, self.item.project, held, call, window, searches)
             if kit.telemetry.content:
                 span.tell(arguments=call.asked.arguments)
             return found

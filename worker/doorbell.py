@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import msgspec
@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from core.bell import Listener
 from core.decide import Leave, Park, Wait, failed
 from core.events import Event
+from core.fanout import AT_ONCE
 from core.fold import ThreadState
 from core.ports import Conflict, Delivery, StorageUnavailable
 from core.resources import LastError
@@ -63,6 +64,8 @@ class Doorbell:
     """Answers deliveries. Nothing here knows what host they come from."""
 
     kit: Kit
+    # Requests that let go of items. Thousands may wait for a slot, and all give way together when the worker stops.
+    _letting_go: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE), init=False)
 
     async def answer(self, delivery: Delivery) -> None:
         """Do the work and delete the item; or leave it, so that it is delivered again."""
@@ -77,7 +80,8 @@ class Doorbell:
             done = await self._work(item, delivery.id, delivery.count)
         except asyncio.CancelledError:
             with contextlib.suppress(Conflict, StorageUnavailable):  # somebody else holds it by now, or will soon
-                await self.kit.storage.extend(hold.delivery, hide=0)  # drained: another worker takes over at once
+                async with self._letting_go:
+                    await self.kit.storage.extend(hold.delivery, hide=0)  # drained: another worker takes over at once
             raise
         except Exception as error:
             log.exception("delivery %d failed of %s", delivery.count, item)
@@ -86,7 +90,8 @@ class Doorbell:
             extending.cancel()
             await asyncio.wait((extending,))
         if done:
-            await self.kit.storage.delete(hold.delivery)
+            async with self._letting_go:
+                await self.kit.storage.delete(hold.delivery)
         self.kit.telemetry.count("delivery", outcome="done" if done else "left")
 
     async def _keep(self, hold: Hold) -> None:
@@ -120,7 +125,8 @@ class Doorbell:
     async def _give_way(self, item: WorkItem, way: GiveWay) -> None:
         """Another item, so that no delivery counts for which nothing was tried. No log names this one yet."""
         delay = min(max(CROWDED, self._age(item) / 4), LONG_CROWDED) if way.crowded else 0.0
-        await self.kit.storage.send(to_body(item), delay=max(0.0, min(delay, way.within)))
+        async with self._letting_go:
+            await self.kit.storage.send(to_body(item), delay=max(0.0, min(delay, way.within)))
 
     async def _do(self, item: WorkItem) -> None:
         match item:

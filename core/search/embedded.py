@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iter
 from typing import Final
 
 from core.names import SEGMENTS
-from core.ports import Chunk, Contents, Merging, Passage, SegmentGone
+from core.ports import Chunk, ContentGone, Contents, Merging, Passage, SegmentGone
 from core.search import segment, tiers
 from core.search.ranking import HYBRID, Query, Weights
 from core.search.shelf import Shelf
@@ -73,7 +73,11 @@ class EmbeddedIndex:
         return len(blob)
 
     async def _read(self, store: str, name: str) -> bytes:
-        return b"".join([piece async for piece in self._contents.download(SEGMENTS, _blob(store, name))])
+        """Nothing if there is no such segment, or if it was removed while it came."""
+        try:
+            return b"".join([piece async for piece in self._contents.download(SEGMENTS, _blob(store, name))])
+        except ContentGone:
+            return b""
 
 
 def _blob(store: str, name: str) -> str:

@@ -13,12 +13,13 @@ from typing import Final
 
 from threadpoolctl import threadpool_limits
 
-from core.ports import Contents, Passage, SegmentGone
-from core.search.ranking import HYBRID, Query, Weights, search
+from core.fanout import fan_out
+from core.ports import ContentGone, Contents, Passage, SegmentGone
+from core.search.ranking import HYBRID, Hit, Query, Weights, search
 from core.search.segment import DamagedSegment, Segment, decode, index_size
 
 FIRST: Final = 2**18  # bytes of a blob that are read before it is known how many are needed: of a small one, all
-AT_ONCE: Final = 16  # reads of a shelf that are under way
+AT_ONCE: Final = 16  # reads that are under way, of one search and of the whole shelf
 BRIEF: Final = 2_000  # chunks that are searched on the event loop itself, in a millisecond
 
 
@@ -75,7 +76,7 @@ class Shelf:
         find = partial(search, opened, queries, eligible, limit, weights=weights, threshold=threshold)
         brief = sum(map(len, opened)) <= BRIEF
         hits = find() if brief else await asyncio.to_thread(find, spread=self._pool.map)
-        texts = await asyncio.gather(*(self._text(hit.segment, hit.chunk) for hit in hits))
+        texts = await fan_out(self._text, hits, AT_ONCE)
         return [Passage(hit.source, hit.number, hit.score, text) for hit, text in zip(hits, texts, strict=True)]
 
     async def open(self, store: str, segments: Sequence[str]) -> list[Segment]:
@@ -87,9 +88,8 @@ class Shelf:
             for name in opened.segments.keys() - set(segments):
                 opened.memory -= opened.segments.pop(name).memory
             missing = [name for name in segments if name not in opened.segments]
-            ended = await asyncio.gather(*(self._load(opened, name) for name in missing), return_exceptions=True)
-            for error in filter(None, ended):  # not before all have ended: nobody else may be reading the same
-                raise error
+            # An error comes when all that began have ended: nobody else may be reading the same.
+            await fan_out(partial(self._load, opened), missing, AT_ONCE)
             return [opened.segments[name] for name in segments]
 
     def forget(self, store: str) -> None:
@@ -107,6 +107,7 @@ class Shelf:
                     self._make_room(store, missing)
                     reserved += missing
                     if not (more := await self._read(name, len(data), missing)):
+                        await self._look_for(name)
                         break
                     data += more
                 brief = len(data) <= FIRST
@@ -128,18 +129,27 @@ class Shelf:
             if other is not store and not other.opening.locked():
                 excess -= self._stores.pop(name).memory
 
-    async def _text(self, segment: Segment, chunk: int) -> str:
-        offset, length = segment.text(chunk)
+    async def _text(self, hit: Hit) -> str:
+        segment = hit.segment
+        offset, length = segment.text(hit.chunk)
         async with self._reads:
             data = await self._read(segment.name, offset, length) if length else bytearray()
-        if length and not data:
-            raise SegmentGone(f"segment {segment.name} is not there")
+            if length and not data:
+                await self._look_for(segment.name)
         if len(data) < length:
             raise DamagedSegment(f"segment {segment.name} is damaged: it ends in a text")
         return data.decode(errors="replace")
 
     async def _read(self, name: str, offset: int, length: int) -> bytearray:
         data = bytearray()
-        async for piece in self._contents.download(self._container, name, offset=offset, length=length):
-            data += piece
+        try:
+            async for piece in self._contents.download(self._container, name, offset=offset, length=length):
+                data += piece
+        except ContentGone as gone:  # a merge removed it under the reader
+            raise SegmentGone(f"segment {name} is not there any more") from gone
         return data
+
+    async def _look_for(self, name: str) -> None:
+        """Nothing came from where there should be more. Raises SegmentGone, unless the segment is damaged."""
+        if not await self._read(name, 0, 1):
+            raise SegmentGone(f"segment {name} is not there any more")

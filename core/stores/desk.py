@@ -7,15 +7,15 @@ which goes with its file. So does the note of a file that is detached: to remove
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from functools import partial
 
 from core import names
 from core import requests as r
 from core.errors import no_such_file
+from core.fanout import fan_out
 from core.files import Files
 from core.ids import SAFE_ID
 from core.ledger import Ring
@@ -25,8 +25,6 @@ from core.stores.commands import Clerk, NewFile
 from core.stores.fold import expiry
 from core.stores.ledger import Stores, batch_of, file_of, store_of
 from core.work import MAX_DELAY, PurgeStore, TendStore, TidyStore, to_body
-
-AT_ONCE: Final = 32  # files of a batch that are looked up, or noted, at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,10 +128,8 @@ class StoreDesk:
         unsafe = next((file_id for file_id in file_ids if not SAFE_ID.fullmatch(file_id)), None)
         if unsafe is not None:
             raise no_such_file(unsafe[:200])
-        for some in _some(file_ids):
-            await asyncio.gather(*(self.files.fetch(project, file_id) for file_id in some))
-        for some in _some(file_ids):
-            await asyncio.gather(*(self._note_one(project, store_id, file_id) for file_id in some))
+        await fan_out(partial(self.files.fetch, project), file_ids)
+        await fan_out(partial(self._note_one, project, store_id), file_ids)
 
     async def _note_one(self, project: str, store_id: str, file_id: str) -> None:
         with contextlib.suppress(Conflict):  # there is one
@@ -149,7 +145,3 @@ class StoreDesk:
     def _ring(self, project: str, store_id: str) -> Ring:
         now = self.clock.now()
         return lambda seen: TendStore(project=project, store_id=store_id, seen=seen, sent_at=now)
-
-
-def _some(file_ids: Sequence[str]) -> Iterable[Sequence[str]]:
-    return (file_ids[start : start + AT_ONCE] for start in range(0, len(file_ids), AT_ONCE))

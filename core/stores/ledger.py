@@ -206,7 +206,7 @@ class Stores(Ledger[StoreState, StoreChange]):
             await self._bring(project, [StoreChange(state.version, "", state.store)])
 
     async def _bring(self, project: str, changes: Sequence[StoreChange]) -> None:
-        await self._advance_many(_document(project, change) for change in changes)
+        await self._advance(_document(project, change) for change in changes)
 
 
 GONE = ("vector_store.deleted", "vector_store.file.deleted")
