@@ -9,6 +9,7 @@ from __future__ import annotations
 from aiohttp import HttpVersion11, web
 from aiohttp.typedefs import Handler, Middleware
 
+from app.heads import listed
 from core.errors import ApiError
 
 INVITED = web.RequestKey("invited", bool)
@@ -36,8 +37,9 @@ def close_uninvited(request: web.Request, response: web.StreamResponse) -> None:
 
 
 def _check_coding(request: web.Request) -> None:
-    coding = request.headers.get("Content-Encoding", "").strip()
-    if coding.lower() not in ("", "identity"):
+    codings = listed(request, "Content-Encoding")
+    if any(each.lower() not in ("", "identity") for each in codings):
+        coding = ", ".join(codings)
         message = f"Unsupported content encoding: '{coding[:100]}'. Send the body as it is, without 'Content-Encoding'."
         # Accept-Encoding: that it is the coding which is not supported, and which ones are (RFC 9110, 15.5.16).
         headers = {"Accept-Encoding": "identity"}

@@ -12,6 +12,7 @@ from typing import Any
 
 from aiohttp import web
 
+from app.heads import listed
 from core.errors import ApiError
 
 NEEDS_BETA = ("/v1/assistants", "/v1/threads")
@@ -43,7 +44,7 @@ class Dialect:
     def check(self, request: web.Request) -> None:
         """Raises the refusal of a request to a known path that lacks what the dialect asks for: assistants and threads
         want `OpenAI-Beta: assistants=v2`, models and the rest do not (section 1.2)."""
-        sent = {part.strip() for part in request.headers.get("OpenAI-Beta", "").split(",")}
+        sent = listed(request, "OpenAI-Beta")
         if request.path.startswith(NEEDS_BETA) and BETA not in sent:
             wrong = DEPRECATED if "assistants=v1" in sent else MISSING
             raise ApiError(

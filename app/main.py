@@ -11,6 +11,7 @@ from app import (
     assistants,
     bodies,
     files,
+    heads,
     messages,
     middleware,
     models,
@@ -135,6 +136,7 @@ def create_app(
         middlewares=[
             *([middleware.tracing(service.telemetry)] if service.telemetry is not SILENCE else []),
             middleware.errors_and_ids(),
+            heads.unambiguous(),
             middleware.preflight(origins),
             authentication(Callers(stored, keys, tokens, Keyless(hosts, origins), required=required)),
             *([limiting(service.limits)] if service.limits else []),

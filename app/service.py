@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from aiohttp import web
 
+from app.heads import listed
 from app.validation import parse_body, parse_include, parse_page
 from core.bell import Bell
 from core.commands import Scribe
@@ -156,7 +157,7 @@ def answer(resource: object, *, headers: dict[str, str] | None = None) -> web.Re
 def answer_stored(request: web.Request, stored: Stored, *, headers: dict[str, str] | None = None) -> web.Response:
     """The document's bytes, or 304 if the caller has them."""
     found = {"ETag": stored.etag, **(headers or {})}
-    known = request.headers.get("If-None-Match")
-    if known is not None and (known.strip() == "*" or stored.etag in (tag.strip() for tag in known.split(","))):
+    known = listed(request, "If-None-Match")
+    if stored.etag in known or known == ["*"]:
         return web.Response(status=304, headers=found)
     return web.Response(body=stored.body, content_type="application/json", headers=found)
