@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import shutil
+import socket
 import sqlite3
 import subprocess
 import sys
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -36,8 +39,16 @@ def said(script: str, folder: Path, **env: str) -> str:
     return done.stdout
 
 
-def serving(folder: Path) -> AbstractContextManager[Process]:
-    return service(f"sqlite:///{folder}/data/assistants.db", API_KEYS="")
+def serving(folder: Path, **env: str) -> AbstractContextManager[Process]:
+    return service(f"sqlite:///{folder}/data/assistants.db", API_KEYS="", **env)
+
+
+@contextlib.contextmanager
+def silent_provider() -> Iterator[str]:
+    """The URL of a provider that takes requests and never answers one. Where its name is not configured, the offline
+    model answers in its place."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
 
 
 def ask(process: Process, path: str, body: Any = None, method: str | None = None) -> Any:
@@ -121,21 +132,36 @@ def test_a_copy_of_an_azure_account_is_restored(azurite: Azurite, tmp_path: Path
 @needs_sqlite
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_backup_of_the_running_service_is_restored(tmp_path: Path) -> None:
-    with serving(tmp_path) as process, sdk(process) as client:
-        data = Data(client)
-        assistant = ask(process, "assistants", {"model": "offline"})
+    """Its runs go on once WORKER_HIDE_SECONDS are over, also one that a worker was in the middle of."""
+
+    def run_of(assistant: Any) -> str:
         said_before = {"messages": [{"role": "user", "content": "before"}]}
         run = ask(process, "threads/runs", {"assistant_id": assistant["id"], "thread": said_before})
+        return f"threads/{run['thread_id']}/runs/{run['id']}"
+
+    def status_of(run: str) -> str:
+        return str(ask(process, run)["status"])
+
+    with silent_provider() as url, contextlib.ExitStack() as stack:
+        providers = json.dumps({"silent": {"base_url": url, "api_key": "unused"}})
+        process = stack.enter_context(serving(tmp_path, PROVIDERS=providers, WORKER_HIDE_SECONDS="2"))
+        client = stack.enter_context(sdk(process))
+        data = Data(client)
+        waiting, quick = (ask(process, "assistants", {"model": model}) for model in ("silent/gpt-5.4", "offline"))
+        claimed = run_of(waiting)
+        wait_until(lambda: status_of(claimed) == "in_progress")
+        created = run_of(quick)
         said("backup", tmp_path)
         after = ask(process, "threads", {"messages": []})
     said("restore", tmp_path)
     with serving(tmp_path) as process, sdk(process) as client:
-        path = f"threads/{run['thread_id']}"
-        wait_until(lambda: ask(process, f"{path}/runs/{run['id']}")["status"] == "completed")
-        assert len(ask(process, f"{path}/messages")["data"]) == 2
+        for run in (claimed, created):
+            wait_until(lambda run=run: status_of(run) == "completed")
+            assert len(ask(process, f"{run.partition('/runs')[0]}/messages")["data"]) == 2
         with pytest.raises(urllib.error.HTTPError, match="404"):
             ask(process, f"threads/{after['id']}")
-        ask(process, f"assistants/{assistant['id']}", method="DELETE")
+        for assistant in (waiting, quick):
+            ask(process, f"assistants/{assistant['id']}", method="DELETE")
         data.check(client, parts=True)
 
 
