@@ -50,7 +50,7 @@ def storage_of(settings: Settings, clock: Clock) -> Storage:
     if where == MEMORY:
         return SqliteStorage(":memory:", clock)
     if where.startswith("sqlite:///") and len(where) > len("sqlite:///"):
-        return SqliteStorage(where.removeprefix("sqlite:///"), clock)
+        return SqliteStorage(_file_of(where), clock)
     if where.startswith("https://") or "=" in where:
         from infra.azure_store import AzureStorage
 
@@ -64,6 +64,18 @@ def storage_of(settings: Settings, clock: Clock) -> Storage:
         "STORAGE is not valid: set sqlite:///PATH, a connection string of Azure Storage, UseDevelopmentStorage=true,"
         " or https://ACCOUNT.blob.core.windows.net."
     )
+
+
+def _file_of(where: str) -> str:
+    """The path. Raises ConfigurationError for what SQLite takes for a database of each connection's own: keys that are
+    made, and runs that wait, would never be seen by another process."""
+    path = where.removeprefix("sqlite:///")
+    if path.strip().lower().startswith((":memory:", "file:")):
+        raise ConfigurationError(
+            f"STORAGE is not valid: {path!r} is no path of a file, so no two processes would share it. Set"
+            f" sqlite:///PATH, or {MEMORY} for a store that ends with its one process, `assistants serve`."
+        )
+    return path
 
 
 def tokens_of(settings: Settings, clock: Clock) -> EntraTokens | None:

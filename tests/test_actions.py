@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from worker.actions import MOST_HANGING, Actions
+from worker.actions import Actions
+from worker.threads import Threads
 
 released = threading.Event()
 
@@ -33,11 +37,11 @@ def answers() -> str:
 
 
 async def test_an_action_that_is_cancelled_from_within_is_an_output() -> None:
-    assert await Actions({"act": cancels_itself}).call("act", "{}") == "Error: act was cancelled."
+    assert await Actions({"act": cancels_itself}).call("p", "act", "{}") == "Error: act was cancelled."
 
 
 async def test_the_worker_can_still_cancel_an_action() -> None:
-    call = asyncio.create_task(Actions({"act": asyncio.Event().wait}).call("act", "{}"))
+    call = asyncio.create_task(Actions({"act": asyncio.Event().wait}).call("p", "act", "{}"))
     await asyncio.sleep(0)
     call.cancel()
     done, _ = await asyncio.wait([call])
@@ -45,36 +49,103 @@ async def test_the_worker_can_still_cancel_an_action() -> None:
 
 
 async def test_a_timeout_within_an_action_is_not_taken_for_its_own() -> None:
-    output = await Actions({"act": times_out_itself}).call("act", "{}")
+    output = await Actions({"act": times_out_itself}).call("p", "act", "{}")
     assert output == "Error: TimeoutError: the database took too long"
 
 
-async def test_plain_functions_that_hang_keep_no_other_waiting() -> None:
-    actions = Actions({"hang": hangs, "answer": answers}, timeout=0.05)
-    try:
-        outputs = await asyncio.gather(*(actions.call("hang", "{}") for _ in range(40)))
-        assert set(outputs) == {"Error: hang did not answer within 0.05 seconds."}
-        assert await actions.call("answer", "{}") == "at once"
-    finally:
-        released.set()
+async def finished(threads: Threads) -> None:
+    async with asyncio.timeout(10):
+        while threads.hanging:
+            await asyncio.sleep(0.01)
 
 
-async def test_what_hangs_is_counted_and_bounded_until_it_returns(caplog: pytest.LogCaptureFixture) -> None:
-    """No thread can be ended, so their number is what can be bounded."""
+@pytest.fixture
+def hanging() -> Iterator[Actions]:
+    """Actions with 9 threads, whose time is up soon. What hangs returns at the end."""
     released.clear()
     actions = Actions({"hangs": hangs, "answers": answers}, timeout=0.05)
-    try:
-        said = await asyncio.gather(*(actions.call("hangs", "{}") for _ in range(MOST_HANGING)))
-        assert {text.partition(": ")[2] for text in said} == {"hangs did not answer within 0.05 seconds."}
-        assert actions.hanging["hangs"] == MOST_HANGING
-        assert f"{MOST_HANGING} calls of it hang" in caplog.text
-        threads = threading.active_count()
-        assert "not available now" in await actions.call("hangs", "{}")
-        assert threading.active_count() == threads
-        assert await actions.call("answers", "{}") == "at once"
-    finally:
-        released.set()
-    async with asyncio.timeout(10):
-        while actions.hanging["hangs"]:
-            await asyncio.sleep(0.01)
-    assert await actions.call("hangs", "{}") == "late"
+    actions.threads = Threads(9)
+    yield actions
+    released.set()
+
+
+async def test_calls_that_hang_are_bounded_from_their_start(hanging: Actions, caplog: pytest.LogCaptureFixture) -> None:
+    """However many begin before the first one's time is up. No thread can be ended, so their number is bounded."""
+    before = set(threading.enumerate())
+    said = await asyncio.gather(*(hanging.call("p", "hangs", "{}") for _ in range(200)))
+    assert len(set(threading.enumerate()) - before) == 3
+    assert Counter("did not answer" in text for text in said) == {True: 3, False: 197}
+    refused = "Error: hangs is not available now: calls that have not returned"
+    assert all(text.startswith(refused) for text in said if "did not answer" not in text)
+    assert "3 calls of project p hang" in caplog.text
+    async with asyncio.timeout(1):
+        assert (await hanging.call("p", "hangs", "{}")).startswith(refused)  # at once
+    released.set()
+    await finished(hanging.threads)
+    assert await hanging.call("p", "hangs", "{}") == "late"
+
+
+async def test_what_hangs_for_one_project_leaves_threads_to_others(hanging: Actions) -> None:
+    await asyncio.gather(*(hanging.call("p", "hangs", "{}") for _ in range(200)))
+    assert await hanging.call("p", "answers", "{}") == "at once"  # nor does it stop the project's other functions
+    await asyncio.gather(*(hanging.call("q", "hangs", "{}") for _ in range(200)))
+    assert hanging.threads.hanging == {("p", "hangs"): 3, ("q", "hangs"): 2}
+    for project in ("p", "q", "r"):
+        assert await hanging.call(project, "answers", "{}") == "at once"
+
+
+async def test_a_call_that_was_given_up_with_its_run_counts_until_it_returns(hanging: Actions) -> None:
+    call = asyncio.create_task(hanging.call("p", "hangs", "{}"))
+    await asyncio.sleep(0)
+    call.cancel()
+    await asyncio.wait([call])
+    assert hanging.threads.hanging == {("p", "hangs"): 1}
+    released.set()
+    await finished(hanging.threads)
+
+
+async def test_calls_that_return_wait_for_each_other() -> None:
+    actions = Actions({"answers": answers}, timeout=10)
+    actions.threads = Threads(3)
+    said = await asyncio.gather(*(actions.call(f"p{n % 3}", "answers", "{}") for n in range(200)))
+    assert set(said) == {"at once"}
+
+
+async def test_calls_that_are_cancelled_while_they_wait_take_no_thread(hanging: Actions) -> None:
+    slow = [asyncio.create_task(hanging.threads.run("p", "hangs", hangs)) for _ in range(9)]
+    await asyncio.sleep(0)
+    for call in slow[3:]:
+        call.cancel()
+    await asyncio.wait(slow[3:])
+    released.set()
+    assert await asyncio.gather(*slow[:3]) == ["late"] * 3
+    assert not hanging.threads.hanging
+    assert await asyncio.gather(*(hanging.threads.run("p", "answers", answers) for _ in range(9))) == ["at once"] * 9
+
+
+async def test_a_thread_that_comes_as_its_call_is_cancelled_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads, gate = Threads(1), threading.Event()
+    first = asyncio.create_task(threads.run("p", "waits", gate.wait))
+    await asyncio.sleep(0)
+    second = asyncio.create_task(threads.run("p", "answers", answers))
+    await asyncio.sleep(0)
+    returned = threads._returned
+
+    def cancelled_at_this_moment(*args: Any) -> None:
+        returned(*args)
+        second.cancel()
+
+    monkeypatch.setattr(threads, "_returned", cancelled_at_this_moment)
+    gate.set()
+    await asyncio.wait([first, second])
+    assert second.cancelled()
+    async with asyncio.timeout(5):
+        assert await threads.run("p", "answers", answers) == "at once"
+
+
+async def test_where_everything_hangs_a_call_is_told_so_at_once(hanging: Actions) -> None:
+    for project in range(9):
+        await asyncio.gather(*(hanging.call(str(project), "hangs", "{}") for _ in range(9)))
+    assert hanging.threads.hanging.total() == 9
+    async with asyncio.timeout(1):
+        assert "not returned (9)" in await hanging.call("another", "answers", "{}")

@@ -7,26 +7,21 @@ function tool of that name, and no client is asked. Parameters and description c
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import contextvars
 import functools
 import importlib
 import inspect
 import json
-import logging
 import sys
-import threading
-from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from pydantic import TypeAdapter, ValidationError
 
-log = logging.getLogger(__name__)
+from worker.threads import Hanging, Threads
+
 F = TypeVar("F", bound=Callable[..., Any])
 MARK = "__assistants_action__"
-MOST_HANGING = 32  # threads of one action whose time is up, and which cannot be ended: beyond that it is not called
 OUTPUT_LIMIT = 256 * 1024  # characters of an output that the model gets to see
 
 
@@ -36,19 +31,13 @@ def action(function: F) -> F:
     return function
 
 
-class Hanging(Exception):
-    """Too many calls of the action have not returned."""
-
-
 class Actions:
-    """The registered functions, by name. `hanging` counts the threads whose time is up and that still run, by name."""
+    """The registered functions, by name. Plain ones run in `threads`."""
 
     def __init__(self, functions: Mapping[str, Callable[..., Any]], timeout: float = 60) -> None:
         """`timeout` in seconds, of each call."""
-        self.hanging: Counter[str] = Counter()
-        self._adapters = {
-            name: TypeAdapter(cast("Any", _checked(function, self.hanging))) for name, function in functions.items()
-        }
+        self.threads = Threads()
+        self._adapters = {name: TypeAdapter(cast("Any", _checked(function))) for name, function in functions.items()}
         self._functions, self._timeout = dict(functions), timeout
         self.definitions: dict[str, dict[str, Any]] = {
             name: _definition(function, self._adapters[name]) for name, function in functions.items()
@@ -76,13 +65,16 @@ class Actions:
     def __contains__(self, name: str) -> bool:
         return name in self._functions
 
-    async def call(self, name: str, arguments: str) -> str:
+    async def call(self, project: str, name: str, arguments: str) -> str:
         """The output for the model: what the function returns, as text or JSON, or what went wrong."""
         try:
             async with asyncio.timeout(self._timeout) as time:
-                return _text(await self._adapters[name].validate_json(arguments or "{}"))[:OUTPUT_LIMIT]
-        except Hanging:
-            return f"Error: {name} is not available now: {MOST_HANGING} calls of it have not returned."
+                return _text(await self._run(project, name, arguments or "{}"))[:OUTPUT_LIMIT]
+        except Hanging as error:
+            return (
+                f"Error: {name} is not available now: calls that have not returned ({error}) hold its threads. Do not"
+                " call it again in this run; say that it does not answer."
+            )
         except TimeoutError as error:
             if time.expired():
                 return f"Error: {name} did not answer within {self._timeout:g} seconds."
@@ -100,55 +92,23 @@ class Actions:
         except Exception as error:
             return f"Error: {type(error).__name__}: {error}"
 
+    async def _run(self, project: str, name: str, arguments: str) -> Any:
+        call = self._adapters[name].validate_json(arguments)
+        return await (call if inspect.iscoroutine(call) else self.threads.run(project, name, call))
 
-def _checked(function: Callable[..., Any], hanging: Counter[str]) -> Callable[..., Any]:
-    """The function as a coroutine function, for pydantic to check the arguments of."""
+
+def _checked(function: Callable[..., Any]) -> Callable[..., Any]:
+    """For pydantic to check the arguments of: it returns the coroutine, or else the call that a thread is to make."""
     if inspect.iscoroutinefunction(function):
         return function
 
-    async def threaded(*args: Any, **kwargs: Any) -> Any:
-        return await _in_thread(function.__name__, functools.partial(function, *args, **kwargs), hanging)
+    def prepared(*args: Any, **kwargs: Any) -> Callable[[], Any]:
+        return functools.partial(function, *args, **kwargs)
 
-    threaded.__signature__ = inspect.signature(function, eval_str=True)  # type: ignore[attr-defined]
-    threaded.__annotations__ = inspect.get_annotations(function, eval_str=True)
-    threaded.__name__ = function.__name__
-    return threaded
-
-
-async def _in_thread(name: str, function: Callable[[], Any], hanging: Counter[str]) -> Any:
-    """Run it in a thread of its own, which nobody waits for at the end: one that hangs keeps no other call waiting, and
-    no process alive. A thread cannot be ended, so those that hang are counted. Raises Hanging if they are too many."""
-    if hanging[name] >= MOST_HANGING:
-        raise Hanging
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[Any] = loop.create_future()
-
-    def tell(result: Any, error: Exception | None) -> None:
-        if done.done():  # its time was up
-            hanging[name] -= 1
-            return
-        if error is None:
-            done.set_result(result)
-        else:
-            done.set_exception(error)
-
-    def work() -> None:
-        result, failure = None, None
-        try:
-            result = function()
-        except Exception as error:
-            failure = error
-        with contextlib.suppress(RuntimeError):  # the loop is gone: the process ends
-            loop.call_soon_threadsafe(tell, result, failure)
-
-    threading.Thread(target=contextvars.copy_context().run, args=(work,), daemon=True).start()
-    try:
-        return await done
-    except asyncio.CancelledError:
-        if done.cancelled():  # not if it returned at this very moment
-            hanging[name] += 1
-            log.warning("action %s does not return: %d calls of it hang, of %d", name, hanging[name], MOST_HANGING)
-        raise
+    prepared.__signature__ = inspect.signature(function, eval_str=True)  # type: ignore[attr-defined]
+    prepared.__annotations__ = inspect.get_annotations(function, eval_str=True)
+    prepared.__name__ = function.__name__
+    return prepared
 
 
 def _definition(function: Callable[..., Any], adapter: TypeAdapter[Any]) -> dict[str, Any]:

@@ -342,7 +342,7 @@ class Advance:
             return await self._search(held, call, searches)
         name, arguments, telemetry = call.function.name, call.function.arguments, self.kit.telemetry
         with telemetry.span("tool", tool=name, call_id=call.id) as span:
-            output = await self.kit.actions.call(name, arguments)
+            output = await self.kit.actions.call(self.item.project, name, arguments)
             if telemetry.content:
                 span.tell(arguments=arguments, output=output)
             return output, ()
