@@ -17,6 +17,8 @@ SYNC := $(UV) sync --frozen --inexact
 export UV_PROJECT_ENVIRONMENT := $(VENV)
 export UV_PYTHON_DOWNLOADS := never
 unexport VIRTUAL_ENV
+# The tests start some hundred processes: without bytecode on disk each compiles the service and its libraries anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help install serve test lint format browser bench sim sweep model modelserver fuzz chaos storm mutants docs clean
@@ -107,7 +109,7 @@ $(INSTALLED): $(UV_READY) pyproject.toml uv.lock
 
 $(INSTALLED_DEV): $(INSTALLED)
 	@echo 'Installing what the tests need ...'
-	@$(SYNC)
+	@$(SYNC) --compile-bytecode # once, rather than by several processes of tests at the same time
 	@touch $@
 
 $(INSTALLED_BROWSER): $(INSTALLED_DEV)
