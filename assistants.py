@@ -317,6 +317,7 @@ async def listening(app: web.Application, settings: Settings) -> AsyncIterator[s
         raise ConfigurationError(f"Cannot listen on HOST {settings.host}, PORT {settings.port}: {error}.") from None
     host, port = listener.sockets[0].getsockname()[:2]
     log.info("API at http://%s:%s/v1, Swagger UI at http://%s:%s/docs", host, port, host, port)
+    connections.keep_little_unsent(listener)
     watching = asyncio.create_task(connections.cut_off_stalled(server))
     try:
         yield f"http://{host}:{port}"

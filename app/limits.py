@@ -32,6 +32,8 @@ LOOKS: Final = 8  # runs of which a project at its limit is asked at once whethe
 FULL: Final = 1.0  # seconds for which the answer holds if none did
 COUNT_EVERY: Final = 60.0  # seconds between counts of a project's bytes, at least
 COUNT_SHARE: Final = 50  # a count that took a second is not repeated for this many
+COUNT_AT_LAST: Final = 3600.0  # seconds after which it is repeated, however long it took
+COUNTS: Final = 4  # projects that are counted at a time
 HEADERS = web.RequestKey("rate_limit_headers", dict[str, str])
 
 
@@ -112,7 +114,8 @@ class ActiveRuns:
     async def _make_room(self, project: str, places: Places) -> None:
         if places.taken >= self._limit:
             async with places.looking:  # of all that come at once, one looks for them all
-                if self._clock.now() >= places.full_until:
+                # Not if the clock was put back meanwhile: the answer would hold until it is there again.
+                if not 0 < places.full_until - self._clock.now() <= FULL:
                     await self._look(project, places)
         if places.taken >= self._limit:
             raise _too_many(f"project {project} on active runs: Limit {self._limit}", "runs", 2 * FULL)
@@ -154,11 +157,13 @@ class StoredBytes:
     def __init__(self, limit: int, storage: Storage, clock: Clock) -> None:
         self._limit, self._storage, self._clock = limit, storage, clock
         self._projects: dict[str, Usage] = {}
+        self._counts = asyncio.Semaphore(COUNTS)
 
     def check(self, project: str) -> None:
         """Raises the 429 of a project that keeps too much; the SDKs do not repeat that."""
         usage = self._projects.setdefault(project, Usage())
-        if self._clock.now() >= usage.due and usage.counting is None:
+        # The clock may have been put back since.
+        if not 0 < usage.due - self._clock.now() <= COUNT_AT_LAST and usage.counting is None:
             usage.counting = asyncio.create_task(self._count(project, usage))
         if usage.counted + usage.since >= self._limit:
             raise ApiError(
@@ -174,15 +179,24 @@ class StoredBytes:
         self._projects[project].since += size
 
     async def _count(self, project: str, usage: Usage) -> None:
-        begun, known = self._clock.now(), usage.since
         try:
-            sizes = [await self._storage.weigh(container, f"{project}/") for container in names.WEIGHED]
-            usage.counted, usage.since = sum(sizes), usage.since - known
-        except StorageUnavailable as error:
-            log.warning("the bytes of project %s cannot be counted: %s", project, error)
+            async with self._counts:
+                took = await self._weigh(project, usage)
+            pause = min(max(COUNT_EVERY, COUNT_SHARE * took), COUNT_AT_LAST)
+        except Exception as error:
+            pause = COUNT_EVERY
+            unforeseen = error if not isinstance(error, StorageUnavailable) else None
+            log.warning("the bytes of project %s cannot be counted: %s", project, error, exc_info=unforeseen)
         finally:
-            now = self._clock.now()
-            usage.due, usage.counting = now + max(COUNT_EVERY, COUNT_SHARE * (now - begun)), None
+            usage.counting = None
+        usage.due = self._clock.now() + pause
+
+    async def _weigh(self, project: str, usage: Usage) -> float:
+        """How long it took, in seconds."""
+        begun, known = self._clock.now(), usage.since
+        sizes = [await self._storage.weigh(container, f"{project}/") for container in names.WEIGHED]
+        usage.counted, usage.since = sum(sizes), usage.since - known
+        return self._clock.now() - begun
 
     async def close(self) -> None:
         counting = [usage.counting for usage in self._projects.values() if usage.counting]

@@ -10,6 +10,7 @@ from aiohttp import web
 from app import (
     assistants,
     bodies,
+    connections,
     files,
     heads,
     messages,
@@ -147,6 +148,7 @@ def create_app(
     app[SERVICE] = service
     app[STOPPING] = stopping or asyncio.Event()
     app[streaming.STREAMS] = set()
+    app.on_response_prepare.append(connections.note)
     app.on_response_prepare.append(middleware.cors(origins))
     app.on_shutdown.append(streaming.end_streams)
     if service.limits:

@@ -42,6 +42,7 @@ MEND_WINDOW: Final = 60.0  # seconds that a commit may wait for its projection b
 ROLL_AFTER: Final = 200  # commits that a first touch folds, of a log that is not large
 ROLL_SHARE: Final = 16  # a generation grows to this part of its snapshot: what a first touch folds stays the less
 ROLL_AT_LAST: Final = 40_000  # commits: Azure takes 50,000 blocks, and no generation ends during a run
+MOST_LATE: Final = 1_000  # commits of one process whose documents the store refused, and that are told all the same
 TRIES: Final = 500  # of one command; each lost race means that another writer's commit went through
 
 Decide = Callable[[S], Sequence[e.Event]]
@@ -156,7 +157,6 @@ class Ledger(ABC, Generic[S, C]):
     async def command(self, project: str, log_id: str, decide: Decide[S], ring: Ring | None = None) -> list[C]:
         """A client's `commit`: raises the 404 of what is unknown or deleted. Once the commit stands its client
         is told so, even if the store refuses the documents for a while."""
-
         return await self.commit(project, log_id, lambda state: decide(self._known(state, log_id)), ring, told=True)
 
     async def commit(
@@ -254,9 +254,11 @@ class Ledger(ABC, Generic[S, C]):
             self._bell.ring("work")
         try:
             await self._advance(rest)
-        except StorageUnavailable:
+        except StorageUnavailable as error:
             if not told:
                 raise  # the work item stays, and whoever gets it next projects
+            if len(self._late) >= MOST_LATE:
+                raise Undecided(f"documents are late: {error}") from error
             # The commit stands, so its client is told: an error would make him do it again.
             late = asyncio.create_task(self._advance_late(project, log_id, rest))
             self._late.add(late)
@@ -375,8 +377,7 @@ class Ledger(ABC, Generic[S, C]):
         """Remember the view, if there is such a log, and forget the ones that nobody asked for lately."""
         key = (project, log_id)
         if view.mark is None and not view.lock.locked():
-            self._forget(key)
-            return
+            return self._forget(key)
         if self._views.get(key) is not view:
             self._forget(key)
             self._views[key] = view
@@ -394,7 +395,6 @@ class Ledger(ABC, Generic[S, C]):
         view.counted = view.weight
 
     def _forget(self, key: tuple[str, str]) -> None:
-        view = self._views.pop(key, None)
-        if view:
+        if view := self._views.pop(key, None):
             self._weight -= view.counted
             view.counted = 0

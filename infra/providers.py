@@ -182,9 +182,13 @@ class ModelRouter:
             return known[1]
 
     async def warm(self) -> None:
-        """Make the default provider ready, so that the first run does not wait for it."""
-        if self._default:
-            await self._open(self._default)
+        """Make the default provider ready, so that the first run does not wait for it. What fails is told in the log,
+        and tried again by that run."""
+        try:
+            if self._default:
+                await self._open(self._default)
+        except Exception:
+            logger.exception("the provider %s cannot be made ready before the first run", self._default)
 
     async def close(self) -> None:
         async with self._opening:

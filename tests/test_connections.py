@@ -6,13 +6,16 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from forms import TYPE, file_form
 from inprocess import InProcess, in_process
+from virtual import run
 
 from app import connections
+from app.connections import STALLED
 from assistants import api_of, listening
 from infra.settings import read_settings
 
@@ -177,3 +180,81 @@ async def test_a_client_that_reads_slowly_gets_all_of_it(monkeypatch: pytest.Mon
     async with served() as (service, port), connected(port) as (reader, writer), asyncio.timeout(30):
         writer.write(await much(service))
         assert await size_read(reader, 0.005) > 60 * 250_000
+
+
+class Line:
+    """A connection and its transport, of which the answer's bytes are taken as a test says."""
+
+    def __init__(self) -> None:
+        self.transport, self.output_size, self.waits, self.cut_off = self, 0, 0, False
+
+    def write(self, size: int) -> None:
+        self.output_size += size
+        self.waits += size
+
+    def take(self, size: int) -> None:
+        self.waits -= size
+
+    def get_write_buffer_size(self) -> int:
+        return self.waits
+
+    def abort(self) -> None:
+        self.cut_off = True
+
+
+@pytest.mark.parametrize(
+    ("written", "taken", "cut_off"), [(4096, 4096, False), (4096, 1, False), (20, 0, True), (0, 0, True)]
+)
+def test_what_is_taken_counts_and_not_what_waits(
+    written: int, taken: int, cut_off: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What waits is filled up as soon as there is room, so that it may be as much at each look; and heartbeats add to
+    it, although nothing is taken."""
+
+    async def main() -> None:
+        line: Any = Line()
+        server: Any = SimpleNamespace(connections=[line])
+        monkeypatch.setitem(connections._answers, line, line)
+        watching = asyncio.create_task(connections.cut_off_stalled(server))
+        line.write(100_000)
+        for _ in range(30):
+            await asyncio.sleep(STALLED / 20)
+            line.take(taken)
+            line.write(written)
+        watching.cancel()
+        assert line.cut_off == cut_off
+
+    run(main())
+
+
+def test_connections_are_watched_on_after_an_error(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        line: Any = Line()
+        line.write(1)
+        server: Any = SimpleNamespace()  # without connections: an AttributeError
+        watching = asyncio.create_task(connections.cut_off_stalled(server))
+        await asyncio.sleep(STALLED)
+        assert "cannot be looked at" in caplog.text
+        server.connections = [line]
+        await asyncio.sleep(1.5 * STALLED)
+        assert line.cut_off
+        watching.cancel()
+
+    run(main())
+
+
+async def test_it_is_seen_soon_that_a_slow_client_takes_something() -> None:
+    """Not only when the system's buffer of megabytes has room again."""
+    async with served() as (service, port), connected(port) as (reader, writer), asyncio.timeout(10):
+        writer.write(await much(service))
+        await reader.readexactly(1)
+        (line,) = (each for each in connections._answers if (each.get_extra_info("sockname") or (0, 0))[1] == port)
+        before = -1
+        while (taken := connections._taken(line)) != before:  # until all buffers are full
+            before = taken
+            await asyncio.sleep(0.1)
+        read = 0
+        while connections._taken(line) == before:
+            read += len(await reader.readexactly(2**15))
+            await asyncio.sleep(0.005)
+        assert read < 2**20

@@ -16,12 +16,12 @@ from simulation import PROJECT, Process, World
 from virtual import run
 
 from core import events as e
-from core import names
+from core import ledger, names
 from core.commands import message_from
 from core.errors import ApiError
 from core.fanout import AT_ONCE
 from core.ids import Ids
-from core.ports import Document, StorageUnavailable
+from core.ports import Document, StorageUnavailable, Undecided
 from core.requests import CreateMessage
 
 
@@ -170,6 +170,55 @@ def test_p1_a_commit_whose_documents_are_refused_is_acknowledged_and_shown_later
             await asyncio.sleep(60)
             assert not refusals
             assert news in await document_of(world, client)
+
+    run(main())
+
+
+def test_p1_documents_that_meet_an_unforeseen_error_are_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        world = World(layout=("api",))
+        async with world.running():
+            client = Client(world)
+            await client.open_thread()
+            process, troubles = world.processes[0], [StorageUnavailable("away"), ValueError("a fault"), KeyError("x")]
+            advance = process.ledger._storage.advance
+
+            async def troubled(document: Document) -> None:
+                if troubles:
+                    raise troubles.pop(0)
+                await advance(document)
+
+            monkeypatch.setattr(process.ledger._storage, "advance", troubled)
+            await client.modify()
+            await asyncio.sleep(60)
+            assert world.exchanges[-1].mark.encode() in await document_of(world, client)
+            assert not process.ledger._late
+            assert [error.rpartition(": ")[2] for error in world.errors] == ["ValueError('a fault')", "KeyError('x')"]
+
+    run(main())
+
+
+def test_commits_are_told_ahead_of_their_documents_up_to_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store that refuses documents for good does not fill the memory. A client hears then that nobody knows."""
+    monkeypatch.setattr(ledger, "MOST_LATE", 3)
+
+    async def main() -> None:
+        world = World(layout=("api",))
+        async with world.running():
+            client = Client(world)
+            await client.open_thread()
+            process = world.processes[0]
+            refusing = True
+            world.plan.choose = lambda _, name: How.REFUSED if refusing and name.startswith("advance") else None
+            for number in range(3):
+                await process.spawn(say(process, client.thread, f"message {number}"))
+            with pytest.raises(Undecided):
+                await process.spawn(say(process, client.thread, "one more"))
+            assert len(process.ledger._late) == 3
+            refusing = False
+            await asyncio.sleep(60)
+            assert not process.ledger._late
+            assert await process.spawn(say(process, client.thread, "after all"))
 
     run(main())
 

@@ -11,7 +11,7 @@ import openai
 import pytest
 from inprocess import Answer, Gate, InProcess, ManualClock, in_process, path_of, says
 
-from app.limits import COUNT_EVERY, COUNT_SHARE, FULL, LOOKS, Limits
+from app.limits import COUNT_EVERY, COUNT_SHARE, COUNTS, FULL, LOOKS, Limits
 from app.service import SERVICE
 from core import names
 from core.errors import ApiError
@@ -173,6 +173,14 @@ async def test_whoever_asks_all_the_time_is_let_in_as_soon_as_there_is_room(two_
     await begun(two_runs)
 
 
+async def test_a_clock_that_was_put_back_keeps_no_place(two_runs: InProcess) -> None:
+    first, _ = await begun(two_runs), await begun(two_runs)
+    await refused(two_runs)
+    await two_runs.api.post(f"{path_of(first)}/cancel")
+    two_runs.advance(-3_600)
+    await begun(two_runs)
+
+
 async def test_a_deleted_thread_makes_room(two_runs: InProcess) -> None:
     runs = [await begun(two_runs), await begun(two_runs)]
     await two_runs.api.delete(f"/threads/{runs[0]['thread_id']}")
@@ -318,3 +326,53 @@ async def test_a_count_that_failed_leaves_the_one_before(small: InProcess, monke
     monkeypatch.setattr(small.storage, "weigh", away)
     await counted(small)
     await small.api.refused("POST", "/threads", {}, status=429)
+
+
+async def test_a_count_that_failed_is_tried_again_after_a_minute(
+    small: InProcess, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """However long the store took to fail, and whatever the error was, which the log tells."""
+    asked, errors = 0, [StorageUnavailable("away"), ValueError("a fault")]
+
+    async def away(*_: str) -> int:
+        nonlocal asked
+        asked += 1
+        small.advance(60)
+        raise errors.pop(0)
+
+    monkeypatch.setattr(small.storage, "weigh", away)
+    await counted(small)
+    await counted(small)
+    assert asked == 2
+    told = [each for each in caplog.records if "cannot be counted" in each.message]
+    assert [bool(each.exc_info and each.exc_info[0]) for each in told] == [False, True]
+
+
+async def test_a_clock_that_was_put_back_holds_up_no_count(small: InProcess) -> None:
+    await counted(small)
+    await small.storage.start(names.THREADS, "one/thread_old.log", b"x" * 20_000)
+    await counted(small, after=-7_200)
+    await small.api.refused("POST", "/threads", {}, status=429)
+
+
+async def test_a_few_projects_are_counted_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = ",".join(f"p{number}:key-{number}" for number in range(3 * COUNTS))
+    now = most = 0
+
+    async def weigh(*_: str) -> int:
+        nonlocal now, most
+        now += 1
+        most = max(most, now)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        now -= 1
+        return 0
+
+    async with in_process(api_keys=keys, project_stored_bytes=10_000) as service:
+        monkeypatch.setattr(service.storage, "weigh", weigh)
+        stored = limits_of(service).stored
+        assert stored
+        for number in range(3 * COUNTS):
+            stored.check(f"p{number}")
+        await asyncio.gather(*(usage.counting for usage in stored._projects.values() if usage.counting))
+    assert most == COUNTS

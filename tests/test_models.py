@@ -45,6 +45,7 @@ from upstreams import (
 
 from assistants import Parts, tell_of_models
 from core.ports import Image, ModelError, ModelInfo, NoSuchModel, Reply, Tokens, ToolCall, Turn
+from infra import providers
 from infra.providers import ModelRouter, Provider
 from infra.settings import read_settings
 from infra.turns import joined
@@ -968,6 +969,21 @@ async def test_warming_opens_the_default_provider_once(upstream: Upstream) -> No
     upstream.script = [whole(choice(content="a"))]
     async with router(upstream.url) as models:
         await asyncio.gather(models.warm(), models.warm())
+        assert (await models.reply(prompt(), None)).text == "a"
+
+
+async def test_a_provider_that_cannot_be_warmed_is_told_and_tried_again(
+    upstream: Upstream, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: Any) -> Any:
+        raise ValueError("a fault")
+
+    upstream.script = [whole(choice(content="a"))]
+    async with router(upstream.url) as models:
+        with monkeypatch.context() as patch:
+            patch.setattr(providers, "_build", broken)
+            await models.warm()
+        assert "cannot be made ready before the first run" in caplog.text
         assert (await models.reply(prompt(), None)).text == "a"
 
 

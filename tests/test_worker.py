@@ -242,6 +242,32 @@ def test_p6_a_queue_that_does_not_answer_for_a_while_takes_no_run_from_its_worke
     run(main())
 
 
+def test_p6_an_unforeseen_error_of_the_queue_takes_no_run_from_its_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        world = World(layout=("api", "worker", "worker"), restless=True)
+        async with world.running():
+            troubles: list[Exception] = [ValueError("a fault")]
+            for process in world.processes[1:]:
+                extend = process.kit.storage.extend
+
+                async def troubled(delivery: Delivery, *, hide: float, extend: Any = extend) -> Delivery:
+                    if troubles:
+                        raise troubles.pop()
+                    found: Delivery = await extend(delivery, hide=hide)
+                    return found
+
+                monkeypatch.setattr(process.kit.storage, "extend", troubled)
+            client, work = await started(world, "long")
+            await client.until(work)
+            assert not troubles
+            assert world.models.calls[work.model] == 1
+            assert [error.rpartition(": ")[2] for error in world.errors] == ["ValueError('a fault')"]
+            world.errors.clear()
+            await finished(world, client, work)
+
+    run(main())
+
+
 @pytest.mark.parametrize("trouble", [None, *How])
 @pytest.mark.parametrize("late", [0.0, 0.4, 0.6, 0.9, 1.1, 2.3])  # of the host's hiding, which it renews at half of it
 def test_p2_no_order_of_a_hosts_renewals_and_its_late_functions_loses_an_item(late: float, trouble: How | None) -> None:

@@ -82,12 +82,17 @@ class _Reader:
         return await self.kill()
 
     async def kill(self) -> int:
-        with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
-        await self._process.communicate()
+        """The exit code; -SIGKILL also of a process that the system does not end in time."""
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)  # with what it started, which may hold its pipes open
+        try:
+            async with asyncio.timeout(_LAST_BREATH):
+                await self._process.communicate()
+        except TimeoutError:
+            logger.error("The process %d, which reads files, was killed and does not end", self._process.pid)
         code = self._process.returncode
-        assert code is not None  # noqa: S101
-        return code
+        return -signal.SIGKILL if code is None else code
 
     @property
     def ended(self) -> bool:
@@ -137,7 +142,7 @@ class ReaderPool:
         except (EOFError, OSError, ValueError) as error:
             raise self._broken(await reader.end(), error) from None
         except BaseException:
-            await asyncio.shield(reader.kill())
+            await asyncio.shield(self._kill(reader))
             raise
         self._idle.append(reader)
         reader.retiring = asyncio.get_running_loop().call_later(IDLE, self._retire, reader)
@@ -157,9 +162,13 @@ class ReaderPool:
             self._idle.remove(reader)
         if reader.retiring:
             reader.retiring.cancel()
+        self._kill(reader)
+
+    def _kill(self, reader: _Reader) -> asyncio.Task[int]:
         task = asyncio.ensure_future(reader.kill())
         self._retired.add(task)
         task.add_done_callback(self._retired.discard)
+        return task
 
     def _broken(self, code: int, error: Exception) -> Unreadable:
         logger.warning("A process that reads files ended with %s: %r", code, error)

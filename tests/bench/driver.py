@@ -39,6 +39,11 @@ class Load:
         return self.quantile(0.5) * 1000
 
     @property
+    def p95(self) -> float:
+        """In milliseconds."""
+        return self.quantile(0.95) * 1000
+
+    @property
     def p99(self) -> float:
         """In milliseconds."""
         return self.quantile(0.99) * 1000
@@ -95,19 +100,32 @@ class Model:
 class Client:
     """A client of the service at `url`, or of the floor."""
 
-    def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
+    def __init__(self, session: aiohttp.ClientSession, url: str, key: str = "") -> None:
         if urlsplit(url).hostname != "127.0.0.1":
             raise ValueError(f"{url}: loopback only")
-        self._session, self._base = session, f"{url}/v1"
+        self._session, self._url, self._base = session, url, f"{url}/v1"
+        self._authorization = {"Authorization": f"Bearer {key}"} if key else {}
+        self._headers = HEADERS | self._authorization
         self._assistants: dict[bool, str] = {}
+
+    def another(self, key: str) -> Client:
+        """A client of the same service, by another key."""
+        return Client(self._session, self._url, key)
 
     async def call(self, method: str, path: str, body: Any = None) -> Any:
         data = msgspec.json.encode(body) if body is not None else None
-        async with self._session.request(method, self._base + path, data=data, headers=HEADERS) as response:
+        async with self._session.request(method, self._base + path, data=data, headers=self._headers) as response:
             said = await response.read()
             if response.status != 200:
                 raise RuntimeError(f"{method} {path}: {response.status} {said[:300]!r}")
             return msgspec.json.decode(said)
+
+    async def upload(self, filename: str, content: bytes) -> str:
+        """The id of the new file."""
+        form = aiohttp.FormData({"purpose": "assistants"})
+        form.add_field("file", content, filename=filename)
+        async with self._session.post(f"{self._base}/files", data=form, headers=self._authorization) as response:
+            return str((await response.json())["id"])
 
     # -- objects ---------------------------------------------------------------------------------------------------
 
@@ -169,7 +187,7 @@ class Client:
         body = msgspec.json.encode({"assistant_id": await self.assistant(), "stream": True})
         begun, first, ended = time.perf_counter(), 0.0, False
         url = f"{self._base}/threads/{thread}/runs"
-        async with self._session.post(url, data=body, headers=HEADERS) as response:
+        async with self._session.post(url, data=body, headers=self._headers) as response:
             async for line in response.content:
                 if not first and line.startswith(b"event: thread.message.delta"):
                     first = time.perf_counter() - begun

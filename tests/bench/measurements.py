@@ -21,6 +21,7 @@ import azure_cost
 from big_files import files
 from driver import HEADERS, Client, Load, load, pick_ups, runs, streams, timed
 from helper import cpu_seconds, resident_mb
+from neighbours import neighbours
 from search_quality import search_quality
 from service import COMMAND
 from stand import AZURITE, SEPARATE, SQLITE, Figure, Limit, Stand, at_least, at_most
@@ -364,6 +365,7 @@ SCENARIOS: dict[str, tuple[Scenario, tuple[str, ...]]] = {
     "in-flight": (in_flight, (SQLITE, SEPARATE)),
     "long": (long, (SQLITE, AZURITE)),
     "many": (many, (SQLITE,)),
+    "neighbours": (neighbours, (SQLITE, AZURITE)),
     "files": (files, (SQLITE, AZURITE)),
     "search": (vector_search, (SQLITE, AZURITE)),
     "quality": (search_quality, (SQLITE,)),

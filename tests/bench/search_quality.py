@@ -14,9 +14,8 @@ import statistics
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
-import aiohttp
 from driver import Client
-from stand import Figure, Service, Stand, at_least
+from stand import Figure, Stand, at_least
 
 FAQ = Path(__file__).parent / "faq"
 LANGUAGES = {"en": "English", "de": "German", "ru": "Russian", "ja": "Japanese"}
@@ -33,7 +32,7 @@ async def search_quality(stand: Stand, engine: str) -> AsyncIterator[Figure]:
     async with stand.service(engine) as one:
         for language, name in LANGUAGES.items():
             sections: list[tuple[str, str]] = json.loads((FAQ / f"{language}.json").read_text())
-            files = await _upload(stand.session, one, [text for _, text in sections])
+            files = await upload(one.client, [text for _, text in sections])
             store = await _store(one.client, files)
             asked = [(title, file) for (title, _), file in zip(sections, files, strict=True) if title[-1] in "?!？"]
             found = {by: await _quality(one.client, store, asked, balance) for by, balance in BALANCES.items()}
@@ -43,16 +42,15 @@ async def search_quality(stand: Stand, engine: str) -> AsyncIterator[Figure]:
                 yield Figure(engine, what, quality, "", limit=least)
 
 
-async def _upload(session: aiohttp.ClientSession, one: Service, texts: list[str]) -> list[str]:
+async def upload(client: Client, texts: list[str]) -> list[str]:
+    """The ids of new files, in the order of the texts."""
     room = asyncio.Semaphore(AT_ONCE)
 
-    async def upload(number: int, text: str) -> str:
-        form = aiohttp.FormData({"purpose": "assistants"})
-        form.add_field("file", text.encode(), filename=f"section-{number}.txt")
-        async with room, session.post(f"{one.processes[0].url}/v1/files", data=form) as response:
-            return str((await response.json())["id"])
+    async def one(number: int, text: str) -> str:
+        async with room:
+            return await client.upload(f"section-{number}.txt", text.encode())
 
-    return await asyncio.gather(*(upload(number, text) for number, text in enumerate(texts)))
+    return await asyncio.gather(*(one(number, text) for number, text in enumerate(texts)))
 
 
 async def _store(client: Client, files: list[str]) -> str:

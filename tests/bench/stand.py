@@ -120,14 +120,15 @@ class Stand:
         return {"STORAGE": storage, "OPENAI_BASE_URL": f"{self.model.url}/v1", "OPENAI_API_KEY": "bench"}
 
     @contextlib.asynccontextmanager
-    async def service(self, engine: str, storage: str = "") -> AsyncIterator[Service]:
+    async def service(self, engine: str, storage: str = "", key: str = "", **more: str) -> AsyncIterator[Service]:
+        """`key` is that of its client, `more` are further settings."""
         storage = storage or self.storage(engine)
         with contextlib.ExitStack() as stack:
             processes = []
             for command in ("serve",) if engine == SQLITE else ("api", "worker"):
-                processes.append(Process(command, self.settings(storage)))
+                processes.append(Process(command, {**self.settings(storage), **more}))
                 stack.callback(processes[-1].kill)
-            one = Service(engine, storage, processes, Client(self.session, processes[0].url))
+            one = Service(engine, storage, processes, Client(self.session, processes[0].url, key))
             try:
                 await self._warm(one)
                 yield one

@@ -1,0 +1,87 @@
+"""What a project's runs take while another project fills the service: with 1,000 runs that wait for slots, with 1,000
+files of a vector store. Beside what they take alone, in the same processes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+from driver import Client, Load, load, timed
+from search_quality import upload
+from stand import AZURITE, SQLITE, Figure, Stand, at_most
+
+MANY = 1_000  # runs, and files
+SLOTS = 8  # runs that the worker has in flight
+MODEL_MS = 97
+# Times what a run takes alone, at most. Azurite is one Node process, which both projects share besides.
+MOST = {SQLITE: 3.0, AZURITE: 5.0}
+RUNS, ENOUGH = 60, 15  # of the quiet project: measured each time, and at least while the other project's work lasts
+POLL = 0.01  # seconds
+KEYS = {"loud": "key-of-the-loud-project", "quiet": "key-of-the-quiet-project"}
+WORDS = "A line of a file that is read, cut into chunks, embedded and indexed. " * 20
+Going = Callable[[], Awaitable[bool]]
+
+
+async def neighbours(stand: Stand, engine: str) -> AsyncIterator[Figure]:
+    keys = ",".join(f"{project}:{key}" for project, key in KEYS.items())
+    settings = {"API_KEYS": keys, "WORKER_CONCURRENCY": str(SLOTS)}
+    async with stand.service(engine, key=KEYS["loud"], **settings) as one:
+        loud, quiet = one.client, one.client.another(KEYS["quiet"])
+        await stand.model.set(MODEL_MS)
+        async for _ in stand.turns(1):
+            alone = await latencies(quiet, always)
+            yield Figure(engine, "a run alone: p50", alone.p50)
+            yield Figure(engine, "a run alone: p95", alone.p95)
+            for what, fill in ((f"{MANY:,} runs", waiting_runs), (f"{MANY:,} files", waiting_files)):
+                going = await fill(loud)
+                beside = await latencies(quiet, going)
+                if len(beside.times) < ENOUGH:
+                    raise RuntimeError(f"the {what} were done after {len(beside.times)} runs of the other project")
+                yield Figure(engine, f"a run beside another project's {what}: p50", beside.p50, "ms", alone.p50)
+                yield Figure(engine, f"a run beside another project's {what}: p95", beside.p95, "ms", alone.p95)
+                ratio = beside.p50 / alone.p50
+                yield Figure(engine, f"a run beside {what}, to alone", ratio, "x", 1, at_most(MOST[engine]))
+
+
+async def latencies(client: Client, going: Going) -> Load:
+    """Of one run after another, the model's time included, as long as the other project's work lasts."""
+    found = Load()
+    while len(found.times) < RUNS and await going():
+        thread = await client.asking()
+        found.times.append(await timed(client.complete(thread, POLL)))
+    return found
+
+
+async def always() -> bool:
+    return True
+
+
+async def waiting_runs(client: Client) -> Going:
+    """Ask for them all. The last one is still queued as long as others wait."""
+    last = {}
+
+    async def start() -> float:
+        last.update(await client.start(await client.asking()))
+        return 0
+
+    await load(32, MANY, start)
+
+    async def going() -> bool:
+        run = await client.call("GET", f"/threads/{last['thread_id']}/runs/{last['id']}")
+        return str(run["status"]) == "queued"
+
+    return going
+
+
+async def waiting_files(client: Client) -> Going:
+    texts = [f"{number}. {WORDS}" for number in range(MANY)]
+    files = await upload(client, texts)
+    store = (await client.call("POST", "/vector_stores", {}))["id"]
+    for start in range(0, MANY, MANY // 2):  # of a batch, 500 are the most
+        await client.call(
+            "POST", f"/vector_stores/{store}/file_batches", {"file_ids": files[start : start + MANY // 2]}
+        )
+
+    async def going() -> bool:
+        return bool((await client.call("GET", f"/vector_stores/{store}"))["file_counts"]["in_progress"])
+
+    return going
