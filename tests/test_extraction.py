@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import random
+import struct
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -12,7 +15,7 @@ import pytest
 import pytest_asyncio
 from reading import failure, read, text_file
 
-from core.ports import Chunk, Chunking
+from core.ports import Chunk, Chunking, Unreadable
 from infra.extraction.formats import DOCUMENTS, TEXTS
 from infra.extraction.pool import ReaderPool
 
@@ -57,7 +60,10 @@ async def test_chunks_are_cut_as_asked_and_the_same_each_time(readers: ReaderPoo
     assert small == await read(readers, path, Chunking(100, 50))
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252", "cp1251", "shift-jis"])
+ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "cp1252", "cp1251", "shift-jis"]
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
 async def test_encodings_are_recognised(encoding: str, readers: ReaderPool, tmp_path: Path) -> None:
     text = {
         "cp1251": "Паром отходит от причала в полдень и возвращается в четыре часа. " * 5,
@@ -66,6 +72,56 @@ async def test_encodings_are_recognised(encoding: str, readers: ReaderPool, tmp_
     path = tmp_path / "note.txt"
     path.write_bytes(text.encode(encoding))
     assert [chunk.text for chunk in await read(readers, path)] == [text]
+
+
+@pytest.mark.parametrize(
+    "script", ["Паром отходит\nв полдень. ", "渡轮中午出发\n四点返回\n", "العبّارة ٥\n", "😀 ferry\n"]
+)
+@pytest.mark.parametrize("order", ["le", "be"])
+async def test_utf_16_without_a_mark_is_told_by_its_zeros(
+    script: str, order: str, readers: ReaderPool, tmp_path: Path
+) -> None:
+    path = tmp_path / "note.txt"
+    path.write_bytes((script * 9).encode(f"utf-16-{order}"))
+    assert [chunk.text for chunk in await read(readers, path)] == [script * 9]
+
+
+@pytest.mark.parametrize("name", ["note.txt", "README"])
+@pytest.mark.parametrize("encoding", ["utf-8", "cp1252", "utf-16", "utf-16-le"])
+async def test_the_end_of_file_of_dos_is_no_part_of_a_text(
+    name: str, encoding: str, readers: ReaderPool, tmp_path: Path
+) -> None:
+    """Once, or until its last record is full."""
+    text = "Die Fähre fährt täglich über den Fjord, außer bei Sturm. Größere Schiffe müssen warten.\n" * 5
+    path = tmp_path / name
+    for end in ("\x1a", "\x1a" * 100):
+        path.write_bytes((text + end).encode(encoding))
+        assert [chunk.text for chunk in await read(readers, path)] == [text]
+
+
+WORDS = b"The tide turns at noon."
+DATA = {
+    "numbers of 16 bits": struct.pack("<200h", *range(-100, 100)),
+    "numbers of 32 bits": struct.pack("<100i", *range(40, 140)),
+    "sound": struct.pack("<300h", *(int(9000 * math.sin(n / 7)) for n in range(300))),
+    "names of one length": b"Jan\0Feb\0Mar\0" * 20,
+    "lines with zeros between": b"".join(b"%d is the tide\n\0" % 3**n for n in range(40)),
+    "random pairs": random.Random(1).randbytes(400) + b"a\0",
+    "an end within": WORDS + b"\x1a\0" + WORDS,
+    "half a character": (WORDS.decode() * 9).encode("utf-16-le") + b"a",
+    "half of UTF-32": "noon".encode("utf-32") + b"a",
+}
+
+
+@pytest.mark.parametrize("name", ["note.txt", "README"])
+@pytest.mark.parametrize("data", DATA.values(), ids=DATA)
+async def test_what_is_no_text_in_any_encoding_is_refused(
+    data: bytes, name: str, readers: ReaderPool, tmp_path: Path
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(data)
+    with pytest.raises(Unreadable, match=r"binary data|not valid UTF-|encoding|not supported"):
+        await read(readers, path)
 
 
 async def test_a_page_says_its_encoding_itself(readers: ReaderPool, tmp_path: Path) -> None:
@@ -85,7 +141,7 @@ async def test_extensions_are_those_of_openai_and_their_case_says_nothing(reader
 
 # The SDK for Python calls a BytesIO without a name `upload`.
 @pytest.mark.parametrize("name", ["README", "Makefile", ".env", "upload", "notes.2026-11", "LICENSE.orig", "a.png"])
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "cp1252"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "cp1252"])
 async def test_text_is_told_by_its_bytes_where_its_name_says_nothing(
     name: str, encoding: str, readers: ReaderPool, tmp_path: Path
 ) -> None:
