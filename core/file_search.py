@@ -6,8 +6,9 @@ The model sees a function. Each result comes with a marker, 【4:0†report.pdf�
 
 from __future__ import annotations
 
+import bisect
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -52,7 +53,8 @@ MOST_RESULTS, MOST_RESULTS_GPT_35 = 20, 5  # by default (published document)
 MOST_TOKENS: Final = 16_000  # of the passages that a model gets for the searches of a turn (the vendor's guide)
 WINDOW_SHARE: Final = 0.25  # of its window, at most,
 RUN_SHARE: Final = 0.5  # and of all searches of a run together
-TOKEN_BYTES: Final = 4  # of UTF-8, nearly
+
+Count = Callable[[str], int]  # tokens of a text
 
 
 def stores_of(run: Run) -> tuple[str, ...]:
@@ -98,11 +100,11 @@ def most_results(run: Run) -> int:
     return _options(run).get("max_num_results") or default
 
 
-def room(steps: Iterable[Step], window: int) -> int:
+def room(steps: Iterable[Step], window: int, count: Count) -> int:
     """How many tokens of passages a model with this window may still get for the searches of a turn, after what it got
     in these steps of the run. Passages stay in the prompt until the run ends."""
     results = (result for step in steps for _, found in found_by(step) for _, result in found)
-    used = sum(len(text.encode()) for result in results for text in _texts(result)) // TOKEN_BYTES
+    used = sum(count(text) for result in results for text in _texts(result))
     return max(0, min(MOST_TOKENS, int(window * WINDOW_SHARE), int(window * RUN_SHARE) - used))
 
 
@@ -122,25 +124,31 @@ def queries_of(arguments: str) -> list[str]:
     return found[:MOST_QUERIES]
 
 
-def results_of(found: Sequence[Found], tokens: int) -> tuple[FileSearchResult, ...]:
+def results_of(found: Sequence[Found], tokens: int, count: Count) -> tuple[FileSearchResult, ...]:
     """What was found, best first, as far as its passages have so many tokens; of the first, as much as fits."""
     kept: list[FileSearchResult] = []
-    left = tokens * TOKEN_BYTES
     for each in found:
-        text = each.text.encode()
-        if kept and len(text) > left:
-            break
+        text = each.text
+        if (cost := count(text)) > tokens:
+            if kept:
+                break
+            text = _beginning(text, tokens, count)
         kept.append(
             FileSearchResult(
                 file_id=each.file_id,
                 file_name=each.filename,
                 score=each.score,
                 attributes=each.attributes,
-                content=(TextContent(text=text[:left].decode(errors="ignore")),),
+                content=(TextContent(text=text),),
             )
         )
-        left -= len(text)
+        tokens = max(0, tokens - cost)
     return tuple(kept)
+
+
+def _beginning(text: str, tokens: int, count: Count) -> str:
+    """As much of the text as has so many tokens."""
+    return text[: bisect.bisect_right(range(len(text)), tokens, key=lambda end: count(text[:end])) - 1]
 
 
 Place = tuple[int, int]  # the numbers of a marker

@@ -19,9 +19,11 @@ from shelved import PlainText
 from test_wire_tools import PARIS, WEATHER
 
 from core.errors import ApiError
+from core.file_search import MOST_TOKENS
 from core.ports import Chunk, Chunking, StorageUnavailable, ToolCall
 from core.search.ranking import Weights
 from infra.providers import ModelRouter, Provider
+from infra.tokenizer import Tiktoken
 from worker.actions import action
 
 Json = Any
@@ -410,19 +412,29 @@ async def test_what_the_model_gets_is_bounded_by_its_window() -> None:
         long[0] = found("file-0", "0.txt", 0.9, "é" * 100_000)
         await service.finished(assistant=await searcher(service, model="gpt-4"))
         cut = service.prompts[-1].turns[-1].text
-    assert (len(few), len(many)) == (1, 12)  # a passage has 1,250 tokens
-    assert 4_000 < cut.count("é") <= 4_096
+    assert (len(few), len(many)) == (2, 15)  # a passage has 1,001 tokens
+    assert 2_000 < Tiktoken().count(cut[cut.index("é") :]) <= 2_048
+
+
+@pytest.mark.parametrize("text", ["渡轮中午出发，四点返回。" * 80, "\n".join(map(str, range(10**6, 10**6 + 300)))])
+async def test_passages_are_bounded_by_tokens_in_any_script(text: str) -> None:
+    """Of Chinese or digits, four bytes are more than a token."""
+    many = [found(f"file-{n}", f"{n}.txt", 0.9, text) for n in range(50)]
+    async with in_process(calls(searching("x")), says("Done."), search=FakeSearch(many)) as service:
+        await service.finished(assistant=await searcher(service))
+        told = service.prompts[-1].turns[-1].text
+    assert 0.9 < told.count(text) * Tiktoken().count(text) / MOST_TOKENS <= 1
 
 
 async def test_a_model_that_goes_on_searching_keeps_room_for_its_answer() -> None:
     """All passages of a run may take half of the window."""
-    long = [found("file-1", "a.txt", 0.9, "word " * 1_600)]  # 2,000 tokens
+    long = [found("file-1", "a.txt", 0.9, "word " * 1_999)]  # 2,000 tokens
     asked = [calls(searching("x", call_id=f"call_{n}")) for n in range(4)]
     async with in_process(*asked, says("Done."), search=(engine := FakeSearch(long))) as service:
         run = await service.finished(assistant=await searcher(service, model="gpt-4"))
         outputs = [turn.text for turn in service.prompts[-1].turns if turn.role == "tool"]
     assert run["status"] == "completed"
-    assert [output.count("word") for output in outputs] == [1_600, 1_600, 77, 0]
+    assert [output.count("word") for output in outputs] == [1_999, 1_999, 96, 0]
     assert outputs[3].startswith("Error: There is no room for more passages.")
     assert len(engine.asked) == 3
 

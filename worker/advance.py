@@ -354,8 +354,8 @@ class Advance:
             until = (held.run.started_at or held.run.created_at) + WAIT
             for store_id in stores_of(held.run):
                 await ready(kit.stores, kit.clock, self.item.project, store_id, until)
-            window = kit.budget.window(held.run.model)
-            found = await search(kit.searcher, self.item.project, held, call, window, searches)
+            window, count = kit.budget.window(held.run.model), kit.tokenizer.count
+            found = await search(kit.searcher, self.item.project, held, call, window, searches, count)
             if kit.telemetry.content:
                 span.tell(arguments=call.asked.arguments)
             return found

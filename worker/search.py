@@ -9,6 +9,7 @@ from typing import Protocol
 
 from core import file_search
 from core.errors import ApiError
+from core.file_search import Count
 from core.fold import RunState
 from core.ports import Clock, StorageUnavailable
 from core.resources import FileSearchResult, FileSearchToolCall
@@ -58,17 +59,17 @@ async def ready(stores: Stores, clock: Clock, project: str, store_id: str, until
 
 
 async def search(
-    engine: Search, project: str, held: RunState, call: FileSearchToolCall, window: int, share: int
+    engine: Search, project: str, held: RunState, call: FileSearchToolCall, window: int, share: int, count: Count
 ) -> tuple[str, tuple[FileSearchResult, ...]]:
     """What the model is told beside what was found, and that. `window` is the model's, in tokens;
-    `share` is the number of searches that divide its part of the window. It changes nothing that a client could see,
-    so it may be repeated.
+    `share` is the number of searches that divide its part of the window; `count` counts tokens, in a thread. It changes
+    nothing that a client could see, so it may be repeated.
 
     Raises StorageUnavailable: nothing of the run can be stored either, so it waits until the store is back.
     """
     run, threshold = held.run, call.file_search.ranking_options.score_threshold
     stores, limit = file_search.stores_of(run), file_search.most_results(run)
-    tokens = file_search.room(held.steps, window) // share
+    tokens = await asyncio.to_thread(file_search.room, list(held.steps), window, count) // share
     if not tokens:
         return f"Error: {FULL}", ()
     try:
@@ -90,7 +91,7 @@ async def search(
         log.exception("run %s: a search failed", run.id)
         return f"Error: {FAILED} {GO_ON}", ()
     told = f"Error: {' '.join(problems)} {GO_ON}" if problems else ""
-    return told, file_search.results_of(found, tokens)
+    return told, await asyncio.to_thread(file_search.results_of, found, tokens, count)
 
 
 async def _search(ask: Ask, store_ids: Sequence[str], limit: int) -> tuple[Sequence[Found], list[str]]:
