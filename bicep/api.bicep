@@ -18,7 +18,7 @@ param planSku string
 @description('Instances.')
 param instances int
 
-@description('The most instances. No more than `instances`: their number is fixed.')
+@description('The most instances. No more than `instances`: their number is fixed. 0: autoscale is left as it is.')
 param maxInstances int
 
 @description('Settings by name.')
@@ -59,17 +59,18 @@ var triggers = [
 ]
 
 // Instances are added one by one when all are busy, and taken away more slowly: a streamed answer ends with its instance.
-resource autoscale 'Microsoft.Insights/autoscaleSettings@2022-10-01' = if (maxInstances > instances) {
+// A deployment removes nothing that it made before, so what is on is turned off by a setting that is not enabled.
+resource autoscale 'Microsoft.Insights/autoscaleSettings@2022-10-01' = if (maxInstances > 0) {
   name: 'scale-${name}'
   location: location
   tags: tags
   properties: {
-    enabled: true
+    enabled: maxInstances > instances
     targetResourceUri: plan.outputs.resourceId
     profiles: [
       {
         name: 'by load'
-        capacity: { minimum: string(instances), maximum: string(maxInstances), default: string(instances) }
+        capacity: { minimum: string(instances), maximum: string(max(instances, maxInstances)), default: string(instances) }
         rules: map(triggers, trigger => {
           metricTrigger: {
             metricName: trigger.metric

@@ -43,7 +43,7 @@ param planSku string = 'B1'
 @maxValue(30)
 param apiInstances int = 1
 
-@description('The most instances of the API: more than apiInstances, and instances are added when they are busy. Needs a plan of the Standard or Premium tier.')
+@description('The most instances of the API: more than apiInstances, and instances are added when they are busy, which needs a plan of the Standard or Premium tier; as many, and that ends. 0: as it was, at first not.')
 @minValue(0)
 @maxValue(30)
 param apiMaxInstances int = 0
@@ -112,6 +112,10 @@ var tags = { 'azd-env-name': environmentName }
 var secretNames = union(['API_KEYS'], empty(secretSettings) ? [] : split(replace(secretSettings, ' ', ''), ','))
 var addresses = empty(allowedAddresses) ? [] : split(replace(allowedAddresses, ' ', ''), ',')
 var withModels = !empty(modelName) || !empty(existingOpenAiId)
+// Without an account to have it, the name would be left out in silence, and vector stores made with the built-in model.
+var embeddingModel = empty(embeddingModelName) || withModels
+  ? embeddingModelName
+  : fail('EMBEDDING_MODEL_NAME needs an Azure OpenAI account: set MODEL_NAME and MODEL_VERSION for a new one, or EXISTING_OPENAI_ID for yours, with a deployment of that name; or unset it, and the built-in embeddings are used.')
 
 resource group 'Microsoft.Resources/resourceGroups@2024-11-01' = {
   name: 'rg-${environmentName}'
@@ -193,7 +197,7 @@ module openAi 'openai.bicep' = if (!empty(modelName) && empty(existingOpenAiId))
     modelVersion: modelVersion
     sku: modelSku
     capacity: modelCapacity
-    embeddingModelName: embeddingModelName
+    embeddingModelName: embeddingModel
     embeddingModelVersion: embeddingModelVersion
     embeddingModelCapacity: embeddingModelCapacity
     allowedAddresses: addresses
@@ -250,7 +254,7 @@ var settings = union(
     OFFLINE_MODEL: 'off' // what it repeats would be taken for a model's answers
   },
   withModels ? { AZURE_OPENAI_ENDPOINT: openAiRole!.outputs.endpoint } : {},
-  withModels && !empty(embeddingModelName) ? { EMBEDDING_MODEL: embeddingModelName } : {},
+  empty(embeddingModel) ? {} : { EMBEDDING_MODEL: embeddingModel },
   extraSettings
 )
 

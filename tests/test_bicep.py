@@ -455,6 +455,25 @@ def queries(files: Files) -> Iterator[str]:
     yield from (f"alert {each['name']} is not whole" for each in content["alerts"] if set(each) != wanted)
 
 
+def no_model_in_silence(files: Files) -> Iterator[str]:
+    """A name of an embedding model that no account would have ends the deployment, instead of being left out."""
+    for each in files["main.bicep"].declared.values():
+        used = {name for part in each.node.named_children[1:] for name in references(part)}
+        if "embeddingModelName" in used and not (
+            " : fail(" in " ".join(text(each.node).split()) and "withModels" in used
+        ):
+            yield f"{each.name} takes embeddingModelName as it is"
+
+
+def autoscale_ends(files: Files) -> Iterator[str]:
+    """What is on can be turned off: a deployment removes nothing that an earlier one made."""
+    scale = files["api.bicep"].declared["autoscale"]
+    condition = text(scale.node).partition("= if (")[2].partition(")")[0]
+    enabled = at(scale.body, "properties", "enabled")
+    if condition != "maxInstances > 0" or enabled is None or text(enabled) != "maxInstances > instances":
+        yield f"autoscale is made if {condition}, and on if {text(enabled) if enabled else None}"
+
+
 Rule = Callable[[Files], Iterator[str]]
 RULES: list[Rule] = [
     syntax,
@@ -475,6 +494,8 @@ RULES: list[Rule] = [
     lifecycle,
     parameter_file,
     queries,
+    no_model_in_silence,
+    autoscale_ends,
 ]
 
 
@@ -602,6 +623,22 @@ PLANTED: list[tuple[Rule, str, str, str, str]] = [
     ),
     (queries, "queries.json", "['assistants.work.outcome']", "['outcome']", "no attribute outcome"),
     (queries, "queries.json", '"severity": 1,', "", "alert poison is not whole"),
+    (no_model_in_silence, "main.bicep", "  : fail('", "  : concat('", "embeddingModel takes"),
+    (
+        no_model_in_silence,
+        "main.bicep",
+        "{ EMBEDDING_MODEL: embeddingModel }",
+        "{ A: embeddingModelName }",
+        "settings takes",
+    ),
+    (
+        autoscale_ends,
+        "api.bicep",
+        "if (maxInstances > 0)",
+        "if (maxInstances > instances)",
+        "is made if maxInstances > i",
+    ),
+    (autoscale_ends, "api.bicep", "enabled: maxInstances > instances", "enabled: true", "on if true"),
 ]
 
 

@@ -254,7 +254,7 @@ IN_AZURE: dict[str, str | None] = {
     "identityClientId": str(UUID(int=1)),
     "monitoring.outputs.connectionString": f"InstrumentationKey={UUID(int=2)};IngestionEndpoint=http://127.0.0.1:9/",
     "openAiRole!.outputs.endpoint": "https://127.0.0.1:9/",
-    "embeddingModelName": None,  # the built-in model
+    "embeddingModel": None,  # the built-in model
     "actions": "examples.weather",
     "hostStorage.outputs.name": "sthhost",
     "queueUrl": "http://127.0.0.1:9/",
