@@ -385,6 +385,11 @@ class InProcess:
         await writer.wait_closed()
         return int(head.split(b" ", 2)[1]), json.loads(body)
 
+    @property
+    def kit(self) -> Any:
+        """What the worker works with."""
+        return self._worker._kit
+
     def start_worker(self) -> None:
         self._worker = worker_of(self.parts, self.ledger, self.stores, self.search)
         self._working = asyncio.create_task(self._worker.run())

@@ -17,6 +17,8 @@ import numpy as np
 import pytest
 from byname import ASSISTANT
 from client import Client
+from forms import upload
+from inprocess import Api, ScriptedModels, in_process, says
 from numpy.typing import NDArray
 from promises import past_of
 from shelved import Bag
@@ -25,7 +27,7 @@ from test_stores_crash import once
 from virtual import VirtualClock, run
 
 from core import names
-from core.ports import Delivery
+from core.ports import Delivery, Deltas, Kind, Prompt, Reply
 from core.requests import CreateThreadAndRun
 from core.resources import File, FileCounts, Run, VectorStore, encode
 from core.stores.commands import NewFile
@@ -417,3 +419,102 @@ async def all_is_free(queue: Queue) -> None:
     queue.go_on.set()
     await queue.add("b1")
     assert queue.order[-1] == "b1"
+
+
+# --- on Azure's own queue and logs, by way of Azurite ---------------------------------------------------------------
+
+
+class Turns:
+    """A model, and embeddings, that take the first letter of what they are asked for its project, and let the loud
+    project's wait for `turn`."""
+
+    def __init__(self) -> None:
+        self.begun: list[str] = []
+        self.turn = asyncio.Semaphore(0)
+
+    async def _take(self, project: str) -> None:
+        self.begun.append(project)
+        if project == "l":
+            await self.turn.acquire()
+
+    async def until(self, count: int) -> list[str]:
+        """Those that began, when there are so many."""
+        while len(self.begun) < count:
+            await asyncio.sleep(0.01)
+        return self.begun
+
+
+class TakingTurns(Turns, ScriptedModels):
+    def __init__(self) -> None:
+        Turns.__init__(self)
+        ScriptedModels.__init__(self, [])
+
+    async def reply(self, prompt: Prompt, deltas: Deltas | None) -> Reply:
+        await self._take(prompt.model[0])
+        return await super().reply(prompt, deltas)
+
+
+class EmbeddingInTurns(Turns, Bag):
+    def __init__(self) -> None:
+        Turns.__init__(self)
+        Bag.__init__(self)
+
+    async def embed(self, texts: Sequence[str], kind: Kind = "passage") -> NDArray[np.float32]:
+        await self._take(texts[0][0])
+        return await super().embed(texts, kind)
+
+
+KEYS = "loud:key-of-loud,quiet:key-of-quiet"
+
+
+async def test_on_azurite_the_next_slot_is_another_projects(azure_account: str) -> None:
+    models = TakingTurns()
+    settings = {"storage": azure_account, "api_keys": KEYS, "worker_concurrency": 2}
+    async with in_process(models=models, **settings) as service:
+        loud, quiet = service.client("key-of-loud"), service.client("key-of-quiet")
+
+        async def begin(api: Api, model: str) -> Any:
+            assistant = (await api.post("/assistants", {"model": model}))["id"]
+            thread = {"messages": [{"role": "user", "content": "Hi"}]}
+            return await api.post("/threads/runs", {"assistant_id": assistant, "thread": thread})
+
+        many = await asyncio.gather(*(begin(loud, "loud") for _ in range(12)))
+        assert await models.until(2) == ["l", "l"]
+        work = await begin(quiet, "quiet")
+        while sum(map(len, (lines := service.kit.runs._lines).values())) < 11:
+            await asyncio.sleep(0.01)
+        assert len(lines["loud"]) == 10
+        models.turn.release()
+        assert (await models.until(3))[2] == "q"
+        await service.until(work, "completed", project="quiet")
+        for _ in many:
+            models.turn.release()
+        for each in many:
+            await service.until(each, "completed", project="loud")
+
+
+async def test_on_azurite_stores_keep_no_run_and_no_other_store_waiting(azure_account: str) -> None:
+    embeddings, many = EmbeddingInTurns(), 14
+    settings = {"storage": azure_account, "api_keys": KEYS}
+    async with in_process(says("Hello."), embeddings=embeddings, **settings) as service:
+        loud, quiet = service.client("key-of-loud"), service.client("key-of-quiet")
+
+        async def fill(api: Api, text: str) -> Any:
+            file = await upload(api, text.encode(), "a.txt")
+            return await api.post("/vector_stores", {"file_ids": [file["id"]]})
+
+        stores = await asyncio.gather(*(fill(loud, f"loud {number}\n") for number in range(many)))
+        at_once = service.kit.ingestion.at_once
+        assert await embeddings.until(at_once) == ["l"] * at_once
+        assistant = (await quiet.post("/assistants", {"model": "gpt-4o"}))["id"]
+        thread = {"messages": [{"role": "user", "content": "Hi"}]}
+        work = await quiet.post("/threads/runs", {"assistant_id": assistant, "thread": thread})
+        await service.until(work, "completed", project="quiet")
+
+        theirs = await fill(quiet, "quiet\n")
+        for _ in range(many):
+            embeddings.turn.release()
+        await service.ingested(theirs, project="quiet")
+        assert embeddings.begun.index("q") <= 3 * at_once
+        for store in stores:
+            await service.ingested(store, project="loud")
