@@ -50,7 +50,7 @@ from infra.wiring import (
     tokens_of,
 )
 from worker.actions import Actions
-from worker.advance import Kit
+from worker.kit import Kit
 from worker.main import Worker
 from worker.search import Search
 from worker.slots import HOSTED_RUNS, HOSTED_WAITING, WAITING

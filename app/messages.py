@@ -41,7 +41,9 @@ async def list_all(request: web.Request) -> web.Response:
     if run_id:
         checked_id(run_id, "run_id", "run")
     state = await service.ledger.read(project, thread_id)
-    return answer(state.messages.page(query, "message", (lambda m: m.run_id == run_id) if run_id else None))
+    where = (lambda message: message.run_id == run_id) if run_id else None
+    making = state.making.message if state.making else None
+    return answer(state.messages.page(query, "message", where, {making.id: making} if making else {}))
 
 
 async def retrieve(request: web.Request) -> web.Response:

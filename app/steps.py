@@ -18,7 +18,9 @@ async def list_all(request: web.Request) -> web.Response:
     query = page_query(request)
     contents = includes_contents(request)
     state = await service.ledger.read(project, thread_id)
-    page = run_of(state, run_id).steps.page(query, "run step")
+    held = run_of(state, run_id)
+    making = {held.making.step.id: held.making.step} if held.making else {}
+    page = held.steps.page(query, "run step", making=making)
     return answer(replace(page, data=tuple(shown(step, contents=contents) for step in page.data)))
 
 

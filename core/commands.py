@@ -185,13 +185,13 @@ class Scribe:
         return [e.ThreadUpdated(tool_resources=after)] if after != before else []
 
     def update_message(self, state: ThreadState, message_id: str, body: r.UpdateMetadata) -> list[e.Event]:
-        message = message_of(state, message_id)
+        message = _whole_message(state, message_id)
         if "metadata" not in body.model_fields_set:
             return []
         return [e.MessageUpdated(message_id=message.id, metadata=body.metadata or {})]
 
     def delete_message(self, state: ThreadState, message_id: str) -> list[e.Event]:
-        return [e.MessageDeleted(message_id=message_of(state, message_id).id)]
+        return [e.MessageDeleted(message_id=_whole_message(state, message_id).id)]
 
     def _messages(self, bodies: Sequence[r.CreateMessage] | None, thread_id: str) -> list[e.Event]:
         return [
@@ -362,6 +362,12 @@ def message_of(state: ThreadState, message_id: str) -> Message:
     if message is None:
         raise no_such("message", message_id)
     return message
+
+
+def _whole_message(state: ThreadState, message_id: str) -> Message:
+    if state.making and state.making.named(message_id):
+        raise ApiError(f"Message {message_id} is still in progress: it can't be changed or deleted yet.")
+    return message_of(state, message_id)
 
 
 def run_of(state: ThreadState, run_id: str) -> RunState:

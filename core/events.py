@@ -102,6 +102,14 @@ class RunClaimed(Struct, frozen=True, kw_only=True, tag_field="type", tag="threa
     item: str
 
 
+class StepBegun(Struct, frozen=True, kw_only=True, tag_field="type", tag="thread.run.step.begun"):
+    """Private: a model has been at this step, and at its message if it writes one, for a while. It is told without
+    content, and is not history: it stands until the step comes whole, its run ends, or another worker takes over."""
+
+    step: Step
+    message: Message | None = None
+
+
 class StepCreated(Struct, frozen=True, kw_only=True, tag_field="type", tag="thread.run.step.created"):
     """`own` are the call ids that the worker itself executes; `usage` is what the model call of this step cost.
     `thought` led to the calls: private, for the provider that gave it, and for as long as the run goes on."""
@@ -197,6 +205,7 @@ ThreadEvent = (
     | RunCreated
     | RunUpdated
     | RunClaimed
+    | StepBegun
     | StepCreated
     | StepOutputs
     | StepCompleted

@@ -50,6 +50,17 @@ class Change:
     object: Resource
 
 
+class Making(msgspec.Struct, frozen=True):
+    """What a model is at: a step, and the message that it writes in it. Neither is history yet."""
+
+    step: Step
+    message: Message | None = None
+
+    def named(self, object_id: str) -> Step | Message | None:
+        """The one that has this id."""
+        return next((thing for thing in (self.step, self.message) if thing and thing.id == object_id), None)
+
+
 class RunState(msgspec.Struct):
     """A run, its steps, and what the wire does not show: who works on it, and which calls are the worker's own."""
 
@@ -66,6 +77,7 @@ class RunState(msgspec.Struct):
     steps: Index[Step] = msgspec.field(default_factory=Index)
     own: set[str] = msgspec.field(default_factory=set)
     costs: dict[str, Usage] = {}  # of steps that are still open
+    making: Making | None = None
     thoughts: dict[str, Thought] = {}  # that led to the calls of a step, while the run is active
 
     @property
@@ -94,7 +106,7 @@ class RunState(msgspec.Struct):
         """Ids of the steps and messages of this run that the log knows."""
         details = (step.step_details for step in self.steps)
         written = {each.message_creation.message_id for each in details if isinstance(each, MessageCreation)}
-        return written | set(self.steps.order)
+        return written | {step.id for step in self.steps}
 
     @property
     def own_calls(self) -> list[StepToolCall]:
@@ -129,6 +141,11 @@ class ThreadState(State):
     @property
     def active_run(self) -> RunState | None:
         return self.runs.get(self.active) if self.active else None
+
+    @property
+    def making(self) -> Making | None:
+        """What the active run's model is at, as far as the log was told."""
+        return self.active_run.making if self.active_run else None
 
 
 def apply(state: ThreadState, commit: e.Commit) -> list[Change]:
@@ -205,6 +222,7 @@ def _run_updated(state: ThreadState, event: e.RunUpdated, at: int) -> Named:
 def _run_claimed(state: ThreadState, event: e.RunClaimed, at: int) -> Named:
     held = state.runs[event.run_id]
     held.attempt, held.item, held.claimed_at = event.attempt, event.item, state.version
+    held.making = None  # its worker is dead: this one asks the model anew
     if held.run.status != "queued":  # a take-over: on the wire nothing changes
         return [(_name(event), held.run)]
     return [("thread.run.in_progress", _change(state, event.run_id, status="in_progress", started_at=at))]
@@ -236,7 +254,7 @@ def _run_ended(
     held = state.runs[event.run_id]
     held.thoughts = {}
     changed: dict[str, Any] = {"status": _status(event), "expires_at": None, "required_action": None}
-    changed["usage"] = held.usage
+    changed["usage"], held.making = held.usage, None
     match event:
         case e.RunCompleted():
             changed["completed_at"] = at
@@ -252,10 +270,22 @@ def _run_ended(
     return [(_name(event), _change(state, event.run_id, **changed))]
 
 
+def _step_begun(state: ThreadState, event: e.StepBegun, at: int) -> Named:
+    """The step and the message get their places in the lists, where they stay cursors whatever becomes of them. There
+    is no change: documents and streams tell what is history."""
+    held = state.runs[event.step.run_id]
+    held.making = Making(event.step, event.message)
+    held.steps.reserve(event.step.id)
+    if event.message:
+        state.messages.reserve(event.message.id)
+    return []
+
+
 def _step_created(state: ThreadState, event: e.StepCreated, at: int) -> Named:
     held = state.runs[event.step.run_id]
     held.shown_at = held.claimed_at
     held.steps.put(event.step.id, event.step)
+    held.making = None
     held.own = set(event.own)  # of the open step alone: some models number the calls of each turn anew
     if event.usage is not None:
         held.costs = {**held.costs, event.step.id: event.usage}
@@ -352,6 +382,7 @@ APPLY: dict[type, Callable[[ThreadState, Any, int], Named]] = {
     e.RunFailed: _run_ended,
     e.RunCancelled: _run_ended,
     e.RunExpired: _run_ended,
+    e.StepBegun: _step_begun,
     e.StepCreated: _step_created,
     e.StepOutputs: _step_outputs,
     e.StepCompleted: _step_ended,

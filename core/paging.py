@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from itertools import accumulate
+from types import MappingProxyType
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import msgspec
@@ -113,6 +114,13 @@ class Index(msgspec.Struct, Generic[T], dict=True):
             self.order.append(key)
         self.items[key] = item
 
+    def reserve(self, key: str) -> None:
+        """A place for an object that may come. Until then it is one that was deleted: a cursor, and not in lists."""
+        if key not in self.places:
+            self.places[key] = len(self.order)
+            self.order.append(key)
+            self.items[key] = None
+
     def put_last(self, key: str, item: T) -> None:
         """As `put`, but an id that comes again takes a new place: its old one stays a hole."""
         place = self.places.pop(key, None)
@@ -144,16 +152,30 @@ class Index(msgspec.Struct, Generic[T], dict=True):
     def newest(self) -> Iterator[T]:
         return (item for key in reversed(self.order) if (item := self.get(key)) is not None)
 
-    def page(self, query: PageQuery, what: str, where: Callable[[T], bool] | None = None) -> Page:
-        """The page; `where` filters. Raises the 404 of an unknown cursor. `has_more` looks the way one travels."""
+    def page(
+        self,
+        query: PageQuery,
+        what: str,
+        where: Callable[[T], bool] | None = None,
+        making: Mapping[str, T] = MappingProxyType({}),
+    ) -> Page:
+        """The page; `where` filters, and `making` has what is to be shown in reserved places. Raises the 404 of an
+        unknown cursor. `has_more` looks the way one travels."""
         backwards = query.before is not None and query.after is None
-        found = self._walk(query, what, backwards, where)
+        found = self._walk(query, what, backwards, where, making)
         kept = found[: query.limit]
         if backwards:
             kept.reverse()
         return page_of(kept, has_more=len(found) > query.limit)
 
-    def _walk(self, query: PageQuery, what: str, backwards: bool, where: Callable[[T], bool] | None) -> list[T]:
+    def _walk(
+        self,
+        query: PageQuery,
+        what: str,
+        backwards: bool,
+        where: Callable[[T], bool] | None,
+        making: Mapping[str, T],
+    ) -> list[T]:
         """Up to limit + 1 objects beyond the cursor, in the direction of travel; of two cursors, what lies between."""
         step = 1 if query.newest_first == backwards else -1
         cursor = query.before if backwards else query.after
@@ -163,7 +185,7 @@ class Index(msgspec.Struct, Generic[T], dict=True):
         if stop is not None and (stop - at) * step <= 0:  # nothing does
             return found
         while 0 <= at < len(self.order) and at != stop and len(found) <= query.limit:
-            item = self.get(self.order[at])
+            item = making.get(self.order[at]) or self.get(self.order[at])
             if item is not None and (where is None or where(item)):
                 found.append(item)
             at += step

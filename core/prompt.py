@@ -117,7 +117,7 @@ def _tool_choice(held: RunState, tools: tuple[Mapping[str, Any], ...]) -> str | 
     choice = held.run.tool_choice
     if not tools or choice in ("auto", "none"):
         return "none" if choice == "none" else "auto"
-    if held.steps.order:
+    if any(held.steps):  # not those that a dead worker had begun
         return "auto"
     if isinstance(choice, Mapping) and choice.get("type") != "function":
         search = file_search.name_for(held.run) if choice.get("type") == "file_search" else None

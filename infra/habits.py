@@ -16,6 +16,9 @@ left out, or said in another way, and asked again at once:
   required", github.com/lmstudio-ai/lmstudio-bug-tracker/issues/670), and llama.cpp, which ignores it.
 * fields of a thinking model's message that its server sends, and does not take back
   (github.com/BerriAI/litellm/issues/30835), or that it wants even if they are empty.
+* `stream`, at all ("Unsupported value: 'stream' does not support true with this model.",
+  github.com/ChatGPTNextWeb/NextChat/issues/5410) or beside tools ("This model doesn't support tool use in streaming
+  mode.", github.com/brave/brave-browser/issues/52955). The reply then comes whole.
 * ids of calls, of which Mistral takes nine letters and digits (github.com/anomalyco/opencode/issues/1680).
 """
 
@@ -40,8 +43,15 @@ _ID_RULE: Final = re.compile(r"tool call id.{1,200}length of 9", re.IGNORECASE |
 _MISSING: Final = re.compile(r"must be passed back|missing|required", re.IGNORECASE)
 _LEFT_OUT: Final = ("stream_options", "parallel_tool_calls", "include")
 _ENCRYPTED: Final = re.compile(r"encrypted.content", re.IGNORECASE)
+_WHOLE: Final = re.compile(r"'stream' does not support true", re.IGNORECASE)
+_WHOLE_WITH_TOOLS: Final = re.compile(r"tool use in streaming|tools? with stream", re.IGNORECASE)
+_OF_STREAMS: Final = ("stream", "stream_options")
 _DEFAULTS: Final = ("temperature", "top_p")
 _LETTERS: Final = string.ascii_letters + string.digits
+_LEARNED: Final = (
+    *("forces_alone", "short_ids", "answers_whole", "answers_whole_with_tools"),
+    *("wants_reasoning", "wants_signatures"),
+)
 FIELDS: Final = ("max_completion_tokens", "max_tokens")
 # What Gemini takes in the place of a signature that it did not give, or that was lost: documented for histories of
 # other models, ai.google.dev/gemini-api/docs/thought-signatures.
@@ -70,12 +80,16 @@ class Habits:
         self._refused: set[str] = set()
         self.forces_alone = forced == "required"
         self.short_ids = False
+        self.answers_whole = False
+        self.answers_whole_with_tools = False
         self.wants_reasoning = False
         self.wants_signatures = False
 
     def apply(self, body: dict[str, Any]) -> dict[str, Any]:
         """A request as this provider takes it."""
         body = {name: value for name, value in body.items() if not self._leaves_out(name, value)}
+        if self.answers_whole or (self.answers_whole_with_tools and "tools" in body):
+            body = {name: value for name, value in body.items() if name not in _OF_STREAMS}
         if FIELDS[0] in body:
             limit = body.pop(FIELDS[0])
             field = next((field for field in self._fields if field not in self._refused), None)
@@ -96,7 +110,7 @@ class Habits:
     def keep(self, tried: Habits) -> None:
         """What a copy has learned, once the provider has taken a request that heeds it."""
         self._refused |= tried._refused
-        for name in ("forces_alone", "short_ids", "wants_reasoning", "wants_signatures"):
+        for name in _LEARNED:
             setattr(self, name, getattr(self, name) or getattr(tried, name))
 
     def _leaves_out(self, name: str, value: Any) -> bool:
@@ -129,6 +143,12 @@ class Habits:
         `keep`."""
         if _ID_RULE.search(said):
             self.short_ids = True
+            return
+        if _WHOLE.search(said):
+            self.answers_whole = True
+            return
+        if _WHOLE_WITH_TOOLS.search(said):
+            self.answers_whole_with_tools = True
             return
         if "reasoning_content" in said and _MISSING.search(said):
             self.wants_reasoning = True

@@ -488,6 +488,21 @@ def azure_without_stream_options(ask: Ask) -> Answer:
     return ask.says()
 
 
+@habit(GITHUB + "ChatGPTNextWeb/NextChat/issues/5410")
+def o1_without_streams(ask: Ask) -> Answer:
+    if ask.body.get("stream"):
+        said = "Unsupported value: 'stream' does not support true with this model."
+        return refused(f"{said} Only the default (false) value is supported.", param="stream", code="unsupported_value")
+    return ask.says()
+
+
+@habit(GITHUB + "brave/brave-browser/issues/52955")
+def bedrock_without_streams_of_tools(ask: Ask) -> Answer:
+    if ask.body.get("stream") and "tools" in ask.body:
+        return refused("This model doesn't support tool use in streaming mode.")
+    return ask.says()
+
+
 @habit(GITHUB + "partITech/php-mistral/issues/76")
 def mistral_without_max_completion_tokens(ask: Ask) -> Answer:
     if "max_completion_tokens" in ask.body:

@@ -443,6 +443,16 @@ class InProcess:
             finally:
                 listener.close()
 
+    async def making(self, run: Json, *before: str) -> Any:
+        """What the log tells to be in the making, once that is another step than those before. Nobody waits for the
+        worker's next look at the log: it is made to look."""
+        while True:
+            held = (await self.ledger.look("default", run["thread_id"])).state.runs.get(run["id"])
+            if held.making and held.making.step.id not in before:
+                return held.making
+            self.bell.ring_all()  # type: ignore[attr-defined]
+            await asyncio.sleep(0.002)
+
     async def ingested(self, store: Json, project: str = "default") -> Json:
         """The vector store when none of its files is in progress. Waits on commits."""
         while True:

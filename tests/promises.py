@@ -99,6 +99,7 @@ def by_thread(exchanges: Sequence[Exchange]) -> defaultdict[str, list[Exchange]]
 def count(counts: Counter[str], past: Past) -> None:
     counts.update(f"runs: {held.run.status}" for held in past.state.runs)
     counts["happened: take-overs of a run"] += past.claims.total()
+    counts["happened: told in the making"] += sum(1 for _ in past.events(e.StepBegun))
     counts["happened: threads deleted"] += past.deleted
     counts["happened: commits"] += len(past.commits)
 
@@ -182,10 +183,12 @@ def p2_every_run_has_ended_once_and_in_time(world: World | Reality, past: Past) 
         if isinstance(change.object, Run) and change.name in ENDINGS:
             ends[change.object.id].append(change.version)
     created = [event.run for _, event in past.events(e.RunCreated)]
+    assert not past.making, f"P2: {past.making} is in the making for ever"
     for run in created:
         status = past.state.runs[run.id].run.status
         if past.deleted and not ends[run.id]:
             continue
+        assert past.state.runs[run.id].making is None, f"P2: {run.id} is {status}, and its step in progress"
         assert len(ends[run.id]) == 1, f"P2: {run.id} ended {len(ends[run.id])} times, and is {status}"
         ended = past.at(ends[run.id][0])
         due = (run.expires_at or 0) - world.epoch

@@ -65,7 +65,11 @@ def _things_of_thread(state: ThreadState) -> list[Any]:
 
 def _lists_of_thread(state: ThreadState) -> dict[str, list[str]]:
     steps = {f"steps of {held.id}": [step.id for step in held.steps] for held in state.runs}
-    return {"messages": [m.id for m in state.messages], "runs": [held.id for held in state.runs], **steps}
+    messages = [message.id for message in state.messages]
+    if state.active_run and (making := state.making):
+        steps[f"steps of {state.active_run.id}"].append(making.step.id)
+        messages += [making.message.id] if making.message else []
+    return {"messages": messages, "runs": [held.id for held in state.runs], **steps}
 
 
 def _documents_of_store(project: str, changes: Sequence[StoreChange]) -> list[Document]:
@@ -348,6 +352,17 @@ async def taken_over(service: InProcess) -> str:
     await service.stop_worker()
     service.start_worker()
     return str((await service.until(run))["thread_id"])
+
+
+@case(says("Half", Gate()), says("Ha", Gate()))
+async def in_the_making(service: InProcess) -> str:
+    """The log was told of a message of a worker who went, and then of the next one's."""
+    run = await service.start_run()
+    first = await service.making(run)
+    await service.stop_worker()
+    service.start_worker()
+    await service.making(run, first.step.id)
+    return str(run["thread_id"])
 
 
 @case(says("Hello."), worker=False)

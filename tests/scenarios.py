@@ -113,6 +113,17 @@ async def cancel_in_progress(client: Client) -> None:
     await client.until(run)
 
 
+async def look_at_what_is_in_the_making(client: Client) -> None:
+    await client.say()
+    run = await client.run("slow")
+    at = f"/threads/{client.thread}"
+    for _ in range(4):  # before the log is told of it, and after
+        await asyncio.sleep(0.6)
+        await client.ask("list messages", "GET", f"{at}/messages?order=asc&limit=100")
+        await client.ask("list steps", "GET", f"{at}/runs/{run.id}/steps?order=asc&limit=100")
+    await client.until(run)
+
+
 async def cancel_streamed(client: Client) -> None:
     await client.say()
     run = await client.run("slow", stream=True)
@@ -237,6 +248,7 @@ SCENARIOS: dict[str, Scenario] = {
         thread_and_run,
         cancel_queued,
         cancel_in_progress,
+        look_at_what_is_in_the_making,
         cancel_streamed,
         cancel_waiting,
         expire_waiting,

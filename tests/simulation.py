@@ -42,7 +42,7 @@ from core.threads import Threads
 from infra.sqlite_store import SqliteStorage
 from infra.tokenizer import Tiktoken
 from worker.actions import Actions
-from worker.advance import Kit
+from worker.kit import Kit
 from worker.main import POLL_SLOW, Worker
 from worker.slots import WAITING
 

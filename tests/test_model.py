@@ -34,6 +34,7 @@ from reference import CALLS, TERMINAL, Reference, Refused, Thread
 
 from core.ports import Deltas, ModelInfo, Prompt, Reply, ToolCall
 from infra.windows import known_window
+from worker import advance
 
 Json = Any
 MODEL = int(os.environ.get("MODEL", "0"))  # 0: the same sequences each time
@@ -499,6 +500,12 @@ def some(examples: int, steps: int) -> settings:
         suppress_health_check=list(HealthCheck),
         phases=[Phase.reuse, Phase.generate, Phase.shrink],
     )
+
+
+@pytest.fixture(autouse=True)
+def _nothing_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reference has no clock for what a model is at: test_making.py shows that."""
+    monkeypatch.setattr(advance, "TELL_AFTER", float("inf"))
 
 
 def play(storage: str, how: settings, log: pytest.LogCaptureFixture) -> None:

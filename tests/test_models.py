@@ -349,6 +349,28 @@ async def test_chat_streams_text(upstream: Upstream) -> None:
     assert upstream.body["stream_options"] == {"include_usage": True}
 
 
+NO_STREAMS = "Unsupported value: 'stream' does not support true with this model."
+NO_TOOLS_IN_STREAMS = "This model doesn't support tool use in streaming mode."
+
+
+@pytest.mark.parametrize(
+    ("refusal", "streamed"),
+    [(NO_STREAMS, [True, False, False, False]), (NO_TOOLS_IN_STREAMS, [True, False, False, True])],
+)
+async def test_a_model_that_refuses_to_stream_is_asked_so_once(
+    upstream: Upstream, refusal: str, streamed: list[bool]
+) -> None:
+    upstream.script = [
+        whole({"error": {"message": refusal}}, 400),
+        *(whole(choice(content="Hello", usage=USAGE)) for _ in range(3)),
+    ]
+    async with router(upstream.url) as models:
+        for asked in (prompt(tools=(WEATHER,)), prompt(tools=(WEATHER,)), prompt()):
+            assert (await models.reply(asked, Heard())).text == "Hello"
+    assert [body.get("stream", False) for _, body, _ in upstream.requests] == streamed
+    assert [body for _, body, _ in upstream.requests if "stream_options" in body and "stream" not in body] == []
+
+
 FRAGMENTS = {
     "as OpenAI does": [
         [fragment(0, "call_1", "a", "")],

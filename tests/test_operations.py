@@ -24,8 +24,8 @@ from infra.providers import ModelRouter, Provider
 from infra.tokenizer import Tiktoken
 from infra.wiring import SystemClock
 from worker.actions import Actions
-from worker.advance import HIDE, Kit
 from worker.doorbell import Doorbell
+from worker.kit import HIDE, Kit
 
 LIMIT = 16
 HEADERS = {"OpenAI-Beta": "assistants=v2"}

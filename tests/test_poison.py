@@ -28,8 +28,8 @@ from infra.sqlite_store import SqliteStorage
 from infra.tokenizer import Tiktoken
 from infra.windows import known_window
 from worker.actions import Actions
-from worker.advance import Kit
 from worker.doorbell import DELIVERIES, Doorbell
+from worker.kit import Kit
 
 ASSISTANT = StoredAssistant(id="asst_1", created_at=1, model="m")
 BODY = CreateThreadAndRun.model_validate(

@@ -165,7 +165,7 @@ async def test_one_trace_holds_a_run_with_a_tool_round(service: Service) -> None
         "gen_ai.operation.name": "chat",
         "gen_ai.provider.name": "openai",
         "gen_ai.request.model": "gpt-4o",
-        "gen_ai.request.stream": False,
+        "gen_ai.request.stream": True,
         "gen_ai.response.finish_reasons": ("stop",),
         "gen_ai.usage.input_tokens": 11,
         "gen_ai.usage.output_tokens": 7,

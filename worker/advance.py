@@ -12,104 +12,30 @@ from typing import TypeVar
 
 from core import events as e
 from core import frames
-from core.bell import Bell
 from core.citations import sources_of
 from core.decide import CallModel, CallTools, Done, Leave, Move, Park, Wait, Write, decide, failed
 from core.errors import ApiError
 from core.fanout import fan_out
 from core.file_search import NAME, stores_of
-from core.files import Files
 from core.fold import RunState, ThreadState
-from core.ids import Ids
-from core.ports import (
-    SILENCE,
-    Clock,
-    ContextExceeded,
-    Embeddings,
-    Extraction,
-    ModelError,
-    Models,
-    Prompt,
-    Reply,
-    Span,
-    Storage,
-    StorageUnavailable,
-    Telemetry,
-    Tokenizer,
-)
+from core.ports import SILENCE, ContextExceeded, ModelError, Prompt, Reply, Span, StorageUnavailable
 from core.resources import FileSearchResult, FileSearchToolCall, FunctionToolCall, LastError, Struct
-from core.stores.ledger import Stores
 from core.stream import StreamWriter
-from core.threads import Decision, Threads
-from core.uploads import Uploads
+from core.threads import Decision
 from core.work import AdvanceRun
-from worker.actions import Actions
-from worker.budget import TRIES, Budget
-from worker.images import Images
-from worker.ingestion import SHIFTS, Ingestion
-from worker.live import Draft, Live, Lost
-from worker.search import WAIT, Search, ready, search
-from worker.slots import CHORES, WAITING, GiveWay, Slots
-from worker.turn import calls_of, cause_of, cut_off, events_of
+from worker.budget import TRIES
+from worker.kit import Kit
+from worker.live import Draft, Live, Lost, Unheard
+from worker.search import WAIT, ready, search
+from worker.slots import GiveWay
+from worker.turn import calls_of, cause_of, cut_off, events_of, expected
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-HIDE = 45.0  # seconds that a dead worker's item stays hidden: how late a crash is noticed
 ENDLESS = "The model still called tools after {} rounds of tool calls, which is the limit (MAX_TOOL_ROUNDS)."
 LOOK_EVERY = 1.0  # seconds between looks at the log while a model or a tool works
-
-
-@dataclass(slots=True)
-class Kit:
-    """What a worker works with."""
-
-    storage: Storage
-    ledger: Threads
-    stores: Stores
-    models: Models
-    actions: Actions
-    extraction: Extraction
-    embeddings: Embeddings
-    clock: Clock
-    ids: Ids
-    bell: Bell
-    flush_every: float = 0.05  # seconds between writes to a stream
-    hide: float = HIDE
-    max_rounds: int = 100  # of tool calls in one run: a model may call for ever
-    tool_history: int = 8_000  # tokens of what tools said in earlier runs, in a prompt
-    tombstones: float = 600.0  # seconds that a deleted thread's tombstones stay: no request takes so long
-    telemetry: Telemetry = SILENCE
-    concurrency: int = 1000  # runs in flight; they mostly wait for models
-    waiting: int = WAITING  # work items that wait for slots of one kind
-    searcher: Search = field(kw_only=True)
-    tokenizer: Tokenizer = field(kw_only=True)
-    budget: Budget = field(init=False)
-    images: Images = field(init=False)
-    ingestion: Ingestion = field(init=False)
-    runs: Slots = field(init=False)
-    chores: Slots = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.budget = Budget(self.models, self.tokenizer, self.tool_history)
-        self.images = Images(self.files)
-        patience = self.hide / 4  # before an item that waits would have to be hidden anew
-        shifts, self.runs, self.chores = (Slots(n, self.waiting, patience) for n in (SHIFTS, self.concurrency, CHORES))
-        files, readers = self.files, (self.extraction, self.embeddings)
-        self.ingestion = Ingestion(self.storage, self.stores, files, *readers, self.clock, shifts)
-
-    @property
-    def slots(self) -> tuple[Slots, ...]:
-        """Of each kind of work: what fills one kind leaves the others theirs."""
-        return self.runs, self.ingestion.shifts, self.chores
-
-    @property
-    def files(self) -> Files:
-        return Files(self.storage, self.clock, self.bell, self.stores.let_go)
-
-    @property
-    def uploads(self) -> Uploads:
-        return Uploads(self.files, self.ids)
+TELL_AFTER = 0.9  # seconds of a model call until the log is told of it: at its first look, unless news woke it earlier
 
 
 Outcome = Wait | Done | Leave | Park
@@ -299,10 +225,10 @@ class Advance:
             sources = sources_of(state, held, fitted.built.earlier)
             self._draft = draft = Draft(held.run, kit.ids, number=state.version, sources=sources)
             try:
-                reply = await self._guard(self._ask(fitted.prompt, draft, held))
+                reply = await self._guard(self._ask(fitted.prompt, draft, held), draft)
             except ContextExceeded as error:
                 most = await kit.budget.less(fitted, error)
-                if most is None or draft.begun or not tries_left:
+                if most is None or (held.stream and draft.begun) or not tries_left:
                     raise
             else:
                 self._provider = reply.provider
@@ -316,7 +242,7 @@ class Advance:
         kit = self.kit
         prompt = await kit.images.fill(self.item.project, prompt)
         if not held.stream:
-            return await kit.models.reply(prompt, None)
+            return await self._ask_unheard(prompt, draft)
         live = Live(self.stream, draft, kit.flush_every, kit.clock.now, self._still_mine)
         async with asyncio.TaskGroup() as group:
             group.create_task(live.run())
@@ -324,6 +250,16 @@ class Advance:
                 return await kit.models.reply(prompt, live)
             finally:
                 live.close()
+
+    async def _ask_unheard(self, prompt: Prompt, draft: Draft) -> Reply:
+        """A whole reply costs less than a stream, which only tells earlier what it will be."""
+        kit, model = self.kit, prompt.model
+        draft.expected = expected(prompt)
+        if draft.expected or not kit.budget.counts_streams(model):
+            return await kit.models.reply(prompt, None)
+        reply = await kit.models.reply(prompt, Unheard(draft, kit.clock.now))
+        kit.budget.streamed(model, reply.tokens)
+        return reply
 
     async def _tools(self, move: CallTools) -> None:
         """At least once: a worker that dies in here leaves the calls to the next one."""
@@ -360,9 +296,11 @@ class Advance:
                 span.tell(arguments=call.asked.arguments)
             return found
 
-    async def _guard(self, act: Awaitable[T]) -> T:
-        """Do it, unless the run is cancelled, expires, is taken over or deleted meanwhile: raises Lost."""
-        task = asyncio.ensure_future(act)
+    async def _guard(self, act: Awaitable[T], draft: Draft | None = None) -> T:
+        """Do it, unless the run is cancelled, expires, is taken over or deleted meanwhile: raises Lost. If it takes a
+        while, the log is told what of `draft` is in the making."""
+        task, clock = asyncio.ensure_future(act), asyncio.get_running_loop().time
+        tell_at = clock() + TELL_AFTER
         try:
             while True:
                 listener = self.kit.ledger.listen(self.item.project, self.item.thread_id)
@@ -372,12 +310,23 @@ class Advance:
                     return _result(task)
                 # The look is there to interrupt. Should the store fail, the act goes on: the fence is at its commit.
                 with contextlib.suppress(StorageUnavailable):
+                    if draft and not draft.told and clock() >= tell_at:
+                        await self._tell(draft)
                     await self._still_mine()
         finally:
             task.cancel()
             await asyncio.wait((task,))
             if not task.cancelled():
                 task.exception()  # of an act that nobody waits for any more: asyncio would complain
+
+    async def _tell(self, draft: Draft) -> None:
+        """Once for a model call, however many deltas there are. If a crash or another worker comes in between, the fold
+        of what follows forgets it. No document and no stream shows it, so there is nothing to bring up."""
+        draft.open_expected(self.kit.clock.now())
+        if making := draft.making:
+            item = self.item
+            await self.kit.ledger.commit(item.project, item.thread_id, self._if_mine(lambda _: [making]))
+            draft.told = True
 
     async def _still_mine(self) -> set[str]:
         """The ids that the log knows of this run. Raises Lost."""

@@ -33,6 +33,7 @@ MOST_RATIO: Final = 4.0
 class Learned:
     ratio: float = 1.0  # tokens that the provider counted, to ours
     window: int | None = None  # as the provider said when a prompt was too long
+    streams_uncounted: bool = False  # it told no usage at the end of a stream
 
 
 @dataclass(slots=True)
@@ -86,6 +87,15 @@ class Budget:
         ratio = tokens.prompt / counted
         if LEAST_RATIO <= ratio <= MOST_RATIO:
             self._of(fitted.prompt.model).ratio = ratio
+
+    def streamed(self, model: str, tokens: Tokens) -> None:
+        """Some servers tell what an answer cost only if it comes whole."""
+        if tokens == Tokens():
+            self._of(model).streams_uncounted = True
+
+    def counts_streams(self, model: str) -> bool:
+        learned = self._learned.get(model)
+        return learned is None or not learned.streams_uncounted
 
     async def less(self, fitted: Fitted, error: ContextExceeded) -> int | None:
         """How many tokens the next try may have, after the provider said that these were too many. None: it has

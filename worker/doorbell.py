@@ -34,8 +34,9 @@ from core.work import (
     from_body,
     to_body,
 )
-from worker.advance import Advance, Kit, Outcome
+from worker.advance import Advance, Outcome
 from worker.ingestion import ABANDONED, Shift
+from worker.kit import Kit
 from worker.slots import GiveWay
 
 log = logging.getLogger(__name__)

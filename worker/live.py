@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from core import events as e
 from core import file_search, frames
 from core.citations import Citer, Sources
 from core.ids import Ids
@@ -40,6 +41,8 @@ class Draft:
     calls_step: Step | None = None
     text: list[str] = field(default_factory=list)  # of the message, as it came so far, if somebody listens
     refusal: list[str] = field(default_factory=list)
+    expected: str = ""  # of an answer that comes whole: `message` or `calls`
+    told: bool = False  # the log knows what was begun
 
     @property
     def begun(self) -> bool:
@@ -54,6 +57,13 @@ class Draft:
     @property
     def ranking(self) -> RankingOptions:
         return file_search.ranking_of(self.run)
+
+    def open_expected(self, now: float) -> None:
+        """What nobody hears is begun as what it can only be."""
+        if self.expected == "message":
+            self.open_message(now)
+        elif self.expected == "calls":
+            self.open_calls(now)
 
     def open_message(self, now: float) -> tuple[Step, Message]:
         if self.message is None or self.message_step is None:
@@ -87,8 +97,39 @@ class Draft:
         )
 
     @property
+    def making(self) -> e.StepBegun | None:
+        """What was begun first."""
+        if self.message_step:
+            return e.StepBegun(step=self.message_step, message=self.message)
+        return e.StepBegun(step=self.calls_step) if self.calls_step else None
+
+    @property
     def opened(self) -> set[str]:
         return {thing.id for thing in (self.message, self.message_step, self.calls_step) if thing}
+
+
+@dataclass(frozen=True, slots=True)
+class Unheard:
+    """The `Deltas` of a turn that nobody streams: they tell whether the model writes a message or calls functions."""
+
+    draft: Draft
+    now: Callable[[], float]
+
+    def text(self, value: str) -> None:
+        self.draft.text.append(value)
+        self._open_message()
+
+    def refusal(self, value: str) -> None:
+        self.draft.refusal.append(value)
+        self._open_message()
+
+    def _open_message(self) -> None:
+        if self.draft.calls_step is None:  # else it opens with the turn's end: one thing is in the making at a time
+            self.draft.open_message(self.now())
+
+    def call(self, index: int, call_id: str, name: str, arguments: str) -> None:
+        if self.draft.message is None:
+            self.draft.open_calls(self.now())
 
 
 @dataclass(slots=True)

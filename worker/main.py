@@ -11,8 +11,8 @@ import asyncio
 import logging
 
 from core.ports import Delivery, StorageUnavailable
-from worker.advance import Kit
 from worker.doorbell import Doorbell
+from worker.kit import Kit
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from core import events as e
 from core.citations import annotated
 from core.fold import RunState
-from core.ports import ModelError, Reply, Thought, Tokens, ToolCall
+from core.ports import ModelError, Prompt, Reply, Thought, Tokens, ToolCall
 from core.resources import (
     Asked,
     CachedTokens,
@@ -46,6 +46,13 @@ def usage_of(tokens: Tokens) -> Usage:
     )
 
 
+def expected(prompt: Prompt) -> str:
+    """What can come of a prompt: `message` or `calls`; "" if that is the model's choice."""
+    if not prompt.tools or prompt.tool_choice == "none":
+        return "message"
+    return "" if prompt.tool_choice == "auto" else "calls"
+
+
 def calls_of(reply: Reply) -> tuple[ToolCall, ...]:
     """A reply that was cut off may hold half a call: nobody could execute it."""
     return reply.calls if reply.finish in ("stop", "tool_calls") else ()
@@ -57,7 +64,7 @@ def events_of(reply: Reply, draft: Draft, held: RunState, actions: Actions, now:
     if not held.run.parallel_tool_calls:  # which not every provider heeds (section 4)
         calls = calls[:1]
     events: list[e.Event] = []
-    if reply.text or reply.refusal or not calls or draft.message:
+    if reply.text or reply.refusal or not calls or draft.text or draft.refusal:
         events += _message(reply, held, draft, usage, now)
     if calls:
         cost = Usage() if events else usage
@@ -71,7 +78,8 @@ def cut_off(held: RunState, draft: Draft | None, end: Sequence[e.Event], now: fl
         return [*end]
     message, run_id = draft.message if draft.text or draft.refusal else None, held.run.id
     step = draft.message_step if message else draft.calls_step
-    if not held.stream or step is None or step.id in held.known:
+    seen = held.stream or (held.making is not None and held.making.step == step)
+    if not seen or step is None or step.id in held.known:
         return [*end]
     ended: e.Event
     match end:

@@ -1,0 +1,391 @@
+"""Messages and steps in the making: what the API shows of them while a model is at them, and what becomes of them. What
+streams tell is held in test_wire_streams.py."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from inprocess import Gate, InProcess, ManualClock, calls, fails, in_process, path_of, says
+
+from app import making
+from core.decide import CLOSING
+from core.ports import ContextExceeded, Deltas, Prompt, Reply, StorageUnavailable, Tokens, ToolCall
+from worker import advance
+
+Json = Any
+WEATHER = {"type": "function", "function": {"name": "get_weather"}}
+FORCED = {"type": "function", "function": {"name": "get_weather"}}
+PARIS = ToolCall("call_a", "get_weather", '{"city":"Paris"}')
+
+
+@pytest.fixture(autouse=True)
+def _at_the_first_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test waits a second: `InProcess.making` makes the worker look."""
+    monkeypatch.setattr(advance, "TELL_AFTER", 0.0)
+
+
+async def messages(service: InProcess, run: Json, query: str = "order=asc") -> list[Json]:
+    return list((await service.api.get(f"/threads/{run['thread_id']}/messages?{query}"))["data"])
+
+
+async def statuses(service: InProcess, run: Json) -> list[str]:
+    """Of all messages of the run, and of its steps."""
+    shown = [*await messages(service, run, f"order=asc&run_id={run['id']}"), *await service.steps(run)]
+    return [each["status"] for each in shown]
+
+
+async def version(service: InProcess, run: Json) -> int:
+    """How many commits the thread has."""
+    return int((await service.ledger.look("default", run["thread_id"])).state.version)
+
+
+@pytest.mark.parametrize("tools", [[], [WEATHER]], ids=["whole", "in_deltas"])
+@pytest.mark.parametrize("stream", [False, True], ids=["unheard", "streamed"])
+async def test_a_message_in_the_making_is_shown_and_comes_whole_under_its_id(tools: list[Json], stream: bool) -> None:
+    gate = Gate()
+    async with in_process(says("Hel", gate, "lo")) as service:
+        thread, assistant = await service.thread("Hello"), await service.assistant(tools=tools)
+        body = {"assistant_id": assistant, "stream": stream}
+        if stream:
+            async with service.api.stream("POST", f"/threads/{thread}/runs", body) as told:
+                run = (await told.until("thread.run.created")).data
+        else:
+            run = await service.start_run(thread, assistant)
+        begun = await service.making(run)
+        message, (step,) = (await messages(service, run))[-1], await service.steps(run)
+        assert (message["id"], message["status"], message["content"]) == (begun.message.id, "in_progress", [])
+        assert (message["completed_at"], message["run_id"], message["role"]) == (None, run["id"], "assistant")
+        assert (step["id"], step["status"], step["usage"]) == (begun.step.id, "in_progress", None)
+        assert step["step_details"]["message_creation"]["message_id"] == message["id"]
+        assert await service.api.get(f"/threads/{thread}/messages/{message['id']}") == message
+        assert await service.api.get(f"{path_of(run)}/steps/{step['id']}") == step
+        assert [m["id"] for m in await messages(service, run, f"run_id={run['id']}")] == [message["id"]]
+        before = await version(service, run)
+        for _ in range(5):  # more looks of the worker tell nothing new
+            service.bell.ring_all()
+            await asyncio.sleep(0.01)
+        gate.open()
+        await service.until(run)
+        assert await version(service, run) == before + 1
+        (whole,), (done,) = await messages(service, run, f"run_id={run['id']}"), await service.steps(run)
+        assert (whole["id"], whole["status"], done["id"], done["status"]) == (
+            *(message["id"], "completed"),
+            *(step["id"], "completed"),
+        )
+        assert await service.said(thread) == ["Hello", "Hello"]
+
+
+async def test_a_call_in_the_making_is_shown_and_comes_whole_under_its_id() -> None:
+    gate = Gate()
+
+    async def half_a_call(prompt: Prompt, deltas: Deltas | None) -> Reply:
+        assert deltas
+        deltas.call(0, "call_a", "get_weather", '{"ci')
+        await gate.pass_through()
+        return await calls(PARIS)(prompt, None)
+
+    async with in_process(half_a_call) as service:
+        run = await service.start_run(assistant=await service.assistant(tools=[WEATHER]))
+        begun = await service.making(run)
+        (step,) = await service.steps(run)
+        assert (begun.message, step["id"], step["status"]) == (None, begun.step.id, "in_progress")
+        assert step["step_details"] == {"type": "tool_calls", "tool_calls": []}
+        assert [m["role"] for m in await messages(service, run)] == ["user"]
+        gate.open()
+        assert (await service.until(run))["status"] == "requires_action"
+        (step,) = await service.steps(run)
+        assert (step["id"], step["step_details"]["tool_calls"][0]["id"]) == (begun.step.id, "call_a")
+
+
+async def test_what_is_told_first_stays_in_its_place() -> None:
+    """Text may come before calls, and calls before text."""
+    gate = Gate()
+
+    async def mixed(prompt: Prompt, deltas: Deltas | None) -> Reply:
+        assert deltas
+        deltas.call(0, PARIS.id, PARIS.name, PARIS.arguments)
+        deltas.text("Let me")
+        await gate.pass_through()
+        return await calls(PARIS, first=["Let me", " see."])(prompt, None)
+
+    async with in_process(mixed) as service:
+        run = await service.start_run(assistant=await service.assistant(tools=[WEATHER]))
+        begun = await service.making(run)
+        assert [step["id"] for step in await service.steps(run)] == [begun.step.id]
+        gate.open()
+        await service.until(run)
+        assert {(step["id"], step["type"]) for step in await service.steps(run)} >= {(begun.step.id, "tool_calls")}
+        assert await service.said(run["thread_id"]) == ["Hello", "Let me see."]
+
+
+async def test_an_answer_that_comes_at_once_costs_no_commit_more() -> None:
+    async with in_process(says("Hello.")) as service:
+        run = await service.finished()
+        assert await version(service, run) == 4  # the thread, the run, its claim, its end
+
+
+async def test_a_short_model_call_costs_no_commit_more_whatever_the_worker_hears(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.undo()
+    gate = Gate()
+    async with in_process(says("Hel", gate, "lo.")) as service:
+        run = await service.start_run()
+        await gate.reached.wait()
+        await service.api.post(f"/threads/{run['thread_id']}", {"metadata": {"a": "b"}})
+        await asyncio.sleep(0.02)  # in which the worker looks
+        gate.open()
+        await service.until(run)
+        assert await version(service, run) == 5  # with the change of the thread
+
+
+async def test_it_is_a_cursor_and_is_counted_like_any_other() -> None:
+    async with in_process(says("Hel", Gate())) as service:
+        run = await service.start_run(await service.thread("One", "Two"))
+        first = await service.making(run)
+        begun = first.message.id
+        page = await service.api.get(f"/threads/{run['thread_id']}/messages?limit=2")
+        assert (page["first_id"], page["has_more"]) == (begun, True)
+        two, one = [m["id"] for m in await messages(service, run, f"after={begun}")]
+        assert [m["id"] for m in await messages(service, run, f"order=asc&after={two}")] == [begun]
+        assert await messages(service, run, f"order=asc&after={begun}") == []
+        assert [m["id"] for m in await messages(service, run, f"order=asc&before={begun}")] == [one, two]
+        await service.stop_worker()
+        service.start_worker()
+        other = (await service.making(run, first.step.id)).message.id
+        assert [m["id"] for m in await messages(service, run, f"order=asc&after={begun}")] == [other]
+
+
+async def test_it_cannot_be_changed_or_deleted_yet() -> None:
+    gate = Gate()
+    async with in_process(says("Hel", gate, "lo")) as service:
+        run = await service.start_run()
+        path = f"/threads/{run['thread_id']}/messages/{(await service.making(run)).message.id}"
+        for method, body in (("POST", {"metadata": {"a": "b"}}), ("DELETE", None)):
+            error = await service.api.refused(method, path, body)
+            assert "is still in progress" in error["message"]
+        gate.open()
+        await service.until(run)
+        await service.api.post(path, {"metadata": {"a": "b"}})
+        await service.api.delete(path)
+        assert await service.said(run["thread_id"]) == ["Hello"]
+
+
+async def test_what_a_dead_worker_was_at_is_gone_once_another_one_goes_on() -> None:
+    gate = Gate()
+    async with in_process(says("Hel", Gate()), says("Hi", gate, ".")) as service:
+        run = await service.start_run(assistant=await service.assistant(tools=[WEATHER]))
+        dead = await service.making(run)
+        await service.stop_worker()
+        assert await statuses(service, run) == ["in_progress", "in_progress"]  # for all that is known
+        service.start_worker()
+        await gate.reached.wait()
+        alive = await service.making(run, dead.step.id)
+        assert [m["id"] for m in (await messages(service, run))[1:]] == [alive.message.id]
+        assert [step["id"] for step in await service.steps(run)] == [alive.step.id]
+        await service.api.refused("GET", f"/threads/{run['thread_id']}/messages/{dead.message.id}", status=404)
+        await service.api.refused("GET", f"{path_of(run)}/steps/{dead.step.id}", status=404)
+        gate.open()
+        await service.until(run)
+        assert await statuses(service, run) == ["completed", "completed"]
+        assert await service.said(run["thread_id"]) == ["Hello", "Hi."]
+
+
+async def test_what_a_dead_worker_was_at_is_not_in_the_next_prompt() -> None:
+    async with in_process(calls(PARIS, first=[Gate()]), calls(PARIS)) as service:
+        assistant = await service.assistant(tools=[WEATHER])
+        run = await service.start_run(assistant=assistant, tool_choice=FORCED)
+        await service.making(run)
+        await service.stop_worker()
+        service.start_worker()
+        assert (await service.until(run))["status"] == "requires_action"
+        first, second = service.prompts
+        assert (second.turns, second.tool_choice) == (first.turns, first.tool_choice)
+
+
+async def test_what_a_dead_worker_was_at_ends_on_its_stream() -> None:
+    """As what the log was never told of does."""
+    async with in_process(says("Hel", Gate()), says("Hi.")) as service:
+        body = {"assistant_id": await service.assistant(), "stream": True}
+        async with service.api.stream("POST", f"/threads/{await service.thread('Hello')}/runs", body) as stream:
+            run = (await stream.until("thread.run.created")).data
+            dead = await service.making(run)
+            await service.stop_worker()
+            service.start_worker()
+            await stream.rest()
+        ended = {each.data["id"]: each.name for each in stream.heard if each.name.endswith((".incomplete", ".failed"))}
+        begun_again = [each.name for each in stream.heard].index("thread.run.step.completed")
+        assert "thread.run.step.failed" in [each.name for each in stream.heard[:begun_again]]
+        assert ended == {dead.message.id: "thread.message.incomplete", dead.step.id: "thread.run.step.failed"}
+        shown = await service.api.get(f"/threads/{run['thread_id']}/messages/{dead.message.id}")
+        assert (shown["status"], shown["content"][0]["text"]["value"]) == ("incomplete", "Hel")
+        assert await statuses(service, run) == ["completed", "completed"]
+
+
+async def test_a_model_is_asked_for_deltas_only_if_they_tell_something() -> None:
+    """A whole reply costs less."""
+    asked = []
+
+    async def act(prompt: Prompt, deltas: Deltas | None) -> Reply:
+        asked.append(deltas is not None)
+        return await says("Hello.")(prompt, deltas)
+
+    async with in_process(act) as service:
+        await service.finished()
+        assistant = await service.assistant(tools=[WEATHER])
+        for choice in ("auto", "none", "required", FORCED):
+            await service.finished(assistant=assistant, tool_choice=choice)
+    assert asked == [False, True, False, False, False]
+
+
+async def test_a_model_whose_streams_have_no_usage_is_asked_for_whole_replies() -> None:
+    async def act(prompt: Prompt, deltas: Deltas | None) -> Reply:
+        return await says("Hello.", tokens=Tokens() if deltas else Tokens(10, 5))(prompt, deltas)
+
+    async with in_process(act) as service:
+        assistant = await service.assistant(tools=[WEATHER])
+        runs = [await service.finished(assistant=assistant) for _ in range(3)]
+    assert [run["usage"]["total_tokens"] for run in runs] == [0, 15, 15]
+
+
+@pytest.mark.parametrize("choice", ["required", "none"])
+async def test_a_model_that_does_something_else_than_it_was_told(choice: str) -> None:
+    """What was shown of the expected step is gone, and no empty message is there."""
+    gate = Gate()
+    act = says("Hello", gate, ".") if choice == "required" else calls(PARIS, first=[gate])
+    async with in_process(act) as service:
+        assistant = await service.assistant(tools=[WEATHER])
+        run = await service.start_run(assistant=assistant, tool_choice=choice)
+        begun = await service.making(run)
+        assert [step["type"] for step in await service.steps(run)] == [begun.step.type]
+        gate.open()
+        assert (await service.until(run))["status"] == ("completed" if choice == "required" else "requires_action")
+        (step,) = await service.steps(run)
+        assert step["id"] != begun.step.id
+        assert await service.said(run["thread_id"]) == ["Hello", *(["Hello."] if choice == "required" else [])]
+
+
+async def test_a_call_that_was_expected_ends_visibly_with_its_run() -> None:
+    async with in_process(calls(PARIS, first=[Gate()])) as service:
+        run = await service.start_run(assistant=await service.assistant(tools=[WEATHER]), tool_choice=FORCED)
+        await service.making(run)
+        await service.api.post(f"{path_of(run)}/cancel")
+        await service.until(run)
+        assert await statuses(service, run) == ["cancelled"]
+
+
+async def test_a_claim_forgets_it_at_once() -> None:
+    """The next worker may take long before it asks the model."""
+    async with in_process(says("Hel", Gate()), says(Gate())) as service:
+        run = await service.start_run(assistant=await service.assistant(tools=[WEATHER]))
+        await service.making(run)
+        await service.stop_worker()
+        service.start_worker()
+        while len(service.prompts) < 2:
+            await service.ledger.listen("default", run["thread_id"]).wait(0.01)
+        assert await statuses(service, run) == []
+
+
+@pytest.mark.parametrize("ending", ["cancelled", "failed"])
+async def test_what_was_shown_ends_visibly_with_its_run(ending: str) -> None:
+    gate = Gate()
+    act = says("Hel", gate) if ending == "cancelled" else fails("server_error", "Gone.", "Hel", gate)
+    async with in_process(act, says("Hi.")) as service:
+        run = await service.start_run(assistant=await service.assistant(tools=[WEATHER]))
+        begun = await service.making(run)
+        if ending == "cancelled":
+            await service.api.post(f"{path_of(run)}/cancel")
+        else:
+            gate.open()
+        assert (await service.until(run))["status"] == ending
+        assert await statuses(service, run) == ["incomplete", ending]
+        message = (await messages(service, run))[-1]
+        assert (message["id"], message["content"][0]["text"]["value"]) == (begun.message.id, "Hel")
+        assert message["incomplete_details"] == {"reason": f"run_{ending}"}
+
+
+async def test_what_nobody_heard_a_word_of_goes_with_its_run() -> None:
+    async with in_process(says("Hel", Gate())) as service:
+        run = await service.start_run()
+        begun = await service.making(run)
+        await service.api.post(f"{path_of(run)}/cancel")
+        await service.until(run)
+        assert await statuses(service, run) == []
+        await service.api.refused("GET", f"/threads/{run['thread_id']}/messages/{begun.message.id}", status=404)
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["unheard", "streamed"])
+async def test_what_a_dead_worker_was_at_ends_with_its_run(stream: bool) -> None:
+    async with in_process(says("Hel", Gate()), says("Hi."), clock=ManualClock(), log_roll_after=2) as service:
+        thread, assistant = await service.thread("Hello"), await service.assistant(tools=[WEATHER])
+        body = {"assistant_id": assistant, "stream": stream}
+        if stream:
+            async with service.api.stream("POST", f"/threads/{thread}/runs", body) as told:
+                run = (await told.until("thread.run.created")).data
+        else:
+            run = await service.api.post(f"/threads/{thread}/runs", body)
+        await service.making(run)
+        await service.stop_worker()
+        await service.api.post(f"{path_of(run)}/cancel")
+        service.advance(CLOSING)
+        service.start_worker()
+        assert (await service.until(run))["status"] == "cancelled"
+        assert await statuses(service, run) == []
+        await service.finished(thread, assistant)  # over a snapshot, in which their places are holes
+        service.ledger._views.clear()
+        assert await service.said(thread) == ["Hello", "Hi."]
+        assert await statuses(service, run) == []
+
+
+async def test_a_prompt_that_was_too_long_is_asked_again_though_its_message_was_shown() -> None:
+    gate = Gate()
+
+    async def too_long(*_: Any) -> Reply:
+        await gate.pass_through()
+        raise ContextExceeded("invalid_prompt", "Too long.")
+
+    async with in_process(too_long, says("Hi.")) as service:
+        run = await service.start_run(await service.thread(*["Hello"] * 4))
+        await service.making(run)
+        gate.open()
+        assert (await service.until(run))["status"] == "completed"
+        assert await statuses(service, run) == ["completed", "completed"]
+        assert (await service.said(run["thread_id"]))[-1] == "Hi."
+
+
+async def test_what_comes_whole_between_two_looks_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = Gate()
+    async with in_process(says("Hel", gate, "lo")) as service:
+        run = await service.start_run()
+        begun, find = await service.making(run), making.find
+
+        async def late(*given: Any) -> Any:
+            gate.open()
+            await service.until(run)
+            return await find(*given)
+
+        monkeypatch.setattr(making, "find", late)
+        path = f"/threads/{run['thread_id']}/messages/{begun.message.id}"
+        assert (await service.api.get(path))["status"] == "completed"
+
+
+async def test_a_store_that_fails_for_a_moment_is_told_at_the_next_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = Gate()
+    async with in_process(says("Hel", gate, "lo")) as service:
+        run, commit = await service.start_run(), service.ledger.commit
+        await gate.reached.wait()
+        refused = []
+
+        async def refusing(*given: Any, **more: Any) -> Any:
+            if not refused:
+                refused.append(given)
+                raise StorageUnavailable("for a moment")
+            return await commit(*given, **more)
+
+        monkeypatch.setattr(service.ledger, "commit", refusing)
+        await service.making(run)
+        assert refused
+        gate.open()
+        assert (await service.until(run))["status"] == "completed"

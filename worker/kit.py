@@ -1,0 +1,71 @@
+"""What a worker works with, made once for a process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from core.bell import Bell
+from core.files import Files
+from core.ids import Ids
+from core.ports import SILENCE, Clock, Embeddings, Extraction, Models, Storage, Telemetry, Tokenizer
+from core.stores.ledger import Stores
+from core.threads import Threads
+from core.uploads import Uploads
+from worker.actions import Actions
+from worker.budget import Budget
+from worker.images import Images
+from worker.ingestion import SHIFTS, Ingestion
+from worker.search import Search
+from worker.slots import CHORES, WAITING, Slots
+
+HIDE = 45.0  # seconds that a dead worker's item stays hidden: how late a crash is noticed
+
+
+@dataclass(slots=True)
+class Kit:
+    storage: Storage
+    ledger: Threads
+    stores: Stores
+    models: Models
+    actions: Actions
+    extraction: Extraction
+    embeddings: Embeddings
+    clock: Clock
+    ids: Ids
+    bell: Bell
+    flush_every: float = 0.05  # seconds between writes to a stream
+    hide: float = HIDE
+    max_rounds: int = 100  # of tool calls in one run: a model may call for ever
+    tool_history: int = 8_000  # tokens of what tools said in earlier runs, in a prompt
+    tombstones: float = 600.0  # seconds that a deleted thread's tombstones stay: no request takes so long
+    telemetry: Telemetry = SILENCE
+    concurrency: int = 1000  # runs in flight; they mostly wait for models
+    waiting: int = WAITING  # work items that wait for slots of one kind
+    searcher: Search = field(kw_only=True)
+    tokenizer: Tokenizer = field(kw_only=True)
+    budget: Budget = field(init=False)
+    images: Images = field(init=False)
+    ingestion: Ingestion = field(init=False)
+    runs: Slots = field(init=False)
+    chores: Slots = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.budget = Budget(self.models, self.tokenizer, self.tool_history)
+        self.images = Images(self.files)
+        patience = self.hide / 4  # before an item that waits would have to be hidden anew
+        shifts, self.runs, self.chores = (Slots(n, self.waiting, patience) for n in (SHIFTS, self.concurrency, CHORES))
+        files, readers = self.files, (self.extraction, self.embeddings)
+        self.ingestion = Ingestion(self.storage, self.stores, files, *readers, self.clock, shifts)
+
+    @property
+    def slots(self) -> tuple[Slots, ...]:
+        """Of each kind of work: what fills one kind leaves the others theirs."""
+        return self.runs, self.ingestion.shifts, self.chores
+
+    @property
+    def files(self) -> Files:
+        return Files(self.storage, self.clock, self.bell, self.stores.let_go)
+
+    @property
+    def uploads(self) -> Uploads:
+        return Uploads(self.files, self.ids)
