@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from core.search.ranking import Query, Weights
 from core.search.segment import Floats
-from core.search.words import BEGUN, WHOLE, asked
+from core.search.words import BEGUN, WHOLE, asked, forms
 from infra.lance_rows import ALONE, BEGINNINGS, among, column_of, matrix
 
 CANDIDATES: Final = 100  # that each index is asked for, at least
@@ -70,7 +70,10 @@ async def found_by(opened: Opened, query: Query, where: str, limit: int, weights
     words of the query is as near to it as the others that have are on average: here, those among the candidates.
     """
     table = opened.table
-    distinct = list(islice(asked(query.text, opened.format), QUERY_TERMS))
+    distinct = [
+        *islice(asked(query.text, opened.format), QUERY_TERMS),
+        *islice(forms(query.text, opened.format), QUERY_TERMS),
+    ]
     vector = np.zeros(0) if query.vector is None else query.vector.astype(np.float64)
     length = float(np.linalg.norm(vector))
     by_vector, by_words = weights.vector, weights.words

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 
 from core.search.ranking import HYBRID, K1, LEAST, VECTOR, WORDS, B, Hit, Query, Weights, search
 from core.search.segment import Chunk, DamagedSegment, Segment, _Header, build, decode, index_size, merge, passages
-from core.search.words import BEGINNING, BEGUN, FORMAT, WHOLE, indexed, term, words
+from core.search.words import BEGINNING, BEGUN, FORMAT, WHOLE, forms, indexed, term, words
 
 quickly = settings(deadline=None, max_examples=40)  # other tests take the processor meanwhile
 MODEL, DIMENSIONS = "model", 3
-VOCABULARY = ("tide", "moon", "Größe", "the", "of", "日本語", "x2", "house", "houses", "household")
+VOCABULARY = ("tide", "tides", "moon", "Größe", "the", "of", "日本語", "x2", "house", "houses", "household")
 RECORDED = Path(__file__).parent / "segments"  # by the version that wrote them
 
 
@@ -70,6 +70,7 @@ queries = st.lists(
     min_size=1,
     max_size=3,
 )
+SHORT = {"tide": "tides", "tides": "tide"}  # too short to be found by their beginning
 weights = st.sampled_from([HYBRID, VECTOR, WORDS, Weights(0.2, 0.7)])
 
 
@@ -175,9 +176,12 @@ def naive(
         """How often a word is said; or anything that begins with it, if it is as long as a beginning."""
         return sum(n for word, n in found.items() if word == part or (len(part) == BEGINNING and word[:5] == part))
 
-    def idf(word: str) -> float:
-        having = sum(times(word, found) > 0 for found, _ in chunks.values())
-        return math.log(1 + (len(chunks) - having + 0.5) / (having + 0.5))
+    def idf(word: str, among: Callable[[str, Counter[str]], int]) -> float:
+        having = sum(among(word, found) > 0 for found, _ in chunks.values())
+        return math.log(1 + (len(chunks) - having + 0.5) / (having + 0.5)) * (among is times or (having > 0) / 2)
+
+    def just(word: str, found: Counter[str]) -> int:
+        return found[word]
 
     def score(query: Query, found: Counter[str], vector: tuple[float, ...]) -> float:
         wanted = {part for word in words(query.text) for part in (word, word[:BEGINNING])}
@@ -189,8 +193,11 @@ def naive(
         if length and any(vector):
             cosine = sum(a * b for a, b in zip(query.vector, vector, strict=True)) / length / math.hypot(*vector)
         slow = K1 * (1 - B + B * found.total() / mean) if mean else 1
-        bm25 = sum(idf(word) * times(word, found) * (K1 + 1) / (times(word, found) + slow) for word in wanted)
-        share = bm25 / sum(idf(word) * (K1 + 1) for word in wanted) if wanted else 0
+        others = {SHORT[word] for word in words(query.text) if word in SHORT} - set(words(query.text))
+        terms = [(idf(word, times), times(word, found)) for word in wanted]
+        terms += [(idf(word, just), just(word, found)) for word in others]
+        bm25 = sum(worth * said * (K1 + 1) / (said + slow) for worth, said in terms)
+        share = bm25 / sum(worth * (K1 + 1) for worth, _ in terms) if wanted else 0
         return (by_vector * max(0, cosine) + by_words * share) / (by_vector + by_words)
 
     return {place: max(score(query, *chunk) for query in asked) for place, chunk in chunks.items()}
@@ -353,6 +360,30 @@ def test_the_same_word_counts_more_than_another_form_of_it() -> None:
     assert [hit.number for hit in hits] == [0, 1, 2]
     assert hits[0].score > 1.5 * hits[1].score
     assert hits[1].score == hits[2].score
+
+
+@pytest.mark.parametrize("pair", ["book books", "car cars", "use uses", "rue rues", "Tür Türs"])
+def test_short_words_are_found_with_and_without_an_s(pair: str) -> None:
+    one, other = pair.split()
+    made = File("file-1.1", (f"a {one}", f"a {other}", "a ferry"), ((0, 0, 0),) * 3)
+    whole = opened([made.of_words_alone()])
+    for number, word in enumerate((one, other)):
+        hits = search(opened([made.segment()]), [Query(word)], {"file-1.1"}, 10)
+        assert [hit.number for hit in hits] == [number, 1 - number]
+        assert hits[0].score > 1.5 * sum(hit.score for hit in hits[1:])
+        assert [hit.number for hit in search(whole, [Query(word)], {"file-1.1"}, 10)] == [number]
+
+
+def test_a_form_that_is_nowhere_has_no_influence() -> None:
+    made = File("file-1.1", ("a book", "a ferry"), ((0, 0, 0),) * 2)
+    (hit,) = search(opened([made.segment()]), [Query("book")], {"file-1.1"}, 10)
+    (alone,) = search(opened([made.of_words_alone()]), [Query("book")], {"file-1.1"}, 10)
+    assert hit.score == alone.score
+
+
+@pytest.mark.parametrize("word", ["was", "his", "is", "as", "class", "bus", "bonus", "b2", "ferry", "日本"])
+def test_what_only_looks_like_a_form_has_none(word: str) -> None:
+    assert forms(word, FORMAT) == []
 
 
 def test_a_beginning_is_no_word() -> None:

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.search.segment import Array, Floats, Segment
-from core.search.words import FORMAT, asked, term
+from core.search.words import FORMAT, asked, forms, term
 
 Doubles = NDArray[np.float64]
 Spread = Callable[[Callable[[int], Any], Iterable[int]], Iterable[Any]]
@@ -35,6 +35,7 @@ K1: Final = 1.2  # of BM25, as Lucene has it: how soon further occurrences of a 
 B: Final = 0.75  # and how much a long chunk counts less
 LEAST: Final = 1e-4  # a score below this is none
 ERROR: Final = 1e-5  # of a score that is computed in float32, at most
+OTHER_FORM: Final = 0.5  # of what a word is worth: another form of it, which may be another word
 QUERY_TERMS: Final = 512  # distinct words of a query, and beginnings of words, that are looked up
 POSTINGS: Final = 250_000  # that a query reads: beyond, its commonest words are left out, which say next to nothing
 
@@ -159,7 +160,8 @@ class _Measure:
 def _measure(parts: Sequence[_Part], query: Query, weights: Weights) -> _Measure | None:
     """None if there is nothing to search in, or by."""
     format = min((part.segment.format for part in parts), default=FORMAT)
-    terms = np.unique(np.array([term(each) for each in islice(asked(query.text, format), QUERY_TERMS)], np.uint64))
+    own = _numbers(asked(query.text, format))
+    terms = np.union1d(own, _numbers(forms(query.text, format)))
     vector = np.zeros(0) if query.vector is None else query.vector.astype(np.float64)
     length = float(np.linalg.norm(vector))
     by_vector, by_words = weights.vector, weights.words
@@ -182,10 +184,15 @@ def _measure(parts: Sequence[_Part], query: Query, weights: Weights) -> _Measure
     taken = np.lexsort((terms[: len(having)], having))
     taken = taken[: max(1, int(np.searchsorted(np.cumsum(having[taken]), POSTINGS, side="right")))]
     worth = np.log1p((chunks - having + 0.5) / (having + 0.5))[taken]  # Lucene's idf, which is never negative
+    worth *= np.where(np.isin(terms[taken], own), 1, OTHER_FORM * (having[taken] > 0))
     worth *= share / (worth.sum() or 1)
     return _Measure(
         vectors, [[posting[place] for place in taken] for posting in postings], worth, total / chunks, usual
     )
+
+
+def _numbers(found: Iterable[str]) -> NDArray[np.uint64]:
+    return np.unique(np.array([term(each) for each in islice(found, QUERY_TERMS)], np.uint64))
 
 
 def _mean(parts: Sequence[_Part]) -> Doubles:

@@ -20,6 +20,7 @@ from itertools import pairwise
 from typing import Final
 
 BEGINNING: Final = 5  # letters of a word that stand for its other forms
+SHORTEST: Final = 3  # letters of a word that has other forms
 # What an index has of a text. It says so itself, since its scores cannot be compared with those of another format.
 WHOLE: Final = 1  # its words
 BEGUN: Final = 2  # and their beginnings
@@ -70,6 +71,22 @@ def asked(text: str, format: int) -> list[str]:
     if format < BEGUN:
         return list(dict.fromkeys(found))
     return list(dict.fromkeys(each for word in found for each in (word, *_beginning(word))[len(word) == BEGINNING :]))
+
+
+def forms(text: str, format: int) -> list[str]:
+    """Other forms of a query's words that are too short to be found by their beginning: with and without an s, which
+    makes a plural in English, French, Spanish and other languages. One that is nowhere has no influence."""
+    found = words(text) if format >= BEGUN else []
+    return list(dict.fromkeys(form for word in found if (form := _form(word)) not in ("", *found)))
+
+
+def _form(word: str) -> str:
+    """Empty if there is none. Of what ends with `ss` or `us` the s is no ending, nor is it of `was` or `his`."""
+    if not (word.isascii() and word.isalpha() and SHORTEST <= len(word) <= BEGINNING):
+        return ""
+    if word.endswith("s"):
+        return "" if len(word) == SHORTEST or word.endswith(("ss", "us")) else word[:-1]
+    return f"{word}s" if len(word) < BEGINNING else ""
 
 
 def _beginning(word: str) -> tuple[str, ...]:
