@@ -249,7 +249,7 @@ async def run(settings: Settings, *, api: bool, worker: bool) -> None:
             await check_exposure(parts)
         ledger, stores = ledger_of(parts), stores_of(parts)
         searcher = searcher_of(parts, stores)
-        # First: nobody listens before the settings hold.
+        # First: nothing listens before the settings hold.
         consumer = worker_of(parts, ledger, stores, searcher) if worker else None
         if api:
             await stack.enter_async_context(listening(api_of(parts, ledger, stores, searcher, stop), settings))

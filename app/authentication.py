@@ -53,7 +53,7 @@ class StoredKeys:
         return self._callers.get(hashed)
 
     async def made(self) -> bool:
-        """Whether anybody ever made a key: who revokes the last one does not open the door."""
+        """Whether a key was ever made: to revoke the last one does not open the service again."""
         if not self._made:
             await self._recent(STALE)
         return self._made
@@ -68,7 +68,7 @@ class StoredKeys:
         if self._age() < due or (self._reading.locked() and self._age() < age):
             return
         async with self._reading:
-            if self._age() < due:  # somebody else read meanwhile
+            if self._age() < due:  # another request read meanwhile
                 return
             try:
                 await self._read()
@@ -107,7 +107,7 @@ class Callers:
         self._required = required or bool(fixed) or tokens is not None
 
     async def find(self, request: web.Request) -> Caller:
-        """Raises the 401 of nobody, and the 403 of somebody who has no place here."""
+        """Raises the 401 of an unknown caller, and the 403 of a known one without access."""
         if not self._required and not await self._stored.made():
             self._keyless.check(request)
             return Caller("default")

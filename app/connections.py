@@ -1,4 +1,4 @@
-"""What a client may use of a process before anybody knows whose client it is: connections, bytes and time.
+"""What a client may use of a process before its key is known: connections, bytes and time.
 
 docs/threat-model.md names all limits. Those of heads are aiohttp's own, held here so that they stay.
 """
@@ -42,7 +42,7 @@ class SlowBody(TimeoutError):
 
 
 def body_timer(request: web.Request) -> asyncio.TimerHandle | None:
-    """Whoever reads the request's body gets SlowBody if it takes too long. To be cancelled when it is there."""
+    """Reading the request's body raises SlowBody if it takes too long. To be cancelled when it is there."""
     if request.content.is_eof():
         return None  # it came with the head
     size = request.content_length
@@ -54,7 +54,7 @@ def body_timer(request: web.Request) -> asyncio.TimerHandle | None:
 
 
 def guarded(server: web.Server, most: int) -> Callable[[], asyncio.Protocol]:
-    """Connections for a listening socket: `most` of them are served at once, whoever comes beyond is told so."""
+    """Connections for a listening socket: `most` of them are served at once, further clients are told so."""
     return lambda: server() if len(server.connections) < most else _Refusal()
 
 
@@ -64,7 +64,7 @@ class _Refusal(asyncio.Protocol):
         self._timer = asyncio.get_running_loop().call_later(REFUSED, transport.close)
 
     def data_received(self, data: bytes) -> None:
-        # After the request, since who closes with bytes unread takes back what he said.
+        # After the request, since a close with bytes unread resets the connection, and loses the answer.
         self._transport.write(_answer(overloaded()))
         self._transport.close()
 

@@ -55,7 +55,7 @@ class Dialect:
         return ApiError(f"Invalid URL ({request.method} {request.path})", status=404)
 
     def wrong_key(self, key: str) -> ApiError:
-        """The 401 of a key that nobody made. It does not repeat the key."""
+        """The 401 of an unknown key. It does not repeat the key."""
         masked = f"{key[:3]}...{key[-2:]}" if len(key) > 12 else "***"
         return ApiError(f"Incorrect API key provided: {masked}.", status=401, code="invalid_api_key")
 

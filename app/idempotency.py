@@ -1,7 +1,7 @@
 """Idempotency-Key: a POST that creates, sent again with its key, creates nothing new and gets the same answer.
 
 The key reserves the id of what will be created, before it is. The object enters its log (or container) under that id in
-one conditional write; so whoever comes again, after whatever crash, can tell whether it happened.
+one conditional write; so a client that repeats it, after any crash, can tell whether it happened.
 """
 
 from __future__ import annotations

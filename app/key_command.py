@@ -35,7 +35,7 @@ async def manage(keys: Keys, arguments: argparse.Namespace) -> None:
         case "revoke":
             if await keys.revoke(arguments.id) is None:
                 raise ValueError(f"There is no key with the id '{arguments.id}': see `assistants keys list`.")
-            print(f"{arguments.id} is revoked. Within a minute nobody gets in with it.", file=sys.stderr)
+            print(f"{arguments.id} is revoked. Within a minute no process accepts it.", file=sys.stderr)
 
 
 def described(key: Key) -> str:

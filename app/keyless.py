@@ -53,7 +53,7 @@ def _name(host: str) -> str:
 
 
 def _is_loopback(name: str) -> bool:
-    """Nobody can own a name of `localhost`: it is this machine (RFC 6761, 6.3)."""
+    """No one can register a name of `localhost`: it is this machine (RFC 6761, 6.3)."""
     try:
         return ipaddress.ip_address(name).is_loopback
     except ValueError:

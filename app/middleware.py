@@ -205,5 +205,5 @@ def unparsed(
     return response
 
 
-# aiohttp asks nobody how to say this: its own answer is plain text.
+# aiohttp has no hook for this: its own answer is plain text.
 RequestHandler.handle_error = unparsed  # type: ignore[method-assign, assignment]

@@ -19,7 +19,7 @@ KINDS: Final = {"file_id": FILE, "file_ids": FILE, "vector_store_ids": STORE}
 
 async def check(service: Service, project: str, body: Body | None) -> None:
     """Reads one document for each id, and none if there are no ids. Raises the 404 of a file or a store that is
-    unknown to the project; a store that has expired is known. Raises the 400 of a model that nobody has."""
+    unknown to the project; a store that has expired is known. Raises the 400 of a model that no provider has."""
     await check_model(service, getattr(body, "model", None))
     named = list(dict.fromkeys(_named(body)))
     await fan_out(lambda each: _find(service, project, *each), named)

@@ -1,4 +1,4 @@
-"""Server-sent events of a run: followed from the store, on any API process, whoever writes them."""
+"""Server-sent events of a run: followed from the store, on any API process, whichever process writes them."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def stored(service: Service, project: str, thread_id: str, run_id: str) -> Sourc
             if end >= 0 or len(data) < limit:
                 return data[: end + 2]
             limit *= 8
-        # Not there yet, since whoever creates it died before he did and a worker will; or not any more.
+        # Not there yet, since the process that creates it died before that and a worker will; or not any more.
         state = (await service.ledger.look(project, thread_id)).state
         return None if state.deleted or state.thread is None else b""
 
@@ -59,7 +59,7 @@ def stored(service: Service, project: str, thread_id: str, run_id: str) -> Sourc
 
 
 def watched(service: Service, project: str, thread_id: str, run_id: str) -> Source:
-    """The events of any run: as they were streamed, or from its thread's log. Should somebody ask to stream it later,
+    """The events of any run: as they were streamed, or from its thread's log. Should a client ask to stream it later,
     the stream begins with these very bytes, so that a place in the one is a place in the other."""
     streamed, log = stored(service, project, thread_id, run_id), names.log(project, thread_id)
     is_streamed = False
@@ -187,7 +187,7 @@ async def start_offset(source: Source, last_event_id: str | None) -> int | None:
     found = re.fullmatch(r"(\d{1,12})\.(\d{1,12})", last_event_id)
     data = await source(int(found[1])) if found else b""
     if data is None:
-        return 0  # the thread was deleted: whoever follows hears so
+        return 0  # the thread was deleted: its followers hear so
     if not found or not data.startswith(f"id: {last_event_id}\n".encode()):
         shown = last_event_id[:100].encode(errors="replace").decode()
         message = f"Invalid 'Last-Event-ID': '{shown}' is not the id of an event of this run."

@@ -31,7 +31,7 @@ async def create(request: web.Request) -> web.Response:
 
 
 async def add_part(request: web.Request) -> web.Response:
-    """Takes no Idempotency-Key: a part that is sent again is another part, which nobody names. One that has more bytes
+    """Takes no Idempotency-Key: a part that is sent again is another one, which stays unnamed. One that has more bytes
     than its upload was created for could never be named: it is refused while it comes."""
     service, project = service_of(request)
     held = await service.uploads.pending(project, _upload_id(request))

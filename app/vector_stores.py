@@ -60,7 +60,7 @@ def _file_id(request: web.Request) -> str:
 
 
 def _shown(store: VectorStore, now: float) -> VectorStore:
-    """A store expires on the second, however late somebody notes it."""
+    """A store expires on the second, however late that is noted."""
     return replace(store, status="expired") if has_expired(store, now) else store
 
 

@@ -1,4 +1,4 @@
-"""Wakes waiters in the same process at once. Between processes nobody rings, and the waiter's timeout is the poll."""
+"""Wakes waiters in the same process at once. Between processes the waiter's timeout is the poll."""
 
 from __future__ import annotations
 

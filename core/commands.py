@@ -1,6 +1,6 @@
 """What the API may do to a thread: each rule is a pure function from the folded state to events, or to a refusal.
 
-`now` is Unix time. The ledger commits what comes out, and asks again if somebody else moved in between.
+`now` is Unix time. The ledger commits what comes out, and asks again if another process moved in between.
 """
 
 from __future__ import annotations
@@ -325,7 +325,7 @@ class Scribe:
         return asked
 
     def _settle(self, state: ThreadState) -> list[e.Event]:
-        """The expiry of an active run that is past its time: nobody waits for a worker to notice."""
+        """The expiry of an active run that is past its time: no client waits for a worker to notice."""
         held = state.active_run
         return expired(held) if held and self._overdue(held) else []
 

@@ -1,6 +1,6 @@
 """What a worker does next for a run: a pure function of the folded state and the time.
 
-The worker's loop is: read, fold, decide, act, commit, project. Whoever runs it, after whatever crash, decides the same.
+The worker's loop is: read, fold, decide, act, commit, project. After any crash, any worker decides the same.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Leave:
-    """Another delivery of this very item stands for the run: whoever deleted the item would leave the run to nobody."""
+    """Another delivery of this very item stands for the run: to delete it would leave the run without a worker."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ def decide(state: ThreadState, run_id: str, *, seen: int, item: str, attempt: in
         # This worker's claim was taken over by another delivery of its item, maybe an older one, whose holder cannot
         # hide the item any more: it comes back, and finds the run done, or its holder dead.
         return Leave()
-    # This very item came again: whoever claimed the run by it has died.
+    # This very item came again: the worker that claimed the run by it has died.
     return Write([e.RunClaimed(run_id=run_id, attempt=held.attempt + 1, item=item)])
 
 

@@ -105,7 +105,7 @@ class Desk:
         )
 
     async def _show(self, project: str, thread_id: str, run_id: str) -> None:
-        """Bring the run's stream, if somebody asked for one, up to what was just committed.
+        """Bring the run's stream, if a client asked for one, up to what was just committed.
 
         The commit stands whatever becomes of this, so its client is told; what is missing here, the worker writes.
         """

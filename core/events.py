@@ -78,7 +78,7 @@ class RunCreated(Struct, frozen=True, kw_only=True, tag_field="type", tag="threa
     """The run as queued, with its assistant's configuration as it was at this moment. `trace` is the W3C traceparent
     of the request that created it: all work on the run joins that trace. `contents`: its client wants to see what was
     found in files, on the stream too. `chosen`: which of temperature and top_p are 1 because the run or its assistant
-    said so, and not because nobody did."""
+    said so, and not by default."""
 
     run: Run
     stream: bool = False
@@ -161,7 +161,7 @@ class RunRequiresAction(Struct, frozen=True, kw_only=True, tag_field="type", tag
 
 
 class RunQueued(Struct, frozen=True, kw_only=True, tag_field="type", tag="thread.run.queued"):
-    """All outputs are there: the run waits for a worker again. `stream`: somebody asked to stream from here on."""
+    """All outputs are there: the run waits for a worker again. `stream`: a client asked to stream from here on."""
 
     run_id: str
     stream: bool = False
@@ -239,7 +239,7 @@ class StoreUpdated(Struct, frozen=True, kw_only=True, tag_field="type", tag="vec
 
 
 class StoreUsed(Struct, frozen=True, kw_only=True, tag_field="type", tag="vector_store.used"):
-    """Private: somebody searched. Not told of every search."""
+    """Private: the store was searched. Not told of every search."""
 
 
 class StoreExpired(Struct, frozen=True, kw_only=True, tag_field="type", tag="vector_store.expired"):

@@ -91,7 +91,7 @@ def ranking_of(run: Run) -> RankingOptions:
 
 
 def weights_of(run: Run) -> Mapping[str, float] | None:
-    """What core.requests.HybridSearch asks for, if anybody did."""
+    """What core.requests.HybridSearch asks for, if the run has it."""
     return (_options(run).get("ranking_options") or {}).get("hybrid_search")
 
 

@@ -35,8 +35,8 @@ Describe = Callable[[int], Awaitable[File | None]]
 LetGo = Callable[[str, str], Awaitable[None]]  # of project and file
 
 
-async def nobody(project: str, file_id: str) -> None:
-    """Nobody else holds files."""
+async def no_holder(project: str, file_id: str) -> None:
+    """Nothing else holds files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Files:
     storage: Storage
     clock: Clock
     bell: Bell
-    let_go: LetGo = nobody  # whoever holds a file by its id lets it go, when it is gone
+    let_go: LetGo = no_holder  # what holds a file by its id lets it go, when it is gone
 
     async def create(self, project: str, file_id: str, chunks: AsyncIterator[bytes], describe: Describe) -> File | None:
         """A file of these bytes, described when they are there. Raises ApiError for none at all, for those that took a

@@ -73,7 +73,7 @@ class RunState(msgspec.Struct):
     item: str = ""
     claimed_at: int = 0  # version of the last claim
     asked_at: int = 0  # when its cancellation was asked for
-    shown_at: int = 0  # version up to which documents show the run: whoever goes on with it has seen to that first
+    shown_at: int = 0  # version up to which documents show the run: whichever worker goes on with it saw to that
     steps: Index[Step] = msgspec.field(default_factory=Index)
     own: set[str] = msgspec.field(default_factory=set)
     costs: dict[str, Usage] = {}  # of steps that are still open

@@ -32,7 +32,7 @@ Event = tuple[str, Any]  # the wire's event name, and its payload
 ENDINGS = frozenset(f"thread.run.{status}" for status in ("completed", "incomplete", "failed", "cancelled", "expired"))
 PAUSE = "thread.run.requires_action"
 DONE = b"event: done\ndata: [DONE]\n\n"
-# What the wire knows: the log's private events change documents, but nobody hears of them.
+# What the wire knows: the log's private events change documents, but no client hears of them.
 STREAMED = re.compile(
     r"thread\.created|thread\.run\.(created|queued|in_progress|requires_action|cancelling|completed|incomplete|failed"
     r"|cancelled|expired)|thread\.run\.step\.(created|completed|failed|cancelled|expired)"
@@ -177,7 +177,7 @@ class Renderer:
                 yield change.name, thing
 
     def _step_created(self, step: Step) -> Iterator[Event]:
-        """All of a step that nobody streamed; a message's own events follow with the message."""
+        """All of a step that was not streamed; a message's own events follow with the message."""
         if self.begun(step.id):
             return
         yield from opening_step(step)
@@ -190,7 +190,7 @@ class Renderer:
                     yield step_delta(step.id, call_arguments(index, call.function.arguments))
 
     def _message_ended(self, message: Message) -> Iterator[Event]:
-        """The deltas of a message that nobody streamed, as one for each part; or what those on the stream did not tell:
+        """The deltas of a message that was not streamed, one for each part; or what those on the stream did not tell:
         what was held back, as it might have become a marker, or not written yet when the run was cut off."""
         if not self.begun(message.id):
             yield from opening_message(message)
@@ -251,7 +251,7 @@ def to_bytes(events: Iterable[tuple[int, Event]], offset: int) -> Iterator[bytes
     """Each of the events, with the version of the thread that it shows, as they lie in the stream from byte `offset` on
     and as they go over the wire.
 
-    An event's id is its own offset, a dot, and that version: Last-Event-ID finds the place again, and whoever writes
+    An event's id is its own offset, a dot, and that version: Last-Event-ID finds the place again, and what writes
     next sees what is still missing.
     """
     for version, (name, payload) in events:

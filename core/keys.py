@@ -1,6 +1,6 @@
 """API keys that the command makes: documents in the store, each with the hash of its key and never the key itself.
 
-A key is 256 random bits, which nobody can guess or try out; so one round of SHA-256 keeps it as safe as a slow hash
+A key is 256 random bits, which cannot be guessed or tried out; so one round of SHA-256 keeps it as safe as a slow hash
 would, and every request can afford it. Revoked keys stay, as a record.
 """
 
@@ -28,7 +28,7 @@ LONGEST_NAME = 100
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks: the project that he belongs to, and whether he may change anything there."""
+    """Who asks: the project of the key, and whether it may change anything there."""
 
     project: str
     scope: Scope = "full"

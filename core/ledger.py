@@ -128,7 +128,7 @@ class Ledger(ABC, Generic[S, C]):
         return no_such(next(iter(self.nouns.values())), log_id)
 
     async def recall(self, project: str, log_id: str) -> S:
-        """The state as this process knows it, without a look at the log if it has one in memory: for whoever commits
+        """The state as this process knows it, without a look at the log if it has one: for a caller that commits
         next, and so will hear if it is stale."""
         view = self._views.get((project, log_id))
         if view is None or view.mark is None:
@@ -202,7 +202,7 @@ class Ledger(ABC, Generic[S, C]):
                 await self._roll(view, project, log_id)
                 # 2. ring: a crash after this leaves a doorbell that finds nothing new, and is dropped.
                 await self._ring(ring, view.state.version)
-                # 3. append, where this decision's state ends: whoever else moved in between makes it void.
+                # 3. append, where this decision's state ends: another process that moved in between makes it void.
                 return await self._append(view, project, log_id, events)
             except Conflict:
                 await self._refresh(view, project, log_id)
@@ -256,10 +256,10 @@ class Ledger(ABC, Generic[S, C]):
             await self._advance(rest)
         except StorageUnavailable as error:
             if not told:
-                raise  # the work item stays, and whoever gets it next projects
+                raise  # the work item stays, and the worker that gets it next projects
             if len(self._late) >= MOST_LATE:
                 raise Undecided(f"documents are late: {error}") from error
-            # The commit stands, so its client is told: an error would make him do it again.
+            # The commit stands, so its client is told: an error would make it try again.
             late = asyncio.create_task(self._advance_late(project, log_id, rest))
             self._late.add(late)
             late.add_done_callback(self._late.discard)
@@ -322,8 +322,8 @@ class Ledger(ABC, Generic[S, C]):
         before = view.state.version
         changes = view.fold(commits)
         view.mark, view.weight = tail.mark, view.weight + len(tail.data)
-        # Whoever folds a commit after its writer's death mends it before he commits himself. So of a log that this
-        # process never saw, only the last moments can lack a projection: of all others somebody saw the end.
+        # A process that folds a commit after its writer's death mends it before its own commit. So of a log that this
+        # process never saw, only the last moments can lack a projection: of all others a process saw the end.
         recent = len(commits) if not cold else sum(c.at > commits[-1].at - MEND_WINDOW for c in commits)
         if view.state.deleted:  # its end alone: a purge may have swept the documents of all before, and looks no more
             recent = min(recent, 1)
@@ -348,7 +348,7 @@ class Ledger(ABC, Generic[S, C]):
             return
         if view.mark.offset * ROLL_SHARE < view.base and view.blocks < ROLL_AT_LAST:
             return
-        # 1. the snapshot: until 2. nobody looks for it, and a later version of it wins.
+        # 1. the snapshot: until 2. no reader looks for it, and a later version of it wins.
         name = names.snapshot(project, log_id, view.mark.generation + 1)
         body = view.snapshot()
         await self._storage.advance(Document(names.SNAPSHOTS, name, body, view.state.version))
@@ -357,11 +357,11 @@ class Ledger(ABC, Generic[S, C]):
         try:
             view.mark = await self._storage.roll(self.logs, log, view.mark)
         except Conflict:
-            if await self._storage.read(self.logs, log, None) is None:  # purged before 1.: nobody else removes it
+            if await self._storage.read(self.logs, log, None) is None:  # purged before 1.: nothing else removes it
                 await self._storage.remove(names.SNAPSHOTS, name)
             raise
         view.blocks, view.base = 0, len(body)
-        # 3. the snapshot before: whoever was about to read it finds the log restarted, and looks again.
+        # 3. the snapshot before: a reader that was about to read it finds the log restarted, and looks again.
         if view.mark.generation > 1:
             await self._storage.remove(names.SNAPSHOTS, names.snapshot(project, log_id, view.mark.generation - 1))
 
@@ -374,7 +374,7 @@ class Ledger(ABC, Generic[S, C]):
         return self._views.setdefault((project, log_id), self._blank())
 
     def _keep(self, view: View[S, C], project: str, log_id: str) -> None:
-        """Remember the view, if there is such a log, and forget the ones that nobody asked for lately."""
+        """Remember the view, if there is such a log, and forget the ones that were not asked for lately."""
         key = (project, log_id)
         if view.mark is None and not view.lock.locked():
             return self._forget(key)

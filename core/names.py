@@ -42,7 +42,7 @@ WEIGHED = (THREADS, CONTENTS, STORE_LOGS, SEGMENTS)  # what counts as stored: tr
 PROJECT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 PROJECT_RULE = "expected up to 63 letters, digits, dots, underscores and hyphens, the first a letter or a digit"
 
-# Days after which nobody needs what lies here: a run lives a day at most, a key is remembered for one. On Azure the
+# Days after which nothing needs what lies here: a run lives a day at most, a key is remembered for one. On Azure the
 # account's lifecycle rules remove it (bicep/storage.bicep), SQLite does so itself.
 KEPT_DAYS = {STREAMS: 7, IDEMPOTENCY: 2}
 

@@ -70,7 +70,7 @@ class Packed(Generic[T]):
 
 class Index(msgspec.Struct, Generic[T], dict=True):
     """Objects by id, in the order in which they came. A deleted id keeps its place, so that it still works as a cursor:
-    paging while somebody deletes shows nothing twice and skips nothing."""
+    paging during deletions shows nothing twice and skips nothing."""
 
     order: list[str] = []
     items: dict[str, T | None] = {}  # None: deleted. Without those that are packed, and were not asked for yet.
@@ -84,7 +84,7 @@ class Index(msgspec.Struct, Generic[T], dict=True):
         return index
 
     def pack(self) -> tuple[Contents, list[Buffer]]:
-        """What `unpack` takes; the second in pieces. Whole groups that nobody has looked into are as they were."""
+        """What `unpack` takes; the second in pieces. Whole groups that were not looked into are as they were."""
         sizes: list[int] = []
         groups: list[Buffer] = []
         seen = {self.places[key] // GROUP for key in self.items}

@@ -1,4 +1,4 @@
-"""What the domain asks of the world: a storage engine, a clock, models, and somebody to tell what goes on.
+"""What the domain asks of the world: a storage engine, a clock, models, and telemetry.
 
 Engines implement `Storage`; one contract suite (tests/test_storage_contract.py) holds for all of them.
 """
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Conflict(Exception):
-    """Somebody else moved: the condition of a write did not hold, so nothing was written. Read again, decide again."""
+    """Another process wrote: the condition of a write did not hold, so nothing was written. Read and decide again."""
 
 
 class StorageUnavailable(Exception):
@@ -37,7 +37,7 @@ class Unsent(StorageUnavailable):
 
 
 class Undecided(StorageUnavailable):
-    """A commit was sent, and nobody knows whether it is in the log."""
+    """A commit was sent, and it is unknown whether it is in the log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +192,7 @@ class Contents(Protocol):
     async def stage(self, container: str, name: str, part: str, chunks: AsyncIterator[bytes]) -> Part:
         """Store a part. `part` is an id that was not used for this content before; all of a content have one length.
 
-        Nobody can read what is staged. If `chunks` raises, what came is removed where the engine can do that with one
+        What is staged cannot be read. If `chunks` raises, what came is removed where the engine can do that with one
         part; where it cannot, or if the process dies, it is left to `discard`.
         """
 
@@ -218,7 +218,7 @@ class Contents(Protocol):
 
 
 class Queue(Protocol):
-    """Work items: at least once, in no order, hidden while somebody works on them."""
+    """Work items: at least once, in no order, hidden while a worker has them."""
 
     async def send(self, body: bytes, *, delay: float = 0) -> None:
         """Enqueue (48 KiB at most), visible after `delay` seconds (7 days at most)."""
@@ -230,7 +230,7 @@ class Queue(Protocol):
         """Hide for `hide` seconds from now; the returned delivery replaces the old one. Raises Conflict if lost."""
 
     async def delete(self, delivery: Delivery) -> None:
-        """The work is done. No error if somebody else holds the item by now, or if it is gone."""
+        """The work is done. No error if another worker holds the item by now, or if it is gone."""
 
     async def bury(self, delivery: Delivery, reason: str) -> None:
         """Move a poison item to the queue of the buried ones, for people to look at."""
@@ -407,7 +407,7 @@ class Models(Protocol):
         """Ask the model once; streamed into `deltas` if given. Raises ModelError."""
 
     async def check(self, model: str) -> None:
-        """Raises NoSuchModel for a name that is nobody's, as far as that is known without asking for an answer."""
+        """Raises NoSuchModel for a name that no provider has, as far as that is known without asking for an answer."""
 
     def window(self, model: str) -> int:
         """How many tokens prompt and answer may have together, as far as it is known."""
@@ -566,7 +566,7 @@ class VectorIndex(Protocol):
 
     async def tidy(self, store: str, known: Callable[[], Awaitable[Collection[str]]]) -> None:
         """After work on the store: bring its index into shape if that is due. `known` says of which segments the log
-        knows at the time when it is called: what was there before, and is not among them, is nobody's."""
+        knows at the time when it is called: what was there before, and is not among them, belongs to no source."""
 
 
 # --- telemetry ----------------------------------------------------------------------------------------------------

@@ -73,7 +73,7 @@ class View(ABC, Generic[S, C]):
 
     @property
     def opened(self) -> Opened:
-        """Hears how many bytes were unpacked, whenever somebody asks for them. It knows this view weakly: in a cycle, a
+        """Hears how many bytes were unpacked, whenever they are asked for. It knows this view weakly: in a cycle, a
         view that was forgotten would stay in memory for a while."""
         me = weakref.ref(self)
 

@@ -1,7 +1,7 @@
 """The stream of a run: a log of its own that carries the wire's events in order, deltas included.
 
 It exists only where a client asked to stream. Deltas are not history: everything else on it follows from the thread's
-log, so whoever finds the stream behind brings it up, and two who do so at once cannot write the same event twice.
+log, so a process that finds the stream behind brings it up, and two at once cannot write the same event twice.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class StreamWriter:
             if not self._scanned:
                 await self._scan()
             if began and self._mark is None:
-                return None  # its thread was deleted, and nobody is to write here again
+                return None  # its thread was deleted, and nothing is to be written here again
             missing = self._missing(trail)
             if not missing:
                 return None
@@ -66,7 +66,7 @@ class StreamWriter:
         raise Conflict
 
     async def emit(self, events: Iterable[frames.Event]) -> None:
-        """Write what a model says at this moment. Raises Conflict if somebody else wrote: take over first."""
+        """Write what a model says at this moment. Raises Conflict if another process wrote: take over first."""
         if not self._owned:
             raise Conflict
         await self._append([(self._version, event) for event in events])
@@ -77,8 +77,8 @@ class StreamWriter:
         """Close what another worker left open. `mine` looks at the log: the ids that it knows, or an exception if the
         run is another worker's by now. `opened` are the ids that this worker opened."""
         for _ in range(TRIES):
-            # The order matters: whoever claims the run after the second look finds the stream no shorter than the first
-            # one did, and what he writes makes the next append here fail.
+            # The order matters: a later claim of the run finds the stream no shorter than the first
+            # one did, and what it writes makes the next append here fail.
             await self._scan()
             keep = await mine() | opened
             self._owned = True
@@ -157,7 +157,7 @@ async def last_told(logs: Logs, name: str, object_id: str) -> Message | Step | N
 
 
 def replay(trail: Sequence[Change]) -> Iterator[bytes]:
-    """The events of the stream as it would be if nobody had streamed: the same ones with the same ids, each message as
+    """The events of the stream as it would be without streaming: the same ones with the same ids, each message as
     one delta."""
     return frames.to_bytes(_events_of(trail), 0)
 

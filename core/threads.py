@@ -74,7 +74,7 @@ class Threads(Ledger[ThreadState, Change]):
         return []
 
     async def project(self, project: str, thread_id: str, run_id: str, since: int = 0) -> None:
-        """Bring up the documents of a run, its steps and its messages, whoever died before he did: all of them, or what
+        """Bring up the documents of a run, its steps and its messages, which a dead process left: all of them, or what
         changed since a version of the thread."""
         view = await self._thread(project, thread_id)
         held = view.state.runs.get(run_id)
@@ -103,7 +103,7 @@ class Threads(Ledger[ThreadState, Change]):
         await self._advance(emptied)
         for held in runs:
             await self._storage.drop(names.STREAMS, names.document(project, thread_id, held.run.id))
-        # A purge that dies before this is done again from the log. Nobody can read a log without its snapshot.
+        # A purge that dies before this is done again from the log. A log cannot be read without its snapshot.
         await self._storage.drop(names.THREADS, names.log(project, thread_id))
         self._forget((project, thread_id))
         await self._forget_snapshots(project, thread_id)

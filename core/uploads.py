@@ -256,7 +256,7 @@ class Uploads:
             now = self.files.clock.now()
             item = TidyFile(project=project, file_id=file.id, sent_at=now)
             await self.files.ring(item, delay=file.expires_at - now)
-        # A content that is gone was deleted with its file, whose publisher died before he noted it: a second publisher
+        # A content that is gone was deleted with its file, whose publisher died before noting it: a second publisher
         # would bring the file back.
         if await self.files.has_content(project, file.id):
             await self.files.publish(project, file)

@@ -24,7 +24,7 @@ class Heard(Struct, frozen=True):
 
 class Snapshot(Struct, kw_only=True, frozen=True):
     """What a generation of a log begins with, as its first line: the state, and what the wire heard of the last two
-    runs if somebody streamed them, since a stream may lag behind its log. The messages follow, then the runs."""
+    runs if a client streamed them, since a stream may lag behind its log. The messages follow, then the runs."""
 
     version: int
     thread: Thread | None

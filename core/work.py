@@ -29,7 +29,7 @@ class Item(Struct, frozen=True, kw_only=True, tag_field="kind"):
 class AdvanceRun(Item, frozen=True, kw_only=True, tag="run"):
     """Look at this run. `seen` is the version of the thread that the sender knew when it rang, before it committed: a
     worker that sees no later one came too early. `trace` is the W3C traceparent of the request that rang, empty if
-    nobody traces."""
+    it is not traced."""
 
     thread_id: str
     run_id: str

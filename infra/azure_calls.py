@@ -51,7 +51,7 @@ class Refused(Exception):
 
 
 class Resting(ServiceRequestError):
-    """Not sent: the service has answered nobody for a while, and another request is to try whether it does."""
+    """Not sent: the service has answered no request for a while, and another request is to try whether it does."""
 
 
 class Transport(AioHttpTransport):  # type: ignore[misc]  # the SDK resolves the name at run time
@@ -66,7 +66,7 @@ class Transport(AioHttpTransport):  # type: ignore[misc]  # the SDK resolves the
 
     async def send(self, request: Any, **config: Any) -> Any:
         if not self._breaker.admits():
-            raise Resting(f"the {self._service} service has answered nobody for a while")
+            raise Resting(f"the {self._service} service has answered no request for a while")
         operation = request.url.partition("comp=")[2].partition("&")[0]
         self._operations[f"{self._service} {request.method} {operation}".rstrip()] += 1
         if isinstance(request.data, bytes) and len(request.data) > LARGE_BODY:

@@ -113,7 +113,7 @@ class AzureDocuments(AzureClients):
         for _ in range(ADVANCES):
             if known is not None and known.number >= document.version:
                 return
-            # If-Match closes the race with a writer of another version: whoever comes second looks at the version that
+            # If-Match closes the race with a writer of another version: the second writer looks at the version that
             # is there, and only a later one replaces it. If-None-Match: * does the same for the first version.
             condition = if_match(known.etag) if known else IF_MISSING
             try:

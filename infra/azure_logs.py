@@ -98,7 +98,7 @@ class AzureLogs(AzureDocuments):
         if piece.mark.generation != since.generation:
             return await self._whole(container, name, since)
         end = since.offset + len(piece.data)
-        # Without the ETag, which says "nothing new" to whoever has not read to the end.
+        # Without the ETag, which says "nothing new" to a reader that is not at the end.
         return Tail(piece.data, piece.mark if end == piece.mark.offset else Mark(piece.mark.generation, end))
 
     async def _behind(self, container: str, name: str, since: Mark) -> Tail | None:
@@ -163,7 +163,7 @@ class AzureLogs(AzureDocuments):
         end = await self._end(container, name)
         if end is None:
             return
-        # The log goes last: whoever takes over a drop that was cut short finds the generations to delete by it.
+        # The log goes last: a process that takes over a drop that was cut short finds the generations to delete by it.
         archives = (archive_name(name, generation) for generation in range(end.generation))
         await fan_out(partial(self._delete, container), archives)
         await self._delete(container, name)

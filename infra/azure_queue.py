@@ -36,7 +36,7 @@ class AzureQueue(AzureClients):
         return [Delivery(m.id, m.content.encode(), m.dequeue_count or 1, m.pop_receipt or "") for m in messages]
 
     async def extend(self, delivery: Delivery, *, hide: float) -> Delivery:
-        """After a lost reply this is a Conflict too: nobody knows the new receipt, so the item comes back in time."""
+        """After a lost reply this is a Conflict too: the new receipt is unknown, so the item comes back in time."""
         work, timeout = opened(self._work), _seconds(hide)
         try:
             message = await call(
@@ -50,7 +50,7 @@ class AzureQueue(AzureClients):
         try:
             await call(partial(opened(self._work).delete_message, delivery.id, pop_receipt=delivery.receipt))
         except Refused:
-            pass  # somebody else's by now, or gone
+            pass  # another worker's by now, or gone
 
     async def bury(self, delivery: Delivery, reason: str) -> None:
         # Copied first: a crash in between leaves the item twice, never nowhere.

@@ -27,7 +27,7 @@ from infra.identity import new_credential
 
 OPEN_TIMEOUT: Final = 5.0  # seconds
 IDENTITY_TIMEOUT: Final = 30.0  # seconds; the first token may take a few
-QUICK: Final = (0.2,)  # one more attempt, where somebody waits to know whether the store is there
+QUICK: Final = (0.2,)  # one more attempt, where a caller waits to know whether the store is there
 MAX_DOWNLOAD: Final = 256 * 1024 * 1024  # bytes fetched by one request
 STORAGE_SCOPE: Final = "https://storage.azure.com/.default"
 TOKEN_SPARE: Final = 300.0  # seconds before its end when a token is not given away any more

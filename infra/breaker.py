@@ -1,4 +1,4 @@
-"""A circuit breaker: a store that answers nobody is asked seldom, however many want to know."""
+"""A circuit breaker: a store that does not answer is asked seldom, however many requests wait."""
 
 from __future__ import annotations
 

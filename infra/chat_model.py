@@ -27,7 +27,7 @@ class ChatModel:
         self._habits = Remembered(lambda: Habits(max_tokens_field, forced=forced))
 
     async def reply(self, prompt: Prompt, deltas: Deltas | None) -> Reply:
-        """Ask once, and again without what the provider does not take; streamed only if somebody listens, for a stream
+        """Ask once, and again without what the provider does not take; streamed only if a client listens, for a stream
         costs more than a whole reply."""
         wanted, known = self._body(prompt), self._habits.of(prompt.model)
         habits = known.copy()

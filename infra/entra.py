@@ -57,7 +57,7 @@ class SigningKeys:
         """Raises the 503 of an issuer whose keys could never be had."""
         known = kid in self._keys
         pause = RETRY if not self._keys else FRESH if known and self._good else REFETCH
-        # Whoever has a known key does not wait while somebody else fetches.
+        # A token of a known key does not wait while another one's is fetched.
         if self._due(pause) and not (known and self._fetching.locked()):
             async with self._fetching:
                 if self._due(pause):

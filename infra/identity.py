@@ -9,7 +9,7 @@ from azure.identity.aio import DefaultAzureCredential, get_bearer_token_provider
 
 AZURE_OPENAI: Final = "https://cognitiveservices.azure.com/.default"
 CHOICE: Final = "AZURE_TOKEN_CREDENTIALS"  # read by azure-identity: prod, dev, or the name of one credential
-# Whoever is logged in at a desk. In production they find nobody, and bury what is wrong under their own errors.
+# The developer who is logged in. In production they find no login, and bury what is wrong under their own errors.
 DESK: Final = ("shared_token_cache", "visual_studio_code", "cli", "developer_cli", "powershell")
 
 

@@ -42,7 +42,7 @@ NAMES: Final = 500  # of segments in one statement that deletes
 FRAGMENTS: Final = 32  # files of a table, one for each put, before they are made one
 GROWN: Final = 1 / 32  # of the rows; until then, new ones are compared with a query one by one
 VECTORS: Final = 50_000  # rows from which vectors have an index: 50,000 are compared one by one in 0.1 s
-KEPT: Final = timedelta(hours=1)  # that old versions of a table stay for whoever reads them; far longer than FRESH
+KEPT: Final = timedelta(hours=1)  # that old versions of a table stay for their readers; far longer than FRESH
 # Words are split as for the embedded index, for any language; LanceDB is to take them as they are.
 TAKEN: Final = FTS(
     base_tokenizer="whitespace",
@@ -78,7 +78,7 @@ class LanceIndex:
     # -- writing ---------------------------------------------------------------------------------------------------
 
     async def put(self, store: str, source: str, chunks: Sequence[Chunk], vectors: Floats, model: str) -> int:
-        """One commit of the table adds all rows, whoever else writes. Only a source that is there is deleted first: it
+        """One commit of the table adds all rows, beside other writers. Only a source that is there is deleted first: it
         is not part of the store yet, since the log takes each source once."""
         rows = await asyncio.to_thread(rows_of, source, chunks, vectors, model)
         with _failures():
@@ -102,7 +102,7 @@ class LanceIndex:
             await db.drop_table(name, ignore_missing=True)
 
     async def tidy(self, store: str, known: Callable[[], Awaitable[Collection[str]]]) -> None:
-        """Once enough was put: drop what is nobody's, make few files of many, and bring the indexes up. Who does so at
+        """Once enough was put: drop what no source owns, make few files of many, update the indexes. A worker at it at
         the same time as others gives up, and the next one does it."""
         try:
             table = await self._open(store)
@@ -125,8 +125,8 @@ class LanceIndex:
             log.info("the index of vector store %s is not in shape yet: %s", store, error)
 
     async def _ready(self, store: str, more: Sequence[Any]) -> AsyncTable:
-        """The table, with these columns beside those that all have, and the indexes that a search relies on, whoever
-        died making it. Two who make the same at once: one of them is refused, and finds it there."""
+        """The table, with these columns beside those that all have, and the indexes of a search, whatever process
+        died making it. Of two that make the same at once, one is refused, and finds it there."""
         table = await self._open(store)
         if table is None:
             db, name = await self._connect(store)

@@ -29,7 +29,7 @@ class ResponsesModel:
         self._habits = Remembered(Habits)
 
     async def reply(self, prompt: Prompt, deltas: Deltas | None) -> Reply:
-        """Ask once, and again without what the provider does not take; streamed only if somebody listens, for a stream
+        """Ask once, and again without what the provider does not take; streamed only if a client listens, for a stream
         costs more than a whole reply."""
         wanted, known = _body(prompt, self._upstream.provider), self._habits.of(prompt.model)
         habits = known.copy()

@@ -68,7 +68,7 @@ CHECKPOINT_EVERY = 2.0  # seconds between looks at the write-ahead log
 PAGE = 2048  # bytes: a commit writes whole pages, and most rows are far smaller than SQLite's own 4,096
 WAL_PAGES = 32_768  # of the log, 64 MiB: beyond that writers wait for a moment, so that it begins anew
 CHECKPOINT_PATIENCE = 50  # milliseconds for which they do
-WRITE_EVERY = 5.0  # seconds between tries whether the file can be written to, for whoever asks whether it is well
+WRITE_EVERY = 5.0  # seconds between tries whether the file can be written to, for health checks
 ROOM = 16 * 1024 * 1024  # bytes that a disk must have left: the largest commit with its documents, and then some
 TIDY_EVERY = 3600.0  # seconds between looks for what is kept no longer
 DAY = 86_400
@@ -276,7 +276,7 @@ class SqliteStorage:
 
     async def roll(self, container: str, name: str, mark: Mark) -> Mark:
         async with self._transaction() as sql:
-            # generation and length, as for an append: nobody's block falls between the snapshot and the new generation.
+            # generation and length, as for an append: no other block falls between the snapshot and the new generation.
             done = sql.execute(
                 "UPDATE logs SET generation=generation+1, length=0"
                 " WHERE container=? AND name=? AND generation=? AND length=?",
@@ -586,7 +586,7 @@ def _checkpoint(db: sqlite3.Connection) -> None:
     """Copy the write-ahead log into the file. Under load that never gets to its end, where the log would begin anew."""
     _, pages, _ = db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
     if pages > WAL_PAGES:
-        # Next to nothing is left to copy. But it waits for whoever reads from the log (a backup, a count of a project's
+        # Next to nothing is left to copy. But it waits for what reads from the log (a backup, a count of a project's
         # bytes), and writers wait for it: rather it is tried again.
         db.execute(f"PRAGMA busy_timeout={CHECKPOINT_PATIENCE}")
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)")

@@ -119,7 +119,7 @@ class OpenTelemetry:
             self._meter.create_observable_counter(metric.name, [callback], metric.unit, metric.description)
 
     async def close(self) -> None:
-        """Export the rest. An endpoint that does not answer holds up nobody for long: no one waits for the thread."""
+        """Export the rest. An endpoint that does not answer does not hold up the end: the thread is not waited for."""
         loop, done = asyncio.get_running_loop(), asyncio.Event()
 
         def flush() -> None:
@@ -187,7 +187,7 @@ class _Span:
     def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
         now, telemetry = time.perf_counter(), self._telemetry
         if error is not None:
-            # No message and no traceback: they may hold what somebody said.
+            # No message and no traceback: they may hold content.
             self.tell(error=str(getattr(error, "code", None) or type(error).__name__))
         if "error" in self._facts:
             self._span.set_status(StatusCode.ERROR)

@@ -6,7 +6,7 @@
   user/assistant/user/assistant/...", github.com/vllm-project/vllm/issues/6862), and so does Bedrock. A failed run that
   is followed by another message leaves two of the user. Anthropic's API joins such messages by itself.
 
-So neighbours are joined for every server: nobody can tell a server's template from here, and one text after the other
+So neighbours are joined for every server: a server's template cannot be told from here, and one text after the other
 says the same as two messages.
 """
 

@@ -1,7 +1,7 @@
 """Calls to a model provider through the openai SDK: its transport and its retries, without its response classes.
 
 Building pydantic objects costs 4 ms of CPU a call, so requests go out as bytes and replies come back as plain JSON.
-Importing this module imports the SDK, which takes more than a second: do it where nobody waits (see providers).
+Importing this module imports the SDK, which takes more than a second: do it where nothing waits (see providers).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Advances a run until only its client, or nobody, has anything to do: read, fold, decide, act, commit, project."""
+"""Advances a run until only its client, or nothing, has work to do: read, fold, decide, act, commit, project."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Advance:
         if held is None or isinstance(move, Outcome):
             return await self._work(state)  # nothing to do: no span tells of it
         if not (isinstance(move, Write) and _claims(move.events)):
-            return await self._traced(state, held)  # its end: that waits for nobody
+            return await self._traced(state, held)  # its end: that waits for nothing
         left = (held.run.expires_at or math.inf) - self.kit.clock.now()
         begun = held.run.status == "in_progress"  # by this item, which the log names
         try:
@@ -177,8 +177,8 @@ class Advance:
                 self.kit.telemetry.measure("queued", self.kit.clock.now() - item.sent_at, project=item.project)
             self.attempt, self._claiming = self._claiming, 0
             if self._taken_over:
-                # Whoever committed last, a worker or a client's submission, may have died before he projected it; and
-                # whoever claimed after him, before he made up for it.
+                # The last committer, a worker or a client's submission, may have died before it projected that; and
+                # the worker that claimed next, before it made up for it.
                 await self.kit.ledger.project(item.project, item.thread_id, item.run_id, held.shown_at)
             if held.stream:
                 now = self.kit.clock.now()
@@ -192,7 +192,7 @@ class Advance:
         await self.stream.show(self.kit.ledger, self.item.project, self.item.thread_id, self.item.run_id)
 
     async def _mend(self, state: ThreadState) -> None:
-        """Somebody else worked on the run, or ended it. He may have died before he showed that, or leave it to us."""
+        """Another process worked on the run, or ended it. It may have died before it showed that, or leave it to us."""
         item, held = self.item, state.runs.get(self.item.run_id)
         if held is None or state.deleted:
             return
@@ -317,7 +317,7 @@ class Advance:
             task.cancel()
             await asyncio.wait((task,))
             if not task.cancelled():
-                task.exception()  # of an act that nobody waits for any more: asyncio would complain
+                task.exception()  # of an act that nothing waits for any more: asyncio would complain
 
     async def _tell(self, draft: Draft) -> None:
         """Once for a model call, however many deltas there are. If a crash or another worker comes in between, the fold

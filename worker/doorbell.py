@@ -80,7 +80,7 @@ class Doorbell:
         try:
             done = await self._work(item, delivery.id, delivery.count)
         except asyncio.CancelledError:
-            with contextlib.suppress(Conflict, StorageUnavailable):  # somebody else holds it by now, or will soon
+            with contextlib.suppress(Conflict, StorageUnavailable):  # another worker holds it by now, or will soon
                 async with self._letting_go:
                     await self.kit.storage.extend(hold.delivery, hide=0)  # drained: another worker takes over at once
             raise
@@ -102,7 +102,7 @@ class Doorbell:
             try:
                 hold.delivery = await self.kit.storage.extend(hold.delivery, hide=self.kit.hide)
             except Conflict:
-                return  # somebody else holds it by now: the log's fence decides
+                return  # another worker holds it by now: the log's fence decides
             except StorageUnavailable as error:
                 log.warning("the queue does not answer: %s", error)
             except Exception:  # else the item would come back while this worker is at it
@@ -209,7 +209,7 @@ class Doorbell:
             if state.thread is None:  # else its purge is under way, and sends this item again
                 await ledger.sweep(item.project, item.thread_id)
         elif state.deleted:
-            # Sent before the log goes, without which nobody would know that there is a purge to finish.
+            # Sent before the log goes, without which no worker would know of a purge to finish.
             again = replace(item, sent_at=self.kit.clock.now(), tombstones=True)
             await self.kit.storage.send(to_body(again), delay=self.kit.tombstones)
             await ledger.purge(item.project, item.thread_id)
@@ -242,7 +242,7 @@ class Doorbell:
         await self._bury(delivery, f"{type(error).__name__}: {error}")
 
     async def give_up(self, delivery: Delivery) -> None:
-        """For an item that its host delivers no more, and has moved under a new id. So nobody can tell whether a run in
+        """For an item that its host delivers no more, and has moved under a new id. So it is unknown whether a run in
         progress is this item's or another's: such a run is left, and looked at when it expires."""
         try:
             item = from_body(delivery.body)

@@ -47,7 +47,7 @@ class Images:
     async def fill(self, project: str, prompt: Prompt) -> Prompt:
         """The prompt with data in the place of files.
 
-        An image that nobody has answered yet has to be there: else this raises ModelError, and the run fails. One that
+        An image that has no answer yet has to be there: else this raises ModelError, and the run fails. One that
         was deleted, or expired, since it was talked about must not end the thread: a note takes its place.
         """
         if not any(image.url.startswith(IMAGE_FILE) for turn in prompt.turns for image in turn.images):

@@ -4,8 +4,8 @@ A claim is a fence, as of runs: what comes of a file is committed only if its la
 delivery of a work item, and the holder of a later delivery takes over: the one before must have died, or is too late. A
 segment is written under the name of file and attempt before the commit that makes it a part of the store; until then
 the log has it among what is loose. Nothing is removed that a claim which still counts could make a part of the store:
-first the claim is made void by a commit, then the blob goes, then its name. Whoever finds his claim void removes what
-he wrote.
+first the claim is made void by a commit, then the blob goes, then its name. A holder whose claim is void removes what
+it wrote.
 """
 
 from __future__ import annotations
@@ -171,7 +171,7 @@ class Shift:
         return self.kit.shifts.contested(self.item.project)
 
     async def _claim(self) -> bool:
-        """Files that nobody has, or whom this item's last holder left, if there are any. One that was claimed before is
+        """Files without a holder, or that this item's last one left, if there are any. One that was claimed before is
         claimed alone, those that were claimed less often first: if it is what kills workers, it takes no other with
         it."""
         room = self.kit.at_once - len(self._tasks)
@@ -206,7 +206,7 @@ class Shift:
         return (state.files[file_id] for file_id in state.waiting) if state.known else ()
 
     def _open(self, held: FileState) -> bool:
-        """Whether nobody has it, or somebody who will do no more to it."""
+        """Whether it has no holder, or one that will do no more to it."""
         return not held.item or self._before(held.item) or self._abandoned(held.claimed_at)
 
     def _abandoned(self, since: float) -> bool:
@@ -233,7 +233,7 @@ class Shift:
         try:
             file = decode_file((await self.kit.files.fetch(self.item.project, file_id)).body)
         except ApiError:
-            # Deleted, or expired, perhaps before it was attached: whoever deleted it did not find it here.
+            # Deleted, or expired, perhaps before it was attached: its deletion did not find it here.
             detached = e.FileDetached(file_id=file_id)
             await self._commit(lambda state: [detached] if self._held(state, file_id, attempt) else ())
             note = names.document(self.item.project, file_id, self.item.store_id)
@@ -256,7 +256,7 @@ class Shift:
         # The segment first: what the log names is there.
         try:
             size = await self.kit.stores.index.put(self._store, name, chunks, vectors, model)
-        except Conflict:  # removed by whoever took over
+        except Conflict:  # removed by the worker that took over
             if await self._mine(file_id, attempt):
                 raise
             return
@@ -287,7 +287,7 @@ class Shift:
         await self._commit(lambda state: [failed] if self._held(state, file_id, attempt) else ())
 
     async def _mine(self, file_id: str, attempt: int) -> FileState | None:
-        """The file, unless it was cancelled or taken out, or somebody else took over."""
+        """The file, unless it was cancelled or taken out, or another worker took over."""
         return self._held(await self._look(), file_id, attempt)
 
     def _held(self, state: StoreState, file_id: str, attempt: int) -> FileState | None:
@@ -295,7 +295,7 @@ class Shift:
         return held if held and (held.attempt, held.item) == (attempt, self.me) else None
 
     async def give_up(self) -> None:
-        """This item is poison: its files have failed, and nobody waits for them."""
+        """This item is poison: its files have failed, and no run waits for them."""
 
         def decision(state: StoreState) -> Sequence[e.Event]:
             left = [held for held in self._waiting(state) if self._open(held)]
@@ -314,7 +314,7 @@ class Shift:
                     return
 
     async def _merge_some(self, merging: Merging) -> bool:
-        """One merge, if one is due and nobody else is at it."""
+        """One merge, if one is due and no other worker is at it."""
         plan: Sequence[str] = ()
         attempt = 0
 
@@ -339,13 +339,13 @@ class Shift:
             if state.known and state.segments.keys() >= set(plan):
                 raise
             return False  # one of them went meanwhile, or the store
-        except Conflict:  # removed by whoever took over
+        except Conflict:  # removed by the worker that took over
             return False
         if size is None:
             return False
 
         def commit(state: StoreState) -> Sequence[e.Event]:
-            # Nothing if somebody else has merged one of them, took over from this one, or the store has expired.
+            # Nothing if another worker has merged one of them, took over from this one, or the store has expired.
             if not state.known or state.loose.get(into) != self.me or not state.segments.keys() >= set(plan):
                 return ()
             sources = {source: number for name in plan for source, number in state.segments[name].sources.items()}
@@ -369,7 +369,7 @@ class Shift:
 
     def _take_over(self, state: StoreState) -> Sequence[e.Event]:
         """Earlier deliveries are not to take anything up any more, nor to commit a merge that they have begun, even if
-        their holders live: once this one has ended there is no item by which anybody would take over from them. Nor is
+        their holders live: once this one has ended there is no item by which another worker would take over. Nor is
         a merge to be committed that was begun so long ago that its item is gone: nothing would be merged any more."""
         if not state.known or self._overtaken(state):
             return ()
@@ -386,7 +386,7 @@ class Shift:
         return state.deliveries.get(self.item_id, 0) > self.count
 
     async def _remove_loose(self) -> None:
-        """What nobody can make a part of the store any more."""
+        """What can no longer become a part of the store."""
         state = await self._look()
         if self._take_over(state):
             await self._commit(self._take_over)
@@ -435,7 +435,7 @@ def _dropped(state: StoreState, loose: Collection[str]) -> Sequence[e.Event]:
 
 
 def _plan(merging: Merging, state: StoreState) -> Sequence[str]:
-    """The segments to merge; none while somebody is at it."""
+    """The segments to merge; none while a worker is at it."""
     if not state.known or any(item and name.startswith("merged.") for name, item in state.loose.items()):
         return []
     return merging.plan(

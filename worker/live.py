@@ -39,7 +39,7 @@ class Draft:
     message: Message | None = None
     message_step: Step | None = None
     calls_step: Step | None = None
-    text: list[str] = field(default_factory=list)  # of the message, as it came so far, if somebody listens
+    text: list[str] = field(default_factory=list)  # of the message, as it came so far, if a client listens
     refusal: list[str] = field(default_factory=list)
     expected: str = ""  # of an answer that comes whole: `message` or `calls`
     told: bool = False  # the log knows what was begun
@@ -59,7 +59,7 @@ class Draft:
         return file_search.ranking_of(self.run)
 
     def open_expected(self, now: float) -> None:
-        """What nobody hears is begun as what it can only be."""
+        """Without a listener, what comes is begun as the only thing that it can be."""
         if self.expected == "message":
             self.open_message(now)
         elif self.expected == "calls":
@@ -110,7 +110,7 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class Unheard:
-    """The `Deltas` of a turn that nobody streams: they tell whether the model writes a message or calls functions."""
+    """The `Deltas` of a turn without a stream: they tell whether the model writes a message or calls functions."""
 
     draft: Draft
     now: Callable[[], float]
@@ -202,7 +202,7 @@ class Live:
             try:
                 return await self.writer.emit(events)
             except Conflict:
-                # Somebody else wrote: an API process that cancels, or another worker that took the run over.
+                # Another process wrote: an API process that cancels, or another worker that took the run over.
                 draft = self.draft
                 await self.writer.take_over(draft.run, mine=self.still_mine, opened=draft.opened, now=self.now())
 

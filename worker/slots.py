@@ -52,7 +52,7 @@ class Slots:
     size: int
     most_waiting: int = WAITING
     patience: float = math.inf
-    given_back: bool = field(default=False, init=False)  # to other workers, since somebody set it to False
+    given_back: bool = field(default=False, init=False)  # to other workers, since it was last set to False
     waiting: int = field(default=0, init=False)
     taken: Counter[str] = field(default_factory=Counter, init=False)  # by project
     _free: int = field(init=False)
@@ -82,10 +82,10 @@ class Slots:
         """Hold a slot. Of a project's items, the one with the earliest `since` goes first.
 
         Raises GiveWay if there is none `within` so many seconds, or when too many wait, or for too long. With `stays`
-        the work was begun by this item, and nobody else could go on with it: it goes before the others, and does not
+        the work was begun by this item, and no other could go on with it: it goes before the others, and does not
         give way to them.
         """
-        if self._free > 0:  # so nobody waits
+        if self._free > 0:  # so nothing waits
             self._grant(project)
         else:
             place = -math.inf if stays else since, next(self._numbers)
@@ -96,7 +96,7 @@ class Slots:
             self._leave(project)
 
     def close(self) -> None:
-        """From now on nobody waits but what stays: the process is about to end."""
+        """From now on nothing waits but what stays: the process is about to end."""
         self.most_waiting = 0
         for waiter in [waiter for line in self._lines.values() for waiter in line if not waiter.stays]:
             self._send_away(waiter)

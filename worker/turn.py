@@ -54,7 +54,7 @@ def expected(prompt: Prompt) -> str:
 
 
 def calls_of(reply: Reply) -> tuple[ToolCall, ...]:
-    """A reply that was cut off may hold half a call: nobody could execute it."""
+    """A reply that was cut off may hold half a call, which cannot be executed."""
     return reply.calls if reply.finish in ("stop", "tool_calls") else ()
 
 

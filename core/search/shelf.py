@@ -88,7 +88,7 @@ class Shelf:
             for name in opened.segments.keys() - set(segments):
                 opened.memory -= opened.segments.pop(name).memory
             missing = [name for name in segments if name not in opened.segments]
-            # An error comes when all that began have ended: nobody else may be reading the same.
+            # An error comes when all that began have ended: no other search may be reading the same.
             await fan_out(partial(self._load, opened), missing, AT_ONCE)
             return [opened.segments[name] for name in segments]
 

@@ -1,6 +1,6 @@
 """What may be done to a vector store: pure functions from the folded state to events, or to a refusal.
 
-The ledger commits what comes out, and asks again if somebody else moved in between.
+The ledger commits what comes out, and asks again if another process moved in between.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def chunking_of(body: r.Chunking | None) -> StaticChunking | None:
 
 
 def has_expired(store: VectorStore, now: float) -> bool:
-    """Whether anybody has noted it or not."""
+    """Whether it was noted or not."""
     return store.status == "expired" or (store.expires_at is not None and now >= store.expires_at)
 
 

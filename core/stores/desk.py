@@ -59,7 +59,7 @@ class StoreDesk:
         try:
             changes = await self.stores.start(project, store_id, events, self._ring(project, store_id))
         except Conflict:
-            await self.stores.fetch(names.VECTOR_STORES, project, store_id)  # so that it is listed, whoever died
+            await self.stores.fetch(names.VECTOR_STORES, project, store_id)  # so that it is listed, even after a crash
             return store_of(await self.stores.read(project, store_id))
         return next(change.object for change in reversed(changes) if isinstance(change.object, VectorStore))
 

@@ -24,7 +24,7 @@ from core.resources import (
 from core.state import State
 
 DAY: Final = 86_400
-DELIVERIES: Final = 100  # that are remembered: whoever was overtaken before those has long been gone
+DELIVERIES: Final = 100  # that are remembered: holders that were overtaken before those are long gone
 Resource = VectorStore | VectorStoreFile | VectorStoreFileBatch
 
 
@@ -87,7 +87,7 @@ class StoreState(State):
     segments: dict[str, SegmentState] = msgspec.field(default_factory=dict)
     homes: dict[str, str] = msgspec.field(default_factory=dict)  # which segment a source is in
     # Blobs that may be there and are not, or no longer, part of the store. The value is the delivery of a work item
-    # whose holder may be writing it: he, or the holder of a later delivery, removes it. "": anybody.
+    # whose holder may be writing it: that one, or the holder of a later delivery, removes it. "": any worker.
     loose: dict[str, str] = msgspec.field(default_factory=dict)
     attempt: int = 0  # the last one that was given away
     # Of work items that came again: which delivery has taken over. Earlier ones take nothing up any more.
@@ -176,7 +176,7 @@ def _file_updated(state: StoreState, event: e.FileUpdated, at: int) -> Named:
 
 def _file_claimed(state: StoreState, event: e.FileClaimed, at: int) -> Named:
     held = state.files[event.file_id]
-    _disown(state, held.source)  # whoever had the file before is dead, or removes what he wrote
+    _disown(state, held.source)  # the holder before is dead, or removes what it wrote
     held.attempt, held.item, held.claims, held.claimed_at = event.attempt, event.item, held.claims + 1, at
     state.attempt = max(state.attempt, event.attempt)
     state.loose[held.source] = event.item
@@ -316,7 +316,7 @@ def _segments_dropped(state: StoreState, event: e.SegmentsDropped, at: int) -> N
 
 
 def _disown(state: StoreState, name: str) -> None:
-    """Anybody may remove this blob."""
+    """Any worker may remove this blob."""
     if name in state.loose:
         state.loose[name] = ""
 

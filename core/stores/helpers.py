@@ -22,7 +22,7 @@ from core.stores.commands import NewFile, chunking_of, usable
 from core.stores.desk import StoreDesk
 
 B = TypeVar("B", r.CreateAssistant, r.CreateThread)
-OF_THREADS: Final = ExpiresAfter(days=7)  # what a thread's store has, if nobody says otherwise (section 3.3)
+OF_THREADS: Final = ExpiresAfter(days=7)  # what a thread's store has, unless a client says otherwise (section 3.3)
 
 
 def attached(messages: Sequence[r.CreateMessage] | None) -> list[str]:

@@ -78,7 +78,7 @@ class Stores(Ledger[StoreState, StoreChange]):
         names.STORE_FILES: "file",
         names.STORE_BATCHES: "file batch",
     }
-    # What clients do. What a worker does, the next holder of his work item projects.
+    # What clients do. What a worker does, the next holder of its work item projects.
     mended = frozenset(
         {
             "vector_store.created",
@@ -110,7 +110,7 @@ class Stores(Ledger[StoreState, StoreChange]):
 
     def _documents(self, project: str, changes: Sequence[StoreChange]) -> list[Document]:
         """The projections of what changed: the last state of each object. A file that was only attached has none yet;
-        whoever asks for it first makes it, and a batch of 500 does not wait for 500 documents."""
+        the first request for it makes it, and a batch of 500 does not wait for 500 documents."""
         last = {change.object.id: change for change in changes}
         return [_document(project, change) for change in last.values() if change.name != "vector_store.file.created"]
 
@@ -125,8 +125,8 @@ class Stores(Ledger[StoreState, StoreChange]):
     # -- what a worker does ----------------------------------------------------------------------------------------
 
     async def project(self, project: str, store_id: str, item_id: str) -> None:
-        """Bring up the documents of the files that ended by this work item, of the batches and of the store, whoever
-        died before he did."""
+        """Bring up the documents of the files that ended by this work item, of the batches and of the store, after
+        any crash."""
         state = (await self.look(project, store_id)).state
         if state.store is None or state.deleted:  # under the deletion's version they would keep its tombstones away
             return
@@ -150,7 +150,7 @@ class Stores(Ledger[StoreState, StoreChange]):
         state = await self.recall(project, store_id)
         if state.store is None or state.deleted:
             return None
-        if state.store.status == "expired":  # whoever noted it may have died before it was projected
+        if state.store.status == "expired":  # the process that noted it may have died before it was projected
             cancelled = (held.file for held in state.files if held.file.status == "cancelled")
             things: list[Resource] = [state.store, *(held.batch for held in state.batches), *cancelled]
             await self._bring(project, [StoreChange(state.version, "", thing) for thing in things])
@@ -159,7 +159,7 @@ class Stores(Ledger[StoreState, StoreChange]):
 
     async def purge(self, project: str, store_id: str) -> None:
         """Empty what a deleted store left: documents, index, and the notes that files are in it. Tombstones stay until
-        `sweep`, and the log, by which `sweep` finds what somebody may still be writing."""
+        `sweep`, and the log, by which `sweep` finds what may still be being written."""
         state = (await self.look(project, store_id)).state
         if state.store is None or not state.deleted:
             return
@@ -177,7 +177,7 @@ class Stores(Ledger[StoreState, StoreChange]):
         await self._storage.remove(names.VECTOR_STORES, names.document(project, store_id))
         for container in (names.STORE_FILES, names.STORE_BATCHES):
             await self._storage.sweep(container, names.document(project, store_id, ""))
-        # Last the log, by which all this is found, and what it begins with: nobody can read it without.
+        # Last the log, by which all this is found, and what it begins with: it cannot be read without.
         await self._storage.drop(names.STORE_LOGS, names.log(project, store_id))
         self._forget((project, store_id))
         await self._forget_snapshots(project, store_id)
@@ -200,7 +200,7 @@ class Stores(Ledger[StoreState, StoreChange]):
         )
         state = await self.recall(project, store_id)
         if not changes and state.known and state.store and file_id in state.files.places:
-            # Somebody has done it, and may have died before it was projected.
+            # Another process has done it, and may have died before it was projected.
             gone = Document(names.STORE_FILES, names.document(project, store_id, file_id), b"", state.version)
             await self._storage.advance(gone)
             await self._bring(project, [StoreChange(state.version, "", state.store)])

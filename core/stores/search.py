@@ -57,13 +57,13 @@ class Searcher:
         those with the same score in the order of store, file and place.
 
         `filter` is on the attributes of files, before any ranking; `threshold` is a score in 0..1. Searched are the
-        files that are completed when it begins. Without `weights` those of the embedding model hold. That somebody
+        files that are completed when it begins. Without `weights` those of the embedding model hold. That it was
         searched is noted in the stores' logs once an hour.
 
         Raises the 404 of a store that is unknown to the project, the 400 of one that has expired, StorageUnavailable,
         and DamagedSegment. If no query can be embedded now, they are searched by words alone.
         """
-        # The stores first: whoever may not search them makes nobody pay for vectors.
+        # The stores first: a search that is refused costs no vectors.
         states = {store_id: await self._usable(project, store_id) for store_id in dict.fromkeys(store_ids)}
         asked = await self._queries(queries)
         found: list[Found] = []

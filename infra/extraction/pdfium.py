@@ -1,4 +1,4 @@
-"""Load pdfium, which reads PDF files for kreuzberg, from a folder that nobody else can write to.
+"""Load pdfium, which reads PDF files for kreuzberg, from a folder that no other user can write to.
 
 kreuzberg carries pdfium as bytes. At the first PDF it unpacks them into the folder `kreuzberg-pdfium` of the temporary
 folder, unless a file of that name and about that size is there already, which it takes for its own

@@ -38,7 +38,7 @@ _ENVIRONMENT: Final = {  # one thread each: the pool is what runs at once
 
 
 class _Reader:
-    """One process. Whoever gets an exception from `ask`, or is cancelled there, has to `kill` it."""
+    """One process. After an exception or a cancellation in `ask`, the caller has to `kill` it."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
