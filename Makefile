@@ -32,7 +32,7 @@ serve: $(INSTALLED) ## run API and worker on http://127.0.0.1:8000
 	$(VENV)/bin/assistants serve
 
 test: $(INSTALLED_DEV) ## run all tests but the browser's; Azurite is fetched by itself
-	$(VENV)/bin/pytest -n auto --dist loadfile $(ARGS)
+	$(VENV)/bin/pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(INSTALLED_DEV) ## check style, types and the rules of who imports whom
 	$(VENV)/bin/ruff check .

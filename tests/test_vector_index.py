@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import documents
 import numpy as np
 import pytest
+from filling import STORE, put
 from forms import upload
 from inprocess import InProcess, in_process
 from shelved import Bag
@@ -25,10 +26,10 @@ from infra.extraction.pool import ReaderPool
 from infra.settings import ConfigurationError, Settings, read_settings
 from infra.wiring import SystemClock, index_of, storage_of
 
-STORE, OTHER = "default/vs_1", "default/vs_2"
+OTHER = "default/vs_2"
 INDEXES = ("embedded", "lancedb")
 KINDS = [f"{index} on {engine}" for index in INDEXES for engine in ("SQLite", "Azurite")]
-HERE = Path(__file__)
+HERE = Path(__file__).parent
 
 
 @dataclass
@@ -71,11 +72,6 @@ class Indexed:
 
     async def sources(self, text: str, limit: int = 10, **options: object) -> list[str]:
         return [source for source, _, _ in await self.search(text, limit, **options)]  # type: ignore[arg-type]
-
-
-async def put(index: VectorIndex, store: str, source: str, texts: Sequence[str], model: str = Bag.model) -> int:
-    chunks = [Chunk(text, 10 * place, len(text.split())) for place, text in enumerate(texts)]
-    return await index.put(store, source, chunks, await Bag().embed(texts), model)
 
 
 @pytest.fixture(params=KINDS)
@@ -396,27 +392,11 @@ async def filling(indexed: Indexed, first: int) -> asyncio.subprocess.Process:
     """Another process, which puts files of 20 chunks and says so, until its input ends."""
     settings = (indexed.settings.storage, indexed.settings.search_index)
     return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", "import sys, test_vector_index; test_vector_index.fill(*sys.argv[1:])"),
-        *(*settings, str(first)),
-        cwd=HERE.parent,
-        env={"PYTHONPATH": f"{HERE.parent}:{HERE.parent.parent}"},
+        *(sys.executable, HERE / "filling.py", *settings, str(first)),
+        env={"PYTHONPATH": str(HERE.parent)},
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
     )
-
-
-def fill(storage: str, kind: str, first: str) -> None:
-    async def work() -> None:
-        settings = read_settings({"storage": storage, "search_index": kind})
-        engine = storage_of(settings, SystemClock())
-        await engine.open()
-        index, number = index_of(settings, engine), int(first)
-        while await asyncio.to_thread(sys.stdin.readline):
-            await put(index, STORE, f"file-{number}.1", [f"tide {number} {place}" for place in range(20)])
-            print(f"file-{number}.1", flush=True)
-            number += 1
-
-    asyncio.run(work())
 
 
 def tell(writers: Iterable[asyncio.subprocess.Process], files: int) -> None:
