@@ -28,6 +28,7 @@ from core.bell import Bell
 from core.ids import Ids
 from core.keys import Keys
 from core.ports import SILENCE, Clock, Embeddings, Extraction, Storage, StorageUnavailable, Telemetry
+from core.resume import Resumption
 from core.stores.ledger import Stores
 from core.stores.search import Searcher
 from core.threads import Threads
@@ -71,6 +72,7 @@ DESCRIPTION = """The OpenAI Assistants API, self-hosted.
   assistants api      the API alone
   assistants worker   the worker alone; any number of each may share one store
   assistants keys     make, list and revoke API keys
+  assistants resume   after a restore without the queue: have the workers go on
   assistants vacuum   make an SQLite file as small as what is in it"""
 
 
@@ -382,6 +384,20 @@ async def manage_keys(settings: Settings, arguments: argparse.Namespace) -> None
             raise ConfigurationError(str(error)) from None
 
 
+async def resume(settings: Settings) -> None:
+    """`assistants resume`."""
+    async with opened(settings) as parts:
+        resumption = Resumption(parts.storage, ledger_of(parts), stores_of(parts), parts.clock)
+        try:
+            await resumption.run()
+        except StorageUnavailable as error:
+            raise ConfigurationError(f"{str(error).rstrip('.')}. Run it again.") from None
+        sent = ", ".join(f"{number} {kind}" for kind, number in sorted(resumption.rung.items())) or "none"
+        print(f"Work items that were sent in the store {place_of(settings)}: {sent}.")
+        if resumption.unreadable:
+            raise ConfigurationError(f"Logs without their snapshots: {', '.join(resumption.unreadable)}.")
+
+
 def give_back(settings: Settings) -> None:
     """`assistants vacuum`."""
     prefix = "sqlite:///"
@@ -399,13 +415,16 @@ def parser() -> argparse.ArgumentParser:
     common = {"formatter_class": argparse.RawDescriptionHelpFormatter, "epilog": settings}
     root = argparse.ArgumentParser(prog="assistants", description=DESCRIPTION, **common)  # type: ignore[arg-type]
     root.add_argument("--version", action="version", version=f"%(prog)s {VERSION}")
-    commands = root.add_subparsers(dest="command", required=True, metavar="serve | api | worker | keys | vacuum")
+    commands = root.add_subparsers(
+        dest="command", required=True, metavar="serve | api | worker | keys | resume | vacuum"
+    )
     for name in ("serve", "api", "worker"):
         command = commands.add_parser(name, **common)  # type: ignore[arg-type]
         if name != "worker":
             command.add_argument("--host", help="wins over HOST")
             command.add_argument("--port", type=int, help="wins over PORT")
     key_command.add_arguments(commands.add_parser("keys", description="API keys in the store that STORAGE names."))
+    commands.add_parser("resume", description="Send a work item for all that was in flight, where the queue is lost.")
     commands.add_parser("vacuum", description="Give back what an SQLite file has free. Stop the service before.")
     return root
 
@@ -418,6 +437,8 @@ def main() -> None:
         logs.configure(settings)
         if arguments.command == "keys":
             _loop(manage_keys(settings, arguments))
+        elif arguments.command == "resume":
+            _loop(resume(settings))
         elif arguments.command == "vacuum":
             give_back(settings)
         else:

@@ -161,7 +161,8 @@ class RunRequiresAction(Struct, frozen=True, kw_only=True, tag_field="type", tag
 
 
 class RunQueued(Struct, frozen=True, kw_only=True, tag_field="type", tag="thread.run.queued"):
-    """All outputs are there: the run waits for a worker again. `stream`: a client asked to stream from here on."""
+    """All outputs are there, or the work item of the worker that had the run is lost: it waits for a worker again.
+    `stream`: a client asked to stream from here on."""
 
     run_id: str
     stream: bool = False

@@ -178,6 +178,10 @@ class Logs(Protocol):
     async def drop(self, container: str, name: str) -> None:
         """Delete a log if it is there."""
 
+    async def logs(self, container: str) -> Sequence[str]:
+        """The names of all logs that end in `.log`, without what is kept of their old generations, in no order. Goes
+        through all names of the container: never on the way of a request."""
+
     async def weigh(self, container: str, prefix: str) -> int:
         """How many bytes are kept under names that start with `prefix`, logs and documents together. Goes through all
         of their names: never on the way of a request."""

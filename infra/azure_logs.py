@@ -12,7 +12,7 @@ from azure.storage.blob import BlobProperties
 
 from core.fanout import fan_out
 from core.ports import Conflict, Document, Mark, Project, Tail, nothing
-from infra.azure_calls import Refused, call, write
+from infra.azure_calls import Refused, call, opened, write
 from infra.azure_documents import IF_MISSING, AzureDocuments, if_match
 
 MAX_BLOCK: Final = 64 * 1024 * 1024  # Azure takes 100 MiB since its API version 2022-11-02
@@ -167,6 +167,13 @@ class AzureLogs(AzureDocuments):
         archives = (archive_name(name, generation) for generation in range(end.generation))
         await fan_out(partial(self._delete, container), archives)
         await self._delete(container, name)
+
+    async def logs(self, container: str) -> Sequence[str]:
+        async def listed() -> list[str]:
+            blobs = opened(self._service).get_container_client(container).list_blob_names()
+            return [name async for name in blobs if name.endswith(".log")]
+
+        return await call(listed)
 
     async def _delete(self, container: str, name: str) -> None:
         try:

@@ -300,6 +300,11 @@ class SqliteStorage:
                 sql.execute("DELETE FROM logs WHERE container=? AND name=?", (container, gone))
                 sql.execute("DELETE FROM blocks WHERE container=? AND name=?", (container, gone))
 
+    async def logs(self, container: str) -> Sequence[str]:
+        with self._errors():
+            rows = self._sql.execute("SELECT name FROM logs WHERE container=? AND name LIKE '%.log'", (container,))
+            return [name for (name,) in rows]
+
     async def weigh(self, container: str, prefix: str) -> int:
         """In a thread, with its own connection; of a store in memory, there is but one."""
 

@@ -309,6 +309,9 @@ class Faulty(Storage):
     async def roll(self, container: str, name: str, mark: Mark) -> Mark:
         return await self._call("roll", lambda: self._store.roll(container, name, mark), name)
 
+    async def logs(self, container: str) -> Sequence[str]:
+        return await self._call(f"logs {container}", lambda: self._store.logs(container))
+
     async def weigh(self, container: str, prefix: str) -> int:
         return await self._call("weigh", lambda: self._store.weigh(container, prefix))
 

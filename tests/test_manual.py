@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 from azurite import Azurite
 from openai import BadRequestError, OpenAI
-from service import Process, service, wait_until
+from service import COMMAND, Process, service, wait_until
 
 MANUAL = (Path(__file__).resolve().parent.parent / "docs" / "operations.md").read_text()
 SCRIPTS = dict(re.findall(r"<!-- (\w+) -->\n```sh\n(.*?)```\n", MANUAL, re.DOTALL))
@@ -32,7 +32,7 @@ needs_sqlite = pytest.mark.skipif(not shutil.which("sqlite3"), reason="needs the
 
 
 def said(script: str, folder: Path, **env: str) -> str:
-    command = ["sh", "-eu", "-c", SCRIPTS[script]]
+    command = ["sh", "-eu", "-c", SCRIPTS.get(script, script)]
     environment = {**os.environ, **env}
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
@@ -57,6 +57,18 @@ def ask(process: Process, path: str, body: Any = None, method: str | None = None
     url = f"{process.url}/v1/{path}"
     with urllib.request.urlopen(urllib.request.Request(url, data, headers, method=method)) as response:
         return json.load(response)
+
+
+def start_run(process: Process, model: str) -> str:
+    """Its path."""
+    assistant = ask(process, "assistants", {"model": model})
+    thread = {"messages": [{"role": "user", "content": "before"}]}
+    run = ask(process, "threads/runs", {"assistant_id": assistant["id"], "thread": thread})
+    return f"threads/{run['thread_id']}/runs/{run['id']}"
+
+
+def status_of(process: Process, run: str) -> str:
+    return str(ask(process, run)["status"])
 
 
 def sdk(process: Process) -> OpenAI:
@@ -122,10 +134,21 @@ def test_a_copy_of_an_azure_account_is_restored(azurite: Azurite, tmp_path: Path
     command = tmp_path / "azcopy"
     command.write_text(f'#!/bin/sh\nexec {sys.executable} {Path(__file__).parent / "azcopy.py"} "$@"\n')
     command.chmod(0o755)
-    with service(accounts["ACCOUNT"], API_KEYS="", LOG_ROLL_AFTER="2") as process, sdk(process) as client:
+    with silent_provider() as url, contextlib.ExitStack() as stack:
+        settings = {"API_KEYS": "", "LOG_ROLL_AFTER": "2"}
+        providers = json.dumps({"silent": {"base_url": url, "api_key": "unused"}})
+        process = stack.enter_context(service(accounts["ACCOUNT"], PROVIDERS=providers, **settings))
+        client = stack.enter_context(sdk(process))
         data = Data(client)
+        claimed = start_run(process, "silent/gpt-5.4")
+        wait_until(lambda: status_of(process, claimed) == "in_progress")
     said("copy", tmp_path, PATH=f"{tmp_path}{os.pathsep}{os.environ['PATH']}", **accounts)
-    with service(accounts["BACKUP"], API_KEYS="", LOG_ROLL_AFTER="2") as process, sdk(process) as client:
+    resume = SCRIPTS["resume"].replace("https://ACCOUNT.blob.core.windows.net", '"$BACKUP"')
+    told = said(resume.replace("assistants resume", f"{COMMAND} resume"), tmp_path, BACKUP=accounts["BACKUP"])
+    assert "1 run" in told
+    with service(accounts["BACKUP"], **settings) as process, sdk(process) as client:
+        wait_until(lambda: status_of(process, claimed) == "completed")
+        ask(process, f"assistants/{ask(process, claimed)['assistant_id']}", method="DELETE")
         data.check(client, parts=False)
 
 
@@ -133,35 +156,24 @@ def test_a_copy_of_an_azure_account_is_restored(azurite: Azurite, tmp_path: Path
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_backup_of_the_running_service_is_restored(tmp_path: Path) -> None:
     """Its runs go on once WORKER_HIDE_SECONDS are over, also one that a worker was in the middle of."""
-
-    def run_of(assistant: Any) -> str:
-        said_before = {"messages": [{"role": "user", "content": "before"}]}
-        run = ask(process, "threads/runs", {"assistant_id": assistant["id"], "thread": said_before})
-        return f"threads/{run['thread_id']}/runs/{run['id']}"
-
-    def status_of(run: str) -> str:
-        return str(ask(process, run)["status"])
-
     with silent_provider() as url, contextlib.ExitStack() as stack:
         providers = json.dumps({"silent": {"base_url": url, "api_key": "unused"}})
         process = stack.enter_context(serving(tmp_path, PROVIDERS=providers, WORKER_HIDE_SECONDS="2"))
         client = stack.enter_context(sdk(process))
         data = Data(client)
-        waiting, quick = (ask(process, "assistants", {"model": model}) for model in ("silent/gpt-5.4", "offline"))
-        claimed = run_of(waiting)
-        wait_until(lambda: status_of(claimed) == "in_progress")
-        created = run_of(quick)
+        claimed = start_run(process, "silent/gpt-5.4")
+        wait_until(lambda: status_of(process, claimed) == "in_progress")
+        created = start_run(process, "offline")
         said("backup", tmp_path)
         after = ask(process, "threads", {"messages": []})
     said("restore", tmp_path)
     with serving(tmp_path) as process, sdk(process) as client:
         for run in (claimed, created):
-            wait_until(lambda run=run: status_of(run) == "completed")
+            wait_until(lambda run=run: status_of(process, run) == "completed")
             assert len(ask(process, f"{run.partition('/runs')[0]}/messages")["data"]) == 2
+            ask(process, f"assistants/{ask(process, run)['assistant_id']}", method="DELETE")
         with pytest.raises(urllib.error.HTTPError, match="404"):
             ask(process, f"threads/{after['id']}")
-        for assistant in (waiting, quick):
-            ask(process, f"assistants/{assistant['id']}", method="DELETE")
         data.check(client, parts=True)
 
 

@@ -1273,6 +1273,16 @@ async def test_a_store_that_never_answers_is_one_line_within_seconds(monkeypatch
         await hung_up.wait()
 
 
+async def test_logs_are_listed_without_their_old_generations_and_without_documents(store: Storage) -> None:
+    assert await store.logs("threads") == []
+    mark, _ = await store.start("threads", "p/thread_1.log", b"1")
+    await store.roll("threads", "p/thread_1.log", mark)
+    await store.start("threads", "p2/thread_2.log", b"2")
+    await store.start("vector-store-logs", "p/vs_1.log", b"3")
+    await store.advance(Document("threads", "p/thread_1", b"{}", 1))
+    assert sorted(await store.logs("threads")) == ["p/thread_1.log", "p2/thread_2.log"]
+
+
 async def test_bytes_are_weighed_by_prefix(store: Storage) -> None:
     assert await store.weigh("threads", "p/") == 0
     mark, _ = await store.start("threads", "p/thread_1.log", b"12345")
