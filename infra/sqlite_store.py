@@ -400,7 +400,7 @@ class SqliteStorage:
 
     async def _drop(self, container: str, name: str, which: str, value: str) -> None:
         """Delete the chunks of these parts: a few in each transaction, so that the deletion of gigabytes holds up
-        nobody. The same `commit` or `discard` again does what a crash left undone."""
+        no writer. The same `commit` or `discard` again does what a crash left undone."""
         done = DROPPED
         while done == DROPPED:
             async with self._transaction() as sql:

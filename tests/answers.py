@@ -120,7 +120,7 @@ REASONS: dict[str, Reason] = {
     r"Thread \w+ already has an active run (\w+)\.": lambda now, found, _: now.active == found[1],
     r"Can't add messages to \w+ while a run (\w+) is active\.": lambda now, found, _: now.active == found[1],
     r"Cannot cancel run with status '(\w+)'": lambda now, found, each: now.runs.get(each.ids[1]) == found[1],
-    # An overdue run has expired, whether somebody has written that down or not.
+    # An overdue run has expired, whether that was written down or not.
     r'Runs in status "(\w+)" do not accept tool outputs': lambda now, found, each: (
         now.runs.get(each.ids[1]) == found[1] or (found[1] == "expired" and now.runs.get(each.ids[1]))
     ),

@@ -35,7 +35,7 @@ START_TIMEOUT = 60.0
 
 
 class Azurite:
-    """A running server. `account()` is the connection string of an account that nobody has used yet.
+    """A running server. `account()` is the connection string of an account that was not used yet.
 
     With `secure` it speaks https (by `certificate`) and takes tokens of an identity: it looks at their issuer, audience
     and times, and not at their signature.
@@ -97,7 +97,7 @@ class Azurite:
         )
 
     def account_of_identity(self) -> str:
-        """A fresh account for whoever has a token: its endpoints, and no key."""
+        """A fresh account for clients with a token: its endpoints, and no key."""
         name = next(self._names)
         blob, queue = (f"https://127.0.0.1:{self.ports[kind]}/{name}" for kind in ("blob", "queue"))
         return f"BlobEndpoint={blob};QueueEndpoint={queue}"

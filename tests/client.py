@@ -71,7 +71,7 @@ class Exchange:
 
     @property
     def thread(self) -> str:
-        """The thread that it is about; empty if there is none, or nobody heard of it."""
+        """The thread that it is about; empty if there is none, or none was heard of."""
         if self.ids or not self.ok or not self.path.startswith("/v1/threads"):
             return self.ids[0] if self.ids else ""
         return self.run.thread_id if self.what == "create thread and run" else str(self.answer["id"])
@@ -243,7 +243,7 @@ class Client:
         return self.messages[-1]
 
     async def run(self, script: str, *, stream: bool = False, **options: Any) -> Run:
-        """The run. Whoever sends again and hears that there is one already, looks which."""
+        """The run. A client that sends again and hears that there is one already, looks which."""
         mark, at = self.world.new_mark(), f"/threads/{self.thread}/runs"
         body = {"assistant_id": ASSISTANT.id, "model": f"{script}/{mark}", "stream": stream}
         try:

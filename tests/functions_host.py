@@ -7,7 +7,7 @@ What it does is what the extension Microsoft.Azure.WebJobs.Extensions.Storage.Qu
 UpdateQueueMessageVisibilityCommand.cs, QueueProcessor.cs and QueuesOptions.cs in Azure/azure-sdk-for-net), and the
 Python worker between it and the function:
 
-* A message is hidden for ten minutes, and anew after five, and so on until its function has ended. Nobody can set that;
+* A message is hidden for ten minutes, and anew after five, and so on until its function has ended. That cannot be set;
   here `--hide` can, so that a test need not wait. Each renewal makes a new receipt, which the host uses from then on.
   The function is told the one that came with the message. A renewal that is refused is the last.
 * The first renewal counts from the receipt, not from the beginning of the function, which may be late: the Python

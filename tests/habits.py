@@ -388,7 +388,7 @@ ending("mistral_model_length", "https://docs.mistral.ai/api/endpoint/chat", "mod
 ending("tgi_eos_token", "https://huggingface.co/docs/text-generation-inference/reference/api_reference", "eos_token")
 ending("together_eos", "https://docs.together.ai/reference/chat-completions-1", "eos")
 ending("z_ai_sensitive", "https://docs.z.ai/api-reference/llm/chat-completion", "sensitive", finish="content_filter")
-ending("a_reason_that_nobody_knows", GITHUB + "vercel/ai/pull/1835", "because")
+ending("a_reason_that_is_not_known", GITHUB + "vercel/ai/pull/1835", "because")
 
 
 @habit("https://openrouter.ai/docs/api-reference/errors#mid-stream-errors", fails="Provider disconnected")

@@ -106,7 +106,7 @@ async def _play(seed: int, show: Callable[[str], None] | None) -> World:
 
 
 async def epilogue(world: World, books: dict[str, Book]) -> None:
-    """Whatever happened, every thread takes a message and a run, and whoever serves it knows what happened."""
+    """Whatever happened, every thread takes a message and a run, and the process that serves it knows what happened."""
     for key, book in books.items():
         client = Client(world, key=key, name="epilogue")
         for page in book.pages.values():
@@ -215,7 +215,7 @@ class Program(Client):
         key = self._key()
         if not key:
             return await self.ask(what, "POST", path, body, mark=mark)
-        # Whatever becomes of it, somebody may send it again.
+        # Whatever becomes of it, a client may send it again.
         self.book.keyed.append(Keyed(what, path, body, mark, key))
         return await self.ask(what, "POST", path, body, mark=mark, key=key)
 
@@ -362,7 +362,7 @@ class Program(Client):
         return await self.ask("get", "GET", names_in_path(thread, *ids))
 
     async def repeat(self, _: Notes) -> None:
-        """Somebody's request with an Idempotency-Key, or another one with that key."""
+        """A request with an Idempotency-Key, or another one with that key."""
         each = self._one_of(self.book.keyed)
         mark = each.mark if self.chance.random() < 0.7 else self.world.new_mark()
         body = json.loads(json.dumps(each.body).replace(each.mark, mark))

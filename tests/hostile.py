@@ -1,4 +1,4 @@
-"""Files that want to hurt whoever reads them, or that are not what they say."""
+"""Files that want to hurt their reader, or that are not what they say."""
 
 from __future__ import annotations
 

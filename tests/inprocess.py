@@ -51,7 +51,7 @@ from worker.search import Search
 
 Json = Any
 T = TypeVar("T")
-PATIENCE = 60.0  # seconds that a test may take: whoever waits for what never comes is told so
+PATIENCE = 60.0  # seconds that a test may take: a wait for what never comes is told so
 SETTLED = (*sorted(TERMINAL), "requires_action")
 BETA = {"OpenAI-Beta": "assistants=v2"}
 NOTHING: Any = object()
@@ -444,7 +444,7 @@ class InProcess:
                 listener.close()
 
     async def making(self, run: Json, *before: str) -> Any:
-        """What the log tells to be in the making, once that is another step than those before. Nobody waits for the
+        """What the log tells to be in the making, once that is another step than those before. Nothing waits for the
         worker's next look at the log: it is made to look."""
         while True:
             held = (await self.ledger.look("default", run["thread_id"])).state.runs.get(run["id"])

@@ -23,7 +23,7 @@ Json = Any
 
 @dataclass
 class Issuer:
-    """`keys` are those that it publishes, by id. `url` is where; `fetched` counts how often somebody looked. While
+    """`keys` are those that it publishes, by id. `url` is where; `fetched` counts how often they were fetched. While
     `down`, it answers 503. `asked` are the resources for which the managed identity wanted a token."""
 
     keys: dict[str, rsa.RSAPrivateKey] = field(default_factory=dict)

@@ -240,7 +240,7 @@ def out_of_range(rng: random.Random, ids: dict[str, str]) -> Bad:
 
 
 def unstorable_number(rng: random.Random, ids: dict[str, str]) -> Bad:
-    """Where clients may write any JSON: what JSON has no number for, or nobody could read back."""
+    """Where clients may write any JSON: what JSON has no number for, or could not be read back."""
     number = rng.choice(["NaN", "Infinity", "-Infinity", "1e400", "-1e999", "9" * 5000])
     return Bad("number", "POST", "/v1/assistants", rng.choice([with_parameters, with_schema])(number).encode())
 

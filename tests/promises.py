@@ -117,7 +117,7 @@ def p1_and_p3_what_was_asked_is_there_once(exchanges: Sequence[Exchange], pasts:
     for exchange in exchanges:
         sendings[exchange.mark].append(exchange)
     for mark, times in left.items():
-        assert mark in sendings, f"P3: nobody asked for what bears {mark}"
+        assert mark in sendings, f"P3: no client asked for what bears {mark}"
         began = min(each.since for each in sendings[mark])
         assert all(began <= at for at in times), f"P3: {mark} was there before it was asked for"
         may_be = [each for each in sendings[mark] if not each.refused and not invited_to_repeat(each)]

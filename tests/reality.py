@@ -289,7 +289,7 @@ class Reality:
             await asyncio.sleep(0.5)
 
     async def story(self, visitor: Visitor) -> str:
-        """What happened to a thread, for whoever has to find out why."""
+        """What happened to a thread, to find out why."""
         past = await promises.past_in(self.store, visitor.thread)
         return "\n".join(
             f"{commit.at:.3f} {[type(event).__name__ for event in commit.events]}" for commit in past.commits
@@ -379,7 +379,7 @@ class Visitor(Client):
         return await super().ask(what, method, path, body, mark=mark, **options)
 
     async def already_done(self, unanswered: Exchange) -> Exchange | None:
-        """A thread that nobody was told of harms nobody; a message or a run is the newest one, if it is there."""
+        """A thread that no client was told of does no harm; a message or a run is the newest one, if it is there."""
         if unanswered.key or unanswered.what not in ("create message", "create run"):
             return None
         found = (await self.get(f"{unanswered.path.removeprefix('/v1')}?limit=1&order=desc"))["data"]

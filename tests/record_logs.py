@@ -73,7 +73,7 @@ def _lists_of_thread(state: ThreadState) -> dict[str, list[str]]:
 
 
 def _documents_of_store(project: str, changes: Sequence[StoreChange]) -> list[Document]:
-    """With those of files that were only attached, which are made when somebody asks for them."""
+    """With those of files that were only attached, which are made when they are asked for."""
     return [ledger._document(project, change) for change in changes]
 
 
@@ -582,14 +582,14 @@ async def store_with_beginnings_rolled_over(service: InProcess) -> str:
 
 @case(worker=False)
 async def store_merge_taken(service: InProcess) -> str:
-    """From a worker who may still write, by one who goes before he removes that."""
+    """From a worker that may still write, by one that dies before it removes that."""
     store_id, _ = await about_to_merge(service)
     await leave(service, "discard", "merged.")
     return store_id
 
 
 async def expired(service: InProcess) -> tuple[str, str]:
-    """With a file that was read, and one that nobody has read to its end."""
+    """With a file that was read, and one that was not read to its end."""
     one, two = await files(service, "one.txt", "two.txt")
     body = {"file_ids": [one], "expires_after": {"anchor": "last_active_at", "days": 1}}
     store = await service.api.post("/vector_stores", body)
@@ -633,7 +633,7 @@ async def store_deleted(service: InProcess) -> str:
 @case(worker=False, log_roll_after=2)
 async def store_rolled_over(service: InProcess) -> str:
     """Several generations; the last one begins with a snapshot of files that were read, taken out and attached again,
-    and of a batch with one that nobody has read to its end."""
+    and of a batch with one that was not read to its end."""
     one, two, three = await files(service, "one.txt", "two.txt", "three.txt")
     store = await service.api.post("/vector_stores", {"file_ids": [one], "name": "A store"})
     path = f"/vector_stores/{store['id']}"

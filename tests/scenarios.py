@@ -172,7 +172,7 @@ async def settle_a_run_in_progress(client: Client) -> None:
 
 
 async def expire_before_a_take_over(client: Client) -> None:
-    """Whoever takes over from a dead worker comes too late: all that is left to do is to end the run."""
+    """The worker that takes over from a dead one comes too late: all that is left to do is to end the run."""
     await ask(client, "own")
 
 

@@ -17,7 +17,7 @@ from typing import ClassVar
 
 COMMAND = str(Path(sys.executable).parent / "assistants")
 LISTENING = re.compile(r"API at (http://[\d.:]+)/v1")
-START_TIMEOUT = 120.0  # seconds, of what takes one where nobody else wants the processors
+START_TIMEOUT = 120.0  # seconds, of what takes one where nothing else wants the processors
 
 
 class Process:

@@ -340,7 +340,7 @@ class World:
         return int(self.store._sql.execute("SELECT count(*) FROM queue WHERE name=?", (queue,)).fetchone()[0])
 
     def queued_up(self) -> None:
-        """The queue has changed: whoever waits for it looks again."""
+        """The queue has changed: its waiters look again."""
         waiting, self._waiting = self._waiting, []
         self.random.shuffle(waiting)  # else it would always be the same worker who looks first
         for future in waiting:

@@ -24,7 +24,7 @@ STATUSES = ("in_progress", "completed", "failed", "cancelled")
 @dataclass
 class Notes:
     """What the programs know of a store: files and batches of which they were told that they are in it, and files that
-    somebody may have taken out."""
+    may have been taken out."""
 
     files: set[str] = field(default_factory=set)
     batches: set[str] = field(default_factory=set)

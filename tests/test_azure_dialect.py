@@ -68,7 +68,7 @@ async def test_azures_key_header_is_none_of_openais(service: InProcess) -> None:
         ("0123456789abcdef", "Access denied due to invalid subscription key or wrong API endpoint. "),
     ],
 )
-async def test_without_a_key_nobody_gets_in(service: InProcess, key: str | None, text: str) -> None:
+async def test_without_a_key_no_request_is_served(service: InProcess, key: str | None, text: str) -> None:
     for path in (f"/assistants?{VERSION}", "/assistants", "/nothing"):
         answer = await send(service, "GET", path, api_key=key)
         assert (answer.status, answer.error["code"], set(answer.error)) == (401, "401", {"code", "message"})

@@ -1,4 +1,4 @@
-"""Within one process nobody polls for what another part of it did: it is heard at once, at whatever moment it comes."""
+"""Within one process no part polls for what another one did: it is heard at once, at whatever moment it comes."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """The Bicep files hold what docs/operations.md promises: no secret anywhere, the reviewed roles and no others, all that
-the service stores its data in. And what a compiler would find, where none runs: names that nobody declared, parameters
+the service stores its data in. And what a compiler would find, where none runs: names that are not declared, parameters
 and outputs that a module does not have.
 
 Each rule is a function from the files to what is amiss; each is tried on files with a fault planted in them.
@@ -121,7 +121,7 @@ PLATFORM = {
     "WEBSITES_CONTAINER_STOP_TIME_LIMIT",
     "WEBSITE_HEALTHCHECK_MAXPINGFAILURES",
 }
-# These name a place, and let nobody in.
+# These name a place, and give no access.
 NO_SECRET = {"APPLICATIONINSIGHTS_CONNECTION_STRING"}
 
 BUILT_IN = {"az", "sys"}  # namespaces
@@ -163,10 +163,10 @@ def declared_names(files: Files) -> Iterator[str]:
             for part in each.node.named_children[1:]:
                 used |= set(references(part))
         for unknown in sorted(used - set(file.declared) - BUILT_IN):
-            yield f"{name}: nobody declares {unknown}"
+            yield f"{name}: nothing declares {unknown}"
         for idle in file.declared.values():
             if idle.kind in ("param", "var") and idle.name not in used:
-                yield f"{name}: nobody uses {idle.kind} {idle.name}"
+                yield f"{name}: nothing uses {idle.kind} {idle.name}"
 
 
 def module_parameters(files: Files) -> Iterator[str]:
@@ -210,7 +210,7 @@ def module_outputs(files: Files) -> Iterator[str]:
 
 
 def no_keys(files: Files) -> Iterator[str]:
-    """Nobody asks for a key, and none is written down."""
+    """No key is asked for, and none is written down."""
     asks = re.compile(r"\blist[A-Z]\w*\(|\blist\(|(primary|secondary)(AccessKey|ConnectionString)|instrumentationKey")
     holds = re.compile(r"AccountKey=|SharedAccess|Password=|(?<![\w-])sk-\w{8}", re.IGNORECASE)
     for name, file in files.items():
@@ -393,7 +393,7 @@ def containers_and_queues(files: Files) -> Iterator[str]:
         made = literal(storage.declared[var].value)
         assert isinstance(made, list)
         yield from (f"{var}: {each} is missing" for each in sorted(wanted - set(made)))
-        yield from (f"{var}: nobody uses {each}" for each in sorted(set(made) - wanted))
+        yield from (f"{var}: {each} is not used" for each in sorted(set(made) - wanted))
     parameters = properties(at(storage.declared["account"].body, "params"))
     if "for container in containers" not in text(parameters["blobServices"]):
         yield "the containers are not created"

@@ -70,7 +70,7 @@ FRAMINGS = {
 
 @pytest.mark.parametrize("framing", FRAMINGS)
 @pytest.mark.parametrize(("key", "status"), [(b"", 401), (KEY, 415)])
-async def test_a_bomb_is_not_unpacked_whoever_sends_it(
+async def test_a_bomb_is_not_unpacked_with_or_without_a_key(
     framing: str, key: bytes, status: int, unpacked: list[int]
 ) -> None:
     """Its first bytes come with the head, before anything of the service runs."""

@@ -251,7 +251,7 @@ def test_a_wrong_command_line_is_refused(arguments: list[str], capsys: pytest.Ca
     assert "usage: assistants" in capsys.readouterr().err
 
 
-# --- a store that is away, and one that nobody else sees ------------------------------------------------------------
+# --- a store that is away, and one that no other process sees--------------------------------------------------------
 
 
 @pytest.mark.parametrize("engine", ["sqlite", "azurite"])

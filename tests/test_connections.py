@@ -1,4 +1,4 @@
-"""What a client may use before, and after, anybody knows whose client it is: each limit of docs/threat-model.md."""
+"""What a client may use before, and after, its key is known: each limit of docs/threat-model.md."""
 
 from __future__ import annotations
 
@@ -123,8 +123,8 @@ async def test_a_file_in_chunks_has_the_time_that_the_largest_one_needs(monkeypa
         assert (await reader.readline()) == b"HTTP/1.1 200 OK\r\n"
 
 
-async def test_a_body_that_nobody_may_send_is_not_kept() -> None:
-    """Whoever has no key is refused at the head."""
+async def test_a_body_of_a_client_without_a_key_is_not_kept() -> None:
+    """A client without a key is refused at the head."""
     async with served(api_keys="p:key") as (_, port), connected(port) as (reader, writer):
         writer.write(HEAD + b"Content-Length: 100000000\r\n\r\n")
         assert await reader.readline() == b"HTTP/1.1 401 Unauthorized\r\n"

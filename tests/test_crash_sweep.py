@@ -156,7 +156,7 @@ def test_documents_that_outlast_their_thread_bring_nothing_back() -> None:
             await client.say()
             late = world.processes[0].storage
             late._plan, world.plan = refused, Plan()
-            world.processes.clear()  # it lives, and nobody asks it any more
+            world.processes.clear()  # it lives, and is not asked any more
             world.layout = ("api", "worker")
             world.start()
             await client.delete()
@@ -174,7 +174,7 @@ def test_documents_that_outlast_their_thread_bring_nothing_back() -> None:
 @pytest.mark.parametrize("fives", range(40))
 def test_p1_to_p6_hold_whatever_happens_to_several_processes(fives: int) -> None:
     """Up to three faults at random moments, a store that answers slowly at times, and a queue that delivers twice,
-    late, early, and again while somebody works on the item."""
+    late, early, and again while a worker has the item."""
     for seed in range(5 * fives, 5 * (fives + min(THOROUGH, 10))):
         try:
             run(play_at_random(random.Random(seed), seed))

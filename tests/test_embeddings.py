@@ -64,7 +64,7 @@ def test_a_batch_is_bounded_by_its_bytes_but_takes_any_one_text() -> None:
     assert [len(batch) for batch in batches(["a" * 1024] * 300)] == [128, 128, 44]
 
 
-async def test_no_texts_ask_nobody(upstream: Upstream) -> None:
+async def test_no_texts_send_no_request(upstream: Upstream) -> None:
     assert len(await embed(upstream, [])) == 0
     assert not upstream.requests
 

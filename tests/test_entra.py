@@ -87,7 +87,7 @@ async def test_a_token_for_several_projects_needs_to_be_told_which(service: InPr
 
 
 @pytest.mark.parametrize("roles", [None, [], ["unknown"], "One.Writer", [["One.Writer"]], {"One.Writer": 1}])
-async def test_without_a_role_nobody_gets_in(service: InProcess, issuer: Issuer, roles: Any) -> None:
+async def test_without_a_role_no_token_gets_in(service: InProcess, issuer: Issuer, roles: Any) -> None:
     answer = await asked(service, issuer.token(roles=roles))
     assert (answer.status, answer.error["code"]) == (403, "no_role")
 

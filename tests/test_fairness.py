@@ -162,7 +162,7 @@ def test_a_worker_leaves_what_it_gave_back_to_others_for_a_moment() -> None:
 
 
 def test_a_run_of_a_dead_worker_is_not_put_back_under_another_id() -> None:
-    """Its claim names the item, which nobody else could go on with. So it waits here, however many may."""
+    """Its claim names the item, which no other worker could go on with. So it waits here, however many may."""
 
     async def main() -> None:
         world = World(layout=("api", "worker"), concurrency=1, waiting=0, lifetime=600)

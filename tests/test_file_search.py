@@ -202,7 +202,7 @@ async def test_a_run_that_includes_contents_streams_them_and_its_documents_do_no
     assert "cake" not in str(step)
 
 
-async def test_whoever_watches_later_hears_the_same() -> None:
+async def test_a_later_watcher_hears_the_same() -> None:
     script = [calls(searching("x")), answers(f"Cake{MARKER}.")]
     async with in_process(*script, search=FakeSearch()) as service:
         made = await streamed(service)

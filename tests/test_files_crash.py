@@ -49,13 +49,13 @@ async def slowly(data: bytes, *, breaks: bool = False) -> AsyncIterator[bytes]:
 
 @dataclass
 class Owner:
-    """Knows what he was told of his files. With `retries` he asks again after a silence. He asks below HTTP: his bytes
+    """Knows what it was told of its files. With `retries` it asks again after a silence. It asks below HTTP: its bytes
     come in pieces, while the service dies."""
 
     world: World
     retries: int = 0
     told: dict[str, bytes] = field(default_factory=dict)  # content of files that were acknowledged
-    gone: set[str] = field(default_factory=set)  # of which he was told that they are deleted
+    gone: set[str] = field(default_factory=set)  # of which it was told that they are deleted
 
     async def ask(self, request: Callable[[Process], Any]) -> Any:
         """Raises Unanswered, or the ApiError of a refusal."""
@@ -305,7 +305,7 @@ async def check(world: World, owner: Owner) -> None:
         assert there == whole, f"{table} of no file: {there - whole}"
     for name, parts in store._sql.execute("SELECT name, parts FROM contents"):
         named = {part_id for part_id, _ in json.loads(parts)}
-        assert {part.id for part in await store.staged(names.CONTENTS, name)} == named, "a part that nobody named"
+        assert {part.id for part in await store.staged(names.CONTENTS, name)} == named, "a part that was not named"
     assert not await store.page(names.UPLOADS, "", after=None, limit=1, newest_first=True), "an upload is kept for ever"
     assert world.queued("work-buried") == 0
     assert not world.errors, world.errors
@@ -352,7 +352,7 @@ def test_a_crash_in_the_middle_of_a_file_leaves_bytes_until_the_work_item_comes_
 
 
 def test_a_file_of_an_upload_that_was_deleted_does_not_come_back() -> None:
-    """Its publisher died before he noted that there was one."""
+    """Its publisher died before it noted that there was one."""
 
     async def main() -> None:
         plan = Plan(lambda _, name: How.CRASH_AFTER if name == "create" and uploaded else None)

@@ -173,7 +173,7 @@ async def test_no_kill_of_api_or_functions_worker_loses_work(azurite: Azurite, d
 async def one_run(
     azurite: Azurite, kind: Kind, *, stream: bool = False, **options: Any
 ) -> AsyncIterator[tuple[Reality, Visitor, asyncio.Task[None]]]:
-    """A client whose run is in the middle of a model call, and his waiting for its end."""
+    """A client whose run is in the middle of a model call, and its wait for the run's end."""
     async with world_of(azurite, "api", "worker", kind=kind, **options) as world:
         one = world.visitor(1)
         await one.open_thread()

@@ -101,7 +101,7 @@ async def test_keys_are_listed_however_many_there_are(closed: InProcess, monkeyp
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"{}", b'{"id":"key_0","scope":"of a later version"}'])
-async def test_what_cannot_be_read_is_nobodys_key_and_locks_nobody_out(closed: InProcess, body: bytes) -> None:
+async def test_what_cannot_be_read_is_no_key_and_locks_no_caller_out(closed: InProcess, body: bytes) -> None:
     await closed.storage.create(names.KEYS, "key_0", body)
     text, _ = await keys_of(closed).create("one", "full")
     assert await status(closed, text) == 200

@@ -61,7 +61,7 @@ class HangsOnce(ByName):
 
 @contextlib.asynccontextmanager
 async def one_run(*names: str, stream: bool, **options: Any) -> AsyncIterator[tuple[Reality, Visitor, Any]]:
-    """A client whose run is in the middle of a model call of two seconds, and his waiting for its end."""
+    """A client whose run is in the middle of a model call of two seconds, and its wait for the run's end."""
     with tempfile.TemporaryDirectory() as folder:
         async with reality(f"sqlite:///{folder}/a.db", *names, **options) as world:
             one = world.visitor(SEED)

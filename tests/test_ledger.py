@@ -199,7 +199,7 @@ def test_p1_documents_that_meet_an_unforeseen_error_are_tried_again(monkeypatch:
 
 
 def test_commits_are_told_ahead_of_their_documents_up_to_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A store that refuses documents for good does not fill the memory. A client hears then that nobody knows."""
+    """A store that refuses documents for good does not fill the memory. A client hears then that it is unknown."""
     monkeypatch.setattr(ledger, "MOST_LATE", 3)
 
     async def main() -> None:
@@ -252,7 +252,7 @@ def test_p1_a_worker_keeps_its_item_until_the_documents_are_written() -> None:
 
 
 def test_a_document_that_is_deleted_while_it_is_made_up_is_a_404() -> None:
-    """Its writer died before he projected it; whoever asks for it writes it, when somebody deletes it."""
+    """Its writer died before projecting it; a reader writes it, just as it is deleted."""
 
     async def main() -> None:
         world = World(layout=("api", "api"))
@@ -362,7 +362,7 @@ async def shown(world: World, message: str) -> bool:
     return await world.store.get(names.MESSAGES, message) is not None
 
 
-def test_a_purge_leaves_a_thread_alone_that_nobody_deleted() -> None:
+def test_a_purge_leaves_a_thread_alone_that_was_not_deleted() -> None:
     async def main() -> None:
         world = World()
         async with world.running():

@@ -1,4 +1,4 @@
-"""Limits of a project: what is beyond them is a 429 that the SDKs understand, and nobody else's matter."""
+"""Limits of a project: what is beyond them is a 429 that the SDKs understand, and no other project notices."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ async def test_a_minutes_requests_may_come_at_once_and_then_one_each_ten_seconds
     assert [(await asked(six)).status for _ in range(7)] == [200] * 6 + [429]
 
 
-async def test_one_project_takes_nothing_from_another_nor_nobody_from_anybody(six: InProcess) -> None:
+async def test_a_project_takes_nothing_from_another_nor_do_unknown_callers(six: InProcess) -> None:
     for _ in range(10):
         assert (await asked(six, "key-of-nobody")).status == 401
         assert (await six.api.send("GET", "/health")).status == 200
@@ -163,7 +163,7 @@ async def test_a_run_that_completes_or_expires_makes_room(two_runs: InProcess) -
     await begun(two_runs)
 
 
-async def test_whoever_asks_all_the_time_is_let_in_as_soon_as_there_is_room(two_runs: InProcess) -> None:
+async def test_a_client_that_asks_all_the_time_is_let_in_as_soon_as_there_is_room(two_runs: InProcess) -> None:
     first, _ = await begun(two_runs), await begun(two_runs)
     await refused(two_runs)
     await two_runs.api.post(f"{path_of(first)}/cancel")
@@ -208,7 +208,7 @@ async def test_however_many_come_at_once_the_limit_holds() -> None:
         gate.open()
 
 
-async def test_a_run_that_nobody_knows_of_keeps_its_place(two_runs: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_run_of_unknown_fate_keeps_its_place(two_runs: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
     """The store did not say whether the run began: a look tells, once the place is wanted."""
     body, start = await a_run(two_runs), two_runs.storage.start
 

@@ -1,4 +1,4 @@
-"""Logs tell what a line is about, and nothing of what anybody said."""
+"""Logs tell what a line is about, and nothing of what was said."""
 
 from __future__ import annotations
 

@@ -306,7 +306,7 @@ async def test_what_was_shown_ends_visibly_with_its_run(ending: str) -> None:
         assert message["incomplete_details"] == {"reason": f"run_{ending}"}
 
 
-async def test_what_nobody_heard_a_word_of_goes_with_its_run() -> None:
+async def test_what_was_heard_of_in_no_word_goes_with_its_run() -> None:
     async with in_process(says("Hel", Gate())) as service:
         run = await service.start_run()
         begun = await service.making(run)

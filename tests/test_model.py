@@ -108,7 +108,7 @@ class ByName:
 
 @dataclass
 class Pager:
-    """Somebody who reads a list page by page, while it changes. `there` is what it held at first."""
+    """A client that reads a list page by page, while it changes. `there` is what it held at first."""
 
     path: str
     query: dict[str, Json]
@@ -375,7 +375,7 @@ class Sequence(RuleBasedStateMachine):
     # -- lists -----------------------------------------------------------------------------------------------------
 
     @invariant()
-    def somebody_reads(self) -> None:
+    def a_client_reads(self) -> None:
         """After each step, from either process: a page of any list, between any cursors; or a reader's next page."""
         lists = sorted({path.rpartition("/")[0] for path in self.reference.everything()} - {"/threads"})
         lists += [path for path in lists if 0 < len(self.there(path)) < len(self.children(path))] * 3  # with gaps
@@ -440,7 +440,7 @@ class Sequence(RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from([61, 601, 24 * 3600]))
     def time_passes(self, seconds: int) -> None:
-        """A run at work expires by itself. Nobody looks at one that waits for its client, since the queue has a clock
+        """A run at work expires by itself. No worker looks at one that waits for a client, since the queue has a clock
         of its own; but the next message of its thread finds it expired."""
         self.clock.time += seconds
         self.ring()

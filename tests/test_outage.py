@@ -1,5 +1,5 @@
-"""The store answers nobody for half a minute: requests are refused and told when to come back, nothing is lost, nobody
-hammers at the store, and the service recovers by itself.
+"""The store does not answer for half a minute: requests are refused and told when to come back, nothing is lost, the
+store is not flooded, and the service recovers by itself.
 
 STORM=30 makes the storm over real HTTP last 30 s instead of a few.
 """
@@ -128,7 +128,7 @@ class Service:
         return "yes"
 
 
-def test_however_many_ask_a_store_that_answers_nobody_is_asked_seldom() -> None:
+def test_however_many_ask_a_store_that_does_not_answer_is_asked_seldom() -> None:
     async def main() -> None:
         service, now = Service(), asyncio.get_running_loop().time
         outcomes: list[tuple[float, bool]] = []
@@ -329,7 +329,7 @@ async def test_a_storm_over_http_is_a_503_in_the_envelope_and_passes(azurite: Az
             await gate.reached.wait()
             azure.storm = True
             refusals = await storm(service, thread, other, SECONDS)
-            gate.open()  # the model answers while nobody can store it
+            gate.open()  # the model answers while it cannot be stored
             for name, asked in azure.refused.items():
                 # While it may be over soon, all that ask and their retries; then one after each pause.
                 assert asked <= 10 * 8 + AT_MOST, f"{refusals} refusals, and the {name} service was asked {asked} times"

@@ -170,7 +170,7 @@ async def test_a_store_that_fails_for_long_poisons_no_item(bench: Bench, caplog:
 async def test_p2_a_poison_item_is_buried_when_its_run_has_ended(
     bench: Bench, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A crash in between leaves an item that finds nothing to do, and not a run that nobody looks at."""
+    """A crash in between leaves an item that finds nothing to do, and not a run that no worker looks at."""
     caplog.set_level(logging.CRITICAL)
     run, whole, statuses = await bench.run(), bench.store.bury, []
 

@@ -1,4 +1,4 @@
-"""Whose key may see what: nothing without a key, and nobody sees another project by any operation (P7)."""
+"""Whose key may see what: nothing without a key, and no key sees another project by any operation (P7)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def secured() -> Any:
 
 
 @pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer ", "Basic a2V5OmtleQ==", "key-of-project-one"])
-async def test_without_a_key_nobody_gets_in(header: str | None) -> None:
+async def test_without_a_key_no_request_is_served(header: str | None) -> None:
     async with secured() as service:
         answer = await service.api.send("GET", "/v1/assistants", headers={"Authorization": header})
     assert answer.status == 401
@@ -67,8 +67,8 @@ async def test_another_projects_objects_are_like_unknown_ones_by_any_operation(d
         before = await everything(one, foreign), await everything(two, own)
         asked = 0
         for method, path, body in operations():
-            for theirs, nobodys in requests(dialect, path, body, foreign, own):
-                answers = [await two.send(method, *theirs), await two.send(method, *nobodys)]
+            for theirs, absent in requests(dialect, path, body, foreign, own):
+                answers = [await two.send(method, *theirs), await two.send(method, *absent)]
                 status, text = {answer.status for answer in answers}, {impersonal(answer.raw) for answer in answers}
                 assert (len(status), len(text)) == (1, 1), (method, *theirs, status, text)
                 seen = [value for value in foreign.values() if value.encode() in answers[0].raw]

@@ -255,7 +255,7 @@ async def test_a_watcher_who_goes_away_is_forgotten() -> None:
 
 
 async def connect(port: int, run: Any, *, read: bool = False) -> socket.socket:
-    """A request for the events of a run, by somebody who reads their beginning, or nothing."""
+    """A request for the events of a run, by a client that reads their beginning, or nothing."""
     channel = socket.socket()
     channel.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     channel.setblocking(False)

@@ -44,7 +44,7 @@ def test_a_recorded_log_folds_to_its_documents(log: Path) -> None:
 
 
 @pytest.mark.parametrize("log", RECORDED, ids=lambda log: log.relative_to(LOGS).with_suffix("").as_posix())
-def test_whoever_begins_from_a_snapshot_tells_runs_as_the_log_does(log: Path) -> None:
+def test_a_fold_from_a_snapshot_tells_runs_as_the_log_does(log: Path) -> None:
     """Streamed ones, of which a snapshot keeps what the wire heard: the stream may lag behind."""
     was, _ = read(log)
     if not isinstance(was, view.ThreadView) or was.state.active:
@@ -87,9 +87,9 @@ NEVER = {
     (resources.TextContent, "type"): "there is one kind only",
     (fold.RunState, "costs"): "of open steps: a log is rolled over while no run is active",
     (fold.RunState, "thoughts"): "of active runs, likewise",
-    (resources.Step, "metadata"): "nobody can give any",
-    (view.Snapshot, "deleted"): "nobody writes to what is deleted",
-    (ledger.Snapshot, "deleted"): "nobody writes to what is deleted",
+    (resources.Step, "metadata"): "no request can give any",
+    (view.Snapshot, "deleted"): "what is deleted is not written to",
+    (ledger.Snapshot, "deleted"): "what is deleted is not written to",
 }
 
 

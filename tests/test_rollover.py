@@ -234,7 +234,7 @@ def test_a_snapshot_that_is_stored_after_the_thread_was_purged_does_not_stay() -
 
 
 def test_p1_a_reader_that_two_rolls_overtake_reads_the_whole_thread() -> None:
-    """Between the log and the snapshot of its generation, which is gone when he asks for it."""
+    """Between the log and the snapshot of its generation, which is gone when it is asked for."""
 
     async def main() -> None:
         world = World(roll_after=ROLLS, layout=("api", "api"))
@@ -262,7 +262,7 @@ def test_p1_a_reader_that_two_rolls_overtake_reads_the_whole_thread() -> None:
     run(main())
 
 
-def test_p4_a_run_that_nobody_streamed_is_told_whole_by_a_process_that_starts() -> None:
+def test_p4_a_run_that_was_not_streamed_is_told_whole_by_a_process_that_starts() -> None:
     """Its log does not roll while it is active: of what lies behind a roll only the end would be told."""
 
     async def main() -> None:

@@ -435,7 +435,7 @@ async def test_a_block_of_64_mebibytes_is_taken_and_a_larger_one_is_not(store: S
     assert len(await bytes_of(store, "p/thread_1")) == len(block)
 
 
-async def test_a_locked_sqlite_file_holds_up_writers_and_nobody_else(tmp_path: Path) -> None:
+async def test_a_locked_sqlite_file_holds_up_writers_alone(tmp_path: Path) -> None:
     store = SqliteStorage(str(tmp_path / "store.db"), ManualClock())
     await store.open()
     holder = sqlite3.connect(tmp_path / "store.db", isolation_level=None)
@@ -1409,7 +1409,7 @@ async def test_a_chore_that_fails_says_so_and_is_done_again(
     def checkpoint(_: object) -> None:
         nonlocal times
         times += 1
-        raise ValueError("a name that nobody expected")
+        raise ValueError("an unexpected name")
 
     monkeypatch.setattr(sqlite_store, "_checkpoint", checkpoint)
     monkeypatch.setattr(sqlite_store, "CHECKPOINT_EVERY", 0.01)
@@ -1419,4 +1419,4 @@ async def test_a_chore_that_fails_says_so_and_is_done_again(
         while times < 3:
             await asyncio.sleep(0.01)
     await store.close()
-    assert "a name that nobody expected" in caplog.text
+    assert "an unexpected name" in caplog.text

@@ -48,10 +48,10 @@ def text_of(filename: str) -> str:
 
 @dataclass
 class Owner(Asker):
-    """Knows what he was told."""
+    """Knows what it was told."""
 
     stores: set[str] = field(default_factory=set)  # that were acknowledged, and not deleted
-    deleted: set[str] = field(default_factory=set)  # stores that he asked to be deleted
+    deleted: set[str] = field(default_factory=set)  # stores that it asked to be deleted
     made: int = 0
 
     async def files(self, count: int, name: str = "text.txt") -> list[NewFile]:
@@ -405,7 +405,7 @@ def test_a_merge_whose_item_its_host_gave_up_keeps_none_from_merging_for_ever() 
 
 
 async def show(client: Client, file: NewFile, by: str = "messages") -> None:
-    """In a message, until it is taken: whoever comes second is told to ask again."""
+    """In a message, until it is taken: the second request is told to ask again."""
     attachment = {"file_id": file.file_id, "tools": [{"type": "file_search"}]}
     body: Json = {"role": "user", "content": "Look", "attachments": [attachment]}
     if by == "runs":

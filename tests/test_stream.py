@@ -1,5 +1,5 @@
-"""P4: several writers on one run's stream. Who is overtaken writes nothing that belongs to his successor, and closes
-nothing of his."""
+"""P4: several writers on one run's stream. One that is overtaken writes nothing that belongs to its
+successor, and closes nothing of that one's."""
 
 from __future__ import annotations
 

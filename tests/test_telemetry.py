@@ -1,4 +1,4 @@
-"""A run is one trace, from the request to the model, whoever works on it and wherever; metrics tell how it went."""
+"""A run is one trace, from the request to the model, whichever worker has it and wherever; metrics tell how it went."""
 
 from __future__ import annotations
 

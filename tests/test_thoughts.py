@@ -1,4 +1,4 @@
-"""What a thinking model thought goes back to it within its run, and to nobody else; and what a failed run leaves."""
+"""What a thinking model thought goes back to it within its run, and to no other one; and what a failed run leaves."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ async def test_a_server_that_heeds_no_limit_leaves_the_run_incomplete() -> None:
     assert (run["status"], run["incomplete_details"]) == ("incomplete", {"reason": "max_completion_tokens"})
 
 
-# --- temperature and top_p of 1: on purpose, or since nobody said anything --------------------------------------------
+# --- temperature and top_p of 1: on purpose, or since no other was asked for ------------------------------------------
 
 
 async def test_what_is_1_on_purpose_is_sent() -> None:

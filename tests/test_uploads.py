@@ -162,7 +162,7 @@ async def test_the_parts_of_another_upload_are_unknown(service: InProcess) -> No
     assert (await refused(service, path, *others))["param"] == "part_ids[0]"
 
 
-async def test_a_part_that_nobody_names_is_dropped(service: InProcess) -> None:
+async def test_a_part_that_is_not_named_is_dropped(service: InProcess) -> None:
     path, parts = await begun(service, b"one", b"twice", b"twice", bytes=8)
     file = (await completed(service, path, *parts[:2]))["file"]
     storage: Any = service.storage

@@ -161,7 +161,7 @@ async def test_a_segment_that_is_put_again_is_there_once(indexed: Indexed) -> No
 
 
 async def test_what_the_log_does_not_name_is_never_found(indexed: Indexed) -> None:
-    """Somebody died, or still works, between index and log; or the log has let go what is not dropped yet."""
+    """A worker died, or still works, between index and log; or the log has let go what is not dropped yet."""
     await indexed.put("file-a.1", "the tide")
     for number in range(5):
         await put(indexed.index, STORE, f"file-b.{number}", ["the tide"] * 50)
@@ -192,7 +192,7 @@ async def test_a_store_that_is_deleted_is_gone_and_no_other(indexed: Indexed) ->
     indexed.logged[STORE].clear()
     assert await indexed.search("tide") == []
     assert await indexed.sources("tide", store=OTHER) == ["file-a.1"]
-    await indexed.put("file-b.1", "another tide")  # by somebody who is late
+    await indexed.put("file-b.1", "another tide")  # by a worker that is late
     assert await indexed.sources("tide") == ["file-b.1"]
 
 
@@ -337,7 +337,7 @@ async def test_tidying_spares_what_is_put_meanwhile(indexed: Indexed, monkeypatc
     assert ("file-late.9" in await indexed.sources("tide")) == late
 
 
-async def test_lancedb_drops_what_is_nobodys_when_it_is_tidied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_lancedb_drops_what_no_source_owns_when_tidied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from infra import lance_index  # two seconds, for the one worker that plays this file
 
     monkeypatch.setattr("infra.lance_index.FRAGMENTS", 2)

@@ -193,7 +193,7 @@ async def test_what_failed_or_was_cancelled_is_tried_again_when_it_is_attached_a
         assert (await service.api.post(f"{path}/search", {"query": "nothing alike"}))["data"] == []
 
 
-async def test_nobody_pays_for_a_search_that_is_refused() -> None:
+async def test_a_search_that_is_refused_costs_no_embeddings() -> None:
     class Paid(Bag):
         calls = 0
 
@@ -220,7 +220,7 @@ async def test_a_defect_fails_the_file_and_not_its_neighbours() -> None:
 
 
 class Deadly(PlainText):
-    """Whoever reads a file whose name says so dies of it."""
+    """A process that reads a file whose name says so dies of it."""
 
     async def chunks(self, path: Path, filename: str, chunking: Chunking) -> Sequence[Chunk]:
         if filename.startswith("deadly"):
@@ -249,7 +249,7 @@ async def test_a_file_that_kills_workers_fails_at_last_and_takes_no_other_with_i
 
 
 async def test_a_delivery_that_was_overtaken_takes_nothing_up_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once the later one has ended, its item is gone: nobody would take over should the earlier one die."""
+    """Once the later one has ended, its item is gone: no worker would take over should the earlier one die."""
     async with in_process(worker=False) as service:
         store = await service.api.post("/vector_stores", {})
         kit = worker_of(service.parts, service.ledger, service.stores, service.searcher)._kit.ingestion

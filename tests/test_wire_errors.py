@@ -83,8 +83,8 @@ async def test_an_unknown_model_is_named(service: InProcess) -> None:
 
 
 @pytest.mark.parametrize("off", [False, True])
-async def test_a_model_of_nobody_is_refused_where_it_is_named(off: bool) -> None:
-    """Without OFFLINE_MODEL a bare name is nobody's as well. What was stored before is refused by its runs."""
+async def test_a_model_without_a_provider_is_refused_where_it_is_named(off: bool) -> None:
+    """Without OFFLINE_MODEL a bare name has no provider either. What was stored before is refused by its runs."""
     local = {"local": Provider(base_url="http://127.0.0.1:9")}
     providers = local if off else {"offline": Provider(api="offline"), **local}
     name = "gpt-4o" if off else "lokal/gpt-4o"

@@ -403,7 +403,7 @@ async def test_cancelling_twice_changes_nothing_more() -> None:
 
 
 async def test_a_model_call_ends_with_the_cancel_of_its_run() -> None:
-    """Nobody pays for an answer that nobody will read."""
+    """An answer that no client will read is not paid for."""
     asked, hung_up = asyncio.Event(), asyncio.Event()
 
     async def act(*_: Any) -> Reply:

@@ -198,7 +198,7 @@ async def test_without_parallel_tool_calls_a_step_has_one(stream: bool) -> None:
         assert [len(turn.calls) for turn in service.prompts[-1].turns] == [0, 1, 0]
 
 
-async def test_a_long_run_that_nobody_streamed_is_rendered_once_for_a_reader(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_long_run_that_was_not_streamed_is_rendered_once_for_a_reader(monkeypatch: pytest.MonkeyPatch) -> None:
     rendered = []
 
     def once(trail: Any) -> Any:
@@ -226,7 +226,7 @@ async def test_an_item_that_comes_when_its_run_has_long_ended_reads_no_history(m
         thread = run["thread_id"]
         for _ in range(5):
             await service.api.post(f"/threads/{thread}/messages", {"role": "user", "content": "y" * 100_000})
-        for _ in range(2):  # until nobody remembers what the wire heard of the first run
+        for _ in range(2):  # until no memory is left of what the wire heard of the first run
             await service.finished(thread)
         undisturbed, sizes = service.storage.read, []
 
@@ -379,7 +379,7 @@ async def test_deleting_the_thread_ends_the_stream_with_an_error() -> None:
                 assert events[-1].data["error"]["message"] == "The thread was deleted."
 
 
-async def test_deleting_the_thread_ends_what_is_watched_of_a_run_that_nobody_streams() -> None:
+async def test_deleting_the_thread_ends_what_is_watched_of_a_run_that_is_not_streamed() -> None:
     async with in_process(worker=False) as service, asyncio.timeout(5):
         run = await service.start_run()
         async with service.api.stream("GET", f"{path_of(run)}/events") as watcher:
@@ -425,7 +425,7 @@ async def test_every_event_of_a_finished_run_is_a_place_to_go_on_from(stream: bo
 
 
 async def test_both_ways_to_hear_of_a_run_tell_the_same() -> None:
-    """A run that nobody streamed, replayed from its log; and one that was streamed while it was made."""
+    """A run that was not streamed, replayed from its log; and one that was streamed while it was made."""
     async with in_process(calls(PARIS, first=["Let me look."]), says("Done.")) as service:
         made = await watched(service, await run_with_a_call(service, stream=True))
         service.models.script = [calls(PARIS, first=["Let me look."]), says("Done.")]
@@ -691,7 +691,7 @@ async def test_many_readers_hear_the_same() -> None:
 
 
 async def test_after_the_log_was_rolled_over_old_runs_are_still_heard_whole() -> None:
-    """Whether somebody streamed them or not."""
+    """Whether they were streamed or not."""
     async with in_process(log_roll_after=2) as service:
         streamed = (await whole_stream(service))[0].data
         polled = await service.finished(streamed["thread_id"])

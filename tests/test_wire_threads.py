@@ -114,7 +114,7 @@ async def test_has_more_looks_the_way_one_travels(service: InProcess, some: Call
 
 @pytest.mark.parametrize("forward", [True, False])
 @pytest.mark.parametrize("some", [some_messages, some_assistants])
-async def test_paging_while_somebody_deletes_skips_nothing_and_shows_nothing_twice(
+async def test_paging_during_deletions_skips_nothing_and_shows_nothing_twice(
     service: InProcess, some: Callable[..., Any], forward: bool
 ) -> None:
     path, ids = await some(service)

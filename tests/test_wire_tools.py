@@ -134,7 +134,7 @@ def with_actions(*script: Any, **settings: Any) -> Any:
     return in_process(*script, actions=__name__, **settings)
 
 
-async def test_actions_run_in_the_worker_and_nobody_is_asked() -> None:
+async def test_actions_run_in_the_worker_and_no_client_is_asked() -> None:
     asked = [ToolCall("call_1", "add", '{"a":1,"b":2}'), ToolCall("call_2", "shout", '{"text":"hi"}')]
     async with with_actions(calls(*asked), says("Three.")) as service:
         run = await service.finished(assistant=await service.assistant(tools=OWN))

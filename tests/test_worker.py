@@ -188,7 +188,7 @@ def test_p6_an_item_that_is_taken_over_twice_is_worked_on_once() -> None:
             world.store._sql.execute("UPDATE queue SET visible_at=0")
             await process.spawn(worker.take_over(await deliver(world, hide=600)))
             with pytest.raises(Conflict):
-                await process.spawn(worker.take_over(delivery))  # not his any more
+                await process.spawn(worker.take_over(delivery))  # not its own any more
             assert not working.done()
             await working
             await finished(world, client, work)

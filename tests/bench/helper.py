@@ -80,7 +80,7 @@ def machine_seconds() -> float:
 
 
 def wait_quiet(patience: float, below: float = 0.2) -> None:
-    """Until nobody uses more than this share of a core. To be called while the benchmark itself does nothing."""
+    """Until no program uses more than this share of a core. To be called while the benchmark itself does nothing."""
     end = time.monotonic() + patience
     while time.monotonic() < end:
         before = machine_seconds()

@@ -62,7 +62,7 @@ async def _with(one: Scenario, client: Callable[[], Any]) -> None:
         await one(ready)
 
 
-# --- one way to write for both clients: the sync one blocks the loop, and nobody else is on it ------------------------
+# --- one way to write for both clients: the sync one blocks the loop, and nothing else is on it -----------------------
 
 
 async def done(value: Any) -> Any:
