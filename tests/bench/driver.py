@@ -113,12 +113,17 @@ class Client:
         return Client(self._session, self._url, key)
 
     async def call(self, method: str, path: str, body: Any = None) -> Any:
+        """What reads is asked again after a 503, as SDKs do."""
         data = msgspec.json.encode(body) if body is not None else None
-        async with self._session.request(method, self._base + path, data=data, headers=self._headers) as response:
-            said = await response.read()
-            if response.status != 200:
-                raise RuntimeError(f"{method} {path}: {response.status} {said[:300]!r}")
-            return msgspec.json.decode(said)
+        for last in (False, False, True):
+            async with self._session.request(method, self._base + path, data=data, headers=self._headers) as response:
+                said = await response.read()
+                if response.status == 200:
+                    return msgspec.json.decode(said)
+                if last or response.status != 503 or method != "GET":
+                    raise RuntimeError(f"{method} {path}: {response.status} {said[:300]!r}")
+            await asyncio.sleep(1)
+        raise AssertionError
 
     async def upload(self, filename: str, content: bytes) -> str:
         """The id of the new file."""

@@ -15,7 +15,7 @@ MODEL_MS = 97
 # Times what a run takes alone, at most. Azurite is one Node process, which both projects share besides.
 MOST = {SQLITE: 3.0, AZURITE: 5.0}
 RUNS, ENOUGH = 60, 15  # of the quiet project: measured each time, and at least while the other project's work lasts
-POLL = 0.01  # seconds
+POLL = 0.02  # seconds
 KEYS = {"loud": "key-of-the-loud-project", "quiet": "key-of-the-quiet-project"}
 WORDS = "A line of a file that is read, cut into chunks, embedded and indexed. " * 20
 Going = Callable[[], Awaitable[bool]]
@@ -24,22 +24,21 @@ Going = Callable[[], Awaitable[bool]]
 async def neighbours(stand: Stand, engine: str) -> AsyncIterator[Figure]:
     keys = ",".join(f"{project}:{key}" for project, key in KEYS.items())
     settings = {"API_KEYS": keys, "WORKER_CONCURRENCY": str(SLOTS)}
-    async with stand.service(engine, key=KEYS["loud"], **settings) as one:
-        loud, quiet = one.client, one.client.another(KEYS["quiet"])
-        await stand.model.set(MODEL_MS)
-        async for _ in stand.turns(1):
-            alone = await latencies(quiet, always)
-            yield Figure(engine, "a run alone: p50", alone.p50)
-            yield Figure(engine, "a run alone: p95", alone.p95)
-            for what, fill in ((f"{MANY:,} runs", waiting_runs), (f"{MANY:,} files", waiting_files)):
+    for what, fill in (("runs", waiting_runs), ("files", waiting_files)):
+        async with stand.service(engine, key=KEYS["loud"], **settings) as one:
+            loud, quiet = one.client, one.client.another(KEYS["quiet"])
+            await stand.model.set(MODEL_MS)
+            async for _ in stand.turns(1):
+                alone = await latencies(quiet, always)
                 going = await fill(loud)
                 beside = await latencies(quiet, going)
-                if len(beside.times) < ENOUGH:
-                    raise RuntimeError(f"the {what} were done after {len(beside.times)} runs of the other project")
-                yield Figure(engine, f"a run beside another project's {what}: p50", beside.p50, "ms", alone.p50)
-                yield Figure(engine, f"a run beside another project's {what}: p95", beside.p95, "ms", alone.p95)
-                ratio = beside.p50 / alone.p50
-                yield Figure(engine, f"a run beside {what}, to alone", ratio, "x", 1, at_most(MOST[engine]))
+            if len(beside.times) < ENOUGH:
+                raise RuntimeError(f"the {what} were done after {len(beside.times)} runs of the other project")
+            name = f"a run beside {MANY:,} {what} of another project"
+            yield Figure(engine, f"{name}: p50", beside.p50, "ms", alone.p50)
+            yield Figure(engine, f"{name}: p95", beside.p95, "ms", alone.p95)
+            yield Figure(engine, f"{name}, to alone", beside.p50 / alone.p50, "x", 1, at_most(MOST[engine]))
+        stand.stop_azurite()
 
 
 async def latencies(client: Client, going: Going) -> Load:
