@@ -1,20 +1,22 @@
-"""What a project's runs take while another project fills the service: with 1,000 runs that wait for slots, with 1,000
-files of a vector store. Beside what they take alone, in the same processes."""
+"""What a project's runs take while another project fills the service: with hundreds of runs that wait for slots, with
+hundreds of files of a vector store. Beside what they take alone, in the same processes."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 from driver import Client, Load, load, timed
 from search_quality import upload
 from stand import AZURITE, SQLITE, Figure, Stand, at_most
 
-MANY = 1_000  # runs, and files
-SLOTS = 8  # runs that the worker has in flight
+MANY = {SQLITE: 1_000, AZURITE: 500}  # runs, and files
+SLOTS = 2  # runs that the worker has in flight: fewer than would keep up with the requests
 MODEL_MS = 97
 # Times what a run takes alone, at most. Azurite is one Node process, which both projects share besides.
 MOST = {SQLITE: 3.0, AZURITE: 5.0}
-RUNS, ENOUGH = 60, 15  # of the quiet project: measured each time, and at least while the other project's work lasts
+RUNS, ENOUGH = 60, 10  # of the quiet project: measured each time, and at least while the other project's work lasts
+LONGEST = 30.0  # seconds of each measurement
 POLL = 0.02  # seconds
 KEYS = {"loud": "key-of-the-loud-project", "quiet": "key-of-the-quiet-project"}
 WORDS = "A line of a file that is read, cut into chunks, embedded and indexed. " * 20
@@ -24,17 +26,18 @@ Going = Callable[[], Awaitable[bool]]
 async def neighbours(stand: Stand, engine: str) -> AsyncIterator[Figure]:
     keys = ",".join(f"{project}:{key}" for project, key in KEYS.items())
     settings = {"API_KEYS": keys, "WORKER_CONCURRENCY": str(SLOTS)}
+    many = MANY[engine]
     for what, fill in (("runs", waiting_runs), ("files", waiting_files)):
         async with stand.service(engine, key=KEYS["loud"], **settings) as one:
             loud, quiet = one.client, one.client.another(KEYS["quiet"])
             await stand.model.set(MODEL_MS)
             async for _ in stand.turns(1):
                 alone = await latencies(quiet, always)
-                going = await fill(loud)
+                going = await fill(loud, many)
                 beside = await latencies(quiet, going)
             if len(beside.times) < ENOUGH:
                 raise RuntimeError(f"the {what} were done after {len(beside.times)} runs of the other project")
-            name = f"a run beside {MANY:,} {what} of another project"
+            name = f"a run beside {many:,} {what} of another project"
             yield Figure(engine, f"{name}: p50", beside.p50, "ms", alone.p50)
             yield Figure(engine, f"{name}: p95", beside.p95, "ms", alone.p95)
             yield Figure(engine, f"{name}, to alone", beside.p50 / alone.p50, "x", 1, at_most(MOST[engine]))
@@ -43,8 +46,8 @@ async def neighbours(stand: Stand, engine: str) -> AsyncIterator[Figure]:
 
 async def latencies(client: Client, going: Going) -> Load:
     """Of one run after another, the model's time included, as long as the other project's work lasts."""
-    found = Load()
-    while len(found.times) < RUNS and await going():
+    found, end = Load(), time.monotonic() + LONGEST
+    while len(found.times) < RUNS and time.monotonic() < end and await going():
         thread = await client.asking()
         found.times.append(await timed(client.complete(thread, POLL)))
     return found
@@ -54,7 +57,7 @@ async def always() -> bool:
     return True
 
 
-async def waiting_runs(client: Client) -> Going:
+async def waiting_runs(client: Client, many: int) -> Going:
     """Ask for them all. The last one is still queued as long as others wait."""
     last = {}
 
@@ -62,7 +65,7 @@ async def waiting_runs(client: Client) -> Going:
         last.update(await client.start(await client.asking()))
         return 0
 
-    await load(32, MANY, start)
+    await load(32, many, start)
 
     async def going() -> bool:
         run = await client.call("GET", f"/threads/{last['thread_id']}/runs/{last['id']}")
@@ -71,13 +74,13 @@ async def waiting_runs(client: Client) -> Going:
     return going
 
 
-async def waiting_files(client: Client) -> Going:
-    texts = [f"{number}. {WORDS}" for number in range(MANY)]
+async def waiting_files(client: Client, many: int) -> Going:
+    texts = [f"{number}. {WORDS}" for number in range(many)]
     files = await upload(client, texts)
     store = (await client.call("POST", "/vector_stores", {}))["id"]
-    for start in range(0, MANY, MANY // 2):  # of a batch, 500 are the most
+    for start in range(0, MANY, many // 2):  # of a batch, 500 are the most
         await client.call(
-            "POST", f"/vector_stores/{store}/file_batches", {"file_ids": files[start : start + MANY // 2]}
+            "POST", f"/vector_stores/{store}/file_batches", {"file_ids": files[start : start + many // 2]}
         )
 
     async def going() -> bool:
