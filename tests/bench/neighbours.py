@@ -78,10 +78,8 @@ async def waiting_files(client: Client, many: int) -> Going:
     texts = [f"{number}. {WORDS}" for number in range(many)]
     files = await upload(client, texts)
     store = (await client.call("POST", "/vector_stores", {}))["id"]
-    for start in range(0, MANY, many // 2):  # of a batch, 500 are the most
-        await client.call(
-            "POST", f"/vector_stores/{store}/file_batches", {"file_ids": files[start : start + many // 2]}
-        )
+    for some in (files[: many // 2], files[many // 2 :]):  # a batch has 500 at most
+        await client.call("POST", f"/vector_stores/{store}/file_batches", {"file_ids": some})
 
     async def going() -> bool:
         return bool((await client.call("GET", f"/vector_stores/{store}"))["file_counts"]["in_progress"])
