@@ -164,10 +164,14 @@ async def test_hostile_files_fail_alone_and_within_limits(readers: ReaderPool, t
     """One after the other by one pool, with a right file after each."""
     good = text_file(tmp_path)
     await read(readers, good)
-    at_first, worst = memory(), 0.0
-    for name, (make, extension, code) in hostile.FILES.items():
-        path = tmp_path / f"file{extension}"
+    files = [
+        (tmp_path / f"file{place}{extension}", make, name, code)
+        for place, (name, (make, extension, code)) in enumerate(hostile.FILES.items())
+    ]
+    for path, make, _, _ in files:
         make(path)
+    at_first, worst = memory(), 0.0
+    for path, _, name, code in files:
         began = time.monotonic()
         if code:
             error = await failure(readers, path)
