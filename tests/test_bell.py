@@ -160,7 +160,7 @@ def test_a_reader_hears_at_once_what_comes_after_a_long_silence(silence: float) 
     run(main())
 
 
-def test_a_reader_hears_at_once_what_comes_while_he_looks() -> None:
+def test_a_reader_hears_at_once_what_comes_while_it_looks() -> None:
     async def main() -> None:
         bell = Bell()
 

@@ -111,9 +111,9 @@ async def processes(*commands: str, env: dict[str, str]) -> AsyncIterator[list[P
 
 
 async def test_a_token_that_is_refused_ends_the_start_with_one_line(secure: Azurite, issuer: Issuer) -> None:
-    async with issuing() as nobody:
-        issuer.claims, nobody.down = {"aud": MODELS}, True
-        starts = [asyncio.to_thread(_start, environment(secure, each)) for each in (issuer, nobody)]
+    async with issuing() as away:
+        issuer.claims, away.down = {"aud": MODELS}, True
+        starts = [asyncio.to_thread(_start, environment(secure, each)) for each in (issuer, away)]
         foreign, none = await asyncio.gather(*starts)
     assert foreign.stderr == (
         "assistants: Azure Storage refuses the request: 403 AuthenticationFailed. Check STORAGE.\n"

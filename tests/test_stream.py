@@ -84,7 +84,7 @@ async def test_what_was_dropped_with_its_thread_is_not_begun_again(paper: Paper)
     assert await paper.names() == []
 
 
-async def test_who_has_met_another_writer_says_nothing_before_he_looked_at_the_log(paper: Paper) -> None:
+async def test_a_writer_that_met_another_one_writes_nothing_before_its_look_at_the_log(paper: Paper) -> None:
     first = await paper.worker(mine)
     second = await paper.worker(mine)
     await second.emit(opening())
@@ -94,7 +94,7 @@ async def test_who_has_met_another_writer_says_nothing_before_he_looked_at_the_l
     assert await paper.names() == [*BEGUN, *OPEN, "run.cancelling"]
 
 
-async def test_who_is_overtaken_between_his_looks_closes_nothing_of_his_successor(paper: Paper) -> None:
+async def test_a_writer_that_is_overtaken_between_its_looks_closes_nothing_of_its_successor(paper: Paper) -> None:
     dead = await paper.worker(mine)
     await dead.emit(opening())
 
@@ -110,7 +110,7 @@ async def test_who_is_overtaken_between_his_looks_closes_nothing_of_his_successo
     assert await paper.names() == [*BEGUN, *OPEN, *CLOSED, *OPEN]
 
 
-async def test_who_meets_another_writer_while_he_clears_the_stream_clears_it_all_the_same(paper: Paper) -> None:
+async def test_a_writer_that_meets_another_one_while_it_clears_the_stream_clears_it_all_the_same(paper: Paper) -> None:
     dead = await paper.worker(mine)
     await dead.emit(opening())
 
