@@ -370,6 +370,10 @@ class Deltas(Protocol):
     def call(self, index: int, call_id: str, name: str, arguments: str) -> None:
         """A fragment of a function call: id and name come whole with the first fragment, `arguments` grows."""
 
+    def restart(self) -> bool:
+        """The reply broke off and may be asked for again: forget what came of it. False if a client may have seen
+        something, which cannot be taken back."""
+
 
 class ModelError(Exception):
     """The provider failed, after its retries. `code`: server_error, rate_limit_exceeded or invalid_prompt.
@@ -382,6 +386,10 @@ class ModelError(Exception):
         self.code, self.message = code, message
         self.provider, self.reason = "", ""
         self.status: int | None = None
+
+
+class BrokenOff(ModelError):
+    """The connection ended, or fell silent, in the middle of a streamed reply."""
 
 
 class ContextExceeded(ModelError):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pydantic import SecretStr
 
-from core.ports import SILENCE, Deltas, ModelError, ModelInfo, NoSuchModel, Prompt, Reply, Telemetry
+from core.ports import SILENCE, BrokenOff, Deltas, ModelError, ModelInfo, NoSuchModel, Prompt, Reply, Telemetry
 from infra import turns
 from infra.content import answered, asked
 from infra.offline_model import OfflineModel
@@ -33,6 +33,7 @@ _LIST_CACHE = 60.0  # seconds
 _MOST_REMEMBERED = 1_000  # models
 _LONGEST_NAME = 100  # characters of a model's name in an error
 _CONNECT_TIMEOUT = 5.0  # seconds, as the SDK's own
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 8.0  # seconds before a broken stream is asked for again, as the SDK's own
 _NO_KEY = "not-needed"  # local servers ask for none, but the SDK insists, and would send OPENAI_API_KEY to them
 
 
@@ -135,16 +136,28 @@ class ModelRouter:
         """Some models refuse a conversation in which the assistant speaks first; that is remembered."""
         model = (self._opened.get(name) or await self._open(name)).model
         if (name, prompt.model) in self._want_questions:
-            return await model.reply(turns.opened(prompt), deltas)
+            return await self._whole(model, turns.opened(prompt), deltas)
         try:
-            return await model.reply(prompt, deltas)
+            return await self._whole(model, prompt, deltas)
         except ModelError as error:
             if not turns.lacks_a_question(prompt, error):
                 raise
         if len(self._want_questions) >= _MOST_REMEMBERED:  # names of models are the clients'
             self._want_questions.clear()
         self._want_questions.add((name, prompt.model))
-        return await model.reply(turns.opened(prompt), deltas)
+        return await self._whole(model, turns.opened(prompt), deltas)
+
+    async def _whole(self, model: _Model, prompt: Prompt, deltas: Deltas | None) -> Reply:
+        """The SDK asks again until a stream has begun. One that breaks off later is asked for again as often, if no
+        client has seen anything of it."""
+        for again in range(self._max_retries):
+            try:
+                return await model.reply(prompt, deltas)
+            except BrokenOff:
+                if deltas is None or not deltas.restart():
+                    raise
+            await asyncio.sleep(min(_FIRST_PAUSE * 2**again, _LONGEST_PAUSE))
+        return await model.reply(prompt, deltas)
 
     async def check(self, model: str) -> None:
         """`name/model` needs a provider of that name, or a default one that lists models whose names begin so, as the

@@ -19,7 +19,7 @@ import msgspec
 import openai
 from openai import AsyncOpenAI, AsyncStream
 
-from core.ports import ContextExceeded, ModelError
+from core.ports import BrokenOff, ContextExceeded, ModelError
 from infra import answers, failures, overflow
 from infra.draft import TooMuch, clean
 
@@ -41,7 +41,7 @@ class Refused(ModelError):
 
 class Upstream:
     """One provider. Retries are the SDK's (`max_retries` of the client): connection errors, 408, 409, 429 and 5xx,
-    before the first byte of a stream. What still fails is a ModelError."""
+    before the first byte of a stream. What still fails is a ModelError; a stream that ends too early is BrokenOff."""
 
     def __init__(self, client: AsyncOpenAI, provider: str) -> None:
         self._client = client
@@ -117,7 +117,7 @@ class Upstream:
         except (answers.TooLong, TooMuch) as error:
             raise self.failure(f"The model provider '{self._provider}' sent an answer that is too long.") from error
         except httpx2.TransportError as error:
-            raise self.failure(self._unreachable(error)) from error
+            raise self._broken(self._unreachable(error)) from error
         except Exception as error:
             # Not with its traceback, whose last line may quote the answer.
             kind = type(error).__name__
@@ -160,7 +160,10 @@ class Upstream:
         )
 
     def broken_off(self) -> ModelError:
-        return self.failure(f"The model provider '{self._provider}' broke off its reply.")
+        return self._broken(f"The model provider '{self._provider}' broke off its reply.")
+
+    def _broken(self, message: str) -> ModelError:
+        return self._told(BrokenOff("server_error", message), None, message)
 
     def failure(self, message: str, status: int | None = None) -> ModelError:
         """In our own words, which the log may repeat."""

@@ -102,6 +102,9 @@ class Pieces(asyncio.Queue[Json]):
     def call(self, index: int, call_id: str, name: str, arguments: str) -> None:
         self.put_nowait(chunk(tool_calls=[fragment(index, call_id or None, name or None, arguments)]))
 
+    def restart(self) -> bool:
+        return False
+
 
 # --- processes that die ---------------------------------------------------------------------------------------------
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 
 import asyncio
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 from inprocess import Gate, InProcess, ManualClock, calls, fails, in_process, path_of, says
+from upstreams import broken, chunk, events, router, serving
 
 from app import making
 from core.decide import CLOSING
 from core.ports import ContextExceeded, Deltas, Prompt, Reply, StorageUnavailable, Tokens, ToolCall
+from infra import providers
 from worker import advance
+from worker.live import Draft, Unheard
 
 Json = Any
 WEATHER = {"type": "function", "function": {"name": "get_weather"}}
@@ -355,6 +359,21 @@ async def test_a_prompt_that_was_too_long_is_asked_again_though_its_message_was_
         assert (await service.said(run["thread_id"]))[-1] == "Hi."
 
 
+@pytest.mark.parametrize(("breaks", "status"), [(2, "completed"), (3, "failed")])
+async def test_a_run_that_is_not_streamed_survives_a_stream_that_breaks_off(
+    breaks: int, status: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As often as the SDK asks again for a whole reply, and with none of the half texts."""
+    monkeypatch.setattr(providers, "_FIRST_PAUSE", 0.0)
+    whole = events(chunk(content="It is "), chunk("stop", content="sunny."))
+    async with serving() as upstream, router(upstream.url, retries=2) as models:
+        upstream.script = [*[broken(chunk(content="It "))] * breaks, whole]
+        async with in_process(models=models) as service:
+            run = await service.finished(await service.thread("Hello"), await service.assistant(tools=[WEATHER]))
+            assert (run["status"], len(upstream.requests)) == (status, 3)
+            assert (await service.said(run["thread_id"]))[1:] == (["It is sunny."] if status == "completed" else [])
+
+
 async def test_what_comes_whole_between_two_looks_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     gate = Gate()
     async with in_process(says("Hel", gate, "lo")) as service:
@@ -389,3 +408,12 @@ async def test_a_store_that_fails_for_a_moment_is_told_at_the_next_look(monkeypa
         assert refused
         gate.open()
         assert (await service.until(run))["status"] == "completed"
+
+
+def test_half_a_text_goes_with_its_stream() -> None:
+    draft = Draft(run=ANY, ids=ANY)
+    heard = Unheard(draft, lambda: 0.0)
+    draft.message = draft.message_step = ANY  # it was begun, and may have been shown so
+    heard.text("It ")
+    heard.refusal("No")
+    assert heard.restart() and not (draft.text or draft.refusal)

@@ -755,6 +755,16 @@ async def test_a_stream_that_breaks_off(upstream: Upstream, end: Callable[..., A
     assert len(upstream.requests) == 1  # a reply that was begun is not asked for again
 
 
+@pytest.mark.parametrize("api", ["chat", "responses"])
+async def test_a_stream_that_breaks_off_before_anything_was_heard(
+    upstream: Upstream, api: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(providers, "_FIRST_PAUSE", 0.0)
+    upstream.script = [broken()]
+    error = await fail(upstream, Heard(), api=api, retries=2)
+    assert (error.message, len(upstream.requests)) == ("The model provider 'acme' broke off its reply.", 3)
+
+
 async def test_an_error_inside_a_stream(upstream: Upstream) -> None:
     upstream.script = [events(chunk(content="a"), {"error": {"message": "Too fast.", "code": "rate_limit_exceeded"}})]
     error = await fail(upstream, Heard())

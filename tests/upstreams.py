@@ -74,6 +74,9 @@ class Heard:
     def call(self, index: int, call_id: str, name: str, arguments: str) -> None:
         self.calls.append((index, call_id, name, arguments))
 
+    def restart(self) -> bool:
+        return not (self.texts or self.refusals or self.calls)
+
 
 def assembled(heard: Heard) -> list[ToolCall]:
     """Calls as a listener puts them together: id and name come once, with the first fragment."""

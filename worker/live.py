@@ -123,6 +123,11 @@ class Unheard:
         self.draft.refusal.append(value)
         self._open_message()
 
+    def restart(self) -> bool:
+        self.draft.text.clear()
+        self.draft.refusal.clear()
+        return True  # all that was shown is that something is in the making
+
     def _open_message(self) -> None:
         if self.draft.calls_step is None:  # else it opens with the turn's end: one thing is in the making at a time
             self.draft.open_message(self.now())
@@ -173,6 +178,9 @@ class Live:
         known = self._calls.setdefault(index, [call_id, name, ""])
         known[2] += arguments
         self._news.set()
+
+    def restart(self) -> bool:
+        return not (self.draft.text or self.draft.refusal or self._calls)
 
     async def run(self) -> None:
         """Write until closed. Raises Lost."""
