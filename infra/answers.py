@@ -34,7 +34,7 @@ class Compressed(openai.OpenAIError):
 async def limit(response: httpx2.Response) -> None:
     """A hook of the HTTP client: sees a response before its body is read, and before a redirect is followed.
 
-    Prompts and keys go to the host that is configured, and to no other: a redirect elsewhere is the answer itself.
+    Prompts and keys go to the origin that is configured, and to no other: a redirect elsewhere is the answer itself.
     """
     if _COMPRESSIONS & {each.strip().lower() for each in response.headers.get("content-encoding", "").split(",")}:
         raise Compressed
@@ -46,10 +46,10 @@ async def limit(response: httpx2.Response) -> None:
 
 
 def _at_home(response: httpx2.Response) -> bool:
-    """Whether a redirect stays with the host, and does not go on in the clear."""
+    """Whether a redirect stays with the origin: another port of the host may belong to another service or user."""
     here = response.request.url
     there = here.join(response.headers["location"])
-    return there.host == here.host and there.scheme in (here.scheme, "https")
+    return (there.scheme, there.host, there.port) == (here.scheme, here.host, here.port)
 
 
 class _Limited(httpx2.AsyncByteStream):

@@ -128,9 +128,10 @@ class Upstream:
 
     def _answered(self, error: openai.APIStatusError) -> ModelError:
         if target := error.response.extensions.get(answers.REDIRECTED):
-            host = httpx2.URL(error.response.request.url).join(target).host
+            there = httpx2.URL(error.response.request.url).join(target)
+            origin = f"{there.scheme}://{there.host}" + (f":{there.port}" if there.port else "")
             return self.failure(
-                f"The model provider '{self._provider}' redirects to another host, {host}, which is not followed: set"
+                f"The model provider '{self._provider}' redirects to another origin, {origin}, which is not followed: set"
                 " base_url to where it is.",
                 error.status_code,
             )

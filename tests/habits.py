@@ -787,9 +787,19 @@ def a_body_that_is_too_long(ask: Ask) -> Answer:
     return ask.says("x" * 5 * 1024 * 1024)
 
 
-@habit("https://www.rfc-editor.org/rfc/rfc9110#section-15.4", fails="redirects to another host, elsewhere.test,")
+@habit("https://www.rfc-editor.org/rfc/rfc9110#section-15.4", fails="redirects to another origin, http://elsewhere.test,")
 def a_redirect_to_another_host(ask: Ask) -> Answer:
     return Answer({}, status=307, headers={"Location": "http://elsewhere.test/v1/chat/completions"})
+
+
+@habit("https://www.rfc-editor.org/rfc/rfc6454#section-5", fails="redirects to another origin, http://127.0.0.1:9,")
+def a_redirect_to_another_port(ask: Ask) -> Answer:
+    return Answer({}, status=307, headers={"Location": f"http://127.0.0.1:9/{ask.path}"})
+
+
+@habit("https://www.rfc-editor.org/rfc/rfc6454#section-5", fails="redirects to another origin, https://127.0.0.1:")
+def a_redirect_to_another_scheme(ask: Ask) -> Answer:
+    return Answer({}, status=308, headers={"Location": f"https://{ask.host}/{ask.path}"})
 
 
 @habit("https://fastapi.tiangolo.com/reference/fastapi/#fastapi.FastAPI--redirect_slashes")
