@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -72,6 +73,13 @@ class ProviderSettings(BaseModel):
         if self.identity and not re.match(SAFE_URL, self.base_url or ""):
             raise ValueError("identity needs a base_url with https://")
         return self
+
+
+def _prefix(name: str) -> str:
+    """`name/model`: the first slash ends the name."""
+    if not name or "/" in name:
+        raise ValueError("a provider's name has at least one character, and no slash, which ends it in name/model")
+    return name
 
 
 class InputSettings(BaseModel):
@@ -145,7 +153,7 @@ class Settings(BaseSettings):
     azure_openai_endpoint: SafeUrl | None = Field(
         None, description="https://NAME.openai.azure.com: makes the provider `azure`, called by the service's identity"
     )
-    providers: dict[str, ProviderSettings] = Field(
+    providers: dict[Annotated[str, AfterValidator(_prefix)], ProviderSettings] = Field(
         default_factory=dict,
         description='further providers as JSON: {"ollama": {"base_url": "http://127.0.0.1:11434/v1"}} makes'
         " `ollama/llama3.2` work; keys: base_url, api_key, identity (true: as AZURE_OPENAI_ENDPOINT), api (chat,"

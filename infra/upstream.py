@@ -131,8 +131,8 @@ class Upstream:
             there = httpx2.URL(error.response.request.url).join(target)
             origin = f"{there.scheme}://{there.host}" + (f":{there.port}" if there.port else "")
             return self.failure(
-                f"The model provider '{self._provider}' redirects to another origin, {origin}, which is not followed: set"
-                " base_url to where it is.",
+                f"The model provider '{self._provider}' redirects to another origin, {origin}, which is not followed:"
+                " set base_url to where it is.",
                 error.status_code,
             )
         return self.failed(error.body, error.status_code)

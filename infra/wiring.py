@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -112,6 +112,14 @@ def _caller(role: str, text: str) -> Caller:
     return Caller(project, "read" if scope == "read" else "full")
 
 
+def _no_default(default: str, providers: Iterable[str]) -> str:
+    if default == "offline":
+        return "DEFAULT_PROVIDER is 'offline', which OFFLINE_MODEL=off turns off: change one of the two."
+    known = ", ".join(sorted(providers))
+    choose = f"set it to one of {known}, or add it to PROVIDERS" if known else "add it to PROVIDERS"
+    return f"DEFAULT_PROVIDER is '{default}', which is not configured: {choose}."
+
+
 def models_of(settings: Settings, telemetry: Telemetry = SILENCE) -> ModelRouter:
     """The providers: `openai` if it has a key or a URL, `azure` if it has an endpoint, those of PROVIDERS, and the
     built-in `offline`, unless it is off. Raises ConfigurationError."""
@@ -139,11 +147,7 @@ def models_of(settings: Settings, telemetry: Telemetry = SILENCE) -> ModelRouter
         (name for name in ("openai", "azure", "offline") if name in providers), None
     )
     if default is not None and default not in providers:
-        known = ", ".join(sorted(providers)) or "none that is there"
-        raise ConfigurationError(
-            f"DEFAULT_PROVIDER is '{default}', which is not configured: set it to one of {known},"
-            " or add it to PROVIDERS."
-        )
+        raise ConfigurationError(_no_default(default, providers))
     return ModelRouter(
         providers,
         default,

@@ -787,7 +787,9 @@ def a_body_that_is_too_long(ask: Ask) -> Answer:
     return ask.says("x" * 5 * 1024 * 1024)
 
 
-@habit("https://www.rfc-editor.org/rfc/rfc9110#section-15.4", fails="redirects to another origin, http://elsewhere.test,")
+@habit(
+    "https://www.rfc-editor.org/rfc/rfc9110#section-15.4", fails="redirects to another origin, http://elsewhere.test,"
+)
 def a_redirect_to_another_host(ask: Ask) -> Answer:
     return Answer({}, status=307, headers={"Location": "http://elsewhere.test/v1/chat/completions"})
 

@@ -58,6 +58,18 @@ CASES: dict[str, tuple[dict[str, str], str, str]] = {
     "keys without a project": ({"API_KEYS": "abc"}, "API_KEYS", "project:key"),
     "a key of two projects": ({"API_KEYS": "a:key,b:key"}, "API_KEYS", "twice"),
     "an unknown provider": ({"DEFAULT_PROVIDER": "acme"}, "DEFAULT_PROVIDER", "'acme', which is not configured"),
+    "an unknown provider where none is": (
+        {"DEFAULT_PROVIDER": "acme", "OFFLINE_MODEL": "off"},
+        "DEFAULT_PROVIDER",
+        "not configured: add it to PROVIDERS.",
+    ),
+    "a default that is turned off": (
+        {"DEFAULT_PROVIDER": "offline", "OFFLINE_MODEL": "off"},
+        "DEFAULT_PROVIDER",
+        "which OFFLINE_MODEL=off turns off: change one of the two.",
+    ),
+    "a provider with a slash in its name": ({"PROVIDERS": '{"a/b": {}}'}, "PROVIDERS", "no slash"),
+    "a provider without a name": ({"PROVIDERS": '{"": {}}'}, "PROVIDERS", "at least one character"),
     "providers that are no JSON": ({"PROVIDERS": "{"}, "PROVIDERS", "expected JSON"),
     "providers that are no object": ({"PROVIDERS": "[]"}, "PROVIDERS", "dictionary"),
     "a provider of no kind": ({"PROVIDERS": '{"a": {"api": "x"}}'}, "PROVIDERS", "a.api: "),
