@@ -399,8 +399,11 @@ class ToolOutput(Body):
     output: Annotated[str, StringConstraints(max_length=1_048_576)] | None = None
 
 
+MOST_OUTPUTS = 512
+
+
 class SubmitToolOutputs(Body):
-    tool_outputs: Annotated[list[ToolOutput], Field(max_length=512)]
+    tool_outputs: Annotated[list[ToolOutput], Field(max_length=MOST_OUTPUTS)]
     stream: bool | None = None
 
 

@@ -83,7 +83,7 @@ async def events(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     than `data`, the protocols here repeat in it. Raises TooLong.
     """
     data: list[bytes] = []
-    first = True
+    first, skipped = True, 0
     async for line in _lines(pieces):
         if first and line.lstrip()[:1] in (b"{", b"["):
             yield b"".join([line, *[rest async for rest in _lines(pieces)]])
@@ -93,11 +93,16 @@ async def events(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
             data.append(line[5:].strip())
             if sum(map(len, data)) > MOST:
                 raise TooLong
+            skipped = 0
         elif not line.strip() and data:
             if data[0].startswith(b"[DONE]"):
                 return
             yield b"\n".join(data)
             data = []
+        else:
+            skipped += len(line) + 1  # comments, which keep a connection alive, but not for ever
+            if skipped > MOST:
+                raise TooLong
     if data and not data[0].startswith(b"[DONE]"):  # of a server that ends without an empty line
         yield b"\n".join(data)
 

@@ -53,7 +53,7 @@ class ChatModel:
         if "stream" not in body:
             reply.absorb(await self._upstream.post(_PATH, body))
             return reply.whole()
-        async with self._upstream.stream(_PATH, body) as chunks:
+        async with self._upstream.stream(_PATH, body, draft) as chunks:
             async for chunk in chunks:
                 reply.absorb(chunk)
         return reply.streamed()

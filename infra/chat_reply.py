@@ -65,6 +65,7 @@ class ChatReply:
     def __init__(self, draft: Draft, upstream: Upstream) -> None:
         self._draft, self._upstream = draft, upstream
         self._open: dict[int | None, tuple[int, str]] = {}  # the wire's index: (index in the draft, id)
+        self._unnamed: dict[int | None, tuple[str, str]] = {}  # calls whose name may still come: (id, arguments)
         self._thinking = Thinking()
         self._finish: str | None = None
         self._error: Any = None
@@ -94,6 +95,8 @@ class ChatReply:
         return self._reply()
 
     def _reply(self) -> Reply:
+        if any(arguments for _, arguments in self._unnamed.values()):
+            raise ValueError("the model called a function without a name")
         finish = finish_of(self._finish, self._upstream.provider)
         if finish == "error" or self._error:
             raise self._upstream.ended(self._finish or "error", self._error)
@@ -118,6 +121,12 @@ class ChatReply:
     def _fragment(self, call: _Call, function: _Function) -> None:
         key, call_id, name, arguments = call.index, call.id or "", function.name or "", _arguments(function.arguments)
         known = self._open.get(key)
+        if known is None:
+            begun_id, begun = self._unnamed.pop(key, ("", ""))
+            call_id, arguments = call_id or begun_id, begun + arguments
+            if not name:
+                self._unnamed[key] = call_id, arguments
+                return
         if known is None or (name and _another(key, call_id, known[1])):
             known = self._open[key] = self._draft.call(call_id, name, arguments), call_id
         else:

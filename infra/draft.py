@@ -12,8 +12,17 @@ _ID_LETTERS: Final = string.ascii_letters + string.digits
 MOST: Final = 4 * 1024 * 1024 - 64 * 1024  # bytes of all texts and arguments: a commit has room for them
 
 
+# What brings nothing to the answer: thoughts, and empty events. A model that says 128,000 tokens thinks no more.
+MOST_SILENT: Final = 64 * 1024 * 1024  # bytes of events
+MOST_SILENT_EVENTS: Final = 250_000
+
+
 class TooMuch(Exception):
     """The answer is longer than what can be stored: there is no use in the rest."""
+
+
+class TooSilent(TooMuch):
+    """A stream brings thoughts or empty events, and does not come to an answer."""
 
 
 def new_call_id() -> str:
@@ -67,6 +76,7 @@ class Draft:
 
     def __init__(self, deltas: Deltas | None, most: int = MOST) -> None:
         self._deltas, self._left = deltas, most
+        self._told_left, self._silent, self._silent_events = most, 0, 0
         self._text, self._refusal = Pieces(), Pieces()
         self._calls: list[tuple[str, str, Pieces]] = []
 
@@ -113,6 +123,16 @@ class Draft:
         so_far = str(self._calls[index][2])
         if arguments.startswith(so_far):
             self.extend(index, arguments[len(so_far) :])
+
+    def event(self, size: int) -> None:
+        """After each event of a stream, with its bytes. Raises TooSilent after too many that brought nothing."""
+        if self._left < self._told_left:
+            self._told_left = self._left
+            return
+        self._silent += size
+        self._silent_events += 1
+        if self._silent > MOST_SILENT or self._silent_events > MOST_SILENT_EVENTS:
+            raise TooSilent
 
     def reply(self, finish: str, tokens: Tokens) -> Reply:
         """The whole. `finish` is stop, length or content_filter; a stop with calls is `tool_calls`.

@@ -5,7 +5,8 @@
 [{"error": {"code": 400, "message": ...}}]              Gemini (github.com/cyberchitta/openai_ex/pull/126)
 {"object": "error", "message": ..., "code": ...}        vLLM, also inside a stream
 {"message": {"detail": [{"loc": [...], "msg": ...}]}}   Mistral (github.com/Gage-Technologies/mistral-go/issues/3)
-{"detail": ...}                                         FastAPI's, and so many servers'
+{"detail": ...}                                         FastAPI's, and so many servers', also inside a stream
+{"code": 1302, "message": ...}                          gateways, also inside a stream and with status 200
 {"error": {"message": "Provider returned error", "metadata": {"raw": ...}}}   OpenRouter
 """
 
@@ -17,6 +18,7 @@ from typing import Any, Final
 
 DEEPEST: Final = 6  # of nested lists and objects, in which words are looked for
 _WORDS: Final = ("message", "error", "detail", "msg", "error_description", "errors")
+_ANSWERS: Final = {"choices", "output", "data", "usage"}
 _PLACE: Final = re.compile(r"""['"]loc['"]: ?[(\[][^)\]]{0,300}[)\]], ?['"]msg['"]: ?(['"]).{0,300}?\1""")
 _ECHO: Final = re.compile(r"""['"]input['"]: ?""")
 _IDENTIFIER: Final = re.compile(r"[A-Za-z0-9_.]{1,64}")  # no hyphen, which keys have
@@ -28,6 +30,14 @@ _PROMPT_CODES: Final = {
     "content_policy_violation",
     "image_content_policy_violation",
 }
+
+
+def is_error(found: Mapping[str, Any]) -> bool:
+    """Of an object that came with status 200, or inside a stream: an error, or words where an answer should be."""
+    if found.get("error") or "error" in (found.get("type"), found.get("object")):
+        return True
+    event = str(found.get("type") or "").startswith("response.")
+    return not event and not found.keys() & _ANSWERS and bool(words(found))
 
 
 def words(error: object, depth: int = 0) -> str:

@@ -62,7 +62,22 @@ _FAILED: Final = {
 
 def finish_of(reason: str | None, provider: str) -> str:
     """stop, length, content_filter or error. Some servers end whole replies without a reason."""
-    words = [word.strip() for word in (reason or "stop").lower().split(":")]
+    found = _meaning(reason or "stop")
+    if not found:
+        logger.warning(
+            "Model provider '%s' ended a reply with the unknown reason %.80r: taken for stop", provider, reason
+        )
+    return found or "stop"
+
+
+def incomplete_of(reason: str | None) -> str:
+    """Of a reply that its provider calls incomplete: length, content_filter, or error for all else."""
+    found = _meaning(reason or "")
+    return found if found in ("length", "content_filter") else "error"
+
+
+def _meaning(reason: str) -> str:
+    words = [word.strip() for word in reason.lower().split(":")]
     for word in reversed(words):  # the narrower one stands last
         if word in _FILTER:
             return "content_filter"
@@ -72,5 +87,4 @@ def finish_of(reason: str | None, provider: str) -> str:
             return "error"
         if word in _STOP:
             return "stop"
-    logger.warning("Model provider '%s' ended a reply with the unknown reason %.80r: taken for stop", provider, reason)
-    return "stop"
+    return ""

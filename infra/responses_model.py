@@ -57,7 +57,7 @@ class ResponsesModel:
             if "stream" not in body:
                 reply.end(await self._upstream.post(_PATH, body))
                 return reply.reply(body.get("max_output_tokens"))
-            async with self._upstream.stream(_PATH, body) as events:
+            async with self._upstream.stream(_PATH, body, draft) as events:
                 async for event in events:
                     if reply.advance(event):
                         return reply.reply(body.get("max_output_tokens"))

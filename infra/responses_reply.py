@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
@@ -11,19 +10,12 @@ import msgspec
 
 from core.ports import Reply
 from infra.draft import Draft
+from infra.finish import incomplete_of
 from infra.thoughts import Thinking
 from infra.upstream import Upstream
 from infra.usage import Usage, tokens_of
 
-logger = logging.getLogger(__name__)
-
 _ENDINGS: Final = ("response.completed", "response.incomplete", "response.failed", "response.cancelled")
-_FINISH: Final = {
-    None: "stop",
-    "max_output_tokens": "length",
-    "max_tokens": "length",
-    "content_filter": "content_filter",
-}
 
 
 class _Reason(msgspec.Struct):
@@ -95,14 +87,16 @@ class ResponsesReply:
             self._thoughts_of(output or ())
 
     def reply(self, limit: int | None) -> Reply:
-        """llama.cpp calls a reply `completed` that its limit has cut off."""
+        """llama.cpp calls a reply `completed` that its limit has cut off. Raises ModelError for one that is incomplete
+        for another reason than its length or a content filter."""
         details = self._response.incomplete_details
         reason = details.reason if details else None
-        if reason not in _FINISH:
-            logger.warning("Model provider '%s' ended a reply with %.80r", self._upstream.provider, reason)
-        finish, tokens = _FINISH.get(reason, "stop"), tokens_of(self._response.usage)
-        if finish == "stop" and limit and tokens.completion >= limit:
+        tokens = tokens_of(self._response.usage)
+        finish = incomplete_of(reason) if reason or self._response.status == "incomplete" else "stop"
+        if finish != "content_filter" and limit and tokens.completion >= limit:
             finish = "length"
+        if finish == "error":
+            raise self._upstream.ended(reason or "incomplete", self._response.error)
         reply = self._draft.reply(finish, tokens)
         return replace(reply, thought=self._thinking.kept(self._upstream.provider)) if reply.calls else reply
 

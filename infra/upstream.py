@@ -21,7 +21,7 @@ from openai import AsyncOpenAI, AsyncStream
 
 from core.ports import BrokenOff, ContextExceeded, ModelError
 from infra import answers, failures, overflow
-from infra.draft import TooMuch, clean
+from infra.draft import Draft, TooMuch, TooSilent, clean
 
 logger = logging.getLogger(__name__)
 
@@ -58,8 +58,11 @@ class Upstream:
         return self._object(response.content)
 
     @asynccontextmanager
-    async def stream(self, path: str, body: Mapping[str, Any]) -> AsyncIterator[AsyncIterator[dict[str, Any]]]:
-        """The data of the server-sent events. Closed with the block, so that a cancel hangs up at once."""
+    async def stream(
+        self, path: str, body: Mapping[str, Any], draft: Draft
+    ) -> AsyncIterator[AsyncIterator[dict[str, Any]]]:
+        """The data of the server-sent events, which the caller reads into `draft`. Closed with the block, so that a
+        cancel hangs up at once."""
         stream = await self._client.post(
             path,
             cast_to=object,
@@ -69,12 +72,13 @@ class Upstream:
             stream_cls=AsyncStream[object],
         )
         async with stream:
-            yield self._objects(stream.response)
+            yield self._objects(stream.response, draft)
 
-    async def _objects(self, response: httpx2.Response) -> AsyncIterator[dict[str, Any]]:
+    async def _objects(self, response: httpx2.Response, draft: Draft) -> AsyncIterator[dict[str, Any]]:
         pieces = response.aiter_bytes()
         async for data in answers.events(pieces):
             yield self._object(data)
+            draft.event(len(data))  # the caller has read it
         # Nothing follows [DONE]; the end of the body, once it is read, leaves the connection to the next request.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_LAST_BYTES):
@@ -87,7 +91,7 @@ class Upstream:
             found = found[0]
         if not isinstance(found, dict):
             raise ValueError("no object")
-        if found.get("error") or "error" in (found.get("type"), found.get("object")):
+        if failures.is_error(found):
             raise self.failed(found)
         return found
 
@@ -114,6 +118,10 @@ class Upstream:
         except openai.APIStatusError as error:
             # Not chained: the redacted message says all that the original does.
             raise self._answered(error) from None
+        except TooSilent as error:
+            raise self.failure(
+                f"The model provider '{self._provider}' sent thoughts or empty events without coming to an answer."
+            ) from error
         except (answers.TooLong, TooMuch) as error:
             raise self.failure(f"The model provider '{self._provider}' sent an answer that is too long.") from error
         except httpx2.TransportError as error:

@@ -337,6 +337,20 @@ def llama_cpp_completes_what_its_limit_cut(ask: Ask) -> Answer:
     return respond(ask, item(), usage={"input_tokens": 5, "output_tokens": 50})
 
 
+def incomplete(name: str, details: Any, **expected: Any) -> None:
+    def answer(ask: Ask) -> Answer:
+        return respond(ask, item(), status="incomplete", incomplete_details=details)
+
+    answer.__name__ = name
+    habit("https://platform.openai.com/docs/api-reference/responses/object", api="responses", **expected)(answer)
+
+
+incomplete("responses_incomplete_by_an_error", {"reason": "error"}, fails="'error'")
+incomplete("responses_incomplete_for_a_reason_that_is_not_known", {"reason": "because"}, fails="'because'")
+incomplete("responses_incomplete_without_a_reason", None, fails="'incomplete'")
+incomplete("responses_incomplete_by_a_filter", {"reason": "content_filter"}, finish="content_filter")
+
+
 @habit("https://platform.openai.com/docs/api-reference/responses", api="responses", fails="The server is overloaded")
 def openai_failed_response(ask: Ask) -> Answer:
     error = {"code": "server_error", "message": "The server is overloaded."}
@@ -455,6 +469,33 @@ def ollama_error_text(ask: Ask) -> Answer:
 @habit("https://fastapi.tiangolo.com/tutorial/handling-errors/", fails="Unauthorized")
 def fastapi_detail(ask: Ask) -> Answer:
     return Answer({"detail": "Unauthorized"}, status=401)
+
+
+FASTAPI: Final = "https://fastapi.tiangolo.com/tutorial/handling-errors/"
+
+
+@habit(FASTAPI, fails="The engine is dead")
+def fastapi_detail_with_status_200(ask: Ask) -> Answer:
+    detail = {"detail": "The engine is dead."}
+    return Answer(events=[chunk({"content": "It"}), detail]) if ask.streamed else Answer(detail)
+
+
+@habit(FASTAPI, fails="body.model: Field required")
+def fastapi_details_with_status_200(ask: Ask) -> Answer:
+    detail = {"detail": [{"type": "missing", "loc": ["body", "model"], "msg": "Field required", "input": {}}]}
+    return Answer(events=[detail]) if ask.streamed else Answer(detail)
+
+
+@habit(FASTAPI, api="responses", fails="The engine is dead")
+def fastapi_detail_of_responses(ask: Ask) -> Answer:
+    detail = {"detail": "The engine is dead."}
+    return Answer(events=[detail], end="") if ask.streamed else Answer(detail)
+
+
+@habit("https://docs.z.ai/api-reference/api-code", fails="Too many at once, sk-***", code="rate_limit_exceeded")
+def a_code_and_a_message_alone(ask: Ask) -> Answer:
+    error = {"code": 429, "message": "Too many at once, sk-abcdef0123456789."}
+    return Answer(events=[chunk({"content": "It"}), error]) if ask.streamed else Answer(error)
 
 
 @habit("https://openrouter.ai/docs/api-reference/errors", fails="tools is not allowed here")
@@ -663,6 +704,38 @@ def texts_as_usage(ask: Ask) -> Answer:
     return ask.says(usage={"prompt_tokens": "many", "completion_tokens": "few"})
 
 
+# --- calls in pieces, and empty ones ---------------------------------------------------------------------------------
+
+CHUNKS: Final = "https://platform.openai.com/docs/api-reference/chat-streaming/streaming"
+
+
+@habit(CHUNKS, streams=(True,))
+def a_name_that_comes_after_its_id(ask: Ask) -> Answer:
+    if ask.outputs:
+        made = ask.asked["tool_calls"][0]
+        assert (made["id"], made["function"]) == ("call_1", {"name": "get_weather", "arguments": PARIS})
+        return ask.says()
+    pieces = [
+        {"index": 0, "id": "call_1", "type": "function"},
+        {"index": 0, "function": {"name": "get_weather", "arguments": ""}},
+        {"index": 0, "function": {"arguments": PARIS}},
+    ]
+    return Answer(events=[*(chunk({"tool_calls": [piece]}) for piece in pieces), chunk({}, "tool_calls")])
+
+
+@habit(CHUNKS)
+def an_empty_call_at_the_end(ask: Ask) -> Answer:
+    if ask.outputs:
+        return ask.says() if len(ask.outputs) == 1 else refused("an output of no call")
+    empty = {"index": 1, "id": "", "type": "function", "function": {"name": "", "arguments": ""}}
+    return ask.calls(call(), empty)
+
+
+@habit("https://platform.openai.com/docs/api-reference/chat/object")
+def an_empty_function_call_beside_content(ask: Ask) -> Answer:
+    return ask.says(function_call={})
+
+
 # --- words that cannot be stored, echoes, and other ways to refuse a field -------------------------------------------
 
 HALF: Final = GITHUB + "elizaOS/eliza/issues/30904"
@@ -770,6 +843,23 @@ LONG: Final = GITHUB + "ollama/ollama/issues/18575"
 @habit(LONG, fails="too long", streams=(True,))
 def a_stream_without_end(ask: Ask) -> Answer:
     return Answer(events=[], endless=f"data: {json.dumps(chunk({'content': 'x' * 65_000}))}\n\n".encode())
+
+
+@habit(LONG, fails="without coming to an answer", streams=(True,))
+def thoughts_without_end(ask: Ask) -> Answer:
+    thought = chunk({"reasoning_content": "x" * 500_000})
+    return Answer(events=[], endless=f"data: {json.dumps(thought)}\n\n".encode())
+
+
+@habit(LONG, fails="without coming to an answer", api="responses", streams=(True,))
+def thoughts_of_responses_without_end(ask: Ask) -> Answer:
+    thought = {"type": "response.reasoning_text.delta", "output_index": 0, "delta": "x" * 500_000}
+    return Answer(events=[], endless=f"data: {json.dumps(thought)}\n\n".encode())
+
+
+@habit("https://html.spec.whatwg.org/multipage/server-sent-events.html", fails="too long", streams=(True,))
+def comments_without_end(ask: Ask) -> Answer:
+    return Answer(events=[], endless=b": " + b"x" * 500_000 + b"\n\n")
 
 
 @habit(LONG, fails="too long", streams=(True,))

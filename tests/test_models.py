@@ -45,7 +45,7 @@ from upstreams import (
 
 from assistants import Parts, tell_of_models
 from core.ports import Image, ModelError, ModelInfo, NoSuchModel, Reply, Tokens, ToolCall, Turn
-from infra import providers
+from infra import draft, providers
 from infra.providers import ModelRouter, Provider
 from infra.settings import read_settings
 from infra.turns import joined
@@ -516,7 +516,6 @@ def advance(kind: str, **fields: Any) -> dict[str, Any]:
         ({}, "stop"),
         ({"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}}, "length"),
         ({"status": "incomplete", "incomplete_details": {"reason": "content_filter"}}, "content_filter"),
-        ({"status": "incomplete", "incomplete_details": None}, "stop"),
     ],
 )
 async def test_responses_finishes_texts(upstream: Upstream, fields: dict[str, Any], finish: str) -> None:
@@ -733,7 +732,7 @@ async def test_replies_that_cannot_be_read(upstream: Upstream, body: Any, api: s
     "stream",
     [
         events(then="data: {not json\n\n"),
-        events(chunk(tool_calls=[fragment(0, "call_1", None, "{}")])),
+        events(chunk(tool_calls=[fragment(0, "call_1", None, "{}")]), chunk("tool_calls")),
         events([1]),
     ],
     ids=["no JSON", "a call without a name", "no object"],
@@ -763,6 +762,39 @@ async def test_a_stream_that_breaks_off_before_anything_was_heard(
     upstream.script = [broken()]
     error = await fail(upstream, Heard(), api=api, retries=2)
     assert (error.message, len(upstream.requests)) == ("The model provider 'acme' broke off its reply.", 3)
+
+
+@pytest.mark.parametrize(
+    "silent",
+    [
+        {"choices": []},
+        chunk(),
+        chunk(content=""),
+        chunk(reasoning_content="Hm."),
+        chunk(content=[{"type": "thinking"}]),
+        chunk(tool_calls=[fragment(0, "call_1", None, "")]),
+    ],
+    ids=str,
+)
+async def test_events_that_bring_nothing_are_counted(
+    upstream: Upstream, silent: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(draft, "MOST_SILENT_EVENTS", 20)
+    upstream.script = [events(*[silent, chunk(content="a")] * 19, chunk("stop")), events(*[silent] * 30, chunk("stop"))]
+    async with router(upstream.url) as models:
+        assert (await models.reply(prompt(), Heard())).text == "a" * 19
+        with pytest.raises(ModelError, match="thoughts or empty events without coming to an answer"):
+            await models.reply(prompt(), Heard())
+
+
+async def test_thoughts_are_weighed(upstream: Upstream, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(draft, "MOST_SILENT", 10_000)
+    thoughts = [chunk(reasoning_content="x" * 850)] * 10
+    upstream.script = [events(*thoughts, chunk(content="a"), chunk("stop")), events(*thoughts, *thoughts)]
+    async with router(upstream.url) as models:
+        assert (await models.reply(prompt(), Heard())).text == "a"
+        with pytest.raises(ModelError, match="thoughts or empty events without coming to an answer"):
+            await models.reply(prompt(), Heard())
 
 
 async def test_an_error_inside_a_stream(upstream: Upstream) -> None:

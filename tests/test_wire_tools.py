@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from inprocess import Gate, calls, in_process, path_of, says
+from inprocess import Gate, InProcess, calls, in_process, path_of, says
 from upstreams import choice, function, router, serving, whole
 
 from core.ports import ToolCall, Turn
@@ -243,6 +243,31 @@ async def test_a_model_that_calls_actions_for_ever_is_stopped() -> None:
         assert {step["status"] for step in await service.steps(run)} == {"completed"}
         assert (await service.finished(run["thread_id"], max_completion_tokens=100_000))["status"] == "failed"
     assert (run["status"], run["last_error"]) == ("failed", ENDLESS)
+
+
+@pytest.mark.parametrize(("many", "status"), [(512, "requires_action"), (513, "failed")])
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+async def test_more_calls_at_once_than_can_be_answered_fail_the_run(many: int, status: str, stream: bool) -> None:
+    made = calls(*(ToolCall(f"call_{n}", "get_weather", "{}") for n in range(many)))
+    async with in_process(made, says("Sun.")) as service:
+        thread, assistant = await service.thread("Hello"), await service.assistant(tools=[WEATHER])
+        run = await (streamed if stream else InProcess.finished)(service, thread, assistant)
+        assert run["status"] == status
+        if status == "failed":
+            assert run["last_error"] == {
+                "code": "server_error",
+                "message": "The model called 513 tools at once; 512 are the most whose outputs can be submitted.",
+            }
+            return
+        outputs = {f"call_{n}": "sun" for n in range(many)}
+        assert (await service.answered(run, **outputs))["status"] == "completed"
+
+
+async def streamed(service: InProcess, thread: str, assistant: str) -> Json:
+    body = {"assistant_id": assistant, "stream": True}
+    async with service.api.stream("POST", f"/threads/{thread}/runs", body) as stream:
+        await stream.rest()
+    return (await service.api.get(f"/threads/{thread}/runs"))["data"][0]
 
 
 async def test_a_model_that_answers_after_the_last_round_is_heard() -> None:

@@ -19,6 +19,7 @@ from core.fanout import fan_out
 from core.file_search import NAME, stores_of
 from core.fold import RunState, ThreadState
 from core.ports import SILENCE, ContextExceeded, ModelError, Prompt, Reply, Span, StorageUnavailable
+from core.requests import MOST_OUTPUTS
 from core.resources import FileSearchResult, FileSearchToolCall, FunctionToolCall, LastError, Struct
 from core.stream import StreamWriter
 from core.threads import Decision
@@ -34,6 +35,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 ENDLESS = "The model still called tools after {} rounds of tool calls, which is the limit (MAX_TOOL_ROUNDS)."
+TOO_MANY = "The model called {} tools at once; {} are the most whose outputs can be submitted."
 LOOK_EVERY = 1.0  # seconds between looks at the log while a model or a tool works
 TELL_AFTER = 0.9  # seconds of a model call until the log is told of it: at its first look, unless news woke it earlier
 
@@ -233,6 +235,9 @@ class Advance:
             else:
                 self._provider = reply.provider
                 kit.budget.answered(fitted, reply.tokens)
+                called = len(calls_of(reply))
+                if called > MOST_OUTPUTS and held.run.parallel_tool_calls:
+                    raise ModelError("server_error", TOO_MANY.format(called, MOST_OUTPUTS))
                 if calls_of(reply) and held.rounds >= kit.max_rounds:
                     raise ModelError("server_error", ENDLESS.format(kit.max_rounds))
                 return reply, draft
