@@ -7,6 +7,7 @@ in a thread (azure-identity as well): the service starts without it, and its eve
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import time
 from collections import defaultdict
@@ -94,7 +95,7 @@ class ModelRouter:
         self._window = window
         self._opened: dict[str, _Opened] = {}
         self._opening = asyncio.Lock()
-        self._want_questions: set[tuple[str, str]] = set()  # provider and model
+        self._mends: dict[tuple[str, str], tuple[turns.Mend, ...]] = {}  # by provider and model
         self._listed: dict[str, tuple[float, Sequence[ModelInfo]]] = {}
         self._listing: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
@@ -133,19 +134,30 @@ class ModelRouter:
             return reply
 
     async def _ask(self, name: str, prompt: Prompt, deltas: Deltas | None) -> Reply:
-        """Some models refuse a conversation in which the assistant speaks first; that is remembered."""
+        """Some models refuse a conversation for its form or its images: it is asked again as they take it, and what
+        holds for the model is remembered. Each mend is tried once."""
         model = (self._opened.get(name) or await self._open(name)).model
-        if (name, prompt.model) in self._want_questions:
-            return await self._whole(model, turns.opened(prompt), deltas)
-        try:
-            return await self._whole(model, prompt, deltas)
-        except ModelError as error:
-            if not turns.lacks_a_question(prompt, error):
-                raise
-        if len(self._want_questions) >= _MOST_REMEMBERED:  # names of models are the clients'
-            self._want_questions.clear()
-        self._want_questions.add((name, prompt.model))
-        return await self._whole(model, turns.opened(prompt), deltas)
+        mends = self._mends.get((name, prompt.model), ())
+        while True:
+            mended = functools.reduce(lambda given, mend: mend.apply(given), mends, prompt)
+            try:
+                reply = await self._whole(model, mended, deltas)
+            except ModelError as error:
+                mend = turns.mend_of(mended, error)
+                if mend is None or (deltas is not None and error.status is None and not deltas.restart()):
+                    raise
+                mends = (*mends, mend)
+                continue
+            self._remember(name, prompt.model, tuple(mend for mend in mends if mend.remembered))
+            return reply
+
+    def _remember(self, name: str, model: str, mends: tuple[turns.Mend, ...]) -> None:
+        if not mends or self._mends.get((name, model)) == mends:
+            return
+        if len(self._mends) >= _MOST_REMEMBERED:  # names of models are the clients'
+            self._mends.clear()
+        logger.warning("%d forms of conversations that '%s' refuses are sent to it in another way", len(mends), name)
+        self._mends[name, model] = mends
 
     async def _whole(self, model: _Model, prompt: Prompt, deltas: Deltas | None) -> Reply:
         """The SDK asks again until a stream has begun. One that breaks off later is asked for again as often, if no

@@ -7,6 +7,7 @@ or as a stream, as it was asked, unless streaming is what the habit is about. Wh
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import re
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -15,6 +16,8 @@ from typing import Any, Final
 
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+
+from core.ports import Image, ToolCall, Turn
 
 WEATHER: Final[dict[str, Any]] = {
     "name": "get_weather",
@@ -626,6 +629,96 @@ def mistral_ids_of_nine_letters(ask: Ask) -> Answer:
                 {"object": "error", "message": words, "type": "invalid_function_call", "code": "3280"}, status=400
             )
     return ask.turn()
+
+
+# --- conversations that a server refuses, for ever if nothing changes -------------------------------------------------
+
+PICTURE: Final = Image("https://images.test/a.png")
+SEEN: Final = (Turn("user", ("What is this?", PICTURE)), Turn("assistant", "A cat."), Turn("user", "Sure?"))
+
+
+def blank(ask: Ask) -> bool:
+    """Whether a text in it consists of white space."""
+    contents = [each.get("content", each.get("output")) for each in ask.messages if each.get("role") != "assistant"]
+    parts = [part for content in contents for part in listed(content)]
+    return not all((part if isinstance(part, str) else part.get("text", "x")).strip() for part in parts)
+
+
+def listed(content: Any) -> list[Any]:
+    return content if isinstance(content, list) else [content or ""]
+
+
+def images(ask: Ask) -> bool:
+    parts = [part for each in ask.messages for part in listed(each.get("content"))]
+    return any("image" in part["type"] for part in parts if isinstance(part, dict))
+
+
+@habit(GITHUB + "anthropics/claude-code/issues/23440", asked={"turns": (Turn("user", " \n"),)})
+def anthropic_without_blank_messages(ask: Ask) -> Answer:
+    if blank(ask):
+        return refused("messages: text content blocks must contain non-whitespace text")
+    return ask.says()
+
+
+@habit(GITHUB + "anthropics/claude-code/issues/59812", asked={"turns": (Turn("user", ("", PICTURE, " ")),)})
+def anthropic_without_blank_parts(ask: Ask) -> Answer:
+    return refused("messages: text content blocks must be non-empty") if blank(ask) else ask.says()
+
+
+@habit(GITHUB + "anthropics/claude-code/issues/23440", asked={"output": ""})
+def anthropic_without_empty_outputs(ask: Ask) -> Answer:
+    if blank(ask):
+        return refused("messages.2.content.0.tool_result: text content blocks must be non-empty")
+    return ask.turn()
+
+
+@habit(GITHUB + "huggingface/smolagents/issues/757", asked={"turns": SEEN[:2]})
+def mistral_answers_no_answer(ask: Ask) -> Answer:
+    if ask.messages[-1]["role"] == "assistant":
+        words = "Expected last role User or Tool (or Assistant with prefix True) for serving but got assistant"
+        return Answer({"object": "error", "message": words, "type": "invalid_request_error"}, status=400)
+    return ask.says()
+
+
+@habit(GITHUB + "ericc-ch/copilot-api/pull/261", api="responses", asked={"turns": SEEN[:2]})
+def anthropic_answers_no_answer(ask: Ask) -> Answer:
+    if ask.messages[-1]["role"] == "assistant":
+        words = "This model does not support assistant message prefill."
+        return refused(f"{words} The conversation must end with a user message.")
+    return respond(ask, item())
+
+
+@habit(
+    GITHUB + "NousResearch/hermes-agent/issues/20154",
+    asked={
+        "turns": (
+            Turn("user", "How is it?"),
+            Turn("assistant", calls=(ToolCall("call_1", "get_weather", PARIS),)),
+            Turn("tool", "sunny", call_id="call_1"),
+            Turn("user", "And?"),
+        )
+    },
+)
+def mistral_answers_before_the_user_speaks(ask: Ask) -> Answer:
+    roles = [each["role"] for each in ask.messages]
+    if ("tool", "user") in itertools.pairwise(roles):
+        return refused("Unexpected role 'user' after role 'tool'", type="invalid_request_message_order", code="3230")
+    return ask.says()
+
+
+@habit(GITHUB + "nexu-io/nexu/issues/875", asked={"turns": SEEN})
+def openrouter_model_that_sees_nothing(ask: Ask) -> Answer:
+    return refused("No endpoints found that support image input", 404) if images(ask) else ask.says()
+
+
+@habit(GITHUB + "ollama/ollama/issues/17301", api="responses", asked={"turns": SEEN})
+def ollama_model_that_sees_nothing(ask: Ask) -> Answer:
+    return refused("this model does not support image input (ref: b8bd630e)") if images(ask) else respond(ask, item())
+
+
+@habit("https://docs.claude.com/en/docs/build-with-claude/vision", asked={"turns": SEEN})
+def anthropic_image_that_is_too_large(ask: Ask) -> Answer:
+    return refused("messages.0.content.1.image.source: image exceeds 5 MB maximum") if images(ask) else ask.says()
 
 
 # --- shapes of replies ------------------------------------------------------------------------------------------------

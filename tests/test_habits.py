@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import ssl
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from typing import Any
 
 import habits
@@ -17,6 +18,7 @@ from upstreams import Heard, assembled
 from core.ports import ModelError, Prompt, Reply, Turn
 from infra.providers import ModelRouter, Provider
 
+BLIND, TOO_LARGE = "openrouter_model_that_sees_nothing", "anthropic_image_that_is_too_large"
 CASES = [
     pytest.param(each, way, id=f"{each.name}-{'streamed' if way else 'whole'}")
     for each in HABITS.values()
@@ -73,9 +75,31 @@ async def test_what_no_retry_has_shown_is_not_learned(url: str) -> None:
         await models.close()
 
 
+@pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.parametrize(("name", "kept"), [(BLIND, False), (TOO_LARGE, True)])
+async def test_one_image_that_is_refused_does_not_blind_the_model(url: str, name: str, kept: bool) -> None:
+    """What was learned of the model holds for its next prompt; what was wrong with an image does not."""
+    models = ModelRouter({name: Provider(base_url=f"{url}/{name}/v1")}, name, timeout=10, max_retries=0)
+    asked: list[bool] = []
+    answer = HABITS[name].answer
+
+    def heeded(ask: habits.Ask) -> habits.Answer:
+        asked.append(habits.images(ask))
+        return answer(ask)
+
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(HABITS, name, replace(HABITS[name], answer=heeded))
+            for _ in range(2):
+                await models.reply(Prompt("m", "", habits.SEEN), None)
+    finally:
+        await models.close()
+    assert asked == [True, False, kept, *([False] if kept else [])]
+
+
 async def talk(models: ModelRouter, streamed: bool, asked: dict[str, Any]) -> Reply:
     """To the model's last word: what it calls is answered."""
-    turns = [Turn("user", "How is the weather in Paris?")]
+    turns, output = [*asked.pop("turns", [Turn("user", "How is the weather in Paris?")])], asked.pop("output", "sunny")
     if asked.pop("history", False):
         turns += [Turn("assistant", "Where?"), Turn("user", "In Paris.")]
     for _ in range(3):
@@ -89,7 +113,7 @@ async def talk(models: ModelRouter, streamed: bool, asked: dict[str, Any]) -> Re
             return reply
         asked = {name: value for name, value in asked.items() if name != "tool_choice"}
         turns.append(Turn("assistant", reply.text, reply.calls, thought=reply.thought))
-        turns += [Turn("tool", "sunny", call_id=call.id) for call in reply.calls]
+        turns += [Turn("tool", output, call_id=call.id) for call in reply.calls]
     raise AssertionError("the model calls for ever")
 
 

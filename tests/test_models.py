@@ -165,7 +165,7 @@ async def test_chat_sends_the_conversation(upstream: Upstream) -> None:
         {"role": "tool", "tool_call_id": "call_1", "content": "a cat"},
         {"role": "tool", "tool_call_id": "call_2", "content": "a dog"},
         {"role": "assistant", "content": None, "tool_calls": [function("look", "{}", "call_3")]},
-        {"role": "tool", "tool_call_id": "call_3", "content": ""},
+        {"role": "tool", "tool_call_id": "call_3", "content": "(no output)"},
         {"role": "assistant", "content": "A cat and a dog."},
     ]
 
@@ -184,14 +184,18 @@ LOOK, PICTURE = ToolCall("call_1", "look", "{}"), Image("https://x.test/a.png")
         ((Turn("assistant", "a"), Turn("assistant", calls=(LOOK,))), [Turn("assistant", "a", calls=(LOOK,))]),
         ((Turn("assistant", " ", calls=(LOOK,)),), [Turn("assistant", calls=(LOOK,))]),
         (
-            tools := (Turn("assistant", calls=(LOOK,)), Turn("tool", "x", call_id="1"), Turn("tool", "", call_id="2")),
-            [*tools],
+            (
+                *(tools := (Turn("assistant", calls=(LOOK,)), Turn("tool", "x", call_id="1"))),
+                Turn("tool", "", call_id="2"),
+            ),
+            [*tools, Turn("tool", "(no output)", call_id="2")],
         ),
+        ((Turn("user", " \n"),), [Turn("user", "(This message is empty.)")]),
+        ((Turn("user", (" ", PICTURE)),), [Turn("user", (PICTURE,))]),
+        ((Turn("user", "a"), Turn("user", " ")), [Turn("user", "a")]),
     ],
 )
-def test_no_assistant_message_is_empty_and_neighbours_of_one_role_are_joined(
-    turns: tuple[Turn, ...], sent: list[Turn]
-) -> None:
+def test_no_message_is_blank_and_neighbours_of_one_role_are_joined(turns: tuple[Turn, ...], sent: list[Turn]) -> None:
     assert joined(turns) == sent
 
 
@@ -501,7 +505,7 @@ async def test_responses_sends_the_conversation(upstream: Upstream) -> None:
         output("call_1", "a cat"),
         output("call_2", "a dog"),
         look("call_3", "{}"),
-        output("call_3", ""),
+        output("call_3", "(no output)"),
         {"type": "message", "role": "assistant", "content": "A cat and a dog."},
     ]
 
