@@ -65,7 +65,8 @@ class ChatReply:
     def __init__(self, draft: Draft, upstream: Upstream) -> None:
         self._draft, self._upstream = draft, upstream
         self._open: dict[int | None, tuple[int, str]] = {}  # the wire's index: (index in the draft, id)
-        self._unnamed: dict[int | None, tuple[str, str]] = {}  # calls whose name may still come: (id, arguments)
+        # Calls whose name may still come: id, arguments, and what was thought before them.
+        self._unnamed: dict[int | None, tuple[str, str, dict[str, Any]]] = {}
         self._thinking = Thinking()
         self._finish: str | None = None
         self._error: Any = None
@@ -95,7 +96,7 @@ class ChatReply:
         return self._reply()
 
     def _reply(self) -> Reply:
-        if any(arguments for _, arguments in self._unnamed.values()):
+        if any(arguments for _, arguments, _ in self._unnamed.values()):
             raise ValueError("the model called a function without a name")
         finish = finish_of(self._finish, self._upstream.provider)
         if finish == "error" or self._error:
@@ -120,18 +121,19 @@ class ChatReply:
 
     def _fragment(self, call: _Call, function: _Function) -> None:
         key, call_id, name, arguments = call.index, call.id or "", function.name or "", _arguments(function.arguments)
-        known = self._open.get(key)
+        known, thought = self._open.get(key), {name: getattr(call, name) for name in OF_CALLS}
         if known is None:
-            begun_id, begun = self._unnamed.pop(key, ("", ""))
+            begun_id, begun, before = self._unnamed.pop(key, ("", "", {}))
             call_id, arguments = call_id or begun_id, begun + arguments
+            thought = {name: value or before.get(name) for name, value in thought.items()}
             if not name:
-                self._unnamed[key] = call_id, arguments
+                self._unnamed[key] = call_id, arguments, thought
                 return
         if known is None or (name and _another(key, call_id, known[1])):
             known = self._open[key] = self._draft.call(call_id, name, arguments), call_id
         else:
             self._draft.extend(known[0], arguments)
-        self._thinking.call(self._draft.calls[known[0]], {name: getattr(call, name) for name in OF_CALLS})
+        self._thinking.call(self._draft.calls[known[0]], thought)
 
 
 def _another(key: int | None, call_id: str, known_id: str) -> bool:

@@ -799,6 +799,7 @@ def texts_as_usage(ask: Ask) -> Answer:
 
 # --- calls in pieces, and empty ones ---------------------------------------------------------------------------------
 
+SIGNATURE: Final = {"google": {"thought_signature": "c2lnbmF0dXJl"}}
 CHUNKS: Final = "https://platform.openai.com/docs/api-reference/chat-streaming/streaming"
 
 
@@ -807,9 +808,10 @@ def a_name_that_comes_after_its_id(ask: Ask) -> Answer:
     if ask.outputs:
         made = ask.asked["tool_calls"][0]
         assert (made["id"], made["function"]) == ("call_1", {"name": "get_weather", "arguments": PARIS})
+        assert made["extra_content"] == SIGNATURE
         return ask.says()
     pieces = [
-        {"index": 0, "id": "call_1", "type": "function"},
+        {"index": 0, "id": "call_1", "type": "function", "extra_content": SIGNATURE},
         {"index": 0, "function": {"name": "get_weather", "arguments": ""}},
         {"index": 0, "function": {"arguments": PARIS}},
     ]
