@@ -7,7 +7,7 @@ from typing import Any
 
 from core.ports import Deltas, Image, Prompt, Reply, ToolCall, Turn
 from infra.chat_reply import ChatReply
-from infra.draft import Draft
+from infra.draft import Draft, Held
 from infra.habits import Habits, Remembered
 from infra.thoughts import of_turn
 from infra.turns import joined
@@ -34,7 +34,9 @@ class ChatModel:
         if deltas is not None:
             wanted |= {"stream": True, "stream_options": {"include_usage": True}}
         while True:
-            body, draft = habits.apply(wanted), Draft(deltas)
+            body = habits.apply(wanted)
+            held = Held(deltas) if deltas is not None and habits.forces(body) else None
+            draft = Draft(held or deltas)
             try:
                 with self._upstream.errors():
                     reply = await self._ask(body, draft)
@@ -43,8 +45,9 @@ class ChatModel:
                 if not draft.empty or habits.apply(wanted) == body:
                     raise
                 continue
-            again = habits.ignored(body, bool(reply.calls)) and (deltas is None or draft.empty)
-            if not again or reply.finish == "content_filter":
+            if not habits.ignored(body, bool(reply.calls)) or reply.finish == "content_filter":
+                if held:
+                    held.release()
                 known.keep(habits)
                 return reply
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import string
+from collections.abc import Callable
 from typing import Final
 
 from core.ports import Deltas, Reply, Tokens, ToolCall
@@ -69,6 +70,41 @@ def clean(text: str) -> str:
     except UnicodeEncodeError:
         return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return text
+
+
+class Held:
+    """Deltas of a reply that has to call a function. What the model says before waits for the call: if it only says
+    something, the provider has ignored what was forced, and is asked in another way."""
+
+    def __init__(self, deltas: Deltas) -> None:
+        self._deltas = deltas
+        self._waiting: list[tuple[Callable[[str], None], str]] = []
+        self._released = False
+
+    def text(self, value: str) -> None:
+        self._tell(self._deltas.text, value)
+
+    def refusal(self, value: str) -> None:
+        self._tell(self._deltas.refusal, value)
+
+    def call(self, index: int, call_id: str, name: str, arguments: str) -> None:
+        self.release()
+        self._deltas.call(index, call_id, name, arguments)
+
+    def restart(self) -> bool:
+        self._waiting = []
+        return self._deltas.restart()
+
+    def release(self) -> None:
+        waiting, self._waiting, self._released = self._waiting, [], True
+        for tell, value in waiting:
+            tell(value)
+
+    def _tell(self, tell: Callable[[str], None], value: str) -> None:
+        if self._released:
+            tell(value)
+        else:
+            self._waiting.append((tell, value))
 
 
 class Draft:

@@ -170,10 +170,14 @@ class Habits:
 
     def ignored(self, body: Mapping[str, Any], called: bool) -> bool:
         """Whether the provider did not heed a forced function, which is asked for in another way from then on."""
-        if called or self.forces_alone or not isinstance(body.get("tool_choice"), Mapping):
+        if called or not self.forces(body):
             return False
         self.forces_alone = True
         return True
+
+    def forces(self, body: Mapping[str, Any]) -> bool:
+        """Whether a function is forced in a way that the provider may ignore."""
+        return not self.forces_alone and isinstance(body.get("tool_choice"), Mapping)
 
 
 def _sent(body: Mapping[str, Any]) -> set[str]:

@@ -611,11 +611,24 @@ def lm_studio_without_forced_functions(ask: Ask) -> Answer:
     return ask.turn()
 
 
-@habit("https://docs.ollama.com/api/openai-compatibility", asked={"tool_choice": FORCED}, streams=(False,))
+@habit("https://docs.ollama.com/api/openai-compatibility", asked={"tool_choice": FORCED})
 def a_forced_function_that_is_ignored(ask: Ask) -> Answer:
-    if ask.outputs or isinstance(ask.body.get("tool_choice"), dict):
+    if isinstance(ask.body.get("tool_choice"), dict):
+        return ask.says("No function is needed.")
+    return ask.turn()
+
+
+@habit("https://platform.openai.com/docs/api-reference/chat/create", asked={"tool_choice": FORCED})
+def words_before_a_forced_function(ask: Ask) -> Answer:
+    if ask.outputs:
         return ask.says()
-    return ask.calls()
+    assert isinstance(ask.body["tool_choice"], dict)
+    return ask.says("Let me look.", "tool_calls", tool_calls=[call()])
+
+
+@habit("https://platform.openai.com/docs/guides/moderation", asked={"tool_choice": FORCED}, finish="content_filter")
+def a_filter_before_a_forced_function(ask: Ask) -> Answer:
+    return ask.says(finish="content_filter")
 
 
 @habit(GITHUB + "anomalyco/opencode/issues/1680")
