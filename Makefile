@@ -65,7 +65,7 @@ model: $(INSTALLED_DEV) ## hundreds of random sequences of operations against th
 fuzz: $(INSTALLED_DEV) ## 10,000 requests made from the OpenAPI document, 10,000 malformed ones; SEED=7 repeats a run
 	FUZZ=$${FUZZ:-10000} $(VENV)/bin/pytest -s tests/test_fuzz.py $(ARGS)
 
-chaos: $(INSTALLED_DEV) ## kill -9 of real processes over Azurite, and readers by the thousand; about 12 minutes
+chaos: $(INSTALLED_DEV) ## kill -9 of real processes over Azurite, and readers by the thousand; about a quarter of an hour
 	$(VENV)/bin/python tests/chaos.py $(ARGS)
 	READERS=5 $(VENV)/bin/pytest -q -s tests/test_readers.py
 

@@ -5,8 +5,9 @@ store and against what the clients were told. Azurite itself is never killed.
    The places are those that an undisturbed course of the scenario shows; the chosen ones are spread over all of them.
 2. At random moments.
 3. A soak: many runs, while a worker dies every 0.5 to 3 seconds.
+4. Vector stores: batches of files, while the workers that read them die.
 
-    python tests/chaos.py --points 150 --kills 40 --runs 500 --seed 1
+    python tests/chaos.py --points 150 --kills 40 --runs 500 --stores 8 --seed 1
     python tests/chaos.py --only 'streamed: worker before 7'
 
 A count of 0 leaves a part out.
@@ -21,7 +22,7 @@ import random
 import re
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from azurite import Azurite
@@ -29,12 +30,16 @@ from past import Past
 from promises import past_in
 from reality import Mortal, Reality, Visitor, reality
 from scenarios import SCENARIOS, ask, listen
+from test_stores_crash import folded
+from test_stores_kill import Filled
 
 from core import frames
 from core.resources import TERMINAL, Run
 
 CLIENTS = 4
 PATIENCE = 300.0  # seconds, for what takes ten
+FILES, PIECE = 20, 5  # of a store; files that are read between two deaths
+WORKERS = ("worker", "worker two", "worker three")
 QUIET = 0.5  # seconds without a request, after which a process is taken to be done
 NAMES = ("api", "worker")
 TURNS = (  # one run each
@@ -202,8 +207,8 @@ def spread(points: Sequence[Point], count: int, seed: int) -> tuple[list[Point],
 
 
 async def soak(server: Azurite, runs: int, seed: int) -> Tally:
-    chance, progress, workers = random.Random(seed), Progress("run", runs), ("worker", "worker two", "worker three")
-    to_do, finished = iter(range(runs)), asyncio.Event()
+    chance, progress = random.Random(seed), Progress("run", runs)
+    to_do = iter(range(runs))
 
     async def work(world: Reality) -> None:
         visitor, count = None, 0
@@ -215,22 +220,69 @@ async def soak(server: Azurite, runs: int, seed: int) -> Tally:
             count += 1
             progress.show(f"{world.kills} workers killed", every=25)
 
-    async def kill(world: Reality) -> None:
-        async with asyncio.TaskGroup() as returning:
-            while not finished.is_set():
-                await asyncio.sleep(chance.uniform(0.5, 3))
-                if alive := [name for name in workers if world.processes[name].alive]:
-                    returning.create_task(world.kill(chance.choice(alive)))
-
-    async with reality(server.account(), "api", *workers, RUN_EXPIRES_AFTER="120") as world:
-        async with asyncio.TaskGroup() as killing:  # one that cannot start a worker again ends the soak
-            killing.create_task(kill(world))
-            async with asyncio.TaskGroup() as working:
-                for _ in range(3 * CLIENTS):
-                    working.create_task(work(world))
-            finished.set()
+    async with reality(server.account(), "api", *WORKERS, RUN_EXPIRES_AFTER="120") as world:
+        pause = lambda: asyncio.sleep(chance.uniform(0.5, 3))  # noqa: E731
+        async with killing(world, chance, pause), asyncio.TaskGroup() as working:
+            for _ in range(3 * CLIENTS):
+                working.create_task(work(world))
         await world.check()
         return await Tally.of(world)
+
+
+@contextlib.asynccontextmanager
+async def killing(world: Reality, chance: random.Random, pause: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
+    """Meanwhile workers die, one after each pause, and come back."""
+    finished = asyncio.Event()
+
+    async def kill() -> None:
+        async with asyncio.TaskGroup() as returning:
+            while not finished.is_set():
+                await pause()
+                if alive := [name for name in WORKERS if world.processes[name].alive]:
+                    returning.create_task(world.kill(chance.choice(alive)))
+
+    async with asyncio.TaskGroup() as group:  # one that cannot start a worker again ends it all
+        group.create_task(kill())
+        yield
+        finished.set()
+
+
+# --- 4. vector stores -----------------------------------------------------------------------------------------------
+
+
+async def stores(server: Azurite, count: int, seed: int) -> Tally:
+    """Two at a time. A worker dies after each piece of progress, however fast the machine is: were it faster than a
+    worker can read a file, the fifth death in vain would fail that file, as it should."""
+    chance, progress, tally = random.Random(seed), Progress("store", count), Tally()
+    to_do, open_ = iter(range(count)), dict[int, Filled]()
+
+    async def fill(world: Reality) -> None:
+        for number in to_do:
+            async with asyncio.timeout(PATIENCE):
+                open_[number] = filled = await Filled.begin(world, FILES)
+                state = await filled.end()
+            del open_[number]
+            tally.files += len(state.files.order)
+            tally.read_again += sum(held.claims > 1 for held in state.files)
+            progress.show(f"{world.kills} workers killed, {tally.read_again} files read again")
+
+    async def read() -> int:
+        states = [await folded(each.world, each.store_id) for each in list(open_.values())]
+        return tally.files + sum(len(state.files.order) - len(state.waiting) for state in states)
+
+    async def progressed() -> None:
+        before = await read()
+        while open_ and await read() < before + PIECE:
+            await asyncio.sleep(0.05)
+        await asyncio.sleep(chance.uniform(0, 1))
+
+    async with reality(server.account(), "api", *WORKERS) as world:
+        async with killing(world, chance, progressed), asyncio.TaskGroup() as filling:
+            for _ in range(2):
+                filling.create_task(fill(world))
+        await world.check()
+        tally.kills = world.kills
+        return tally
 
 
 # --- figures --------------------------------------------------------------------------------------------------------
@@ -246,6 +298,8 @@ class Tally:
     lost: int = 0
     doubled: int = 0
     take_overs: int = 0
+    files: int = 0  # in vector stores, all of them read to the end, and found
+    read_again: int = 0
 
     @classmethod
     async def of(cls, world: Reality) -> Tally:
@@ -279,7 +333,7 @@ class Tally:
     def __str__(self) -> str:
         return (
             f"{self.kills} kills; {self.ended} of {self.runs} runs ended, {self.lost} lost, {self.doubled} doubled;"
-            f" {self.take_overs} take-overs"
+            f" {self.take_overs} take-overs; {self.files} files in stores, {self.read_again} read again"
         )
 
 
@@ -345,6 +399,7 @@ async def main(options: argparse.Namespace) -> None:
         ("at storage requests", options.points, at_points),
         ("at random moments", options.kills, at_random),
         ("soak", options.runs, soak),
+        ("vector stores", options.stores, stores),
     ):
         if count:
             start = time.monotonic()
@@ -360,6 +415,7 @@ if __name__ == "__main__":
     parser.add_argument("--points", type=int, default=150, help="kills at storage requests")
     parser.add_argument("--kills", type=int, default=40, help="kills at random moments")
     parser.add_argument("--runs", type=int, default=500, help="runs of the soak")
+    parser.add_argument("--stores", type=int, default=8, help="vector stores that are filled")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", help="one point, as a failure names it")
     asyncio.run(main(parser.parse_args()))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from reality import Reality, reality
 from test_stores_crash import check_store, folded, text_of
 
 from core import names
+from core.stores.fold import StoreState
 
 Json = Any
 FILES, KILLS = int(os.environ.get("STORE_FILES", "10")), int(os.environ.get("STORE_KILLS", "2"))
@@ -48,27 +50,53 @@ async def uploaded(world: Reality, filename: str) -> str:
             return str((await response.json())["id"])
 
 
+@dataclass(frozen=True)
+class Filled:
+    """A store with a batch of `count` files."""
+
+    world: Reality
+    store_id: str
+    batch_id: str
+    count: int
+
+    @classmethod
+    async def begin(cls, world: Reality, count: int) -> Filled:
+        ids = [await uploaded(world, f"{number}.txt") for number in range(count)]
+        store = await asked(world, "POST", "/vector_stores", json={"name": "Things"})
+        batch = await asked(world, "POST", f"/vector_stores/{store['id']}/file_batches", json={"file_ids": ids})
+        return cls(world, store["id"], batch["id"], count)
+
+    @property
+    def path(self) -> str:
+        return f"/vector_stores/{self.store_id}"
+
+    async def end(self) -> StoreState:
+        """Every file is read, and found; and of what dead workers wrote nothing is left."""
+        count, batch_path = self.count, f"{self.path}/file_batches/{self.batch_id}"
+        while (now := await asked(self.world, "GET", batch_path))["status"] == "in_progress":
+            await asyncio.sleep(0.05)
+        assert now["status"] == "completed"
+        assert now["file_counts"] == {"in_progress": 0, "completed": count, "failed": 0, "cancelled": 0, "total": count}
+        query = {"query": "line 1", "max_num_results": 50}
+        found = await asked(self.world, "POST", f"{self.path}/search", json=query)
+        assert len({each["file_id"] for each in found["data"]}) == min(count, 50)
+        while True:  # the worker merges and tidies up after the last file
+            state = await folded(self.world, self.store_id)
+            if not state.loose and await blobs(self.world, self.store_id) == set(state.segments):
+                break
+            await asyncio.sleep(0.05)
+        await check_store(self.world, state, lambda text: [text])
+        return state
+
+
 async def killed_meanwhile(world: Reality, *victims: str) -> None:
     chance = random.Random(SEED)
     async with asyncio.timeout(PATIENCE):
-        ids = [await uploaded(world, f"{number}.txt") for number in range(FILES)]
-        store = await asked(world, "POST", "/vector_stores", json={"name": "Things"})
-        path = f"/vector_stores/{store['id']}"
-        batch = await asked(world, "POST", f"{path}/file_batches", json={"file_ids": ids})
-        batch_path = f"{path}/file_batches/{batch['id']}"
+        filled = await Filled.begin(world, FILES)
         for _ in range(KILLS):
             await asyncio.sleep(chance.uniform(0.05, 0.6))
             await world.kill(chance.choice(victims))
-        while (now := await asked(world, "GET", batch_path))["status"] == "in_progress":
-            await asyncio.sleep(0.05)
-        assert now["status"] == "completed"
-        assert now["file_counts"] == {"in_progress": 0, "completed": FILES, "failed": 0, "cancelled": 0, "total": FILES}
-        found = await asked(world, "POST", f"{path}/search", json={"query": "line 1", "max_num_results": 50})
-        assert len(found["data"]) == min(FILES, 50)
-        while (state := await folded(world, store["id"])).loose:  # the worker tidies up after the last file
-            await asyncio.sleep(0.05)
-        await check_store(world, state, lambda text: [text])
-        assert await blobs(world, store["id"]) == set(state.segments)
+        await filled.end()
 
 
 async def blobs(world: Any, store_id: str) -> set[str]:
