@@ -312,6 +312,13 @@ class Reality:
         blobs = await self._blobs(names.THREADS, names.MESSAGES, names.RUNS, names.STEPS)
         return [(container, name) for container, name in blobs if ".log" not in name]
 
+    async def contents(self, container: str) -> list[str]:
+        """The names of those that are committed."""
+        if isinstance(self.store, SqliteStorage):
+            rows = self.store._sql.execute("SELECT name FROM contents WHERE container=?", (container,))
+            return [name for (name,) in rows]
+        return [name for _, name in await self._blobs(container)]
+
     async def _blobs(self, *containers: str) -> list[tuple[str, str]]:
         clients = [self.store._service.get_container_client(container) for container in containers]
         return [(client.container_name, name) for client in clients async for name in client.list_blob_names()]
