@@ -5,6 +5,7 @@ What was staged and never committed vanishes from Azure by itself after a week.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
@@ -85,15 +86,17 @@ class AzureContents(AzureClients):
     async def discard(self, container: str, name: str) -> None:
         blob = self._blob(container, name)
         try:
-            # Staged blocks cannot be deleted, only left out of a commit. If-None-Match: * spares a content that is
-            # there: the next call deletes that as a whole.
-            await call(lambda: blob.commit_block_list([], **IF_MISSING))
+            _, waiting = await call(lambda: blob.get_block_list("all"))
         except Refused:
-            pass
-        try:
+            return  # there is nothing
+        if waiting:
+            # Staged blocks cannot be deleted, only left out of a commit. That makes an empty blob, and so it is done
+            # only where such blocks are: of two workers that discard the same content, one could make it when the other
+            # has ended, and die. If-None-Match: * spares a content that was committed meanwhile; it is deleted next.
+            with contextlib.suppress(Refused):
+                await call(lambda: blob.commit_block_list([], **IF_MISSING))
+        with contextlib.suppress(Refused):  # by another one, just now
             await call(blob.delete_blob)
-        except Refused:
-            pass  # by another one, just now
 
 
 def _block_id(part: str, number: int) -> str:

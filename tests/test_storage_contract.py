@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 from azure.core.exceptions import ClientAuthenticationError
+from azure.storage.blob.aio import BlobClient
 from azurite import Azurite
 
 from app.idempotency import LIFETIME
@@ -1148,6 +1149,28 @@ async def test_staging_and_commit_whose_replies_were_lost_are_success(
     await lossy.discard(*FILE)
     assert network.lost == 4
     assert await parts_of(lossy) == []
+
+
+@pytest.mark.parametrize("survived", [0, 1])
+async def test_discarding_what_is_gone_makes_no_blob(
+    azurite: Azurite, monkeypatch: pytest.MonkeyPatch, survived: int
+) -> None:
+    """Another worker has discarded it and taken its name out of the log, and this one dies: what it leaves now is left
+    for ever."""
+    store = AzureStorage.from_connection_string(azurite.account())
+    await store.open()
+    delete, deletions = BlobClient.delete_blob, itertools.count()
+
+    async def dying(self: BlobClient) -> None:
+        if next(deletions) >= survived:
+            raise asyncio.CancelledError
+        await delete(self)
+
+    monkeypatch.setattr(BlobClient, "delete_blob", dying)
+    with contextlib.suppress(asyncio.CancelledError):
+        await store.discard(*FILE)
+    assert [name async for name in store._service.get_container_client(FILE[0]).list_blob_names()] == []
+    await store.close()
 
 
 async def test_replies_that_stay_away_are_an_unavailable_store(lossy: AzureStorage, network: LossyNetwork) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ Json = Any
 FILES, KILLS = int(os.environ.get("STORE_FILES", "10")), int(os.environ.get("STORE_KILLS", "2"))
 SEED = int(os.environ.get("KILL_SEED", "1"))
 PATIENCE = 60.0 + 4 * FILES  # seconds
+TIDY = 60.0  # seconds, for what takes one, or a visibility timeout if a worker dies
 
 
 async def asked(world: Reality, method: str, path: str, **body: Any) -> Json:
@@ -80,13 +82,24 @@ class Filled:
         query = {"query": "line 1", "max_num_results": 50}
         found = await asked(self.world, "POST", f"{self.path}/search", json=query)
         assert len({each["file_id"] for each in found["data"]}) == min(count, 50)
-        while True:  # the worker merges and tidies up after the last file
-            state = await folded(self.world, self.store_id)
-            if not state.loose and await blobs(self.world, self.store_id) == set(state.segments):
-                break
-            await asyncio.sleep(0.05)
+        state = await self._tidied()
         await check_store(self.world, state, lambda text: [text])
         return state
+
+    async def _tidied(self) -> StoreState:
+        """The worker merges and tidies up after the last file."""
+        end = time.monotonic() + TIDY
+        while True:
+            state = await folded(self.world, self.store_id)
+            there = await blobs(self.world, self.store_id)
+            if not state.loose and there == set(state.segments):
+                return state
+            if time.monotonic() > end:
+                raise AssertionError(
+                    f"{self.store_id} is not tidied: loose {state.loose}, left {there - set(state.segments)},"
+                    f" missing {set(state.segments) - there}"
+                )
+            await asyncio.sleep(0.05)
 
 
 async def killed_meanwhile(world: Reality, *victims: str) -> None:
