@@ -388,6 +388,12 @@ class ModelError(Exception):
         self.status: int | None = None
 
 
+class Refused(ModelError):
+    """The provider answered with an error. `said`: its words and the fields that it names, not for the log."""
+
+    said = ""
+
+
 class BrokenOff(ModelError):
     """The connection ended, or fell silent, in the middle of a streamed reply."""
 

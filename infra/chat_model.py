@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from core.ports import Deltas, Image, Prompt, Reply, ToolCall, Turn
+from core.ports import Deltas, Image, Prompt, Refused, Reply, ToolCall, Turn
 from infra.chat_reply import ChatReply
 from infra.draft import Draft, Held
 from infra.habits import Habits, Remembered
 from infra.thoughts import of_turn
 from infra.turns import joined
-from infra.upstream import Refused, Upstream
+from infra.upstream import Upstream
 
 _PATH = "/chat/completions"
 

@@ -17,8 +17,10 @@ left out, or said in another way, and asked again at once:
 * fields of a thinking model's message that its server sends, and does not take back
   (github.com/BerriAI/litellm/issues/30835), or that it wants even if they are empty.
 * `stream`, at all ("Unsupported value: 'stream' does not support true with this model.",
-  github.com/ChatGPTNextWeb/NextChat/issues/5410) or beside tools ("This model doesn't support tool use in streaming
-  mode.", github.com/brave/brave-browser/issues/52955). The reply then comes whole.
+  github.com/ChatGPTNextWeb/NextChat/issues/5410; "Your organization must be verified to stream this model.",
+  github.com/RooCodeInc/Roo-Code/issues/6868) or beside tools ("This model doesn't support tool use in streaming mode.",
+  github.com/brave/brave-browser/issues/52955). The reply then comes whole. Refusals in words without `stream` are
+  known only where no client wants a stream: the worker asks again without one.
 * ids of calls, of which Mistral takes nine letters and digits (github.com/anomalyco/opencode/issues/1680).
 """
 
@@ -43,8 +45,12 @@ _ID_RULE: Final = re.compile(r"tool call id.{1,200}length of 9", re.IGNORECASE |
 _MISSING: Final = re.compile(r"must be passed back|missing|required", re.IGNORECASE)
 _LEFT_OUT: Final = ("stream_options", "parallel_tool_calls", "include")
 _ENCRYPTED: Final = re.compile(r"encrypted.content", re.IGNORECASE)
-_WHOLE: Final = re.compile(r"'stream' does not support true", re.IGNORECASE)
-_WHOLE_WITH_TOOLS: Final = re.compile(r"tool use in streaming|tools? with stream", re.IGNORECASE)
+_WHOLE: Final = re.compile(r"'stream' does not support true|verified to stream", re.IGNORECASE)
+_NOT: Final = (
+    r"(?:(?:\bnot|n't|cannot|\bun|\bin) ?(?:yet |currently |be )?"
+    r"(?:support|allow|permit|implement|available|compatible)|disabled|false)"
+)
+_NO_STREAM: Final = re.compile(rf"{_NOT}.{{0,80}}\bstream(?!_)|\bstream(?!_).{{0,80}}{_NOT}", re.IGNORECASE)
 _OF_STREAMS: Final = ("stream", "stream_options")
 _DEFAULTS: Final = ("temperature", "top_p")
 _LETTERS: Final = string.ascii_letters + string.digits
@@ -147,26 +153,30 @@ class Habits:
         if _WHOLE.search(said):
             self.answers_whole = True
             return
-        if _WHOLE_WITH_TOOLS.search(said):
-            self.answers_whole_with_tools = True
-            return
         if "reasoning_content" in said and _MISSING.search(said):
             self.wants_reasoning = True
             return
         if "thought_signature" in said and _MISSING.search(said):
             self.wants_signatures = True
             return
-        if not _UNKNOWN.search(said):
+        if _UNKNOWN.search(said) and self._learn_fields(said, body):
             return
+        if "stream" in body and _NO_STREAM.search(said):
+            self.answers_whole_with_tools |= "tools" in body
+            self.answers_whole |= "tools" not in body
+
+    def _learn_fields(self, said: str, body: Mapping[str, Any]) -> bool:
+        """Whether there was one to learn of."""
         named = _named(said) & _sent(body)
         if "include" in body and _ENCRYPTED.search(said):
             named.add("include")
-        if "tool_choice" in named and isinstance(body.get("tool_choice"), Mapping):
+        if forced := "tool_choice" in named and isinstance(body.get("tool_choice"), Mapping):
             self.forces_alone = True
             named.discard("tool_choice")
         if "max_tokens" in body:  # the advice to use the other one names both
             named.discard(FIELDS[0])
-        self._refused |= named
+        known, self._refused = self._refused, self._refused | named
+        return self._refused != known or forced
 
     def ignored(self, body: Mapping[str, Any], called: bool) -> bool:
         """Whether the provider did not heed a forced function, which is asked for in another way from then on."""

@@ -6,13 +6,13 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from core.ports import Deltas, Image, Prompt, Reply, Turn
+from core.ports import Deltas, Image, Prompt, Refused, Reply, Turn
 from infra.draft import Draft
 from infra.habits import Habits, Remembered
 from infra.responses_reply import ResponsesReply
 from infra.thoughts import of_turn
 from infra.turns import joined
-from infra.upstream import Refused, Upstream
+from infra.upstream import Upstream
 
 _PATH = "/responses"
 _NO_PARAMETERS = {"type": "object", "properties": {}}

@@ -19,7 +19,7 @@ import msgspec
 import openai
 from openai import AsyncOpenAI, AsyncStream
 
-from core.ports import BrokenOff, ContextExceeded, ModelError
+from core.ports import BrokenOff, ContextExceeded, ModelError, Refused
 from infra import answers, failures, overflow
 from infra.draft import Draft, TooMuch, TooSilent, clean
 
@@ -30,13 +30,6 @@ _KEY = re.compile(r"\bsk-[\w*-]+")
 _LONGEST_MESSAGE = 300
 _LAST_BYTES = 1.0  # seconds, for a server that keeps its stream open after [DONE]
 _UNREADABLE = (LookupError, TypeError, ValueError, AttributeError)
-
-
-class Refused(ModelError):
-    """The provider answered with an error. `said` is what names of fields can be looked for in: see
-    failures.text_of."""
-
-    said = ""
 
 
 class Upstream:

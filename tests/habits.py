@@ -547,6 +547,32 @@ def bedrock_without_streams_of_tools(ask: Ask) -> Answer:
     return ask.says()
 
 
+@habit(GITHUB + "RooCodeInc/Roo-Code/issues/6868")
+def openai_streams_to_verified_organizations(ask: Ask) -> Answer:
+    if ask.streamed:
+        said = (
+            "Your organization must be verified to stream this model. Please go to:"
+            " https://platform.openai.com/settings/organization/general and click on Verify Organization."
+            " If you just verified, it can take up to 15 minutes for access to propagate."
+        )
+        return refused(said, param="stream", code="unsupported_value")
+    return ask.says()
+
+
+@habit(GITHUB + "RooCodeInc/Roo-Code/issues/6868", api="responses")
+def openai_streams_responses_to_verified_organizations(ask: Ask) -> Answer:
+    said = "Your organization must be verified to stream this model."
+    return refused(said, param="stream", code="unsupported_value") if ask.streamed else respond(ask, item())
+
+
+@habit(GITHUB + "langchain-ai/langchain-nvidia/pull/201")
+def nvidia_refuses_in_its_stream(ask: Ask) -> Answer:
+    if ask.streamed and "tools" in ask.body:
+        said = "Tool calling is not supported in streaming mode!"
+        return Answer(events=[{"error": {"object": "error", "message": said, "type": "BadRequestError", "code": 400}}])
+    return ask.says()
+
+
 @habit(GITHUB + "partITech/php-mistral/issues/76")
 def mistral_without_max_completion_tokens(ask: Ask) -> Answer:
     if "max_completion_tokens" in ask.body:

@@ -4,10 +4,15 @@ streams tell is held in test_wire_streams.py."""
 from __future__ import annotations
 
 import asyncio
+import random
+import string
+from collections.abc import Callable
 from typing import Any
 from unittest.mock import ANY
 
 import pytest
+from habits import HABITS, Answer, Ask, Habit, item, refused, respond
+from habits import serving as serving_habits
 from inprocess import Gate, InProcess, ManualClock, calls, fails, in_process, path_of, says
 from upstreams import broken, chunk, events, router, serving
 
@@ -251,7 +256,87 @@ async def test_a_model_whose_streams_have_no_usage_is_asked_for_whole_replies() 
     async with in_process(act) as service:
         assistant = await service.assistant(tools=[WEATHER])
         runs = [await service.finished(assistant=assistant) for _ in range(3)]
-    assert [run["usage"]["total_tokens"] for run in runs] == [0, 15, 15]
+    assert [run["usage"]["total_tokens"] for run in runs[1:]] == [15, 15]
+    assert 0 < runs[0]["usage"]["prompt_tokens"] < 100  # an estimate, of a short prompt
+    assert runs[0]["usage"]["completion_tokens"] == 2  # "Hello" and "."
+
+
+def refusing(monkeypatch: pytest.MonkeyPatch, api: str, answer: Callable[[Ask], Answer]) -> list[bool]:
+    """A server that answers so under the name `refusing`. Returns which requests were for streams."""
+    asked: list[bool] = []
+
+    def heard(ask: Ask) -> Answer:
+        asked.append(ask.streamed)
+        return answer(ask)
+
+    monkeypatch.setitem(HABITS, "refusing", Habit("refusing", "", heard, api))
+    return asked
+
+
+RANDOM = random.Random(7)
+WORDS = " ".join("".join(RANDOM.choices(string.ascii_lowercase, k=6)) for _ in range(5))
+ONCE, EACH_TIME = [True, False, False], [True, False, True, False]
+
+
+@pytest.mark.parametrize("api", ["chat", "responses"])
+@pytest.mark.parametrize(
+    ("said", "status", "streamed"),
+    [
+        (WORDS, 400, ONCE),
+        (WORDS, 422, ONCE),
+        (WORDS, 500, EACH_TIME),  # it may have been the moment
+        (WORDS, 200, EACH_TIME),  # in the stream
+        ("Streaming with tools is not supported", 422, ONCE),
+        ("stream is not supported", 400, ONCE),
+        ("Function calling is not supported in stream mode", 400, ONCE),
+        ("tools param requires stream to be false", 400, ONCE),
+        ("Streaming is not supported when tools are provided", 500, ONCE),
+    ],
+)
+async def test_a_stream_that_no_client_asked_for_fails_no_run(
+    api: str, said: str, status: int, streamed: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answer(ask: Ask) -> Answer:
+        if not ask.streamed:
+            return ask.says() if api == "chat" else respond(ask, item())
+        return refused(said, status) if status != 200 else Answer(events=[{"error": {"message": said}}])
+
+    asked = refusing(monkeypatch, api, answer)
+    async with (
+        serving_habits() as url,
+        router(f"{url}/refusing/v1", api) as models,
+        in_process(models=models) as service,
+    ):
+        assistant = await service.assistant(tools=[WEATHER])
+        for _ in range(2):
+            assert (await service.finished(assistant=assistant))["status"] == "completed"
+    assert asked == streamed
+
+
+@pytest.mark.parametrize(
+    ("status", "asked_for"), [(400, [True, False]), (401, [True]), (404, [True]), (429, [True]), (502, [True])]
+)
+async def test_a_refusal_that_the_stream_is_not_to_blame_for_is_told(
+    status: int, asked_for: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was said of the last request counts; and what is no matter of the stream is not asked twice."""
+    asked = refusing(monkeypatch, "chat", lambda ask: refused(f"{WORDS} {ask.streamed}", status))
+    async with serving_habits() as url, router(f"{url}/refusing/v1") as models, in_process(models=models) as service:
+        run = await service.finished(assistant=await service.assistant(tools=[WEATHER]))
+    assert (run["status"], run["last_error"]["message"]) == ("failed", f"{WORDS} {asked_for[-1]}")
+    assert asked == asked_for
+
+
+async def test_half_a_reply_that_an_error_ended_is_forgotten_for_the_whole_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def answer(ask: Ask) -> Answer:
+        return Answer(events=[chunk(content="It "), {"error": {"message": WORDS}}]) if ask.streamed else ask.calls()
+
+    refusing(monkeypatch, "chat", answer)
+    async with serving_habits() as url, router(f"{url}/refusing/v1") as models, in_process(models=models) as service:
+        run = await service.start_run(await service.thread("Hello"), await service.assistant(tools=[WEATHER]))
+        assert (await service.until(run))["status"] == "requires_action"
+        assert [step["type"] for step in await service.steps(run)] == ["tool_calls"]
+        assert await service.said(run["thread_id"]) == ["Hello"]
 
 
 @pytest.mark.parametrize("choice", ["required", "none"])

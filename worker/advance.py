@@ -7,7 +7,7 @@ import contextlib
 import logging
 import math
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from core import events as e
@@ -18,7 +18,17 @@ from core.errors import ApiError
 from core.fanout import fan_out
 from core.file_search import NAME, stores_of
 from core.fold import RunState, ThreadState
-from core.ports import SILENCE, ContextExceeded, ModelError, Prompt, Reply, Span, StorageUnavailable
+from core.ports import (
+    SILENCE,
+    ContextExceeded,
+    ModelError,
+    Prompt,
+    Refused,
+    Reply,
+    Span,
+    StorageUnavailable,
+    Tokens,
+)
 from core.requests import MOST_OUTPUTS
 from core.resources import FileSearchResult, FileSearchToolCall, FunctionToolCall, LastError, Struct
 from core.stream import StreamWriter
@@ -29,7 +39,7 @@ from worker.kit import Kit
 from worker.live import Draft, Live, Lost, Unheard
 from worker.search import WAIT, ready, search
 from worker.slots import GiveWay
-from worker.turn import calls_of, cause_of, cut_off, events_of, expected
+from worker.turn import calls_of, cause_of, cut_off, events_of, expected, may_mean_its_stream
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -260,11 +270,30 @@ class Advance:
         """A whole reply costs less than a stream, which only tells earlier what it will be."""
         kit, model = self.kit, prompt.model
         draft.expected = expected(prompt)
-        if draft.expected or not kit.budget.counts_streams(model):
+        if draft.expected or not kit.budget.streams(model):
             return await kit.models.reply(prompt, None)
-        reply = await kit.models.reply(prompt, Unheard(draft, kit.clock.now))
-        kit.budget.streamed(model, reply.tokens)
+        heard = Unheard(draft, kit.clock.now)
+        try:
+            reply = await kit.models.reply(prompt, heard)
+        except Refused as error:
+            if not may_mean_its_stream(error):
+                raise
+            refused = error
+        else:
+            return await self._counted(prompt, reply)
+        heard.restart()
+        reply = await kit.models.reply(prompt, None)  # no client has asked for a stream: this refusal counts
+        if refused.status and refused.status < 500:  # else it may have been the moment
+            kit.budget.ask_whole(model, f"it refused a stream with status {refused.status}")
         return reply
+
+    async def _counted(self, prompt: Prompt, reply: Reply) -> Reply:
+        """Some servers tell what an answer cost only if it comes whole. One estimate is better than no figure, which
+        no limit of the run would heed."""
+        if reply.tokens != Tokens():
+            return reply
+        self.kit.budget.ask_whole(prompt.model, "its streams tell no usage")
+        return replace(reply, tokens=await self.kit.budget.estimate(prompt, reply))
 
     async def _tools(self, move: CallTools) -> None:
         """At least once: a worker that dies in here leaves the calls to the next one."""

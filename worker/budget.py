@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from core.fold import RunState, ThreadState
-from core.ports import ContextExceeded, Models, Prompt, Tokenizer, Tokens
+from core.ports import ContextExceeded, Models, Prompt, Reply, Tokenizer, Tokens
 from core.prompt import PROMPT_SHARE, Built, Definitions, bound, build, tokens_of
 from core.resources import Run
 
@@ -33,7 +33,7 @@ MOST_RATIO: Final = 4.0
 class Learned:
     ratio: float = 1.0  # tokens that the provider counted, to ours
     window: int | None = None  # as the provider said when a prompt was too long
-    streams_uncounted: bool = False  # it told no usage at the end of a stream
+    whole: bool = False  # it refuses streams, or tells no usage at their end
 
 
 @dataclass(slots=True)
@@ -88,14 +88,21 @@ class Budget:
         if LEAST_RATIO <= ratio <= MOST_RATIO:
             self._of(fitted.prompt.model).ratio = ratio
 
-    def streamed(self, model: str, tokens: Tokens) -> None:
-        """Some servers tell what an answer cost only if it comes whole."""
-        if tokens == Tokens():
-            self._of(model).streams_uncounted = True
+    def ask_whole(self, model: str, why: str) -> None:
+        """From now on, where no client listens."""
+        if self.streams(model):
+            log.warning("runs that are not streamed ask %.100r for whole replies from now on: %s", model, why)
+        self._of(model).whole = True
 
-    def counts_streams(self, model: str) -> bool:
+    def streams(self, model: str) -> bool:
         learned = self._learned.get(model)
-        return learned is None or not learned.streams_uncounted
+        return learned is None or not learned.whole
+
+    async def estimate(self, prompt: Prompt, reply: Reply) -> Tokens:
+        """Of a reply whose provider did not count it: without images, thoughts and what the provider adds."""
+        said = [reply.text, reply.refusal, *(text for call in reply.calls for text in (call.name, call.arguments))]
+        count = self.tokenizer.count
+        return await asyncio.to_thread(lambda: Tokens(tokens_of(prompt, count), sum(map(count, said))))
 
     async def less(self, fitted: Fitted, error: ContextExceeded) -> int | None:
         """How many tokens the next try may have, after the provider said that these were too many. None: it has

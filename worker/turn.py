@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from core import events as e
 from core.citations import annotated
 from core.fold import RunState
-from core.ports import ModelError, Prompt, Reply, Thought, Tokens, ToolCall
+from core.ports import ModelError, Prompt, Refused, Reply, Thought, Tokens, ToolCall
 from core.resources import (
     Asked,
     CachedTokens,
@@ -33,6 +33,9 @@ from core.resources import (
 from worker.actions import Actions
 from worker.live import Draft
 
+# What these say is about the key, the model, the size or the load; 502 and above, about a server that is not there.
+NOT_THE_STREAM = frozenset({401, 402, 403, 404, 408, 409, 413, 429})
+BEYOND = 502
 FILTERED = LastError(code="invalid_prompt", message="The model's answer was withheld by its content filter.")
 
 
@@ -51,6 +54,14 @@ def expected(prompt: Prompt) -> str:
     if not prompt.tools or prompt.tool_choice == "none":
         return "message"
     return "" if prompt.tool_choice == "auto" else "calls"
+
+
+def may_mean_its_stream(refused: Refused) -> bool:
+    """Servers say it in many words and with many a status; also with 200, in the stream's first event (NVIDIA's,
+    github.com/langchain-ai/langchain-nvidia/pull/201)."""
+    if refused.code != "server_error":
+        return False
+    return refused.status is None or (refused.status < BEYOND and refused.status not in NOT_THE_STREAM)
 
 
 def calls_of(reply: Reply) -> tuple[ToolCall, ...]:
