@@ -35,7 +35,7 @@ from core.threads import Threads
 from infra import logs
 from infra.providers import ModelRouter
 from infra.settings import ConfigurationError, Settings, UnresolvedReference, describe, read_settings
-from infra.sqlite_space import vacuum
+from infra.sqlite_space import existing, vacuum
 from infra.tokenizer import Tiktoken
 from infra.version import VERSION
 from infra.wiring import (
@@ -65,6 +65,8 @@ log = logging.getLogger("assistants")
 # while it walks them, and finds next to nothing: reference counts free what a request leaves.
 COLLECTIONS = (5_000, 10, 100)
 WAITS = (0.2, 0.5, 1.0, 2.0)  # seconds between looks for a store that is away; then five
+
+SQLITE = "sqlite:///"
 
 DESCRIPTION = """The OpenAI Assistants API, self-hosted.
 
@@ -386,6 +388,10 @@ async def manage_keys(settings: Settings, arguments: argparse.Namespace) -> None
 
 async def resume(settings: Settings) -> None:
     """`assistants resume`."""
+    if settings.storage == MEMORY:
+        raise ConfigurationError(f"STORAGE is {MEMORY}, where nothing lasts: set that of the service.")
+    if settings.storage.startswith(SQLITE):
+        _existing(settings.storage)
     async with opened(settings) as parts:
         resumption = Resumption(parts.storage, ledger_of(parts), stores_of(parts), parts.clock)
         try:
@@ -395,16 +401,26 @@ async def resume(settings: Settings) -> None:
         sent = ", ".join(f"{number} {kind}" for kind, number in sorted(resumption.rung.items())) or "none"
         print(f"Work items that were sent in the store {place_of(settings)}: {sent}.")
         if resumption.unreadable:
-            raise ConfigurationError(f"Logs without their snapshots: {', '.join(resumption.unreadable)}.")
+            raise ConfigurationError(
+                f"Nothing goes on of what cannot be read: {', '.join(resumption.unreadable)}. The log says why. Bring"
+                " back what is missing, or take the version of the service that wrote it; then run this again."
+            )
+
+
+def _existing(storage: str) -> None:
+    """Raises ConfigurationError if there is no such SQLite file."""
+    try:
+        existing(storage.removeprefix(SQLITE))
+    except StorageUnavailable as error:
+        raise ConfigurationError(str(error)) from None
 
 
 def give_back(settings: Settings) -> None:
     """`assistants vacuum`."""
-    prefix = "sqlite:///"
-    if not settings.storage.startswith(prefix):
+    if not settings.storage.startswith(SQLITE):
         raise ConfigurationError("STORAGE is no SQLite file: there is nothing to give back.")
     try:
-        before, after = vacuum(settings.storage.removeprefix(prefix))
+        before, after = vacuum(settings.storage.removeprefix(SQLITE))
     except StorageUnavailable as error:
         raise ConfigurationError(str(error)) from None
     print(f"{place_of(settings)} had {before} bytes, and has {after}.")

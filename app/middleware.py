@@ -17,11 +17,12 @@ from app.connections import SlowBody, body_timer
 from app.dialects import OPENAI, Dialect, dialect_of, is_api
 from app.keyless import allowed
 from app.service import PROJECT, REQUEST_ID
-from core.errors import ApiError, server_error, storage_unavailable, too_slow, undecided
+from core.errors import ApiError, server_error, storage_unavailable, too_slow, undecided, unreadable
 from core.ids import SAFE_ID
 from core.ports import Conflict, StorageUnavailable, Telemetry, Undecided
 from core.resources import encode
 from core.scope import scope, work_on
+from core.state import UnreadableLog
 
 log = logging.getLogger(__name__)
 
@@ -113,6 +114,9 @@ def _answer(request: web.Request, error: Exception, dialect: Dialect) -> web.Str
             log.warning("%s: the store does not answer: %s", what, error)
             once = isinstance(error, Undecided) and "Idempotency-Key" not in request.headers
             return render(undecided() if once else storage_unavailable(), dialect)
+        case UnreadableLog():
+            log.error("%s failed: %s", what, error)
+            return render(unreadable(), dialect)
         case Conflict():
             log.warning("%s: too many writers at once", what)
             return render(storage_unavailable(), dialect)

@@ -55,6 +55,18 @@ def server_error() -> ApiError:
     )
 
 
+def unreadable() -> ApiError:
+    """500 for what is stored and cannot be read: the SDKs must not ask again, as they do after any other 500."""
+    return ApiError(
+        "What is stored of this object cannot be read: a part of it is missing or damaged. Retrying does not help."
+        " Please tell the operator of this service, whose log names the part.",
+        status=500,
+        kind="server_error",
+        code="storage_unreadable",
+        headers={"x-should-retry": "false"},
+    )
+
+
 def undecided() -> ApiError:
     """503 for what may have happened: the SDKs must not do it again by themselves (section 2)."""
     return ApiError(

@@ -32,7 +32,7 @@ from core.ports import (
     Unsent,
 )
 from core.resources import Struct, encode
-from core.state import C, S, View
+from core.state import C, S, UnreadableLog, View, decoding
 from core.work import WorkItem, to_body
 
 log = logging.getLogger(__name__)
@@ -47,11 +47,6 @@ TRIES: Final = 500  # of one command; each lost race means that another writer's
 
 Decide = Callable[[S], Sequence[e.Event]]
 Ring = Callable[[int], WorkItem]  # from the version seen to the work item
-
-
-class MissingSnapshot(Exception):
-    """A log's generation has lost the snapshot that it goes on from, as in a restore without that container: what it
-    says cannot be known."""
 
 
 class Ledger(ABC, Generic[S, C]):
@@ -317,8 +312,10 @@ class Ledger(ABC, Generic[S, C]):
             snapshot = await self._snapshot(project, log_id, tail.mark.generation)
             if snapshot is None:
                 return await self._refresh_again(view, project, log_id, tail.mark.generation)
-            view.begin(snapshot)
-        commits = e.from_lines(tail.data)
+            with decoding(f"{names.SNAPSHOTS}/{names.snapshot(project, log_id, tail.mark.generation)}"):
+                view.begin(snapshot)
+        with decoding(f"{self.logs}/{names.log(project, log_id)}"):
+            commits = e.from_lines(tail.data)
         before = view.state.version
         changes = view.fold(commits)
         view.mark, view.weight = tail.mark, view.weight + len(tail.data)
@@ -330,12 +327,13 @@ class Ledger(ABC, Generic[S, C]):
         await self._mend(project, [c for c in changes if c.version > before + len(commits) - recent])
 
     async def _refresh_again(self, view: View[S, C], project: str, log_id: str, generation: int) -> None:
-        """Without the snapshot of this generation: the log was rolled over once more in between. Raises MissingSnapshot
+        """Without the snapshot of this generation: the log was rolled over once more in between. Raises UnreadableLog
         if it was not."""
         name = names.log(project, log_id)
         tail = await self._storage.read(self.logs, name, None)
         if tail is not None and tail.mark.generation == generation:
-            raise MissingSnapshot(f"{names.SNAPSHOTS}/{names.snapshot(project, log_id, generation)}, of {name}")
+            snapshot = names.snapshot(project, log_id, generation)
+            raise UnreadableLog(f"{self.logs}/{name} lacks its snapshot, {names.SNAPSHOTS}/{snapshot}")
         await self._refresh(view, project, log_id)
 
     async def _mend(self, project: str, changes: Sequence[C]) -> None:

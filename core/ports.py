@@ -115,6 +115,15 @@ def nothing() -> Sequence[Document]:
     return ()
 
 
+class Listing(Protocol):
+    """The names in a container, whatever they are of."""
+
+    async def list_names(self, container: str, *, after: str | None, limit: int) -> Sequence[str]:
+        """Up to `limit` names beyond the name `after`, in an order of the engine's own: of documents, tombstones, logs
+        and contents; and of what is only staged, unless the engine removes that by itself. Never on the way of a
+        request."""
+
+
 class Documents(Protocol):
     """JSON documents by container and name (`project/id`, `project/thread/id`, ...)."""
 
@@ -240,7 +249,7 @@ class Queue(Protocol):
         """Move a poison item to the queue of the buried ones, for people to look at."""
 
 
-class Storage(Documents, Logs, Contents, Queue, Protocol):
+class Storage(Listing, Documents, Logs, Contents, Queue, Protocol):
     """A storage engine. It counts by kind what it asked of the store, and by reason what it had to ask again."""
 
     operations: Counter[str]

@@ -1,8 +1,10 @@
-"""What was in flight goes on where the queue that knew of it is lost: a restore brings back none, for one.
+"""What was in flight goes on where the queue that knew of it is lost: a restore brings back none, for one. What was
+being removed is in flight, too.
 
-The truth tells what there is to do. What a worker had claimed by an item that is lost is released, and then a new item
-is sent. A crash in between is made up for by doing it all again, which harms nothing, nor does it beside workers that
-live: one whose claim is released loses what it has begun, and an item without work is dropped.
+The truth tells what there is to do; of what a removal has left, its name does. What a worker had claimed by an item
+that is lost is released, and then a new item is sent. A crash in between is made up for by doing it all again, which
+harms nothing, nor does it beside workers that live: one whose claim is released loses what it has begun, and an item
+without work is dropped.
 """
 
 from __future__ import annotations
@@ -19,8 +21,8 @@ from core import names
 from core.fanout import fan_out
 from core.files import decode_file
 from core.fold import ThreadState
-from core.ledger import MissingSnapshot
-from core.ports import Clock, Storage, Stored
+from core.ports import Clock, Storage, StorageUnavailable, Stored
+from core.state import UnreadableLog
 from core.stores.fold import StoreState
 from core.stores.ledger import Stores
 from core.threads import Threads
@@ -40,12 +42,14 @@ from core.work import (
 log = logging.getLogger(__name__)
 
 PAGE: Final = 100  # documents of one look
+NAMES: Final = 1_000  # names of one look
 TAKEN: Final = "resumed/1"  # the delivery, of no item, that what belonged to lost items belongs to
 
 
 @dataclass(frozen=True, slots=True)
 class Resumption:
-    """`rung` counts the work items that were sent, by their kinds; `unreadable` are names of logs."""
+    """`rung` counts the work items that were sent, by their kinds. `unreadable` are container and name of what cannot
+    be read, of which nothing goes on."""
 
     storage: Storage
     threads: Threads
@@ -56,23 +60,41 @@ class Resumption:
 
     async def run(self) -> None:
         """In all projects. Reads every log. Raises StorageUnavailable; then it can be done again."""
+        known: set[str] = set()
         for container, resume in ((names.THREADS, self._thread), (names.STORE_LOGS, self._store)):
-            await fan_out(partial(self._log, resume), await self.storage.logs(container))
+            logs = await self.storage.logs(container)
+            known.update(name.removesuffix(".log") for name in logs)
+            await fan_out(partial(self._log, container, resume), logs)
         for container, ring in (
             (names.FILES, self._file),
             (names.UPLOADS, self._upload),
             (names.FILE_STORES, self._note),
         ):
             async for some in self._pages(container):
-                await fan_out(ring, some)
+                await fan_out(partial(self._document, container, ring), some)
+        async for contents in self._names(names.CONTENTS):
+            await fan_out(self._content, contents)
+        for container in (names.THREADS, names.SNAPSHOTS):
+            async for some_names in self._names(container):
+                await fan_out(self._purge, sorted({*map(_log_of, some_names)} - known))
 
-    async def _log(self, resume: Callable[[str, str], Awaitable[None]], name: str) -> None:
+    async def _log(self, container: str, resume: Callable[[str, str], Awaitable[None]], name: str) -> None:
         project, _, log_id = name.removesuffix(".log").partition("/")
+        await self._try(f"{container}/{name}", resume(project, log_id))
+
+    async def _document(self, container: str, ring: Callable[[Stored], Awaitable[None]], stored: Stored) -> None:
+        await self._try(f"{container}/{stored.name}", ring(stored))
+
+    async def _try(self, what: str, going_on: Awaitable[None]) -> None:
+        """One that cannot be read keeps no other from going on."""
         try:
-            await resume(project, log_id)
-        except MissingSnapshot as error:
-            log.error("nothing in %s goes on, which lacks %s", name, error)
-            self.unreadable.append(name)
+            await going_on
+        except StorageUnavailable:
+            raise
+        except Exception as error:
+            why = error if isinstance(error, UnreadableLog) else type(error).__name__  # others may quote content
+            log.error("nothing of %s goes on: %s", what, why)
+            self.unreadable.append(what)
 
     # -- logs ------------------------------------------------------------------------------------------------------
 
@@ -127,6 +149,29 @@ class Resumption:
         if await self.storage.get(names.FILES, names.document(project, file_id)) is None:
             await self._send(PurgeFile(project=project, file_id=file_id, sent_at=self.clock.now()))
 
+    # -- what no log and no document tells of any more -------------------------------------------------------------
+
+    async def _content(self, name: str) -> None:
+        """Bytes of a file that was deleted, or that never came to be: the worker removes them in a day, in which one
+        that is still coming may come."""
+        if await self.storage.get(names.FILES, name) is None:
+            project, _, file_id = name.partition("/")
+            await self._send(TidyFile(project=project, file_id=file_id, sent_at=self.clock.now()))
+
+    async def _purge(self, name: str) -> None:
+        """Tombstones and snapshots that a purge has left, which got as far as the log."""
+        (project, _, log_id), now = name.partition("/"), self.clock.now()
+        if log_id.startswith("vs_"):
+            await self._send(PurgeStore(project=project, store_id=log_id, sent_at=now))
+        else:
+            await self._send(PurgeThread(project=project, thread_id=log_id, sent_at=now))
+
+    async def _names(self, container: str) -> AsyncIterator[Sequence[str]]:
+        after = None
+        while found := await self.storage.list_names(container, after=after, limit=NAMES):
+            yield found
+            after = found[-1]
+
     async def _pages(self, container: str) -> AsyncIterator[Sequence[Stored]]:
         after, newest_first = None, container == names.FILES  # as the engines keep them
         while page := await self.storage.page(container, "", after=after, limit=PAGE, newest_first=newest_first):
@@ -151,3 +196,9 @@ def _released_files(state: StoreState) -> Sequence[e.Event]:
     sources = {held.source for held in claimed}
     others = tuple(name for name, item in state.loose.items() if item not in ("", TAKEN) and name not in sources)
     return [*released, e.ItemTakenOver(names=others, item=TAKEN)] if others else released
+
+
+def _log_of(name: str) -> str:
+    """Project and id of the log that a name is of: its own, or that of its document, a generation or a snapshot."""
+    folder, _, last = name.rpartition("/")
+    return f"{folder}/{last.partition('.')[0]}"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final, Generic, Protocol, TypeVar
 
 import msgspec
@@ -15,6 +16,22 @@ from core.paging import Opened
 from core.ports import Mark
 
 VIEW_BYTES: Final = 2_000  # of an aggregate without anything in it
+
+
+class UnreadableLog(Exception):
+    """What a log says cannot be known: a snapshot that it goes on from is missing, as in a restore without that
+    container, or bytes are not what this version writes. Trying again does not help. The message names what it is, and
+    quotes nothing of it."""
+
+
+@contextlib.contextmanager
+def decoding(what: str) -> Iterator[None]:
+    """Raises UnreadableLog for what cannot be decoded."""
+    try:
+        yield
+    except (msgspec.DecodeError, ValueError) as error:
+        # Without the cause, which may quote content.
+        raise UnreadableLog(f"{what} cannot be decoded: {type(error).__name__}") from None
 
 
 class State(msgspec.Struct):

@@ -110,6 +110,7 @@ class Threads(Ledger[ThreadState, Change]):
 
     async def sweep(self, project: str, thread_id: str) -> None:
         """Delete the tombstones of a thread that was purged long ago."""
-        await self._storage.remove(names.THREADS, names.document(project, thread_id))
         for container in (names.MESSAGES, names.RUNS, names.STEPS):
             await self._storage.sweep(container, names.document(project, thread_id, ""))
+        # Last its own, by which `assistants resume` finds what a sweep that was cut short has left.
+        await self._storage.remove(names.THREADS, names.document(project, thread_id))

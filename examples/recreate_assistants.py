@@ -20,7 +20,11 @@ if isinstance(wanted, dict):
 there = {assistant.metadata.get("old_id"): assistant.id for assistant in client.beta.assistants.list(limit=100)}
 refused = []
 
-for old in wanted:
+for number, old in enumerate(wanted, 1):
+    if not isinstance(old, dict) or not old.get("id"):
+        print(f"entry {number} not recreated: it has no `id`, by which it would be found again")
+        refused.append(f"entry {number}")
+        continue
     fields = {key: old[key] for key in (*KEPT, "response_format") if old.get(key) is not None}
     fields["metadata"] = {**(old.get("metadata") or {}), "old_id": old["id"]}
     if len(fields["metadata"]) > 16:

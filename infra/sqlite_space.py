@@ -15,9 +15,7 @@ def vacuum(path: str) -> tuple[int, int]:
 
     Raises StorageUnavailable if it cannot, and then nothing has changed.
     """
-    file = Path(path).expanduser()
-    if not file.exists():
-        raise StorageUnavailable(f"there is no file '{path}'")
+    file = existing(path)
     before = _size(file)
     try:
         with contextlib.closing(sqlite3.connect(file, timeout=5, isolation_level=None)) as db:
@@ -29,6 +27,14 @@ def vacuum(path: str) -> tuple[int, int]:
     if busy:
         raise StorageUnavailable(f"'{path}' is being read: its bytes are given back a while after that has ended")
     return before, _size(file)
+
+
+def existing(path: str) -> Path:
+    """The file. Raises StorageUnavailable if there is none: opening it would make an empty one."""
+    file = Path(path).expanduser()
+    if not file.exists():
+        raise StorageUnavailable(f"there is no file '{path}'")
+    return file
 
 
 def _size(file: Path) -> int:

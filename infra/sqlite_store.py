@@ -141,6 +141,13 @@ class SqliteStorage:
             sql.execute("PRAGMA user_version=0")
         self._written = time.monotonic()
 
+    async def list_names(self, container: str, *, after: str | None, limit: int) -> Sequence[str]:
+        tables = ("documents", "logs", "contents", "chunks")
+        each = " UNION ".join(f"SELECT name FROM {table} WHERE container=:c AND name>:after" for table in tables)  # noqa: S608
+        values = {"c": container, "after": after or "", "limit": limit}
+        with self._errors():
+            return [name for (name,) in self._sql.execute(f"{each} ORDER BY name LIMIT :limit", values)]
+
     # -- documents -------------------------------------------------------------------------------------------------
 
     async def get(self, container: str, name: str) -> Stored | None:

@@ -312,6 +312,10 @@ class Faulty(Storage):
     async def logs(self, container: str) -> Sequence[str]:
         return await self._call(f"logs {container}", lambda: self._store.logs(container))
 
+    async def list_names(self, container: str, *, after: str | None, limit: int) -> Sequence[str]:
+        list_names = self._store.list_names
+        return await self._call(f"names {container}", lambda: list_names(container, after=after, limit=limit))
+
     async def weigh(self, container: str, prefix: str) -> int:
         return await self._call("weigh", lambda: self._store.weigh(container, prefix))
 

@@ -185,15 +185,16 @@ def test_assistants_are_recreated_once(running: Process, tmp_path: Path) -> None
     full = {**old, "id": "asst_full", "metadata": {str(number): "v" for number in range(16)}}
     wrong = {**old, "id": "asst_wrong", "temperature": 3.0}
     bare = {**old, "id": "asst_bare", "tool_resources": {"code_interpreter": {"file_ids": None}, "file_search": None}}
-    file.write_text(json.dumps({"object": "list", "data": [old, full, wrong, bare]}))
+    file.write_text(json.dumps({"object": "list", "data": [{"model": "gpt-4o"}, old, full, wrong, bare]}))
     first = _python("recreate_assistants.py", running, str(file), code=1)
     assert re.fullmatch(
+        r"entry 1 not recreated: it has no `id`, .*\n"
         r"asst_old asst_[a-z0-9]{24}\n"
         r"  without file-a, file-b, vs_gone: upload .*\n"
         r"asst_full not recreated: .* remove one, and run again\n"
         r"asst_wrong not recreated: .*temperature.*\n"
         r"asst_bare asst_[a-z0-9]{24}\n"
-        r"2 of 4 were not recreated: asst_full, asst_wrong\n",
+        r"3 of 5 were not recreated: entry 1, asst_full, asst_wrong\n",
         first,
     )
     assert _python("recreate_assistants.py", running, str(file), code=1) == first

@@ -1,5 +1,5 @@
 """`assistants resume`: whatever storage call a process dies at, a copy of the truth alone goes on, though it has no
-queue, no projections and no streams."""
+queue, no projections and no streams; and nothing is left in it for ever."""
 
 from __future__ import annotations
 
@@ -7,29 +7,44 @@ import asyncio
 import contextlib
 import contextvars
 import math
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 from client import Client, Unanswered
 from faults import How, Plan
-from promises import past_in
+from inprocess import in_process
+from promises import nothing_is_left, past_in
 from scenarios import SCENARIOS, WORLDS
 from simulation import PROJECT, RESTART, Process, World
 from test_crash_sweep import THOROUGH, go_on
-from test_files_crash import days_pass
+from test_files_crash import SCENARIOS as FILES
+from test_files_crash import Owner as Uploader
+from test_files_crash import check as check_files
+from test_files_crash import create_and_delete, days_pass, go_away
 from test_stores_crash import SCENARIOS as STORES
-from test_stores_crash import Owner, check
+from test_stores_crash import Owner, check, delete_while_files_are_read
 from virtual import run
 
+import assistants
 from core import events as e
 from core import names
+from core.bell import Bell
 from core.errors import ApiError
+from core.ids import Ids
 from core.resources import TERMINAL
 from core.resume import Resumption
+from core.stores.ledger import Stores
+from core.threads import Threads
+from infra.settings import ConfigurationError, Settings
+from infra.sqlite_store import SqliteStorage
+from infra.wiring import MEMORY, SystemClock
 
 POINTS = 3 * THOROUGH  # of each scenario
 LATE = [SCENARIOS[name] for name in SCENARIOS if "expire" in name or "settle" in name]  # runs are to expire in these
+NEWER = b'{"id": "secret", "at": 1, "events": [{"type": "secret.of.a.newer.version"}]}\n'
 Play = Callable[[Any, Plan], Coroutine[Any, Any, World]]
 
 
@@ -43,19 +58,46 @@ class Restored(World):
 
     async def _resume(self, process: Process) -> None:
         await asyncio.sleep(RESTART)
-        sql = self.store._sql
-        sql.execute("DELETE FROM queue")
-        for container in (*names.PROJECTIONS, *names.PASSING):
-            for table in ("documents", "logs", "blocks"):
-                sql.execute(f"DELETE FROM {table} WHERE container=?", (container,))
+        self.store._sql.execute("DELETE FROM queue")
+        self._lose()
         command = Process(self, process.place, "", "resume")
         await Resumption(command.storage, command.ledger, command.stores, self.clock).run()
         self._up(process.place, process.roles)
 
+    def _lose(self) -> None:
+        """What a copy does not hold."""
+        sql = self.store._sql
+        for container in (*names.PROJECTIONS, *names.PASSING):
+            for table in ("documents", "logs", "blocks"):
+                sql.execute(f"DELETE FROM {table} WHERE container=?", (container,))
+        # What is staged is not in a copy, either.
+        sql.execute(
+            "DELETE FROM chunks WHERE NOT EXISTS (SELECT 1 FROM contents, json_each(contents.parts) AS part WHERE"
+            " contents.container=chunks.container AND contents.name=chunks.name"
+            " AND json_extract(part.value, '$[0]')=chunks.part)"
+        )
+
+
+class Queueless(Restored):
+    """It has lost the queue alone."""
+
+    def _lose(self) -> None: ...
+
 
 def sweep(play: Play, scenario: Any) -> None:
     calls = run(play(scenario, Plan())).plan.points(How.CRASH_AFTER)
-    for number in calls[:: math.ceil(len(calls) / POINTS)]:
+    crash_at(play, scenario, calls[:: math.ceil(len(calls) / POINTS)])
+
+
+def crash_from(play: Play, scenario: Any, name: str) -> None:
+    """At all calls from the first of this name on."""
+    plan = run(play(scenario, Plan())).plan
+    first = next(number for number, call in enumerate(plan.calls, 1) if call.name == name)
+    crash_at(play, scenario, [number for number in plan.points(How.CRASH_AFTER) if number >= first])
+
+
+def crash_at(play: Play, scenario: Any, numbers: Iterable[int]) -> None:
+    for number in numbers:
         plan = Plan.at(number, How.CRASH_AFTER)
         try:
             run(play(scenario, plan))
@@ -65,9 +107,10 @@ def sweep(play: Play, scenario: Any) -> None:
         assert plan.hits
 
 
-async def talk(scenario: Any, plan: Plan) -> World:
-    """The client asks no more after the restore, until every run has ended."""
-    world = Restored(plan=plan, **WORLDS.get(scenario.__name__, {}))
+async def talk(scenario: Any, plan: Plan, *, purged: bool = False, kind: type[Restored] = Restored) -> World:
+    """The client asks no more after the restore, until every run has ended. With `purged`, the plan lasts until what
+    was deleted is gone."""
+    world = kind(plan=plan, **WORLDS.get(scenario.__name__, {}))
     async with world.running():
         client = Client(world, 0)
 
@@ -82,6 +125,8 @@ async def talk(scenario: Any, plan: Plan) -> World:
             await asyncio.sleep(0.1)
         task.cancel()
         await asyncio.wait((task,))
+        if purged:
+            await world.at_rest()
         await asyncio.sleep(2 * RESTART)
         plan.end()
         await world.at_rest()
@@ -92,6 +137,8 @@ async def talk(scenario: Any, plan: Plan) -> World:
             assert held.run.status != "expired" or held.id in paused or scenario in LATE
         if past.commits and not past.deleted:
             await go_on(client)
+        elif client.thread:
+            await nothing_is_left(world, client.thread)
         assert not world.errors, world.errors
     return world
 
@@ -101,14 +148,22 @@ def test_p2_every_run_of_a_restored_copy_ends(scenario: Any) -> None:
     sweep(talk, scenario)
 
 
-async def keep_files(scenario: Any, plan: Plan) -> World:
-    world = Restored(plan=plan)
+@pytest.mark.parametrize("kind", [Restored, Queueless])
+def test_nothing_is_left_of_a_deleted_thread_whose_log_had_gone(kind: type[Restored]) -> None:
+    crash_from(partial(talk, purged=True, kind=kind), SCENARIOS["rolled_over_and_deleted"], f"drop {names.THREADS}")
+
+
+async def keep_stores(scenario: Any, plan: Plan, *, purged: bool = False, **options: Any) -> World:
+    """`purged` as of `talk`."""
+    world = Restored(plan=plan, **options)
     async with world.running():
         owner = Owner(world, 0)
         try:
             await scenario(owner)
         except (Unanswered, ApiError):
             assert plan.hits
+        if purged:
+            await days_pass(world)
         await asyncio.sleep(2 * RESTART)
         plan.end()
         await days_pass(world)
@@ -132,4 +187,86 @@ async def ask_for_everything(world: World) -> None:
 
 @pytest.mark.parametrize("scenario", STORES, ids=lambda scenario: scenario.__name__)
 def test_p9_every_vector_store_of_a_restored_copy_is_whole(scenario: Any) -> None:
+    sweep(keep_stores, scenario)
+
+
+def test_nothing_is_left_of_a_deleted_vector_store_whose_log_had_gone() -> None:
+    crash_from(partial(keep_stores, purged=True, roll_after=2), delete_while_files_are_read, f"drop {names.STORE_LOGS}")
+
+
+async def keep_files(scenario: Any, plan: Plan) -> World:
+    world = Restored(plan=plan)
+    async with world.running():
+        owner = Uploader(world)
+        try:
+            await scenario(owner)
+        except (Unanswered, ApiError):
+            assert plan.hits
+        except ConnectionResetError:
+            assert scenario is go_away
+        await asyncio.sleep(2 * RESTART)
+        plan.end()
+        await days_pass(world)
+        await check_files(world, owner)
+    return world
+
+
+@pytest.mark.parametrize("scenario", FILES, ids=lambda scenario: scenario.__name__)
+def test_nothing_is_left_of_a_file_that_was_deleted_or_never_came(scenario: Any) -> None:
     sweep(keep_files, scenario)
+
+
+def test_the_bytes_of_a_deleted_file_go() -> None:
+    crash_from(keep_files, create_and_delete, "remove")
+
+
+async def test_what_cannot_be_read_keeps_nothing_else_from_going_on(caplog: pytest.LogCaptureFixture) -> None:
+    """A log with bytes that are none, one of a newer version, and one without its snapshot; a document likewise."""
+    async with in_process(worker=False, log_roll_after=2) as service:
+        threads = [await service.thread("secret") for _ in range(3)]
+        await service.start_run()
+        storage, lost = service.storage, threads[2]
+        for thread, line in zip(threads, (b"{secret\n", NEWER), strict=False):
+            await append(storage, names.THREADS, thread, line)
+        for _ in range(3):
+            await service.api.post(f"/threads/{lost}/messages", {"role": "user", "content": "secret"})
+        for stored in await storage.page(names.SNAPSHOTS, f"default/{lost}", after=None, limit=9, newest_first=False):
+            await storage.remove(names.SNAPSHOTS, stored.name)
+        await storage.start(names.STORE_LOGS, names.log("default", "vs_1"), NEWER)
+        await storage.create(names.FILES, "default/file-1", b'{"secret": 1}')
+        await storage.create(names.UPLOADS, "default/upload_1", b"{}")
+        restored = SystemClock(), Ids(SystemClock()), Bell()
+        resumption = Resumption(storage, Threads(storage, *restored), Stores(storage, *restored), SystemClock())
+        await resumption.run()
+        assert resumption.rung == {"run": 1, "tidy_upload": 1}
+        assert sorted(resumption.unreadable) == sorted(
+            [
+                *(f"threads/default/{thread}.log" for thread in threads),
+                "vector-store-logs/default/vs_1.log",
+                "files/default/file-1",
+            ]
+        )
+    assert all(name in caplog.text for name in resumption.unreadable)
+    assert "secret" not in caplog.text and "Traceback" not in caplog.text
+
+
+async def append(storage: Any, container: str, log_id: str, line: bytes) -> None:
+    log = names.log("default", log_id)
+    await storage.append(container, log, (await storage.read(container, log, None)).mark, line)
+
+
+async def test_the_command_tells_at_its_end_what_cannot_be_read(tmp_path: Path) -> None:
+    where = tmp_path / "a.db"
+    storage = SqliteStorage(str(where), SystemClock())
+    await storage.open()
+    await storage.start(names.THREADS, names.log("default", "thread_1"), b"{\n")
+    await storage.close()
+    with pytest.raises(ConfigurationError, match=r"cannot be read: threads/default/thread_1\.log"):
+        await assistants.resume(Settings(storage=f"sqlite:///{where}"))
+
+
+@pytest.mark.parametrize(("storage", "why"), [("sqlite:///{}/none/a.db", "there is no file"), (MEMORY, "STORAGE is")])
+async def test_where_nothing_can_be_resumed_the_command_says_why(tmp_path: Path, storage: str, why: str) -> None:
+    with pytest.raises(ConfigurationError, match=why):
+        await assistants.resume(Settings(storage=storage.format(tmp_path)))
+    assert list(tmp_path.iterdir()) == []

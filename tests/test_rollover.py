@@ -288,19 +288,29 @@ async def read_anew(world: World, client: Client, *, messages: int) -> None:
     assert whole(state) == whole(past_of(world, client.thread).state)
 
 
-async def test_a_snapshot_that_is_missing_is_one_clear_error(caplog: pytest.LogCaptureFixture) -> None:
-    """As after a restore without that container. It is not read again and again."""
+@pytest.mark.parametrize("how", ["missing", "damaged"])
+async def test_a_log_that_cannot_be_read_is_one_clear_error(how: str, caplog: pytest.LogCaptureFixture) -> None:
+    """As after a restore without the container of its snapshot. It is not read again and again."""
     async with in_process(log_roll_after=ROLLS) as service:
         thread = await service.thread()
         for number in range(2 * ROLLS):
             await service.api.post(f"/threads/{thread}/messages", {"role": "user", "content": str(number)})
         (snapshot,) = await service.storage.page(names.SNAPSHOTS, "", after=None, limit=9, newest_first=False)
         await service.storage.remove(names.SNAPSHOTS, snapshot.name)
+        if how == "damaged":
+            await service.storage.create(names.SNAPSHOTS, snapshot.name, b'{"secret": 1}')
         service.ledger._views.clear()
         service.ledger._storage = reading = Reading(service.storage)
-        await service.api.refused("GET", f"/threads/{thread}/messages", status=500)
-    assert reading.counts == {"read": 2, "get": 1}
-    assert f"MissingSnapshot: snapshots/{snapshot.name}, of default/{thread}.log" in caplog.text
+        answer = await service.api.send("GET", f"/v1/threads/{thread}/messages")
+    told = (answer.status, answer.error["code"], answer.headers["x-should-retry"])
+    assert told == (500, "storage_unreadable", "false")
+    assert "can retry" not in answer.error["message"]
+    assert reading.counts["read"] <= 2 and reading.counts["get"] == 1
+    (record,) = caplog.records
+    why = {"missing": f"threads/default/{thread}.log lacks its snapshot, snapshots/{snapshot.name}"}
+    why["damaged"] = f"snapshots/{snapshot.name} cannot be decoded: ValueError"
+    assert record.getMessage() == f"GET /v1/threads/{thread}/messages failed: {why[how]}"
+    assert not record.exc_info
 
 
 class Reading:

@@ -1306,6 +1306,30 @@ async def test_logs_are_listed_without_their_old_generations_and_without_documen
     assert sorted(await store.logs("threads")) == ["p/thread_1.log", "p2/thread_2.log"]
 
 
+async def test_all_names_of_a_container_are_listed_page_by_page(store: Storage) -> None:
+    """Of documents, tombstones, logs and their old generations, and contents."""
+    mark, _ = await store.start("threads", "p/thread_1.log", b"1")
+    await store.roll("threads", "p/thread_1.log", mark)
+    await store.advance(Document("threads", "p/thread_1", b"{}", 1))
+    await store.advance(Document("threads", "p2/thread_2", b"", 1))
+    for name in ("p/file-a", "p/file-b", "p2/file-0"):
+        await store.create("files", name, b"{}")
+        await store.commit("contents", name, [await store.stage("contents", name, "part", pieces(b"1"))])
+    assert sorted(await names_in(store, "files")) == ["p/file-a", "p/file-b", "p2/file-0"]
+    assert sorted(await names_in(store, "contents")) == ["p/file-a", "p/file-b", "p2/file-0"]
+    there = ["p/thread_1", "p/thread_1.log", "p/thread_1.log.0", "p2/thread_2"]
+    assert sorted(await names_in(store, "threads")) == there
+    assert await store.list_names("runs", after=None, limit=2) == []
+
+
+async def names_in(store: Storage, container: str) -> list[str]:
+    found: list[str] = []
+    while page := await store.list_names(container, after=found[-1] if found else None, limit=2):
+        assert len(page) <= 2
+        found += page
+    return found
+
+
 async def test_bytes_are_weighed_by_prefix(store: Storage) -> None:
     assert await store.weigh("threads", "p/") == 0
     mark, _ = await store.start("threads", "p/thread_1.log", b"12345")

@@ -195,11 +195,11 @@ class Doorbell:
                 # The holder of the first item may have died before its purge, and this one may come before that one.
                 await stores.purge(item.project, item.store_id)
                 await stores.sweep(item.project, item.store_id)
-        elif state.deleted:
+        elif not state.known:  # or a sweep has died after the log went
             again = replace(item, sent_at=self.kit.clock.now(), tombstones=True)
             await self.kit.storage.send(to_body(again), delay=self.kit.tombstones)
             await stores.purge(item.project, item.store_id)
-        elif state.known and self._age(item) < STALE:
+        elif self._age(item) < STALE:
             await self._put_back(item)
 
     async def _purge_thread(self, item: PurgeThread) -> None:
@@ -208,13 +208,11 @@ class Doorbell:
         if item.tombstones:
             if state.thread is None:  # else its purge is under way, and sends this item again
                 await ledger.sweep(item.project, item.thread_id)
-        elif state.deleted:
+        elif not state.known:  # or a purge has died after the log went
             # Sent before the log goes, without which no worker would know of a purge to finish.
             again = replace(item, sent_at=self.kit.clock.now(), tombstones=True)
             await self.kit.storage.send(to_body(again), delay=self.kit.tombstones)
             await ledger.purge(item.project, item.thread_id)
-        elif state.thread is None:
-            await ledger.purge(item.project, item.thread_id)  # what one that died before its end left
         elif self._age(item) < STALE:
             await self._put_back(item)
 
