@@ -1,4 +1,5 @@
 """What a request says of its body before any of it is read: how it is packed, and whether its client waits to be asked.
+And what becomes of a body that turns out to be none while it is read.
 
 Bodies are taken as they are. To unpack them costs time and memory out of all proportion to what was sent, so the
 server's parser leaves them alone (connections.SERVER), and what says that it is packed is refused.
@@ -7,12 +8,19 @@ server's parser leaves them alone (connections.SERVER), and what says that it is
 from __future__ import annotations
 
 from aiohttp import HttpVersion11, web
+from aiohttp.streams import StreamReader
 from aiohttp.typedefs import Handler, Middleware
+from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from app.heads import listed
 from core.errors import ApiError
 
 INVITED = web.RequestKey("invited", bool)
+
+
+class SpoiledBody(TimeoutError):
+    """The request's body is not in chunks as its Transfer-Encoding says. (To aiohttp, which reads the rest of bodies
+    after an answer, it must look like one that takes too long: else that would be logged as a fault.)"""
 
 
 def announced() -> Middleware:
@@ -67,3 +75,34 @@ async def _later(_: web.Request) -> None:
 # aiohttp would answer before any middleware, with or without a key, and in plain text. A handler of one's own can be
 # given to the routes that are added, but unknown paths and methods have routes of their own.
 web.UrlMappingMatchInfo.expect_handler = property(lambda _: _later)  # type: ignore[method-assign, assignment]
+
+
+_received = RequestHandler.data_received
+
+
+def _receive(self: RequestHandler, data: bytes) -> None:
+    """What the parser refuses in the middle of a body ends that body, whose reader answers, and the connection.
+
+    aiohttp has a refusal wait until the request before it is answered, even if it is that one's own body which is
+    refused. Nothing ends the body then, so its reader would wait until its time is up."""
+    _received(self, data)
+    if not self._messages:
+        return
+    message, body = self._messages[-1]
+    if not isinstance(message, _ErrInfo):
+        self._cache["body"] = body
+    elif (body := self._cache.get("body", body)) and not body.is_eof():
+        _spoil(self, body)
+
+
+def _spoil(connection: RequestHandler, body: StreamReader) -> None:
+    if len(connection._messages) > 1 and connection._messages[-2][1] is body:
+        del connection._messages[-2]  # its turn has not come: the refusal is its answer
+        return
+    connection._messages.pop()
+    body.set_exception(SpoiledBody())
+    body.feed_eof()  # else aiohttp would read on after the answer
+    connection.close()
+
+
+RequestHandler.data_received = _receive  # type: ignore[method-assign]

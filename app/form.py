@@ -103,9 +103,6 @@ class Form:
                 yield event
         except MultipartError as error:
             raise ApiError(f"We could not parse the form in the body of your request: {error}") from None
-        except web.RequestPayloadError:  # not in chunks as its Transfer-Encoding says
-            request.content.feed_eof()  # aiohttp would read the rest, and log a fault of ours
-            raise ApiError("The request body cannot be decoded.", headers={"Connection": "close"}) from None
 
     def _too_large(self) -> ApiError:
         message = f"The file is too large: {self._limit} bytes are the limit."

@@ -12,12 +12,12 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 from aiohttp.web_protocol import RequestHandler
 
-from app.bodies import close_uninvited
+from app.bodies import SpoiledBody, close_uninvited
 from app.connections import SlowBody, body_timer
 from app.dialects import OPENAI, Dialect, dialect_of, is_api
 from app.keyless import allowed
 from app.service import PROJECT, REQUEST_ID
-from core.errors import ApiError, server_error, storage_unavailable, too_slow, undecided, unreadable
+from core.errors import ApiError, server_error, storage_unavailable, too_slow, undecided, undecodable, unreadable
 from core.ids import SAFE_ID
 from core.ports import Conflict, StorageUnavailable, Telemetry, Undecided
 from core.resources import encode
@@ -73,9 +73,14 @@ def errors_and_ids() -> Middleware:
         except SlowBody:
             response = render(too_slow(), dialect)
             response.force_close()
+        except SpoiledBody:
+            response = render(undecodable(), dialect)
+            response.force_close()
         except (ConnectionResetError, TimeoutError):
             raise
         except Exception as error:
+            if request.transport is None and error is request.content.exception():
+                raise ConnectionResetError("the client hung up in its body") from error
             response = _answer(request, error, dialect)
         finally:
             if timer:
@@ -196,6 +201,9 @@ def unparsed(
     message: str | None = None,
 ) -> web.StreamResponse:
     """The envelope for what never became a request: the HTTP parser's refusals (headers too long, broken encodings)."""
+    if request.transport is None and isinstance(exc, ConnectionError | None):  # none: of what took too long
+        log.info("%s %s: the client hung up before its answer", request.method, request.path)
+        raise ConnectionResetError("the client hung up") from exc
     if request.writer.output_size > 0:
         raise ConnectionError("the answer has begun, and cannot become an error") from exc
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:

@@ -117,11 +117,7 @@ def path_id(request: web.Request, param: str, prefix: str) -> str:
 
 async def read_body(request: web.Request, kind: type[B]) -> B:
     """The request's JSON; no body at all counts as an empty object. Raises ApiError naming what is wrong."""
-    try:
-        body = await request.read()
-    except web.RequestPayloadError:  # not in chunks as its Transfer-Encoding says
-        request.content.feed_eof()  # aiohttp would read the rest, and log a fault of ours
-        raise ApiError("The request body cannot be decoded.", headers={"Connection": "close"}) from None
+    body = await request.read()
     if body:
         _check_type(request)
     return parse_body(kind, body or b"{}")

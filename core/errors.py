@@ -113,3 +113,8 @@ def overloaded() -> ApiError:
 
 def too_slow() -> ApiError:
     return ApiError("The body of your request took too long to arrive.", status=408, code="request_timeout")
+
+
+def undecodable() -> ApiError:
+    """400 for a body whose framing breaks off."""
+    return ApiError("The request body cannot be decoded: it is not in chunks as its 'Transfer-Encoding' says.")

@@ -14,13 +14,23 @@ AT_ONCE: Final = 32  # requests that are under way
 
 
 async def fan_out(act: Callable[[T], Awaitable[R]], items: Iterable[T], at_once: int = AT_ONCE) -> list[R]:
-    """`act` on each of the items, on `at_once` at a time; the results in the order of the items, each of which is made
-    when its turn has come. Raises the first error when those that began with it have ended; no others begin then."""
-    found: list[R] = []
-    coming = iter(items)
-    while some := list(itertools.islice(coming, at_once)):
-        for ended in await asyncio.gather(*map(act, some), return_exceptions=True):
-            if isinstance(ended, BaseException):
-                raise ended
-            found.append(ended)
-    return found
+    """`act` on each of the items, on `at_once` at a time: each is made, and begins, as soon as one before it has ended.
+    The results are in the order of the items. Raises the first error in that order when those that were under way have
+    ended; no others begin then."""
+    coming = enumerate(items)  # shared: each worker takes the next one
+    found: dict[int, R] = {}
+    errors: dict[int, BaseException] = {}
+
+    async def work(first: tuple[int, T]) -> None:
+        try:
+            for number, item in itertools.chain([first], coming):
+                found[number] = await act(item)
+                if errors:
+                    return
+        except BaseException as error:
+            errors[number] = error
+
+    await asyncio.gather(*map(work, list(itertools.islice(coming, at_once))))
+    if errors:
+        raise errors[min(errors)]
+    return [found[number] for number in sorted(found)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import re
 import zlib
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from aiohttp.http_parser import DeflateBuffer
 from forms import TYPE, field, file_form, form, send_form
 from inprocess import InProcess, in_process
-from test_connections import answered, connected, refusal, served
+from test_connections import LIVE, answered, connected, refusal, served
 from test_files import kept
 
 Json = Any
@@ -196,3 +197,86 @@ async def test_a_part_with_more_bytes_than_its_upload_was_created_for_leaves_not
         answer = await send_form(service.api, path, form(field("data", b"x" * 2_000_001, "blob")))
         assert (answer.status, answer.error["param"]) == (413, "data")
         assert kept(service) == []
+
+
+# --- bodies that break off ------------------------------------------------------------------------------------------
+
+
+def chunked(path: str, data: bytes, kind: str) -> bytes:
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nOpenAI-Beta: assistants=v2\r\nContent-Type: {kind}\r\n"
+    return f"{head}Transfer-Encoding: chunked\r\n\r\n{len(data):x}\r\n".encode() + data + b"\r\n"
+
+
+SPOILED = {"size": b"zz\r\n", "end": b"1\r\nxyz", "trailer": b"0\r\n:\r\n\r\n", "sign": b"-1\r\n\r\n"}
+
+
+def bodies(upload: str) -> dict[str, tuple[str, bytes, str]]:
+    return {
+        "json": ("/v1/assistants", b'{"model": "offline"}', "application/json"),
+        "half": ("/v1/assistants", b'{"model"', "application/json"),
+        "azure": ("/openai/assistants?api-version=2024-05-01-preview", b'{"model": "offline"}', "application/json"),
+        "form": ("/v1/files", file_form(b"y" * 3000), TYPE["Content-Type"]),
+        "half form": ("/v1/files", file_form(b"y" * 3000)[:1500], TYPE["Content-Type"]),
+        "large form": ("/v1/files", file_form(b"y" * 300_000), TYPE["Content-Type"]),
+        "part": (f"/v1/uploads/{upload}/parts", form(field("data", b"y" * 3000, "blob")), TYPE["Content-Type"]),
+        "no path": ("/v1/nothing", b"{}", "application/json"),
+    }
+
+
+async def pieces_of(port: int, *pieces: bytes) -> bytes:
+    """The answer to what comes in these pieces, until the connection is closed."""
+    async with connected(port) as (reader, writer):
+        for piece in pieces:
+            writer.write(piece)
+            await asyncio.sleep(0.02)  # most of them arrive one by one; none of them matters
+        return await reader.read()
+
+
+@pytest.mark.parametrize("spoiled", SPOILED.values(), ids=SPOILED)
+async def test_a_body_that_is_spoiled_in_any_piece_is_refused_at_once(
+    spoiled: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In the segment of its head, in that of its last chunk, or in a later one; no second answer comes, and nothing is
+    made of what came before."""
+    async with served() as (service, port), asyncio.timeout(10):
+        requests = [chunked(*each) for each in bodies(await _uploading(service)).values()]
+        before = [*kept(service)]
+        split = [
+            pieces
+            for good in requests
+            for pieces in ((good, spoiled), (good + spoiled,), (good, spoiled[:1], spoiled[1:]), (good, spoiled, LIVE))
+        ]
+        for pieces, raw in zip(split, await asyncio.gather(*(pieces_of(port, *each) for each in split)), strict=True):
+            status, error = refusal(raw)
+            expected = (400, 404) if b"/nothing" in pieces[0] else (400,)
+            assert status in expected and error["type"] == "invalid_request_error", (pieces[0][:80], raw)
+            assert raw.count(b"HTTP/1.") == 1
+        assert kept(service) == before
+        assert [(await service.api.get(f"/{kind}"))["data"] for kind in ("files", "assistants")] == [[], []]
+    assert not [each for each in caplog.records if each.levelname in ("WARNING", "ERROR")]
+
+
+async def test_what_waits_before_a_spoiled_body_is_answered() -> None:
+    async with served() as (_, port), asyncio.timeout(10):
+        raw = await pieces_of(port, LIVE + LIVE + chunked("/v1/assistants", b"{", "application/json"), b"zz\r\n")
+    assert re.findall(rb"HTTP/1.. (\d+)", raw) == [b"200", b"200", b"400"]
+
+
+@pytest.mark.parametrize("what", ["json", "form", "part"])
+async def test_a_client_that_hangs_up_in_its_body_is_one_line_of_the_log(
+    what: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    async with served() as (service, port), asyncio.timeout(10):
+        path, data, kind = bodies(await _uploading(service))[what]
+        async with connected(port) as (_, writer):
+            writer.write(chunked(path, data, kind))
+            await asyncio.sleep(0.05)  # its handler reads
+        while not hung_up(caplog):
+            await asyncio.sleep(0.001)
+    assert len(hung_up(caplog)) == 1
+    assert not [each for each in caplog.records if each.exc_info or each.levelname in ("WARNING", "ERROR")]
+
+
+def hung_up(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [each.getMessage() for each in caplog.records if "hung up" in each.getMessage()]

@@ -104,7 +104,7 @@ def running() -> Iterator[Process]:
 def test_the_first_run_by_curl_then_watched(running: Process) -> None:
     scripts = dict(SCRIPT.findall(README.read_text()))
     script = scripts["first run"] + "\n" + scripts["watch"]
-    done = _run(["sh", "-eu", "-c", script], running)
+    done = _run(["env", f"OPENAI_BASE_URL={running.url}/v1/", "sh", "-eu", "-c", script], running)
     messages, events = done.split("id: 0.", 1)
     assert "get_weather answered: 4 degrees and rain" in messages
     whole, rest = events.split("data: [DONE]", 1)
@@ -152,10 +152,21 @@ def test_examples_end_and_say_why_where_the_model_does_not_answer() -> None:
         assert len(re.findall("^ended: .*server_error", ended, re.MULTILINE)) == 3
 
 
+REFUSED = ["sh", "-c", 'sh -eu -c "$0" || exit 1']  # shells end with codes of their own
+
+
 def test_the_first_run_by_curl_ends_and_says_why_where_it_is_not_let_in(running: Process) -> None:
-    said = _run(["env", "OPENAI_API_KEY=sk-of-nobody", "sh", "-eu", "-c", first_run()], running)
-    assert "The run is not completed:" in said
-    assert "Incorrect API key" in said
+    said = _run(["env", "OPENAI_API_KEY=sk-of-nobody", *REFUSED, first_run()], running, code=1)
+    assert "The assistant is not created:" in said
+    assert said.count('"error"') == said.count("Incorrect API key") == 1
+
+
+def test_the_first_run_by_curl_ends_and_says_why_where_its_model_is_off() -> None:
+    with service("sqlite://:memory:", API_KEYS=f"default:{KEY}", OFFLINE_MODEL="off") as process:
+        said = _run([*REFUSED, first_run()], process, code=1)
+    assert "The assistant is not created:" in said
+    assert said.count('"error"') == 1
+    assert "offline/offline" in said
 
 
 def first_run() -> str:

@@ -84,13 +84,60 @@ async def test_an_error_comes_when_those_beside_it_have_ended_and_ends_it() -> N
     async def act(number: int) -> None:
         if number == 1:
             raise KeyError(number)
-        for _ in range(number):
+        for _ in range(number + 1):
             await asyncio.sleep(0)
         ended.append(number)
 
     with pytest.raises(KeyError):
         await fan_out(act, range(8), 4)
     assert ended == [0, 2, 3]
+
+
+async def test_of_several_errors_the_one_of_the_first_item_comes() -> None:
+    async def act(number: int) -> None:
+        for _ in range(8 - number):
+            await asyncio.sleep(0)
+        raise KeyError(number)
+
+    with pytest.raises(KeyError, match="0"):
+        await fan_out(act, range(8), 4)
+
+
+async def test_a_call_that_hangs_takes_one_place_and_no_more() -> None:
+    ended: list[int] = []
+    others = asyncio.Event()
+
+    async def act(number: int) -> int:
+        if number == 0:
+            await others.wait()
+        ended.append(number)
+        if len(ended) == 9:
+            others.set()
+        return number
+
+    async with asyncio.timeout(5):
+        assert await fan_out(act, range(10), 4) == list(range(10))
+    assert sorted(ended[:9]) == [*range(1, 10)]
+
+
+async def test_a_cancellation_ends_all_that_are_under_way_and_no_others_begin() -> None:
+    begun: list[int] = []
+    ended: list[int] = []
+
+    async def act(number: int) -> None:
+        begun.append(number)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append(number)
+
+    task = asyncio.create_task(fan_out(act, range(8), 4))
+    while len(begun) < 4:
+        await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert begun == ended == [0, 1, 2, 3]
 
 
 # --- the largest cases ------------------------------------------------------------------------------------------------
