@@ -11,13 +11,15 @@ from client import Client, Refused, Unanswered
 from faults import How
 from promises import check
 from simulation import PROJECT, World
+from test_fairness import counts, store_of
 from virtual import run
 
 from app import streaming
 from core import names
-from core.work import AdvanceRun
+from core.work import AdvanceRun, TendStore, to_body
 from worker.advance import Advance
 from worker.doorbell import Doorbell
+from worker.slots import Slots
 
 
 def played(moves: Callable[[World, Client], Awaitable[None]], **options: Any) -> World:
@@ -82,6 +84,53 @@ def test_p9_a_worker_that_is_told_to_stop_leaves_alone_what_another_one_took_ove
         assert answering.cancelled()
         await taking_over
         assert (await client.until(asked)).status == "completed"
+
+    played(moves, layout=("api", "idle", "idle"))
+
+
+@pytest.mark.parametrize("kind", ["run", "store"])
+def test_p2_an_item_that_came_again_before_its_commit_keeps_its_id(kind: str) -> None:
+    """Its first holder may live, and claim by it when the commit comes: were it gone then, none could take over."""
+
+    async def moves(world: World, client: Client) -> None:
+        _, second, _ = world.processes
+        now = world.clock.now()
+        run = AdvanceRun(project=PROJECT, thread_id=client.thread, run_id="run_none", sent_at=now)
+        store = TendStore(project=PROJECT, store_id="vs_none", sent_at=now)
+        await world.store.send(to_body(run if kind == "run" else store))
+        (first,) = await world.store.receive(1, hide=0)
+        (again,) = await world.store.receive(1, hide=5)
+        await second.spawn(Doorbell(second.kit).answer(again))
+        await asyncio.sleep(5)
+        (there,) = await world.store.receive(10, hide=5)
+        assert (there.id, there.count) == (first.id, 3)
+        await world.store.delete(there)
+
+    played(moves, layout=("api", "idle", "idle"))
+
+
+@pytest.mark.parametrize("kind", ["run", "store"])
+def test_p2_an_item_that_came_again_waits_for_its_slot(kind: str) -> None:
+    """Put back, it would be another one, and its first holder may live, and claim by this one."""
+
+    async def moves(world: World, client: Client) -> None:
+        _, second, third = world.processes
+        second.kit.runs = second.kit.ingestion.shifts = Slots(0, 0)
+        asked = await client.run("plain") if kind == "run" else await store_of(world, PROJECT, 0)
+        (first,) = await world.store.receive(1, hide=0)
+        (again,) = await world.store.receive(1, hide=45)
+        answering = second.spawn(Doorbell(second.kit).answer(again))
+        await asyncio.sleep(1)
+        assert not answering.done()
+        answering.cancel()
+        await asyncio.wait((answering,))
+        (there,) = await world.store.receive(10, hide=45)
+        assert there.id == first.id
+        await third.spawn(Doorbell(third.kit).answer(there))
+        if kind == "run":
+            assert (await client.until(asked)).status == "completed"
+        else:
+            assert (await counts(world, PROJECT, asked)).completed
 
     played(moves, layout=("api", "idle", "idle"))
 

@@ -62,6 +62,7 @@ class Advance:
     item: AdvanceRun
     item_id: str
     seen: int
+    count: int = 1  # of the item's deliveries
     attempt: int = 0
     stream: StreamWriter = field(init=False)
     span: Span = SILENCE
@@ -86,9 +87,11 @@ class Advance:
         if not (isinstance(move, Write) and _claims(move.events)):
             return await self._traced(state, held)  # its end: that waits for nothing
         left = (held.run.expires_at or math.inf) - self.kit.clock.now()
-        begun = held.run.status == "in_progress"  # by this item, which the log names
+        # That came again: an earlier holder may have claimed by it, or live and do so yet. None could go on then if it
+        # were put back under another id.
+        again = self.count > 1
         try:
-            async with self.kit.runs.slot(item.project, item.sent_at, within=left, stays=begun):
+            async with self.kit.runs.slot(item.project, item.sent_at, within=left, stays=again):
                 return await self._traced(state, held)
         except GiveWay as way:
             way.within = (held.run.expires_at or math.inf) - self.kit.clock.now()

@@ -113,9 +113,9 @@ class Doorbell:
         try:
             match item:
                 case AdvanceRun():
-                    return await self._run(item, item_id)
+                    return await self._run(item, item_id, count)
                 case TendStore():
-                    await self._tend_store(item, item_id, count)
+                    return await self._tend_store(item, item_id, count)
                 case _:
                     async with self.kit.chores.slot(item.project, item.sent_at):
                         await self._do(item)
@@ -124,7 +124,8 @@ class Doorbell:
         return True
 
     async def _give_way(self, item: WorkItem, way: GiveWay) -> None:
-        """Another item, so that no delivery counts for which nothing was tried. No log names this one yet."""
+        """Another item, so that no delivery counts for which nothing was tried. No log names this one, and none
+        will: what was delivered before stays."""
         delay = min(max(CROWDED, self._age(item) / 4), LONG_CROWDED) if way.crowded else 0.0
         async with self._letting_go:
             await self.kit.storage.send(to_body(item), delay=max(0.0, min(delay, way.within)))
@@ -145,21 +146,21 @@ class Doorbell:
             case TidyUpload():
                 await self._park(item, await self.kit.uploads.tidy(item.project, item.upload_id))
 
-    async def _run(self, item: AdvanceRun, item_id: str) -> bool:
-        match await self._advance(item, item_id):
+    async def _run(self, item: AdvanceRun, item_id: str, count: int) -> bool:
+        match await self._advance(item, item_id, count):
             case Park(until=until):
                 await self._park(replace(item, seen=NOTHING_NEW), until)
             case Wait() if self._age(item) < STALE and item.seen != NOTHING_NEW:
-                await self._put_back(item)
+                return await self._put_back(item, count)
             case Wait(gone=False):
                 log.info("run %s: its commit never came, the doorbell is dropped", item.run_id)
             case Leave():
                 return False
         return True
 
-    async def _advance(self, item: AdvanceRun, item_id: str) -> Outcome:
+    async def _advance(self, item: AdvanceRun, item_id: str, count: int) -> Outcome:
         def advance() -> Awaitable[Outcome]:
-            return Advance(self.kit, item, item_id, item.seen).run()
+            return Advance(self.kit, item, item_id, item.seen, count).run()
 
         if item.seen == NOTHING_NEW:
             return await advance()
@@ -179,13 +180,14 @@ class Doorbell:
                 listener.close()
         raise AssertionError
 
-    async def _tend_store(self, item: TendStore, item_id: str, count: int) -> None:
+    async def _tend_store(self, item: TendStore, item_id: str, count: int) -> bool:
         outcome = await self._early(
             lambda: self.kit.stores.listen(item.project, item.store_id),
             lambda: Shift(self.kit.ingestion, item, item_id, count).run(),
         )
         if isinstance(outcome, Wait) and self._age(item) < STALE:
-            await self._put_back(item)
+            return await self._put_back(item, count)
+        return True
 
     async def _purge_store(self, item: PurgeStore) -> None:
         stores = self.kit.stores
@@ -223,8 +225,12 @@ class Doorbell:
             delay = min(max(0.0, until - self.kit.clock.now()), MAX_DELAY)
             await self.kit.storage.send(to_body(item), delay=delay)
 
-    async def _put_back(self, item: WorkItem) -> None:
-        await self.kit.storage.send(to_body(item), delay=max(PUT_BACK, self._age(item) / 4))
+    async def _put_back(self, item: WorkItem, count: int = 1) -> bool:
+        """Whether another item stands for this one now. Of a later delivery an earlier holder may live, and claim by
+        this item as soon as the commit comes: were it gone then, and that holder died, none would go on."""
+        if count == 1:
+            await self.kit.storage.send(to_body(item), delay=max(PUT_BACK, self._age(item) / 4))
+        return count == 1
 
     def _age(self, item: WorkItem) -> float:
         return self.kit.clock.now() - item.sent_at

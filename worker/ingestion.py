@@ -110,13 +110,11 @@ class Shift:
             return Done()
         if self.count > 1:
             await self.kit.stores.project(self.item.project, self.item.store_id, self.item_id)
-        begun = self._begun(state)
-        async with self.kit.shifts.slot(self.item.project, self.item.sent_at, stays=begun):
+        # That came again: an earlier holder may have claimed by it, or live and do so yet. None could go on then if it
+        # were put back under another id.
+        again = self.count > 1
+        async with self.kit.shifts.slot(self.item.project, self.item.sent_at, stays=again):
             return await self._tend()
-
-    def _begun(self, state: StoreState) -> bool:
-        """Whether an earlier delivery left something that only this item can go on with."""
-        return any(map(self._before, (*(held.item for held in self._waiting(state)), *state.loose.values())))
 
     async def _tend(self) -> Done:
         try:
