@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -64,6 +65,7 @@ log = logging.getLogger("assistants")
 # Objects made before a collection, and collections before one of older objects. One of all objects holds everybody up
 # while it walks them, and finds next to nothing: reference counts free what a request leaves.
 COLLECTIONS = (5_000, 10, 100)
+LEFT_OVER = 2.0  # seconds that what actions left behind has to end, when all else has
 WAITS = (0.2, 0.5, 1.0, 2.0)  # seconds between looks for a store that is away; then five
 
 SQLITE = "sqlite:///"
@@ -461,7 +463,7 @@ def main() -> None:
             allow_open_files()
             gc.set_threshold(*COLLECTIONS)
             api, worker = arguments.command in ("serve", "api"), arguments.command in ("serve", "worker")
-            _loop(run(settings, api=api, worker=worker))
+            _loop(run_to_the_end(settings, api=api, worker=worker))
     except UnresolvedReference as error:
         print(f"assistants: {error}", file=sys.stderr)
         if arguments.command not in ("serve", "api"):
@@ -483,6 +485,32 @@ def allow_open_files() -> None:
 
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+async def run_to_the_end(settings: Settings, *, api: bool, worker: bool) -> None:
+    """`run`; then the process ends, whatever actions have left in it. Raises what `run` raises."""
+    try:
+        await run(settings, api=api, worker=worker)
+    except ConfigurationError:
+        raise  # before anything began
+    except BaseException as error:
+        end_soon(error)
+        raise
+    end_soon(None)
+
+
+def end_soon(error: BaseException | None) -> None:
+    """The event loop, and then the interpreter, would wait for tasks that swallow their cancellation, and for threads
+    that such a task uses. Runs are handed back by now, and the store is closed."""
+
+    def end() -> None:
+        log.warning("the process ends, though actions have not returned", exc_info=error)
+        logging.shutdown()
+        os._exit(1 if error else 0)
+
+    timer = threading.Timer(LEFT_OVER, end)
+    timer.daemon = True  # a process that ends by itself does not wait for it
+    timer.start()
 
 
 def _loop(starting: object) -> None:

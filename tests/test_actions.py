@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 import pytest
 
+from worker import calls
 from worker.actions import Actions
-from worker.threads import Hanging, Threads
+from worker.calls import Hanging, Outcome, Tasks, Threads
 
 released = threading.Event()
 
@@ -35,6 +37,18 @@ def answers() -> str:
     return "at once"
 
 
+async def answers_async() -> str:
+    return "at once"
+
+
+async def swallows() -> str:
+    """A loop that many a consumer of a queue has."""
+    while not released.is_set():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(0.01)
+    return "late"
+
+
 async def test_an_action_that_is_cancelled_from_within_is_an_output() -> None:
     assert await Actions({"act": cancels_itself}).call("p", "act", "{}") == "Error: act was cancelled."
 
@@ -52,18 +66,27 @@ async def test_a_timeout_within_an_action_is_not_taken_for_its_own() -> None:
     assert output == "Error: TimeoutError: the database took too long"
 
 
-async def finished(threads: Threads) -> None:
+async def finished(of: Threads | Tasks) -> None:
     async with asyncio.timeout(10):
-        while threads.hanging:
+        while of.hanging.total:
             await asyncio.sleep(0.01)
 
 
+async def of(run: Coroutine[Any, Any, Outcome]) -> Any:
+    """What the function returned."""
+    result, error = await run
+    assert error is None
+    return result
+
+
 @pytest.fixture
-def hanging() -> Iterator[Actions]:
-    """Actions with 9 threads, whose time is up soon. What hangs returns at the end."""
+def hanging(monkeypatch: pytest.MonkeyPatch) -> Iterator[Actions]:
+    """Actions with 9 threads and 9 tasks, whose time is up soon. What hangs returns at the end."""
     released.clear()
-    actions = Actions({"hangs": hangs, "answers": answers}, timeout=0.05)
-    actions.threads = Threads(9)
+    monkeypatch.setattr(calls, "LETTING_GO", 0.05)
+    functions = {"hangs": hangs, "answers": answers, "swallows": swallows, "answers_async": answers_async}
+    actions = Actions(functions, timeout=0.05)
+    actions.threads, actions.tasks = Threads(9), Tasks(9)
     yield actions
     released.set()
 
@@ -74,7 +97,7 @@ async def test_calls_that_hang_are_bounded_from_their_start(hanging: Actions, ca
     said = await asyncio.gather(*(hanging.call("p", "hangs", "{}") for _ in range(200)))
     assert len(set(threading.enumerate()) - before) == 3
     assert all(text.startswith("Error: hangs ") for text in said)
-    assert hanging.threads.hanging == {("p", "hangs"): 3}
+    assert hanging.threads.hanging.kinds == {("p", "hangs"): 3}
     assert "3 calls of project p hang" in caplog.text
     async with asyncio.timeout(1):
         assert "not available now" in await hanging.call("p", "hangs", "{}")  # at once
@@ -87,7 +110,7 @@ async def test_what_hangs_for_one_project_leaves_threads_to_others(hanging: Acti
     await asyncio.gather(*(hanging.call("p", "hangs", "{}") for _ in range(200)))
     assert await hanging.call("p", "answers", "{}") == "at once"  # nor does it stop the project's other functions
     await asyncio.gather(*(hanging.call("q", "hangs", "{}") for _ in range(200)))
-    assert hanging.threads.hanging == {("p", "hangs"): 3, ("q", "hangs"): 2}
+    assert hanging.threads.hanging.kinds == {("p", "hangs"): 3, ("q", "hangs"): 2}
     for project in ("p", "q", "r"):
         assert await hanging.call(project, "answers", "{}") == "at once"
 
@@ -97,7 +120,7 @@ async def test_a_call_that_was_given_up_with_its_run_counts_until_it_returns(han
     await asyncio.sleep(0)
     call.cancel()
     await asyncio.wait([call])
-    assert hanging.threads.hanging == {("p", "hangs"): 1}
+    assert hanging.threads.hanging.kinds == {("p", "hangs"): 1}
     released.set()
     await finished(hanging.threads)
 
@@ -110,15 +133,16 @@ async def test_calls_that_return_wait_for_each_other() -> None:
 
 
 async def test_calls_that_are_cancelled_while_they_wait_take_no_thread(hanging: Actions) -> None:
-    slow = [asyncio.create_task(hanging.threads.run("p", "hangs", hangs)) for _ in range(9)]
+    slow = [asyncio.create_task(of(hanging.threads.run("p", "hangs", hangs))) for _ in range(9)]
     await asyncio.sleep(0)
     for call in slow[3:]:
         call.cancel()
     await asyncio.wait(slow[3:])
     released.set()
     assert await asyncio.gather(*slow[:3]) == ["late"] * 3
-    assert not hanging.threads.hanging
-    assert await asyncio.gather(*(hanging.threads.run("p", "answers", answers) for _ in range(9))) == ["at once"] * 9
+    assert not hanging.threads.hanging.total
+    nine = [of(hanging.threads.run("p", "answers", answers)) for _ in range(9)]
+    assert await asyncio.gather(*nine) == ["at once"] * 9
 
 
 async def test_a_thread_that_comes_as_its_call_is_cancelled_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,13 +162,13 @@ async def test_a_thread_that_comes_as_its_call_is_cancelled_is_given_back(monkey
     await asyncio.wait([first, second])
     assert second.cancelled()
     async with asyncio.timeout(5):
-        assert await threads.run("p", "answers", answers) == "at once"
+        assert await of(threads.run("p", "answers", answers)) == "at once"
 
 
 async def test_where_everything_hangs_a_call_is_told_so_at_once(hanging: Actions) -> None:
     for project in range(9):
         await asyncio.gather(*(hanging.call(str(project), "hangs", "{}") for _ in range(9)))
-    assert hanging.threads.hanging.total() == 9
+    assert hanging.threads.hanging.total == 9
     async with asyncio.timeout(1):
         assert "not returned (9)" in await hanging.call("another", "answers", "{}")
 
@@ -163,3 +187,159 @@ async def test_a_call_that_waits_is_told_when_those_before_it_begin_to_hang() ->
                 await second
     finally:
         released.set()
+
+
+async def test_a_task_that_swallows_its_cancellation_is_given_up_and_counts(
+    hanging: Actions, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with asyncio.timeout(10):
+        assert await hanging.call("p", "swallows", "{}") == "Error: swallows did not answer within 0.05 seconds."
+        assert hanging.tasks.hanging.kinds == {("p", "swallows"): 1}
+        assert "action swallows does not return: 1 calls of project p hang" in caplog.text
+        released.set()
+        await finished(hanging.tasks)
+        assert await hanging.call("p", "swallows", "{}") == "late"
+
+
+async def test_tasks_that_swallow_their_cancellation_are_bounded_as_threads_are(hanging: Actions) -> None:
+    async with asyncio.timeout(20):
+        before = asyncio.all_tasks()
+        said = await asyncio.gather(*(hanging.call("p", "swallows", "{}") for _ in range(200)))
+        assert len(asyncio.all_tasks() - before) == 3
+        assert all(text.startswith("Error: swallows ") for text in said)
+        assert "not available now" in await hanging.call("p", "swallows", "{}")
+        assert await hanging.call("p", "answers_async", "{}") == "at once"
+        await asyncio.gather(*(hanging.call("q", "swallows", "{}") for _ in range(200)))
+        assert hanging.tasks.hanging.kinds == {("p", "swallows"): 3, ("q", "swallows"): 2}
+        assert await hanging.call("r", "answers_async", "{}") == "at once"
+        released.set()
+        await finished(hanging.tasks)
+
+
+async def test_a_task_has_a_moment_to_clean_up(caplog: pytest.LogCaptureFixture) -> None:
+    cleaned = []
+
+    async def cleans_up() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(0.01)
+            cleaned.append(True)
+
+    actions = Actions({"act": cleans_up}, timeout=0.01)
+    assert "did not answer" in await actions.call("p", "act", "{}")
+    assert cleaned
+    assert not actions.tasks.hanging.total
+    assert not caplog.text
+
+
+async def test_a_task_that_is_cancelled_before_it_began_gives_its_place_back(hanging: Actions) -> None:
+    for _ in range(9):
+        run = asyncio.create_task(hanging.tasks.run("p", "answers_async", answers_async()))
+        asyncio.get_running_loop().call_soon(run.cancel)  # right after it made the task
+        await asyncio.wait([run])
+    assert await hanging.call("p", "answers_async", "{}") == "at once"
+
+
+async def test_a_call_that_finds_no_room_leaves_no_coroutine_behind(hanging: Actions) -> None:
+    slow = [asyncio.create_task(hanging.call("p", "swallows", "{}")) for _ in range(4)]
+    await asyncio.sleep(0)
+    slow[3].cancel()  # it waits for its turn; a coroutine that never began would be an error here
+    await asyncio.wait(slow)
+    released.set()
+    await finished(hanging.tasks)
+
+
+RAISED: list[tuple[BaseException, str]] = [
+    (SystemExit(3), "Error: SystemExit: 3"),
+    (KeyboardInterrupt(), "Error: KeyboardInterrupt: "),
+    (GeneratorExit(), "Error: GeneratorExit: "),
+    (asyncio.CancelledError(), "Error: act was cancelled."),
+    (StopIteration(1), "Error: StopIteration: 1"),
+    (StopAsyncIteration(1), "Error: StopAsyncIteration: 1"),
+    (BaseExceptionGroup("two", [SystemExit(1)]), "Error: BaseExceptionGroup: two (1 sub-exception)"),
+    (ValueError("\ud800"), "Error: ValueError: ?"),
+]
+
+
+@pytest.mark.parametrize("plain", [True, False], ids=["plain", "async"])
+@pytest.mark.parametrize(("error", "said"), RAISED, ids=[type(error).__name__ for error, _ in RAISED])
+async def test_whatever_a_function_raises_is_an_output(plain: bool, error: BaseException, said: str) -> None:
+    """At once, and its place is free again. What ends an interpreter, a thread, or an event loop is not to."""
+
+    def act() -> None:
+        raise error
+
+    async def act_async() -> None:
+        raise error
+
+    actions = Actions({"act": act if plain else act_async}, timeout=2)
+    actions.threads, actions.tasks = Threads(1), Tasks(1)
+    if isinstance(error, StopIteration) and not plain:  # as Python itself makes of it
+        said = "Error: RuntimeError: coroutine raised StopIteration"
+    for _ in range(2):
+        assert await actions.call("p", "act", "{}") == said
+
+
+async def test_a_function_that_cancels_its_own_task_cancels_no_run() -> None:
+    async def act() -> str:
+        task = asyncio.current_task()
+        assert task
+        task.cancel()
+        return "and returns"
+
+    assert await Actions({"act": act}).call("p", "act", "{}") == "Error: act was cancelled."
+
+
+class Unspeakable(Exception):
+    def __str__(self) -> str:
+        raise SystemExit(4)
+
+
+UNSPEAKABLE = Unspeakable()
+CIRCLE: list[Any] = []
+CIRCLE.append(CIRCLE)
+
+
+@pytest.mark.parametrize(
+    ("act", "said"),
+    [
+        (lambda: "\ud800", "?"),
+        (lambda: UNSPEAKABLE, "Error: SystemExit: 4"),
+        (lambda: CIRCLE, "Error: ValueError: Circular reference detected"),
+    ],
+    ids=["half a pair", "a result without text", "a result that is no JSON"],
+)
+async def test_whatever_a_function_returns_is_an_output(act: Callable[[], Any], said: str) -> None:
+    assert await Actions({"act": act}).call("p", "act", "{}") == said
+
+
+async def test_an_error_that_cannot_say_what_it_is_is_an_output() -> None:
+    def act() -> None:
+        raise Unspeakable
+
+    assert await Actions({"act": act}).call("p", "act", "{}") == "Error: Unspeakable"
+
+
+async def test_a_call_that_hangs_lets_others_wait_for_those_that_do_not() -> None:
+    """Of a function's three threads one hangs: whoever waits for the others does not wait in vain."""
+    released.clear()
+    threads, gate = Threads(9), threading.Event()
+    try:
+        first = asyncio.create_task(threads.run("p", "act", lambda: released.wait(60)))
+        await asyncio.sleep(0)
+        others = [asyncio.create_task(of(threads.run("p", "act", lambda: gate.wait(60)))) for _ in range(2)]
+        await asyncio.sleep(0)
+        waited = asyncio.create_task(of(threads.run("p", "act", answers)))  # before that hangs
+        await asyncio.sleep(0)
+        first.cancel()
+        await asyncio.wait([first])
+        waits = asyncio.create_task(of(threads.run("p", "act", answers)))  # and after
+        await asyncio.sleep(0)
+        assert threads.hanging.kinds == {("p", "act"): 1}
+        gate.set()
+        async with asyncio.timeout(10):
+            assert await asyncio.gather(*others, waited, waits) == [True, True, "at once", "at once"]
+    finally:
+        released.set()
+        gate.set()

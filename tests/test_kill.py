@@ -13,12 +13,14 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 from azurite import Azurite
 from byname import ByName
 from chaos import NAMES, Point, strike, talk_and_kill
-from reality import Mortal, Reality, Visitor, reality
+from reality import BETA, Mortal, Reality, Visitor, reality
 from scenarios import ask, listen
+from service import Process
 
 from core.ports import Deltas, Prompt, Reply
 
@@ -112,3 +114,31 @@ async def test_p9_what_the_grace_cuts_off_is_taken_over_at_once() -> None:
             await running
         await world.check()
         assert world.models.calls.total() == 2
+
+
+async def test_p9_no_action_ends_a_process_nor_keeps_it_from_its_end(tmp_path: Path) -> None:
+    environment = {
+        "STORAGE": f"sqlite:///{tmp_path}/a.db",
+        "ACTIONS": "stubborn",
+        "ACTION_TIMEOUT": "0.5",
+        "SHUTDOWN_GRACE": "0.1",
+        "PYTHONPATH": str(Path(__file__).parent),
+    }
+    names = ("quits", "quits_plainly", "swallows", "sinks")
+    tools = [{"type": "function", "function": {"name": name}} for name in names]
+    process = await asyncio.to_thread(Process, "serve", environment)
+    try:
+        async with asyncio.timeout(30), aiohttp.ClientSession(process.url, headers=BETA) as session:
+            said = {"messages": [{"role": "user", "content": " ".join(names)}]}
+            async with session.post("/v1/assistants", json={"model": "offline", "tools": tools}) as response:
+                body = {"assistant_id": (await response.json())["id"], "thread": said, "stream": True}
+            async with session.post("/v1/threads/runs", json=body) as response:
+                heard = await response.text()
+        assert "event: thread.run.completed" in heard
+        for output in ("SystemExit: 3", "SystemExit: 4", "swallows did not answer", "sinks did not answer"):
+            assert output in heard
+        assert await asyncio.to_thread(process.terminate, 15) == 0
+    finally:
+        process.kill()
+    assert any("action swallows does not return: 1 calls of project default hang" in line for line in process.log)
+    assert "the process ends, though actions have not returned" in process.log[-1]

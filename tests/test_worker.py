@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -18,6 +21,7 @@ from core import frames, names
 from core.ports import Conflict, Delivery, Deltas, Prompt, Reply, StorageUnavailable
 from core.resources import Run, ToolCalls
 from core.work import AdvanceRun, to_body
+from worker.actions import Actions
 from worker.doorbell import Doorbell
 from worker.main import Worker
 
@@ -494,5 +498,64 @@ def test_p9_what_the_last_receive_brings_is_handed_back() -> None:
             assert (await deliver(world, hide=0)).count == 2
             assert not world.models.calls
             await finished(world, client, work)
+
+    run(main())
+
+
+# --- actions that hang ----------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Stubborn:
+    """An action that swallows its cancellation."""
+
+    swallowed: int = 0
+    released: bool = False
+
+    async def lookup(self, word: str) -> str:
+        while not self.released:
+            try:
+                await asyncio.sleep(0.5)
+            except asyncio.CancelledError:
+                self.swallowed += 1
+        return word
+
+
+@contextlib.asynccontextmanager
+async def stuck(**options: Any) -> AsyncIterator[tuple[World, Client, Run, Stubborn]]:
+    """A run that is in such an action, in a worker that has one slot."""
+    world, stubborn = World(layout=("api", "worker"), **options), Stubborn()
+    async with world.running():
+        world.processes[1].kit.actions = Actions({"lookup": stubborn.lookup}, timeout=3600)
+        client, work = await started(world, "own")
+        await asyncio.sleep(2)
+        try:
+            yield world, client, work, stubborn
+        finally:
+            stubborn.released = True
+
+
+def test_p2_an_action_that_swallows_its_cancellation_keeps_no_run_from_its_expiry() -> None:
+    """Nor does it keep the slot of its run."""
+
+    async def main() -> None:
+        async with stuck(concurrency=1) as (world, client, work, stubborn):
+            await asyncio.sleep(world.lifetime + 2)
+            assert (await client.look(work)).status == "expired"
+            assert not world.processes[1].kit.runs.full
+            assert stubborn.swallowed
+
+    run(main())
+
+
+def test_p9_an_action_that_swallows_its_cancellation_keeps_no_worker_from_its_end() -> None:
+    async def main() -> None:
+        async with stuck() as (world, _, _, stubborn):
+            begun = world.now()
+            async with asyncio.timeout(60):
+                await world.processes[1].drain(grace=1)
+            assert world.now() - begun < 3
+            assert stubborn.swallowed
+            assert (await deliver(world, hide=0)).count == 2
 
     run(main())

@@ -18,7 +18,7 @@ from typing import Any, TypeVar, cast
 
 from pydantic import TypeAdapter, ValidationError
 
-from worker.threads import Hanging, Threads
+from worker.calls import Hanging, Outcome, Tasks, Threads
 
 F = TypeVar("F", bound=Callable[..., Any])
 MARK = "__assistants_action__"
@@ -32,11 +32,11 @@ def action(function: F) -> F:
 
 
 class Actions:
-    """The registered functions, by name. Plain ones run in `threads`."""
+    """The registered functions, by name. Plain ones run in `threads`, async ones in `tasks`."""
 
     def __init__(self, functions: Mapping[str, Callable[..., Any]], timeout: float = 60) -> None:
         """`timeout` in seconds, of each call."""
-        self.threads = Threads()
+        self.threads, self.tasks = Threads(), Tasks()
         self._adapters = {name: TypeAdapter(cast("Any", _checked(function))) for name, function in functions.items()}
         self._functions, self._timeout = dict(functions), timeout
         self.definitions: dict[str, dict[str, Any]] = {
@@ -67,34 +67,30 @@ class Actions:
 
     async def call(self, project: str, name: str, arguments: str) -> str:
         """The output for the model: what the function returns, as text or JSON, or what went wrong."""
+        if name not in self._functions:
+            return f"Error: {name} is not available here."
         try:
-            async with asyncio.timeout(self._timeout) as time:
-                return _text(await self._run(project, name, arguments or "{}"))[:OUTPUT_LIMIT]
+            async with asyncio.timeout(self._timeout):
+                return _said(name, await self._run(project, name, arguments or "{}"))
         except Hanging as error:
             return (
-                f"Error: {name} is not available now: calls that have not returned ({error}) hold its threads. Do not"
-                " call it again in this run; say that it does not answer."
+                f"Error: {name} is not available now: calls that have not returned ({error}) leave no room for it. Do"
+                " not call it again in this run; say that it does not answer."
             )
-        except TimeoutError as error:
-            if time.expired():
-                return f"Error: {name} did not answer within {self._timeout:g} seconds."
-            return f"Error: TimeoutError: {error}"
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
-                raise  # the worker's own
-            return f"Error: {name} was cancelled."
-        except ValidationError as error:
+        except TimeoutError:  # none of the function's own, which is an outcome
+            return f"Error: {name} did not answer within {self._timeout:g} seconds."
+        except ValidationError as error:  # likewise
             problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_url=False))
             return f"Error: the arguments do not fit {name}: {problems}"
-        except KeyError as error:
-            return f"Error: {name} is not available here." if name not in self._functions else f"Error: {error!r}"
-        except Exception as error:
-            return f"Error: {type(error).__name__}: {error}"
 
-    async def _run(self, project: str, name: str, arguments: str) -> Any:
-        call = self._adapters[name].validate_json(arguments)
-        return await (call if inspect.iscoroutine(call) else self.threads.run(project, name, call))
+    async def _run(self, project: str, name: str, arguments: str) -> Outcome:
+        try:
+            call = self._adapters[name].validate_json(arguments)
+        except ValidationError:
+            raise
+        except BaseException as error:  # of a validator that the operator wrote
+            return None, error
+        return await (self.tasks if inspect.iscoroutine(call) else self.threads).run(project, name, call)
 
 
 def _checked(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -119,6 +115,24 @@ def _definition(function: Callable[..., Any], adapter: TypeAdapter[Any]) -> dict
         "description": inspect.getdoc(function) or "",
         "parameters": {"properties": {}, **schema, "type": "object"},
     }
+
+
+def _said(name: str, outcome: Outcome) -> str:
+    result, error = outcome
+    if isinstance(error, asyncio.CancelledError):
+        return f"Error: {name} was cancelled."
+    try:
+        text = _failure(error) if error else _text(result)
+    except BaseException as unspeakable:  # a result that is no JSON, or an object that cannot say what it is
+        text = _failure(unspeakable)
+    return text[:OUTPUT_LIMIT].encode("utf-8", "replace").decode()  # no commit can hold half of a surrogate pair
+
+
+def _failure(error: BaseException) -> str:
+    try:
+        return f"Error: {type(error).__name__}: {error}"
+    except BaseException:
+        return f"Error: {type(error).__name__}"
 
 
 def _text(result: Any) -> str:
