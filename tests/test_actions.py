@@ -288,7 +288,7 @@ async def test_a_function_that_cancels_its_own_task_cancels_no_run() -> None:
         task.cancel()
         return "and returns"
 
-    assert await Actions({"act": act}).call("p", "act", "{}") == "Error: act was cancelled."
+    assert await Actions({"act": act}, timeout=2).call("p", "act", "{}") == "Error: act was cancelled."
 
 
 class Unspeakable(Exception):

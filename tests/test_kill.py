@@ -18,7 +18,7 @@ import pytest
 from azurite import Azurite
 from byname import ByName
 from chaos import NAMES, Point, strike, talk_and_kill
-from reality import BETA, Mortal, Reality, Visitor, reality
+from reality import BETA, HERE, Mortal, Reality, Visitor, reality
 from scenarios import ask, listen
 from service import Process
 
@@ -122,7 +122,7 @@ async def test_p9_no_action_ends_a_process_nor_keeps_it_from_its_end(tmp_path: P
         "ACTIONS": "stubborn",
         "ACTION_TIMEOUT": "0.5",
         "SHUTDOWN_GRACE": "0.1",
-        "PYTHONPATH": str(Path(__file__).parent),
+        "PYTHONPATH": os.pathsep.join((str(HERE), str(HERE.parent))),
     }
     names = ("quits", "quits_plainly", "swallows", "sinks")
     tools = [{"type": "function", "function": {"name": name}} for name in names]
