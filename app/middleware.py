@@ -17,9 +17,18 @@ from app.connections import SlowBody, body_timer
 from app.dialects import OPENAI, Dialect, dialect_of, is_api
 from app.keyless import allowed
 from app.service import PROJECT, REQUEST_ID
-from core.errors import ApiError, server_error, storage_unavailable, too_slow, undecided, undecodable, unreadable
+from core.errors import (
+    ApiError,
+    server_error,
+    storage_full,
+    storage_unavailable,
+    too_slow,
+    undecided,
+    undecodable,
+    unreadable,
+)
 from core.ids import SAFE_ID
-from core.ports import Conflict, StorageUnavailable, Telemetry, Undecided
+from core.ports import Conflict, Full, StorageUnavailable, Telemetry, Undecided
 from core.resources import encode
 from core.scope import scope, work_on
 from core.state import UnreadableLog
@@ -115,6 +124,9 @@ def _answer(request: web.Request, error: Exception, dialect: Dialect) -> web.Str
             return render(error, dialect)
         case web.HTTPException():
             return _render_http(request, error, dialect)
+        case Full():
+            log.warning("%s: the store is full: %s", what, error)
+            return render(storage_full(), dialect)
         case StorageUnavailable():
             log.warning("%s: the store does not answer: %s", what, error)
             once = isinstance(error, Undecided) and "Idempotency-Key" not in request.headers

@@ -89,6 +89,17 @@ def storage_unavailable() -> ApiError:
     )
 
 
+def storage_full() -> ApiError:
+    """503 for what the store has no room for; it is tried again as if the store did not answer."""
+    return ApiError(
+        "Your request was not stored: the disk of this service is full. Please retry when its operator has made room.",
+        status=503,
+        kind="server_error",
+        code="storage_unavailable",
+        headers={"Retry-After": "1"},
+    )
+
+
 def stopping() -> ApiError:
     """503 of a process that drains: another one takes the next requests."""
     return ApiError(

@@ -36,6 +36,10 @@ class Unsent(StorageUnavailable):
     """Nothing has happened, for certain: the store was not even asked, or undid what it had begun."""
 
 
+class Full(Unsent):
+    """The store has no room for it."""
+
+
 class Undecided(StorageUnavailable):
     """A commit was sent, and it is unknown whether it is in the log."""
 

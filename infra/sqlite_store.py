@@ -28,6 +28,7 @@ from core.ports import (
     ContentGone,
     Delivery,
     Document,
+    Full,
     Mark,
     Part,
     Project,
@@ -520,7 +521,7 @@ class SqliteStorage:
                 _undo(sql)
                 raise
         except sqlite3.Error as error:
-            raise Unsent(f"SQLite: {error}") from error
+            raise _undone(error) from error
         self._commit(sql)
 
     def _commit(self, sql: sqlite3.Connection) -> None:
@@ -531,7 +532,7 @@ class SqliteStorage:
             # On a full disk, what makes the rest count, which comes last, was not written whole. After another fault of
             # the disk it may be there, for the process that opens the file next.
             certain = getattr(error, "sqlite_errorcode", 0) in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY)
-            raise (Unsent if certain else StorageUnavailable)(f"SQLite: {error}") from error
+            raise (_undone(error) if certain else StorageUnavailable(f"SQLite: {error}")) from error
 
     async def _begin(self) -> None:
         """Wait for another process's transaction without holding up this process's other work."""
@@ -577,6 +578,11 @@ class SqliteStorage:
                 if getattr(error, "sqlite_errorcode", None) not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
                     log.warning("SQLite: a chore failed, and is tried again in %g s", seconds, exc_info=error)
             await asyncio.sleep(seconds)
+
+
+def _undone(error: sqlite3.Error) -> Unsent:
+    full = getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL
+    return (Full if full else Unsent)(f"SQLite: {error}")
 
 
 def _undo(db: sqlite3.Connection) -> None:

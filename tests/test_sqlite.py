@@ -152,6 +152,7 @@ async def test_a_message_that_found_no_room_is_told_so_and_is_not_there(tmp_path
         body = {"role": "user", "content": "x" * 200_000}
         answer = await service.api.send("POST", f"/v1/threads/{thread}/messages", body)
         assert (answer.status, answer.error["code"]) == (503, "storage_unavailable")
+        assert answer.error["message"].startswith("Your request was not stored: the disk of this service is full.")
         assert "x-should-retry" not in answer.headers
         assert await service.said(thread) == ["first"]
         store._db = db
