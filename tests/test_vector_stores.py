@@ -27,7 +27,7 @@ from core.stores.fold import StoreState
 from core.stores.ledger import Stores
 from core.work import PurgeStore, TendStore, from_body, to_body
 from infra.embeddings import OfflineEmbeddings
-from worker.ingestion import ABANDONED, CLAIMS, Shift
+from worker.ingestion import ABANDONED, CLAIMS, WENT_WRONG, Shift
 
 Json = Any
 
@@ -330,6 +330,57 @@ async def test_a_file_of_a_dead_worker_that_is_taken_out_at_last_leaves_nothing(
         await Shift(kit, item, "2").run()
         assert not (await state()).waiting
         assert not (await state()).loose
+
+
+async def test_what_an_overtaken_worker_did_last_is_shown_though_it_died(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its claims count until the later delivery's end, which projected at its beginning."""
+    async with in_process(worker=False) as service:
+        store = await service.api.post("/vector_stores", {"file_ids": await files(service, 3)})
+        kit = worker_of(service.parts, service.ledger, service.stores, service.searcher)._kit.ingestion
+        item, path = TendStore(project="default", store_id=store["id"], sent_at=0), f"/vector_stores/{store['id']}"
+        first, *others = (await service.stores.look("default", store["id"])).state.waiting
+        claims = [e.FileClaimed(file_id=first, attempt=1, item="1/1")]
+        await service.stores.commit("default", store["id"], lambda _: claims)
+        assert (await service.api.get(f"{path}/files/{first}"))["status"] == "in_progress"  # it has a document now
+        work = Shift._work
+
+        async def ended_meanwhile(self: Shift) -> None:
+            await fails_and_dies(service, store["id"], first)
+            await work(self)
+
+        monkeypatch.setattr(Shift, "_work", ended_meanwhile)
+        await Shift(kit, item, "1", 2).run()
+        shown = [(await service.api.get(f"{path}/files/{each}"))["status"] for each in (first, *others)]
+        assert shown == ["failed", "completed", "completed"]
+
+
+@pytest.mark.parametrize("host", [False, True], ids=["worker", "host"])
+async def test_what_workers_of_a_poison_item_did_last_is_shown_though_they_died(host: bool) -> None:
+    """What a host gives up has another id, so a claim may be another item's, and still counts."""
+    async with in_process(worker=False) as service:
+        store = await service.api.post("/vector_stores", {"file_ids": await files(service, 2)})
+        worker = worker_of(service.parts, service.ledger, service.stores, service.searcher)
+        state = (await service.stores.look("default", store["id"])).state
+        paths = {each: f"/vector_stores/{store['id']}/files/{each}" for each in state.waiting}
+        claims = [e.FileClaimed(file_id=file_id, attempt=n, item="1/4") for n, file_id in enumerate(paths)]
+        await service.stores.commit("default", store["id"], lambda _: claims)
+        assert {(await service.api.get(path))["status"] for path in paths.values()} == {"in_progress"}
+        await fails_and_dies(service, store["id"], next(iter(paths)))
+        item = TendStore(project="default", store_id=store["id"], sent_at=0)
+        if host:
+            await worker._doorbell.give_up(Delivery("99", to_body(item), 1, "0"))
+        else:
+            await worker._doorbell._give_up(item, Delivery("1", to_body(item), 5, ""))
+        shown = [(await service.api.get(path))["status"] for path in paths.values()]
+        assert shown == ["failed", "in_progress" if host else "failed"]
+
+
+async def fails_and_dies(service: InProcess, store_id: str, file_id: str) -> None:
+    """Another process commits that this file has failed, and does not live to project it, as can be on Azure."""
+    clock, failed = service.parts.clock, e.FileFailed(file_id=file_id, error=WENT_WRONG)
+    stores = Stores(service.parts.storage, clock, Ids(clock), Bell())
+    stores._documents = lambda *_: []  # type: ignore[method-assign]
+    await stores.commit("default", store_id, lambda _: [failed])
 
 
 async def test_a_look_at_a_deleted_store_brings_back_none_of_its_documents() -> None:

@@ -260,6 +260,7 @@ class Doorbell:
             if held and held.run.active and not state.deleted:
                 await self._park(replace(item, seen=NOTHING_NEW), held.run.expires_at)
         if isinstance(item, TendStore):  # nor whose files these are, until their claims are too old to count
+            await self.kit.stores.project(item.project, item.store_id, None)
             await self._park(replace(item, seen=0), self.kit.clock.now() + ABANDONED + 1)
         await self._bury(delivery, "given up by its host")
 

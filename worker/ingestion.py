@@ -109,7 +109,7 @@ class Shift:
         if state.deleted:
             return Done()
         if self.count > 1:
-            await self.kit.stores.project(self.item.project, self.item.store_id, self.item_id)
+            await self._project()
         # That came again: an earlier holder may have claimed by it, or live and do so yet. None could go on then if it
         # were put back under another id.
         again = self.count > 1
@@ -130,6 +130,8 @@ class Shift:
         # Last: of a file that this item's claim was on until just now, and that was taken out since, a segment may be
         # left, which no other item removes.
         await self._remove_loose()
+        if self.count > 1:  # again: an earlier delivery's claims counted until now, and its worker may have died since
+            await self._project()
         await self.kit.stores.index.tidy(self._store, self._known)
         return Done()
 
@@ -301,6 +303,11 @@ class Shift:
 
         await self._commit(decision)
         await self._remove_loose()
+        await self._project()
+
+    async def _project(self) -> None:
+        """Bring up what deliveries of this item committed whose workers did not live to do so."""
+        await self.kit.stores.project(self.item.project, self.item.store_id, self.item_id)
 
     # -- segments --------------------------------------------------------------------------------------------------
 

@@ -124,15 +124,14 @@ class Stores(Ledger[StoreState, StoreChange]):
 
     # -- what a worker does ----------------------------------------------------------------------------------------
 
-    async def project(self, project: str, store_id: str, item_id: str) -> None:
-        """Bring up the documents of the files that ended by this work item, of the batches and of the store, after
-        any crash."""
+    async def project(self, project: str, store_id: str, item_id: str | None) -> None:
+        """Bring up the documents of the files that ended by this work item (None: by any), of the batches and of the
+        store, after any crash."""
         state = (await self.look(project, store_id)).state
         if state.store is None or state.deleted:  # under the deletion's version they would keep its tombstones away
             return
-        ended = (
-            held.file for held in state.files if held.item.startswith(f"{item_id}/") and held.id not in state.waiting
-        )
+        mine = "" if item_id is None else f"{item_id}/"
+        ended = (held.file for held in state.files if held.item.startswith(mine) and held.id not in state.waiting)
         things: list[Resource] = [state.store, *(held.batch for held in state.batches), *ended]
         await self._bring(project, [StoreChange(state.version, "", thing) for thing in things])
 
