@@ -88,13 +88,11 @@ class Threads(Ledger[ThreadState, Change]):
         await self._advance(documents(project, [Change(view.state.version, "", thing) for thing in things]))
 
     async def purge(self, project: str, thread_id: str) -> None:
-        """Empty what a deleted thread left. Tombstones stay until `sweep`: no late writer brings a document back."""
-        view = await self.look(project, thread_id)
-        state = view.state
-        if view.mark is None:  # a purge that died after its last step but one
-            return await self._forget_snapshots(project, thread_id)
-        if not state.deleted or state.thread is None:
-            return None
+        """Empty what a deleted thread left: documents and streams. Tombstones stay until `sweep`, so that no late
+        writer brings a document back, and so does the log: a late creation of the same id would begin it anew."""
+        state = (await self.look(project, thread_id)).state
+        if state.thread is None or not state.deleted:
+            return
         runs = list(state.runs)
         steps = [step for held in runs for step in held.steps]
         things: Iterable[Resource] = itertools.chain([state.thread], state.messages, (held.run for held in runs), steps)
@@ -103,14 +101,14 @@ class Threads(Ledger[ThreadState, Change]):
         await self._advance(emptied)
         for held in runs:
             await self._storage.drop(names.STREAMS, names.document(project, thread_id, held.run.id))
-        # A purge that dies before this is done again from the log. A log cannot be read without its snapshot.
+
+    async def sweep(self, project: str, thread_id: str) -> None:
+        """Remove the last of a thread that was purged long ago. No error if that is done."""
+        for container in (names.MESSAGES, names.RUNS, names.STEPS):
+            await self._storage.sweep(container, names.document(project, thread_id, ""))
+        # The log before the snapshot, without which it cannot be read.
         await self._storage.drop(names.THREADS, names.log(project, thread_id))
         self._forget((project, thread_id))
         await self._forget_snapshots(project, thread_id)
-
-    async def sweep(self, project: str, thread_id: str) -> None:
-        """Delete the tombstones of a thread that was purged long ago."""
-        for container in (names.MESSAGES, names.RUNS, names.STEPS):
-            await self._storage.sweep(container, names.document(project, thread_id, ""))
-        # Last its own, by which `assistants resume` finds what a sweep that was cut short has left.
+        # Last its own tombstone, by which `assistants resume` finds what a sweep that was cut short has left.
         await self._storage.remove(names.THREADS, names.document(project, thread_id))

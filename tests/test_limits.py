@@ -16,6 +16,7 @@ from app.service import SERVICE
 from core import names
 from core.errors import ApiError
 from core.ports import StorageUnavailable
+from core.work import PurgeThread, to_body
 
 KEYS = "one:key-of-one,two:key-of-two"
 
@@ -278,6 +279,9 @@ async def test_a_project_that_keeps_too_much_can_read_cancel_and_delete(small: I
     await small.api.refused("POST", f"/threads/{thread}/runs/run_unknown/cancel", status=404)
     assert (await small.client("key-of-two").send("POST", "/v1/threads", {})).status == 200
     await small.api.delete(f"/threads/{thread}")
+    item = PurgeThread(project="one", thread_id=thread, sent_at=0, tombstones=True)  # which is due in ten minutes
+    await small.storage.send(to_body(item))
+    small.bell.ring("work")
     while await small.storage.read(names.THREADS, names.log("one", thread), None):
         await asyncio.sleep(0)
     await counted(small)

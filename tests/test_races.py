@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from client import Client, Refused, Unanswered
 from faults import How
-from promises import check
+from promises import all_documents, check
 from simulation import PROJECT, World
 from test_fairness import counts, store_of
 from virtual import run
@@ -182,3 +182,25 @@ async def test_p4_a_reader_that_comes_back_as_the_thread_is_deleted_hears_so() -
         return None
 
     assert await streaming.start_offset(gone, "120.7") == 0
+
+
+def test_p3_a_creation_that_comes_after_its_thread_was_purged_creates_nothing_anew() -> None:
+    """It stands still between its work item and its commit. It is sent again with its key meanwhile, and what that
+    created is deleted."""
+
+    async def moves(world: World, client: Client) -> None:
+        late = [How.STALLED]
+        world.plan.choose = lambda _, name: late.pop() if late and name.startswith("send") else None
+        client.patience = 5.0
+        with pytest.raises(Unanswered):
+            await client.run_in_new_thread("plain", key="k")
+        first = world.exchanges[-1]
+        path = first.path.removeprefix("/v1")
+        again = await client.ask(first.what, "POST", path, first.body, mark=first.mark, key="k")
+        client.thread = again.run.thread_id
+        await client.until(again.run)
+        await client.delete()
+        while await all_documents(world, client.thread):
+            await asyncio.sleep(0.1)
+
+    played(moves, layout=("api", "worker"))

@@ -14,6 +14,7 @@ from inprocess import Api, Gate, InProcess, ManualClock, calls, filled, in_proce
 
 from core import names
 from core.ports import ToolCall
+from core.work import PurgeThread, to_body
 
 Json = Any
 WEATHER = {"type": "function", "function": {"name": "get_weather"}}
@@ -405,8 +406,12 @@ def operations_on(thread: str, run: str, message: str, step: str, assistant: str
 
 
 async def purged(service: InProcess, thread: str, *runs: str) -> None:
-    """Wait until the worker has dropped the thread's log, which it does last; then nothing may be left."""
+    """Ring for the last of the thread, which is due in ten minutes, and wait until the worker has dropped its log; then
+    nothing may be left."""
     log = names.log("default", thread)
+    item = PurgeThread(project="default", thread_id=thread, sent_at=0, tombstones=True)
+    await service.storage.send(to_body(item))
+    service.bell.ring("work")
     async with asyncio.timeout(5):
         while await service.storage.read(names.THREADS, log, None):
             await asyncio.sleep(0.001)

@@ -20,7 +20,7 @@ from virtual import run
 from core import frames, names
 from core.ports import Conflict, Delivery, Deltas, Prompt, Reply, StorageUnavailable
 from core.resources import Run, ToolCalls
-from core.work import AdvanceRun, to_body
+from core.work import AdvanceRun, PurgeThread, to_body
 from worker.actions import Actions
 from worker.doorbell import Doorbell
 from worker.main import Worker
@@ -402,14 +402,30 @@ def test_a_purge_that_is_delivered_before_the_deletion_is_committed_comes_back()
     run(main())
 
 
+def test_the_last_of_a_thread_goes_whole_though_its_first_purge_never_came() -> None:
+    async def main() -> None:
+        world = World(layout=("api", "idle"))
+        async with world.running():
+            _, worker = world.processes
+            client = Client(world)
+            await client.open_thread()
+            await client.say()
+            await client.delete()
+            await world.store.delete(await deliver(world))
+            second = PurgeThread(project=PROJECT, thread_id=client.thread, sent_at=world.clock.now(), tombstones=True)
+            await world.store.send(to_body(second))
+            await answer(worker, await deliver(world))
+            await nothing_is_left(world, client.thread)
+
+    run(main())
+
+
 def test_an_answer_that_comes_during_the_purge_leaves_no_document() -> None:
     async def main() -> None:
         world = World(layout=("api", "worker", "worker"))
         async with world.running():
             client, _ = await started(world, "slow")
             await asyncio.sleep(1.1)  # just after its worker has looked, 0.8 s before the answer
-            world.plan.stall = 3
-            world.plan.choose = lambda _, name: How.STALLED if name == "drop threads" else None
             await client.delete()
             await asyncio.sleep(2)
             assert not await all_documents(world, client.thread)

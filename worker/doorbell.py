@@ -208,10 +208,11 @@ class Doorbell:
         ledger = self.kit.ledger
         state = (await ledger.look(item.project, item.thread_id)).state
         if item.tombstones:
-            if state.thread is None:  # else its purge is under way, and sends this item again
+            if not state.known:
+                # The holder of the first item may have died before its purge, and this one may come before that one.
+                await ledger.purge(item.project, item.thread_id)
                 await ledger.sweep(item.project, item.thread_id)
         elif not state.known:  # or a purge has died after the log went
-            # Sent before the log goes, without which no worker would know of a purge to finish.
             again = replace(item, sent_at=self.kit.clock.now(), tombstones=True)
             await self.kit.storage.send(to_body(again), delay=self.kit.tombstones)
             await ledger.purge(item.project, item.thread_id)
