@@ -21,7 +21,7 @@ from virtual import run
 from worker.doorbell import Doorbell
 
 THOROUGH = int(os.environ.get("SWEEP", "1"))  # 100 sweeps every call of every scenario in every layout
-PART = 6 * THOROUGH  # points of a sweep that takes a part of them; of a layout beyond the first, a third of that
+PART = 4 * THOROUGH  # points of a sweep that takes a part of them; of a layout beyond the first, a third of that
 LAYOUTS = (("api", "worker", "worker"), ("api+worker", "worker"), ("api+worker", "api+worker"))
 
 

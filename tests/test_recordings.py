@@ -7,6 +7,7 @@ import itertools
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -259,9 +260,12 @@ def script_of(entries: list[Json], gate: Gate) -> Iterator[Act]:
             yield act_of_stream(recorded, following)
         elif recorded.get("status") == "requires_action" and recorded["id"] not in seen:
             seen.add(recorded["id"])
-            yield calls(*asked_by(recorded), first=[gate], tokens=Tokens(0, 0))
+            # What each call cost is not recorded; one of none would be taken for a server that does not count.
+            yield calls(*asked_by(recorded), first=[gate], tokens=Tokens(1, 0))
         elif recorded.get("status") == "completed" and recorded["object"] == "thread.run":
-            yield says(gate, answer_of(entries), tokens=tokens_of(recorded["usage"]))
+            whole = tokens_of(recorded["usage"])
+            rest = replace(whole, prompt=whole.prompt - (recorded["id"] in seen))
+            yield says(gate, answer_of(entries), tokens=rest)
 
 
 def act_of_stream(events: list[Event], following: list[Event]) -> Act:
