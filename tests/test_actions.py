@@ -322,7 +322,7 @@ async def test_an_error_that_cannot_say_what_it_is_is_an_output() -> None:
 
 
 async def test_a_call_that_hangs_lets_others_wait_for_those_that_do_not() -> None:
-    """Of a function's three threads one hangs: whoever waits for the others does not wait in vain."""
+    """Of a function's three threads one hangs: calls that wait for the others do not wait in vain."""
     released.clear()
     threads, gate = Threads(9), threading.Event()
     try:

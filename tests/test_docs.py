@@ -156,7 +156,7 @@ REFUSED = ["sh", "-c", 'sh -eu -c "$0" || exit 1']  # shells end with codes of t
 
 
 def test_the_first_run_by_curl_ends_and_says_why_where_it_is_not_let_in(running: Process) -> None:
-    said = _run(["env", "OPENAI_API_KEY=sk-of-nobody", *REFUSED, first_run()], running, code=1)
+    said = _run(["env", "OPENAI_API_KEY=sk-unknown", *REFUSED, first_run()], running, code=1)
     assert "The assistant is not created:" in said
     assert said.count('"error"') == said.count("Incorrect API key") == 1
 
