@@ -353,19 +353,7 @@ class Shift:
             # Nothing if another worker has merged one of them, took over from this one, or the store has expired.
             if not state.known or state.loose.get(into) != self.me or not state.segments.keys() >= set(plan):
                 return ()
-            sources = {source: number for name in plan for source, number in state.segments[name].sources.items()}
-            model = state.segments[plan[0]].model
-            return [
-                e.SegmentsMerged(
-                    into=into,
-                    merged=tuple(plan),
-                    size=size,
-                    chunks=sum(live.values()),
-                    model=model,
-                    sources=sources,
-                    format=FORMAT,
-                )
-            ]
+            return [_merged(state, plan, into, size, sum(live.values()))]
 
         if await self._commit(commit):
             return True
@@ -432,6 +420,14 @@ class Shift:
 
         await self.kit.stores.commit(self.item.project, self.item.store_id, deciding, ring)
         return bool(events)
+
+
+def _merged(state: StoreState, plan: Sequence[str], into: str, size: int, chunks: int) -> e.SegmentsMerged:
+    sources = {source: number for name in plan for source, number in state.segments[name].sources.items()}
+    model = state.segments[plan[0]].model
+    return e.SegmentsMerged(
+        into=into, merged=tuple(plan), size=size, chunks=chunks, model=model, sources=sources, format=FORMAT
+    )
 
 
 def _dropped(state: StoreState, loose: Collection[str]) -> Sequence[e.Event]:
