@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from core.ports import Deltas, Image, Prompt, Refused, Reply, ToolCall, Turn
+from core.ports import Deltas, Image, Prompt, Reply, ToolCall, Turn
+from infra.asking import ask
 from infra.chat_reply import ChatReply
-from infra.draft import Draft, Held
+from infra.draft import Draft
 from infra.habits import Habits, Remembered
 from infra.thoughts import of_turn
 from infra.turns import joined
@@ -29,37 +30,21 @@ class ChatModel:
     async def reply(self, prompt: Prompt, deltas: Deltas | None) -> Reply:
         """Ask once, and again without what the provider does not take; streamed only if a client listens, for a stream
         costs more than a whole reply."""
-        wanted, known = self._body(prompt), self._habits.of(prompt.model)
-        habits = known.copy()
+        wanted = self._body(prompt)
         if deltas is not None:
             wanted |= {"stream": True, "stream_options": {"include_usage": True}}
-        while True:
-            body = habits.apply(wanted)
-            held = Held(deltas) if deltas is not None and habits.forces(body) else None
-            draft = Draft(held or deltas)
-            try:
-                with self._upstream.errors():
-                    reply = await self._ask(body, draft)
-            except Refused as refused:
-                habits.learn(refused.said, body)
-                if not draft.empty or habits.apply(wanted) == body:
-                    raise
-                continue
-            if not habits.ignored(body, bool(reply.calls)) or reply.finish == "content_filter":
-                if held:
-                    held.release()
-                known.keep(habits)
-                return reply
+        return await ask(self._habits.of(prompt.model), wanted, deltas, self._ask)
 
     async def _ask(self, body: dict[str, Any], draft: Draft) -> Reply:
         reply = ChatReply(draft, self._upstream)
-        if "stream" not in body:
-            reply.absorb(await self._upstream.post(_PATH, body))
-            return reply.whole()
-        async with self._upstream.stream(_PATH, body, draft) as chunks:
-            async for chunk in chunks:
-                reply.absorb(chunk)
-        return reply.streamed()
+        with self._upstream.errors():
+            if "stream" not in body:
+                reply.absorb(await self._upstream.post(_PATH, body))
+                return reply.whole()
+            async with self._upstream.stream(_PATH, body, draft) as chunks:
+                async for chunk in chunks:
+                    reply.absorb(chunk)
+            return reply.streamed()
 
     def _body(self, prompt: Prompt) -> dict[str, Any]:
         messages = [_message(turn, self._upstream.provider) for turn in joined(prompt.turns)]

@@ -299,7 +299,7 @@ def _build(name: str, provider: Provider, timeout: float, max_retries: int) -> _
     )
     upstream = Upstream(client, name)
     if provider.api == "responses":
-        return _Opened(ResponsesModel(upstream), upstream, token)
+        return _Opened(ResponsesModel(upstream, forced=provider.tool_choice), upstream, token)
     model = ChatModel(upstream, max_tokens_field=provider.max_tokens_field, forced=provider.tool_choice)
     return _Opened(model, upstream, token)
 

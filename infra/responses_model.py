@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from core.ports import Deltas, Image, Prompt, Refused, Reply, Turn
+from infra.asking import ask
 from infra.draft import Draft
 from infra.habits import Habits, Remembered
 from infra.responses_reply import ResponsesReply
@@ -24,32 +25,21 @@ _ENCRYPTED = re.compile(r"encrypted.content", re.IGNORECASE)
 
 
 class ResponsesModel:
-    def __init__(self, upstream: Upstream) -> None:
+    """`forced` as for ChatModel."""
+
+    def __init__(self, upstream: Upstream, *, forced: str = "object") -> None:
         self._upstream = upstream
-        self._habits = Remembered(Habits)
+        self._habits = Remembered(lambda: Habits(forced=forced))
 
     async def reply(self, prompt: Prompt, deltas: Deltas | None) -> Reply:
         """Ask once, and again without what the provider does not take; streamed only if a client listens, for a stream
         costs more than a whole reply."""
-        wanted, known = _body(prompt, self._upstream.provider), self._habits.of(prompt.model)
-        habits = known.copy()
+        wanted = _body(prompt, self._upstream.provider)
         if deltas is not None:
             wanted["stream"] = True
         if prompt.tools:
             wanted |= _INCLUDE
-        while True:
-            body, draft = habits.apply(wanted), Draft(deltas)
-            try:
-                reply = await self._ask(body, draft)
-            except Refused as refused:
-                habits.learn(refused.said, body)
-                if not draft.empty:
-                    raise
-                if habits.apply(wanted) == body:
-                    wanted = _thoughtless(wanted, refused)
-                continue
-            known.keep(habits)
-            return reply
+        return await ask(self._habits.of(prompt.model), wanted, deltas, self._ask, _thoughtless)
 
     async def _ask(self, body: dict[str, Any], draft: Draft) -> Reply:
         reply = ResponsesReply(draft, self._upstream)

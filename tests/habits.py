@@ -953,6 +953,34 @@ def responses_without_forced_functions(ask: Ask) -> Answer:
     return respond(ask, function_item())
 
 
+@habit("https://docs.ollama.com/api/openai-compatibility", api="responses", asked={"tool_choice": FORCED})
+def responses_with_a_forced_function_that_is_ignored(ask: Ask) -> Answer:
+    if isinstance(ask.body.get("tool_choice"), dict):
+        return respond(ask, item("No function is needed."))
+    return respond(ask, item()) if ask.outputs else respond(ask, function_item())
+
+
+@habit(
+    "https://platform.openai.com/docs/api-reference/responses/create", api="responses", asked={"tool_choice": FORCED}
+)
+def responses_with_words_before_a_forced_function(ask: Ask) -> Answer:
+    if ask.outputs:
+        return respond(ask, item())
+    assert isinstance(ask.body["tool_choice"], dict)
+    return respond(ask, item("Let me look."), function_item())
+
+
+@habit(
+    "https://platform.openai.com/docs/guides/moderation",
+    api="responses",
+    asked={"tool_choice": FORCED},
+    finish="content_filter",
+)
+def responses_with_a_filter_before_a_forced_function(ask: Ask) -> Answer:
+    assert isinstance(ask.body["tool_choice"], dict)
+    return respond(ask, item(), status="incomplete", incomplete_details={"reason": "content_filter"})
+
+
 @habit("https://www.rfc-editor.org/rfc/rfc9110#section-8.4")
 def an_encoding_that_is_none(ask: Ask) -> Answer:
     said = ask.says()

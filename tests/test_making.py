@@ -11,10 +11,10 @@ from typing import Any
 from unittest.mock import ANY
 
 import pytest
-from habits import HABITS, Answer, Ask, Habit, item, refused, respond
+from habits import HABITS, Answer, Ask, Habit, function_item, item, refused, respond
 from habits import serving as serving_habits
 from inprocess import Gate, InProcess, ManualClock, calls, fails, in_process, path_of, says
-from upstreams import broken, chunk, events, router, serving
+from upstreams import broken, chunk, events, response, router, said, serving
 
 from app import making
 from core.decide import CLOSING
@@ -275,6 +275,12 @@ def refusing(monkeypatch: pytest.MonkeyPatch, api: str, answer: Callable[[Ask], 
 
 RANDOM = random.Random(7)
 WORDS = " ".join("".join(RANDOM.choices(string.ascii_lowercase, k=6)) for _ in range(5))
+
+
+def text_delta(text: str) -> Json:
+    return {"type": "response.output_text.delta", "output_index": 0, "delta": text}
+
+
 ONCE, EACH_TIME = [True, False, False], [True, False, True, False]
 
 
@@ -327,12 +333,33 @@ async def test_a_refusal_that_the_stream_is_not_to_blame_for_is_told(
     assert asked == asked_for
 
 
-async def test_half_a_reply_that_an_error_ended_is_forgotten_for_the_whole_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    def answer(ask: Ask) -> Answer:
-        return Answer(events=[chunk(content="It "), {"error": {"message": WORDS}}]) if ask.streamed else ask.calls()
+FAILED = {"object": "response", "status": "failed", "error": {"code": "server_error", "message": WORDS}, "output": []}
 
-    refusing(monkeypatch, "chat", answer)
-    async with serving_habits() as url, router(f"{url}/refusing/v1") as models, in_process(models=models) as service:
+
+@pytest.mark.parametrize(
+    ("api", "error"),
+    [
+        ("chat", {"error": {"message": WORDS}}),
+        ("responses", {"error": {"message": WORDS}}),
+        ("responses", {"type": "error", "code": "server_error", "message": WORDS, "param": None}),
+        ("responses", {"type": "response.failed", "response": FAILED}),
+    ],
+    ids=["chat", "envelope", "event", "failed"],
+)
+async def test_half_a_reply_that_an_error_ended_is_forgotten_for_the_whole_one(
+    api: str, error: Json, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answer(ask: Ask) -> Answer:
+        if not ask.streamed:
+            return ask.calls() if api == "chat" else respond(ask, function_item())
+        return Answer(events=[chunk(content="It ") if api == "chat" else text_delta("It "), error])
+
+    refusing(monkeypatch, api, answer)
+    async with (
+        serving_habits() as url,
+        router(f"{url}/refusing/v1", api) as models,
+        in_process(models=models) as service,
+    ):
         run = await service.start_run(await service.thread("Hello"), await service.assistant(tools=[WEATHER]))
         assert (await service.until(run))["status"] == "requires_action"
         assert [step["type"] for step in await service.steps(run)] == ["tool_calls"]
@@ -444,15 +471,19 @@ async def test_a_prompt_that_was_too_long_is_asked_again_though_its_message_was_
         assert (await service.said(run["thread_id"]))[-1] == "Hi."
 
 
+@pytest.mark.parametrize("api", ["chat", "responses"])
 @pytest.mark.parametrize(("breaks", "status"), [(2, "completed"), (3, "failed")])
 async def test_a_run_that_is_not_streamed_survives_a_stream_that_breaks_off(
-    breaks: int, status: str, monkeypatch: pytest.MonkeyPatch
+    breaks: int, status: str, api: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As often as the SDK asks again for a whole reply, and with none of the half texts."""
     monkeypatch.setattr(providers, "_FIRST_PAUSE", 0.0)
     whole = events(chunk(content="It is "), chunk("stop", content="sunny."))
-    async with serving() as upstream, router(upstream.url, retries=2) as models:
-        upstream.script = [*[broken(chunk(content="It "))] * breaks, whole]
+    if api == "responses":
+        done = {"type": "response.completed", "response": response(said("It is sunny."))}
+        whole = events(text_delta("It is "), text_delta("sunny."), done)
+    async with serving() as upstream, router(upstream.url, api, retries=2) as models:
+        upstream.script = [*[broken(chunk(content="It ") if api == "chat" else text_delta("It "))] * breaks, whole]
         async with in_process(models=models) as service:
             run = await service.finished(await service.thread("Hello"), await service.assistant(tools=[WEATHER]))
             assert (run["status"], len(upstream.requests)) == (status, 3)

@@ -427,7 +427,7 @@ async def test_responses_sends_only_what_is_set(upstream: Upstream) -> None:
 
 
 async def test_responses_sends_all_that_is_set(upstream: Upstream) -> None:
-    upstream.script = [whole(response(said("{}")))]
+    upstream.script = [whole(response(function_call("now", "{}")))]
     await ask(
         upstream,
         prompt(
@@ -462,6 +462,16 @@ async def test_responses_sends_all_that_is_set(upstream: Upstream) -> None:
         "text": {"format": {"type": "json_schema", "name": "answer", "schema": {"type": "object"}, "strict": True}},
         "max_output_tokens": 300,
     }
+
+
+@pytest.mark.parametrize("api", ["chat", "responses"])
+async def test_a_function_is_forced_as_the_provider_is_known_to_want(upstream: Upstream, api: str) -> None:
+    called = choice(content=None, tool_calls=[function("now", "{}")])
+    upstream.script = [whole(called if api == "chat" else response(function_call("now", "{}")))]
+    forced = {"type": "function", "function": {"name": "now"}}
+    await ask(upstream, prompt(tools=(WEATHER, {"name": "now"}), tool_choice=forced), api=api, tool_choice="required")
+    (body,) = (body for _, body, _ in upstream.requests)
+    assert (body["tool_choice"], len(body["tools"])) == ("required", 1)
 
 
 async def test_responses_sends_simple_choices_and_formats_as_they_are(upstream: Upstream) -> None:
