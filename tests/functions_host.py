@@ -20,6 +20,7 @@ Python worker between it and the function:
   no poison queue: their messages stay hidden. A refusal, because the receipt is not the newest one, is no error.
 * Settings of host.json yield to AzureFunctionsJobHost__extensions__queues__NAME; AzureWebJobs.NAME.Disabled turns a
   function off; the setting that a trigger's `connection` names holds a connection string.
+* A request that gets no answer is sent again, as Azure's SDK does.
 * At SIGTERM it looks no more, waits for what is under way, and kills the Python worker.
 """
 
@@ -48,7 +49,7 @@ from azure.core.exceptions import HttpResponseError
 from azure.functions.meta import Datum
 from azure.functions.queue import QueueMessageInConverter
 from azure.storage.queue import QueueMessage
-from azure.storage.queue.aio import QueueClient
+from azure.storage.queue.aio import LinearRetry, QueueClient
 
 log = logging.getLogger("host")
 
@@ -276,7 +277,12 @@ async def main(folder: Path, hide: float, late: float) -> None:
         for one in functions:
 
             async def queue(name: str, at: str = one.connection) -> QueueClient:
-                client = QueueClient.from_connection_string(settings[at], name, api_version=API_VERSION, retry_total=0)
+                client = QueueClient.from_connection_string(
+                    settings[at],
+                    name,
+                    api_version=API_VERSION,
+                    retry_policy=LinearRetry(backoff=1, random_jitter_range=1),
+                )
                 return await stack.enter_async_context(client)
 
             poison = None if one.queue.endswith("-poison") else await queue(f"{one.queue}-poison")

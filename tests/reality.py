@@ -39,6 +39,7 @@ from core.ids import Ids
 from core.ports import Conflict, Prompt, ToolCall, Turn
 from core.resources import Run, encode
 from core.threads import Threads
+from infra.azure_calls import call
 from infra.settings import read_settings
 from infra.sqlite_store import SqliteStorage
 from infra.wiring import SystemClock, storage_of
@@ -320,14 +321,22 @@ class Reality:
         return [name for _, name in await self._blobs(container)]
 
     async def _blobs(self, *containers: str) -> list[tuple[str, str]]:
-        clients = [self.store._service.get_container_client(container) for container in containers]
-        return [(client.container_name, name) for client in clients async for name in client.list_blob_names()]
+        async def listed() -> list[tuple[str, str]]:
+            clients = [self.store._service.get_container_client(container) for container in containers]
+            return [(client.container_name, name) for client in clients async for name in client.list_blob_names()]
+
+        return await call(listed)
 
     async def queued(self, queue: str) -> int:
         if isinstance(self.store, SqliteStorage):
             return self.store._sql.execute("SELECT count(*) FROM queue WHERE name=?", (queue,)).fetchone()[0]
         client = self.store._work if queue == "work" else self.store._buried
-        return (await client.get_queue_properties()).approximate_message_count
+        return (await call(client.get_queue_properties)).approximate_message_count
+
+    async def peeked(self, queue: str) -> list[str]:
+        """What the first messages of a queue hold. Raises StorageUnavailable if there is no such queue."""
+        messages = await call(lambda: self.store._queues.get_queue_client(queue).peek_messages(max_messages=9))
+        return [message.content for message in messages]
 
 
 def free_port() -> int:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from azure.core.exceptions import ResourceNotFoundError
 from azurite import Azurite
 from byname import ASSISTANT
 from chaos import talk_and_kill
@@ -28,6 +27,7 @@ from test_kill import HangsOnce
 
 from assistants import HostedWorker
 from core import names
+from core.ports import StorageUnavailable
 from core.resources import Run
 from core.work import AdvanceRun, to_body
 from infra.settings import ConfigurationError, Settings
@@ -284,14 +284,13 @@ async def test_a_run_whose_item_the_host_gives_up_fails(azurite: Azurite, deploy
                 await ask(one, "plain")  # the thread takes the next one
             while await world.queued(names.BURIED) < len(lost):
                 await asyncio.sleep(0.1)
-        buried = [json.loads(kept.content) for kept in await world.store._buried.peek_messages(max_messages=9)]
+        buried = [json.loads(kept) for kept in await world.peeked(names.BURIED)]
         assert {json.loads(kept["item"])["run_id"] for kept in buried} == {run.id for _, run in lost}
         assert {kept["reason"] for kept in buried} == {"given up by its host"}
 
 
 async def given_up(world: Reality) -> list[str]:
     """What lies in the host's poison queue, which the host makes when it needs it."""
-    with contextlib.suppress(ResourceNotFoundError):
-        queue = world.store._queues.get_queue_client(names.POISON)
-        return [message.content for message in await queue.peek_messages(max_messages=9)]
+    with contextlib.suppress(StorageUnavailable):
+        return await world.peeked(names.POISON)
     return []

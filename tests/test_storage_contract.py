@@ -26,6 +26,7 @@ from core.ids import Ids
 from core.names import KEPT_DAYS
 from core.ports import Conflict, ContentGone, Delivery, Document, Mark, Part, Storage, StorageUnavailable
 from infra import azure_store, sqlite_store
+from infra.azure_calls import call
 from infra.azure_store import AzureStorage
 from infra.sqlite_store import SqliteStorage, tidy
 from infra.wiring import SystemClock
@@ -1012,7 +1013,7 @@ async def test_a_start_whose_reply_was_lost_is_success_exactly_once(
 
 
 async def test_a_log_whose_starter_died_before_the_first_block_can_be_started(lossy: AzureStorage) -> None:
-    await lossy._blob("threads", "p/thread_1").create_append_blob()
+    await call(lossy._blob("threads", "p/thread_1").create_append_blob)
     assert await lossy.read("threads", "p/thread_1", None) is None
     won = await winners([lossy.start("threads", "p/thread_1", b"%d\n" % i) for i in range(10)])
     assert len(won) == 1
@@ -1169,7 +1170,12 @@ async def test_discarding_what_is_gone_makes_no_blob(
     monkeypatch.setattr(BlobClient, "delete_blob", dying)
     with contextlib.suppress(asyncio.CancelledError):
         await store.discard(*FILE)
-    assert [name async for name in store._service.get_container_client(FILE[0]).list_blob_names()] == []
+    container = store._service.get_container_client(FILE[0])
+
+    async def left() -> list[str]:
+        return [name async for name in container.list_blob_names()]
+
+    assert await call(left) == []
     await store.close()
 
 
@@ -1236,7 +1242,7 @@ async def test_a_buried_item_is_kept_with_its_reason(azurite: Azurite) -> None:
     await store.send(b'{"run":"run_1"}')
     await store.bury(await one(store), "five failures")
     assert store._buried is not None
-    (kept,) = await store._buried.peek_messages()
+    (kept,) = await call(store._buried.peek_messages)
     assert json.loads(kept.content) == {"item": '{"run":"run_1"}', "reason": "five failures"}
     await store.close()
 

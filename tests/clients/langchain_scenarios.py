@@ -12,7 +12,7 @@ from langchain_classic.agents.openai_assistant.base import OpenAIAssistantFinish
 from langchain_community.agents.openai_assistant import OpenAIAssistantV2Runnable
 from langchain_core.agents import AgentFinish
 from langchain_core.tools import tool
-from play import play, refused, scenario
+from play import MADE, play, refused, scenario
 
 
 @tool
@@ -42,10 +42,23 @@ TWO_ROUNDS = json.dumps(
 SAID = "They said: Oslo is sunny, 42, Rome is sunny."
 
 
-def runnable(**options: Any) -> OpenAIAssistantRunnable:
-    return OpenAIAssistantRunnable.create_assistant(
-        name="A helper", instructions="Be brief.", tools=options.pop("tools", []), model="scripted", **FAST, **options
+def runnable(kind: type[OpenAIAssistantRunnable] = OpenAIAssistantRunnable, **options: Any) -> OpenAIAssistantRunnable:
+    return kept(
+        kind.create_assistant(
+            name="A helper",
+            instructions="Be brief.",
+            tools=options.pop("tools", []),
+            model="scripted",
+            **FAST,
+            **options,
+        )
     )
+
+
+def kept(agent: OpenAIAssistantRunnable) -> OpenAIAssistantRunnable:
+    """It makes clients of its own."""
+    MADE.extend((agent.client, agent.async_client))
+    return agent
 
 
 def text_of(message: Any) -> str:
@@ -139,8 +152,10 @@ async def failed_run(client: openai.OpenAI) -> None:
 async def asynchronous(client: openai.OpenAI) -> None:
     """acreate_assistant and ainvoke: calls come out, and outputs go in. LangChain 1.0.8 itself fails after a run that
     ends, whatever the server: it goes through an asynchronous page as if it were a list."""
-    agent = await OpenAIAssistantRunnable.acreate_assistant(
-        name="A helper", instructions="Be brief.", tools=TOOLS, model="scripted", as_agent=True, client=client, **FAST
+    agent = kept(
+        await OpenAIAssistantRunnable.acreate_assistant(
+            name="A helper", instructions="Be brief.", tools=TOOLS, model="scripted", as_agent=True, **FAST
+        )
     )
     actions: Any = await agent.ainvoke({"content": TWO_ROUNDS})
     assert [(action.tool, action.tool_input) for action in actions] == [
@@ -167,9 +182,7 @@ def _outputs(actions: list[Any]) -> list[dict[str, str]]:
 @scenario
 async def community_runnable(client: openai.OpenAI) -> None:
     """The variant of langchain-community, whose ainvoke goes to the end."""
-    agent = OpenAIAssistantV2Runnable.create_assistant(
-        name="A helper", instructions="Be brief.", tools=TOOLS, model="scripted", as_agent=True, **FAST
-    )
+    agent = runnable(OpenAIAssistantV2Runnable, tools=TOOLS, as_agent=True)
     executor = AgentExecutor(agent=agent, tools=TOOLS)
     assert executor.invoke({"content": TWO_ROUNDS})["output"] == SAID
     assert (await executor.ainvoke({"content": TWO_ROUNDS}))["output"] == SAID

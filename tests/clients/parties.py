@@ -24,7 +24,14 @@ TIMEOUT = 300.0  # seconds for all that a client plays, on a machine that does m
 # A client's own deprecations are no concern of the service; whatever else it warns of is.
 STRICT = ("-W", "error", "-W", "ignore::DeprecationWarning")
 LENIENT = ("-W", "ignore")
+WHOLE = re.compile(r"\{.*\}")  # a line that tells an outcome; one that died may leave a part of one
 _INSTALLING = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Played:
+    outcomes: Mapping[tuple[str, str], str | None]  # the error, or None, by way and scenario
+    complaint: str  # what the client wrote besides, and how it ended, if that was not well
 
 
 @dataclass(frozen=True)
@@ -44,15 +51,16 @@ class Party:
         found = re.findall(pattern, self.program.read_text(encoding="utf-8"), re.MULTILINE)
         return [python or node for python, node in found]
 
-    def play(self, url: str, store: str, scenarios: Iterable[str]) -> dict[tuple[str, str], str | None]:
-        """The error, or None, by way and scenario."""
+    def play(self, url: str, store: str, scenarios: Iterable[str]) -> Played:
         command = [*ready(self.command), str(self.program), *scenarios]
         ways = " ".join(self.ways[store])
         done = run(command, url, key=self.name, PROJECTS=str(PROJECTS), DIALECT=self.dialect, WAYS=ways)
-        if done.returncode or done.stderr:
-            raise AssertionError(f"{self.name} ended with {done.returncode}: {done.stderr}")
-        lines: list[dict[str, Any]] = [json.loads(line) for line in done.stdout.splitlines()]
-        return {(line["client"], line["scenario"]): line["error"] for line in lines}
+        lines = done.stdout.splitlines()
+        told: list[dict[str, Any]] = [json.loads(line) for line in lines if WHOLE.fullmatch(line)]
+        outcomes = {(one["client"], one["scenario"]): one["error"] for one in told}
+        besides = [f"It ended with {done.returncode}."] if done.returncode else []
+        besides += [line for line in lines if not WHOLE.fullmatch(line)]
+        return Played(outcomes, "\n".join((*besides, done.stderr)).strip())
 
 
 def run(command: list[str], url: str, *, key: str, **env: str) -> subprocess.CompletedProcess[str]:

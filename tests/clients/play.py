@@ -23,6 +23,9 @@ from typing import Any
 LONGEST_LINE = 400  # characters
 Scenario = Callable[[Any], Awaitable[None]]
 SCENARIOS: list[Scenario] = []
+# Clients that a scenario made besides its own: closed while its loop runs, since one that is collected in a later loop
+# closes its connections there, and those know the loop that is gone.
+MADE: list[Any] = []
 
 
 def scenario(function: Scenario) -> Scenario:
@@ -59,7 +62,11 @@ def _play(one: Scenario, client: Callable[[], Any]) -> str | None:
 
 async def _with(one: Scenario, client: Callable[[], Any]) -> None:
     async with opened(client()) as ready, asyncio.timeout(30):
-        await one(ready)
+        try:
+            await one(ready)
+        finally:
+            while MADE:
+                await done(MADE.pop().close())
 
 
 # --- one way to write for both clients: the sync one blocks the loop, and nothing else is on it -----------------------

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
-from parties import NPM, PARTIES, STORES, api_keys, node, ready, run
+from parties import NPM, PARTIES, STORES, Played, api_keys, node, ready, run
 from scripted import scripted_model
 from service import Process, service
 
@@ -51,13 +51,14 @@ def services(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 @pytest.fixture(scope="module")
 def played(
     request: pytest.FixtureRequest, services: dict[str, Process]
-) -> Iterator[dict[tuple[str, str], Future[Any]]]:
+) -> Iterator[dict[tuple[str, str], Future[Played]]]:
     """By store and client: what came of all that it plays."""
     wanted: dict[tuple[str, str], set[str]] = {}
     for item in _selected(request):
-        if "party" in item.callspec.params:
-            place = (item.callspec.params["store"], item.callspec.params["party"])
-            wanted.setdefault(place, set()).add(item.callspec.params["name"])
+        params = item.callspec.params
+        if "party" in params:
+            names = wanted.setdefault((params["store"], params["party"]), set())
+            names.update({params["name"]} if "name" in params else ())
     with ThreadPoolExecutor(AT_ONCE) as pool:
         yield {
             (store, party): pool.submit(PARTIES[party].play, services[store].url, store, names)
@@ -72,16 +73,27 @@ def _selected(request: pytest.FixtureRequest) -> list[Any]:
 @pytest.mark.parametrize(("store", "party", "way", "name"), PLAYS)
 def test_client(
     services: dict[str, Process],
-    played: dict[tuple[str, str], Future[Any]],
+    played: dict[tuple[str, str], Future[Played]],
     store: str,
     party: str,
     way: str,
     name: str,
 ) -> None:
-    outcomes = played[store, party].result()
-    assert (way, name) in outcomes, "it was not played"
-    if error := outcomes[way, name]:
+    came = played[store, party].result()
+    assert (way, name) in came.outcomes, f"It was not played. {came.complaint}"
+    if error := came.outcomes[way, name]:
         pytest.fail(f"{error}\nThe service logged:\n{''.join(services[store].log[-20:])}", pytrace=False)
+
+
+@pytest.mark.parametrize(
+    ("store", "party"), [(store, party.name) for party in PARTIES.values() for store in party.ways]
+)
+def test_a_client_ends_well_and_complains_of_nothing(
+    played: dict[tuple[str, str], Future[Played]], store: str, party: str
+) -> None:
+    """Such as of a warning, or of what it could not clean up."""
+    if complaint := played[store, party].result().complaint:
+        pytest.fail(f"{party} on {store}: {complaint}", pytrace=False)
 
 
 @pytest.mark.parametrize("store", STORES)
