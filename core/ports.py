@@ -122,10 +122,10 @@ def nothing() -> Sequence[Document]:
 class Listing(Protocol):
     """The names in a container, whatever they are of."""
 
-    async def list_names(self, container: str, *, after: str | None, limit: int) -> Sequence[str]:
-        """Up to `limit` names beyond the name `after`, in an order of the engine's own: of documents, tombstones, logs
-        and contents; and of what is only staged, unless the engine removes that by itself. Never on the way of a
-        request."""
+    async def list_names(self, container: str, *, after: str | None, limit: int, prefix: str = "") -> Sequence[str]:
+        """Up to `limit` names that start with `prefix`, beyond the name `after`, in an order of the engine's own: of
+        documents, tombstones, logs and contents; and of what is only staged, unless the engine removes that by itself.
+        Never on the way of a request."""
 
 
 class Documents(Protocol):
@@ -200,7 +200,7 @@ class Logs(Protocol):
         of their names: never on the way of a request."""
 
 
-class Contents(Protocol):
+class Contents(Listing, Protocol):
     """Bytes by the gigabyte, in a memory of a few MiB. Parts are staged, then one commit makes them the content.
 
     A content is there as a whole or not at all, and never changes.
@@ -253,7 +253,7 @@ class Queue(Protocol):
         """Move a poison item to the queue of the buried ones, for people to look at."""
 
 
-class Storage(Listing, Documents, Logs, Contents, Queue, Protocol):
+class Storage(Documents, Logs, Contents, Queue, Protocol):
     """A storage engine. It counts by kind what it asked of the store, and by reason what it had to ask again."""
 
     operations: Counter[str]
@@ -593,7 +593,7 @@ class VectorIndex(Protocol):
         no such segment."""
 
     async def delete(self, store: str, names: Iterable[str]) -> None:
-        """Remove the store, of which these are all the segments that its log knows of. Idempotent."""
+        """Remove the store: these segments, which are all that its log knows of, and what else there is. Idempotent."""
 
     async def tidy(self, store: str, known: Callable[[], Awaitable[Collection[str]]]) -> None:
         """After work on the store: bring its index into shape if that is due. `known` says of which segments the log

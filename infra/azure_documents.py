@@ -206,8 +206,8 @@ class AzureDocuments(AzureClients):
             names.append(name)
         return [Row(blob_name(container, name)) for name in reversed(names)]
 
-    async def list_names(self, container: str, *, after: str | None, limit: int) -> Sequence[str]:
-        return [row.name for row in await call(lambda: self._along(container, "", after, limit))]
+    async def list_names(self, container: str, *, after: str | None, limit: int, prefix: str = "") -> Sequence[str]:
+        return [row.name for row in await call(lambda: self._along(container, prefix, after, limit))]
 
     async def weigh(self, container: str, prefix: str) -> int:
         """In small pages: the SDK keeps the event loop for 0.23 ms a row while it reads one."""

@@ -142,10 +142,11 @@ class SqliteStorage:
             sql.execute("PRAGMA user_version=0")
         self._written = time.monotonic()
 
-    async def list_names(self, container: str, *, after: str | None, limit: int) -> Sequence[str]:
+    async def list_names(self, container: str, *, after: str | None, limit: int, prefix: str = "") -> Sequence[str]:
         tables = ("documents", "logs", "contents", "chunks")
-        each = " UNION ".join(f"SELECT name FROM {table} WHERE container=:c AND name>:after" for table in tables)  # noqa: S608
-        values = {"c": container, "after": after or "", "limit": limit}
+        within = "container=:c AND name>=:prefix AND name<:end AND name>:after"
+        each = " UNION ".join(f"SELECT name FROM {table} WHERE {within}" for table in tables)  # noqa: S608
+        values = {"c": container, "prefix": prefix, "end": prefix + "\U0010ffff", "after": after or "", "limit": limit}
         with self._errors():
             return [name for (name,) in self._sql.execute(f"{each} ORDER BY name LIMIT :limit", values)]
 

@@ -312,9 +312,11 @@ class Faulty(Storage):
     async def logs(self, container: str) -> Sequence[str]:
         return await self._call(f"logs {container}", lambda: self._store.logs(container))
 
-    async def list_names(self, container: str, *, after: str | None, limit: int) -> Sequence[str]:
+    async def list_names(self, container: str, *, after: str | None, limit: int, prefix: str = "") -> Sequence[str]:
         list_names = self._store.list_names
-        return await self._call(f"names {container}", lambda: list_names(container, after=after, limit=limit))
+        return await self._call(
+            f"names {container}", lambda: list_names(container, after=after, limit=limit, prefix=prefix), prefix
+        )
 
     async def weigh(self, container: str, prefix: str) -> int:
         return await self._call("weigh", lambda: self._store.weigh(container, prefix))
@@ -325,7 +327,7 @@ class Faulty(Storage):
     # -- contents --------------------------------------------------------------------------------------------------
 
     async def stage(self, container: str, name: str, part: str, chunks: AsyncIterator[bytes]) -> Part:
-        return await self._call("stage", lambda: self._store.stage(container, name, part, self._living(chunks)))
+        return await self._call("stage", lambda: self._store.stage(container, name, part, self._living(chunks)), name)
 
     async def _living(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         """A process may die between two chunks, too."""
@@ -334,10 +336,10 @@ class Faulty(Storage):
             yield chunk
 
     async def staged(self, container: str, name: str) -> Sequence[Part]:
-        return await self._call("staged", lambda: self._store.staged(container, name))
+        return await self._call("staged", lambda: self._store.staged(container, name), name)
 
     async def commit(self, container: str, name: str, parts: Sequence[Part]) -> None:
-        await self._call("commit", lambda: self._store.commit(container, name, parts))
+        await self._call("commit", lambda: self._store.commit(container, name, parts), name)
 
     async def download(
         self, container: str, name: str, *, offset: int = 0, length: int | None = None
@@ -347,7 +349,7 @@ class Faulty(Storage):
             yield piece
 
     async def discard(self, container: str, name: str) -> None:
-        await self._call("discard", lambda: self._store.discard(container, name))
+        await self._call("discard", lambda: self._store.discard(container, name), name)
 
     # -- queue -----------------------------------------------------------------------------------------------------
 

@@ -1326,6 +1326,8 @@ async def test_all_names_of_a_container_are_listed_page_by_page(store: Storage) 
     there = ["p/thread_1", "p/thread_1.log", "p/thread_1.log.0", "p2/thread_2"]
     assert sorted(await names_in(store, "threads")) == there
     assert await store.list_names("runs", after=None, limit=2) == []
+    assert sorted(await store.list_names("contents", after=None, limit=5, prefix="p/")) == ["p/file-a", "p/file-b"]
+    assert await store.list_names("contents", after="p/file-a", limit=5, prefix="p/") == ["p/file-b"]
 
 
 async def names_in(store: Storage, container: str) -> list[str]:

@@ -5,7 +5,7 @@ delivery of a work item, and the holder of a later delivery takes over: the one 
 segment is written under the name of file and attempt before the commit that makes it a part of the store; until then
 the log has it among what is loose. Nothing is removed that a claim which still counts could make a part of the store:
 first the claim is made void by a commit, then the blob goes, then its name. A holder whose claim is void removes what
-it wrote.
+it wrote; if it dies before that, the next work on the store finds a blob that the log does not know.
 """
 
 from __future__ import annotations

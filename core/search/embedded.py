@@ -13,6 +13,7 @@ from core.search.ranking import HYBRID, Query, Weights
 from core.search.shelf import Shelf
 
 MEMORY: Final = 512 * 1024**2  # bytes
+NAMES: Final = 1000  # that are listed at once
 
 
 class EmbeddedIndex:
@@ -52,10 +53,14 @@ class EmbeddedIndex:
 
     async def delete(self, store: str, names: Iterable[str]) -> None:
         self._shelf.forget(store)
-        await self.drop(store, names)
+        await self.drop(store, {*names, *await self._names(store)})
 
     async def tidy(self, store: str, known: Callable[[], Awaitable[Collection[str]]]) -> None:
-        """Merging is all that is due, and the log is what leads it."""
+        """Drop what a worker wrote after another one had taken over and removed it, if it died before it could remove
+        that itself. All else is led by the log, and merging by its segments."""
+        # The blobs first, then the log: what is written after the look is in neither.
+        if there := await self._names(store):
+            await self.drop(store, there - set(await known()))
 
     def plan(self, segments: Sequence[tiers.Weight]) -> Sequence[str]:
         return tiers.plan(segments)
@@ -71,6 +76,17 @@ class EmbeddedIndex:
         part = await self._contents.stage(SEGMENTS, _blob(store, name), "whole", _once(blob))
         await self._contents.commit(SEGMENTS, _blob(store, name), [part])
         return len(blob)
+
+    async def _names(self, store: str) -> set[str]:
+        """Of the segments that are there, or staged."""
+        folder, found = _blob(store, ""), list[str]()
+        more = True
+        while more:
+            after = found[-1] if found else None
+            page = await self._contents.list_names(SEGMENTS, after=after, limit=NAMES, prefix=folder)
+            found += page
+            more = len(page) == NAMES
+        return {name.removeprefix(folder) for name in found}
 
     async def _read(self, store: str, name: str) -> bytes:
         """Nothing if there is no such segment, or if it was removed while it came."""
