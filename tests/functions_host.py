@@ -49,7 +49,7 @@ from azure.core.exceptions import HttpResponseError
 from azure.functions.meta import Datum
 from azure.functions.queue import QueueMessageInConverter
 from azure.storage.queue import QueueMessage
-from azure.storage.queue.aio import LinearRetry, QueueClient
+from azure.storage.queue.aio import QueueClient
 
 log = logging.getLogger("host")
 
@@ -58,6 +58,8 @@ HIDE = 600.0  # seconds
 SHORTEST = 0.1  # seconds between looks
 KNOWN = {"messageEncoding", "maxPollingInterval", "batchSize", "newBatchThreshold", "visibilityTimeout"}
 KNOWN |= {"maxDequeueCount"}
+# The SDK's own pauses begin with 15 s: by then a test would have given up.
+RESENDING = {"initial_backoff": 0, "increment_base": 1, "random_jitter_range": 1}  # seconds, at most 2 a pause
 LOST = ("PopReceiptMismatch", "MessageNotFound", "QueueNotFound", "QueueBeingDeleted")
 
 
@@ -277,12 +279,7 @@ async def main(folder: Path, hide: float, late: float) -> None:
         for one in functions:
 
             async def queue(name: str, at: str = one.connection) -> QueueClient:
-                client = QueueClient.from_connection_string(
-                    settings[at],
-                    name,
-                    api_version=API_VERSION,
-                    retry_policy=LinearRetry(backoff=1, random_jitter_range=1),
-                )
+                client = QueueClient.from_connection_string(settings[at], name, api_version=API_VERSION, **RESENDING)
                 return await stack.enter_async_context(client)
 
             poison = None if one.queue.endswith("-poison") else await queue(f"{one.queue}-poison")
