@@ -146,13 +146,14 @@ async def take_one_more(world: World, shelf: Shelf) -> None:
         if not notes.gone:
             await keeper.attach(store_id)
     await world.at_rest()
-    await p9_stores_are_whole(world, shelf)
+    await p9_stores_are_whole(world, shelf, tidied=True)
     await count(world, shelf)
 
 
-async def p9_stores_are_whole(world: World, shelf: Shelf) -> None:
-    """Call it when the world is at rest."""
-    await check_stores(world, {store_id for store_id, notes in shelf.stores.items() if not notes.gone}, lenient=True)
+async def p9_stores_are_whole(world: World, shelf: Shelf, *, tidied: bool = False) -> None:
+    """Call it when the world is at rest. `tidied`: every store was worked on since the last process died."""
+    there = {store_id for store_id, notes in shelf.stores.items() if not notes.gone}
+    await check_stores(world, there, lenient=True, tidied=tidied)
     for store_id, notes in shelf.stores.items():
         if notes.gone and await world.store.read(names.STORE_LOGS, names.log(PROJECT, store_id), None) is None:
             continue
