@@ -125,7 +125,7 @@ async def read_body(request: web.Request, kind: type[B]) -> B:
 
 def _check_type(request: web.Request) -> None:
     """Raises the 400 of a body that does not say that it is JSON, in the original's words
-    (github.com/RageAgainstThePixel/OpenAI-DotNet/issues/236). It also keeps pages of other sites from having a browser
+    (github.com/openai/openai-openapi/issues/194). It also keeps pages of other sites from having a browser
     send one unasked, which they can only if it is called text, a form, or nothing."""
     sent = request.headers.get("Content-Type", "")[:200]
     if sent.partition(";")[0].strip().lower() != "application/json":

@@ -6,7 +6,7 @@
 {"object": "error", "message": ..., "code": ...}        vLLM, also inside a stream
 {"message": {"detail": [{"loc": [...], "msg": ...}]}}   Mistral (github.com/Gage-Technologies/mistral-go/issues/3)
 {"detail": ...}                                         FastAPI's, and so many servers', also inside a stream
-{"code": 1302, "message": ...}                          gateways, also inside a stream and with status 200
+{"code": 50508, "message": ...}                         SiliconFlow (github.com/infiniflow/ragflow/issues/5676)
 {"error": {"message": "Provider returned error", "metadata": {"raw": ...}}}   OpenRouter
 """
 

@@ -7,7 +7,7 @@ left out, or said in another way, and asked again at once:
   github.com/agno-agi/agno/issues/1066). A stream then ends without usage.
 * `max_completion_tokens`: servers that know the older `max_tokens` alone (Mistral's 422, extra_forbidden), and the
   other way round ("Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens'
-  instead.", github.com/simonw/llm/issues/724).
+  instead.", github.com/teilomillet/gollm/issues/33).
 * `parallel_tool_calls`: reasoning models. The worker takes one call, if it may take only one.
 * `temperature` and `top_p` of 1, which is what a model does unasked. Another value was meant, and its refusal stands.
   Newer models of Anthropic take only one of the two, or none.
@@ -15,12 +15,13 @@ left out, or said in another way, and asked again at once:
 * `tool_choice` as an object: LM Studio ("Invalid tool_choice type: 'object'. Supported string values: none, auto,
   required", github.com/lmstudio-ai/lmstudio-bug-tracker/issues/670), and llama.cpp, which ignores it.
 * fields of a thinking model's message that its server sends, and does not take back
-  (github.com/BerriAI/litellm/issues/30835), or that it wants even if they are empty.
+  (github.com/BerriAI/litellm/issues/30835), or that it wants even if they are empty
+  (github.com/earendil-works/pi/pull/3659).
 * `stream`, at all ("Unsupported value: 'stream' does not support true with this model.",
   github.com/ChatGPTNextWeb/NextChat/issues/5410; "Your organization must be verified to stream this model.",
-  github.com/RooCodeInc/Roo-Code/issues/6868) or beside tools ("This model doesn't support tool use in streaming mode.",
-  github.com/brave/brave-browser/issues/52955). The reply then comes whole. Refusals in words without `stream` are
-  known only where no client wants a stream: the worker asks again without one.
+  github.com/continuedev/continue/issues/8209) or beside tools ("This model doesn't support tool use in streaming
+  mode.", Bedrock, github.com/earendil-works/pi/issues/3739). The reply then comes whole. Refusals in words without
+  `stream` are known only where no client wants a stream: the worker asks again without one.
 * ids of calls, of which Mistral takes nine letters and digits (github.com/anomalyco/opencode/issues/1680).
 """
 

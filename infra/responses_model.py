@@ -19,7 +19,7 @@ _PATH = "/responses"
 _NO_PARAMETERS = {"type": "object", "properties": {}}
 # What a model thought is not stored there, so it comes back encrypted (platform.openai.com/docs/guides/reasoning).
 _INCLUDE = {"include": ["reasoning.encrypted_content"]}
-# A deployment of another key cannot read it ("could not be verified", github.com/openai/codex/issues/17541): then the
+# A deployment of another key cannot read it ("could not be verified", github.com/openai/codex/issues/3573): then the
 # model thinks anew. A server that does not know it refuses to be asked for it: see Habits.
 _ENCRYPTED = re.compile(r"encrypted.content", re.IGNORECASE)
 

@@ -87,7 +87,7 @@ _WRONG: Final = (
 MENDS: Final = (
     # An assistant speaks first, as in a thread that begins with a greeting: Bedrock ("A conversation must start with a
     # user message"), Anthropic's models there ("first message must use the "user" role",
-    # github.com/anthropics/anthropic-sdk-typescript/issues/622), and the templates above.
+    # github.com/lobehub/lobehub/issues/1601), and the templates above.
     Mend(
         re.compile(
             r"must start with a user|first message must|roles must alternate|must alternate between user and assistant",

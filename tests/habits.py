@@ -1,4 +1,5 @@
-"""A server of habits: each is something that a provider was seen to do, with the public source of that.
+"""A server of habits: each is something that a provider was seen to do, with the public source of that; or, where no
+report was found, something that a standard, a schema or a document leaves open: then its source says `unreported`.
 
 `serving()` has them all under `/NAME/v1`, over real HTTP. A habit is a function of what it was asked; it answers whole
 or as a stream, as it was asked, unless streaming is what the habit is about. What has to come of it stands beside it.
@@ -29,6 +30,11 @@ FORCED: Final = {"type": "function", "function": {"name": "get_weather"}}
 PARIS: Final = '{"city":"Paris"}'
 DONE: Final = "It is sunny."
 GITHUB: Final = "https://github.com/"
+
+
+def unreported(rule: str) -> str:
+    """The source of a habit of which no report was found: the rule that allows it, or that it breaks."""
+    return f"unreported; the rule is {rule}"
 
 
 @dataclass(frozen=True)
@@ -126,6 +132,7 @@ HABITS: dict[str, Habit] = {}
 
 def habit(source: str, **expected: Any) -> Callable[[Callable[[Ask], Answer]], Callable[[Ask], Answer]]:
     def add(answer: Callable[[Ask], Answer]) -> Callable[[Ask], Answer]:
+        assert answer.__name__ not in HABITS
         HABITS[answer.__name__] = Habit(answer.__name__, source, answer, **expected)
         return answer
 
@@ -163,6 +170,7 @@ async def _handle(request: web.Request) -> web.StreamResponse:
 
 
 # --- thinking models with tools: what they thought has to come back ---------------------------------------------------
+# OpenRouter, Groq and LiteLLM only ask for it in their documents. The refusal here shows that it did come back.
 
 GEMINI: Final = "https://ai.google.dev/gemini-api/docs/thought-signatures"
 DEEPSEEK: Final = "https://api-docs.deepseek.com/guides/thinking_mode#tool-calls"
@@ -195,7 +203,7 @@ def deepseek_reasoning_content(ask: Ask) -> Answer:
     return ask.turn(ask.calls(reasoning_content="Paris, then."))
 
 
-@habit(GITHUB + "deepseek-ai/deepseek-harness/discussions/739")
+@habit(GITHUB + "earendil-works/pi/pull/3659")
 def deepseek_wants_even_an_empty_reasoning(ask: Ask) -> Answer:
     if ask.outputs and "reasoning_content" not in ask.asked:
         return refused("The reasoning_content in the thinking mode must be passed back to the API.")
@@ -294,14 +302,14 @@ def openai_reasoning_items(ask: Ask) -> Answer:
     return respond(ask, item())
 
 
-@habit("https://platform.openai.com/docs/api-reference/responses/create#responses-create-include", api="responses")
+@habit(unreported("https://platform.openai.com/docs/api-reference/responses/create"), api="responses")
 def a_server_without_encrypted_reasoning(ask: Ask) -> Answer:
     if "include" in ask.body:
         return refused("Unsupported value: 'include[0]'.", param="include")
     return respond(ask, item()) if ask.outputs else respond(ask, function_item())
 
 
-@habit(GITHUB + "openai/codex/issues/17541", api="responses")
+@habit(GITHUB + "openai/codex/issues/3573", api="responses")
 def azure_cannot_read_what_another_key_encrypted(ask: Ask) -> Answer:
     thought = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "gAAAA"}
     if thought in ask.body["input"]:
@@ -309,7 +317,7 @@ def azure_cannot_read_what_another_key_encrypted(ask: Ask) -> Answer:
     return respond(ask, item()) if ask.outputs else respond(ask, thought, function_item())
 
 
-@habit(GITHUB + "ggml-org/llama.cpp", api="responses", streams=(True,))
+@habit(GITHUB + "tontinton/maki/pull/514", api="responses", streams=(True,))
 def llama_cpp_events_without_index(ask: Ask) -> Answer:
     """Two calls at once, told apart by the ids of their items."""
     if ask.outputs:
@@ -323,7 +331,7 @@ def llama_cpp_events_without_index(ask: Ask) -> Answer:
     return Answer(events=[added[0], deltas[0], added[1], deltas[1], *done, end], end="")
 
 
-@habit(GITHUB + "NousResearch/hermes-agent/pull/76695", api="responses", asked={"history": True})
+@habit(GITHUB + "NousResearch/hermes-agent/issues/76657", api="responses", asked={"history": True})
 def llama_cpp_wants_the_type_of_an_item(ask: Ask) -> Answer:
     if any("type" not in each for each in ask.body["input"]):
         return refused("Cannot determine type of 'item'")
@@ -335,23 +343,29 @@ def openai_incomplete_response(ask: Ask) -> Answer:
     return respond(ask, item(), status="incomplete", incomplete_details={"reason": "max_output_tokens"})
 
 
-@habit(GITHUB + "ggml-org/llama.cpp", api="responses", finish="length")
+@habit(GITHUB + "ggml-org/llama.cpp/blob/master/tools/server/server-task.cpp", api="responses", finish="length")
 def llama_cpp_completes_what_its_limit_cut(ask: Ask) -> Answer:
     return respond(ask, item(), usage={"input_tokens": 5, "output_tokens": 50})
 
 
-def incomplete(name: str, details: Any, **expected: Any) -> None:
+RESPONSE: Final = "https://platform.openai.com/docs/api-reference/responses/object"
+
+
+def incomplete(name: str, source: str, details: Any, **expected: Any) -> None:
     def answer(ask: Ask) -> Answer:
         return respond(ask, item(), status="incomplete", incomplete_details=details)
 
     answer.__name__ = name
-    habit("https://platform.openai.com/docs/api-reference/responses/object", api="responses", **expected)(answer)
+    habit(source, api="responses", **expected)(answer)
 
 
-incomplete("responses_incomplete_by_an_error", {"reason": "error"}, fails="'error'")
-incomplete("responses_incomplete_for_a_reason_that_is_not_known", {"reason": "because"}, fails="'because'")
-incomplete("responses_incomplete_without_a_reason", None, fails="'incomplete'")
-incomplete("responses_incomplete_by_a_filter", {"reason": "content_filter"}, finish="content_filter")
+OTHER_REASON: Final = unreported(RESPONSE)
+incomplete("responses_incomplete_by_an_error", OTHER_REASON, {"reason": "error"}, fails="'error'")
+incomplete(
+    "responses_incomplete_for_a_reason_that_is_not_known", OTHER_REASON, {"reason": "because"}, fails="'because'"
+)
+incomplete("responses_incomplete_without_a_reason", OTHER_REASON, None, fails="'incomplete'")
+incomplete("responses_incomplete_by_a_filter", RESPONSE, {"reason": "content_filter"}, finish="content_filter")
 
 
 @habit("https://platform.openai.com/docs/api-reference/responses", api="responses", fails="The server is overloaded")
@@ -365,6 +379,7 @@ def openai_failed_response(ask: Ask) -> Answer:
 
 @habit(GITHUB + "qualcomm/GenieX/issues/567", api="responses", streams=(True,))
 def responses_that_are_not_streamed_though_asked(ask: Ask) -> Answer:
+    """The report is of `/v1/completions`."""
     return Answer({"object": "response", "status": "completed", "output": [item()]})
 
 
@@ -405,10 +420,10 @@ ending("mistral_model_length", "https://docs.mistral.ai/api/endpoint/chat", "mod
 ending("tgi_eos_token", "https://huggingface.co/docs/text-generation-inference/reference/api_reference", "eos_token")
 ending("together_eos", "https://docs.together.ai/reference/chat-completions-1", "eos")
 ending("z_ai_sensitive", "https://docs.z.ai/api-reference/llm/chat-completion", "sensitive", finish="content_filter")
-ending("a_reason_that_is_not_known", GITHUB + "vercel/ai/pull/1835", "because")
+ending("a_reason_that_is_not_known", GITHUB + "earendil-works/pi/issues/2142", "because")
 
 
-@habit("https://openrouter.ai/docs/api-reference/errors#mid-stream-errors", fails="Provider disconnected")
+@habit("https://openrouter.ai/docs/api-reference/streaming", fails="Provider disconnected")
 def openrouter_error_at_the_end(ask: Ask) -> Answer:
     error = {"code": 502, "message": "Provider disconnected", "metadata": {"error_type": "provider_unavailable"}}
     end = {"error": error, **chunk({"content": ""}, "error")}
@@ -417,7 +432,7 @@ def openrouter_error_at_the_end(ask: Ask) -> Answer:
     return Answer({"error": error, "choices": [{"message": {"content": ""}, "finish_reason": "error"}]})
 
 
-@habit(GITHUB + "genkit-ai/genkit/pull/6079", fails="Upstream is gone")
+@habit(GITHUB + "genkit-ai/genkit/pull/6259", fails="Upstream is gone")
 def openrouter_error_in_a_choice(ask: Ask) -> Answer:
     error = {"code": 502, "message": "Upstream is gone"}
     if ask.streamed:
@@ -447,7 +462,7 @@ def mistral_error_with_an_object(ask: Ask) -> Answer:
     return Answer({"object": "error", "message": {"detail": detail}, "type": "invalid_request_error"}, status=422)
 
 
-@habit(GITHUB + "vllm-project/vllm/issues/15119", fails="The model `m` does not exist.")
+@habit(GITHUB + "vllm-project/vllm/issues/3485", fails="The model `m` does not exist.")
 def vllm_error_object(ask: Ask) -> Answer:
     error = {"object": "error", "message": "The model `m` does not exist.", "type": "NotFoundError", "code": 404}
     return Answer(error, status=404)
@@ -474,7 +489,8 @@ def fastapi_detail(ask: Ask) -> Answer:
     return Answer({"detail": "Unauthorized"}, status=401)
 
 
-FASTAPI: Final = "https://fastapi.tiangolo.com/tutorial/handling-errors/"
+# FastAPI's words where its status is lost, as in a stream that has begun.
+FASTAPI: Final = unreported("https://fastapi.tiangolo.com/tutorial/handling-errors/")
 
 
 @habit(FASTAPI, fails="The engine is dead")
@@ -495,13 +511,14 @@ def fastapi_detail_of_responses(ask: Ask) -> Answer:
     return Answer(events=[detail], end="") if ask.streamed else Answer(detail)
 
 
-@habit("https://docs.z.ai/api-reference/api-code", fails="Too many at once, sk-***", code="rate_limit_exceeded")
+@habit(GITHUB + "infiniflow/ragflow/issues/5676", fails="Too many at once, sk-***", code="rate_limit_exceeded")
 def a_code_and_a_message_alone(ask: Ask) -> Answer:
+    """SiliconFlow's form; the report is of status 503, not of 200 or a stream."""
     error = {"code": 429, "message": "Too many at once, sk-abcdef0123456789."}
     return Answer(events=[chunk({"content": "It"}), error]) if ask.streamed else Answer(error)
 
 
-@habit("https://openrouter.ai/docs/api-reference/errors", fails="tools is not allowed here")
+@habit(GITHUB + "charmbracelet/crush/issues/279", fails="tools is not allowed here")
 def openrouter_raw_error(ask: Ask) -> Answer:
     return refused("Provider returned error", metadata={"raw": "tools is not allowed here", "provider_name": "Acme"})
 
@@ -540,14 +557,14 @@ def o1_without_streams(ask: Ask) -> Answer:
     return ask.says()
 
 
-@habit(GITHUB + "brave/brave-browser/issues/52955")
+@habit(GITHUB + "earendil-works/pi/issues/3739")
 def bedrock_without_streams_of_tools(ask: Ask) -> Answer:
     if ask.body.get("stream") and "tools" in ask.body:
         return refused("This model doesn't support tool use in streaming mode.")
     return ask.says()
 
 
-@habit(GITHUB + "RooCodeInc/Roo-Code/issues/6868")
+@habit(GITHUB + "continuedev/continue/issues/8209")
 def openai_streams_to_verified_organizations(ask: Ask) -> Answer:
     if ask.streamed:
         said = (
@@ -559,8 +576,9 @@ def openai_streams_to_verified_organizations(ask: Ask) -> Answer:
     return ask.says()
 
 
-@habit(GITHUB + "RooCodeInc/Roo-Code/issues/6868", api="responses")
+@habit(GITHUB + "continuedev/continue/issues/8209", api="responses")
 def openai_streams_responses_to_verified_organizations(ask: Ask) -> Answer:
+    """The report does not say of which API."""
     said = "Your organization must be verified to stream this model."
     return refused(said, param="stream", code="unsupported_value") if ask.streamed else respond(ask, item())
 
@@ -573,8 +591,9 @@ def nvidia_refuses_in_its_stream(ask: Ask) -> Answer:
     return ask.says()
 
 
-@habit(GITHUB + "partITech/php-mistral/issues/76")
+@habit(GITHUB + "editor-code-assistant/eca/issues/231")
 def mistral_without_max_completion_tokens(ask: Ask) -> Answer:
+    """Its later form, with a list: github.com/partITech/php-mistral/issues/76."""
     if "max_completion_tokens" in ask.body:
         detail = [
             {
@@ -588,7 +607,7 @@ def mistral_without_max_completion_tokens(ask: Ask) -> Answer:
     return ask.says()
 
 
-@habit(GITHUB + "simonw/llm/issues/724", asked={"max_tokens_field": "max_tokens"})
+@habit(GITHUB + "teilomillet/gollm/issues/33", asked={"max_tokens_field": "max_tokens"})
 def openai_without_max_tokens(ask: Ask) -> Answer:
     if "max_tokens" in ask.body:
         use = "Use 'max_completion_tokens' instead."
@@ -597,14 +616,14 @@ def openai_without_max_tokens(ask: Ask) -> Answer:
     return ask.says()
 
 
-@habit(GITHUB + "patterns-ai-core/langchainrb/pull/921", asked={"temperature": 1.0})
+@habit(GITHUB + "soberlemur/autopo/issues/57", asked={"temperature": 1.0})
 def a_model_without_temperature(ask: Ask) -> Answer:
     if "temperature" in ask.body:
         return refused("Unsupported parameter: 'temperature' is not supported with this model.", param="temperature")
     return ask.says()
 
 
-@habit(GITHUB + "diffbot/code-gpt-docs/issues/445", asked={"temperature": 0.5}, fails="does not support 0.5")
+@habit(GITHUB + "crmne/ruby_llm/issues/339", asked={"temperature": 0.5}, fails="does not support 0.5")
 def a_temperature_that_was_meant(ask: Ask) -> Answer:
     if "temperature" in ask.body:
         return refused("Unsupported value: 'temperature' does not support 0.5 with this model.", param="temperature")
@@ -618,9 +637,9 @@ def a_model_without_parallel_tool_calls(ask: Ask) -> Answer:
     return ask.says()
 
 
-@habit("https://platform.openai.com/docs/api-reference/chat/create", fails="is too large")
+@habit(GITHUB + "tailcallhq/forgecode/issues/1185", fails="is too large")
 def openai_limit_too_large(ask: Ask) -> Answer:
-    """Names the field, but it is the value that is refused."""
+    """Names the field, but it is the value that is refused. The report is of `max_tokens`."""
     if "max_completion_tokens" in ask.body:
         return refused("max_completion_tokens is too large: 50. This model's limit is 40 completion tokens.")
     return ask.says()
@@ -644,7 +663,7 @@ def a_forced_function_that_is_ignored(ask: Ask) -> Answer:
     return ask.turn()
 
 
-@habit("https://platform.openai.com/docs/api-reference/chat/create", asked={"tool_choice": FORCED})
+@habit(unreported("https://platform.openai.com/docs/api-reference/chat/create"), asked={"tool_choice": FORCED})
 def words_before_a_forced_function(ask: Ask) -> Answer:
     if ask.outputs:
         return ask.says()
@@ -652,7 +671,11 @@ def words_before_a_forced_function(ask: Ask) -> Answer:
     return ask.says("Let me look.", "tool_calls", tool_calls=[call()])
 
 
-@habit("https://platform.openai.com/docs/guides/moderation", asked={"tool_choice": FORCED}, finish="content_filter")
+@habit(
+    unreported("https://platform.openai.com/docs/api-reference/chat/create"),
+    asked={"tool_choice": FORCED},
+    finish="content_filter",
+)
 def a_filter_before_a_forced_function(ask: Ask) -> Answer:
     return ask.says(finish="content_filter")
 
@@ -699,7 +722,7 @@ def anthropic_without_blank_messages(ask: Ask) -> Answer:
     return ask.says()
 
 
-@habit(GITHUB + "anthropics/claude-code/issues/59812", asked={"turns": (Turn("user", ("", PICTURE, " ")),)})
+@habit(GITHUB + "anthropics/claude-code/issues/50375", asked={"turns": (Turn("user", ("", PICTURE, " ")),)})
 def anthropic_without_blank_parts(ask: Ask) -> Answer:
     return refused("messages: text content blocks must be non-empty") if blank(ask) else ask.says()
 
@@ -752,6 +775,7 @@ def openrouter_model_that_sees_nothing(ask: Ask) -> Answer:
 
 @habit(GITHUB + "ollama/ollama/issues/17301", api="responses", asked={"turns": SEEN})
 def ollama_model_that_sees_nothing(ask: Ask) -> Answer:
+    """The report is of its Anthropic API."""
     return refused("this model does not support image input (ref: b8bd630e)") if images(ask) else respond(ask, item())
 
 
@@ -775,8 +799,9 @@ def ollama_empty_finish_reasons(ask: Ask) -> Answer:
     return Answer(events=[chunk({"content": "It is "}, ""), chunk({"content": "sunny."}, ""), chunk({}, "stop")])
 
 
-@habit(GITHUB + "ml-explore/mlx-lm/issues/1375")
+@habit(GITHUB + "langbot-app/LangBot/pull/2262")
 def calls_without_an_id(ask: Ask) -> Answer:
+    """Those that servers make up must fit Mistral too: github.com/ml-explore/mlx-lm/issues/1375."""
     if ask.outputs:
         assert re.fullmatch("[a-zA-Z0-9]{9}", ask.outputs[0]["tool_call_id"])
     return ask.turn(ask.calls(call(None)))
@@ -790,18 +815,20 @@ def azure_chunk_without_choices(ask: Ask) -> Answer:
 
 @habit(GITHUB + "elizaOS/eliza/issues/30904", text="It is \U0001f31e.")
 def a_character_cut_in_two(ask: Ask) -> Answer:
+    """The report is of an agent's own stream."""
     if not ask.streamed:
         return ask.says("It is \U0001f31e.")
     return Answer(events=[chunk({"content": "It is \ud83c"}), chunk({"content": "\udf1e."}), chunk({}, "stop")])
 
 
-@habit(GITHUB + "infiniflow/ragflow/pull/9246", text="It is \ufffd.")
+@habit(GITHUB + "UKGovernmentBEIS/inspect_ai/pull/3802", text="It is \ufffd.")
 def half_a_character(ask: Ask) -> Answer:
     return ask.says("It is \ud83c.")
 
 
 @habit(GITHUB + "qualcomm/GenieX/issues/567", streams=(True,))
 def a_whole_answer_where_a_stream_was_asked_for(ask: Ask) -> Answer:
+    """The report is of `/v1/completions`."""
     message = {"role": "assistant", "content": DONE}
     return Answer({"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]})
 
@@ -811,17 +838,17 @@ def a_stream_without_its_end(ask: Ask) -> Answer:
     return Answer(events=[chunk({"content": "It"})])
 
 
-@habit("https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream", streams=(True,))
+@habit(unreported("https://html.spec.whatwg.org/multipage/server-sent-events.html"), streams=(True,))
 def lines_that_end_with_carriage_returns(ask: Ask) -> Answer:
     events = [chunk({"content": "It is "}), chunk({"content": "sunny."}), chunk({}, "stop")]
     return Answer(events=[f"event: message\r\nid: 1\r\ndata:{json.dumps(each)}\r\n\r\n" for each in events])
 
 
 UNREADABLE: Final = "cannot be read"
-SPECIFIED: Final = "https://platform.openai.com/docs/api-reference/chat/object"  # which these break
+SPECIFIED: Final = unreported("https://platform.openai.com/docs/api-reference/chat/object")
 
 
-@habit(GITHUB + "anomalyco/opencode/issues/19947", fails=UNREADABLE)
+@habit(GITHUB + "Kilo-Org/kilocode/pull/5816", fails=UNREADABLE)
 def numbers_as_ids(ask: Ask) -> Answer:
     return ask.calls({**call(), "id": 17})
 
@@ -839,7 +866,7 @@ def texts_as_usage(ask: Ask) -> Answer:
 # --- calls in pieces, and empty ones ---------------------------------------------------------------------------------
 
 SIGNATURE: Final = {"google": {"thought_signature": "c2lnbmF0dXJl"}}
-CHUNKS: Final = "https://platform.openai.com/docs/api-reference/chat-streaming/streaming"
+CHUNKS: Final = unreported("https://platform.openai.com/docs/api-reference/chat-streaming/streaming")
 
 
 @habit(CHUNKS, streams=(True,))
@@ -857,7 +884,7 @@ def a_name_that_comes_after_its_id(ask: Ask) -> Answer:
     return Answer(events=[*(chunk({"tool_calls": [piece]}) for piece in pieces), chunk({}, "tool_calls")])
 
 
-@habit(CHUNKS)
+@habit(GITHUB + "lmstudio-ai/lmstudio-bug-tracker/issues/830")
 def an_empty_call_at_the_end(ask: Ask) -> Answer:
     if ask.outputs:
         return ask.says() if len(ask.outputs) == 1 else refused("an output of no call")
@@ -865,14 +892,14 @@ def an_empty_call_at_the_end(ask: Ask) -> Answer:
     return ask.calls(call(), empty)
 
 
-@habit("https://platform.openai.com/docs/api-reference/chat/object")
+@habit(SPECIFIED)
 def an_empty_function_call_beside_content(ask: Ask) -> Answer:
     return ask.says(function_call={})
 
 
 # --- words that cannot be stored, echoes, and other ways to refuse a field -------------------------------------------
 
-HALF: Final = GITHUB + "elizaOS/eliza/issues/30904"
+HALF: Final = unreported("https://www.rfc-editor.org/rfc/rfc8259#section-8.2")
 
 
 @habit(HALF, fails="no \ufffd here")
@@ -887,7 +914,7 @@ def half_a_character_in_an_error_of_a_stream(ask: Ask) -> Answer:
 
 ending("half_a_character_in_a_reason", HALF, "error: \ud83d", fails="'error: \ufffd'")
 
-VLLM_ECHO: Final = GITHUB + "vllm-project/vllm/blob/main/vllm/entrypoints/openai/api_server.py"
+VLLM_ECHO: Final = GITHUB + "vllm-project/vllm/issues/49239"
 
 
 def echo(ask: Ask, field: str) -> Answer:
@@ -922,7 +949,7 @@ def anthropic_takes_one_of_two(ask: Ask) -> Answer:
     return ask.says()
 
 
-@habit("https://docs.claude.com/en/docs/about-claude/models/migration-guide", asked={"temperature": 1.0})
+@habit(GITHUB + "The-PR-Agent/pr-agent/issues/2456", asked={"temperature": 1.0})
 def anthropic_without_temperature(ask: Ask) -> Answer:
     if "temperature" in ask.body:
         return refused("`temperature` is deprecated for this model.")
@@ -930,11 +957,12 @@ def anthropic_without_temperature(ask: Ask) -> Answer:
 
 
 @habit(
-    GITHUB + "patterns-ai-core/langchainrb/pull/921",
+    GITHUB + "openai/openai-python/issues/2540",
     api="responses",
     asked={"temperature": 1.0, "parallel_tool_calls": False},
 )
 def responses_without_temperature(ask: Ask) -> Answer:
+    """The report is of `temperature` alone; of the other one: github.com/evalstate/fast-agent/issues/279 (Chat)."""
     for name in ("temperature", "parallel_tool_calls"):
         if name in ask.body:
             return refused(f"Unsupported parameter: '{name}' is not supported with this model.", param=name)
@@ -944,6 +972,7 @@ def responses_without_temperature(ask: Ask) -> Answer:
 
 @habit(GITHUB + "lmstudio-ai/lmstudio-bug-tracker/issues/670", api="responses", asked={"tool_choice": FORCED})
 def responses_without_forced_functions(ask: Ask) -> Answer:
+    """The report is of Chat Completions."""
     choice = ask.body.get("tool_choice")
     if isinstance(choice, dict):
         return refused("Invalid tool_choice type: 'object'. Supported string values: none, auto, required")
@@ -955,13 +984,16 @@ def responses_without_forced_functions(ask: Ask) -> Answer:
 
 @habit("https://docs.ollama.com/api/openai-compatibility", api="responses", asked={"tool_choice": FORCED})
 def responses_with_a_forced_function_that_is_ignored(ask: Ask) -> Answer:
+    """The page says it of Chat Completions."""
     if isinstance(ask.body.get("tool_choice"), dict):
         return respond(ask, item("No function is needed."))
     return respond(ask, item()) if ask.outputs else respond(ask, function_item())
 
 
 @habit(
-    "https://platform.openai.com/docs/api-reference/responses/create", api="responses", asked={"tool_choice": FORCED}
+    unreported("https://platform.openai.com/docs/api-reference/responses/create"),
+    api="responses",
+    asked={"tool_choice": FORCED},
 )
 def responses_with_words_before_a_forced_function(ask: Ask) -> Answer:
     if ask.outputs:
@@ -971,7 +1003,7 @@ def responses_with_words_before_a_forced_function(ask: Ask) -> Answer:
 
 
 @habit(
-    "https://platform.openai.com/docs/guides/moderation",
+    unreported("https://platform.openai.com/docs/api-reference/responses/create"),
     api="responses",
     asked={"tool_choice": FORCED},
     finish="content_filter",
@@ -981,7 +1013,7 @@ def responses_with_a_filter_before_a_forced_function(ask: Ask) -> Answer:
     return respond(ask, item(), status="incomplete", incomplete_details={"reason": "content_filter"})
 
 
-@habit("https://www.rfc-editor.org/rfc/rfc9110#section-8.4")
+@habit(unreported("https://www.rfc-editor.org/rfc/rfc9110#section-8.4"))
 def an_encoding_that_is_none(ask: Ask) -> Answer:
     said = ask.says()
     return replace(said, headers={"Content-Encoding": "none"})
@@ -992,14 +1024,16 @@ def usage_with_decimal_points(ask: Ask) -> Answer:
     return ask.says(usage={"prompt_tokens": 10.0, "completion_tokens": 5.0, "total_tokens": 15.0})
 
 
-@habit("https://openrouter.ai/docs/use-cases/reasoning-tokens")
+@habit(unreported("https://openrouter.ai/docs/use-cases/reasoning-tokens"))
 def thoughts_of_other_types(ask: Ask) -> Answer:
     return ask.turn(ask.calls(reasoning={"text": "Hm."}, reasoning_details="Hm."))
 
 
 # --- no end, and elsewhere --------------------------------------------------------------------------------------------
 
-LONG: Final = GITHUB + "ollama/ollama/issues/18575"
+LONG: Final = GITHUB + "ollama/ollama/issues/16179"
+ORIGIN: Final = unreported("https://www.rfc-editor.org/rfc/rfc6454#section-5")
+CHUNKED: Final = unreported("https://www.rfc-editor.org/rfc/rfc9112#section-7.1")  # a body may be of any length
 
 
 @habit(LONG, fails="too long", streams=(True,))
@@ -1019,39 +1053,40 @@ def thoughts_of_responses_without_end(ask: Ask) -> Answer:
     return Answer(events=[], endless=f"data: {json.dumps(thought)}\n\n".encode())
 
 
-@habit("https://html.spec.whatwg.org/multipage/server-sent-events.html", fails="too long", streams=(True,))
+@habit(unreported("https://html.spec.whatwg.org/multipage/server-sent-events.html"), fails="too long", streams=(True,))
 def comments_without_end(ask: Ask) -> Answer:
     return Answer(events=[], endless=b": " + b"x" * 500_000 + b"\n\n")
 
 
-@habit(LONG, fails="too long", streams=(True,))
+@habit(CHUNKED, fails="too long", streams=(True,))
 def an_event_without_end(ask: Ask) -> Answer:
     return Answer(events=['data: {"choices": "'], endless=b"x" * 65_536)
 
 
-@habit(LONG, fails="too long", streams=(False,))
+@habit(CHUNKED, fails="too long", streams=(False,))
 def a_body_without_end(ask: Ask) -> Answer:
     return Answer(endless=b"x" * 65_536)
 
 
-@habit(LONG, fails="too long", streams=(False,))
+@habit(CHUNKED, fails="too long", streams=(False,))
 def a_body_that_is_too_long(ask: Ask) -> Answer:
     return ask.says("x" * 5 * 1024 * 1024)
 
 
 @habit(
-    "https://www.rfc-editor.org/rfc/rfc9110#section-15.4", fails="redirects to another origin, http://elsewhere.test,"
+    unreported("https://www.rfc-editor.org/rfc/rfc9110#section-15.4"),
+    fails="redirects to another origin, http://elsewhere.test,",
 )
 def a_redirect_to_another_host(ask: Ask) -> Answer:
     return Answer({}, status=307, headers={"Location": "http://elsewhere.test/v1/chat/completions"})
 
 
-@habit("https://www.rfc-editor.org/rfc/rfc6454#section-5", fails="redirects to another origin, http://127.0.0.1:9,")
+@habit(ORIGIN, fails="redirects to another origin, http://127.0.0.1:9,")
 def a_redirect_to_another_port(ask: Ask) -> Answer:
     return Answer({}, status=307, headers={"Location": f"http://127.0.0.1:9/{ask.path}"})
 
 
-@habit("https://www.rfc-editor.org/rfc/rfc6454#section-5", fails="redirects to another origin, https://127.0.0.1:")
+@habit(ORIGIN, fails="redirects to another origin, https://127.0.0.1:")
 def a_redirect_to_another_scheme(ask: Ask) -> Answer:
     return Answer({}, status=308, headers={"Location": f"https://{ask.host}/{ask.path}"})
 

@@ -81,7 +81,8 @@ def tei(body: Body) -> web.Response | None:
 
 
 def gemini(body: Body) -> web.Response | None:
-    """At most 100 texts; the error is in a list (StarTrail-org/LEANN pull request 214, geldata/gel issue 9032)."""
+    """At most 100 texts (StarTrail-org/LEANN pull request 214, geldata/gel issue 9032); the error is in a list
+    (cyberchitta/openai_ex pull request 126)."""
     if len(body["input"]) <= 100:
         return None
     what = "* BatchEmbedContentsRequest.requests: at most 100 requests can be in one batch\n"
@@ -97,7 +98,7 @@ def dashscope(body: Body) -> web.Response | None:
 
 
 def voyage(body: Body) -> web.Response | None:
-    """Refuses `encoding_format` float (garrytan/gbrain pull request 735)."""
+    """Refuses `encoding_format` float (labring/FastGPT issue 6820)."""
     if "encoding_format" not in body:
         return None
     what = "Value 'float' supplied for argument 'encoding_format' is not valid -- accepted values are ['base64', null]."
@@ -167,8 +168,8 @@ async def test_one_long_text_does_not_make_batches_smaller(upstream: Upstream) -
 
 
 async def test_numbers_may_come_in_base64_and_without_their_places(upstream: Upstream) -> None:
-    """As OpenAI's clients ask for them, and some proxies send them unasked (huggingface/text-embeddings-inference issue
-    288); `index` is left out by servers that were written from examples."""
+    """As OpenAI's clients ask for them (huggingface/text-embeddings-inference issue 288). That a server sends them
+    unasked, or leaves `index` out, is not reported."""
     rows = [[1.0, 0.0], [0.0, 2.0]]
     coded = [{"embedding": base64.b64encode(np.array(row, "<f4").tobytes()).decode()} for row in rows]
     for data in (coded, [{"embedding": row} for row in rows], [{"embedding": row, "index": None} for row in rows]):
