@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import functools
+import json
+import re
 import ssl
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import habits
@@ -17,7 +20,11 @@ from upstreams import Heard, assembled
 
 from core.ports import ModelError, Prompt, Reply, Turn
 from infra.providers import ModelRouter, Provider
+from infra.settings import Settings
 
+DOCS = Path(__file__).resolve().parent.parent / "docs/providers.md"
+TABLE = re.findall(r"^\| (.+?) \| (.+?) \| ((?:none: )?`.+`) \|$", DOCS.read_text("utf-8"), re.MULTILINE)
+SOURCES = ("https://", habits.unreported("https://"))
 BLIND, TOO_LARGE = "openrouter_model_that_sees_nothing", "anthropic_image_that_is_too_large"
 CASES = [
     pytest.param(each, way, id=f"{each.name}-{'streamed' if way else 'whole'}")
@@ -117,6 +124,30 @@ async def talk(models: ModelRouter, streamed: bool, asked: dict[str, Any]) -> Re
     raise AssertionError("the model calls for ever")
 
 
-def test_every_habit_has_a_public_source() -> None:
+def test_every_habit_has_a_public_source_and_is_asked() -> None:
     assert len(HABITS) >= 63
-    assert [each.name for each in HABITS.values() if "https://" not in each.source] == []
+    assert [each.name for each in HABITS.values() if not each.source.startswith(SOURCES) or not each.streams] == []
+
+
+def test_a_habit_of_github_names_what_was_read() -> None:
+    """A repository as such is no source."""
+    found = {each.source.removeprefix(habits.GITHUB) for each in HABITS.values() if habits.GITHUB in each.source}
+    assert [each for each in found if not re.fullmatch(r"[\w.-]+/[\w.-]+/((issues|pull)/\d+|blob/.+)", each)] == []
+
+
+@pytest.mark.parametrize(("name", "tried", "entry"), TABLE, ids=[row[0] for row in TABLE])
+def test_a_provider_of_the_table(name: str, tried: str, entry: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its entry is one that the service takes, and it has a habit if it is said to have been tried with habits."""
+    word = re.split(r"\W", name.lower())[0]
+    assert any(each.startswith(f"{word}_") for each in HABITS) is ("habits" in tried)
+    if setting := re.fullmatch(r"none: `(\w+)`", entry):
+        assert setting[1].lower() in Settings.model_fields
+        return
+    written = json.loads(entry.strip("`"))
+    monkeypatch.setenv("PROVIDERS", json.dumps({word: written}))
+    assert Settings().providers[word].model_fields_set == set(written)
+
+
+def test_the_table_has_a_row_for_each_line() -> None:
+    lines = [line for line in DOCS.read_text("utf-8").splitlines() if line.startswith("| ")]
+    assert len(TABLE) == len(lines) - 1 >= 15
