@@ -18,12 +18,12 @@ from core.decide import CLOSING
 from core.desk import Desk
 from core.events import RunClaimed
 from core.ids import Ids
-from core.ports import Delivery, Deltas, ModelInfo, Prompt, Reply, StorageUnavailable
+from core.ports import Conflict, Delivery, Deltas, ModelInfo, Prompt, Reply, StorageUnavailable
 from core.requests import CreateThreadAndRun
 from core.resources import Run, StoredAssistant
 from core.stores.ledger import Stores
 from core.threads import Threads
-from core.work import AdvanceRun, to_body
+from core.work import AdvanceRun, PurgeStore, PurgeThread, TendStore, to_body
 from infra.sqlite_store import SqliteStorage
 from infra.tokenizer import Tiktoken
 from infra.windows import known_window
@@ -256,6 +256,96 @@ async def test_p2_a_run_whose_item_its_host_gives_up_ends(
     ended = await bench.now(run)
     assert ended.status == ("failed" if status == "queued" else "expired")
     assert not bench.models.calls
+
+
+NOT_FITTING = (
+    b'{"id": "1", "at": 1, "events": [{"type": "thread.run.step.completed", "run_id": "r", "step_id": "s"}]}\n'
+)
+
+
+async def damage(bench: Bench, container: str, log_id: str, line: bytes) -> None:
+    log = names.log("p", log_id)
+    tail = await bench.store.read(container, log, None)
+    if tail is None:
+        await bench.store.start(container, log, line)
+    else:
+        await bench.store.append(container, log, tail.mark, line)
+    bench.desk.ledger._views.clear()
+
+
+def only_buried(bench: Bench) -> None:
+    assert not bench.queued("work")
+    assert len(bench.queued("work-buried")) == 1
+
+
+@pytest.mark.parametrize("bench", [None], indirect=True)
+@pytest.mark.parametrize("item", [AdvanceRun, PurgeThread, TendStore, PurgeStore])
+async def test_an_item_whose_log_cannot_be_read_is_buried(
+    bench: Bench, item: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It would come for ever, and cost a delivery each time. The log says in one line which one it is."""
+    if item is AdvanceRun:
+        damaged = (await bench.run()).thread_id
+    else:
+        damaged, store = "damaged_1", item in (TendStore, PurgeStore)
+        body = {"project": "p", "store_id" if store else "thread_id": damaged, "sent_at": bench.clock.now()}
+        await bench.store.send(to_body(item(**body)))
+    container = names.STORE_LOGS if item in (TendStore, PurgeStore) else names.THREADS
+    await damage(bench, container, damaged, b"{secret\n")
+    assert [await bench.deliver() for _ in range(DELIVERIES)] == [1, 2, 3, 4, 5]
+    only_buried(bench)
+    errors = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    (message,) = (record.getMessage() for record in errors)
+    assert message.endswith(f"after 5 deliveries: {container}/p/{damaged}.log cannot be decoded: DecodeError")
+    assert not any(record.exc_info for record in caplog.records)
+    assert "secret" not in caplog.text
+
+
+@pytest.mark.parametrize("bench", [None], indirect=True)
+async def test_an_item_whose_log_has_events_that_do_not_fit_is_buried(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.CRITICAL)
+    run = await bench.run()
+    await damage(bench, names.THREADS, run.thread_id, NOT_FITTING)
+    assert [await bench.deliver() for _ in range(DELIVERIES)] == [1, 2, 3, 4, 5]
+    only_buried(bench)
+
+
+@pytest.mark.parametrize("bench", [None], indirect=True)
+async def test_an_item_that_its_host_gives_up_is_buried_though_its_log_cannot_be_read(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.CRITICAL)
+    run = await bench.run()
+    await damage(bench, names.THREADS, run.thread_id, b"{\n")
+    (lost,) = await bench.store.receive(1, hide=1)
+    await bench.doorbell.give_up(lost)
+    only_buried(bench)
+
+
+@pytest.mark.parametrize("bench", [RuntimeError("a bug")], indirect=True)
+@pytest.mark.parametrize("error", [StorageUnavailable("a storm"), Conflict()], ids=["storm", "conflict"])
+async def test_p2_no_item_is_buried_while_its_run_cannot_be_ended(
+    bench: Bench, error: Exception, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.CRITICAL)
+    run = await bench.run()
+    for _ in range(DELIVERIES - 1):
+        await bench.deliver()
+    with monkeypatch.context() as patch:
+
+        async def fail(*_: object) -> None:
+            raise error
+
+        patch.setattr(Doorbell, "_give_up", fail)
+        for _ in range(DELIVERIES):
+            with pytest.raises(type(error)):
+                await bench.deliver()
+        assert not bench.queued("work-buried")
+    await bench.deliver()
+    assert (await bench.now(run)).status == "failed"
+    only_buried(bench)
 
 
 @pytest.mark.parametrize("bench", [RuntimeError("unused")], indirect=True)

@@ -20,6 +20,7 @@ from core.fold import ThreadState
 from core.ports import Conflict, Delivery, StorageUnavailable
 from core.resources import LastError
 from core.scope import work_on
+from core.state import UnreadableLog
 from core.work import (
     MAX_DELAY,
     AdvanceRun,
@@ -85,7 +86,10 @@ class Doorbell:
                     await self.kit.storage.extend(hold.delivery, hide=0)  # drained: another worker takes over at once
             raise
         except Exception as error:
-            log.exception("delivery %d failed of %s", delivery.count, item)
+            if isinstance(error, UnreadableLog):  # says all that there is to say
+                log.warning("delivery %d failed of %s: %s", delivery.count, item, error)
+            else:
+                log.exception("delivery %d failed of %s", delivery.count, item)
             return await self._failed(hold.delivery, item, error)
         finally:
             extending.cancel()
@@ -254,8 +258,9 @@ class Doorbell:
             with contextlib.suppress(Conflict, StorageUnavailable):
                 await self.kit.storage.extend(delivery, hide=min(RETRY * 2 ** (delivery.count - 1), MAX_RETRY))
             return
-        await self._give_up(item, delivery)
-        await self._bury(delivery, f"{type(error).__name__}: {error}")
+        await self._end(item, delivery)
+        told = f": {error}" if isinstance(error, UnreadableLog) else ""  # others may quote content
+        await self._bury(delivery, f"{type(error).__name__}: {error}", told)
 
     async def give_up(self, delivery: Delivery) -> None:
         """For an item that its host delivers no more, and has moved under a new id. So it is unknown whether a run in
@@ -265,7 +270,11 @@ class Doorbell:
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             return await self._bury(delivery, f"not a work item: {error}")
         work_on(lambda: item.facts)
-        await self._give_up(item, delivery)
+        if await self._end(item, delivery):
+            await self._ring_once_more(item)
+        await self._bury(delivery, "given up by its host")
+
+    async def _ring_once_more(self, item: WorkItem) -> None:
         if isinstance(item, AdvanceRun):
             state = await self.kit.ledger.recall(item.project, item.thread_id)
             held = state.runs.get(item.run_id)
@@ -274,12 +283,27 @@ class Doorbell:
         if isinstance(item, TendStore):  # nor whose files these are, until their claims are too old to count
             await self.kit.stores.project(item.project, item.store_id, None)
             await self._park(replace(item, seen=0), self.kit.clock.now() + ABANDONED + 1)
-        await self._bury(delivery, "given up by its host")
 
-    async def _bury(self, delivery: Delivery, reason: str) -> None:
+    async def _bury(self, delivery: Delivery, reason: str, told: str = "") -> None:
         await self.kit.storage.bury(delivery, reason[:REASON])
         self.kit.telemetry.count("delivery", outcome="poison")
-        log.error("work item %s is buried after %d deliveries", delivery.id, delivery.count)
+        log.error("work item %s is buried after %d deliveries%s", delivery.id, delivery.count, told)
+
+    async def _end(self, item: WorkItem, delivery: Delivery) -> bool:
+        """Whether what waits for the item could be ended. Where its log cannot be read, that waits for people, who have
+        the buried item for it; else the item would come for ever. Raises StorageUnavailable and Conflict: then it does
+        come again."""
+        try:
+            await self._give_up(item, delivery)
+        except (StorageUnavailable, Conflict):
+            raise
+        except UnreadableLog as error:
+            log.warning("what waits for work item %s is not ended: %s", delivery.id, error)
+        except Exception:
+            log.exception("what waits for work item %s is not ended", delivery.id)
+        else:
+            return True
+        return False
 
     async def _give_up(self, item: WorkItem, delivery: Delivery) -> None:
         """A poison item never leaves a run hanging."""
