@@ -170,7 +170,8 @@ async def _handle(request: web.Request) -> web.StreamResponse:
 
 
 # --- thinking models with tools: what they thought has to come back ---------------------------------------------------
-# OpenRouter, Groq and LiteLLM only ask for it in their documents. The refusal here shows that it did come back.
+# OpenRouter and LiteLLM only ask for it in their documents, and Groq is known to send it, not to want it back. There
+# the refusal shows that it did not come back.
 
 GEMINI: Final = "https://ai.google.dev/gemini-api/docs/thought-signatures"
 DEEPSEEK: Final = "https://api-docs.deepseek.com/guides/thinking_mode#tool-calls"
@@ -224,7 +225,7 @@ def openrouter_reasoning_details(ask: Ask) -> Answer:
     return Answer(events=[*map(chunk, deltas), chunk({"tool_calls": [call()]}), chunk({}, "tool_calls")])
 
 
-@habit("https://console.groq.com/docs/reasoning")
+@habit(GITHUB + "groq/groq-python/pull/185")
 def groq_reasoning(ask: Ask) -> Answer:
     if ask.outputs and ask.asked.get("reasoning") != "Paris, then.":
         return refused("reasoning is missing")
@@ -418,7 +419,7 @@ ending("gemini_blocklist", FINISH, "BLOCKLIST", finish="content_filter")
 ending("gemini_spii", FINISH, "SPII", finish="content_filter")
 ending("mistral_model_length", "https://docs.mistral.ai/api/endpoint/chat", "model_length", finish="length")
 ending("tgi_eos_token", "https://huggingface.co/docs/text-generation-inference/reference/api_reference", "eos_token")
-ending("together_eos", "https://docs.together.ai/reference/chat-completions-1", "eos")
+ending("together_eos", GITHUB + "togethercomputer/together-python/blob/main/src/together/types/common.py", "eos")
 ending("z_ai_sensitive", "https://docs.z.ai/api-reference/llm/chat-completion", "sensitive", finish="content_filter")
 ending("a_reason_that_is_not_known", GITHUB + "earendil-works/pi/issues/2142", "because")
 
@@ -941,7 +942,7 @@ def a_refusal_that_no_other_request_mends(ask: Ask) -> Answer:
     return refused(f"unsupported request: {json.dumps(ask.body)}")
 
 
-@habit("https://docs.claude.com/en/docs/about-claude/models/migration-guide", asked={"temperature": 1.0, "top_p": 0.5})
+@habit(GITHUB + "Vali-98/ChatterUI/issues/564", asked={"temperature": 1.0, "top_p": 0.5})
 def anthropic_takes_one_of_two(ask: Ask) -> Answer:
     if "temperature" in ask.body and "top_p" in ask.body:
         return refused("`temperature` and `top_p` cannot both be specified for this model. Please use only one.")
