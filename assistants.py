@@ -56,6 +56,7 @@ from worker.kit import Kit
 from worker.main import Worker
 from worker.search import Search
 from worker.slots import HOSTED_RUNS, HOSTED_WAITING, WAITING
+from worker.watchdog import watching
 
 if TYPE_CHECKING:
     from infra.entra import EntraTokens
@@ -200,7 +201,7 @@ def keys_of(parts: Parts) -> Keys:
 
 def actions_of(settings: Settings) -> Actions:
     try:
-        return Actions.load(settings.actions, settings.action_timeout)
+        return Actions.load(settings.actions, settings.action_timeout, settings.action_threads)
     except ValueError as error:
         raise ConfigurationError(str(error)) from None
 
@@ -338,11 +339,12 @@ async def working(worker: Worker, settings: Settings, stop: asyncio.Event) -> As
     consuming = asyncio.create_task(worker.run())
     consuming.add_done_callback(lambda _: stop.set())  # a service without its worker should end, and say why
     log.info("worker ready")
-    try:
-        yield
-    finally:
-        await worker.stop(settings.shutdown_grace)
-        await consuming
+    with watching():
+        try:
+            yield
+        finally:
+            await worker.stop(settings.shutdown_grace)
+            await consuming
 
 
 class HostedWorker:
@@ -370,6 +372,7 @@ class HostedWorker:
 
     async def _open(self) -> Worker:
         parts = await self._kept.enter_async_context(opened(self._settings))
+        self._kept.enter_context(watching())
         tell_of_models(parts)
         self._warming = asyncio.create_task(parts.models.warm())
         stores = stores_of(parts)

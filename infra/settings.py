@@ -208,6 +208,9 @@ class Settings(BaseSettings):
     extraction_timeout: Annotated[float, Field(gt=0)] = Field(60, description="seconds that reading one file may take")
     actions: str | None = Field(None, description="module whose @action functions the worker executes")
     action_timeout: Annotated[float, Field(gt=0)] = Field(60, description="seconds for one call of an action")
+    action_threads: Annotated[int, Field(ge=4)] = Field(
+        512, description="threads of actions in one worker, those included that hang"
+    )
     max_tool_rounds: Annotated[int, Field(ge=1)] = Field(
         100, description="rounds of tool calls after which a run fails whose model still calls tools"
     )

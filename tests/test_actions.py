@@ -41,6 +41,18 @@ async def answers_async() -> str:
     return "at once"
 
 
+async def hangs_in_a_thread() -> str:
+    return await asyncio.to_thread(hangs)
+
+
+async def answers_from_threads() -> str:
+    return " ".join(await asyncio.gather(*(asyncio.to_thread(str, number) for number in range(20))))
+
+
+async def fails_in_a_thread() -> str:
+    return await asyncio.to_thread(open, "nowhere")  # type: ignore[arg-type]
+
+
 async def swallows() -> str:
     """A loop that many a consumer of a queue has."""
     while not released.is_set():
@@ -85,10 +97,21 @@ def hanging(monkeypatch: pytest.MonkeyPatch) -> Iterator[Actions]:
     released.clear()
     monkeypatch.setattr(calls, "LETTING_GO", 0.05)
     functions = {"hangs": hangs, "answers": answers, "swallows": swallows, "answers_async": answers_async}
+    functions |= {each.__name__: each for each in (hangs_in_a_thread, answers_from_threads, fails_in_a_thread)}
     actions = Actions(functions, timeout=0.05)
-    actions.threads, actions.tasks = Threads(9), Tasks(9)
+    actions.threads = Threads(9)
+    actions.tasks = Tasks(actions.threads, 9)
     yield actions
     released.set()
+
+
+async def patient(actions: Actions, project: str, name: str) -> str:
+    """The output of a function that returns, however slow the machine is."""
+    timeout, actions._timeout = actions._timeout, 20
+    try:
+        return await actions.call(project, name, "{}")
+    finally:
+        actions._timeout = timeout
 
 
 async def test_calls_that_hang_are_bounded_from_their_start(hanging: Actions, caplog: pytest.LogCaptureFixture) -> None:
@@ -103,16 +126,16 @@ async def test_calls_that_hang_are_bounded_from_their_start(hanging: Actions, ca
         assert "not available now" in await hanging.call("p", "hangs", "{}")  # at once
     released.set()
     await finished(hanging.threads)
-    assert await hanging.call("p", "hangs", "{}") == "late"
+    assert await patient(hanging, "p", "hangs") == "late"
 
 
 async def test_what_hangs_for_one_project_leaves_threads_to_others(hanging: Actions) -> None:
     await asyncio.gather(*(hanging.call("p", "hangs", "{}") for _ in range(200)))
-    assert await hanging.call("p", "answers", "{}") == "at once"  # nor does it stop the project's other functions
+    assert await patient(hanging, "p", "answers") == "at once"  # nor does it stop the project's other functions
     await asyncio.gather(*(hanging.call("q", "hangs", "{}") for _ in range(200)))
     assert hanging.threads.hanging.kinds == {("p", "hangs"): 3, ("q", "hangs"): 2}
     for project in ("p", "q", "r"):
-        assert await hanging.call(project, "answers", "{}") == "at once"
+        assert await patient(hanging, project, "answers") == "at once"
 
 
 async def test_a_call_that_was_given_up_with_its_run_counts_until_it_returns(hanging: Actions) -> None:
@@ -198,7 +221,7 @@ async def test_a_task_that_swallows_its_cancellation_is_given_up_and_counts(
         assert "action swallows does not return: 1 calls of project p hang" in caplog.text
         released.set()
         await finished(hanging.tasks)
-        assert await hanging.call("p", "swallows", "{}") == "late"
+        assert await patient(hanging, "p", "swallows") == "late"
 
 
 async def test_tasks_that_swallow_their_cancellation_are_bounded_as_threads_are(hanging: Actions) -> None:
@@ -208,12 +231,55 @@ async def test_tasks_that_swallow_their_cancellation_are_bounded_as_threads_are(
         assert len(asyncio.all_tasks() - before) == 3
         assert all(text.startswith("Error: swallows ") for text in said)
         assert "not available now" in await hanging.call("p", "swallows", "{}")
-        assert await hanging.call("p", "answers_async", "{}") == "at once"
+        assert await patient(hanging, "p", "answers_async") == "at once"
         await asyncio.gather(*(hanging.call("q", "swallows", "{}") for _ in range(200)))
         assert hanging.tasks.hanging.kinds == {("p", "swallows"): 3, ("q", "swallows"): 2}
-        assert await hanging.call("r", "answers_async", "{}") == "at once"
+        assert await patient(hanging, "r", "answers_async") == "at once"
         released.set()
         await finished(hanging.tasks)
+
+
+async def test_what_tasks_hand_to_threads_is_bounded_and_takes_none_of_the_loops_own(
+    hanging: Actions, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The event loop has six threads, on two cores: that many calls would be the end of every search."""
+    before, hanging.tasks = set(threading.enumerate()), Tasks(hanging.threads)
+    said = await asyncio.gather(*(hanging.call("p", "hangs_in_a_thread", "{}") for _ in range(200)))
+    assert len(set(threading.enumerate()) - before) == 3
+    assert all(text.startswith("Error: hangs_in_a_thread ") for text in said)
+    assert hanging.threads.hanging.kinds == {("p", "hangs_in_a_thread"): 3}
+    assert not hanging.tasks.hanging.total
+    assert "3 calls of project p hang" in caplog.text
+    async with asyncio.timeout(10):
+        assert await asyncio.to_thread(answers) == "at once"
+        assert "not available now" in await hanging.call("p", "hangs_in_a_thread", "{}")
+        assert await patient(hanging, "q", "answers") == "at once"
+    released.set()
+    await finished(hanging.threads)
+    assert await patient(hanging, "p", "hangs_in_a_thread") == "late"
+
+
+async def test_what_a_task_hands_to_threads_waits_for_room_and_comes_back() -> None:
+    actions = Actions({each.__name__: each for each in (answers_from_threads, fails_in_a_thread)}, timeout=10)
+    actions.threads._most = 6
+    assert await actions.call("p", "answers_from_threads", "{}") == " ".join(map(str, range(20)))
+    assert (await actions.call("p", "fails_in_a_thread", "{}")).startswith("Error: FileNotFoundError: ")
+    assert not actions.threads._working.total
+
+
+def test_a_thread_that_a_task_has_left_keeps_no_loop_from_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calls, "LETTING_GO", 0.05)
+    released.clear()
+    done = threading.Event()
+
+    def process() -> None:
+        asyncio.run(Actions({"act": hangs_in_a_thread}, timeout=0.05).call("p", "act", "{}"))
+        done.set()
+
+    threading.Thread(target=process, daemon=True).start()
+    ended = done.wait(20)
+    released.set()
+    assert ended
 
 
 async def test_a_task_has_a_moment_to_clean_up(caplog: pytest.LogCaptureFixture) -> None:
@@ -238,7 +304,7 @@ async def test_a_task_that_is_cancelled_before_it_began_gives_its_place_back(han
         run = asyncio.create_task(hanging.tasks.run("p", "answers_async", answers_async()))
         asyncio.get_running_loop().call_soon(run.cancel)  # right after it made the task
         await asyncio.wait([run])
-    assert await hanging.call("p", "answers_async", "{}") == "at once"
+    assert await patient(hanging, "p", "answers_async") == "at once"
 
 
 async def test_a_call_that_finds_no_room_leaves_no_coroutine_behind(hanging: Actions) -> None:
@@ -274,7 +340,8 @@ async def test_whatever_a_function_raises_is_an_output(plain: bool, error: BaseE
         raise error
 
     actions = Actions({"act": act if plain else act_async}, timeout=2)
-    actions.threads, actions.tasks = Threads(1), Tasks(1)
+    actions.threads = Threads(1)
+    actions.tasks = Tasks(actions.threads, 1)
     if isinstance(error, StopIteration) and not plain:  # as Python itself makes of it
         said = "Error: RuntimeError: coroutine raised StopIteration"
     for _ in range(2):

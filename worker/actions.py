@@ -18,7 +18,7 @@ from typing import Any, TypeVar, cast
 
 from pydantic import TypeAdapter, ValidationError
 
-from worker.calls import Hanging, Outcome, Tasks, Threads
+from worker.calls import THREADS, Hanging, Outcome, Tasks, Threads
 
 F = TypeVar("F", bound=Callable[..., Any])
 MARK = "__assistants_action__"
@@ -34,9 +34,12 @@ def action(function: F) -> F:
 class Actions:
     """The registered functions, by name. Plain ones run in `threads`, async ones in `tasks`."""
 
-    def __init__(self, functions: Mapping[str, Callable[..., Any]], timeout: float = 60) -> None:
-        """`timeout` in seconds, of each call."""
-        self.threads, self.tasks = Threads(), Tasks()
+    def __init__(
+        self, functions: Mapping[str, Callable[..., Any]], timeout: float = 60, threads: int = THREADS
+    ) -> None:
+        """`timeout` in seconds, of each call; `threads`: how many there are at most."""
+        self.threads = Threads(threads)
+        self.tasks = Tasks(self.threads)
         self._adapters = {name: TypeAdapter(cast("Any", _checked(function))) for name, function in functions.items()}
         self._functions, self._timeout = dict(functions), timeout
         self.definitions: dict[str, dict[str, Any]] = {
@@ -44,10 +47,10 @@ class Actions:
         }
 
     @classmethod
-    def load(cls, module: str | None, timeout: float = 60) -> Actions:
+    def load(cls, module: str | None, timeout: float = 60, threads: int = THREADS) -> Actions:
         """Raises ValueError, in one line, if the module cannot be imported, or has no actions or unusable ones."""
         if not module:
-            return cls({}, timeout)
+            return cls({}, timeout, threads)
         if str(Path.cwd()) not in sys.path:  # an installed command does not look where it is started
             sys.path.append(str(Path.cwd()))
         try:
@@ -58,7 +61,7 @@ class Actions:
         if not found:
             raise ValueError(f"ACTIONS names '{module}', which has no function marked with @worker.actions.action")
         try:
-            return cls(found, timeout)
+            return cls(found, timeout, threads)
         except Exception as error:  # a signature that cannot be described, such as an annotation of an unknown name
             raise ValueError(f"ACTIONS names '{module}', which has an action that cannot be used: {error!r}") from error
 
@@ -90,7 +93,10 @@ class Actions:
             raise
         except BaseException as error:  # of a validator that the operator wrote
             return None, error
-        return await (self.tasks if inspect.iscoroutine(call) else self.threads).run(project, name, call)
+        outcome = await (self.tasks if inspect.iscoroutine(call) else self.threads).run(project, name, call)
+        if isinstance(outcome[1], Hanging):  # of what an async function handed to a thread
+            raise outcome[1]
+        return outcome
 
 
 def _checked(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,6 +1,7 @@
 """Calls of functions that may never return: plain ones in threads, of which none can be ended, async ones in tasks,
 which may swallow their cancellation. Each counts from its start until it returns, whether or not it was given up
-meanwhile. So those that hang are bounded, and one project's leave room for others.
+meanwhile. So those that hang are bounded, and one project's leave room for others. What an async function hands to a
+thread (`asyncio.to_thread`) is such a call, too.
 """
 
 from __future__ import annotations
@@ -10,10 +11,14 @@ import contextlib
 import contextvars
 import logging
 import threading
+import weakref
 from collections import Counter
 from collections.abc import Callable, Coroutine
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, Final
+from functools import partial
+from typing import Any, ClassVar, Final
 
 log = logging.getLogger(__name__)
 THREADS: Final = 512  # at once, of all projects
@@ -155,11 +160,53 @@ class Threads(Calls):
         return await self._outcome(kind, done, None)
 
 
-class Tasks(Calls):
-    """Of async functions."""
+CALLING: ContextVar[tuple[Threads, Kind] | None] = ContextVar("calling", default=None)  # in the task of an action
 
-    def __init__(self, most: int = TASKS) -> None:
+
+class Executor(ThreadPoolExecutor):
+    """The event loop's own, which has a few threads for all that goes on there, such as searches. What an action hands
+    to it (`asyncio.to_thread`) runs in threads of actions instead: one that hangs takes none of these few, and keeps no
+    process from its end."""
+
+    _loops: ClassVar[weakref.WeakSet[asyncio.AbstractEventLoop]] = weakref.WeakSet()
+
+    @classmethod
+    def install(cls, loop: asyncio.AbstractEventLoop) -> None:
+        if loop not in cls._loops:
+            cls._loops.add(loop)
+            loop.set_default_executor(cls(thread_name_prefix="asyncio"))
+
+    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        if (calling := CALLING.get()) is None:
+            return super().submit(function, *args, **kwargs)
+        future: Future[Any] = Future()
+        task = asyncio.create_task(_into(future, *calling, partial(function, *args, **kwargs)))
+        future.add_done_callback(lambda future: future.cancelled() and task.cancel())  # which also keeps the task
+        return future
+
+
+async def _into(future: Future[Any], threads: Threads, kind: Kind, function: Callable[[], Any]) -> None:
+    try:
+        result, error = await threads.run(*kind, function)
+    except asyncio.CancelledError:
+        future.cancel()
+        raise
+    except Exception as failed:  # such as Hanging
+        result, error = None, failed
+    if not future.set_running_or_notify_cancel():
+        return
+    if error is not None:
+        future.set_exception(error)
+    else:
+        future.set_result(result)
+
+
+class Tasks(Calls):
+    """Of async functions. What they hand to threads runs in `threads`."""
+
+    def __init__(self, threads: Threads, most: int = TASKS) -> None:
         super().__init__(most)
+        self._threads = threads
         self._tasks: set[asyncio.Task[Outcome]] = set()  # the loop itself does not keep them
 
     async def run(self, project: str, name: str, coroutine: Coroutine[Any, Any, Any]) -> Outcome:
@@ -170,21 +217,25 @@ class Tasks(Calls):
         except BaseException:
             coroutine.close()
             raise
-        done: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        Executor.install(loop)
+        done: asyncio.Future[Outcome] = loop.create_future()
 
         def ended(task: asyncio.Task[Outcome]) -> None:
             self._tasks.discard(task)
             coroutine.close()  # if the task was cancelled before it began
             self._returned(kind, done, (None, asyncio.CancelledError()) if task.cancelled() else task.result())
 
-        task = asyncio.create_task(_caught(coroutine))
+        calling = _caught(coroutine, self._threads, kind)
+        task = asyncio.create_task(calling, name=f"action {name} of project {project}")
         self._tasks.add(task)
         task.add_done_callback(ended)
         return await self._outcome(kind, done, task)
 
 
-async def _caught(coroutine: Coroutine[Any, Any, Any]) -> Outcome:
+async def _caught(coroutine: Coroutine[Any, Any, Any], threads: Threads, kind: Kind) -> Outcome:
     """A SystemExit that left its task would end the event loop, and with it the process."""
+    CALLING.set((threads, kind))
     try:
         return await coroutine, None
     except BaseException as error:

@@ -1,0 +1,62 @@
+"""What holds the event loop holds all that goes on in the process, and nothing can interrupt it. So at least the log
+tells what it is."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Final
+
+log = logging.getLogger(__name__)
+HELD: Final = 5.0  # seconds until it is told
+LOOK: Final = 1.0  # seconds between two looks
+FRAMES: Final = 6  # of the stack, the innermost
+
+
+@contextlib.contextmanager
+def watching() -> Iterator[None]:
+    """A thread looks after the running event loop, until the end of the block."""
+    loop, stop = asyncio.get_running_loop(), threading.Event()
+    watch = threading.Thread(target=_watch, args=(loop, threading.get_ident(), stop), name="watchdog", daemon=True)
+    watch.start()
+    try:
+        yield
+    finally:
+        stop.set()
+
+
+def _watch(loop: asyncio.AbstractEventLoop, ident: int, stop: threading.Event) -> None:
+    while not stop.wait(LOOK):
+        answered, begun = threading.Event(), time.monotonic()
+        try:
+            loop.call_soon_threadsafe(answered.set)
+        except RuntimeError:  # the loop is closed
+            return
+        if answered.wait(HELD):
+            continue
+        log.error("the event loop is held up for %g s, and all that goes on there: %s", HELD, _holder(loop, ident))
+        while not answered.wait(LOOK):
+            if stop.is_set():
+                return
+        log.warning("the event loop goes on, after %.0f s", time.monotonic() - begun)
+
+
+def _holder(loop: asyncio.AbstractEventLoop, ident: int) -> str:
+    """The task that has the loop, and where it is: no content."""
+    task, frame = asyncio.current_task(loop), sys._current_frames().get(ident)
+    return f"{task.get_name() if task else 'no task'}, at {' < '.join(_places(frame))}"
+
+
+def _places(frame: FrameType | None) -> Iterator[str]:
+    for _ in range(FRAMES):
+        if frame is None:
+            return
+        yield f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno} {frame.f_code.co_name}"
+        frame = frame.f_back
