@@ -15,6 +15,10 @@ from core.resources import LastError, StepToolCall
 # Seconds in which the worker that holds a run may end it: it looks every second, and it alone knows what its model was
 # saying. After that it counts as dead.
 CLOSING = 5.0
+CLAIMS = 5  # of one run in a row whose workers died and left nothing; then it has failed, for it may be what kills them
+DEADLY = LastError(
+    code="server_error", message=f"{CLAIMS} workers in a row died while they worked on this run. It is not tried again."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +68,11 @@ class CallTools:
 Move = Wait | Done | Leave | Park | Write | CallModel | CallTools
 
 
-def decide(state: ThreadState, run_id: str, *, seen: int, item: str, attempt: int, now: float) -> Move:
+def decide(
+    state: ThreadState, run_id: str, *, seen: int, item: str, attempt: int, now: float, handed_back: bool = False
+) -> Move:
     """`seen` is the version of the thread that the doorbell's sender knew, `item` the work item's id, `attempt` the
-    claim that this worker holds (0: none)."""
+    claim that this worker holds (0: none). `handed_back`: the item's last holder let go of it, and has not died."""
     if state.deleted:
         return Done()
     held = state.runs.get(run_id)
@@ -94,8 +100,10 @@ def decide(state: ThreadState, run_id: str, *, seen: int, item: str, attempt: in
         # This worker's claim was taken over by another delivery of its item, maybe an older one, whose holder cannot
         # hide the item any more: it comes back, and finds the run done, or its holder dead.
         return Leave()
-    # This very item came again: the worker that claimed the run by it has died.
-    return Write([e.RunClaimed(run_id=run_id, attempt=held.attempt + 1, item=item)])
+    # This very item came again: the worker that claimed the run by it has died, or handed it back.
+    if held.claims >= CLAIMS and not handed_back:
+        return Write(failed(held, DEADLY))
+    return Write([e.RunClaimed(run_id=run_id, attempt=held.attempt + 1, item=item, handed_back=handed_back)])
 
 
 def _end(held: RunState, now: float) -> tuple[float, list[e.Event]] | None:

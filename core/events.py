@@ -95,11 +95,13 @@ class RunUpdated(Struct, frozen=True, kw_only=True, tag_field="type", tag="threa
 
 
 class RunClaimed(Struct, frozen=True, kw_only=True, tag_field="type", tag="thread.run.claimed"):
-    """Private: a worker took the run up, by the work item `item`. `attempt` grows by one with each claim."""
+    """Private: a worker took the run up, by the work item `item`. `attempt` grows by one with each claim. `handed_back`:
+    the worker before it lives, or has stopped in good order."""
 
     run_id: str
     attempt: int
     item: str
+    handed_back: bool = False
 
 
 class StepBegun(Struct, frozen=True, kw_only=True, tag_field="type", tag="thread.run.step.begun"):

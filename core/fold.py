@@ -70,6 +70,7 @@ class RunState(msgspec.Struct):
     contents: bool = False  # its client sees what was found in files
     chosen: tuple[str, ...] = ()  # of temperature and top_p those that are 1 on purpose
     attempt: int = 0
+    claims: int = 0  # in a row, the last one included, of which nothing has come yet
     item: str = ""
     claimed_at: int = 0  # version of the last claim
     asked_at: int = 0  # when its cancellation was asked for
@@ -223,6 +224,7 @@ def _run_claimed(state: ThreadState, event: e.RunClaimed, at: int) -> Named:
     held = state.runs[event.run_id]
     held.attempt, held.item, held.claimed_at = event.attempt, event.item, state.version
     held.making = None  # its worker is dead: this one asks the model anew
+    held.claims = 1 if held.run.status == "queued" else held.claims + (not event.handed_back)
     if held.run.status != "queued":  # a take-over: on the wire nothing changes
         return [(_name(event), held.run)]
     return [("thread.run.in_progress", _change(state, event.run_id, status="in_progress", started_at=at))]
@@ -283,7 +285,7 @@ def _step_begun(state: ThreadState, event: e.StepBegun, at: int) -> Named:
 
 def _step_created(state: ThreadState, event: e.StepCreated, at: int) -> Named:
     held = state.runs[event.step.run_id]
-    held.shown_at = held.claimed_at
+    held.shown_at, held.claims = held.claimed_at, 1
     held.steps.put(event.step.id, event.step)
     held.making = None
     held.own = set(event.own)  # of the open step alone: some models number the calls of each turn anew
@@ -296,6 +298,7 @@ def _step_created(state: ThreadState, event: e.StepCreated, at: int) -> Named:
 
 def _step_outputs(state: ThreadState, event: e.StepOutputs, at: int) -> Named:
     held = state.runs[event.run_id]
+    held.claims = 1
     step = _answered(held.steps[event.step_id], event.outputs, event.results)
     held.steps.put(step.id, step)
     return [(_name(event), step)]
@@ -306,6 +309,7 @@ def _step_ended(
 ) -> Named:
     """expires_at is null once ended (section 3.5)."""
     held = state.runs[event.run_id]
+    held.claims = 1
     step = held.steps[event.step_id]
     changed: dict[str, Any] = {"status": _status(event), "usage": held.costs.get(step.id), "expires_at": None}
     held.costs = {key: cost for key, cost in held.costs.items() if key != step.id}

@@ -244,7 +244,8 @@ class Queue(Protocol):
         """Up to `limit` (32 at most) visible items, hidden from others for `hide` seconds."""
 
     async def extend(self, delivery: Delivery, *, hide: float) -> Delivery:
-        """Hide for `hide` seconds from now; the returned delivery replaces the old one. Raises Conflict if lost."""
+        """Hide for `hide` seconds from now; the returned delivery replaces the old one, and the item has its body from
+        then on. Raises Conflict if lost."""
 
     async def delete(self, delivery: Delivery) -> None:
         """The work is done. No error if another worker holds the item by now, or if it is gone."""

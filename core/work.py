@@ -29,12 +29,13 @@ class Item(Struct, frozen=True, kw_only=True, tag_field="kind"):
 class AdvanceRun(Item, frozen=True, kw_only=True, tag="run"):
     """Look at this run. `seen` is the version of the thread that the sender knew when it rang, before it committed: a
     worker that sees no later one came too early. `trace` is the W3C traceparent of the request that rang, empty if
-    it is not traced."""
+    it is not traced. `handed_back` names the delivery whose worker let go of the item, and has not died."""
 
     thread_id: str
     run_id: str
     seen: int = 0
     trace: str = ""
+    handed_back: str = ""
 
 
 class PurgeThread(Item, frozen=True, kw_only=True, tag="purge"):
@@ -85,6 +86,11 @@ class PurgeStore(Item, frozen=True, kw_only=True, tag="purge_store"):
 WorkItem = AdvanceRun | PurgeThread | TidyFile | PurgeFile | TidyUpload | TendStore | TidyStore | PurgeStore
 
 _decoder: msgspec.json.Decoder[WorkItem] = msgspec.json.Decoder(WorkItem)
+
+
+def delivery_name(item_id: str, count: int) -> str:
+    """Unlike that of any other delivery."""
+    return f"{item_id}/{count}"
 
 
 def to_body(item: WorkItem) -> bytes:

@@ -37,11 +37,10 @@ class AzureQueue(AzureClients):
 
     async def extend(self, delivery: Delivery, *, hide: float) -> Delivery:
         """After a lost reply this is a Conflict too: the new receipt is unknown, so the item comes back in time."""
-        work, timeout = opened(self._work), _seconds(hide)
+        work, timeout, body = opened(self._work), _seconds(hide), delivery.body.decode()
+        update = partial(work.update_message, delivery.id, content=body, visibility_timeout=timeout)
         try:
-            message = await call(
-                lambda: work.update_message(delivery.id, pop_receipt=delivery.receipt, visibility_timeout=timeout)
-            )
+            message = await call(partial(update, pop_receipt=delivery.receipt))
         except Refused as refusal:
             raise Conflict(str(refusal)) from None
         return Delivery(delivery.id, delivery.body, delivery.count, message.pop_receipt or "")

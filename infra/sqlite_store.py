@@ -471,8 +471,8 @@ class SqliteStorage:
         async with self._transaction() as sql:
             # count is the receipt: a holder whose time ran out, and whose item was delivered to another.
             done = sql.execute(
-                "UPDATE queue SET visible_at=?, since=? WHERE id=? AND count=?",
-                (now + hide, now, int(delivery.id), int(delivery.receipt)),
+                "UPDATE queue SET visible_at=?, since=?, body=? WHERE id=? AND count=?",
+                (now + hide, now, delivery.body, int(delivery.id), int(delivery.receipt)),
             ).rowcount
         if not done:
             raise Conflict

@@ -33,7 +33,7 @@ from core.requests import MOST_OUTPUTS
 from core.resources import FileSearchResult, FileSearchToolCall, FunctionToolCall, LastError, Struct
 from core.stream import StreamWriter
 from core.threads import Decision
-from core.work import AdvanceRun
+from core.work import AdvanceRun, delivery_name
 from worker.budget import TRIES
 from worker.kit import Kit
 from worker.live import Draft, Live, Lost, Unheard
@@ -67,6 +67,7 @@ class Advance:
     stream: StreamWriter = field(init=False)
     span: Span = SILENCE
     shown: Struct | None = None  # the run as this claim ended or paused it: its documents and its stream show that
+    _apart: contextlib.AsyncExitStack = field(default_factory=contextlib.AsyncExitStack)  # while it is a suspect
     _claiming: int = 0  # the attempt of the claim that is being written
     _taken_over: bool = False  # there was a claim before that
     _draft: Draft | None = None  # of the turn that was begun last
@@ -86,18 +87,24 @@ class Advance:
             return await self._work(state)  # nothing to do: no span tells of it
         if not (isinstance(move, Write) and _claims(move.events)):
             return await self._traced(state, held)  # its end: that waits for nothing
-        left = (held.run.expires_at or math.inf) - self.kit.clock.now()
         # That came again: an earlier holder may have claimed by it, or live and do so yet. None could go on then if it
         # were put back under another id.
         again = self.count > 1
         try:
-            async with self.kit.runs.slot(item.project, item.sent_at, within=left, stays=again):
-                return await self._traced(state, held)
+            async with self._apart:
+                if suspects := self.kit.beside(held.claims):
+                    slot = suspects.slot(item.project, item.sent_at, within=self._left(held), stays=again)
+                    await self._apart.enter_async_context(slot)
+                async with self.kit.runs.slot(item.project, item.sent_at, within=self._left(held), stays=again):
+                    return await self._traced(state, held)
         except GiveWay as way:
-            way.within = (held.run.expires_at or math.inf) - self.kit.clock.now()
+            way.within = self._left(held)
             if way.within > 0:
                 raise
         return await self._traced(state, held)  # it has expired meanwhile
+
+    def _left(self, held: RunState) -> float:
+        return (held.run.expires_at or math.inf) - self.kit.clock.now()
 
     async def _traced(self, state: ThreadState, held: RunState) -> Outcome:
         item = self.item
@@ -133,6 +140,9 @@ class Advance:
             except Lost:
                 log.info("run %s: interrupted", self.item.run_id)
             state = await self.kit.ledger.recall(self.item.project, self.item.thread_id)
+            held = state.runs.get(self.item.run_id)
+            if held is None or held.claims <= 1:  # something came of it: others may have its turn
+                await self._apart.aclose()
 
     def _decide(self, state: ThreadState) -> Move:
         return decide(
@@ -142,6 +152,7 @@ class Advance:
             item=self.item_id,
             attempt=self.attempt,
             now=self.kit.clock.now(),
+            handed_back=self.item.handed_back == delivery_name(self.item_id, self.count - 1),
         )
 
     # -- commits ---------------------------------------------------------------------------------------------------

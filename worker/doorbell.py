@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -32,6 +33,7 @@ from core.work import (
     TidyStore,
     TidyUpload,
     WorkItem,
+    delivery_name,
     from_body,
     to_body,
 )
@@ -79,11 +81,10 @@ class Doorbell:
         hold = Hold(delivery)
         extending = asyncio.create_task(self._keep(hold))
         try:
-            done = await self._work(item, delivery.id, delivery.count)
+            done = await self._work(item, delivery)
         except asyncio.CancelledError:
-            with contextlib.suppress(Conflict, StorageUnavailable):  # another worker holds it by now, or will soon
-                async with self._letting_go:
-                    await self.kit.storage.extend(hold.delivery, hide=0)  # drained: another worker takes over at once
+            async with self._letting_go:
+                await self._hand_back(hold.delivery, item, 0)  # drained: another worker takes over at once
             raise
         except Exception as error:
             if isinstance(error, UnreadableLog):  # says all that there is to say
@@ -112,14 +113,22 @@ class Doorbell:
             except Exception:  # else the item would come back while this worker is at it
                 log.exception("an item cannot be hidden anew, and this is tried again")
 
-    async def _work(self, item: WorkItem, item_id: str, count: int) -> bool:
+    async def _hand_back(self, delivery: Delivery, item: WorkItem, hide: float) -> None:
+        """Let others have it after `hide` seconds. The item says so, since this worker has not died."""
+        if isinstance(item, AdvanceRun):
+            item = replace(item, handed_back=delivery_name(delivery.id, delivery.count))
+            delivery = dataclasses.replace(delivery, body=to_body(item))
+        with contextlib.suppress(Conflict, StorageUnavailable):  # another worker holds it by now, or will soon
+            await self.kit.storage.extend(delivery, hide=hide)
+
+    async def _work(self, item: WorkItem, delivery: Delivery) -> bool:
         """Whether the item may be deleted."""
         try:
             match item:
                 case AdvanceRun():
-                    return await self._run(item, item_id, count)
+                    return await self._run(item, delivery.id, delivery.count)
                 case TendStore():
-                    return await self._tend_store(item, item_id, count)
+                    return await self._tend_store(item, delivery.id, delivery.count)
                 case _:
                     async with self.kit.chores.slot(item.project, item.sent_at):
                         await self._do(item)
@@ -255,9 +264,7 @@ class Doorbell:
         # A store that fails is no fault of the item: it is tried for as long as it takes.
         if delivery.count < DELIVERIES or isinstance(error, StorageUnavailable):
             self.kit.telemetry.count("delivery", outcome="failed")
-            with contextlib.suppress(Conflict, StorageUnavailable):
-                await self.kit.storage.extend(delivery, hide=min(RETRY * 2 ** (delivery.count - 1), MAX_RETRY))
-            return
+            return await self._hand_back(delivery, item, min(RETRY * 2 ** (delivery.count - 1), MAX_RETRY))
         await self._end(item, delivery)
         told = f": {error}" if isinstance(error, UnreadableLog) else ""  # others may quote content
         await self._bury(delivery, f"{type(error).__name__}: {error}", told)

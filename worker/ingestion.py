@@ -43,7 +43,7 @@ from core.search.tiers import Weight
 from core.search.words import FORMAT
 from core.stores.fold import FileState, StoreState, merged_segment, segment_of
 from core.stores.ledger import Decision, Stores
-from core.work import TendStore, to_body
+from core.work import TendStore, delivery_name, to_body
 from worker.slots import Slots
 
 log = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ class Shift:
     @property
     def me(self) -> str:
         """What this delivery claims by."""
-        return f"{self.item_id}/{self.count}"
+        return delivery_name(self.item_id, self.count)
 
     @property
     def _store(self) -> str:

@@ -16,7 +16,7 @@ from worker.budget import Budget
 from worker.images import Images
 from worker.ingestion import SHIFTS, Ingestion
 from worker.search import Search
-from worker.slots import CHORES, WAITING, Slots
+from worker.slots import CHORES, SUSPECTS, WAITING, Slots
 
 HIDE = 45.0  # seconds that a dead worker's item stays hidden: how late a crash is noticed
 
@@ -48,19 +48,27 @@ class Kit:
     ingestion: Ingestion = field(init=False)
     runs: Slots = field(init=False)
     chores: Slots = field(init=False)
+    suspects: tuple[Slots, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         self.budget = Budget(self.models, self.tokenizer, self.tool_history)
         self.images = Images(self.files)
         patience = self.hide / 4  # before an item that waits would have to be hidden anew
         shifts, self.runs, self.chores = (Slots(n, self.waiting, patience) for n in (SHIFTS, self.concurrency, CHORES))
+        self.suspects = tuple(Slots(n) for n in SUSPECTS)
         files, readers = self.files, (self.extraction, self.embeddings)
         self.ingestion = Ingestion(self.storage, self.stores, files, *readers, self.clock, shifts)
 
     @property
     def slots(self) -> tuple[Slots, ...]:
         """Of each kind of work: what fills one kind leaves the others theirs."""
-        return self.runs, self.ingestion.shifts, self.chores
+        return self.runs, self.ingestion.shifts, self.chores, *self.suspects
+
+    def beside(self, claims: int) -> Slots | None:
+        """The slots that a run needs besides, of which nothing came in so many claims: one of those that were in work
+        when a worker died may be the cause. The fewer are in work together, the fewer does it take with it; a
+        run that fails if its worker dies once more is alone among its kind. None: it needs no more than others."""
+        return self.suspects[min(claims, len(self.suspects) + 1) - 2] if claims > 1 else None
 
     @property
     def files(self) -> Files:

@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 CHORES: Final = 32  # work items that neither advance a run nor fill a vector store, at work in one worker
+# Runs at work at once in one worker, of those in whose last 2, 3, and 4 claims or more their workers died.
+SUSPECTS: Final = (64, 8, 1)
 WAITING: Final = 2_000  # work items that wait in one worker for slots of one kind
 # Of runs in flight, and of items that wait for slots of one kind, where a host delivers the items: to 256 functions at
 # once (host.json), of which those that wait take from the others.
