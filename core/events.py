@@ -95,8 +95,8 @@ class RunUpdated(Struct, frozen=True, kw_only=True, tag_field="type", tag="threa
 
 
 class RunClaimed(Struct, frozen=True, kw_only=True, tag_field="type", tag="thread.run.claimed"):
-    """Private: a worker took the run up, by the work item `item`. `attempt` grows by one with each claim. `handed_back`:
-    the worker before it lives, or has stopped in good order."""
+    """Private: a worker took the run up, by the work item `item`. `attempt` grows by one with each claim.
+    `handed_back`: the worker that had it before let go of it, and did not die."""
 
     run_id: str
     attempt: int

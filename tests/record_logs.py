@@ -354,6 +354,15 @@ async def taken_over(service: InProcess) -> str:
     return str((await service.until(run))["thread_id"])
 
 
+@case(says("Hello.", Gate()), says("Hello again."))
+async def handed_back(service: InProcess) -> str:
+    """The same of a streamed run; by now the log tells it from the death of a worker."""
+    run = await service.until(await service.start_run(), "in_progress")
+    await service.stop_worker()
+    service.start_worker()
+    return str((await service.until(run))["thread_id"])
+
+
 @case(says("Half", Gate()), says("Ha", Gate()))
 async def in_the_making(service: InProcess) -> str:
     """The log was told of a message of a worker who went, and then of the next one's."""
