@@ -693,6 +693,15 @@ async def test_an_extended_item_stays_hidden_and_belongs_to_its_holder(engine: E
     await engine.store.delete(delivery)
 
 
+async def test_an_extended_item_has_the_body_that_its_holder_gave_it(engine: Engine) -> None:
+    await engine.store.send(b'{"of":"the sender"}')
+    delivery = replace(await one(engine.store, hide=30), body='{"of":"the holder: ü <&>"}'.encode())
+    kept = await engine.store.extend(delivery, hide=1)
+    await engine.wait(1.1)
+    again = await one(engine.other)
+    assert (again.body, again.count, again.id) == (delivery.body, 2, kept.id)
+
+
 async def test_who_lost_an_item_can_neither_extend_nor_delete_it(engine: Engine) -> None:
     await engine.store.send(b"{}")
     late = await one(engine.store, hide=1)
