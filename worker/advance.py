@@ -93,7 +93,7 @@ class Advance:
         try:
             async with self._apart:
                 if suspects := self.kit.beside(held.claims):
-                    slot = suspects.slot(item.project, item.sent_at, within=self._left(held), stays=again)
+                    slot = suspects.slot(item.project, item.sent_at, within=self._left(held), stays=True)
                     await self._apart.enter_async_context(slot)
                 async with self.kit.runs.slot(item.project, item.sent_at, within=self._left(held), stays=again):
                     return await self._traced(state, held)
