@@ -265,7 +265,11 @@ class Doorbell:
         if delivery.count < DELIVERIES or isinstance(error, StorageUnavailable):
             self.kit.telemetry.count("delivery", outcome="failed")
             return await self._hand_back(delivery, item, min(RETRY * 2 ** (delivery.count - 1), MAX_RETRY))
-        await self._end(item, delivery)
+        try:
+            await self._end(item, delivery)
+        except (StorageUnavailable, Conflict):
+            await self._hand_back(delivery, item, MAX_RETRY)
+            raise
         told = f": {error}" if isinstance(error, UnreadableLog) else ""  # others may quote content
         await self._bury(delivery, f"{type(error).__name__}: {error}", told)
 
