@@ -12,13 +12,14 @@ import asyncio
 import contextlib
 import io
 import json
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import aiohttp
 from aiohttp.test_utils import TestServer
-from multidict import CIMultiDictProxy
+from multidict import CIMultiDict, CIMultiDictProxy
 from openapi import check_event, check_response
 from shelved import Bag, PlainText
 from yarl import URL
@@ -290,11 +291,35 @@ class Api:
         async with self._session.request(
             method, self._target(path), data=payload, headers=self._with(headers), allow_redirects=False
         ) as response:
-            raw = await response.read()
-            assert response.headers.get("x-request-id", "").startswith("req_"), f"{method} {path}: no request id"
-            if method not in ("HEAD", "OPTIONS") or response.status >= 400:
-                check_response(method, path, response.status, raw, response.headers.get("Content-Type", ""))
-            return Answer(response.status, response.headers, raw)
+            return _checked(method, path, Answer(response.status, response.headers, await response.read()))
+
+    async def send_in_pieces(
+        self, method: str, path: str, data: bytes | None, headers: Mapping[str, str | None], chance: random.Random
+    ) -> Answer:
+        """The same over a connection of its own, cut at random places, and its body in chunks or with its length."""
+        fields = {"Host": f"{self._url.host}:{self._url.port}", "Connection": "close", **self._with(headers)}
+        body, chunked = data or b"", data is not None and chance.random() < 0.5
+        if chunked:
+            chunks = [b"%x\r\n%b\r\n" % (len(piece), piece) for piece in _pieces(chance, body) if piece]
+            body, fields["Transfer-Encoding"] = b"".join([*chunks, b"0\r\n\r\n"]), "chunked"
+        elif data is not None:
+            fields["Content-Length"] = str(len(body))
+        head = "\r\n".join([f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())])
+        reader, writer = await asyncio.open_connection(self._url.host, self._url.port)
+        try:
+            for piece in _pieces(chance, head.encode() + b"\r\n\r\n" + body):
+                writer.write(piece)
+                await writer.drain()
+                await asyncio.sleep(0)  # the server has read it
+            answer = await reader.read()
+        finally:
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+        first, _, raw = answer.partition(b"\r\n\r\n")
+        status, *lines = first.decode().split("\r\n")
+        told = CIMultiDict[str](line.split(": ", 1) for line in lines)  # type: ignore[misc]
+        return _checked(method, path, Answer(int(status.split(" ")[1]), CIMultiDictProxy(told), raw))
 
     async def get(self, path: str) -> Json:
         return await self._done("GET", path)
@@ -335,6 +360,19 @@ class Api:
     def _with(self, headers: Mapping[str, str | None] | None) -> dict[str, str]:
         merged = {**self._headers, "Content-Type": "application/json", **(headers or {})}
         return {name: value for name, value in merged.items() if value is not None}
+
+
+def _checked(method: str, path: str, answer: Answer) -> Answer:
+    assert answer.headers.get("x-request-id", "").startswith("req_"), f"{method} {path}: no request id"
+    if method not in ("HEAD", "OPTIONS") or answer.status >= 400:
+        check_response(method, path, answer.status, answer.raw, answer.headers.get("Content-Type", ""))
+    return answer
+
+
+def _pieces(chance: random.Random, data: bytes) -> list[bytes]:
+    """`data` in two to six pieces."""
+    cuts = sorted(chance.choices(range(len(data) + 1), k=chance.randint(1, 5)))
+    return [data[start:end] for start, end in zip([0, *cuts], [*cuts, len(data)], strict=True)]
 
 
 # --- the service ----------------------------------------------------------------------------------------------------

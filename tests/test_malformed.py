@@ -13,13 +13,15 @@ import aiohttp
 import pytest
 from exported import Exported
 from forms import add_part, download, field, file_form, form, send_form
-from inprocess import Api, InProcess, calls, in_process, path_of, says
+from inprocess import InProcess, calls, in_process, path_of, says
 from malformed import REQUESTS, UPLOAD, WEATHER, Bad, malformed, valid, with_parameters, with_schema
 
 from core.ports import ToolCall
 
 Json = Any
 SEED, AT_ONCE = 20261121, 16
+IN_PIECES = 0.1  # of the requests
+LARGE = 1024 * 1024  # bytes: what is refused for its length may be cut off while it is still sent
 
 
 async def test_5000_malformed_requests_are_refused_and_nothing_breaks() -> None:
@@ -28,21 +30,26 @@ async def test_5000_malformed_requests_are_refused_and_nothing_breaks() -> None:
         before = await snapshot(service, ids)
         requests = iter(malformed(random.Random(SEED), ids))
         problems: list[str] = []
-        await asyncio.gather(*(send_all(service.api, requests, problems) for _ in range(AT_ONCE)))
+        await asyncio.gather(*(send_all(service, requests, problems) for _ in range(AT_ONCE)))
         assert not problems, "\n".join(problems[:20])
         assert await snapshot(service, ids) == before
         assert (await service.finished())["status"] == "completed"
 
 
-async def send_all(api: Api, requests: Iterator[Bad], problems: list[str]) -> None:
+async def send_all(service: InProcess, requests: Iterator[Bad], problems: list[str]) -> None:
     for bad in requests:
+        chance = random.Random(str(bad))
+        pieces = chance.random() < IN_PIECES and len(bad.data or b"") < LARGE
         try:
-            answer = await api.send(bad.method, bad.path, data=bad.data, headers=bad.headers)
-        except (AssertionError, aiohttp.ClientError) as error:
+            if pieces:
+                answer = await service.api.send_in_pieces(bad.method, bad.path, bad.data, bad.headers, chance)
+            else:
+                answer = await service.api.send(bad.method, bad.path, data=bad.data, headers=bad.headers)
+        except (AssertionError, aiohttp.ClientError, OSError) as error:
             problems.append(f"{bad}: {error!r}")
         else:
             if not 400 <= answer.status < 500:
-                problems.append(f"{bad}: {answer.status} {answer.raw[:200]!r}")
+                problems.append(f"{bad}{', in pieces' if pieces else ''}: {answer.status} {answer.raw[:200]!r}")
 
 
 async def one_of_each(service: InProcess) -> dict[str, str]:
@@ -100,6 +107,15 @@ async def test_the_bodies_that_are_spoiled_are_valid() -> None:
         ids = await one_of_each(service)
         for path, body in valid(ids):
             answer = await service.api.send("POST", path, body)
+            assert answer.status == 200, (path, answer.raw)
+
+
+async def test_what_is_right_comes_to_the_same_in_pieces() -> None:
+    chance = random.Random(SEED)
+    async with in_process() as service:
+        ids = await one_of_each(service)
+        for path, body in valid(ids):
+            answer = await service.api.send_in_pieces("POST", path, json.dumps(body).encode(), {}, chance)
             assert answer.status == 200, (path, answer.raw)
 
 
