@@ -6,8 +6,9 @@ store and against what the clients were told. Azurite itself is never killed.
 2. At random moments.
 3. A soak: many runs, while a worker dies every 0.5 to 3 seconds.
 4. Vector stores: batches of files, while the workers that read them die.
+5. Runs that kill their workers, while others go on beside them.
 
-    python tests/chaos.py --points 150 --kills 40 --runs 500 --stores 8 --seed 1
+    python tests/chaos.py --points 150 --kills 40 --runs 500 --stores 8 --deadly 2 --seed 1
     python tests/chaos.py --only 'streamed: worker before 7'
 
 A count of 0 leaves a part out.
@@ -22,18 +23,20 @@ import random
 import re
 import time
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from azurite import Azurite
 from past import Past
 from promises import past_in
-from reality import Mortal, Reality, Visitor, reality
+from reality import LOOK_AGAIN, Mortal, Reality, Visitor, reality
 from scenarios import SCENARIOS, ask, listen
+from simulation import PROJECT
 from test_stores_crash import folded
 from test_stores_kill import Filled
 
 from core import frames
+from core.decide import CLAIMS, DEADLY
 from core.resources import TERMINAL, Run
 
 CLIENTS = 4
@@ -81,10 +84,22 @@ async def talk_and_kill(storage: str, kills: int, seed: int, *names: str, **sett
                 group.create_task(talk(guest, stop))
             for _ in range(kills):
                 await asyncio.sleep(chance.uniform(0.1, 0.8))
+                await spare(world, guests)
                 await world.kill(chance.choice(names))
             stop.set()
         await world.check()
         return await Tally.of(world)
+
+
+async def spare(world: Reality, visitors: Iterable[Visitor], most: int = CLAIMS - 2) -> None:
+    """A run of whose workers a fifth dies in vain has failed, as it should. So before one more worker dies, something
+    must come of those that have lost nearly so many."""
+    for visitor in list(visitors):
+        while visitor.thread and not visitor.gone:
+            held = (await world.ledger.look(PROJECT, visitor.thread)).state.active_run
+            if held is None or held.run.status != "in_progress" or held.claims <= most:
+                break
+            await asyncio.sleep(LOOK_AGAIN)
 
 
 # --- 1. at storage requests -----------------------------------------------------------------------------------------
@@ -208,23 +223,28 @@ def spread(points: Sequence[Point], count: int, seed: int) -> tuple[list[Point],
 
 async def soak(server: Azurite, runs: int, seed: int) -> Tally:
     chance, progress = random.Random(seed), Progress("run", runs)
-    to_do = iter(range(runs))
+    to_do, talking = iter(range(runs)), dict[int, Visitor]()
 
-    async def work(world: Reality) -> None:
+    async def work(world: Reality, number: int) -> None:
         visitor, count = None, 0
         for _ in to_do:
             if visitor is None or count == 5:  # a new thread
                 visitor, count = world.visitor(chance.random(), keyed=chance.random() < 0.5, restless=True), 0
+                talking[number] = visitor
                 await visitor.open_thread()
             await PLAYED[chance.choice(TURNS)](visitor)
             count += 1
             progress.show(f"{world.kills} workers killed", every=25)
 
     async with reality(server.account(), "api", *WORKERS, RUN_EXPIRES_AFTER="120") as world:
-        pause = lambda: asyncio.sleep(chance.uniform(0.5, 3))  # noqa: E731
+
+        async def pause() -> None:
+            await asyncio.sleep(chance.uniform(0.5, 3))
+            await spare(world, talking.values())
+
         async with killing(world, chance, pause), asyncio.TaskGroup() as working:
-            for _ in range(3 * CLIENTS):
-                working.create_task(work(world))
+            for number in range(3 * CLIENTS):
+                working.create_task(work(world, number))
         await world.check()
         return await Tally.of(world)
 
@@ -285,6 +305,49 @@ async def stores(server: Azurite, count: int, seed: int) -> Tally:
         return tally
 
 
+# --- 5. runs that kill their workers --------------------------------------------------------------------------------
+
+
+async def deadly(server: Azurite, count: int, seed: int) -> Tally:
+    """One after the other, by an action. Each fails in the end, and what one worker does beside it is done."""
+    progress, stop, beside = Progress("run", count), asyncio.Event(), list[Visitor]()
+
+    async def kill(world: Reality) -> None:
+        for _ in range(count):
+            await spare(world, beside, 1)  # several different ones could together make another run fail
+            visitor = world.visitor(0)
+            await visitor.open_thread()
+            async with asyncio.timeout(PATIENCE):
+                await ask(visitor, "own")
+            ended = await visitor.look(visitor.runs[0])
+            assert ended.last_error == DEADLY, ended
+            progress.show(f"{world.kills} workers have died")
+        stop.set()
+
+    async def talk_beside(visitor: Visitor) -> None:
+        await visitor.open_thread()
+        while not stop.is_set():
+            await PLAYED[visitor.chance.choice(("plain", "parallel_tools", "streamed", "rolled_over"))](visitor)
+
+    async def revive(world: Reality) -> None:
+        while True:
+            await world.revive("worker")
+
+    async with reality(server.account(), *NAMES, ACTIONS="deadly") as world:
+        reviving = asyncio.create_task(revive(world))
+        beside += [world.visitor(seed + n) for n in range(CLIENTS)]
+        async with asyncio.TaskGroup() as group:
+            group.create_task(kill(world))
+            for visitor in beside:
+                group.create_task(talk_beside(visitor))
+        reviving.cancel()
+        await world.check()
+        for visitor in beside:
+            ended = [await visitor.look(run) for run in visitor.runs]
+            assert all(run.status == "completed" for run in ended), ended
+        return await Tally.of(world, deadly=count)
+
+
 # --- figures --------------------------------------------------------------------------------------------------------
 
 
@@ -298,15 +361,18 @@ class Tally:
     lost: int = 0
     doubled: int = 0
     take_overs: int = 0
+    given_up: int = 0  # runs of which too many workers died
     files: int = 0  # in vector stores, all of them read to the end, and found
     read_again: int = 0
 
     @classmethod
-    async def of(cls, world: Reality) -> Tally:
+    async def of(cls, world: Reality, *, deadly: int = 0) -> Tally:
+        """So many runs have killed their workers; that others were taken for such is no chance, but a fault."""
         whole = cls(kills=world.kills)
         for visitor in world.visitors:
             if visitor.thread and not visitor.gone:
                 whole += cls._thread(visitor, await past_in(world.store, visitor.thread))
+        assert whole.given_up == deadly, whole
         return whole
 
     @classmethod
@@ -325,6 +391,7 @@ class Tally:
             lost=len(told),
             doubled=len(known) - len(visitor.messages) + sum(count - 1 for count in ends.values()),
             take_overs=sum(past.claims.values()),
+            given_up=sum(held.run.last_error == DEADLY for held in past.state.runs),
         )
 
     def __add__(self, other: Tally) -> Tally:
@@ -333,7 +400,8 @@ class Tally:
     def __str__(self) -> str:
         return (
             f"{self.kills} kills; {self.ended} of {self.runs} runs ended, {self.lost} lost, {self.doubled} doubled;"
-            f" {self.take_overs} take-overs; {self.files} files in stores, {self.read_again} read again"
+            f" {self.take_overs} take-overs, {self.given_up} given up; {self.files} files in stores,"
+            f" {self.read_again} read again"
         )
 
 
@@ -400,6 +468,7 @@ async def main(options: argparse.Namespace) -> None:
         ("at random moments", options.kills, at_random),
         ("soak", options.runs, soak),
         ("vector stores", options.stores, stores),
+        ("runs that kill their workers", options.deadly, deadly),
     ):
         if count:
             start = time.monotonic()
@@ -416,6 +485,7 @@ if __name__ == "__main__":
     parser.add_argument("--kills", type=int, default=40, help="kills at random moments")
     parser.add_argument("--runs", type=int, default=500, help="runs of the soak")
     parser.add_argument("--stores", type=int, default=8, help="vector stores that are filled")
+    parser.add_argument("--deadly", type=int, default=2, help="runs that kill their workers")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", help="one point, as a failure names it")
     asyncio.run(main(parser.parse_args()))

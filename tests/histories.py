@@ -16,6 +16,7 @@ import msgspec
 from byname import ASSISTANT
 from client import Client, Ear, Exchange, Refused, Unanswered, names_in_path
 from faults import Mischief, Plan
+from past import Past
 from promises import check
 from simulation import KEYS, World
 from storekeeping import Keeper, Shelf, p9_stores_are_whole, take_one_more
@@ -24,6 +25,7 @@ from virtual import run
 from weather import Weather
 from wires import Cut
 
+from core.decide import DEADLY
 from core.resources import TERMINAL, Run
 
 T = TypeVar("T")
@@ -98,11 +100,19 @@ async def _play(seed: int, show: Callable[[str], None] | None) -> World:
         await epilogue(world, books)
         await world.at_rest()
         await check(world)
+        no_run_was_given_up(world)
         await p9_stores_are_whole(world, shelf)
         await take_one_more(world, shelf)
         world.counts["happened: storage calls"] += len(plan.calls)
         world.counts["happened: virtual seconds"] += int(asyncio.get_running_loop().time())
     return world
+
+
+def no_run_was_given_up(world: World) -> None:
+    """None has killed its workers; those that die by chance, and the items that come again, are too few in a row."""
+    for name, blocks in world.threads.items():
+        for held in Past(name.rpartition("/")[2], blocks).state.runs:
+            assert held.run.last_error != DEADLY, f"P2: {held.id} was taken for one that kills workers"
 
 
 async def epilogue(world: World, books: dict[str, Book]) -> None:
