@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,6 +30,8 @@ class Notes:
     files: set[str] = field(default_factory=set)
     batches: set[str] = field(default_factory=set)
     taken_out: set[str] = field(default_factory=set)
+    completed: set[str] = field(default_factory=set)  # files that were shown so
+    told: set[str] = field(default_factory=set)  # likewise, by their own documents, which may lag behind lists
     gone: bool = False  # its deletion was asked for
 
 
@@ -121,10 +124,58 @@ class Keeper(Client):
         self._add_up((await self.ask("get vector store", "GET", at)).answer)
         for batch in sorted(self.shelf.stores[store_id].batches):
             self._add_up((await self.ask("get file batch", "GET", f"{at}/file_batches/{batch}")).answer)
+        await self.look_at_files(store_id)
+
+    async def look_at_files(self, store_id: str) -> list[Json]:
+        """All of them, and one by itself. What was completed once stays so until it is taken out."""
+        at, notes = f"/vector_stores/{store_id}/files", self.shelf.stores[store_id]
+        known = set(notes.completed)
+        listed: list[Json] = (await self.ask("list files of a store", "GET", f"{at}?limit=100")).answer["data"]
+        self._stay_completed(store_id, known, listed)
+        lost = self._still(notes, known) - {file["id"] for file in listed}
+        assert not lost, f"P9: {lost} are not in {store_id} any more"
+        if listed:
+            await self.look_at_a_file(store_id, self.chance.choice(listed)["id"])
+        return listed
+
+    async def look_at_a_file(self, store_id: str, file_id: str) -> Json:
+        notes = self.shelf.stores[store_id]
+        known, path = set(notes.told), f"/vector_stores/{store_id}/files/{file_id}"
+        file = (await self.ask("get a file of a store", "GET", path)).answer
+        self._stay_completed(store_id, known, [file])
+        if _completed(file):
+            notes.told.add(file_id)
+        return file
+
+    def _stay_completed(self, store_id: str, known: set[str], shown: list[Json]) -> None:
+        """`known` before the request."""
+        notes = self.shelf.stores[store_id]
+        back = [file for file in shown if file["id"] in self._still(notes, known) and not _completed(file)]
+        assert not back, f"P9: {back} were completed before"
+        notes.completed.update(file["id"] for file in shown if _completed(file))
+
+    def _still(self, notes: Notes, known: set[str]) -> set[str]:
+        """Those that must be there, by now."""
+        return set() if notes.gone else known - notes.taken_out - self.shelf.deleted
+
+    async def look_at_the_end(self, store_id: str) -> None:
+        """Every file has come to an end by its own document, to the one that the store counts."""
+        counts = (await self.ask("get vector store", "GET", f"/vector_stores/{store_id}")).answer["file_counts"]
+        listed = await self.look_at_files(store_id)
+        for file in listed:
+            assert await self.look_at_a_file(store_id, file["id"]) == file, f"P9: {file} is another by itself"
+        shown = Counter(file["status"] for file in listed)
+        assert not shown["in_progress"], f"P9: a file of {store_id} never ends"
+        told = {status: counts[status] for status in STATUSES if counts[status]}
+        assert shown == told, f"P9: {store_id} has {shown}, and says {told}"
 
     def _add_up(self, thing: Json) -> None:
         counts = thing["file_counts"]
         assert sum(counts[status] for status in STATUSES) == counts["total"], f"P9: {thing} does not add up"
+
+
+def _completed(file: Json) -> bool:
+    return bool(file["status"] == "completed")
 
 
 DEEDS: dict[Callable[[Keeper, str], Any], float] = {
@@ -134,7 +185,7 @@ DEEDS: dict[Callable[[Keeper, str], Any], float] = {
     Keeper.detach: 1,
     Keeper.delete_file: 0.7,
     Keeper.delete: 0.5,
-    Keeper.look: 1,
+    Keeper.look: 2,
     lambda keeper, _: keeper.create(): 1,
 }
 
@@ -146,6 +197,9 @@ async def take_one_more(world: World, shelf: Shelf) -> None:
         if not notes.gone:
             await keeper.attach(store_id)
     await world.at_rest()
+    for store_id, notes in shelf.stores.items():
+        if not notes.gone:
+            await keeper.look_at_the_end(store_id)
     await p9_stores_are_whole(world, shelf, tidied=True)
     await count(world, shelf)
 
