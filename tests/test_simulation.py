@@ -39,6 +39,7 @@ SOME = [
     *(f"files: {status}" for status in ("completed", "failed", "cancelled")),
     *(f"happened: {what}" for what in ("files of dead workers handed on", "segments merged", "vector stores deleted")),
     *("fault: function late", "queue: commits long after their items", "checked: vector stores"),
+    *(f"asked: {what}" for what in ("list files of a store", "get a file of a store")),
     *(f"checked: {what}" for what in ("answers", "documents", "streams heard")),
 ]
 
