@@ -21,7 +21,7 @@ unexport VIRTUAL_ENV
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test lint format browser bench sim sweep model modelserver fuzz chaos storm mutants docs clean
+.PHONY: help install serve test lint format browser bench sim clients sweep model modelserver fuzz chaos storm mutants docs clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,9 @@ bench: $(INSTALLED_DEV) ## measure, about 20 minutes; ARGS=--quick for a rough l
 sim: $(INSTALLED_DEV) ## play 10,000 random histories; ARGS="--seed 7" plays one of them, line by line
 	$(VENV)/bin/python -W error tests/sim.py $(ARGS)
 
+clients: $(INSTALLED_DEV) ## play the clients over the store that make test leaves out, since it does not matter to them
+	CLIENTS=others $(VENV)/bin/pytest -n auto --dist loadfile tests/clients $(ARGS)
+
 sweep: $(INSTALLED_DEV) ## crash at every storage call of every scenario; make test takes a part of them
 	SWEEP=100 $(VENV)/bin/pytest -n auto tests/test_crash_sweep.py tests/test_files_crash.py tests/test_stores_crash.py $(ARGS)
 
@@ -60,7 +63,7 @@ modelserver: $(INSTALLED_DEV) ## ask a real model server all that a run can ask:
 	PYTHONPATH=tests:. $(VENV)/bin/python tests/model_server.py $(URL) $(MODEL)
 
 model: $(INSTALLED_DEV) ## hundreds of random sequences of operations against the reference, others each time
-	MODEL=$${MODEL:-20} $(VENV)/bin/pytest -n auto tests/test_model.py $(ARGS)
+	MODEL=$${MODEL:-30} $(VENV)/bin/pytest -n auto tests/test_model.py $(ARGS)
 
 fuzz: $(INSTALLED_DEV) ## 10,000 requests made from the OpenAPI document, 10,000 malformed ones; SEED=7 repeats a run
 	FUZZ=$${FUZZ:-10000} $(VENV)/bin/pytest -s tests/test_fuzz.py $(ARGS)

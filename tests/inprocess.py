@@ -477,7 +477,7 @@ class InProcess:
                 held = (await self.ledger.look(project, run["thread_id"])).state.runs.get(run["id"])
                 if held.run.status in (statuses or SETTLED):
                     return await self.api.get(path_of(run)) if project == "default" else None
-                assert await listener.wait(10), f"run is {held.run.status}, and nothing happens"
+                assert await listener.wait(60), f"run is {held.run.status}, and nothing happens"
             finally:
                 listener.close()
 
@@ -499,7 +499,7 @@ class InProcess:
                 state = (await self.stores.look(project, store["id"])).state
                 if not state.waiting:
                     return await self.api.get(f"/vector_stores/{store['id']}") if project == "default" else None
-                assert await listener.wait(10), f"{list(state.waiting)} wait, and nothing happens"
+                assert await listener.wait(60), f"{list(state.waiting)} wait, and nothing happens"
             finally:
                 listener.close()
 

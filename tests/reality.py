@@ -49,7 +49,7 @@ HERE = Path(__file__).parent
 BETA = {"OpenAI-Beta": "assistants=v2"}
 HIDE = 2  # seconds until a dead worker's runs are taken over
 LOOK_AGAIN = 0.05  # seconds
-SETTLED = 20.0
+SETTLED = 60.0
 STARTS = asyncio.Semaphore(2)  # processes that start at once, of all worlds: each takes a second of a core
 
 # --- the model ------------------------------------------------------------------------------------------------------

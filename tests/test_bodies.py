@@ -94,7 +94,7 @@ async def test_a_packed_form_is_refused_and_leaves_nothing(unpacked: list[int]) 
 
 
 async def test_a_client_that_waits_is_asked_for_its_body() -> None:
-    async with served() as (_, port), connected(port) as (reader, writer), asyncio.timeout(5):
+    async with served() as (_, port), connected(port) as (reader, writer), asyncio.timeout(30):
         writer.write(CREATE + b"Expect: 100-Continue\r\nContent-Length: 2\r\n\r\n")
         assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
         writer.write(b"{}")
@@ -112,7 +112,7 @@ async def test_a_client_that_waits_is_asked_for_its_body() -> None:
 )
 async def test_a_client_that_is_refused_is_not_asked_and_its_connection_ends(lines: bytes, status: int) -> None:
     """What came next on it could be the body, or another request."""
-    async with served(api_keys="p:key") as (_, port), asyncio.timeout(5):
+    async with served(api_keys="p:key") as (_, port), asyncio.timeout(30):
         raw = await _all_of(port, lines + b"Expect: 100-continue\r\nContent-Length: 2\r\n\r\n")
     got, _ = refusal(raw)
     assert got == status and b"100 Continue" not in raw and b"connection: close" in raw.lower()
@@ -127,7 +127,7 @@ async def _all_of(port: int, data: bytes) -> bytes:
 
 
 async def test_another_expectation_is_refused_in_the_envelope() -> None:
-    async with served() as (_, port), asyncio.timeout(5):
+    async with served() as (_, port), asyncio.timeout(30):
         status, error = refusal(await _all_of(port, CREATE + b"Expect: foo\r\nContent-Length: 2\r\n\r\n"))
     assert (status, error["param"], error["type"]) == (417, "Expect", "invalid_request_error")
     assert "'foo'" in error["message"] and "100-continue" in error["message"]
@@ -135,7 +135,7 @@ async def test_another_expectation_is_refused_in_the_envelope() -> None:
 
 @pytest.mark.parametrize(("path", "status"), [(b"/v1/nothing", 404), (b"/v1/assistants/a/b/c", 404), (b"/health", 405)])
 async def test_where_nothing_is_an_expectation_does_not_matter(path: bytes, status: int) -> None:
-    async with served() as (_, port), asyncio.timeout(5):
+    async with served() as (_, port), asyncio.timeout(30):
         lines = CREATE.replace(b"/v1/threads", path) + b"Expect: foo\r\nContent-Length: 2\r\n\r\n"
         got, error = refusal(await _all_of(port, lines))
     assert (got, error["type"]) == (status, "invalid_request_error")

@@ -319,7 +319,7 @@ async def test_a_process_that_is_to_end_waits_no_longer(tmp_path: Path, caplog: 
         await asyncio.sleep(0.01)
     stop.set()
     with pytest.raises(ConfigurationError, match="Check STORAGE"):
-        await asyncio.wait_for(opening, 5)
+        await asyncio.wait_for(opening, 30)
 
 
 @pytest.mark.parametrize("api", [True, False])

@@ -186,7 +186,7 @@ async def test_hostile_files_fail_alone_and_within_limits(readers: ReaderPool, t
         took = time.monotonic() - began
         worst = max(worst, took)
         print(f"{name:20} {took:5.1f} s  {(memory() - at_first) / 2**20:4.0f} MiB  {said}")
-        assert took < 25, name  # the limit of the clock, and a start
+        assert took < 60, name  # the limit of the clock (20), and a start
         assert await read(readers, good) == [Chunk(hostile.HARMLESS, 0, 6)], name
         assert not list(Path("/tmp").glob(hostile.SECRET))
     assert memory() - at_first < 32 * 2**20  # of the parent

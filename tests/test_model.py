@@ -1,6 +1,6 @@
 """Random sequences of all operations, sent to two processes over one store, each answer as the reference foretells it.
 
-`make model` sends 20 times as many (MODEL=100: 100 times), other ones each time.
+`make model` sends 30 times as many (MODEL=100: 100 times), other ones each time.
 """
 
 from __future__ import annotations
@@ -514,7 +514,7 @@ def play(storage: str, how: settings, log: pytest.LogCaptureFixture) -> None:
 
 
 def test_sqlite_answers_as_the_reference_does(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    play(f"sqlite:///{tmp_path}/model.db", some(60, 20), caplog)
+    play(f"sqlite:///{tmp_path}/model.db", some(40, 20), caplog)
 
 
 def test_azure_answers_as_the_reference_does(azure_account: str, caplog: pytest.LogCaptureFixture) -> None:

@@ -874,7 +874,7 @@ async def test_a_cancelled_stream_hangs_up(upstream: Upstream) -> None:
         asking.cancel()
         with pytest.raises(asyncio.CancelledError):
             await asking
-        await asyncio.wait_for(hung_up.wait(), 5)
+        await asyncio.wait_for(hung_up.wait(), 30)
 
 
 # --- the router ---------------------------------------------------------------------------------------------------

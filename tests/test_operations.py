@@ -52,7 +52,7 @@ class Separate:
 
     async def delivery(self) -> Delivery:
         """The next work item. Looks that found nothing are polling, and are not counted."""
-        end = time.monotonic() + 10
+        end = time.monotonic() + 60
         while time.monotonic() < end:
             before = Counter(self.stores[1].operations)
             if found := await self.stores[1].receive(1, hide=HIDE):

@@ -22,7 +22,7 @@ Search = Callable[[str], Awaitable[Sequence[tuple[str, str]]]]  # file name and 
 async def test_the_passage_is_among_the_first_five(tmp_path: Path) -> None:
     """Of at least nine questions in ten; and neither words alone nor vectors alone find more."""
     asked = documents.questions()
-    readers, model = ReaderPool(processes=2), OfflineEmbeddings()
+    readers, model = ReaderPool(processes=1), OfflineEmbeddings()
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(readers.close)
         stack.push_async_callback(model.close)

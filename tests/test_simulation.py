@@ -1,4 +1,4 @@
-"""P1 to P9 in random histories (histories.py): a few hundred of those that `make sim` plays, and the proof that they
+"""P1 to P9 in random histories (histories.py): a few of those that `make sim` plays, and the proof that they
 can fail, and that a failure can be played again."""
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from core.ports import Conflict, Document, Mark
 from infra.sqlite_store import SqliteStorage
 from worker import advance, doorbell, ingestion, main
 
-HISTORIES = 100
+HISTORIES = 50
 TRIES = 60  # histories in which a planted defect must show
 FIRST = {"what_a_dead_writer_left_is_not_mended": 380, "an_item_does_not_wait_for_the_files_that_it_is_for": 1_375}
 HERE = Path(__file__).parent

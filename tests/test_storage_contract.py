@@ -874,7 +874,7 @@ async def test_other_writers_go_on_while_a_long_content_comes(tmp_path: Path) ->
             for number in range(10):
                 yield SEED + b"x"
                 for store in (engine.store, engine.other):
-                    async with asyncio.timeout(1):
+                    async with asyncio.timeout(20):
                         await store.create("assistants", f"p/asst_{number}_{id(store)}", b"{}")
 
         part = await engine.store.stage(*FILE, "part_a", chunks())

@@ -158,7 +158,7 @@ async def test_a_model_that_is_interrupted_on_its_stream_goes_on_with_its_messag
     live = Live(writer, Draft(RUN, IDS), 0.001, Clock().now, mine)
     running = asyncio.create_task(live.run())
     live.text("Once upon ")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while len(await paper.names()) < len([*BEGUN, *OPEN, DELTA]):
             await asyncio.sleep(0)
     await paper.writer().catch_up([*TRAIL, CANCELLING])

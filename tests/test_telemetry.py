@@ -341,12 +341,12 @@ def test_an_exporter_that_hangs_holds_up_the_end_for_a_moment_only(monkeypatch: 
 
     class Hanging(SpanProcessor):
         def shutdown(self) -> None:
-            released.wait(30)
+            released.wait(120)
 
     monkeypatch.setattr(telemetry, "FLUSH_TIMEOUT", 0.1)
     one = telemetry.OpenTelemetry([])
     one.traces.add_span_processor(Hanging())
     begun = time.monotonic()
     asyncio.run(one.close())
-    assert time.monotonic() - begun < 10
+    assert time.monotonic() - begun < 60
     released.set()

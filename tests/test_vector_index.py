@@ -233,7 +233,7 @@ async def test_a_search_sees_what_another_process_has_just_logged(indexed: Index
 async def test_the_passage_that_answers_a_question_is_among_the_first_five(tmp_path: Path) -> None:
     """LanceDB only estimates how much a word says: that must not cost it answers."""
     settings = read_settings({"storage": "sqlite://:memory:"})
-    storage, readers, model = storage_of(settings, SystemClock()), ReaderPool(processes=2), OfflineEmbeddings()
+    storage, readers, model = storage_of(settings, SystemClock()), ReaderPool(processes=1), OfflineEmbeddings()
     await storage.open()
     indexes = {kind: index_of(settings.model_copy(update={"search_index": kind}), storage) for kind in INDEXES}
     files = {f"file-{place:03}.1": path for place, path in enumerate(documents.build(tmp_path))}

@@ -166,7 +166,7 @@ async def test_a_file_that_is_deleted_leaves_all_stores_that_hold_it() -> None:
         listeners = [service.stores.listen("default", store["id"]) for store in stores]
         await service.api.delete(f"/files/{one}")
         for store, listener in zip(stores, listeners, strict=True):
-            assert await listener.wait(10)
+            assert await listener.wait(60)
             now = await service.api.get(f"/vector_stores/{store['id']}")
             assert now["file_counts"]["total"] == 1
             await service.api.refused("GET", f"/vector_stores/{store['id']}/files/{one}", status=404)

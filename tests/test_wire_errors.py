@@ -801,7 +801,7 @@ async def all_that_comes(service: InProcess, line: str) -> bytes:
     """Until the connection ends."""
     reader, writer = await asyncio.open_connection(service.url.host, service.url.port)
     writer.write(f"{line}\r\nHost: localhost\r\nOpenAI-Beta: assistants=v2\r\n\r\n".encode())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         raw = await reader.read()
     writer.close()
     await writer.wait_closed()

@@ -418,7 +418,7 @@ async def test_a_model_call_ends_with_the_cancel_of_its_run() -> None:
         run = await service.start_run()
         await asked.wait()
         await service.api.post(f"{path_of(run)}/cancel")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await hung_up.wait()
         assert (await service.until(run))["status"] == "cancelled"
 

@@ -345,7 +345,7 @@ async def test_failing_before_the_first_word_ends_the_stream_at_once() -> None:
 
 
 async def test_cancelling_a_queued_run_ends_its_stream() -> None:
-    async with in_process(worker=False) as service, asyncio.timeout(5), await streamed(service) as stream:
+    async with in_process(worker=False) as service, asyncio.timeout(30), await streamed(service) as stream:
         await stream.until("thread.run.queued")
         await service.api.post(f"{path_of(stream.heard[0].data)}/cancel")
         assert short(await stream.rest()) == ["run.created", "run.queued", "run.cancelling", "run.cancelled", "done"]
@@ -371,7 +371,7 @@ async def test_deleting_the_thread_ends_the_stream_with_an_error() -> None:
     async with in_process(says("Hel", Gate(), "lo")) as service, await streamed(service) as stream:
         await stream.until("thread.message.delta")
         run = stream.heard[0].data
-        async with service.api.stream("GET", f"{path_of(run)}/events") as watcher, asyncio.timeout(5):
+        async with service.api.stream("GET", f"{path_of(run)}/events") as watcher, asyncio.timeout(30):
             await watcher.until("thread.message.delta")
             await service.api.delete(f"/threads/{run['thread_id']}")
             for events in (await stream.rest(), await watcher.rest()):
@@ -380,7 +380,7 @@ async def test_deleting_the_thread_ends_the_stream_with_an_error() -> None:
 
 
 async def test_deleting_the_thread_ends_what_is_watched_of_a_run_that_is_not_streamed() -> None:
-    async with in_process(worker=False) as service, asyncio.timeout(5):
+    async with in_process(worker=False) as service, asyncio.timeout(30):
         run = await service.start_run()
         async with service.api.stream("GET", f"{path_of(run)}/events") as watcher:
             await watcher.until("thread.run.queued")

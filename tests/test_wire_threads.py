@@ -412,7 +412,7 @@ async def purged(service: InProcess, thread: str, *runs: str) -> None:
     item = PurgeThread(project="default", thread_id=thread, sent_at=0, tombstones=True)
     await service.storage.send(to_body(item))
     service.bell.ring("work")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while await service.storage.read(names.THREADS, log, None):
             await asyncio.sleep(0.001)
     for container in names.CONTAINERS:
@@ -433,7 +433,7 @@ async def test_a_doorbell_of_a_thread_that_was_purged_is_dropped_without_a_word(
         await service.api.delete(f"/threads/{run['thread_id']}")
         await purged(service, run["thread_id"], run["id"])
         service.advance(700)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while service.storage._sql.execute("SELECT count(*) FROM queue").fetchone()[0]:
                 await asyncio.sleep(0.001)
     assert "never came" not in caplog.text

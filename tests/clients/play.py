@@ -61,7 +61,7 @@ def _play(one: Scenario, client: Callable[[], Any]) -> str | None:
 
 
 async def _with(one: Scenario, client: Callable[[], Any]) -> None:
-    async with opened(client()) as ready, asyncio.timeout(30):
+    async with opened(client()) as ready, asyncio.timeout(120):
         try:
             await one(ready)
         finally:

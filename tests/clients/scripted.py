@@ -42,7 +42,7 @@ def scripted_model() -> Iterator[str]:
     stop = asyncio.Event()
     thread = threading.Thread(target=lambda: loop.run_until_complete(run()), daemon=True)
     thread.start()
-    assert up.wait(10), "the model does not start"
+    assert up.wait(60), "the model does not start"
     try:
         yield address[0]
     finally:

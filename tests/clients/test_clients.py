@@ -21,7 +21,7 @@ AT_ONCE = 3  # clients
 PLAYS = [
     pytest.param(store, party.name, way, name, id=f"{party.name}-{way}-{name}-{store}")
     for party in PARTIES.values()
-    for store, ways in party.ways.items()
+    for store, ways in party.played.items()
     for way in ways
     for name in party.scenarios
 ]
@@ -86,7 +86,7 @@ def test_client(
 
 
 @pytest.mark.parametrize(
-    ("store", "party"), [(store, party.name) for party in PARTIES.values() for store in party.ways]
+    ("store", "party"), [(store, party.name) for party in PARTIES.values() for store in party.played]
 )
 def test_a_client_ends_well_and_complains_of_nothing(
     played: dict[tuple[str, str], Future[Played]], store: str, party: str
