@@ -20,11 +20,11 @@ from core import commands, ledger, stream
 from core.keys import Caller
 from core.ports import Conflict, Document, Mark
 from infra.sqlite_store import SqliteStorage
-from worker import advance, doorbell, ingestion, main
+from worker import advance, doorbell, main
 
 HISTORIES = 50
 TRIES = 60  # histories in which a planted defect must show
-FIRST = {"what_a_dead_writer_left_is_not_mended": 380, "an_item_does_not_wait_for_the_files_that_it_is_for": 1_375}
+FIRST = {"what_a_dead_writer_left_is_not_mended": 380}
 HERE = Path(__file__).parent
 # What must have happened in so many histories, else they prove little.
 SOME = [
@@ -152,16 +152,6 @@ def a_host_deletes_an_item_that_was_not_taken_over(patch: pytest.MonkeyPatch) ->
             await take_over(self, delivery)
 
     patch.setattr(main.Worker, "take_over", returning)
-
-
-@plant
-def an_item_does_not_wait_for_the_files_that_it_is_for(patch: pytest.MonkeyPatch) -> None:
-    commit = ingestion.Shift._commit
-
-    async def rung(self: ingestion.Shift, decide: Any, ring: Any = None) -> bool:
-        return await commit(self, decide, ring and (lambda _: ring(0)))
-
-    patch.setattr(ingestion.Shift, "_commit", rung)
 
 
 @plant
