@@ -13,7 +13,7 @@ import aiohttp
 import pytest
 from exported import Exported
 from forms import add_part, download, field, file_form, form, send_form
-from inprocess import InProcess, calls, in_process, path_of, says
+from inprocess import Api, InProcess, calls, in_process, path_of, says
 from malformed import REQUESTS, UPLOAD, WEATHER, Bad, malformed, valid, with_parameters, with_schema
 
 from core.ports import ToolCall
@@ -30,21 +30,21 @@ async def test_5000_malformed_requests_are_refused_and_nothing_breaks() -> None:
         before = await snapshot(service, ids)
         requests = iter(malformed(random.Random(SEED), ids))
         problems: list[str] = []
-        await asyncio.gather(*(send_all(service, requests, problems) for _ in range(AT_ONCE)))
+        await asyncio.gather(*(send_all(service.api, requests, problems) for _ in range(AT_ONCE)))
         assert not problems, "\n".join(problems[:20])
         assert await snapshot(service, ids) == before
         assert (await service.finished())["status"] == "completed"
 
 
-async def send_all(service: InProcess, requests: Iterator[Bad], problems: list[str]) -> None:
+async def send_all(api: Api, requests: Iterator[Bad], problems: list[str]) -> None:
     for bad in requests:
         chance = random.Random(str(bad))
         pieces = chance.random() < IN_PIECES and len(bad.data or b"") < LARGE
         try:
             if pieces:
-                answer = await service.api.send_in_pieces(bad.method, bad.path, bad.data, bad.headers, chance)
+                answer = await api.send_in_pieces(bad.method, bad.path, bad.data, bad.headers, chance)
             else:
-                answer = await service.api.send(bad.method, bad.path, data=bad.data, headers=bad.headers)
+                answer = await api.send(bad.method, bad.path, data=bad.data, headers=bad.headers)
         except (AssertionError, aiohttp.ClientError, OSError) as error:
             problems.append(f"{bad}: {error!r}")
         else:
