@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from reality import free_port
 from service import COMMAND, get, service
 
 from assistants import opened, parser, run
@@ -281,9 +282,7 @@ async def test_a_process_waits_for_a_store_that_is_away_at_its_start(
                 place.mkdir()
         else:
             azurite = request.getfixturevalue("azurite")
-            gate = socket.create_server(("127.0.0.1", 0))
-            port = gate.getsockname()[1]
-            gate.close()
+            port = free_port()
             storage = azurite.account(blob_port=port)
 
             async def arrive() -> None:
