@@ -38,7 +38,7 @@ lint: $(INSTALLED_DEV) ## check style, types and the rules of who imports whom
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
-	$(VENV)/bin/lint-imports
+	$(VENV)/bin/python -c 'import assistants_service; from importlinter.cli import lint_imports_command; lint_imports_command()' # which finds the four folders of a package that is imported
 
 format: $(INSTALLED_DEV) ## format the code, and fix what can be fixed
 	$(VENV)/bin/ruff format .
@@ -60,7 +60,7 @@ sweep: $(INSTALLED_DEV) ## crash at every storage call of every scenario; make t
 	SWEEP=100 $(VENV)/bin/pytest -n auto tests/test_crash_sweep.py tests/test_files_crash.py tests/test_stores_crash.py $(ARGS)
 
 modelserver: $(INSTALLED_DEV) ## ask a real model server all that a run can ask: URL=http://.../v1 MODEL=name
-	PYTHONPATH=tests:. $(VENV)/bin/python tests/model_server.py $(URL) $(MODEL)
+	PYTHONPATH=tests $(VENV)/bin/python tests/model_server.py $(URL) $(MODEL)
 
 model: $(INSTALLED_DEV) ## hundreds of random sequences of operations against the reference, others each time
 	MODEL=$${MODEL:-30} $(VENV)/bin/pytest -n auto tests/test_model.py $(ARGS)

@@ -113,7 +113,7 @@ module site 'br/public:avm/res/web/site:0.23.1' = {
     ]
     siteConfig: {
       linuxFxVersion: 'PYTHON|3.13'
-      appCommandLine: 'python -m assistants api'
+      appCommandLine: 'python -m assistants_service api'
       alwaysOn: true
       healthCheckPath: '/health/ready'
       http20Enabled: true

@@ -24,7 +24,7 @@ param endpointsSubnetId string
 @description('Private DNS zones by service.')
 param zoneIds object
 
-// As core/names.py has them. The service would create what is missing.
+// As core/assistants_service/core/names.py has them. The service would create what is missing.
 var containers = [
   'assistants', 'threads', 'messages', 'runs', 'steps', 'streams', 'snapshots', 'idempotency', 'keys'
   'files', 'uploads', 'contents'
@@ -64,7 +64,7 @@ module account 'br/public:avm/res/storage/storage-account:0.32.0' = {
     queueServices: {
       queues: [for queue in queues: { name: queue }]
     }
-    // As core/names.py says (KEPT_DAYS). Deleted threads need no rule: the worker leaves nothing of them.
+    // As core/assistants_service/core/names.py says (KEPT_DAYS). Deleted threads need no rule: the worker leaves nothing of them.
     managementPolicyRules: [
       {
         name: 'streams'

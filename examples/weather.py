@@ -1,6 +1,6 @@
 """A module of actions: functions that the worker itself executes."""
 
-from worker.actions import action
+from assistants_service import action
 
 
 @action

@@ -8,11 +8,10 @@ import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
+from assistants_service.core.ports import Deltas, ModelError, ModelInfo, Prompt, Reply, Tokens, ToolCall
+from assistants_service.core.resources import FileSearchTool, FunctionDefinition, FunctionTool, StoredAssistant
+from assistants_service.infra.windows import known_window
 from searching import stores
-
-from core.ports import Deltas, ModelError, ModelInfo, Prompt, Reply, Tokens, ToolCall
-from core.resources import FileSearchTool, FunctionDefinition, FunctionTool, StoredAssistant
-from infra.windows import known_window
 
 CLIENTS_TOOL = FunctionTool(function=FunctionDefinition(name="get_weather"))
 OWN_TOOL = FunctionTool(function=FunctionDefinition(name="lookup"))

@@ -26,6 +26,9 @@ from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from assistants_service.core import frames
+from assistants_service.core.decide import CLAIMS, DEADLY
+from assistants_service.core.resources import TERMINAL, Run
 from azurite import Azurite
 from past import Past
 from promises import past_in
@@ -34,10 +37,6 @@ from scenarios import SCENARIOS, ask, listen
 from simulation import PROJECT
 from test_stores_crash import folded
 from test_stores_kill import Filled
-
-from core import frames
-from core.decide import CLAIMS, DEADLY
-from core.resources import TERMINAL, Run
 
 CLIENTS = 4
 PATIENCE = 300.0  # seconds, for what takes ten

@@ -11,12 +11,11 @@ from functools import cached_property
 from typing import Any
 
 import msgspec
+from assistants_service.core import frames, names
+from assistants_service.core.resources import TERMINAL, Run
 from byname import ASSISTANT
 from simulation import KEYS, PATIENCE, World
 from wires import Connection, Cut, request_bytes
-
-from core import frames, names
-from core.resources import TERMINAL, Run
 
 _ID = re.compile(r"(?:asst|thread|msg|run|step)_[a-z0-9]+")
 _CREATED = re.compile(rb"event: thread\.run\.created\ndata: ([^\n]*)\n\n")

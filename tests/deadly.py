@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 
-from worker.actions import action
+from assistants_service import action
 
 
 @action

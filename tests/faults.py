@@ -13,7 +13,18 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from core.ports import Delivery, Document, Mark, Part, Project, Storage, StorageUnavailable, Stored, Tail, nothing
+from assistants_service.core.ports import (
+    Delivery,
+    Document,
+    Mark,
+    Part,
+    Project,
+    Storage,
+    StorageUnavailable,
+    Stored,
+    Tail,
+    nothing,
+)
 
 T = TypeVar("T")
 LATENCY = 0.0005  # seconds to the store, and back

@@ -9,11 +9,10 @@ import asyncio
 import sys
 from collections.abc import Sequence
 
+from assistants_service.core.ports import Chunk, VectorIndex
+from assistants_service.infra.settings import read_settings
+from assistants_service.infra.wiring import SystemClock, index_of, storage_of
 from shelved import Bag
-
-from core.ports import Chunk, VectorIndex
-from infra.settings import read_settings
-from infra.wiring import SystemClock, index_of, storage_of
 
 STORE = "default/vs_1"
 

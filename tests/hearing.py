@@ -7,16 +7,15 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from assistants_service.api import streaming
+from assistants_service.core import frames, names
+from assistants_service.core.events import RunQueued
+from assistants_service.core.fold import RunState
+from assistants_service.core.resources import FunctionToolCall, Step, ToolCalls
+from assistants_service.core.stream import replay
 from client import Exchange
 from past import Past
 from simulation import World
-
-from app import streaming
-from core import frames, names
-from core.events import RunQueued
-from core.fold import RunState
-from core.resources import FunctionToolCall, Step, ToolCalls
-from core.stream import replay
 
 if TYPE_CHECKING:
     from reality import Reality

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import msgspec
+from assistants_service.core.decide import DEADLY
+from assistants_service.core.resources import TERMINAL, Run
 from byname import ASSISTANT
 from client import Client, Ear, Exchange, Refused, Unanswered, names_in_path
 from faults import Mischief, Plan
@@ -24,9 +26,6 @@ from test_stores_crash import Owner
 from virtual import run
 from weather import Weather
 from wires import Cut
-
-from core.decide import DEADLY
-from core.resources import TERMINAL, Run
 
 T = TypeVar("T")
 

@@ -9,9 +9,9 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from core.ports import Conflict, Delivery, Storage, StorageUnavailable
-from infra.sqlite_store import SqliteStorage
-from worker.main import Worker
+from assistants_service.core.ports import Conflict, Delivery, Storage, StorageUnavailable
+from assistants_service.infra.sqlite_store import SqliteStorage
+from assistants_service.worker.main import Worker
 
 HIDE: Final = 20.0  # seconds; the real one hides for 600, renews at half of it as here, and
 RETRY: Final = 2.0  # shows an item again after the 30 of host.json

@@ -19,16 +19,11 @@ from typing import Any, TypeVar
 
 import aiohttp
 from aiohttp.test_utils import TestServer
-from multidict import CIMultiDict, CIMultiDictProxy
-from openapi import check_event, check_response
-from shelved import Bag, PlainText
-from yarl import URL
-
-from app import connections
-from assistants import Parts, api_of, ledger_of, searcher_of, stores_of, worker_of
-from core.bell import Bell
-from core.ids import Ids
-from core.ports import (
+from assistants_service.api import connections
+from assistants_service.command import Parts, api_of, ledger_of, searcher_of, stores_of, worker_of
+from assistants_service.core.bell import Bell
+from assistants_service.core.ids import Ids
+from assistants_service.core.ports import (
     SILENCE,
     Clock,
     Deltas,
@@ -43,12 +38,16 @@ from core.ports import (
     Tokens,
     ToolCall,
 )
-from core.resources import TERMINAL
-from core.stores.search import Searcher
-from infra.settings import read_settings
-from infra.windows import known_window
-from infra.wiring import SystemClock, storage_of, tokens_of
-from worker.search import Search
+from assistants_service.core.resources import TERMINAL
+from assistants_service.core.stores.search import Searcher
+from assistants_service.infra.settings import read_settings
+from assistants_service.infra.windows import known_window
+from assistants_service.infra.wiring import SystemClock, storage_of, tokens_of
+from assistants_service.worker.search import Search
+from multidict import CIMultiDict, CIMultiDictProxy
+from openapi import check_event, check_response
+from shelved import Bag, PlainText
+from yarl import URL
 
 Json = Any
 T = TypeVar("T")

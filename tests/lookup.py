@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from worker.actions import action
+from assistants_service import action
 
 
 @action

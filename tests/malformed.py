@@ -398,7 +398,7 @@ ELSEWHERE = [
     "/%",
     "//",
     "/v1/%2e%2e/health",
-    "/docs/../app/main.py",
+    "/docs/../api/main.py",
     "/docs/..%2fmain.py",
     "/docs/page.js/",
     "/etc/passwd",

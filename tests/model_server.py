@@ -15,11 +15,10 @@ import os
 import sys
 from typing import Any, Final
 
+from assistants_service.core.ports import ContextExceeded, ModelError, Prompt, Reply, Turn
+from assistants_service.infra.providers import ModelRouter, Provider
 from pydantic import SecretStr
 from upstreams import WEATHER, Heard
-
-from core.ports import ContextExceeded, ModelError, Prompt, Reply, Turn
-from infra.providers import ModelRouter, Provider
 
 FORCED: Final = {"type": "function", "function": {"name": WEATHER["name"]}}
 HELLO, WHERE = Turn("user", "Say hello."), Turn("user", "How is the weather in Paris?")

@@ -17,9 +17,9 @@ from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
-import assistants
-from infra.azure_calls import Transport
-from worker import doorbell
+from assistants_service import command as assistants
+from assistants_service.infra.azure_calls import Transport
+from assistants_service.worker import doorbell
 
 # Ten minutes are too long for a test:
 TOMBSTONES = 20.0  # seconds that a deleted thread's stay

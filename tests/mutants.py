@@ -25,6 +25,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from node import npm_install
+from sources import python_path
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "reliability.md"
@@ -91,7 +92,7 @@ def _pytest(copy: Path, arguments: Sequence[str], patience: float | None) -> tup
     """Exit code (None: it took too long) and output."""
     command = [sys.executable, "-m", "pytest", "-x", "-q", "--tb=short", "-p", "no:cacheprovider", *arguments]
     # PYTHONPATH comes before the installed project, in processes of tests too; SWEEP crashes at every call.
-    environment = {**os.environ, "PYTHONPATH": str(copy), "SWEEP": "100"}
+    environment = {**os.environ, "PYTHONPATH": python_path(copy), "SWEEP": "100"}
     process = subprocess.Popen(
         command,
         cwd=copy,

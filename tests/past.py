@@ -6,12 +6,11 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from assistants_service.core import events as e
+from assistants_service.core import frames
+from assistants_service.core.fold import Change, ThreadState, apply
+from assistants_service.core.resources import Message, Run, TextPart, encode
 from simulation import Block
-
-from core import events as e
-from core import frames
-from core.fold import Change, ThreadState, apply
-from core.resources import Message, Run, TextPart, encode
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import hostile
 import pytest
-
-from core.ports import Chunk, Chunking, Unreadable
-from infra.extraction.pool import ReaderPool
+from assistants_service.core.ports import Chunk, Chunking, Unreadable
+from assistants_service.infra.extraction.pool import ReaderPool
 
 
 async def read(readers: ReaderPool, path: Path, chunking: Chunking = Chunking()) -> list[Chunk]:  # noqa: B008

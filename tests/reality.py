@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import random
 import socket
 import subprocess
@@ -24,25 +23,25 @@ from typing import Any, ClassVar
 import aiohttp
 import promises
 from aiohttp import web
+from assistants_service.core import names
+from assistants_service.core.bell import Bell
+from assistants_service.core.ids import Ids
+from assistants_service.core.ports import Conflict, Prompt, ToolCall, Turn
+from assistants_service.core.resources import Run, encode
+from assistants_service.core.threads import Threads
+from assistants_service.infra.azure_calls import call
+from assistants_service.infra.settings import read_settings
+from assistants_service.infra.sqlite_store import SqliteStorage
+from assistants_service.infra.wiring import SystemClock, storage_of
 from byname import ASSISTANT, ByName
 from client import Client, Exchange, names_in_path
 from mortal import ORDERED, REQUEST
 from past import Past
 from service import Process
 from simulation import PROJECT, Trace
+from sources import python_path
 from upstreams import choice, chunk, fragment, function, serving
 from wires import Socket
-
-from core import names
-from core.bell import Bell
-from core.ids import Ids
-from core.ports import Conflict, Prompt, ToolCall, Turn
-from core.resources import Run, encode
-from core.threads import Threads
-from infra.azure_calls import call
-from infra.settings import read_settings
-from infra.sqlite_store import SqliteStorage
-from infra.wiring import SystemClock, storage_of
 
 Json = Any
 HERE = Path(__file__).parent
@@ -200,7 +199,7 @@ class Reality:
                 "MODEL_RETRIES": "0",  # P6 counts calls
                 "WORKER_HIDE_SECONDS": str(HIDE),
                 "ACTIONS": "lookup",
-                "PYTHONPATH": os.pathsep.join((str(HERE), str(HERE.parent))),
+                "PYTHONPATH": python_path(),
                 **self.settings,
             }
             async with STARTS:

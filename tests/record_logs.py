@@ -17,21 +17,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
+from assistants_service.command import worker_of
+from assistants_service.core import events as e
+from assistants_service.core import names, projection
+from assistants_service.core.fold import Change, ThreadState
+from assistants_service.core.ids import Ids
+from assistants_service.core.ports import Document, Silence, Thought, Tokens, ToolCall
+from assistants_service.core.state import View
+from assistants_service.core.stores import ledger
+from assistants_service.core.stores.fold import StoreChange, StoreState
+from assistants_service.core.view import ThreadView
+from assistants_service.infra.version import VERSION
 from forms import upload
 from inprocess import Act, Gate, InProcess, ManualClock, calls, fails, in_process, path_of, says
 from searching import searching, stores, tool
-
-from assistants import worker_of
-from core import events as e
-from core import names, projection
-from core.fold import Change, ThreadState
-from core.ids import Ids
-from core.ports import Document, Silence, Thought, Tokens, ToolCall
-from core.state import View
-from core.stores import ledger
-from core.stores.fold import StoreChange, StoreState
-from core.view import ThreadView
-from infra.version import VERSION
 
 Json = Any
 PROJECT = "default"

@@ -6,9 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from assistants_service.core.resources import TERMINAL
 from client import Client
-
-from core.resources import TERMINAL
 
 Scenario = Callable[[Client], Awaitable[None]]
 

@@ -7,12 +7,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from core.bell import Bell
-from core.errors import no_such
-from core.files import Files
-from core.ports import ToolCall
-from core.stores.desk import StoreDesk
-from core.stores.search import Found
+from assistants_service.core.bell import Bell
+from assistants_service.core.errors import no_such
+from assistants_service.core.files import Files
+from assistants_service.core.ports import ToolCall
+from assistants_service.core.stores.desk import StoreDesk
+from assistants_service.core.stores.search import Found
 
 if TYPE_CHECKING:
     from inprocess import InProcess

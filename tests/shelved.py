@@ -7,11 +7,10 @@ from pathlib import Path
 from zlib import crc32
 
 import numpy as np
+from assistants_service.core.ports import Chunk, Chunking, EmbeddingError, Kind, Unreadable
+from assistants_service.core.search.ranking import HYBRID
+from assistants_service.core.search.words import words
 from numpy.typing import NDArray
-
-from core.ports import Chunk, Chunking, EmbeddingError, Kind, Unreadable
-from core.search.ranking import HYBRID
-from core.search.words import words
 
 WIDTH = 64
 

@@ -20,6 +20,22 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
 from aiohttp import web, web_app
+from assistants_service.api.main import create_app
+from assistants_service.api.service import Service
+from assistants_service.core import names
+from assistants_service.core.bell import Bell
+from assistants_service.core.ids import Ids
+from assistants_service.core.ports import StorageUnavailable
+from assistants_service.core.resources import encode
+from assistants_service.core.stores.ledger import Stores
+from assistants_service.core.stores.search import Searcher
+from assistants_service.core.threads import Threads
+from assistants_service.infra.sqlite_store import SqliteStorage
+from assistants_service.infra.tokenizer import Tiktoken
+from assistants_service.worker.actions import Actions
+from assistants_service.worker.kit import Kit
+from assistants_service.worker.main import POLL_SLOW, Worker
+from assistants_service.worker.slots import WAITING
 from byname import ASSISTANT, ByName
 from faults import Call, Crash, Ears, Faulty, Mischief, Plan
 from hosting import HIDE, Host, Receipts
@@ -28,23 +44,6 @@ from searching import FakeSearch, found
 from shelved import Bag, PlainText
 from virtual import EPOCH, Task, VirtualClock
 from wires import Connection
-
-from app.main import create_app
-from app.service import Service
-from core import names
-from core.bell import Bell
-from core.ids import Ids
-from core.ports import StorageUnavailable
-from core.resources import encode
-from core.stores.ledger import Stores
-from core.stores.search import Searcher
-from core.threads import Threads
-from infra.sqlite_store import SqliteStorage
-from infra.tokenizer import Tiktoken
-from worker.actions import Actions
-from worker.kit import Kit
-from worker.main import POLL_SLOW, Worker
-from worker.slots import WAITING
 
 T = TypeVar("T")
 

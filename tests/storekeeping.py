@@ -12,11 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from assistants_service.core import names
 from client import Client, Refused, Unanswered
 from simulation import PROJECT, World
 from test_stores_crash import Owner, check_stores, folded
-
-from core import names
 
 Json = Any
 STATUSES = ("in_progress", "completed", "failed", "cancelled")

@@ -7,7 +7,7 @@ import contextlib
 import sys
 import time
 
-from worker.actions import action
+from assistants_service import action
 
 
 @action

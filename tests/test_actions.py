@@ -9,10 +9,9 @@ from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 import pytest
-
-from worker import calls
-from worker.actions import Actions
-from worker.calls import Hanging, Outcome, Tasks, Threads
+from assistants_service.worker import calls
+from assistants_service.worker.actions import Actions
+from assistants_service.worker.calls import Hanging, Outcome, Tasks, Threads
 
 released = threading.Event()
 

@@ -10,9 +10,8 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from assistants_service.api.main import ROUTES
 from inprocess import Answer, InProcess, in_process, says
-
-from app.main import ROUTES
 
 KEY = "key-of-project-one"
 VERSION = "api-version=2024-05-01-preview"

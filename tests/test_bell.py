@@ -7,16 +7,15 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from assistants_service.api import streaming
+from assistants_service.core import names
+from assistants_service.core.bell import Bell
+from assistants_service.core.ports import Delivery, Deltas, Prompt, Reply
+from assistants_service.worker.doorbell import Doorbell
 from client import Client
 from faults import How
 from simulation import PROJECT, World
 from virtual import run
-
-from app import streaming
-from core import names
-from core.bell import Bell
-from core.ports import Delivery, Deltas, Prompt, Reply
-from worker.doorbell import Doorbell
 
 AT_ONCE = 0.02  # seconds: a few calls of the store
 

@@ -16,10 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bicep_files import Declaration, File, at, literal, objects, properties, read_all, references, text, walk
-
-from core import names
-from infra.conventions import (
+from assistants_service.core import names
+from assistants_service.infra.conventions import (
     ATTRIBUTES,
     COUNTERS,
     HISTOGRAMS,
@@ -28,7 +26,8 @@ from infra.conventions import (
     STORAGE_RETRIES,
     TOKENS,
 )
-from infra.settings import Settings
+from assistants_service.infra.settings import Settings
+from bicep_files import Declaration, File, at, literal, objects, properties, read_all, references, text, walk
 
 FOLDER = Path(__file__).resolve().parent.parent / "bicep"
 Files = dict[str, File]

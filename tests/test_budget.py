@@ -11,15 +11,14 @@ import logging
 from typing import Any
 
 import pytest
+from assistants_service.core.ports import ContextExceeded, Deltas, Prompt, Reply, Tokens, ToolCall
+from assistants_service.infra import tokenizer
+from assistants_service.infra.providers import ModelRouter, Provider
+from assistants_service.infra.tokenizer import Tiktoken
+from assistants_service.infra.windows import known_window
+from assistants_service.worker.budget import TRIES
 from inprocess import Act, InProcess, calls, fails, in_process, says
 from upstreams import choice, fail, router, serving, whole
-
-from core.ports import ContextExceeded, Deltas, Prompt, Reply, Tokens, ToolCall
-from infra import tokenizer
-from infra.providers import ModelRouter, Provider
-from infra.tokenizer import Tiktoken
-from infra.windows import known_window
-from worker.budget import TRIES
 
 # --- windows --------------------------------------------------------------------------------------------------------
 
@@ -72,7 +71,7 @@ def test_a_text_is_counted_once_and_never_in_one_long_piece(monkeypatch: pytest.
             lengths.append(len(text))
             return [0] * (len(text) // 8)
 
-    monkeypatch.setattr("infra.extraction.tokens.encoding", Encoding)
+    monkeypatch.setattr("assistants_service.infra.extraction.tokens.encoding", Encoding)
     counter, text = Tiktoken(), "a" * 1_000_000
     assert counter.count(text) == counter.count(text) == 125_000
     assert sum(lengths) == len(text)
@@ -121,7 +120,7 @@ async def test_the_answer_keeps_the_room_that_the_run_asks_for() -> None:
 
 
 async def test_a_cut_is_logged_once_a_run(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.WARNING, "worker.budget")
+    caplog.set_level(logging.WARNING, "assistants_service.worker.budget")
     weather = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}
     script = [calls(ToolCall(f"call_{n}", "get_weather", "{}")) for n in range(3)]
     async with in_process(*script, says("Done.")) as service:

@@ -18,13 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from assistants_service.command import opened, parser, run
+from assistants_service.infra.settings import ConfigurationError, Settings
+from assistants_service.infra.version import VERSION
+from assistants_service.infra.wiring import place_of
 from reality import free_port
 from service import COMMAND, get, service
-
-from assistants import opened, parser, run
-from infra.settings import ConfigurationError, Settings
-from infra.version import VERSION
-from infra.wiring import place_of
 
 KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 NOWHERE = "BlobEndpoint=http://127.0.0.1:1/a;QueueEndpoint=http://127.0.0.1:1/a"
@@ -34,7 +33,7 @@ ACTIONS = {
     "broken_actions": "raise RuntimeError('two\\nlines')",
     "wrong_actions": "def f(:",
     "quitting_actions": "import sys; sys.exit(0)",
-    "unusable_actions": "from worker.actions import action\n@action\ndef f(x: 'Nothing') -> None: ...",
+    "unusable_actions": "from assistants_service import action\n@action\ndef f(x: 'Nothing') -> None: ...",
 }
 TAKEN = "a port that is taken"
 
@@ -97,7 +96,8 @@ CASES: dict[str, tuple[dict[str, str], str, str]] = {
 
 # Imports the command once and forks for each case: the processes are real, and start at once.
 FORKS = """
-import json, os, sys, time, assistants
+import json, os, sys, time
+from assistants_service import command
 
 def start(case):
     folder = case["folder"]
@@ -109,7 +109,7 @@ def start(case):
     os.dup2(os.open(folder + "/err", os.O_WRONLY | os.O_CREAT), 2)
     sys.argv = ["assistants", "serve"]
     try:
-        assistants.main()
+        command.main()
     except SystemExit as error:
         os._exit(error.code or 0)
     except BaseException:
@@ -242,7 +242,7 @@ def test_a_worker_ends_with_that_reason(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("arguments", [["--help"], ["serve", "--help"], ["api", "--help"], ["worker", "--help"]])
 def test_help_tells_of_every_setting(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    from assistants import parser
+    from assistants_service.command import parser
 
     with pytest.raises(SystemExit) as ended:
         parser().parse_args(arguments)
@@ -256,7 +256,7 @@ def test_help_tells_of_every_setting(arguments: list[str], capsys: pytest.Captur
 
 @pytest.mark.parametrize("arguments", [[], ["start"], ["serve", "--port", "http"], ["worker", "--port", "1"]])
 def test_a_wrong_command_line_is_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    from assistants import parser
+    from assistants_service.command import parser
 
     with pytest.raises(SystemExit) as ended:
         parser().parse_args(arguments)

@@ -11,14 +11,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from assistants_service.api import connections
+from assistants_service.api.connections import STALLED
+from assistants_service.command import api_of, listening
+from assistants_service.infra.settings import read_settings
 from forms import TYPE, file_form
 from inprocess import InProcess, in_process
 from virtual import run
-
-from app import connections
-from app.connections import STALLED
-from assistants import api_of, listening
-from infra.settings import read_settings
 
 Json = Any
 

@@ -226,7 +226,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the project, so that nothing but what is packaged can be imported."""
     folder = tmp_path_factory.mktemp("project")
     context(folder)
-    for name in ("tools/package.py", "examples/weather.py", "host.json"):
+    for name in ("tools/package.py", "examples/weather.py"):
         (folder / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
     return folder
@@ -294,7 +294,7 @@ def test_a_package_that_cannot_be_made_is_refused_in_one_line(tmp_path: Path) ->
     (tmp_path / "tools").mkdir()
     shutil.copy(ROOT / "tools" / "package.py", tmp_path / "tools")
     command = [sys.executable, tmp_path / "tools" / "package.py"]
-    for arguments, said in ((["api"], "assistants.py is missing"), (["all"], "usage:"), ([], "usage:")):
+    for arguments, said in ((["api"], "core/assistants_service is missing"), (["all"], "usage:"), ([], "usage:")):
         done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
         assert done.returncode
         assert done.stderr.startswith(said)

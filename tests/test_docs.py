@@ -13,10 +13,9 @@ from pathlib import Path
 from textwrap import wrap
 
 import pytest
+from assistants_service.core import names
+from assistants_service.infra.settings import Settings
 from service import Process, service
-
-from core import names
-from infra.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"

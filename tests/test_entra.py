@@ -13,13 +13,12 @@ from typing import Any
 import jwt
 import openai
 import pytest
+from assistants_service.infra.entra import FRESH, LEEWAY, RECHECK, REFETCH
+from assistants_service.infra.settings import ConfigurationError, read_settings
+from assistants_service.infra.wiring import SystemClock, tokens_of
 from cryptography.hazmat.primitives import serialization
 from inprocess import Answer, InProcess, ManualClock, in_process
 from issuer import AUDIENCE, ISSUER, Issuer, issuing
-
-from infra.entra import FRESH, LEEWAY, RECHECK, REFETCH
-from infra.settings import ConfigurationError, read_settings
-from infra.wiring import SystemClock, tokens_of
 
 ROLES = {"One.Writer": "one", "One.Reader": "one:read", "Two.Writer": "two:full"}
 READ, WRITE = ["One.Reader"], ["One.Writer"]
@@ -198,7 +197,10 @@ async def test_keys_are_fetched_once_and_tokens_checked_once_a_minute(
     service: InProcess, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checks, decode = [], jwt.decode
-    monkeypatch.setattr("infra.entra.jwt.decode", lambda *args, **options: checks.append(1) or decode(*args, **options))
+    monkeypatch.setattr(
+        "assistants_service.infra.entra.jwt.decode",
+        lambda *args, **options: checks.append(1) or decode(*args, **options),
+    )
     token = issuer.token(roles=WRITE)
     for _ in range(3):
         assert (await asked(service, token)).status == 200

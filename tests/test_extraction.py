@@ -13,11 +13,10 @@ import documents
 import hostile
 import pytest
 import pytest_asyncio
+from assistants_service.core.ports import Chunk, Chunking, Unreadable
+from assistants_service.infra.extraction.formats import DOCUMENTS, TEXTS
+from assistants_service.infra.extraction.pool import ReaderPool
 from reading import failure, read, text_file
-
-from core.ports import Chunk, Chunking, Unreadable
-from infra.extraction.formats import DOCUMENTS, TEXTS
-from infra.extraction.pool import ReaderPool
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -15,6 +15,14 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from assistants_service.core import names
+from assistants_service.core.ports import Delivery, Deltas, Kind, Prompt, Reply
+from assistants_service.core.requests import CreateThreadAndRun
+from assistants_service.core.resources import File, FileCounts, Run, VectorStore, encode
+from assistants_service.core.stores.commands import NewFile
+from assistants_service.worker.ingestion import SHIFTS
+from assistants_service.worker.main import POLL_SLOW, Worker
+from assistants_service.worker.slots import CHORES, HOSTED_RUNS, HOSTED_WAITING, GiveWay, Slots
 from byname import ASSISTANT
 from client import Client
 from forms import upload
@@ -25,15 +33,6 @@ from shelved import Bag
 from simulation import OTHER_PROJECT, PROJECT, World
 from test_stores_crash import once
 from virtual import VirtualClock, run
-
-from core import names
-from core.ports import Delivery, Deltas, Kind, Prompt, Reply
-from core.requests import CreateThreadAndRun
-from core.resources import File, FileCounts, Run, VectorStore, encode
-from core.stores.commands import NewFile
-from worker.ingestion import SHIFTS
-from worker.main import POLL_SLOW, Worker
-from worker.slots import CHORES, HOSTED_RUNS, HOSTED_WAITING, GiveWay, Slots
 
 MANY = 1_000
 FUNCTIONS = 256  # that a host runs at once
@@ -184,7 +183,9 @@ def test_a_run_of_a_dead_worker_is_not_put_back_under_another_id() -> None:
 
 def test_a_hosts_functions_are_enough_for_all_that_a_worker_has_in_hand() -> None:
     """So the host always has some left to deliver what comes next to."""
-    queues = json.loads((Path(__file__).resolve().parent.parent / "host.json").read_text())["extensions"]["queues"]
+    queues = json.loads((Path(__file__).resolve().parent.parent / "worker" / "host.json").read_text())["extensions"][
+        "queues"
+    ]
     functions = queues["batchSize"] + queues["newBatchThreshold"]
     assert functions > HOSTED_RUNS + SHIFTS + CHORES + 3 * HOSTED_WAITING
     assert functions == FUNCTIONS

@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import ast
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import pytest
+from assistants_service.core import events as e
+from assistants_service.core.commands import message_from
+from assistants_service.core.fanout import AT_ONCE, fan_out
+from assistants_service.core.ports import Document
+from assistants_service.core.requests import CreateMessage
+from assistants_service.core.search import shelf
+from assistants_service.infra import azure_documents
+from assistants_service.infra.azure_calls import Transport
+from assistants_service.infra.azure_store import AzureStorage
 from azurite import Azurite
 from client import Client
 from simulation import PROJECT, World
+from sources import FOLDERS
 from test_fairness import runs_of
 from test_search_shelf import PLENTY, Watched, blob, contents, found
 from virtual import run
-
-from core import events as e
-from core.commands import message_from
-from core.fanout import AT_ONCE, fan_out
-from core.ports import Document
-from core.requests import CreateMessage
-from core.search import shelf
-from infra import azure_documents
-from infra.azure_calls import Transport
-from infra.azure_store import AzureStorage
 
 __all__ = ["contents"]
 
@@ -247,17 +247,26 @@ async def test_a_search_reads_a_few_segments_and_texts_at_a_time(contents: Watch
 
 # Where as many tasks may be made as there are things, by file and function, and what bounds them.
 ALLOWED = {
-    ("core/fanout.py", "fan_out"): "its `at_once`",
-    ("app/limits.py", "close"): "waits for counts that were cancelled, one a project",
-    ("worker/main.py", "stop"): "waits for tasks that are there; what they ask the store for has a bound in Doorbell",
-    ("worker/ingestion.py", "_tend"): "waits for the files that are in work, Ingestion.at_once",
-    ("worker/ingestion.py", "_claim"): "Ingestion.at_once",
-    ("infra/extraction/pool.py", "close"): "waits for processes that end, as many as the pool has",
-    ("infra/sqlite_store.py", "close"): "waits for two chores",
-    ("infra/providers.py", "list"): "the providers of the settings",
-    ("infra/providers.py", "close"): "the providers of the settings",
-    ("infra/azure_store.py", "_create_missing"): "the containers of core/names.py",
-    ("infra/lance_query.py", "_most"): "QUERY_TERMS, of LanceDB in this process",
+    ("core/assistants_service/core/fanout.py", "fan_out"): "its `at_once`",
+    ("app/assistants_service/api/limits.py", "close"): "waits for counts that were cancelled, one a project",
+    (
+        "worker/assistants_service/worker/main.py",
+        "stop",
+    ): "waits for tasks that are there; what they ask the store for has a bound in Doorbell",
+    (
+        "worker/assistants_service/worker/ingestion.py",
+        "_tend",
+    ): "waits for the files that are in work, Ingestion.at_once",
+    ("worker/assistants_service/worker/ingestion.py", "_claim"): "Ingestion.at_once",
+    (
+        "infra/assistants_service/infra/extraction/pool.py",
+        "close",
+    ): "waits for processes that end, as many as the pool has",
+    ("infra/assistants_service/infra/sqlite_store.py", "close"): "waits for two chores",
+    ("infra/assistants_service/infra/providers.py", "list"): "the providers of the settings",
+    ("infra/assistants_service/infra/providers.py", "close"): "the providers of the settings",
+    ("infra/assistants_service/infra/azure_store.py", "_create_missing"): "the containers of core/names.py",
+    ("infra/assistants_service/infra/lance_query.py", "_most"): "QUERY_TERMS, of LanceDB in this process",
 }
 SPAWNS = ("create_task", "ensure_future", "run_in_executor", "spawn")
 LOOPS = (ast.For, ast.AsyncFor, ast.While, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
@@ -312,7 +321,6 @@ def test_a_known_number_of_tasks_is_no_fan_out(body: str) -> None:
 
 def test_every_fan_out_has_a_bound() -> None:
     """Those that are not by `fan_out` are in the list, with what bounds them."""
-    files: Sequence[Path] = [ROOT / "assistants.py"]
-    files = [*files, *(path for room in ("core", "app", "worker", "infra") for path in (ROOT / room).rglob("*.py"))]
+    files = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")]
     found = {(str(path.relative_to(ROOT)), name) for path in files for name in fans(path.read_text())}
     assert found == set(ALLOWED)

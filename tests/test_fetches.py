@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from assistants_service.infra.settings import read_settings
+from assistants_service.infra.wiring import models_of
 from forms import add_part, upload
 from inprocess import InProcess, in_process, path_of
 from malformed import UPLOAD, valid
 from upstreams import choice, function, serving, whole
-
-from infra.settings import read_settings
-from infra.wiring import models_of
 
 Json = Any
 ROOT = Path(__file__).resolve().parent.parent

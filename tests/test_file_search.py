@@ -12,19 +12,18 @@ from typing import Any
 
 import openai
 import pytest
+from assistants_service import action
+from assistants_service.core.errors import ApiError
+from assistants_service.core.file_search import MOST_TOKENS
+from assistants_service.core.ports import Chunk, Chunking, StorageUnavailable, ToolCall
+from assistants_service.core.search.ranking import Weights
+from assistants_service.infra.providers import ModelRouter, Provider
+from assistants_service.infra.tokenizer import Tiktoken
 from forms import upload
 from inprocess import Event, Gate, InProcess, ManualClock, Stream, calls, in_process, path_of, says
 from searching import FOODS, FakeSearch, found, made_stores, searching, stores, tool
 from shelved import PlainText
 from test_wire_tools import PARIS, WEATHER
-
-from core.errors import ApiError
-from core.file_search import MOST_TOKENS
-from core.ports import Chunk, Chunking, StorageUnavailable, ToolCall
-from core.search.ranking import Weights
-from infra.providers import ModelRouter, Provider
-from infra.tokenizer import Tiktoken
-from worker.actions import action
 
 Json = Any
 CONTENTS = "include[]=step_details.tool_calls[*].file_search.results[*].content"

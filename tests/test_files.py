@@ -9,12 +9,11 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from assistants_service.core import names
+from assistants_service.core.files import BATCH_LIFETIME, MARGIN, PATIENCE
+from assistants_service.core.ports import StorageUnavailable
 from forms import BOUNDARY, TYPE, download, field, file_form, form, send_form, upload
 from inprocess import InProcess, ManualClock, in_process
-
-from core import names
-from core.files import BATCH_LIFETIME, MARGIN, PATIENCE
-from core.ports import StorageUnavailable
 
 Json = Any
 DAY = 24 * 3600
@@ -496,7 +495,7 @@ async def died(*_: Any) -> None:
 
 
 async def test_a_file_whose_answer_was_never_kept_is_found(service: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
-    for place in ("core.files.Files.publish", "app.idempotency.Reserved.keep"):
+    for place in ("assistants_service.core.files.Files.publish", "assistants_service.api.idempotency.Reserved.keep"):
         with monkeypatch.context() as patch:
             patch.setattr(place, died)
             assert (await keyed(service, b"once", place))[0] == 500
@@ -511,7 +510,7 @@ async def test_a_key_whose_file_was_deleted_makes_none_without_bytes(
 ) -> None:
     """Its request died before its answer was kept."""
     with monkeypatch.context() as patch:
-        patch.setattr("app.idempotency.Reserved.keep", died)
+        patch.setattr("assistants_service.api.idempotency.Reserved.keep", died)
         assert (await keyed(service, b"once"))[0] == 500
     (file,) = (await service.api.get("/files"))["data"]
     await service.api.delete(f"/files/{file['id']}")
@@ -525,7 +524,7 @@ async def test_a_key_whose_request_died_a_day_ago_makes_no_file_of_bytes_that_ar
 ) -> None:
     """The key is younger than they: it was reserved when all had come."""
     with monkeypatch.context() as patch:
-        patch.setattr("core.files.Files.publish", died)
+        patch.setattr("assistants_service.core.files.Files.publish", died)
         assert (await keyed(service, b"once"))[0] == 500
     service.advance(PATIENCE - MARGIN + 1)
     assert (await keyed(service, b"once"))[0] == 400

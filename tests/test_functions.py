@@ -15,23 +15,22 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from assistants_service.command import HostedWorker
+from assistants_service.core import names
+from assistants_service.core.ports import StorageUnavailable
+from assistants_service.core.resources import Run
+from assistants_service.core.work import AdvanceRun, to_body
+from assistants_service.infra.settings import ConfigurationError, Settings
 from azurite import Azurite
 from byname import ASSISTANT
 from chaos import talk_and_kill
 from functions_host import HIDE, Options
 from openai import AsyncOpenAI
+from package import package
 from reality import Reality, Visitor, reality
 from scenarios import ask, listen
 from service import Process
 from test_kill import HangsOnce
-
-from assistants import HostedWorker
-from core import names
-from core.ports import StorageUnavailable
-from core.resources import Run
-from core.work import AdvanceRun, to_body
-from infra.settings import ConfigurationError, Settings
-from tools.package import package
 
 HERE = Path(__file__).parent
 QUEUES = "AzureFunctionsJobHost__extensions__queues__"

@@ -15,12 +15,11 @@ import habits
 import httpx2
 import pytest
 import pytest_asyncio
+from assistants_service.core.ports import ModelError, Prompt, Reply, Turn
+from assistants_service.infra.providers import ModelRouter, Provider
+from assistants_service.infra.settings import Settings
 from habits import HABITS, Habit
 from upstreams import Heard, assembled
-
-from core.ports import ModelError, Prompt, Reply, Turn
-from infra.providers import ModelRouter, Provider
-from infra.settings import Settings
 
 DOCS = Path(__file__).resolve().parent.parent / "docs/providers.md"
 TABLE = re.findall(r"^\| (.+?) \| (.+?) \| ((?:none: )?`.+`) \|$", DOCS.read_text("utf-8"), re.MULTILINE)

@@ -13,12 +13,11 @@ import aiohttp
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from assistants_service.api.idempotency import Reserved
+from assistants_service.core.ports import ToolCall
 from forms import upload
 from inprocess import Gate, InProcess, ManualClock, calls, in_process, says
 from openai import AsyncOpenAI, BadRequestError, NotFoundError
-
-from app.idempotency import Reserved
-from core.ports import ToolCall
 
 Json = Any
 DAY = 24 * 3600
@@ -118,7 +117,7 @@ async def test_a_request_whose_answer_was_never_kept_is_answered_from_the_log(
     everything = await requests(service)
     ids = {}
     with monkeypatch.context() as patch:
-        patch.setattr("app.idempotency.Reserved.keep", crash)
+        patch.setattr("assistants_service.api.idempotency.Reserved.keep", crash)
         for kind, (path, body, _) in everything.items():
             assert (await post(service, path, body, kind))[0] == 500
     service.advance(10)
@@ -154,7 +153,7 @@ async def test_what_was_done_is_answered_though_the_file_that_it_named_is_gone_s
         raise RuntimeError("the process died before it kept the answer")
 
     with monkeypatch.context() as patch:
-        patch.setattr("app.idempotency.Reserved.keep", crash)
+        patch.setattr("assistants_service.api.idempotency.Reserved.keep", crash)
         assert (await post(service, path, body, "key"))[0] == 500
     await service.api.delete(f"/files/{file}")
     first = await post(service, path, body, "key")
@@ -183,7 +182,7 @@ async def test_a_request_sent_again_brings_no_deleted_message_back(
         raise RuntimeError("the process died before it kept the answer")
 
     with monkeypatch.context() as patch:
-        patch.setattr("app.idempotency.Reserved.keep", crash)
+        patch.setattr("assistants_service.api.idempotency.Reserved.keep", crash)
         await post(service, path, body, "key")
     messages = (await service.api.get(path))["data"]
     await service.api.delete(f"{path}/{messages[0]['id']}")

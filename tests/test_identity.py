@@ -12,6 +12,9 @@ from typing import Any
 import aiohttp
 import jwt
 import pytest
+from assistants_service.infra.azure_store import AzureStorage
+from assistants_service.infra.identity import new_credential
+from assistants_service.infra.settings import ConfigurationError, read_settings
 from azurite import Azurite
 from forms import upload
 from inprocess import PATIENCE, Api
@@ -19,10 +22,6 @@ from issuer import Issuer, issuing
 from service import COMMAND, Process
 from upstreams import Upstream, chunk, events, serving
 from yarl import URL
-
-from infra.azure_store import AzureStorage
-from infra.identity import new_credential
-from infra.settings import ConfigurationError, read_settings
 
 STORAGE, MODELS = "https://storage.azure.com", "https://cognitiveservices.azure.com"
 

@@ -6,14 +6,13 @@ import base64
 from typing import Any
 
 import pytest
+from assistants_service.core import events as e
+from assistants_service.core.ports import Image, Turn
+from assistants_service.core.resources import ImageFile, ImageFilePart, Message, Thread
+from assistants_service.worker import images
 from forms import file_form, send_form
 from inprocess import InProcess, calls, in_process, says
 from test_wire_tools import PARIS, WEATHER
-
-from core import events as e
-from core.ports import Image, Turn
-from core.resources import ImageFile, ImageFilePart, Message, Thread
-from worker import images
 
 Json = Any
 PNG = b"\x89PNG\r\n\x1a\n" + b"pixels"
@@ -202,7 +201,7 @@ async def test_what_is_remembered_of_images_is_bounded() -> None:
 
 
 def service_files(service: InProcess) -> Any:
-    from core.files import Files
+    from assistants_service.core.files import Files
 
     return Files(service.storage, service.parts.clock, service.bell)
 

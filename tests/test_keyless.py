@@ -6,11 +6,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from assistants_service.api.authentication import STALE
+from assistants_service.core.keys import Keys
 from forms import TYPE, file_form
 from inprocess import Answer, InProcess, ManualClock, in_process
-
-from app.authentication import STALE
-from core.keys import Keys
 
 Json = Any
 FOREIGN = "https://evil.example"

@@ -15,16 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from assistants_service.api.authentication import AGAIN, STALE
+from assistants_service.api.main import ROUTES
+from assistants_service.command import manage_keys, parser
+from assistants_service.core import names
+from assistants_service.core.keys import Keys
+from assistants_service.core.ports import StorageUnavailable
+from assistants_service.infra.settings import ConfigurationError, read_settings
 from inprocess import InProcess, ManualClock, in_process
 from service import COMMAND, service, wait_until
-
-from app.authentication import AGAIN, STALE
-from app.main import ROUTES
-from assistants import manage_keys, parser
-from core import names
-from core.keys import Keys
-from core.ports import StorageUnavailable
-from infra.settings import ConfigurationError, read_settings
 
 
 @pytest.fixture
@@ -93,7 +92,7 @@ async def test_to_revoke_again_or_in_vain_changes_nothing(closed: InProcess) -> 
 
 
 async def test_keys_are_listed_however_many_there_are(closed: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("core.keys.PAGE", 3)
+    monkeypatch.setattr("assistants_service.core.keys.PAGE", 3)
     for count in range(7):
         assert len(await keys_of(closed).all()) == count
         await keys_of(closed).create(f"project-{count}", "full")

@@ -15,14 +15,14 @@ from typing import Any
 
 import aiohttp
 import pytest
+from assistants_service.core.ports import Deltas, Prompt, Reply
 from azurite import Azurite
 from byname import ByName
 from chaos import NAMES, Point, strike, talk_and_kill
-from reality import BETA, HERE, Mortal, Reality, Visitor, reality
+from reality import BETA, Mortal, Reality, Visitor, reality
 from scenarios import ask, listen
 from service import Process
-
-from core.ports import Deltas, Prompt, Reply
+from sources import python_path
 
 SEED = int(os.environ.get("KILL_SEED", "1"))
 
@@ -122,7 +122,7 @@ async def test_p9_no_action_ends_a_process_nor_keeps_it_from_its_end(tmp_path: P
         "ACTIONS": "stubborn",
         "ACTION_TIMEOUT": "0.5",
         "SHUTDOWN_GRACE": "0.1",
-        "PYTHONPATH": os.pathsep.join((str(HERE), str(HERE.parent))),
+        "PYTHONPATH": python_path(),
     }
     names = ("quits", "quits_plainly", "swallows", "sinks")
     tools = [{"type": "function", "function": {"name": name}} for name in names]

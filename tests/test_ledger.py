@@ -7,6 +7,14 @@ import asyncio
 from typing import Any
 
 import pytest
+from assistants_service.core import events as e
+from assistants_service.core import ledger, names
+from assistants_service.core.commands import message_from
+from assistants_service.core.errors import ApiError
+from assistants_service.core.fanout import AT_ONCE
+from assistants_service.core.ids import Ids
+from assistants_service.core.ports import Document, StorageUnavailable, Undecided
+from assistants_service.core.requests import CreateMessage
 from client import Client
 from faults import How, Plan
 from past import whole
@@ -14,15 +22,6 @@ from promises import check, nothing_is_left, past_of
 from scenarios import ask
 from simulation import PROJECT, Process, World
 from virtual import run
-
-from core import events as e
-from core import ledger, names
-from core.commands import message_from
-from core.errors import ApiError
-from core.fanout import AT_ONCE
-from core.ids import Ids
-from core.ports import Document, StorageUnavailable, Undecided
-from core.requests import CreateMessage
 
 
 async def say(process: Process, thread_id: str, text: str) -> str:

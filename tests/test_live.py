@@ -7,12 +7,11 @@ from collections.abc import Iterable
 from typing import Any
 
 import virtual
+from assistants_service.core import frames
+from assistants_service.core.ids import Ids
+from assistants_service.core.resources import Message, Run
+from assistants_service.worker.live import Draft, Live
 from msgspec.structs import replace
-
-from core import frames
-from core.ids import Ids
-from core.resources import Message, Run
-from worker.live import Draft, Live
 
 RUN = Run(id="run_1", created_at=1, assistant_id="asst_1", thread_id="thread_1", model="m", expires_at=601)
 

@@ -12,18 +12,17 @@ from typing import Any
 
 import aiohttp
 import pytest
+from assistants_service.core.scope import work_on
+from assistants_service.infra.logs import JsonLines, Lines
 from exported import Exported
 from service import Process
 from upstreams import choice, chunk, events, function, serving, whole
-
-from core.scope import work_on
-from infra.logs import JsonLines, Lines
 
 Json = Any
 CANARY = "canary-5c1e"
 KEY, PROVIDERS_KEY = f"{CANARY}-key", f"sk-{CANARY}"
 ACTIONS = f"""
-from worker.actions import action
+from assistants_service import action
 
 @action
 def look(word: str) -> str:

@@ -11,17 +11,16 @@ from typing import Any
 from unittest.mock import ANY
 
 import pytest
+from assistants_service.api import making
+from assistants_service.core.decide import CLOSING
+from assistants_service.core.ports import ContextExceeded, Deltas, Prompt, Reply, StorageUnavailable, Tokens, ToolCall
+from assistants_service.infra import providers
+from assistants_service.worker import advance
+from assistants_service.worker.live import Draft, Unheard
 from habits import HABITS, Answer, Ask, Habit, function_item, item, refused, respond
 from habits import serving as serving_habits
 from inprocess import Gate, InProcess, ManualClock, calls, fails, in_process, path_of, says
 from upstreams import broken, chunk, events, response, router, said, serving
-
-from app import making
-from core.decide import CLOSING
-from core.ports import ContextExceeded, Deltas, Prompt, Reply, StorageUnavailable, Tokens, ToolCall
-from infra import providers
-from worker import advance
-from worker.live import Draft, Unheard
 
 Json = Any
 WEATHER = {"type": "function", "function": {"name": "get_weather"}}

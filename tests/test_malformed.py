@@ -11,12 +11,11 @@ from typing import Any
 
 import aiohttp
 import pytest
+from assistants_service.core.ports import ToolCall
 from exported import Exported
 from forms import add_part, download, field, file_form, form, send_form
 from inprocess import Api, InProcess, calls, in_process, path_of, says
 from malformed import REQUESTS, UPLOAD, WEATHER, Bad, malformed, valid, with_parameters, with_schema
-
-from core.ports import ToolCall
 
 Json = Any
 SEED, AT_ONCE = 20261121, 16

@@ -19,6 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from assistants_service.core.ports import Deltas, ModelInfo, Prompt, Reply, ToolCall
+from assistants_service.infra.windows import known_window
+from assistants_service.worker import advance
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -31,10 +34,6 @@ from hypothesis.stateful import (
 )
 from inprocess import NOTHING, Answer, Gate, InProcess, ManualClock, calls, fails, in_process, says
 from reference import CALLS, TERMINAL, Reference, Refused, Thread
-
-from core.ports import Deltas, ModelInfo, Prompt, Reply, ToolCall
-from infra.windows import known_window
-from worker import advance
 
 Json = Any
 MODEL = int(os.environ.get("MODEL", "0"))  # 0: the same sequences each time

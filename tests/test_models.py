@@ -17,6 +17,13 @@ import httpx2
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import unused_port
+from assistants_service.command import Parts, tell_of_models
+from assistants_service.core.ports import Image, ModelError, ModelInfo, NoSuchModel, Reply, Tokens, ToolCall, Turn
+from assistants_service.infra import draft, providers
+from assistants_service.infra.providers import ModelRouter, Provider
+from assistants_service.infra.settings import read_settings
+from assistants_service.infra.turns import joined
+from assistants_service.infra.wiring import models_of
 from pydantic import SecretStr
 from upstreams import (
     WEATHER,
@@ -42,14 +49,6 @@ from upstreams import (
     serving,
     whole,
 )
-
-from assistants import Parts, tell_of_models
-from core.ports import Image, ModelError, ModelInfo, NoSuchModel, Reply, Tokens, ToolCall, Turn
-from infra import draft, providers
-from infra.providers import ModelRouter, Provider
-from infra.settings import read_settings
-from infra.turns import joined
-from infra.wiring import models_of
 
 CHAT, RESPONSES = "/v1/chat/completions", "/v1/responses"
 SCHEMA = {"type": "json_schema", "json_schema": {"name": "answer", "schema": {"type": "object"}, "strict": True}}
@@ -1008,7 +1007,7 @@ async def test_a_provider_that_does_not_list_in_time_is_left_out(
         await never.wait()
         return web.Response()
 
-    monkeypatch.setattr("infra.providers._LIST_TIMEOUT", 0.2)
+    monkeypatch.setattr("assistants_service.infra.providers._LIST_TIMEOUT", 0.2)
     upstream.script = [wait]
     async with router(upstream.url) as models:
         assert await models.list() == []
@@ -1067,7 +1066,8 @@ async def test_a_provider_that_cannot_be_warmed_is_told_and_tried_again(
 
 def test_the_sdk_is_not_imported_before_it_is_needed() -> None:
     code = (
-        "import sys, asyncio; from infra.providers import *; from core.ports import *\n"
+        "import sys, asyncio\nfrom assistants_service.infra.providers import *\n"
+        "from assistants_service.core.ports import *\n"
         "router = ModelRouter({'offline': Provider(api='offline'), 'openai': Provider()}, 'offline')\n"
         "asyncio.run(router.reply(Prompt('offline', None, (Turn('user', 'Hi'),)), None))\n"
         "sys.exit('openai' in sys.modules)"

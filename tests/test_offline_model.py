@@ -7,12 +7,11 @@ import re
 from typing import Any
 
 import pytest
+from assistants_service.core.file_search import definition
+from assistants_service.core.ports import Image, Prompt, Reply, Tokens, Turn
+from assistants_service.infra.offline_arguments import arguments
+from assistants_service.infra.offline_model import HONEST, OfflineModel
 from upstreams import WEATHER, Heard, assembled, prompt
-
-from core.file_search import definition
-from core.ports import Image, Prompt, Reply, Tokens, Turn
-from infra.offline_arguments import arguments
-from infra.offline_model import HONEST, OfflineModel
 
 TIME = {"name": "getLocalTime", "description": "Tells the time somewhere"}
 NOTE = {"name": "add_note", "parameters": {"type": "object", "properties": {"n": {"type": "integer"}}}}

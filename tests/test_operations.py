@@ -9,23 +9,22 @@ from pathlib import Path
 
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
+from assistants_service.api.main import create_app
+from assistants_service.api.service import Service
+from assistants_service.core.bell import Bell
+from assistants_service.core.ids import Ids
+from assistants_service.core.ports import Delivery
+from assistants_service.core.stores.ledger import Stores
+from assistants_service.core.stores.search import Searcher
+from assistants_service.core.threads import Threads
+from assistants_service.infra.azure_store import AzureStorage
+from assistants_service.infra.providers import ModelRouter, Provider
+from assistants_service.infra.tokenizer import Tiktoken
+from assistants_service.infra.wiring import SystemClock
+from assistants_service.worker.actions import Actions
+from assistants_service.worker.doorbell import Doorbell
+from assistants_service.worker.kit import HIDE, Kit
 from shelved import Bag, PlainText
-
-from app.main import create_app
-from app.service import Service
-from core.bell import Bell
-from core.ids import Ids
-from core.ports import Delivery
-from core.stores.ledger import Stores
-from core.stores.search import Searcher
-from core.threads import Threads
-from infra.azure_store import AzureStorage
-from infra.providers import ModelRouter, Provider
-from infra.tokenizer import Tiktoken
-from infra.wiring import SystemClock
-from worker.actions import Actions
-from worker.doorbell import Doorbell
-from worker.kit import HIDE, Kit
 
 LIMIT = 16
 HEADERS = {"OpenAI-Beta": "assistants=v2"}

@@ -8,12 +8,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import documents
+from assistants_service.core.search.ranking import VECTOR, WORDS
+from assistants_service.infra.embeddings import OfflineEmbeddings
+from assistants_service.infra.extraction.pool import ReaderPool
 from forms import upload
 from inprocess import in_process
-
-from core.search.ranking import VECTOR, WORDS
-from infra.embeddings import OfflineEmbeddings
-from infra.extraction.pool import ReaderPool
 
 TOP = 5
 Search = Callable[[str], Awaitable[Sequence[tuple[str, str]]]]  # file name and text of what is found

@@ -8,28 +8,27 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
+from assistants_service.core import frames, names
+from assistants_service.core.bell import Bell
+from assistants_service.core.decide import CLOSING
+from assistants_service.core.desk import Desk
+from assistants_service.core.events import RunClaimed
+from assistants_service.core.ids import Ids
+from assistants_service.core.ports import Conflict, Delivery, Deltas, ModelInfo, Prompt, Reply, StorageUnavailable
+from assistants_service.core.requests import CreateThreadAndRun
+from assistants_service.core.resources import Run, StoredAssistant
+from assistants_service.core.stores.ledger import Stores
+from assistants_service.core.threads import Threads
+from assistants_service.core.work import AdvanceRun, PurgeStore, PurgeThread, TendStore, to_body
+from assistants_service.infra.sqlite_store import SqliteStorage
+from assistants_service.infra.tokenizer import Tiktoken
+from assistants_service.infra.windows import known_window
+from assistants_service.worker.actions import Actions
+from assistants_service.worker.doorbell import DELIVERIES, Doorbell
+from assistants_service.worker.kit import Kit
 from exported import Exported
 from searching import FakeSearch
 from shelved import Bag, PlainText
-
-from core import frames, names
-from core.bell import Bell
-from core.decide import CLOSING
-from core.desk import Desk
-from core.events import RunClaimed
-from core.ids import Ids
-from core.ports import Conflict, Delivery, Deltas, ModelInfo, Prompt, Reply, StorageUnavailable
-from core.requests import CreateThreadAndRun
-from core.resources import Run, StoredAssistant
-from core.stores.ledger import Stores
-from core.threads import Threads
-from core.work import AdvanceRun, PurgeStore, PurgeThread, TendStore, to_body
-from infra.sqlite_store import SqliteStorage
-from infra.tokenizer import Tiktoken
-from infra.windows import known_window
-from worker.actions import Actions
-from worker.doorbell import DELIVERIES, Doorbell
-from worker.kit import Kit
 
 ASSISTANT = StoredAssistant(id="asst_1", created_at=1, model="m")
 BODY = CreateThreadAndRun.model_validate(

@@ -8,15 +8,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from assistants_service.api.main import ROUTES
 from forms import add_part, upload
 from inprocess import NOTHING, Api, InProcess, filled, in_process, path_of
 from openapi import ROOT
 
-from app.main import ROUTES
-
 Json = Any
 UPLOAD = {"filename": "a", "purpose": "assistants", "bytes": 4, "mime_type": "text/plain"}
-SERVED = json.loads((ROOT / "app" / "openapi.json").read_text(encoding="utf-8"))
+SERVED = json.loads((ROOT / "app" / "assistants_service" / "api" / "openapi.json").read_text(encoding="utf-8"))
 
 
 def secured() -> Any:

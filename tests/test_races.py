@@ -7,19 +7,18 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from assistants_service.api import streaming
+from assistants_service.core import names
+from assistants_service.core.work import AdvanceRun, TendStore, to_body
+from assistants_service.worker.advance import Advance
+from assistants_service.worker.doorbell import Doorbell
+from assistants_service.worker.slots import Slots
 from client import Client, Refused, Unanswered
 from faults import How
 from promises import all_documents, check
 from simulation import PROJECT, World
 from test_fairness import counts, store_of
 from virtual import run
-
-from app import streaming
-from core import names
-from core.work import AdvanceRun, TendStore, to_body
-from worker.advance import Advance
-from worker.doorbell import Doorbell
-from worker.slots import Slots
 
 
 def played(moves: Callable[[World, Client], Awaitable[None]], **options: Any) -> World:

@@ -23,17 +23,16 @@ import aiohttp
 import pytest
 import virtual
 from aiohttp import web
+from assistants_service.api import connections, streaming
+from assistants_service.command import api_of
+from assistants_service.core import frames
+from assistants_service.core.bell import Bell
+from assistants_service.core.ports import Deltas, Prompt, Reply
+from assistants_service.core.resources import Run
 from byname import ByName
 from client import names_in_path
 from inprocess import BETA, PATIENCE, InProcess, in_process, path_of, says
 from reality import Reality, Visitor, reality
-
-from app import connections, streaming
-from assistants import api_of
-from core import frames
-from core.bell import Bell
-from core.ports import Deltas, Prompt, Reply
-from core.resources import Run
 
 SCALE = int(os.environ.get("READERS", "1"))
 SEED = 1

@@ -15,11 +15,10 @@ from pathlib import Path
 import fpdf
 import hostile
 import pytest
+from assistants_service.core.ports import Chunk
+from assistants_service.infra.extraction import pool
+from assistants_service.infra.extraction.pool import ReaderPool
 from reading import failure, read, text_file
-
-from core.ports import Chunk
-from infra.extraction import pool
-from infra.extraction.pool import ReaderPool
 
 
 @pytest.fixture
@@ -226,8 +225,8 @@ async def test_a_process_ends_with_its_parent_even_while_it_reads(tmp_path: Path
     program = """
 import asyncio, sys
 from pathlib import Path
-from core.ports import Chunking
-from infra.extraction.pool import ReaderPool
+from assistants_service.core.ports import Chunking
+from assistants_service.infra.extraction.pool import ReaderPool
 asyncio.run(ReaderPool().chunks(Path(sys.argv[1]), "slow.txt", Chunking()))
 """
     parent = await asyncio.create_subprocess_exec(sys.executable, "-c", program, str(slow_file(tmp_path)))
@@ -244,18 +243,18 @@ asyncio.run(ReaderPool().chunks(Path(sys.argv[1]), "slow.txt", Chunking()))
 
 async def test_a_process_has_the_modules_of_its_parent_wherever_they_are(tmp_path: Path) -> None:
     """As on App Service, where the code is a folder and not installed. Beside the one that the tests run."""
-    root = Path(pool.__file__).parents[2]
     for name in ("core", "infra"):
-        shutil.copytree(root / name, tmp_path / "site" / name)
-    reader = tmp_path / "site/infra/extraction/reader.py"
+        package = Path(__file__).parents[1] / name / "assistants_service"
+        shutil.copytree(package, tmp_path / "site" / package.name, dirs_exist_ok=True)
+    reader = tmp_path / "site/assistants_service/infra/extraction/reader.py"
     reader.write_text(reader.read_text().replace("are not supported", "are not supported over there"))
     (tmp_path / "x").write_bytes(b"\0")
     program = """
 import asyncio, sys
 sys.path.insert(0, "site")
 from pathlib import Path
-from core.ports import Chunking, Unreadable
-from infra.extraction.pool import ReaderPool
+from assistants_service.core.ports import Chunking, Unreadable
+from assistants_service.infra.extraction.pool import ReaderPool
 async def main():
     readers = ReaderPool()
     try:

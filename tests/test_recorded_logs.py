@@ -10,14 +10,13 @@ from typing import Any, get_args
 
 import msgspec
 import pytest
+from assistants_service.core import events as e
+from assistants_service.core import fold, paging, resources, view
+from assistants_service.core.state import View
+from assistants_service.core.stores import fold as stores
+from assistants_service.core.stores import ledger
+from assistants_service.core.stream import replay
 from record_logs import CASES, LOGS, SUMS, digest, folded, kind_of, record
-
-from core import events as e
-from core import fold, paging, resources, view
-from core.state import View
-from core.stores import fold as stores
-from core.stores import ledger
-from core.stream import replay
 
 Json = Any
 RECORDED = sorted(LOGS.glob("*/*.jsonl"))

@@ -13,6 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from assistants_service import command as assistants
+from assistants_service.core import events as e
+from assistants_service.core import names
+from assistants_service.core.bell import Bell
+from assistants_service.core.errors import ApiError
+from assistants_service.core.ids import Ids
+from assistants_service.core.resources import TERMINAL
+from assistants_service.core.resume import Resumption
+from assistants_service.core.stores.ledger import Stores
+from assistants_service.core.threads import Threads
+from assistants_service.infra.settings import ConfigurationError, Settings
+from assistants_service.infra.sqlite_store import SqliteStorage
+from assistants_service.infra.wiring import MEMORY, SystemClock
 from client import Client, Unanswered
 from faults import How, Plan
 from inprocess import in_process
@@ -27,20 +40,6 @@ from test_files_crash import create_and_delete, days_pass, go_away
 from test_stores_crash import SCENARIOS as STORES
 from test_stores_crash import Owner, check, delete_while_files_are_read
 from virtual import run
-
-import assistants
-from core import events as e
-from core import names
-from core.bell import Bell
-from core.errors import ApiError
-from core.ids import Ids
-from core.resources import TERMINAL
-from core.resume import Resumption
-from core.stores.ledger import Stores
-from core.threads import Threads
-from infra.settings import ConfigurationError, Settings
-from infra.sqlite_store import SqliteStorage
-from infra.wiring import MEMORY, SystemClock
 
 POINTS = 3 * THOROUGH  # of each scenario
 LATE = [SCENARIOS[name] for name in SCENARIOS if "expire" in name or "settle" in name]  # runs are to expire in these

@@ -7,6 +7,12 @@ from collections import Counter
 from typing import Any
 
 import pytest
+from assistants_service.core import names
+from assistants_service.core.errors import ApiError
+from assistants_service.core.paging import PageQuery
+from assistants_service.core.ports import Document, Mark
+from assistants_service.core.resources import encode
+from assistants_service.core.stream import replay
 from client import Client
 from faults import Plan
 from inprocess import in_process
@@ -16,13 +22,6 @@ from scenarios import ask, rolled_over
 from simulation import PROJECT, World
 from test_ledger import say
 from virtual import run
-
-from core import names
-from core.errors import ApiError
-from core.paging import PageQuery
-from core.ports import Document, Mark
-from core.resources import encode
-from core.stream import replay
 
 ROLLS = 3  # commits of one generation
 

@@ -7,12 +7,11 @@ import re
 from typing import Any
 
 import pytest
+from assistants_service.core.ports import ToolCall, Turn
 from inprocess import InProcess, calls, fails, in_process, path_of, says
 from searching import FakeSearch, found
 from upstreams import choice, function, response, router, said, serving, whole
 from upstreams import function_call as called
-
-from core.ports import ToolCall, Turn
 
 Json = Any
 WEATHER = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}

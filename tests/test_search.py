@@ -14,12 +14,21 @@ from unittest import mock
 import msgspec
 import numpy as np
 import pytest
+from assistants_service.core.search.ranking import HYBRID, K1, LEAST, VECTOR, WORDS, B, Hit, Query, Weights, search
+from assistants_service.core.search.segment import (
+    Chunk,
+    DamagedSegment,
+    Segment,
+    _Header,
+    build,
+    decode,
+    index_size,
+    merge,
+    passages,
+)
+from assistants_service.core.search.words import BEGINNING, BEGUN, FORMAT, WHOLE, forms, indexed, term, words
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-
-from core.search.ranking import HYBRID, K1, LEAST, VECTOR, WORDS, B, Hit, Query, Weights, search
-from core.search.segment import Chunk, DamagedSegment, Segment, _Header, build, decode, index_size, merge, passages
-from core.search.words import BEGINNING, BEGUN, FORMAT, WHOLE, forms, indexed, term, words
 
 quickly = settings(deadline=None, max_examples=40)  # other tests take the processor meanwhile
 MODEL, DIMENSIONS = "model", 3
@@ -39,7 +48,7 @@ class File:
 
     def of_words_alone(self) -> bytes:
         """Its segment as 0.1.0 wrote it (`test_segments_of_old_are_what_these_tests_make`)."""
-        with mock.patch.multiple("core.search.segment", indexed=list, FORMAT=WHOLE):
+        with mock.patch.multiple("assistants_service.core.search.segment", indexed=list, FORMAT=WHOLE):
             return self.segment()
 
     def of(self, format: int) -> bytes:
@@ -242,7 +251,7 @@ def test_a_query_with_nothing_to_search_by_finds_nothing() -> None:
 
 def test_a_query_as_long_as_a_book_reads_a_bounded_part_of_the_index(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its rarest words count: the commonest are left out first."""
-    monkeypatch.setattr("core.search.ranking.POSTINGS", 3)
+    monkeypatch.setattr("assistants_service.core.search.ranking.POSTINGS", 3)
     made = File("file-1.1", ("the tide", "the moon", "the sun", "the"), ((0, 0, 0),) * 4)
     hits = search(opened([made.segment()]), [Query("the tide")], {"file-1.1"}, 10)
     assert [hit.number for hit in hits] == [0]
@@ -400,7 +409,7 @@ def test_segments_of_old_are_what_these_tests_make() -> None:
     blobs = {path.stem: path.read_bytes() for path in sorted((RECORDED / "0.1.0").iterdir())}
     for name in ("file-a.1", "file-b.2"):
         segment, held = decode(name, blobs[name]), list(passages(blobs[name]))
-        with mock.patch.multiple("core.search.segment", indexed=list, FORMAT=WHOLE):
+        with mock.patch.multiple("assistants_service.core.search.segment", indexed=list, FORMAT=WHOLE):
             made = decode(name, build(name, [chunk for _, chunk in held], segment.vectors, segment.model))
         assert made.format == segment.format == WHOLE
         assert all(map(np.array_equal, made.tables, segment.tables))
@@ -429,9 +438,11 @@ def test_what_a_version_of_old_makes_of_new_segments_is_as_if_they_were_old(
         format: ClassVar = WHOLE
         chunks, tables, sizes = _Header.chunks, _Header.tables, _Header.sizes
 
-    with mock.patch.multiple("core.search.segment", _Header=OldHeader, FORMAT=WHOLE):
+    with mock.patch.multiple("assistants_service.core.search.segment", _Header=OldHeader, FORMAT=WHOLE):
         assert shape(search(opened(new), asked, sources, limit, weights=by)) == old
-    with mock.patch.multiple("core.search.segment", FORMAT=WHOLE):  # what it merges, as far as its header goes
+    with mock.patch.multiple(
+        "assistants_service.core.search.segment", FORMAT=WHOLE
+    ):  # what it merges, as far as its header goes
         unmarked = merge(new, sources)
     if unmarked:
         assert shape(search(opened([unmarked]), asked, sources, limit, weights=by)) == old

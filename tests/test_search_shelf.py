@@ -8,16 +8,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from assistants_service.core.ports import StorageUnavailable
+from assistants_service.core.search.ranking import Query, search
+from assistants_service.core.search.segment import Chunk, DamagedSegment, build, decode, merge
+from assistants_service.core.search.shelf import BRIEF, FIRST, SegmentGone, Shelf
+from assistants_service.core.search.tiers import FACTOR
+from assistants_service.infra.sqlite_store import SqliteStorage
+from assistants_service.infra.wiring import SystemClock
 from forms import upload
 from inprocess import InProcess, in_process
-
-from core.ports import StorageUnavailable
-from core.search.ranking import Query, search
-from core.search.segment import Chunk, DamagedSegment, build, decode, merge
-from core.search.shelf import BRIEF, FIRST, SegmentGone, Shelf
-from core.search.tiers import FACTOR
-from infra.sqlite_store import SqliteStorage
-from infra.wiring import SystemClock
 
 CONTAINER, PLENTY = "segments", 10**9
 

@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from assistants_service.api import authentication, idempotency
+from assistants_service.core import commands, ledger, stream
+from assistants_service.core.keys import Caller
+from assistants_service.core.ports import Conflict, Document, Mark
+from assistants_service.infra.sqlite_store import SqliteStorage
+from assistants_service.worker import advance, doorbell, main
 from histories import play
-
-from app import authentication, idempotency
-from core import commands, ledger, stream
-from core.keys import Caller
-from core.ports import Conflict, Document, Mark
-from infra.sqlite_store import SqliteStorage
-from worker import advance, doorbell, main
 
 HISTORIES = 50
 TRIES = 60  # histories in which a planted defect must show

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from assistants_service.core.ports import Mark, StorageUnavailable, Unsent
+from assistants_service.infra import sqlite_store
+from assistants_service.infra.sqlite_store import SqliteStorage
 from inprocess import ManualClock, in_process
-
-from core.ports import Mark, StorageUnavailable, Unsent
-from infra import sqlite_store
-from infra.sqlite_store import SqliteStorage
 
 HOUR = 3600.0
 MIB = 1024 * 1024

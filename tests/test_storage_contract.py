@@ -16,20 +16,28 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from assistants_service.api.idempotency import LIFETIME
+from assistants_service.core.ids import Ids
+from assistants_service.core.names import KEPT_DAYS
+from assistants_service.core.ports import (
+    Conflict,
+    ContentGone,
+    Delivery,
+    Document,
+    Mark,
+    Part,
+    Storage,
+    StorageUnavailable,
+)
+from assistants_service.infra import azure_store, sqlite_store
+from assistants_service.infra.azure_calls import call
+from assistants_service.infra.azure_store import AzureStorage
+from assistants_service.infra.sqlite_store import SqliteStorage, tidy
+from assistants_service.infra.wiring import SystemClock
 from azure.core.exceptions import ClientAuthenticationError
 from azure.storage.blob.aio import BlobClient
 from azurite import Azurite
 from reality import free_port
-
-from app.idempotency import LIFETIME
-from core.ids import Ids
-from core.names import KEPT_DAYS
-from core.ports import Conflict, ContentGone, Delivery, Document, Mark, Part, Storage, StorageUnavailable
-from infra import azure_store, sqlite_store
-from infra.azure_calls import call
-from infra.azure_store import AzureStorage
-from infra.sqlite_store import SqliteStorage, tidy
-from infra.wiring import SystemClock
 
 RACERS = 50
 DOCUMENT = Document("messages", "p/thread_1/msg_1", b'{"text":"hello"}', 3)
@@ -1241,7 +1249,7 @@ async def test_a_sweep_leaves_what_a_late_writer_puts_in_the_place_of_a_tombston
         await lossy.advance(replace(DOCUMENT, version=DOCUMENT.version + 1))
         return found
 
-    monkeypatch.setattr("infra.azure_documents.call", listed)
+    monkeypatch.setattr("assistants_service.infra.azure_documents.call", listed)
     await lossy.sweep(DOCUMENT.container, "p/thread_1/")
     assert await lossy.get(DOCUMENT.container, DOCUMENT.name)
 

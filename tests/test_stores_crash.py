@@ -14,6 +14,19 @@ from typing import Any
 
 import msgspec
 import pytest
+from assistants_service.core import events as e
+from assistants_service.core import names
+from assistants_service.core.commands import store_of_thread
+from assistants_service.core.errors import ApiError
+from assistants_service.core.ports import Delivery
+from assistants_service.core.resources import ExpiresAfter, File, FileCounts, VectorStore, encode
+from assistants_service.core.search.segment import passages
+from assistants_service.core.stores.commands import NewFile
+from assistants_service.core.stores.fold import StoreState
+from assistants_service.core.stores.ledger import StoreView
+from assistants_service.core.work import TendStore, to_body
+from assistants_service.worker.doorbell import Doorbell
+from assistants_service.worker.ingestion import CLAIMS
 from byname import ASSISTANT
 from client import Client, Refused, Unanswered
 from faults import How, Mischief, Plan
@@ -21,20 +34,6 @@ from simulation import PROJECT, Process, World
 from test_files_crash import Owner as Asker
 from test_files_crash import days_pass
 from virtual import run
-
-from core import events as e
-from core import names
-from core.commands import store_of_thread
-from core.errors import ApiError
-from core.ports import Delivery
-from core.resources import ExpiresAfter, File, FileCounts, VectorStore, encode
-from core.search.segment import passages
-from core.stores.commands import NewFile
-from core.stores.fold import StoreState
-from core.stores.ledger import StoreView
-from core.work import TendStore, to_body
-from worker.doorbell import Doorbell
-from worker.ingestion import CLAIMS
 
 Json = Any
 Scenario = Callable[["Owner"], Awaitable[None]]

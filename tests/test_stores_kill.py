@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+from assistants_service.core import names
+from assistants_service.core.stores.fold import StoreState
 from azurite import Azurite
 from reality import Reality, reality
 from test_stores_crash import check_store, folded, text_of
-
-from core import names
-from core.stores.fold import StoreState
 
 Json = Any
 FILES, KILLS = int(os.environ.get("STORE_FILES", "10")), int(os.environ.get("STORE_KILLS", "2"))

@@ -8,10 +8,9 @@ import random
 from typing import Any
 
 import pytest
+from assistants_service.core.ports import Deltas, Prompt, Reply, ToolCall
+from assistants_service.core.resources import TERMINAL
 from inprocess import Event, InProcess, calls, fails, in_process, path_of, says
-
-from core.ports import Deltas, Prompt, Reply, ToolCall
-from core.resources import TERMINAL
 
 Json = Any
 WEATHER = {"type": "function", "function": {"name": "get_weather"}}

@@ -9,17 +9,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from assistants_service.core import frames, names
+from assistants_service.core.bell import Bell
+from assistants_service.core.fold import Change
+from assistants_service.core.ids import Ids
+from assistants_service.core.ports import Conflict
+from assistants_service.core.resources import Run
+from assistants_service.core.stream import StreamWriter
+from assistants_service.infra.sqlite_store import SqliteStorage
+from assistants_service.worker.live import Draft, Live, Lost
 from msgspec.structs import replace
-
-from core import frames, names
-from core.bell import Bell
-from core.fold import Change
-from core.ids import Ids
-from core.ports import Conflict
-from core.resources import Run
-from core.stream import StreamWriter
-from infra.sqlite_store import SqliteStorage
-from worker.live import Draft, Live, Lost
 
 RUN = Run(
     id="run_1", created_at=1, assistant_id="asst_1", thread_id="thread_1", model="m", status="in_progress", expires_at=9

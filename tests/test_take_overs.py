@@ -11,19 +11,18 @@ from dataclasses import dataclass, field
 
 import pytest
 import simulation
+from assistants_service.core import events as e
+from assistants_service.core.decide import CLAIMS, DEADLY
+from assistants_service.core.fold import RunState
+from assistants_service.core.ports import Deltas, Prompt, Reply
+from assistants_service.core.resources import Run
+from assistants_service.worker.actions import Actions
 from byname import ByName
 from client import Client
 from promises import check, past_of
 from simulation import PROCESS, PROJECT, World
 from test_worker import deliver, started
 from virtual import run
-
-from core import events as e
-from core.decide import CLAIMS, DEADLY
-from core.fold import RunState
-from core.ports import Deltas, Prompt, Reply
-from core.resources import Run
-from worker.actions import Actions
 
 AGES = 36_000  # seconds of a run: it does not expire first
 SPARED = 1_000.0  # seconds by which all has happened: deaths, each noticed 45 seconds later, and what had to wait
@@ -88,7 +87,7 @@ class Lookup:
 @contextlib.contextmanager
 def hearing(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     """What workers log of runs, past the world's own ear."""
-    logger = logging.getLogger("worker.advance")
+    logger = logging.getLogger("assistants_service.worker.advance")
     logger.addHandler(caplog.handler)
     try:
         yield

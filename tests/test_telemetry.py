@@ -18,6 +18,12 @@ import aiohttp
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from assistants_service.api import openapi
+from assistants_service.api.middleware import IDS
+from assistants_service.infra import telemetry
+from assistants_service.infra.conventions import ATTRIBUTES
+from assistants_service.infra.settings import read_settings
+from assistants_service.infra.wiring import models_of
 from exported import Exported
 from inprocess import BETA, InProcess, in_process, path_of
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
@@ -27,19 +33,12 @@ from opentelemetry.trace import SpanKind, StatusCode
 from service import Process
 from upstreams import Upstream, choice, chunk, events, function, serving, whole
 
-from app import openapi
-from app.middleware import IDS
-from infra import telemetry
-from infra.conventions import ATTRIBUTES
-from infra.settings import read_settings
-from infra.wiring import models_of
-
 Json = Any
 CANARY = "canary-7f3a"  # what users, models and tools say
 USAGE = {"prompt_tokens": 11, "completion_tokens": 7}
 WEATHER = {"type": "function", "function": {"name": "get_weather"}}
 ACTIONS = """
-from worker.actions import action
+from assistants_service import action
 
 @action
 def get_weather(city: str) -> str:

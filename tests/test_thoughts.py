@@ -9,14 +9,13 @@ from typing import Any
 
 import habits
 import pytest
+from assistants_service.core import events as e
+from assistants_service.core import names
+from assistants_service.core.ports import Thought, Tokens, ToolCall, Turn
+from assistants_service.infra.providers import ModelRouter, Provider
+from assistants_service.infra.thoughts import MOST
 from inprocess import InProcess, in_process, path_of, says
 from upstreams import choice, function, prompt, router, serving, whole
-
-from core import events as e
-from core import names
-from core.ports import Thought, Tokens, ToolCall, Turn
-from infra.providers import ModelRouter, Provider
-from infra.thoughts import MOST
 
 WEATHER = {"type": "function", "function": habits.WEATHER}
 THINKERS = {

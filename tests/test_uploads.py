@@ -9,12 +9,11 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from assistants_service.core.files import PATIENCE
+from assistants_service.core.uploads import LIFETIME
 from forms import TYPE, add_part, download, field, form, send_form
 from inprocess import InProcess, ManualClock, in_process
 from test_files import kept, rest
-
-from core.files import PATIENCE
-from core.uploads import LIFETIME
 
 Json = Any
 BODY = {"filename": "big.bin", "purpose": "assistants", "bytes": 9, "mime_type": "application/octet-stream"}

@@ -14,17 +14,17 @@ from typing import Any
 import documents
 import numpy as np
 import pytest
+from assistants_service.core.ports import Chunk, Chunking, Storage, VectorIndex
+from assistants_service.core.search.ranking import HYBRID, VECTOR, WORDS, Query, Weights
+from assistants_service.infra.embeddings import OfflineEmbeddings
+from assistants_service.infra.extraction.pool import ReaderPool
+from assistants_service.infra.settings import ConfigurationError, Settings, read_settings
+from assistants_service.infra.wiring import SystemClock, index_of, storage_of
 from filling import STORE, put
 from forms import upload
 from inprocess import InProcess, in_process
 from shelved import Bag
-
-from core.ports import Chunk, Chunking, Storage, VectorIndex
-from core.search.ranking import HYBRID, VECTOR, WORDS, Query, Weights
-from infra.embeddings import OfflineEmbeddings
-from infra.extraction.pool import ReaderPool
-from infra.settings import ConfigurationError, Settings, read_settings
-from infra.wiring import SystemClock, index_of, storage_of
+from sources import python_path
 
 OTHER = "default/vs_2"
 INDEXES = ("embedded", "lancedb")
@@ -291,7 +291,7 @@ async def counted(service: InProcess, path: str, done: Callable[[Any], bool]) ->
 
 
 async def test_a_missing_package_stops_the_start_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "infra.lance_index", None)
+    monkeypatch.setitem(sys.modules, "assistants_service.infra.lance_index", None)
     settings = read_settings({"storage": "sqlite://:memory:", "search_index": "lancedb"})
     with pytest.raises(ConfigurationError, match="extra `lancedb`"):
         index_of(settings, storage_of(settings, SystemClock()))
@@ -305,8 +305,8 @@ async def known(indexed: Indexed) -> list[str]:
 
 
 async def test_an_index_that_is_tidied_finds_the_same(indexed: Indexed, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("infra.lance_index.FRAGMENTS", 10)
-    monkeypatch.setattr("infra.lance_index.VECTORS", 300)
+    monkeypatch.setattr("assistants_service.infra.lance_index.FRAGMENTS", 10)
+    monkeypatch.setattr("assistants_service.infra.lance_index.VECTORS", 300)
     reader = index_of(indexed.settings, indexed.storage)
     for number in range(20):
         await indexed.put(f"file-{number:02}.1", *(f"tide {number} {place} {'moon ' * place}" for place in range(20)))
@@ -322,7 +322,7 @@ async def test_an_index_that_is_tidied_finds_the_same(indexed: Indexed, monkeypa
 
 
 async def test_tidying_spares_what_is_put_meanwhile(indexed: Indexed, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("infra.lance_index.FRAGMENTS", 2)
+    monkeypatch.setattr("assistants_service.infra.lance_index.FRAGMENTS", 2)
     for number in range(4):
         await indexed.put(f"file-{number}.1", "the tide")
 
@@ -339,7 +339,7 @@ async def test_what_no_source_owns_is_dropped_when_tidied_or_deleted(
     indexed: Indexed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A worker that was overtaken put it after its successor had dropped it, and died."""
-    monkeypatch.setattr("infra.lance_index.FRAGMENTS", 2)
+    monkeypatch.setattr("assistants_service.infra.lance_index.FRAGMENTS", 2)
 
     async def left() -> list[int]:
         return [n for n in range(4) if await indexed.index.read(STORE, f"file-{n}.1", f"file-{n}.1")]
@@ -355,7 +355,7 @@ async def test_what_no_source_owns_is_dropped_when_tidied_or_deleted(
 
 async def test_a_table_of_old_is_searched_as_it_was_until_it_is_tidied(tmp_path: Path) -> None:
     """One without beginnings, as 0.1.0 made it; and one to which a file was added, whose rows have them."""
-    from infra import lance_index
+    from assistants_service.infra import lance_index
 
     async def beside() -> lance_index.Access:
         return lance_index.Access(str(tmp_path))
@@ -390,7 +390,7 @@ async def filling(indexed: Indexed, first: int) -> asyncio.subprocess.Process:
     settings = (indexed.settings.storage, indexed.settings.search_index)
     return await asyncio.create_subprocess_exec(
         *(sys.executable, HERE / "filling.py", *settings, str(first)),
-        env={"PYTHONPATH": str(HERE.parent)},
+        env={"PYTHONPATH": python_path()},
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
     )
@@ -412,7 +412,7 @@ async def test_processes_that_write_at_once_and_are_killed_leave_whole_files(
     indexed: Indexed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And so does one that tidies while they write."""
-    monkeypatch.setattr("infra.lance_index.FRAGMENTS", 4)
+    monkeypatch.setattr("assistants_service.infra.lance_index.FRAGMENTS", 4)
 
     async def claimed() -> list[str]:
         return [f"file-{number}.1" for number in range(10_000)]

@@ -10,24 +10,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from assistants_service.command import worker_of
+from assistants_service.core import events as e
+from assistants_service.core import names
+from assistants_service.core.bell import Bell
+from assistants_service.core.decide import Wait
+from assistants_service.core.ids import Ids
+from assistants_service.core.ports import Chunk, Chunking, Delivery, Kind
+from assistants_service.core.search.ranking import Weights
+from assistants_service.core.search.words import FORMAT, WHOLE
+from assistants_service.core.stores.fold import StoreState
+from assistants_service.core.stores.ledger import Stores
+from assistants_service.core.work import PurgeStore, TendStore, from_body, to_body
+from assistants_service.infra.embeddings import OfflineEmbeddings
+from assistants_service.worker.ingestion import ABANDONED, CLAIMS, WENT_WRONG, Shift
 from forms import upload
 from inprocess import InProcess, ManualClock, in_process
 from shelved import Bag, PlainText
-
-from assistants import worker_of
-from core import events as e
-from core import names
-from core.bell import Bell
-from core.decide import Wait
-from core.ids import Ids
-from core.ports import Chunk, Chunking, Delivery, Kind
-from core.search.ranking import Weights
-from core.search.words import FORMAT, WHOLE
-from core.stores.fold import StoreState
-from core.stores.ledger import Stores
-from core.work import PurgeStore, TendStore, from_body, to_body
-from infra.embeddings import OfflineEmbeddings
-from worker.ingestion import ABANDONED, CLAIMS, WENT_WRONG, Shift
 
 Json = Any
 
@@ -498,7 +497,7 @@ async def test_where_the_built_in_model_is_missing_files_are_found_by_their_word
     async with in_process(embeddings=model) as service:
         store = await service.api.post("/vector_stores", {})
         with monkeypatch.context() as patch:
-            patch.setattr("infra.embeddings._offline", missing)
+            patch.setattr("assistants_service.infra.embeddings._offline", missing)
             lodging = await added("Our guests sleep in four lodgings.")
             train = await added("A train leaves at noon.")
             assert await found("Which lodging?") == [lodging]
@@ -525,9 +524,9 @@ async def test_segments_of_an_older_format_are_renewed_when_a_file_is_added(monk
         store = await service.api.post("/vector_stores", {"file_ids": ids})
         item = TendStore(project="default", store_id=store["id"], sent_at=0)
         with monkeypatch.context() as old:
-            old.setattr("core.search.segment.indexed", list)
-            old.setattr("core.search.segment.FORMAT", WHOLE)
-            old.setattr("worker.ingestion.FORMAT", WHOLE)
+            old.setattr("assistants_service.core.search.segment.indexed", list)
+            old.setattr("assistants_service.core.search.segment.FORMAT", WHOLE)
+            old.setattr("assistants_service.worker.ingestion.FORMAT", WHOLE)
             await Shift(kit, item, "1").run()
         state = (await service.stores.look("default", store["id"])).state
         assert [held.format for held in state.segments.values()] == [WHOLE]  # of all that were merged

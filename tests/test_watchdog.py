@@ -8,9 +8,8 @@ import threading
 import time
 
 import pytest
-
-from worker import watchdog
-from worker.actions import Actions
+from assistants_service.worker import watchdog
+from assistants_service.worker.actions import Actions
 
 
 async def test_an_action_that_holds_the_event_loop_is_told(

@@ -7,12 +7,11 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from assistants_service.api import streaming
+from assistants_service.core.ports import StorageUnavailable, ToolCall
+from assistants_service.infra.providers import ModelRouter, Provider
 from forms import upload
 from inprocess import Gate, InProcess, ManualClock, calls, filled, in_process, path_of, says
-
-from app import streaming
-from core.ports import StorageUnavailable, ToolCall
-from infra.providers import ModelRouter, Provider
 
 Json = Any
 FULL = {str(number): "v" for number in range(16)}

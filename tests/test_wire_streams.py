@@ -8,17 +8,16 @@ import itertools
 from typing import Any
 
 import pytest
+from assistants_service import action
+from assistants_service.api import streaming
+from assistants_service.core.decide import Done
+from assistants_service.core.names import STREAMS, THREADS, document
+from assistants_service.core.ports import Deltas, Prompt, Reply, StorageUnavailable, ToolCall
+from assistants_service.core.stream import replay
+from assistants_service.core.work import AdvanceRun
+from assistants_service.worker.advance import Advance
 from inprocess import Event, Gate, InProcess, ManualClock, Stream, calls, fails, in_process, path_of, says
 from openai._streaming import SSEDecoder
-
-from app import streaming
-from core.decide import Done
-from core.names import STREAMS, THREADS, document
-from core.ports import Deltas, Prompt, Reply, StorageUnavailable, ToolCall
-from core.stream import replay
-from core.work import AdvanceRun
-from worker.actions import action
-from worker.advance import Advance
 
 Json = Any
 WEATHER = {"type": "function", "function": {"name": "get_weather"}}
@@ -584,7 +583,7 @@ async def test_a_watcher_of_a_run_that_is_streamed_half_way_keeps_its_place() ->
 async def test_a_store_that_fails_for_a_while_ends_neither_streams_nor_model_calls(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("worker.advance.LOOK_EVERY", 0.01)
+    monkeypatch.setattr("assistants_service.worker.advance.LOOK_EVERY", 0.01)
     gate, failed = Gate(), asyncio.Event()
     async with in_process(says("Hel", gate, "lo")) as service:
         async with await streamed(service) as stream:

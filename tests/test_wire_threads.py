@@ -9,12 +9,11 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
+from assistants_service.core import names
+from assistants_service.core.ports import ToolCall
+from assistants_service.core.work import PurgeThread, to_body
 from forms import upload
 from inprocess import Api, Gate, InProcess, ManualClock, calls, filled, in_process, path_of, says
-
-from core import names
-from core.ports import ToolCall
-from core.work import PurgeThread, to_body
 
 Json = Any
 WEATHER = {"type": "function", "function": {"name": "get_weather"}}

@@ -6,11 +6,10 @@ import asyncio
 from typing import Any
 
 import pytest
+from assistants_service import action
+from assistants_service.core.ports import ToolCall, Turn
 from inprocess import Gate, InProcess, calls, in_process, path_of, says
 from upstreams import choice, function, router, serving, whole
-
-from core.ports import ToolCall, Turn
-from worker.actions import action
 
 Json = Any
 WEATHER = {"type": "function", "function": {"name": "get_weather"}}

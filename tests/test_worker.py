@@ -10,20 +10,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from assistants_service.core import frames, names
+from assistants_service.core.ports import Conflict, Delivery, Deltas, Prompt, Reply, StorageUnavailable
+from assistants_service.core.resources import Run, ToolCalls
+from assistants_service.core.work import AdvanceRun, PurgeThread, to_body
+from assistants_service.worker.actions import Actions
+from assistants_service.worker.doorbell import Doorbell
+from assistants_service.worker.main import Worker
 from client import Client, Unanswered
 from faults import How, Plan
 from hosting import HIDE
 from promises import all_documents, check, nothing_is_left, past_of
 from simulation import PROJECT, Process, World
 from virtual import run
-
-from core import frames, names
-from core.ports import Conflict, Delivery, Deltas, Prompt, Reply, StorageUnavailable
-from core.resources import Run, ToolCalls
-from core.work import AdvanceRun, PurgeThread, to_body
-from worker.actions import Actions
-from worker.doorbell import Doorbell
-from worker.main import Worker
 
 
 async def started(world: World, script: str, *, stream: bool = False) -> tuple[Client, Run]:

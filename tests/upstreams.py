@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
-
-from core.ports import ModelError, Prompt, Reply, ToolCall, Turn
-from infra.providers import ModelRouter, Provider
+from assistants_service.core.ports import ModelError, Prompt, Reply, ToolCall, Turn
+from assistants_service.infra.providers import ModelRouter, Provider
 
 WEATHER: dict[str, Any] = {
     "name": "get_weather",

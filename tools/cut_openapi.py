@@ -1,4 +1,4 @@
-"""Make app/openapi.json, the served document, from the published one in tests/contract.
+"""Make api/openapi.json, the served document, from the published one in tests/contract.
 
     python tools/cut_openapi.py
 
@@ -17,7 +17,7 @@ Json = Any
 
 ROOT = Path(__file__).resolve().parent.parent
 PUBLISHED = ROOT / "tests" / "contract" / "assistants-openapi.json"
-SERVED = ROOT / "app" / "openapi.json"
+SERVED = ROOT / "app" / "assistants_service" / "api" / "openapi.json"
 
 KEEP = re.compile(r"/(assistants|threads|files|uploads|vector_stores|models)(/|$)")
 DROP = {("/models/{model}", "delete")}

@@ -14,8 +14,12 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-CODE = ["assistants.py", "app", "core", "infra", "worker"]
-FUNCTIONS = ["host.json", "worker/function_app.py"]  # the Functions host looks for them at the root of the package
+CODE = ["core", "app", "worker", "infra"]  # each has a part of one package
+PACKAGE = "assistants_service"
+FUNCTIONS = [
+    "worker/host.json",
+    "worker/function_app.py",
+]  # the Functions host looks for them at the root of the package
 
 
 def package(part: str, to: Path) -> None:
@@ -24,12 +28,13 @@ def package(part: str, to: Path) -> None:
     to.mkdir(parents=True)
     actions = os.environ.get("ACTIONS", "").partition(".")[0]
     top = [actions if (ROOT / actions).is_dir() else f"{actions}.py"] if actions else []
-    for name in CODE + top + (FUNCTIONS if part == "worker" else []):
+    for name in [f"{folder}/{PACKAGE}" for folder in CODE] + top + (FUNCTIONS if part == "worker" else []):
         source = ROOT / name
         if not source.exists():
             raise SystemExit(f"{name} is missing: nothing to deploy for the {part}.")
         if source.is_dir():
-            shutil.copytree(source, to / name, ignore=shutil.ignore_patterns("__pycache__"))
+            ignored = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(source, to / source.name, ignore=ignored, dirs_exist_ok=True)
         else:
             shutil.copy(source, to / source.name)
     export = ["export", "--frozen", "--no-dev", "--no-emit-project"]

@@ -11,10 +11,9 @@ from __future__ import annotations
 from typing import Final
 
 import azure.functions as func
-
-from assistants import HostedWorker
-from core.names import POISON, WORK
-from core.ports import Delivery
+from assistants_service.command import HostedWorker
+from assistants_service.core.names import POISON, WORK
+from assistants_service.core.ports import Delivery
 
 CONNECTION: Final = "WORK"  # the setting, or the beginning of settings, that says where the queues are
 

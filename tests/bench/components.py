@@ -28,13 +28,13 @@ COMPONENTS = {  # the first that matches a frame, by its file
     "openai SDK and httpx": r"openai/|httpx2/|httpcore2|anyio|http/cookiejar|infra/(upstream|chat_model|providers)",
     "aiohttp, calling the model": r"aiohttp/(client|connector|cookiejar)",
     "pydantic": r"pydantic",
-    "middlewares": r"app/middleware",
+    "middlewares": r"api/middleware",
     "routing": r"web_urldispatcher",
     "aiohttp, answering": r"aiohttp/",
-    "handlers": r"\(app/",
-    "events, fold, documents": r"\(core/",
-    "worker": r"\(worker/",
-    OTHER: r"uvloop|asyncio|assistants\.py",
+    "handlers": r"/api/",
+    "events, fold, documents": r"/core/",
+    "worker": r"/worker/",
+    OTHER: r"uvloop|asyncio|command\.py",
 }
 CALLING = re.compile(r"aiohttp/client|httpx_aiohttp")
 

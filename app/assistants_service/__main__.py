@@ -1,0 +1,3 @@
+from assistants_service.command import main
+
+main()

@@ -1,0 +1,124 @@
+"""What a client may use of a process before its key is known: connections, bytes and time.
+
+docs/threat-model.md names all limits. Those of heads are aiohttp's own, held here so that they stay.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import weakref
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Any, Final
+
+from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
+from assistants_service.api.service import SERVICE
+from assistants_service.core.errors import ApiError, overloaded
+from assistants_service.core.resources import encode
+
+log = logging.getLogger(__name__)
+Progress = dict[asyncio.Transport, tuple[int, float]]  # bytes that are sent, and since when it is so many
+
+HEAD: Final[dict[str, Any]] = {"max_line_size": 8190, "max_field_size": 8190, "max_headers": 128}  # bytes, bytes, lines
+LINGER: Final = 10.0  # seconds in which the rest of a refused body is read and thrown away
+# Seconds that a body may take to arrive: a minute, and what this rate needs for its length.
+BODY_TIME, SLOWEST = 60.0, 16 * 1024  # bytes a second
+STALLED: Final = 60.0  # seconds in which a client takes nothing of its answer, until it is cut off
+LOOKS: Final = 6  # in that time
+UNSENT: Final = 256 * 1024  # bytes of a connection that the system takes beyond what is under way
+REFUSED: Final = 5.0  # seconds that a connection beyond the limit may take to ask, and be told so
+# Options of the server, wherever the API is served. Compressed bodies are not unpacked: api.bodies refuses them.
+SERVER: Final[dict[str, Any]] = {**HEAD, "lingering_time": LINGER, "auto_decompress": False}
+# The writer of each connection's answer.
+_answers: weakref.WeakKeyDictionary[asyncio.BaseTransport, AbstractStreamWriter] = weakref.WeakKeyDictionary()
+
+
+class SlowBody(TimeoutError):
+    """The request's body did not arrive in time."""
+
+
+def body_timer(request: web.Request) -> asyncio.TimerHandle | None:
+    """Reading the request's body raises SlowBody if it takes too long. To be cancelled when it is there."""
+    if request.content.is_eof():
+        return None  # it came with the head
+    size = request.content_length
+    if size is None:  # of a body in chunks, the most that it may have
+        service = request.app[SERVICE]
+        size = service.file_limit if request.content_type == "multipart/form-data" else request.client_max_size
+    loop = asyncio.get_running_loop()
+    return loop.call_later(BODY_TIME + size / SLOWEST, request.content.set_exception, SlowBody())
+
+
+def guarded(server: web.Server, most: int) -> Callable[[], asyncio.Protocol]:
+    """Connections for a listening socket: `most` of them are served at once, further clients are told so."""
+    return lambda: server() if len(server.connections) < most else _Refusal()
+
+
+class _Refusal(asyncio.Protocol):
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport: Any = transport
+        self._timer = asyncio.get_running_loop().call_later(REFUSED, transport.close)
+
+    def data_received(self, data: bytes) -> None:
+        # After the request, since a close with bytes unread resets the connection, and loses the answer.
+        self._transport.write(_answer(overloaded()))
+        self._transport.close()
+
+    def connection_lost(self, _: Exception | None) -> None:
+        self._timer.cancel()
+
+
+def _answer(error: ApiError) -> bytes:
+    body = encode({"error": {"message": error.message, "type": error.kind, "param": None, "code": error.code}})
+    headers = {"Content-Type": "application/json", "Content-Length": str(len(body)), "Connection": "close"}
+    lines = [f"{name}: {value}" for name, value in {**headers, **error.headers}.items()]
+    head = "\r\n".join([f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}", *lines])
+    return head.encode() + b"\r\n\r\n" + body
+
+
+async def note(request: web.Request, _: web.StreamResponse) -> None:
+    """A signal before each response, for `cut_off_stalled`."""
+    if request.transport:
+        _answers[request.transport] = request.writer
+
+
+def keep_little_unsent(listener: asyncio.Server) -> None:
+    """Let the system take a little at a time of what waits to be sent, on all connections of this listener. Else its
+    own buffer, of megabytes, hides for a minute that a client takes 20 kB a second of a large answer."""
+    if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+        for each in listener.sockets:
+            each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT)
+
+
+async def cut_off_stalled(server: web.Server) -> None:
+    """Close connections whose clients have taken nothing of what waits for them, for STALLED seconds."""
+    known: Progress = {}
+    while True:
+        await asyncio.sleep(STALLED / LOOKS)
+        try:
+            known = _look(server, known)
+        except Exception:  # else none would ever be cut off again
+            log.exception("connections cannot be looked at, and this is tried again")
+
+
+def _look(server: web.Server, known: Progress) -> Progress:
+    now, found = asyncio.get_running_loop().time(), Progress()
+    for transport in filter(None, (connection.transport for connection in server.connections)):
+        if transport.get_write_buffer_size():
+            taken, since = _taken(transport), now
+            if known.get(transport, (None, now))[0] == taken:
+                since = known[transport][1]
+            if now - since >= STALLED:
+                transport.abort()
+            found[transport] = taken, since
+    return found
+
+
+def _taken(transport: asyncio.Transport) -> int:
+    """Bytes of the answer that are sent. What waits may be as much as at the last look although the client has taken
+    some, since more is written as soon as there is room; and may grow although it takes none, by heartbeats."""
+    answer = _answers.get(transport)
+    return (answer.output_size if answer else 0) - transport.get_write_buffer_size()

@@ -1,0 +1,184 @@
+"""/v1/files: documents, and the contents that they stand for."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import AsyncIterator
+from typing import Any, get_args
+from urllib.parse import quote
+
+import msgspec
+from aiohttp import web
+from assistants_service.api.form import Form
+from assistants_service.api.idempotency import Reserved, reserve_for
+from assistants_service.api.service import REQUEST_ID, answer, answer_stored, page_query, service_of
+from assistants_service.api.validation import parse_body
+from assistants_service.core.errors import ApiError, no_such_file
+from assistants_service.core.files import decode_file, expiry
+from assistants_service.core.ids import SAFE_ID
+from assistants_service.core.ports import StorageUnavailable
+from assistants_service.core.requests import CreateFile, Purpose
+from assistants_service.core.resources import Deleted, File, encode
+
+log = logging.getLogger(__name__)
+
+FIELDS = ("purpose", "expires_after[anchor]", "expires_after[seconds]")
+MOST = 10_000  # files of one list, and the default
+
+
+async def create(request: web.Request) -> web.Response:
+    service, project = service_of(request)
+    form = Form(request, "file", FIELDS, limit=service.file_limit)
+    await form.begin()
+    _check_purpose(form)  # if it comes before the file, none of that is stored in vain
+    file_id, reserved = service.ids.new("file"), Reserved(service, "")
+
+    async def describe(size: int) -> File | None:
+        nonlocal reserved
+        body = _body(form)
+        digest = form.digest.digest() if form.digest else b""
+        reserved = await reserve_for(request, body.model_dump_json().encode() + digest, file_id)
+        if reserved.known:
+            return None
+        created_at = int(service.clock.now())
+        return File(
+            id=reserved.id,
+            purpose=body.purpose,
+            filename=body.filename,
+            bytes=size,
+            created_at=created_at,
+            expires_at=expiry(body.purpose, body.expires_after.seconds if body.expires_after else None, created_at),
+        )
+
+    file = await service.files.create(project, file_id, form.chunks(), describe)
+    return reserved.known or await reserved.keep(answer(file))
+
+
+def _check_purpose(form: Form) -> None:
+    purpose = form.fields.get("purpose")
+    if purpose is not None and purpose not in get_args(Purpose):
+        message = f"'{purpose[:200]}' is not one of {[*get_args(Purpose)]} - 'purpose'"
+        raise ApiError(message, param="purpose", detailed=True)
+
+
+def _body(form: Form) -> CreateFile:
+    """The form as the object that it stands for."""
+    _check_purpose(form)
+    body: dict[str, Any] = {"filename": form.filename} if form.filename is not None else {}
+    for name, value in form.fields.items():
+        outer, _, inner = name.removesuffix("]").partition("[")
+        if not inner:
+            body[outer] = value
+        else:
+            whole = re.fullmatch("[0-9]{1,18}", value)
+            body.setdefault(outer, {})[inner] = int(value) if whole else value
+    return parse_body(CreateFile, json.dumps(body).encode())
+
+
+def _file_id(request: web.Request) -> str:
+    file_id = request.match_info["file_id"]
+    if not SAFE_ID.fullmatch(file_id):
+        raise no_such_file(file_id[:200])
+    return file_id
+
+
+async def retrieve(request: web.Request) -> web.Response:
+    service, project = service_of(request)
+    return answer_stored(request, await service.files.fetch(project, _file_id(request)))
+
+
+async def delete(request: web.Request) -> web.Response:
+    service, project = service_of(request)
+    file_id = _file_id(request)
+    await service.files.delete(project, file_id)
+    return answer(Deleted(id=file_id, object="file"))
+
+
+async def list_all(request: web.Request) -> web.Response:
+    service, project = service_of(request)
+    query = page_query(request, most=MOST, default=MOST)
+    if query.after and not SAFE_ID.fullmatch(query.after):
+        raise no_such_file(query.after[:200])
+    found = await service.files.page(
+        project,
+        purpose=request.query.get("purpose") or None,
+        after=query.after,
+        limit=query.limit + 1,
+        newest_first=query.newest_first,
+    )
+    kept = found[: query.limit]
+    ids = [stored.name.rpartition("/")[2] for stored in kept]
+    page = {
+        "object": "list",
+        "data": [msgspec.Raw(stored.body) for stored in kept],
+        "first_id": ids[0] if ids else None,
+        "last_id": ids[-1] if ids else None,
+        "has_more": len(found) > query.limit,
+    }
+    return web.Response(body=encode(page), content_type="application/json")
+
+
+# --- content ------------------------------------------------------------------------------------------------------
+
+
+async def content(request: web.Request) -> web.StreamResponse:
+    """The bytes, or a range of them, as a download: no browser takes them for a page or a script of this service."""
+    service, project = service_of(request)
+    file = decode_file((await service.files.fetch(project, _file_id(request))).body)
+    start, stop = _range(request, file.bytes)
+    chunks = service.files.read(project, file.id, offset=start, length=stop - start)
+    first = await anext(chunks, b"")
+    if not first:
+        raise no_such_file(file.id)  # deleted since its document was read
+    response = web.StreamResponse(status=206 if stop - start < file.bytes else 200, headers=_headers(request, file))
+    response.content_length = stop - start
+    if response.status == 206:
+        response.headers["Content-Range"] = f"bytes {start}-{stop - 1}/{file.bytes}"
+    await response.prepare(request)
+    if request.method != "HEAD":
+        await _send(request, response, first, chunks)
+    return response
+
+
+async def _send(request: web.Request, response: web.StreamResponse, first: bytes, chunks: AsyncIterator[bytes]) -> None:
+    try:
+        await response.write(first)
+        async for chunk in chunks:
+            await response.write(chunk)
+        await response.write_eof()
+    except ConnectionResetError:
+        pass  # the client went away
+    except StorageUnavailable as error:
+        # The answer has begun: an end before its announced length is all that can tell the client.
+        log.warning("%s a download broke off: %s", request[REQUEST_ID], error)
+        response.force_close()
+
+
+def _headers(request: web.Request, file: File) -> dict[str, str]:
+    plain = re.sub(r"[^A-Za-z0-9._ -]", "_", file.filename)
+    return {
+        "Content-Type": "application/octet-stream",
+        "Content-Disposition": f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(file.filename, safe='')}",
+        "X-Content-Type-Options": "nosniff",
+        "Content-Security-Policy": "default-src 'none'; sandbox",
+        "Accept-Ranges": "bytes",
+        "Cache-Control": "private, no-store",
+        "x-request-id": request[REQUEST_ID],
+    }
+
+
+def _range(request: web.Request, size: int) -> tuple[int, int]:
+    """The first byte and the one behind the last. A Range that is none, or several, counts as the whole (RFC 9110)."""
+    try:
+        asked = request.http_range
+    except ValueError:
+        return 0, size
+    if asked.start is None and asked.stop is None:
+        return 0, size
+    start, stop, _ = slice(asked.start, asked.stop).indices(size)
+    if start >= stop:
+        message = f"The file has {size} bytes: this range has none of them."
+        raise ApiError(message, status=416, param="Range", headers={"Content-Range": f"bytes */{size}"})
+    return start, stop

@@ -1,0 +1,46 @@
+"""`assistants keys`: make, list and revoke API keys. On stdout is what a script may want, on stderr what people want to
+know."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from datetime import UTC, datetime
+
+from assistants_service.core.keys import Key, Keys
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    actions = command.add_subparsers(dest="action", required=True, metavar="create | list | revoke")
+    create = actions.add_parser("create", help="make a key, and show it this once")
+    create.add_argument("project", help="the project whose objects the key is for")
+    create.add_argument("--name", default="", help="what it is for, such as the program or the person that gets it")
+    create.add_argument("--read-only", action="store_true", help="it may look at everything, and change nothing")
+    listing = actions.add_parser("list", help="show of each key: id, end, scope, date, project, name")
+    listing.add_argument("--project", help="only the keys of this project")
+    revoke = actions.add_parser("revoke", help="make a key useless within a minute, on all API processes")
+    revoke.add_argument("id", help="as `assistants keys list` shows it")
+
+
+async def manage(keys: Keys, arguments: argparse.Namespace) -> None:
+    """Raises ValueError for what cannot be done, StorageUnavailable."""
+    match arguments.action:
+        case "create":
+            text, key = await keys.create(arguments.project, "read" if arguments.read_only else "full", arguments.name)
+            print(text)
+            print(f"{key.id}, for project {key.project}. It is not shown again.", file=sys.stderr)
+        case "list":
+            found = [key for key in await keys.all() if arguments.project in (None, key.project)]
+            print("".join(f"{described(key)}\n" for key in found), end="")
+        case "revoke":
+            if await keys.revoke(arguments.id) is None:
+                raise ValueError(f"There is no key with the id '{arguments.id}': see `assistants keys list`.")
+            print(f"{arguments.id} is revoked. Within a minute no process accepts it.", file=sys.stderr)
+
+
+def described(key: Key) -> str:
+    """A line of `assistants keys list`."""
+    made = datetime.fromtimestamp(key.created_at, UTC)
+    gone = f"revoked {datetime.fromtimestamp(key.revoked_at, UTC):%Y-%m-%d}" if key.revoked_at else ""
+    facts = (key.id, f"sk-...{key.last}", f"{key.scope:4}", f"{made:%Y-%m-%d}", key.project, key.name, gone)
+    return "  ".join(fact for fact in facts if fact)

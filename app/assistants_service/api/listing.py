@@ -1,0 +1,54 @@
+"""Lists of documents, in the order of their names: pages as section 7 wants them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+from aiohttp import web
+from assistants_service.api.service import checked_id, page_query, service_of
+from assistants_service.core.ports import Stored
+from assistants_service.core.resources import encode
+
+
+def _as_stored(body: bytes) -> bytes:
+    return body
+
+
+async def list_documents(
+    request: web.Request, container: str, prefix: str, show: Callable[[bytes], bytes] = _as_stored
+) -> web.Response:
+    """A page of the project's documents, whose ids begin with `prefix`; `show` makes the wire's bytes of them."""
+    service, project = service_of(request)
+    query = page_query(request)
+    folder = f"{project}/"
+    after = folder + checked_id(query.after, "after", prefix) if query.after else None
+    before = folder + checked_id(query.before, "before", prefix) if query.before else None
+    backwards = before is not None and after is None
+    found = await service.storage.page(
+        container,
+        folder,
+        after=before if backwards else after,
+        limit=query.limit + 1,
+        newest_first=query.newest_first != backwards,
+    )
+    if after and before:  # what lies between them
+        found = [stored for stored in found if stored.name != before and (stored.name > before) == query.newest_first]
+    return web.Response(body=_page(found, query.limit, show, backwards=backwards), content_type="application/json")
+
+
+def _page(found: list[Stored], limit: int, show: Callable[[bytes], bytes], *, backwards: bool) -> bytes:
+    """The list envelope around the documents."""
+    kept = found[:limit]
+    if backwards:
+        kept.reverse()
+    ids = [stored.name.rpartition("/")[2] for stored in kept]
+    return encode(
+        {
+            "object": "list",
+            "data": [msgspec.Raw(show(stored.body)) for stored in kept],
+            "first_id": ids[0] if ids else None,
+            "last_id": ids[-1] if ids else None,
+            "has_more": len(found) > limit,
+        }
+    )

@@ -1,0 +1,162 @@
+"""The API as an aiohttp application: every route in one place."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Mapping
+
+from aiohttp import web
+from assistants_service.api import (
+    assistants,
+    bodies,
+    connections,
+    files,
+    heads,
+    messages,
+    middleware,
+    models,
+    openapi,
+    runs,
+    steps,
+    streaming,
+    threads,
+    uploads,
+    vector_stores,
+)
+from assistants_service.api.authentication import Callers, StoredKeys, Tokens, authentication
+from assistants_service.api.dialects import in_azure
+from assistants_service.api.keyless import Keyless
+from assistants_service.api.limits import limiting, show
+from assistants_service.api.service import SERVICE, Service
+from assistants_service.core import errors
+from assistants_service.core.keys import Keys
+from assistants_service.core.ports import SILENCE
+
+MAX_BODY = 4 * 1024 * 1024  # bytes of JSON; files have their own limits
+THREAD = "/v1/threads/{thread_id}"
+STORE = "/v1/vector_stores/{vector_store_id}"
+STORE_FILE = STORE + "/files/{file_id}"
+BATCH = STORE + "/file_batches/{batch_id}"
+RUN = THREAD + "/runs/{run_id}"
+
+ROUTES: list[web.RouteDef] = [
+    web.post("/v1/assistants", assistants.create),
+    web.get("/v1/assistants", assistants.list_all),
+    web.get("/v1/assistants/{assistant_id}", assistants.retrieve),
+    web.post("/v1/assistants/{assistant_id}", assistants.update),
+    web.delete("/v1/assistants/{assistant_id}", assistants.delete),
+    web.post("/v1/threads", threads.create),
+    web.post("/v1/threads/runs", runs.create_with_thread),
+    web.get(THREAD, threads.retrieve),
+    web.post(THREAD, threads.update),
+    web.delete(THREAD, threads.delete),
+    web.post(THREAD + "/messages", messages.create),
+    web.get(THREAD + "/messages", messages.list_all),
+    web.get(THREAD + "/messages/{message_id}", messages.retrieve),
+    web.post(THREAD + "/messages/{message_id}", messages.update),
+    web.delete(THREAD + "/messages/{message_id}", messages.delete),
+    web.post(THREAD + "/runs", runs.create),
+    web.get(THREAD + "/runs", runs.list_all),
+    web.get(RUN, runs.retrieve),
+    web.post(RUN, runs.update),
+    web.post(RUN + "/cancel", runs.cancel),
+    web.post(RUN + "/submit_tool_outputs", runs.submit_tool_outputs),
+    web.get(RUN + "/events", runs.events),
+    web.get(RUN + "/steps", steps.list_all),
+    web.get(RUN + "/steps/{step_id}", steps.retrieve),
+    web.post("/v1/files", files.create),
+    web.get("/v1/files", files.list_all),
+    web.get("/v1/files/{file_id}", files.retrieve),
+    web.delete("/v1/files/{file_id}", files.delete),
+    web.get("/v1/files/{file_id}/content", files.content),
+    web.post("/v1/uploads", uploads.create),
+    web.post("/v1/uploads/{upload_id}/parts", uploads.add_part),
+    web.post("/v1/uploads/{upload_id}/complete", uploads.complete),
+    web.post("/v1/uploads/{upload_id}/cancel", uploads.cancel),
+    web.post("/v1/vector_stores", vector_stores.create),
+    web.get("/v1/vector_stores", vector_stores.list_all),
+    web.get(STORE, vector_stores.retrieve),
+    web.post(STORE, vector_stores.update),
+    web.delete(STORE, vector_stores.delete),
+    web.post(STORE + "/files", vector_stores.create_file),
+    web.get(STORE + "/files", vector_stores.list_files),
+    web.get(STORE_FILE, vector_stores.retrieve_file),
+    web.post(STORE_FILE, vector_stores.update_file),
+    web.delete(STORE_FILE, vector_stores.delete_file),
+    web.get(STORE_FILE + "/content", vector_stores.file_content),
+    web.post(STORE + "/search", vector_stores.search),
+    web.post(STORE + "/file_batches", vector_stores.create_batch),
+    web.get(BATCH, vector_stores.retrieve_batch),
+    web.post(BATCH + "/cancel", vector_stores.cancel_batch),
+    web.get(BATCH + "/files", vector_stores.list_batch_files),
+    web.get("/v1/models", models.list_all),
+    web.get("/v1/models/{model:.+}", models.retrieve),
+    web.delete("/v1/models/{model:.+}", models.delete),
+]
+
+
+STOPPING: web.AppKey[asyncio.Event] = web.AppKey("stopping", asyncio.Event)
+
+
+async def live(_: web.Request) -> web.Response:
+    """200: the process answers."""
+    return web.json_response({"status": "ok"})
+
+
+async def health(request: web.Request) -> web.Response:
+    """200 when the store answers, 503 when it does not."""
+    await request.app[SERVICE].storage.ping()
+    return web.json_response({"status": "ok"})
+
+
+async def ready(request: web.Request) -> web.Response:
+    """200 when this process should get requests: the store answers, and the process is not about to end."""
+    if request.app[STOPPING].is_set():
+        raise errors.stopping()
+    return await health(request)
+
+
+def create_app(
+    service: Service,
+    *,
+    keys: Mapping[str, str],
+    tokens: Tokens | None = None,
+    required: bool = False,
+    origins: Collection[str] = (),
+    hosts: Collection[str] = (),
+    stopping: asyncio.Event | None = None,
+) -> web.Application:
+    """`keys` maps API keys to projects, in addition to those of the store; `tokens` are of an identity provider. As
+    long as there is nothing of the kind, every program of this machine is project `default`, unless a key is
+    `required`; `hosts` are further names that it may call the service by. `origins` may call from browsers. `stopping`
+    is set when the process is told to end."""
+    stored = StoredKeys(Keys(service.storage, service.clock, service.ids), service.clock)
+    app = web.Application(
+        client_max_size=MAX_BODY,
+        middlewares=[
+            *([middleware.tracing(service.telemetry)] if service.telemetry is not SILENCE else []),
+            middleware.errors_and_ids(),
+            heads.unambiguous(),
+            middleware.preflight(origins),
+            authentication(Callers(stored, keys, tokens, Keyless(hosts, origins), required=required)),
+            *([limiting(service.limits)] if service.limits else []),
+            middleware.dialect_checks(),
+            bodies.announced(),
+        ],
+    )
+    app[SERVICE] = service
+    app[STOPPING] = stopping or asyncio.Event()
+    app[streaming.STREAMS] = set()
+    app.on_response_prepare.append(connections.note)
+    app.on_response_prepare.append(middleware.cors(origins))
+    app.on_shutdown.append(streaming.end_streams)
+    if service.limits:
+        app.on_response_prepare.append(show)
+        app.on_cleanup.append(service.limits.close)
+    app.add_routes(ROUTES)
+    app.add_routes(in_azure(ROUTES))
+    app.router.add_get("/health", health)
+    app.router.add_get("/health/live", live)
+    app.router.add_get("/health/ready", ready)
+    openapi.add_routes(app)
+    return app

@@ -1,0 +1,232 @@
+"""Around every request: its id, the dialect, CORS, and the one place that renders errors."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Collection
+from http import HTTPStatus
+
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+from aiohttp.web_protocol import RequestHandler
+from assistants_service.api.bodies import SpoiledBody, close_uninvited
+from assistants_service.api.connections import SlowBody, body_timer
+from assistants_service.api.dialects import OPENAI, Dialect, dialect_of, is_api
+from assistants_service.api.keyless import allowed
+from assistants_service.api.service import PROJECT, REQUEST_ID
+from assistants_service.core.errors import (
+    ApiError,
+    server_error,
+    storage_full,
+    storage_unavailable,
+    too_slow,
+    undecided,
+    undecodable,
+    unreadable,
+)
+from assistants_service.core.ids import SAFE_ID
+from assistants_service.core.ports import Conflict, Full, StorageUnavailable, Telemetry, Undecided
+from assistants_service.core.resources import encode
+from assistants_service.core.scope import scope, work_on
+from assistants_service.core.state import UnreadableLog
+
+log = logging.getLogger(__name__)
+
+KNOWN_METHODS = ("GET", "POST", "DELETE", "HEAD", "OPTIONS", "PUT", "PATCH")
+LONGEST_PATH = 200  # characters of it in a trace
+IDS = frozenset({"assistant_id", "thread_id", "run_id", "file_id", "upload_id", "vector_store_id", "batch_id"})
+CORS_HEADERS = "authorization,api-key,content-type,openai-beta,last-event-id,if-none-match,idempotency-key,range"
+EXPOSED = "x-request-id,etag,openai-poll-after-ms,content-disposition,content-range"
+
+
+def tracing(telemetry: Telemetry) -> Middleware:
+    """Around all others: a span of the request, in the caller's trace if it sends a traceparent."""
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if request.path.startswith("/health"):  # probes come all the time
+            return await handler(request)
+        resource = request.match_info.route.resource
+        with telemetry.span(
+            "request",
+            trace=request.headers.get("traceparent", ""),
+            method=request.method if request.method in KNOWN_METHODS else "_OTHER",
+            route=resource.canonical if resource else "",
+            path=request.rel_url.raw_path[:LONGEST_PATH],
+            scheme=request.scheme,
+        ) as span:
+            response = await handler(request)
+            span.tell(code=response.status, **scope())
+            if response.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+                span.tell(error=str(response.status))
+            return response
+
+    return middleware
+
+
+def errors_and_ids() -> Middleware:
+    """The outermost middleware. Nothing that a handler raises leaves as anything but the dialect's error envelope."""
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        dialect = dialect_of(request)
+        request_id, begun = f"req_{secrets.token_hex(16)}", time.perf_counter()
+        request[REQUEST_ID] = request_id
+        work_on(lambda: _facts(request))
+        timer = body_timer(request)
+        try:
+            response = await handler(request)
+        except SlowBody:
+            response = render(too_slow(), dialect)
+            response.force_close()
+        except SpoiledBody:
+            response = render(undecodable(), dialect)
+            response.force_close()
+        except (ConnectionResetError, TimeoutError):
+            raise
+        except Exception as error:
+            if request.transport is None and error is request.content.exception():
+                raise ConnectionResetError("the client hung up in its body") from error
+            response = _answer(request, error, dialect)
+        finally:
+            if timer:
+                timer.cancel()
+        took = int((time.perf_counter() - begun) * 1000)
+        log.debug("%s %s: %d after %d ms", request.method, request.path, response.status, took)
+        close_uninvited(request, response)
+        if not response.prepared:
+            response.headers["x-request-id"] = request_id
+            response.headers["openai-version"] = "2020-10-01"
+            response.headers["openai-processing-ms"] = str(took)
+        return response
+
+    return middleware
+
+
+def _facts(request: web.Request) -> dict[str, str]:
+    """For logs and traces. What does not have the shape of an id is left out: a caller could write anything there."""
+    ids = {key: value for key, value in request.match_info.items() if key in IDS and SAFE_ID.fullmatch(value)}
+    return {"request_id": request[REQUEST_ID], "project": request.get(PROJECT, ""), **ids}
+
+
+def _answer(request: web.Request, error: Exception, dialect: Dialect) -> web.StreamResponse:
+    """To what a handler raised. Raises ConnectionResetError, which ends the connection, if an answer has begun: a
+    second head would pass for a part of it."""
+    what = f"{request.method} {request.path}"
+    if request.writer.output_size:
+        log.error("%s broke off after its answer had begun", what, exc_info=error)
+        raise ConnectionResetError("the answer has begun, and cannot become an error") from error
+    match error:
+        case ApiError():
+            return render(error, dialect)
+        case web.HTTPException():
+            return _render_http(request, error, dialect)
+        case Full():
+            log.warning("%s: the store is full: %s", what, error)
+            return render(storage_full(), dialect)
+        case StorageUnavailable():
+            log.warning("%s: the store does not answer: %s", what, error)
+            once = isinstance(error, Undecided) and "Idempotency-Key" not in request.headers
+            return render(undecided() if once else storage_unavailable(), dialect)
+        case UnreadableLog():
+            log.error("%s failed: %s", what, error)
+            return render(unreadable(), dialect)
+        case Conflict():
+            log.warning("%s: too many writers at once", what)
+            return render(storage_unavailable(), dialect)
+        case _:
+            log.error("%s failed", what, exc_info=error)
+            return render(server_error(), dialect)
+
+
+def render(error: ApiError, dialect: Dialect = OPENAI) -> web.Response:
+    body = encode(dialect.body(error))
+    return web.Response(status=error.status, body=body, content_type="application/json", headers=error.headers)
+
+
+def _render_http(request: web.Request, error: web.HTTPException, dialect: Dialect) -> web.StreamResponse:
+    if error.status < 400:
+        return error
+    match error.status:
+        case HTTPStatus.NOT_FOUND:
+            return render(dialect.unknown_path(request), dialect)
+        case HTTPStatus.METHOD_NOT_ALLOWED:
+            message = f"Not allowed to {request.method} on {request.path}. (HINT: Perhaps you meant another method?)"
+        case HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+            message = "The request body is too large: 4 MiB are the limit."
+        case _:
+            message = error.reason
+    allow = {name: value for name, value in error.headers.items() if name == "Allow"}
+    return render(ApiError(message, status=error.status, headers=allow), dialect)
+
+
+def dialect_checks() -> Middleware:
+    """What a dialect asks of every request to a path that is there."""
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if is_api(request) and request.match_info.http_exception is None:
+            dialect_of(request).check(request)
+        return await handler(request)
+
+    return middleware
+
+
+def preflight(origins: Collection[str]) -> Middleware:
+    """Tells browsers what pages of these origins may send; `*` stands for all."""
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if request.method != "OPTIONS" or not allowed(request, origins):
+            return await handler(request)
+        asked = request.headers.get("Access-Control-Request-Headers", CORS_HEADERS)
+        headers = {
+            "Access-Control-Allow-Methods": "GET,POST,DELETE",
+            "Access-Control-Allow-Headers": asked,
+            "Access-Control-Max-Age": "600",
+        }
+        return web.Response(status=204, headers=headers)
+
+    return middleware
+
+
+def cors(origins: Collection[str]) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
+    """A signal before each response, streams included: browsers may show it to pages of these origins."""
+
+    async def signal(request: web.Request, response: web.StreamResponse) -> None:
+        if allowed(request, origins):
+            response.headers["Access-Control-Allow-Origin"] = request.headers["Origin"]
+            response.headers["Access-Control-Expose-Headers"] = EXPOSED
+            response.headers["Vary"] = "Origin"
+
+    return signal
+
+
+def unparsed(
+    protocol: RequestHandler,
+    request: web.BaseRequest,
+    status: int = 500,
+    exc: BaseException | None = None,
+    message: str | None = None,
+) -> web.StreamResponse:
+    """The envelope for what never became a request: the HTTP parser's refusals (headers too long, broken encodings)."""
+    if request.transport is None and isinstance(exc, ConnectionError | None):  # none: of what took too long
+        log.info("%s %s: the client hung up before its answer", request.method, request.path)
+        raise ConnectionResetError("the client hung up") from exc
+    if request.writer.output_size > 0:
+        raise ConnectionError("the answer has begun, and cannot become an error") from exc
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        log.error("a request failed outside of its handler", exc_info=exc)
+        response = render(server_error())
+    else:
+        reason = (message or "it is not HTTP").strip().partition("\n")[0][:200]
+        response = render(ApiError(f"We could not parse your request: {reason}", status=status))
+    response.headers["x-request-id"] = f"req_{secrets.token_hex(16)}"
+    response.force_close()
+    return response
+
+
+# aiohttp has no hook for this: its own answer is plain text.
+RequestHandler.handle_error = unparsed  # type: ignore[method-assign, assignment]

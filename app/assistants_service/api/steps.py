@@ -1,0 +1,34 @@
+"""/v1/threads/{thread_id}/runs/{run_id}/steps."""
+
+from __future__ import annotations
+
+from aiohttp import web
+from assistants_service.api import making
+from assistants_service.api.service import answer, includes_contents, page_query, path_id, service_of
+from assistants_service.core import names
+from assistants_service.core.commands import run_of
+from assistants_service.core.resources import shown
+from msgspec.structs import replace
+
+
+async def list_all(request: web.Request) -> web.Response:
+    service, project = service_of(request)
+    thread_id, run_id = path_id(request, "thread_id", "thread"), path_id(request, "run_id", "run")
+    query = page_query(request)
+    contents = includes_contents(request)
+    state = await service.ledger.read(project, thread_id)
+    held = run_of(state, run_id)
+    making = {held.making.step.id: held.making.step} if held.making else {}
+    page = held.steps.page(query, "run step", making=making)
+    return answer(replace(page, data=tuple(shown(step, contents=contents) for step in page.data)))
+
+
+async def retrieve(request: web.Request) -> web.Response:
+    service, project = service_of(request)
+    thread_id, run_id = path_id(request, "thread_id", "thread"), path_id(request, "run_id", "run")
+    step_id = path_id(request, "step_id", "step")
+    if includes_contents(request):
+        step = run_of(await service.ledger.read(project, thread_id), run_id).steps.get(step_id)
+        if step is not None:
+            return answer(shown(step, contents=True))
+    return await making.fetch(request, names.STEPS, thread_id, run_id, step_id)

@@ -1,0 +1,237 @@
+"""Server-sent events of a run: followed from the store, on any API process, whichever process writes them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterator
+from typing import Any
+
+from aiohttp import web
+from assistants_service.api.service import REQUEST_ID, Service
+from assistants_service.core import frames, names
+from assistants_service.core.commands import run_of
+from assistants_service.core.errors import ApiError
+from assistants_service.core.ports import Mark, StorageUnavailable
+from assistants_service.core.resources import encode
+from assistants_service.core.stream import replay
+
+# One line: an empty line after it would be an event without data for the SDK, which keeps the last `id` for the next.
+HEARTBEAT = b": keep-alive\n"
+HEARTBEAT_EVERY = 15.0  # seconds without an event
+OUTAGE = 60.0  # seconds without an answer of the store, after which a stream ends with an error
+POLL_FAST, POLL_SLOW, POLL_SLOWEST = 0.02, 0.25, 5.0  # seconds between looks at what another process writes
+LOOKS = 200  # a second, of all idle streams of a process: where there are more than 50, each looks more rarely
+POLL_OUTAGE = 1.0  # seconds between looks while the store does not answer
+PIECE = 256 * 1024  # bytes that are held for one reader, and the event that ends there
+_ENDING = re.compile(rb"\nevent: thread\.run\.(?:completed|incomplete|failed|cancelled|expired)\ndata: [^\n]*\n\n")
+_PAUSE = re.compile(
+    rb"\nevent: thread\.run\.(?:requires_action|completed|incomplete|failed|cancelled|expired)\ndata: [^\n]*\n\n"
+)
+
+Source = Callable[[int], Awaitable[bytes | None]]  # from an offset: the next whole events, or None if the run is gone
+STREAMS = web.AppKey("streams", set[asyncio.Task[Any]])
+
+
+def stored(service: Service, project: str, thread_id: str, run_id: str) -> Source:
+    """What was written for clients that asked to stream."""
+    name, mark = names.document(project, thread_id, run_id), Mark(0, 0)
+
+    async def source(offset: int) -> bytes | None:
+        nonlocal mark
+        # With the mark of the last look, the store need not send what has not changed.
+        since, limit = mark if mark.offset == offset else Mark(0, offset), PIECE
+        while tail := await service.storage.read(names.STREAMS, name, since, limit=limit):
+            mark, data = tail.mark, tail.data
+            end = data.rfind(b"\n\n", 0, PIECE)
+            if end < 0:  # so long is one event
+                end = data.find(b"\n\n")
+            if end >= 0 or len(data) < limit:
+                return data[: end + 2]
+            limit *= 8
+        # Not there yet, since the process that creates it died before that and a worker will; or not any more.
+        state = (await service.ledger.look(project, thread_id)).state
+        return None if state.deleted or state.thread is None else b""
+
+    return source
+
+
+def watched(service: Service, project: str, thread_id: str, run_id: str) -> Source:
+    """The events of any run: as they were streamed, or from its thread's log. Should a client ask to stream it later,
+    the stream begins with these very bytes, so that a place in the one is a place in the other."""
+    streamed, log = stored(service, project, thread_id, run_id), names.log(project, thread_id)
+    is_streamed = False
+    idle: tuple[int, Mark] | None = None  # an offset that nothing came after, as of this end of the log
+    told = 0
+    rest: Iterator[bytes] = iter(())  # the events from there on, as the last look found them
+
+    async def source(offset: int) -> bytes | None:
+        nonlocal is_streamed, idle, told, rest
+        if is_streamed:
+            return await streamed(offset)
+        if told == offset and (data := _piece(rest)):
+            told += len(data)
+            return data
+        if idle and idle[0] == offset:
+            # The log's end alone: to fold the thread for each look of each idle watcher costs too much.
+            tail = await service.storage.read(names.THREADS, log, idle[1])
+            if tail and not tail.data and not tail.restarted:
+                return b""
+        view = await service.ledger.look(project, thread_id)
+        if view.state.deleted or view.mark is None:
+            return None
+        held, mark = run_of(view.state, run_id), view.mark
+        if held.stream:
+            found = await streamed(offset)
+            # Nothing even at the start, though the run is over: streams are kept for some days only.
+            is_streamed = found != b"" or held.run.active or bool(await streamed(0))
+            if is_streamed:
+                return found
+        rest = _without(offset, replay(await service.ledger.trail(project, thread_id, run_id)))
+        data = _piece(rest)
+        told, idle = offset + len(data), None if data else (offset, mark)
+        return data
+
+    return source
+
+
+def _without(size: int, events: Iterator[bytes]) -> Iterator[bytes]:
+    """All but the first bytes."""
+    for event in events:
+        if size < len(event):
+            yield event[size:]
+        size = max(size - len(event), 0)
+
+
+def _piece(events: Iterator[bytes]) -> bytes:
+    """The next events: what is held for one reader."""
+    piece: list[bytes] = []
+    size = 0
+    while size < PIECE and (event := next(events, b"")):
+        piece.append(event)
+        size += len(event)
+    return b"".join(piece)
+
+
+async def follow(
+    service: Service,
+    source: Source,
+    topics: list[str],
+    offset: int = 0,
+    *,
+    seen: int = 0,
+    to_the_end: bool = False,
+    watchers: Collection[object] = (),
+) -> AsyncGenerator[bytes, None]:
+    """Whole events from `offset` on, of what came after version `seen` of the thread, until the run has ended (or waits
+    for its client, unless `to_the_end`); empty bytes where a look found nothing. `watchers` are the open streams of
+    this process."""
+    stop, pause, now = (_ENDING if to_the_end else _PAUSE), POLL_FAST, asyncio.get_running_loop().time
+    answered = now()
+    while True:
+        listeners = [service.bell.listen(topic) for topic in topics]
+        try:
+            try:
+                data = await source(offset)
+                answered = now()
+            except StorageUnavailable:
+                if now() - answered > OUTAGE:
+                    yield _error("The storage of this service does not answer. The run goes on.")
+                    return
+                data, pause = b"", POLL_OUTAGE
+            if data is None:
+                yield _error("The thread was deleted.")
+                return
+            if data:
+                start, offset, pause = offset, offset + len(data), POLL_FAST
+                if seen:  # a stream may lag: where it ends now need not be where the news begin
+                    news = (place for place, version, _, _ in frames.parse(data) if version > seen)
+                    if (first := next(news, None)) is None:
+                        continue
+                    data, seen = data[first - start :], 0
+                end = stop.search(data)
+                yield data[: end.end()] if end else data
+                if end:
+                    yield frames.DONE
+                    return
+                continue
+            yield b""
+            done, _ = await asyncio.wait(
+                [listener.future for listener in listeners], timeout=pause, return_when=asyncio.FIRST_COMPLETED
+            )
+            slowest = min(max(POLL_SLOW, len(watchers) / LOOKS), POLL_SLOWEST)
+            pause = POLL_FAST if done else min(pause * 1.5, slowest)
+        finally:
+            for listener in listeners:
+                listener.close()
+
+
+def _error(message: str) -> bytes:
+    """An event that makes the SDKs raise (section 2)."""
+    error = {"message": message, "type": "server_error", "param": None, "code": None}
+    return b"event: error\ndata: " + encode({"error": error}) + b"\n\n"
+
+
+async def over() -> AsyncGenerator[bytes, None]:
+    """What is left of a stream whose last event its reader has."""
+    yield frames.DONE
+
+
+async def start_offset(source: Source, last_event_id: str | None) -> int | None:
+    """Where to go on after the event of this id: at the next one; None if it was the last.
+    Raises ApiError for an id that was never sent."""
+    if not last_event_id:
+        return 0
+    found = re.fullmatch(r"(\d{1,12})\.(\d{1,12})", last_event_id)
+    data = await source(int(found[1])) if found else b""
+    if data is None:
+        return 0  # the thread was deleted: its followers hear so
+    if not found or not data.startswith(f"id: {last_event_id}\n".encode()):
+        shown = last_event_id[:100].encode(errors="replace").decode()
+        message = f"Invalid 'Last-Event-ID': '{shown}' is not the id of an event of this run."
+        raise ApiError(message, param="Last-Event-ID", code="invalid_value")
+    end = data.index(b"\n\n") + 2
+    return None if _ENDING.search(data[:end]) else int(found[1]) + end
+
+
+async def send(request: web.Request, chunks: AsyncGenerator[bytes, None]) -> web.StreamResponse:
+    """Answer with the chunks as they come. A client that goes away ends this, and nothing else."""
+    response = web.StreamResponse(
+        headers={
+            "Content-Type": "text/event-stream; charset=utf-8",
+            "Cache-Control": "no-cache",
+            "X-Accel-Buffering": "no",
+            "x-request-id": request[REQUEST_ID],
+        }
+    )
+    await response.prepare(request)
+    if request.method == "HEAD":
+        return response  # whatever followed would pass for the answer to the next request
+    task, now = asyncio.current_task(), asyncio.get_running_loop().time
+    open_streams, wrote = request.app[STREAMS], now()
+    if task:
+        open_streams.add(task)
+    try:
+        async with contextlib.aclosing(chunks):
+            async for chunk in chunks:
+                if request.transport is None:
+                    break
+                if chunk or now() - wrote >= HEARTBEAT_EVERY:
+                    await response.write(chunk or HEARTBEAT)
+                    wrote = now()
+                    await asyncio.sleep(0)  # what SQLite has and a socket takes at once would hold up everybody else
+        await response.write_eof()
+    except ConnectionError:
+        pass  # the client comes back with Last-Event-ID, or not
+    finally:
+        if task:
+            open_streams.discard(task)
+    return response
+
+
+async def end_streams(app: web.Application) -> None:
+    """At shutdown: clients reconnect elsewhere with Last-Event-ID."""
+    open_streams = app[STREAMS]
+    for task in list(open_streams):
+        task.cancel()

@@ -1,0 +1,52 @@
+"""/v1/threads."""
+
+from __future__ import annotations
+
+import contextlib
+
+from aiohttp import web
+from assistants_service.api import references
+from assistants_service.api.idempotency import reserve
+from assistants_service.api.service import answer, answer_stored, path_id, read_body, service_of
+from assistants_service.core import names
+from assistants_service.core.commands import thread_of
+from assistants_service.core.ports import Conflict
+from assistants_service.core.requests import CreateThread, UpdateThread
+from assistants_service.core.resources import Deleted
+
+
+async def create(request: web.Request) -> web.Response:
+    service, project = service_of(request)
+    body = await read_body(request, CreateThread)
+    reserved = await reserve(request, "thread", body)
+    if reserved.known:
+        return reserved.known
+    body = await service.helpers.for_new_thread(project, reserved.id, body)
+    with contextlib.suppress(Conflict):  # there is such a thread: the same request came before
+        await service.ledger.start(project, reserved.id, service.scribe().create_thread(body, reserved.id))
+    state = await service.ledger.recall(project, reserved.id)
+    return await reserved.keep(answer(thread_of(state, reserved.id)))
+
+
+async def retrieve(request: web.Request) -> web.Response:
+    service, project = service_of(request)
+    thread_id = path_id(request, "thread_id", "thread")
+    return answer_stored(request, await service.ledger.fetch(names.THREADS, project, thread_id))
+
+
+async def update(request: web.Request) -> web.Response:
+    service, project = service_of(request)
+    thread_id = path_id(request, "thread_id", "thread")
+    body, scribe = await read_body(request, UpdateThread), service.scribe()
+    await references.check(service, project, body)
+    changes = await service.ledger.command(project, thread_id, lambda state: scribe.update_thread(state, body))
+    if changes:  # what this request made of it, whatever others do to it by now
+        return answer(changes[-1].object)
+    return answer(thread_of(await service.ledger.recall(project, thread_id), thread_id))
+
+
+async def delete(request: web.Request) -> web.Response:
+    service, project = service_of(request)
+    thread_id = path_id(request, "thread_id", "thread")
+    await service.desk.delete_thread(project, thread_id)
+    return answer(Deleted(id=thread_id, object="thread.deleted"))

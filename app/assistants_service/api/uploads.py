@@ -1,0 +1,51 @@
+"""/v1/uploads: files that come in parts."""
+
+from __future__ import annotations
+
+from aiohttp import web
+from assistants_service.api.form import Form
+from assistants_service.api.idempotency import reserve
+from assistants_service.api.service import answer, read_body, service_of
+from assistants_service.core.errors import no_such_upload
+from assistants_service.core.ids import SAFE_ID
+from assistants_service.core.requests import CompleteUpload, CreateUpload
+
+MAX_PART = 64 * 1024**2  # bytes (section 3.7)
+
+
+def _upload_id(request: web.Request) -> str:
+    upload_id = request.match_info["upload_id"]
+    if not SAFE_ID.fullmatch(upload_id):
+        raise no_such_upload(upload_id[:200])
+    return upload_id
+
+
+async def create(request: web.Request) -> web.Response:
+    service, project = service_of(request)
+    body = await read_body(request, CreateUpload)
+    reserved = await reserve(request, "upload")
+    if reserved.known:
+        return reserved.known
+    return await reserved.keep(answer(await service.uploads.create(project, reserved.id, body)))
+
+
+async def add_part(request: web.Request) -> web.Response:
+    """Takes no Idempotency-Key: a part that is sent again is another one, which stays unnamed. One that has more bytes
+    than its upload was created for could never be named: it is refused while it comes."""
+    service, project = service_of(request)
+    held = await service.uploads.pending(project, _upload_id(request))
+    form = Form(request, "data", limit=min(MAX_PART, held.upload.bytes))
+    await form.begin()
+    return answer(await service.uploads.add_part(project, held, form.chunks()))
+
+
+async def complete(request: web.Request) -> web.Response:
+    service, project = service_of(request)
+    upload_id = _upload_id(request)
+    body = await read_body(request, CompleteUpload)
+    return answer(await service.uploads.complete(project, upload_id, body))
+
+
+async def cancel(request: web.Request) -> web.Response:
+    service, project = service_of(request)
+    return answer(await service.uploads.cancel(project, _upload_id(request)))

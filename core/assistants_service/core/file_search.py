@@ -1,0 +1,184 @@
+"""The `file_search` tool: how a model is offered it, what it asks for, and how it is told what was found.
+
+The model sees a function. Each result comes with a marker, 【4:0†report.pdf】, by which an answer cites it
+(core/citations.py). The first number is the search's own in its thread, the second counts the results of a step.
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+from msgspec import UNSET
+
+from assistants_service.core.resources import (
+    FileSearchResult,
+    FileSearchTool,
+    FileSearchToolCall,
+    FunctionTool,
+    RankingOptions,
+    Run,
+    Step,
+    TextContent,
+    ToolCalls,
+)
+
+if TYPE_CHECKING:
+    from assistants_service.core.stores.search import Found
+
+NAME: Final = "file_search"
+DESCRIPTION: Final = (
+    "Searches the files that the user has provided, and returns the passages that match best. Use it for every question"
+    " that these files may answer, before you answer. Each passage comes with a marker such as 【4:0†report.pdf】. When"
+    " a statement of your answer rests on a passage, copy the passage's marker unchanged, right behind the statement."
+    " Never make up a marker. If the passages do not answer the question, search again in other words, or say so."
+)
+PARAMETERS: Final[Mapping[str, Any]] = {
+    "type": "object",
+    "properties": {
+        "queries": {
+            "type": "array",
+            "items": {"type": "string"},
+            "description": "Up to 5 queries. Each is a question or a phrase that makes sense without the conversation.",
+        }
+    },
+    "required": ["queries"],
+}
+MOST_QUERIES: Final = 5
+LONGEST_QUERY: Final = 4_096  # characters
+MOST_RESULTS, MOST_RESULTS_GPT_35 = 20, 5  # by default (published document)
+MOST_TOKENS: Final = 16_000  # of the passages that a model gets for the searches of a turn (the vendor's guide)
+WINDOW_SHARE: Final = 0.25  # of its window, at most,
+RUN_SHARE: Final = 0.5  # and of all searches of a run together
+
+Count = Callable[[str], int]  # tokens of a text
+
+
+def stores_of(run: Run) -> tuple[str, ...]:
+    """The vector stores that the run searches: its assistant's and its thread's, as they were when it was created."""
+    return tuple((run.tool_resources.get("file_search") or {}).get("vector_store_ids") or ())
+
+
+def name_for(run: Run) -> str | None:
+    """What the function is called that the model is offered: `file_search`, unless the assistant has a function of that
+    name. None: it is not offered, as the run lacks the tool, or a store to search."""
+    if _tool(run) is None or not stores_of(run):
+        return None
+    taken = {tool.function.name for tool in run.tools if isinstance(tool, FunctionTool)}
+    numbered = (f"{NAME}_{number}" for number in itertools.count(2))
+    return next(name for name in itertools.chain([NAME], numbered) if name not in taken)
+
+
+def definition(name: str) -> Mapping[str, Any]:
+    return {"name": name, "description": DESCRIPTION, "parameters": PARAMETERS}
+
+
+def _tool(run: Run) -> FileSearchTool | None:
+    return next((tool for tool in run.tools if isinstance(tool, FileSearchTool)), None)
+
+
+def _options(run: Run) -> Mapping[str, Any]:
+    tool = _tool(run)
+    return tool.file_search if tool and tool.file_search is not UNSET else {}
+
+
+def ranking_of(run: Run) -> RankingOptions:
+    given = _options(run).get("ranking_options") or {}
+    return RankingOptions(**{key: given[key] for key in ("ranker", "score_threshold") if given.get(key) is not None})
+
+
+def weights_of(run: Run) -> Mapping[str, float] | None:
+    """What core.requests.HybridSearch asks for, if the run has it."""
+    return (_options(run).get("ranking_options") or {}).get("hybrid_search")
+
+
+def most_results(run: Run) -> int:
+    default = MOST_RESULTS_GPT_35 if run.model.rpartition("/")[2].startswith("gpt-3.5") else MOST_RESULTS
+    return _options(run).get("max_num_results") or default
+
+
+def room(steps: Iterable[Step], window: int, count: Count) -> int:
+    """How many tokens of passages a model with this window may still get for the searches of a turn, after what it got
+    in these steps of the run. Passages stay in the prompt until the run ends."""
+    results = (result for step in steps for _, found in found_by(step) for _, result in found)
+    used = sum(count(text) for result in results for text in _texts(result))
+    return max(0, min(MOST_TOKENS, int(window * WINDOW_SHARE), int(window * RUN_SHARE) - used))
+
+
+def queries_of(arguments: str) -> list[str]:
+    """What the model wants to search for. Raises ValueError, in words for the model."""
+    try:
+        given = msgspec.json.decode(arguments or "{}", type=dict[str, Any])
+    except msgspec.MsgspecError as error:
+        raise ValueError(f"the arguments are no JSON object: {error}") from None
+    queries = given.get("queries", given.get("query"))  # some models know better
+    queries = [queries] if isinstance(queries, str) else queries
+    if not isinstance(queries, list) or not all(isinstance(query, str) for query in queries):
+        raise ValueError("`queries` is no array of strings")
+    found = [query.strip()[:LONGEST_QUERY] for query in queries if query.strip()]
+    if not found:
+        raise ValueError("`queries` is empty")
+    return found[:MOST_QUERIES]
+
+
+def results_of(found: Sequence[Found], tokens: int, count: Count) -> tuple[FileSearchResult, ...]:
+    """What was found, best first, as far as its passages have so many tokens; of the first, as much as fits."""
+    kept: list[FileSearchResult] = []
+    for each in found:
+        text = each.text
+        if (cost := count(text)) > tokens:
+            if kept:
+                break
+            text = _beginning(text, tokens, count)
+        kept.append(
+            FileSearchResult(
+                file_id=each.file_id,
+                file_name=each.filename,
+                score=each.score,
+                attributes=each.attributes,
+                content=(TextContent(text=text),),
+            )
+        )
+        tokens = max(0, tokens - cost)
+    return tuple(kept)
+
+
+def _beginning(text: str, tokens: int, count: Count) -> str:
+    """As much of the text as has so many tokens."""
+    return text[: bisect.bisect_right(range(len(text)), tokens, key=lambda end: count(text[:end])) - 1]
+
+
+Place = tuple[int, int]  # the numbers of a marker
+
+
+def found_by(step: Step) -> Iterator[tuple[FileSearchToolCall, list[tuple[Place, FileSearchResult]]]]:
+    """The searches of a step, each with its results and the places by which these are cited."""
+    first = 0
+    for call in step.step_details.tool_calls if isinstance(step.step_details, ToolCalls) else ():
+        if isinstance(call, FileSearchToolCall):
+            results = call.file_search.results
+            yield call, [((call.asked.number, place), result) for place, result in enumerate(results, first)]
+            first += len(results)
+
+
+def marker(place: Place, result: FileSearchResult) -> str:
+    return f"【{place[0]}:{place[1]}†{plain_name(result.file_name)}】"
+
+
+def plain_name(name: str) -> str:
+    """A file's name, as it can stand in a marker."""
+    return "".join(" " if character in "【】†\n\r" else character for character in name)
+
+
+def told(call: FileSearchToolCall, found: Sequence[tuple[Place, FileSearchResult]]) -> str:
+    """The output of the function, as the model reads it."""
+    passages = ["\n".join([marker(place, result), *_texts(result)]) for place, result in found]
+    note = [call.asked.told] if call.asked.told else []
+    return "\n\n".join([*passages, *note]) or "Nothing was found."
+
+
+def _texts(result: FileSearchResult) -> list[str]:
+    return [] if result.content is UNSET else [part.text for part in result.content]

@@ -1,0 +1,204 @@
+"""What was in flight goes on where the queue that knew of it is lost: a restore brings back none, for one. What was
+being removed is in flight, too.
+
+The truth tells what there is to do; of what a removal has left, its name does. What a worker had claimed by an item
+that is lost is released, and then a new item is sent. A crash in between is made up for by doing it all again, which
+harms nothing, nor does it beside workers that live: one whose claim is released loses what it has begun, and an item
+without work is dropped.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final
+
+from assistants_service.core import events as e
+from assistants_service.core import names
+from assistants_service.core.fanout import fan_out
+from assistants_service.core.files import decode_file
+from assistants_service.core.fold import ThreadState
+from assistants_service.core.ports import Clock, Storage, StorageUnavailable, Stored
+from assistants_service.core.state import UnreadableLog
+from assistants_service.core.stores.fold import StoreState
+from assistants_service.core.stores.ledger import Stores
+from assistants_service.core.threads import Threads
+from assistants_service.core.work import (
+    AdvanceRun,
+    PurgeFile,
+    PurgeStore,
+    PurgeThread,
+    TendStore,
+    TidyFile,
+    TidyStore,
+    TidyUpload,
+    WorkItem,
+    to_body,
+)
+
+log = logging.getLogger(__name__)
+
+PAGE: Final = 100  # documents of one look
+NAMES: Final = 1_000  # names of one look
+TAKEN: Final = "resumed/1"  # the delivery, of no item, that what belonged to lost items belongs to
+
+
+@dataclass(frozen=True, slots=True)
+class Resumption:
+    """`rung` counts the work items that were sent, by their kinds. `unreadable` are container and name of what cannot
+    be read, of which nothing goes on."""
+
+    storage: Storage
+    threads: Threads
+    stores: Stores
+    clock: Clock
+    rung: Counter[str] = field(default_factory=Counter)
+    unreadable: list[str] = field(default_factory=list)
+
+    async def run(self) -> None:
+        """In all projects. Reads every log. Raises StorageUnavailable; then it can be done again."""
+        known: set[str] = set()
+        for container, resume in ((names.THREADS, self._thread), (names.STORE_LOGS, self._store)):
+            logs = await self.storage.logs(container)
+            known.update(name.removesuffix(".log") for name in logs)
+            await fan_out(partial(self._log, container, resume), logs)
+        for container, ring in (
+            (names.FILES, self._file),
+            (names.UPLOADS, self._upload),
+            (names.FILE_STORES, self._note),
+        ):
+            async for some in self._pages(container):
+                await fan_out(partial(self._document, container, ring), some)
+        async for contents in self._names(names.CONTENTS):
+            await fan_out(self._content, contents)
+        for container in (names.THREADS, names.SNAPSHOTS):
+            async for some_names in self._names(container):
+                await fan_out(self._purge, sorted({*map(_log_of, some_names)} - known))
+
+    async def _log(self, container: str, resume: Callable[[str, str], Awaitable[None]], name: str) -> None:
+        project, _, log_id = name.removesuffix(".log").partition("/")
+        await self._try(f"{container}/{name}", resume(project, log_id))
+
+    async def _document(self, container: str, ring: Callable[[Stored], Awaitable[None]], stored: Stored) -> None:
+        await self._try(f"{container}/{stored.name}", ring(stored))
+
+    async def _try(self, what: str, going_on: Awaitable[None]) -> None:
+        """One that cannot be read keeps no other from going on."""
+        try:
+            await going_on
+        except StorageUnavailable:
+            raise
+        except Exception as error:
+            why = error if isinstance(error, UnreadableLog) else type(error).__name__  # others may quote content
+            log.error("nothing of %s goes on: %s", what, why)
+            self.unreadable.append(what)
+
+    # -- logs ------------------------------------------------------------------------------------------------------
+
+    async def _thread(self, project: str, thread_id: str) -> None:
+        state, now = (await self.threads.look(project, thread_id)).state, self.clock.now()
+        if state.deleted:
+            await self._send(PurgeThread(project=project, thread_id=thread_id, sent_at=now))
+        if state.deleted or state.active_run is None:
+            return
+        run_id = state.active_run.id
+        await self.threads.commit(project, thread_id, partial(_released_run, run_id))
+        await self._send(AdvanceRun(project=project, thread_id=thread_id, run_id=run_id, sent_at=now))
+
+    async def _store(self, project: str, store_id: str) -> None:
+        state, now = (await self.stores.look(project, store_id)).state, self.clock.now()
+        if state.deleted:
+            await self._send(PurgeStore(project=project, store_id=store_id, sent_at=now))
+        if not state.known or state.store is None:
+            return
+        if state.store.expires_at is not None and state.store.status != "expired":
+            await self._send(TidyStore(project=project, store_id=store_id, sent_at=now))
+        if state.waiting or state.loose:
+            await self.stores.commit(project, store_id, _released_files)
+            await self._drop_unowned(project, store_id)
+            await self._send(TendStore(project=project, store_id=store_id, sent_at=now))
+        await self.stores.project(project, store_id, "")  # by its document it is listed: the copy may have an old one
+
+    async def _drop_unowned(self, project: str, store_id: str) -> None:
+        """Segments that only the holder of a lost item would remove: first their claims are void, then the blobs go,
+        then their names."""
+        state = await self.stores.recall(project, store_id)
+        unowned = tuple(name for name, item in state.loose.items() if item == TAKEN)
+        if unowned and state.known:
+            await self.stores.index.drop(names.document(project, store_id), unowned)
+            dropped = [e.SegmentsDropped(names=unowned)]
+            await self.stores.commit(project, store_id, lambda state: dropped if state.known else ())
+
+    # -- documents -------------------------------------------------------------------------------------------------
+
+    async def _file(self, stored: Stored) -> None:
+        project, _, file_id = stored.name.partition("/")
+        if decode_file(stored.body).expires_at is not None:
+            await self._send(TidyFile(project=project, file_id=file_id, sent_at=self.clock.now()))
+
+    async def _upload(self, stored: Stored) -> None:
+        project, _, upload_id = stored.name.partition("/")
+        await self._send(TidyUpload(project=project, upload_id=upload_id, sent_at=self.clock.now()))
+
+    async def _note(self, stored: Stored) -> None:
+        """A file that was deleted is to leave the stores that hold it."""
+        project, file_id, _ = stored.name.split("/")
+        if await self.storage.get(names.FILES, names.document(project, file_id)) is None:
+            await self._send(PurgeFile(project=project, file_id=file_id, sent_at=self.clock.now()))
+
+    # -- what no log and no document tells of any more -------------------------------------------------------------
+
+    async def _content(self, name: str) -> None:
+        """Bytes of a file that was deleted, or that never came to be: the worker removes them in a day, in which one
+        that is still coming may come."""
+        if await self.storage.get(names.FILES, name) is None:
+            project, _, file_id = name.partition("/")
+            await self._send(TidyFile(project=project, file_id=file_id, sent_at=self.clock.now()))
+
+    async def _purge(self, name: str) -> None:
+        """Tombstones and snapshots that a purge has left, which got as far as the log."""
+        (project, _, log_id), now = name.partition("/"), self.clock.now()
+        if log_id.startswith("vs_"):
+            await self._send(PurgeStore(project=project, store_id=log_id, sent_at=now))
+        else:
+            await self._send(PurgeThread(project=project, thread_id=log_id, sent_at=now))
+
+    async def _names(self, container: str) -> AsyncIterator[Sequence[str]]:
+        after = None
+        while found := await self.storage.list_names(container, after=after, limit=NAMES):
+            yield found
+            after = found[-1]
+
+    async def _pages(self, container: str) -> AsyncIterator[Sequence[Stored]]:
+        after, newest_first = None, container == names.FILES  # as the engines keep them
+        while page := await self.storage.page(container, "", after=after, limit=PAGE, newest_first=newest_first):
+            yield page
+            after = page[-1].name
+
+    async def _send(self, item: WorkItem) -> None:
+        await self.storage.send(to_body(item))
+        self.rung[str(item.__struct_config__.tag)] += 1
+
+
+def _released_run(run_id: str, state: ThreadState) -> Sequence[e.Event]:
+    held = state.runs.get(run_id)
+    return [e.RunQueued(run_id=run_id)] if held and held.run.status == "in_progress" and not state.deleted else ()
+
+
+def _released_files(state: StoreState) -> Sequence[e.Event]:
+    if not state.known:
+        return ()
+    claimed = [held for held in map(state.files.__getitem__, state.waiting) if held.item]
+    released: list[e.Event] = [e.FileReleased(file_id=held.id) for held in claimed]
+    sources = {held.source for held in claimed}
+    others = tuple(name for name, item in state.loose.items() if item not in ("", TAKEN) and name not in sources)
+    return [*released, e.ItemTakenOver(names=others, item=TAKEN)] if others else released
+
+
+def _log_of(name: str) -> str:
+    """Project and id of the log that a name is of: its own, or that of its document, a generation or a snapshot."""
+    folder, _, last = name.rpartition("/")
+    return f"{folder}/{last.partition('.')[0]}"

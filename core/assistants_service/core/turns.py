@@ -1,0 +1,46 @@
+"""A message as a turn of the conversation that a model is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from assistants_service.core.ports import Content, Image, Turn
+from assistants_service.core.resources import ImageFilePart, ImageUrlPart, Message, Part, RefusalPart, TextPart
+
+IMAGE_FILE = "file:"  # instead of an image's URL: the id of a file follows
+
+
+def turn_of(message: Message) -> Turn:
+    parts = [_part(part) for part in message.content]
+    if message.role != "user":  # no provider takes images that an assistant has said
+        parts = [_named(part) if isinstance(part, Image) else part for part in parts]
+    return Turn(role=message.role, content=content_of(parts))
+
+
+def _part(part: Part) -> str | Image:
+    match part:
+        case TextPart(text=text):
+            return text.value
+        case RefusalPart(refusal=refusal):
+            return refusal
+        case ImageUrlPart(image_url=image):
+            return Image(image.url, image.detail)
+        case ImageFilePart(image_file=file):
+            return Image(IMAGE_FILE + file.file_id, file.detail)
+
+
+def _named(image: Image) -> str:
+    """A note in the place of an image. The data of a data: URL would be many words that say nothing."""
+    return f"[image {image.url.removeprefix(IMAGE_FILE).partition(',')[0]}]"
+
+
+def content_of(parts: Iterable[str | Image]) -> Content:
+    """Texts that follow each other are lines of one text; that alone is the content if there is no image."""
+    merged: list[str | Image] = []
+    for part in parts:
+        last = merged[-1] if merged else None
+        if isinstance(part, str) and isinstance(last, str):
+            merged[-1] = f"{last}\n{part}"
+        else:
+            merged.append(part)
+    return tuple(merged) if any(isinstance(part, Image) for part in merged) else "".join(map(str, merged))

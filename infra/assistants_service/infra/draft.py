@@ -1,0 +1,203 @@
+"""A model's reply while it is made: pieces go to `deltas` as they come, the whole comes out at the end."""
+
+from __future__ import annotations
+
+import secrets
+import string
+from collections.abc import Callable
+from typing import Final
+
+from assistants_service.core.ports import Deltas, Reply, Tokens, ToolCall
+
+_ID_LETTERS: Final = string.ascii_letters + string.digits
+MOST: Final = 4 * 1024 * 1024 - 64 * 1024  # bytes of all texts and arguments: a commit has room for them
+
+
+# What brings nothing to the answer: thoughts, and empty events. A model that says 128,000 tokens thinks no more.
+MOST_SILENT: Final = 64 * 1024 * 1024  # bytes of events
+MOST_SILENT_EVENTS: Final = 250_000
+
+
+class TooMuch(Exception):
+    """The answer is longer than what can be stored: there is no use in the rest."""
+
+
+class TooSilent(TooMuch):
+    """A stream brings thoughts or empty events, and does not come to an answer."""
+
+
+def new_call_id() -> str:
+    """For providers that give their calls no id: tool outputs are matched to calls by it. Nine letters and digits, as
+    Mistral's models insist on, and no other minds (github.com/HKUDS/nanobot/pull/1293)."""
+    return "".join(secrets.choice(_ID_LETTERS) for _ in range(9))
+
+
+class Pieces:
+    """A text in pieces, of which one may end with the first half of a surrogate pair, and the next begin with the
+    other. Half a pair without its other half is no character: it cannot be stored, and U+FFFD takes its place."""
+
+    def __init__(self) -> None:
+        self.whole: list[str] = []
+        self._half = ""
+
+    def add(self, value: str) -> str:
+        """What there is to tell of it now."""
+        value, self._half = self._half + value, ""
+        if value[-1:] and "\ud800" <= value[-1] <= "\udbff":
+            value, self._half = value[:-1], value[-1]
+        return self._keep(clean(value))
+
+    def end(self) -> str:
+        half, self._half = self._half, ""
+        return self._keep("\ufffd" if half else "")
+
+    def _keep(self, value: str) -> str:
+        if value:
+            self.whole.append(value)
+        return value
+
+    def __bool__(self) -> bool:
+        return bool(self.whole)
+
+    def __str__(self) -> str:
+        return "".join(self.whole)
+
+
+def clean(text: str) -> str:
+    """With surrogate pairs as the characters that they are, and U+FFFD for halves."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
+
+
+class Held:
+    """Deltas of a reply that has to call a function. What the model says before waits for the call: if it only says
+    something, the provider has ignored what was forced, and is asked in another way."""
+
+    def __init__(self, deltas: Deltas) -> None:
+        self._deltas = deltas
+        self._waiting: list[tuple[Callable[[str], None], str]] = []
+        self._released = False
+
+    def text(self, value: str) -> None:
+        self._tell(self._deltas.text, value)
+
+    def refusal(self, value: str) -> None:
+        self._tell(self._deltas.refusal, value)
+
+    def call(self, index: int, call_id: str, name: str, arguments: str) -> None:
+        self.release()
+        self._deltas.call(index, call_id, name, arguments)
+
+    def restart(self) -> bool:
+        self._waiting = []
+        return self._deltas.restart()
+
+    def release(self) -> None:
+        waiting, self._waiting, self._released = self._waiting, [], True
+        for tell, value in waiting:
+            tell(value)
+
+    def _tell(self, tell: Callable[[str], None], value: str) -> None:
+        if self._released:
+            tell(value)
+        else:
+            self._waiting.append((tell, value))
+
+
+class Draft:
+    """`most` is in bytes. Raises TooMuch where more would come."""
+
+    def __init__(self, deltas: Deltas | None, most: int = MOST) -> None:
+        self._deltas, self._left = deltas, most
+        self._told_left, self._silent, self._silent_events = most, 0, 0
+        self._text, self._refusal = Pieces(), Pieces()
+        self._calls: list[tuple[str, str, Pieces]] = []
+
+    @property
+    def calls(self) -> list[str]:
+        """Their ids."""
+        return [call_id for call_id, _, _ in self._calls]
+
+    @property
+    def empty(self) -> bool:
+        return not (self._text or self._refusal or self._calls)
+
+    def text(self, value: str) -> None:
+        self._weigh(value)
+        self._tell_text(self._text.add(value))
+
+    def refusal(self, value: str) -> None:
+        self._weigh(value)
+        self._tell_refusal(self._refusal.add(value))
+
+    def call(self, call_id: str, name: str, arguments: str = "") -> int:
+        """Begin a function call; `arguments` are its first part, or all of them. Returns its index."""
+        if not name:
+            raise ValueError("the model called a function without a name")
+        if not call_id or any(call_id == known for known, _, _ in self._calls):
+            call_id = new_call_id()
+        self._weigh(call_id + name + arguments)
+        call_id, name, pieces = clean(call_id), clean(name), Pieces()
+        self._calls.append((call_id, name, pieces))
+        index = len(self._calls) - 1
+        if self._deltas is not None:
+            self._deltas.call(index, call_id, name, pieces.add(arguments))
+        else:
+            pieces.add(arguments)
+        return index
+
+    def extend(self, index: int, arguments: str) -> None:
+        """More arguments of a call. Id and name were told with its first fragment and are empty from here on."""
+        self._weigh(arguments)
+        self._tell_arguments(index, self._calls[index][2].add(arguments))
+
+    def complete(self, index: int, arguments: str) -> None:
+        """All arguments of a call, of which some or none have come in pieces. What listeners have seen stays."""
+        so_far = str(self._calls[index][2])
+        if arguments.startswith(so_far):
+            self.extend(index, arguments[len(so_far) :])
+
+    def event(self, size: int) -> None:
+        """After each event of a stream, with its bytes. Raises TooSilent after too many that brought nothing."""
+        if self._left < self._told_left:
+            self._told_left = self._left
+            return
+        self._silent += size
+        self._silent_events += 1
+        if self._silent > MOST_SILENT or self._silent_events > MOST_SILENT_EVENTS:
+            raise TooSilent
+
+    def reply(self, finish: str, tokens: Tokens) -> Reply:
+        """The whole. `finish` is stop, length or content_filter; a stop with calls is `tool_calls`.
+
+        Many servers finish with `stop` although they call a function, OpenAI's among them when the call was forced.
+        """
+        self._tell_text(self._text.end())
+        self._tell_refusal(self._refusal.end())
+        for index, (_, _, pieces) in enumerate(self._calls):
+            self._tell_arguments(index, pieces.end())
+            if finish == "stop" and not pieces:
+                self.extend(index, "{}")  # no arguments: the wire's clients parse them, so they have to be JSON
+        calls = tuple(ToolCall(call_id, name, str(pieces)) for call_id, name, pieces in self._calls)
+        finish = "tool_calls" if calls and finish == "stop" else finish
+        return Reply(str(self._text), str(self._refusal), calls, finish, tokens)
+
+    def _weigh(self, value: str) -> None:
+        self._left -= len(value.encode(errors="surrogatepass"))
+        if self._left < 0:
+            raise TooMuch
+
+    def _tell_text(self, value: str) -> None:
+        if value and self._deltas is not None:
+            self._deltas.text(value)
+
+    def _tell_refusal(self, value: str) -> None:
+        if value and self._deltas is not None:
+            self._deltas.refusal(value)
+
+    def _tell_arguments(self, index: int, value: str) -> None:
+        if value and self._deltas is not None:
+            self._deltas.call(index, "", "", value)

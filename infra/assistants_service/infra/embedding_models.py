@@ -1,0 +1,57 @@
+"""What embedding models want to be told, and how much their cosines say: by the families of their names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from assistants_service.core.ports import Kind
+from assistants_service.core.search.ranking import HYBRID, Weights
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """How a text is sent: behind `prefix`, and with these fields of the request beside it."""
+
+    prefix: str = ""
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Manners:
+    """`weights` are those of a hybrid search that asks for none."""
+
+    query: Input = Input()
+    passage: Input = Input()
+    weights: Weights = HYBRID
+
+    def of(self, kind: Kind) -> Input:
+        return self.query if kind == "query" else self.passage
+
+
+# Cosines of E5 lie between .7 and 1 (FAQ of its model card; measured between .71 and .83), and so do those of ada-002,
+# and of the first BGE (.6 to 1, its README): what tells passages apart is a fifth of their range.
+_NARROW: Final = Weights(vector=0.8, words=0.2)
+_INSTRUCT: Final = "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:"
+_REPRESENT: Final = "Represent this sentence for searching relevant passages: "
+# By the cards of the models; the first that fits. What a family does not say is as of any other model.
+_FAMILIES: Final = (
+    (r"e5-.*instruct|e5-mistral", Manners(Input(f"{_INSTRUCT} "), weights=_NARROW)),
+    (r"\be5\b", Manners(Input("query: "), Input("passage: "), _NARROW)),
+    (r"nomic-embed", Manners(Input("search_query: "), Input("search_document: "))),
+    (r"embeddinggemma", Manners(Input("task: search result | query: "), Input("title: none | text: "))),
+    (r"qwen3-embedding", Manners(Input(_INSTRUCT))),
+    (r"arctic-embed.*(2\.0|2:|-v2)|arctic-embed2", Manners(Input("query: "))),
+    (r"arctic-embed|mxbai-embed-large", Manners(Input(_REPRESENT))),
+    (r"\bbge-(small|base|large)-en-v1\.5", Manners(Input(_REPRESENT))),
+    (r"\bbge-(small|base|large)-en", Manners(Input(_REPRESENT), weights=_NARROW)),
+    (r"text-embedding-ada-002", Manners(weights=_NARROW)),
+)
+
+
+def manners_of(model: str) -> Manners:
+    """Of a model by its name, whatever provider and folder stand before it."""
+    name = model.lower().replace("_", "-")
+    return next((manners for pattern, manners in _FAMILIES if re.search(pattern, name)), Manners())

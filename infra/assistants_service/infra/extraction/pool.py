@@ -1,0 +1,181 @@
+"""Readers: a few warm processes, each of which reads one file at a time and is killed when it breaks a limit."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from assistants_service.core.ports import Chunk, Chunking, Unreadable
+from assistants_service.infra.extraction.reader import FAULT, Answer, Request
+
+logger = logging.getLogger(__name__)
+
+MOST_ANSWER: Final = 256 * 1024**2  # bytes; of what a reader may say at most, this is twice
+IDLE: Final = 60.0  # seconds after which a reader that has nothing to do is let go
+# Of the environment: what Python may need to start, and where it may write until it reads files; no secrets.
+_INHERITED: Final = ("LD_LIBRARY_PATH", "SYSTEMROOT", "TMPDIR", "TEMP", "TMP")
+_LAST_BREATH: Final = 5.0  # seconds for a process to end that is about to
+_FROM_OUTSIDE: Final = (-signal.SIGKILL, -signal.SIGTERM)  # ends that no file brings about
+# Isolated from its surroundings (-I), but with the modules of this process, wherever a platform puts them.
+_PROGRAM: Final = (
+    "import sys; sys.path[:] = sys.argv.pop().split('\\n'); "
+    "from assistants_service.infra.extraction.reader import main; main()"
+)
+_ENVIRONMENT: Final = {  # one thread each: the pool is what runs at once
+    "LANG": "C.UTF-8",
+    "MALLOC_ARENA_MAX": "2",
+    "RAYON_NUM_THREADS": "1",
+    "TOKIO_WORKER_THREADS": "1",
+}
+
+
+class _Reader:
+    """One process. After an exception or a cancellation in `ask`, the caller has to `kill` it."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+        self.retiring: asyncio.TimerHandle | None = None
+
+    @classmethod
+    async def start(cls, memory: int, timeout: float) -> _Reader:
+        """`memory` in MiB, `timeout` in seconds. Raises OSError."""
+        modules = "\n".join(str(Path(entry).absolute()) for entry in sys.path)
+        environment = {name: os.environ[name] for name in _INHERITED if name in os.environ}
+        return cls(
+            await asyncio.create_subprocess_exec(
+                *(sys.executable, "-I", "-c", _PROGRAM, str(memory), str(int(timeout) + 1), modules),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=None,  # the service's own, until the process is ready to read
+                env=environment | _ENVIRONMENT,
+                cwd="/",
+                start_new_session=True,  # Ctrl-C is for the parent
+            )
+        )
+
+    async def ask(self, request: Request) -> Answer:
+        """Raises EOFError or OSError if the process ended, ValueError if it says what no reader says."""
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin  # noqa: S101
+        assert stdout  # noqa: S101
+        body = msgspec.msgpack.encode(request)
+        stdin.write(len(body).to_bytes(4) + body)
+        await stdin.drain()
+        size = int.from_bytes(await stdout.readexactly(4))
+        if size > MOST_ANSWER:
+            raise ValueError("an answer that is too long")
+        return msgspec.msgpack.decode(await stdout.readexactly(size), type=Answer)
+
+    async def end(self) -> int:
+        """Of a process that has closed its side: the exit code. A kill meanwhile would race asyncio for the code."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_BREATH):
+                await self._process.wait()
+        return await self.kill()
+
+    async def kill(self) -> int:
+        """The exit code; -SIGKILL also of a process that the system does not end in time."""
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)  # with what it started, which may hold its pipes open
+        try:
+            async with asyncio.timeout(_LAST_BREATH):
+                await self._process.communicate()
+        except TimeoutError:
+            logger.error("The process %d, which reads files, was killed and does not end", self._process.pid)
+        code = self._process.returncode
+        return -signal.SIGKILL if code is None else code
+
+    @property
+    def ended(self) -> bool:
+        return self._process.returncode is not None
+
+
+class ReaderPool:
+    """Text and chunks of files (core.ports.Extraction), `processes` at once.
+
+    `memory` is in MiB, for each process beyond what it needs itself; `timeout` in seconds, for each file. Neither hurts
+    another file than the one that asks for more.
+    """
+
+    def __init__(self, *, processes: int = 2, memory: int = 1024, timeout: float = 60) -> None:
+        self._turns = asyncio.Semaphore(processes)
+        self._memory, self._timeout = memory, timeout
+        self._idle: list[_Reader] = []
+        self._retired: set[asyncio.Task[int]] = set()
+
+    async def chunks(self, path: Path, filename: str, chunking: Chunking) -> Sequence[Chunk]:
+        async with self._turns:
+            answer = await self._read(Request(str(path.absolute()), filename, chunking.size, chunking.overlap))
+        if answer.fault:
+            logger.warning("The library that reads files failed: %s", answer.fault)
+        if answer.code:
+            raise Unreadable(answer.code, answer.message)
+        return [Chunk(answer.text[start:end], start, tokens) for start, end, tokens in answer.spans]
+
+    async def close(self) -> None:
+        idle, self._idle = self._idle, []
+        for reader in idle:
+            self._retire(reader)
+        await asyncio.gather(*self._retired)
+
+    async def _read(self, request: Request) -> Answer:
+        try:
+            reader = await self._take()
+        except OSError as error:
+            logger.warning("No process to read files could be started: %s", error)
+            raise Unreadable("server_error", "No process to read files could be started.") from error
+        try:
+            async with asyncio.timeout(self._timeout):
+                answer = await reader.ask(request)
+        except TimeoutError:
+            await reader.kill()
+            raise Unreadable("invalid_file", f"Reading the file takes more than {self._timeout:g} seconds.") from None
+        except (EOFError, OSError, ValueError) as error:
+            raise self._broken(await reader.end(), error) from None
+        except BaseException:
+            await asyncio.shield(self._kill(reader))
+            raise
+        self._idle.append(reader)
+        reader.retiring = asyncio.get_running_loop().call_later(IDLE, self._retire, reader)
+        return answer
+
+    async def _take(self) -> _Reader:
+        while self._idle:
+            reader = self._idle.pop()
+            assert reader.retiring  # noqa: S101
+            reader.retiring.cancel()
+            if not reader.ended:
+                return reader
+        return await _Reader.start(self._memory, self._timeout)
+
+    def _retire(self, reader: _Reader) -> None:
+        if reader in self._idle:
+            self._idle.remove(reader)
+        if reader.retiring:
+            reader.retiring.cancel()
+        self._kill(reader)
+
+    def _kill(self, reader: _Reader) -> asyncio.Task[int]:
+        task = asyncio.ensure_future(reader.kill())
+        self._retired.add(task)
+        task.add_done_callback(self._retired.discard)
+        return task
+
+    def _broken(self, code: int, error: Exception) -> Unreadable:
+        logger.warning("A process that reads files ended with %s: %r", code, error)
+        if code == -signal.SIGXCPU:
+            return Unreadable("invalid_file", f"Reading the file takes more than {self._timeout:g} seconds.")
+        if code == FAULT or (code < 0 and code not in _FROM_OUTSIDE):
+            return Unreadable(
+                "invalid_file", f"The file cannot be read, at least not with {self._memory} MiB of memory."
+            )
+        return Unreadable("server_error", "The process that read the file was stopped.")

@@ -1,0 +1,237 @@
+"""The process that reads files, one after another: requests on stdin, answers on stdout, no rights that it can spare.
+
+Started by `pool`. With `pdfium`, the only module that knows the extraction library.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Final
+
+import msgspec
+from assistants_service.core.chunking import spans
+from assistants_service.core.ports import Chunking, Unreadable
+from assistants_service.infra.extraction import pdfium
+from assistants_service.infra.extraction.formats import DOCUMENTS, MAGIC, TEXTS, UNMISTAKABLE, ZIPPED, extension
+from assistants_service.infra.extraction.text import MOST_TEXT, SNIFFED, decoded, is_text
+
+if TYPE_CHECKING:
+    import kreuzberg
+
+MOST_TOKENS: Final = 5_000_000  # of a file, as OpenAI publishes it for file search
+MOST_UNPACKED: Final = 512 * 1024**2  # bytes of all that a zipped document says it holds
+MOST_ENTRIES: Final = 10_000  # files in a zipped document
+FAULT: Final = 3  # exit code of a process that a file broke, if no signal ended it
+
+
+class Request(msgspec.Struct, frozen=True):
+    path: str
+    filename: str
+    size: int
+    overlap: int
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """Of text and spans, or of a failure. A span is (start, end, tokens), in code points. `fault` is for the log: what
+    the library did, if it failed rather than the file, without anything of the file."""
+
+    text: str = ""
+    spans: list[tuple[int, int, int]] = []
+    code: str = ""
+    message: str = ""
+    fault: str = ""
+
+
+class LibraryError(Exception):
+    """The extraction library failed. The message holds nothing of the file."""
+
+
+def read(request: Request) -> Answer:
+    """All that can go wrong with a file, but for what ends the process, comes back as an answer."""
+    from assistants_service.infra.extraction.tokens import bounds
+
+    try:
+        text = _text(request.path, request.filename)
+        places = bounds(text)
+        if len(places) > MOST_TOKENS:
+            raise Unreadable("invalid_file", f"The file has more than {MOST_TOKENS:,} tokens.")
+        chunking = Chunking(request.size, request.overlap)
+        return Answer(text, [(places[a], places[b], b - a) for a, b in spans(text, places, chunking)])
+    except Unreadable as error:
+        return Answer(code=error.code, message=error.message)
+    except LibraryError as error:
+        named = f"{extension(request.filename)} file".strip()
+        return Answer(code="server_error", message=f"The service failed to read this {named}.", fault=str(error))
+    except MemoryError:
+        return Answer(code="invalid_file", message="The file needs too much memory to be read.")
+
+
+def _text(path: str, filename: str) -> str:
+    size = Path(path).stat().st_size
+    if not size:
+        raise Unreadable("invalid_file", "The file is empty.")
+    with Path(path).open("rb") as file:
+        kind = _kind(file, extension(filename))
+        text = _document(file, size, kind) if kind in DOCUMENTS else decoded(file, size)
+    text = text.replace("\r\n", "\n").replace("\r", "\n").encode(errors="replace").decode()
+    if not text.strip():
+        raise Unreadable("invalid_file", "The file holds no text; of scanned pages the text is not recognised.")
+    if len(text) > MOST_TEXT:
+        raise Unreadable("invalid_file", f"The file has more than {MOST_TEXT:,} characters.")
+    return text
+
+
+def _kind(file: BinaryIO, kind: str) -> str:
+    """What the extension says; or else the first bytes, of a text or of a document that nothing else begins like."""
+    if kind in DOCUMENTS or kind in TEXTS:
+        return kind
+    head = file.read(SNIFFED)
+    file.seek(0)
+    for document, magic in UNMISTAKABLE.items():
+        if head.startswith(magic):
+            return document
+    if not is_text(head):
+        named = f"the extension '{kind}'" if kind else "no extension"
+        message = f"Files with {named} are not supported for retrieval, unless they are plain text."
+        raise Unreadable("unsupported_file", message)
+    return kind
+
+
+def _document(file: BinaryIO, size: int, kind: str) -> str:
+    head = file.read(1024)
+    if kind in ZIPPED and head.startswith(MAGIC[".doc"]):
+        raise Unreadable("invalid_file", f"The file is encrypted with a password, or no {kind} file.")
+    if not head.startswith(MAGIC.get(kind, b"")) or (kind == ".pdf" and b"%PDF-" not in head):
+        raise Unreadable("invalid_file", f"The file is no {kind} file, which its extension says it is.")
+    if kind in ZIPPED:
+        _check_entries(file)
+    file.seek(0)
+    # The library takes each HTML file for UTF-8.
+    source = decoded(file, size).encode() if kind in (".html", ".htm") else None
+    import kreuzberg
+
+    if kind == ".pdf" and (unusable := pdfium.trouble()):
+        raise LibraryError(unusable)
+    try:
+        if source is None:
+            return kreuzberg.extract_file_sync(file.name, DOCUMENTS[kind], _config(kind)).content
+        return kreuzberg.extract_bytes_sync(source, DOCUMENTS[kind], _config(kind)).content
+    except MemoryError:
+        raise
+    except kreuzberg.ParsingError as error:
+        said = str(error).lower()
+        if "password" in said or "encrypt" in said:
+            raise Unreadable("invalid_file", "The file is encrypted with a password.") from None
+        raise Unreadable("invalid_file", f"The file is damaged, or no {kind} file.") from None
+    except BaseException as error:  # panics of Rust are no Exception; what they say may quote the file
+        raise LibraryError(f"{type(error).__name__} at a {kind} file") from None
+
+
+def _check_entries(file: BinaryIO) -> None:
+    """What a bomb admits to be. One that lies is stopped by the limits of the process."""
+    try:
+        entries = zipfile.ZipFile(file).infolist()
+    except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError):
+        raise Unreadable("invalid_file", "The file is damaged.") from None
+    if len(entries) > MOST_ENTRIES or sum(entry.file_size for entry in entries) > MOST_UNPACKED:
+        raise Unreadable("invalid_file", "The file unpacks to more than a document may hold.")
+    if any(entry.flag_bits & 1 for entry in entries):
+        raise Unreadable("invalid_file", "The file is encrypted with a password.")
+
+
+def _config(kind: str) -> kreuzberg.ExtractionConfig:
+    """All that is there. As Markdown, tables stay tables; but of PDF and HTML files that drops titles, and makes lists
+    of what is none."""
+    import kreuzberg
+
+    return kreuzberg.ExtractionConfig(
+        output_format="plain" if kind in (".pdf", ".html", ".htm") else "markdown",
+        use_cache=False,
+        disable_ocr=True,  # type: ignore[call-arg] # missing in its stub
+        enable_quality_processing=False,
+        content_filter=kreuzberg.ContentFilterConfig(
+            include_headers=True, include_footers=True, strip_repeating_text=False
+        ),
+    )
+
+
+# --- the process --------------------------------------------------------------------------------------------------
+
+
+def confine() -> None:
+    """Before anything is loaded: no network, no core dumps, an end with the parent."""
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None, use_errno=True)
+        libc.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        libc.prctl(38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS
+        if libc.unshare(0x40000000):  # CLONE_NEWNET: no interface but one that is down; for root, or else
+            libc.unshare(0x40000000 | 0x10000000)  # in a user namespace of its own. Where neither is allowed: without
+    with contextlib.suppress(ImportError):  # Windows has no limits
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+
+
+def forbid_writing() -> None:
+    """Before a file is read, and after the libraries are loaded, one of which has to be unpacked for that."""
+    with contextlib.suppress(ImportError):
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+
+
+def limit_memory(megabytes: int) -> None:
+    """What files may cost beyond what the process has now, libraries and tables included. Only Linux heeds it."""
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource
+
+        now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        most = now + megabytes * 1024**2
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+
+
+def main() -> None:
+    """Arguments: MiB of memory, seconds of CPU a file. A request and an answer are 4 bytes of length and msgpack."""
+    memory, seconds = int(sys.argv[1]), int(sys.argv[2])
+    answers, nowhere = os.fdopen(os.dup(1), "wb"), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)  # what a library prints is no answer
+    confine()
+    _warm()
+    os.dup2(nowhere, 2)  # the service's own until here, so that a failed start is told; from here on it may quote files
+    forbid_writing()
+    limit_memory(memory)
+    while head := sys.stdin.buffer.read(4):
+        request = msgspec.msgpack.decode(sys.stdin.buffer.read(int.from_bytes(head)), type=Request)
+        limit_time(seconds)
+        try:
+            answer = msgspec.msgpack.encode(read(request))
+        except BaseException:  # such as no memory even for the answer
+            sys.exit(FAULT)
+        answers.write(len(answer).to_bytes(4) + answer)
+        answers.flush()
+
+
+def limit_time(seconds: int) -> None:
+    """CPU, of all threads; the parent counts the time on the clock."""
+    with contextlib.suppress(ImportError):
+        import resource
+
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        _, most = resource.getrlimit(resource.RLIMIT_CPU)
+        resource.setrlimit(resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime) + seconds + 1, most))
+
+
+def _warm() -> None:
+    import charset_normalizer  # noqa: F401
+    import kreuzberg  # noqa: F401
+    from assistants_service.infra.extraction.tokens import bounds
+
+    bounds("warm")
+    pdfium.trouble()

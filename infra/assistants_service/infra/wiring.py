@@ -1,0 +1,233 @@
+"""From settings to the engines that they name. Azure's libraries are imported only where they are used."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from assistants_service.core import names
+from assistants_service.core.keys import Caller
+from assistants_service.core.ports import SILENCE, Clock, Embeddings, Extraction, Storage, Telemetry, VectorIndex
+from assistants_service.core.search.embedded import EmbeddedIndex
+from assistants_service.core.search.ranking import Weights
+from assistants_service.infra.providers import ModelRouter, Provider
+from assistants_service.infra.settings import ConfigurationError, Settings
+from assistants_service.infra.sqlite_store import SqliteStorage
+
+if TYPE_CHECKING:
+    from assistants_service.infra.entra import EntraTokens
+
+
+class SystemClock:
+    def now(self) -> float:
+        return time.time()
+
+
+MEMORY: Final = "sqlite://:memory:"
+
+
+def place_of(settings: Settings) -> str:
+    """The store, for people: without what lets anyone in."""
+    where = settings.storage
+    if where.startswith("sqlite:///"):
+        return str(Path(where.removeprefix("sqlite:///")).expanduser().absolute())
+    if "=" not in where:
+        return where
+    parts = dict(part.strip().split("=", 1) for part in where.split(";") if "=" in part)
+    settings_of = {name.lower(): value for name, value in parts.items()}
+    if blobs := settings_of.get("blobendpoint"):
+        return blobs.partition("?")[0]  # a shared access signature may follow
+    return f"account {settings_of['accountname']}" if "accountname" in settings_of else "Azurite on this machine"
+
+
+def storage_of(settings: Settings, clock: Clock) -> Storage:
+    """Not opened yet. Raises ConfigurationError."""
+    where = settings.storage
+    if where == MEMORY:
+        return SqliteStorage(":memory:", clock)
+    if where.startswith("sqlite:///") and len(where) > len("sqlite:///"):
+        return SqliteStorage(_file_of(where), clock)
+    if where.startswith("https://") or "=" in where:
+        from assistants_service.infra.azure_store import AzureStorage
+
+        try:
+            if where.startswith("https://"):
+                return AzureStorage.with_identity(where)
+            return AzureStorage.from_connection_string(where)
+        except ValueError as error:
+            raise ConfigurationError(f"STORAGE is not valid: {error}") from None
+    raise ConfigurationError(
+        "STORAGE is not valid: set sqlite:///PATH, a connection string of Azure Storage, UseDevelopmentStorage=true,"
+        " or https://ACCOUNT.blob.core.windows.net."
+    )
+
+
+def _file_of(where: str) -> str:
+    """The path. Raises ConfigurationError for what SQLite takes for a database of each connection's own: keys that are
+    made, and runs that wait, would never be seen by another process."""
+    path = where.removeprefix("sqlite:///")
+    if path.strip().lower().startswith((":memory:", "file:")):
+        raise ConfigurationError(
+            f"STORAGE is not valid: {path!r} is no path of a file, so no two processes would share it. Set"
+            f" sqlite:///PATH, or {MEMORY} for a store that ends with its one process, `assistants serve`."
+        )
+    return path
+
+
+def tokens_of(settings: Settings, clock: Clock) -> EntraTokens | None:
+    """The issuer whose access tokens are taken, if the settings name one. Raises ConfigurationError for half of one."""
+    tenant, login = settings.entra_tenant, f"https://login.microsoftonline.com/{settings.entra_tenant}"
+    if not tenant and not settings.entra_issuer:
+        return None
+    # As tokens of version 2 and of version 1 name the tenant; which one an application gets, its manifest says.
+    issuers = settings.entra_issuer or (f"{login}/v2.0", f"https://sts.windows.net/{tenant}/")
+    jwks = settings.entra_jwks or (f"{login}/discovery/v2.0/keys" if tenant else None)
+    if not jwks:
+        raise ConfigurationError(
+            "ENTRA_ISSUER is set and ENTRA_JWKS is not: set it to the address of the issuer's keys."
+        )
+    if not settings.entra_audience:
+        raise ConfigurationError(
+            "ENTRA_AUDIENCE is not set: set it to api://CLIENT_ID of the application that this is."
+        )
+    if not settings.entra_roles:
+        raise ConfigurationError('ENTRA_ROLES is not set: set it to JSON such as {"Writer": "PROJECT"}.')
+    from assistants_service.infra.entra import EntraTokens, Trust
+
+    roles = {role: _caller(role, text) for role, text in settings.entra_roles.items()}
+    return EntraTokens(Trust(issuers, settings.entra_audience, jwks, roles), clock.now)
+
+
+def _caller(role: str, text: str) -> Caller:
+    project, _, scope = text.partition(":")
+    if not names.PROJECT.fullmatch(project) or scope not in ("", "read", "full"):
+        raise ConfigurationError(
+            f"ENTRA_ROLES is not valid: {role}: expected PROJECT, PROJECT:read or PROJECT:full; of a project's name"
+            f" {names.PROJECT_RULE}."
+        )
+    return Caller(project, "read" if scope == "read" else "full")
+
+
+def _no_default(default: str, providers: Iterable[str]) -> str:
+    if default == "offline":
+        return "DEFAULT_PROVIDER is 'offline', which OFFLINE_MODEL=off turns off: change one of the two."
+    known = ", ".join(sorted(providers))
+    choose = f"set it to one of {known}, or add it to PROVIDERS" if known else "add it to PROVIDERS"
+    return f"DEFAULT_PROVIDER is '{default}', which is not configured: {choose}."
+
+
+def models_of(settings: Settings, telemetry: Telemetry = SILENCE) -> ModelRouter:
+    """The providers: `openai` if it has a key or a URL, `azure` if it has an endpoint, those of PROVIDERS, and the
+    built-in `offline`, unless it is off. Raises ConfigurationError."""
+    providers = {} if settings.offline_model == "off" else {"offline": Provider(api="offline")}
+    if settings.openai_api_key or settings.openai_base_url:
+        providers["openai"] = Provider(
+            api=settings.model_api, base_url=settings.openai_base_url, api_key=settings.openai_api_key
+        )
+    if settings.azure_openai_endpoint:
+        endpoint = settings.azure_openai_endpoint.rstrip("/")
+        providers["azure"] = Provider(api=settings.model_api, base_url=f"{endpoint}/openai/v1", identity=True)
+    for name, given in settings.providers.items():
+        providers[name] = Provider(
+            api=given.api,
+            base_url=given.base_url,
+            api_key=given.api_key,
+            identity=given.identity,
+            models=given.models,
+            max_tokens_field=given.max_tokens_field,
+            tool_choice=given.tool_choice,
+            window=given.window,
+            windows=given.windows,
+        )
+    default = settings.default_provider or next(
+        (name for name in ("openai", "azure", "offline") if name in providers), None
+    )
+    if default is not None and default not in providers:
+        raise ConfigurationError(_no_default(default, providers))
+    return ModelRouter(
+        providers,
+        default,
+        timeout=settings.model_timeout,
+        max_retries=settings.model_retries,
+        window=settings.model_window,
+        telemetry=telemetry,
+    )
+
+
+def embeddings_of(settings: Settings, models: ModelRouter) -> Embeddings:
+    """Raises ConfigurationError. The built-in model is not the fallback of a provider's, but the default: a key that is
+    set for chat must not change by what an existing vector store is searched."""
+    from assistants_service.infra.embedding_models import Input, manners_of
+    from assistants_service.infra.embeddings import OFFLINE, OfflineEmbeddings
+    from assistants_service.infra.provider_embeddings import ProviderEmbeddings
+
+    manners = manners_of(settings.embedding_model)
+    if settings.embedding_input:
+        told = {kind: Input(given.prefix, given.fields) for kind, given in settings.embedding_input.items()}
+        manners = replace(manners, query=told.get("query", Input()), passage=told.get("passage", Input()))
+    if (weight := settings.embedding_weight) is not None:
+        manners = replace(manners, weights=Weights(vector=weight, words=1 - weight))
+    if settings.embedding_model == OFFLINE:
+        return OfflineEmbeddings(manners.weights)
+    try:
+        return ProviderEmbeddings(models, settings.embedding_model, settings.embedding_dimensions, manners)
+    except ValueError as error:
+        raise ConfigurationError(f"EMBEDDING_MODEL is not valid: {error}.") from None
+
+
+def extraction_of(settings: Settings) -> Extraction:
+    from assistants_service.infra.extraction.pool import ReaderPool
+
+    return ReaderPool(
+        processes=settings.extraction_processes,
+        memory=settings.extraction_memory_mb,
+        timeout=settings.extraction_timeout,
+    )
+
+
+def index_of(settings: Settings, storage: Storage) -> VectorIndex:
+    """Raises ConfigurationError."""
+    memory = settings.search_memory_mb * 1024**2
+    if settings.search_index == "embedded":
+        return EmbeddedIndex(storage, memory)
+    try:
+        from assistants_service.infra.lance_index import Access, LanceIndex
+    except ModuleNotFoundError:
+        raise ConfigurationError(
+            "SEARCH_INDEX is lancedb, which is not installed: install the extra `lancedb`, or set embedded."
+        ) from None
+    if isinstance(storage, SqliteStorage):
+        folder = storage.folder_beside("lance")
+
+        async def beside() -> Access:
+            return Access(folder)
+
+        return LanceIndex(beside, memory)
+    from assistants_service.infra.azure_store import AzureStorage
+
+    assert isinstance(storage, AzureStorage)  # noqa: S101
+
+    async def blobs() -> Access:
+        return Access(f"az://{names.SEGMENTS}", *await storage.access())
+
+    return LanceIndex(blobs, memory)
+
+
+@contextlib.asynccontextmanager
+async def telemetry_of(settings: Settings, storage: Storage) -> AsyncIterator[Telemetry]:
+    """Closed at the end, when it exports the rest. Raises ConfigurationError."""
+    if not settings.applicationinsights_connection_string and not settings.otel_exporter_otlp_endpoint:
+        yield SILENCE
+        return
+    from assistants_service.infra.telemetry import telemetry_to
+
+    telemetry = telemetry_to(settings)
+    telemetry.watch(storage)
+    try:
+        yield telemetry
+    finally:
+        await telemetry.close()

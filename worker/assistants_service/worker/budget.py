@@ -1,0 +1,154 @@
+"""How many tokens a prompt may have, and what was learned of models since the process began.
+
+A prompt whose texts have fewer bytes than its model takes tokens is not counted at all: no text has more tokens than
+bytes. Others are counted in a thread, as a window of a million tokens takes 0.3 s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from assistants_service.core.fold import RunState, ThreadState
+from assistants_service.core.ports import ContextExceeded, Models, Prompt, Reply, Tokenizer, Tokens
+from assistants_service.core.prompt import PROMPT_SHARE, Built, Definitions, bound, build, tokens_of
+from assistants_service.core.resources import Run
+
+log = logging.getLogger(__name__)
+
+TRIES: Final = 6  # prompts for one turn, while the provider says that they are too long
+LESS: Final = 0.6  # of the prompt before
+LEARNED: Final = 1_000  # models, and runs: their names are the clients'
+LEAST_COUNTED: Final = 1_000  # tokens of a prompt that tell something of a tokenizer
+# Of a model's tokens to ours. Beyond that it is no tokenizer's doing: some servers count no tokens that they had in a
+# cache, or report none at all.
+LEAST_RATIO: Final = 0.5
+MOST_RATIO: Final = 4.0
+
+
+@dataclass(slots=True)
+class Learned:
+    ratio: float = 1.0  # tokens that the provider counted, to ours
+    window: int | None = None  # as the provider said when a prompt was too long
+    whole: bool = False  # it refuses streams, or tells no usage at their end
+
+
+@dataclass(slots=True)
+class Fitted:
+    """A prompt with the tokens that it has, if they were counted."""
+
+    built: Built
+    tokens: int | None = None
+
+    @property
+    def prompt(self) -> Prompt:
+        return self.built.prompt
+
+
+@dataclass(slots=True)
+class Budget:
+    models: Models
+    tokenizer: Tokenizer
+    history: int  # tokens of what tools said in earlier runs
+    _learned: OrderedDict[str, Learned] = field(default_factory=OrderedDict)
+    _told: OrderedDict[str, None] = field(default_factory=OrderedDict)  # runs whose cut was logged
+
+    def window(self, model: str) -> int:
+        window = self.models.window(model)
+        learned = self._learned.get(model)
+        return min(window, learned.window) if learned and learned.window else window
+
+    async def fit(self, state: ThreadState, held: RunState, own: Definitions, most: int | None) -> Fitted | None:
+        """The prompt of the run's next turn, of `most` tokens if that is given. None: max_prompt_tokens is too few."""
+        room = self._room(held.run)
+        if most is None:
+            built = build(state, held, own, room, self.history, bound)
+            if built and not built.scarce:
+                return Fitted(built)
+        room = min(room, most or room)
+        likely = build(state, held, own, room, self.history, _few)
+        if likely:
+            await asyncio.to_thread(tokens_of, likely.prompt, self.tokenizer.count)
+        built = build(state, held, own, room, self.history, self.tokenizer.count)
+        if built is None:
+            return None
+        if built.cut:
+            self._tell(held.run, room)
+        return Fitted(built, tokens_of(built.prompt, self.tokenizer.count))
+
+    def answered(self, fitted: Fitted, tokens: Tokens) -> None:
+        """What the provider counted corrects what is counted here. Of images each provider has its own opinion."""
+        counted = fitted.tokens or 0
+        if counted < LEAST_COUNTED or any(turn.images for turn in fitted.prompt.turns):
+            return
+        ratio = tokens.prompt / counted
+        if LEAST_RATIO <= ratio <= MOST_RATIO:
+            self._of(fitted.prompt.model).ratio = ratio
+
+    def ask_whole(self, model: str, why: str) -> None:
+        """From now on, where no client listens."""
+        if self.streams(model):
+            log.warning("runs that are not streamed ask %.100r for whole replies from now on: %s", model, why)
+        self._of(model).whole = True
+
+    def streams(self, model: str) -> bool:
+        learned = self._learned.get(model)
+        return learned is None or not learned.whole
+
+    async def estimate(self, prompt: Prompt, reply: Reply) -> Tokens:
+        """Of a reply whose provider did not count it: without images, thoughts and what the provider adds."""
+        said = [reply.text, reply.refusal, *(text for call in reply.calls for text in (call.name, call.arguments))]
+        count = self.tokenizer.count
+        return await asyncio.to_thread(lambda: Tokens(tokens_of(prompt, count), sum(map(count, said))))
+
+    async def less(self, fitted: Fitted, error: ContextExceeded) -> int | None:
+        """How many tokens the next try may have, after the provider said that these were too many. None: it has
+        nothing that could be left out."""
+        model = fitted.prompt.model
+        if error.window:
+            self._of(model).window = error.window
+        if fitted.built.alone:
+            return None
+        counted = fitted.tokens
+        if counted is None:
+            counted = await asyncio.to_thread(tokens_of, fitted.prompt, self.tokenizer.count)
+        return int(counted * LESS)
+
+    def _room(self, run: Run) -> int:
+        """Tokens, as they are counted here. What the run asks for the answer is kept for it, up to a half."""
+        window, learned = self.window(run.model), self._learned.get(run.model)
+        kept = min(run.max_completion_tokens or 0, window // 2)
+        room = min(int(window * PROMPT_SHARE), window - kept)
+        return int(room / learned.ratio) if learned else room
+
+    def _of(self, model: str) -> Learned:
+        learned = self._learned.setdefault(model, Learned())
+        self._learned.move_to_end(model)
+        _bound(self._learned)
+        return learned
+
+    def _tell(self, run: Run, room: int) -> None:
+        """Once a run."""
+        if run.id not in self._told:
+            self._told[run.id] = None
+            _bound(self._told)
+            log.warning(
+                "run %s: older messages or rounds of tools are left out, as a prompt of %.100r may have %d tokens."
+                " If that is too few, set `window` of its provider in PROVIDERS, or MODEL_WINDOW",
+                run.id,
+                run.model,
+                room,
+            )
+
+
+def _few(text: str) -> int:
+    """Fewer tokens than most texts have."""
+    return len(text) // 8
+
+
+def _bound(known: OrderedDict[str, Any]) -> None:
+    if len(known) > LEARNED:
+        known.popitem(last=False)

@@ -1,0 +1,106 @@
+"""Runs the model's searches in files. What goes wrong with one is told to the model, which goes on without it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
+
+from assistants_service.core import file_search
+from assistants_service.core.errors import ApiError
+from assistants_service.core.file_search import Count
+from assistants_service.core.fold import RunState
+from assistants_service.core.ports import Clock, StorageUnavailable
+from assistants_service.core.resources import FileSearchResult, FileSearchToolCall
+from assistants_service.core.search.ranking import Weights
+from assistants_service.core.stores.ledger import Stores
+from assistants_service.core.stores.search import Found
+
+log = logging.getLogger(__name__)
+
+TIMEOUT = 60.0  # seconds of one search, with its embeddings
+WAIT = 60.0  # seconds after its start that a run waits for the files of its stores (the vendor's guide)
+LOOK_EVERY = 1.0  # seconds between looks at a store whose files another process reads
+FAILED = "The files cannot be searched at the moment."
+FULL = "There is no room for more passages. Do not search again: answer from those that you have."
+GO_ON = "Do not search again now: tell the user, and do not guess."
+
+Ask = Callable[[Sequence[str]], Awaitable[Sequence[Found]]]  # these stores
+
+
+class Search(Protocol):
+    """core.stores.search.Searcher, as far as runs need it."""
+
+    async def search_stores(
+        self,
+        project: str,
+        store_ids: Sequence[str],
+        queries: Sequence[str],
+        *,
+        limit: int,
+        threshold: float,
+        weights: Weights | None,
+    ) -> Sequence[Found]:
+        """Raises ApiError, if a store is not there or has expired, and StorageUnavailable."""
+
+
+async def ready(stores: Stores, clock: Clock, project: str, store_id: str, until: float) -> None:
+    """Wait for the files of a store that are not read yet, until this time at most."""
+    while (left := until - clock.now()) > 0:
+        listener = stores.listen(project, store_id)
+        try:
+            state = (await stores.look(project, store_id)).state
+            if state.deleted or not state.waiting:
+                return
+            await listener.wait(min(left, LOOK_EVERY))
+        finally:
+            listener.close()
+
+
+async def search(
+    engine: Search, project: str, held: RunState, call: FileSearchToolCall, window: int, share: int, count: Count
+) -> tuple[str, tuple[FileSearchResult, ...]]:
+    """What the model is told beside what was found, and that. `window` is the model's, in tokens;
+    `share` is the number of searches that divide its part of the window; `count` counts tokens, in a thread. It changes
+    nothing that a client could see, so it may be repeated.
+
+    Raises StorageUnavailable: nothing of the run can be stored either, so it waits until the store is back.
+    """
+    run, threshold = held.run, call.file_search.ranking_options.score_threshold
+    stores, limit = file_search.stores_of(run), file_search.most_results(run)
+    tokens = await asyncio.to_thread(file_search.room, list(held.steps), window, count) // share
+    if not tokens:
+        return f"Error: {FULL}", ()
+    try:
+        queries = file_search.queries_of(call.asked.arguments)
+    except ValueError as error:
+        return f"Error: {error}.", ()
+
+    def ask(store_ids: Sequence[str]) -> Awaitable[Sequence[Found]]:
+        given = file_search.weights_of(run)
+        weights = Weights(given["embedding_weight"], given["text_weight"]) if given else None
+        return engine.search_stores(project, store_ids, queries, limit=limit, threshold=threshold, weights=weights)
+
+    try:
+        async with asyncio.timeout(TIMEOUT):
+            found, problems = await _search(ask, stores, limit)
+    except StorageUnavailable:
+        raise
+    except Exception:  # a model's answer that says so is worth more than a run that fails
+        log.exception("run %s: a search failed", run.id)
+        return f"Error: {FAILED} {GO_ON}", ()
+    told = f"Error: {' '.join(problems)} {GO_ON}" if problems else ""
+    return told, await asyncio.to_thread(file_search.results_of, found, tokens, count)
+
+
+async def _search(ask: Ask, store_ids: Sequence[str], limit: int) -> tuple[Sequence[Found], list[str]]:
+    """What was found, and which stores could not be searched, and why: the others are searched all the same."""
+    try:
+        return await ask(store_ids), []
+    except ApiError as error:
+        if len(store_ids) == 1:
+            return [], [error.message]
+    each = [await _search(ask, [store_id], limit) for store_id in store_ids]
+    found = sorted((one for found, _ in each for one in found), key=lambda one: one.score, reverse=True)
+    return found[:limit], [problem for _, problems in each for problem in problems]

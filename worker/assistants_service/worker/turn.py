@@ -1,0 +1,191 @@
+"""One model call: from the prompt to the events that say what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from assistants_service.core import events as e
+from assistants_service.core.citations import annotated
+from assistants_service.core.fold import RunState
+from assistants_service.core.ports import ModelError, Prompt, Refused, Reply, Thought, Tokens, ToolCall
+from assistants_service.core.resources import (
+    Asked,
+    CachedTokens,
+    FileSearch,
+    FileSearchToolCall,
+    FunctionCall,
+    FunctionToolCall,
+    LastError,
+    Message,
+    Part,
+    Reason,
+    ReasoningTokens,
+    RefusalPart,
+    Run,
+    StepToolCall,
+    Text,
+    TextPart,
+    ToolCalls,
+    Usage,
+)
+from assistants_service.worker.actions import Actions
+from assistants_service.worker.live import Draft
+from msgspec.structs import replace
+
+# What these say is about the key, the model, the size or the load; 502 and above, about a server that is not there.
+NOT_THE_STREAM = frozenset({401, 402, 403, 404, 408, 409, 413, 429})
+BEYOND = 502
+FILTERED = LastError(code="invalid_prompt", message="The model's answer was withheld by its content filter.")
+
+
+def usage_of(tokens: Tokens) -> Usage:
+    return Usage(
+        prompt_tokens=tokens.prompt,
+        completion_tokens=tokens.completion,
+        total_tokens=tokens.prompt + tokens.completion,
+        prompt_token_details=CachedTokens(cached_tokens=tokens.cached),
+        completion_tokens_details=ReasoningTokens(reasoning_tokens=tokens.reasoning),
+    )
+
+
+def expected(prompt: Prompt) -> str:
+    """What can come of a prompt: `message` or `calls`; "" if that is the model's choice."""
+    if not prompt.tools or prompt.tool_choice == "none":
+        return "message"
+    return "" if prompt.tool_choice == "auto" else "calls"
+
+
+def may_mean_its_stream(refused: Refused) -> bool:
+    """Servers say it in many words and with many a status; also with 200, in the stream's first event (NVIDIA's,
+    github.com/langchain-ai/langchain-nvidia/pull/201)."""
+    if refused.code != "server_error":
+        return False
+    return refused.status is None or (refused.status < BEYOND and refused.status not in NOT_THE_STREAM)
+
+
+def calls_of(reply: Reply) -> tuple[ToolCall, ...]:
+    """A reply that was cut off may hold half a call, which cannot be executed."""
+    return reply.calls if reply.finish in ("stop", "tool_calls") else ()
+
+
+def events_of(reply: Reply, draft: Draft, held: RunState, actions: Actions, now: float) -> list[e.Event]:
+    """One transaction: the turn's message, its steps, and what the run does next."""
+    usage, calls = usage_of(reply.tokens), calls_of(reply)
+    if not held.run.parallel_tool_calls:  # which not every provider heeds (section 4)
+        calls = calls[:1]
+    events: list[e.Event] = []
+    if reply.text or reply.refusal or not calls or draft.text or draft.refusal:
+        events += _message(reply, held, draft, usage, now)
+    if calls:
+        cost = Usage() if events else usage
+        return [*events, *_calls(calls, reply.thought, held, draft, actions, cost, now)]
+    return [*events, _ending(reply, held, usage)]
+
+
+def cut_off(held: RunState, draft: Draft | None, end: Sequence[e.Event], now: float) -> list[e.Event]:
+    """`end`, and if it ends the run before its model had said all, what a client saw of that: it stays (section 4)."""
+    if draft is None:
+        return [*end]
+    message, run_id = draft.message if draft.text or draft.refusal else None, held.run.id
+    step = draft.message_step if message else draft.calls_step
+    seen = held.stream or (held.making is not None and held.making.step == step)
+    if not seen or step is None or step.id in held.known:
+        return [*end]
+    ended: e.Event
+    match end:
+        case [*_, e.RunCancelled()]:
+            reason, ended = "run_cancelled", e.StepCancelled(run_id=run_id, step_id=step.id)
+        case [*_, e.RunExpired()]:
+            reason, ended = "run_expired", e.StepExpired(run_id=run_id, step_id=step.id)
+        case [*_, e.RunFailed(error=error)]:
+            reason, ended = "run_failed", e.StepFailed(run_id=run_id, step_id=step.id, error=error.of_step)
+        case _:
+            return [*end]
+    said: list[e.Event] = []
+    if message:
+        content = _content("".join(draft.text), "".join(draft.refusal), draft)
+        said = [e.MessageIncomplete(message=_incomplete(message, reason, content, now))]
+    return [e.StepCreated(step=step), *said, ended, *end]
+
+
+def cause_of(run: Run, error: ModelError | None, provider: str) -> str:
+    """For the log: where a run failed and why, without what was asked or said. `provider` answered last."""
+    last = run.last_error
+    foreign = error is not None and error.provider != ""
+    told = {
+        "provider": error.provider if error and foreign else provider,
+        "model": run.model,
+        "status": error.status if error else None,
+        "code": last.code if last else "",
+        "reason": error.reason if error and foreign else last.message if last else "",  # or in our own words
+    }
+    return " ".join(f"{name}={value or '-'}" for name, value in told.items())
+
+
+def _message(reply: Reply, held: RunState, draft: Draft, usage: Usage, now: float) -> list[e.Event]:
+    step, message = draft.open_message(now)
+    content = _content(reply.text, reply.refusal, draft)
+    cut = {"length": "max_tokens", "content_filter": "content_filter"}.get(reply.finish)
+    created = e.StepCreated(step=step, usage=usage)
+    if cut is None:
+        whole = replace(message, status="completed", completed_at=int(now), content=content)
+        done = e.StepCompleted(run_id=held.run.id, step_id=step.id)
+        return [created, e.MessageCompleted(message=whole), done]
+    ended: e.Event = e.StepCompleted(run_id=held.run.id, step_id=step.id)
+    if cut == "content_filter":
+        ended = e.StepFailed(run_id=held.run.id, step_id=step.id, error=FILTERED.of_step)
+    return [created, e.MessageIncomplete(message=_incomplete(message, cut, content, now)), ended]
+
+
+def _content(text: str, refusal: str, draft: Draft) -> tuple[Part, ...]:
+    content: list[Part] = []
+    if text or not refusal:
+        content.append(TextPart(text=Text(value=text, annotations=annotated(text, draft.sources))))
+    if refusal:
+        content.append(RefusalPart(refusal=refusal))
+    return tuple(content)
+
+
+def _incomplete(message: Message, reason: str, content: tuple[Part, ...], now: float) -> Message:
+    details = Reason(reason=reason)
+    return replace(message, status="incomplete", incomplete_at=int(now), incomplete_details=details, content=content)
+
+
+def _calls(
+    calls: Sequence[ToolCall],
+    thought: Thought | None,
+    held: RunState,
+    draft: Draft,
+    actions: Actions,
+    usage: Usage,
+    now: float,
+) -> list[e.Event]:
+    details = ToolCalls(tool_calls=tuple(_call(call, draft) for call in calls))
+    step = replace(draft.open_calls(now), step_details=details)
+    own = tuple(call.id for call in calls if call.name == draft.search or call.name in actions)
+    events: list[e.Event] = [e.StepCreated(step=step, own=own, usage=usage, thought=thought)]
+    if not own:  # one commit less than to decide it anew
+        events.append(e.RunRequiresAction(run_id=held.run.id))
+    return events
+
+
+def _call(call: ToolCall, draft: Draft) -> StepToolCall:
+    if call.name != draft.search:
+        return FunctionToolCall(
+            id=call.id, function=FunctionCall(name=call.name, arguments=call.arguments, output=None)
+        )
+    asked = Asked(arguments=call.arguments, number=draft.number)
+    return FileSearchToolCall(id=call.id, file_search=FileSearch(ranking_options=draft.ranking), asked=asked)
+
+
+def _ending(reply: Reply, held: RunState, usage: Usage) -> e.Event:
+    run, prompt = held.run, held.usage.prompt_tokens + usage.prompt_tokens
+    if reply.finish == "content_filter":
+        return e.RunFailed(run_id=run.id, error=FILTERED)
+    # A server that does not know the limit, or counts it for the text alone, goes on after it.
+    said = held.usage.completion_tokens + usage.completion_tokens
+    if reply.finish == "length" or (run.max_completion_tokens is not None and said > run.max_completion_tokens):
+        return e.RunIncomplete(run_id=run.id, reason="max_completion_tokens")
+    if run.max_prompt_tokens is not None and prompt > run.max_prompt_tokens:
+        return e.RunIncomplete(run_id=run.id, reason="max_prompt_tokens")
+    return e.RunCompleted(run_id=run.id)
