@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import aiohttp
 from aiohttp.test_utils import TestServer
 from assistants_service.api import connections
-from assistants_service.command import Parts, api_of, ledger_of, searcher_of, stores_of, worker_of
+from assistants_service.composition import Parts, api_of, ledger_of, searcher_of, stores_of, worker_of
 from assistants_service.core.bell import Bell
 from assistants_service.core.ids import Ids
 from assistants_service.core.ports import (

@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
-from assistants_service import command as assistants
+from assistants_service import command, composition
 from assistants_service.infra.azure_calls import Transport
 from assistants_service.worker import doorbell
 
@@ -79,7 +79,7 @@ async def mortal(self: Transport, request: Any, **config: Any) -> Any:
 
 if __name__ == "__main__":
     Transport.send = mortal  # type: ignore[method-assign]
-    assistants.Kit = partial(assistants.Kit, tombstones=TOMBSTONES)  # type: ignore[misc]
+    composition.Kit = partial(composition.Kit, tombstones=TOMBSTONES)  # type: ignore[misc]
     doorbell.STALE = STALE  # type: ignore[misc]
     threading.Thread(target=fate.listen, daemon=True).start()
-    assistants.main()
+    command.main()

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
-from assistants_service.command import worker_of
+from assistants_service.composition import worker_of
 from assistants_service.core import events as e
 from assistants_service.core import names, projection
 from assistants_service.core.fold import Change, ThreadState

@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from assistants_service.command import opened, parser, run
+from assistants_service.command import parser
+from assistants_service.composition import opened
 from assistants_service.infra.settings import ConfigurationError, Settings
 from assistants_service.infra.version import VERSION
 from assistants_service.infra.wiring import place_of
+from assistants_service.serving import run
 from reality import free_port
 from service import COMMAND, get, service
 

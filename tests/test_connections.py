@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 from assistants_service.api import connections
 from assistants_service.api.connections import STALLED
-from assistants_service.command import api_of, listening
+from assistants_service.composition import api_of
 from assistants_service.infra.settings import read_settings
+from assistants_service.serving import listening
 from forms import TYPE, file_form
 from inprocess import InProcess, in_process
 from virtual import run

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from assistants_service.command import HostedWorker
 from assistants_service.core import names
 from assistants_service.core.ports import StorageUnavailable
 from assistants_service.core.resources import Run
 from assistants_service.core.work import AdvanceRun, to_body
+from assistants_service.hosted import HostedWorker
 from assistants_service.infra.settings import ConfigurationError, Settings
 from azurite import Azurite
 from byname import ASSISTANT

@@ -17,7 +17,7 @@ import httpx2
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import unused_port
-from assistants_service.command import Parts, tell_of_models
+from assistants_service.composition import Parts, tell_of_models
 from assistants_service.core.ports import Image, ModelError, ModelInfo, NoSuchModel, Reply, Tokens, ToolCall, Turn
 from assistants_service.infra import draft, providers
 from assistants_service.infra.providers import ModelRouter, Provider

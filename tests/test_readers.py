@@ -24,7 +24,7 @@ import pytest
 import virtual
 from aiohttp import web
 from assistants_service.api import connections, streaming
-from assistants_service.command import api_of
+from assistants_service.composition import api_of
 from assistants_service.core import frames
 from assistants_service.core.bell import Bell
 from assistants_service.core.ports import Deltas, Prompt, Reply

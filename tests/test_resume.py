@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from assistants_service import command as assistants
+from assistants_service import command
 from assistants_service.core import events as e
 from assistants_service.core import names
 from assistants_service.core.bell import Bell
@@ -261,11 +261,11 @@ async def test_the_command_tells_at_its_end_what_cannot_be_read(tmp_path: Path) 
     await storage.start(names.THREADS, names.log("default", "thread_1"), b"{\n")
     await storage.close()
     with pytest.raises(ConfigurationError, match=r"cannot be read: threads/default/thread_1\.log"):
-        await assistants.resume(Settings(storage=f"sqlite:///{where}"))
+        await command.resume(Settings(storage=f"sqlite:///{where}"))
 
 
 @pytest.mark.parametrize(("storage", "why"), [("sqlite:///{}/none/a.db", "there is no file"), (MEMORY, "STORAGE is")])
 async def test_where_nothing_can_be_resumed_the_command_says_why(tmp_path: Path, storage: str, why: str) -> None:
     with pytest.raises(ConfigurationError, match=why):
-        await assistants.resume(Settings(storage=storage.format(tmp_path)))
+        await command.resume(Settings(storage=storage.format(tmp_path)))
     assert list(tmp_path.iterdir()) == []

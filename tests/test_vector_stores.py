@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from assistants_service.command import worker_of
+from assistants_service.composition import worker_of
 from assistants_service.core import events as e
 from assistants_service.core import names
 from assistants_service.core.bell import Bell

@@ -34,7 +34,7 @@ COMPONENTS = {  # the first that matches a frame, by its file
     "handlers": r"/api/",
     "events, fold, documents": r"/core/",
     "worker": r"/worker/",
-    OTHER: r"uvloop|asyncio|command\.py",
+    OTHER: r"uvloop|asyncio|serving\.py",
 }
 CALLING = re.compile(r"aiohttp/client|httpx_aiohttp")
 

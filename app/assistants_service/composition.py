@@ -1,0 +1,215 @@
+"""Puts API and worker together from their parts and the engines that the settings name."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+from assistants_service.api.limits import Limits
+from assistants_service.api.main import create_app
+from assistants_service.api.service import Service
+from assistants_service.core.bell import Bell
+from assistants_service.core.ids import Ids
+from assistants_service.core.keys import Keys
+from assistants_service.core.ports import SILENCE, Clock, Embeddings, Extraction, Storage, StorageUnavailable, Telemetry
+from assistants_service.core.stores.ledger import Stores
+from assistants_service.core.stores.search import Searcher
+from assistants_service.core.threads import Threads
+from assistants_service.infra.providers import ModelRouter
+from assistants_service.infra.settings import ConfigurationError, Settings
+from assistants_service.infra.tokenizer import Tiktoken
+from assistants_service.infra.wiring import (
+    SystemClock,
+    embeddings_of,
+    extraction_of,
+    index_of,
+    models_of,
+    place_of,
+    storage_of,
+    telemetry_of,
+    tokens_of,
+)
+from assistants_service.worker.actions import Actions
+from assistants_service.worker.kit import Kit
+from assistants_service.worker.main import Worker
+from assistants_service.worker.search import Search
+from assistants_service.worker.slots import HOSTED_RUNS, HOSTED_WAITING, WAITING
+
+if TYPE_CHECKING:
+    from assistants_service.infra.entra import EntraTokens
+
+log = logging.getLogger("assistants")
+
+WAITS = (0.2, 0.5, 1.0, 2.0)  # seconds between looks for a store that is away; then five
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What API and worker share in one process."""
+
+    settings: Settings
+    clock: Clock
+    ids: Ids
+    bell: Bell
+    storage: Storage
+    models: ModelRouter
+    extraction: Extraction
+    embeddings: Embeddings
+    tokens: EntraTokens | None = None
+    telemetry: Telemetry = SILENCE
+
+
+@contextlib.asynccontextmanager
+async def opened(settings: Settings, stop: asyncio.Event | None = None) -> AsyncIterator[Parts]:
+    """The engines that the settings name, open. Raises ConfigurationError for a store that does not answer in
+    STORAGE_WAIT, or before `stop`."""
+    clock = SystemClock()
+    storage, tokens = storage_of(settings, clock), tokens_of(settings, clock)
+    async with telemetry_of(settings, storage) as telemetry:
+        models = models_of(settings, telemetry)
+        extraction, embeddings = extraction_of(settings), embeddings_of(settings, models)
+        try:
+            await open_storage(storage, settings, stop or asyncio.Event())
+            yield Parts(settings, clock, Ids(clock), Bell(), storage, models, extraction, embeddings, tokens, telemetry)
+        finally:
+            if tokens:
+                await tokens.close()
+            await extraction.close()
+            await embeddings.close()
+            await models.close()
+            await storage.close()
+
+
+async def open_storage(storage: Storage, settings: Settings, stop: asyncio.Event) -> None:
+    """Wait for a store that is away: it may start at the same time, or its rights may still be spreading. Raises
+    ConfigurationError."""
+    end = time.monotonic() + settings.storage_wait
+    for pause in itertools.chain(WAITS, itertools.repeat(5.0)):
+        try:
+            return await storage.open()
+        except (StorageUnavailable, ValueError) as error:
+            left = end - time.monotonic()
+            if isinstance(error, ValueError) or left <= 0 or stop.is_set():
+                raise ConfigurationError(f"{str(error).rstrip('.')}. Check STORAGE.") from None
+            log.warning("the store %s is not there, waiting %d s more for it: %s", place_of(settings), left, error)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), min(pause, left))
+
+
+def ledger_of(parts: Parts) -> Threads:
+    return Threads(
+        parts.storage,
+        parts.clock,
+        parts.ids,
+        parts.bell,
+        roll_after=parts.settings.log_roll_after,
+        telemetry=parts.telemetry,
+    )
+
+
+def stores_of(parts: Parts) -> Stores:
+    index = index_of(parts.settings, parts.storage)
+    return Stores(
+        parts.storage, parts.clock, parts.ids, parts.bell, roll_after=parts.settings.log_roll_after, index=index
+    )
+
+
+def searcher_of(parts: Parts, stores: Stores) -> Searcher:
+    return Searcher(stores, parts.embeddings, parts.clock)
+
+
+def api_of(
+    parts: Parts, ledger: Threads, stores: Stores, searcher: Searcher, stopping: asyncio.Event | None = None
+) -> web.Application:
+    settings = parts.settings
+    limits = Limits(
+        parts.storage,
+        ledger,
+        parts.clock,
+        requests=settings.project_requests_per_minute,
+        runs=settings.project_active_runs,
+        stored=settings.project_stored_bytes,
+    )
+    service = Service(
+        parts.storage,
+        ledger,
+        stores,
+        searcher,
+        parts.models,
+        parts.clock,
+        parts.ids,
+        parts.bell,
+        lifetime=settings.run_expires_after,
+        poll_after=settings.poll_after_ms / 1000,
+        file_limit=settings.file_max_mb * 1024**2,
+        upload_limit=settings.upload_max_mb * 1024**2,
+        telemetry=parts.telemetry,
+        limits=limits,
+    )
+    return create_app(
+        service,
+        keys=settings.keys,
+        tokens=parts.tokens,
+        required=settings.exposed,
+        origins=settings.cors_origins,
+        hosts=settings.allowed_hosts,
+        stopping=stopping,
+    )
+
+
+def keys_of(parts: Parts) -> Keys:
+    return Keys(parts.storage, parts.clock, parts.ids)
+
+
+def actions_of(settings: Settings) -> Actions:
+    try:
+        return Actions.load(settings.actions, settings.action_timeout, settings.action_threads)
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from None
+
+
+def worker_of(parts: Parts, ledger: Threads, stores: Stores, searcher: Search, *, hosted: bool = False) -> Worker:
+    settings = parts.settings
+    concurrency, waiting = settings.worker_concurrency, WAITING
+    if hosted:
+        concurrency, waiting = min(concurrency, HOSTED_RUNS), HOSTED_WAITING
+    kit = Kit(
+        parts.storage,
+        ledger,
+        stores,
+        parts.models,
+        actions_of(settings),
+        parts.extraction,
+        parts.embeddings,
+        parts.clock,
+        parts.ids,
+        parts.bell,
+        flush_every=settings.stream_flush_ms / 1000,
+        hide=settings.worker_hide_seconds,
+        max_rounds=settings.max_tool_rounds,
+        tool_history=settings.tool_history_tokens,
+        telemetry=parts.telemetry,
+        concurrency=concurrency,
+        waiting=waiting,
+        searcher=searcher,
+        tokenizer=Tiktoken(),
+    )
+    return Worker(kit)
+
+
+def tell_of_models(parts: Parts) -> None:
+    """No silent substitute for a provider."""
+    told = parts.models.without_default
+    if told and not parts.settings.default_provider:
+        log.info(
+            "no model provider is the default, so %s; set OPENAI_API_KEY, AZURE_OPENAI_ENDPOINT, or PROVIDERS and"
+            " DEFAULT_PROVIDER",
+            told,
+        )

@@ -1,0 +1,52 @@
+"""The worker inside the process of another program, such as the Azure Functions host."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from assistants_service.composition import (
+    actions_of,
+    ledger_of,
+    opened,
+    searcher_of,
+    stores_of,
+    tell_of_models,
+    worker_of,
+)
+from assistants_service.infra import logs
+from assistants_service.infra.settings import ConfigurationError, read_settings
+from assistants_service.worker.main import Worker
+from assistants_service.worker.watchdog import watching
+
+
+class HostedWorker:
+    """The worker of a process that is another's, and ends without a word, such as the Azure Functions host's. Raises
+    ConfigurationError for what can be known before an item comes, so that none is taken in vain."""
+
+    def __init__(self) -> None:
+        settings = self._settings = read_settings({})
+        if settings.storage.startswith("sqlite:"):
+            raise ConfigurationError(
+                "STORAGE is a SQLite file, whose queue no host watches: set it to the Azure Storage account whose queue"
+                " brings the work."
+            )
+        actions_of(settings)
+        logs.configure(settings, hosted=True)
+        self._opening: asyncio.Task[Worker] | None = None
+        self._kept = contextlib.AsyncExitStack()
+
+    async def opened(self) -> Worker:
+        """One for the process, opened with its first items. Raises ConfigurationError, to all that wait, if the store
+        does not answer; the next item tries again."""
+        if self._opening is None or (self._opening.done() and self._opening.exception()):
+            self._opening = asyncio.create_task(self._open())
+        return await asyncio.shield(self._opening)
+
+    async def _open(self) -> Worker:
+        parts = await self._kept.enter_async_context(opened(self._settings))
+        self._kept.enter_context(watching())
+        tell_of_models(parts)
+        self._warming = asyncio.create_task(parts.models.warm())
+        stores = stores_of(parts)
+        return worker_of(parts, ledger_of(parts), stores, searcher_of(parts, stores), hosted=True)

@@ -1,0 +1,187 @@
+"""API and worker as a process: from its start to the end of what actions left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import gc
+import logging
+import os
+import signal
+import threading
+from collections.abc import AsyncIterator
+
+from aiohttp import web
+from assistants_service.api import connections
+from assistants_service.api.unready import create_unready_app
+from assistants_service.composition import (
+    Parts,
+    api_of,
+    keys_of,
+    ledger_of,
+    opened,
+    searcher_of,
+    stores_of,
+    tell_of_models,
+    worker_of,
+)
+from assistants_service.infra.providers import ModelRouter
+from assistants_service.infra.settings import ConfigurationError, Settings
+from assistants_service.infra.wiring import (
+    MEMORY,
+)
+from assistants_service.worker.main import Worker
+from assistants_service.worker.watchdog import watching
+
+log = logging.getLogger("assistants")
+
+# Objects made before a collection, and collections before one of older objects. One of all objects holds everybody up
+# while it walks them, and finds next to nothing: reference counts free what a request leaves.
+COLLECTIONS = (5_000, 10, 100)
+LEFT_OVER = 2.0  # seconds that what actions left behind has to end, when all else has
+
+
+def stop_signal() -> asyncio.Event:
+    """Set by SIGTERM and SIGINT."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    return stop
+
+
+async def run(settings: Settings, *, api: bool, worker: bool) -> None:
+    """Until SIGTERM or SIGINT; then drain."""
+    if settings.storage == MEMORY and not (api and worker):
+        raise ConfigurationError(
+            f"STORAGE is {MEMORY}, which no other process sees: run `assistants serve`, or set STORAGE to a store that"
+            " API and worker share."
+        )
+    stop = stop_signal()
+    async with opened(settings, stop) as parts, contextlib.AsyncExitStack() as stack:
+        if api:
+            await check_exposure(parts)
+        ledger, stores = ledger_of(parts), stores_of(parts)
+        searcher = searcher_of(parts, stores)
+        # First: nothing listens before the settings hold.
+        consumer = worker_of(parts, ledger, stores, searcher) if worker else None
+        if api:
+            await stack.enter_async_context(listening(api_of(parts, ledger, stores, searcher, stop), settings))
+        if consumer:
+            await stack.enter_async_context(working(consumer, settings, stop))
+        tell_of_models(parts)
+        warming = asyncio.create_task(warm(parts.models if worker else None))
+        stack.callback(warming.cancel)
+        await stop.wait()
+        log.info("stopping: runs in flight have %g s to finish", settings.shutdown_grace)
+
+
+async def refuse(settings: Settings, reason: str) -> None:
+    """Tell every client why the API cannot serve, until SIGTERM or SIGINT."""
+    stop = stop_signal()
+    async with listening(create_unready_app(reason), settings):
+        await stop.wait()
+
+
+async def warm(models: ModelRouter | None) -> None:
+    """Load what the first run would wait for. What is there then stays: collections pass it over."""
+    if models:
+        await models.warm()
+    gc.freeze()
+
+
+async def check_exposure(parts: Parts) -> None:
+    """Raises ConfigurationError for a service without keys that others could reach."""
+    settings = parts.settings
+    if settings.exposed and not settings.api_keys and not parts.tokens and not await keys_of(parts).all():
+        raise ConfigurationError(
+            f"HOST is {settings.host}, which others can reach, and there are no keys: run `assistants keys create"
+            " PROJECT`, or set API_KEYS=project:key,..., ENTRA_TENANT or HOST=127.0.0.1."
+        )
+
+
+@contextlib.asynccontextmanager
+async def listening(app: web.Application, settings: Settings) -> AsyncIterator[str]:
+    """The address at which the API listens meanwhile."""
+    options = {"keepalive_timeout": settings.keep_alive_timeout, **connections.SERVER}
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=5, **options)
+    await runner.setup()
+    server = runner.server
+    assert server  # noqa: S101
+    try:
+        listener = await asyncio.get_running_loop().create_server(
+            connections.guarded(server, settings.max_connections), settings.host, settings.port, backlog=1024
+        )
+    except OSError as error:
+        await runner.cleanup()
+        if error.errno == errno.EADDRINUSE:
+            taken = f"Port {settings.port} on {settings.host} is taken: set PORT or --port to another one."
+            raise ConfigurationError(taken) from None
+        raise ConfigurationError(f"Cannot listen on HOST {settings.host}, PORT {settings.port}: {error}.") from None
+    host, port = listener.sockets[0].getsockname()[:2]
+    log.info("API at http://%s:%s/v1, Swagger UI at http://%s:%s/docs", host, port, host, port)
+    connections.keep_little_unsent(listener)
+    watching = asyncio.create_task(connections.cut_off_stalled(server))
+    try:
+        yield f"http://{host}:{port}"
+    finally:
+        watching.cancel()
+        listener.close()
+        await runner.cleanup()
+
+
+@contextlib.asynccontextmanager
+async def working(worker: Worker, settings: Settings, stop: asyncio.Event) -> AsyncIterator[None]:
+    consuming = asyncio.create_task(worker.run())
+    consuming.add_done_callback(lambda _: stop.set())  # a service without its worker should end, and say why
+    log.info("worker ready")
+    with watching():
+        try:
+            yield
+        finally:
+            await worker.stop(settings.shutdown_grace)
+            await consuming
+
+
+def allow_open_files() -> None:
+    """As many as the system lets this process have: each connection is one, each model call and each store's too."""
+    with contextlib.suppress(ImportError, ValueError, OSError):  # Windows has no such limit
+        import resource
+
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+async def run_to_the_end(settings: Settings, *, api: bool, worker: bool) -> None:
+    """`run`; then the process ends, whatever actions have left in it. Raises what `run` raises."""
+    try:
+        await run(settings, api=api, worker=worker)
+    except ConfigurationError:
+        raise  # before anything began
+    except BaseException as error:
+        end_soon(error)
+        raise
+    end_soon(None)
+
+
+def end_soon(error: BaseException | None) -> None:
+    """The event loop, and then the interpreter, would wait for tasks that swallow their cancellation, and for threads
+    that such a task uses. Runs are handed back by now, and the store is closed."""
+
+    def end() -> None:
+        log.warning("the process ends, though actions have not returned", exc_info=error)
+        logging.shutdown()
+        os._exit(1 if error else 0)
+
+    timer = threading.Timer(LEFT_OVER, end)
+    timer.daemon = True  # a process that ends by itself does not wait for it
+    timer.start()
+
+
+def _loop(starting: object) -> None:
+    try:
+        import uvloop
+    except ImportError:  # Windows has none
+        asyncio.run(starting)  # type: ignore[arg-type]
+    else:
+        uvloop.run(starting)  # type: ignore[arg-type]
