@@ -337,7 +337,7 @@ def test_workflows_are_ones_and_pinned(path: Path) -> None:
 
 
 def test_weak_workflows_are_found() -> None:
-    assert [path.name for path in WORKFLOWS] == ["deploy.yml", "image.yml", "test.yml"]
+    assert [path.name for path in WORKFLOWS] == ["deploy.yml", "release.yml", "test.yml"]
     deploy = (ROOT / ".github" / "workflows" / "deploy.yml").read_text()
     for there, planted, said in (
         ("@08c6903cd8c0fde910a37f88322edcfb5dd907a8", "@v5", "not pinned"),
