@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
+
 from client import Exchange
 from past import Moment, Past
 from simulation import World

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from assistants_service.core.ports import Deltas, ModelError, ModelInfo, Prompt, Reply, Tokens, ToolCall
 from assistants_service.core.resources import FileSearchTool, FunctionDefinition, FunctionTool, StoredAssistant
-from assistants_service.infra.windows import known_window
+from assistants_service.infra.models.context_windows import known_window
 from searching import stores
 
 CLIENTS_TOOL = FunctionTool(function=FunctionDefinition(name="get_weather"))

@@ -26,9 +26,9 @@ from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from assistants_service.core import frames
-from assistants_service.core.decide import CLAIMS, DEADLY
 from assistants_service.core.resources import TERMINAL, Run
+from assistants_service.core.threads import sse as frames
+from assistants_service.core.threads.decide import CLAIMS, DEADLY
 from azurite import Azurite
 from past import Past
 from promises import past_in

@@ -11,8 +11,10 @@ from functools import cached_property
 from typing import Any
 
 import msgspec
-from assistants_service.core import frames, names
+
+from assistants_service.core import names
 from assistants_service.core.resources import TERMINAL, Run
+from assistants_service.core.threads import sse
 from byname import ASSISTANT
 from simulation import KEYS, PATIENCE, World
 from wires import Connection, Cut, request_bytes
@@ -127,9 +129,9 @@ class Ear:
         self._take_in(piece)
 
     def _take_in(self, piece: bytes) -> None:
-        for offset, version, name, payload in frames.parse(piece):  # the server writes whole events at once
+        for offset, version, name, payload in sse.parse(piece):  # the server writes whole events at once
             self.last_id, self.last = f"{offset}.{version}", name
-            if name == frames.PAUSE:
+            if name == sse.PAUSE:
                 self.pause, self.pauses = payload, self.pauses + 1
         if _ERROR.search(piece):
             self.last = "error"
@@ -141,7 +143,7 @@ class Ear:
 
     @property
     def over(self) -> bool:
-        return self.last == "error" or self.last in frames.ENDINGS
+        return self.last == "error" or self.last in sse.ENDINGS
 
 
 @dataclass

@@ -3,6 +3,7 @@
 import os
 
 import pytest
+
 from azurite import azure_account, azurite
 
 __all__ = ["azure_account", "azurite"]

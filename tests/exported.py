@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from assistants_service.infra.telemetry import OpenTelemetry
 from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from assistants_service.infra.telemetry.opentelemetry import OpenTelemetry
 
 
 class Exported:

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+
 from assistants_service.core.ports import Image, ToolCall, Turn
 
 WEATHER: Final[dict[str, Any]] = {

@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+
 from assistants_service.api import streaming
-from assistants_service.core import frames, names
+from assistants_service.core import names
 from assistants_service.core.events import RunQueued
-from assistants_service.core.fold import RunState
 from assistants_service.core.resources import FunctionToolCall, Step, ToolCalls
-from assistants_service.core.stream import replay
+from assistants_service.core.threads import sse as frames
+from assistants_service.core.threads.fold import RunState
+from assistants_service.core.threads.stream import replay
 from client import Exchange
 from past import Past
 from simulation import World

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import msgspec
-from assistants_service.core.decide import DEADLY
+
 from assistants_service.core.resources import TERMINAL, Run
+from assistants_service.core.threads.decide import DEADLY
 from byname import ASSISTANT
 from client import Client, Ear, Exchange, Refused, Unanswered, names_in_path
 from faults import Mischief, Plan

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from assistants_service.core.ports import Conflict, Delivery, Storage, StorageUnavailable
-from assistants_service.infra.sqlite_store import SqliteStorage
+from assistants_service.infra.sqlite.store import SqliteStorage
 from assistants_service.worker.main import Worker
 
 HIDE: Final = 20.0  # seconds; the real one hides for 600, renews at half of it as here, and

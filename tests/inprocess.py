@@ -19,10 +19,13 @@ from typing import Any, TypeVar
 
 import aiohttp
 from aiohttp.test_utils import TestServer
+from multidict import CIMultiDict, CIMultiDictProxy
+from yarl import URL
+
 from assistants_service.api import connections
 from assistants_service.composition import Parts, api_of, ledger_of, searcher_of, stores_of, worker_of
-from assistants_service.core.bell import Bell
 from assistants_service.core.ids import Ids
+from assistants_service.core.notifier import Bell
 from assistants_service.core.ports import (
     SILENCE,
     Clock,
@@ -39,15 +42,13 @@ from assistants_service.core.ports import (
     ToolCall,
 )
 from assistants_service.core.resources import TERMINAL
-from assistants_service.core.stores.search import Searcher
+from assistants_service.core.vector_stores.search import Searcher
+from assistants_service.infra.models.context_windows import known_window
 from assistants_service.infra.settings import read_settings
-from assistants_service.infra.windows import known_window
 from assistants_service.infra.wiring import SystemClock, storage_of, tokens_of
 from assistants_service.worker.search import Search
-from multidict import CIMultiDict, CIMultiDictProxy
 from openapi import check_event, check_response
 from shelved import Bag, PlainText
-from yarl import URL
 
 Json = Any
 T = TypeVar("T")

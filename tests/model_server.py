@@ -15,9 +15,10 @@ import os
 import sys
 from typing import Any, Final
 
-from assistants_service.core.ports import ContextExceeded, ModelError, Prompt, Reply, Turn
-from assistants_service.infra.providers import ModelRouter, Provider
 from pydantic import SecretStr
+
+from assistants_service.core.ports import ContextExceeded, ModelError, Prompt, Reply, Turn
+from assistants_service.infra.models.providers import ModelRouter, Provider
 from upstreams import WEATHER, Heard
 
 FORCED: Final = {"type": "function", "function": {"name": WEATHER["name"]}}

@@ -18,8 +18,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from assistants_service import command, composition
-from assistants_service.infra.azure_calls import Transport
-from assistants_service.worker import doorbell
+from assistants_service.infra.azure.calls import Transport
+from assistants_service.worker import item_handler as doorbell
 
 # Ten minutes are too long for a test:
 TOMBSTONES = 20.0  # seconds that a deleted thread's stay

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from assistants_service.core import events as e
-from assistants_service.core import frames
-from assistants_service.core.fold import Change, ThreadState, apply
 from assistants_service.core.resources import Message, Run, TextPart, encode
+from assistants_service.core.threads import sse
+from assistants_service.core.threads.fold import Change, ThreadState, apply
 from simulation import Block
 
 
@@ -116,7 +116,7 @@ class Past:
         found = [change for change in self.changes if _run_of(change) == run_id]
         began = next(change.version for change in found if change.name == "thread.run.created")
         first = [c for c in self.changes if c.name == "thread.created" and c.version == began]
-        return [*first, *(c for c in found if frames.STREAMED.fullmatch(c.name))]
+        return [*first, *(c for c in found if sse.STREAMED.fullmatch(c.name))]
 
     def events(self, kind: type[e.Event]) -> Iterator[tuple[int, e.Event]]:
         """With the version of their commit."""

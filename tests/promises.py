@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 from answers import p7_and_p8, the_answers_are_true
 from assistants_service.core import events as e
 from assistants_service.core import names
-from assistants_service.core.fold import Change
-from assistants_service.core.frames import ENDINGS
 from assistants_service.core.ports import Storage
-from assistants_service.core.projection import documents
 from assistants_service.core.resources import Run
+from assistants_service.core.threads.fold import Change
+from assistants_service.core.threads.projection import documents
+from assistants_service.core.threads.sse import ENDINGS
 from client import Exchange
 from hearing import p4_in_a_stream, p4_what_clients_heard
 from past import Past, said, whole

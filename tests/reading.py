@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import hostile
 import pytest
+
+import hostile
 from assistants_service.core.ports import Chunk, Chunking, Unreadable
 from assistants_service.infra.extraction.pool import ReaderPool
 

@@ -21,17 +21,18 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import aiohttp
-import promises
 from aiohttp import web
+
+import promises
 from assistants_service.core import names
-from assistants_service.core.bell import Bell
 from assistants_service.core.ids import Ids
+from assistants_service.core.notifier import Bell
 from assistants_service.core.ports import Conflict, Prompt, ToolCall, Turn
 from assistants_service.core.resources import Run, encode
-from assistants_service.core.threads import Threads
-from assistants_service.infra.azure_calls import call
+from assistants_service.core.threads.repository import Threads
+from assistants_service.infra.azure.calls import call
 from assistants_service.infra.settings import read_settings
-from assistants_service.infra.sqlite_store import SqliteStorage
+from assistants_service.infra.sqlite.store import SqliteStorage
 from assistants_service.infra.wiring import SystemClock, storage_of
 from byname import ASSISTANT, ByName
 from client import Client, Exchange, names_in_path

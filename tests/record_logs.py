@@ -19,14 +19,15 @@ from typing import Any, get_args
 
 from assistants_service.composition import worker_of
 from assistants_service.core import events as e
-from assistants_service.core import names, projection
-from assistants_service.core.fold import Change, ThreadState
+from assistants_service.core import names
 from assistants_service.core.ids import Ids
+from assistants_service.core.log.state import View
 from assistants_service.core.ports import Document, Silence, Thought, Tokens, ToolCall
-from assistants_service.core.state import View
-from assistants_service.core.stores import ledger
-from assistants_service.core.stores.fold import StoreChange, StoreState
-from assistants_service.core.view import ThreadView
+from assistants_service.core.threads import projection
+from assistants_service.core.threads.fold import Change, ThreadState
+from assistants_service.core.threads.view import ThreadView
+from assistants_service.core.vector_stores import repository
+from assistants_service.core.vector_stores.fold import StoreChange, StoreState
 from assistants_service.infra.version import VERSION
 from forms import upload
 from inprocess import Act, Gate, InProcess, ManualClock, calls, fails, in_process, path_of, says
@@ -73,7 +74,7 @@ def _lists_of_thread(state: ThreadState) -> dict[str, list[str]]:
 
 def _documents_of_store(project: str, changes: Sequence[StoreChange]) -> list[Document]:
     """With those of files that were only attached, which are made when they are asked for."""
-    return [ledger._document(project, change) for change in changes]
+    return [repository._document(project, change) for change in changes]
 
 
 def _things_of_store(state: StoreState) -> list[Any]:
@@ -100,7 +101,7 @@ def _index_of_store(state: StoreState) -> Json:
 
 THREAD = Kind("threads", names.THREADS, ThreadView, Change, projection.documents, _things_of_thread, _lists_of_thread)
 STORE = Kind(
-    *("vector_stores", names.STORE_LOGS, ledger.StoreView, StoreChange),
+    *("vector_stores", names.STORE_LOGS, repository.StoreView, StoreChange),
     *(_documents_of_store, _things_of_store, _lists_of_store, _index_of_store),
 )
 

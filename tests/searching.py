@@ -7,12 +7,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from assistants_service.core.bell import Bell
 from assistants_service.core.errors import no_such
-from assistants_service.core.files import Files
+from assistants_service.core.files.service import Files
+from assistants_service.core.notifier import Bell
 from assistants_service.core.ports import ToolCall
-from assistants_service.core.stores.desk import StoreDesk
-from assistants_service.core.stores.search import Found
+from assistants_service.core.vector_stores.search import Found
+from assistants_service.core.vector_stores.service import StoreDesk
 
 if TYPE_CHECKING:
     from inprocess import InProcess

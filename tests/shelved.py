@@ -7,10 +7,11 @@ from pathlib import Path
 from zlib import crc32
 
 import numpy as np
+from numpy.typing import NDArray
+
 from assistants_service.core.ports import Chunk, Chunking, EmbeddingError, Kind, Unreadable
 from assistants_service.core.search.ranking import HYBRID
 from assistants_service.core.search.words import words
-from numpy.typing import NDArray
 
 WIDTH = 64
 

@@ -20,20 +20,21 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
 from aiohttp import web, web_app
+
 from assistants_service.api.main import create_app
 from assistants_service.api.service import Service
 from assistants_service.core import names
-from assistants_service.core.bell import Bell
 from assistants_service.core.ids import Ids
+from assistants_service.core.notifier import Bell
 from assistants_service.core.ports import StorageUnavailable
 from assistants_service.core.resources import encode
-from assistants_service.core.stores.ledger import Stores
-from assistants_service.core.stores.search import Searcher
-from assistants_service.core.threads import Threads
-from assistants_service.infra.sqlite_store import SqliteStorage
+from assistants_service.core.threads.repository import Threads
+from assistants_service.core.vector_stores.repository import Stores
+from assistants_service.core.vector_stores.search import Searcher
+from assistants_service.infra.sqlite.store import SqliteStorage
 from assistants_service.infra.tokenizer import Tiktoken
 from assistants_service.worker.actions import Actions
-from assistants_service.worker.kit import Kit
+from assistants_service.worker.context import Kit
 from assistants_service.worker.main import POLL_SLOW, Worker
 from assistants_service.worker.slots import WAITING
 from byname import ASSISTANT, ByName

@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 import pytest
+
 from assistants_service.worker import calls
 from assistants_service.worker.actions import Actions
 from assistants_service.worker.calls import Hanging, Outcome, Tasks, Threads

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+
 from assistants_service.api.main import ROUTES
 from inprocess import Answer, InProcess, in_process, says
 

@@ -7,11 +7,12 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+
 from assistants_service.api import streaming
 from assistants_service.core import names
-from assistants_service.core.bell import Bell
+from assistants_service.core.notifier import Bell
 from assistants_service.core.ports import Delivery, Deltas, Prompt, Reply
-from assistants_service.worker.doorbell import Doorbell
+from assistants_service.worker.item_handler import Doorbell
 from client import Client
 from faults import How
 from simulation import PROJECT, World

@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from assistants_service.core import names
-from assistants_service.infra.conventions import (
+from assistants_service.infra.settings import Settings
+from assistants_service.infra.telemetry.conventions import (
     ATTRIBUTES,
     COUNTERS,
     HISTOGRAMS,
@@ -26,7 +28,6 @@ from assistants_service.infra.conventions import (
     STORAGE_RETRIES,
     TOKENS,
 )
-from assistants_service.infra.settings import Settings
 from bicep_files import Declaration, File, at, literal, objects, properties, read_all, references, text, walk
 
 FOLDER = Path(__file__).resolve().parent.parent / "bicep"

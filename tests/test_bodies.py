@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from aiohttp.http_parser import DeflateBuffer
+
 from forms import TYPE, field, file_form, form, send_form
 from inprocess import InProcess, in_process
 from test_connections import LIVE, answered, connected, refusal, served

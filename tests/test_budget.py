@@ -11,11 +11,12 @@ import logging
 from typing import Any
 
 import pytest
+
 from assistants_service.core.ports import ContextExceeded, Deltas, Prompt, Reply, Tokens, ToolCall
 from assistants_service.infra import tokenizer
-from assistants_service.infra.providers import ModelRouter, Provider
+from assistants_service.infra.models.context_windows import known_window
+from assistants_service.infra.models.providers import ModelRouter, Provider
 from assistants_service.infra.tokenizer import Tiktoken
-from assistants_service.infra.windows import known_window
 from assistants_service.worker.budget import TRIES
 from inprocess import Act, InProcess, calls, fails, in_process, says
 from upstreams import choice, fail, router, serving, whole

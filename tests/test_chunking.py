@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from assistants_service.core.chunking import spans
 from assistants_service.core.ports import Chunking
 from assistants_service.infra.extraction.tokens import bounds, encoding
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 WORDS = st.sampled_from(
     ["tide", " turns", "\n\n", "\n", ". ", "! ", " Größe", " 港口", "😀", "👩‍👩‍👧", "1908", " ", "\t", "é", "{};"]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from assistants_service.core.citations import Citer, Sources, annotated
-from assistants_service.core.resources import FileSearchResult
 from hypothesis import given
 from hypothesis import strategies as st
+
+from assistants_service.core.citations import Citer, Sources, annotated
+from assistants_service.core.resources import FileSearchResult
 
 
 def result(file_id: str, name: str) -> FileSearchResult:

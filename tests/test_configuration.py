@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from assistants_service.command import parser
 from assistants_service.composition import opened
 from assistants_service.infra.settings import ConfigurationError, Settings

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+
 from assistants_service.api import connections
 from assistants_service.api.connections import STALLED
 from assistants_service.composition import api_of

@@ -11,7 +11,8 @@ import random
 from typing import Any
 
 import pytest
-from assistants_service.worker.doorbell import Doorbell
+
+from assistants_service.worker.item_handler import Doorbell
 from client import Client, Unanswered
 from faults import How, Mischief, Plan
 from promises import check, nothing_is_left

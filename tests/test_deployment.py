@@ -19,13 +19,14 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-import bicep_files
 import fpdf
 import pytest
-from azurite import Azurite
 from jsonschema.validators import validator_for
 from openai import OpenAI
 from ruamel.yaml import YAML
+
+import bicep_files
+from azurite import Azurite
 from service import LISTENING, get
 
 Json = Any

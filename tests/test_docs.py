@@ -13,6 +13,7 @@ from pathlib import Path
 from textwrap import wrap
 
 import pytest
+
 from assistants_service.core import names
 from assistants_service.infra.settings import Settings
 from service import Process, service

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 from aiohttp import web
+
 from assistants_service.core.ports import EmbeddingError
-from assistants_service.infra.embedding_models import Input, Manners, manners_of
-from assistants_service.infra.provider_embeddings import SHORTEST, ProviderEmbeddings
+from assistants_service.infra.embeddings.families import Input, Manners, manners_of
+from assistants_service.infra.embeddings.provider import SHORTEST, ProviderEmbeddings
 from assistants_service.infra.settings import Settings
 from assistants_service.infra.wiring import embeddings_of, models_of
 from upstreams import Upstream, hang_up, router, serving, whole

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 from aiohttp import web
+
 from assistants_service.core.ports import EmbeddingError
-from assistants_service.infra.embeddings import OfflineEmbeddings
-from assistants_service.infra.provider_embeddings import MOST_BYTES, ProviderEmbeddings, batches
+from assistants_service.infra.embeddings.offline import OfflineEmbeddings
+from assistants_service.infra.embeddings.provider import MOST_BYTES, ProviderEmbeddings, batches
 from assistants_service.infra.settings import ConfigurationError, Settings
 from assistants_service.infra.wiring import embeddings_of, models_of
 from upstreams import Upstream, hang_up, router, serving, whole
@@ -168,7 +169,7 @@ class Missing(importlib.abc.MetaPathFinder):
         if name.partition(".")[0] == MISSING:
             raise ModuleNotFoundError(f"No module named '{name}'")
 sys.meta_path.insert(0, Missing())
-from assistants_service.infra.embeddings import OfflineEmbeddings
+from assistants_service.infra.embeddings.offline import OfflineEmbeddings
 async def main():
     model = OfflineEmbeddings()
     for given in (["a", "b"], "passage"), (["a"], "query"), ([], "passage"):
@@ -188,7 +189,7 @@ asyncio.run(main())
 def test_the_offline_model_imports_nothing_that_it_does_not_need() -> None:
     program = """
 import asyncio, json, logging, sys
-from assistants_service.infra.embeddings import OfflineEmbeddings
+from assistants_service.infra.embeddings.offline import OfflineEmbeddings
 asyncio.run(OfflineEmbeddings().embed(["a"]))
 print(json.dumps([name for name in ("wordllama", "requests", "openai") if name in sys.modules]))
 assert not logging.getLogger().handlers

@@ -13,10 +13,11 @@ from typing import Any
 import jwt
 import openai
 import pytest
+from cryptography.hazmat.primitives import serialization
+
 from assistants_service.infra.entra import FRESH, LEEWAY, RECHECK, REFETCH
 from assistants_service.infra.settings import ConfigurationError, read_settings
 from assistants_service.infra.wiring import SystemClock, tokens_of
-from cryptography.hazmat.primitives import serialization
 from inprocess import Answer, InProcess, ManualClock, in_process
 from issuer import AUDIENCE, ISSUER, Issuer, issuing
 

@@ -9,10 +9,11 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import documents
-import hostile
 import pytest
 import pytest_asyncio
+
+import documents
+import hostile
 from assistants_service.core.ports import Chunk, Chunking, Unreadable
 from assistants_service.infra.extraction.formats import DOCUMENTS, TEXTS
 from assistants_service.infra.extraction.pool import ReaderPool

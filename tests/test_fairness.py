@@ -15,11 +15,13 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+
 from assistants_service.core import names
 from assistants_service.core.ports import Delivery, Deltas, Kind, Prompt, Reply
 from assistants_service.core.requests import CreateThreadAndRun
 from assistants_service.core.resources import File, FileCounts, Run, VectorStore, encode
-from assistants_service.core.stores.commands import NewFile
+from assistants_service.core.vector_stores.commands import NewFile
 from assistants_service.worker.ingestion import SHIFTS
 from assistants_service.worker.main import POLL_SLOW, Worker
 from assistants_service.worker.slots import CHORES, HOSTED_RUNS, HOSTED_WAITING, GiveWay, Slots
@@ -27,7 +29,6 @@ from byname import ASSISTANT
 from client import Client
 from forms import upload
 from inprocess import Api, ScriptedModels, in_process, says
-from numpy.typing import NDArray
 from promises import past_of
 from shelved import Bag
 from simulation import OTHER_PROJECT, PROJECT, World

@@ -9,21 +9,22 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import pytest
+
 from assistants_service.core import events as e
-from assistants_service.core.commands import message_from
 from assistants_service.core.fanout import AT_ONCE, fan_out
 from assistants_service.core.ports import Document
 from assistants_service.core.requests import CreateMessage
-from assistants_service.core.search import shelf
-from assistants_service.infra import azure_documents
-from assistants_service.infra.azure_calls import Transport
-from assistants_service.infra.azure_store import AzureStorage
+from assistants_service.core.search import segment_cache
+from assistants_service.core.threads.commands import message_from
+from assistants_service.infra.azure import documents as azure_documents
+from assistants_service.infra.azure.calls import Transport
+from assistants_service.infra.azure.store import AzureStorage
 from azurite import Azurite
 from client import Client
 from simulation import PROJECT, World
 from sources import FOLDERS
 from test_fairness import runs_of
-from test_search_shelf import PLENTY, Watched, blob, contents, found
+from test_segment_cache import PLENTY, Watched, blob, contents, found
 from virtual import run
 
 __all__ = ["contents"]
@@ -238,9 +239,9 @@ async def test_a_search_reads_a_few_segments_and_texts_at_a_time(contents: Watch
                 yield piece
 
     contents.download = counted  # type: ignore[method-assign]
-    opened = shelf.Shelf(contents, "segments", PLENTY)
+    opened = segment_cache.Shelf(contents, "segments", PLENTY)
     assert len(await found(opened, "s", *named)) == 10
-    assert (under_way.calls, under_way.most) == (60, shelf.AT_ONCE)
+    assert (under_way.calls, under_way.most) == (60, segment_cache.AT_ONCE)
 
 
 # --- no other way -----------------------------------------------------------------------------------------------------
@@ -262,11 +263,11 @@ ALLOWED = {
         "infra/assistants_service/infra/extraction/pool.py",
         "close",
     ): "waits for processes that end, as many as the pool has",
-    ("infra/assistants_service/infra/sqlite_store.py", "close"): "waits for two chores",
-    ("infra/assistants_service/infra/providers.py", "list"): "the providers of the settings",
-    ("infra/assistants_service/infra/providers.py", "close"): "the providers of the settings",
-    ("infra/assistants_service/infra/azure_store.py", "_create_missing"): "the containers of core/names.py",
-    ("infra/assistants_service/infra/lance_query.py", "_most"): "QUERY_TERMS, of LanceDB in this process",
+    ("infra/assistants_service/infra/sqlite/store.py", "close"): "waits for two chores",
+    ("infra/assistants_service/infra/models/providers.py", "list"): "the providers of the settings",
+    ("infra/assistants_service/infra/models/providers.py", "close"): "the providers of the settings",
+    ("infra/assistants_service/infra/azure/store.py", "_create_missing"): "the containers of core/names.py",
+    ("infra/assistants_service/infra/search/lance_query.py", "_most"): "QUERY_TERMS, of LanceDB in this process",
 }
 SPAWNS = ("create_task", "ensure_future", "run_in_executor", "spawn")
 LOOPS = (ast.For, ast.AsyncFor, ast.While, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from assistants_service.infra.settings import read_settings
 from assistants_service.infra.wiring import models_of
 from forms import add_part, upload

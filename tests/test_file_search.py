@@ -12,12 +12,13 @@ from typing import Any
 
 import openai
 import pytest
+
 from assistants_service import action
 from assistants_service.core.errors import ApiError
 from assistants_service.core.file_search import MOST_TOKENS
 from assistants_service.core.ports import Chunk, Chunking, StorageUnavailable, ToolCall
 from assistants_service.core.search.ranking import Weights
-from assistants_service.infra.providers import ModelRouter, Provider
+from assistants_service.infra.models.providers import ModelRouter, Provider
 from assistants_service.infra.tokenizer import Tiktoken
 from forms import upload
 from inprocess import Event, Gate, InProcess, ManualClock, Stream, calls, in_process, path_of, says

@@ -9,8 +9,9 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+
 from assistants_service.core import names
-from assistants_service.core.files import BATCH_LIFETIME, MARGIN, PATIENCE
+from assistants_service.core.files.service import BATCH_LIFETIME, MARGIN, PATIENCE
 from assistants_service.core.ports import StorageUnavailable
 from forms import BOUNDARY, TYPE, download, field, file_form, form, send_form, upload
 from inprocess import InProcess, ManualClock, in_process
@@ -495,7 +496,10 @@ async def died(*_: Any) -> None:
 
 
 async def test_a_file_whose_answer_was_never_kept_is_found(service: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
-    for place in ("assistants_service.core.files.Files.publish", "assistants_service.api.idempotency.Reserved.keep"):
+    for place in (
+        "assistants_service.core.files.service.Files.publish",
+        "assistants_service.api.idempotency.Reserved.keep",
+    ):
         with monkeypatch.context() as patch:
             patch.setattr(place, died)
             assert (await keyed(service, b"once", place))[0] == 500
@@ -524,7 +528,7 @@ async def test_a_key_whose_request_died_a_day_ago_makes_no_file_of_bytes_that_ar
 ) -> None:
     """The key is younger than they: it was reserved when all had come."""
     with monkeypatch.context() as patch:
-        patch.setattr("assistants_service.core.files.Files.publish", died)
+        patch.setattr("assistants_service.core.files.service.Files.publish", died)
         assert (await keyed(service, b"once"))[0] == 500
     service.advance(PATIENCE - MARGIN + 1)
     assert (await keyed(service, b"once"))[0] == 400

@@ -13,13 +13,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+
 from assistants_service.core import names
 from assistants_service.core.errors import ApiError
-from assistants_service.core.files import PATIENCE, decode_file
+from assistants_service.core.files.service import PATIENCE, decode_file
 from assistants_service.core.ports import StorageUnavailable
 from assistants_service.core.requests import CompleteUpload, CreateUpload, ExpiresAfter
 from assistants_service.core.resources import File
-from assistants_service.infra import sqlite_store
+from assistants_service.infra.sqlite import store as sqlite_store
 from client import Unanswered
 from faults import How, Plan
 from simulation import PROJECT, Process, World

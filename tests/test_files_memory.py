@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from azurite import Azurite
 from service import Process, service
 from transfers import connected, receive, send

@@ -15,17 +15,18 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from openai import AsyncOpenAI
+
 from assistants_service.core import names
 from assistants_service.core.ports import StorageUnavailable
 from assistants_service.core.resources import Run
-from assistants_service.core.work import AdvanceRun, to_body
+from assistants_service.core.work_items import AdvanceRun, to_body
 from assistants_service.hosted import HostedWorker
 from assistants_service.infra.settings import ConfigurationError, Settings
 from azurite import Azurite
 from byname import ASSISTANT
 from chaos import talk_and_kill
 from functions_host import HIDE, Options
-from openai import AsyncOpenAI
 from package import package
 from reality import Reality, Visitor, reality
 from scenarios import ask, listen

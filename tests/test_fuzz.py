@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+from yarl import URL
+
 from bench.helper import resident_mb
 from forms import add_part, upload
 from inprocess import Api, path_of
 from malformed import UPLOAD, WEATHER, malformed
 from service import Process, service
 from test_malformed import AT_ONCE, send_all
-from yarl import URL
 
 TESTS = Path(__file__).parent
 FUZZ = int(os.environ.get("FUZZ", "0"))  # requests of each kind

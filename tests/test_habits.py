@@ -11,12 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import habits
 import httpx2
 import pytest
 import pytest_asyncio
+
+import habits
 from assistants_service.core.ports import ModelError, Prompt, Reply, Turn
-from assistants_service.infra.providers import ModelRouter, Provider
+from assistants_service.infra.models.providers import ModelRouter, Provider
 from assistants_service.infra.settings import Settings
 from habits import HABITS, Habit
 from upstreams import Heard, assembled

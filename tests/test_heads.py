@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from assistants_service.api.heads import ONCE
 from inprocess import in_process
 from test_connections import answered, served

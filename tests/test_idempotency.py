@@ -13,11 +13,12 @@ import aiohttp
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from openai import AsyncOpenAI, BadRequestError, NotFoundError
+
 from assistants_service.api.idempotency import Reserved
 from assistants_service.core.ports import ToolCall
 from forms import upload
 from inprocess import Gate, InProcess, ManualClock, calls, in_process, says
-from openai import AsyncOpenAI, BadRequestError, NotFoundError
 
 Json = Any
 DAY = 24 * 3600

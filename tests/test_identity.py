@@ -12,8 +12,10 @@ from typing import Any
 import aiohttp
 import jwt
 import pytest
-from assistants_service.infra.azure_store import AzureStorage
-from assistants_service.infra.identity import new_credential
+from yarl import URL
+
+from assistants_service.infra.azure.identity import new_credential
+from assistants_service.infra.azure.store import AzureStorage
 from assistants_service.infra.settings import ConfigurationError, read_settings
 from azurite import Azurite
 from forms import upload
@@ -21,7 +23,6 @@ from inprocess import PATIENCE, Api
 from issuer import Issuer, issuing
 from service import COMMAND, Process
 from upstreams import Upstream, chunk, events, serving
-from yarl import URL
 
 STORAGE, MODELS = "https://storage.azure.com", "https://cognitiveservices.azure.com"
 

@@ -6,6 +6,7 @@ import base64
 from typing import Any
 
 import pytest
+
 from assistants_service.core import events as e
 from assistants_service.core.ports import Image, Turn
 from assistants_service.core.resources import ImageFile, ImageFilePart, Message, Thread
@@ -201,7 +202,7 @@ async def test_what_is_remembered_of_images_is_bounded() -> None:
 
 
 def service_files(service: InProcess) -> Any:
-    from assistants_service.core.files import Files
+    from assistants_service.core.files.service import Files
 
     return Files(service.storage, service.parts.clock, service.bell)
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from assistants_service.api.authentication import STALE
 from assistants_service.core.keys import Keys
 from forms import TYPE, file_form

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from assistants_service.api.authentication import AGAIN, STALE
 from assistants_service.api.main import ROUTES
 from assistants_service.command import manage_keys, parser

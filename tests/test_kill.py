@@ -15,6 +15,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+
 from assistants_service.core.ports import Deltas, Prompt, Reply
 from azurite import Azurite
 from byname import ByName

@@ -6,12 +6,13 @@ import asyncio
 from collections.abc import Iterable
 from typing import Any
 
+from msgspec.structs import replace
+
 import virtual
-from assistants_service.core import frames
 from assistants_service.core.ids import Ids
 from assistants_service.core.resources import Message, Run
-from assistants_service.worker.live import Draft, Live
-from msgspec.structs import replace
+from assistants_service.core.threads import sse as frames
+from assistants_service.worker.deltas import Draft, Live
 
 RUN = Run(id="run_1", created_at=1, assistant_id="asst_1", thread_id="thread_1", model="m", expires_at=601)
 

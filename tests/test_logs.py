@@ -12,8 +12,9 @@ from typing import Any
 
 import aiohttp
 import pytest
-from assistants_service.core.scope import work_on
-from assistants_service.infra.logs import JsonLines, Lines
+
+from assistants_service.core.log_context import work_on
+from assistants_service.infra.telemetry.logs import JsonLines, Lines
 from exported import Exported
 from service import Process
 from upstreams import choice, chunk, events, function, serving, whole

@@ -11,12 +11,13 @@ from typing import Any
 from unittest.mock import ANY
 
 import pytest
+
 from assistants_service.api import making
-from assistants_service.core.decide import CLOSING
 from assistants_service.core.ports import ContextExceeded, Deltas, Prompt, Reply, StorageUnavailable, Tokens, ToolCall
-from assistants_service.infra import providers
-from assistants_service.worker import advance
-from assistants_service.worker.live import Draft, Unheard
+from assistants_service.core.threads.decide import CLOSING
+from assistants_service.infra.models import providers
+from assistants_service.worker import run_executor
+from assistants_service.worker.deltas import Draft, Unheard
 from habits import HABITS, Answer, Ask, Habit, function_item, item, refused, respond
 from habits import serving as serving_habits
 from inprocess import Gate, InProcess, ManualClock, calls, fails, in_process, path_of, says
@@ -31,7 +32,7 @@ PARIS = ToolCall("call_a", "get_weather", '{"city":"Paris"}')
 @pytest.fixture(autouse=True)
 def _at_the_first_look(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test waits a second: `InProcess.making` makes the worker look."""
-    monkeypatch.setattr(advance, "TELL_AFTER", 0.0)
+    monkeypatch.setattr(run_executor, "TELL_AFTER", 0.0)
 
 
 async def messages(service: InProcess, run: Json, query: str = "order=asc") -> list[Json]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+
 from assistants_service.core.ports import ToolCall
 from exported import Exported
 from forms import add_part, download, field, file_form, form, send_form

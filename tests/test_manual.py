@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from azurite import Azurite
 from openai import BadRequestError, OpenAI
+
+from azurite import Azurite
 from service import COMMAND, Process, service, wait_until
 
 MANUAL = (Path(__file__).resolve().parent.parent / "docs" / "operations.md").read_text()

@@ -19,9 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from assistants_service.core.ports import Deltas, ModelInfo, Prompt, Reply, ToolCall
-from assistants_service.infra.windows import known_window
-from assistants_service.worker import advance
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -32,6 +29,10 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+
+from assistants_service.core.ports import Deltas, ModelInfo, Prompt, Reply, ToolCall
+from assistants_service.infra.models.context_windows import known_window
+from assistants_service.worker import run_executor
 from inprocess import NOTHING, Answer, Gate, InProcess, ManualClock, calls, fails, in_process, says
 from reference import CALLS, TERMINAL, Reference, Refused, Thread
 
@@ -504,7 +505,7 @@ def some(examples: int, steps: int) -> settings:
 @pytest.fixture(autouse=True)
 def _nothing_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
     """The reference has no clock for what a model is at: test_making.py shows that."""
-    monkeypatch.setattr(advance, "TELL_AFTER", float("inf"))
+    monkeypatch.setattr(run_executor, "TELL_AFTER", float("inf"))
 
 
 def play(storage: str, how: settings, log: pytest.LogCaptureFixture) -> None:

@@ -17,14 +17,15 @@ import httpx2
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import unused_port
+from pydantic import SecretStr
+
 from assistants_service.composition import Parts, tell_of_models
 from assistants_service.core.ports import Image, ModelError, ModelInfo, NoSuchModel, Reply, Tokens, ToolCall, Turn
-from assistants_service.infra import draft, providers
-from assistants_service.infra.providers import ModelRouter, Provider
+from assistants_service.infra.models import providers, reply_builder
+from assistants_service.infra.models.providers import ModelRouter, Provider
+from assistants_service.infra.models.turns import joined
 from assistants_service.infra.settings import read_settings
-from assistants_service.infra.turns import joined
 from assistants_service.infra.wiring import models_of
-from pydantic import SecretStr
 from upstreams import (
     WEATHER,
     Answer,
@@ -792,7 +793,7 @@ async def test_a_stream_that_breaks_off_before_anything_was_heard(
 async def test_events_that_bring_nothing_are_counted(
     upstream: Upstream, silent: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(draft, "MOST_SILENT_EVENTS", 20)
+    monkeypatch.setattr(reply_builder, "MOST_SILENT_EVENTS", 20)
     upstream.script = [events(*[silent, chunk(content="a")] * 19, chunk("stop")), events(*[silent] * 30, chunk("stop"))]
     async with router(upstream.url) as models:
         assert (await models.reply(prompt(), Heard())).text == "a" * 19
@@ -801,7 +802,7 @@ async def test_events_that_bring_nothing_are_counted(
 
 
 async def test_thoughts_are_weighed(upstream: Upstream, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(draft, "MOST_SILENT", 10_000)
+    monkeypatch.setattr(reply_builder, "MOST_SILENT", 10_000)
     thoughts = [chunk(reasoning_content="x" * 850)] * 10
     upstream.script = [events(*thoughts, chunk(content="a"), chunk("stop")), events(*thoughts, *thoughts)]
     async with router(upstream.url) as models:
@@ -1007,7 +1008,7 @@ async def test_a_provider_that_does_not_list_in_time_is_left_out(
         await never.wait()
         return web.Response()
 
-    monkeypatch.setattr("assistants_service.infra.providers._LIST_TIMEOUT", 0.2)
+    monkeypatch.setattr("assistants_service.infra.models.providers._LIST_TIMEOUT", 0.2)
     upstream.script = [wait]
     async with router(upstream.url) as models:
         assert await models.list() == []
@@ -1066,7 +1067,7 @@ async def test_a_provider_that_cannot_be_warmed_is_told_and_tried_again(
 
 def test_the_sdk_is_not_imported_before_it_is_needed() -> None:
     code = (
-        "import sys, asyncio\nfrom assistants_service.infra.providers import *\n"
+        "import sys, asyncio\nfrom assistants_service.infra.models.providers import *\n"
         "from assistants_service.core.ports import *\n"
         "router = ModelRouter({'offline': Provider(api='offline'), 'openai': Provider()}, 'offline')\n"
         "asyncio.run(router.reply(Prompt('offline', None, (Turn('user', 'Hi'),)), None))\n"

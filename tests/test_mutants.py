@@ -9,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+
 from mutants import MUTANTS, PAGE, Mutant, written
 
 HERE = Path(__file__).resolve().parent

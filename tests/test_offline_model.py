@@ -7,10 +7,11 @@ import re
 from typing import Any
 
 import pytest
+
 from assistants_service.core.file_search import definition
 from assistants_service.core.ports import Image, Prompt, Reply, Tokens, Turn
-from assistants_service.infra.offline_arguments import arguments
-from assistants_service.infra.offline_model import HONEST, OfflineModel
+from assistants_service.infra.models.offline import HONEST, OfflineModel
+from assistants_service.infra.models.offline_arguments import arguments
 from upstreams import WEATHER, Heard, assembled, prompt
 
 TIME = {"name": "getLocalTime", "description": "Tells the time somewhere"}

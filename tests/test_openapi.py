@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
-from assistants_service.api.openapi import add_routes
 from jsonschema import Draft202012Validator
+
+from assistants_service.api.openapi import add_routes
 from openapi import ROOT, check_event, check_response, check_stream
 
 SERVED = json.loads((ROOT / "app" / "assistants_service" / "api" / "openapi.json").read_text(encoding="utf-8"))

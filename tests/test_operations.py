@@ -9,21 +9,22 @@ from pathlib import Path
 
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
+
 from assistants_service.api.main import create_app
 from assistants_service.api.service import Service
-from assistants_service.core.bell import Bell
 from assistants_service.core.ids import Ids
+from assistants_service.core.notifier import Bell
 from assistants_service.core.ports import Delivery
-from assistants_service.core.stores.ledger import Stores
-from assistants_service.core.stores.search import Searcher
-from assistants_service.core.threads import Threads
-from assistants_service.infra.azure_store import AzureStorage
-from assistants_service.infra.providers import ModelRouter, Provider
+from assistants_service.core.threads.repository import Threads
+from assistants_service.core.vector_stores.repository import Stores
+from assistants_service.core.vector_stores.search import Searcher
+from assistants_service.infra.azure.store import AzureStorage
+from assistants_service.infra.models.providers import ModelRouter, Provider
 from assistants_service.infra.tokenizer import Tiktoken
 from assistants_service.infra.wiring import SystemClock
 from assistants_service.worker.actions import Actions
-from assistants_service.worker.doorbell import Doorbell
-from assistants_service.worker.kit import HIDE, Kit
+from assistants_service.worker.context import HIDE, Kit
+from assistants_service.worker.item_handler import Doorbell
 from shelved import Bag, PlainText
 
 LIMIT = 16

@@ -19,11 +19,13 @@ import aiohttp
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
-from assistants_service.core.ports import StorageUnavailable, Unsent
-from assistants_service.infra import sqlite_store
-from assistants_service.infra.azure_calls import Resting, call, write
-from assistants_service.infra.breaker import FAILURES, LONGEST_PAUSE, PATIENCE, Breaker
 from azure.core.exceptions import AzureError, HttpResponseError, ResourceExistsError, ServiceRequestError
+from yarl import URL
+
+from assistants_service.core.ports import StorageUnavailable, Unsent
+from assistants_service.infra.azure.breaker import FAILURES, LONGEST_PAUSE, PATIENCE, Breaker
+from assistants_service.infra.azure.calls import Resting, call, write
+from assistants_service.infra.sqlite import store as sqlite_store
 from azurite import Azurite
 from client import Client
 from faults import Call, How, Plan
@@ -34,7 +36,6 @@ from scenarios import SCENARIOS
 from simulation import World
 from test_projects import operations, used_project, with_ids
 from virtual import run
-from yarl import URL
 
 BEGIN, END = 5.0, 35.0  # seconds of virtual time
 SECONDS = float(os.environ.get("STORM", "4"))

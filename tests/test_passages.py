@@ -9,7 +9,7 @@ from pathlib import Path
 
 import documents
 from assistants_service.core.search.ranking import VECTOR, WORDS
-from assistants_service.infra.embeddings import OfflineEmbeddings
+from assistants_service.infra.embeddings.offline import OfflineEmbeddings
 from assistants_service.infra.extraction.pool import ReaderPool
 from forms import upload
 from inprocess import in_process

@@ -8,24 +8,26 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
-from assistants_service.core import frames, names
-from assistants_service.core.bell import Bell
-from assistants_service.core.decide import CLOSING
-from assistants_service.core.desk import Desk
+
+from assistants_service.core import names
 from assistants_service.core.events import RunClaimed
 from assistants_service.core.ids import Ids
+from assistants_service.core.notifier import Bell
 from assistants_service.core.ports import Conflict, Delivery, Deltas, ModelInfo, Prompt, Reply, StorageUnavailable
 from assistants_service.core.requests import CreateThreadAndRun
 from assistants_service.core.resources import Run, StoredAssistant
-from assistants_service.core.stores.ledger import Stores
-from assistants_service.core.threads import Threads
-from assistants_service.core.work import AdvanceRun, PurgeStore, PurgeThread, TendStore, to_body
-from assistants_service.infra.sqlite_store import SqliteStorage
+from assistants_service.core.threads import sse as frames
+from assistants_service.core.threads.decide import CLOSING
+from assistants_service.core.threads.repository import Threads
+from assistants_service.core.threads.service import Desk
+from assistants_service.core.vector_stores.repository import Stores
+from assistants_service.core.work_items import AdvanceRun, PurgeStore, PurgeThread, TendStore, to_body
+from assistants_service.infra.models.context_windows import known_window
+from assistants_service.infra.sqlite.store import SqliteStorage
 from assistants_service.infra.tokenizer import Tiktoken
-from assistants_service.infra.windows import known_window
 from assistants_service.worker.actions import Actions
-from assistants_service.worker.doorbell import DELIVERIES, Doorbell
-from assistants_service.worker.kit import Kit
+from assistants_service.worker.context import Kit
+from assistants_service.worker.item_handler import DELIVERIES, Doorbell
 from exported import Exported
 from searching import FakeSearch
 from shelved import Bag, PlainText

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+
 from assistants_service.api.main import ROUTES
 from forms import add_part, upload
 from inprocess import NOTHING, Api, InProcess, filled, in_process, path_of

@@ -7,11 +7,12 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+
 from assistants_service.api import streaming
 from assistants_service.core import names
-from assistants_service.core.work import AdvanceRun, TendStore, to_body
-from assistants_service.worker.advance import Advance
-from assistants_service.worker.doorbell import Doorbell
+from assistants_service.core.work_items import AdvanceRun, TendStore, to_body
+from assistants_service.worker.item_handler import Doorbell
+from assistants_service.worker.run_executor import Advance
 from assistants_service.worker.slots import Slots
 from client import Client, Refused, Unanswered
 from faults import How

@@ -21,14 +21,15 @@ from typing import Any
 
 import aiohttp
 import pytest
-import virtual
 from aiohttp import web
+
+import virtual
 from assistants_service.api import connections, streaming
 from assistants_service.composition import api_of
-from assistants_service.core import frames
-from assistants_service.core.bell import Bell
+from assistants_service.core.notifier import Bell
 from assistants_service.core.ports import Deltas, Prompt, Reply
 from assistants_service.core.resources import Run
+from assistants_service.core.threads import sse as frames
 from byname import ByName
 from client import names_in_path
 from inprocess import BETA, PATIENCE, InProcess, in_process, path_of, says

@@ -13,8 +13,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import fpdf
-import hostile
 import pytest
+
+import hostile
 from assistants_service.core.ports import Chunk
 from assistants_service.infra.extraction import pool
 from assistants_service.infra.extraction.pool import ReaderPool

@@ -10,12 +10,14 @@ from typing import Any, get_args
 
 import msgspec
 import pytest
+
 from assistants_service.core import events as e
-from assistants_service.core import fold, paging, resources, view
-from assistants_service.core.state import View
-from assistants_service.core.stores import fold as stores
-from assistants_service.core.stores import ledger
-from assistants_service.core.stream import replay
+from assistants_service.core import paging, resources
+from assistants_service.core.log.state import View
+from assistants_service.core.threads import fold, view
+from assistants_service.core.threads.stream import replay
+from assistants_service.core.vector_stores import fold as stores
+from assistants_service.core.vector_stores import repository as ledger
 from record_logs import CASES, LOGS, SUMS, digest, folded, kind_of, record
 
 Json = Any

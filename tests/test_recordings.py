@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from assistants_service.core.ports import Tokens, ToolCall
 from forms import file_form, send_form
 from inprocess import SETTLED, Act, Answer, Event, Gate, InProcess, calls, in_process, says

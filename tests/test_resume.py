@@ -13,18 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from assistants_service import command
 from assistants_service.core import events as e
 from assistants_service.core import names
-from assistants_service.core.bell import Bell
 from assistants_service.core.errors import ApiError
 from assistants_service.core.ids import Ids
+from assistants_service.core.notifier import Bell
 from assistants_service.core.resources import TERMINAL
 from assistants_service.core.resume import Resumption
-from assistants_service.core.stores.ledger import Stores
-from assistants_service.core.threads import Threads
+from assistants_service.core.threads.repository import Threads
+from assistants_service.core.vector_stores.repository import Stores
 from assistants_service.infra.settings import ConfigurationError, Settings
-from assistants_service.infra.sqlite_store import SqliteStorage
+from assistants_service.infra.sqlite.store import SqliteStorage
 from assistants_service.infra.wiring import MEMORY, SystemClock
 from client import Client, Unanswered
 from faults import How, Plan

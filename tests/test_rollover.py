@@ -7,12 +7,13 @@ from collections import Counter
 from typing import Any
 
 import pytest
+
 from assistants_service.core import names
 from assistants_service.core.errors import ApiError
 from assistants_service.core.paging import PageQuery
 from assistants_service.core.ports import Document, Mark
 from assistants_service.core.resources import encode
-from assistants_service.core.stream import replay
+from assistants_service.core.threads.stream import replay
 from client import Client
 from faults import Plan
 from inprocess import in_process
@@ -20,7 +21,7 @@ from past import whole
 from promises import all_documents, check, past_of
 from scenarios import ask, rolled_over
 from simulation import PROJECT, World
-from test_ledger import say
+from test_repository import say
 from virtual import run
 
 ROLLS = 3  # commits of one generation

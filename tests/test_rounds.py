@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 import pytest
+
 from assistants_service.core.ports import ToolCall, Turn
 from inprocess import InProcess, calls, fails, in_process, path_of, says
 from searching import FakeSearch, found

@@ -14,6 +14,9 @@ from unittest import mock
 import msgspec
 import numpy as np
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
 from assistants_service.core.search.ranking import HYBRID, K1, LEAST, VECTOR, WORDS, B, Hit, Query, Weights, search
 from assistants_service.core.search.segment import (
     Chunk,
@@ -27,8 +30,6 @@ from assistants_service.core.search.segment import (
     passages,
 )
 from assistants_service.core.search.words import BEGINNING, BEGUN, FORMAT, WHOLE, forms, indexed, term, words
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
 
 quickly = settings(deadline=None, max_examples=40)  # other tests take the processor meanwhile
 MODEL, DIMENSIONS = "model", 3

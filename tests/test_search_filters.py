@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from assistants_service.core.search.filters import Filter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
+
+from assistants_service.core.search.filters import Filter
 
 quickly = settings(deadline=None, max_examples=60)  # other tests take the processor meanwhile
 PARSER: TypeAdapter[Filter] = TypeAdapter(Filter)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from math import ceil
 
-from assistants_service.core.search.tiers import FACTOR, LARGEST, SMALLEST, WASTE, Weight, plan
-from assistants_service.core.search.words import FORMAT
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from assistants_service.core.search.merge_policy import FACTOR, LARGEST, SMALLEST, WASTE, Weight, plan
+from assistants_service.core.search.words import FORMAT
 
 quickly = settings(deadline=None, max_examples=60)  # other tests take the processor meanwhile
 weights = st.lists(

@@ -13,12 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from assistants_service.api import authentication, idempotency
-from assistants_service.core import commands, ledger, stream
 from assistants_service.core.keys import Caller
+from assistants_service.core.log import repository as ledger
 from assistants_service.core.ports import Conflict, Document, Mark
-from assistants_service.infra.sqlite_store import SqliteStorage
-from assistants_service.worker import advance, doorbell, main
+from assistants_service.core.threads import commands, stream
+from assistants_service.infra.sqlite.store import SqliteStorage
+from assistants_service.worker import item_handler as doorbell
+from assistants_service.worker import main
+from assistants_service.worker import run_executor as advance
 from histories import play
 
 HISTORIES = 50

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from assistants_service.core.ports import Mark, StorageUnavailable, Unsent
-from assistants_service.infra import sqlite_store
-from assistants_service.infra.sqlite_store import SqliteStorage
+from assistants_service.infra.sqlite import store as sqlite_store
+from assistants_service.infra.sqlite.store import SqliteStorage
 from inprocess import ManualClock, in_process
 
 HOUR = 3600.0

@@ -16,6 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from azure.core.exceptions import ClientAuthenticationError
+from azure.storage.blob.aio import BlobClient
+
 from assistants_service.api.idempotency import LIFETIME
 from assistants_service.core.ids import Ids
 from assistants_service.core.names import KEPT_DAYS
@@ -29,13 +32,12 @@ from assistants_service.core.ports import (
     Storage,
     StorageUnavailable,
 )
-from assistants_service.infra import azure_store, sqlite_store
-from assistants_service.infra.azure_calls import call
-from assistants_service.infra.azure_store import AzureStorage
-from assistants_service.infra.sqlite_store import SqliteStorage, tidy
+from assistants_service.infra.azure import store as azure_store
+from assistants_service.infra.azure.calls import call
+from assistants_service.infra.azure.store import AzureStorage
+from assistants_service.infra.sqlite import store as sqlite_store
+from assistants_service.infra.sqlite.store import SqliteStorage, tidy
 from assistants_service.infra.wiring import SystemClock
-from azure.core.exceptions import ClientAuthenticationError
-from azure.storage.blob.aio import BlobClient
 from azurite import Azurite
 from reality import free_port
 
@@ -1249,7 +1251,7 @@ async def test_a_sweep_leaves_what_a_late_writer_puts_in_the_place_of_a_tombston
         await lossy.advance(replace(DOCUMENT, version=DOCUMENT.version + 1))
         return found
 
-    monkeypatch.setattr("assistants_service.infra.azure_documents.call", listed)
+    monkeypatch.setattr("assistants_service.infra.azure.documents.call", listed)
     await lossy.sweep(DOCUMENT.container, "p/thread_1/")
     assert await lossy.get(DOCUMENT.container, DOCUMENT.name)
 

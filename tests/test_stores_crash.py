@@ -14,19 +14,20 @@ from typing import Any
 
 import msgspec
 import pytest
+
 from assistants_service.core import events as e
 from assistants_service.core import names
-from assistants_service.core.commands import store_of_thread
 from assistants_service.core.errors import ApiError
 from assistants_service.core.ports import Delivery
 from assistants_service.core.resources import ExpiresAfter, File, FileCounts, VectorStore, encode
 from assistants_service.core.search.segment import passages
-from assistants_service.core.stores.commands import NewFile
-from assistants_service.core.stores.fold import StoreState
-from assistants_service.core.stores.ledger import StoreView
-from assistants_service.core.work import TendStore, to_body
-from assistants_service.worker.doorbell import Doorbell
+from assistants_service.core.threads.commands import store_of_thread
+from assistants_service.core.vector_stores.commands import NewFile
+from assistants_service.core.vector_stores.fold import StoreState
+from assistants_service.core.vector_stores.repository import StoreView
+from assistants_service.core.work_items import TendStore, to_body
 from assistants_service.worker.ingestion import CLAIMS
+from assistants_service.worker.item_handler import Doorbell
 from byname import ASSISTANT
 from client import Client, Refused, Unanswered
 from faults import How, Mischief, Plan

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+
 from assistants_service.core import names
-from assistants_service.core.stores.fold import StoreState
+from assistants_service.core.vector_stores.fold import StoreState
 from azurite import Azurite
 from reality import Reality, reality
 from test_stores_crash import check_store, folded, text_of

@@ -9,16 +9,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from assistants_service.core import frames, names
-from assistants_service.core.bell import Bell
-from assistants_service.core.fold import Change
+from msgspec.structs import replace
+
+from assistants_service.core import names
 from assistants_service.core.ids import Ids
+from assistants_service.core.notifier import Bell
 from assistants_service.core.ports import Conflict
 from assistants_service.core.resources import Run
-from assistants_service.core.stream import StreamWriter
-from assistants_service.infra.sqlite_store import SqliteStorage
-from assistants_service.worker.live import Draft, Live, Lost
-from msgspec.structs import replace
+from assistants_service.core.threads import sse as frames
+from assistants_service.core.threads.fold import Change
+from assistants_service.core.threads.stream import StreamWriter
+from assistants_service.infra.sqlite.store import SqliteStorage
+from assistants_service.worker.deltas import Draft, Live, Lost
 
 RUN = Run(
     id="run_1", created_at=1, assistant_id="asst_1", thread_id="thread_1", model="m", status="in_progress", expires_at=9

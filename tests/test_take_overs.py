@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import pytest
+
 import simulation
 from assistants_service.core import events as e
-from assistants_service.core.decide import CLAIMS, DEADLY
-from assistants_service.core.fold import RunState
 from assistants_service.core.ports import Deltas, Prompt, Reply
 from assistants_service.core.resources import Run
+from assistants_service.core.threads.decide import CLAIMS, DEADLY
+from assistants_service.core.threads.fold import RunState
 from assistants_service.worker.actions import Actions
 from byname import ByName
 from client import Client
@@ -87,7 +88,7 @@ class Lookup:
 @contextlib.contextmanager
 def hearing(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     """What workers log of runs, past the world's own ear."""
-    logger = logging.getLogger("assistants_service.worker.advance")
+    logger = logging.getLogger("assistants_service.worker.run_executor")
     logger.addHandler(caplog.handler)
     try:
         yield

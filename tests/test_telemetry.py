@@ -18,18 +18,19 @@ import aiohttp
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
-from assistants_service.api import openapi
-from assistants_service.api.middleware import IDS
-from assistants_service.infra import telemetry
-from assistants_service.infra.conventions import ATTRIBUTES
-from assistants_service.infra.settings import read_settings
-from assistants_service.infra.wiring import models_of
-from exported import Exported
-from inprocess import BETA, InProcess, in_process, path_of
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.trace import SpanKind, StatusCode
+
+from assistants_service.api import openapi
+from assistants_service.api.middleware import IDS
+from assistants_service.infra.settings import read_settings
+from assistants_service.infra.telemetry import opentelemetry as telemetry
+from assistants_service.infra.telemetry.conventions import ATTRIBUTES
+from assistants_service.infra.wiring import models_of
+from exported import Exported
+from inprocess import BETA, InProcess, in_process, path_of
 from service import Process
 from upstreams import Upstream, choice, chunk, events, function, serving, whole
 

@@ -7,13 +7,14 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import habits
 import pytest
+
+import habits
 from assistants_service.core import events as e
 from assistants_service.core import names
 from assistants_service.core.ports import Thought, Tokens, ToolCall, Turn
-from assistants_service.infra.providers import ModelRouter, Provider
-from assistants_service.infra.thoughts import MOST
+from assistants_service.infra.models.providers import ModelRouter, Provider
+from assistants_service.infra.models.thoughts import MOST
 from inprocess import InProcess, in_process, path_of, says
 from upstreams import choice, function, prompt, router, serving, whole
 

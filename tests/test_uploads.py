@@ -9,8 +9,9 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from assistants_service.core.files import PATIENCE
-from assistants_service.core.uploads import LIFETIME
+
+from assistants_service.core.files.service import PATIENCE
+from assistants_service.core.files.uploads import LIFETIME
 from forms import TYPE, add_part, download, field, form, send_form
 from inprocess import InProcess, ManualClock, in_process
 from test_files import kept, rest

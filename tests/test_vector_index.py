@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import documents
 import numpy as np
 import pytest
+
+import documents
 from assistants_service.core.ports import Chunk, Chunking, Storage, VectorIndex
 from assistants_service.core.search.ranking import HYBRID, VECTOR, WORDS, Query, Weights
-from assistants_service.infra.embeddings import OfflineEmbeddings
+from assistants_service.infra.embeddings.offline import OfflineEmbeddings
 from assistants_service.infra.extraction.pool import ReaderPool
 from assistants_service.infra.settings import ConfigurationError, Settings, read_settings
 from assistants_service.infra.wiring import SystemClock, index_of, storage_of
@@ -291,7 +292,7 @@ async def counted(service: InProcess, path: str, done: Callable[[Any], bool]) ->
 
 
 async def test_a_missing_package_stops_the_start_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "assistants_service.infra.lance_index", None)
+    monkeypatch.setitem(sys.modules, "assistants_service.infra.search.lance_index", None)
     settings = read_settings({"storage": "sqlite://:memory:", "search_index": "lancedb"})
     with pytest.raises(ConfigurationError, match="extra `lancedb`"):
         index_of(settings, storage_of(settings, SystemClock()))
@@ -305,8 +306,8 @@ async def known(indexed: Indexed) -> list[str]:
 
 
 async def test_an_index_that_is_tidied_finds_the_same(indexed: Indexed, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("assistants_service.infra.lance_index.FRAGMENTS", 10)
-    monkeypatch.setattr("assistants_service.infra.lance_index.VECTORS", 300)
+    monkeypatch.setattr("assistants_service.infra.search.lance_index.FRAGMENTS", 10)
+    monkeypatch.setattr("assistants_service.infra.search.lance_index.VECTORS", 300)
     reader = index_of(indexed.settings, indexed.storage)
     for number in range(20):
         await indexed.put(f"file-{number:02}.1", *(f"tide {number} {place} {'moon ' * place}" for place in range(20)))
@@ -322,7 +323,7 @@ async def test_an_index_that_is_tidied_finds_the_same(indexed: Indexed, monkeypa
 
 
 async def test_tidying_spares_what_is_put_meanwhile(indexed: Indexed, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("assistants_service.infra.lance_index.FRAGMENTS", 2)
+    monkeypatch.setattr("assistants_service.infra.search.lance_index.FRAGMENTS", 2)
     for number in range(4):
         await indexed.put(f"file-{number}.1", "the tide")
 
@@ -339,7 +340,7 @@ async def test_what_no_source_owns_is_dropped_when_tidied_or_deleted(
     indexed: Indexed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A worker that was overtaken put it after its successor had dropped it, and died."""
-    monkeypatch.setattr("assistants_service.infra.lance_index.FRAGMENTS", 2)
+    monkeypatch.setattr("assistants_service.infra.search.lance_index.FRAGMENTS", 2)
 
     async def left() -> list[int]:
         return [n for n in range(4) if await indexed.index.read(STORE, f"file-{n}.1", f"file-{n}.1")]
@@ -355,7 +356,7 @@ async def test_what_no_source_owns_is_dropped_when_tidied_or_deleted(
 
 async def test_a_table_of_old_is_searched_as_it_was_until_it_is_tidied(tmp_path: Path) -> None:
     """One without beginnings, as 0.1.0 made it; and one to which a file was added, whose rows have them."""
-    from assistants_service.infra import lance_index
+    from assistants_service.infra.search import lance_index
 
     async def beside() -> lance_index.Access:
         return lance_index.Access(str(tmp_path))
@@ -412,7 +413,7 @@ async def test_processes_that_write_at_once_and_are_killed_leave_whole_files(
     indexed: Indexed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And so does one that tidies while they write."""
-    monkeypatch.setattr("assistants_service.infra.lance_index.FRAGMENTS", 4)
+    monkeypatch.setattr("assistants_service.infra.search.lance_index.FRAGMENTS", 4)
 
     async def claimed() -> list[str]:
         return [f"file-{number}.1" for number in range(10_000)]

@@ -10,19 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from assistants_service.composition import worker_of
 from assistants_service.core import events as e
 from assistants_service.core import names
-from assistants_service.core.bell import Bell
-from assistants_service.core.decide import Wait
 from assistants_service.core.ids import Ids
+from assistants_service.core.notifier import Bell
 from assistants_service.core.ports import Chunk, Chunking, Delivery, Kind
 from assistants_service.core.search.ranking import Weights
 from assistants_service.core.search.words import FORMAT, WHOLE
-from assistants_service.core.stores.fold import StoreState
-from assistants_service.core.stores.ledger import Stores
-from assistants_service.core.work import PurgeStore, TendStore, from_body, to_body
-from assistants_service.infra.embeddings import OfflineEmbeddings
+from assistants_service.core.threads.decide import Wait
+from assistants_service.core.vector_stores.fold import StoreState
+from assistants_service.core.vector_stores.repository import Stores
+from assistants_service.core.work_items import PurgeStore, TendStore, from_body, to_body
+from assistants_service.infra.embeddings.offline import OfflineEmbeddings
 from assistants_service.worker.ingestion import ABANDONED, CLAIMS, WENT_WRONG, Shift
 from forms import upload
 from inprocess import InProcess, ManualClock, in_process
@@ -497,7 +498,7 @@ async def test_where_the_built_in_model_is_missing_files_are_found_by_their_word
     async with in_process(embeddings=model) as service:
         store = await service.api.post("/vector_stores", {})
         with monkeypatch.context() as patch:
-            patch.setattr("assistants_service.infra.embeddings._offline", missing)
+            patch.setattr("assistants_service.infra.embeddings.offline._offline", missing)
             lodging = await added("Our guests sleep in four lodgings.")
             train = await added("A train leaves at noon.")
             assert await found("Which lodging?") == [lodging]

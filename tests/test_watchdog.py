@@ -8,6 +8,7 @@ import threading
 import time
 
 import pytest
+
 from assistants_service.worker import watchdog
 from assistants_service.worker.actions import Actions
 

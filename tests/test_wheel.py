@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from openai import OpenAI
+
 from test_deployment import BIN, ROOT, run, started
 
 PACKAGE = "assistants_service"

@@ -7,9 +7,10 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+
 from assistants_service.api import streaming
 from assistants_service.core.ports import StorageUnavailable, ToolCall
-from assistants_service.infra.providers import ModelRouter, Provider
+from assistants_service.infra.models.providers import ModelRouter, Provider
 from forms import upload
 from inprocess import Gate, InProcess, ManualClock, calls, filled, in_process, path_of, says
 

@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
+
 from assistants_service.core.ports import Reply, Tokens, ToolCall, Turn
 from inprocess import Gate, ManualClock, calls, fails, in_process, path_of, says
 from upstreams import choice, router, serving, whole
@@ -425,7 +426,7 @@ async def test_a_model_call_ends_with_the_cancel_of_its_run() -> None:
 async def test_an_answer_that_no_commit_can_hold_fails_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     async with in_process(says("word " * 1000)) as service:
         thread, assistant = await service.thread("Hello"), await service.assistant()
-        monkeypatch.setattr("assistants_service.core.ledger.MAX_BLOCK", 4000)
+        monkeypatch.setattr("assistants_service.core.log.repository.MAX_BLOCK", 4000)
         run = await service.finished(thread, assistant)
         assert (run["status"], run["last_error"]["code"]) == ("failed", "server_error")
         assert "too large" in run["last_error"]["message"]

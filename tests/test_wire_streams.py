@@ -8,16 +8,17 @@ import itertools
 from typing import Any
 
 import pytest
+from openai._streaming import SSEDecoder
+
 from assistants_service import action
 from assistants_service.api import streaming
-from assistants_service.core.decide import Done
 from assistants_service.core.names import STREAMS, THREADS, document
 from assistants_service.core.ports import Deltas, Prompt, Reply, StorageUnavailable, ToolCall
-from assistants_service.core.stream import replay
-from assistants_service.core.work import AdvanceRun
-from assistants_service.worker.advance import Advance
+from assistants_service.core.threads.decide import Done
+from assistants_service.core.threads.stream import replay
+from assistants_service.core.work_items import AdvanceRun
+from assistants_service.worker.run_executor import Advance
 from inprocess import Event, Gate, InProcess, ManualClock, Stream, calls, fails, in_process, path_of, says
-from openai._streaming import SSEDecoder
 
 Json = Any
 WEATHER = {"type": "function", "function": {"name": "get_weather"}}
@@ -583,7 +584,7 @@ async def test_a_watcher_of_a_run_that_is_streamed_half_way_keeps_its_place() ->
 async def test_a_store_that_fails_for_a_while_ends_neither_streams_nor_model_calls(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("assistants_service.worker.advance.LOOK_EVERY", 0.01)
+    monkeypatch.setattr("assistants_service.worker.run_executor.LOOK_EVERY", 0.01)
     gate, failed = Gate(), asyncio.Event()
     async with in_process(says("Hel", gate, "lo")) as service:
         async with await streamed(service) as stream:

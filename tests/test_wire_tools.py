@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
+
 from assistants_service import action
 from assistants_service.core.ports import ToolCall, Turn
 from inprocess import Gate, InProcess, calls, in_process, path_of, says

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from assistants_service.core import frames, names
+
+from assistants_service.core import names
 from assistants_service.core.ports import Conflict, Delivery, Deltas, Prompt, Reply, StorageUnavailable
 from assistants_service.core.resources import Run, ToolCalls
-from assistants_service.core.work import AdvanceRun, PurgeThread, to_body
+from assistants_service.core.threads import sse as frames
+from assistants_service.core.work_items import AdvanceRun, PurgeThread, to_body
 from assistants_service.worker.actions import Actions
-from assistants_service.worker.doorbell import Doorbell
+from assistants_service.worker.item_handler import Doorbell
 from assistants_service.worker.main import Worker
 from client import Client, Unanswered
 from faults import How, Plan

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+
 from assistants_service.core.ports import ModelError, Prompt, Reply, ToolCall, Turn
-from assistants_service.infra.providers import ModelRouter, Provider
+from assistants_service.infra.models.providers import ModelRouter, Provider
 
 WEATHER: dict[str, Any] = {
     "name": "get_weather",

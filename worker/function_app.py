@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Final
 
 import azure.functions as func
+
 from assistants_service.core.names import POISON, WORK
 from assistants_service.core.ports import Delivery
 from assistants_service.hosted import HostedWorker

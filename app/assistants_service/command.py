@@ -11,9 +11,9 @@ from assistants_service.api import key_command
 from assistants_service.composition import keys_of, ledger_of, opened, stores_of
 from assistants_service.core.ports import StorageUnavailable
 from assistants_service.core.resume import Resumption
-from assistants_service.infra import logs
 from assistants_service.infra.settings import ConfigurationError, Settings, UnresolvedReference, describe, read_settings
-from assistants_service.infra.sqlite_space import existing, vacuum
+from assistants_service.infra.sqlite.space import existing, vacuum
+from assistants_service.infra.telemetry import logs
 from assistants_service.infra.version import VERSION
 from assistants_service.infra.wiring import (
     MEMORY,

@@ -12,17 +12,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from aiohttp import web
+
 from assistants_service.api.limits import Limits
 from assistants_service.api.main import create_app
 from assistants_service.api.service import Service
-from assistants_service.core.bell import Bell
 from assistants_service.core.ids import Ids
 from assistants_service.core.keys import Keys
+from assistants_service.core.notifier import Bell
 from assistants_service.core.ports import SILENCE, Clock, Embeddings, Extraction, Storage, StorageUnavailable, Telemetry
-from assistants_service.core.stores.ledger import Stores
-from assistants_service.core.stores.search import Searcher
-from assistants_service.core.threads import Threads
-from assistants_service.infra.providers import ModelRouter
+from assistants_service.core.threads.repository import Threads
+from assistants_service.core.vector_stores.repository import Stores
+from assistants_service.core.vector_stores.search import Searcher
+from assistants_service.infra.models.providers import ModelRouter
 from assistants_service.infra.settings import ConfigurationError, Settings
 from assistants_service.infra.tokenizer import Tiktoken
 from assistants_service.infra.wiring import (
@@ -37,7 +38,7 @@ from assistants_service.infra.wiring import (
     tokens_of,
 )
 from assistants_service.worker.actions import Actions
-from assistants_service.worker.kit import Kit
+from assistants_service.worker.context import Kit
 from assistants_service.worker.main import Worker
 from assistants_service.worker.search import Search
 from assistants_service.worker.slots import HOSTED_RUNS, HOSTED_WAITING, WAITING

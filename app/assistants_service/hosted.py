@@ -14,8 +14,8 @@ from assistants_service.composition import (
     tell_of_models,
     worker_of,
 )
-from assistants_service.infra import logs
 from assistants_service.infra.settings import ConfigurationError, read_settings
+from assistants_service.infra.telemetry import logs
 from assistants_service.worker.main import Worker
 from assistants_service.worker.watchdog import watching
 

@@ -13,6 +13,7 @@ import threading
 from collections.abc import AsyncIterator
 
 from aiohttp import web
+
 from assistants_service.api import connections
 from assistants_service.api.unready import create_unready_app
 from assistants_service.composition import (
@@ -26,7 +27,7 @@ from assistants_service.composition import (
     tell_of_models,
     worker_of,
 )
-from assistants_service.infra.providers import ModelRouter
+from assistants_service.infra.models.providers import ModelRouter
 from assistants_service.infra.settings import ConfigurationError, Settings
 from assistants_service.infra.wiring import (
     MEMORY,

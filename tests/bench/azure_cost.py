@@ -24,7 +24,7 @@ from azure.storage.queue.aio import QueueServiceClient
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from assistants_service.composition import ledger_of, opened, searcher_of, stores_of, worker_of
-from assistants_service.infra.azure_store import EMULATOR_VERSION
+from assistants_service.infra.azure.store import EMULATOR_VERSION
 from assistants_service.infra.settings import read_settings
 from test_operations import HEADERS, Separate
 

@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from aiohttp import web
+
 from upstreams import chunk, fragment, serving, whole
 
 Messages = list[dict[str, Any]]

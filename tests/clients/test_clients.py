@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from parties import NPM, PARTIES, STORES, Played, api_keys, node, ready, run
 from scripted import scripted_model
+
 from service import Process, service
 
 AT_ONCE = 3  # clients

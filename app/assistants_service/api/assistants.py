@@ -6,16 +6,17 @@ from dataclasses import replace
 
 import msgspec
 from aiohttp import web
+
 from assistants_service.api import references
 from assistants_service.api.idempotency import reserve
 from assistants_service.api.listing import list_documents
 from assistants_service.api.service import Service, answer, answer_stored, path_id, read_body, service_of
 from assistants_service.core import names
-from assistants_service.core.commands import assistant_from, updated_assistant
 from assistants_service.core.errors import no_such
 from assistants_service.core.ports import Conflict, Stored
 from assistants_service.core.requests import CreateAssistant, UpdateAssistant
 from assistants_service.core.resources import Assistant, Deleted, StoredAssistant, encode
+from assistants_service.core.threads.commands import assistant_from, updated_assistant
 
 _decoder = msgspec.json.Decoder(StoredAssistant)
 _wire = msgspec.json.Decoder(Assistant)

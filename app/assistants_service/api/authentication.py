@@ -13,6 +13,7 @@ from typing import Final, Protocol
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
+
 from assistants_service.api.dialects import dialect_of, is_api
 from assistants_service.api.keyless import Keyless
 from assistants_service.api.service import PROJECT

@@ -11,6 +11,7 @@ from aiohttp import HttpVersion11, web
 from aiohttp.streams import StreamReader
 from aiohttp.typedefs import Handler, Middleware
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
+
 from assistants_service.api.heads import listed
 from assistants_service.core.errors import ApiError
 

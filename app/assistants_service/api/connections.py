@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
+
 from assistants_service.api.service import SERVICE
 from assistants_service.core.errors import ApiError, overloaded
 from assistants_service.core.resources import encode

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from aiohttp import web
+
 from assistants_service.api.heads import listed
 from assistants_service.core.errors import ApiError
 

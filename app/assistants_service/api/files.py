@@ -11,12 +11,13 @@ from urllib.parse import quote
 
 import msgspec
 from aiohttp import web
-from assistants_service.api.form import Form
+
 from assistants_service.api.idempotency import Reserved, reserve_for
+from assistants_service.api.multipart import Form
 from assistants_service.api.service import REQUEST_ID, answer, answer_stored, page_query, service_of
 from assistants_service.api.validation import parse_body
 from assistants_service.core.errors import ApiError, no_such_file
-from assistants_service.core.files import decode_file, expiry
+from assistants_service.core.files.service import decode_file, expiry
 from assistants_service.core.ids import SAFE_ID
 from assistants_service.core.ports import StorageUnavailable
 from assistants_service.core.requests import CreateFile, Purpose

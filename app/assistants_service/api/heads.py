@@ -11,6 +11,7 @@ from typing import Final
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
+
 from assistants_service.core.errors import ApiError
 
 # All that the service reads and that has one value. aiohttp itself refuses some of them in the newer versions.

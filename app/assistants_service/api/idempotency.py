@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import msgspec
 from aiohttp import web
+
 from assistants_service.api import references
 from assistants_service.api.service import Service, service_of
 from assistants_service.core import names

@@ -13,6 +13,7 @@ import re
 from collections.abc import Collection
 
 from aiohttp import web
+
 from assistants_service.core.errors import ApiError
 
 _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+))(?::\d*)?")

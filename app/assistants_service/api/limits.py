@@ -18,12 +18,13 @@ from typing import Final
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
+
 from assistants_service.api.dialects import is_api
 from assistants_service.api.service import PROJECT
 from assistants_service.core import names
 from assistants_service.core.errors import ApiError
 from assistants_service.core.ports import Clock, Storage, StorageUnavailable
-from assistants_service.core.threads import Threads
+from assistants_service.core.threads.repository import Threads
 
 log = logging.getLogger(__name__)
 

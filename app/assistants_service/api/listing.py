@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import msgspec
 from aiohttp import web
+
 from assistants_service.api.service import checked_id, page_query, service_of
 from assistants_service.core.ports import Stored
 from assistants_service.core.resources import encode

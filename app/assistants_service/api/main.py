@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Collection, Mapping
 
 from aiohttp import web
+
 from assistants_service.api import (
     assistants,
     bodies,

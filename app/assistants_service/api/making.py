@@ -10,13 +10,14 @@ from __future__ import annotations
 from bisect import bisect_right
 
 from aiohttp import web
+
 from assistants_service.api.service import answer, answer_stored, service_of
 from assistants_service.core import names
 from assistants_service.core.errors import ApiError
-from assistants_service.core.fold import ThreadState
 from assistants_service.core.ids import made_at
 from assistants_service.core.resources import Message, Step
-from assistants_service.core.stream import last_told
+from assistants_service.core.threads.fold import ThreadState
+from assistants_service.core.threads.stream import last_told
 
 
 async def fetch(request: web.Request, container: str, thread_id: str, *ids: str) -> web.Response:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from aiohttp import web
+
 from assistants_service.api import making
 from assistants_service.api.idempotency import reserve
 from assistants_service.api.service import answer, checked_id, page_query, path_id, read_body, service_of
 from assistants_service.core import names
-from assistants_service.core.commands import message_of
 from assistants_service.core.requests import CreateMessage, UpdateMetadata
 from assistants_service.core.resources import Deleted
+from assistants_service.core.threads.commands import message_of
 
 
 async def create(request: web.Request) -> web.Response:

@@ -11,6 +11,7 @@ from http import HTTPStatus
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 from aiohttp.web_protocol import RequestHandler
+
 from assistants_service.api.bodies import SpoiledBody, close_uninvited
 from assistants_service.api.connections import SlowBody, body_timer
 from assistants_service.api.dialects import OPENAI, Dialect, dialect_of, is_api
@@ -27,10 +28,10 @@ from assistants_service.core.errors import (
     unreadable,
 )
 from assistants_service.core.ids import SAFE_ID
+from assistants_service.core.log.state import UnreadableLog
+from assistants_service.core.log_context import scope, work_on
 from assistants_service.core.ports import Conflict, Full, StorageUnavailable, Telemetry, Undecided
 from assistants_service.core.resources import encode
-from assistants_service.core.scope import scope, work_on
-from assistants_service.core.state import UnreadableLog
 
 log = logging.getLogger(__name__)
 

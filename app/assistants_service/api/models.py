@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from aiohttp import web
+
 from assistants_service.api.service import answer, service_of
 from assistants_service.core.errors import ApiError
 from assistants_service.core.ports import ModelInfo

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 from aiohttp import web
+from msgspec.structs import replace
+
 from assistants_service.api import assistants, references, streaming
 from assistants_service.api.idempotency import reserve
 from assistants_service.api.service import (
@@ -17,10 +19,9 @@ from assistants_service.api.service import (
     service_of,
 )
 from assistants_service.core import names
-from assistants_service.core.commands import run_of
 from assistants_service.core.requests import CreateRun, CreateThreadAndRun, SubmitToolOutputs, UpdateMetadata
 from assistants_service.core.resources import Run
-from msgspec.structs import replace
+from assistants_service.core.threads.commands import run_of
 
 
 async def create(request: web.Request) -> web.StreamResponse:

@@ -7,24 +7,25 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from aiohttp import web
+
 from assistants_service.api.heads import listed
 from assistants_service.api.validation import parse_body, parse_include, parse_page
-from assistants_service.core.bell import Bell
-from assistants_service.core.commands import Scribe
-from assistants_service.core.desk import Desk
 from assistants_service.core.errors import ApiError, invalid_id, no_such
-from assistants_service.core.files import Files
+from assistants_service.core.files.service import Files
+from assistants_service.core.files.uploads import Uploads
 from assistants_service.core.ids import SAFE_ID, Ids
+from assistants_service.core.notifier import Bell
 from assistants_service.core.paging import PageQuery
 from assistants_service.core.ports import SILENCE, Clock, Models, Storage, Stored, Telemetry
 from assistants_service.core.requests import Body
 from assistants_service.core.resources import encode
-from assistants_service.core.stores.desk import StoreDesk
-from assistants_service.core.stores.helpers import Helpers
-from assistants_service.core.stores.ledger import Stores
-from assistants_service.core.stores.search import Searcher
-from assistants_service.core.threads import Threads
-from assistants_service.core.uploads import Uploads
+from assistants_service.core.threads.commands import Scribe
+from assistants_service.core.threads.repository import Threads
+from assistants_service.core.threads.service import Desk
+from assistants_service.core.vector_stores.helpers import Helpers
+from assistants_service.core.vector_stores.repository import Stores
+from assistants_service.core.vector_stores.search import Searcher
+from assistants_service.core.vector_stores.service import StoreDesk
 
 if TYPE_CHECKING:
     from assistants_service.api.limits import Limits

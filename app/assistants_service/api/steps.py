@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from aiohttp import web
+from msgspec.structs import replace
+
 from assistants_service.api import making
 from assistants_service.api.service import answer, includes_contents, page_query, path_id, service_of
 from assistants_service.core import names
-from assistants_service.core.commands import run_of
 from assistants_service.core.resources import shown
-from msgspec.structs import replace
+from assistants_service.core.threads.commands import run_of
 
 
 async def list_all(request: web.Request) -> web.Response:

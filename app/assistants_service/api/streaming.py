@@ -9,13 +9,15 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Ite
 from typing import Any
 
 from aiohttp import web
+
 from assistants_service.api.service import REQUEST_ID, Service
-from assistants_service.core import frames, names
-from assistants_service.core.commands import run_of
+from assistants_service.core import names
 from assistants_service.core.errors import ApiError
 from assistants_service.core.ports import Mark, StorageUnavailable
 from assistants_service.core.resources import encode
-from assistants_service.core.stream import replay
+from assistants_service.core.threads import sse
+from assistants_service.core.threads.commands import run_of
+from assistants_service.core.threads.stream import replay
 
 # One line: an empty line after it would be an event without data for the SDK, which keeps the last `id` for the next.
 HEARTBEAT = b": keep-alive\n"
@@ -146,14 +148,14 @@ async def follow(
             if data:
                 start, offset, pause = offset, offset + len(data), POLL_FAST
                 if seen:  # a stream may lag: where it ends now need not be where the news begin
-                    news = (place for place, version, _, _ in frames.parse(data) if version > seen)
+                    news = (place for place, version, _, _ in sse.parse(data) if version > seen)
                     if (first := next(news, None)) is None:
                         continue
                     data, seen = data[first - start :], 0
                 end = stop.search(data)
                 yield data[: end.end()] if end else data
                 if end:
-                    yield frames.DONE
+                    yield sse.DONE
                     return
                 continue
             yield b""
@@ -175,7 +177,7 @@ def _error(message: str) -> bytes:
 
 async def over() -> AsyncGenerator[bytes, None]:
     """What is left of a stream whose last event its reader has."""
-    yield frames.DONE
+    yield sse.DONE
 
 
 async def start_offset(source: Source, last_event_id: str | None) -> int | None:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 
 from aiohttp import web
+
 from assistants_service.api import references
 from assistants_service.api.idempotency import reserve
 from assistants_service.api.service import answer, answer_stored, path_id, read_body, service_of
 from assistants_service.core import names
-from assistants_service.core.commands import thread_of
 from assistants_service.core.ports import Conflict
 from assistants_service.core.requests import CreateThread, UpdateThread
 from assistants_service.core.resources import Deleted
+from assistants_service.core.threads.commands import thread_of
 
 
 async def create(request: web.Request) -> web.Response:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from aiohttp import web
+
 from assistants_service.api.middleware import errors_and_ids
 from assistants_service.core.errors import ApiError
 

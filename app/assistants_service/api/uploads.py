@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from aiohttp import web
-from assistants_service.api.form import Form
+
 from assistants_service.api.idempotency import reserve
+from assistants_service.api.multipart import Form
 from assistants_service.api.service import answer, read_body, service_of
 from assistants_service.core.errors import no_such_upload
 from assistants_service.core.ids import SAFE_ID

@@ -6,11 +6,12 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from multidict import MultiMapping
+from pydantic import ValidationError
+
 from assistants_service.core.errors import ApiError, invalid_id
 from assistants_service.core.paging import PageQuery
 from assistants_service.core.requests import Body
-from multidict import MultiMapping
-from pydantic import ValidationError
 
 B = TypeVar("B", bound=Body)
 

@@ -6,6 +6,8 @@ from typing import get_args
 
 import msgspec
 from aiohttp import web
+from msgspec.structs import replace
+
 from assistants_service.api.idempotency import reserve
 from assistants_service.api.listing import list_documents
 from assistants_service.api.service import answer, answer_stored, page_query, path_id, read_body, service_of
@@ -34,10 +36,9 @@ from assistants_service.core.resources import (
     encode,
 )
 from assistants_service.core.search.request import Ranking, SearchVectorStore
-from assistants_service.core.stores.commands import NewFile, chunking_of, has_expired, new_file, new_files
-from assistants_service.core.stores.fold import FileState
-from assistants_service.core.stores.ledger import batch_of
-from msgspec.structs import replace
+from assistants_service.core.vector_stores.commands import NewFile, chunking_of, has_expired, new_file, new_files
+from assistants_service.core.vector_stores.fold import FileState
+from assistants_service.core.vector_stores.repository import batch_of
 
 RESULTS = 10  # of a search that names no number (section 3.8)
 _decode = msgspec.json.Decoder(VectorStore).decode

@@ -13,8 +13,8 @@ from itertools import islice
 from typing import Any
 
 from assistants_service.core.file_search import Place, found_by, plain_name
-from assistants_service.core.fold import RunState, ThreadState
 from assistants_service.core.resources import FileSearchResult, Step, TextPart
+from assistants_service.core.threads.fold import RunState, ThreadState
 
 # A file's name has 255 characters at most. What cannot become a marker is not held back while an answer is streamed.
 _MARKER = re.compile(r"【(\d{1,12}):(\d{1,9})†([^【】\n]{0,300})】")

@@ -27,7 +27,7 @@ from assistants_service.core.resources import (
 )
 
 if TYPE_CHECKING:
-    from assistants_service.core.stores.search import Found
+    from assistants_service.core.vector_stores.search import Found
 
 NAME: Final = "file_search"
 DESCRIPTION: Final = (

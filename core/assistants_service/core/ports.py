@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from assistants_service.core.search.merge_policy import Weight
     from assistants_service.core.search.ranking import Query, Weights
-    from assistants_service.core.search.tiers import Weight
 
 
 class Conflict(Exception):

@@ -19,14 +19,14 @@ from typing import Final
 from assistants_service.core import events as e
 from assistants_service.core import names
 from assistants_service.core.fanout import fan_out
-from assistants_service.core.files import decode_file
-from assistants_service.core.fold import ThreadState
+from assistants_service.core.files.service import decode_file
+from assistants_service.core.log.state import UnreadableLog
 from assistants_service.core.ports import Clock, Storage, StorageUnavailable, Stored
-from assistants_service.core.state import UnreadableLog
-from assistants_service.core.stores.fold import StoreState
-from assistants_service.core.stores.ledger import Stores
-from assistants_service.core.threads import Threads
-from assistants_service.core.work import (
+from assistants_service.core.threads.fold import ThreadState
+from assistants_service.core.threads.repository import Threads
+from assistants_service.core.vector_stores.fold import StoreState
+from assistants_service.core.vector_stores.repository import Stores
+from assistants_service.core.work_items import (
     AdvanceRun,
     PurgeFile,
     PurgeStore,

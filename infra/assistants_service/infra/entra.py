@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import jwt
 from aiohttp import ClientError, ClientSession, ClientTimeout, DummyCookieJar
+
 from assistants_service.core.errors import ApiError
 from assistants_service.core.keys import Caller, Scope, digest
 

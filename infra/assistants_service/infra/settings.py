@@ -8,8 +8,6 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from assistants_service.core import names
-from assistants_service.core.ledger import ROLL_AFTER
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -22,6 +20,9 @@ from pydantic import (
     model_validator,
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
+
+from assistants_service.core import names
+from assistants_service.core.log.repository import ROLL_AFTER
 
 
 class ConfigurationError(Exception):

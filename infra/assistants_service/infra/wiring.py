@@ -14,9 +14,9 @@ from assistants_service.core.keys import Caller
 from assistants_service.core.ports import SILENCE, Clock, Embeddings, Extraction, Storage, Telemetry, VectorIndex
 from assistants_service.core.search.embedded import EmbeddedIndex
 from assistants_service.core.search.ranking import Weights
-from assistants_service.infra.providers import ModelRouter, Provider
+from assistants_service.infra.models.providers import ModelRouter, Provider
 from assistants_service.infra.settings import ConfigurationError, Settings
-from assistants_service.infra.sqlite_store import SqliteStorage
+from assistants_service.infra.sqlite.store import SqliteStorage
 
 if TYPE_CHECKING:
     from assistants_service.infra.entra import EntraTokens
@@ -52,7 +52,7 @@ def storage_of(settings: Settings, clock: Clock) -> Storage:
     if where.startswith("sqlite:///") and len(where) > len("sqlite:///"):
         return SqliteStorage(_file_of(where), clock)
     if where.startswith("https://") or "=" in where:
-        from assistants_service.infra.azure_store import AzureStorage
+        from assistants_service.infra.azure.store import AzureStorage
 
         try:
             if where.startswith("https://"):
@@ -161,9 +161,9 @@ def models_of(settings: Settings, telemetry: Telemetry = SILENCE) -> ModelRouter
 def embeddings_of(settings: Settings, models: ModelRouter) -> Embeddings:
     """Raises ConfigurationError. The built-in model is not the fallback of a provider's, but the default: a key that is
     set for chat must not change by what an existing vector store is searched."""
-    from assistants_service.infra.embedding_models import Input, manners_of
-    from assistants_service.infra.embeddings import OFFLINE, OfflineEmbeddings
-    from assistants_service.infra.provider_embeddings import ProviderEmbeddings
+    from assistants_service.infra.embeddings.families import Input, manners_of
+    from assistants_service.infra.embeddings.offline import OFFLINE, OfflineEmbeddings
+    from assistants_service.infra.embeddings.provider import ProviderEmbeddings
 
     manners = manners_of(settings.embedding_model)
     if settings.embedding_input:
@@ -195,7 +195,7 @@ def index_of(settings: Settings, storage: Storage) -> VectorIndex:
     if settings.search_index == "embedded":
         return EmbeddedIndex(storage, memory)
     try:
-        from assistants_service.infra.lance_index import Access, LanceIndex
+        from assistants_service.infra.search.lance_index import Access, LanceIndex
     except ModuleNotFoundError:
         raise ConfigurationError(
             "SEARCH_INDEX is lancedb, which is not installed: install the extra `lancedb`, or set embedded."
@@ -207,7 +207,7 @@ def index_of(settings: Settings, storage: Storage) -> VectorIndex:
             return Access(folder)
 
         return LanceIndex(beside, memory)
-    from assistants_service.infra.azure_store import AzureStorage
+    from assistants_service.infra.azure.store import AzureStorage
 
     assert isinstance(storage, AzureStorage)  # noqa: S101
 
@@ -223,7 +223,7 @@ async def telemetry_of(settings: Settings, storage: Storage) -> AsyncIterator[Te
     if not settings.applicationinsights_connection_string and not settings.otel_exporter_otlp_endpoint:
         yield SILENCE
         return
-    from assistants_service.infra.telemetry import telemetry_to
+    from assistants_service.infra.telemetry.opentelemetry import telemetry_to
 
     telemetry = telemetry_to(settings)
     telemetry.watch(storage)

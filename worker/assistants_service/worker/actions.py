@@ -16,9 +16,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
+from pydantic import TypeAdapter, ValidationError
+
 from assistants_service import ACTION
 from assistants_service.worker.calls import THREADS, Hanging, Outcome, Tasks, Threads
-from pydantic import TypeAdapter, ValidationError
 
 OUTPUT_LIMIT = 256 * 1024  # characters of an output that the model gets to see
 

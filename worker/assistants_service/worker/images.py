@@ -8,11 +8,11 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from assistants_service.core.errors import ApiError
-from assistants_service.core.files import Files, decode_file
+from assistants_service.core.files.service import Files, decode_file
 from assistants_service.core.ids import SAFE_ID
 from assistants_service.core.ports import Image, ModelError, Prompt, Turn
 from assistants_service.core.resources import File
-from assistants_service.core.turns import IMAGE_FILE, content_of
+from assistants_service.core.threads.turns import IMAGE_FILE, content_of
 
 MIB: Final = 1024 * 1024
 LARGEST: Final = 20 * MIB  # bytes of an image, as providers have it

@@ -20,10 +20,9 @@ from typing import Final
 
 from assistants_service.core import events as e
 from assistants_service.core import names
-from assistants_service.core.decide import Done, Wait
 from assistants_service.core.errors import ApiError
-from assistants_service.core.files import Files, decode_file
-from assistants_service.core.ledger import Ring
+from assistants_service.core.files.service import Files, decode_file
+from assistants_service.core.log.repository import Ring
 from assistants_service.core.ports import (
     Chunk,
     Chunking,
@@ -39,11 +38,12 @@ from assistants_service.core.ports import (
     Unreadable,
 )
 from assistants_service.core.resources import File, LastError, StaticChunking
-from assistants_service.core.search.tiers import Weight
+from assistants_service.core.search.merge_policy import Weight
 from assistants_service.core.search.words import FORMAT
-from assistants_service.core.stores.fold import FileState, StoreState, merged_segment, segment_of
-from assistants_service.core.stores.ledger import Decision, Stores
-from assistants_service.core.work import TendStore, delivery_name, to_body
+from assistants_service.core.threads.decide import Done, Wait
+from assistants_service.core.vector_stores.fold import FileState, StoreState, merged_segment, segment_of
+from assistants_service.core.vector_stores.repository import Decision, Stores
+from assistants_service.core.work_items import TendStore, delivery_name, to_body
 from assistants_service.worker.slots import Slots
 
 log = logging.getLogger(__name__)

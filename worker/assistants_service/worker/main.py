@@ -11,8 +11,8 @@ import asyncio
 import logging
 
 from assistants_service.core.ports import Delivery, StorageUnavailable
-from assistants_service.worker.doorbell import Doorbell
-from assistants_service.worker.kit import Kit
+from assistants_service.worker.context import Kit
+from assistants_service.worker.item_handler import Doorbell
 
 log = logging.getLogger(__name__)
 

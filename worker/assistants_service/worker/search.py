@@ -10,12 +10,12 @@ from typing import Protocol
 from assistants_service.core import file_search
 from assistants_service.core.errors import ApiError
 from assistants_service.core.file_search import Count
-from assistants_service.core.fold import RunState
 from assistants_service.core.ports import Clock, StorageUnavailable
 from assistants_service.core.resources import FileSearchResult, FileSearchToolCall
 from assistants_service.core.search.ranking import Weights
-from assistants_service.core.stores.ledger import Stores
-from assistants_service.core.stores.search import Found
+from assistants_service.core.threads.fold import RunState
+from assistants_service.core.vector_stores.repository import Stores
+from assistants_service.core.vector_stores.search import Found
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ Ask = Callable[[Sequence[str]], Awaitable[Sequence[Found]]]  # these stores
 
 
 class Search(Protocol):
-    """core.stores.search.Searcher, as far as runs need it."""
+    """core.vector_stores.search.Searcher, as far as runs need it."""
 
     async def search_stores(
         self,

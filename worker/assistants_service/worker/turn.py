@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from msgspec.structs import replace
+
 from assistants_service.core import events as e
 from assistants_service.core.citations import annotated
-from assistants_service.core.fold import RunState
 from assistants_service.core.ports import ModelError, Prompt, Refused, Reply, Thought, Tokens, ToolCall
 from assistants_service.core.resources import (
     Asked,
@@ -28,9 +29,9 @@ from assistants_service.core.resources import (
     ToolCalls,
     Usage,
 )
+from assistants_service.core.threads.fold import RunState
 from assistants_service.worker.actions import Actions
-from assistants_service.worker.live import Draft
-from msgspec.structs import replace
+from assistants_service.worker.deltas import Draft
 
 # What these say is about the key, the model, the size or the load; 502 and above, about a server that is not there.
 NOT_THE_STREAM = frozenset({401, 402, 403, 404, 408, 409, 413, 429})

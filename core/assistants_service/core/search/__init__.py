@@ -1,0 +1,1 @@
+"""The index that comes with the service, and what every search asks."""

@@ -8,9 +8,10 @@ from typing import Final
 
 from assistants_service.core.names import SEGMENTS
 from assistants_service.core.ports import Chunk, ContentGone, Contents, Merging, Passage, SegmentGone
-from assistants_service.core.search import segment, tiers
+from assistants_service.core.search import merge_policy as tiers
+from assistants_service.core.search import segment
 from assistants_service.core.search.ranking import HYBRID, Query, Weights
-from assistants_service.core.search.shelf import Shelf
+from assistants_service.core.search.segment_cache import Shelf
 
 MEMORY: Final = 512 * 1024**2  # bytes
 NAMES: Final = 1000  # that are listed at once

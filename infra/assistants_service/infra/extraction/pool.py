@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
+
 from assistants_service.core.ports import Chunk, Chunking, Unreadable
 from assistants_service.infra.extraction.reader import FAULT, Answer, Request
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 import msgspec
+
 from assistants_service.core.chunking import spans
 from assistants_service.core.ports import Chunking, Unreadable
 from assistants_service.infra.extraction import pdfium
@@ -231,6 +232,7 @@ def limit_time(seconds: int) -> None:
 def _warm() -> None:
     import charset_normalizer  # noqa: F401
     import kreuzberg  # noqa: F401
+
     from assistants_service.infra.extraction.tokens import bounds
 
     bounds("warm")

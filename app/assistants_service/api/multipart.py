@@ -1,0 +1,151 @@
+"""multipart/form-data with one file in it: the file is streamed past, its bytes are never all in memory."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import AsyncGenerator, AsyncIterator, Collection
+from email.errors import MessageError
+from email.header import decode_header, make_header
+from email.message import Message
+from encodings.aliases import aliases
+from typing import Final
+
+from aiohttp import web
+from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
+
+from assistants_service.core.errors import ApiError
+
+MAX_TEXT = 4096  # bytes of a field that is no file
+OVERHEAD = 64 * 1024  # bytes that a form may have besides its file
+CHARSETS: Final = frozenset((*aliases, *aliases.values()))
+
+
+class Form:
+    """Fields may come before and after the file: first `begin`, then all `chunks`, then `fields` is complete.
+
+    All raise the ApiError of what is wrong. `file` names the field of the file, of `limit` bytes at most, and `fields`
+    the others.
+    """
+
+    def __init__(self, request: web.Request, file: str, fields: Collection[str] = (), *, limit: int) -> None:
+        kind, options = parse_options_header(request.headers.get("Content-Type", ""))  # type: ignore[no-untyped-call]
+        if kind != "multipart/form-data" or not options.get("boundary"):
+            raise ApiError(f"Expected a body of type 'multipart/form-data', but got '{kind[:100]}' instead.")
+        self._file, self._names, self._limit = file, fields, limit
+        if (request.content_length or 0) > limit + OVERHEAD:
+            raise self._too_large()
+        self._events = self._parsed(request, options["boundary"])
+        self.fields: dict[str, str] = {}
+        self.filename: str | None = None
+        self.digest = hashlib.sha256() if "Idempotency-Key" in request.headers else None  # of the file
+
+    async def begin(self) -> None:
+        """Read what comes before the file."""
+        if not await self._read_fields():
+            message = f"Missing required parameter: '{self._file}'."
+            raise ApiError(message, param=self._file, code="missing_required_parameter")
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The bytes of the file; then what comes after it is read."""
+        size = 0
+        async for event in self._events:
+            if not isinstance(event, bytes):
+                break
+            size += len(event)
+            if size > self._limit:
+                raise self._too_large()
+            if self.digest:
+                self.digest.update(event)
+            yield event
+        if await self._read_fields():
+            raise _twice(self._file)
+
+    async def _read_fields(self) -> bool:
+        """Whether the file comes next, or else the end."""
+        name, text = "", bytearray()
+        async for event in self._events:
+            if isinstance(event, bytes):
+                text += event
+                if len(text) > MAX_TEXT:
+                    raise ApiError(f"Invalid '{name}': string too long.", param=name, code="string_above_max_length")
+            elif event is None and text:  # browsers send fields that were left empty
+                self.fields[name] = text.decode(errors="replace")
+            elif event is not None:
+                name, text = event.name or "", bytearray()
+                if name == self._file:
+                    self.filename = file_name(event)
+                    return True
+                if name not in self._names:
+                    message = f"Unknown parameter: '{name[:200]}'."
+                    raise ApiError(message, param=name[:200], code="unknown_parameter")
+                if name in self.fields:
+                    raise _twice(name)
+        return False
+
+    async def _parsed(
+        self, request: web.Request, boundary: str
+    ) -> AsyncGenerator[MultipartSegment | bytes | None, None]:
+        """Of each field its head, its bytes and, at its end, None. What comes behind the last one is read, too: a body
+        that is not as long as its head says breaks off there, or never ends, and is none."""
+        left = self._limit + OVERHEAD
+
+        async def read(size: int) -> bytes:
+            nonlocal left
+            data = await request.content.read(size)
+            left -= len(data)
+            if left < 0:
+                raise self._too_large()
+            return data
+
+        try:
+            async for event in PushMultipartParser(boundary).parse_async(read):
+                yield event
+        except MultipartError as error:
+            raise ApiError(f"We could not parse the form in the body of your request: {error}") from None
+
+    def _too_large(self) -> ApiError:
+        message = f"The file is too large: {self._limit} bytes are the limit."
+        return ApiError(message, status=413, param=self._file)
+
+
+def file_name(segment: MultipartSegment) -> str | None:
+    """The name that a field's file has with its sender: `filename*` (RFC 8187), or else `filename`, in which MIME's
+    encoded words (RFC 2047) are decoded.
+
+    Forms should have neither (RFC 7578), but .NET sends both, and urllib3 before 1.25 `filename*` alone:
+    https://github.com/dotnet/core/issues/782, https://github.com/psf/requests/issues/4652
+    """
+    header, plain = segment.header("Content-Disposition", ""), segment.filename
+    with contextlib.suppress(MessageError, LookupError, ValueError):  # what cannot be decoded does not count
+        if "filename*" in header.lower() and (extended := _extended(header)) is not None:
+            return extended
+    with contextlib.suppress(MessageError, LookupError, ValueError):
+        return _words(plain) if plain and "=?" in plain else plain
+    return plain
+
+
+def _extended(header: str) -> str | None:
+    parsed = Message()
+    parsed["Content-Disposition"] = header
+    for name, value in parsed.get_params([], header="Content-Disposition"):
+        if name.lower() == "filename" and isinstance(value, tuple):
+            charset, _, text = value
+            return text.encode("latin-1").decode(_known(charset or "utf-8"))
+    return None
+
+
+def _words(name: str) -> str:
+    words = [(word, charset and _known(charset)) for word, charset in decode_header(name)]
+    return str(make_header(words))
+
+
+def _known(charset: str) -> str:
+    """The charset; raises LookupError. Python keeps each name in memory that it was asked for in vain."""
+    if charset.lower().replace("-", "_") not in CHARSETS:
+        raise LookupError(charset)
+    return charset
+
+
+def _twice(name: str) -> ApiError:
+    return ApiError(f"The parameter '{name}' is given twice.", param=name, code="invalid_value")

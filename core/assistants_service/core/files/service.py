@@ -1,0 +1,199 @@
+"""Files: a document each, and the content that it stands for. The commit orders stand here.
+
+Content comes first and goes last, so no file is ever without it. Content without a file, which a crash may leave, is
+removed by a work item that was sent before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from assistants_service.core import names
+from assistants_service.core.errors import ApiError, no_such_file
+from assistants_service.core.ids import made_at
+from assistants_service.core.notifier import Bell
+from assistants_service.core.ports import Clock, Conflict, Storage, StorageUnavailable, Stored
+from assistants_service.core.resources import File, encode
+from assistants_service.core.work_items import MAX_DELAY, PurgeFile, TidyFile, WorkItem, to_body
+
+FIRST_LOOK: Final = 600.0  # seconds after which a worker looks whether a file came to be
+PATIENCE: Final = 24 * 3600.0  # seconds that a file may take to come: what is there of it by then is removed
+MARGIN: Final = 600.0  # seconds before that from which on no document is made any more
+BATCH_LIFETIME: Final = 30 * 24 * 3600  # seconds of a file of purpose `batch` that names none (published document)
+SCAN: Final = 500  # documents that are read at once where most may be filtered out
+
+decode_file = msgspec.json.Decoder(File).decode
+
+# From the number of bytes to the file that they are. Its id is another one if an earlier request with the same
+# Idempotency-Key made it; None if that one was answered, too. Raises ApiError for what is refused.
+Describe = Callable[[int], Awaitable[File | None]]
+LetGo = Callable[[str, str], Awaitable[None]]  # of project and file
+
+
+async def no_holder(project: str, file_id: str) -> None:
+    """Nothing else holds files."""
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """The files of all projects."""
+
+    storage: Storage
+    clock: Clock
+    bell: Bell
+    let_go: LetGo = no_holder  # what holds a file by its id lets it go, when it is gone
+
+    async def create(self, project: str, file_id: str, chunks: AsyncIterator[bytes], describe: Describe) -> File | None:
+        """A file of these bytes, described when they are there. Raises ApiError for none at all, for those that took a
+        day to come, and if `describe` names an earlier request's file whose bytes were removed since."""
+        name, begun = names.document(project, file_id), self.clock.now()
+        # 1. ring, before the first byte: a crash at any moment leaves nothing that the worker does not find.
+        await self.ring(TidyFile(project=project, file_id=file_id, sent_at=begun), delay=FIRST_LOOK)
+        # 2. content
+        try:
+            part = await self.storage.stage(names.CONTENTS, name, "whole", chunks)
+        except BaseException:  # refused while it came, or its client went away
+            await self._discard_early(name)
+            raise
+        try:
+            if not part.size:
+                raise ApiError("The file is empty.", param="file")
+            if self.clock.now() > begun + PATIENCE - MARGIN:  # the worker might remove it under the document
+                raise ApiError("The upload took too long.", status=408)
+            await self.storage.commit(names.CONTENTS, name, [part])
+            file = await describe(part.size)
+        except ApiError:  # for any other reason a retry may find that this id is the file's
+            await self._discard_early(name)
+            raise
+        if file is None or file.id != file_id:
+            await self._discard_early(name)
+        if file is None:
+            return None
+        if file.id != file_id:
+            await self._check_earlier(project, file.id)
+        # 3. document
+        return await self.publish(project, file)
+
+    async def _check_earlier(self, project: str, file_id: str) -> None:
+        """Of a file whose request died, the worker removes the bytes a day after they began to come: the key that
+        stands for it may be younger. Raises ApiError where a document could come to be without them."""
+        stored = await self.storage.get(names.FILES, names.document(project, file_id))
+        if stored is not None:
+            return
+        too_late = self.clock.now() > made_at(file_id) + PATIENCE - MARGIN  # as in `create`
+        if too_late or not await self.has_content(project, file_id):
+            raise ApiError("The file that this Idempotency-Key stands for is gone. Send it with another key.")
+
+    async def _discard_early(self, name: str) -> None:
+        """Before the worker does."""
+        with contextlib.suppress(StorageUnavailable):
+            await self.storage.discard(names.CONTENTS, name)
+
+    async def publish(self, project: str, file: File) -> File:
+        """Make a file known whose content is there. If it is known already, the file as it is."""
+        try:
+            # Create-if-missing: the same request, sent again.
+            await self.storage.create(names.FILES, names.document(project, file.id), encode(file))
+        except Conflict:
+            return decode_file((await self.fetch(project, file.id)).body)
+        return file
+
+    async def fetch(self, project: str, file_id: str) -> Stored:
+        """The document. Raises the 404 of a file that is unknown or has expired."""
+        stored = await self.storage.get(names.FILES, names.document(project, file_id))
+        if stored is None or self._expired(decode_file(stored.body)):
+            raise no_such_file(file_id)
+        return stored
+
+    async def page(
+        self, project: str, *, purpose: str | None, after: str | None, limit: int, newest_first: bool
+    ) -> list[Stored]:
+        """Up to `limit` documents beyond the id `after`, by the time when their upload began."""
+        found: list[Stored] = []
+        cursor = names.document(project, after) if after else None
+        while len(found) < limit:
+            wanted = limit - len(found) if purpose is None else max(SCAN, limit - len(found))
+            rows = await self.storage.page(
+                names.FILES, f"{project}/", after=cursor, limit=wanted, newest_first=newest_first
+            )
+            for row in rows:
+                file = decode_file(row.body)
+                if purpose in (None, file.purpose) and not self._expired(file):
+                    found.append(row)
+            if len(rows) < wanted:
+                break
+            cursor = rows[-1].name
+        return found[:limit]
+
+    def read(self, project: str, file_id: str, *, offset: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
+        """The content, as core.ports.Contents gives it."""
+        return self.storage.download(names.CONTENTS, names.document(project, file_id), offset=offset, length=length)
+
+    async def has_content(self, project: str, file_id: str) -> bool:
+        return bool([piece async for piece in self.read(project, file_id, length=1)])
+
+    async def delete(self, project: str, file_id: str) -> None:
+        """The file is gone at once; the worker removes what is left. Raises the 404 of an unknown file."""
+        await self.fetch(project, file_id)
+        # 1. ring: a crash after this leaves the file, and an item that is dropped in time.
+        await self.ring(PurgeFile(project=project, file_id=file_id, sent_at=self.clock.now()))
+        # 2. document
+        if not await self.storage.remove(names.FILES, names.document(project, file_id)):
+            raise no_such_file(file_id)
+        self.bell.ring("work")
+
+    # -- what a worker does ----------------------------------------------------------------------------------------
+
+    async def tidy(self, project: str, file_id: str, begun: float) -> float | None:
+        """Remove what did not come to be in time, or what has expired. Returns the time of the next look, if any.
+
+        An expired file is hidden from readers the moment it expires, so it does not matter how late this comes.
+        """
+        now = self.clock.now()
+        stored = await self.storage.get(names.FILES, names.document(project, file_id))
+        if stored is None:
+            if now < begun + PATIENCE:
+                return min(begun + PATIENCE, now + max(FIRST_LOOK, now - begun))
+            await self._empty(project, file_id)
+            return None
+        file = decode_file(stored.body)
+        if not self._expired(file):
+            return file.expires_at
+        # The document first: a crash after this is mended by the next delivery, which finds none.
+        await self.storage.remove(names.FILES, stored.name)
+        await self._empty(project, file_id)
+        return None
+
+    async def purge(self, project: str, file_id: str) -> bool:
+        """Remove what a deleted file has left. False if it is not deleted (yet)."""
+        if await self.storage.get(names.FILES, names.document(project, file_id)):
+            return False
+        await self._empty(project, file_id)
+        return True
+
+    async def _empty(self, project: str, file_id: str) -> None:
+        """All that is left of a file without a document. The content comes last: by its item, this is done again."""
+        await self.let_go(project, file_id)
+        await self.storage.discard(names.CONTENTS, names.document(project, file_id))
+
+    # --------------------------------------------------------------------------------------------------------------
+
+    def _expired(self, file: File) -> bool:
+        return file.expires_at is not None and self.clock.now() >= file.expires_at
+
+    async def ring(self, item: WorkItem, *, delay: float = 0) -> None:
+        """`delay` in seconds, none if it is below zero: Azure would refuse it, again and again. An item that comes
+        earlier, as no queue keeps it so long, is parked again."""
+        await self.storage.send(to_body(item), delay=max(0.0, min(delay, MAX_DELAY)))
+
+
+def expiry(purpose: str, seconds: int | None, created_at: int) -> int | None:
+    """When a file expires that was created then, with this `expires_after`."""
+    if seconds is None and purpose == "batch":
+        seconds = BATCH_LIFETIME
+    return None if seconds is None else created_at + seconds

@@ -1,0 +1,1 @@
+"""The kernel of event-sourcing: aggregates over their logs, whatever their kind."""

@@ -1,0 +1,398 @@
+"""Aggregates: load one, change it, project what changed. The commit orders stand here, and nowhere else.
+
+A view is an aggregate's folded state, kept in memory; it is refreshed by reading only what the log gained since. What
+there is of threads and of vector stores alone stands in core/threads/repository.py and core/vector_stores.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import ClassVar, Final, Generic
+
+from assistants_service.core import events as e
+from assistants_service.core import names
+from assistants_service.core.errors import ApiError, no_such
+from assistants_service.core.fanout import fan_out
+from assistants_service.core.ids import Ids
+from assistants_service.core.log.state import C, S, UnreadableLog, View, decoding
+from assistants_service.core.notifier import Bell, Listener
+from assistants_service.core.ports import (
+    SILENCE,
+    Clock,
+    Conflict,
+    Document,
+    Storage,
+    StorageUnavailable,
+    Stored,
+    Telemetry,
+    Undecided,
+    Unsent,
+)
+from assistants_service.core.resources import Struct, encode
+from assistants_service.core.work_items import WorkItem, to_body
+
+log = logging.getLogger(__name__)
+
+MAX_BLOCK: Final = 4 * 1024 * 1024  # bytes of one commit
+MEND_WINDOW: Final = 60.0  # seconds that a commit may wait for its projection before its writer counts as dead
+ROLL_AFTER: Final = 200  # commits that a first touch folds, of a log that is not large
+ROLL_SHARE: Final = 16  # a generation grows to this part of its snapshot: what a first touch folds stays the less
+ROLL_AT_LAST: Final = 40_000  # commits: Azure takes 50,000 blocks, and no generation ends during a run
+MOST_LATE: Final = 1_000  # commits of one process whose documents the store refused, and that are told all the same
+TRIES: Final = 500  # of one command; each lost race means that another writer's commit went through
+
+Decide = Callable[[S], Sequence[e.Event]]
+Ring = Callable[[int], WorkItem]  # from the version seen to the work item
+
+
+class Ledger(ABC, Generic[S, C]):
+    """The aggregates of one kind, of all projects, over one store.
+
+    `roll_after`: commits after which a log begins a new generation, once the aggregate is not busy. It waits for more
+    of them where the state is large, so that rewriting that costs each commit little, but never for `ROLL_AT_LAST`.
+    `view_bytes`: how much log the views in memory may stand for.
+    """
+
+    logs: ClassVar[str]  # the container of the logs
+    # What errors call an object, by the container of its document; the aggregate itself comes first.
+    nouns: ClassVar[Mapping[str, str]]
+    # Changes that no work item stands for. What was created needs none either: `fetch` makes up for a missing document.
+    mended: ClassVar[frozenset[str]]
+
+    def __init__(
+        self,
+        storage: Storage,
+        clock: Clock,
+        ids: Ids,
+        bell: Bell,
+        *,
+        roll_after: int = ROLL_AFTER,
+        view_bytes: int = 32 * 1024 * 1024,
+        telemetry: Telemetry = SILENCE,
+    ) -> None:
+        self._storage, self._clock, self._ids, self._bell = storage, clock, ids, bell
+        self._telemetry = telemetry
+        self._roll_after, self._view_bytes = roll_after, view_bytes
+        self._views: OrderedDict[tuple[str, str], View[S, C]] = OrderedDict()
+        self._weight = 0
+        self._grown: set[View[S, C]] = set()
+        self._late: set[asyncio.Task[None]] = set()  # projections that the store refused at first
+
+    # -- what a kind of aggregate adds -----------------------------------------------------------------------------
+
+    @abstractmethod
+    def _blank(self) -> View[S, C]: ...
+
+    @abstractmethod
+    def _documents(self, project: str, changes: Sequence[C]) -> list[Document]:
+        """The projections of what changed."""
+
+    @abstractmethod
+    def _find(self, state: S, container: str, ids: tuple[str, ...]) -> Struct:
+        """The object whose document this is. Raises the 404 of what is not there."""
+
+    def _told(self, project: str, changes: Sequence[C]) -> None:
+        """What was committed, for telemetry."""
+
+    # -- reading ---------------------------------------------------------------------------------------------------
+
+    async def look(self, project: str, log_id: str) -> View[S, C]:
+        """The aggregate as the log has it now. Its state is empty (version 0) if there is no such one."""
+        view = self._view(project, log_id)
+        try:
+            async with view.lock:
+                await self._refresh(view, project, log_id)
+        finally:
+            self._keep(view, project, log_id)
+        return view
+
+    async def read(self, project: str, log_id: str) -> S:
+        """The state. Raises the 404 of what is unknown, or deleted."""
+        return self._known((await self.look(project, log_id)).state, log_id)
+
+    def _known(self, state: S, log_id: str) -> S:
+        if not state.known:
+            raise self._unknown(log_id)
+        return state
+
+    def _unknown(self, log_id: str) -> ApiError:
+        return no_such(next(iter(self.nouns.values())), log_id)
+
+    async def recall(self, project: str, log_id: str) -> S:
+        """The state as this process knows it, without a look at the log if it has one: for a caller that commits
+        next, and so will hear if it is stale."""
+        view = self._views.get((project, log_id))
+        if view is None or view.mark is None:
+            view = await self.look(project, log_id)
+        return view.state
+
+    def listen(self, project: str, log_id: str) -> Listener:
+        """Hear of the next commit of this process."""
+        return self._bell.listen(self._topic(project, log_id))
+
+    def _topic(self, project: str, log_id: str) -> str:
+        return f"{self.logs}/{project}/{log_id}"
+
+    # -- writing ---------------------------------------------------------------------------------------------------
+
+    async def start(self, project: str, log_id: str, events: Sequence[e.Event], ring: Ring | None = None) -> list[C]:
+        """A new aggregate. Raises Conflict if there is, or was, one of this id."""
+        view = self._blank()
+        async with view.lock:
+            await self._ring(ring, 0)
+            changes, rest = await self._append(view, project, log_id, events)
+        self._keep(view, project, log_id)
+        await self._after(project, log_id, rest, rung=ring is not None, told=True)
+        return changes
+
+    async def command(self, project: str, log_id: str, decide: Decide[S], ring: Ring | None = None) -> list[C]:
+        """A client's `commit`: raises the 404 of what is unknown or deleted. Once the commit stands its client
+        is told so, even if the store refuses the documents for a while."""
+        return await self.commit(project, log_id, lambda state: decide(self._known(state, log_id)), ring, told=True)
+
+    async def commit(
+        self, project: str, log_id: str, decide: Decide[S], ring: Ring | None = None, *, told: bool = False
+    ) -> list[C]:
+        """Commit what `decide` makes of the state, as one transaction; nothing if it makes nothing.
+
+        Raises what `decide` raises, once it has seen the newest state.
+        """
+        view = self._view(project, log_id)
+        try:
+            async with view.lock:
+                changes, rest = await self._commit(view, project, log_id, decide, ring)
+        finally:
+            self._keep(view, project, log_id)
+        # 4. project: any crash before leaves a document behind the log, never the other way round.
+        await self._after(project, log_id, rest, rung=ring is not None, told=told)
+        return changes
+
+    async def _commit(
+        self, view: View[S, C], project: str, log_id: str, decide: Decide[S], ring: Ring | None
+    ) -> tuple[list[C], Sequence[Document]]:
+        fresh = view.mark is None
+        if fresh:
+            await self._refresh(view, project, log_id)
+        for _ in range(TRIES):
+            try:
+                # 1. decide, on the view as it is: if it is stale, the append finds out.
+                events = decide(view.state)
+            except ApiError:
+                if fresh:
+                    raise
+                events = ()
+            if not events and fresh:
+                return [], ()
+            if not events:  # no refusal on old news, nor the answer that there is nothing to do
+                await self._refresh(view, project, log_id)
+                fresh = True
+                continue
+            if view.mark is None:
+                raise self._unknown(log_id)
+            try:
+                await self._roll(view, project, log_id)
+                # 2. ring: a crash after this leaves a doorbell that finds nothing new, and is dropped.
+                await self._ring(ring, view.state.version)
+                # 3. append, where this decision's state ends: another process that moved in between makes it void.
+                return await self._append(view, project, log_id, events)
+            except Conflict:
+                await self._refresh(view, project, log_id)
+                fresh = True
+        raise Conflict
+
+    async def _append(
+        self, view: View[S, C], project: str, log_id: str, events: Sequence[e.Event]
+    ) -> tuple[list[C], Sequence[Document]]:
+        commit = e.Commit(id=self._ids.nonce(), at=self._clock.now(), events=tuple(events))
+        block = e.to_block(commit)
+        if len(block) > MAX_BLOCK:
+            message = f"The request is too large: it makes {len(block)} bytes, and {MAX_BLOCK} are the limit."
+            raise ApiError(message, status=413)
+        changes: list[C] = []
+        folded = False
+
+        def fold() -> Sequence[Document]:
+            nonlocal folded
+            folded = True
+            changes.extend(view.fold([commit]))
+            return self._documents(project, changes)
+
+        name = names.log(project, log_id)
+        mark, view.mark = view.mark, None  # whatever ends the append half-way: the log is read anew
+        try:
+            if mark is None:
+                # Create-if-missing: an id made twice.
+                view.mark, rest = await self._storage.start(self.logs, name, block, fold)
+            else:
+                view.mark, rest = await self._storage.append(self.logs, name, mark, block, fold)
+        except (Conflict, Unsent):
+            if not folded:  # else the view has what is not in the log
+                view.mark = mark
+            raise
+        except StorageUnavailable as error:
+            raise Undecided(str(error)) from error
+        view.weight += len(block)
+        self._told(project, changes)
+        return changes, rest
+
+    async def _ring(self, ring: Ring | None, seen: int) -> None:
+        if ring is not None:
+            await self._storage.send(to_body(ring(seen)))
+
+    async def _after(self, project: str, log_id: str, rest: Sequence[Document], *, rung: bool, told: bool) -> None:
+        self._bell.ring(self._topic(project, log_id))
+        if rung:
+            self._bell.ring("work")
+        try:
+            await self._advance(rest)
+        except StorageUnavailable as error:
+            if not told:
+                raise  # the work item stays, and the worker that gets it next projects
+            if len(self._late) >= MOST_LATE:
+                raise Undecided(f"documents are late: {error}") from error
+            # The commit stands, so its client is told: an error would make it try again.
+            late = asyncio.create_task(self._advance_late(project, log_id, rest))
+            self._late.add(late)
+            late.add_done_callback(self._late.discard)
+
+    async def _advance(self, documents: Iterable[Document]) -> None:
+        """A few at a time: one commit may have thousands, which would hold up everybody else."""
+        await fan_out(self._storage.advance, documents)
+
+    async def _advance_late(self, project: str, log_id: str, documents: Sequence[Document]) -> None:
+        pause = 0.5
+        while True:
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, 30.0)
+            try:
+                state = (await self.look(project, log_id)).state
+                # The outage may have outlasted the aggregate, and even its tombstones.
+                return await self._advance(documents) if state.known else None
+            except Exception as error:
+                if not isinstance(error, StorageUnavailable):
+                    log.exception("documents of %s %s cannot be written, and this is tried again", self.logs, log_id)
+
+    async def fetch(self, container: str, project: str, *ids: str) -> Stored:
+        """The document of an object: `ids` are the aggregate's, then its own. Raises the 404 of what is not there."""
+        view = self._views.get((project, ids[0]))
+        if view and view.state.deleted:
+            raise self._unknown(ids[0])
+        name = names.document(project, *ids)
+        stored = await self._storage.get(container, name)
+        if stored is None:
+            # Unknown; or its writer died between commit and projection, and the log knows better.
+            state = await self.read(project, ids[0])
+            body = encode(self._find(state, container, ids))
+            await self._storage.advance(Document(container, name, body, state.version))
+            stored = await self._storage.get(container, name)
+        if stored is None:
+            raise no_such(self.nouns[container], ids[-1])
+        return stored
+
+    async def _forget_snapshots(self, project: str, log_id: str) -> None:
+        prefix = f"{names.document(project, log_id)}."
+        for stored in await self._storage.page(names.SNAPSHOTS, prefix, after=None, limit=10, newest_first=False):
+            await self._storage.remove(names.SNAPSHOTS, stored.name)
+
+    # -- views -----------------------------------------------------------------------------------------------------
+
+    async def _refresh(self, view: View[S, C], project: str, log_id: str) -> None:
+        """Fold what the log gained. The caller holds the view's lock."""
+        cold = view.mark is None
+        tail = await self._storage.read(self.logs, names.log(project, log_id), view.mark)
+        if cold or tail is None or tail.restarted:
+            view.reset()
+        if tail is None:
+            return None
+        if view.mark is None and tail.mark.generation:
+            snapshot = await self._snapshot(project, log_id, tail.mark.generation)
+            if snapshot is None:
+                return await self._refresh_again(view, project, log_id, tail.mark.generation)
+            with decoding(f"{names.SNAPSHOTS}/{names.snapshot(project, log_id, tail.mark.generation)}"):
+                view.begin(snapshot)
+        with decoding(f"{self.logs}/{names.log(project, log_id)}"):
+            commits = e.from_lines(tail.data)
+        before = view.state.version
+        changes = view.fold(commits)
+        view.mark, view.weight = tail.mark, view.weight + len(tail.data)
+        # A process that folds a commit after its writer's death mends it before its own commit. So of a log that this
+        # process never saw, only the last moments can lack a projection: of all others a process saw the end.
+        recent = len(commits) if not cold else sum(c.at > commits[-1].at - MEND_WINDOW for c in commits)
+        if view.state.deleted:  # its end alone: a purge may have swept the documents of all before, and looks no more
+            recent = min(recent, 1)
+        await self._mend(project, [c for c in changes if c.version > before + len(commits) - recent])
+
+    async def _refresh_again(self, view: View[S, C], project: str, log_id: str, generation: int) -> None:
+        """Without the snapshot of this generation: the log was rolled over once more in between. Raises UnreadableLog
+        if it was not."""
+        name = names.log(project, log_id)
+        tail = await self._storage.read(self.logs, name, None)
+        if tail is not None and tail.mark.generation == generation:
+            snapshot = names.snapshot(project, log_id, generation)
+            raise UnreadableLog(f"{self.logs}/{name} lacks its snapshot, {names.SNAPSHOTS}/{snapshot}")
+        await self._refresh(view, project, log_id)
+
+    async def _mend(self, project: str, changes: Sequence[C]) -> None:
+        """Bring up documents whose writer may have died between commit and projection."""
+        await self._advance(self._documents(project, [change for change in changes if change.name in self.mended]))
+
+    async def _roll(self, view: View[S, C], project: str, log_id: str) -> None:
+        """Begin a new generation of a long log, while the aggregate is not busy."""
+        if view.blocks < self._roll_after or view.state.busy or view.mark is None:
+            return
+        if view.mark.offset * ROLL_SHARE < view.base and view.blocks < ROLL_AT_LAST:
+            return
+        # 1. the snapshot: until 2. no reader looks for it, and a later version of it wins.
+        name = names.snapshot(project, log_id, view.mark.generation + 1)
+        body = view.snapshot()
+        await self._storage.advance(Document(names.SNAPSHOTS, name, body, view.state.version))
+        # 2. the new generation, where this snapshot's state ends.
+        log = names.log(project, log_id)
+        try:
+            view.mark = await self._storage.roll(self.logs, log, view.mark)
+        except Conflict:
+            if await self._storage.read(self.logs, log, None) is None:  # purged before 1.: nothing else removes it
+                await self._storage.remove(names.SNAPSHOTS, name)
+            raise
+        view.blocks, view.base = 0, len(body)
+        # 3. the snapshot before: a reader that was about to read it finds the log restarted, and looks again.
+        if view.mark.generation > 1:
+            await self._storage.remove(names.SNAPSHOTS, names.snapshot(project, log_id, view.mark.generation - 1))
+
+    async def _snapshot(self, project: str, log_id: str, generation: int) -> bytes | None:
+        """The snapshot that a generation begins with."""
+        stored = await self._storage.get(names.SNAPSHOTS, names.snapshot(project, log_id, generation))
+        return stored.body if stored else None
+
+    def _view(self, project: str, log_id: str) -> View[S, C]:
+        return self._views.setdefault((project, log_id), self._blank())
+
+    def _keep(self, view: View[S, C], project: str, log_id: str) -> None:
+        """Remember the view, if there is such a log, and forget the ones that were not asked for lately."""
+        key = (project, log_id)
+        if view.mark is None and not view.lock.locked():
+            return self._forget(key)
+        if self._views.get(key) is not view:
+            self._forget(key)
+            self._views[key] = view
+        self._views.move_to_end(key)
+        view.grown = self._grown
+        self._count(view)
+        while self._grown:
+            if (other := self._grown.pop()).counted:
+                self._count(other)
+        while len(self._views) > 1 and self._weight > self._view_bytes:
+            self._forget(next(iter(self._views)))
+
+    def _count(self, view: View[S, C]) -> None:
+        self._weight += view.weight - view.counted
+        view.counted = view.weight
+
+    def _forget(self, key: tuple[str, str]) -> None:
+        if view := self._views.pop(key, None):
+            self._weight -= view.counted
+            view.counted = 0

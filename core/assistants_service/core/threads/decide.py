@@ -1,0 +1,146 @@
+"""What a worker does next for a run: a pure function of the folded state and the time.
+
+The worker's loop is: read, fold, decide, act, commit, project. After any crash, any worker decides the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from assistants_service.core import events as e
+from assistants_service.core.resources import LastError, StepToolCall
+from assistants_service.core.threads.commands import cancelled, expired
+from assistants_service.core.threads.fold import RunState, ThreadState
+
+# Seconds in which the worker that holds a run may end it: it looks every second, and it alone knows what its model was
+# saying. After that it counts as dead.
+CLOSING = 5.0
+CLAIMS = 5  # of one run in a row whose workers died and left nothing; then it has failed, for it may be what kills them
+DEADLY = LastError(
+    code="server_error", message=f"{CLAIMS} workers in a row died while they worked on this run. It is not tried again."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """The log does not show yet what the doorbell announced; or it is `gone`, and its thread was deleted."""
+
+    gone: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """Nothing is left to do for this work item: the run has ended, or another item stands for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """Another delivery of this very item stands for the run: to delete it would leave the run without a worker."""
+
+
+@dataclass(frozen=True, slots=True)
+class Park:
+    """Only the client, or the worker that holds the run, can go on; ring again then."""
+
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """Commit these events."""
+
+    events: list[e.Event]
+
+
+@dataclass(frozen=True, slots=True)
+class CallModel:
+    held: RunState
+
+
+@dataclass(frozen=True, slots=True)
+class CallTools:
+    """Execute the worker's own calls of the open step."""
+
+    held: RunState
+    calls: list[StepToolCall]
+
+
+Move = Wait | Done | Leave | Park | Write | CallModel | CallTools
+
+
+def decide(
+    state: ThreadState, run_id: str, *, seen: int, item: str, attempt: int, now: float, handed_back: bool = False
+) -> Move:
+    """`seen` is the version of the thread that the doorbell's sender knew, `item` the work item's id, `attempt` the
+    claim that this worker holds (0: none). `handed_back`: the item's last holder let go of it, and has not died."""
+    if state.deleted:
+        return Done()
+    held = state.runs.get(run_id)
+    if held is None or state.version <= seen:
+        # Only the doorbell of a new thread comes before the first commit.
+        return Wait(gone=not state.version and seen != 0)
+    run = held.run
+    if not run.active:
+        return Done()
+    if end := _end(held, now):
+        since, events = end
+        if run.status in ("in_progress", "cancelling") and attempt != held.attempt and now < since + CLOSING:
+            return Park(until=since + CLOSING)
+        return Write(events)
+    match run.status:
+        case "requires_action":
+            return Park(until=run.expires_at or now)
+        case "queued":
+            return Write([e.RunClaimed(run_id=run_id, attempt=held.attempt + 1, item=item)])
+    if attempt == held.attempt:
+        return _go_on(held)
+    if held.item != item:
+        return Done()
+    if attempt:
+        # This worker's claim was taken over by another delivery of its item, maybe an older one, whose holder cannot
+        # hide the item any more: it comes back, and finds the run done, or its holder dead.
+        return Leave()
+    # This very item came again: the worker that claimed the run by it has died, or handed it back.
+    if held.claims >= CLAIMS and not handed_back:
+        return Write(failed(held, DEADLY))
+    return Write([e.RunClaimed(run_id=run_id, attempt=held.attempt + 1, item=item, handed_back=handed_back)])
+
+
+def _end(held: RunState, now: float) -> tuple[float, list[e.Event]] | None:
+    """Since when the run is to end, and how, if it is."""
+    if held.run.expires_at is not None and now >= held.run.expires_at:
+        return held.run.expires_at, expired(held)
+    return (held.asked_at, cancelled(held)) if held.run.status == "cancelling" else None
+
+
+def _go_on(held: RunState) -> Move:
+    """The run is in progress and this worker's."""
+    run_id, step = held.run.id, held.open_step
+    if own := held.own_calls:
+        return CallTools(held, own)
+    if held.owed_calls:
+        return Write([e.RunRequiresAction(run_id=run_id)])
+    if step:
+        return Write([e.StepCompleted(run_id=run_id, step_id=step.id)])
+    if reason := spent(held):
+        return Write([e.RunIncomplete(run_id=run_id, reason=reason)])
+    return CallModel(held)
+
+
+def spent(held: RunState) -> str | None:
+    """Which of the run's token limits leaves nothing for another model call."""
+    run, usage = held.run, held.usage
+    if run.max_completion_tokens is not None and usage.completion_tokens >= run.max_completion_tokens:
+        return "max_completion_tokens"
+    if run.max_prompt_tokens is not None and usage.prompt_tokens >= run.max_prompt_tokens:
+        return "max_prompt_tokens"
+    return None
+
+
+def failed(held: RunState, error: LastError) -> list[e.Event]:
+    """The end of a run that cannot go on, with its open step."""
+    step, run_id = held.open_step, held.run.id
+    closing: list[e.Event] = []
+    if step:
+        closing = [e.StepFailed(run_id=run_id, step_id=step.id, error=error.of_step)]
+    return [*closing, e.RunFailed(run_id=run_id, error=error)]

@@ -1,0 +1,396 @@
+"""The state of a thread: a left fold over its log. What an event means stands here once.
+
+`apply` also tells what changed, event by event: the projections and the streams are made from that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import msgspec
+from msgspec import UNSET
+from msgspec.structs import replace
+
+from assistants_service.core import events as e
+from assistants_service.core.log.state import State
+from assistants_service.core.paging import Index
+from assistants_service.core.ports import Thought
+from assistants_service.core.resources import (
+    FileSearchResult,
+    FileSearchToolCall,
+    FunctionToolCall,
+    Message,
+    MessageCreation,
+    Reason,
+    RequiredAction,
+    Run,
+    Step,
+    StepToolCall,
+    SubmitToolOutputs,
+    Thread,
+    ToolCalls,
+    Usage,
+    shown,
+)
+
+Resource = Thread | Message | Run | Step
+Results = Mapping[str, tuple[FileSearchResult, ...]]  # of searches, by call id
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What one event did: the wire's event name and the object as it was right after, at this version of the thread, as
+    the wire shows it to the run's client."""
+
+    version: int
+    name: str
+    object: Resource
+
+
+class Making(msgspec.Struct, frozen=True):
+    """What a model is at: a step, and the message that it writes in it. Neither is history yet."""
+
+    step: Step
+    message: Message | None = None
+
+    def named(self, object_id: str) -> Step | Message | None:
+        """The one that has this id."""
+        return next((thing for thing in (self.step, self.message) if thing and thing.id == object_id), None)
+
+
+class RunState(msgspec.Struct):
+    """A run, its steps, and what the wire does not show: who works on it, and which calls are the worker's own."""
+
+    run: Run
+    stream: bool = False
+    trace: str = ""
+    contents: bool = False  # its client sees what was found in files
+    chosen: tuple[str, ...] = ()  # of temperature and top_p those that are 1 on purpose
+    attempt: int = 0
+    claims: int = 0  # in a row, the last one included, of which nothing has come yet
+    item: str = ""
+    claimed_at: int = 0  # version of the last claim
+    asked_at: int = 0  # when its cancellation was asked for
+    shown_at: int = 0  # version up to which documents show the run: whichever worker goes on with it saw to that
+    steps: Index[Step] = msgspec.field(default_factory=Index)
+    own: set[str] = msgspec.field(default_factory=set)
+    costs: dict[str, Usage] = {}  # of steps that are still open
+    making: Making | None = None
+    thoughts: dict[str, Thought] = {}  # that led to the calls of a step, while the run is active
+
+    @property
+    def id(self) -> str:
+        return self.run.id
+
+    @property
+    def open_step(self) -> Step | None:
+        """The step in progress: tool calls that wait for outputs."""
+        last = next(self.steps.newest(), None)
+        return last if last and last.status == "in_progress" else None
+
+    @property
+    def rounds(self) -> int:
+        """How often the model has called tools, of the client's or of the worker's."""
+        return sum(isinstance(step.step_details, ToolCalls) for step in self.steps)
+
+    @property
+    def usage(self) -> Usage:
+        """Of all model calls so far."""
+        total = sum((step.usage for step in self.steps if step.usage), Usage())
+        return sum(self.costs.values(), total)
+
+    @property
+    def known(self) -> set[str]:
+        """Ids of the steps and messages of this run that the log knows."""
+        details = (step.step_details for step in self.steps)
+        written = {each.message_creation.message_id for each in details if isinstance(each, MessageCreation)}
+        return written | {step.id for step in self.steps}
+
+    @property
+    def own_calls(self) -> list[StepToolCall]:
+        """Calls of the open step that the worker has to execute: they have no output yet."""
+        return [call for call in self._unanswered() if call.id in self.own]
+
+    @property
+    def owed_calls(self) -> list[FunctionToolCall]:
+        """Calls of the open step whose outputs the client owes."""
+        calls = (call for call in self._unanswered() if call.id not in self.own)
+        return [call for call in calls if isinstance(call, FunctionToolCall)]
+
+    def _unanswered(self) -> Iterator[StepToolCall]:
+        step = self.open_step
+        for call in step.step_details.tool_calls if step and isinstance(step.step_details, ToolCalls) else ():
+            if (call.asked.told if isinstance(call, FileSearchToolCall) else call.function.output) is None:
+                yield call
+
+
+class ThreadState(State):
+    """Everything that a thread's log says."""
+
+    thread: Thread | None = None
+    messages: Index[Message] = msgspec.field(default_factory=Index)
+    runs: Index[RunState] = msgspec.field(default_factory=Index)
+    active: str | None = None  # the run that holds the thread's lock
+
+    @property
+    def busy(self) -> bool:
+        return self.active is not None
+
+    @property
+    def active_run(self) -> RunState | None:
+        return self.runs.get(self.active) if self.active else None
+
+    @property
+    def making(self) -> Making | None:
+        """What the active run's model is at, as far as the log was told."""
+        return self.active_run.making if self.active_run else None
+
+
+def apply(state: ThreadState, commit: e.Commit) -> list[Change]:
+    """Fold one commit into the state, and tell what changed."""
+    state.version += 1
+    at = int(commit.at)
+    return [
+        Change(state.version, name, _heard(state, thing))
+        for event in commit.events
+        for name, thing in APPLY[type(event)](state, event, at)
+    ]
+
+
+def _heard(state: ThreadState, thing: Resource) -> Resource:
+    return shown(thing, contents=state.runs[thing.run_id].contents) if isinstance(thing, Step) else thing
+
+
+def fold(commits: Iterable[e.Commit], state: ThreadState | None = None) -> ThreadState:
+    state = state or ThreadState()
+    for commit in commits:
+        apply(state, commit)
+    return state
+
+
+Named = list[tuple[str, Resource]]
+
+
+def _thread_created(state: ThreadState, event: e.ThreadCreated, at: int) -> Named:
+    state.thread = event.thread
+    return [("thread.created", event.thread)]
+
+
+def _thread_updated(state: ThreadState, event: e.ThreadUpdated, at: int) -> Named:
+    thread = _thread(state)
+    state.thread = replace(
+        thread,
+        metadata=thread.metadata if event.metadata is None else event.metadata,
+        tool_resources=thread.tool_resources if event.tool_resources is None else event.tool_resources,
+    )
+    return [("thread.updated", state.thread)]
+
+
+def _thread_deleted(state: ThreadState, event: e.ThreadDeleted, at: int) -> Named:
+    state.deleted, state.active = True, None
+    return [("thread.deleted", _thread(state))]
+
+
+def _message(state: ThreadState, event: e.MessageCreated | e.MessageCompleted | e.MessageIncomplete, at: int) -> Named:
+    state.messages.put(event.message.id, event.message)
+    return [(_name(event), event.message)]
+
+
+def _message_updated(state: ThreadState, event: e.MessageUpdated, at: int) -> Named:
+    message = replace(state.messages[event.message_id], metadata=event.metadata)
+    state.messages.put(message.id, message)
+    return [("thread.message.updated", message)]
+
+
+def _message_deleted(state: ThreadState, event: e.MessageDeleted, at: int) -> Named:
+    return [("thread.message.deleted", state.messages.remove(event.message_id))]
+
+
+def _run_created(state: ThreadState, event: e.RunCreated, at: int) -> Named:
+    held = RunState(run=event.run, stream=event.stream, trace=event.trace, contents=event.contents, chosen=event.chosen)
+    state.runs.put(event.run.id, held)
+    state.active = event.run.id
+    return [("thread.run.created", event.run), ("thread.run.queued", event.run)]
+
+
+def _run_updated(state: ThreadState, event: e.RunUpdated, at: int) -> Named:
+    return [("thread.run.updated", _change(state, event.run_id, metadata=event.metadata))]
+
+
+def _run_claimed(state: ThreadState, event: e.RunClaimed, at: int) -> Named:
+    held = state.runs[event.run_id]
+    held.attempt, held.item, held.claimed_at = event.attempt, event.item, state.version
+    held.making = None  # its worker is dead: this one asks the model anew
+    held.claims = 1 if held.run.status == "queued" else held.claims + (not event.handed_back)
+    if held.run.status != "queued":  # a take-over: on the wire nothing changes
+        return [(_name(event), held.run)]
+    return [("thread.run.in_progress", _change(state, event.run_id, status="in_progress", started_at=at))]
+
+
+def _run_requires_action(state: ThreadState, event: e.RunRequiresAction, at: int) -> Named:
+    held = state.runs[event.run_id]
+    held.shown_at = held.claimed_at
+    calls = tuple(replace(call, function=replace(call.function, output=UNSET)) for call in held.owed_calls)
+    action = RequiredAction(submit_tool_outputs=SubmitToolOutputs(tool_calls=calls))
+    return [(_name(event), _change(state, event.run_id, status="requires_action", required_action=action))]
+
+
+def _run_queued(state: ThreadState, event: e.RunQueued, at: int) -> Named:
+    held = state.runs[event.run_id]
+    held.stream = held.stream or event.stream
+    return [(_name(event), _change(state, event.run_id, status="queued", required_action=None))]
+
+
+def _run_cancelling(state: ThreadState, event: e.RunCancelling, at: int) -> Named:
+    state.runs[event.run_id].asked_at = at
+    return [(_name(event), _change(state, event.run_id, status="cancelling", required_action=None))]
+
+
+def _run_ended(
+    state: ThreadState, event: e.RunCompleted | e.RunIncomplete | e.RunFailed | e.RunCancelled | e.RunExpired, at: int
+) -> Named:
+    """expires_at is null once terminal, usage the sum over the steps (section 3.4)."""
+    held = state.runs[event.run_id]
+    held.thoughts = {}
+    changed: dict[str, Any] = {"status": _status(event), "expires_at": None, "required_action": None}
+    changed["usage"], held.making = held.usage, None
+    match event:
+        case e.RunCompleted():
+            changed["completed_at"] = at
+        case e.RunIncomplete(reason=reason):
+            changed["completed_at"] = at
+            changed["incomplete_details"] = Reason(reason=reason)
+        case e.RunFailed(error=error):
+            changed["failed_at"], changed["last_error"] = at, error
+        case e.RunCancelled():
+            changed["cancelled_at"] = at
+    if state.active == event.run_id:
+        state.active = None
+    return [(_name(event), _change(state, event.run_id, **changed))]
+
+
+def _step_begun(state: ThreadState, event: e.StepBegun, at: int) -> Named:
+    """The step and the message get their places in the lists, where they stay cursors whatever becomes of them. There
+    is no change: documents and streams tell what is history."""
+    held = state.runs[event.step.run_id]
+    held.making = Making(event.step, event.message)
+    held.steps.reserve(event.step.id)
+    if event.message:
+        state.messages.reserve(event.message.id)
+    return []
+
+
+def _step_created(state: ThreadState, event: e.StepCreated, at: int) -> Named:
+    held = state.runs[event.step.run_id]
+    held.shown_at, held.claims = held.claimed_at, 1
+    held.steps.put(event.step.id, event.step)
+    held.making = None
+    held.own = set(event.own)  # of the open step alone: some models number the calls of each turn anew
+    if event.usage is not None:
+        held.costs = {**held.costs, event.step.id: event.usage}
+    if event.thought is not None:
+        held.thoughts = {**held.thoughts, event.step.id: event.thought}
+    return [(_name(event), event.step)]
+
+
+def _step_outputs(state: ThreadState, event: e.StepOutputs, at: int) -> Named:
+    held = state.runs[event.run_id]
+    held.claims = 1
+    step = _answered(held.steps[event.step_id], event.outputs, event.results)
+    held.steps.put(step.id, step)
+    return [(_name(event), step)]
+
+
+def _step_ended(
+    state: ThreadState, event: e.StepCompleted | e.StepFailed | e.StepCancelled | e.StepExpired, at: int
+) -> Named:
+    """expires_at is null once ended (section 3.5)."""
+    held = state.runs[event.run_id]
+    held.claims = 1
+    step = held.steps[event.step_id]
+    changed: dict[str, Any] = {"status": _status(event), "usage": held.costs.get(step.id), "expires_at": None}
+    held.costs = {key: cost for key, cost in held.costs.items() if key != step.id}
+    match event:
+        case e.StepCompleted(outputs=outputs):
+            step = _answered(step, outputs)
+            changed["completed_at"] = at
+        case e.StepFailed(error=error):
+            changed["failed_at"], changed["last_error"] = at, error
+        case e.StepCancelled():
+            changed["cancelled_at"] = at
+        case e.StepExpired():
+            changed["expired_at"] = at
+    step = replace(step, **changed)
+    held.steps.put(step.id, step)
+    return [(_name(event), step)]
+
+
+def _answered(step: Step, outputs: Mapping[str, str], results: Results = MappingProxyType({})) -> Step:
+    details = step.step_details
+    if not outputs or not isinstance(details, ToolCalls):
+        return step
+    calls = tuple(
+        _with_output(call, outputs[call.id], results.get(call.id, ())) if call.id in outputs else call
+        for call in details.tool_calls
+    )
+    return replace(step, step_details=replace(details, tool_calls=calls))
+
+
+def _with_output(call: StepToolCall, output: str, results: tuple[FileSearchResult, ...]) -> StepToolCall:
+    if isinstance(call, FunctionToolCall):
+        return replace(call, function=replace(call.function, output=output))
+    found = replace(call.file_search, results=results)
+    return replace(call, asked=replace(call.asked, told=output), file_search=found)
+
+
+def _change(state: ThreadState, run_id: str, **changed: Any) -> Run:
+    held = state.runs[run_id]
+    held.run = replace(held.run, **changed)
+    return held.run
+
+
+def _thread(state: ThreadState) -> Thread:
+    if state.thread is None:
+        raise ValueError("a log begins with thread.created")
+    return state.thread
+
+
+def _name(event: e.Event) -> str:
+    return str(event.__struct_config__.tag)
+
+
+def _status(event: e.Event) -> str:
+    return _name(event).rpartition(".")[2]
+
+
+APPLY: dict[type, Callable[[ThreadState, Any, int], Named]] = {
+    e.ThreadCreated: _thread_created,
+    e.ThreadUpdated: _thread_updated,
+    e.ThreadDeleted: _thread_deleted,
+    e.MessageCreated: _message,
+    e.MessageCompleted: _message,
+    e.MessageIncomplete: _message,
+    e.MessageUpdated: _message_updated,
+    e.MessageDeleted: _message_deleted,
+    e.RunCreated: _run_created,
+    e.RunUpdated: _run_updated,
+    e.RunClaimed: _run_claimed,
+    e.RunRequiresAction: _run_requires_action,
+    e.RunQueued: _run_queued,
+    e.RunCancelling: _run_cancelling,
+    e.RunCompleted: _run_ended,
+    e.RunIncomplete: _run_ended,
+    e.RunFailed: _run_ended,
+    e.RunCancelled: _run_ended,
+    e.RunExpired: _run_ended,
+    e.StepBegun: _step_begun,
+    e.StepCreated: _step_created,
+    e.StepOutputs: _step_outputs,
+    e.StepCompleted: _step_ended,
+    e.StepFailed: _step_ended,
+    e.StepCancelled: _step_ended,
+    e.StepExpired: _step_ended,
+}

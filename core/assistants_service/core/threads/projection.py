@@ -1,0 +1,61 @@
+"""The documents of a thread's objects, in wire format, as of a version of the thread."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from assistants_service.core import names
+from assistants_service.core.errors import no_such
+from assistants_service.core.ports import Document
+from assistants_service.core.resources import Message, Run, Step, Thread, encode, shown
+from assistants_service.core.threads.commands import message_of, run_of, thread_of
+from assistants_service.core.threads.fold import Change, Resource, ThreadState
+
+
+def documents(project: str, changes: Sequence[Change]) -> list[Document]:
+    """The projections of what changed: the last state of each object, in wire format."""
+    last = {change.object.id: change for change in changes}
+    first = {change.object.id: change for change in reversed(changes)}
+    return [_document(project, change, first[key]) for key, change in last.items()]
+
+
+def _place(thing: Resource) -> tuple[str, ...]:
+    """The container of an object's document, and the ids that make its name."""
+    match thing:
+        case Thread():
+            return names.THREADS, thing.id
+        case Message():
+            return names.MESSAGES, thing.thread_id, thing.id
+        case Run():
+            return names.RUNS, thing.thread_id, thing.id
+        case Step():
+            return names.STEPS, thing.thread_id, thing.run_id, thing.id
+
+
+def _document(project: str, change: Change, first: Change) -> Document:
+    # A step's document is what everybody sees, whatever the client of its run wanted to see.
+    thing = shown(change.object) if isinstance(change.object, Step) else change.object
+    container, *ids = _place(thing)
+    gone = change.name in ("thread.deleted", "thread.message.deleted")
+    return Document(
+        container,
+        names.document(project, *ids),
+        b"" if gone else encode(thing),
+        change.version,
+        created=first.name.endswith(("message.completed", "message.incomplete", ".created")),
+    )
+
+
+def find(state: ThreadState, container: str, ids: tuple[str, ...]) -> Resource:
+    """The object whose document this is. Raises the 404 of what is not there."""
+    match container:
+        case names.MESSAGES:
+            return message_of(state, ids[1])
+        case names.RUNS:
+            return run_of(state, ids[1]).run
+        case names.STEPS:
+            step = run_of(state, ids[1]).steps.get(ids[2])
+            if step is None:
+                raise no_such("run step", ids[2])
+            return shown(step)
+    return thread_of(state, ids[0])

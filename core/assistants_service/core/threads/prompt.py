@@ -1,0 +1,230 @@
+"""What the model is asked: the thread's messages, oldest first, then what this run did so far."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from msgspec import UNSET, to_builtins
+
+from assistants_service.core import file_search
+from assistants_service.core.ports import Prompt, Turn
+from assistants_service.core.resources import (
+    FunctionTool,
+    Message,
+    MessageCreation,
+    Run,
+    Step,
+    ToolCalls,
+)
+from assistants_service.core.threads.fold import RunState, ThreadState
+from assistants_service.core.threads.rounds import RECENT, asked, outputs_of, rounds_before
+from assistants_service.core.threads.turns import turn_of
+
+PROMPT_SHARE = 0.75  # of a window: the rest is for the answer, and for the error of the count
+ENVELOPE = 4  # tokens that a provider puts around each text
+IMAGE_TOKENS = 1_000
+Count = Callable[[str], int]  # tokens of a text
+Definitions = Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """`cut`: older messages, or older rounds of the run itself, had no room. `scarce`: these, or rounds of earlier
+    runs, of which `earlier` are there. `alone`: nothing is left that could be left out."""
+
+    prompt: Prompt
+    earlier: tuple[Step, ...] = ()
+    cut: bool = False
+    scarce: bool = False
+    alone: bool = False
+
+
+def bound(text: str) -> int:
+    """A Count that costs nothing: no text has more tokens than UTF-8 bytes."""
+    return len(text.encode(errors="replace"))
+
+
+def build(state: ThreadState, held: RunState, own: Definitions, room: int, history: int, count: Count) -> Built | None:
+    """The prompt of the run's next turn. `own` are the definitions of the worker's own functions, by name; the prompt
+    may have `room` tokens, as `count` counts them, but the newest message is always there. `history` of these may be
+    what tools said in earlier runs. None: not even the newest message fits what max_prompt_tokens leaves."""
+    run = held.run
+    tools = tuple(_definition(tool, own) for tool in run.tools if isinstance(tool, FunctionTool))
+    search = file_search.name_for(run)
+    if search:
+        tools = (*tools, file_search.definition(search))
+    limit = run.max_completion_tokens
+    prompt = Prompt(
+        model=run.model,
+        instructions=run.instructions,
+        turns=(),
+        tools=tools,
+        tool_choice=_tool_choice(held, tools),
+        parallel_tool_calls=run.parallel_tool_calls,
+        temperature=_given("temperature", run.temperature, held.chosen),
+        top_p=_given("top_p", run.top_p, held.chosen),
+        reasoning_effort=run.reasoning_effort,
+        response_format=run.response_format,
+        max_completion_tokens=None if limit is None else max(1, limit - held.usage.completion_tokens),
+    )
+    newest = next(_before(state, run), None)
+    least, own_rounds = _tokens(turn_of(newest), count) if newest else 0, _split(_done(state, held))
+    done, used = _newest_rounds(own_rounds, room - tokens_of(prompt, count) - least, count)
+    budget = room - tokens_of(prompt, count) - used
+    if run.max_prompt_tokens is not None:
+        budget = min(budget, run.max_prompt_tokens - held.usage.prompt_tokens - room + budget)
+        if least > budget:
+            return None
+    past = _Past(state, run, search, {tool["name"] for tool in tools}, count)
+    turns = past.take(budget, history)
+    lost = len(done) < len(own_rounds)
+    return Built(
+        replace(prompt, turns=(*turns, *itertools.chain(*done))),
+        tuple(past.earlier),
+        cut=past.cut or lost,
+        scarce=past.scarce or lost,
+        alone=past.messages <= 1 and len(done) <= 1,
+    )
+
+
+def tokens_of(prompt: Prompt, count: Count) -> int:
+    turns = sum(_tokens(turn, count) for turn in prompt.turns)
+    return turns + count(prompt.instructions or "") + count(str(prompt.tools)) + 2 * ENVELOPE
+
+
+def _given(name: str, value: float | None, chosen: Collection[str]) -> float | None:
+    """1.0 is sent if it was chosen: models of some servers do something else unasked, and reasoning models refuse to
+    be told."""
+    return None if value == 1.0 and name not in chosen else value
+
+
+def _definition(tool: FunctionTool, own: Definitions) -> Mapping[str, Any]:
+    """The function as the assistant defines it; what it leaves out of an action, the action's own definition fills."""
+    definition: dict[str, Any] = to_builtins(tool.function)
+    action = own.get(tool.function.name)
+    if action and not definition["parameters"].get("properties"):
+        definition["parameters"] = action["parameters"]
+    if action and tool.function.description is UNSET:
+        definition["description"] = action["description"]
+    return definition
+
+
+def _tool_choice(held: RunState, tools: tuple[Mapping[str, Any], ...]) -> str | Mapping[str, Any]:
+    """A forced choice holds for the first turn only (section 4)."""
+    choice = held.run.tool_choice
+    if not tools or choice in ("auto", "none"):
+        return "none" if choice == "none" else "auto"
+    if any(held.steps):  # not those that a dead worker had begun
+        return "auto"
+    if isinstance(choice, Mapping) and choice.get("type") != "function":
+        search = file_search.name_for(held.run) if choice.get("type") == "file_search" else None
+        return {"type": "function", "function": {"name": search}} if search else "auto"
+    return choice  # type: ignore[no-any-return]
+
+
+def _split(done: Iterable[Turn]) -> list[list[Turn]]:
+    """What the run did, round by round: a round begins with what the model said."""
+    rounds: list[list[Turn]] = []
+    for turn in done:
+        if turn.role == "assistant":
+            rounds.append([])
+        rounds[-1].append(turn)
+    return rounds
+
+
+def _newest_rounds(rounds: Sequence[Sequence[Turn]], room: int, count: Count) -> tuple[list[Sequence[Turn]], int]:
+    """Those that fit, at least the last one, and the tokens that they have: a run that goes on calling tools must not
+    end because of what they said long ago."""
+    used, kept = 0, 0
+    for each in reversed(rounds):
+        cost = sum(_tokens(turn, count) for turn in each)
+        if kept and used + cost > room:
+            break
+        used, kept = used + cost, kept + 1
+    return list(rounds[len(rounds) - kept :]), used
+
+
+def _before(state: ThreadState, run: Run) -> Iterator[Message]:
+    """The thread's messages without those of this run, newest first."""
+    return (message for message in state.messages.newest() if message.run_id != run.id)
+
+
+@dataclass(slots=True)
+class _Past:
+    """Of the thread what fits, from the newest message back."""
+
+    state: ThreadState
+    run: Run
+    search: str | None
+    offered: Collection[str]
+    count: Count
+    messages: int = 0
+    earlier: list[Step] = field(default_factory=list)
+    cut: bool = False
+    scarce: bool = False
+
+    def take(self, budget: int, history: int) -> list[Turn]:
+        """Oldest first. Messages have room before the rounds that led to older ones; a quarter is the most of these."""
+        turns: list[Turn] = []
+        full, history = self.run.truncation_strategy.last_messages, min(history, max(0, budget) // 4)
+        for message in _before(self.state, self.run):
+            if full is not None and self.messages >= full:
+                break
+            turn = turn_of(message)
+            budget -= _tokens(turn, self.count)
+            if turns and budget < 0:
+                self.cut = self.scarce = True
+                break
+            turns.append(turn)
+            self.messages += 1
+            if history > 0 and self.messages <= RECENT and message.role == "assistant" and turn.text.strip():
+                history, budget = self._rounds(message, turns, history, budget)
+        while len(turns) > 1 and self._orphaned(turns[-1]):
+            turns.pop()
+        turns.reverse()
+        return turns
+
+    def _orphaned(self, turn: Turn) -> bool:
+        """What has lost its question: servers and templates refuse a conversation that begins so."""
+        return bool(turn.calls) or turn.role == "tool" or (self.cut and turn.role == "assistant")
+
+    def _rounds(self, message: Message, turns: list[Turn], history: int, budget: int) -> tuple[int, int]:
+        """What is left of both."""
+        for found in rounds_before(self.state, message, self.search, self.offered):
+            cost = sum(_tokens(turn, self.count) for turn in found.turns)
+            if cost > min(history, budget):
+                self.scarce = True
+                return 0, budget
+            history, budget = history - cost, budget - cost
+            turns.extend(reversed(found.turns))
+            self.earlier.append(found.step)
+        return history, budget
+
+
+def _done(state: ThreadState, held: RunState) -> Iterator[Turn]:
+    """What the run did, as turns: a message and the calls that followed it are one."""
+    text, search = "", file_search.name_for(held.run)
+    for step in held.steps:
+        details = step.step_details
+        if step.status != "completed":
+            continue
+        if isinstance(details, MessageCreation):
+            message = state.messages.get(details.message_creation.message_id)
+            text = turn_of(message).text if message else ""
+        elif isinstance(details, ToolCalls):
+            calls = tuple(asked(call, search) for call in details.tool_calls)
+            yield Turn(role="assistant", content=text, calls=calls, thought=held.thoughts.get(step.id))
+            text, outputs = "", outputs_of(step)
+            for call in details.tool_calls:
+                yield Turn(role="tool", content=outputs[call.id], call_id=call.id)
+    if text:
+        yield Turn(role="assistant", content=text)
+
+
+def _tokens(turn: Turn, count: Count) -> int:
+    thought = [turn.thought.data] if turn.thought else []
+    texts = [turn.text, *thought, *(text for call in turn.calls for text in (call.name, call.arguments))]
+    return sum(map(count, texts)) + ENVELOPE * len(texts) + IMAGE_TOKENS * len(turn.images)

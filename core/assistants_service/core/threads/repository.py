@@ -1,0 +1,114 @@
+"""Threads: what the ledger does for them alone. Their runs have trails, which streams are made from."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import ClassVar
+
+from assistants_service.core import events as e
+from assistants_service.core import names
+from assistants_service.core.log.repository import Ledger
+from assistants_service.core.ports import Document
+from assistants_service.core.resources import Run
+from assistants_service.core.threads.fold import Change, Resource, ThreadState
+from assistants_service.core.threads.projection import documents, find
+from assistants_service.core.threads.sse import ENDINGS
+from assistants_service.core.threads.view import ThreadView
+
+Decision = Callable[[ThreadState], Sequence[e.Event]]
+
+
+class Threads(Ledger[ThreadState, Change]):
+    logs = names.THREADS
+    nouns: ClassVar[Mapping[str, str]] = {
+        names.THREADS: "thread",
+        names.MESSAGES: "message",
+        names.RUNS: "run",
+        names.STEPS: "run step",
+    }
+    mended = frozenset(
+        {"thread.updated", "thread.deleted", "thread.message.updated", "thread.message.deleted", "thread.run.updated"}
+    )
+
+    def _blank(self) -> ThreadView:
+        return ThreadView()
+
+    def _documents(self, project: str, changes: Sequence[Change]) -> list[Document]:
+        return documents(project, changes)
+
+    def _find(self, state: ThreadState, container: str, ids: tuple[str, ...]) -> Resource:
+        return find(state, container, ids)
+
+    def _told(self, project: str, changes: Sequence[Change]) -> None:
+        for change in changes:
+            if change.name in ENDINGS and isinstance(change.object, Run):
+                run = change.object
+                error = run.last_error.code if run.last_error else ""
+                self._telemetry.count("run", project=project, status=run.status, error=error)
+
+    async def _thread(self, project: str, thread_id: str) -> ThreadView:
+        view = await self.look(project, thread_id)
+        assert isinstance(view, ThreadView)  # noqa: S101
+        return view
+
+    async def trail(self, project: str, thread_id: str, run_id: str) -> list[Change]:
+        """What the wire hears of a run."""
+        view = await self._thread(project, thread_id)
+        return view.trail_of(run_id) or await self._old_trail(project, thread_id, run_id)
+
+    async def _old_trail(self, project: str, thread_id: str, run_id: str) -> list[Change]:
+        """Of a run that others followed: told again from the log's very beginning, over all its generations."""
+        log = names.log(project, thread_id)
+        tail = await self._storage.read(names.THREADS, log, None)
+        older = range(tail.mark.generation if tail else 0)
+        pieces = [*[await self._storage.read(names.THREADS, f"{log}.{old}", None) for old in older], tail]
+        if None in pieces:
+            return []  # a purge is dropping them
+        again = ThreadView()
+        for commit in e.from_lines(b"".join(piece.data for piece in pieces if piece)):
+            again.fold([commit])
+            held = again.state.runs.get(run_id)
+            if held and not held.run.active:
+                return again.trail_of(run_id)
+        return []
+
+    async def project(self, project: str, thread_id: str, run_id: str, since: int = 0) -> None:
+        """Bring up the documents of a run, its steps and its messages, which a dead process left: all of them, or what
+        changed since a version of the thread."""
+        view = await self._thread(project, thread_id)
+        held = view.state.runs.get(run_id)
+        if held is None or view.state.deleted:  # under the deletion's version they would keep its tombstones away
+            return
+        messages = (view.state.messages.get(key) for key in sorted(held.known))
+        things: list[Resource] = [held.run, *held.steps, *(message for message in messages if message)]
+        if since:
+            changed = {change.object.id for change in view.trail_of(run_id) if change.version > since}
+            things = [thing for thing in things if thing.id in changed]
+        await self._advance(documents(project, [Change(view.state.version, "", thing) for thing in things]))
+
+    async def purge(self, project: str, thread_id: str) -> None:
+        """Empty what a deleted thread left: documents and streams. Tombstones stay until `sweep`, so that no late
+        writer brings a document back, and so does the log: a late creation of the same id would begin it anew."""
+        state = (await self.look(project, thread_id)).state
+        if state.thread is None or not state.deleted:
+            return
+        runs = list(state.runs)
+        steps = [step for held in runs for step in held.steps]
+        things: Iterable[Resource] = itertools.chain([state.thread], state.messages, (held.run for held in runs), steps)
+        deleted = (Change(state.version, "thread.deleted", thing) for thing in things)
+        emptied = (document for change in deleted for document in documents(project, [change]))
+        await self._advance(emptied)
+        for held in runs:
+            await self._storage.drop(names.STREAMS, names.document(project, thread_id, held.run.id))
+
+    async def sweep(self, project: str, thread_id: str) -> None:
+        """Remove the last of a thread that was purged long ago. No error if that is done."""
+        for container in (names.MESSAGES, names.RUNS, names.STEPS):
+            await self._storage.sweep(container, names.document(project, thread_id, ""))
+        # The log before the snapshot, without which it cannot be read.
+        await self._storage.drop(names.THREADS, names.log(project, thread_id))
+        self._forget((project, thread_id))
+        await self._forget_snapshots(project, thread_id)
+        # Last its own tombstone, by which `assistants resume` finds what a sweep that was cut short has left.
+        await self._storage.remove(names.THREADS, names.document(project, thread_id))

@@ -1,0 +1,92 @@
+"""Rounds of tool calls: what a model asked of its tools in one turn, and what these said."""
+
+from __future__ import annotations
+
+import hashlib
+import string
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from assistants_service.core import file_search
+from assistants_service.core.ports import ToolCall, Turn
+from assistants_service.core.resources import (
+    FileSearchToolCall,
+    FunctionToolCall,
+    Message,
+    MessageCreation,
+    Step,
+    StepToolCall,
+    ToolCalls,
+)
+from assistants_service.core.threads.fold import ThreadState
+
+RECENT: Final = 20  # messages of runs whose rounds are looked for: of an old run even its state has to be read
+_LETTERS: Final = string.ascii_letters + string.digits
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """A round of an earlier run. `turns` are the calls and their outputs."""
+
+    step: Step
+    turns: tuple[Turn, ...]
+
+
+def asked(call: StepToolCall, search: str | None) -> ToolCall:
+    """`search` is what the function is called that stands for `file_search`."""
+    if isinstance(call, FileSearchToolCall):
+        return ToolCall(call.id, search or file_search.NAME, call.asked.arguments)
+    return ToolCall(call.id, call.function.name, call.function.arguments)
+
+
+def outputs_of(step: Step) -> dict[str, str]:
+    """What the model is told of its calls, by call id."""
+    details = step.step_details
+    calls = details.tool_calls if isinstance(details, ToolCalls) else ()
+    outputs = {call.id: call.function.output or "" for call in calls if isinstance(call, FunctionToolCall)}
+    return outputs | {call.id: file_search.told(call, found) for call, found in file_search.found_by(step)}
+
+
+def rounds_before(
+    state: ThreadState, message: Message, search: str | None, offered: Collection[str]
+) -> Iterator[Round]:
+    """The rounds that led to a message of an earlier run, the newest first.
+
+    Only complete ones, whose functions are all among the `offered`: servers refuse calls without outputs, and some
+    (Anthropic, Bedrock) calls while no tools are offered. A round without a message after it, as of a run that failed,
+    leads to none: Mistral refuses a user's message right after outputs ("Unexpected role 'user' after role 'tool'").
+    The caller sees to it that the message is not empty, since an empty one is not sent.
+    """
+    held = state.runs.get(message.run_id or "")
+    steps = [step for step in held.steps if step.status == "completed"] if held else []
+    ends = (
+        place
+        for place, step in enumerate(steps)
+        if isinstance(step.step_details, MessageCreation)
+        and step.step_details.message_creation.message_id == message.id
+    )
+    for step in reversed(steps[: next(ends, 0)]):
+        if not isinstance(step.step_details, ToolCalls):
+            return
+        found = _round(step, search)
+        if all(call.name in offered for call in found.turns[0].calls):
+            yield found
+
+
+def _round(step: Step, search: str | None) -> Round:
+    assert isinstance(step.step_details, ToolCalls)  # noqa: S101
+    outputs, calls, said = outputs_of(step), [], []
+    for place, call in enumerate(step.step_details.tool_calls):
+        made, told = asked(call, search), outputs[call.id]
+        call_id = _id(step, place)
+        calls.append(ToolCall(call_id, made.name, made.arguments))
+        said.append(Turn("tool", told, call_id=call_id))
+    return Round(step, (Turn("assistant", calls=tuple(calls)), *said))
+
+
+def _id(step: Step, place: int) -> str:
+    """Nine letters and digits, as Mistral insists on: the model of the earlier run may have been another provider's,
+    and some models number the calls of each turn anew, which others refuse."""
+    number = int.from_bytes(hashlib.sha256(f"{step.id}/{place}".encode()).digest()[:8])
+    return "".join(_LETTERS[number // len(_LETTERS) ** power % len(_LETTERS)] for power in range(9))

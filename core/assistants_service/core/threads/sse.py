@@ -1,0 +1,266 @@
+"""Server-sent events of a run, made from what changed in its thread, in the recorded orders (section 5)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence, Set
+from typing import Any
+
+import msgspec
+from msgspec.structs import replace
+
+from assistants_service.core.resources import (
+    FileSearchToolCall,
+    LastError,
+    Message,
+    Part,
+    RankingOptions,
+    Reason,
+    RefusalPart,
+    Run,
+    Step,
+    Text,
+    TextPart,
+    ToolCalls,
+    encode,
+)
+from assistants_service.core.threads.fold import Change
+
+Annotation = dict[str, Any]
+Event = tuple[str, Any]  # the wire's event name, and its payload
+
+ENDINGS = frozenset(f"thread.run.{status}" for status in ("completed", "incomplete", "failed", "cancelled", "expired"))
+PAUSE = "thread.run.requires_action"
+DONE = b"event: done\ndata: [DONE]\n\n"
+# What the wire knows: the log's private events change documents, but no client hears of them.
+STREAMED = re.compile(
+    r"thread\.created|thread\.run\.(created|queued|in_progress|requires_action|cancelling|completed|incomplete|failed"
+    r"|cancelled|expired)|thread\.run\.step\.(created|completed|failed|cancelled|expired)"
+    r"|thread\.message\.(completed|incomplete)"
+)
+_HEAD = re.compile(rb"(?:^|\n\n)id: (\d+)\.(\d+)\nevent: ([a-z_.]+)\ndata: ([^\n]*)")
+
+
+class Delta(msgspec.Struct, frozen=True):
+    """`thread.message.delta` or `thread.run.step.delta`."""
+
+    id: str
+    object: str
+    delta: dict[str, Any]
+
+
+def message_delta(message_id: str, part: dict[str, Any]) -> Event:
+    return "thread.message.delta", Delta(message_id, "thread.message.delta", {"content": [part]})
+
+
+def step_delta(step_id: str, call: dict[str, Any]) -> Event:
+    details = {"type": "tool_calls", "tool_calls": [call]}
+    return "thread.run.step.delta", Delta(step_id, "thread.run.step.delta", {"step_details": details})
+
+
+def text_part(value: str, annotations: Sequence[Annotation] = (), *, first: bool) -> dict[str, Any]:
+    """Only the first delta of a part always has annotations: clients add repeated values up (section 5.3). An
+    annotation is sent once, with its index and an empty quote, as recorded."""
+    text: dict[str, Any] = {"value": value}
+    if first or annotations:
+        text["annotations"] = list(annotations)
+    return {"index": 0, "type": "text", "text": text}
+
+
+def annotation_delta(index: int, annotation: Annotation) -> Annotation:
+    return {"index": index, **annotation, "file_citation": {**annotation["file_citation"], "quote": ""}}
+
+
+def _annotation(delta: Annotation) -> Annotation:
+    """As the message has it in the end."""
+    cited = {key: value for key, value in delta["file_citation"].items() if key != "quote"}
+    return {key: value for key, value in delta.items() if key != "index"} | {"file_citation": cited}
+
+
+def call_head(index: int, call_id: str, name: str) -> dict[str, Any]:
+    function = {"name": name, "arguments": "", "output": None}
+    return {"index": index, "id": call_id, "type": "function", "function": function}
+
+
+def search_head(index: int, call_id: str, ranking: RankingOptions) -> dict[str, Any]:
+    search = {"ranking_options": ranking, "results": []}
+    return {"index": index, "id": call_id, "type": "file_search", "file_search": search}
+
+
+def call_arguments(index: int, fragment: str) -> dict[str, Any]:
+    return {"index": index, "type": "function", "function": {"arguments": fragment}}
+
+
+def opening_step(step: Step) -> list[Event]:
+    """What comes before the first delta of a step."""
+    details = step.step_details
+    if isinstance(details, ToolCalls):
+        details = ToolCalls()
+    step = replace(step, status="in_progress", completed_at=None, usage=None, step_details=details)
+    return [("thread.run.step.created", step), ("thread.run.step.in_progress", step)]
+
+
+def opening_message(message: Message) -> list[Event]:
+    """What comes before the first delta of a message."""
+    message = replace(
+        message, status="in_progress", completed_at=None, incomplete_at=None, incomplete_details=None, content=()
+    )
+    return [("thread.message.created", message), ("thread.message.in_progress", message)]
+
+
+class Renderer:
+    """Turns changes into events. Knows what is open on a stream: steps and messages that began and did not end."""
+
+    def __init__(self) -> None:
+        self.steps: dict[str, Step] = {}
+        self.messages: dict[str, Message] = {}
+        self._begun: set[str] = set()
+        # message -> part -> (type, pieces, annotations)
+        self._said: dict[str, dict[int, tuple[str, list[str], list[Annotation]]]] = {}
+
+    def saw(self, name: str, payload: Any) -> None:
+        """Keep up with an event that is on the stream."""
+        match payload:
+            case Step() if name == "thread.run.step.created":
+                self.steps[payload.id] = payload
+                self._begun.add(payload.id)
+            case Step() if payload.status != "in_progress":
+                self.steps.pop(payload.id, None)
+            case Message() if name == "thread.message.created":
+                self.messages[payload.id] = payload
+                self._begun.add(payload.id)
+            case Message() if payload.status != "in_progress":
+                self.messages.pop(payload.id, None)
+                self._said.pop(payload.id, None)
+            case Delta() if payload.id in self.messages:
+                self._hear(payload)
+
+    def _hear(self, delta: Delta) -> None:
+        parts = self._said.setdefault(delta.id, {})
+        for part in delta.delta.get("content", ()):
+            kind = part["type"]
+            if kind in ("text", "refusal"):
+                text = part["text"] if kind == "text" else {"value": part["refusal"]}
+                _, pieces, annotations = parts.setdefault(part["index"], (kind, [], []))
+                pieces.append(text["value"])
+                annotations += map(_annotation, text.get("annotations", ()))
+
+    def _heard(self, message_id: str) -> tuple[Part, ...]:
+        """What was said of a message so far. Clients look its parts up again when it ends (section 5.3)."""
+        said = sorted(self._said.get(message_id, {}).items())
+        return tuple(
+            TextPart(text=Text(value="".join(pieces), annotations=tuple(annotations)))
+            if kind == "text"
+            else RefusalPart(refusal="".join(pieces))
+            for _, (kind, pieces, annotations) in said
+        )
+
+    def begun(self, object_id: str) -> bool:
+        return object_id in self._begun
+
+    def render(self, change: Change) -> Iterator[Event]:
+        """The events of one change. What the stream has open when its run ends was torn: the log closes its own."""
+        match change.object:
+            case Run() as run if change.name in ENDINGS:
+                yield from self._torn(frozenset(), run)
+                yield change.name, run
+            case Step() as step if change.name == "thread.run.step.created":
+                yield from self._step_created(step)
+            case Step() as step:
+                begun = self.steps.get(step.id)
+                # On the stream an ended step still says when it would have expired (recorded), in lists it does not.
+                yield change.name, replace(step, expires_at=begun.expires_at) if begun else step
+            case Message() as message:
+                yield from self._message_ended(message)
+                yield change.name, message
+            case thing:
+                yield change.name, thing
+
+    def _step_created(self, step: Step) -> Iterator[Event]:
+        """All of a step that was not streamed; a message's own events follow with the message."""
+        if self.begun(step.id):
+            return
+        yield from opening_step(step)
+        if isinstance(step.step_details, ToolCalls):
+            for index, call in enumerate(step.step_details.tool_calls):
+                if isinstance(call, FileSearchToolCall):
+                    yield step_delta(step.id, search_head(index, call.id, call.file_search.ranking_options))
+                else:
+                    yield step_delta(step.id, call_head(index, call.id, call.function.name))
+                    yield step_delta(step.id, call_arguments(index, call.function.arguments))
+
+    def _message_ended(self, message: Message) -> Iterator[Event]:
+        """The deltas of a message that was not streamed, one for each part; or what those on the stream did not tell:
+        what was held back, as it might have become a marker, or not written yet when the run was cut off."""
+        if not self.begun(message.id):
+            yield from opening_message(message)
+        heard = self._heard(message.id)
+        for index, part in enumerate(message.content):
+            for rest in _unheard(part, heard[index] if index < len(heard) else None):
+                yield message_delta(message.id, {**rest, "index": index})
+
+    def _torn(self, known: Set[str], run: Run) -> Iterator[Event]:
+        """Close what a model was in the middle of when its run ended (section 5.2, 8), or when its worker died."""
+        at = run.cancelled_at or run.failed_at or run.completed_at
+        ending = run.status if run.status in ("cancelled", "expired") else "failed"
+        for message in [message for message in self.messages.values() if message.id not in known]:
+            cut = replace(message, status="incomplete", incomplete_details=Reason(reason=f"run_{ending}"))
+            yield "thread.message.incomplete", replace(cut, incomplete_at=at, content=self._heard(message.id))
+        for step in [step for step in self.steps.values() if step.id not in known]:
+            yield f"thread.run.step.{ending}", _ended(step, ending, at, run)
+
+    def abandoned(self, run: Run, keep: Set[str], now: int) -> list[Event]:
+        """Closes what a dead worker left open on the stream, before another one goes on."""
+        if not (set(self.steps) | set(self.messages)) - keep:
+            return []
+        error = LastError(code="server_error", message="The worker of this step stopped; another one goes on.")
+        return list(self._torn(keep, replace(run, status="failed", failed_at=now, last_error=error)))
+
+
+def _unheard(part: Part, heard: Part | None) -> Iterator[dict[str, Any]]:
+    """What a client does not have of a part, after deltas that came to `heard`."""
+    match part, heard:
+        case TextPart(text=text), TextPart(text=so_far):
+            value, cited = text.value[len(so_far.value) :], text.annotations[len(so_far.annotations) :]
+            if value or cited:
+                numbered = enumerate(cited, len(so_far.annotations))
+                yield text_part(value, [annotation_delta(*each) for each in numbered], first=False)
+        case TextPart(text=text), None:
+            yield text_part(text.value, [annotation_delta(*each) for each in enumerate(text.annotations)], first=True)
+        case RefusalPart(refusal=refusal), RefusalPart(refusal=so_far):
+            if refusal[len(so_far) :]:
+                yield {"type": "refusal", "refusal": refusal[len(so_far) :]}
+        case _, None:
+            yield msgspec.to_builtins(part)
+
+
+def _ended(step: Step, ending: str, at: int | None, run: Run) -> Step:
+    match ending:
+        case "cancelled":
+            return replace(step, status="cancelled", cancelled_at=at)
+        case "expired":
+            return replace(step, status="expired", expired_at=at)
+    error = run.last_error
+    return replace(step, status="failed", failed_at=at, last_error=error.of_step if error else None)
+
+
+# --- bytes --------------------------------------------------------------------------------------------------------
+
+
+def to_bytes(events: Iterable[tuple[int, Event]], offset: int) -> Iterator[bytes]:
+    """Each of the events, with the version of the thread that it shows, as they lie in the stream from byte `offset` on
+    and as they go over the wire.
+
+    An event's id is its own offset, a dot, and that version: Last-Event-ID finds the place again, and what writes
+    next sees what is still missing.
+    """
+    for version, (name, payload) in events:
+        event = f"id: {offset}.{version}\nevent: {name}\ndata: ".encode() + encode(payload) + b"\n\n"
+        yield event
+        offset += len(event)
+
+
+def parse(data: bytes) -> Iterator[tuple[int, int, str, bytes]]:
+    """(offset, version, name, payload) of each event in a piece of a stream."""
+    for found in _HEAD.finditer(data):
+        yield int(found[1]), int(found[2]), found[3].decode(), found[4]

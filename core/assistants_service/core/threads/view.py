@@ -1,0 +1,113 @@
+"""A thread in memory: its folded state, where its log was read to, and what the wire heard of its last runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from assistants_service.core import events as e
+from assistants_service.core.log.state import View
+from assistants_service.core.paging import Contents, Index
+from assistants_service.core.resources import Message, Run, Step, Struct, Thread, encode
+from assistants_service.core.threads.fold import Change, Resource, RunState, ThreadState, apply
+from assistants_service.core.threads.sse import STREAMED
+
+
+class Heard(Struct, frozen=True):
+    """A change, as a snapshot keeps it."""
+
+    version: int
+    name: str
+    object: msgspec.Raw
+
+
+class Snapshot(Struct, kw_only=True, frozen=True):
+    """What a generation of a log begins with, as its first line: the state, and what the wire heard of the last two
+    runs if a client streamed them, since a stream may lag behind its log. The messages follow, then the runs."""
+
+    version: int
+    thread: Thread | None
+    deleted: bool
+    messages: Contents
+    runs: Contents
+    trail: tuple[Heard, ...]
+    trail_before: tuple[Heard, ...]
+
+
+class ThreadView(View[ThreadState, Change]):
+    def reset(self) -> None:
+        super().reset()
+        self.trail: list[Change] = []  # what the wire hears of the newest run, from its creation on
+        self.trail_before: list[Change] = []  # and of the one before, which may end as the newest begins
+
+    def blank(self) -> ThreadState:
+        return ThreadState()
+
+    def unpack(self, snapshot: bytes) -> None:
+        head = snapshot.index(b"\n") + 1
+        line, rest = _decoder.decode(snapshot[:head]), memoryview(snapshot)[head:]
+        runs_at = sum(line.messages.groups)
+        self.state = ThreadState(
+            version=line.version,
+            thread=line.thread,
+            deleted=line.deleted,
+            messages=Index.unpack(line.messages, rest[:runs_at], Message, self.opened),
+            runs=Index.unpack(line.runs, rest[runs_at:], RunState, self.opened),
+        )
+        self.trail, self.trail_before = _changes(line.trail), _changes(line.trail_before)
+
+    def snapshot(self) -> bytes:
+        state = self.state
+        (messages, message_bodies), (runs, run_bodies) = state.messages.pack(), state.runs.pack()
+        head = Snapshot(
+            version=state.version,
+            thread=state.thread,
+            deleted=state.deleted,
+            messages=messages,
+            runs=runs,
+            trail=_heard(state, self.trail),
+            trail_before=_heard(state, self.trail_before),
+        )
+        return b"".join((encode(head), b"\n", *message_bodies, *run_bodies))
+
+    def fold(self, commits: Sequence[e.Commit]) -> list[Change]:
+        changes: list[Change] = []
+        for commit in commits:
+            folded = apply(self.state, commit)
+            self.blocks += 1
+            for change in folded:
+                if change.name == "thread.run.created":
+                    # The stream of create-thread-and-run begins with the thread (section 5.2).
+                    self.trail_before = self.trail
+                    self.trail = [before for before in folded if before.name == "thread.created"]
+                if STREAMED.fullmatch(change.name) and not isinstance(change.object, Thread):
+                    self.trail.append(change)
+            changes += folded
+        return changes
+
+    def trail_of(self, run_id: str) -> list[Change]:
+        trails = (self.trail, self.trail_before)
+        return next((list(trail) for trail in trails if any(change.object.id == run_id for change in trail)), [])
+
+
+_decoder = msgspec.json.Decoder(Snapshot)
+
+
+def _heard(state: ThreadState, trail: Sequence[Change]) -> tuple[Heard, ...]:
+    held = state.runs.get(next((change.object.id for change in trail if isinstance(change.object, Run)), ""))
+    if held is None or not held.stream:
+        return ()
+    return tuple(Heard(c.version, c.name, msgspec.Raw(encode(c.object))) for c in trail)
+
+
+def _changes(heard: Sequence[Heard]) -> list[Change]:
+    return [Change(each.version, each.name, msgspec.json.decode(each.object, type=_kind(each.name))) for each in heard]
+
+
+def _kind(name: str) -> type[Resource]:
+    if name.startswith("thread.run.step."):
+        return Step
+    if name.startswith("thread.run."):
+        return Run
+    return Message if name.startswith("thread.message.") else Thread

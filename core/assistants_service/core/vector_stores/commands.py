@@ -1,0 +1,163 @@
+"""What may be done to a vector store: pure functions from the folded state to events, or to a refusal.
+
+The ledger commits what comes out, and asks again if another process moved in between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from msgspec import UNSET
+
+from assistants_service.core import events as e
+from assistants_service.core import requests as r
+from assistants_service.core.errors import ApiError
+from assistants_service.core.resources import Attributes, ExpiresAfter, StaticChunking, VectorStore
+from assistants_service.core.vector_stores.fold import StoreState, expiry
+from assistants_service.core.vector_stores.repository import batch_of, file_of, store_of
+
+MAX_FILES: Final = 10_000  # of one store (section 3.8)
+USED_EVERY: Final = 3600  # seconds between notes that a store is used: it expires by days, and a search is no commit
+
+
+@dataclass(frozen=True, slots=True)
+class NewFile:
+    """A file that a client wants in a store. None: not given."""
+
+    file_id: str
+    attributes: Attributes | None = None
+    chunking: StaticChunking | None = None
+
+
+def new_file(body: r.CreateVectorStoreFile) -> NewFile:
+    return NewFile(body.file_id, body.attributes, chunking_of(body.chunking_strategy))
+
+
+def new_files(body: r.CreateFileBatch) -> list[NewFile]:
+    """What is given for the whole batch counts for `file_ids` only."""
+    if body.files is not None:
+        return [new_file(file) for file in body.files]
+    chunking = chunking_of(body.chunking_strategy)
+    return [NewFile(file_id, body.attributes, chunking) for file_id in body.file_ids or ()]
+
+
+def chunking_of(body: r.Chunking | None) -> StaticChunking | None:
+    if not isinstance(body, r.StaticChunkingBody):
+        return None
+    given = body.static
+    return StaticChunking(
+        max_chunk_size_tokens=given.max_chunk_size_tokens, chunk_overlap_tokens=given.chunk_overlap_tokens
+    )
+
+
+def has_expired(store: VectorStore, now: float) -> bool:
+    """Whether it was noted or not."""
+    return store.status == "expired" or (store.expires_at is not None and now >= store.expires_at)
+
+
+def usable(state: StoreState, now: float) -> VectorStore:
+    """Raises the 404 of a store that is not there, or the 400 of one that has expired."""
+    store = store_of(state)
+    if has_expired(store, now):
+        raise ApiError(f"Vector store {store.id} has expired.")
+    return store
+
+
+@dataclass(frozen=True, slots=True)
+class Clerk:
+    """What the API's decisions need beside the state: the time."""
+
+    now: float
+
+    def create(
+        self,
+        store_id: str,
+        files: Sequence[NewFile],
+        *,
+        name: str | None = None,
+        description: str | None = None,
+        expires_after: ExpiresAfter | None = None,
+        metadata: dict[str, str] | None = None,
+    ) -> list[e.Event]:
+        created_at = int(self.now)
+        store = VectorStore(
+            id=store_id,
+            created_at=created_at,
+            name=name,
+            description=description,
+            expires_after=expires_after,
+            expires_at=expiry(expires_after, created_at),
+            last_active_at=created_at,
+            metadata=metadata or {},
+        )
+        return [e.StoreCreated(store=store), *self._attach(StoreState(), files)]
+
+    def update(self, state: StoreState, body: r.UpdateVectorStore) -> list[e.Event]:
+        usable(state, self.now)
+        given = body.model_fields_set
+        if not given:
+            return []
+        after = body.expires_after
+        return [
+            e.StoreUpdated(
+                name=body.name if "name" in given else UNSET,
+                expires_after=(ExpiresAfter(days=after.days) if after else None) if "expires_after" in given else UNSET,
+                metadata=(body.metadata or {}) if "metadata" in given else UNSET,
+            )
+        ]
+
+    def attach(self, state: StoreState, files: Sequence[NewFile]) -> list[e.Event]:
+        """A file that is there already stays as it is, but for its attributes if some are given."""
+        usable(state, self.now)
+        return self._attach(state, files)
+
+    def create_batch(self, state: StoreState, batch_id: str, files: Sequence[NewFile]) -> list[e.Event]:
+        """Nothing if there is such a batch: the same request came before."""
+        usable(state, self.now)
+        if batch_id in state.batches.places:
+            return []
+        file_ids = tuple(dict.fromkeys(file.file_id for file in files))
+        return [*self._attach(state, files), e.BatchCreated(batch_id=batch_id, file_ids=file_ids)]
+
+    def _attach(self, state: StoreState, files: Sequence[NewFile]) -> list[e.Event]:
+        events: list[e.Event] = []
+        news = {file.file_id: file for file in files}
+        for file_id, file in news.items():
+            held = state.files.get(file_id)
+            if held and held.file.status in ("in_progress", "completed"):
+                if file.attributes is not None and file.attributes != held.file.attributes:
+                    events.append(e.FileUpdated(file_id=file_id, attributes=file.attributes))
+                continue
+            chunking = file.chunking or StaticChunking()
+            events.append(e.FileCreated(file_id=file_id, chunking=chunking, attributes=file.attributes or {}))
+        held_now = state.store.file_counts.total if state.store else 0
+        if held_now + sum(isinstance(event, e.FileCreated) for event in events) > MAX_FILES:
+            raise ApiError(f"A vector store holds at most {MAX_FILES} files.", code="max_files_exceeded")
+        return events
+
+    def update_file(self, state: StoreState, file_id: str, attributes: Attributes) -> list[e.Event]:
+        usable(state, self.now)
+        if file_of(state, file_id).file.attributes == attributes:
+            return []
+        return [e.FileUpdated(file_id=file_id, attributes=attributes)]
+
+    def detach(self, state: StoreState, file_id: str) -> list[e.Event]:
+        return [e.FileDetached(file_id=file_of(state, file_id).id)]
+
+    def cancel_batch(self, state: StoreState, batch_id: str) -> list[e.Event]:
+        """Nothing if it has ended (section 3.8)."""
+        held = batch_of(state, batch_id)
+        if held.batch.status != "in_progress":
+            return []
+        theirs = [file_id for file_id in held.file_ids if file_id in state.waiting]
+        return [*(e.FileCancelled(file_id=file_id) for file_id in theirs), e.BatchCancelled(batch_id=batch_id)]
+
+    def use(self, state: StoreState) -> list[e.Event]:
+        """A search: noted once an hour."""
+        store = usable(state, self.now)
+        return [e.StoreUsed()] if self.now - store.last_active_at >= USED_EVERY else []
+
+    def delete(self, state: StoreState) -> list[e.Event]:
+        return [e.StoreDeleted()]

@@ -1,0 +1,390 @@
+"""The state of a vector store: a left fold over its log. Counts are made here, event by event: they always add up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+from msgspec import UNSET
+from msgspec.structs import replace
+
+from assistants_service.core import events as e
+from assistants_service.core.log.state import State
+from assistants_service.core.paging import Index
+from assistants_service.core.resources import (
+    ChunkingStrategy,
+    ExpiresAfter,
+    FileCounts,
+    FileStatus,
+    VectorStore,
+    VectorStoreFile,
+    VectorStoreFileBatch,
+)
+
+DAY: Final = 86_400
+DELIVERIES: Final = 100  # that are remembered: holders that were overtaken before those are long gone
+Resource = VectorStore | VectorStoreFile | VectorStoreFileBatch
+
+
+@dataclass(frozen=True, slots=True)
+class StoreChange:
+    """What one event did: its name and the object as it was right after, at this version of the store."""
+
+    version: int
+    name: str
+    object: Resource
+
+
+class FileState(msgspec.Struct):
+    """A file in a store, and what the wire does not show: who works on it, and since when it is in which batches."""
+
+    file: VectorStoreFile
+    filename: str = ""  # known when it is completed
+    attempt: int = 0  # of the last claim
+    claims: int = 0  # since it was attached
+    claimed_at: float = 0.0
+    item: str = ""  # the delivery of a work item by which it was last claimed
+    batches: tuple[str, ...] = ()  # that wait for its end
+
+    @property
+    def id(self) -> str:
+        return self.file.id
+
+    @property
+    def source(self) -> str:
+        """What its chunks are known by in the index: no other file or attempt of the store has this name."""
+        return segment_of(self.file.id, self.attempt)
+
+
+class BatchState(msgspec.Struct):
+    batch: VectorStoreFileBatch
+    file_ids: tuple[str, ...]
+
+    @property
+    def id(self) -> str:
+        return self.batch.id
+
+
+class SegmentState(msgspec.Struct):
+    """A blob of the index: its size in bytes, and the sources in it that are alive, with their numbers of chunks."""
+
+    size: int
+    model: str
+    chunks: int
+    sources: dict[str, int]
+    format: int = 1
+
+
+class StoreState(State):
+    """Everything that a store's log says. Names of segments are those of their blobs, without project and store."""
+
+    store: VectorStore | None = None
+    files: Index[FileState] = msgspec.field(default_factory=Index)
+    batches: Index[BatchState] = msgspec.field(default_factory=Index)
+    waiting: dict[str, None] = msgspec.field(default_factory=dict)  # files in progress, in the order in which they came
+    segments: dict[str, SegmentState] = msgspec.field(default_factory=dict)
+    homes: dict[str, str] = msgspec.field(default_factory=dict)  # which segment a source is in
+    # Blobs that may be there and are not, or no longer, part of the store. The value is the delivery of a work item
+    # whose holder may be writing it: that one, or the holder of a later delivery, removes it. "": any worker.
+    loose: dict[str, str] = msgspec.field(default_factory=dict)
+    attempt: int = 0  # the last one that was given away
+    # Of work items that came again: which delivery has taken over. Earlier ones take nothing up any more.
+    deliveries: dict[str, int] = msgspec.field(default_factory=dict)
+    merging_since: float = 0.0  # when the last merge was claimed
+
+
+def segment_of(file_id: str, attempt: int) -> str:
+    return f"{file_id}.{attempt}"
+
+
+def merged_segment(attempt: int) -> str:
+    return f"merged.{attempt}"
+
+
+def expiry(after: ExpiresAfter | None, active_at: int) -> int | None:
+    return None if after is None else active_at + after.days * DAY
+
+
+def apply(state: StoreState, commit: e.Commit) -> list[StoreChange]:
+    """Fold one commit into the state, and tell what changed."""
+    state.version += 1
+    at = int(commit.at)
+    return [
+        StoreChange(state.version, name, thing)
+        for event in commit.events
+        for name, thing in APPLY[type(event)](state, event, at)
+    ]
+
+
+Named = list[tuple[str, Resource]]
+
+
+def _store_created(state: StoreState, event: e.StoreCreated, at: int) -> Named:
+    state.store = event.store
+    return [("vector_store.created", event.store)]
+
+
+def _store_updated(state: StoreState, event: e.StoreUpdated, at: int) -> Named:
+    given = {key: value for key in ("name", "expires_after", "metadata") if (value := getattr(event, key)) is not UNSET}
+    return [("vector_store.updated", _active(state, at, **given))]
+
+
+def _store_used(state: StoreState, event: e.StoreUsed, at: int) -> Named:
+    return [("vector_store.used", _active(state, at))]
+
+
+def _store_expired(state: StoreState, event: e.StoreExpired, at: int) -> Named:
+    named: Named = []
+    for file_id in list(state.waiting):
+        named += _ended(state, file_id, "cancelled", "vector_store.file.cancelled")
+    for name in list(state.segments):
+        _retire(state, name)
+    changed = _store(state, status="expired", usage_bytes=0)
+    return [*named, ("vector_store.expired", changed)]
+
+
+def _store_deleted(state: StoreState, event: e.StoreDeleted, at: int) -> Named:
+    state.deleted = True
+    return [("vector_store.deleted", _store(state))]
+
+
+# --- files ----------------------------------------------------------------------------------------------------------
+
+
+def _file_created(state: StoreState, event: e.FileCreated, at: int) -> Named:
+    file = VectorStoreFile(
+        id=event.file_id,
+        created_at=at,
+        vector_store_id=_store(state).id,
+        chunking_strategy=ChunkingStrategy(static=event.chunking),
+        attributes=event.attributes,
+    )
+    before = state.files.get(file.id)
+    state.files.put_last(file.id, FileState(file=file))
+    state.waiting[file.id] = None
+    _count(state, before.file.status if before else None, "in_progress")
+    # Of one that was there before, a document may show how it ended.
+    name = "vector_store.file.updated" if before else "vector_store.file.created"
+    return [(name, file), ("vector_store.updated", _active(state, at))]
+
+
+def _file_updated(state: StoreState, event: e.FileUpdated, at: int) -> Named:
+    return [("vector_store.file.updated", _change(state, event.file_id, attributes=event.attributes))]
+
+
+def _file_claimed(state: StoreState, event: e.FileClaimed, at: int) -> Named:
+    held = state.files[event.file_id]
+    _disown(state, held.source)  # the holder before is dead, or removes what it wrote
+    held.attempt, held.item, held.claims, held.claimed_at = event.attempt, event.item, held.claims + 1, at
+    state.attempt = max(state.attempt, event.attempt)
+    state.loose[held.source] = event.item
+    return []
+
+
+def _file_released(state: StoreState, event: e.FileReleased, at: int) -> Named:
+    held = state.files[event.file_id]
+    held.item = ""
+    _disown(state, held.source)
+    return []
+
+
+def _file_completed(state: StoreState, event: e.FileCompleted, at: int) -> Named:
+    held = state.files[event.file_id]
+    held.filename = event.filename
+    state.loose.pop(held.source, None)
+    state.segments[held.source] = SegmentState(
+        event.size, event.model, event.chunks, {held.source: event.chunks}, event.format
+    )
+    state.homes[held.source] = held.source
+    store = _store(state)
+    state.store = replace(store, usage_bytes=store.usage_bytes + event.size)
+    return _ended(state, event.file_id, "completed", "vector_store.file.completed", usage_bytes=event.size)
+
+
+def _file_failed(state: StoreState, event: e.FileFailed, at: int) -> Named:
+    _disown(state, state.files[event.file_id].source)
+    return _ended(state, event.file_id, "failed", "vector_store.file.failed", last_error=event.error)
+
+
+def _file_cancelled(state: StoreState, event: e.FileCancelled, at: int) -> Named:
+    return _ended(state, event.file_id, "cancelled", "vector_store.file.cancelled")
+
+
+def _file_detached(state: StoreState, event: e.FileDetached, at: int) -> Named:
+    held = state.files[event.file_id]
+    batches: Named = []
+    if held.file.status == "in_progress":  # for its batches, which are no less for it, it is cancelled
+        batches = [
+            ("vector_store.file_batch.updated", thing)
+            for _, thing in _ended(state, held.id, "cancelled", "")
+            if isinstance(thing, VectorStoreFileBatch)
+        ]
+    file = state.files.remove(event.file_id).file
+    _count(state, file.status, None)
+    store = _store(state)
+    if store.status != "expired":  # since then nothing counts of what the file had
+        store = _store(state, usage_bytes=store.usage_bytes - file.usage_bytes)
+    home = state.homes.pop(held.source, None)
+    if home is not None:
+        segment = state.segments[home]
+        segment.sources = {source: chunks for source, chunks in segment.sources.items() if source != held.source}
+        if not segment.sources:
+            _retire(state, home)
+    return [("vector_store.file.deleted", file), *batches, ("vector_store.updated", store)]
+
+
+def _ended(state: StoreState, file_id: str, status: FileStatus, name: str, **changed: Any) -> Named:
+    """A file in progress came to its end, for the store and for the batches that waited for it."""
+    held = state.files[file_id]
+    state.waiting.pop(file_id)
+    _count(state, held.file.status, status)
+    file = _change(state, file_id, status=status, **changed)
+    named: Named = [(name, file)]
+    for batch_id in held.batches:
+        batch = state.batches[batch_id]
+        counts = _moved(batch.batch.file_counts, "in_progress", status)
+        batch.batch = replace(batch.batch, file_counts=counts, status=_status(batch.batch, counts))
+        named.append(("", batch.batch))
+    held.batches = ()
+    return [*named, ("", _store(state))]
+
+
+# --- batches --------------------------------------------------------------------------------------------------------
+
+
+def _batch_created(state: StoreState, event: e.BatchCreated, at: int) -> Named:
+    counts = FileCounts()
+    for file_id in event.file_ids:
+        held = state.files[file_id]
+        counts = _moved(counts, None, held.file.status)
+        if held.file.status == "in_progress":
+            held.batches = (*held.batches, event.batch_id)
+    batch = VectorStoreFileBatch(id=event.batch_id, created_at=at, vector_store_id=_store(state).id, file_counts=counts)
+    batch = replace(batch, status=_status(batch, counts))
+    state.batches.put(batch.id, BatchState(batch, event.file_ids))
+    return [("vector_store.file_batch.created", batch), ("vector_store.updated", _active(state, at))]
+
+
+def _batch_cancelled(state: StoreState, event: e.BatchCancelled, at: int) -> Named:
+    held = state.batches[event.batch_id]
+    held.batch = replace(held.batch, status="cancelled")
+    return [("vector_store.file_batch.updated", held.batch), ("vector_store.updated", _store(state))]
+
+
+def _status(batch: VectorStoreFileBatch, counts: FileCounts) -> FileStatus:
+    """A batch whose files all failed has failed. One that was cancelled stays so."""
+    if counts.in_progress or batch.status == "cancelled":
+        return batch.status
+    return "failed" if counts.failed and counts.failed == counts.total else "completed"
+
+
+# --- segments -------------------------------------------------------------------------------------------------------
+
+
+def _merge_claimed(state: StoreState, event: e.MergeClaimed, at: int) -> Named:
+    state.attempt = max(state.attempt, event.attempt)
+    state.loose[merged_segment(event.attempt)] = event.item
+    state.merging_since = at
+    return []
+
+
+def _item_taken_over(state: StoreState, event: e.ItemTakenOver, at: int) -> Named:
+    state.loose |= dict.fromkeys(event.names, event.item)
+    item, _, count = event.item.rpartition("/")
+    state.deliveries.pop(item, None)
+    state.deliveries[item] = int(count)
+    for old in list(state.deliveries)[:-DELIVERIES]:
+        del state.deliveries[old]
+    return []
+
+
+def _segments_merged(state: StoreState, event: e.SegmentsMerged, at: int) -> Named:
+    for name in event.merged:
+        _retire(state, name)
+    state.loose.pop(event.into, None)
+    state.segments[event.into] = SegmentState(event.size, event.model, event.chunks, event.sources, event.format)
+    state.homes |= dict.fromkeys(event.sources, event.into)
+    return []
+
+
+def _segments_dropped(state: StoreState, event: e.SegmentsDropped, at: int) -> Named:
+    for name in event.names:
+        state.loose.pop(name, None)
+    return []
+
+
+def _disown(state: StoreState, name: str) -> None:
+    """Any worker may remove this blob."""
+    if name in state.loose:
+        state.loose[name] = ""
+
+
+def _retire(state: StoreState, name: str) -> None:
+    for source in state.segments.pop(name).sources:
+        state.homes.pop(source, None)
+    state.loose[name] = ""
+
+
+# --------------------------------------------------------------------------------------------------------------------
+
+
+def _active(state: StoreState, at: int, **changed: Any) -> VectorStore:
+    """The store was used."""
+    after = changed.get("expires_after", _store(state).expires_after)
+    return _store(state, **changed, last_active_at=at, expires_at=expiry(after, at))
+
+
+def _store(state: StoreState, **changed: Any) -> VectorStore:
+    if state.store is None:
+        raise ValueError("a log begins with vector_store.created")
+    if changed:
+        state.store = replace(state.store, **changed)
+    return state.store
+
+
+def _change(state: StoreState, file_id: str, **changed: Any) -> VectorStoreFile:
+    held = state.files[file_id]
+    held.file = replace(held.file, **changed)
+    return held.file
+
+
+def _count(state: StoreState, before: FileStatus | None, after: FileStatus | None) -> None:
+    store = _store(state)
+    counts = _moved(store.file_counts, before, after)
+    status = store.status if store.status == "expired" else "in_progress" if counts.in_progress else "completed"
+    state.store = replace(store, file_counts=counts, status=status)
+
+
+def _moved(counts: FileCounts, before: FileStatus | None, after: FileStatus | None) -> FileCounts:
+    """One file more of a status, one less of another."""
+    moved = msgspec.structs.asdict(counts)
+    for status, number in ((before, -1), (after, 1)):
+        if status is not None:
+            moved[status] += number
+            moved["total"] += number
+    return FileCounts(**moved)
+
+
+APPLY: dict[type, Callable[[StoreState, Any, int], Named]] = {
+    e.StoreCreated: _store_created,
+    e.StoreUpdated: _store_updated,
+    e.StoreUsed: _store_used,
+    e.StoreExpired: _store_expired,
+    e.StoreDeleted: _store_deleted,
+    e.FileCreated: _file_created,
+    e.FileUpdated: _file_updated,
+    e.FileClaimed: _file_claimed,
+    e.FileReleased: _file_released,
+    e.FileCompleted: _file_completed,
+    e.FileFailed: _file_failed,
+    e.FileCancelled: _file_cancelled,
+    e.FileDetached: _file_detached,
+    e.BatchCreated: _batch_created,
+    e.BatchCancelled: _batch_cancelled,
+    e.MergeClaimed: _merge_claimed,
+    e.ItemTakenOver: _item_taken_over,
+    e.SegmentsMerged: _segments_merged,
+    e.SegmentsDropped: _segments_dropped,
+}

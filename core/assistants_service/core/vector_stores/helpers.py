@@ -1,0 +1,130 @@
+"""Stores that come with an assistant or a thread: by `tool_resources.file_search.vector_stores`, or by attachments of
+messages (sections 3.1 and 3.3).
+
+The store comes first, then the assistant, the thread or the message. Its id is made of the id that the request has
+reserved for what it creates: the same request, sent again after a crash with its key, makes no second store, and no
+other request ever makes, or fills, a store of this id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+from assistants_service.core import requests as r
+from assistants_service.core.errors import ApiError
+from assistants_service.core.ids import Ids
+from assistants_service.core.resources import ExpiresAfter
+from assistants_service.core.threads.commands import Filing, store_of_thread
+from assistants_service.core.threads.fold import ThreadState
+from assistants_service.core.vector_stores.commands import NewFile, chunking_of, usable
+from assistants_service.core.vector_stores.service import StoreDesk
+
+B = TypeVar("B", r.CreateAssistant, r.CreateThread)
+OF_THREADS: Final = ExpiresAfter(days=7)  # what a thread's store has, unless a client says otherwise (section 3.3)
+
+
+def attached(messages: Sequence[r.CreateMessage] | None) -> list[str]:
+    """The files that messages want searched."""
+    return [
+        attachment.file_id
+        for message in messages or ()
+        for attachment in message.attachments or ()
+        if any(tool.type == "file_search" for tool in attachment.tools or ())
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Helpers:
+    desk: StoreDesk
+    ids: Ids
+
+    async def for_assistant(self, project: str, assistant_id: str, body: r.CreateAssistant) -> r.CreateAssistant:
+        """The body, with the id of the store that it wants in its place."""
+        wanted = _wanted(body.tool_resources)
+        if wanted is None:
+            return body
+        return _with_store(body, await self._make(project, assistant_id, wanted, [], None))
+
+    async def for_new_thread(self, project: str, thread_id: str, body: r.CreateThread) -> r.CreateThread:
+        """As for an assistant. Attachments of its messages go into the thread's store, whichever that is."""
+        wanted, files = _wanted(body.tool_resources), attached(body.messages)
+        given = body.tool_resources.file_search if body.tool_resources else None
+        if wanted is None and given and given.vector_store_ids and files:
+            await self.desk.attach(project, given.vector_store_ids[0], _new(files))
+            return body
+        if wanted is None and not files:
+            return body
+        return _with_store(body, await self._make(project, thread_id, wanted or r.StoreHelper(), files, OF_THREADS))
+
+    async def for_messages(
+        self, project: str, reserved_id: str, state: ThreadState, messages: Sequence[r.CreateMessage] | None
+    ) -> Filing | None:
+        """Bring the attachments of new messages into the store of their thread; into a new one, if it has none or its
+        own is gone. None if there are none.
+
+        `reserved_id` is of the message, or of the run that brings the messages. It is not the thread's: a store that is
+        there was made by the same request, so of two that are the first at once, one would leave its files out; and a
+        thread whose store was deleted would make one of the same id again."""
+        files = attached(messages)
+        if not files:
+            return None
+        before = store_of_thread(state)
+        if before:
+            try:
+                usable(await self.desk.stores.read(project, before), self.desk.clock.now())
+            except ApiError:
+                pass  # deleted, or expired
+            else:
+                await self.desk.attach(project, before, _new(files))
+                return Filing(before, before)
+        return Filing(before, await self._make(project, reserved_id, r.StoreHelper(), files, OF_THREADS))
+
+    async def _make(
+        self,
+        project: str,
+        reserved_id: str,
+        wanted: r.StoreHelper,
+        files: Sequence[str],
+        expires_after: ExpiresAfter | None,
+    ) -> str:
+        chunking = chunking_of(wanted.chunking_strategy)
+        new = [NewFile(file_id, chunking=chunking) for file_id in wanted.file_ids or ()] + _new(files)
+        store_id = "vs_" + reserved_id.partition("_")[2]
+        state = (await self.desk.stores.look(project, store_id)).state
+        if state.version:  # the same request came before
+            try:
+                usable(state, self.desk.clock.now())
+            except ApiError:
+                store_id = self.ids.new("vs")  # and what it made is gone
+            else:
+                await self.desk.attach(project, store_id, new)
+                return store_id
+        made = await self.desk.create(project, store_id, new, expires_after=expires_after, metadata=wanted.metadata)
+        return made.id
+
+
+def _wanted(resources: r.NewToolResources | None) -> r.StoreHelper | None:
+    """Raises the 400 of a body that names a store and wants another."""
+    search = resources.file_search if resources else None
+    if search is None or not search.vector_stores:
+        return None
+    if search.vector_store_ids:
+        name = "tool_resources.file_search"
+        raise ApiError(
+            f"Give either '{name}.vector_store_ids' or '{name}.vector_stores', not both.",
+            param=f"{name}.vector_stores",
+            code="mutually_exclusive_parameters",
+        )
+    return search.vector_stores[0]
+
+
+def _with_store(body: B, store_id: str) -> B:
+    resources = body.tool_resources or r.NewToolResources()
+    search = r.NewFileSearchResources(vector_store_ids=[store_id])
+    return body.model_copy(update={"tool_resources": resources.model_copy(update={"file_search": search})})
+
+
+def _new(files: Sequence[str]) -> list[NewFile]:
+    return [NewFile(file_id) for file_id in files]

@@ -1,0 +1,265 @@
+"""Vector stores: what the ledger does for them alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import msgspec
+
+from assistants_service.core import events as e
+from assistants_service.core import names
+from assistants_service.core.errors import no_such
+from assistants_service.core.ids import Ids
+from assistants_service.core.log.repository import ROLL_AFTER, Ledger
+from assistants_service.core.log.state import View
+from assistants_service.core.notifier import Bell
+from assistants_service.core.paging import Contents, Index
+from assistants_service.core.ports import Clock, Document, Storage, VectorIndex
+from assistants_service.core.resources import Struct, VectorStore, VectorStoreFile, VectorStoreFileBatch, encode
+from assistants_service.core.search.embedded import EmbeddedIndex
+from assistants_service.core.vector_stores.fold import (
+    BatchState,
+    FileState,
+    Resource,
+    SegmentState,
+    StoreChange,
+    StoreState,
+    apply,
+)
+from assistants_service.core.work_items import TendStore
+
+Decision = Callable[[StoreState], Sequence[e.Event]]
+
+
+class Snapshot(Struct, kw_only=True, frozen=True):
+    """What a generation of a log begins with, as its first line. The files follow, then the batches."""
+
+    version: int
+    store: VectorStore | None
+    deleted: bool
+    files: Contents
+    batches: Contents
+    waiting: dict[str, None]
+    segments: dict[str, SegmentState]
+    homes: dict[str, str]
+    loose: dict[str, str]
+    attempt: int
+    deliveries: dict[str, int] = msgspec.field(default_factory=dict)
+    merging_since: float = 0.0
+
+
+_decoder = msgspec.json.Decoder(Snapshot)
+
+
+class StoreView(View[StoreState, StoreChange]):
+    def blank(self) -> StoreState:
+        return StoreState()
+
+    def unpack(self, snapshot: bytes) -> None:
+        head = snapshot.index(b"\n") + 1
+        line, rest = _decoder.decode(snapshot[:head]), memoryview(snapshot)[head:]
+        batches_at = sum(line.files.groups)
+        kept: dict[str, Any] = {field: getattr(line, field) for field in line.__struct_fields__}
+        kept["files"] = Index.unpack(line.files, rest[:batches_at], FileState, self.opened)
+        kept["batches"] = Index.unpack(line.batches, rest[batches_at:], BatchState, self.opened)
+        self.state = StoreState(**kept)
+
+    def snapshot(self) -> bytes:
+        state = self.state
+        (files, file_bodies), (batches, batch_bodies) = state.files.pack(), state.batches.pack()
+        kept: dict[str, Any] = {field: getattr(state, field) for field in state.__struct_fields__}
+        head = Snapshot(**(kept | {"files": files, "batches": batches}))
+        return b"".join((encode(head), b"\n", *file_bodies, *batch_bodies))
+
+    def fold(self, commits: Sequence[e.Commit]) -> list[StoreChange]:
+        self.blocks += len(commits)
+        return [change for commit in commits for change in apply(self.state, commit)]
+
+
+class Stores(Ledger[StoreState, StoreChange]):
+    """The vector stores, and what searches them: the embedded index, if there is no other."""
+
+    logs = names.STORE_LOGS
+    nouns: ClassVar[Mapping[str, str]] = {
+        names.VECTOR_STORES: "vector store",
+        names.STORE_FILES: "file",
+        names.STORE_BATCHES: "file batch",
+    }
+    # What clients do. What a worker does, the next holder of its work item projects.
+    mended = frozenset(
+        {
+            "vector_store.created",
+            "vector_store.updated",
+            "vector_store.deleted",
+            "vector_store.file.updated",
+            "vector_store.file.deleted",
+            "vector_store.file.cancelled",
+            "vector_store.file_batch.created",
+            "vector_store.file_batch.updated",
+        }
+    )
+
+    def __init__(
+        self,
+        storage: Storage,
+        clock: Clock,
+        ids: Ids,
+        bell: Bell,
+        *,
+        roll_after: int = ROLL_AFTER,
+        index: VectorIndex | None = None,
+    ) -> None:
+        super().__init__(storage, clock, ids, bell, roll_after=roll_after)
+        self.index: VectorIndex = index or EmbeddedIndex(storage)
+
+    def _blank(self) -> StoreView:
+        return StoreView()
+
+    def _documents(self, project: str, changes: Sequence[StoreChange]) -> list[Document]:
+        """The projections of what changed: the last state of each object. A file that was only attached has none yet;
+        the first request for it makes it, and a batch of 500 does not wait for 500 documents."""
+        last = {change.object.id: change for change in changes}
+        return [_document(project, change) for change in last.values() if change.name != "vector_store.file.created"]
+
+    def _find(self, state: StoreState, container: str, ids: tuple[str, ...]) -> Resource:
+        match container:
+            case names.STORE_FILES:
+                return file_of(state, ids[1]).file
+            case names.STORE_BATCHES:
+                return batch_of(state, ids[1]).batch
+        return store_of(state, ids[0])
+
+    # -- what a worker does ----------------------------------------------------------------------------------------
+
+    async def project(self, project: str, store_id: str, item_id: str | None) -> None:
+        """Bring up the documents of the files that ended by this work item (None: by any), of the batches and of the
+        store, after any crash."""
+        state = (await self.look(project, store_id)).state
+        if state.store is None or state.deleted:  # under the deletion's version they would keep its tombstones away
+            return
+        mine = "" if item_id is None else f"{item_id}/"
+        ended = (held.file for held in state.files if held.item.startswith(mine) and held.id not in state.waiting)
+        things: list[Resource] = [state.store, *(held.batch for held in state.batches), *ended]
+        await self._bring(project, [StoreChange(state.version, "", thing) for thing in things])
+
+    async def expire(self, project: str, store_id: str) -> float | None:
+        """Note that the store has expired, if it has. Returns the time of the next look, if any. Readers see it at
+        once, so it does not matter how late this comes."""
+        now = self._clock.now()
+        if _overdue((await self.look(project, store_id)).state, now):
+            await self.commit(
+                project,
+                store_id,
+                lambda state: [e.StoreExpired()] if _overdue(state, now) else (),
+                lambda seen: TendStore(project=project, store_id=store_id, seen=seen, sent_at=now),
+            )
+        state = await self.recall(project, store_id)
+        if state.store is None or state.deleted:
+            return None
+        if state.store.status == "expired":  # the process that noted it may have died before it was projected
+            cancelled = (held.file for held in state.files if held.file.status == "cancelled")
+            things: list[Resource] = [state.store, *(held.batch for held in state.batches), *cancelled]
+            await self._bring(project, [StoreChange(state.version, "", thing) for thing in things])
+            return None
+        return state.store.expires_at
+
+    async def purge(self, project: str, store_id: str) -> None:
+        """Empty what a deleted store left: documents, index, and the notes that files are in it. Tombstones stay until
+        `sweep`, and the log, by which `sweep` finds what may still be being written."""
+        state = (await self.look(project, store_id)).state
+        if state.store is None or not state.deleted:
+            return
+        things: list[Resource] = [state.store, *(held.batch for held in state.batches)]
+        things += [held.file for held in state.files]
+        await self._bring(project, [StoreChange(state.version, "vector_store.deleted", thing) for thing in things])
+        await self.index.delete(names.document(project, store_id), (*state.segments, *state.loose))
+        for file_id in state.files.order:  # those that were detached, too
+            await self._storage.remove(names.FILE_STORES, names.document(project, file_id, store_id))
+
+    async def sweep(self, project: str, store_id: str) -> None:
+        """Remove the last of a store that was purged long ago. No error if that is done."""
+        state = (await self.look(project, store_id)).state
+        await self.index.delete(names.document(project, store_id), (*state.segments, *state.loose))
+        await self._storage.remove(names.VECTOR_STORES, names.document(project, store_id))
+        for container in (names.STORE_FILES, names.STORE_BATCHES):
+            await self._storage.sweep(container, names.document(project, store_id, ""))
+        # Last the log, by which all this is found, and what it begins with: it cannot be read without.
+        await self._storage.drop(names.STORE_LOGS, names.log(project, store_id))
+        self._forget((project, store_id))
+        await self._forget_snapshots(project, store_id)
+
+    async def let_go(self, project: str, file_id: str) -> None:
+        """A file is gone: take it out of all stores that may hold it, by the notes that they wrote."""
+        folder = f"{names.document(project, file_id)}/"
+        while notes := await self._storage.page(names.FILE_STORES, folder, after=None, limit=100, newest_first=False):
+            for note in notes:
+                await self._let_go_of(project, note.name.removeprefix(folder), file_id)
+                await self._storage.remove(names.FILE_STORES, note.name)
+
+    async def _let_go_of(self, project: str, store_id: str, file_id: str) -> None:
+        now = self._clock.now()
+        changes = await self.commit(
+            project,
+            store_id,
+            lambda state: [e.FileDetached(file_id=file_id)] if state.known and state.files.get(file_id) else (),
+            lambda seen: TendStore(project=project, store_id=store_id, seen=seen, sent_at=now),
+        )
+        state = await self.recall(project, store_id)
+        if not changes and state.known and state.store and file_id in state.files.places:
+            # Another process has done it, and may have died before it was projected.
+            gone = Document(names.STORE_FILES, names.document(project, store_id, file_id), b"", state.version)
+            await self._storage.advance(gone)
+            await self._bring(project, [StoreChange(state.version, "", state.store)])
+
+    async def _bring(self, project: str, changes: Sequence[StoreChange]) -> None:
+        await self._advance(_document(project, change) for change in changes)
+
+
+GONE = ("vector_store.deleted", "vector_store.file.deleted")
+# A file that has ended is most often projected for the first time.
+FIRST = (
+    *("vector_store.created", "vector_store.file_batch.created"),
+    *("vector_store.file.completed", "vector_store.file.failed"),
+)
+
+
+def _document(project: str, change: StoreChange) -> Document:
+    thing = change.object
+    match thing:
+        case VectorStore():
+            container, ids = names.VECTOR_STORES, [thing.id]
+        case VectorStoreFile():
+            container, ids = names.STORE_FILES, [thing.vector_store_id, thing.id]
+        case VectorStoreFileBatch():
+            container, ids = names.STORE_BATCHES, [thing.vector_store_id, thing.id]
+    body = b"" if change.name in GONE else encode(thing)
+    return Document(container, names.document(project, *ids), body, change.version, created=change.name in FIRST)
+
+
+def _overdue(state: StoreState, now: float) -> bool:
+    store = state.store if state.known else None
+    return bool(store and store.status != "expired" and store.expires_at is not None and now >= store.expires_at)
+
+
+# --- looking things up --------------------------------------------------------------------------------------------
+
+
+def store_of(state: StoreState, store_id: str = "") -> VectorStore:
+    if state.store is None or state.deleted:
+        raise no_such("vector store", state.store.id if state.store else store_id)
+    return state.store
+
+
+def file_of(state: StoreState, file_id: str) -> FileState:
+    held = state.files.get(file_id)
+    if held is None:
+        raise no_such("file", file_id)
+    return held
+
+
+def batch_of(state: StoreState, batch_id: str) -> BatchState:
+    held = state.batches.get(batch_id)
+    if held is None:
+        raise no_such("file batch", batch_id)
+    return held

@@ -1,0 +1,160 @@
+"""Search in vector stores: what the search endpoint and the tool `file_search` of runs both call."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from assistants_service.core import names
+from assistants_service.core.ports import Clock, EmbeddingError, Embeddings, Passage, SegmentGone
+from assistants_service.core.resources import Attributes
+from assistants_service.core.search.filters import Filter
+from assistants_service.core.search.ranking import Query, Weights
+from assistants_service.core.vector_stores.commands import Clerk, usable
+from assistants_service.core.vector_stores.fold import FileState, StoreState
+from assistants_service.core.vector_stores.repository import Stores, file_of
+
+log = logging.getLogger(__name__)
+
+TRIES: Final = 10  # of one search, when segments are merged under it
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A passage of a file. `number` counts the chunks of the file, from 0; `score` is in 0..1."""
+
+    store_id: str
+    file_id: str
+    filename: str
+    attributes: Attributes
+    number: int
+    score: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Searcher:
+    """Searches the stores of all projects. API and worker of one process share one, and with it what is in memory."""
+
+    stores: Stores
+    embeddings: Embeddings
+    clock: Clock
+
+    async def search_stores(
+        self,
+        project: str,
+        store_ids: Sequence[str],
+        queries: Sequence[str],
+        *,
+        limit: int = 10,
+        filter: Filter | None = None,
+        weights: Weights | None = None,
+        threshold: float = 0.0,
+    ) -> list[Found]:
+        """The `limit` passages of these stores that fit one of the queries best, the best first; each passage once, and
+        those with the same score in the order of store, file and place.
+
+        `filter` is on the attributes of files, before any ranking; `threshold` is a score in 0..1. Searched are the
+        files that are completed when it begins. Without `weights` those of the embedding model hold. That it was
+        searched is noted in the stores' logs once an hour.
+
+        Raises the 404 of a store that is unknown to the project, the 400 of one that has expired, StorageUnavailable,
+        and DamagedSegment. If no query can be embedded now, they are searched by words alone.
+        """
+        # The stores first: a search that is refused costs no vectors.
+        states = {store_id: await self._usable(project, store_id) for store_id in dict.fromkeys(store_ids)}
+        asked = await self._queries(queries)
+        found: list[Found] = []
+        for store_id, state in states.items():
+            found += await self._search(
+                project, store_id, state, asked, limit, filter, weights or self.embeddings.weights, threshold
+            )
+        found.sort(key=lambda each: (-each.score, each.store_id, each.file_id, each.number))
+        return found[:limit]
+
+    async def _queries(self, texts: Sequence[str]) -> list[Query]:
+        try:
+            vectors = await self.embeddings.embed(texts, "query")
+        except EmbeddingError as error:
+            log.warning("search by words alone: %s", error)
+            return [Query(text) for text in texts]
+        return [Query(text, vector, self.embeddings.model) for text, vector in zip(texts, vectors, strict=True)]
+
+    async def _usable(self, project: str, store_id: str) -> StoreState:
+        state = await self.stores.read(project, store_id)
+        usable(state, self.clock.now())
+        return state
+
+    async def _search(
+        self,
+        project: str,
+        store_id: str,
+        state: StoreState,
+        queries: Sequence[Query],
+        limit: int,
+        filter: Filter | None,
+        weights: Weights,
+        threshold: float,
+    ) -> list[Found]:
+        for left in reversed(range(TRIES)):
+            eligible = _eligible(state, filter)  # now: the state may move on while the index is read
+            try:
+                passages = await self.stores.index.search(
+                    names.document(project, store_id),
+                    state.segments.keys(),
+                    queries,
+                    eligible.keys(),
+                    limit,
+                    weights=weights,
+                    threshold=threshold,
+                )
+                break
+            except SegmentGone:  # merged meanwhile: the log says into what
+                if not left:
+                    raise
+                state = await self._usable(project, store_id)
+        await self._note_use(project, store_id, state)
+        return [_found(store_id, eligible[passage.source], passage) for passage in passages]
+
+    async def _note_use(self, project: str, store_id: str, state: StoreState) -> None:
+        clerk = Clerk(self.clock.now())
+        if clerk.use(state):
+            await self.stores.commit(project, store_id, clerk.use, told=True)
+
+    async def content(self, project: str, store_id: str, file_id: str) -> list[str]:
+        """The text of a file that is completed, in pieces as it was cut, without what they share; of any other file
+        none. Raises the 404 of an unknown store or file."""
+        for left in reversed(range(TRIES)):
+            state = await self.stores.read(project, store_id)
+            held = file_of(state, file_id)
+            home = state.homes.get(held.source)
+            if home is None:
+                return []
+            chunks = await self.stores.index.read(names.document(project, store_id), home, held.source)
+            if chunks or not left:
+                break
+        pieces, end = [], 0
+        for start, text in chunks:
+            pieces.append(text[max(0, end - start) :])
+            end = start + len(text)
+        return pieces
+
+
+def _eligible(state: StoreState, filter: Filter | None) -> Mapping[str, FileState]:
+    """The completed files that the filter lets through, by source. What is shown of them is as it is now."""
+    held = (held for held in state.files if held.file.status == "completed" and held.source in state.homes)
+    return {each.source: each for each in held if filter is None or filter.matches(each.file.attributes)}
+
+
+def _found(store_id: str, held: FileState, passage: Passage) -> Found:
+    return Found(
+        store_id,
+        held.id,
+        held.filename,
+        held.file.attributes,
+        passage.number,
+        passage.score,
+        passage.text,
+    )

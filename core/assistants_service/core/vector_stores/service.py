@@ -1,0 +1,147 @@
+"""What the API does for a client who makes or changes a vector store.
+
+The order of an attach: 1. notes that the store may hold the file, by which a file that is deleted is found there;
+2. ring; 3. commit; 4. project. The last three are the ledger's. What a crash after the first leaves is a note too many,
+which goes with its file. So does the note of a file that is detached: to remove it would race with the next attach.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from assistants_service.core import names
+from assistants_service.core import requests as r
+from assistants_service.core.errors import no_such_file
+from assistants_service.core.fanout import fan_out
+from assistants_service.core.files.service import Files
+from assistants_service.core.ids import SAFE_ID
+from assistants_service.core.log.repository import Ring
+from assistants_service.core.ports import Clock, Conflict, Storage
+from assistants_service.core.resources import ExpiresAfter, VectorStore, VectorStoreFile, VectorStoreFileBatch
+from assistants_service.core.vector_stores.commands import Clerk, NewFile
+from assistants_service.core.vector_stores.fold import expiry
+from assistants_service.core.vector_stores.repository import Stores, batch_of, file_of, store_of
+from assistants_service.core.work_items import MAX_DELAY, PurgeStore, TendStore, TidyStore, to_body
+
+
+@dataclass(frozen=True, slots=True)
+class StoreDesk:
+    storage: Storage
+    stores: Stores
+    files: Files
+    clock: Clock
+
+    @property
+    def clerk(self) -> Clerk:
+        return Clerk(self.clock.now())
+
+    async def create(
+        self,
+        project: str,
+        store_id: str,
+        files: Sequence[NewFile],
+        *,
+        name: str | None = None,
+        description: str | None = None,
+        expires_after: ExpiresAfter | None = None,
+        metadata: dict[str, str] | None = None,
+    ) -> VectorStore:
+        """If there is a store of this id, the same request came before: that one, as it is now. Raises the 404 of an
+        unknown file."""
+        events = self.clerk.create(
+            store_id, files, name=name, description=description, expires_after=expires_after, metadata=metadata
+        )
+        await self._note(project, store_id, files)
+        await self._ring_expiry(project, store_id, expires_after)
+        try:
+            changes = await self.stores.start(project, store_id, events, self._ring(project, store_id))
+        except Conflict:
+            await self.stores.fetch(names.VECTOR_STORES, project, store_id)  # so that it is listed, even after a crash
+            return store_of(await self.stores.read(project, store_id))
+        return next(change.object for change in reversed(changes) if isinstance(change.object, VectorStore))
+
+    async def update(self, project: str, store_id: str, body: r.UpdateVectorStore) -> VectorStore:
+        clerk = self.clerk
+        before = store_of(await self.stores.read(project, store_id)).expires_at
+        after = ExpiresAfter(days=body.expires_after.days) if body.expires_after else None
+        if before is None or before > (expiry(after, int(clerk.now)) or before):  # else an item comes in time
+            await self._ring_expiry(project, store_id, after)
+        await self.stores.command(project, store_id, lambda state: clerk.update(state, body))
+        return store_of(await self.stores.recall(project, store_id))
+
+    async def delete(self, project: str, store_id: str) -> None:
+        """It is gone at once; the worker empties what is left."""
+        item = PurgeStore(project=project, store_id=store_id, sent_at=self.clock.now())
+        await self.stores.command(project, store_id, self.clerk.delete, lambda _: item)
+
+    # -- files -----------------------------------------------------------------------------------------------------
+
+    async def attach(self, project: str, store_id: str, files: Sequence[NewFile]) -> VectorStoreFile:
+        """The last of the files. Raises the 404 of an unknown store or file."""
+        clerk = self.clerk
+        clerk.attach(await self.stores.read(project, store_id), files)  # what is refused leaves no note
+        await self._note(project, store_id, files)
+        ring = self._ring(project, store_id)
+        changes = await self.stores.command(project, store_id, lambda state: clerk.attach(state, files), ring)
+        made = [change.object for change in changes if isinstance(change.object, VectorStoreFile)]
+        return made[-1] if made else file_of(await self.stores.recall(project, store_id), files[-1].file_id).file
+
+    async def update_file(
+        self, project: str, store_id: str, file_id: str, body: r.UpdateVectorStoreFile
+    ) -> VectorStoreFile:
+        clerk, attributes = self.clerk, body.attributes or {}
+        await self.stores.command(project, store_id, lambda state: clerk.update_file(state, file_id, attributes))
+        return file_of(await self.stores.recall(project, store_id), file_id).file
+
+    async def detach(self, project: str, store_id: str, file_id: str) -> None:
+        """The file itself stays. Raises the 404 of one that is not in the store."""
+        clerk, ring = self.clerk, self._ring(project, store_id)
+        await self.stores.command(project, store_id, lambda state: clerk.detach(state, file_id), ring)
+
+    # -- batches ---------------------------------------------------------------------------------------------------
+
+    async def create_batch(
+        self, project: str, store_id: str, batch_id: str, files: Sequence[NewFile]
+    ) -> VectorStoreFileBatch:
+        clerk, ring = self.clerk, self._ring(project, store_id)
+        clerk.create_batch(await self.stores.read(project, store_id), batch_id, files)
+        await self._note(project, store_id, files)
+        changes = await self.stores.command(
+            project, store_id, lambda state: clerk.create_batch(state, batch_id, files), ring
+        )
+        made = [change.object for change in changes if isinstance(change.object, VectorStoreFileBatch)]
+        return made[-1] if made else batch_of(await self.stores.recall(project, store_id), batch_id).batch
+
+    async def cancel_batch(self, project: str, store_id: str, batch_id: str) -> VectorStoreFileBatch:
+        clerk, ring = self.clerk, self._ring(project, store_id)
+        await self.stores.command(project, store_id, lambda state: clerk.cancel_batch(state, batch_id), ring)
+        return batch_of(await self.stores.recall(project, store_id), batch_id).batch
+
+    # --------------------------------------------------------------------------------------------------------------
+
+    async def _note(self, project: str, store_id: str, files: Sequence[NewFile]) -> None:
+        """Raises the 404 of an unknown file, before anything is written."""
+        file_ids = list(dict.fromkeys(file.file_id for file in files))
+        unsafe = next((file_id for file_id in file_ids if not SAFE_ID.fullmatch(file_id)), None)
+        if unsafe is not None:
+            raise no_such_file(unsafe[:200])
+        await fan_out(partial(self.files.fetch, project), file_ids)
+        await fan_out(partial(self._note_one, project, store_id), file_ids)
+
+    async def _note_one(self, project: str, store_id: str, file_id: str) -> None:
+        with contextlib.suppress(Conflict):  # there is one
+            await self.storage.create(names.FILE_STORES, names.document(project, file_id, store_id), b"{}")
+
+    async def _ring_expiry(self, project: str, store_id: str, after: ExpiresAfter | None) -> None:
+        """Before the commit: a crash in between leaves an item that finds nothing to do."""
+        until = expiry(after, int(self.clock.now()))
+        if until is not None:
+            item = TidyStore(project=project, store_id=store_id, sent_at=self.clock.now())
+            await self.storage.send(to_body(item), delay=min(until - self.clock.now(), MAX_DELAY))
+
+    def _ring(self, project: str, store_id: str) -> Ring:
+        now = self.clock.now()
+        return lambda seen: TendStore(project=project, store_id=store_id, seen=seen, sent_at=now)

@@ -1,0 +1,102 @@
+"""Work items: doorbells of a few hundred bytes, never data. A worker reads the store to see what there is to do.
+
+Every kind stands here; worker/item_handler.py has the answer to each. `sent_at` is Unix time, and stays when an item is
+put back.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from assistants_service.core.resources import Struct, encode
+
+MAX_DELAY: Final = 7 * 24 * 3600.0  # seconds that a queue hides an item at most
+
+
+class Item(Struct, frozen=True, kw_only=True, tag_field="kind"):
+    project: str
+    sent_at: float
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What it is about: the ids, as core.log_context wants them."""
+        fields = {name: getattr(self, name) for name in self.__struct_fields__}
+        return {name: value for name, value in fields.items() if name == "project" or name.endswith("_id")}
+
+
+class AdvanceRun(Item, frozen=True, kw_only=True, tag="run"):
+    """Look at this run. `seen` is the version of the thread that the sender knew when it rang, before it committed: a
+    worker that sees no later one came too early. `trace` is the W3C traceparent of the request that rang, empty if
+    it is not traced. `handed_back` names the delivery whose worker let go of the item, and has not died."""
+
+    thread_id: str
+    run_id: str
+    seen: int = 0
+    trace: str = ""
+    handed_back: str = ""
+
+
+class PurgeThread(Item, frozen=True, kw_only=True, tag="purge"):
+    """The thread was deleted: empty what is left of it. It rings once more, for the `tombstones`."""
+
+    thread_id: str
+    tombstones: bool = False
+
+
+class TidyFile(Item, frozen=True, kw_only=True, tag="tidy_file"):
+    """Look whether this file came to be, and when it expires."""
+
+    file_id: str
+
+
+class PurgeFile(Item, frozen=True, kw_only=True, tag="purge_file"):
+    """The file was deleted: empty what is left of it."""
+
+    file_id: str
+
+
+class TidyUpload(Item, frozen=True, kw_only=True, tag="tidy_upload"):
+    """Look what became of this upload."""
+
+    upload_id: str
+
+
+class TendStore(Item, frozen=True, kw_only=True, tag="store"):
+    """Look at this vector store: ingest its files, remove what is no part of it any more. `seen` as of a run's item."""
+
+    store_id: str
+    seen: int = 0
+
+
+class TidyStore(Item, frozen=True, kw_only=True, tag="tidy_store"):
+    """Look whether this vector store has expired."""
+
+    store_id: str
+
+
+class PurgeStore(Item, frozen=True, kw_only=True, tag="purge_store"):
+    """The vector store was deleted: empty what is left of it. It rings once more, for the `tombstones`."""
+
+    store_id: str
+    tombstones: bool = False
+
+
+WorkItem = AdvanceRun | PurgeThread | TidyFile | PurgeFile | TidyUpload | TendStore | TidyStore | PurgeStore
+
+_decoder: msgspec.json.Decoder[WorkItem] = msgspec.json.Decoder(WorkItem)
+
+
+def delivery_name(item_id: str, count: int) -> str:
+    """Unlike that of any other delivery."""
+    return f"{item_id}/{count}"
+
+
+def to_body(item: WorkItem) -> bytes:
+    return encode(item)
+
+
+def from_body(body: bytes) -> WorkItem:
+    """Raises msgspec.ValidationError or DecodeError for what is no work item."""
+    return _decoder.decode(body)

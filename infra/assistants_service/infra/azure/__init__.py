@@ -1,0 +1,1 @@
+"""The storage engine on Azure Storage: blobs and queues."""

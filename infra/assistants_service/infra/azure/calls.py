@@ -1,0 +1,220 @@
+"""Requests to Azure Storage: counted, sent again where no answer came, and their errors in the port's terms.
+
+The SDK's own retry is off: it would turn a write that was stored, but whose reply was lost, into a refusal by its own
+condition. Here a refusal tells whether the request had been sent before, so that a writer can look for its own work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter, OrderedDict
+from collections.abc import Awaitable, Callable
+from io import BytesIO
+from typing import Any, Final, Generic, TypeVar
+
+from aiohttp import ClientConnectorError, ClientSession, DummyCookieJar
+from azure.core.exceptions import AzureError, ClientAuthenticationError, HttpResponseError, ServiceRequestError
+from azure.core.pipeline.transport import AioHttpTransport
+from azure.storage.blob.aio import BlobClient, BlobServiceClient
+from azure.storage.queue.aio import QueueClient
+
+from assistants_service.core.ports import Conflict, StorageUnavailable, Unsent
+from assistants_service.infra.azure.breaker import Breaker
+
+T = TypeVar("T")
+
+PAUSES: Final = (0.0, 0.2, 1.0)  # seconds before further attempts, with jitter; the first is for a stale connection
+CONNECT_TIMEOUT: Final = 3.0
+READ_TIMEOUT: Final = 10.0  # seconds without a byte
+LARGE_BODY: Final = 256 * 1024  # bytes; sent in pieces, so that the event loop goes on meanwhile
+BLOB_CLIENTS: Final = 500  # kept, since making one costs 0.1 ms, a sixth of a request
+
+# What the store says when a condition does not hold, or when the thing itself (not its container) is missing or there.
+MOVED: Final = {204, 304, 412, 416}  # 204: the SDK's error for a queue that exists
+CODES: Final = {
+    *("BlobNotFound", "MessageNotFound", "BlobAlreadyExists", "ContainerAlreadyExists", "QueueAlreadyExists"),
+    *("PopReceiptMismatch", "InvalidBlockList"),
+}
+# No answer about the request: it may have been done, or may be done now.
+UNDECIDED: Final = {408, 429, 500, 502, 503, 504}
+RETRIES: Final[Counter[str]] = Counter()  # of this process, by status or "connection"
+
+
+class Refused(Exception):
+    """The store answered: no. With `resent`, it may be because an earlier sending of the same request was done."""
+
+    def __init__(self, status: int, code: str, size: int | None, resent: bool) -> None:
+        super().__init__(f"{status} {code}")
+        self.status, self.code, self.resent = status, code, resent
+        self.size = size  # of the blob, where a range beyond its end was asked for
+
+
+class Resting(ServiceRequestError):
+    """Not sent: the service has answered no request for a while, and another request is to try whether it does."""
+
+
+class Transport(AioHttpTransport):  # type: ignore[misc]  # the SDK resolves the name at run time
+    """One service's way out over the session that all share. Counts requests by service, method and operation."""
+
+    def __init__(self, session: ClientSession, service: str, operations: Counter[str]) -> None:
+        super().__init__(
+            session=session, session_owner=False, connection_timeout=CONNECT_TIMEOUT, read_timeout=READ_TIMEOUT
+        )
+        self._service, self._operations = service, operations
+        self._breaker = Breaker(asyncio.get_running_loop().time)
+
+    async def send(self, request: Any, **config: Any) -> Any:
+        if not self._breaker.admits():
+            raise Resting(f"the {self._service} service has answered no request for a while")
+        operation = request.url.partition("comp=")[2].partition("&")[0]
+        self._operations[f"{self._service} {request.method} {operation}".rstrip()] += 1
+        if isinstance(request.data, bytes) and len(request.data) > LARGE_BODY:
+            request.data = BytesIO(request.data)
+        try:
+            response = await super().send(request, **config)
+        except AzureError as error:
+            # A connection that was dropped is none: it may have been idle for too long.
+            if isinstance(error.inner_exception, TimeoutError | ClientConnectorError):
+                self._breaker.failed()
+            raise
+        if response.status_code in UNDECIDED:
+            self._breaker.failed()
+        else:
+            self._breaker.answered()
+        return response
+
+
+class Recent(Generic[T]):
+    """What was put last, up to a limit: of entries, or of what they weigh."""
+
+    def __init__(self, limit: int, weigh: Callable[[T], int] = lambda _: 1) -> None:
+        self._limit, self._weigh, self._weight = limit, weigh, 0
+        self._entries: OrderedDict[tuple[str, str], T] = OrderedDict()
+
+    def get(self, container: str, name: str) -> T | None:
+        entry = self._entries.get((container, name))
+        if entry is not None:
+            self._entries.move_to_end((container, name))
+        return entry
+
+    def put(self, container: str, name: str, entry: T) -> T:
+        self.forget(container, name)
+        self._entries[container, name] = entry
+        self._weight += self._weigh(entry)
+        while self._weight > self._limit:
+            _, oldest = self._entries.popitem(last=False)
+            self._weight -= self._weigh(oldest)
+        return entry
+
+    def forget(self, container: str, name: str) -> None:
+        entry = self._entries.pop((container, name), None)
+        if entry is not None:
+            self._weight -= self._weigh(entry)
+
+    def clear(self) -> None:
+        self._entries.clear()
+        self._weight = 0
+
+
+class AzureClients:
+    """What the parts of the engine share: the clients of an open store."""
+
+    def __init__(self) -> None:
+        self.operations: Counter[str] = Counter()  # requests sent, by kind
+        self.retries = RETRIES
+        self._service: BlobServiceClient | None = None
+        self._work: QueueClient | None = None
+        self._buried: QueueClient | None = None
+        self._clients: Recent[BlobClient] = Recent(BLOB_CLIENTS)
+
+    def _blob(self, container: str, name: str) -> BlobClient:
+        client = self._clients.get(container, name)
+        return client or self._clients.put(container, name, opened(self._service).get_blob_client(container, name))
+
+
+def opened(client: T | None) -> T:
+    if client is None:
+        raise StorageUnavailable("The Azure store is closed.")
+    return client
+
+
+def new_session(*, proxied: bool) -> ClientSession:
+    """`proxied`: by way of the proxy that the environment names, if any."""
+    session = ClientSession(cookie_jar=DummyCookieJar(), auto_decompress=False, trust_env=proxied)
+    # aiohttp sends a PUT again by itself when a reused connection drops. There is no public switch (its own test client
+    # uses this one), and that retry would hide from `call` that a refusal may be its own doing.
+    session._retry_connection = False
+    return session
+
+
+async def call(send: Callable[[], Awaitable[T]], *, pauses: tuple[float, ...] = PAUSES) -> T:
+    """Send until there is an answer. Raises Refused if it is no, StorageUnavailable if there is none, and Unsent if
+    nothing was sent."""
+    resent = False
+    for pause in (*pauses, None):
+        try:
+            return await send()
+        except AzureError as error:
+            if isinstance(error, HttpResponseError) and is_refusal(error):
+                raise _refused(error, resent) from None
+            if isinstance(error, Resting):
+                raise (StorageUnavailable if resent else Unsent)(describe(error)) from None
+            if pause is None or not is_undecided(error):
+                raise StorageUnavailable(describe(error)) from error
+            RETRIES[str(getattr(error, "status_code", None) or "connection")] += 1
+        resent = True
+        await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311
+    raise AssertionError("unreachable")
+
+
+async def write(send: Callable[[], Awaitable[T]], mine: Callable[[], Awaitable[T | None]]) -> T:
+    """A conditional write. A refusal after a lost reply is success if `mine` finds what was to be written in place.
+
+    Raises Conflict otherwise.
+    """
+    try:
+        return await call(send)
+    except Refused as refusal:
+        try:
+            found = await mine() if refusal.resent else None
+        except Unsent as error:  # the question was not, but the write was
+            raise StorageUnavailable(str(error)) from None
+        if found is None:
+            raise Conflict(str(refusal)) from None
+        return found
+
+
+def is_refusal(error: HttpResponseError) -> bool:
+    return error.status_code in MOVED or _code(error) in CODES
+
+
+def is_undecided(error: AzureError) -> bool:
+    if isinstance(error, ClientAuthenticationError):
+        return False
+    # Whatever has no status is a broken connection: at any point, even if the SDK calls it an error of the request.
+    status = error.status_code if isinstance(error, HttpResponseError) else None
+    return status is None or status in UNDECIDED
+
+
+def describe(error: BaseException) -> str:
+    """One line for the log of an operator."""
+    if isinstance(error, HttpResponseError) and error.status_code:
+        return f"Azure Storage refuses the request: {error.status_code} {_code(error)}".rstrip() + "."
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(" .:")
+    if isinstance(error, ClientAuthenticationError):
+        return f"Azure Storage cannot be reached with this identity: {reason}."
+    return f"Azure Storage does not answer: {reason}."
+
+
+def _refused(error: HttpResponseError, resent: bool) -> Refused:
+    size = _header(error, "Content-Range").rpartition("/")[2]
+    return Refused(error.status_code or 0, _code(error), int(size) if size.isdigit() else None, resent)
+
+
+def _code(error: HttpResponseError) -> str:
+    return _header(error, "x-ms-error-code")
+
+
+def _header(error: HttpResponseError, name: str) -> str:
+    return str(getattr(error.response, "headers", {}).get(name, ""))

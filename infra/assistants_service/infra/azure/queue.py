@@ -1,0 +1,63 @@
+"""The work queue: Azure Storage Queues, bodies as plain UTF-8 JSON text."""
+
+from __future__ import annotations
+
+import json
+import math
+from functools import partial
+
+from azure.storage.queue import QueueMessage
+
+from assistants_service.core.ports import Conflict, Delivery
+from assistants_service.infra.azure.calls import AzureClients, Refused, call, opened
+
+FOR_EVER = -1
+
+
+class AzureQueue(AzureClients):
+    """core.ports.Queue. Times are rounded up to whole seconds. A stale receipt and a gone message both mean: lost."""
+
+    async def send(self, body: bytes, *, delay: float = 0) -> None:
+        # A lost reply makes a second message: the queue delivers at least once anyway.
+        work = opened(self._work)
+        await call(lambda: work.send_message(body.decode(), visibility_timeout=math.ceil(delay), time_to_live=FOR_EVER))
+
+    async def receive(self, limit: int, *, hide: float) -> list[Delivery]:
+        work = opened(self._work)
+
+        async def first_page() -> list[QueueMessage]:
+            # One request: to go on to the next page would be to poll again.
+            pages = work.receive_messages(messages_per_page=limit, visibility_timeout=_seconds(hide)).by_page()
+            async for page in pages:
+                return [message async for message in page]
+            return []
+
+        messages = await call(first_page)
+        return [Delivery(m.id, m.content.encode(), m.dequeue_count or 1, m.pop_receipt or "") for m in messages]
+
+    async def extend(self, delivery: Delivery, *, hide: float) -> Delivery:
+        """After a lost reply this is a Conflict too: the new receipt is unknown, so the item comes back in time."""
+        work, timeout, body = opened(self._work), _seconds(hide), delivery.body.decode()
+        update = partial(work.update_message, delivery.id, content=body, visibility_timeout=timeout)
+        try:
+            message = await call(partial(update, pop_receipt=delivery.receipt))
+        except Refused as refusal:
+            raise Conflict(str(refusal)) from None
+        return Delivery(delivery.id, delivery.body, delivery.count, message.pop_receipt or "")
+
+    async def delete(self, delivery: Delivery) -> None:
+        try:
+            await call(partial(opened(self._work).delete_message, delivery.id, pop_receipt=delivery.receipt))
+        except Refused:
+            pass  # another worker's by now, or gone
+
+    async def bury(self, delivery: Delivery, reason: str) -> None:
+        # Copied first: a crash in between leaves the item twice, never nowhere.
+        buried = opened(self._buried)
+        item = json.dumps({"item": delivery.body.decode(errors="replace"), "reason": reason}, ensure_ascii=False)
+        await call(lambda: buried.send_message(item, time_to_live=FOR_EVER))
+        await self.delete(delivery)
+
+
+def _seconds(hide: float) -> int:
+    return max(1, math.ceil(hide))

@@ -1,0 +1,1 @@
+"""Vectors of texts: of the built-in model, or of a provider."""

@@ -1,0 +1,178 @@
+"""Vectors of a model provider's embeddings endpoint (core.ports.Embeddings), whatever its limits.
+
+Servers take as many texts at once, and as long ones, as they like, and few say so beforehand. So what is refused is
+sent again in halves: a batch, and at last a text, of whose parts the vectors are averaged by their length. What was
+learned is kept as long as the process lives.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from assistants_service.core.ports import EmbeddingError, Kind, ModelError
+from assistants_service.infra.embeddings.families import Input, Manners
+from assistants_service.infra.embeddings.offline import normalised
+
+if TYPE_CHECKING:
+    from assistants_service.infra.models.providers import ModelRouter
+    from assistants_service.infra.models.upstream import Upstream
+
+Floats = NDArray[np.float32]
+
+# Of one request. OpenAI takes 2,048 texts of 300,000 tokens together, and a token is a byte at least.
+MOST_TEXTS: Final = 128
+MOST_BYTES: Final = 256 * 1024
+SHORTEST: Final = 64  # characters of a text that is not halved any more
+
+_REFUSED: Final = (400, 413, 422)
+# llama.cpp's server says with status 500 that a text exceeds its physical batch (its issue 12295; so did build 11434).
+_TOO_LARGE: Final = re.compile(r"too (large|long|big)|physical batch", re.IGNORECASE)
+
+
+class ProviderEmbeddings:
+    """`model` is routed as the names of chat models are; `dimensions` shortens the vectors, where the model can;
+    `manners` are what the model wants to be told."""
+
+    def __init__(
+        self, router: ModelRouter, model: str, dimensions: int | None = None, manners: Manners | None = None
+    ) -> None:
+        """Raises ValueError if no provider is there for the model."""
+        self._router, self._dimensions, self._manners = router, dimensions, manners or Manners()
+        self._provider, self._model = router.route(model)
+        if not router.remote(self._provider):
+            raise ValueError(f"no provider is configured that has the model '{model}'")
+        self.model = f"{self._provider}/{self._model}" + (f"@{dimensions}" if dimensions else "")
+        self.weights = self._manners.weights
+        self._most, self._longest = MOST_TEXTS, MOST_BYTES  # texts, and bytes of one, that were not refused yet
+        self._format, self._refusals = True, 0
+
+    async def embed(self, texts: Sequence[str], kind: Kind = "passage") -> Floats:
+        if not texts:
+            return np.zeros((0, self._dimensions or 0), np.float32)
+        try:
+            upstream = await self._router.upstream(self._provider)
+            with upstream.errors():
+                rows = await self._rows(upstream, texts, self._manners.of(kind))
+                if len(widths := {len(row) for row in rows}) > 1 or (self._dimensions and widths != {self._dimensions}):
+                    raise ValueError(f"vectors of {sorted(widths)} dimensions")
+                return normalised(np.asarray(rows, np.float32))
+        except ModelError as error:
+            raise EmbeddingError(error.message) from error
+
+    async def close(self) -> None:
+        """The router closes what it opened."""
+
+    async def _rows(self, upstream: Upstream, texts: Sequence[str], given: Input) -> list[Floats]:
+        pieces = [_pieces(text, self._longest) for text in texts]
+        rest, rows = [piece for each in pieces for piece in each], list[Floats]()
+        while rest:
+            batch = next(batches(rest, self._most))
+            rows += await self._ask(upstream, batch, given)
+            rest = rest[len(batch) :]
+        left = iter(rows)
+        return [_mean(each, [next(left) for _ in each]) for each in pieces]
+
+    async def _ask(self, upstream: Upstream, batch: Sequence[str], given: Input) -> list[Floats]:
+        """Halved as often as it takes: at most 7 times to a single text, and then 12 times to SHORTEST. The first part
+        that fails for good ends it."""
+        told = self._format  # others may learn meanwhile that it is refused
+        try:
+            return _vectors(await upstream.post("/embeddings", self._body(batch, given)), batch)
+        except Exception as error:
+            if not _refused(error):
+                raise
+            if told and "encoding_format" in _said(error):
+                self._format = False
+                return await self._ask(upstream, batch, given)
+            if len(batch) == 1 and len(batch[0]) < 2 * SHORTEST:
+                raise
+        self._refusals += 1
+        before = self._refusals
+        halves = [batch[: len(batch) // 2], batch[len(batch) // 2 :]] if len(batch) > 1 else [_halves(batch[0])]
+        rows = [await self._ask(upstream, half, given) for half in halves]
+        if self._refusals == before:  # so it was the size
+            self._learn(batch)
+        return [row for half in rows for row in half] if len(batch) > 1 else [_mean(halves[0], rows[0])]
+
+    def _learn(self, refused: Sequence[str]) -> None:
+        if len(refused) > 1:
+            self._most = min(self._most, len(refused) - len(refused) // 2)
+        else:
+            self._longest = min(self._longest, len(refused[0].encode()) - 1)
+
+    def _body(self, batch: Sequence[str], given: Input) -> Mapping[str, Any]:
+        # An empty text is refused by OpenAI, and nothing is left of the whole request.
+        body = {"model": self._model, "input": [given.prefix + (text or " ") for text in batch], **given.fields}
+        body |= {"encoding_format": "float"} if self._format else {}
+        return body | ({"dimensions": self._dimensions} if self._dimensions else {})
+
+
+def _refused(error: Exception) -> bool:
+    """Whether it is this request that the provider does not take; not an outage, nor a key that is wrong."""
+    status = getattr(error, "status_code", None)
+    return status in _REFUSED or (status == 500 and bool(_TOO_LARGE.search(_said(error))))
+
+
+def _said(error: Exception) -> str:
+    return f"{error} {getattr(error, 'body', '')}"
+
+
+def batches(texts: Sequence[str], most: int = MOST_TEXTS) -> Iterator[Sequence[str]]:
+    """As many as go into one request, at least one, in order."""
+    start = weight = 0
+    for place, text in enumerate(texts):
+        size = len(text.encode())
+        if place > start and (place - start == most or weight + size > MOST_BYTES):
+            yield texts[start:place]
+            start, weight = place, 0
+        weight += size
+    yield texts[start:]
+
+
+def _pieces(text: str, longest: int) -> list[str]:
+    """The text, in halves of halves, until none has more bytes; but see SHORTEST."""
+    if len(text.encode()) <= longest or len(text) < 2 * SHORTEST:
+        return [text]
+    return [piece for half in _halves(text) for piece in _pieces(half, longest)]
+
+
+def _halves(text: str) -> list[str]:
+    """Cut at the space that is nearest to the middle, if one is near."""
+    middle, near = len(text) // 2, len(text) // 8
+    places = (place for off in range(near) for place in (middle - off, middle + off) if text[place].isspace())
+    cut = next(places, middle)
+    return [text[:cut], text[cut:]]
+
+
+def _mean(texts: Sequence[str], vectors: Sequence[Floats]) -> Floats:
+    """Of the vectors of a text's pieces, by their lengths."""
+    if len(vectors) == 1:
+        return vectors[0]
+    mean: Floats = np.average(vectors, axis=0, weights=[len(text.encode()) for text in texts]).astype(np.float32)
+    return mean
+
+
+def _vectors(data: Mapping[str, Any], batch: Sequence[str]) -> list[Floats]:
+    """Of length 1, in the order of the texts, whatever order the answer has. Raises ValueError for an answer to another
+    question."""
+    entries = data["data"]
+    if any(entry.get("index") is not None for entry in entries):
+        entries = sorted(entries, key=lambda entry: int(entry["index"]))
+        if [int(entry["index"]) for entry in entries] != list(range(len(batch))):
+            raise ValueError("not one vector for each text")
+    if len(entries) != len(batch):
+        raise ValueError("not one vector for each text")
+    return list(normalised(np.asarray([_vector(entry["embedding"]) for entry in entries], np.float32)))
+
+
+def _vector(value: Any) -> Floats:
+    """A list of numbers, or the base64 of such in 32 bits, which some send unasked."""
+    if isinstance(value, str):
+        return np.frombuffer(base64.b64decode(value, validate=True), "<f4").astype(np.float32)
+    return np.asarray(value, np.float32)

@@ -1,0 +1,1 @@
+"""Model providers: OpenAI's two APIs, and the offline model."""

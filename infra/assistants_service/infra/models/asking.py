@@ -1,0 +1,47 @@
+"""A provider is asked once, and again in another way where it refuses or ignores what was asked, on either API."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from assistants_service.core.ports import Deltas, Refused, Reply
+from assistants_service.infra.models.habits import Habits
+from assistants_service.infra.models.reply_builder import Draft, Held
+
+Body = dict[str, Any]
+
+
+def as_refused(wanted: Body, refused: Refused) -> Body:
+    """There is no other way."""
+    raise refused
+
+
+async def ask(
+    known: Habits,
+    wanted: Body,
+    deltas: Deltas | None,
+    send: Callable[[Body, Draft], Awaitable[Reply]],
+    otherwise: Callable[[Body, Refused], Body] = as_refused,
+) -> Reply:
+    """`known` learns what the provider was seen to take. `otherwise` is another request for one whose refusal tells of
+    no habit, or raises the refusal. Raises what `send` does."""
+    habits = known.copy()
+    while True:
+        body = habits.apply(wanted)
+        held = Held(deltas) if deltas is not None and habits.forces(body) else None
+        draft = Draft(held or deltas)
+        try:
+            reply = await send(body, draft)
+        except Refused as refused:
+            habits.learn(refused.said, body)
+            if not draft.empty:
+                raise
+            if habits.apply(wanted) == body:
+                wanted = otherwise(wanted, refused)
+            continue
+        if not habits.ignored(body, bool(reply.calls)) or reply.finish == "content_filter":
+            if held:
+                held.release()
+            known.keep(habits)
+            return reply

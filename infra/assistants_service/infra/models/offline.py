@@ -1,0 +1,164 @@
+"""The built-in model: no key, no network and no intelligence, but every feature of a run, the same way each time."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from assistants_service.core.file_search import PARAMETERS
+from assistants_service.core.ports import Deltas, Prompt, Reply, Tokens, Turn
+from assistants_service.infra.models.offline_arguments import arguments, words
+from assistants_service.infra.models.reply_builder import Draft
+
+HONEST = "This is the offline model of Assistants Service: it repeats and counts, it does not think."
+
+_LONGEST_QUOTE = 500
+_PIECES = re.compile(r"\s*\S+")
+_PASSAGE = re.compile(r"^(【\d+:\d+†[^【】\n]*】)\n(.*?)(?=\n\n【\d+:\d+†|\Z)", re.DOTALL | re.MULTILINE)
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])|\n+")
+# Words of function names and descriptions that say nothing about when to call them.
+_STOP_WORDS = frozenset(
+    words("""about also based call called calls check current data does each example fetch find from function functions
+    gets give given gives have here information into like look lookup make makes more name need only other please
+    provide return returned returns show some specific such tell text than that their them then there these they this
+    tool tools used user users uses using value values want what when where whether which will with would your""")
+)
+
+
+class OfflineModel:
+    """Calls the functions whose name or description shares a word with the last user message, quotes what they answer,
+    and otherwise quotes the message itself. Files it searches for the message, and cites the sentence that shares most
+    words with it. Tokens are words."""
+
+    async def reply(self, prompt: Prompt, deltas: Deltas | None) -> Reply:
+        draft = Draft(deltas)
+        functions = _functions(prompt)
+        if functions:
+            await _call(functions, prompt, draft)
+            pieces, limit = [], None
+        else:
+            pieces, limit = _PIECES.findall(_answer(prompt)), prompt.max_completion_tokens
+        for piece in pieces[:limit]:
+            draft.text(piece)
+            await asyncio.sleep(0)  # lets a reader see the words come
+        reply = draft.reply("length" if limit is not None and len(pieces) > limit else "stop", Tokens())
+        spoken = [reply.text, *(call.arguments for call in reply.calls)]
+        tokens = Tokens(prompt=_count(_heard(prompt)), completion=_count(spoken))
+        return replace(reply, tokens=tokens)
+
+
+async def _call(functions: list[Mapping[str, Any]], prompt: Prompt, draft: Draft) -> None:
+    asked = _asked(prompt)
+    for position, function in enumerate(functions):
+        # From the place in the conversation: a worker that asks again after a crash gets the same ids.
+        seed = json.dumps([len(prompt.turns), position, function["name"], asked])
+        call_id = "call_" + hashlib.sha256(seed.encode()).hexdigest()[:24]
+        index = draft.call(call_id, function["name"])
+        given = {"queries": [asked]} if _searches(function) else arguments(function.get("parameters") or {}, asked)
+        for piece in _PIECES.findall(json.dumps(given)):
+            draft.extend(index, piece)
+            await asyncio.sleep(0)
+
+
+def _functions(prompt: Prompt) -> list[Mapping[str, Any]]:
+    """The functions to call now; none once their outputs are there, or a run would never end."""
+    choice, offered = prompt.tool_choice, list(prompt.tools)
+    if not offered or choice == "none" or _outputs(prompt):
+        return []
+    if not isinstance(choice, str):
+        return [tool for tool in offered if tool["name"] == choice["function"]["name"]][:1]
+    if choice == "required":
+        return offered[:1]
+    said = words(_asked(prompt))
+    wanted = [tool for tool in offered if _searches(tool) or _concerns(tool, said)]
+    return wanted if prompt.parallel_tool_calls else wanted[:1]
+
+
+def _searches(function: Mapping[str, Any]) -> bool:
+    return function.get("parameters") == PARAMETERS
+
+
+def _concerns(function: Mapping[str, Any], said: list[str]) -> bool:
+    about = words(f"{function['name']} {function.get('description') or ''}")
+    keys = [word for word in about if len(word) >= 4 and word not in _STOP_WORDS]
+    return any(heard.startswith(key) for heard in said for key in keys)  # `temperatures` is about `temperature`
+
+
+def _answer(prompt: Prompt) -> str:
+    if (kind := _format(prompt)) != "text":
+        return json.dumps(_object(prompt, kind), ensure_ascii=False)
+    return f"{HONEST} {_plain(prompt)}"
+
+
+def _format(prompt: Prompt) -> str:
+    return prompt.response_format["type"] if isinstance(prompt.response_format, Mapping) else "text"
+
+
+def _object(prompt: Prompt, kind: str) -> Any:
+    if kind == "json_schema":
+        schema = prompt.response_format["json_schema"].get("schema") or {}
+        return arguments(schema, " ".join([_asked(prompt), *(output for _, output in _outputs(prompt))]))
+    return {"note": HONEST, "answer": _plain(prompt)}
+
+
+def _plain(prompt: Prompt) -> str:
+    if outputs := _outputs(prompt):
+        found = {tool["name"] for tool in prompt.tools if _searches(tool)}
+        return " ".join(
+            _quote(output, _asked(prompt)) if name in found else f"{name} answered: {output}"
+            for name, output in outputs
+        )
+    turns = [turn for turn in prompt.turns if turn.role != "tool" and not (turn.calls and not turn.text)]
+    images = sum(len(turn.images) for turn in turns)
+    facts = [_plural(len(turns), "message")] + ([_plural(images, "image")] if images else [])
+    given = " I was given instructions." if prompt.instructions else ""
+    return f'You said: "{_asked(prompt)[:_LONGEST_QUOTE]}". This conversation has {" and ".join(facts)}.{given}'
+
+
+def _quote(found: str, asked: str) -> str:
+    """The sentence of the passages that shares most words with the question, with the marker that cites it."""
+    said = set(words(asked)) - _STOP_WORDS
+    sentences = [
+        (len(said & set(words(sentence))), marker, sentence.strip())
+        for marker, passage in _PASSAGE.findall(found)
+        for sentence in _SENTENCE_END.split(passage)
+        if sentence.strip()
+    ]
+    if not sentences:
+        return f"Your files say nothing about it: {found}"
+    _, marker, sentence = max(sentences, key=lambda each: each[0])  # of equals the first: results come best first
+    return f'Your files say: "{sentence[:_LONGEST_QUOTE]}"{marker}'
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def _last_user(prompt: Prompt) -> int:
+    return max((index for index, turn in enumerate(prompt.turns) if turn.role == "user"), default=-1)
+
+
+def _asked(prompt: Prompt) -> str:
+    index = _last_user(prompt)
+    return prompt.turns[index].text if index >= 0 else ""
+
+
+def _outputs(prompt: Prompt) -> list[tuple[str, str]]:
+    """Function names and their outputs since the last user message."""
+    recent: tuple[Turn, ...] = prompt.turns[_last_user(prompt) + 1 :]
+    names = {call.id: call.name for turn in recent for call in turn.calls}
+    return [(names.get(turn.call_id, "The function"), turn.text) for turn in recent if turn.role == "tool"]
+
+
+def _heard(prompt: Prompt) -> list[str]:
+    calls = [call.arguments for turn in prompt.turns for call in turn.calls]
+    return [prompt.instructions or "", *(turn.text for turn in prompt.turns), *calls]
+
+
+def _count(texts: list[str]) -> int:
+    return sum(len(text.split()) for text in texts)

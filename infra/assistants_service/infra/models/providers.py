@@ -1,0 +1,323 @@
+"""Which provider answers for a model: `name/model` goes to the provider of that name, a bare name to the default one.
+
+The openai SDK takes more than a second to import. So it is imported with the first call of a provider, or by `warm`,
+in a thread (azure-identity as well): the service starts without it, and its event loop goes on meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from pydantic import SecretStr
+
+from assistants_service.core.ports import (
+    SILENCE,
+    BrokenOff,
+    Deltas,
+    ModelError,
+    ModelInfo,
+    NoSuchModel,
+    Prompt,
+    Reply,
+    Telemetry,
+)
+from assistants_service.infra.models import turns
+from assistants_service.infra.models.context_windows import known_window
+from assistants_service.infra.models.offline import OfflineModel
+from assistants_service.infra.telemetry.content import answered, asked
+
+if TYPE_CHECKING:
+    from assistants_service.infra.azure.identity import ModelToken
+    from assistants_service.infra.models.upstream import Upstream
+
+logger = logging.getLogger(__name__)
+
+_LIST_TIMEOUT = 3.0  # seconds, for a provider that does not answer
+_LIST_CACHE = 60.0  # seconds
+_MOST_REMEMBERED = 1_000  # models
+_LONGEST_NAME = 100  # characters of a model's name in an error
+_CONNECT_TIMEOUT = 5.0  # seconds, as the SDK's own
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 8.0  # seconds before a broken stream is asked for again, as the SDK's own
+_NO_KEY = "not-needed"  # local servers ask for none, but the SDK insists, and would send OPENAI_API_KEY to them
+
+
+@dataclass(frozen=True, slots=True)
+class Provider:
+    """`base_url` None: OpenAI's, or OPENAI_BASE_URL. `api_key` may be a function that gets a token; `identity` stands
+    for the one that gets those of the service's identity on Azure. `models` is a fixed list for `GET /models`, for
+    servers that list none or too many. `window` is that of its models in tokens, `windows` of some by their names."""
+
+    api: Literal["chat", "responses", "offline"] = "chat"
+    base_url: str | None = None
+    api_key: SecretStr | Callable[[], Awaitable[str]] | None = None
+    identity: bool = False
+    models: tuple[str, ...] = ()
+    max_tokens_field: str = "max_completion_tokens"
+    tool_choice: str = "object"
+    window: int | None = None
+    windows: Mapping[str, int] = field(default_factory=dict)
+
+
+class _Model(Protocol):
+    async def reply(self, prompt: Prompt, deltas: Deltas | None) -> Reply: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    model: _Model
+    upstream: Upstream | None = None
+    token: ModelToken | None = None
+
+    async def close(self) -> None:
+        for part in (self.upstream, self.token):
+            if part:
+                await part.close()
+
+
+class ModelRouter:
+    """Models of all providers (core.ports.Models). `timeout` is in seconds, for each try and between two pieces of a
+    stream; `max_retries` are the SDK's, which waits between them as the provider asks or 0.5 to 8 s. `window` is that
+    of models of which nothing is known."""
+
+    def __init__(
+        self,
+        providers: Mapping[str, Provider],
+        default: str | None,
+        *,
+        timeout: float = 600.0,
+        max_retries: int = 2,
+        window: int = 128_000,
+        now: Callable[[], float] = time.monotonic,
+        telemetry: Telemetry = SILENCE,
+    ) -> None:
+        if default is not None and default not in providers:
+            known = ", ".join(sorted(providers)) or "none is configured"
+            raise ValueError(f"The default model provider '{default}' does not exist: set it to one of these: {known}.")
+        self._providers, self._default = dict(providers), default
+        self._timeout, self._max_retries, self._now, self._telemetry = timeout, max_retries, now, telemetry
+        self._window = window
+        self._opened: dict[str, _Opened] = {}
+        self._opening = asyncio.Lock()
+        self._mends: dict[tuple[str, str], tuple[turns.Mend, ...]] = {}  # by provider and model
+        self._listed: dict[str, tuple[float, Sequence[ModelInfo]]] = {}
+        self._listing: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    @property
+    def without_default(self) -> str | None:
+        """What becomes of model names without a provider, if no server answers for them: for operators."""
+        if self._default is None:
+            return "model names without a provider are refused"
+        if self.remote(self._default):
+            return None
+        return "the offline model answers for model names without a provider: it repeats and counts"
+
+    async def reply(self, prompt: Prompt, deltas: Deltas | None) -> Reply:
+        try:
+            name, model = self.route(prompt.model)
+        except NoSuchModel as error:
+            raise ModelError("server_error", str(error)) from None
+        prompt, content = replace(prompt, model=model), self._telemetry.content
+        with self._telemetry.span("model", provider=name, model=model, stream=deltas is not None) as span:
+            if content:
+                span.tell(**asked(prompt))
+            try:
+                reply = replace(await self._ask(name, prompt, deltas), provider=name)
+            except ModelError as error:
+                error.provider = name
+                raise
+            span.tell(
+                finish=(reply.finish,),
+                input_tokens=reply.tokens.prompt,
+                output_tokens=reply.tokens.completion,
+                cached_tokens=reply.tokens.cached,
+                reasoning_tokens=reply.tokens.reasoning,
+            )
+            if content:
+                span.tell(**answered(reply))
+            return reply
+
+    async def _ask(self, name: str, prompt: Prompt, deltas: Deltas | None) -> Reply:
+        """Some models refuse a conversation for its form or its images: it is asked again as they take it, and what
+        holds for the model is remembered. Each mend is tried once."""
+        model = (self._opened.get(name) or await self._open(name)).model
+        mends = self._mends.get((name, prompt.model), ())
+        while True:
+            mended = functools.reduce(lambda given, mend: mend.apply(given), mends, prompt)
+            try:
+                reply = await self._whole(model, mended, deltas)
+            except ModelError as error:
+                mend = turns.mend_of(mended, error)
+                if mend is None or (deltas is not None and error.status is None and not deltas.restart()):
+                    raise
+                mends = (*mends, mend)
+                continue
+            self._remember(name, prompt.model, tuple(mend for mend in mends if mend.remembered))
+            return reply
+
+    def _remember(self, name: str, model: str, mends: tuple[turns.Mend, ...]) -> None:
+        if not mends or self._mends.get((name, model)) == mends:
+            return
+        if len(self._mends) >= _MOST_REMEMBERED:  # names of models are the clients'
+            self._mends.clear()
+        logger.warning("%d forms of conversations that '%s' refuses are sent to it in another way", len(mends), name)
+        self._mends[name, model] = mends
+
+    async def _whole(self, model: _Model, prompt: Prompt, deltas: Deltas | None) -> Reply:
+        """The SDK asks again until a stream has begun. One that breaks off later is asked for again as often, if no
+        client has seen anything of it."""
+        for again in range(self._max_retries):
+            try:
+                return await model.reply(prompt, deltas)
+            except BrokenOff:
+                if deltas is None or not deltas.restart():
+                    raise
+            await asyncio.sleep(min(_FIRST_PAUSE * 2**again, _LONGEST_PAUSE))
+        return await model.reply(prompt, deltas)
+
+    async def check(self, model: str) -> None:
+        """`name/model` needs a provider of that name, or a default one that lists models whose names begin so, as the
+        servers of many vendors' models do (`meta-llama/...`). One that lists nothing is left to judge by itself, and
+        so is a name without a slash."""
+        provider, rest = self.route(model)
+        prefix, slash, _ = rest.partition("/")
+        if rest != model or not slash:
+            return
+        listed = await self._listed_by(provider)
+        if listed and not any(info.id.startswith(f"{prefix}/") for info in listed):
+            raise NoSuchModel(
+                f"The requested model '{_short(model)}' does not exist: there is no provider '{_short(prefix)}'."
+                f" {self._known()} A model that '{provider}' calls so has to be called {provider}/{_short(model)}."
+            )
+
+    def window(self, model: str) -> int:
+        """As it is configured for the model or its provider, or else as it is known of models of that name."""
+        try:
+            name, model = self.route(model)
+        except NoSuchModel:
+            return self._window
+        provider = self._providers[name]
+        return provider.windows.get(model) or provider.window or known_window(model) or self._window
+
+    async def list(self) -> Sequence[ModelInfo]:
+        lists = await asyncio.gather(*map(self._listed_by, self._providers))
+        return [info for infos in lists for info in infos]
+
+    async def _listed_by(self, name: str) -> Sequence[ModelInfo]:
+        async with self._listing[name]:  # callers that come together ask the provider once
+            known = self._listed.get(name)
+            if known is None or self._now() - known[0] >= _LIST_CACHE:
+                known = self._listed[name] = self._now(), await self._list_one(name)
+            return known[1]
+
+    async def warm(self) -> None:
+        """Make the default provider ready, so that the first run does not wait for it. What fails is told in the log,
+        and tried again by that run."""
+        try:
+            if self._default:
+                await self._open(self._default)
+        except Exception:
+            logger.exception("the provider %s cannot be made ready before the first run", self._default)
+
+    async def close(self) -> None:
+        async with self._opening:
+            opened, self._opened = self._opened, {}
+        await asyncio.gather(*(one.close() for one in opened.values()))
+
+    def route(self, model: str) -> tuple[str, str]:
+        """The provider that answers for a model, and the model's name there. Raises NoSuchModel if the name has no
+        provider, and there is no default one."""
+        name, _, rest = model.partition("/")
+        if rest and name in self._providers:
+            return name, rest
+        if self._default is None:
+            raise NoSuchModel(
+                f"The requested model '{_short(model)}' does not exist: it names no provider, and none is the default."
+                f" {self._known()}"
+            )
+        return self._default, model
+
+    def _known(self) -> str:
+        known = ", ".join(sorted(self._providers))
+        return f"The providers are: {known}." if known else "There are no providers."
+
+    def remote(self, name: str) -> bool:
+        """Whether a provider is a server, as all but the built-in model are."""
+        return self._providers[name].api != "offline"
+
+    async def upstream(self, name: str) -> Upstream:
+        """A remote provider, for what is no conversation."""
+        upstream = (await self._open(name)).upstream
+        assert upstream  # noqa: S101
+        return upstream
+
+    async def _open(self, name: str) -> _Opened:
+        async with self._opening:
+            if name not in self._opened:
+                build = asyncio.to_thread(_build, name, self._providers[name], self._timeout, self._max_retries)
+                self._opened[name] = await build
+            return self._opened[name]
+
+    async def _list_one(self, name: str) -> Sequence[ModelInfo]:
+        fixed = [ModelInfo(model, 0, name) for model in self._providers[name].models]
+        prefix = "" if name == self._default else f"{name}/"
+        found = fixed or await self._ask_for_list(name)
+        return [replace(info, id=prefix + info.id, full=f"{name}/{info.id}") for info in found]
+
+    async def _ask_for_list(self, name: str) -> Sequence[ModelInfo]:
+        upstream = (await self._open(name)).upstream
+        if upstream is None:
+            return [ModelInfo("offline", 0, name)]
+        try:
+            with upstream.errors():
+                async with asyncio.timeout(_LIST_TIMEOUT):
+                    return list(_infos(await upstream.get("/models", timeout=_LIST_TIMEOUT), name))
+        except ModelError as error:
+            logger.warning("Models of provider '%s' are not listed: %s", name, error.message)
+            return []
+
+
+def _build(name: str, provider: Provider, timeout: float, max_retries: int) -> _Opened:
+    if provider.api == "offline":
+        return _Opened(OfflineModel())
+    import openai
+
+    from assistants_service.infra.models.answers import limit
+    from assistants_service.infra.models.chat import ChatModel
+    from assistants_service.infra.models.responses import ResponsesModel
+    from assistants_service.infra.models.upstream import Upstream
+
+    token = None
+    if provider.identity:
+        from assistants_service.infra.azure.identity import ModelToken
+
+        token = ModelToken()
+    key = token or provider.api_key
+    client = openai.AsyncOpenAI(
+        base_url=provider.base_url,
+        api_key=(key.get_secret_value() if isinstance(key, SecretStr) else key) or _NO_KEY,
+        timeout=openai.Timeout(timeout, connect=min(timeout, _CONNECT_TIMEOUT)),
+        max_retries=max_retries,
+        # Half the CPU of the default one.
+        http_client=openai.DefaultAioHttpClient(event_hooks={"response": [limit]}),
+    )
+    upstream = Upstream(client, name)
+    if provider.api == "responses":
+        return _Opened(ResponsesModel(upstream, forced=provider.tool_choice), upstream, token)
+    model = ChatModel(upstream, max_tokens_field=provider.max_tokens_field, forced=provider.tool_choice)
+    return _Opened(model, upstream, token)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}…"
+
+
+def _infos(data: Mapping[str, Any], provider: str) -> Iterable[ModelInfo]:
+    for entry in data.get("data") or ():
+        yield ModelInfo(str(entry["id"]), int(entry.get("created") or 0), str(entry.get("owned_by") or provider))

@@ -1,0 +1,125 @@
+"""Models behind the Responses API, used without its server-side state: nothing is stored there."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from assistants_service.core.ports import Deltas, Image, Prompt, Refused, Reply, Turn
+from assistants_service.infra.models.asking import ask
+from assistants_service.infra.models.habits import Habits, Remembered
+from assistants_service.infra.models.reply_builder import Draft
+from assistants_service.infra.models.responses_reply import ResponsesReply
+from assistants_service.infra.models.thoughts import of_turn
+from assistants_service.infra.models.turns import joined
+from assistants_service.infra.models.upstream import Upstream
+
+_PATH = "/responses"
+_NO_PARAMETERS = {"type": "object", "properties": {}}
+# What a model thought is not stored there, so it comes back encrypted (platform.openai.com/docs/guides/reasoning).
+_INCLUDE = {"include": ["reasoning.encrypted_content"]}
+# A deployment of another key cannot read it ("could not be verified", github.com/openai/codex/issues/3573): then the
+# model thinks anew. A server that does not know it refuses to be asked for it: see Habits.
+_ENCRYPTED = re.compile(r"encrypted.content", re.IGNORECASE)
+
+
+class ResponsesModel:
+    """`forced` as for ChatModel."""
+
+    def __init__(self, upstream: Upstream, *, forced: str = "object") -> None:
+        self._upstream = upstream
+        self._habits = Remembered(lambda: Habits(forced=forced))
+
+    async def reply(self, prompt: Prompt, deltas: Deltas | None) -> Reply:
+        """Ask once, and again without what the provider does not take; streamed only if a client listens, for a stream
+        costs more than a whole reply."""
+        wanted = _body(prompt, self._upstream.provider)
+        if deltas is not None:
+            wanted["stream"] = True
+        if prompt.tools:
+            wanted |= _INCLUDE
+        return await ask(self._habits.of(prompt.model), wanted, deltas, self._ask, _thoughtless)
+
+    async def _ask(self, body: dict[str, Any], draft: Draft) -> Reply:
+        reply = ResponsesReply(draft, self._upstream)
+        with self._upstream.errors():
+            if "stream" not in body:
+                reply.end(await self._upstream.post(_PATH, body))
+                return reply.reply(body.get("max_output_tokens"))
+            async with self._upstream.stream(_PATH, body, draft) as events:
+                async for event in events:
+                    if reply.advance(event):
+                        return reply.reply(body.get("max_output_tokens"))
+            raise self._upstream.broken_off()
+
+
+def _thoughtless(body: dict[str, Any], refused: Refused) -> dict[str, Any]:
+    """Raises the refusal if it is not about thoughts, or there are none."""
+    rest = [item for item in body["input"] if item["type"] != "reasoning"]
+    if not _ENCRYPTED.search(refused.said) or len(rest) == len(body["input"]):
+        raise refused
+    return body | {"input": rest}
+
+
+def _body(prompt: Prompt, provider: str) -> dict[str, Any]:
+    body: dict[str, Any] = {
+        "model": prompt.model,
+        "input": [item for turn in joined(prompt.turns) for item in _items(turn, provider)],
+        "store": False,
+    }
+    if prompt.tools:
+        body["tools"] = [_tool(tool) for tool in prompt.tools]
+        if prompt.tool_choice != "auto":
+            body["tool_choice"] = _tool_choice(prompt.tool_choice)
+        if not prompt.parallel_tool_calls:
+            body["parallel_tool_calls"] = False
+    if prompt.reasoning_effort is not None:
+        body["reasoning"] = {"effort": prompt.reasoning_effort}
+    if prompt.response_format not in ("auto", None):
+        body["text"] = {"format": _text_format(prompt.response_format)}
+    options = {
+        "instructions": prompt.instructions or None,
+        "temperature": prompt.temperature,
+        "top_p": prompt.top_p,
+        "max_output_tokens": prompt.max_completion_tokens,
+    }
+    return body | {name: value for name, value in options.items() if value is not None}
+
+
+def _items(turn: Turn, provider: str) -> Iterator[dict[str, Any]]:
+    if turn.role == "tool":
+        yield {"type": "function_call_output", "call_id": turn.call_id, "output": turn.text}
+        return
+    if turn.role == "user" and turn.images:
+        yield {"type": "message", "role": "user", "content": [_part(part) for part in turn.parts]}
+    elif turn.text or not turn.calls:
+        yield {"type": "message", "role": turn.role, "content": turn.text}
+    thoughts = of_turn(turn, provider)[0].get("items", [])
+    for place, call in enumerate(turn.calls):
+        yield from (item for before, item in thoughts if before == place)
+        yield {"type": "function_call", "call_id": call.id, "name": call.name, "arguments": call.arguments}
+
+
+def _part(part: str | Image) -> dict[str, Any]:
+    if isinstance(part, str):
+        return {"type": "input_text", "text": part}
+    return {"type": "input_image", "image_url": part.url, "detail": part.detail}
+
+
+def _tool(function: Mapping[str, Any]) -> dict[str, Any]:
+    """Flattened. `strict` and `parameters` are required here; left out in Chat Completions they mean this."""
+    tool = {"type": "function", "parameters": _NO_PARAMETERS, "strict": False}
+    return tool | {name: value for name, value in function.items() if value is not None}
+
+
+def _tool_choice(choice: str | Mapping[str, Any]) -> str | dict[str, Any]:
+    return choice if isinstance(choice, str) else {"type": "function", "name": choice["function"]["name"]}
+
+
+def _text_format(response_format: Mapping[str, Any]) -> dict[str, Any]:
+    """Chat Completions nests the schema's name and options, Responses has them flat."""
+    if response_format["type"] != "json_schema":
+        return dict(response_format)
+    schema = {name: value for name, value in response_format["json_schema"].items() if value is not None}
+    return {"type": "json_schema", **schema}

@@ -1,0 +1,157 @@
+"""The conversation as every server takes it: no message is blank, and users and assistants take turns.
+
+* Anthropic and Bedrock refuse a message without content, and one of spaces alone ("text content blocks must be
+  non-empty", "must contain non-whitespace text", github.com/anthropics/claude-code/issues/23440), vLLM an assistant's
+  whose content is null without calls. It stays in the thread, so every later run would fail. An assistant's is left
+  out; in the place of a user's or a tool's stands a note.
+* The templates of Gemma and Mistral refuse two messages of one role in a row ("Conversation roles must alternate
+  user/assistant/user/assistant/...", github.com/vllm-project/vllm/issues/6862), and so does Bedrock. A failed run that
+  is followed by another message leaves two of the user. Anthropic's API joins such messages by itself.
+
+So neighbours are joined for every server: a server's template cannot be told from here, and one text after the other
+says the same as two messages. What only some refuse is mended when they do, and what that says of the model is
+remembered (providers): MENDS.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Final
+
+from assistants_service.core.ports import Content, Image, ModelError, Prompt, Turn
+from assistants_service.core.threads.turns import content_of
+
+OPENING: Final = Turn("user", "(The assistant begins the conversation.)")
+CLOSING: Final = Turn("user", "(Please continue.)")
+BRIDGE: Final = Turn("assistant", "(No answer was given.)")
+NO_IMAGE: Final = "(An image was here, which the model cannot be shown.)"
+_BLANK: Final = {"user": "(This message is empty.)", "tool": "(no output)"}
+
+
+@dataclass(frozen=True, slots=True)
+class Mend:
+    """What a model is sent in another way, once it was refused in such words. `remembered`: whether that is so for all
+    prompts, and not for what this one holds."""
+
+    words: re.Pattern[str]
+    apply: Callable[[Prompt], Prompt]
+    remembered: bool = True
+
+
+def mend_of(prompt: Prompt, error: ModelError) -> Mend | None:
+    """The first that changes the prompt and may help."""
+    if error.code != "server_error":
+        return None
+    said = (mend for mend in MENDS if mend.words.search(error.message))
+    return next((mend for mend in said if mend.apply(prompt) is not prompt), None)
+
+
+def opened(prompt: Prompt) -> Prompt:
+    """With something for the assistant to answer. Only where it has to be: others take greetings for what they are."""
+    speaks_first = bool(prompt.turns) and prompt.turns[0].role == "assistant"
+    return replace(prompt, turns=(OPENING, *prompt.turns)) if speaks_first else prompt
+
+
+def closed(prompt: Prompt) -> Prompt:
+    """For a run without a new message of the user: most models then say more, some want to be asked."""
+    speaks_last = bool(prompt.turns) and prompt.turns[-1].role == "assistant"
+    return replace(prompt, turns=(*prompt.turns, CLOSING)) if speaks_last else prompt
+
+
+def bridged(prompt: Prompt) -> Prompt:
+    """With an answer between a tool's output and the next message, as after a run that failed there."""
+    turns: list[Turn] = []
+    for turn in joined(prompt.turns):
+        if turns and (turns[-1].role, turn.role) == ("tool", "user"):
+            turns.append(BRIDGE)
+        turns.append(turn)
+    return replace(prompt, turns=tuple(turns)) if BRIDGE in turns else prompt
+
+
+def without_images(prompt: Prompt) -> Prompt:
+    """With a note in the place of each: what one message shows must not end the thread."""
+    turns = tuple(_described(turn) if turn.images else turn for turn in prompt.turns)
+    return replace(prompt, turns=turns) if turns != prompt.turns else prompt
+
+
+def _described(turn: Turn) -> Turn:
+    return replace(turn, content=content_of(NO_IMAGE if isinstance(part, Image) else part for part in turn.parts))
+
+
+_WRONG: Final = (
+    r"(?:invalid|unsupported|could ?n.t|could not|failed|unable|cannot|can.t|too (?:large|small|many|big)|exceed"
+    r"|at most \d|not (?:support|valid)|error)"
+)
+MENDS: Final = (
+    # An assistant speaks first, as in a thread that begins with a greeting: Bedrock ("A conversation must start with a
+    # user message"), Anthropic's models there ("first message must use the "user" role",
+    # github.com/lobehub/lobehub/issues/1601), and the templates above.
+    Mend(
+        re.compile(
+            r"must start with a user|first message must|roles must alternate|must alternate between user and assistant",
+            re.I,
+        ),
+        opened,
+    ),
+    # It spoke last: Mistral ("Expected last role User or Tool (or Assistant with prefix True) for serving but got
+    # assistant", github.com/huggingface/smolagents/issues/757), Anthropic's newer models ("This model does not support
+    # assistant message prefill. The conversation must end with a user message.",
+    # github.com/ericc-ch/copilot-api/pull/261), llama.cpp with a thinking model
+    # ("Assistant response prefill is incompatible with enable_thinking.").
+    Mend(
+        re.compile(r"expected last role user|must end with a user message|message prefill|response prefill", re.I),
+        closed,
+    ),
+    # Mistral (github.com/NousResearch/hermes-agent/issues/20154).
+    Mend(re.compile(r"unexpected role 'user' after role 'tool'", re.I), bridged),
+    # A model that sees nothing: OpenRouter ("No endpoints found that support image input",
+    # github.com/nexu-io/nexu/issues/875, a thread that failed for ever), Ollama ("this model does not support image
+    # input", github.com/ollama/ollama/issues/17301), vLLM, llama.cpp, OpenAI, DeepSeek.
+    Mend(
+        re.compile(
+            r"support image input|image input is not supported|image_url is only supported by|at most 0 image"
+            r"|not a multimodal model|unknown variant `image_url`|not support (images|vision)",
+            re.I,
+        ),
+        without_images,
+    ),
+    # One that cannot see this image: too large, broken, gone.
+    Mend(
+        re.compile(rf"{_WRONG}.{{0,80}}image|image.{{0,120}}{_WRONG}|while downloading", re.I | re.S),
+        without_images,
+        remembered=False,
+    ),
+)
+
+
+def joined(turns: Iterable[Turn]) -> list[Turn]:
+    found: list[Turn] = []
+    for turn in map(_without_blanks, turns):
+        last = found[-1] if found else None
+        if turn.role == "assistant" and not turn.content and not turn.calls:
+            continue
+        if last and last.role == turn.role != "tool" and not last.calls:
+            found[-1] = replace(turn, content=_both(last, turn))
+        else:
+            found.append(turn)
+    return [_filled(turn) for turn in found]
+
+
+def _without_blanks(turn: Turn) -> Turn:
+    """White space alone says nothing, also beside an image."""
+    if all(isinstance(part, Image) or part.strip() for part in turn.parts):
+        return turn
+    return replace(turn, content=content_of(part for part in turn.parts if isinstance(part, Image) or part.strip()))
+
+
+def _filled(turn: Turn) -> Turn:
+    return replace(turn, content=_BLANK[turn.role]) if turn.role in _BLANK and not turn.parts else turn
+
+
+def _both(first: Turn, second: Turn) -> Content:
+    """A paragraph each."""
+    if first.images or second.images:
+        return content_of([*first.parts, *second.parts])
+    return "\n\n".join(turn.text for turn in (first, second) if turn.text)

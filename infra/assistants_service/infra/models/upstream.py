@@ -1,0 +1,192 @@
+"""Calls to a model provider through the openai SDK: its transport and its retries, without its response classes.
+
+Building pydantic objects costs 4 ms of CPU a call, so requests go out as bytes and replies come back as plain JSON.
+Importing this module imports the SDK, which takes more than a second: do it where nothing waits (see providers).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import re
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import httpx2
+import msgspec
+import openai
+from openai import AsyncOpenAI, AsyncStream
+
+from assistants_service.core.ports import BrokenOff, ContextExceeded, ModelError, Refused
+from assistants_service.infra.models import answers, failures
+from assistants_service.infra.models import context_overflow as overflow
+from assistants_service.infra.models.reply_builder import Draft, TooMuch, TooSilent, clean
+
+logger = logging.getLogger(__name__)
+
+_JSON: Any = {"headers": {"Content-Type": "application/json", "Accept-Encoding": "identity"}}
+_KEY = re.compile(r"\bsk-[\w*-]+")
+_LONGEST_MESSAGE = 300
+_LAST_BYTES = 1.0  # seconds, for a server that keeps its stream open after [DONE]
+_UNREADABLE = (LookupError, TypeError, ValueError, AttributeError)
+
+
+class Upstream:
+    """One provider. Retries are the SDK's (`max_retries` of the client): connection errors, 408, 409, 429 and 5xx,
+    before the first byte of a stream. What still fails is a ModelError; a stream that ends too early is BrokenOff."""
+
+    def __init__(self, client: AsyncOpenAI, provider: str) -> None:
+        self._client = client
+        self._provider = provider
+
+    @property
+    def provider(self) -> str:
+        return self._provider
+
+    async def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Raises the SDK's errors and a ModelError: see `errors`."""
+        content = msgspec.json.encode(body)
+        response = await self._client.post(path, cast_to=httpx2.Response, content=content, options=_JSON)
+        return self._object(response.content)
+
+    @asynccontextmanager
+    async def stream(
+        self, path: str, body: Mapping[str, Any], draft: Draft
+    ) -> AsyncIterator[AsyncIterator[dict[str, Any]]]:
+        """The data of the server-sent events, which the caller reads into `draft`. Closed with the block, so that a
+        cancel hangs up at once."""
+        stream = await self._client.post(
+            path,
+            cast_to=object,
+            content=msgspec.json.encode(body),
+            options=_JSON,
+            stream=True,
+            stream_cls=AsyncStream[object],
+        )
+        async with stream:
+            yield self._objects(stream.response, draft)
+
+    async def _objects(self, response: httpx2.Response, draft: Draft) -> AsyncIterator[dict[str, Any]]:
+        pieces = response.aiter_bytes()
+        async for data in answers.events(pieces):
+            yield self._object(data)
+            draft.event(len(data))  # the caller has read it
+        # Nothing follows [DONE]; the end of the body, once it is read, leaves the connection to the next request.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_BYTES):
+                await anext(pieces, None)
+
+    def _object(self, data: bytes) -> dict[str, Any]:
+        """An error may come with status 200, and inside a stream. Raises ModelError; ValueError for no object."""
+        found = answers.decode(data)
+        if isinstance(found, list) and found and isinstance(found[0], dict):
+            found = found[0]
+        if not isinstance(found, dict):
+            raise ValueError("no object")
+        if failures.is_error(found):
+            raise self.failed(found)
+        return found
+
+    async def get(self, path: str, *, timeout: float) -> dict[str, Any]:
+        """Once, without retries: for what can be left out."""
+        options: Any = {"timeout": timeout, "max_retries": 0}
+        response = await self._client.get(path, cast_to=httpx2.Response, options=options)
+        return self._object(response.content)
+
+    async def close(self) -> None:
+        await self._client.close()
+
+    @contextmanager
+    def errors(self) -> Iterator[None]:
+        """Whatever goes wrong inside, while asking or while reading the answer, becomes a ModelError."""
+        try:
+            yield
+        except ModelError:
+            raise
+        except TimeoutError as error:  # the caller's own limit
+            raise self.failure(f"The model provider '{self._provider}' did not answer in time.") from error
+        except openai.APIConnectionError as error:
+            raise self.failure(self._unreachable(error.__cause__)) from error
+        except openai.APIStatusError as error:
+            # Not chained: the redacted message says all that the original does.
+            raise self._answered(error) from None
+        except TooSilent as error:
+            raise self.failure(
+                f"The model provider '{self._provider}' sent thoughts or empty events without coming to an answer."
+            ) from error
+        except (answers.TooLong, TooMuch) as error:
+            raise self.failure(f"The model provider '{self._provider}' sent an answer that is too long.") from error
+        except httpx2.TransportError as error:
+            raise self._broken(self._unreachable(error)) from error
+        except Exception as error:
+            # Not with its traceback, whose last line may quote the answer.
+            kind = type(error).__name__
+            logger.warning("A call of the model provider '%s' failed: %s", self._provider, kind)
+            unreadable = isinstance(error, (*_UNREADABLE, answers.Compressed))
+            how = "sent a reply that cannot be read" if unreadable else "could not be called"
+            raise self.failure(f"The model provider '{self._provider}' {how}.") from error
+
+    def _answered(self, error: openai.APIStatusError) -> ModelError:
+        if target := error.response.extensions.get(answers.REDIRECTED):
+            there = httpx2.URL(error.response.request.url).join(target)
+            origin = f"{there.scheme}://{there.host}" + (f":{there.port}" if there.port else "")
+            return self.failure(
+                f"The model provider '{self._provider}' redirects to another origin, {origin}, which is not followed:"
+                " set base_url to where it is.",
+                error.status_code,
+            )
+        return self.failed(error.body, error.status_code)
+
+    def failed(self, error: object, status: int | None = None) -> ModelError:
+        """For what the wire says, in an error response, in an object or in a stream."""
+        message = failures.words(error)
+        if not message:
+            message = f"The model provider '{self._provider}' failed" + (f" with status {status}." if status else ".")
+        code, found = failures.code_of(status, error), list(failures.objects(error))
+        reason = failures.reason_of(error) or "an error without a code"
+        if any(overflow.exceeded(fields, message) for fields in found or [{}]):
+            told = (overflow.window_in(fields, message) for fields in found or [{}])
+            window = next((each for each in told if each), None)
+            return self._told(ContextExceeded("invalid_prompt", self._short(message), window), status, reason)
+        refused = Refused(code, self._short(message))
+        refused.said = failures.text_of(error)
+        return self._told(refused, status, reason)
+
+    def ended(self, reason: str, error: object) -> ModelError:
+        """For a reply that the provider itself ended as a failure; `error` is what it says of it, if it does."""
+        said = failures.words(error)
+        message = f"The model provider '{self._provider}' ended its reply with '{reason[:100]}'"
+        return self._told(
+            ModelError("server_error", self._short(f"{message}: {said}" if said else f"{message}.")), None, reason[:100]
+        )
+
+    def broken_off(self) -> ModelError:
+        return self._broken(f"The model provider '{self._provider}' broke off its reply.")
+
+    def _broken(self, message: str) -> ModelError:
+        return self._told(BrokenOff("server_error", message), None, message)
+
+    def failure(self, message: str, status: int | None = None) -> ModelError:
+        """In our own words, which the log may repeat."""
+        return self._told(ModelError("server_error", self._short(message)), status, message)
+
+    def _told(self, error: ModelError, status: int | None, reason: str) -> ModelError:
+        error.provider, error.status, error.reason = self._provider, status, clean(reason)
+        return error
+
+    def _unreachable(self, cause: BaseException | None) -> str:
+        if isinstance(cause, httpx2.ReadTimeout):
+            return f"The model provider '{self._provider}' did not answer in time."
+        if isinstance(cause, httpx2.ReadError | httpx2.RemoteProtocolError):
+            return f"The model provider '{self._provider}' broke off its reply."
+        return f"The model provider '{self._provider}' could not be reached."
+
+    def _short(self, message: str) -> str:
+        """Messages end up in `last_error`, which clients read: short, storable, and never with a key in it."""
+        message = clean(message)
+        if key := self._client.api_key:
+            message = message.replace(key, "***")
+        message = " ".join(_KEY.sub("sk-***", message).split())
+        return message if len(message) <= _LONGEST_MESSAGE else message[: _LONGEST_MESSAGE - 1] + "…"

@@ -1,0 +1,45 @@
+"""What a call cost, as the provider counted it."""
+
+from __future__ import annotations
+
+import msgspec
+
+from assistants_service.core.ports import Tokens
+
+_MOST = 2**53 - 1  # what every client can read
+
+
+class Details(msgspec.Struct):
+    cached_tokens: int | float | None = None
+    reasoning_tokens: int | float | None = None
+
+
+class Usage(msgspec.Struct):
+    """Of both APIs: Chat Completions says prompt and completion, Responses input and output."""
+
+    prompt_tokens: int | float | None = None
+    completion_tokens: int | float | None = None
+    prompt_tokens_details: Details | None = None
+    completion_tokens_details: Details | None = None
+    input_tokens: int | float | None = None
+    output_tokens: int | float | None = None
+    input_tokens_details: Details | None = None
+    output_tokens_details: Details | None = None
+
+
+def tokens_of(usage: Usage | None) -> Tokens:
+    if usage is None:
+        return Tokens()
+    asked, said = usage.prompt_tokens_details, usage.completion_tokens_details
+    asked, said = asked or usage.input_tokens_details, said or usage.output_tokens_details
+    return Tokens(
+        prompt=_number(usage.prompt_tokens or usage.input_tokens),
+        completion=_number(usage.completion_tokens or usage.output_tokens),
+        cached=_number(asked.cached_tokens if asked else 0),
+        reasoning=_number(said.reasoning_tokens if said else 0),
+    )
+
+
+def _number(value: float | None) -> int:
+    """Some write whole numbers with a decimal point."""
+    return int(min(max(0, value or 0), _MOST))

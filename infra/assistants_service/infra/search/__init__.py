@@ -1,0 +1,1 @@
+"""The index for large vector stores: LanceDB."""

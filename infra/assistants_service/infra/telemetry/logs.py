@@ -1,0 +1,69 @@
+"""Logs: lines for people, or JSON for machines. Both tell what the line is about (core.log_context) and of which trace.
+
+Content and secrets never come here: nothing in the service hands them to a logger, and a test greps for them.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+from assistants_service.core.log_context import scope
+from assistants_service.infra.settings import Settings
+
+NOISY = ("azure", "httpx2", "httpcore2", "openai", "opentelemetry")
+# A caller chooses a part of what is logged, such as the path of a request: it must not look like a line of ours.
+CONTROL = {code: f"\\u{code:04x}" for code in (*range(32), *range(127, 160), 0x2028, 0x2029)}
+
+
+def configure(settings: Settings, *, hosted: bool = False) -> None:
+    """Log as the settings say: to stderr, or in a process of another's (`hosted`) to where its handlers lead."""
+    root = logging.getLogger()
+    if not hosted:
+        logging.basicConfig(handlers=[logging.StreamHandler()], force=True)
+    root.setLevel(settings.log_level.upper())
+    for handler in root.handlers:
+        handler.setFormatter(JsonLines() if settings.log_format == "json" else Lines())
+    for noisy in NOISY:
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    logging.getLogger("azure.identity").setLevel(logging.ERROR)  # its warnings are pages, and follow as our error
+
+
+class Lines(logging.Formatter):
+    """`time LEVEL logger: message (request_id=..., thread_id=...)`, then the traceback, if there is one."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        message = record.getMessage().translate(CONTROL)
+        about = ", ".join(f"{key}={value}" for key, value in facts().items())
+        line = f"{self.formatTime(record)} {record.levelname} {record.name}: {message}{f' ({about})' if about else ''}"
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+class JsonLines(logging.Formatter):
+    """An object a line: time (RFC 3339), level, logger, message, exception (a traceback), and what it is about."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+            **facts(),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line)
+
+
+def facts() -> Mapping[str, str]:
+    """request_id, project, thread_id, run_id, trace_id, span_id: those that are known here."""
+    known = {key: value for key, value in scope().items() if value}
+    # Imported only where telemetry is on.
+    if tracing := sys.modules.get("opentelemetry.trace"):
+        span = tracing.get_current_span().get_span_context()
+        if span.is_valid:
+            known |= {"trace_id": f"{span.trace_id:032x}", "span_id": f"{span.span_id:016x}"}
+    return known

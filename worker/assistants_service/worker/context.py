@@ -1,0 +1,79 @@
+"""What a worker works with, made once for a process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from assistants_service.core.files.service import Files
+from assistants_service.core.files.uploads import Uploads
+from assistants_service.core.ids import Ids
+from assistants_service.core.notifier import Bell
+from assistants_service.core.ports import SILENCE, Clock, Embeddings, Extraction, Models, Storage, Telemetry, Tokenizer
+from assistants_service.core.threads.repository import Threads
+from assistants_service.core.vector_stores.repository import Stores
+from assistants_service.worker.actions import Actions
+from assistants_service.worker.budget import Budget
+from assistants_service.worker.images import Images
+from assistants_service.worker.ingestion import SHIFTS, Ingestion
+from assistants_service.worker.search import Search
+from assistants_service.worker.slots import CHORES, SUSPECTS, WAITING, Slots
+
+HIDE = 45.0  # seconds that a dead worker's item stays hidden: how late a crash is noticed
+
+
+@dataclass(slots=True)
+class Kit:
+    storage: Storage
+    ledger: Threads
+    stores: Stores
+    models: Models
+    actions: Actions
+    extraction: Extraction
+    embeddings: Embeddings
+    clock: Clock
+    ids: Ids
+    bell: Bell
+    flush_every: float = 0.05  # seconds between writes to a stream
+    hide: float = HIDE
+    max_rounds: int = 100  # of tool calls in one run: a model may call for ever
+    tool_history: int = 8_000  # tokens of what tools said in earlier runs, in a prompt
+    tombstones: float = 600.0  # seconds that a deleted thread's tombstones stay: no request takes so long
+    telemetry: Telemetry = SILENCE
+    concurrency: int = 1000  # runs in flight; they mostly wait for models
+    waiting: int = WAITING  # work items that wait for slots of one kind
+    searcher: Search = field(kw_only=True)
+    tokenizer: Tokenizer = field(kw_only=True)
+    budget: Budget = field(init=False)
+    images: Images = field(init=False)
+    ingestion: Ingestion = field(init=False)
+    runs: Slots = field(init=False)
+    chores: Slots = field(init=False)
+    suspects: tuple[Slots, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.budget = Budget(self.models, self.tokenizer, self.tool_history)
+        self.images = Images(self.files)
+        patience = self.hide / 4  # before an item that waits would have to be hidden anew
+        shifts, self.runs, self.chores = (Slots(n, self.waiting, patience) for n in (SHIFTS, self.concurrency, CHORES))
+        self.suspects = tuple(Slots(n) for n in SUSPECTS)
+        files, readers = self.files, (self.extraction, self.embeddings)
+        self.ingestion = Ingestion(self.storage, self.stores, files, *readers, self.clock, shifts)
+
+    @property
+    def slots(self) -> tuple[Slots, ...]:
+        """Of each kind of work: what fills one kind leaves the others theirs."""
+        return self.runs, self.ingestion.shifts, self.chores, *self.suspects
+
+    def beside(self, claims: int) -> Slots | None:
+        """The slots that a run needs besides, of which nothing came in so many claims: one of those that were in work
+        when a worker died may be the cause. The fewer are in work together, the fewer does it take with it; a
+        run that fails if its worker dies once more is alone among its kind. None: it needs no more than others."""
+        return self.suspects[min(claims, len(self.suspects) + 1) - 2] if claims > 1 else None
+
+    @property
+    def files(self) -> Files:
+        return Files(self.storage, self.clock, self.bell, self.stores.let_go)
+
+    @property
+    def uploads(self) -> Uploads:
+        return Uploads(self.files, self.ids)

@@ -1,0 +1,340 @@
+"""One work item, from its delivery to its deletion."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import msgspec
+from msgspec.structs import replace
+
+from assistants_service.core.events import Event
+from assistants_service.core.fanout import AT_ONCE
+from assistants_service.core.log.state import UnreadableLog
+from assistants_service.core.log_context import work_on
+from assistants_service.core.notifier import Listener
+from assistants_service.core.ports import Conflict, Delivery, StorageUnavailable
+from assistants_service.core.resources import LastError
+from assistants_service.core.threads.decide import Leave, Park, Wait, failed
+from assistants_service.core.threads.fold import ThreadState
+from assistants_service.core.work_items import (
+    MAX_DELAY,
+    AdvanceRun,
+    PurgeFile,
+    PurgeStore,
+    PurgeThread,
+    TendStore,
+    TidyFile,
+    TidyStore,
+    TidyUpload,
+    WorkItem,
+    delivery_name,
+    from_body,
+    to_body,
+)
+from assistants_service.worker.context import Kit
+from assistants_service.worker.ingestion import ABANDONED, Shift
+from assistants_service.worker.run_executor import Advance, Outcome
+from assistants_service.worker.slots import GiveWay
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+# Seconds between looks for what the doorbell announced, before it is put back.
+EARLY = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
+PUT_BACK = 1.0  # seconds at least; the older a doorbell, the longer
+CROWDED, LONG_CROWDED = 2.0, 15.0  # likewise, at least and at most, where too many wait for a slot
+STALE = 600.0  # seconds after which a doorbell whose commit never came is dropped: no request takes so long
+NOTHING_NEW = -1  # seen by the sender of a doorbell that announces no commit
+DELIVERIES = 5  # of one item; the last failed one ends its run
+REASON = 4_000  # characters that are kept of an error: an item and its reason are one message of the queue
+RETRY, MAX_RETRY = 2.0, 30.0  # seconds, doubled with each failed delivery
+
+
+@dataclass(slots=True)
+class Hold:
+    """The delivery as last extended: only the newest receipt proves anything."""
+
+    delivery: Delivery
+
+
+@dataclass(slots=True)
+class Doorbell:
+    """Answers deliveries. Nothing here knows what host they come from."""
+
+    kit: Kit
+    # Requests that let go of items. Thousands may wait for a slot, and all give way together when the worker stops.
+    _letting_go: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE), init=False)
+
+    async def answer(self, delivery: Delivery) -> None:
+        """Do the work and delete the item; or leave it, so that it is delivered again."""
+        try:
+            item = from_body(delivery.body)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            return await self._bury(delivery, f"not a work item: {error}")
+        work_on(lambda: item.facts)
+        hold = Hold(delivery)
+        extending = asyncio.create_task(self._keep(hold))
+        try:
+            done = await self._work(item, delivery)
+        except asyncio.CancelledError:
+            async with self._letting_go:
+                await self._hand_back(hold.delivery, item, 0)  # drained: another worker takes over at once
+            raise
+        except Exception as error:
+            if isinstance(error, UnreadableLog):  # says all that there is to say
+                log.warning("delivery %d failed of %s: %s", delivery.count, item, error)
+            else:
+                log.exception("delivery %d failed of %s", delivery.count, item)
+            return await self._failed(hold.delivery, item, error)
+        finally:
+            extending.cancel()
+            await asyncio.wait((extending,))
+        if done:
+            async with self._letting_go:
+                await self.kit.storage.delete(hold.delivery)
+        self.kit.telemetry.count("delivery", outcome="done" if done else "left")
+
+    async def _keep(self, hold: Hold) -> None:
+        """Keep the item hidden from others while this worker is alive."""
+        while True:
+            await asyncio.sleep(self.kit.hide / 3)
+            try:
+                hold.delivery = await self.kit.storage.extend(hold.delivery, hide=self.kit.hide)
+            except Conflict:
+                return  # another worker holds it by now: the log's fence decides
+            except StorageUnavailable as error:
+                log.warning("the queue does not answer: %s", error)
+            except Exception:  # else the item would come back while this worker is at it
+                log.exception("an item cannot be hidden anew, and this is tried again")
+
+    async def _hand_back(self, delivery: Delivery, item: WorkItem, hide: float) -> None:
+        """Let others have it after `hide` seconds. The item says so, since this worker has not died."""
+        if isinstance(item, AdvanceRun):
+            item = replace(item, handed_back=delivery_name(delivery.id, delivery.count))
+            delivery = dataclasses.replace(delivery, body=to_body(item))
+        with contextlib.suppress(Conflict, StorageUnavailable):  # another worker holds it by now, or will soon
+            await self.kit.storage.extend(delivery, hide=hide)
+
+    async def _work(self, item: WorkItem, delivery: Delivery) -> bool:
+        """Whether the item may be deleted."""
+        try:
+            match item:
+                case AdvanceRun():
+                    return await self._run(item, delivery.id, delivery.count)
+                case TendStore():
+                    return await self._tend_store(item, delivery.id, delivery.count)
+                case _:
+                    async with self.kit.chores.slot(item.project, item.sent_at):
+                        await self._do(item)
+        except GiveWay as way:
+            await self._give_way(item, way)
+        return True
+
+    async def _give_way(self, item: WorkItem, way: GiveWay) -> None:
+        """Another item, so that no delivery counts for which nothing was tried. No log names this one, and none
+        will: what was delivered before stays."""
+        delay = min(max(CROWDED, self._age(item) / 4), LONG_CROWDED) if way.crowded else 0.0
+        async with self._letting_go:
+            await self.kit.storage.send(to_body(item), delay=max(0.0, min(delay, way.within)))
+
+    async def _do(self, item: WorkItem) -> None:
+        match item:
+            case PurgeThread():
+                await self._purge_thread(item)
+            case PurgeFile():
+                if not await self.kit.files.purge(item.project, item.file_id) and self._age(item) < STALE:
+                    await self._put_back(item)
+            case TidyFile():
+                await self._park(item, await self.kit.files.tidy(item.project, item.file_id, item.sent_at))
+            case TidyStore():
+                await self._park(item, await self.kit.stores.expire(item.project, item.store_id))
+            case PurgeStore():
+                await self._purge_store(item)
+            case TidyUpload():
+                await self._park(item, await self.kit.uploads.tidy(item.project, item.upload_id))
+
+    async def _run(self, item: AdvanceRun, item_id: str, count: int) -> bool:
+        match await self._advance(item, item_id, count):
+            case Park(until=until):
+                await self._park(replace(item, seen=NOTHING_NEW), until)
+            case Wait() if self._age(item) < STALE and item.seen != NOTHING_NEW:
+                return await self._put_back(item, count)
+            case Wait(gone=False):
+                log.info("run %s: its commit never came, the doorbell is dropped", item.run_id)
+            case Leave():
+                return False
+        return True
+
+    async def _advance(self, item: AdvanceRun, item_id: str, count: int) -> Outcome:
+        def advance() -> Awaitable[Outcome]:
+            return Advance(self.kit, item, item_id, item.seen, count).run()
+
+        if item.seen == NOTHING_NEW:
+            return await advance()
+        return await self._early(lambda: self.kit.ledger.listen(item.project, item.thread_id), advance)
+
+    @staticmethod
+    async def _early(listen: Callable[[], Listener], look: Callable[[], Awaitable[T]]) -> T:
+        """A doorbell rings before its commit: one that came too early looks again a few times."""
+        for pause in (*EARLY, None):
+            listener = listen()
+            try:
+                outcome = await look()
+                if not isinstance(outcome, Wait) or pause is None:
+                    return outcome
+                await listener.wait(pause)
+            finally:
+                listener.close()
+        raise AssertionError
+
+    async def _tend_store(self, item: TendStore, item_id: str, count: int) -> bool:
+        outcome = await self._early(
+            lambda: self.kit.stores.listen(item.project, item.store_id),
+            lambda: Shift(self.kit.ingestion, item, item_id, count).run(),
+        )
+        if isinstance(outcome, Wait) and self._age(item) < STALE:
+            return await self._put_back(item, count)
+        return True
+
+    async def _purge_store(self, item: PurgeStore) -> None:
+        stores = self.kit.stores
+        state = (await stores.look(item.project, item.store_id)).state
+        if item.tombstones:
+            if await self._too_early(item):
+                return
+            if not state.known:  # else another store has this id by now
+                # The holder of the first item may have died before its purge, and this one may come before that one.
+                await stores.purge(item.project, item.store_id)
+                await stores.sweep(item.project, item.store_id)
+        elif not state.known:  # or a sweep has died after the log went
+            again = replace(item, sent_at=self.kit.clock.now(), tombstones=True)
+            await self.kit.storage.send(to_body(again), delay=self.kit.tombstones)
+            await stores.purge(item.project, item.store_id)
+        elif self._age(item) < STALE:
+            await self._put_back(item)
+
+    async def _purge_thread(self, item: PurgeThread) -> None:
+        ledger = self.kit.ledger
+        state = (await ledger.look(item.project, item.thread_id)).state
+        if item.tombstones:
+            if await self._too_early(item):
+                return
+            if not state.known:
+                # The holder of the first item may have died before its purge, and this one may come before that one.
+                await ledger.purge(item.project, item.thread_id)
+                await ledger.sweep(item.project, item.thread_id)
+        elif not state.known:  # or a purge has died after the log went
+            again = replace(item, sent_at=self.kit.clock.now(), tombstones=True)
+            await self.kit.storage.send(to_body(again), delay=self.kit.tombstones)
+            await ledger.purge(item.project, item.thread_id)
+        elif self._age(item) < STALE:
+            await self._put_back(item)
+
+    async def _too_early(self, item: WorkItem) -> bool:
+        """A queue may deliver before the time; what is late then would be written where no tombstone is any more."""
+        early = self._age(item) < self.kit.tombstones / 2  # clocks of two machines may differ by seconds
+        if early:
+            await self._park(item, item.sent_at + self.kit.tombstones)
+        return early
+
+    async def _park(self, item: WorkItem, until: float | None) -> None:
+        """Let the item ring again at this time, if at any; or earlier, if the queue does not keep it so long."""
+        if until is not None:
+            # The order matters: first the item that will ring, then (in `answer`) the end of this one.
+            delay = min(max(0.0, until - self.kit.clock.now()), MAX_DELAY)
+            await self.kit.storage.send(to_body(item), delay=delay)
+
+    async def _put_back(self, item: WorkItem, count: int = 1) -> bool:
+        """Whether another item stands for this one now. Of a later delivery an earlier holder may live, and claim by
+        this item as soon as the commit comes: were it gone then, and that holder died, none would go on."""
+        if count == 1:
+            await self.kit.storage.send(to_body(item), delay=max(PUT_BACK, self._age(item) / 4))
+        return count == 1
+
+    def _age(self, item: WorkItem) -> float:
+        return self.kit.clock.now() - item.sent_at
+
+    async def _failed(self, delivery: Delivery, item: WorkItem, error: Exception) -> None:
+        # A store that fails is no fault of the item: it is tried for as long as it takes.
+        if delivery.count < DELIVERIES or isinstance(error, StorageUnavailable):
+            self.kit.telemetry.count("delivery", outcome="failed")
+            return await self._hand_back(delivery, item, min(RETRY * 2 ** (delivery.count - 1), MAX_RETRY))
+        try:
+            await self._end(item, delivery)
+        except (StorageUnavailable, Conflict):
+            await self._hand_back(delivery, item, MAX_RETRY)
+            raise
+        told = f": {error}" if isinstance(error, UnreadableLog) else ""  # others may quote content
+        await self._bury(delivery, f"{type(error).__name__}: {error}", told)
+
+    async def give_up(self, delivery: Delivery) -> None:
+        """For an item that its host delivers no more, and has moved under a new id. So it is unknown whether a run in
+        progress is this item's or another's: such a run is left, and looked at when it expires."""
+        try:
+            item = from_body(delivery.body)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            return await self._bury(delivery, f"not a work item: {error}")
+        work_on(lambda: item.facts)
+        if await self._end(item, delivery):
+            await self._ring_once_more(item)
+        await self._bury(delivery, "given up by its host")
+
+    async def _ring_once_more(self, item: WorkItem) -> None:
+        if isinstance(item, AdvanceRun):
+            state = await self.kit.ledger.recall(item.project, item.thread_id)
+            held = state.runs.get(item.run_id)
+            if held and held.run.active and not state.deleted:
+                await self._park(replace(item, seen=NOTHING_NEW), held.run.expires_at)
+        if isinstance(item, TendStore):  # nor whose files these are, until their claims are too old to count
+            await self.kit.stores.project(item.project, item.store_id, None)
+            await self._park(replace(item, seen=0), self.kit.clock.now() + ABANDONED + 1)
+
+    async def _bury(self, delivery: Delivery, reason: str, told: str = "") -> None:
+        await self.kit.storage.bury(delivery, reason[:REASON])
+        self.kit.telemetry.count("delivery", outcome="poison")
+        log.error("work item %s is buried after %d deliveries%s", delivery.id, delivery.count, told)
+
+    async def _end(self, item: WorkItem, delivery: Delivery) -> bool:
+        """Whether what waits for the item could be ended. Where its log cannot be read, that waits for people, who have
+        the buried item for it; else the item would come for ever. Raises StorageUnavailable and Conflict: then it does
+        come again."""
+        try:
+            await self._give_up(item, delivery)
+        except (StorageUnavailable, Conflict):
+            raise
+        except UnreadableLog as error:
+            log.warning("what waits for work item %s is not ended: %s", delivery.id, error)
+        except Exception:
+            log.exception("what waits for work item %s is not ended", delivery.id)
+        else:
+            return True
+        return False
+
+    async def _give_up(self, item: WorkItem, delivery: Delivery) -> None:
+        """A poison item never leaves a run hanging."""
+        if isinstance(item, TendStore):
+            return await Shift(self.kit.ingestion, item, delivery.id, delivery.count + 1).give_up()
+        if not isinstance(item, AdvanceRun):
+            return None
+        error = LastError(code="server_error", message="Sorry, something went wrong.")
+
+        def decision(state: ThreadState) -> Sequence[Event]:
+            held = state.runs.get(item.run_id)
+            if held is None or not held.run.active or state.deleted:
+                return ()
+            # A run that is in progress by another item is that item's.
+            return failed(held, error) if held.run.status != "in_progress" or held.item == delivery.id else ()
+
+        await self.kit.ledger.commit(item.project, item.thread_id, decision)
+        try:
+            await Advance(self.kit, item, "", -1).run()  # brings up the stream
+        except StorageUnavailable:
+            raise
+        except Exception:
+            log.exception("run %s: its stream cannot be brought up", item.run_id)
