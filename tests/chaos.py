@@ -95,7 +95,7 @@ async def spare(world: Reality, visitors: Iterable[Visitor], most: int = CLAIMS 
     must come of those that have lost nearly so many."""
     for visitor in list(visitors):
         while visitor.thread and not visitor.gone:
-            held = (await world.ledger.look(PROJECT, visitor.thread)).state.active_run
+            held = (await world.threads.look(PROJECT, visitor.thread)).state.active_run
             if held is None or held.run.status != "in_progress" or held.claims <= most:
                 break
             await asyncio.sleep(LOOK_AGAIN)

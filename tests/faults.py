@@ -110,7 +110,7 @@ class Plan:
 
 @dataclass
 class Mischief:
-    """What a store may do, and now and then does: answer slowly, so that a doorbell rings long before its commit;
+    """What a store may do, and now and then does: answer slowly, so that a work item rings long before its commit;
     deliver an item twice, late, before its time, or again while a worker has it."""
 
     random: random.Random

@@ -23,9 +23,9 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from assistants_service.api import connections
-from assistants_service.composition import Parts, api_of, ledger_of, searcher_of, stores_of, worker_of
+from assistants_service.composition import Parts, api_of, searcher_of, stores_of, threads_of, worker_of
 from assistants_service.core.ids import Ids
-from assistants_service.core.notifier import Bell
+from assistants_service.core.notifier import Notifier
 from assistants_service.core.ports import (
     SILENCE,
     Clock,
@@ -73,7 +73,7 @@ class ManualClock:
         return self.time
 
 
-class LoudBell(Bell):
+class LoudBell(Notifier):
     def ring_all(self) -> None:
         """Let everybody who waits look again."""
         for topic in list(self._listeners):
@@ -386,14 +386,14 @@ class InProcess:
         parts: Parts,
         server: TestServer,
         session: aiohttp.ClientSession,
-        ledger: Any,
+        threads: Any,
         stores: Any,
         searcher: Searcher,
         search: Search | None = None,
     ) -> None:
         self.searcher, self.search = searcher, search or searcher
-        self.parts, self.ledger, self.stores, self._server, self._session = parts, ledger, stores, server, session
-        self.storage, self.bell = parts.storage, parts.bell
+        self.parts, self.threads, self.stores, self._server, self._session = parts, threads, stores, server, session
+        self.storage, self.notifier = parts.storage, parts.notifier
         self.api = self.client()
         self._worker: Any = None
         self._working: asyncio.Task[None] | None = None
@@ -424,12 +424,12 @@ class InProcess:
         return int(head.split(b" ", 2)[1]), json.loads(body)
 
     @property
-    def kit(self) -> Any:
+    def context(self) -> Any:
         """What the worker works with."""
-        return self._worker._kit
+        return self._worker._context
 
     def start_worker(self) -> None:
-        self._worker = worker_of(self.parts, self.ledger, self.stores, self.search)
+        self._worker = worker_of(self.parts, self.threads, self.stores, self.search)
         self._working = asyncio.create_task(self._worker.run())
 
     async def stop_worker(self, grace: float = 0) -> None:
@@ -448,7 +448,7 @@ class InProcess:
         """Move the manual clock, and let everybody look at it."""
         clock: Any = self.parts.clock
         clock.time += seconds
-        self.bell.ring_all()  # type: ignore[attr-defined]
+        self.notifier.ring_all()  # type: ignore[attr-defined]
 
     async def assistant(self, **fields: Json) -> str:
         body = {"model": "gpt-4o", **fields}
@@ -472,9 +472,9 @@ class InProcess:
     async def until(self, run: Json, *statuses: str, project: str = "default") -> Json:
         """The run when it has one of these statuses (by default: when a poller stops). Waits on commits."""
         while True:
-            listener = self.ledger.listen(project, run["thread_id"])
+            listener = self.threads.listen(project, run["thread_id"])
             try:
-                held = (await self.ledger.look(project, run["thread_id"])).state.runs.get(run["id"])
+                held = (await self.threads.look(project, run["thread_id"])).state.runs.get(run["id"])
                 if held.run.status in (statuses or SETTLED):
                     return await self.api.get(path_of(run)) if project == "default" else None
                 assert await listener.wait(60), f"run is {held.run.status}, and nothing happens"
@@ -485,10 +485,10 @@ class InProcess:
         """What the log tells to be in the making, once that is another step than those before. Nothing waits for the
         worker's next look at the log: it is made to look."""
         while True:
-            held = (await self.ledger.look("default", run["thread_id"])).state.runs.get(run["id"])
+            held = (await self.threads.look("default", run["thread_id"])).state.runs.get(run["id"])
             if held.making and held.making.step.id not in before:
                 return held.making
-            self.bell.ring_all()  # type: ignore[attr-defined]
+            self.notifier.ring_all()  # type: ignore[attr-defined]
             await asyncio.sleep(0.002)
 
     async def ingested(self, store: Json, project: str = "default") -> Json:
@@ -566,18 +566,18 @@ async def in_process(
     tokens = tokens_of(given, clock)
     shared = ids or Ids(clock), LoudBell(), storage, models, extraction, embeddings
     parts = Parts(given, clock, *shared, tokens, telemetry)
-    ledger, stores = ledger_of(parts), stores_of(parts)
+    threads, stores = threads_of(parts), stores_of(parts)
     searcher = searcher_of(parts, stores)
     async with asyncio.timeout(PATIENCE), contextlib.AsyncExitStack() as stack:
         await storage.open()
         stack.push_async_callback(storage.close)
         if tokens:
             stack.push_async_callback(tokens.close)
-        server = TestServer(api_of(parts, ledger, stores, searcher))
+        server = TestServer(api_of(parts, threads, stores, searcher))
         await server.start_server(**connections.SERVER)
         stack.push_async_callback(server.close)
         session = await stack.enter_async_context(aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)))
-        service = InProcess(parts, server, session, ledger, stores, searcher, search)
+        service = InProcess(parts, server, session, threads, stores, searcher, search)
         stack.push_async_callback(service.stop_worker)
         if worker:
             service.start_worker()

@@ -19,11 +19,11 @@ from urllib.parse import urlsplit
 
 from assistants_service import command, composition
 from assistants_service.infra.azure.calls import Transport
-from assistants_service.worker import item_handler as doorbell
+from assistants_service.worker import item_handler as handler
 
 # Ten minutes are too long for a test:
 TOMBSTONES = 20.0  # seconds that a deleted thread's stay
-STALE = 60.0  # seconds that a doorbell waits whose commit never came
+STALE = 60.0  # seconds that a work item waits whose commit never came
 ORDERED, REQUEST = "order taken", "request "  # beginnings of lines
 
 
@@ -79,7 +79,7 @@ async def mortal(self: Transport, request: Any, **config: Any) -> Any:
 
 if __name__ == "__main__":
     Transport.send = mortal  # type: ignore[method-assign]
-    composition.Kit = partial(composition.Kit, tombstones=TOMBSTONES)  # type: ignore[misc]
-    doorbell.STALE = STALE  # type: ignore[misc]
+    composition.WorkerContext = partial(composition.WorkerContext, tombstones=TOMBSTONES)  # type: ignore[misc]
+    handler.STALE = STALE  # type: ignore[misc]
     threading.Thread(target=fate.listen, daemon=True).start()
     command.main()

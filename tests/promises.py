@@ -225,7 +225,7 @@ async def the_log_is_whole(world: World, project: str, past: Past) -> None:
     assert await whole_log(world.store, past.thread_id, project) == b"".join(block.data for block in blocks)
     world.counts["happened: roll-overs"] += tail.mark.generation
     for process in world.processes:
-        view = process.ledger._views.get((project, past.thread_id))
+        view = process.threads._views.get((project, past.thread_id))
         if view and view.mark and view.state.version == past.state.version:
             assert whole(view.state) == whole(past.state), f"{process.name} has another thread in mind than the log"
 
@@ -245,7 +245,7 @@ async def documents_show_what_the_log_says(world: World | Reality, project: str,
     for (container, name), body in wanted.items():
         shown = there.get((container, name))
         if shown is None:  # as a client gets it: what was never written is written now
-            shown = (await (await world.api()).ledger.fetch(container, project, *name.split("/")[1:])).body
+            shown = (await (await world.api()).threads.fetch(container, project, *name.split("/")[1:])).body
         world.counts["checked: documents"] += 1
         assert shown == body, f"{container} {name} shows {shown!r} and not {body!r}"
 

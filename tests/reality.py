@@ -26,10 +26,10 @@ from aiohttp import web
 import promises
 from assistants_service.core import names
 from assistants_service.core.ids import Ids
-from assistants_service.core.notifier import Bell
+from assistants_service.core.notifier import Notifier
 from assistants_service.core.ports import Conflict, Prompt, ToolCall, Turn
 from assistants_service.core.resources import Run, encode
-from assistants_service.core.threads.repository import Threads
+from assistants_service.core.threads.repository import ThreadRepository
 from assistants_service.infra.azure.calls import call
 from assistants_service.infra.settings import read_settings
 from assistants_service.infra.sqlite.store import SqliteStorage
@@ -150,7 +150,7 @@ class Reality:
     def __post_init__(self) -> None:
         self.clock = SystemClock()
         self.store = storage_of(read_settings({"storage": self.storage}), self.clock)
-        self.ledger = Threads(self.store, self.clock, Ids(self.clock), Bell())
+        self.threads = ThreadRepository(self.store, self.clock, Ids(self.clock), Notifier())
         self.processes: dict[str, Process] = {}
         self.ports: dict[str, int] = {}
         self.kills = 0
@@ -171,7 +171,7 @@ class Reality:
     async def api(self) -> Server:
         """Any of the processes that serve the API, dead or alive."""
         name = random.choice(self._serving())
-        return Server(name, self.ports[name], self.ledger)
+        return Server(name, self.ports[name], self.threads)
 
     def _serving(self) -> list[str]:
         return [name for name in self.ports if not name.startswith("worker")]
@@ -372,7 +372,7 @@ class Server:
 
     name: str
     port: int
-    ledger: Threads
+    threads: ThreadRepository
 
     def connect(self, request: bytes) -> Socket:
         return Socket(self.port, request)

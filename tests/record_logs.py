@@ -456,7 +456,7 @@ async def files(service: InProcess, *filenames: str) -> list[str]:
 
 async def work(service: InProcess, items: int = 100) -> None:
     """A worker does what there is to do, one item after the other, and so many at most."""
-    worker = worker_of(service.parts, service.ledger, service.stores, service.search)
+    worker = worker_of(service.parts, service.threads, service.stores, service.search)
     for _ in range(items):
         for delivery in await service.storage.receive(1, hide=45):
             await worker.take_over(delivery)

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from assistants_service.core.errors import no_such
 from assistants_service.core.files.service import Files
-from assistants_service.core.notifier import Bell
+from assistants_service.core.notifier import Notifier
 from assistants_service.core.ports import ToolCall
 from assistants_service.core.vector_stores.search import Found
-from assistants_service.core.vector_stores.service import StoreDesk
+from assistants_service.core.vector_stores.service import VectorStoreService
 
 if TYPE_CHECKING:
     from inprocess import InProcess
@@ -58,9 +58,11 @@ def stores(*ids: str) -> dict[str, Any]:
 async def made_stores(service: InProcess, *ids: str) -> dict[str, Any]:
     """Empty stores that have these ids, and the resources that name them."""
     clock = service.parts.clock
-    desk = StoreDesk(service.storage, service.stores, Files(service.storage, clock, Bell()), clock)
+    store_service = VectorStoreService(
+        service.storage, service.stores, Files(service.storage, clock, Notifier()), clock
+    )
     for store_id in ids:
-        await desk.create("default", store_id, [])
+        await store_service.create("default", store_id, [])
     return stores(*ids)
 
 

@@ -25,16 +25,16 @@ from assistants_service.api.main import create_app
 from assistants_service.api.service import Service
 from assistants_service.core import names
 from assistants_service.core.ids import Ids
-from assistants_service.core.notifier import Bell
+from assistants_service.core.notifier import Notifier
 from assistants_service.core.ports import StorageUnavailable
 from assistants_service.core.resources import encode
-from assistants_service.core.threads.repository import Threads
-from assistants_service.core.vector_stores.repository import Stores
+from assistants_service.core.threads.repository import ThreadRepository
+from assistants_service.core.vector_stores.repository import VectorStoreRepository
 from assistants_service.core.vector_stores.search import Searcher
 from assistants_service.infra.sqlite.store import SqliteStorage
 from assistants_service.infra.tokenizer import Tiktoken
 from assistants_service.worker.actions import Actions
-from assistants_service.worker.context import Kit
+from assistants_service.worker.context import WorkerContext
 from assistants_service.worker.main import POLL_SLOW, Worker
 from assistants_service.worker.slots import WAITING
 from byname import ASSISTANT, ByName
@@ -93,31 +93,31 @@ class Process:
         self.storage = Faulty(
             world.store, world.plan, name, self.kill, apart=world.apart, mischief=world.mischief, ears=ears
         )
-        clock, self.bell = world.clocks[place], Bell()
+        clock, self.notifier = world.clocks[place], Notifier()
         ids = Ids(clock, random.Random(world.random.getrandbits(64)))
-        self.ledger = Threads(self.storage, clock, ids, self.bell, roll_after=world.roll_after)
-        self.stores = Stores(self.storage, clock, ids, self.bell, roll_after=world.roll_after)
+        self.threads = ThreadRepository(self.storage, clock, ids, self.notifier, roll_after=world.roll_after)
+        self.stores = VectorStoreRepository(self.storage, clock, ids, self.notifier, roll_after=world.roll_after)
         searcher = Searcher(self.stores, Bag(), clock)
         self.service = Service(
-            *(self.storage, self.ledger, self.stores, searcher),
-            *(world.models, clock, ids, self.bell, world.lifetime),
+            *(self.storage, self.threads, self.stores, searcher),
+            *(world.models, clock, ids, self.notifier, world.lifetime),
         )
-        self.kit = Kit(
-            *(self.storage, self.ledger, self.stores, world.models, ACTIONS),
-            *(SlowText(world), Bag(), clock, ids, self.bell),
+        self.worker_context = WorkerContext(
+            *(self.storage, self.threads, self.stores, world.models, ACTIONS),
+            *(SlowText(world), Bag(), clock, ids, self.notifier),
             tombstones=world.tombstones,
             tokenizer=Tiktoken(),
             concurrency=world.concurrency,
             waiting=world.waiting,
             searcher=FakeSearch([found("file-1", "a b.txt", 0.5, "w")], lambda: asyncio.sleep(0.3)),
         )
-        self.worker = Worker(self.kit) if "worker" in self.roles else None
+        self.worker = Worker(self.worker_context) if "worker" in self.roles else None
         self.host: Host | None = None
         self.runner: web.AppRunner | None = None
         if self.worker:
             self.spawn(self._work(self.worker))
         if "functions" in self.roles:
-            self.host = Host(self.storage, Worker(self.kit), self.spawn, world.functions_are_late)
+            self.host = Host(self.storage, Worker(self.worker_context), self.spawn, world.functions_are_late)
             self.spawn(self.host.run())
         if "api" in self.roles:
             self.runner = web.AppRunner(create_app(self.service, keys=KEYS), access_log=None, shutdown_timeout=5)

@@ -12,7 +12,7 @@ import pytest
 
 from assistants_service.worker import calls
 from assistants_service.worker.actions import Actions
-from assistants_service.worker.calls import Hanging, Outcome, Tasks, Threads
+from assistants_service.worker.calls import ActionTasks, ActionThreads, Hanging, Outcome
 
 released = threading.Event()
 
@@ -78,7 +78,7 @@ async def test_a_timeout_within_an_action_is_not_taken_for_its_own() -> None:
     assert output == "Error: TimeoutError: the database took too long"
 
 
-async def finished(of: Threads | Tasks) -> None:
+async def finished(of: ActionThreads | ActionTasks) -> None:
     async with asyncio.timeout(10):
         while of.hanging.total:
             await asyncio.sleep(0.01)
@@ -99,8 +99,8 @@ def hanging(monkeypatch: pytest.MonkeyPatch) -> Iterator[Actions]:
     functions = {"hangs": hangs, "answers": answers, "swallows": swallows, "answers_async": answers_async}
     functions |= {each.__name__: each for each in (hangs_in_a_thread, answers_from_threads, fails_in_a_thread)}
     actions = Actions(functions, timeout=0.05)
-    actions.threads = Threads(9)
-    actions.tasks = Tasks(actions.threads, 9)
+    actions.threads = ActionThreads(9)
+    actions.tasks = ActionTasks(actions.threads, 9)
     yield actions
     released.set()
 
@@ -150,7 +150,7 @@ async def test_a_call_that_was_given_up_with_its_run_counts_until_it_returns(han
 
 async def test_calls_that_return_wait_for_each_other() -> None:
     actions = Actions({"answers": answers}, timeout=10)
-    actions.threads = Threads(3)
+    actions.threads = ActionThreads(3)
     said = await asyncio.gather(*(actions.call(f"p{n % 3}", "answers", "{}") for n in range(200)))
     assert set(said) == {"at once"}
 
@@ -169,7 +169,7 @@ async def test_calls_that_are_cancelled_while_they_wait_take_no_thread(hanging: 
 
 
 async def test_a_thread_that_comes_as_its_call_is_cancelled_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    threads, gate = Threads(1), threading.Event()
+    threads, gate = ActionThreads(1), threading.Event()
     first = asyncio.create_task(threads.run("p", "waits", gate.wait))
     await asyncio.sleep(0)
     second = asyncio.create_task(threads.run("p", "answers", answers))
@@ -198,7 +198,7 @@ async def test_where_everything_hangs_a_call_is_told_so_at_once(hanging: Actions
 
 async def test_a_call_that_waits_is_told_when_those_before_it_begin_to_hang() -> None:
     released.clear()
-    threads = Threads(1)
+    threads = ActionThreads(1)
     first = asyncio.create_task(threads.run("p", "hangs", hangs))
     await asyncio.sleep(0)
     second = asyncio.create_task(threads.run("q", "answers", answers))
@@ -243,7 +243,7 @@ async def test_what_tasks_hand_to_threads_is_bounded_and_takes_none_of_the_loops
     hanging: Actions, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The event loop has six threads, on two cores: that many calls would be the end of every search."""
-    before, hanging.tasks = set(threading.enumerate()), Tasks(hanging.threads)
+    before, hanging.tasks = set(threading.enumerate()), ActionTasks(hanging.threads)
     said = await asyncio.gather(*(hanging.call("p", "hangs_in_a_thread", "{}") for _ in range(200)))
     assert len(set(threading.enumerate()) - before) == 3
     assert all(text.startswith("Error: hangs_in_a_thread ") for text in said)
@@ -343,8 +343,8 @@ async def test_whatever_a_function_raises_is_an_output(plain: bool, error: BaseE
         raise error
 
     actions = Actions({"act": act if plain else act_async}, timeout=2)
-    actions.threads = Threads(1)
-    actions.tasks = Tasks(actions.threads, 1)
+    actions.threads = ActionThreads(1)
+    actions.tasks = ActionTasks(actions.threads, 1)
     if isinstance(error, StopIteration) and not plain:  # as Python itself makes of it
         said = "Error: RuntimeError: coroutine raised StopIteration"
     for _ in range(2):
@@ -394,7 +394,7 @@ async def test_an_error_that_cannot_say_what_it_is_is_an_output() -> None:
 async def test_a_call_that_hangs_lets_others_wait_for_those_that_do_not() -> None:
     """Of a function's three threads one hangs: calls that wait for the others do not wait in vain."""
     released.clear()
-    threads, gate = Threads(9), threading.Event()
+    threads, gate = ActionThreads(9), threading.Event()
     try:
         first = asyncio.create_task(threads.run("p", "act", lambda: released.wait(60)))
         await asyncio.sleep(0)

@@ -10,9 +10,9 @@ import pytest
 
 from assistants_service.api import streaming
 from assistants_service.core import names
-from assistants_service.core.notifier import Bell
+from assistants_service.core.notifier import Notifier
 from assistants_service.core.ports import Delivery, Deltas, Prompt, Reply
-from assistants_service.worker.item_handler import Doorbell
+from assistants_service.worker.item_handler import WorkItemHandler
 from client import Client
 from faults import How
 from simulation import PROJECT, World
@@ -96,7 +96,7 @@ def test_a_commit_that_comes_after_its_doorbell_is_noticed_at_once() -> None:
             creating = asyncio.create_task(Client(world).run_in_new_thread("plain", stream=True))
             await asyncio.sleep(AT_ONCE)
             (process,), (delivery,) = world.processes, await world.store.receive(1, hide=45)
-            answering = process.spawn(Doorbell(process.kit).answer(delivery))
+            answering = process.spawn(WorkItemHandler(process.context).answer(delivery))
             await creating
             created = now()
             await answering
@@ -162,19 +162,19 @@ def test_a_reader_hears_at_once_what_comes_after_a_long_silence(silence: float) 
 
 def test_a_reader_hears_at_once_what_comes_while_it_looks() -> None:
     async def main() -> None:
-        bell = Bell()
+        notifier = Notifier()
 
         class Service:
             pass
 
         service: Any = Service()
-        service.bell = bell
+        service.notifier = notifier
         looks: list[float] = []
 
         async def source(offset: int) -> bytes:
             looks.append(now())
             if len(looks) == 1:
-                bell.ring("topic")  # of what is written just after the store has looked
+                notifier.notify("topic")  # of what is written just after the store has looked
                 return b""
             return b"id: 0.1\nevent: thread.run.completed\ndata: {}\n\n"
 
@@ -189,11 +189,11 @@ def test_a_reader_hears_at_once_what_comes_while_it_looks() -> None:
 @pytest.mark.parametrize("rings", [0, 1])
 def test_who_listens_serves_once_and_is_forgotten(rings: int) -> None:
     async def main() -> None:
-        bell = Bell()
-        listener = bell.listen("topic")
+        notifier = Notifier()
+        listener = notifier.listen("topic")
         for _ in range(rings):
-            bell.ring("topic")
+            notifier.notify("topic")
         assert await listener.wait(1) == bool(rings)
-        assert not bell._listeners
+        assert not notifier._listeners
 
     run(main())

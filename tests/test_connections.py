@@ -29,7 +29,7 @@ async def served(**settings: Any) -> AsyncIterator[tuple[InProcess, int]]:
     """The API as the command serves it; its port."""
     async with in_process(**settings) as service:
         given = read_settings({"port": 0, **settings})
-        async with listening(api_of(service.parts, service.ledger, service.stores, service.searcher), given) as url:
+        async with listening(api_of(service.parts, service.threads, service.stores, service.searcher), given) as url:
             yield service, int(url.rpartition(":")[2])
 
 

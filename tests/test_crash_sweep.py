@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from assistants_service.worker.item_handler import Doorbell
+from assistants_service.worker.item_handler import WorkItemHandler
 from client import Client, Unanswered
 from faults import How, Mischief, Plan
 from promises import check, nothing_is_left
@@ -118,9 +118,9 @@ def test_p2_a_take_over_by_an_old_delivery_that_dies_leaves_no_run_behind() -> N
             await client.say()
             ended = await client.run("slow", stream=True)
             (old,), (new,) = await world.store.receive(1, hide=0), await world.store.receive(1, hide=45)
-            answering = holder.spawn(Doorbell(holder.kit).answer(new))
+            answering = holder.spawn(WorkItemHandler(holder.context).answer(new))
             await asyncio.sleep(0.5)
-            slept.spawn(Doorbell(slept.kit).answer(old))
+            slept.spawn(WorkItemHandler(slept.context).answer(old))
             await answering
             slept.kill()
             world.layout = ("worker",)

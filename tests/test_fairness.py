@@ -22,7 +22,7 @@ from assistants_service.core.ports import Delivery, Deltas, Kind, Prompt, Reply
 from assistants_service.core.requests import CreateThreadAndRun
 from assistants_service.core.resources import File, FileCounts, Run, VectorStore, encode
 from assistants_service.core.vector_stores.commands import NewFile
-from assistants_service.worker.ingestion import SHIFTS
+from assistants_service.worker.ingestion import JOBS
 from assistants_service.worker.main import POLL_SLOW, Worker
 from assistants_service.worker.slots import CHORES, HOSTED_RUNS, HOSTED_WAITING, GiveWay, Slots
 from byname import ASSISTANT
@@ -46,9 +46,11 @@ async def runs_of(world: World, count: int, script: str = "hangs") -> list[Clien
     for number in range(count):
         client, (thread_id, run_id) = Client(world), (f"thread_{number:024}", f"run_{number:024}")
         body = CreateThreadAndRun(assistant_id=ASSISTANT.id, model=f"{script}/{world.new_mark()}")
-        desk = process.service.desk
+        thread_service = process.service.thread_service
         client.thread = thread_id
-        client.runs = [await process.spawn(desk.create_thread_and_run(PROJECT, thread_id, run_id, body, ASSISTANT))]
+        client.runs = [
+            await process.spawn(thread_service.create_thread_and_run(PROJECT, thread_id, run_id, body, ASSISTANT))
+        ]
         clients.append(client)
     return clients
 
@@ -129,7 +131,7 @@ def test_what_waits_comes_to_a_worker_that_has_slots() -> None:
             world.layout, world.concurrency = ("api", "worker", "worker"), 1000
             world.clocks.append(VirtualClock())
             world._up(2, "worker")
-            async with asyncio.timeout(world.processes[1].kit.runs.patience + SOON):
+            async with asyncio.timeout(world.processes[1].context.runs.patience + SOON):
                 for each in many:
                     await begun(world, each.runs[0])
 
@@ -153,7 +155,7 @@ def test_a_worker_leaves_what_it_gave_back_to_others_for_a_moment() -> None:
 
             storage.receive = noted
             await asyncio.sleep(2)
-            world.processes[1].kit.runs.given_back = True
+            world.processes[1].context.runs.given_back = True
             await asyncio.sleep(4)
             pauses = sorted(after - before for before, after in pairwise(times))
             assert pauses[-2] < POLL_SLOW + 0.05 < pauses[-1]
@@ -188,7 +190,7 @@ def test_a_hosts_functions_are_enough_for_all_that_a_worker_has_in_hand() -> Non
         "queues"
     ]
     functions = queues["batchSize"] + queues["newBatchThreshold"]
-    assert functions > HOSTED_RUNS + SHIFTS + CHORES + 3 * HOSTED_WAITING
+    assert functions > HOSTED_RUNS + JOBS + CHORES + 3 * HOSTED_WAITING
     assert functions == FUNCTIONS
 
 
@@ -198,8 +200,8 @@ def test_behind_a_host_the_next_slot_is_another_projects(kind: str) -> None:
         world = World(layout=("api", "idle"), concurrency=HOSTED_RUNS, waiting=HOSTED_WAITING, lifetime=600)
         async with world.running():
             process = world.processes[1]
-            process.kit.ingestion.embeddings = Slow()
-            process.spawn(host(world, Worker(process.kit)))
+            process.context.ingestion.embeddings = Slow()
+            process.spawn(host(world, Worker(process.context)))
             many = (
                 await runs_of(world, 400) if kind == "runs" else [await store_of(world, PROJECT, n) for n in range(400)]
             )
@@ -252,7 +254,7 @@ async def store_of(world: World, project: str, number: int, files: int = 1) -> s
         await world.store.create(names.FILES, name, encode(file))
         made.append(NewFile(file_id))
     process, store_id = await world.api(), f"vs_{number:024}"
-    await process.spawn(process.service.store_desk.create(project, store_id, made))
+    await process.spawn(process.service.store_service.create(project, store_id, made))
     return store_id
 
 
@@ -266,7 +268,7 @@ def test_stores_of_one_project_keep_no_run_waiting() -> None:
     async def main() -> None:
         world = World(layout=("api", "worker"), lifetime=20)
         async with world.running():
-            world.processes[1].kit.ingestion.embeddings = Slow()
+            world.processes[1].context.ingestion.embeddings = Slow()
             for number in range(MANY):
                 await store_of(world, PROJECT, number)
             client, work = await neighbours_run(world, "tool")
@@ -278,7 +280,7 @@ def test_stores_of_one_project_keep_no_run_waiting() -> None:
     run(main())
 
 
-@pytest.mark.parametrize(("stores", "files"), [(100, 1), (SHIFTS, 20)], ids=["many", "large"])
+@pytest.mark.parametrize(("stores", "files"), [(100, 1), (JOBS, 20)], ids=["many", "large"])
 def test_vector_stores_of_projects_take_turns(stores: int, files: int) -> None:
     """One project's come first, and are more than are in work at once, or so large that they take long. What another
     project's store waits for is what was begun: a file of each store that is in work."""
@@ -286,8 +288,8 @@ def test_vector_stores_of_projects_take_turns(stores: int, files: int) -> None:
     async def main() -> None:
         world = World(layout=("api", "worker"))
         async with world.running():
-            kit = world.processes[1].kit.ingestion
-            kit.embeddings = Slow(1.0)
+            context = world.processes[1].context.ingestion
+            context.embeddings = Slow(1.0)
             many = [await store_of(world, PROJECT, number, files) for number in range(stores)]
             await asyncio.sleep(1)
             theirs = await store_of(world, OTHER_PROJECT, stores)
@@ -295,7 +297,7 @@ def test_vector_stores_of_projects_take_turns(stores: int, files: int) -> None:
                 while not (await counts(world, OTHER_PROJECT, theirs)).completed:
                     await asyncio.sleep(0.1)
             before = sum([(await counts(world, PROJECT, each)).completed for each in many])
-            assert before <= kit.at_once * (3 if files == 1 else SHIFTS)
+            assert before <= context.at_once * (3 if files == 1 else JOBS)
             async with asyncio.timeout(600):
                 while sum([(await counts(world, PROJECT, each)).completed for each in many]) < stores * files:
                     await asyncio.sleep(1)
@@ -309,13 +311,13 @@ def test_a_store_of_a_dead_worker_is_not_put_back_under_another_id() -> None:
     async def main() -> None:
         world = World(layout=("api", "worker"), waiting=0)
         async with world.running():
-            world.processes[1].kit.ingestion.embeddings = Slow()
+            world.processes[1].context.ingestion.embeddings = Slow()
             first = await store_of(world, PROJECT, 0)
             await asyncio.sleep(1)
             world.processes[1].kill()
             await asyncio.sleep(1)
-            world.processes[1].kit.ingestion.embeddings = Slow(60.0)
-            others = [await store_of(world, OTHER_PROJECT, number) for number in range(1, SHIFTS + 1)]
+            world.processes[1].context.ingestion.embeddings = Slow(60.0)
+            others = [await store_of(world, OTHER_PROJECT, number) for number in range(1, JOBS + 1)]
             await asyncio.sleep(600)
             assert all([(await counts(world, OTHER_PROJECT, each)).completed for each in others])
             assert (await counts(world, PROJECT, first)).completed
@@ -483,7 +485,7 @@ async def test_on_azurite_the_next_slot_is_another_projects(azure_account: str) 
         many = await asyncio.gather(*(begin(loud, "loud") for _ in range(12)))
         assert await models.until(2) == ["l", "l"]
         work = await begin(quiet, "quiet")
-        while sum(map(len, (lines := service.kit.runs._lines).values())) < 11:
+        while sum(map(len, (lines := service.context.runs._lines).values())) < 11:
             await asyncio.sleep(0.01)
         assert len(lines["loud"]) == 10
         models.turn.release()
@@ -506,7 +508,7 @@ async def test_on_azurite_stores_keep_no_run_and_no_other_store_waiting(azure_ac
             return await api.post("/vector_stores", {"file_ids": [file["id"]]})
 
         stores = await asyncio.gather(*(fill(loud, f"loud {number}\n") for number in range(many)))
-        at_once = service.kit.ingestion.at_once
+        at_once = service.context.ingestion.at_once
         assert await embeddings.until(at_once) == ["l"] * at_once
         assistant = (await quiet.post("/assistants", {"model": "gpt-4o"}))["id"]
         thread = {"messages": [{"role": "user", "content": "Hi"}]}

@@ -199,7 +199,7 @@ def test_the_documents_of_a_large_commit_are_written_a_few_at_a_time() -> None:
             body = CreateMessage(role="user", content="Hello")
             made = [message_from(body, client.thread, f"msg_{number:024}", 1) for number in range(MANY)]
             created = [e.MessageCreated(message=message) for message in made]
-            await process.spawn(process.ledger.commit(PROJECT, client.thread, lambda state: created))
+            await process.spawn(process.threads.commit(PROJECT, client.thread, lambda state: created))
             assert under_way.calls >= MANY
             assert under_way.most == AT_ONCE
 
@@ -239,7 +239,7 @@ async def test_a_search_reads_a_few_segments_and_texts_at_a_time(contents: Watch
                 yield piece
 
     contents.download = counted  # type: ignore[method-assign]
-    opened = segment_cache.Shelf(contents, "segments", PLENTY)
+    opened = segment_cache.SegmentCache(contents, "segments", PLENTY)
     assert len(await found(opened, "s", *named)) == 10
     assert (under_way.calls, under_way.most) == (60, segment_cache.AT_ONCE)
 

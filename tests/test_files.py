@@ -39,7 +39,7 @@ async def rest(service: InProcess) -> None:
     storage: Any = service.storage
     due = "SELECT count(*) FROM queue WHERE visible_at<=? OR count>0"
     while storage._sql.execute(due, (service.parts.clock.now(),)).fetchone()[0]:
-        service.bell.ring("work")
+        service.notifier.notify("work")
         await asyncio.sleep(0.001)
 
 

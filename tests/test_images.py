@@ -37,7 +37,7 @@ async def logged(service: InProcess, project: str, file_id: str) -> str:
     image = ImageFilePart(image_file=ImageFile(file_id=file_id))
     message = Message(id="msg_1", created_at=1, thread_id="thread_1", role="user", content=(image,))
     events = [e.ThreadCreated(thread=Thread(id="thread_1", created_at=1)), e.MessageCreated(message=message)]
-    await service.ledger.start(project, "thread_1", events)
+    await service.threads.start(project, "thread_1", events)
     return "thread_1"
 
 
@@ -204,7 +204,7 @@ async def test_what_is_remembered_of_images_is_bounded() -> None:
 def service_files(service: InProcess) -> Any:
     from assistants_service.core.files.service import Files
 
-    return Files(service.storage, service.parts.clock, service.bell)
+    return Files(service.storage, service.parts.clock, service.notifier)
 
 
 async def test_of_too_many_images_the_newest_count(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -281,7 +281,7 @@ async def test_a_project_that_keeps_too_much_can_read_cancel_and_delete(small: I
     await small.api.delete(f"/threads/{thread}")
     item = PurgeThread(project="one", thread_id=thread, sent_at=0, tombstones=True)  # which is due in ten minutes
     await small.storage.send(to_body(item))
-    small.bell.ring("work")
+    small.notifier.notify("work")
     while await small.storage.read(names.THREADS, names.log("one", thread), None):
         await asyncio.sleep(0)
     await counted(small)

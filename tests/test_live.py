@@ -12,7 +12,7 @@ import virtual
 from assistants_service.core.ids import Ids
 from assistants_service.core.resources import Message, Run
 from assistants_service.core.threads import sse as frames
-from assistants_service.worker.deltas import Draft, Live
+from assistants_service.worker.deltas import DeltaBuffer, PartialReply
 
 RUN = Run(id="run_1", created_at=1, assistant_id="asst_1", thread_id="thread_1", model="m", expires_at=601)
 
@@ -46,7 +46,7 @@ async def still_mine() -> set[str]:
 
 async def test_what_is_said_during_the_last_write_is_not_lost() -> None:
     writer: Any = SlowWriter()
-    live = Live(writer, Draft(RUN, Ids(Clock())), 0.01, Clock().now, still_mine)
+    live = DeltaBuffer(writer, PartialReply(RUN, Ids(Clock())), 0.01, Clock().now, still_mine)
     running = asyncio.create_task(live.run())
     live.text("Once upon ")
     await writer.writing.wait()
@@ -63,8 +63,8 @@ def test_a_run_that_takes_long_writes_more_rarely() -> None:
     async def written(age: float) -> int:
         writer: Any = SlowWriter()
         writer.go.set()
-        draft, began = Draft(replace(RUN, started_at=0), Ids(Clock())), asyncio.get_running_loop().time()
-        live = Live(writer, draft, 0.05, lambda: age + asyncio.get_running_loop().time() - began, still_mine)
+        draft, began = PartialReply(replace(RUN, started_at=0), Ids(Clock())), asyncio.get_running_loop().time()
+        live = DeltaBuffer(writer, draft, 0.05, lambda: age + asyncio.get_running_loop().time() - began, still_mine)
         running = asyncio.create_task(live.run())
         for _ in range(1000):
             live.text("word ")
@@ -81,8 +81,8 @@ def test_a_run_that_takes_long_writes_more_rarely() -> None:
 async def test_text_that_comes_after_a_call_has_begun_waits_and_the_call_goes_on() -> None:
     writer: Any = SlowWriter()
     writer.go.set()
-    draft = Draft(RUN, Ids(Clock()))
-    live = Live(writer, draft, 0.001, Clock().now, still_mine)
+    draft = PartialReply(RUN, Ids(Clock()))
+    live = DeltaBuffer(writer, draft, 0.001, Clock().now, still_mine)
     running = asyncio.create_task(live.run())
     live.call(0, "call_1", "add", '{"a": ')
     await writer.writing.wait()
@@ -97,7 +97,7 @@ async def test_text_that_comes_after_a_call_has_begun_waits_and_the_call_goes_on
 
 def test_a_message_that_is_cut_keeps_what_was_said() -> None:
     """Clients look a part up in the message that ends: it has to be there."""
-    step, message = Draft(RUN, Ids(Clock())).open_message(1.0)
+    step, message = PartialReply(RUN, Ids(Clock())).open_message(1.0)
     renderer = frames.Renderer()
     said = [
         *frames.opening_step(step),

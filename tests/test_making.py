@@ -17,7 +17,7 @@ from assistants_service.core.ports import ContextExceeded, Deltas, Prompt, Reply
 from assistants_service.core.threads.decide import CLOSING
 from assistants_service.infra.models import providers
 from assistants_service.worker import run_executor
-from assistants_service.worker.deltas import Draft, Unheard
+from assistants_service.worker.deltas import PartialReply, Unheard
 from habits import HABITS, Answer, Ask, Habit, function_item, item, refused, respond
 from habits import serving as serving_habits
 from inprocess import Gate, InProcess, ManualClock, calls, fails, in_process, path_of, says
@@ -47,7 +47,7 @@ async def statuses(service: InProcess, run: Json) -> list[str]:
 
 async def version(service: InProcess, run: Json) -> int:
     """How many commits the thread has."""
-    return int((await service.ledger.look("default", run["thread_id"])).state.version)
+    return int((await service.threads.look("default", run["thread_id"])).state.version)
 
 
 @pytest.mark.parametrize("tools", [[], [WEATHER]], ids=["whole", "in_deltas"])
@@ -73,7 +73,7 @@ async def test_a_message_in_the_making_is_shown_and_comes_whole_under_its_id(too
         assert [m["id"] for m in await messages(service, run, f"run_id={run['id']}")] == [message["id"]]
         before = await version(service, run)
         for _ in range(5):  # more looks of the worker tell nothing new
-            service.bell.ring_all()
+            service.notifier.ring_all()
             await asyncio.sleep(0.01)
         gate.open()
         await service.until(run)
@@ -400,7 +400,7 @@ async def test_a_claim_forgets_it_at_once() -> None:
         await service.stop_worker()
         service.start_worker()
         while len(service.prompts) < 2:
-            await service.ledger.listen("default", run["thread_id"]).wait(0.01)
+            await service.threads.listen("default", run["thread_id"]).wait(0.01)
         assert await statuses(service, run) == []
 
 
@@ -450,7 +450,7 @@ async def test_what_a_dead_worker_was_at_ends_with_its_run(stream: bool) -> None
         assert (await service.until(run))["status"] == "cancelled"
         assert await statuses(service, run) == []
         await service.finished(thread, assistant)  # over a snapshot, in which their places are holes
-        service.ledger._views.clear()
+        service.threads._views.clear()
         assert await service.said(thread) == ["Hello", "Hi."]
         assert await statuses(service, run) == []
 
@@ -509,7 +509,7 @@ async def test_what_comes_whole_between_two_looks_is_found(monkeypatch: pytest.M
 async def test_a_store_that_fails_for_a_moment_is_told_at_the_next_look(monkeypatch: pytest.MonkeyPatch) -> None:
     gate = Gate()
     async with in_process(says("Hel", gate, "lo")) as service:
-        run, commit = await service.start_run(), service.ledger.commit
+        run, commit = await service.start_run(), service.threads.commit
         await gate.reached.wait()
         refused = []
 
@@ -519,7 +519,7 @@ async def test_a_store_that_fails_for_a_moment_is_told_at_the_next_look(monkeypa
                 raise StorageUnavailable("for a moment")
             return await commit(*given, **more)
 
-        monkeypatch.setattr(service.ledger, "commit", refusing)
+        monkeypatch.setattr(service.threads, "commit", refusing)
         await service.making(run)
         assert refused
         gate.open()
@@ -527,7 +527,7 @@ async def test_a_store_that_fails_for_a_moment_is_told_at_the_next_look(monkeypa
 
 
 def test_half_a_text_goes_with_its_stream() -> None:
-    draft = Draft(run=ANY, ids=ANY)
+    draft = PartialReply(run=ANY, ids=ANY)
     heard = Unheard(draft, lambda: 0.0)
     draft.message = draft.message_step = ANY  # it was begun, and may have been shown so
     heard.text("It ")

@@ -13,18 +13,18 @@ from aiohttp.test_utils import TestClient, TestServer
 from assistants_service.api.main import create_app
 from assistants_service.api.service import Service
 from assistants_service.core.ids import Ids
-from assistants_service.core.notifier import Bell
+from assistants_service.core.notifier import Notifier
 from assistants_service.core.ports import Delivery
-from assistants_service.core.threads.repository import Threads
-from assistants_service.core.vector_stores.repository import Stores
+from assistants_service.core.threads.repository import ThreadRepository
+from assistants_service.core.vector_stores.repository import VectorStoreRepository
 from assistants_service.core.vector_stores.search import Searcher
 from assistants_service.infra.azure.store import AzureStorage
 from assistants_service.infra.models.providers import ModelRouter, Provider
 from assistants_service.infra.tokenizer import Tiktoken
 from assistants_service.infra.wiring import SystemClock
 from assistants_service.worker.actions import Actions
-from assistants_service.worker.context import HIDE, Kit
-from assistants_service.worker.item_handler import Doorbell
+from assistants_service.worker.context import HIDE, WorkerContext
+from assistants_service.worker.item_handler import WorkItemHandler
 from shelved import Bag, PlainText
 
 LIMIT = 16
@@ -40,15 +40,17 @@ class Separate:
         models = ModelRouter({"offline": Provider(api="offline")}, "offline")
         ids = Ids(clock)
         api, worker = self.stores
-        bell = Bell()
-        stores = Stores(api, clock, ids, bell)
+        notifier = Notifier()
+        stores = VectorStoreRepository(api, clock, ids, notifier)
         searcher = Searcher(stores, Bag(), clock)
-        service = Service(api, Threads(api, clock, ids, bell), stores, searcher, models, clock, ids, bell)
+        service = Service(
+            api, ThreadRepository(api, clock, ids, notifier), stores, searcher, models, clock, ids, notifier
+        )
         self.app = create_app(service, keys={})
-        bell = Bell()
-        ledgers = Threads(worker, clock, ids, bell), Stores(worker, clock, ids, bell)
-        kit = (worker, *ledgers, models, Actions({}), PlainText(), Bag(), clock, ids, bell)
-        self.doorbell = Doorbell(Kit(*kit, searcher=searcher, tokenizer=Tiktoken()))
+        notifier = Notifier()
+        ledgers = ThreadRepository(worker, clock, ids, notifier), VectorStoreRepository(worker, clock, ids, notifier)
+        context = (worker, *ledgers, models, Actions({}), PlainText(), Bag(), clock, ids, notifier)
+        self.handler = WorkItemHandler(WorkerContext(*context, searcher=searcher, tokenizer=Tiktoken()))
 
     async def delivery(self) -> Delivery:
         """The next work item. Looks that found nothing are polling, and are not counted."""
@@ -85,7 +87,7 @@ async def test_a_run_of_one_message_costs_at_most_sixteen_storage_operations(
 
         before = separate.counted()
         run = await (await client.post(path, json={"assistant_id": assistant["id"]}, headers=HEADERS)).json()
-        await separate.doorbell.answer(await separate.delivery())
+        await separate.handler.answer(await separate.delivery())
         spent = separate.counted() - before
 
         done = await (await client.get(f"{path}/{run['id']}", headers=HEADERS)).json()

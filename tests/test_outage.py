@@ -99,7 +99,7 @@ async def play(client: Client, number: int) -> None:
 
 
 async def runs_of(world: World, client: Client) -> list[Any]:
-    return list((await (await world.api()).ledger.read("default", client.thread)).runs)
+    return list((await (await world.api()).threads.read("default", client.thread)).runs)
 
 
 # --- the breaker ----------------------------------------------------------------------------------------------------

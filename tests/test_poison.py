@@ -12,22 +12,22 @@ import pytest
 from assistants_service.core import names
 from assistants_service.core.events import RunClaimed
 from assistants_service.core.ids import Ids
-from assistants_service.core.notifier import Bell
+from assistants_service.core.notifier import Notifier
 from assistants_service.core.ports import Conflict, Delivery, Deltas, ModelInfo, Prompt, Reply, StorageUnavailable
 from assistants_service.core.requests import CreateThreadAndRun
 from assistants_service.core.resources import Run, StoredAssistant
 from assistants_service.core.threads import sse as frames
 from assistants_service.core.threads.decide import CLOSING
-from assistants_service.core.threads.repository import Threads
-from assistants_service.core.threads.service import Desk
-from assistants_service.core.vector_stores.repository import Stores
-from assistants_service.core.work_items import AdvanceRun, PurgeStore, PurgeThread, TendStore, to_body
+from assistants_service.core.threads.repository import ThreadRepository
+from assistants_service.core.threads.service import ThreadService
+from assistants_service.core.vector_stores.repository import VectorStoreRepository
+from assistants_service.core.work_items import AdvanceRun, MaintainStore, PurgeStore, PurgeThread, to_body
 from assistants_service.infra.models.context_windows import known_window
 from assistants_service.infra.sqlite.store import SqliteStorage
 from assistants_service.infra.tokenizer import Tiktoken
 from assistants_service.worker.actions import Actions
-from assistants_service.worker.context import Kit
-from assistants_service.worker.item_handler import DELIVERIES, Doorbell
+from assistants_service.worker.context import WorkerContext
+from assistants_service.worker.item_handler import DELIVERIES, WorkItemHandler
 from exported import Exported
 from searching import FakeSearch
 from shelved import Bag, PlainText
@@ -74,14 +74,14 @@ class Bench:
     store: SqliteStorage
     clock: ManualClock
     models: Broken
-    desk: Desk
-    doorbell: Doorbell
+    thread_service: ThreadService
+    handler: WorkItemHandler
 
     async def deliver(self) -> int:
         """Let time pass until an item is visible, and answer it. How often it was delivered by then."""
         for _ in range(600):
             for delivery in await self.store.receive(1, hide=45):
-                await self.doorbell.answer(delivery)
+                await self.handler.answer(delivery)
                 return delivery.count
             self.clock.time += 1
         raise AssertionError("nothing was delivered")
@@ -90,24 +90,24 @@ class Bench:
         return self.store._sql.execute("SELECT body FROM queue WHERE name=?", (name,)).fetchall()
 
     async def run(self, *, stream: bool = False) -> Run:
-        thread_id, run_id = self.desk.ids.new("thread"), self.desk.ids.new("run")
+        thread_id, run_id = self.thread_service.ids.new("thread"), self.thread_service.ids.new("run")
         body = BODY.model_copy(update={"stream": stream})
-        return await self.desk.create_thread_and_run("p", thread_id, run_id, body, ASSISTANT)
+        return await self.thread_service.create_thread_and_run("p", thread_id, run_id, body, ASSISTANT)
 
     async def now(self, run: Run) -> Any:
-        return (await self.desk.ledger.read("p", run.thread_id)).runs.items[run.id].run
+        return (await self.thread_service.threads.read("p", run.thread_id)).runs.items[run.id].run
 
 
 @pytest.fixture
 async def bench(request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
     clock = ManualClock()
-    store, ids, bell, models = SqliteStorage(":memory:", clock), Ids(clock), Bell(), Broken(request.param)
+    store, ids, notifier, models = SqliteStorage(":memory:", clock), Ids(clock), Notifier(), Broken(request.param)
     await store.open()
-    ledger = Threads(store, clock, ids, bell)
-    stores = Stores(store, clock, ids, bell)
-    parts = (store, ledger, stores, models, Actions({}), PlainText(), Bag(), clock, ids, bell)
-    kit = Kit(*parts, searcher=FakeSearch(), tokenizer=Tiktoken())
-    yield Bench(store, clock, models, Desk(store, ledger, clock, ids, bell), Doorbell(kit))
+    threads = ThreadRepository(store, clock, ids, notifier)
+    stores = VectorStoreRepository(store, clock, ids, notifier)
+    parts = (store, threads, stores, models, Actions({}), PlainText(), Bag(), clock, ids, notifier)
+    context = WorkerContext(*parts, searcher=FakeSearch(), tokenizer=Tiktoken())
+    yield Bench(store, clock, models, ThreadService(store, threads, clock, ids, notifier), WorkItemHandler(context))
     await store.close()
 
 
@@ -197,12 +197,12 @@ async def test_p4_the_stream_of_a_poisoned_run_ends(bench: Bench, caplog: pytest
 
 
 async def poison(bench: Bench, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A doorbell more for the run, whose every delivery fails though there is nothing to do."""
+    """A work item more for the run, whose every delivery fails though there is nothing to do."""
 
     async def fail(*_: object) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(bench.desk.ledger, "project", fail)
+    monkeypatch.setattr(bench.thread_service.threads, "project", fail)
     item = AdvanceRun(project="p", thread_id=run.thread_id, run_id=run.id, sent_at=bench.clock.now())
     await bench.store.send(to_body(item))
     assert [await bench.deliver() for _ in range(DELIVERIES)] == [1, 2, 3, 4, 5]
@@ -228,7 +228,7 @@ async def test_a_poison_item_ends_no_run_that_is_another_items(
     run = await bench.run()
     (mine,) = await bench.store.receive(1, hide=100_000)
     claim = RunClaimed(run_id=run.id, attempt=1, item=mine.id)
-    await bench.desk.ledger.commit("p", run.thread_id, lambda state: [claim])
+    await bench.thread_service.threads.commit("p", run.thread_id, lambda state: [claim])
     await poison(bench, run, monkeypatch)
     assert (await bench.now(run)).status == "in_progress"
 
@@ -245,9 +245,9 @@ async def test_p2_a_run_whose_item_its_host_gives_up_ends(
     await bench.store.delete(lost)
     if status == "in_progress":
         claim = RunClaimed(run_id=run.id, attempt=1, item=lost.id)
-        await bench.desk.ledger.commit("p", run.thread_id, lambda state: [claim])
+        await bench.thread_service.threads.commit("p", run.thread_id, lambda state: [claim])
     for _ in range(2):  # the host delivers at least once
-        await bench.doorbell.give_up(replace(lost, id="0"))
+        await bench.handler.give_up(replace(lost, id="0"))
     assert len(bench.queued("work-buried")) == 2
     if status == "in_progress":
         assert (await bench.now(run)).status == "in_progress"
@@ -271,7 +271,7 @@ async def damage(bench: Bench, container: str, log_id: str, line: bytes) -> None
         await bench.store.start(container, log, line)
     else:
         await bench.store.append(container, log, tail.mark, line)
-    bench.desk.ledger._views.clear()
+    bench.thread_service.threads._views.clear()
 
 
 def only_buried(bench: Bench) -> None:
@@ -280,7 +280,7 @@ def only_buried(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("bench", [None], indirect=True)
-@pytest.mark.parametrize("item", [AdvanceRun, PurgeThread, TendStore, PurgeStore])
+@pytest.mark.parametrize("item", [AdvanceRun, PurgeThread, MaintainStore, PurgeStore])
 async def test_an_item_whose_log_cannot_be_read_is_buried(
     bench: Bench, item: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -288,10 +288,10 @@ async def test_an_item_whose_log_cannot_be_read_is_buried(
     if item is AdvanceRun:
         damaged = (await bench.run()).thread_id
     else:
-        damaged, store = "damaged_1", item in (TendStore, PurgeStore)
+        damaged, store = "damaged_1", item in (MaintainStore, PurgeStore)
         body = {"project": "p", "store_id" if store else "thread_id": damaged, "sent_at": bench.clock.now()}
         await bench.store.send(to_body(item(**body)))
-    container = names.STORE_LOGS if item in (TendStore, PurgeStore) else names.THREADS
+    container = names.STORE_LOGS if item in (MaintainStore, PurgeStore) else names.THREADS
     await damage(bench, container, damaged, b"{secret\n")
     assert [await bench.deliver() for _ in range(DELIVERIES)] == [1, 2, 3, 4, 5]
     only_buried(bench)
@@ -321,7 +321,7 @@ async def test_an_item_that_its_host_gives_up_is_buried_though_its_log_cannot_be
     run = await bench.run()
     await damage(bench, names.THREADS, run.thread_id, b"{\n")
     (lost,) = await bench.store.receive(1, hide=1)
-    await bench.doorbell.give_up(lost)
+    await bench.handler.give_up(lost)
     only_buried(bench)
 
 
@@ -339,7 +339,7 @@ async def test_p2_no_item_is_buried_while_its_run_cannot_be_ended(
         async def fail(*_: object) -> None:
             raise error
 
-        patch.setattr(Doorbell, "_give_up", fail)
+        patch.setattr(WorkItemHandler, "_give_up", fail)
         for _ in range(DELIVERIES):
             with pytest.raises(type(error)):
                 await bench.deliver()
@@ -362,7 +362,7 @@ async def test_what_is_no_work_item_is_buried(bench: Bench, body: bytes, caplog:
 @pytest.mark.parametrize("bench", [RuntimeError("a bug")], indirect=True)
 async def test_a_poison_item_shows_in_metrics_and_logs(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     exported = Exported()
-    bench.doorbell.kit.telemetry = exported.telemetry
+    bench.handler.context.telemetry = exported.telemetry
     await bench.store.send(b"no work item")
     await bench.deliver()
     run = await bench.run()

@@ -10,9 +10,9 @@ import pytest
 
 from assistants_service.api import streaming
 from assistants_service.core import names
-from assistants_service.core.work_items import AdvanceRun, TendStore, to_body
-from assistants_service.worker.item_handler import Doorbell
-from assistants_service.worker.run_executor import Advance
+from assistants_service.core.work_items import AdvanceRun, MaintainStore, to_body
+from assistants_service.worker.item_handler import WorkItemHandler
+from assistants_service.worker.run_executor import RunExecutor
 from assistants_service.worker.slots import Slots
 from client import Client, Refused, Unanswered
 from faults import How
@@ -75,10 +75,10 @@ def test_p9_a_worker_that_is_told_to_stop_leaves_alone_what_another_one_took_ove
         _, stopping, going_on = world.processes
         asked = await client.run("slow")
         (held,) = await world.store.receive(1, hide=0)
-        answering = stopping.spawn(Doorbell(stopping.kit).answer(held))
+        answering = stopping.spawn(WorkItemHandler(stopping.context).answer(held))
         await asyncio.sleep(0.3)
         (again,) = await world.store.receive(1, hide=45)
-        taking_over = going_on.spawn(Doorbell(going_on.kit).answer(again))
+        taking_over = going_on.spawn(WorkItemHandler(going_on.context).answer(again))
         answering.cancel()
         await asyncio.wait((answering,))
         assert answering.cancelled()
@@ -96,11 +96,11 @@ def test_p2_an_item_that_came_again_before_its_commit_keeps_its_id(kind: str) ->
         _, second, _ = world.processes
         now = world.clock.now()
         run = AdvanceRun(project=PROJECT, thread_id=client.thread, run_id="run_none", sent_at=now)
-        store = TendStore(project=PROJECT, store_id="vs_none", sent_at=now)
+        store = MaintainStore(project=PROJECT, store_id="vs_none", sent_at=now)
         await world.store.send(to_body(run if kind == "run" else store))
         (first,) = await world.store.receive(1, hide=0)
         (again,) = await world.store.receive(1, hide=5)
-        await second.spawn(Doorbell(second.kit).answer(again))
+        await second.spawn(WorkItemHandler(second.context).answer(again))
         await asyncio.sleep(5)
         (there,) = await world.store.receive(10, hide=5)
         assert (there.id, there.count) == (first.id, 3)
@@ -115,18 +115,18 @@ def test_p2_an_item_that_came_again_waits_for_its_slot(kind: str) -> None:
 
     async def moves(world: World, client: Client) -> None:
         _, second, third = world.processes
-        second.kit.runs = second.kit.ingestion.shifts = Slots(0, 0)
+        second.context.runs = second.context.ingestion.jobs = Slots(0, 0)
         asked = await client.run("plain") if kind == "run" else await store_of(world, PROJECT, 0)
         (first,) = await world.store.receive(1, hide=0)
         (again,) = await world.store.receive(1, hide=45)
-        answering = second.spawn(Doorbell(second.kit).answer(again))
+        answering = second.spawn(WorkItemHandler(second.context).answer(again))
         await asyncio.sleep(1)
         assert not answering.done()
         answering.cancel()
         await asyncio.wait((answering,))
         (there,) = await world.store.receive(10, hide=45)
         assert there.id == first.id
-        await third.spawn(Doorbell(third.kit).answer(there))
+        await third.spawn(WorkItemHandler(third.context).answer(there))
         if kind == "run":
             assert (await client.until(asked)).status == "completed"
         else:
@@ -170,7 +170,7 @@ def test_a_stream_that_is_begun_while_its_thread_is_purged_does_not_stay() -> No
 
         storage.start = start
         item = AdvanceRun(project=PROJECT, thread_id=client.thread, run_id=ended.id, sent_at=world.clock.now())
-        await late.spawn(Advance(late.kit, item, "again", 0).run())
+        await late.spawn(RunExecutor(late.context, item, "again", 0).run())
         assert client.gone
         assert not await world.store.read(names.STREAMS, names.document(PROJECT, client.thread, ended.id), None)
 

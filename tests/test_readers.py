@@ -26,7 +26,7 @@ from aiohttp import web
 import virtual
 from assistants_service.api import connections, streaming
 from assistants_service.composition import api_of
-from assistants_service.core.notifier import Bell
+from assistants_service.core.notifier import Notifier
 from assistants_service.core.ports import Deltas, Prompt, Reply
 from assistants_service.core.resources import Run
 from assistants_service.core.threads import sse as frames
@@ -173,7 +173,7 @@ def test_all_idle_watchers_together_look_two_hundred_times_a_second() -> None:
         return b""
 
     async def watch_for(seconds: float, count: int) -> None:
-        service: Any = SimpleNamespace(bell=Bell())
+        service: Any = SimpleNamespace(notifier=Notifier())
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds), asyncio.TaskGroup() as group:
                 for _ in range(count):
@@ -225,7 +225,7 @@ def open_files(pid: int) -> int:
 @contextlib.asynccontextmanager
 async def as_deployed(service: InProcess) -> AsyncIterator[tuple[web.Application, int]]:
     """Its API on a port of its own: unlike the test server, this one does not cancel the handlers of who went away."""
-    app = api_of(service.parts, service.ledger, service.stores, service.searcher)
+    app = api_of(service.parts, service.threads, service.stores, service.searcher)
     runner = web.AppRunner(app, shutdown_timeout=1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -248,7 +248,7 @@ async def test_a_watcher_who_goes_away_is_forgotten() -> None:
         async with asyncio.timeout(PATIENCE):
             while app[streaming.STREAMS]:
                 await asyncio.sleep(0.01)
-        assert not service.bell._listeners
+        assert not service.notifier._listeners
 
 
 # --- readers that never read ----------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from assistants_service.core.log.state import View
 from assistants_service.core.threads import fold, view
 from assistants_service.core.threads.stream import replay
 from assistants_service.core.vector_stores import fold as stores
-from assistants_service.core.vector_stores import repository as ledger
+from assistants_service.core.vector_stores import repository as threads
 from record_logs import CASES, LOGS, SUMS, digest, folded, kind_of, record
 
 Json = Any
@@ -90,7 +90,7 @@ NEVER = {
     (fold.RunState, "thoughts"): "of active runs, likewise",
     (resources.Step, "metadata"): "no request can give any",
     (view.Snapshot, "deleted"): "what is deleted is not written to",
-    (ledger.Snapshot, "deleted"): "what is deleted is not written to",
+    (threads.Snapshot, "deleted"): "what is deleted is not written to",
 }
 
 
@@ -128,7 +128,7 @@ def stored_kinds() -> set[type[msgspec.Struct]]:
                 reach(kind.value_type)
 
     of_threads = [view.Snapshot, resources.Message, fold.RunState]
-    of_stores = [ledger.Snapshot, stores.FileState, stores.BatchState]
+    of_stores = [threads.Snapshot, stores.FileState, stores.BatchState]
     for root in msgspec.inspect.multi_type_info([e.Event, e.Commit, *of_threads, *of_stores]):
         reach(root)
     return {kind for kind in found if isinstance(kind, type) and kind is not paging.Contents}  # without Index[...]
@@ -141,7 +141,7 @@ def recorded_values(log: Path) -> Iterator[tuple[type, str]]:
         yield from values(aggregate.trail)
     snapshot = log.with_suffix(".snapshot")
     if snapshot.exists():
-        head = view.Snapshot if isinstance(aggregate, view.ThreadView) else ledger.Snapshot
+        head = view.Snapshot if isinstance(aggregate, view.ThreadView) else threads.Snapshot
         yield from values(msgspec.json.decode(snapshot.read_bytes().partition(b"\n")[0], type=head))
 
 

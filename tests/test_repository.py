@@ -28,9 +28,9 @@ from virtual import run
 
 async def say(process: Process, thread_id: str, text: str) -> str:
     """A message by way of this very process. Its id."""
-    scribe, message_id = process.service.scribe(), process.service.ids.new("msg")
+    commands, message_id = process.service.commands(), process.service.ids.new("msg")
     body = CreateMessage(role="user", content=text)
-    await process.ledger.command(PROJECT, thread_id, lambda state: scribe.create_message(state, body, message_id))
+    await process.threads.command(PROJECT, thread_id, lambda state: commands.create_message(state, body, message_id))
     return message_id
 
 
@@ -49,7 +49,7 @@ def test_a_decision_that_makes_nothing_leaves_no_commit() -> None:
         async with world.running():
             client = Client(world)
             await client.open_thread()
-            assert await world.processes[0].ledger.commit(PROJECT, client.thread, lambda state: ()) == []
+            assert await world.processes[0].threads.commit(PROJECT, client.thread, lambda state: ()) == []
             assert len(past_of(world, client.thread).commits) == 1
 
     run(main())
@@ -61,7 +61,7 @@ def test_a_commit_to_a_thread_that_is_gone_begins_no_log() -> None:
         async with world.running():
             late = message_from(CreateMessage(role="user", content="Late"), "thread_1", "msg_1", 1)
             with pytest.raises(ApiError, match="No thread found"):
-                await world.processes[0].ledger.commit(
+                await world.processes[0].threads.commit(
                     PROJECT, "thread_1", lambda state: [e.MessageCreated(message=late)]
                 )
             assert await world.store.read(names.THREADS, names.log(PROJECT, "thread_1"), None) is None
@@ -80,7 +80,7 @@ def test_p3_a_process_whose_append_got_no_answer_knows_what_the_log_says(how: Ho
                 faults = [how]
                 world.plan.choose = lambda _, name: faults.pop() if faults and name == "append threads" else None  # noqa: B023
                 await client.say()
-            state = await world.processes[0].ledger.read(PROJECT, client.thread)
+            state = await world.processes[0].threads.read(PROJECT, client.thread)
             assert whole(state) == whole(past_of(world, client.thread).state)
             await check(world)
 
@@ -100,7 +100,7 @@ def test_p3_who_waits_while_an_append_gets_no_answer_knows_what_the_log_says(how
             said = [say(process, client.thread, text) for text in ("One", "Two")]
             first, second = await asyncio.gather(*said, return_exceptions=True)
             assert isinstance(first, StorageUnavailable) and isinstance(second, str)
-            state = await process.ledger.recall(PROJECT, client.thread)
+            state = await process.threads.recall(PROJECT, client.thread)
             assert whole(state) == whole(past_of(world, client.thread).state)
 
     run(main())
@@ -116,10 +116,10 @@ def test_readers_at_once_fold_what_another_process_wrote_once() -> None:
             reader, writer = world.processes
             client = Client(world)
             await client.open_thread()
-            await reader.ledger.read(PROJECT, client.thread)
+            await reader.threads.read(PROJECT, client.thread)
             for number in range(3):
                 await say(writer, client.thread, f"Message {number}")
-            states = await asyncio.gather(*(reader.ledger.read(PROJECT, client.thread) for _ in range(5)))
+            states = await asyncio.gather(*(reader.threads.read(PROJECT, client.thread) for _ in range(5)))
             past = past_of(world, client.thread)
             assert [whole(state) for state in states] == [whole(past.state)] * 5
 
@@ -133,11 +133,11 @@ def test_a_process_that_knew_a_thread_hears_that_it_was_purged() -> None:
             reader, deleter, _ = world.processes
             client = Client(world)
             await client.open_thread()
-            await reader.ledger.read(PROJECT, client.thread)
-            await deleter.service.desk.delete_thread(PROJECT, client.thread)
+            await reader.threads.read(PROJECT, client.thread)
+            await deleter.service.thread_service.delete_thread(PROJECT, client.thread)
             await world.at_rest()
             with pytest.raises(ApiError, match="No thread found"):
-                await reader.ledger.read(PROJECT, client.thread)
+                await reader.threads.read(PROJECT, client.thread)
 
     run(main())
 
@@ -182,18 +182,18 @@ def test_p1_documents_that_meet_an_unforeseen_error_are_tried_again(monkeypatch:
             client = Client(world)
             await client.open_thread()
             process, troubles = world.processes[0], [StorageUnavailable("away"), ValueError("a fault"), KeyError("x")]
-            advance = process.ledger._storage.advance
+            advance = process.threads._storage.advance
 
             async def troubled(document: Document) -> None:
                 if troubles:
                     raise troubles.pop(0)
                 await advance(document)
 
-            monkeypatch.setattr(process.ledger._storage, "advance", troubled)
+            monkeypatch.setattr(process.threads._storage, "advance", troubled)
             await client.modify()
             await asyncio.sleep(60)
             assert world.exchanges[-1].mark.encode() in await document_of(world, client)
-            assert not process.ledger._late
+            assert not process.threads._late
             assert [error.rpartition(": ")[2] for error in world.errors] == ["ValueError('a fault')", "KeyError('x')"]
 
     run(main())
@@ -215,10 +215,10 @@ def test_commits_are_told_ahead_of_their_documents_up_to_a_number(monkeypatch: p
                 await process.spawn(say(process, client.thread, f"message {number}"))
             with pytest.raises(Undecided):
                 await process.spawn(say(process, client.thread, "one more"))
-            assert len(process.ledger._late) == 3
+            assert len(process.threads._late) == 3
             refusing = False
             await asyncio.sleep(60)
-            assert not process.ledger._late
+            assert not process.threads._late
             assert await process.spawn(say(process, client.thread, "after all"))
 
     run(main())
@@ -265,16 +265,16 @@ def test_a_document_that_is_deleted_while_it_is_made_up_is_a_404() -> None:
             await world.store.remove(names.MESSAGES, names.document(PROJECT, client.thread, message))
 
             async def advance(document: Document) -> None:
-                scribe = deleter.service.scribe()
-                await deleter.ledger.command(
-                    PROJECT, client.thread, lambda state: scribe.delete_message(state, message)
+                commands = deleter.service.commands()
+                await deleter.threads.command(
+                    PROJECT, client.thread, lambda state: commands.delete_message(state, message)
                 )
                 await world.store.advance(document)
 
             storage: Any = reader.storage
             storage.advance = advance
             with pytest.raises(ApiError, match="No message found"):
-                await reader.ledger.fetch(names.MESSAGES, PROJECT, client.thread, message)
+                await reader.threads.fetch(names.MESSAGES, PROJECT, client.thread, message)
 
     run(main())
 
@@ -293,7 +293,7 @@ def test_no_document_is_brought_up_of_a_thread_that_was_deleted_meanwhile() -> N
             await client.say()
             queued = await client.run("plain")
             await client.delete()
-            await world.processes[0].ledger.project(PROJECT, client.thread, queued.id)
+            await world.processes[0].threads.project(PROJECT, client.thread, queued.id)
             world.layout = ("worker",)
             world.start()
             await world.at_rest()
@@ -315,17 +315,17 @@ def test_what_is_unpacked_of_a_snapshot_counts_whenever_that_is() -> None:
             body = CreateMessage(role="user", content="x" * 1000)
             made = [message_from(body, long.thread, f"msg_{number:024}", 1) for number in range(100)]
             created = [e.MessageCreated(message=message) for message in made]
-            await writing.ledger.commit(PROJECT, long.thread, lambda state: created)
+            await writing.threads.commit(PROJECT, long.thread, lambda state: created)
             await long.say()  # which rolls the log over
-            ledger = reading.ledger
-            ledger._view_bytes = 100_000
-            state = await ledger.read(PROJECT, long.thread)
-            await ledger.read(PROJECT, short.thread)
-            assert len(ledger._views) == 2 and ledger._weight < 30_000
+            threads = reading.threads
+            threads._view_bytes = 100_000
+            state = await threads.read(PROJECT, long.thread)
+            await threads.read(PROJECT, short.thread)
+            assert len(threads._views) == 2 and threads._weight < 30_000
             assert len(list(state.messages)) == 101
-            await ledger.read(PROJECT, short.thread)
-            assert [*ledger._views] == [(PROJECT, short.thread)]
-            assert ledger._weight == ledger._views[PROJECT, short.thread].weight
+            await threads.read(PROJECT, short.thread)
+            assert [*threads._views] == [(PROJECT, short.thread)]
+            assert threads._weight == threads._views[PROJECT, short.thread].weight
 
     run(main())
 
@@ -342,7 +342,7 @@ def test_a_purge_asks_the_store_for_a_few_documents_at_a_time() -> None:
             body = CreateMessage(role="user", content="Hello")
             made = [message_from(body, client.thread, f"msg_{number:024}", 1) for number in range(100)]
             created = [e.MessageCreated(message=message) for message in made]
-            await process.ledger.commit(PROJECT, client.thread, lambda state: created)
+            await process.threads.commit(PROJECT, client.thread, lambda state: created)
             await client.delete()
             undisturbed, under_way = process.storage.advance, [0]
 
@@ -352,7 +352,7 @@ def test_a_purge_asks_the_store_for_a_few_documents_at_a_time() -> None:
                 under_way.append(under_way[-1] - 1)
 
             process.storage.advance = advance  # type: ignore[method-assign]
-            await process.spawn(process.ledger.purge(PROJECT, client.thread))
+            await process.spawn(process.threads.purge(PROJECT, client.thread))
             assert len(under_way) > 200 and max(under_way) == AT_ONCE
             assert not [name for _, name in await world.documents() if "msg_" in name and await shown(world, name)]
 
@@ -370,7 +370,7 @@ def test_a_purge_leaves_a_thread_alone_that_was_not_deleted() -> None:
             client = Client(world)
             await client.open_thread()
             await ask(client, "plain")
-            await world.processes[0].ledger.purge(PROJECT, client.thread)
+            await world.processes[0].threads.purge(PROJECT, client.thread)
             await world.at_rest()
             await check(world)
 

@@ -19,11 +19,11 @@ from assistants_service.core import events as e
 from assistants_service.core import names
 from assistants_service.core.errors import ApiError
 from assistants_service.core.ids import Ids
-from assistants_service.core.notifier import Bell
+from assistants_service.core.notifier import Notifier
 from assistants_service.core.resources import TERMINAL
 from assistants_service.core.resume import Resumption
-from assistants_service.core.threads.repository import Threads
-from assistants_service.core.vector_stores.repository import Stores
+from assistants_service.core.threads.repository import ThreadRepository
+from assistants_service.core.vector_stores.repository import VectorStoreRepository
 from assistants_service.infra.settings import ConfigurationError, Settings
 from assistants_service.infra.sqlite.store import SqliteStorage
 from assistants_service.infra.wiring import MEMORY, SystemClock
@@ -61,7 +61,7 @@ class Restored(World):
         self.store._sql.execute("DELETE FROM queue")
         self._lose()
         command = Process(self, process.place, "", "resume")
-        await Resumption(command.storage, command.ledger, command.stores, self.clock).run()
+        await Resumption(command.storage, command.threads, command.stores, self.clock).run()
         self._up(process.place, process.roles)
 
     def _lose(self) -> None:
@@ -235,8 +235,10 @@ async def test_what_cannot_be_read_keeps_nothing_else_from_going_on(caplog: pyte
         await storage.start(names.STORE_LOGS, names.log("default", "vs_1"), NEWER)
         await storage.create(names.FILES, "default/file-1", b'{"secret": 1}')
         await storage.create(names.UPLOADS, "default/upload_1", b"{}")
-        restored = SystemClock(), Ids(SystemClock()), Bell()
-        resumption = Resumption(storage, Threads(storage, *restored), Stores(storage, *restored), SystemClock())
+        restored = SystemClock(), Ids(SystemClock()), Notifier()
+        resumption = Resumption(
+            storage, ThreadRepository(storage, *restored), VectorStoreRepository(storage, *restored), SystemClock()
+        )
         await resumption.run()
         assert resumption.rung == {"run": 1, "tidy_upload": 1}
         assert sorted(resumption.unreadable) == sorted(

@@ -42,7 +42,7 @@ async def generation(world: World, client: Client) -> int:
 
 async def lists(world: World, client: Client) -> list[bytes]:
     """Every list of the thread, as its API gives it."""
-    state = await (await world.api()).ledger.read(PROJECT, client.thread)
+    state = await (await world.api()).threads.read(PROJECT, client.thread)
     pages = [
         state.messages.page(PageQuery(limit=100), "message"),
         state.messages.page(PageQuery(limit=2, newest_first=False), "message"),
@@ -79,7 +79,7 @@ def test_p3_a_process_that_starts_reads_what_one_that_was_there_knows() -> None:
             world.processes[0].kill()
             assert await lists(world, client) == there
             past = past_of(world, client.thread)
-            state = await (await world.api()).ledger.read(PROJECT, client.thread)
+            state = await (await world.api()).threads.read(PROJECT, client.thread)
             assert whole(state) == whole(past.state), "the snapshot is not what the archived generations fold to"
             kept = await world.store.page(names.SNAPSHOTS, "", after=None, limit=9, newest_first=False)
             last = names.snapshot(PROJECT, client.thread, await generation(world, client))
@@ -89,7 +89,7 @@ def test_p3_a_process_that_starts_reads_what_one_that_was_there_knows() -> None:
 
 
 def test_p4_nothing_is_added_to_streams_of_runs_that_lie_generations_back() -> None:
-    """Their expiry doorbells ring long after."""
+    """Their expiry work items ring long after."""
 
     async def main() -> None:
         world = World(roll_after=ROLLS, layout=("api", "worker"))
@@ -110,14 +110,14 @@ def test_a_run_that_lies_generations_back_has_no_trail_once_a_purge_has_begun() 
         async with world.running():
             client = await talk(world)
             await world.at_rest()
-            ledger, read = (await world.api()).ledger, world.store.read
+            threads, read = (await world.api()).threads, world.store.read
 
             async def purged(container: str, name: str, *given: Any, **limit: Any) -> Any:
                 return None if name.endswith(".0") else await read(container, name, *given, **limit)
 
-            assert await ledger.trail(PROJECT, client.thread, client.runs[0].id)
+            assert await threads.trail(PROJECT, client.thread, client.runs[0].id)
             world.store.read = purged  # type: ignore[method-assign]
-            assert not await ledger.trail(PROJECT, client.thread, client.runs[0].id)
+            assert not await threads.trail(PROJECT, client.thread, client.runs[0].id)
 
     run(main())
 
@@ -138,7 +138,7 @@ def test_p3_another_process_reads_and_writes_behind_a_roll() -> None:
             await client.open_thread()
             for _ in range(20):  # every process commits now and then, each behind the rolls of the others
                 await client.say()
-                await asyncio.gather(*(process.ledger.read(PROJECT, client.thread) for process in world.processes))
+                await asyncio.gather(*(process.threads.read(PROJECT, client.thread) for process in world.processes))
             await rolled_over(client)
             await world.at_rest()
             assert await generation(world, client) > 5
@@ -180,7 +180,7 @@ def test_p1_of_two_snapshots_for_one_generation_the_later_counts() -> None:
         world = World(roll_after=3, layout=("api", "api"))
         async with world.running():
             slow, quick = world.processes
-            quick.ledger._roll_after = 4
+            quick.threads._roll_after = 4
             client = Client(world)
             await client.open_thread()
             for number in range(2):
@@ -213,13 +213,13 @@ def test_a_snapshot_that_is_stored_after_the_thread_was_purged_does_not_stay() -
             await client.open_thread()
             for number in range(ROLLS - 1):
                 await say(slow, client.thread, f"Message {number}")
-            await quick.ledger.read(PROJECT, client.thread)  # so that it rings once: a second purge would clean up
+            await quick.threads.read(PROJECT, client.thread)  # so that it rings once: a second purge would clean up
             storage: Any = slow.storage
             undisturbed, log = storage.advance, names.log(PROJECT, client.thread)
 
             async def advance(document: Document) -> None:
                 if document.container == names.SNAPSHOTS:
-                    await quick.service.desk.delete_thread(PROJECT, client.thread)
+                    await quick.service.thread_service.delete_thread(PROJECT, client.thread)
                     while await world.store.read(names.THREADS, log, None):
                         await asyncio.sleep(0.1)
                 await undisturbed(document)
@@ -256,7 +256,7 @@ def test_p1_a_reader_that_two_rolls_overtake_reads_the_whole_thread() -> None:
                 return await undisturbed(container, name)
 
             storage.get = get
-            state = await reader.ledger.read(PROJECT, client.thread)
+            state = await reader.threads.read(PROJECT, client.thread)
             assert whole(state) == whole(past_of(world, client.thread).state)
 
     run(main())
@@ -273,7 +273,7 @@ def test_p4_a_run_that_was_not_streamed_is_told_whole_by_a_process_that_starts()
             await ask(client, "own")
             world.processes[0].kill()
             (ended,) = client.runs
-            trail = await (await world.api()).ledger.trail(PROJECT, client.thread, ended.id)
+            trail = await (await world.api()).threads.trail(PROJECT, client.thread, ended.id)
             assert [*replay(trail)] == [*replay(past_of(world, client.thread).of(ended.id))]
 
     run(main())
@@ -283,7 +283,7 @@ async def read_anew(world: World, client: Client, *, messages: int) -> None:
     """By a process that starts, from the newest snapshot on."""
     for process in list(world.processes):
         process.kill()
-    state = await (await world.api()).ledger.read(PROJECT, client.thread)
+    state = await (await world.api()).threads.read(PROJECT, client.thread)
     assert len(list(state.messages)) == messages
     assert whole(state) == whole(past_of(world, client.thread).state)
 
@@ -299,8 +299,8 @@ async def test_a_log_that_cannot_be_read_is_one_clear_error(how: str, caplog: py
         await service.storage.remove(names.SNAPSHOTS, snapshot.name)
         if how == "damaged":
             await service.storage.create(names.SNAPSHOTS, snapshot.name, b'{"secret": 1}')
-        service.ledger._views.clear()
-        service.ledger._storage = reading = Reading(service.storage)
+        service.threads._views.clear()
+        service.threads._storage = reading = Reading(service.storage)
         answer = await service.api.send("GET", f"/v1/threads/{thread}/messages")
     told = (answer.status, answer.error["code"], answer.headers["x-should-retry"])
     assert told == (500, "storage_unreadable", "false")

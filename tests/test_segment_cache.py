@@ -13,7 +13,7 @@ from assistants_service.core.ports import StorageUnavailable
 from assistants_service.core.search.merge_policy import FACTOR
 from assistants_service.core.search.ranking import Query, search
 from assistants_service.core.search.segment import Chunk, DamagedSegment, build, decode, merge
-from assistants_service.core.search.segment_cache import BRIEF, FIRST, SegmentGone, Shelf
+from assistants_service.core.search.segment_cache import BRIEF, FIRST, SegmentCache, SegmentGone
 from assistants_service.infra.sqlite.store import SqliteStorage
 from assistants_service.infra.wiring import SystemClock
 from forms import upload
@@ -66,24 +66,24 @@ def blob(source: str, *texts: str, dimensions: int = 8) -> bytes:
     return build(source, [Chunk(text, 0) for text in texts], vectors, "model")
 
 
-async def found(shelf: Shelf, store: str, *names: str, word: str = "tide") -> list[tuple[str, str]]:
+async def found(cache: SegmentCache, store: str, *names: str, word: str = "tide") -> list[tuple[str, str]]:
     eligible = [f"{name}.1" for name in names]
-    return [(hit.source, hit.text) for hit in await shelf.search(store, names, [Query(word)], eligible, 10)]
+    return [(hit.source, hit.text) for hit in await cache.search(store, names, [Query(word)], eligible, 10)]
 
 
 async def test_a_search_reads_only_what_the_store_gained(contents: Watched) -> None:
     for name in ("a", "b", "c"):
         await contents.put(name, blob(f"{name}.1", f"the tide of {name}", "nothing"))
-    shelf = Shelf(contents, CONTAINER, PLENTY)
-    assert await found(shelf, "s", "a", "b") == [("a.1", "the tide of a"), ("b.1", "the tide of b")]
+    cache = SegmentCache(contents, CONTAINER, PLENTY)
+    assert await found(cache, "s", "a", "b") == [("a.1", "the tide of a"), ("b.1", "the tide of b")]
     assert sorted(contents.names()) == ["a", "b"]
-    assert len(await found(shelf, "s", "a", "b")) == 2
+    assert len(await found(cache, "s", "a", "b")) == 2
     assert contents.names() == []
-    assert len(await found(shelf, "s", "a", "b", "c")) == 3
+    assert len(await found(cache, "s", "a", "b", "c")) == 3
     assert contents.names() == ["c"]
-    assert await found(shelf, "s", "c") == [("c.1", "the tide of c")]
-    [left] = [segment.memory for segment in await shelf.open("s", ["c"])]
-    assert shelf.memory == left
+    assert await found(cache, "s", "c") == [("c.1", "the tide of c")]
+    [left] = [segment.memory for segment in await cache.open("s", ["c"])]
+    assert cache.memory == left
 
 
 async def test_a_merge_is_one_read(contents: Watched) -> None:
@@ -91,19 +91,19 @@ async def test_a_merge_is_one_read(contents: Watched) -> None:
     for name, part in zip("ab", parts, strict=True):
         await contents.put(name, part)
     await contents.put("m", merge(parts, {"a.1", "b.1"}) or b"")
-    shelf = Shelf(contents, CONTAINER, PLENTY)
-    before = await found(shelf, "s", "a", "b")
+    cache = SegmentCache(contents, CONTAINER, PLENTY)
+    before = await found(cache, "s", "a", "b")
     contents.read.clear()
-    after = [(hit.source, hit.text) for hit in await shelf.search("s", ["m"], [Query("tide")], {"a.1", "b.1"}, 10)]
+    after = [(hit.source, hit.text) for hit in await cache.search("s", ["m"], [Query("tide")], {"a.1", "b.1"}, 10)]
     assert after == before
     assert contents.names() == ["m"]
 
 
 async def test_two_searches_at_once_read_a_store_once(contents: Watched) -> None:
     await contents.put("a", blob("a.1", "tide"))
-    shelf = Shelf(contents, CONTAINER, PLENTY)
+    cache = SegmentCache(contents, CONTAINER, PLENTY)
     contents.gate.clear()
-    both = [asyncio.ensure_future(found(shelf, "s", "a")) for _ in range(2)]
+    both = [asyncio.ensure_future(found(cache, "s", "a")) for _ in range(2)]
     while not contents.read:
         await asyncio.sleep(0)
     contents.gate.set()
@@ -115,36 +115,36 @@ async def test_what_was_searched_least_recently_goes(contents: Watched) -> None:
     for name in "abc":
         await contents.put(name, blob(f"{name}.1", "tide", dimensions=10_000))
     one = decode("a", blob("a.1", "tide", dimensions=10_000)).memory
-    shelf = Shelf(contents, CONTAINER, 2 * one)
+    cache = SegmentCache(contents, CONTAINER, 2 * one)
     for name in "abac":
-        await found(shelf, f"store {name}", name)
-        assert shelf.memory <= 2 * one
+        await found(cache, f"store {name}", name)
+        assert cache.memory <= 2 * one
     contents.names()
-    assert len(await found(shelf, "store a", "a")) == len(await found(shelf, "store c", "c")) == 1
+    assert len(await found(cache, "store a", "a")) == len(await found(cache, "store c", "c")) == 1
     assert contents.names() == []
-    await found(shelf, "store b", "b")
+    await found(cache, "store b", "b")
     assert contents.names() == ["b"]
 
 
 async def test_a_store_beyond_the_limit_is_kept_alone(contents: Watched) -> None:
     await contents.put("small", blob("small.1", "tide"))
     await contents.put("large", blob("large.1", *["tide"] * 20, dimensions=10_000))
-    shelf = Shelf(contents, CONTAINER, 1000)
-    await found(shelf, "1", "small")
-    assert len(await found(shelf, "2", "large")) == 10
+    cache = SegmentCache(contents, CONTAINER, 1000)
+    await found(cache, "1", "small")
+    assert len(await found(cache, "2", "large")) == 10
     contents.names()
-    assert len(await found(shelf, "2", "large")) == 10
+    assert len(await found(cache, "2", "large")) == 10
     assert contents.names() == []
-    assert len(await found(shelf, "1", "small")) == 1
+    assert len(await found(cache, "1", "small")) == 1
     assert contents.names() == ["small"]
-    assert shelf.memory == (await shelf.open("1", ["small"]))[0].memory
+    assert cache.memory == (await cache.open("1", ["small"]))[0].memory
 
 
 async def test_an_index_longer_than_the_first_read_is_read_in_two(contents: Watched) -> None:
     large = blob("large.1", *["tide"] * 100, dimensions=FIRST // 100)
     await contents.put("large", large)
-    shelf = Shelf(contents, CONTAINER, PLENTY)
-    await shelf.open("s", ["large"])
+    cache = SegmentCache(contents, CONTAINER, PLENTY)
+    await cache.open("s", ["large"])
     assert [offset for _, offset, _ in contents.read] == [0, FIRST]
     assert sum(length or 0 for _, _, length in contents.read) < len(large)  # not the texts
 
@@ -155,7 +155,7 @@ async def test_a_large_store_is_searched_by_several_threads_with_the_same_result
         await contents.put(name, data)
     everything = {f"{name}.1" for name in blobs}
     query = Query("tide 3", np.ones(8, np.float32), "model")
-    hits = await Shelf(contents, CONTAINER, PLENTY).search("s", list(blobs), [query], everything, 50)
+    hits = await SegmentCache(contents, CONTAINER, PLENTY).search("s", list(blobs), [query], everything, 50)
     alone = search([decode(name, data) for name, data in blobs.items()], [query], everything, 50)
     assert [(hit.source, hit.number, hit.score) for hit in hits] == [(h.source, h.number, h.score) for h in alone]
     assert {hit.text for hit in hits} == {"tide 3"}
@@ -163,12 +163,12 @@ async def test_a_large_store_is_searched_by_several_threads_with_the_same_result
 
 async def test_a_forgotten_store_is_read_again(contents: Watched) -> None:
     await contents.put("a", blob("a.1", "tide"))
-    shelf = Shelf(contents, CONTAINER, PLENTY)
-    await found(shelf, "s", "a")
-    shelf.forget("s")
-    assert shelf.memory == 0
+    cache = SegmentCache(contents, CONTAINER, PLENTY)
+    await found(cache, "s", "a")
+    cache.forget("s")
+    assert cache.memory == 0
     contents.names()
-    await found(shelf, "s", "a")
+    await found(cache, "s", "a")
     assert contents.names() == ["a"]
 
 
@@ -177,33 +177,33 @@ async def test_a_segment_that_is_gone_and_one_that_is_damaged_say_so(contents: W
     await contents.put("good", good)
     await contents.put("cut", good[: len(good) // 2])
     await contents.put("textless", good[:-2])
-    shelf = Shelf(contents, CONTAINER, PLENTY)
+    cache = SegmentCache(contents, CONTAINER, PLENTY)
     with pytest.raises(SegmentGone, match="segment nowhere is not there"):
-        await found(shelf, "s", "good", "nowhere")
+        await found(cache, "s", "good", "nowhere")
     with pytest.raises(DamagedSegment, match="segment cut is damaged: "):
-        await found(shelf, "s", "good", "cut")
+        await found(cache, "s", "good", "cut")
     with pytest.raises(DamagedSegment, match="segment textless is damaged: "):
-        await shelf.search("t", ["textless"], [Query("tide")], {"good.1"}, 10)
+        await cache.search("t", ["textless"], [Query("tide")], {"good.1"}, 10)
     contents.broken = True
     with pytest.raises(StorageUnavailable):
-        await found(shelf, "u", "good")
+        await found(cache, "u", "good")
     contents.broken = False
-    assert len(await found(shelf, "u", "good")) == 1  # what failed left nothing behind
-    assert len(await found(shelf, "s", "good")) == 1
+    assert len(await found(cache, "u", "good")) == 1  # what failed left nothing behind
+    assert len(await found(cache, "s", "good")) == 1
 
 
 async def test_a_search_that_is_given_up_leaves_the_store_to_the_next(contents: Watched) -> None:
     await contents.put("a", blob("a.1", "tide"))
-    shelf = Shelf(contents, CONTAINER, PLENTY)
+    cache = SegmentCache(contents, CONTAINER, PLENTY)
     contents.gate.clear()
-    search = asyncio.ensure_future(found(shelf, "s", "a"))
+    search = asyncio.ensure_future(found(cache, "s", "a"))
     while not contents.read:
         await asyncio.sleep(0)
     search.cancel()
     with pytest.raises(asyncio.CancelledError):
         await search
     contents.gate.set()
-    assert len(await found(shelf, "s", "a")) == 1
+    assert len(await found(cache, "s", "a")) == 1
 
 
 # --- merges under a search -------------------------------------------------------------------------------------------
@@ -230,7 +230,7 @@ async def test_a_segment_that_goes_while_it_is_read_is_gone_and_not_damaged(
     when: str, contents: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await contents.put("large", blob("large.1", *["tide"] * 100, dimensions=FIRST // 100))
-    shelf = Shelf(contents, CONTAINER, PLENTY)
+    cache = SegmentCache(contents, CONTAINER, PLENTY)
     if when == "within_one":
         goes_under_the_reader(contents.storage, monkeypatch)
     else:
@@ -244,8 +244,8 @@ async def test_a_segment_that_goes_while_it_is_read_is_gone_and_not_damaged(
 
         monkeypatch.setattr(contents, "download", download)
     with pytest.raises(SegmentGone, match="segment large is not there any more"):
-        await found(shelf, "s", "large")
-    assert shelf.memory == 0
+        await found(cache, "s", "large")
+    assert cache.memory == 0
 
 
 @dataclass

@@ -16,11 +16,11 @@ import pytest
 
 from assistants_service.api import authentication, idempotency
 from assistants_service.core.keys import Caller
-from assistants_service.core.log import repository as ledger
+from assistants_service.core.log import repository as threads
 from assistants_service.core.ports import Conflict, Document, Mark
 from assistants_service.core.threads import commands, stream
 from assistants_service.infra.sqlite.store import SqliteStorage
-from assistants_service.worker import item_handler as doorbell
+from assistants_service.worker import item_handler as handler
 from assistants_service.worker import main
 from assistants_service.worker import run_executor as advance
 from histories import play
@@ -81,11 +81,11 @@ def plant(defect: Plant) -> Plant:
 
 @plant
 def a_worker_that_was_taken_over_commits_all_the_same(patch: pytest.MonkeyPatch) -> None:
-    def mine(self: advance.Advance, state: Any) -> Any:
+    def mine(self: advance.RunExecutor, state: Any) -> Any:
         held = state.runs.get(self.item.run_id)
         return held if held and held.run.status == "in_progress" and not state.deleted else None
 
-    patch.setattr(advance.Advance, "_mine", mine)
+    patch.setattr(advance.RunExecutor, "_mine", mine)
 
 
 @plant
@@ -110,20 +110,20 @@ def a_late_writer_puts_an_old_document_over_a_new_one(patch: pytest.MonkeyPatch)
 
 @plant
 def an_item_is_deleted_before_its_work_is_done(patch: pytest.MonkeyPatch) -> None:
-    work = doorbell.Doorbell.answer
+    work = handler.WorkItemHandler.answer
 
-    async def answer(self: doorbell.Doorbell, delivery: Any) -> None:
-        await self.kit.storage.delete(delivery)
+    async def answer(self: handler.WorkItemHandler, delivery: Any) -> None:
+        await self.context.storage.delete(delivery)
         await work(self, delivery)
 
-    patch.setattr(doorbell.Doorbell, "answer", answer)
+    patch.setattr(handler.WorkItemHandler, "answer", answer)
 
 
 @plant
 def what_a_dead_writer_left_is_not_mended(patch: pytest.MonkeyPatch) -> None:
     async def nothing(*_: Any) -> None: ...
 
-    patch.setattr(ledger.Ledger, "_mend", nothing)
+    patch.setattr(threads.Repository, "_mend", nothing)
 
 
 @plant
@@ -137,7 +137,7 @@ def a_torn_message_stays_open_on_the_stream(patch: pytest.MonkeyPatch) -> None:
 
 @plant
 def a_thread_takes_a_second_run(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(commands.Scribe, "_settle", lambda *_: [])
+    patch.setattr(commands.ThreadCommands, "_settle", lambda *_: [])
     patch.setattr(commands.ThreadState, "active_run", None)
 
 

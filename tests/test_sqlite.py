@@ -190,7 +190,7 @@ async def test_a_disk_that_is_full_is_not_ready_and_loses_nothing(small_disk: Pa
         (small_disk / "other").unlink()
         assert (await service.api.send("GET", ready)).status == 200
         await service.api.post(f"/threads/{thread}/messages", body)
-        service.ledger._views.clear()
+        service.threads._views.clear()
         assert len(await service.said(thread)) == stored + 1
 
 

@@ -25,9 +25,9 @@ from assistants_service.core.threads.commands import store_of_thread
 from assistants_service.core.vector_stores.commands import NewFile
 from assistants_service.core.vector_stores.fold import StoreState
 from assistants_service.core.vector_stores.repository import StoreView
-from assistants_service.core.work_items import TendStore, to_body
+from assistants_service.core.work_items import MaintainStore, to_body
 from assistants_service.worker.ingestion import CLAIMS
-from assistants_service.worker.item_handler import Doorbell
+from assistants_service.worker.item_handler import WorkItemHandler
 from byname import ASSISTANT
 from client import Client, Refused, Unanswered
 from faults import How, Mischief, Plan
@@ -73,20 +73,20 @@ class Owner(Asker):
     async def create(self, files: list[NewFile], days: int | None = None) -> str:
         store_id = f"vs_{len(self.stores) + len(self.deleted):024}"
         after = ExpiresAfter(days=days) if days else None
-        await self.ask(lambda p: p.service.store_desk.create(PROJECT, store_id, files, expires_after=after))
+        await self.ask(lambda p: p.service.store_service.create(PROJECT, store_id, files, expires_after=after))
         self.stores.add(store_id)
         return store_id
 
     async def attach(self, store_id: str, file: NewFile) -> None:
-        await self.ask(lambda p: p.service.store_desk.attach(PROJECT, store_id, [file]))
+        await self.ask(lambda p: p.service.store_service.attach(PROJECT, store_id, [file]))
 
     async def batch(self, store_id: str, files: list[NewFile]) -> str:
         batch_id = f"vsfb_{self.made:024}"
-        await self.ask(lambda p: p.service.store_desk.create_batch(PROJECT, store_id, batch_id, files))
+        await self.ask(lambda p: p.service.store_service.create_batch(PROJECT, store_id, batch_id, files))
         return batch_id
 
     async def detach(self, store_id: str, file: NewFile) -> None:
-        await self._ask_once(lambda p: p.service.store_desk.detach(PROJECT, store_id, file.file_id))
+        await self._ask_once(lambda p: p.service.store_service.detach(PROJECT, store_id, file.file_id))
 
     async def delete_file(self, file: NewFile) -> None:
         await self._ask_once(lambda p: p.service.files.delete(PROJECT, file.file_id))
@@ -94,7 +94,7 @@ class Owner(Asker):
     async def delete(self, store_id: str) -> None:
         self.stores.discard(store_id)
         self.deleted.add(store_id)
-        await self._ask_once(lambda p: p.service.store_desk.delete(PROJECT, store_id))
+        await self._ask_once(lambda p: p.service.store_service.delete(PROJECT, store_id))
 
     async def _ask_once(self, request: Callable[[Process], Any]) -> None:
         try:
@@ -140,7 +140,7 @@ async def cancel(owner: Owner) -> None:
     store_id = await owner.create([])
     batch_id = await owner.batch(store_id, await owner.files(3))
     await asyncio.sleep(0.01)
-    await owner.ask(lambda p: p.service.store_desk.cancel_batch(PROJECT, store_id, batch_id))
+    await owner.ask(lambda p: p.service.store_service.cancel_batch(PROJECT, store_id, batch_id))
 
 
 async def attach_again(owner: Owner) -> None:
@@ -156,7 +156,7 @@ async def cancel_and_attach_again(owner: Owner) -> None:
     store_id = await owner.create([])
     batch_id = await owner.batch(store_id, files)
     await asyncio.sleep(0.02)
-    await owner.ask(lambda p: p.service.store_desk.cancel_batch(PROJECT, store_id, batch_id))
+    await owner.ask(lambda p: p.service.store_service.cancel_batch(PROJECT, store_id, batch_id))
     for file in files:
         await owner.attach(store_id, file)
 
@@ -390,9 +390,9 @@ def test_a_merge_whose_item_its_host_gave_up_keeps_none_from_merging_for_ever() 
             api, working = world.processes
             # The fifth delivery of an item claims a merge, and its worker is killed.
             await api.stores.commit(PROJECT, store_id, lambda s: [e.MergeClaimed(attempt=s.attempt + 1, item="x/5")])
-            item = TendStore(project=PROJECT, store_id=store_id, sent_at=world.clock.now())
+            item = MaintainStore(project=PROJECT, store_id=store_id, sent_at=world.clock.now())
             poison = Delivery("99999", to_body(item), 6, "0")
-            await working.spawn(Doorbell(working.kit).give_up(poison))
+            await working.spawn(WorkItemHandler(working.context).give_up(poison))
             await owner.batch(store_id, await owner.files(20))
             await asyncio.sleep(60)
             state = await folded(world, store_id)
@@ -421,7 +421,7 @@ async def show(client: Client, file: NewFile, by: str = "messages") -> None:
 
 async def store_of(world: World, client: Client) -> str:
     process = await world.api()
-    return store_of_thread((await process.ledger.look(PROJECT, client.thread)).state)
+    return store_of_thread((await process.threads.look(PROJECT, client.thread)).state)
 
 
 def test_of_two_messages_at_once_that_are_the_first_with_files_both_are_in_the_store() -> None:

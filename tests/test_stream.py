@@ -13,14 +13,14 @@ from msgspec.structs import replace
 
 from assistants_service.core import names
 from assistants_service.core.ids import Ids
-from assistants_service.core.notifier import Bell
+from assistants_service.core.notifier import Notifier
 from assistants_service.core.ports import Conflict
 from assistants_service.core.resources import Run
 from assistants_service.core.threads import sse as frames
 from assistants_service.core.threads.fold import Change
 from assistants_service.core.threads.stream import StreamWriter
 from assistants_service.infra.sqlite.store import SqliteStorage
-from assistants_service.worker.deltas import Draft, Live, Lost
+from assistants_service.worker.deltas import DeltaBuffer, Lost, PartialReply
 
 RUN = Run(
     id="run_1", created_at=1, assistant_id="asst_1", thread_id="thread_1", model="m", status="in_progress", expires_at=9
@@ -45,7 +45,7 @@ class Paper:
     store: SqliteStorage
 
     def writer(self) -> StreamWriter:
-        return StreamWriter(self.store, Bell(), "p", "thread_1", "run_1")
+        return StreamWriter(self.store, Notifier(), "p", "thread_1", "run_1")
 
     async def worker(self, mine: Any) -> StreamWriter:
         """The writer of a worker that has just claimed the run."""
@@ -74,7 +74,7 @@ async def mine() -> set[str]:
 
 def opening() -> Iterator[frames.Event]:
     """A step and a message that begin."""
-    step, message = Draft(RUN, IDS).open_message(2)
+    step, message = PartialReply(RUN, IDS).open_message(2)
     yield from (*frames.opening_step(step), *frames.opening_message(message))
 
 
@@ -128,7 +128,7 @@ async def test_what_a_late_worker_opened_is_closed_before_the_next_step_is_shown
     late = await paper.worker(mine)
     second = await paper.worker(mine)
     await late.emit(opening())
-    step, _ = Draft(RUN, IDS).open_message(2)
+    step, _ = PartialReply(RUN, IDS).open_message(2)
     ended = replace(step, status="failed", failed_at=3)
     steps = [Change(3, "thread.run.step.created", step), Change(3, "thread.run.step.failed", ended)]
     await second.catch_up([*TRAIL, *steps])
@@ -141,7 +141,7 @@ async def test_what_a_late_worker_opened_is_closed_before_the_next_step_is_shown
 
 
 async def test_what_the_log_knows_is_not_torn(paper: Paper) -> None:
-    draft = Draft(RUN, IDS)
+    draft = PartialReply(RUN, IDS)
     step, message = draft.open_message(2)
     dead = await paper.worker(mine)
     await dead.emit([*frames.opening_step(step), *frames.opening_message(message)])
@@ -156,7 +156,7 @@ async def test_what_the_log_knows_is_not_torn(paper: Paper) -> None:
 async def test_a_model_that_is_interrupted_on_its_stream_goes_on_with_its_message(paper: Paper) -> None:
     """By a writer that left the run with its worker."""
     writer = await paper.worker(mine)
-    live = Live(writer, Draft(RUN, IDS), 0.001, Clock().now, mine)
+    live = DeltaBuffer(writer, PartialReply(RUN, IDS), 0.001, Clock().now, mine)
     running = asyncio.create_task(live.run())
     live.text("Once upon ")
     async with asyncio.timeout(30):

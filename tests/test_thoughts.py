@@ -57,7 +57,7 @@ async def test_a_thought_outlives_its_process_and_is_never_on_the_wire(
             run = await service.answered(run, call_1="sunny")
             seen += await everything(service, run)
             said = await service.said(thread)
-            held = (await service.ledger.look("default", thread)).state.runs[run["id"]]
+            held = (await service.threads.look("default", thread)).state.runs[run["id"]]
             log = await service.storage.read(names.THREADS, names.log("default", thread), None)
         await models.close()
     assert (run["status"], said[-1]) == ("completed", habits.DONE)

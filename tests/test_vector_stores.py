@@ -15,16 +15,16 @@ from assistants_service.composition import worker_of
 from assistants_service.core import events as e
 from assistants_service.core import names
 from assistants_service.core.ids import Ids
-from assistants_service.core.notifier import Bell
+from assistants_service.core.notifier import Notifier
 from assistants_service.core.ports import Chunk, Chunking, Delivery, Kind
 from assistants_service.core.search.ranking import Weights
 from assistants_service.core.search.words import FORMAT, WHOLE
 from assistants_service.core.threads.decide import Wait
 from assistants_service.core.vector_stores.fold import StoreState
-from assistants_service.core.vector_stores.repository import Stores
-from assistants_service.core.work_items import PurgeStore, TendStore, from_body, to_body
+from assistants_service.core.vector_stores.repository import VectorStoreRepository
+from assistants_service.core.work_items import MaintainStore, PurgeStore, from_body, to_body
 from assistants_service.infra.embeddings.offline import OfflineEmbeddings
-from assistants_service.worker.ingestion import ABANDONED, CLAIMS, WENT_WRONG, Shift
+from assistants_service.worker.ingestion import ABANDONED, CLAIMS, WENT_WRONG, IngestionJob
 from forms import upload
 from inprocess import InProcess, ManualClock, in_process
 from shelved import Bag, PlainText
@@ -234,11 +234,11 @@ async def test_a_file_that_kills_workers_fails_at_last_and_takes_no_other_with_i
     async with in_process(worker=False, extraction=Deadly(), clock=clock) as service:
         deadly = (await upload(service.api, b"?", "deadly.txt"))["id"]
         store = await service.api.post("/vector_stores", {"file_ids": [deadly, *await files(service, 6)]})
-        kit = worker_of(service.parts, service.ledger, service.stores, service.searcher)._kit.ingestion
-        item = TendStore(project="default", store_id=store["id"], sent_at=0)
+        context = worker_of(service.parts, service.threads, service.stores, service.searcher)._context.ingestion
+        item = MaintainStore(project="default", store_id=store["id"], sent_at=0)
         for delivery in range(1, 20):
             with contextlib.suppress(asyncio.CancelledError):
-                await Shift(kit, item, "1" if same else str(delivery), delivery if same else 1).run()
+                await IngestionJob(context, item, "1" if same else str(delivery), delivery if same else 1).run()
             clock.time += 0 if same else ABANDONED + 1
         state = (await service.stores.look("default", store["id"])).state
         assert not state.waiting
@@ -252,27 +252,27 @@ async def test_a_delivery_that_was_overtaken_takes_nothing_up_any_more(monkeypat
     """Once the later one has ended, its item is gone: no worker would take over should the earlier one die."""
     async with in_process(worker=False) as service:
         store = await service.api.post("/vector_stores", {})
-        kit = worker_of(service.parts, service.ledger, service.stores, service.searcher)._kit.ingestion
-        item = TendStore(project="default", store_id=store["id"], sent_at=0)
+        context = worker_of(service.parts, service.threads, service.stores, service.searcher)._context.ingestion
+        item = MaintainStore(project="default", store_id=store["id"], sent_at=0)
 
         async def state() -> StoreState:
             return (await service.stores.look("default", store["id"])).state
 
-        async def unmerged(_: Shift) -> None: ...
+        async def unmerged(_: IngestionJob) -> None: ...
 
-        await Shift(kit, item, "1", 2).run()
+        await IngestionJob(context, item, "1", 2).run()
         with monkeypatch.context() as patch:
-            patch.setattr(Shift, "_merge", unmerged)
+            patch.setattr(IngestionJob, "_merge", unmerged)
             for number, file_id in enumerate(await files(service, 10)):
                 await service.api.post(f"/vector_stores/{store['id']}/files", {"file_id": file_id})
-                await Shift(kit, item, f"other {number}").run()
+                await IngestionJob(context, item, f"other {number}").run()
         (late,) = await files(service, 1)
         await service.api.post(f"/vector_stores/{store['id']}/files", {"file_id": late})
         before = await state()
-        await Shift(kit, item, "1", 1).run()
+        await IngestionJob(context, item, "1", 1).run()
         after = await state()
         assert (after.files[late].claims, after.attempt, len(after.segments)) == (0, before.attempt, 10)
-        await Shift(kit, item, "another").run()
+        await IngestionJob(context, item, "another").run()
         after = await state()
         assert not after.waiting and not after.loose and len(after.segments) < 10
 
@@ -281,17 +281,21 @@ async def test_the_item_for_the_files_of_a_dead_worker_waits_for_their_release(m
     """Another worker may answer it before the commit: it would find the files claimed, and no item would come again."""
     async with in_process(worker=False) as service:
         store = await service.api.post("/vector_stores", {"file_ids": await files(service, 3)})
-        kit = worker_of(service.parts, service.ledger, service.stores, service.searcher)._kit.ingestion
-        stores = Stores(kit.storage, kit.clock, Ids(kit.clock), Bell())  # another process's
-        item, at_once = TendStore(project="default", store_id=store["id"], sent_at=0), []
+        context = worker_of(service.parts, service.threads, service.stores, service.searcher)._context.ingestion
+        stores = VectorStoreRepository(
+            context.storage, context.clock, Ids(context.clock), Notifier()
+        )  # another process's
+        item, at_once = MaintainStore(project="default", store_id=store["id"], sent_at=0), []
 
         async def state() -> StoreState:
             return (await service.stores.look("default", store["id"])).state
 
         async def answered_at_once(body: bytes, *, delay: float = 0) -> None:
             again = from_body(body)
-            assert isinstance(again, TendStore)
-            at_once.append((again, await Shift(replace(kit, stores=stores), again, f"item {len(at_once)}").run()))
+            assert isinstance(again, MaintainStore)
+            at_once.append(
+                (again, await IngestionJob(replace(context, stores=stores), again, f"item {len(at_once)}").run())
+            )
 
         claims = [
             e.FileClaimed(file_id=file_id, attempt=n, item="1/1") for n, file_id in enumerate((await state()).waiting)
@@ -299,10 +303,10 @@ async def test_the_item_for_the_files_of_a_dead_worker_waits_for_their_release(m
         await service.stores.commit("default", store["id"], lambda _: claims)  # and then its worker dies
         with monkeypatch.context() as patch:
             patch.setattr(service.parts.storage, "send", answered_at_once)
-            await Shift(kit, item, "1", 2).run()
+            await IngestionJob(context, item, "1", 2).run()
         ((again, outcome),) = at_once
         assert isinstance(outcome, Wait)
-        await Shift(kit, again, "item 1").run()
+        await IngestionJob(context, again, "item 1").run()
         assert not (await state()).waiting
 
 
@@ -311,23 +315,23 @@ async def test_a_file_of_a_dead_worker_that_is_taken_out_at_last_leaves_nothing(
 ) -> None:
     async with in_process(worker=False) as service:
         store = await service.api.post("/vector_stores", {"file_ids": await files(service, 3)})
-        kit = worker_of(service.parts, service.ledger, service.stores, service.searcher)._kit.ingestion
-        item = TendStore(project="default", store_id=store["id"], sent_at=0)
+        context = worker_of(service.parts, service.threads, service.stores, service.searcher)._context.ingestion
+        item = MaintainStore(project="default", store_id=store["id"], sent_at=0)
 
         async def state() -> StoreState:
             return (await service.stores.look("default", store["id"])).state
 
-        ids, hand_on = list((await state()).waiting), Shift._hand_on
+        ids, hand_on = list((await state()).waiting), IngestionJob._hand_on
         claims = [e.FileClaimed(file_id=file_id, attempt=n, item="1/1") for n, file_id in enumerate(ids)]
         await service.stores.commit("default", store["id"], lambda _: claims)  # and then its worker dies
 
-        async def taken_out_first(self: Shift) -> None:
+        async def taken_out_first(self: IngestionJob) -> None:
             await service.api.delete(f"/vector_stores/{store['id']}/files/{ids[-1]}")
             await hand_on(self)
 
-        monkeypatch.setattr(Shift, "_hand_on", taken_out_first)
-        await Shift(kit, item, "1", 2).run()
-        await Shift(kit, item, "2").run()
+        monkeypatch.setattr(IngestionJob, "_hand_on", taken_out_first)
+        await IngestionJob(context, item, "1", 2).run()
+        await IngestionJob(context, item, "2").run()
         assert not (await state()).waiting
         assert not (await state()).loose
 
@@ -336,20 +340,20 @@ async def test_what_an_overtaken_worker_did_last_is_shown_though_it_died(monkeyp
     """Its claims count until the later delivery's end, which projected at its beginning."""
     async with in_process(worker=False) as service:
         store = await service.api.post("/vector_stores", {"file_ids": await files(service, 3)})
-        kit = worker_of(service.parts, service.ledger, service.stores, service.searcher)._kit.ingestion
-        item, path = TendStore(project="default", store_id=store["id"], sent_at=0), f"/vector_stores/{store['id']}"
+        context = worker_of(service.parts, service.threads, service.stores, service.searcher)._context.ingestion
+        item, path = MaintainStore(project="default", store_id=store["id"], sent_at=0), f"/vector_stores/{store['id']}"
         first, *others = (await service.stores.look("default", store["id"])).state.waiting
         claims = [e.FileClaimed(file_id=first, attempt=1, item="1/1")]
         await service.stores.commit("default", store["id"], lambda _: claims)
         assert (await service.api.get(f"{path}/files/{first}"))["status"] == "in_progress"  # it has a document now
-        work = Shift._work
+        work = IngestionJob._work
 
-        async def ended_meanwhile(self: Shift) -> None:
+        async def ended_meanwhile(self: IngestionJob) -> None:
             await fails_and_dies(service, store["id"], first)
             await work(self)
 
-        monkeypatch.setattr(Shift, "_work", ended_meanwhile)
-        await Shift(kit, item, "1", 2).run()
+        monkeypatch.setattr(IngestionJob, "_work", ended_meanwhile)
+        await IngestionJob(context, item, "1", 2).run()
         shown = [(await service.api.get(f"{path}/files/{each}"))["status"] for each in (first, *others)]
         assert shown == ["failed", "completed", "completed"]
 
@@ -359,18 +363,18 @@ async def test_what_workers_of_a_poison_item_did_last_is_shown_though_they_died(
     """What a host gives up has another id, so a claim may be another item's, and still counts."""
     async with in_process(worker=False) as service:
         store = await service.api.post("/vector_stores", {"file_ids": await files(service, 2)})
-        worker = worker_of(service.parts, service.ledger, service.stores, service.searcher)
+        worker = worker_of(service.parts, service.threads, service.stores, service.searcher)
         state = (await service.stores.look("default", store["id"])).state
         paths = {each: f"/vector_stores/{store['id']}/files/{each}" for each in state.waiting}
         claims = [e.FileClaimed(file_id=file_id, attempt=n, item="1/4") for n, file_id in enumerate(paths)]
         await service.stores.commit("default", store["id"], lambda _: claims)
         assert {(await service.api.get(path))["status"] for path in paths.values()} == {"in_progress"}
         await fails_and_dies(service, store["id"], next(iter(paths)))
-        item = TendStore(project="default", store_id=store["id"], sent_at=0)
+        item = MaintainStore(project="default", store_id=store["id"], sent_at=0)
         if host:
-            await worker._doorbell.give_up(Delivery("99", to_body(item), 1, "0"))
+            await worker._handler.give_up(Delivery("99", to_body(item), 1, "0"))
         else:
-            await worker._doorbell._give_up(item, Delivery("1", to_body(item), 5, ""))
+            await worker._handler._give_up(item, Delivery("1", to_body(item), 5, ""))
         shown = [(await service.api.get(path))["status"] for path in paths.values()]
         assert shown == ["failed", "in_progress" if host else "failed"]
 
@@ -378,7 +382,7 @@ async def test_what_workers_of_a_poison_item_did_last_is_shown_though_they_died(
 async def fails_and_dies(service: InProcess, store_id: str, file_id: str) -> None:
     """Another process commits that this file has failed, and does not live to project it, as can be on Azure."""
     clock, failed = service.parts.clock, e.FileFailed(file_id=file_id, error=WENT_WRONG)
-    stores = Stores(service.parts.storage, clock, Ids(clock), Bell())
+    stores = VectorStoreRepository(service.parts.storage, clock, Ids(clock), Notifier())
     stores._documents = lambda *_: []  # type: ignore[method-assign]
     await stores.commit("default", store_id, lambda _: [failed])
 
@@ -394,7 +398,7 @@ async def test_a_look_at_a_deleted_store_brings_back_none_of_its_documents() -> 
         await service.stores.purge("default", store["id"])
         await storage.sweep(names.STORE_BATCHES, f"default/{store['id']}/")
         clock = service.parts.clock
-        other = Stores(storage, clock, Ids(clock), Bell())
+        other = VectorStoreRepository(storage, clock, Ids(clock), Notifier())
         assert (await other.look("default", store["id"])).state.deleted
         assert not await storage.page(names.STORE_BATCHES, "default/", after=None, limit=9, newest_first=False)
 
@@ -403,12 +407,12 @@ async def test_a_poison_item_that_was_delivered_often_leaves_no_file_waiting() -
     """Workers that die raise the count of its deliveries beyond that of failures."""
     async with in_process(worker=False) as service:
         store = await service.api.post("/vector_stores", {"file_ids": await files(service, 2)})
-        worker = worker_of(service.parts, service.ledger, service.stores, service.searcher)
+        worker = worker_of(service.parts, service.threads, service.stores, service.searcher)
         state = (await service.stores.look("default", store["id"])).state
         claims = [e.FileClaimed(file_id=file_id, attempt=n, item="1/9") for n, file_id in enumerate(state.waiting)]
         await service.stores.commit("default", store["id"], lambda _: claims)
-        item = TendStore(project="default", store_id=store["id"], sent_at=0)
-        await worker._doorbell._give_up(item, Delivery("1", to_body(item), 9, ""))
+        item = MaintainStore(project="default", store_id=store["id"], sent_at=0)
+        await worker._handler._give_up(item, Delivery("1", to_body(item), 9, ""))
         state = (await service.stores.look("default", store["id"])).state
         assert {held.file.status for held in state.files} == {"failed"}
 
@@ -418,11 +422,11 @@ async def test_the_last_of_a_store_goes_whole_though_its_first_purge_never_came(
     async with in_process(worker=False) as service:
         (file_id,) = await files(service, 1)
         store = await service.api.post("/vector_stores", {"file_ids": [file_id]})
-        worker = worker_of(service.parts, service.ledger, service.stores, service.searcher)
-        item = TendStore(project="default", store_id=store["id"], sent_at=0)
-        await Shift(worker._kit.ingestion, item, "1").run()
+        worker = worker_of(service.parts, service.threads, service.stores, service.searcher)
+        item = MaintainStore(project="default", store_id=store["id"], sent_at=0)
+        await IngestionJob(worker._context.ingestion, item, "1").run()
         await service.api.delete(f"/vector_stores/{store['id']}")
-        await worker._doorbell._purge_store(
+        await worker._handler._purge_store(
             PurgeStore(project="default", store_id=store["id"], sent_at=0, tombstones=True)
         )
         storage = service.parts.storage
@@ -519,21 +523,21 @@ async def test_segments_of_an_older_format_are_renewed_when_a_file_is_added(monk
         return [each["file_id"] for each in answer["data"]]
 
     async with in_process(worker=False) as service:
-        kit = worker_of(service.parts, service.ledger, service.stores, service.searcher)._kit.ingestion
+        context = worker_of(service.parts, service.threads, service.stores, service.searcher)._context.ingestion
         texts = [f"The households of street {number}." for number in range(9)]
         late, *ids = [(await upload(service.api, text.encode()))["id"] for text in texts]
         store = await service.api.post("/vector_stores", {"file_ids": ids})
-        item = TendStore(project="default", store_id=store["id"], sent_at=0)
+        item = MaintainStore(project="default", store_id=store["id"], sent_at=0)
         with monkeypatch.context() as old:
             old.setattr("assistants_service.core.search.segment.indexed", list)
             old.setattr("assistants_service.core.search.segment.FORMAT", WHOLE)
             old.setattr("assistants_service.worker.ingestion.FORMAT", WHOLE)
-            await Shift(kit, item, "1").run()
+            await IngestionJob(context, item, "1").run()
         state = (await service.stores.look("default", store["id"])).state
         assert [held.format for held in state.segments.values()] == [WHOLE]  # of all that were merged
         assert await found() == []
         await service.api.post(f"/vector_stores/{store['id']}/files", {"file_id": late})
-        await Shift(kit, item, "2").run()
+        await IngestionJob(context, item, "2").run()
         state = (await service.stores.look("default", store["id"])).state
         assert [held.format for held in state.segments.values()] == [FORMAT, FORMAT]
         assert set(await found()) == {*ids, late}

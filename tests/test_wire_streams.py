@@ -17,7 +17,7 @@ from assistants_service.core.ports import Deltas, Prompt, Reply, StorageUnavaila
 from assistants_service.core.threads.decide import Done
 from assistants_service.core.threads.stream import replay
 from assistants_service.core.work_items import AdvanceRun
-from assistants_service.worker.run_executor import Advance
+from assistants_service.worker.run_executor import RunExecutor
 from inprocess import Event, Gate, InProcess, ManualClock, Stream, calls, fails, in_process, path_of, says
 
 Json = Any
@@ -238,7 +238,7 @@ async def test_an_item_that_comes_when_its_run_has_long_ended_reads_no_history(m
 
         monkeypatch.setattr(service.storage, "read", read)
         item = AdvanceRun(project="default", thread_id=thread, run_id=run["id"], sent_at=0, seen=-1)
-        assert isinstance(await Advance(service._worker._kit, item, "9", -1).run(), Done)
+        assert isinstance(await RunExecutor(service._worker._context, item, "9", -1).run(), Done)
         assert sum(sizes) < 100_000
 
 

@@ -411,7 +411,7 @@ async def purged(service: InProcess, thread: str, *runs: str) -> None:
     log = names.log("default", thread)
     item = PurgeThread(project="default", thread_id=thread, sent_at=0, tombstones=True)
     await service.storage.send(to_body(item))
-    service.bell.ring("work")
+    service.notifier.notify("work")
     async with asyncio.timeout(30):
         while await service.storage.read(names.THREADS, log, None):
             await asyncio.sleep(0.001)
@@ -425,7 +425,7 @@ async def purged(service: InProcess, thread: str, *runs: str) -> None:
 async def test_a_doorbell_of_a_thread_that_was_purged_is_dropped_without_a_word(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Its run waited for outputs: the doorbell was parked until it expires."""
+    """Its run waited for outputs: the work item was parked until it expires."""
     caplog.set_level(logging.INFO)
     async with in_process(calls(ToolCall("call_1", "get_weather", "{}")), clock=ManualClock()) as service:
         run = await service.finished(assistant=await service.assistant(tools=[WEATHER]))

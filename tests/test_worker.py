@@ -17,7 +17,7 @@ from assistants_service.core.resources import Run, ToolCalls
 from assistants_service.core.threads import sse as frames
 from assistants_service.core.work_items import AdvanceRun, PurgeThread, to_body
 from assistants_service.worker.actions import Actions
-from assistants_service.worker.item_handler import Doorbell
+from assistants_service.worker.item_handler import WorkItemHandler
 from assistants_service.worker.main import Worker
 from client import Client, Unanswered
 from faults import How, Plan
@@ -35,7 +35,7 @@ async def started(world: World, script: str, *, stream: bool = False) -> tuple[C
 
 
 async def ring(world: World, client: Client, work: Run) -> None:
-    """A doorbell more for this run."""
+    """A work item more for this run."""
     item = AdvanceRun(project=PROJECT, thread_id=client.thread, run_id=work.id, sent_at=world.clock.now())
     await world.store.send(to_body(item))
 
@@ -47,7 +47,7 @@ async def deliver(world: World, *, hide: float = 45) -> Delivery:
 
 
 def answer(process: Process, delivery: Delivery) -> asyncio.Task[None]:
-    return process.spawn(Doorbell(process.kit).answer(delivery))
+    return process.spawn(WorkItemHandler(process.context).answer(delivery))
 
 
 async def finished(world: World, client: Client, work: Run) -> None:
@@ -60,7 +60,7 @@ async def finished(world: World, client: Client, work: Run) -> None:
     await check(world)
 
 
-# --- several doorbells, several holders -----------------------------------------------------------------------------
+# --- several work items, several holders -----------------------------------------------------------------------------
 
 
 def test_p6_of_two_workers_that_claim_a_run_at_once_one_works() -> None:
@@ -170,7 +170,7 @@ def test_p6_an_item_that_another_host_received_is_back_soon_after_its_worker_die
         async with world.running():
             client, work = await started(world, "slow")
             dying = world.processes[1]
-            dying.spawn(Worker(dying.kit).take_over(await deliver(world, hide=600)))
+            dying.spawn(Worker(dying.context).take_over(await deliver(world, hide=600)))
             await asyncio.sleep(0.5)
             dying.kill()
             began = world.clock.now()
@@ -187,7 +187,7 @@ def test_p6_an_item_that_is_taken_over_twice_is_worked_on_once() -> None:
         async with world.running():
             client, work = await started(world, "slow")
             process = world.processes[1]
-            worker, delivery = Worker(process.kit), await deliver(world, hide=600)
+            worker, delivery = Worker(process.context), await deliver(world, hide=600)
             working = process.spawn(worker.take_over(delivery))
             await asyncio.sleep(0.5)
             world.store._sql.execute("UPDATE queue SET visible_at=0")
@@ -210,7 +210,7 @@ def test_an_item_that_cannot_be_taken_over_is_left_to_its_host() -> None:
             world.plan.choose = lambda _, name: How.REFUSED if name == "extend" else None
             process = world.processes[1]
             with pytest.raises(StorageUnavailable):
-                await process.spawn(Worker(process.kit).take_over(await deliver(world, hide=5)))
+                await process.spawn(Worker(process.context).take_over(await deliver(world, hide=5)))
             world.plan.choose = lambda _, name: None
             await finished(world, client, work)
 
@@ -253,7 +253,7 @@ def test_p6_an_unforeseen_error_of_the_queue_takes_no_run_from_its_worker(monkey
         async with world.running():
             troubles: list[Exception] = [ValueError("a fault")]
             for process in world.processes[1:]:
-                extend = process.kit.storage.extend
+                extend = process.context.storage.extend
 
                 async def troubled(delivery: Delivery, *, hide: float, extend: Any = extend) -> Delivery:
                     if troubles:
@@ -261,7 +261,7 @@ def test_p6_an_unforeseen_error_of_the_queue_takes_no_run_from_its_worker(monkey
                     found: Delivery = await extend(delivery, hide=hide)
                     return found
 
-                monkeypatch.setattr(process.kit.storage, "extend", troubled)
+                monkeypatch.setattr(process.context.storage, "extend", troubled)
             client, work = await started(world, "long")
             await client.until(work)
             assert not troubles
@@ -546,7 +546,7 @@ async def stuck(**options: Any) -> AsyncIterator[tuple[World, Client, Run, Stubb
     """A run that is in such an action, in a worker that has one slot."""
     world, stubborn = World(layout=("api", "worker"), **options), Stubborn()
     async with world.running():
-        world.processes[1].kit.actions = Actions({"lookup": stubborn.lookup}, timeout=3600)
+        world.processes[1].context.actions = Actions({"lookup": stubborn.lookup}, timeout=3600)
         client, work = await started(world, "own")
         await asyncio.sleep(2)
         try:
@@ -562,7 +562,7 @@ def test_p2_an_action_that_swallows_its_cancellation_keeps_no_run_from_its_expir
         async with stuck(concurrency=1) as (world, client, work, stubborn):
             await asyncio.sleep(world.lifetime + 2)
             assert (await client.look(work)).status == "expired"
-            assert not world.processes[1].kit.runs.full
+            assert not world.processes[1].context.runs.full
             assert stubborn.swallowed
 
     run(main())

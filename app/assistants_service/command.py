@@ -8,7 +8,7 @@ import os
 import sys
 
 from assistants_service.api import key_command
-from assistants_service.composition import keys_of, ledger_of, opened, stores_of
+from assistants_service.composition import keys_of, opened, stores_of, threads_of
 from assistants_service.core.ports import StorageUnavailable
 from assistants_service.core.resume import Resumption
 from assistants_service.infra.settings import ConfigurationError, Settings, UnresolvedReference, describe, read_settings
@@ -51,12 +51,12 @@ async def resume(settings: Settings) -> None:
     if settings.storage.startswith(SQLITE):
         _existing(settings.storage)
     async with opened(settings) as parts:
-        resumption = Resumption(parts.storage, ledger_of(parts), stores_of(parts), parts.clock)
+        resumption = Resumption(parts.storage, threads_of(parts), stores_of(parts), parts.clock)
         try:
             await resumption.run()
         except StorageUnavailable as error:
             raise ConfigurationError(f"{str(error).rstrip('.')}. Run it again.") from None
-        sent = ", ".join(f"{number} {kind}" for kind, number in sorted(resumption.rung.items())) or "none"
+        sent = ", ".join(f"{number} {kind}" for kind, number in sorted(resumption.enqueued.items())) or "none"
         print(f"Work items that were sent in the store {place_of(settings)}: {sent}.")
         if resumption.unreadable:
             raise ConfigurationError(

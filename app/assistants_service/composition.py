@@ -18,10 +18,10 @@ from assistants_service.api.main import create_app
 from assistants_service.api.service import Service
 from assistants_service.core.ids import Ids
 from assistants_service.core.keys import Keys
-from assistants_service.core.notifier import Bell
+from assistants_service.core.notifier import Notifier
 from assistants_service.core.ports import SILENCE, Clock, Embeddings, Extraction, Storage, StorageUnavailable, Telemetry
-from assistants_service.core.threads.repository import Threads
-from assistants_service.core.vector_stores.repository import Stores
+from assistants_service.core.threads.repository import ThreadRepository
+from assistants_service.core.vector_stores.repository import VectorStoreRepository
 from assistants_service.core.vector_stores.search import Searcher
 from assistants_service.infra.models.providers import ModelRouter
 from assistants_service.infra.settings import ConfigurationError, Settings
@@ -38,7 +38,7 @@ from assistants_service.infra.wiring import (
     tokens_of,
 )
 from assistants_service.worker.actions import Actions
-from assistants_service.worker.context import Kit
+from assistants_service.worker.context import WorkerContext
 from assistants_service.worker.main import Worker
 from assistants_service.worker.search import Search
 from assistants_service.worker.slots import HOSTED_RUNS, HOSTED_WAITING, WAITING
@@ -58,7 +58,7 @@ class Parts:
     settings: Settings
     clock: Clock
     ids: Ids
-    bell: Bell
+    notifier: Notifier
     storage: Storage
     models: ModelRouter
     extraction: Extraction
@@ -78,7 +78,9 @@ async def opened(settings: Settings, stop: asyncio.Event | None = None) -> Async
         extraction, embeddings = extraction_of(settings), embeddings_of(settings, models)
         try:
             await open_storage(storage, settings, stop or asyncio.Event())
-            yield Parts(settings, clock, Ids(clock), Bell(), storage, models, extraction, embeddings, tokens, telemetry)
+            yield Parts(
+                settings, clock, Ids(clock), Notifier(), storage, models, extraction, embeddings, tokens, telemetry
+            )
         finally:
             if tokens:
                 await tokens.close()
@@ -104,35 +106,39 @@ async def open_storage(storage: Storage, settings: Settings, stop: asyncio.Event
             await asyncio.wait_for(stop.wait(), min(pause, left))
 
 
-def ledger_of(parts: Parts) -> Threads:
-    return Threads(
+def threads_of(parts: Parts) -> ThreadRepository:
+    return ThreadRepository(
         parts.storage,
         parts.clock,
         parts.ids,
-        parts.bell,
+        parts.notifier,
         roll_after=parts.settings.log_roll_after,
         telemetry=parts.telemetry,
     )
 
 
-def stores_of(parts: Parts) -> Stores:
+def stores_of(parts: Parts) -> VectorStoreRepository:
     index = index_of(parts.settings, parts.storage)
-    return Stores(
-        parts.storage, parts.clock, parts.ids, parts.bell, roll_after=parts.settings.log_roll_after, index=index
+    return VectorStoreRepository(
+        parts.storage, parts.clock, parts.ids, parts.notifier, roll_after=parts.settings.log_roll_after, index=index
     )
 
 
-def searcher_of(parts: Parts, stores: Stores) -> Searcher:
+def searcher_of(parts: Parts, stores: VectorStoreRepository) -> Searcher:
     return Searcher(stores, parts.embeddings, parts.clock)
 
 
 def api_of(
-    parts: Parts, ledger: Threads, stores: Stores, searcher: Searcher, stopping: asyncio.Event | None = None
+    parts: Parts,
+    threads: ThreadRepository,
+    stores: VectorStoreRepository,
+    searcher: Searcher,
+    stopping: asyncio.Event | None = None,
 ) -> web.Application:
     settings = parts.settings
     limits = Limits(
         parts.storage,
-        ledger,
+        threads,
         parts.clock,
         requests=settings.project_requests_per_minute,
         runs=settings.project_active_runs,
@@ -140,13 +146,13 @@ def api_of(
     )
     service = Service(
         parts.storage,
-        ledger,
+        threads,
         stores,
         searcher,
         parts.models,
         parts.clock,
         parts.ids,
-        parts.bell,
+        parts.notifier,
         lifetime=settings.run_expires_after,
         poll_after=settings.poll_after_ms / 1000,
         file_limit=settings.file_max_mb * 1024**2,
@@ -176,14 +182,16 @@ def actions_of(settings: Settings) -> Actions:
         raise ConfigurationError(str(error)) from None
 
 
-def worker_of(parts: Parts, ledger: Threads, stores: Stores, searcher: Search, *, hosted: bool = False) -> Worker:
+def worker_of(
+    parts: Parts, threads: ThreadRepository, stores: VectorStoreRepository, searcher: Search, *, hosted: bool = False
+) -> Worker:
     settings = parts.settings
     concurrency, waiting = settings.worker_concurrency, WAITING
     if hosted:
         concurrency, waiting = min(concurrency, HOSTED_RUNS), HOSTED_WAITING
-    kit = Kit(
+    context = WorkerContext(
         parts.storage,
-        ledger,
+        threads,
         stores,
         parts.models,
         actions_of(settings),
@@ -191,7 +199,7 @@ def worker_of(parts: Parts, ledger: Threads, stores: Stores, searcher: Search, *
         parts.embeddings,
         parts.clock,
         parts.ids,
-        parts.bell,
+        parts.notifier,
         flush_every=settings.stream_flush_ms / 1000,
         hide=settings.worker_hide_seconds,
         max_rounds=settings.max_tool_rounds,
@@ -202,7 +210,7 @@ def worker_of(parts: Parts, ledger: Threads, stores: Stores, searcher: Search, *
         searcher=searcher,
         tokenizer=Tiktoken(),
     )
-    return Worker(kit)
+    return Worker(context)
 
 
 def tell_of_models(parts: Parts) -> None:

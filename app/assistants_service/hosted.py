@@ -7,11 +7,11 @@ import contextlib
 
 from assistants_service.composition import (
     actions_of,
-    ledger_of,
     opened,
     searcher_of,
     stores_of,
     tell_of_models,
+    threads_of,
     worker_of,
 )
 from assistants_service.infra.settings import ConfigurationError, read_settings
@@ -49,4 +49,4 @@ class HostedWorker:
         tell_of_models(parts)
         self._warming = asyncio.create_task(parts.models.warm())
         stores = stores_of(parts)
-        return worker_of(parts, ledger_of(parts), stores, searcher_of(parts, stores), hosted=True)
+        return worker_of(parts, threads_of(parts), stores, searcher_of(parts, stores), hosted=True)

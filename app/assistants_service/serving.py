@@ -20,11 +20,11 @@ from assistants_service.composition import (
     Parts,
     api_of,
     keys_of,
-    ledger_of,
     opened,
     searcher_of,
     stores_of,
     tell_of_models,
+    threads_of,
     worker_of,
 )
 from assistants_service.infra.models.providers import ModelRouter
@@ -62,12 +62,12 @@ async def run(settings: Settings, *, api: bool, worker: bool) -> None:
     async with opened(settings, stop) as parts, contextlib.AsyncExitStack() as stack:
         if api:
             await check_exposure(parts)
-        ledger, stores = ledger_of(parts), stores_of(parts)
+        threads, stores = threads_of(parts), stores_of(parts)
         searcher = searcher_of(parts, stores)
         # First: nothing listens before the settings hold.
-        consumer = worker_of(parts, ledger, stores, searcher) if worker else None
+        consumer = worker_of(parts, threads, stores, searcher) if worker else None
         if api:
-            await stack.enter_async_context(listening(api_of(parts, ledger, stores, searcher, stop), settings))
+            await stack.enter_async_context(listening(api_of(parts, threads, stores, searcher, stop), settings))
         if consumer:
             await stack.enter_async_context(working(consumer, settings, stop))
         tell_of_models(parts)

@@ -23,7 +23,7 @@ from azure.storage.queue import QueueMessage
 from azure.storage.queue.aio import QueueServiceClient
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from assistants_service.composition import ledger_of, opened, searcher_of, stores_of, worker_of
+from assistants_service.composition import opened, searcher_of, stores_of, threads_of, worker_of
 from assistants_service.infra.azure.store import EMULATOR_VERSION
 from assistants_service.infra.settings import read_settings
 from test_operations import HEADERS, Separate
@@ -46,7 +46,7 @@ async def operations_of_a_run(account: str) -> Counter[str]:
                 thread = await (await client.post("/v1/threads", json=body, headers=HEADERS)).json()
                 before, body = one.counted(), {"assistant_id": assistant["id"]}
                 await (await client.post(f"/v1/threads/{thread['id']}/runs", json=body, headers=HEADERS)).read()
-                await one.doorbell.answer(await one.delivery())
+                await one.handler.answer(await one.delivery())
                 spent = one.counted() - before
         return spent
     finally:
@@ -58,7 +58,7 @@ async def idle_operations_a_day(account: str, seconds: float) -> float:
     """Of a worker that found nothing for a while, with the settings that users get."""
     async with opened(read_settings({"storage": account})) as parts:
         stores = stores_of(parts)
-        worker = worker_of(parts, ledger_of(parts), stores, searcher_of(parts, stores))
+        worker = worker_of(parts, threads_of(parts), stores, searcher_of(parts, stores))
         working = asyncio.create_task(worker.run())
         await asyncio.sleep(5)
         operations: Counter[str] = parts.storage.operations  # type: ignore[attr-defined]

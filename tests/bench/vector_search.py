@@ -22,7 +22,7 @@ from assistants_service.core import names
 from assistants_service.core.ports import Storage
 from assistants_service.core.search.ranking import HYBRID, VECTOR, WORDS, Query, Spread, Weights, search
 from assistants_service.core.search.segment import Chunk, Floats, Segment, build
-from assistants_service.core.search.segment_cache import Shelf
+from assistants_service.core.search.segment_cache import SegmentCache
 from assistants_service.infra.settings import Settings
 from assistants_service.infra.wiring import SystemClock, storage_of
 
@@ -90,11 +90,11 @@ class Store:
             stores.append(store)
         return stores
 
-    async def open(self, shelf: Shelf) -> list[Segment]:
-        return await shelf.open(self._name, self._segments)
+    async def open(self, cache: SegmentCache) -> list[Segment]:
+        return await cache.open(self._name, self._segments)
 
-    async def find(self, shelf: Shelf, query: Query) -> None:
-        assert await shelf.search(self._name, self._segments, [query], self._sources, 10)
+    async def find(self, cache: SegmentCache, query: Query) -> None:
+        assert await cache.search(self._name, self._segments, [query], self._sources, 10)
 
     def search(self, segments: list[Segment], query: Query, spread: Spread, weights: Weights = HYBRID) -> None:
         assert search(segments, [query], self._sources, 10, weights=weights, spread=spread)
@@ -115,11 +115,11 @@ async def vector_search(stand: Stand, engine: str) -> AsyncIterator[Figure]:
             for seed, blob in enumerate(blobs):
                 await large.add(seed, await asyncio.wrap_future(blob))
             async for turn in stand.turns():
-                resting, shelf = resident_mb(os.getpid()), Shelf(storage, names.CONTENTS, 2**40)
+                resting, cache = resident_mb(os.getpid()), SegmentCache(storage, names.CONTENTS, 2**40)
                 begun = time.perf_counter()
-                segments = await large.open(shelf)
+                segments = await large.open(cache)
                 yield Figure(engine, f"{total}, cold: open", (time.perf_counter() - begun) * 1000)
-                yield Figure(engine, f"{total}: memory of the shelf", shelf.memory / 2**20, "MB")
+                yield Figure(engine, f"{total}: memory of the segment cache", cache.memory / 2**20, "MB")
                 if not turn:
                     grown = resident_mb(os.getpid()) - resting
                     yield Figure(engine, f"{total}: growth of the process", grown, "MB")
@@ -127,16 +127,16 @@ async def vector_search(stand: Stand, engine: str) -> AsyncIterator[Figure]:
                 for figure in warm(engine, total, large, segments, query, pool.map, limited=not stand.quick):
                     yield figure
                 begun = time.perf_counter()
-                await large.find(shelf, query)
+                await large.find(cache, query)
                 yield Figure(engine, f"{total}: search, and read 10 texts", (time.perf_counter() - begun) * 1000)
 
                 empty = Store(storage, f"empty {turn}")
-                least = await one_more(empty, Shelf(storage, names.CONTENTS, 2**40), next(seeds))
-                took = await one_more(large, shelf, next(seeds))
+                least = await one_more(empty, SegmentCache(storage, names.CONTENTS, 2**40), next(seeds))
+                took = await one_more(large, cache, next(seeds))
                 what = f"add a file of {PER_FILE} chunks to {total}, and open them"
                 yield Figure(engine, what, took, "ms", least, at_most(2 * least))
 
-                del segments, shelf
+                del segments, cache
                 async for figure in bounded(engine, storage, large.alone()):
                     yield figure
         finally:
@@ -164,24 +164,24 @@ def warm(
     yield Figure(engine, f"{total}: search by words alone", by_words, "ms", bare)
 
 
-async def one_more(store: Store, shelf: Shelf, seed: int) -> float:
+async def one_more(store: Store, cache: SegmentCache, seed: int) -> float:
     """Milliseconds of one more file: its segment, written and opened in a store that is open already."""
     begun = time.perf_counter()
     await store.add(seed, file(seed, PER_FILE))
-    await store.open(shelf)
+    await store.open(cache)
     return (time.perf_counter() - begun) * 1000
 
 
 async def bounded(engine: str, storage: Storage, stores: list[Store]) -> AsyncIterator[Figure]:
     """Each large segment is a store of its own, of which three have room: they are opened round and round."""
-    alone = Shelf(storage, names.CONTENTS, 2**40)
+    alone = SegmentCache(storage, names.CONTENTS, 2**40)
     await stores[0].open(alone)
     limit = 3 * alone.memory
     del alone
-    shelf, resting, kept, grown = Shelf(storage, names.CONTENTS, limit), resident_mb(os.getpid()), 0.0, 0.0
+    cache, resting, kept, grown = SegmentCache(storage, names.CONTENTS, limit), resident_mb(os.getpid()), 0.0, 0.0
     for store in [*stores, *stores]:
-        await store.open(shelf)
-        kept, grown = max(kept, shelf.memory / 2**20), max(grown, resident_mb(os.getpid()) - resting)
+        await store.open(cache)
+        kept, grown = max(kept, cache.memory / 2**20), max(grown, resident_mb(os.getpid()) - resting)
     yield Figure(
         engine, f"{len(stores)} stores by turns, 3 fit: kept", kept, "MB", limit / 2**20, at_most(limit / 2**20)
     )

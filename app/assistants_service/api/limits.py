@@ -24,7 +24,7 @@ from assistants_service.api.service import PROJECT
 from assistants_service.core import names
 from assistants_service.core.errors import ApiError
 from assistants_service.core.ports import Clock, Storage, StorageUnavailable
-from assistants_service.core.threads.repository import Threads
+from assistants_service.core.threads.repository import ThreadRepository
 
 log = logging.getLogger(__name__)
 
@@ -89,8 +89,8 @@ class ActiveRuns:
     """`limit` runs at once, of those that began by this process. That one ended is found out when its place is wanted:
     from what this process knows of the thread, else by a look at its log."""
 
-    def __init__(self, limit: int, ledger: Threads, clock: Clock) -> None:
-        self._limit, self._ledger, self._clock = limit, ledger, clock
+    def __init__(self, limit: int, threads: ThreadRepository, clock: Clock) -> None:
+        self._limit, self._threads, self._clock = limit, threads, clock
         self._projects: dict[str, Places] = {}
 
     @contextlib.asynccontextmanager
@@ -134,9 +134,9 @@ class ActiveRuns:
     async def _runs(self, project: str, thread_id: str) -> bool:
         """Whether the thread has an active run."""
         now = self._clock.now()
-        state = await self._ledger.recall(project, thread_id)
+        state = await self._threads.recall(project, thread_id)
         if state.active_run and not state.deleted:
-            state = (await self._ledger.look(project, thread_id)).state
+            state = (await self._threads.look(project, thread_id)).state
         held = state.active_run
         return bool(held and not state.deleted and now < (held.run.expires_at or now))
 
@@ -209,10 +209,17 @@ class Limits:
     """All limits; 0 stands for none."""
 
     def __init__(
-        self, storage: Storage, ledger: Threads, clock: Clock, *, requests: int = 0, runs: int = 0, stored: int = 0
+        self,
+        storage: Storage,
+        threads: ThreadRepository,
+        clock: Clock,
+        *,
+        requests: int = 0,
+        runs: int = 0,
+        stored: int = 0,
     ) -> None:
         self.requests = RequestRate(requests, clock) if requests else None
-        self.runs = ActiveRuns(runs, ledger, clock) if runs else None
+        self.runs = ActiveRuns(runs, threads, clock) if runs else None
         self.stored = StoredBytes(stored, storage, clock) if stored else None
 
     def __bool__(self) -> bool:

@@ -25,21 +25,21 @@ async def fetch(request: web.Request, container: str, thread_id: str, *ids: str)
     in none."""
     service, project = service_of(request)
     try:
-        return answer_stored(request, await service.ledger.fetch(container, project, thread_id, *ids))
+        return answer_stored(request, await service.threads.fetch(container, project, thread_id, *ids))
     except ApiError as error:
         if error.status != 404:
             raise
     if found := await find(request, thread_id, *ids):
         return answer(found)
     # It is not there; or it came whole since the first look.
-    return answer_stored(request, await service.ledger.fetch(container, project, thread_id, *ids))
+    return answer_stored(request, await service.threads.fetch(container, project, thread_id, *ids))
 
 
 async def find(request: web.Request, thread_id: str, *ids: str) -> Message | Step | None:
     """`ids` are of a message, or of a run and a step. Reads two streams at most, and none of a run without one. Raises
     the 404 of a thread that is not there."""
     service, project = service_of(request)
-    state = await service.ledger.read(project, thread_id)
+    state = await service.threads.read(project, thread_id)
     *of_run, object_id = ids
     for run_id in of_run or _runs_of(state, object_id):
         held = state.runs.get(run_id)

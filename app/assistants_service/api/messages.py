@@ -16,22 +16,22 @@ from assistants_service.core.threads.commands import message_of
 async def create(request: web.Request) -> web.Response:
     service, project = service_of(request)
     thread_id = path_id(request, "thread_id", "thread")
-    body, scribe = await read_body(request, CreateMessage), service.scribe()
+    body, commands = await read_body(request, CreateMessage), service.commands()
     reserved = await reserve(request, "msg", body)
     if reserved.known:
         return reserved.known
     filing = None
     if body.attachments:
-        state = await service.ledger.read(project, thread_id)
-        scribe.create_message(state, body, reserved.id)  # what is refused is filed nowhere
+        state = await service.threads.read(project, thread_id)
+        commands.create_message(state, body, reserved.id)  # what is refused is filed nowhere
         filing = await service.helpers.for_messages(project, reserved.id, state, [body])
-    changes = await service.ledger.command(
-        project, thread_id, lambda state: scribe.create_message(state, body, reserved.id, filing)
+    changes = await service.threads.command(
+        project, thread_id, lambda state: commands.create_message(state, body, reserved.id, filing)
     )
     created = [change.object for change in changes if change.name == "thread.message.created"]
     if created:  # what this request made of it, whatever others do to it by now
         return await reserved.keep(answer(created[0]))
-    return await reserved.keep(answer(message_of(await service.ledger.recall(project, thread_id), reserved.id)))
+    return await reserved.keep(answer(message_of(await service.threads.recall(project, thread_id), reserved.id)))
 
 
 async def list_all(request: web.Request) -> web.Response:
@@ -40,7 +40,7 @@ async def list_all(request: web.Request) -> web.Response:
     query, run_id = page_query(request), request.query.get("run_id")
     if run_id:
         checked_id(run_id, "run_id", "run")
-    state = await service.ledger.read(project, thread_id)
+    state = await service.threads.read(project, thread_id)
     where = (lambda message: message.run_id == run_id) if run_id else None
     making = state.making.message if state.making else None
     return answer(state.messages.page(query, "message", where, {making.id: making} if making else {}))
@@ -54,18 +54,18 @@ async def retrieve(request: web.Request) -> web.Response:
 async def update(request: web.Request) -> web.Response:
     service, project = service_of(request)
     thread_id, message_id = path_id(request, "thread_id", "thread"), path_id(request, "message_id", "msg")
-    body, scribe = await read_body(request, UpdateMetadata), service.scribe()
-    changes = await service.ledger.command(
-        project, thread_id, lambda state: scribe.update_message(state, message_id, body)
+    body, commands = await read_body(request, UpdateMetadata), service.commands()
+    changes = await service.threads.command(
+        project, thread_id, lambda state: commands.update_message(state, message_id, body)
     )
     if changes:
         return answer(changes[-1].object)
-    return answer(message_of(await service.ledger.recall(project, thread_id), message_id))
+    return answer(message_of(await service.threads.recall(project, thread_id), message_id))
 
 
 async def delete(request: web.Request) -> web.Response:
     service, project = service_of(request)
     thread_id, message_id = path_id(request, "thread_id", "thread"), path_id(request, "message_id", "msg")
-    scribe = service.scribe()
-    await service.ledger.command(project, thread_id, lambda state: scribe.delete_message(state, message_id))
+    commands = service.commands()
+    await service.threads.command(project, thread_id, lambda state: commands.delete_message(state, message_id))
     return answer(Deleted(id=message_id, object="thread.message.deleted"))

@@ -38,10 +38,12 @@ async def create(request: web.Request) -> web.StreamResponse:
     async with service.beginning(project, thread_id):
         filing = None
         if any(message.attachments for message in body.additional_messages or ()):
-            state = await service.ledger.read(project, thread_id)
-            service.scribe().create_run(state, body, assistant, reserved.id)  # what is refused is filed nowhere
+            state = await service.threads.read(project, thread_id)
+            service.commands().create_run(state, body, assistant, reserved.id)  # what is refused is filed nowhere
             filing = await service.helpers.for_messages(project, reserved.id, state, body.additional_messages)
-        run = await service.desk.create_run(project, thread_id, reserved.id, body, assistant, filing, contents=contents)
+        run = await service.thread_service.create_run(
+            project, thread_id, reserved.id, body, assistant, filing, contents=contents
+        )
     kept = await reserved.keep(answer(run))
     return await _stream(request, run) if body.stream else kept
 
@@ -58,10 +60,12 @@ async def create_with_thread(request: web.Request) -> web.StreamResponse:
     run_id = reserved.id.replace("thread", "run", 1)  # one key stands for both
     async with service.beginning(project, reserved.id):
         if body.thread:
-            service.scribe().create_thread_and_run(body, assistant, reserved.id, run_id)  # what is refused has no store
+            service.commands().create_thread_and_run(
+                body, assistant, reserved.id, run_id
+            )  # what is refused has no store
             thread = await service.helpers.for_new_thread(project, reserved.id, body.thread)
             body = body.model_copy(update={"thread": thread})
-        run = await service.desk.create_thread_and_run(project, reserved.id, run_id, body, assistant)
+        run = await service.thread_service.create_thread_and_run(project, reserved.id, run_id, body, assistant)
     kept = await reserved.keep(answer(run))
     return await _stream(request, run) if body.stream else kept
 
@@ -88,38 +92,38 @@ async def list_all(request: web.Request) -> web.Response:
     service, project = service_of(request)
     thread_id = path_id(request, "thread_id", "thread")
     query = page_query(request)
-    page = (await service.ledger.read(project, thread_id)).runs.page(query, "run")
+    page = (await service.threads.read(project, thread_id)).runs.page(query, "run")
     return answer(replace(page, data=tuple(held.run for held in page.data)))
 
 
 async def retrieve(request: web.Request) -> web.Response:
     service, project = service_of(request)
     thread_id, run_id = path_id(request, "thread_id", "thread"), path_id(request, "run_id", "run")
-    stored = await service.ledger.fetch(names.RUNS, project, thread_id, run_id)
+    stored = await service.threads.fetch(names.RUNS, project, thread_id, run_id)
     return answer_stored(request, stored, headers={"openai-poll-after-ms": str(int(service.poll_after * 1000))})
 
 
 async def update(request: web.Request) -> web.Response:
     service, project = service_of(request)
     thread_id, run_id = path_id(request, "thread_id", "thread"), path_id(request, "run_id", "run")
-    body, scribe = await read_body(request, UpdateMetadata), service.scribe()
-    changes = await service.ledger.command(project, thread_id, lambda state: scribe.update_run(state, run_id, body))
+    body, commands = await read_body(request, UpdateMetadata), service.commands()
+    changes = await service.threads.command(project, thread_id, lambda state: commands.update_run(state, run_id, body))
     if changes:  # what this request made of it, whatever others do to it by now
         return answer(changes[-1].object)
-    return answer(run_of(await service.ledger.recall(project, thread_id), run_id).run)
+    return answer(run_of(await service.threads.recall(project, thread_id), run_id).run)
 
 
 async def cancel(request: web.Request) -> web.Response:
     service, project = service_of(request)
     thread_id, run_id = path_id(request, "thread_id", "thread"), path_id(request, "run_id", "run")
-    return answer(await service.desk.cancel_run(project, thread_id, run_id))
+    return answer(await service.thread_service.cancel_run(project, thread_id, run_id))
 
 
 async def submit_tool_outputs(request: web.Request) -> web.StreamResponse:
     service, project = service_of(request)
     thread_id, run_id = path_id(request, "thread_id", "thread"), path_id(request, "run_id", "run")
     body = await read_body(request, SubmitToolOutputs)
-    run, seen = await service.desk.submit_tool_outputs(project, thread_id, run_id, body)
+    run, seen = await service.thread_service.submit_tool_outputs(project, thread_id, run_id, body)
     return await _stream(request, run, seen) if body.stream else answer(run)
 
 
@@ -127,7 +131,7 @@ async def events(request: web.Request) -> web.StreamResponse:
     """Watch a run from its start, or go on after Last-Event-ID: an addition to the protocol."""
     service, project = service_of(request)
     thread_id, run_id = path_id(request, "thread_id", "thread"), path_id(request, "run_id", "run")
-    run_of(await service.ledger.read(project, thread_id), run_id)
+    run_of(await service.threads.read(project, thread_id), run_id)
     source = streaming.watched(service, project, thread_id, run_id)
     offset = await streaming.start_offset(source, request.headers.get("Last-Event-ID"))
     if offset is None:

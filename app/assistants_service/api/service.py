@@ -14,18 +14,18 @@ from assistants_service.core.errors import ApiError, invalid_id, no_such
 from assistants_service.core.files.service import Files
 from assistants_service.core.files.uploads import Uploads
 from assistants_service.core.ids import SAFE_ID, Ids
-from assistants_service.core.notifier import Bell
+from assistants_service.core.notifier import Notifier
 from assistants_service.core.paging import PageQuery
 from assistants_service.core.ports import SILENCE, Clock, Models, Storage, Stored, Telemetry
 from assistants_service.core.requests import Body
 from assistants_service.core.resources import encode
-from assistants_service.core.threads.commands import Scribe
-from assistants_service.core.threads.repository import Threads
-from assistants_service.core.threads.service import Desk
+from assistants_service.core.threads.commands import ThreadCommands
+from assistants_service.core.threads.repository import ThreadRepository
+from assistants_service.core.threads.service import ThreadService
 from assistants_service.core.vector_stores.helpers import Helpers
-from assistants_service.core.vector_stores.repository import Stores
+from assistants_service.core.vector_stores.repository import VectorStoreRepository
 from assistants_service.core.vector_stores.search import Searcher
-from assistants_service.core.vector_stores.service import StoreDesk
+from assistants_service.core.vector_stores.service import VectorStoreService
 
 if TYPE_CHECKING:
     from assistants_service.api.limits import Limits
@@ -44,18 +44,18 @@ NOUNS = {
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """`ledger` has the threads, `stores` the vector stores. `lifetime` of a run and `poll_after` (what pollers should
+    """`threads` has the threads, `stores` the vector stores. `lifetime` of a run and `poll_after` (what pollers should
     wait) in seconds; `file_limit` and `upload_limit` (of a file that comes by one request, or by an upload) in
     bytes."""
 
     storage: Storage
-    ledger: Threads
-    stores: Stores
+    threads: ThreadRepository
+    stores: VectorStoreRepository
     searcher: Searcher
     models: Models
     clock: Clock
     ids: Ids
-    bell: Bell
+    notifier: Notifier
     lifetime: int = 600
     poll_after: float = 0.1
     file_limit: int = 512 * 1024**2
@@ -64,27 +64,29 @@ class Service:
     limits: Limits | None = None
 
     @property
-    def desk(self) -> Desk:
-        return Desk(self.storage, self.ledger, self.clock, self.ids, self.bell, self.lifetime, self.telemetry)
+    def thread_service(self) -> ThreadService:
+        return ThreadService(
+            self.storage, self.threads, self.clock, self.ids, self.notifier, self.lifetime, self.telemetry
+        )
 
     @property
     def files(self) -> Files:
-        return Files(self.storage, self.clock, self.bell)
+        return Files(self.storage, self.clock, self.notifier)
 
     @property
-    def store_desk(self) -> StoreDesk:
-        return StoreDesk(self.storage, self.stores, self.files, self.clock)
+    def store_service(self) -> VectorStoreService:
+        return VectorStoreService(self.storage, self.stores, self.files, self.clock)
 
     @property
     def helpers(self) -> Helpers:
-        return Helpers(self.store_desk, self.ids)
+        return Helpers(self.store_service, self.ids)
 
     @property
     def uploads(self) -> Uploads:
         return Uploads(self.files, self.ids, self.upload_limit)
 
-    def scribe(self) -> Scribe:
-        return self.desk.scribe()
+    def commands(self) -> ThreadCommands:
+        return self.thread_service.commands()
 
     def beginning(self, project: str, thread_id: str) -> contextlib.AbstractAsyncContextManager[None]:
         """Around the beginning of a run, which the project's limits may refuse."""

@@ -17,7 +17,7 @@ async def list_all(request: web.Request) -> web.Response:
     thread_id, run_id = path_id(request, "thread_id", "thread"), path_id(request, "run_id", "run")
     query = page_query(request)
     contents = includes_contents(request)
-    state = await service.ledger.read(project, thread_id)
+    state = await service.threads.read(project, thread_id)
     held = run_of(state, run_id)
     making = {held.making.step.id: held.making.step} if held.making else {}
     page = held.steps.page(query, "run step", making=making)
@@ -29,7 +29,7 @@ async def retrieve(request: web.Request) -> web.Response:
     thread_id, run_id = path_id(request, "thread_id", "thread"), path_id(request, "run_id", "run")
     step_id = path_id(request, "step_id", "step")
     if includes_contents(request):
-        step = run_of(await service.ledger.read(project, thread_id), run_id).steps.get(step_id)
+        step = run_of(await service.threads.read(project, thread_id), run_id).steps.get(step_id)
         if step is not None:
             return answer(shown(step, contents=True))
     return await making.fetch(request, names.STEPS, thread_id, run_id, step_id)

@@ -53,7 +53,7 @@ def stored(service: Service, project: str, thread_id: str, run_id: str) -> Sourc
                 return data[: end + 2]
             limit *= 8
         # Not there yet, since the process that creates it died before that and a worker will; or not any more.
-        state = (await service.ledger.look(project, thread_id)).state
+        state = (await service.threads.look(project, thread_id)).state
         return None if state.deleted or state.thread is None else b""
 
     return source
@@ -80,7 +80,7 @@ def watched(service: Service, project: str, thread_id: str, run_id: str) -> Sour
             tail = await service.storage.read(names.THREADS, log, idle[1])
             if tail and not tail.data and not tail.restarted:
                 return b""
-        view = await service.ledger.look(project, thread_id)
+        view = await service.threads.look(project, thread_id)
         if view.state.deleted or view.mark is None:
             return None
         held, mark = run_of(view.state, run_id), view.mark
@@ -90,7 +90,7 @@ def watched(service: Service, project: str, thread_id: str, run_id: str) -> Sour
             is_streamed = found != b"" or held.run.active or bool(await streamed(0))
             if is_streamed:
                 return found
-        rest = _without(offset, replay(await service.ledger.trail(project, thread_id, run_id)))
+        rest = _without(offset, replay(await service.threads.trail(project, thread_id, run_id)))
         data = _piece(rest)
         told, idle = offset + len(data), None if data else (offset, mark)
         return data
@@ -132,7 +132,7 @@ async def follow(
     stop, pause, now = (_ENDING if to_the_end else _PAUSE), POLL_FAST, asyncio.get_running_loop().time
     answered = now()
     while True:
-        listeners = [service.bell.listen(topic) for topic in topics]
+        listeners = [service.notifier.listen(topic) for topic in topics]
         try:
             try:
                 data = await source(offset)

@@ -24,30 +24,30 @@ async def create(request: web.Request) -> web.Response:
         return reserved.known
     body = await service.helpers.for_new_thread(project, reserved.id, body)
     with contextlib.suppress(Conflict):  # there is such a thread: the same request came before
-        await service.ledger.start(project, reserved.id, service.scribe().create_thread(body, reserved.id))
-    state = await service.ledger.recall(project, reserved.id)
+        await service.threads.start(project, reserved.id, service.commands().create_thread(body, reserved.id))
+    state = await service.threads.recall(project, reserved.id)
     return await reserved.keep(answer(thread_of(state, reserved.id)))
 
 
 async def retrieve(request: web.Request) -> web.Response:
     service, project = service_of(request)
     thread_id = path_id(request, "thread_id", "thread")
-    return answer_stored(request, await service.ledger.fetch(names.THREADS, project, thread_id))
+    return answer_stored(request, await service.threads.fetch(names.THREADS, project, thread_id))
 
 
 async def update(request: web.Request) -> web.Response:
     service, project = service_of(request)
     thread_id = path_id(request, "thread_id", "thread")
-    body, scribe = await read_body(request, UpdateThread), service.scribe()
+    body, commands = await read_body(request, UpdateThread), service.commands()
     await references.check(service, project, body)
-    changes = await service.ledger.command(project, thread_id, lambda state: scribe.update_thread(state, body))
+    changes = await service.threads.command(project, thread_id, lambda state: commands.update_thread(state, body))
     if changes:  # what this request made of it, whatever others do to it by now
         return answer(changes[-1].object)
-    return answer(thread_of(await service.ledger.recall(project, thread_id), thread_id))
+    return answer(thread_of(await service.threads.recall(project, thread_id), thread_id))
 
 
 async def delete(request: web.Request) -> web.Response:
     service, project = service_of(request)
     thread_id = path_id(request, "thread_id", "thread")
-    await service.desk.delete_thread(project, thread_id)
+    await service.thread_service.delete_thread(project, thread_id)
     return answer(Deleted(id=thread_id, object="thread.deleted"))

@@ -73,7 +73,7 @@ async def create(request: web.Request) -> web.Response:
     reserved = await reserve(request, "vs")
     if reserved.known:
         return reserved.known
-    store = await service.store_desk.create(
+    store = await service.store_service.create(
         project,
         reserved.id,
         [NewFile(file_id, chunking=chunking) for file_id in body.file_ids or ()],
@@ -107,13 +107,13 @@ async def retrieve(request: web.Request) -> web.Response:
 async def update(request: web.Request) -> web.Response:
     service, project = service_of(request)
     body = await read_body(request, UpdateVectorStore)
-    return answer(await service.store_desk.update(project, _store_id(request), body))
+    return answer(await service.store_service.update(project, _store_id(request), body))
 
 
 async def delete(request: web.Request) -> web.Response:
     service, project = service_of(request)
     store_id = _store_id(request)
-    await service.store_desk.delete(project, store_id)
+    await service.store_service.delete(project, store_id)
     return answer(Deleted(id=store_id, object="vector_store.deleted"))
 
 
@@ -127,7 +127,7 @@ async def create_file(request: web.Request) -> web.Response:
     reserved = await reserve(request, "file")  # for its answer: the id is the file's own
     if reserved.known:
         return reserved.known
-    return await reserved.keep(answer(await service.store_desk.attach(project, store_id, [new_file(body)])))
+    return await reserved.keep(answer(await service.store_service.attach(project, store_id, [new_file(body)])))
 
 
 async def list_files(request: web.Request) -> web.Response:
@@ -148,13 +148,13 @@ async def update_file(request: web.Request) -> web.Response:
     service, project = service_of(request)
     store_id, file_id = _store_id(request), _file_id(request)
     body = await read_body(request, UpdateVectorStoreFile)
-    return answer(await service.store_desk.update_file(project, store_id, file_id, body))
+    return answer(await service.store_service.update_file(project, store_id, file_id, body))
 
 
 async def delete_file(request: web.Request) -> web.Response:
     service, project = service_of(request)
     file_id = _file_id(request)
-    await service.store_desk.detach(project, _store_id(request), file_id)
+    await service.store_service.detach(project, _store_id(request), file_id)
     return answer(Deleted(id=file_id, object="vector_store.file.deleted"))
 
 
@@ -225,7 +225,7 @@ async def create_batch(request: web.Request) -> web.Response:
     reserved = await reserve(request, "vsfb")
     if reserved.known:
         return reserved.known
-    made = await service.store_desk.create_batch(project, store_id, reserved.id, new_files(body))
+    made = await service.store_service.create_batch(project, store_id, reserved.id, new_files(body))
     return await reserved.keep(answer(made))
 
 
@@ -237,7 +237,7 @@ async def retrieve_batch(request: web.Request) -> web.Response:
 
 async def cancel_batch(request: web.Request) -> web.Response:
     service, project = service_of(request)
-    return answer(await service.store_desk.cancel_batch(project, _store_id(request), _batch_id(request)))
+    return answer(await service.store_service.cancel_batch(project, _store_id(request), _batch_id(request)))
 
 
 async def list_batch_files(request: web.Request) -> web.Response:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 
 
-class Bell:
-    """Listen first, then look, then wait: a ring between the look and the wait is not missed."""
+class Notifier:
+    """Listen first, then look, then wait: a notification between the look and the wait is not missed."""
 
     def __init__(self) -> None:
         self._listeners: dict[str, set[asyncio.Future[None]]] = {}
 
-    def ring(self, topic: str) -> None:
+    def notify(self, topic: str) -> None:
         for listener in self._listeners.pop(topic, ()):
             if not listener.done():
                 listener.set_result(None)
@@ -29,7 +29,7 @@ class Listener:
         self._listeners, self._topic, self.future = listeners, topic, future
 
     async def wait(self, timeout: float) -> bool:
-        """True if the bell rang, False after `timeout` seconds. Serves once."""
+        """True if it was notified, False after `timeout` seconds. Serves once."""
         try:
             done, _ = await asyncio.wait((self.future,), timeout=timeout)
             return bool(done)
@@ -37,7 +37,7 @@ class Listener:
             self.close()
 
     def close(self) -> None:
-        """Forget it; harmless if it rang or was closed before."""
+        """Forget it; harmless if it was notified or closed before."""
         waiting = self._listeners.get(self._topic)
         if waiting is not None:
             waiting.discard(self.future)

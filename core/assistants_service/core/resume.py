@@ -23,18 +23,18 @@ from assistants_service.core.files.service import decode_file
 from assistants_service.core.log.state import UnreadableLog
 from assistants_service.core.ports import Clock, Storage, StorageUnavailable, Stored
 from assistants_service.core.threads.fold import ThreadState
-from assistants_service.core.threads.repository import Threads
+from assistants_service.core.threads.repository import ThreadRepository
 from assistants_service.core.vector_stores.fold import StoreState
-from assistants_service.core.vector_stores.repository import Stores
+from assistants_service.core.vector_stores.repository import VectorStoreRepository
 from assistants_service.core.work_items import (
     AdvanceRun,
+    CleanUpFile,
+    CleanUpStore,
+    CleanUpUpload,
+    MaintainStore,
     PurgeFile,
     PurgeStore,
     PurgeThread,
-    TendStore,
-    TidyFile,
-    TidyStore,
-    TidyUpload,
     WorkItem,
     to_body,
 )
@@ -48,14 +48,14 @@ TAKEN: Final = "resumed/1"  # the delivery, of no item, that what belonged to lo
 
 @dataclass(frozen=True, slots=True)
 class Resumption:
-    """`rung` counts the work items that were sent, by their kinds. `unreadable` are container and name of what cannot
-    be read, of which nothing goes on."""
+    """`enqueued` counts the work items that were sent, by their kinds. `unreadable` are container and name of what
+    cannot be read, of which nothing goes on."""
 
     storage: Storage
-    threads: Threads
-    stores: Stores
+    threads: ThreadRepository
+    stores: VectorStoreRepository
     clock: Clock
-    rung: Counter[str] = field(default_factory=Counter)
+    enqueued: Counter[str] = field(default_factory=Counter)
     unreadable: list[str] = field(default_factory=list)
 
     async def run(self) -> None:
@@ -65,13 +65,13 @@ class Resumption:
             logs = await self.storage.logs(container)
             known.update(name.removesuffix(".log") for name in logs)
             await fan_out(partial(self._log, container, resume), logs)
-        for container, ring in (
+        for container, enqueue in (
             (names.FILES, self._file),
             (names.UPLOADS, self._upload),
             (names.FILE_STORES, self._note),
         ):
             async for some in self._pages(container):
-                await fan_out(partial(self._document, container, ring), some)
+                await fan_out(partial(self._document, container, enqueue), some)
         async for contents in self._names(names.CONTENTS):
             await fan_out(self._content, contents)
         for container in (names.THREADS, names.SNAPSHOTS):
@@ -82,8 +82,8 @@ class Resumption:
         project, _, log_id = name.removesuffix(".log").partition("/")
         await self._try(f"{container}/{name}", resume(project, log_id))
 
-    async def _document(self, container: str, ring: Callable[[Stored], Awaitable[None]], stored: Stored) -> None:
-        await self._try(f"{container}/{stored.name}", ring(stored))
+    async def _document(self, container: str, enqueue: Callable[[Stored], Awaitable[None]], stored: Stored) -> None:
+        await self._try(f"{container}/{stored.name}", enqueue(stored))
 
     async def _try(self, what: str, going_on: Awaitable[None]) -> None:
         """One that cannot be read keeps no other from going on."""
@@ -115,11 +115,11 @@ class Resumption:
         if not state.known or state.store is None:
             return
         if state.store.expires_at is not None and state.store.status != "expired":
-            await self._send(TidyStore(project=project, store_id=store_id, sent_at=now))
+            await self._send(CleanUpStore(project=project, store_id=store_id, sent_at=now))
         if state.waiting or state.loose:
             await self.stores.commit(project, store_id, _released_files)
             await self._drop_unowned(project, store_id)
-            await self._send(TendStore(project=project, store_id=store_id, sent_at=now))
+            await self._send(MaintainStore(project=project, store_id=store_id, sent_at=now))
         await self.stores.project(project, store_id, "")  # by its document it is listed: the copy may have an old one
 
     async def _drop_unowned(self, project: str, store_id: str) -> None:
@@ -137,11 +137,11 @@ class Resumption:
     async def _file(self, stored: Stored) -> None:
         project, _, file_id = stored.name.partition("/")
         if decode_file(stored.body).expires_at is not None:
-            await self._send(TidyFile(project=project, file_id=file_id, sent_at=self.clock.now()))
+            await self._send(CleanUpFile(project=project, file_id=file_id, sent_at=self.clock.now()))
 
     async def _upload(self, stored: Stored) -> None:
         project, _, upload_id = stored.name.partition("/")
-        await self._send(TidyUpload(project=project, upload_id=upload_id, sent_at=self.clock.now()))
+        await self._send(CleanUpUpload(project=project, upload_id=upload_id, sent_at=self.clock.now()))
 
     async def _note(self, stored: Stored) -> None:
         """A file that was deleted is to leave the stores that hold it."""
@@ -156,7 +156,7 @@ class Resumption:
         that is still coming may come."""
         if await self.storage.get(names.FILES, name) is None:
             project, _, file_id = name.partition("/")
-            await self._send(TidyFile(project=project, file_id=file_id, sent_at=self.clock.now()))
+            await self._send(CleanUpFile(project=project, file_id=file_id, sent_at=self.clock.now()))
 
     async def _purge(self, name: str) -> None:
         """Tombstones and snapshots that a purge has left, which got as far as the log."""
@@ -180,7 +180,7 @@ class Resumption:
 
     async def _send(self, item: WorkItem) -> None:
         await self.storage.send(to_body(item))
-        self.rung[str(item.__struct_config__.tag)] += 1
+        self.enqueued[str(item.__struct_config__.tag)] += 1
 
 
 def _released_run(run_id: str, state: ThreadState) -> Sequence[e.Event]:

@@ -1,4 +1,4 @@
-"""Work items: doorbells of a few hundred bytes, never data. A worker reads the store to see what there is to do.
+"""Work items: work items of a few hundred bytes, never data. A worker reads the store to see what there is to do.
 
 Every kind stands here; worker/item_handler.py has the answer to each. `sent_at` is Unix time, and stays when an item is
 put back.
@@ -27,9 +27,9 @@ class Item(Struct, frozen=True, kw_only=True, tag_field="kind"):
 
 
 class AdvanceRun(Item, frozen=True, kw_only=True, tag="run"):
-    """Look at this run. `seen` is the version of the thread that the sender knew when it rang, before it committed: a
-    worker that sees no later one came too early. `trace` is the W3C traceparent of the request that rang, empty if
-    it is not traced. `handed_back` names the delivery whose worker let go of the item, and has not died."""
+    """Look at this run. `seen` is the version of the thread that the sender knew when it sent the item, before its commit:
+    a worker that sees no later one came too early. `trace` is the W3C traceparent of the request that sent it, empty
+    if it is not traced. `handed_back` names the delivery whose worker let go of the item, and has not died."""
 
     thread_id: str
     run_id: str
@@ -39,13 +39,13 @@ class AdvanceRun(Item, frozen=True, kw_only=True, tag="run"):
 
 
 class PurgeThread(Item, frozen=True, kw_only=True, tag="purge"):
-    """The thread was deleted: empty what is left of it. It rings once more, for the `tombstones`."""
+    """The thread was deleted: empty what is left of it. It comes once more, for the `tombstones`."""
 
     thread_id: str
     tombstones: bool = False
 
 
-class TidyFile(Item, frozen=True, kw_only=True, tag="tidy_file"):
+class CleanUpFile(Item, frozen=True, kw_only=True, tag="tidy_file"):
     """Look whether this file came to be, and when it expires."""
 
     file_id: str
@@ -57,33 +57,35 @@ class PurgeFile(Item, frozen=True, kw_only=True, tag="purge_file"):
     file_id: str
 
 
-class TidyUpload(Item, frozen=True, kw_only=True, tag="tidy_upload"):
+class CleanUpUpload(Item, frozen=True, kw_only=True, tag="tidy_upload"):
     """Look what became of this upload."""
 
     upload_id: str
 
 
-class TendStore(Item, frozen=True, kw_only=True, tag="store"):
+class MaintainStore(Item, frozen=True, kw_only=True, tag="store"):
     """Look at this vector store: ingest its files, remove what is no part of it any more. `seen` as of a run's item."""
 
     store_id: str
     seen: int = 0
 
 
-class TidyStore(Item, frozen=True, kw_only=True, tag="tidy_store"):
+class CleanUpStore(Item, frozen=True, kw_only=True, tag="tidy_store"):
     """Look whether this vector store has expired."""
 
     store_id: str
 
 
 class PurgeStore(Item, frozen=True, kw_only=True, tag="purge_store"):
-    """The vector store was deleted: empty what is left of it. It rings once more, for the `tombstones`."""
+    """The vector store was deleted: empty what is left of it. It comes once more, for the `tombstones`."""
 
     store_id: str
     tombstones: bool = False
 
 
-WorkItem = AdvanceRun | PurgeThread | TidyFile | PurgeFile | TidyUpload | TendStore | TidyStore | PurgeStore
+WorkItem = (
+    AdvanceRun | PurgeThread | CleanUpFile | PurgeFile | CleanUpUpload | MaintainStore | CleanUpStore | PurgeStore
+)
 
 _decoder: msgspec.json.Decoder[WorkItem] = msgspec.json.Decoder(WorkItem)
 

@@ -19,7 +19,7 @@ from typing import Any, cast
 from pydantic import TypeAdapter, ValidationError
 
 from assistants_service import ACTION
-from assistants_service.worker.calls import THREADS, Hanging, Outcome, Tasks, Threads
+from assistants_service.worker.calls import THREADS, ActionTasks, ActionThreads, Hanging, Outcome
 
 OUTPUT_LIMIT = 256 * 1024  # characters of an output that the model gets to see
 
@@ -31,8 +31,8 @@ class Actions:
         self, functions: Mapping[str, Callable[..., Any]], timeout: float = 60, threads: int = THREADS
     ) -> None:
         """`timeout` in seconds, of each call; `threads`: how many there are at most."""
-        self.threads = Threads(threads)
-        self.tasks = Tasks(self.threads)
+        self.threads = ActionThreads(threads)
+        self.tasks = ActionTasks(self.threads)
         self._adapters = {name: TypeAdapter(cast("Any", _checked(function))) for name, function in functions.items()}
         self._functions, self._timeout = dict(functions), timeout
         self.definitions: dict[str, dict[str, Any]] = {

@@ -130,7 +130,7 @@ class Calls:
                 turn.set_exception(Hanging(hanging))
 
 
-class Threads(Calls):
+class ActionThreads(Calls):
     """Of plain functions."""
 
     def __init__(self, most: int = THREADS) -> None:
@@ -160,7 +160,7 @@ class Threads(Calls):
         return await self._outcome(kind, done, None)
 
 
-CALLING: ContextVar[tuple[Threads, Kind] | None] = ContextVar("calling", default=None)  # in the task of an action
+CALLING: ContextVar[tuple[ActionThreads, Kind] | None] = ContextVar("calling", default=None)  # in the task of an action
 
 
 class Executor(ThreadPoolExecutor):
@@ -185,7 +185,7 @@ class Executor(ThreadPoolExecutor):
         return future
 
 
-async def _into(future: Future[Any], threads: Threads, kind: Kind, function: Callable[[], Any]) -> None:
+async def _into(future: Future[Any], threads: ActionThreads, kind: Kind, function: Callable[[], Any]) -> None:
     try:
         result, error = await threads.run(*kind, function)
     except asyncio.CancelledError:
@@ -201,10 +201,10 @@ async def _into(future: Future[Any], threads: Threads, kind: Kind, function: Cal
         future.set_result(result)
 
 
-class Tasks(Calls):
+class ActionTasks(Calls):
     """Of async functions. What they hand to threads runs in `threads`."""
 
-    def __init__(self, threads: Threads, most: int = TASKS) -> None:
+    def __init__(self, threads: ActionThreads, most: int = TASKS) -> None:
         super().__init__(most)
         self._threads = threads
         self._tasks: set[asyncio.Task[Outcome]] = set()  # the loop itself does not keep them
@@ -233,7 +233,7 @@ class Tasks(Calls):
         return await self._outcome(kind, done, task)
 
 
-async def _caught(coroutine: Coroutine[Any, Any, Any], threads: Threads, kind: Kind) -> Outcome:
+async def _caught(coroutine: Coroutine[Any, Any, Any], threads: ActionThreads, kind: Kind) -> Outcome:
     """A SystemExit that left its task would end the event loop, and with it the process."""
     CALLING.set((threads, kind))
     try:

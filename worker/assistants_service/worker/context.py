@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from assistants_service.core.files.service import Files
 from assistants_service.core.files.uploads import Uploads
 from assistants_service.core.ids import Ids
-from assistants_service.core.notifier import Bell
+from assistants_service.core.notifier import Notifier
 from assistants_service.core.ports import SILENCE, Clock, Embeddings, Extraction, Models, Storage, Telemetry, Tokenizer
-from assistants_service.core.threads.repository import Threads
-from assistants_service.core.vector_stores.repository import Stores
+from assistants_service.core.threads.repository import ThreadRepository
+from assistants_service.core.vector_stores.repository import VectorStoreRepository
 from assistants_service.worker.actions import Actions
 from assistants_service.worker.budget import Budget
 from assistants_service.worker.images import Images
-from assistants_service.worker.ingestion import SHIFTS, Ingestion
+from assistants_service.worker.ingestion import JOBS, Ingestion
 from assistants_service.worker.search import Search
 from assistants_service.worker.slots import CHORES, SUSPECTS, WAITING, Slots
 
@@ -22,17 +22,17 @@ HIDE = 45.0  # seconds that a dead worker's item stays hidden: how late a crash 
 
 
 @dataclass(slots=True)
-class Kit:
+class WorkerContext:
     storage: Storage
-    ledger: Threads
-    stores: Stores
+    threads: ThreadRepository
+    stores: VectorStoreRepository
     models: Models
     actions: Actions
     extraction: Extraction
     embeddings: Embeddings
     clock: Clock
     ids: Ids
-    bell: Bell
+    notifier: Notifier
     flush_every: float = 0.05  # seconds between writes to a stream
     hide: float = HIDE
     max_rounds: int = 100  # of tool calls in one run: a model may call for ever
@@ -54,15 +54,15 @@ class Kit:
         self.budget = Budget(self.models, self.tokenizer, self.tool_history)
         self.images = Images(self.files)
         patience = self.hide / 4  # before an item that waits would have to be hidden anew
-        shifts, self.runs, self.chores = (Slots(n, self.waiting, patience) for n in (SHIFTS, self.concurrency, CHORES))
+        jobs, self.runs, self.chores = (Slots(n, self.waiting, patience) for n in (JOBS, self.concurrency, CHORES))
         self.suspects = tuple(Slots(n) for n in SUSPECTS)
         files, readers = self.files, (self.extraction, self.embeddings)
-        self.ingestion = Ingestion(self.storage, self.stores, files, *readers, self.clock, shifts)
+        self.ingestion = Ingestion(self.storage, self.stores, files, *readers, self.clock, jobs)
 
     @property
     def slots(self) -> tuple[Slots, ...]:
         """Of each kind of work: what fills one kind leaves the others theirs."""
-        return self.runs, self.ingestion.shifts, self.chores, *self.suspects
+        return self.runs, self.ingestion.jobs, self.chores, *self.suspects
 
     def beside(self, claims: int) -> Slots | None:
         """The slots that a run needs besides, of which nothing came in so many claims: one of those that were in work
@@ -72,7 +72,7 @@ class Kit:
 
     @property
     def files(self) -> Files:
-        return Files(self.storage, self.clock, self.bell, self.stores.let_go)
+        return Files(self.storage, self.clock, self.notifier, self.stores.let_go)
 
     @property
     def uploads(self) -> Uploads:

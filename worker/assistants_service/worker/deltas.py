@@ -27,7 +27,7 @@ class Lost(Exception):
 
 
 @dataclass(slots=True)
-class Draft:
+class PartialReply:
     """The steps and the message of a turn in the making. Their ids are final: the commit uses them.
 
     `number` is the version of the thread on which the model was asked: no other turn of the thread has the same.
@@ -113,7 +113,7 @@ class Draft:
 class Unheard:
     """The `Deltas` of a turn without a stream: they tell whether the model writes a message or calls functions."""
 
-    draft: Draft
+    draft: PartialReply
     now: Callable[[], float]
 
     def text(self, value: str) -> None:
@@ -139,7 +139,7 @@ class Unheard:
 
 
 @dataclass(slots=True)
-class Live:
+class DeltaBuffer:
     """The `Deltas` of one streamed turn. The model's side only appends to memory; a task writes what gathered.
 
     Once text has come, calls wait for the turn's end, since the message must end on the stream before the next step
@@ -147,7 +147,7 @@ class Live:
     """
 
     writer: StreamWriter
-    draft: Draft
+    draft: PartialReply
     every: float  # seconds between writes, of a run that does not take long
     now: Callable[[], float]
     still_mine: Callable[[], Awaitable[set[str]]]  # the ids that the log knows of this run

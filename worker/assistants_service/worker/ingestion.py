@@ -22,7 +22,7 @@ from assistants_service.core import events as e
 from assistants_service.core import names
 from assistants_service.core.errors import ApiError
 from assistants_service.core.files.service import Files, decode_file
-from assistants_service.core.log.repository import Ring
+from assistants_service.core.log.repository import ItemOf
 from assistants_service.core.ports import (
     Chunk,
     Chunking,
@@ -42,8 +42,8 @@ from assistants_service.core.search.merge_policy import Weight
 from assistants_service.core.search.words import FORMAT
 from assistants_service.core.threads.decide import Done, Wait
 from assistants_service.core.vector_stores.fold import FileState, StoreState, merged_segment, segment_of
-from assistants_service.core.vector_stores.repository import Decision, Stores
-from assistants_service.core.work_items import TendStore, delivery_name, to_body
+from assistants_service.core.vector_stores.repository import Decision, VectorStoreRepository
+from assistants_service.core.work_items import MaintainStore, delivery_name, to_body
 from assistants_service.worker.slots import Slots
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ CLAIMS: Final = 5  # of one file without an end; then it has failed
 SPELL: Final = 120.0  # seconds after which an item takes up no more files, and sends another one for the rest
 ABANDONED: Final = 3600.0  # seconds after which a claim counts no more, if its item is gone: nothing takes so long
 MERGES: Final = 16  # of one item, at most
-SHIFTS: Final = 8  # stores that are in work in one worker
+JOBS: Final = 8  # stores that are in work in one worker
 WENT_WRONG: Final = LastError(code="server_error", message="Sorry, something went wrong.")
 
 
@@ -61,26 +61,26 @@ class Ingestion:
     """What it takes. `at_once` files are in work in one worker; most of the time they wait for others."""
 
     storage: Storage
-    stores: Stores
+    stores: VectorStoreRepository
     files: Files
     extraction: Extraction
     embeddings: Embeddings
     clock: Clock
-    shifts: Slots = field(default_factory=lambda: Slots(SHIFTS))
+    jobs: Slots = field(default_factory=lambda: Slots(JOBS))
     at_once: int = 4
     room: Slots = field(init=False)
     merging: asyncio.Lock = field(default_factory=asyncio.Lock)  # a merge holds its segments in memory
 
     def __post_init__(self) -> None:
-        self.room = Slots(self.at_once, self.shifts.size * self.at_once)
+        self.room = Slots(self.at_once, self.jobs.size * self.at_once)
 
 
 @dataclass(slots=True)
-class Shift:
+class IngestionJob:
     """The work on one store for one delivery of a work item, the `count`th."""
 
-    kit: Ingestion
-    item: TendStore
+    context: Ingestion
+    item: MaintainStore
     item_id: str
     count: int = 1
     _tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)  # by segment
@@ -113,7 +113,7 @@ class Shift:
         # That came again: an earlier holder may have claimed by it, or live and do so yet. None could go on then if it
         # were put back under another id.
         again = self.count > 1
-        async with self.kit.shifts.slot(self.item.project, self.item.sent_at, stays=again):
+        async with self.context.jobs.slot(self.item.project, self.item.sent_at, stays=again):
             return await self._tend()
 
     async def _tend(self) -> Done:
@@ -132,29 +132,29 @@ class Shift:
         await self._remove_loose()
         if self.count > 1:  # again: an earlier delivery's claims counted until now, and its worker may have died since
             await self._project()
-        await self.kit.stores.index.tidy(self._store, self._known)
+        await self.context.stores.index.tidy(self._store, self._known)
         return Done()
 
     async def _hand_on(self) -> None:
         """Send a new item for the files that are left, so that deliveries do not add up. It has another id, so what
-        earlier deliveries of this one claimed is released to it, in the order of every change: first the item that will
-        ring, then the commit. An item that comes before its commit waits for it: it would find every file claimed, and
+        earlier deliveries of this one claimed is released to it, in the order of every change: first the new item,
+        then the commit. An item that comes before its commit waits for it: it would find every file claimed, and
         no other would come after it."""
-        now = self.kit.clock.now()
+        now = self.context.clock.now()
 
-        def again(seen: int) -> TendStore:
-            return TendStore(project=self.item.project, store_id=self.item.store_id, seen=seen, sent_at=now)
+        def again(seen: int) -> MaintainStore:
+            return MaintainStore(project=self.item.project, store_id=self.item.store_id, seen=seen, sent_at=now)
 
         if not await self._commit(self._release, again):  # what is left was never claimed
-            await self.kit.storage.send(to_body(again(0)))
+            await self.context.storage.send(to_body(again(0)))
 
     # -- files -----------------------------------------------------------------------------------------------------
 
     async def _work(self) -> None:
         """Until no file is left that this item may claim, or others should have their turn."""
-        begun = self.kit.clock.now()
+        begun = self.context.clock.now()
         while True:
-            renew = self.kit.clock.now() - begun > SPELL or (self._ended > 0 and (self.count > 1 or self._unfair()))
+            renew = self.context.clock.now() - begun > SPELL or (self._ended > 0 and (self.count > 1 or self._unfair()))
             if not renew and await self._claim() and not self._tasks:
                 continue  # what was open has failed for good
             if not self._tasks:
@@ -168,13 +168,13 @@ class Shift:
 
     def _unfair(self) -> bool:
         """Whether another project, with fewer stores in work, waits for this one's slot."""
-        return self.kit.shifts.contested(self.item.project)
+        return self.context.jobs.contested(self.item.project)
 
     async def _claim(self) -> bool:
         """Files without a holder, or that this item's last one left, if there are any. One that was claimed before is
         claimed alone, those that were claimed less often first: if it is what kills workers, it takes no other with
         it."""
-        room = self.kit.at_once - len(self._tasks)
+        room = self.context.at_once - len(self._tasks)
         if room <= 0:
             return False
         taken: list[tuple[str, int]] = []
@@ -210,14 +210,14 @@ class Shift:
         return not held.item or self._before(held.item) or self._abandoned(held.claimed_at)
 
     def _abandoned(self, since: float) -> bool:
-        return self.kit.clock.now() - since > ABANDONED
+        return self.context.clock.now() - since > ABANDONED
 
     def _release(self, state: StoreState) -> Sequence[e.Event]:
         left = [held for held in self._waiting(state) if held.item and self._open(held)]
         return [e.FileReleased(file_id=held.id) for held in left]
 
     async def _take(self, file_id: str, attempt: int) -> None:
-        async with self.kit.room.slot(self.item.project, stays=True):  # it is claimed
+        async with self.context.room.slot(self.item.project, stays=True):  # it is claimed
             try:
                 await self._ingest(file_id, attempt)
             except StorageUnavailable:
@@ -231,19 +231,19 @@ class Shift:
         if held is None:
             return
         try:
-            file = decode_file((await self.kit.files.fetch(self.item.project, file_id)).body)
+            file = decode_file((await self.context.files.fetch(self.item.project, file_id)).body)
         except ApiError:
             # Deleted, or expired, perhaps before it was attached: its deletion did not find it here.
             detached = e.FileDetached(file_id=file_id)
             await self._commit(lambda state: [detached] if self._held(state, file_id, attempt) else ())
             note = names.document(self.item.project, file_id, self.item.store_id)
-            await self.kit.storage.remove(names.FILE_STORES, note)
+            await self.context.storage.remove(names.FILE_STORES, note)
             return
         try:
             chunks = await self._chunks(file, held.file.chunking_strategy.static)
             if await self._mine(file_id, attempt) is None:
                 return
-            vectors = await self.kit.embeddings.embed([chunk.text for chunk in chunks])
+            vectors = await self.context.embeddings.embed([chunk.text for chunk in chunks])
         except Unreadable as error:
             await self._fail(file_id, attempt, LastError(code=error.code, message=error.message))
             return
@@ -252,10 +252,10 @@ class Shift:
             return
         if await self._mine(file_id, attempt) is None:
             return
-        name, model = segment_of(file_id, attempt), self.kit.embeddings.model
+        name, model = segment_of(file_id, attempt), self.context.embeddings.model
         # The segment first: what the log names is there.
         try:
-            size = await self.kit.stores.index.put(self._store, name, chunks, vectors, model)
+            size = await self.context.stores.index.put(self._store, name, chunks, vectors, model)
         except Conflict:  # removed by the worker that took over
             if await self._mine(file_id, attempt):
                 raise
@@ -276,11 +276,11 @@ class Shift:
         with tempfile.TemporaryDirectory(prefix="assistants-") as folder:
             path = Path(folder) / "content"
             with path.open("wb") as content:
-                async for piece in self.kit.files.read(self.item.project, file.id):
+                async for piece in self.context.files.read(self.item.project, file.id):
                     await asyncio.to_thread(content.write, piece)
             if path.stat().st_size != file.bytes:
                 raise StorageUnavailable(f"file {file.id} was deleted meanwhile")
-            return await self.kit.extraction.chunks(path, file.filename, sizes)
+            return await self.context.extraction.chunks(path, file.filename, sizes)
 
     async def _fail(self, file_id: str, attempt: int, error: LastError) -> None:
         failed = e.FileFailed(file_id=file_id, error=error)
@@ -307,14 +307,14 @@ class Shift:
 
     async def _project(self) -> None:
         """Bring up what deliveries of this item committed whose workers did not live to do so."""
-        await self.kit.stores.project(self.item.project, self.item.store_id, self.item_id)
+        await self.context.stores.project(self.item.project, self.item.store_id, self.item_id)
 
     # -- segments --------------------------------------------------------------------------------------------------
 
     async def _merge(self) -> None:
-        merging = self.kit.stores.index.merging
+        merging = self.context.stores.index.merging
         for _ in range(MERGES if merging else 0):
-            async with self.kit.merging:
+            async with self.context.merging:
                 if not merging or not await self._merge_some(merging):
                     return
 
@@ -398,7 +398,7 @@ class Shift:
             await self._commit(lambda state: _dropped(state, loose))
 
     async def _discard(self, *segments: str) -> None:
-        await self.kit.stores.index.drop(self._store, segments)
+        await self.context.stores.index.drop(self._store, segments)
 
     async def _known(self) -> Collection[str]:
         state = await self._look()
@@ -407,9 +407,9 @@ class Shift:
     # --------------------------------------------------------------------------------------------------------------
 
     async def _look(self) -> StoreState:
-        return (await self.kit.stores.look(self.item.project, self.item.store_id)).state
+        return (await self.context.stores.look(self.item.project, self.item.store_id)).state
 
-    async def _commit(self, decide: Decision, ring: Ring | None = None) -> bool:
+    async def _commit(self, decide: Decision, item_of: ItemOf | None = None) -> bool:
         """Whether there was something to commit."""
         events: Sequence[e.Event] = ()
 
@@ -418,7 +418,7 @@ class Shift:
             events = decide(state)
             return events
 
-        await self.kit.stores.commit(self.item.project, self.item.store_id, deciding, ring)
+        await self.context.stores.commit(self.item.project, self.item.store_id, deciding, item_of)
         return bool(events)
 
 

@@ -20,37 +20,37 @@ from assistants_service.core.log_context import work_on
 from assistants_service.core.notifier import Listener
 from assistants_service.core.ports import Conflict, Delivery, StorageUnavailable
 from assistants_service.core.resources import LastError
-from assistants_service.core.threads.decide import Leave, Park, Wait, failed
+from assistants_service.core.threads.decide import KeepItem, Wait, WaitUntil, failed
 from assistants_service.core.threads.fold import ThreadState
 from assistants_service.core.work_items import (
     MAX_DELAY,
     AdvanceRun,
+    CleanUpFile,
+    CleanUpStore,
+    CleanUpUpload,
+    MaintainStore,
     PurgeFile,
     PurgeStore,
     PurgeThread,
-    TendStore,
-    TidyFile,
-    TidyStore,
-    TidyUpload,
     WorkItem,
     delivery_name,
     from_body,
     to_body,
 )
-from assistants_service.worker.context import Kit
-from assistants_service.worker.ingestion import ABANDONED, Shift
-from assistants_service.worker.run_executor import Advance, Outcome
+from assistants_service.worker.context import WorkerContext
+from assistants_service.worker.ingestion import ABANDONED, IngestionJob
+from assistants_service.worker.run_executor import Outcome, RunExecutor
 from assistants_service.worker.slots import GiveWay
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-# Seconds between looks for what the doorbell announced, before it is put back.
+# Seconds between looks for what the work item announced, before it is put back.
 EARLY = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
-PUT_BACK = 1.0  # seconds at least; the older a doorbell, the longer
+PUT_BACK = 1.0  # seconds at least; the older a work item, the longer
 CROWDED, LONG_CROWDED = 2.0, 15.0  # likewise, at least and at most, where too many wait for a slot
-STALE = 600.0  # seconds after which a doorbell whose commit never came is dropped: no request takes so long
-NOTHING_NEW = -1  # seen by the sender of a doorbell that announces no commit
+STALE = 600.0  # seconds after which a work item whose commit never came is dropped: no request takes so long
+NOTHING_NEW = -1  # seen by the sender of a work item that announces no commit
 DELIVERIES = 5  # of one item; the last failed one ends its run
 REASON = 4_000  # characters that are kept of an error: an item and its reason are one message of the queue
 RETRY, MAX_RETRY = 2.0, 30.0  # seconds, doubled with each failed delivery
@@ -64,10 +64,10 @@ class Hold:
 
 
 @dataclass(slots=True)
-class Doorbell:
+class WorkItemHandler:
     """Answers deliveries. Nothing here knows what host they come from."""
 
-    kit: Kit
+    context: WorkerContext
     # Requests that let go of items. Thousands may wait for a slot, and all give way together when the worker stops.
     _letting_go: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE), init=False)
 
@@ -97,15 +97,15 @@ class Doorbell:
             await asyncio.wait((extending,))
         if done:
             async with self._letting_go:
-                await self.kit.storage.delete(hold.delivery)
-        self.kit.telemetry.count("delivery", outcome="done" if done else "left")
+                await self.context.storage.delete(hold.delivery)
+        self.context.telemetry.count("delivery", outcome="done" if done else "left")
 
     async def _keep(self, hold: Hold) -> None:
         """Keep the item hidden from others while this worker is alive."""
         while True:
-            await asyncio.sleep(self.kit.hide / 3)
+            await asyncio.sleep(self.context.hide / 3)
             try:
-                hold.delivery = await self.kit.storage.extend(hold.delivery, hide=self.kit.hide)
+                hold.delivery = await self.context.storage.extend(hold.delivery, hide=self.context.hide)
             except Conflict:
                 return  # another worker holds it by now: the log's fence decides
             except StorageUnavailable as error:
@@ -119,7 +119,7 @@ class Doorbell:
             item = replace(item, handed_back=delivery_name(delivery.id, delivery.count))
             delivery = dataclasses.replace(delivery, body=to_body(item))
         with contextlib.suppress(Conflict, StorageUnavailable):  # another worker holds it by now, or will soon
-            await self.kit.storage.extend(delivery, hide=hide)
+            await self.context.storage.extend(delivery, hide=hide)
 
     async def _work(self, item: WorkItem, delivery: Delivery) -> bool:
         """Whether the item may be deleted."""
@@ -127,10 +127,10 @@ class Doorbell:
             match item:
                 case AdvanceRun():
                     return await self._run(item, delivery.id, delivery.count)
-                case TendStore():
+                case MaintainStore():
                     return await self._tend_store(item, delivery.id, delivery.count)
                 case _:
-                    async with self.kit.chores.slot(item.project, item.sent_at):
+                    async with self.context.chores.slot(item.project, item.sent_at):
                         await self._do(item)
         except GiveWay as way:
             await self._give_way(item, way)
@@ -141,47 +141,47 @@ class Doorbell:
         will: what was delivered before stays."""
         delay = min(max(CROWDED, self._age(item) / 4), LONG_CROWDED) if way.crowded else 0.0
         async with self._letting_go:
-            await self.kit.storage.send(to_body(item), delay=max(0.0, min(delay, way.within)))
+            await self.context.storage.send(to_body(item), delay=max(0.0, min(delay, way.within)))
 
     async def _do(self, item: WorkItem) -> None:
         match item:
             case PurgeThread():
                 await self._purge_thread(item)
             case PurgeFile():
-                if not await self.kit.files.purge(item.project, item.file_id) and self._age(item) < STALE:
+                if not await self.context.files.purge(item.project, item.file_id) and self._age(item) < STALE:
                     await self._put_back(item)
-            case TidyFile():
-                await self._park(item, await self.kit.files.tidy(item.project, item.file_id, item.sent_at))
-            case TidyStore():
-                await self._park(item, await self.kit.stores.expire(item.project, item.store_id))
+            case CleanUpFile():
+                await self._park(item, await self.context.files.tidy(item.project, item.file_id, item.sent_at))
+            case CleanUpStore():
+                await self._park(item, await self.context.stores.expire(item.project, item.store_id))
             case PurgeStore():
                 await self._purge_store(item)
-            case TidyUpload():
-                await self._park(item, await self.kit.uploads.tidy(item.project, item.upload_id))
+            case CleanUpUpload():
+                await self._park(item, await self.context.uploads.tidy(item.project, item.upload_id))
 
     async def _run(self, item: AdvanceRun, item_id: str, count: int) -> bool:
         match await self._advance(item, item_id, count):
-            case Park(until=until):
+            case WaitUntil(until=until):
                 await self._park(replace(item, seen=NOTHING_NEW), until)
             case Wait() if self._age(item) < STALE and item.seen != NOTHING_NEW:
                 return await self._put_back(item, count)
             case Wait(gone=False):
                 log.info("run %s: its commit never came, the doorbell is dropped", item.run_id)
-            case Leave():
+            case KeepItem():
                 return False
         return True
 
     async def _advance(self, item: AdvanceRun, item_id: str, count: int) -> Outcome:
         def advance() -> Awaitable[Outcome]:
-            return Advance(self.kit, item, item_id, item.seen, count).run()
+            return RunExecutor(self.context, item, item_id, item.seen, count).run()
 
         if item.seen == NOTHING_NEW:
             return await advance()
-        return await self._early(lambda: self.kit.ledger.listen(item.project, item.thread_id), advance)
+        return await self._early(lambda: self.context.threads.listen(item.project, item.thread_id), advance)
 
     @staticmethod
     async def _early(listen: Callable[[], Listener], look: Callable[[], Awaitable[T]]) -> T:
-        """A doorbell rings before its commit: one that came too early looks again a few times."""
+        """A work item is sent before its commit: one that came too early looks again a few times."""
         for pause in (*EARLY, None):
             listener = listen()
             try:
@@ -193,17 +193,17 @@ class Doorbell:
                 listener.close()
         raise AssertionError
 
-    async def _tend_store(self, item: TendStore, item_id: str, count: int) -> bool:
+    async def _tend_store(self, item: MaintainStore, item_id: str, count: int) -> bool:
         outcome = await self._early(
-            lambda: self.kit.stores.listen(item.project, item.store_id),
-            lambda: Shift(self.kit.ingestion, item, item_id, count).run(),
+            lambda: self.context.stores.listen(item.project, item.store_id),
+            lambda: IngestionJob(self.context.ingestion, item, item_id, count).run(),
         )
         if isinstance(outcome, Wait) and self._age(item) < STALE:
             return await self._put_back(item, count)
         return True
 
     async def _purge_store(self, item: PurgeStore) -> None:
-        stores = self.kit.stores
+        stores = self.context.stores
         state = (await stores.look(item.project, item.store_id)).state
         if item.tombstones:
             if await self._too_early(item):
@@ -213,57 +213,57 @@ class Doorbell:
                 await stores.purge(item.project, item.store_id)
                 await stores.sweep(item.project, item.store_id)
         elif not state.known:  # or a sweep has died after the log went
-            again = replace(item, sent_at=self.kit.clock.now(), tombstones=True)
-            await self.kit.storage.send(to_body(again), delay=self.kit.tombstones)
+            again = replace(item, sent_at=self.context.clock.now(), tombstones=True)
+            await self.context.storage.send(to_body(again), delay=self.context.tombstones)
             await stores.purge(item.project, item.store_id)
         elif self._age(item) < STALE:
             await self._put_back(item)
 
     async def _purge_thread(self, item: PurgeThread) -> None:
-        ledger = self.kit.ledger
-        state = (await ledger.look(item.project, item.thread_id)).state
+        threads = self.context.threads
+        state = (await threads.look(item.project, item.thread_id)).state
         if item.tombstones:
             if await self._too_early(item):
                 return
             if not state.known:
                 # The holder of the first item may have died before its purge, and this one may come before that one.
-                await ledger.purge(item.project, item.thread_id)
-                await ledger.sweep(item.project, item.thread_id)
+                await threads.purge(item.project, item.thread_id)
+                await threads.sweep(item.project, item.thread_id)
         elif not state.known:  # or a purge has died after the log went
-            again = replace(item, sent_at=self.kit.clock.now(), tombstones=True)
-            await self.kit.storage.send(to_body(again), delay=self.kit.tombstones)
-            await ledger.purge(item.project, item.thread_id)
+            again = replace(item, sent_at=self.context.clock.now(), tombstones=True)
+            await self.context.storage.send(to_body(again), delay=self.context.tombstones)
+            await threads.purge(item.project, item.thread_id)
         elif self._age(item) < STALE:
             await self._put_back(item)
 
     async def _too_early(self, item: WorkItem) -> bool:
         """A queue may deliver before the time; what is late then would be written where no tombstone is any more."""
-        early = self._age(item) < self.kit.tombstones / 2  # clocks of two machines may differ by seconds
+        early = self._age(item) < self.context.tombstones / 2  # clocks of two machines may differ by seconds
         if early:
-            await self._park(item, item.sent_at + self.kit.tombstones)
+            await self._park(item, item.sent_at + self.context.tombstones)
         return early
 
     async def _park(self, item: WorkItem, until: float | None) -> None:
-        """Let the item ring again at this time, if at any; or earlier, if the queue does not keep it so long."""
+        """Have the item delivered again at this time, if at any; or earlier, if the queue does not keep it so long."""
         if until is not None:
-            # The order matters: first the item that will ring, then (in `answer`) the end of this one.
-            delay = min(max(0.0, until - self.kit.clock.now()), MAX_DELAY)
-            await self.kit.storage.send(to_body(item), delay=delay)
+            # The order matters: first the new item, then (in `answer`) the end of this one.
+            delay = min(max(0.0, until - self.context.clock.now()), MAX_DELAY)
+            await self.context.storage.send(to_body(item), delay=delay)
 
     async def _put_back(self, item: WorkItem, count: int = 1) -> bool:
         """Whether another item stands for this one now. Of a later delivery an earlier holder may live, and claim by
         this item as soon as the commit comes: were it gone then, and that holder died, none would go on."""
         if count == 1:
-            await self.kit.storage.send(to_body(item), delay=max(PUT_BACK, self._age(item) / 4))
+            await self.context.storage.send(to_body(item), delay=max(PUT_BACK, self._age(item) / 4))
         return count == 1
 
     def _age(self, item: WorkItem) -> float:
-        return self.kit.clock.now() - item.sent_at
+        return self.context.clock.now() - item.sent_at
 
     async def _failed(self, delivery: Delivery, item: WorkItem, error: Exception) -> None:
         # A store that fails is no fault of the item: it is tried for as long as it takes.
         if delivery.count < DELIVERIES or isinstance(error, StorageUnavailable):
-            self.kit.telemetry.count("delivery", outcome="failed")
+            self.context.telemetry.count("delivery", outcome="failed")
             return await self._hand_back(delivery, item, min(RETRY * 2 ** (delivery.count - 1), MAX_RETRY))
         try:
             await self._end(item, delivery)
@@ -287,17 +287,17 @@ class Doorbell:
 
     async def _ring_once_more(self, item: WorkItem) -> None:
         if isinstance(item, AdvanceRun):
-            state = await self.kit.ledger.recall(item.project, item.thread_id)
+            state = await self.context.threads.recall(item.project, item.thread_id)
             held = state.runs.get(item.run_id)
             if held and held.run.active and not state.deleted:
                 await self._park(replace(item, seen=NOTHING_NEW), held.run.expires_at)
-        if isinstance(item, TendStore):  # nor whose files these are, until their claims are too old to count
-            await self.kit.stores.project(item.project, item.store_id, None)
-            await self._park(replace(item, seen=0), self.kit.clock.now() + ABANDONED + 1)
+        if isinstance(item, MaintainStore):  # nor whose files these are, until their claims are too old to count
+            await self.context.stores.project(item.project, item.store_id, None)
+            await self._park(replace(item, seen=0), self.context.clock.now() + ABANDONED + 1)
 
     async def _bury(self, delivery: Delivery, reason: str, told: str = "") -> None:
-        await self.kit.storage.bury(delivery, reason[:REASON])
-        self.kit.telemetry.count("delivery", outcome="poison")
+        await self.context.storage.bury(delivery, reason[:REASON])
+        self.context.telemetry.count("delivery", outcome="poison")
         log.error("work item %s is buried after %d deliveries%s", delivery.id, delivery.count, told)
 
     async def _end(self, item: WorkItem, delivery: Delivery) -> bool:
@@ -318,8 +318,8 @@ class Doorbell:
 
     async def _give_up(self, item: WorkItem, delivery: Delivery) -> None:
         """A poison item never leaves a run hanging."""
-        if isinstance(item, TendStore):
-            return await Shift(self.kit.ingestion, item, delivery.id, delivery.count + 1).give_up()
+        if isinstance(item, MaintainStore):
+            return await IngestionJob(self.context.ingestion, item, delivery.id, delivery.count + 1).give_up()
         if not isinstance(item, AdvanceRun):
             return None
         error = LastError(code="server_error", message="Sorry, something went wrong.")
@@ -331,9 +331,9 @@ class Doorbell:
             # A run that is in progress by another item is that item's.
             return failed(held, error) if held.run.status != "in_progress" or held.item == delivery.id else ()
 
-        await self.kit.ledger.commit(item.project, item.thread_id, decision)
+        await self.context.threads.commit(item.project, item.thread_id, decision)
         try:
-            await Advance(self.kit, item, "", -1).run()  # brings up the stream
+            await RunExecutor(self.context, item, "", -1).run()  # brings up the stream
         except StorageUnavailable:
             raise
         except Exception:

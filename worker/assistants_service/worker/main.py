@@ -11,8 +11,8 @@ import asyncio
 import logging
 
 from assistants_service.core.ports import Delivery, StorageUnavailable
-from assistants_service.worker.context import Kit
-from assistants_service.worker.item_handler import Doorbell
+from assistants_service.worker.context import WorkerContext
+from assistants_service.worker.item_handler import WorkItemHandler
 
 log = logging.getLogger(__name__)
 
@@ -26,8 +26,8 @@ LOOKED_AT = 256  # items at once that neither have a slot nor wait for one
 class Worker:
     """Consumes the queue until it is stopped."""
 
-    def __init__(self, kit: Kit) -> None:
-        self._kit, self._doorbell = kit, Doorbell(kit)
+    def __init__(self, context: WorkerContext) -> None:
+        self._context, self._handler = context, WorkItemHandler(context)
         self._stopping = asyncio.Event()
         self._busy: dict[str, asyncio.Task[None]] = {}  # by item id
         self._idle = asyncio.Event()  # nothing more is received
@@ -48,7 +48,7 @@ class Worker:
                 await asyncio.sleep(POLL_FAST)
                 continue
             await self._hold_off()
-            listener = self._kit.bell.listen("work")
+            listener = self._context.notifier.listen("work")
             try:
                 deliveries = await self._receive(min(room, BATCH))
                 for delivery in deliveries:
@@ -56,29 +56,29 @@ class Worker:
                 if deliveries:
                     pause = POLL_FAST
                     # Let the new tasks begin; and a worker that has slots have the next items first.
-                    await asyncio.sleep(POLL_FAST if any(slots.full for slots in self._kit.slots) else 0)
+                    await asyncio.sleep(POLL_FAST if any(slots.full for slots in self._context.slots) else 0)
                     continue
-                rang = await listener.wait(pause)
-                pause = POLL_FAST if rang else min(pause * POLL_GROWTH, POLL_SLOW)
+                notified = await listener.wait(pause)
+                pause = POLL_FAST if notified else min(pause * POLL_GROWTH, POLL_SLOW)
             finally:
                 listener.close()
 
     async def _hold_off(self) -> None:
-        if any(slots.given_back for slots in self._kit.slots):
-            for slots in self._kit.slots:
+        if any(slots.given_back for slots in self._context.slots):
+            for slots in self._context.slots:
                 slots.given_back = False
-            await asyncio.sleep(min(HOLD_OFF, self._kit.runs.patience / 15))
+            await asyncio.sleep(min(HOLD_OFF, self._context.runs.patience / 15))
 
     @property
     def _looked_at(self) -> int:
-        return len(self._busy) - sum(slots.held for slots in self._kit.slots)
+        return len(self._busy) - sum(slots.held for slots in self._context.slots)
 
     async def stop(self, grace: float) -> None:
         """Take nothing more; give what is in flight `grace` seconds; hand the rest back, for another worker."""
         self._stopping.set()
-        self._kit.bell.ring("work")
+        self._context.notifier.notify("work")
         await self._idle.wait()  # a receive may be under way
-        for slots in self._kit.slots:
+        for slots in self._context.slots:
             slots.close()
         tasks = set(self._busy.values())
         if tasks:
@@ -98,18 +98,18 @@ class Worker:
         delete what it still holds: a Conflict may be another delivery's doing, to which the host can do no harm, or the
         host's own, which has renewed its hold before the function began.
         """
-        mine = await self._kit.storage.extend(delivery, hide=self._kit.hide)
+        mine = await self._context.storage.extend(delivery, hide=self._context.hide)
         if task := self._take(mine):
             await asyncio.wait((task,))
 
     async def give_up(self, delivery: Delivery) -> None:
         """End the run of an item that a host of another kind delivers no more, and bury the item. Raises
         StorageUnavailable."""
-        await self._doorbell.give_up(delivery)
+        await self._handler.give_up(delivery)
 
     async def _receive(self, limit: int) -> list[Delivery]:
         try:
-            return await self._kit.storage.receive(limit, hide=self._kit.hide)
+            return await self._context.storage.receive(limit, hide=self._context.hide)
         except StorageUnavailable as error:
             log.warning("the queue does not answer: %s", error)
             await asyncio.sleep(POLL_SLOW)
@@ -125,7 +125,7 @@ class Worker:
 
     async def _answer(self, delivery: Delivery) -> None:
         try:
-            await self._doorbell.answer(delivery)
+            await self._handler.answer(delivery)
         except Exception:
             log.exception("work item %s is left to its next delivery", delivery.id)
 

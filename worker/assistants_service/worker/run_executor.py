@@ -32,12 +32,12 @@ from assistants_service.core.threads import sse
 from assistants_service.core.threads.decide import (
     CallModel,
     CallTools,
+    CommitEvents,
     Done,
-    Leave,
+    KeepItem,
     Move,
-    Park,
     Wait,
-    Write,
+    WaitUntil,
     decide,
     failed,
 )
@@ -46,8 +46,8 @@ from assistants_service.core.threads.repository import Decision
 from assistants_service.core.threads.stream import StreamWriter
 from assistants_service.core.work_items import AdvanceRun, delivery_name
 from assistants_service.worker.budget import TRIES
-from assistants_service.worker.context import Kit
-from assistants_service.worker.deltas import Draft, Live, Lost, Unheard
+from assistants_service.worker.context import WorkerContext
+from assistants_service.worker.deltas import DeltaBuffer, Lost, PartialReply, Unheard
 from assistants_service.worker.search import WAIT, ready, search
 from assistants_service.worker.slots import GiveWay
 from assistants_service.worker.turn import calls_of, cause_of, cut_off, events_of, expected, may_mean_its_stream
@@ -61,15 +61,15 @@ LOOK_EVERY = 1.0  # seconds between looks at the log while a model or a tool wor
 TELL_AFTER = 0.9  # seconds of a model call until the log is told of it: at its first look, unless news woke it earlier
 
 
-Outcome = Wait | Done | Leave | Park
+Outcome = Wait | Done | KeepItem | WaitUntil
 Output = tuple[str, tuple[FileSearchResult, ...]]  # of a call: what the model is told, and what a search found
 
 
 @dataclass(slots=True)
-class Advance:
+class RunExecutor:
     """The work on one run for one work item. `item_id` names the item that stands for the run while it is claimed."""
 
-    kit: Kit
+    context: WorkerContext
     item: AdvanceRun
     item_id: str
     seen: int
@@ -81,32 +81,34 @@ class Advance:
     _apart: contextlib.AsyncExitStack = field(default_factory=contextlib.AsyncExitStack)  # while it is a suspect
     _claiming: int = 0  # the attempt of the claim that is being written
     _taken_over: bool = False  # there was a claim before that
-    _draft: Draft | None = None  # of the turn that was begun last
+    _draft: PartialReply | None = None  # of the turn that was begun last
     _cause: ModelError | None = None  # what the turn failed by
     _provider: str = ""  # that answered last
 
     def __post_init__(self) -> None:
         item = self.item
-        self.stream = StreamWriter(self.kit.storage, self.kit.bell, item.project, item.thread_id, item.run_id)
+        self.stream = StreamWriter(
+            self.context.storage, self.context.notifier, item.project, item.thread_id, item.run_id
+        )
 
     async def run(self) -> Outcome:
         """Work until there is nothing to do here. Everything that was committed is projected by then."""
         item = self.item
-        state = (await self.kit.ledger.look(item.project, item.thread_id)).state
+        state = (await self.context.threads.look(item.project, item.thread_id)).state
         held, move = state.runs.get(item.run_id), self._decide(state)
         if held is None or isinstance(move, Outcome):
             return await self._work(state)  # nothing to do: no span tells of it
-        if not (isinstance(move, Write) and _claims(move.events)):
+        if not (isinstance(move, CommitEvents) and _claims(move.events)):
             return await self._traced(state, held)  # its end: that waits for nothing
         # That came again: an earlier holder may have claimed by it, or live and do so yet. None could go on then if it
         # were put back under another id.
         again = self.count > 1
         try:
             async with self._apart:
-                if suspects := self.kit.beside(held.claims):
+                if suspects := self.context.beside(held.claims):
                     slot = suspects.slot(item.project, item.sent_at, within=self._left(held), stays=True)
                     await self._apart.enter_async_context(slot)
-                async with self.kit.runs.slot(item.project, item.sent_at, within=self._left(held), stays=again):
+                async with self.context.runs.slot(item.project, item.sent_at, within=self._left(held), stays=again):
                     return await self._traced(state, held)
         except GiveWay as way:
             way.within = self._left(held)
@@ -115,11 +117,11 @@ class Advance:
         return await self._traced(state, held)  # it has expired meanwhile
 
     def _left(self, held: RunState) -> float:
-        return (held.run.expires_at or math.inf) - self.kit.clock.now()
+        return (held.run.expires_at or math.inf) - self.context.clock.now()
 
     async def _traced(self, state: ThreadState, held: RunState) -> Outcome:
         item = self.item
-        with self.kit.telemetry.span(
+        with self.context.telemetry.span(
             "run",
             trace=held.trace or item.trace,
             cause=item.trace,
@@ -135,14 +137,14 @@ class Advance:
             move = self._decide(state)
             try:
                 match move:
-                    case Wait() | Leave():
+                    case Wait() | KeepItem():
                         return move
-                    case Done() | Park():
+                    case Done() | WaitUntil():
                         held = state.runs.get(self.item.run_id)
                         if held is None or held.run != self.shown:  # else none has moved since who may have died
                             await self._mend(state)
                         return move
-                    case Write():
+                    case CommitEvents():
                         await self._commit(self._write)
                     case CallModel(held=held):
                         await self._turn(state, held)
@@ -150,7 +152,7 @@ class Advance:
                         await self._tools(move)
             except Lost:
                 log.info("run %s: interrupted", self.item.run_id)
-            state = await self.kit.ledger.recall(self.item.project, self.item.thread_id)
+            state = await self.context.threads.recall(self.item.project, self.item.thread_id)
             held = state.runs.get(self.item.run_id)
             if held is None or held.claims <= 1:  # something came of it: others may have its turn
                 await self._apart.aclose()
@@ -162,7 +164,7 @@ class Advance:
             seen=self.seen,
             item=self.item_id,
             attempt=self.attempt,
-            now=self.kit.clock.now(),
+            now=self.context.clock.now(),
             handed_back=self.item.handed_back == delivery_name(self.item_id, self.count - 1),
         )
 
@@ -171,10 +173,10 @@ class Advance:
     def _write(self, state: ThreadState) -> Sequence[e.Event]:
         """What is to be written, by the newest state: decided again inside the commit, which may meet another's."""
         move = self._decide(state)
-        events = move.events if isinstance(move, Write) else []
+        events = move.events if isinstance(move, CommitEvents) else []
         held = state.runs.get(self.item.run_id)
         if self._draft and held and held.attempt == self.attempt:
-            events = cut_off(held, self._draft, events, self.kit.clock.now())
+            events = cut_off(held, self._draft, events, self.context.clock.now())
         self._claiming = _claims(events)
         if self._claiming:
             self._taken_over = state.runs[self.item.run_id].claimed_at > 0
@@ -198,12 +200,12 @@ class Advance:
     async def _commit(self, decision: Decision) -> None:
         item = self.item
         try:
-            changes = await self.kit.ledger.commit(item.project, item.thread_id, decision)
+            changes = await self.context.threads.commit(item.project, item.thread_id, decision)
         except ApiError as error:  # of what a worker writes, only the size is ever refused
             self._draft, last = None, LastError(code="server_error", message=error.message)
             decision = self._if_mine(lambda held: failed(held, last))
-            changes = await self.kit.ledger.commit(item.project, item.thread_id, decision)
-        held = (await self.kit.ledger.recall(item.project, item.thread_id)).runs.get(item.run_id)
+            changes = await self.context.threads.commit(item.project, item.thread_id, decision)
+        held = (await self.context.threads.recall(item.project, item.thread_id)).runs.get(item.run_id)
         if held is None or not changes:
             return
         self.span.tell(status=held.run.status)
@@ -211,14 +213,14 @@ class Advance:
             log.warning("run %s failed: %s", item.run_id, cause_of(held.run, self._cause, self._provider))
         if self._claiming:
             if changes[0].name == "thread.run.in_progress":  # and not taken over from another worker
-                self.kit.telemetry.measure("queued", self.kit.clock.now() - item.sent_at, project=item.project)
+                self.context.telemetry.measure("queued", self.context.clock.now() - item.sent_at, project=item.project)
             self.attempt, self._claiming = self._claiming, 0
             if self._taken_over:
                 # The last committer, a worker or a client's submission, may have died before it projected that; and
                 # the worker that claimed next, before it made up for it.
-                await self.kit.ledger.project(item.project, item.thread_id, item.run_id, held.shown_at)
+                await self.context.threads.project(item.project, item.thread_id, item.run_id, held.shown_at)
             if held.stream:
-                now = self.kit.clock.now()
+                now = self.context.clock.now()
                 await self.stream.take_over(held.run, mine=self._still_mine, opened=frozenset(), now=now)
         if held.stream:
             await self._catch_up()
@@ -226,21 +228,21 @@ class Advance:
         self.shown = changes[-1].object if shown else None
 
     async def _catch_up(self) -> None:
-        await self.stream.show(self.kit.ledger, self.item.project, self.item.thread_id, self.item.run_id)
+        await self.stream.show(self.context.threads, self.item.project, self.item.thread_id, self.item.run_id)
 
     async def _mend(self, state: ThreadState) -> None:
         """Another process worked on the run, or ended it. It may have died before it showed that, or leave it to us."""
         item, held = self.item, state.runs.get(self.item.run_id)
         if held is None or state.deleted:
             return
-        await self.kit.ledger.project(item.project, item.thread_id, item.run_id)
+        await self.context.threads.project(item.project, item.thread_id, item.run_id)
         if held.stream:
             await self._catch_up()
 
     # -- acts ------------------------------------------------------------------------------------------------------
 
     async def _turn(self, state: ThreadState, held: RunState) -> None:
-        now = self.kit.clock.now
+        now = self.context.clock.now
         try:
             answer = await self._answer(state, held)
         except ModelError as error:
@@ -249,57 +251,57 @@ class Advance:
         if answer is None:
             spent = e.RunIncomplete(run_id=self.item.run_id, reason="max_prompt_tokens")
             return await self._commit(self._if_mine(lambda _: [spent]))
-        await self._commit(self._if_mine(lambda held: events_of(*answer, held, self.kit.actions, now())))
+        await self._commit(self._if_mine(lambda held: events_of(*answer, held, self.context.actions, now())))
 
-    async def _answer(self, state: ThreadState, held: RunState) -> tuple[Reply, Draft] | None:
+    async def _answer(self, state: ThreadState, held: RunState) -> tuple[Reply, PartialReply] | None:
         """Ask, and ask again with less while the provider says that it is too much, if no client has heard anything.
         None: what max_prompt_tokens leaves is not enough. Raises ModelError."""
-        kit, most = self.kit, None
+        context, most = self.context, None
         for tries_left in reversed(range(TRIES)):
-            fitted = await kit.budget.fit(state, held, kit.actions.definitions, most)
+            fitted = await context.budget.fit(state, held, context.actions.definitions, most)
             if fitted is None:
                 return None
             sources = sources_of(state, held, fitted.built.earlier)
-            self._draft = draft = Draft(held.run, kit.ids, number=state.version, sources=sources)
+            self._draft = draft = PartialReply(held.run, context.ids, number=state.version, sources=sources)
             try:
                 reply = await self._guard(self._ask(fitted.prompt, draft, held), draft)
             except ContextExceeded as error:
-                most = await kit.budget.less(fitted, error)
+                most = await context.budget.less(fitted, error)
                 if most is None or (held.stream and draft.begun) or not tries_left:
                     raise
             else:
                 self._provider = reply.provider
-                kit.budget.answered(fitted, reply.tokens)
+                context.budget.answered(fitted, reply.tokens)
                 called = len(calls_of(reply))
                 if called > MOST_OUTPUTS and held.run.parallel_tool_calls:
                     raise ModelError("server_error", TOO_MANY.format(called, MOST_OUTPUTS))
-                if calls_of(reply) and held.rounds >= kit.max_rounds:
-                    raise ModelError("server_error", ENDLESS.format(kit.max_rounds))
+                if calls_of(reply) and held.rounds >= context.max_rounds:
+                    raise ModelError("server_error", ENDLESS.format(context.max_rounds))
                 return reply, draft
         raise AssertionError("the last try either answers or fails")
 
-    async def _ask(self, prompt: Prompt, draft: Draft, held: RunState) -> Reply:
-        kit = self.kit
-        prompt = await kit.images.fill(self.item.project, prompt)
+    async def _ask(self, prompt: Prompt, draft: PartialReply, held: RunState) -> Reply:
+        context = self.context
+        prompt = await context.images.fill(self.item.project, prompt)
         if not held.stream:
             return await self._ask_unheard(prompt, draft)
-        live = Live(self.stream, draft, kit.flush_every, kit.clock.now, self._still_mine)
+        live = DeltaBuffer(self.stream, draft, context.flush_every, context.clock.now, self._still_mine)
         async with asyncio.TaskGroup() as group:
             group.create_task(live.run())
             try:
-                return await kit.models.reply(prompt, live)
+                return await context.models.reply(prompt, live)
             finally:
                 live.close()
 
-    async def _ask_unheard(self, prompt: Prompt, draft: Draft) -> Reply:
+    async def _ask_unheard(self, prompt: Prompt, draft: PartialReply) -> Reply:
         """A whole reply costs less than a stream, which only tells earlier what it will be."""
-        kit, model = self.kit, prompt.model
+        context, model = self.context, prompt.model
         draft.expected = expected(prompt)
-        if draft.expected or not kit.budget.streams(model):
-            return await kit.models.reply(prompt, None)
-        heard = Unheard(draft, kit.clock.now)
+        if draft.expected or not context.budget.streams(model):
+            return await context.models.reply(prompt, None)
+        heard = Unheard(draft, context.clock.now)
         try:
-            reply = await kit.models.reply(prompt, heard)
+            reply = await context.models.reply(prompt, heard)
         except Refused as error:
             if not may_mean_its_stream(error):
                 raise
@@ -307,9 +309,9 @@ class Advance:
         else:
             return await self._counted(prompt, reply)
         heard.restart()
-        reply = await kit.models.reply(prompt, None)  # no client has asked for a stream: this refusal counts
+        reply = await context.models.reply(prompt, None)  # no client has asked for a stream: this refusal counts
         if refused.status and refused.status < 500:  # else it may have been the moment
-            kit.budget.ask_whole(model, f"it refused a stream with status {refused.status}")
+            context.budget.ask_whole(model, f"it refused a stream with status {refused.status}")
         return reply
 
     async def _counted(self, prompt: Prompt, reply: Reply) -> Reply:
@@ -317,8 +319,8 @@ class Advance:
         no limit of the run would heed."""
         if reply.tokens != Tokens():
             return reply
-        self.kit.budget.ask_whole(prompt.model, "its streams tell no usage")
-        return replace(reply, tokens=await self.kit.budget.estimate(prompt, reply))
+        self.context.budget.ask_whole(prompt.model, "its streams tell no usage")
+        return replace(reply, tokens=await self.context.budget.estimate(prompt, reply))
 
     async def _tools(self, move: CallTools) -> None:
         """At least once: a worker that dies in here leaves the calls to the next one."""
@@ -335,34 +337,34 @@ class Advance:
     async def _call(self, held: RunState, searches: int, call: FunctionToolCall | FileSearchToolCall) -> Output:
         if isinstance(call, FileSearchToolCall):
             return await self._search(held, call, searches)
-        name, arguments, telemetry = call.function.name, call.function.arguments, self.kit.telemetry
+        name, arguments, telemetry = call.function.name, call.function.arguments, self.context.telemetry
         with telemetry.span("tool", tool=name, call_id=call.id) as span:
-            output = await self.kit.actions.call(self.item.project, name, arguments)
+            output = await self.context.actions.call(self.item.project, name, arguments)
             if telemetry.content:
                 span.tell(arguments=arguments, output=output)
             return output, ()
 
     async def _search(self, held: RunState, call: FileSearchToolCall, searches: int) -> Output:
-        kit = self.kit
-        with kit.telemetry.span("tool", tool=NAME, call_id=call.id) as span:
+        context = self.context
+        with context.telemetry.span("tool", tool=NAME, call_id=call.id) as span:
             # What was attached a moment ago is to be found: by a user, or by a program that made its assistant anew.
             until = (held.run.started_at or held.run.created_at) + WAIT
             for store_id in stores_of(held.run):
-                await ready(kit.stores, kit.clock, self.item.project, store_id, until)
-            window, count = kit.budget.window(held.run.model), kit.tokenizer.count
-            found = await search(kit.searcher, self.item.project, held, call, window, searches, count)
-            if kit.telemetry.content:
+                await ready(context.stores, context.clock, self.item.project, store_id, until)
+            window, count = context.budget.window(held.run.model), context.tokenizer.count
+            found = await search(context.searcher, self.item.project, held, call, window, searches, count)
+            if context.telemetry.content:
                 span.tell(arguments=call.asked.arguments)
             return found
 
-    async def _guard(self, act: Awaitable[T], draft: Draft | None = None) -> T:
+    async def _guard(self, act: Awaitable[T], draft: PartialReply | None = None) -> T:
         """Do it, unless the run is cancelled, expires, is taken over or deleted meanwhile: raises Lost. If it takes a
         while, the log is told what of `draft` is in the making."""
         task, clock = asyncio.ensure_future(act), asyncio.get_running_loop().time
         tell_at = clock() + TELL_AFTER
         try:
             while True:
-                listener = self.kit.ledger.listen(self.item.project, self.item.thread_id)
+                listener = self.context.threads.listen(self.item.project, self.item.thread_id)
                 await asyncio.wait((task, listener.future), timeout=LOOK_EVERY, return_when=asyncio.FIRST_COMPLETED)
                 listener.close()
                 if task.done():
@@ -378,19 +380,19 @@ class Advance:
             if not task.cancelled():
                 task.exception()  # of an act that nothing waits for any more: asyncio would complain
 
-    async def _tell(self, draft: Draft) -> None:
+    async def _tell(self, draft: PartialReply) -> None:
         """Once for a model call, however many deltas there are. If a crash or another worker comes in between, the fold
         of what follows forgets it. No document and no stream shows it, so there is nothing to bring up."""
-        draft.open_expected(self.kit.clock.now())
+        draft.open_expected(self.context.clock.now())
         if making := draft.making:
             item = self.item
-            await self.kit.ledger.commit(item.project, item.thread_id, self._if_mine(lambda _: [making]))
+            await self.context.threads.commit(item.project, item.thread_id, self._if_mine(lambda _: [making]))
             draft.told = True
 
     async def _still_mine(self) -> set[str]:
         """The ids that the log knows of this run. Raises Lost."""
-        held = self._mine((await self.kit.ledger.look(self.item.project, self.item.thread_id)).state)
-        if held is None or (held.run.expires_at or 0) <= self.kit.clock.now():
+        held = self._mine((await self.context.threads.look(self.item.project, self.item.thread_id)).state)
+        if held is None or (held.run.expires_at or 0) <= self.context.clock.now():
             raise Lost
         return held.known
 

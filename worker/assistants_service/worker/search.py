@@ -14,7 +14,7 @@ from assistants_service.core.ports import Clock, StorageUnavailable
 from assistants_service.core.resources import FileSearchResult, FileSearchToolCall
 from assistants_service.core.search.ranking import Weights
 from assistants_service.core.threads.fold import RunState
-from assistants_service.core.vector_stores.repository import Stores
+from assistants_service.core.vector_stores.repository import VectorStoreRepository
 from assistants_service.core.vector_stores.search import Found
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ class Search(Protocol):
         """Raises ApiError, if a store is not there or has expired, and StorageUnavailable."""
 
 
-async def ready(stores: Stores, clock: Clock, project: str, store_id: str, until: float) -> None:
+async def ready(stores: VectorStoreRepository, clock: Clock, project: str, store_id: str, until: float) -> None:
     """Wait for the files of a store that are not read yet, until this time at most."""
     while (left := until - clock.now()) > 0:
         listener = stores.listen(project, store_id)

@@ -31,7 +31,7 @@ from assistants_service.core.resources import (
 )
 from assistants_service.core.threads.fold import RunState
 from assistants_service.worker.actions import Actions
-from assistants_service.worker.deltas import Draft
+from assistants_service.worker.deltas import PartialReply
 
 # What these say is about the key, the model, the size or the load; 502 and above, about a server that is not there.
 NOT_THE_STREAM = frozenset({401, 402, 403, 404, 408, 409, 413, 429})
@@ -69,7 +69,7 @@ def calls_of(reply: Reply) -> tuple[ToolCall, ...]:
     return reply.calls if reply.finish in ("stop", "tool_calls") else ()
 
 
-def events_of(reply: Reply, draft: Draft, held: RunState, actions: Actions, now: float) -> list[e.Event]:
+def events_of(reply: Reply, draft: PartialReply, held: RunState, actions: Actions, now: float) -> list[e.Event]:
     """One transaction: the turn's message, its steps, and what the run does next."""
     usage, calls = usage_of(reply.tokens), calls_of(reply)
     if not held.run.parallel_tool_calls:  # which not every provider heeds (section 4)
@@ -83,7 +83,7 @@ def events_of(reply: Reply, draft: Draft, held: RunState, actions: Actions, now:
     return [*events, _ending(reply, held, usage)]
 
 
-def cut_off(held: RunState, draft: Draft | None, end: Sequence[e.Event], now: float) -> list[e.Event]:
+def cut_off(held: RunState, draft: PartialReply | None, end: Sequence[e.Event], now: float) -> list[e.Event]:
     """`end`, and if it ends the run before its model had said all, what a client saw of that: it stays (section 4)."""
     if draft is None:
         return [*end]
@@ -123,7 +123,7 @@ def cause_of(run: Run, error: ModelError | None, provider: str) -> str:
     return " ".join(f"{name}={value or '-'}" for name, value in told.items())
 
 
-def _message(reply: Reply, held: RunState, draft: Draft, usage: Usage, now: float) -> list[e.Event]:
+def _message(reply: Reply, held: RunState, draft: PartialReply, usage: Usage, now: float) -> list[e.Event]:
     step, message = draft.open_message(now)
     content = _content(reply.text, reply.refusal, draft)
     cut = {"length": "max_tokens", "content_filter": "content_filter"}.get(reply.finish)
@@ -138,7 +138,7 @@ def _message(reply: Reply, held: RunState, draft: Draft, usage: Usage, now: floa
     return [created, e.MessageIncomplete(message=_incomplete(message, cut, content, now)), ended]
 
 
-def _content(text: str, refusal: str, draft: Draft) -> tuple[Part, ...]:
+def _content(text: str, refusal: str, draft: PartialReply) -> tuple[Part, ...]:
     content: list[Part] = []
     if text or not refusal:
         content.append(TextPart(text=Text(value=text, annotations=annotated(text, draft.sources))))
@@ -156,7 +156,7 @@ def _calls(
     calls: Sequence[ToolCall],
     thought: Thought | None,
     held: RunState,
-    draft: Draft,
+    draft: PartialReply,
     actions: Actions,
     usage: Usage,
     now: float,
@@ -170,7 +170,7 @@ def _calls(
     return events
 
 
-def _call(call: ToolCall, draft: Draft) -> StepToolCall:
+def _call(call: ToolCall, draft: PartialReply) -> StepToolCall:
     if call.name != draft.search:
         return FunctionToolCall(
             id=call.id, function=FunctionCall(name=call.name, arguments=call.arguments, output=None)

@@ -16,10 +16,10 @@ import msgspec
 from assistants_service.core import names
 from assistants_service.core.errors import ApiError, no_such_file
 from assistants_service.core.ids import made_at
-from assistants_service.core.notifier import Bell
+from assistants_service.core.notifier import Notifier
 from assistants_service.core.ports import Clock, Conflict, Storage, StorageUnavailable, Stored
 from assistants_service.core.resources import File, encode
-from assistants_service.core.work_items import MAX_DELAY, PurgeFile, TidyFile, WorkItem, to_body
+from assistants_service.core.work_items import MAX_DELAY, CleanUpFile, PurgeFile, WorkItem, to_body
 
 FIRST_LOOK: Final = 600.0  # seconds after which a worker looks whether a file came to be
 PATIENCE: Final = 24 * 3600.0  # seconds that a file may take to come: what is there of it by then is removed
@@ -45,15 +45,15 @@ class Files:
 
     storage: Storage
     clock: Clock
-    bell: Bell
+    notifier: Notifier
     let_go: LetGo = no_holder  # what holds a file by its id lets it go, when it is gone
 
     async def create(self, project: str, file_id: str, chunks: AsyncIterator[bytes], describe: Describe) -> File | None:
         """A file of these bytes, described when they are there. Raises ApiError for none at all, for those that took a
         day to come, and if `describe` names an earlier request's file whose bytes were removed since."""
         name, begun = names.document(project, file_id), self.clock.now()
-        # 1. ring, before the first byte: a crash at any moment leaves nothing that the worker does not find.
-        await self.ring(TidyFile(project=project, file_id=file_id, sent_at=begun), delay=FIRST_LOOK)
+        # 1. enqueue, before the first byte: a crash at any moment leaves nothing that the worker does not find.
+        await self.enqueue(CleanUpFile(project=project, file_id=file_id, sent_at=begun), delay=FIRST_LOOK)
         # 2. content
         try:
             part = await self.storage.stage(names.CONTENTS, name, "whole", chunks)
@@ -140,12 +140,12 @@ class Files:
     async def delete(self, project: str, file_id: str) -> None:
         """The file is gone at once; the worker removes what is left. Raises the 404 of an unknown file."""
         await self.fetch(project, file_id)
-        # 1. ring: a crash after this leaves the file, and an item that is dropped in time.
-        await self.ring(PurgeFile(project=project, file_id=file_id, sent_at=self.clock.now()))
+        # 1. enqueue: a crash after this leaves the file, and an item that is dropped in time.
+        await self.enqueue(PurgeFile(project=project, file_id=file_id, sent_at=self.clock.now()))
         # 2. document
         if not await self.storage.remove(names.FILES, names.document(project, file_id)):
             raise no_such_file(file_id)
-        self.bell.ring("work")
+        self.notifier.notify("work")
 
     # -- what a worker does ----------------------------------------------------------------------------------------
 
@@ -186,7 +186,7 @@ class Files:
     def _expired(self, file: File) -> bool:
         return file.expires_at is not None and self.clock.now() >= file.expires_at
 
-    async def ring(self, item: WorkItem, *, delay: float = 0) -> None:
+    async def enqueue(self, item: WorkItem, *, delay: float = 0) -> None:
         """`delay` in seconds, none if it is below zero: Azure would refuse it, again and again. An item that comes
         earlier, as no queue keeps it so long, is parked again."""
         await self.storage.send(to_body(item), delay=max(0.0, min(delay, MAX_DELAY)))

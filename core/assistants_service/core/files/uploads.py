@@ -22,7 +22,7 @@ from assistants_service.core.ids import Ids
 from assistants_service.core.ports import Conflict, Part
 from assistants_service.core.requests import CompleteUpload, CreateUpload
 from assistants_service.core.resources import File, Struct, Upload, UploadPart, encode
-from assistants_service.core.work_items import TidyFile, TidyUpload
+from assistants_service.core.work_items import CleanUpFile, CleanUpUpload
 
 LIFETIME: Final = 3600  # seconds in which an upload has to be completed (section 3.7)
 MAX_PARTS: Final = 10_000
@@ -78,8 +78,8 @@ class Uploads:
         )
         seconds = body.expires_after.seconds if body.expires_after else None
         record = Record(upload=upload, file_id=self.ids.new("file"), expires_after=seconds)
-        # 1. ring: whatever becomes of the upload, a worker looks when its time is over.
-        await self.files.ring(TidyUpload(project=project, upload_id=upload_id, sent_at=now), delay=LIFETIME)
+        # 1. enqueue: whatever becomes of the upload, a worker looks when its time is over.
+        await self.files.enqueue(CleanUpUpload(project=project, upload_id=upload_id, sent_at=now), delay=LIFETIME)
         # 2. document
         try:
             # Create-if-missing: the same request, sent again.
@@ -146,10 +146,10 @@ class Uploads:
                 held = await self._replace(project, held, _ended(held, "cancelled"))
             except Conflict:
                 continue
-            # 2. ring: without it, the worker would come when the upload's time is over.
+            # 2. enqueue: without it, the worker would come when the upload's time is over.
             now = self.files.clock.now()
-            await self.files.ring(TidyUpload(project=project, upload_id=upload_id, sent_at=now))
-            self.files.bell.ring("work")
+            await self.files.enqueue(CleanUpUpload(project=project, upload_id=upload_id, sent_at=now))
+            self.files.notifier.notify("work")
             return held.upload
 
     # -- what a worker does ----------------------------------------------------------------------------------------
@@ -254,8 +254,8 @@ class Uploads:
             return held.upload
         if file.expires_at is not None:
             now = self.files.clock.now()
-            item = TidyFile(project=project, file_id=file.id, sent_at=now)
-            await self.files.ring(item, delay=file.expires_at - now)
+            item = CleanUpFile(project=project, file_id=file.id, sent_at=now)
+            await self.files.enqueue(item, delay=file.expires_at - now)
         # A content that is gone was deleted with its file, whose publisher died before noting it: a second publisher
         # would bring the file back.
         if await self.files.has_content(project, file.id):

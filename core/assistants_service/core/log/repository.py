@@ -19,7 +19,7 @@ from assistants_service.core.errors import ApiError, no_such
 from assistants_service.core.fanout import fan_out
 from assistants_service.core.ids import Ids
 from assistants_service.core.log.state import C, S, UnreadableLog, View, decoding
-from assistants_service.core.notifier import Bell, Listener
+from assistants_service.core.notifier import Listener, Notifier
 from assistants_service.core.ports import (
     SILENCE,
     Clock,
@@ -46,10 +46,10 @@ MOST_LATE: Final = 1_000  # commits of one process whose documents the store ref
 TRIES: Final = 500  # of one command; each lost race means that another writer's commit went through
 
 Decide = Callable[[S], Sequence[e.Event]]
-Ring = Callable[[int], WorkItem]  # from the version seen to the work item
+ItemOf = Callable[[int], WorkItem]  # from the version seen to the work item
 
 
-class Ledger(ABC, Generic[S, C]):
+class Repository(ABC, Generic[S, C]):
     """The aggregates of one kind, of all projects, over one store.
 
     `roll_after`: commits after which a log begins a new generation, once the aggregate is not busy. It waits for more
@@ -68,13 +68,13 @@ class Ledger(ABC, Generic[S, C]):
         storage: Storage,
         clock: Clock,
         ids: Ids,
-        bell: Bell,
+        notifier: Notifier,
         *,
         roll_after: int = ROLL_AFTER,
         view_bytes: int = 32 * 1024 * 1024,
         telemetry: Telemetry = SILENCE,
     ) -> None:
-        self._storage, self._clock, self._ids, self._bell = storage, clock, ids, bell
+        self._storage, self._clock, self._ids, self._notifier = storage, clock, ids, notifier
         self._telemetry = telemetry
         self._roll_after, self._view_bytes = roll_after, view_bytes
         self._views: OrderedDict[tuple[str, str], View[S, C]] = OrderedDict()
@@ -132,30 +132,32 @@ class Ledger(ABC, Generic[S, C]):
 
     def listen(self, project: str, log_id: str) -> Listener:
         """Hear of the next commit of this process."""
-        return self._bell.listen(self._topic(project, log_id))
+        return self._notifier.listen(self._topic(project, log_id))
 
     def _topic(self, project: str, log_id: str) -> str:
         return f"{self.logs}/{project}/{log_id}"
 
     # -- writing ---------------------------------------------------------------------------------------------------
 
-    async def start(self, project: str, log_id: str, events: Sequence[e.Event], ring: Ring | None = None) -> list[C]:
+    async def start(
+        self, project: str, log_id: str, events: Sequence[e.Event], item_of: ItemOf | None = None
+    ) -> list[C]:
         """A new aggregate. Raises Conflict if there is, or was, one of this id."""
         view = self._blank()
         async with view.lock:
-            await self._ring(ring, 0)
+            await self._enqueue(item_of, 0)
             changes, rest = await self._append(view, project, log_id, events)
         self._keep(view, project, log_id)
-        await self._after(project, log_id, rest, rung=ring is not None, told=True)
+        await self._after(project, log_id, rest, enqueued=item_of is not None, told=True)
         return changes
 
-    async def command(self, project: str, log_id: str, decide: Decide[S], ring: Ring | None = None) -> list[C]:
+    async def command(self, project: str, log_id: str, decide: Decide[S], item_of: ItemOf | None = None) -> list[C]:
         """A client's `commit`: raises the 404 of what is unknown or deleted. Once the commit stands its client
         is told so, even if the store refuses the documents for a while."""
-        return await self.commit(project, log_id, lambda state: decide(self._known(state, log_id)), ring, told=True)
+        return await self.commit(project, log_id, lambda state: decide(self._known(state, log_id)), item_of, told=True)
 
     async def commit(
-        self, project: str, log_id: str, decide: Decide[S], ring: Ring | None = None, *, told: bool = False
+        self, project: str, log_id: str, decide: Decide[S], item_of: ItemOf | None = None, *, told: bool = False
     ) -> list[C]:
         """Commit what `decide` makes of the state, as one transaction; nothing if it makes nothing.
 
@@ -164,15 +166,15 @@ class Ledger(ABC, Generic[S, C]):
         view = self._view(project, log_id)
         try:
             async with view.lock:
-                changes, rest = await self._commit(view, project, log_id, decide, ring)
+                changes, rest = await self._commit(view, project, log_id, decide, item_of)
         finally:
             self._keep(view, project, log_id)
         # 4. project: any crash before leaves a document behind the log, never the other way round.
-        await self._after(project, log_id, rest, rung=ring is not None, told=told)
+        await self._after(project, log_id, rest, enqueued=item_of is not None, told=told)
         return changes
 
     async def _commit(
-        self, view: View[S, C], project: str, log_id: str, decide: Decide[S], ring: Ring | None
+        self, view: View[S, C], project: str, log_id: str, decide: Decide[S], item_of: ItemOf | None
     ) -> tuple[list[C], Sequence[Document]]:
         fresh = view.mark is None
         if fresh:
@@ -195,8 +197,8 @@ class Ledger(ABC, Generic[S, C]):
                 raise self._unknown(log_id)
             try:
                 await self._roll(view, project, log_id)
-                # 2. ring: a crash after this leaves a doorbell that finds nothing new, and is dropped.
-                await self._ring(ring, view.state.version)
+                # 2. enqueue: a crash after this leaves a work item that finds nothing new, and is dropped.
+                await self._enqueue(item_of, view.state.version)
                 # 3. append, where this decision's state ends: another process that moved in between makes it void.
                 return await self._append(view, project, log_id, events)
             except Conflict:
@@ -239,14 +241,14 @@ class Ledger(ABC, Generic[S, C]):
         self._told(project, changes)
         return changes, rest
 
-    async def _ring(self, ring: Ring | None, seen: int) -> None:
-        if ring is not None:
-            await self._storage.send(to_body(ring(seen)))
+    async def _enqueue(self, item_of: ItemOf | None, seen: int) -> None:
+        if item_of is not None:
+            await self._storage.send(to_body(item_of(seen)))
 
-    async def _after(self, project: str, log_id: str, rest: Sequence[Document], *, rung: bool, told: bool) -> None:
-        self._bell.ring(self._topic(project, log_id))
-        if rung:
-            self._bell.ring("work")
+    async def _after(self, project: str, log_id: str, rest: Sequence[Document], *, enqueued: bool, told: bool) -> None:
+        self._notifier.notify(self._topic(project, log_id))
+        if enqueued:
+            self._notifier.notify("work")
         try:
             await self._advance(rest)
         except StorageUnavailable as error:

@@ -70,8 +70,8 @@ class View(ABC, Generic[S, C]):
 
     def __init__(self) -> None:
         self.lock = asyncio.Lock()
-        self.counted = 0  # the part of `weight` that the ledger's total knows; 0 if it does not keep this view
-        self.grown: set[View[S, C]] = set()  # the ledger's: views that have grown since they were counted
+        self.counted = 0  # the part of `weight` that the repository's total knows; 0 if it does not keep this view
+        self.grown: set[View[S, C]] = set()  # the repository's: views that have grown since they were counted
         self.reset()
 
     def reset(self) -> None:

@@ -11,18 +11,18 @@ from assistants_service.core.ports import Chunk, ContentGone, Contents, Merging,
 from assistants_service.core.search import merge_policy as tiers
 from assistants_service.core.search import segment
 from assistants_service.core.search.ranking import HYBRID, Query, Weights
-from assistants_service.core.search.segment_cache import Shelf
+from assistants_service.core.search.segment_cache import SegmentCache
 
 MEMORY: Final = 512 * 1024**2  # bytes
 NAMES: Final = 1000  # that are listed at once
 
 
 class EmbeddedIndex:
-    """core.ports.VectorIndex, and what merges its segments. `memory` is what a shelf keeps, in bytes."""
+    """core.ports.VectorIndex, and what merges its segments. `memory` is what the cache keeps, in bytes."""
 
     def __init__(self, contents: Contents, memory: int = MEMORY) -> None:
         self._contents = contents
-        self._shelf = Shelf(contents, SEGMENTS, memory)
+        self._cache = SegmentCache(contents, SEGMENTS, memory)
         self.merging: Merging | None = self
 
     async def put(self, store: str, source: str, chunks: Sequence[Chunk], vectors: segment.Floats, model: str) -> int:
@@ -46,14 +46,14 @@ class EmbeddedIndex:
     ) -> list[Passage]:
         """Raises DamagedSegment, too."""
         blobs = [_blob(store, name) for name in segments]
-        return await self._shelf.search(store, blobs, queries, eligible, limit, weights=weights, threshold=threshold)
+        return await self._cache.search(store, blobs, queries, eligible, limit, weights=weights, threshold=threshold)
 
     async def read(self, store: str, name: str, source: str) -> Sequence[tuple[int, str]]:
         blob = await self._read(store, name)
         return [(chunk.start, chunk.text) for of, chunk in segment.passages(blob) if of == source] if blob else []
 
     async def delete(self, store: str, names: Iterable[str]) -> None:
-        self._shelf.forget(store)
+        self._cache.forget(store)
         await self.drop(store, {*names, *await self._names(store)})
 
     async def tidy(self, store: str, known: Callable[[], Awaitable[Collection[str]]]) -> None:

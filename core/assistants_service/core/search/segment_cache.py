@@ -19,7 +19,7 @@ from assistants_service.core.search.ranking import HYBRID, Hit, Query, Weights, 
 from assistants_service.core.search.segment import DamagedSegment, Segment, decode, index_size
 
 FIRST: Final = 2**18  # bytes of a blob that are read before it is known how many are needed: of a small one, all
-AT_ONCE: Final = 16  # reads that are under way, of one search and of the whole shelf
+AT_ONCE: Final = 16  # reads that are under way, of one search and of the whole cache
 BRIEF: Final = 2_000  # chunks that are searched on the event loop itself, in a millisecond
 
 
@@ -37,7 +37,7 @@ def _one_thread_each() -> None:
     threadpool_limits(1, user_api="blas")
 
 
-class Shelf:
+class SegmentCache:
     """Keeps `limit` bytes of segments: those of the stores that were searched least recently go. A store that needs
     more than that is kept alone. What runs at that time holds its segments until it is done.
 

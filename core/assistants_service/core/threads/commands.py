@@ -1,6 +1,6 @@
 """What the API may do to a thread: each rule is a pure function from the folded state to events, or to a refusal.
 
-`now` is Unix time. The ledger commits what comes out, and asks again if another process moved in between.
+`now` is Unix time. The repository commits what comes out, and asks again if another process moved in between.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def store_of_thread(state: ThreadState) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Scribe:
+class ThreadCommands:
     """What a decision needs beside the state: names for new things, the time, a run's lifetime in seconds, and the
     trace of the request."""
 

@@ -23,7 +23,7 @@ DEADLY = LastError(
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """The log does not show yet what the doorbell announced; or it is `gone`, and its thread was deleted."""
+    """The log does not show yet what the work item announced; or it is `gone`, and its thread was deleted."""
 
     gone: bool = False
 
@@ -34,19 +34,19 @@ class Done:
 
 
 @dataclass(frozen=True, slots=True)
-class Leave:
+class KeepItem:
     """Another delivery of this very item stands for the run: to delete it would leave the run without a worker."""
 
 
 @dataclass(frozen=True, slots=True)
-class Park:
-    """Only the client, or the worker that holds the run, can go on; ring again then."""
+class WaitUntil:
+    """Only the client, or the worker that holds the run, can go on; the item comes again then."""
 
     until: float
 
 
 @dataclass(frozen=True, slots=True)
-class Write:
+class CommitEvents:
     """Commit these events."""
 
     events: list[e.Event]
@@ -65,19 +65,19 @@ class CallTools:
     calls: list[StepToolCall]
 
 
-Move = Wait | Done | Leave | Park | Write | CallModel | CallTools
+Move = Wait | Done | KeepItem | WaitUntil | CommitEvents | CallModel | CallTools
 
 
 def decide(
     state: ThreadState, run_id: str, *, seen: int, item: str, attempt: int, now: float, handed_back: bool = False
 ) -> Move:
-    """`seen` is the version of the thread that the doorbell's sender knew, `item` the work item's id, `attempt` the
+    """`seen` is the version of the thread that the work item's sender knew, `item` the work item's id, `attempt` the
     claim that this worker holds (0: none). `handed_back`: the item's last holder let go of it, and has not died."""
     if state.deleted:
         return Done()
     held = state.runs.get(run_id)
     if held is None or state.version <= seen:
-        # Only the doorbell of a new thread comes before the first commit.
+        # Only the work item of a new thread comes before the first commit.
         return Wait(gone=not state.version and seen != 0)
     run = held.run
     if not run.active:
@@ -85,13 +85,13 @@ def decide(
     if end := _end(held, now):
         since, events = end
         if run.status in ("in_progress", "cancelling") and attempt != held.attempt and now < since + CLOSING:
-            return Park(until=since + CLOSING)
-        return Write(events)
+            return WaitUntil(until=since + CLOSING)
+        return CommitEvents(events)
     match run.status:
         case "requires_action":
-            return Park(until=run.expires_at or now)
+            return WaitUntil(until=run.expires_at or now)
         case "queued":
-            return Write([e.RunClaimed(run_id=run_id, attempt=held.attempt + 1, item=item)])
+            return CommitEvents([e.RunClaimed(run_id=run_id, attempt=held.attempt + 1, item=item)])
     if attempt == held.attempt:
         return _go_on(held)
     if held.item != item:
@@ -99,11 +99,11 @@ def decide(
     if attempt:
         # This worker's claim was taken over by another delivery of its item, maybe an older one, whose holder cannot
         # hide the item any more: it comes back, and finds the run done, or its holder dead.
-        return Leave()
+        return KeepItem()
     # This very item came again: the worker that claimed the run by it has died, or handed it back.
     if held.claims >= CLAIMS and not handed_back:
-        return Write(failed(held, DEADLY))
-    return Write([e.RunClaimed(run_id=run_id, attempt=held.attempt + 1, item=item, handed_back=handed_back)])
+        return CommitEvents(failed(held, DEADLY))
+    return CommitEvents([e.RunClaimed(run_id=run_id, attempt=held.attempt + 1, item=item, handed_back=handed_back)])
 
 
 def _end(held: RunState, now: float) -> tuple[float, list[e.Event]] | None:
@@ -119,11 +119,11 @@ def _go_on(held: RunState) -> Move:
     if own := held.own_calls:
         return CallTools(held, own)
     if held.owed_calls:
-        return Write([e.RunRequiresAction(run_id=run_id)])
+        return CommitEvents([e.RunRequiresAction(run_id=run_id)])
     if step:
-        return Write([e.StepCompleted(run_id=run_id, step_id=step.id)])
+        return CommitEvents([e.StepCompleted(run_id=run_id, step_id=step.id)])
     if reason := spent(held):
-        return Write([e.RunIncomplete(run_id=run_id, reason=reason)])
+        return CommitEvents([e.RunIncomplete(run_id=run_id, reason=reason)])
     return CallModel(held)
 
 

@@ -1,4 +1,4 @@
-"""Threads: what the ledger does for them alone. Their runs have trails, which streams are made from."""
+"""Threads: what the repository does for them alone. Their runs have trails, which streams are made from."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from assistants_service.core import events as e
 from assistants_service.core import names
-from assistants_service.core.log.repository import Ledger
+from assistants_service.core.log.repository import Repository
 from assistants_service.core.ports import Document
 from assistants_service.core.resources import Run
 from assistants_service.core.threads.fold import Change, Resource, ThreadState
@@ -19,7 +19,7 @@ from assistants_service.core.threads.view import ThreadView
 Decision = Callable[[ThreadState], Sequence[e.Event]]
 
 
-class Threads(Ledger[ThreadState, Change]):
+class ThreadRepository(Repository[ThreadState, Change]):
     logs = names.THREADS
     nouns: ClassVar[Mapping[str, str]] = {
         names.THREADS: "thread",

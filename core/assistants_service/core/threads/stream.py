@@ -11,12 +11,12 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence, S
 import msgspec
 
 from assistants_service.core import names
-from assistants_service.core.notifier import Bell
+from assistants_service.core.notifier import Notifier
 from assistants_service.core.ports import Conflict, Logs, Mark
 from assistants_service.core.resources import Message, Run, Step
 from assistants_service.core.threads import sse as frames
 from assistants_service.core.threads.fold import Change
-from assistants_service.core.threads.repository import Threads
+from assistants_service.core.threads.repository import ThreadRepository
 
 TRIES = 50  # a stream has few writers at a time; each lost race means that another one wrote
 
@@ -24,8 +24,8 @@ TRIES = 50  # a stream has few writers at a time; each lost race means that anot
 class StreamWriter:
     """Writes one run's stream. Every append is conditional on where this writer believes that the stream ends."""
 
-    def __init__(self, logs: Logs, bell: Bell, project: str, thread_id: str, run_id: str) -> None:
-        self._logs, self._bell = logs, bell
+    def __init__(self, logs: Logs, notifier: Notifier, project: str, thread_id: str, run_id: str) -> None:
+        self._logs, self._notifier = logs, notifier
         self.name = names.document(project, thread_id, run_id)
         self._scanned = False
         self._mark: Mark | None = None
@@ -35,16 +35,16 @@ class StreamWriter:
         self._owned = False  # the mark was read before the log last said that the run is this worker's
         self._renderer = frames.Renderer()
 
-    async def show(self, ledger: Threads, project: str, thread_id: str, run_id: str) -> None:
+    async def show(self, threads: ThreadRepository, project: str, thread_id: str, run_id: str) -> None:
         """Bring the stream up to the log."""
         if not self._scanned:
             await self._scan()
         if self._over:
             return  # an item that comes late need not read the history of its thread to learn that
-        await self.catch_up(await ledger.trail(project, thread_id, run_id))
+        await self.catch_up(await threads.trail(project, thread_id, run_id))
         if self._started:  # perhaps after a purge had dropped it, of which the trail did not know
             self._started = False
-            state = (await ledger.look(project, thread_id)).state
+            state = (await threads.look(project, thread_id)).state
             if state.thread is None or state.deleted:
                 await self._logs.drop(names.STREAMS, self.name)
 
@@ -121,7 +121,7 @@ class StreamWriter:
         self._version = max(self._version, events[-1][0])
         for _, event in events:
             self._renderer.saw(*event)
-        self._bell.ring(f"{names.STREAMS}/{self.name}")
+        self._notifier.notify(f"{names.STREAMS}/{self.name}")
 
     async def _scan(self) -> None:
         """Read the whole stream: what it shows, and what is open on it."""

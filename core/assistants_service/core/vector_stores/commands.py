@@ -1,6 +1,6 @@
 """What may be done to a vector store: pure functions from the folded state to events, or to a refusal.
 
-The ledger commits what comes out, and asks again if another process moved in between.
+The repository commits what comes out, and asks again if another process moved in between.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def usable(state: StoreState, now: float) -> VectorStore:
 
 
 @dataclass(frozen=True, slots=True)
-class Clerk:
+class VectorStoreCommands:
     """What the API's decisions need beside the state: the time."""
 
     now: float

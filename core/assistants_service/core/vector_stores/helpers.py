@@ -19,7 +19,7 @@ from assistants_service.core.resources import ExpiresAfter
 from assistants_service.core.threads.commands import Filing, store_of_thread
 from assistants_service.core.threads.fold import ThreadState
 from assistants_service.core.vector_stores.commands import NewFile, chunking_of, usable
-from assistants_service.core.vector_stores.service import StoreDesk
+from assistants_service.core.vector_stores.service import VectorStoreService
 
 B = TypeVar("B", r.CreateAssistant, r.CreateThread)
 OF_THREADS: Final = ExpiresAfter(days=7)  # what a thread's store has, unless a client says otherwise (section 3.3)
@@ -37,7 +37,7 @@ def attached(messages: Sequence[r.CreateMessage] | None) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Helpers:
-    desk: StoreDesk
+    store_service: VectorStoreService
     ids: Ids
 
     async def for_assistant(self, project: str, assistant_id: str, body: r.CreateAssistant) -> r.CreateAssistant:
@@ -52,7 +52,7 @@ class Helpers:
         wanted, files = _wanted(body.tool_resources), attached(body.messages)
         given = body.tool_resources.file_search if body.tool_resources else None
         if wanted is None and given and given.vector_store_ids and files:
-            await self.desk.attach(project, given.vector_store_ids[0], _new(files))
+            await self.store_service.attach(project, given.vector_store_ids[0], _new(files))
             return body
         if wanted is None and not files:
             return body
@@ -73,11 +73,11 @@ class Helpers:
         before = store_of_thread(state)
         if before:
             try:
-                usable(await self.desk.stores.read(project, before), self.desk.clock.now())
+                usable(await self.store_service.stores.read(project, before), self.store_service.clock.now())
             except ApiError:
                 pass  # deleted, or expired
             else:
-                await self.desk.attach(project, before, _new(files))
+                await self.store_service.attach(project, before, _new(files))
                 return Filing(before, before)
         return Filing(before, await self._make(project, reserved_id, r.StoreHelper(), files, OF_THREADS))
 
@@ -92,16 +92,18 @@ class Helpers:
         chunking = chunking_of(wanted.chunking_strategy)
         new = [NewFile(file_id, chunking=chunking) for file_id in wanted.file_ids or ()] + _new(files)
         store_id = "vs_" + reserved_id.partition("_")[2]
-        state = (await self.desk.stores.look(project, store_id)).state
+        state = (await self.store_service.stores.look(project, store_id)).state
         if state.version:  # the same request came before
             try:
-                usable(state, self.desk.clock.now())
+                usable(state, self.store_service.clock.now())
             except ApiError:
                 store_id = self.ids.new("vs")  # and what it made is gone
             else:
-                await self.desk.attach(project, store_id, new)
+                await self.store_service.attach(project, store_id, new)
                 return store_id
-        made = await self.desk.create(project, store_id, new, expires_after=expires_after, metadata=wanted.metadata)
+        made = await self.store_service.create(
+            project, store_id, new, expires_after=expires_after, metadata=wanted.metadata
+        )
         return made.id
 
 

@@ -1,4 +1,4 @@
-"""Vector stores: what the ledger does for them alone."""
+"""Vector stores: what the repository does for them alone."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from assistants_service.core import events as e
 from assistants_service.core import names
 from assistants_service.core.errors import no_such
 from assistants_service.core.ids import Ids
-from assistants_service.core.log.repository import ROLL_AFTER, Ledger
+from assistants_service.core.log.repository import ROLL_AFTER, Repository
 from assistants_service.core.log.state import View
-from assistants_service.core.notifier import Bell
+from assistants_service.core.notifier import Notifier
 from assistants_service.core.paging import Contents, Index
 from assistants_service.core.ports import Clock, Document, Storage, VectorIndex
 from assistants_service.core.resources import Struct, VectorStore, VectorStoreFile, VectorStoreFileBatch, encode
@@ -27,7 +27,7 @@ from assistants_service.core.vector_stores.fold import (
     StoreState,
     apply,
 )
-from assistants_service.core.work_items import TendStore
+from assistants_service.core.work_items import MaintainStore
 
 Decision = Callable[[StoreState], Sequence[e.Event]]
 
@@ -77,7 +77,7 @@ class StoreView(View[StoreState, StoreChange]):
         return [change for commit in commits for change in apply(self.state, commit)]
 
 
-class Stores(Ledger[StoreState, StoreChange]):
+class VectorStoreRepository(Repository[StoreState, StoreChange]):
     """The vector stores, and what searches them: the embedded index, if there is no other."""
 
     logs = names.STORE_LOGS
@@ -105,12 +105,12 @@ class Stores(Ledger[StoreState, StoreChange]):
         storage: Storage,
         clock: Clock,
         ids: Ids,
-        bell: Bell,
+        notifier: Notifier,
         *,
         roll_after: int = ROLL_AFTER,
         index: VectorIndex | None = None,
     ) -> None:
-        super().__init__(storage, clock, ids, bell, roll_after=roll_after)
+        super().__init__(storage, clock, ids, notifier, roll_after=roll_after)
         self.index: VectorIndex = index or EmbeddedIndex(storage)
 
     def _blank(self) -> StoreView:
@@ -152,7 +152,7 @@ class Stores(Ledger[StoreState, StoreChange]):
                 project,
                 store_id,
                 lambda state: [e.StoreExpired()] if _overdue(state, now) else (),
-                lambda seen: TendStore(project=project, store_id=store_id, seen=seen, sent_at=now),
+                lambda seen: MaintainStore(project=project, store_id=store_id, seen=seen, sent_at=now),
             )
         state = await self.recall(project, store_id)
         if state.store is None or state.deleted:
@@ -203,7 +203,7 @@ class Stores(Ledger[StoreState, StoreChange]):
             project,
             store_id,
             lambda state: [e.FileDetached(file_id=file_id)] if state.known and state.files.get(file_id) else (),
-            lambda seen: TendStore(project=project, store_id=store_id, seen=seen, sent_at=now),
+            lambda seen: MaintainStore(project=project, store_id=store_id, seen=seen, sent_at=now),
         )
         state = await self.recall(project, store_id)
         if not changes and state.known and state.store and file_id in state.files.places:

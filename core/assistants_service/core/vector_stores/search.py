@@ -12,9 +12,9 @@ from assistants_service.core.ports import Clock, EmbeddingError, Embeddings, Pas
 from assistants_service.core.resources import Attributes
 from assistants_service.core.search.filters import Filter
 from assistants_service.core.search.ranking import Query, Weights
-from assistants_service.core.vector_stores.commands import Clerk, usable
+from assistants_service.core.vector_stores.commands import VectorStoreCommands, usable
 from assistants_service.core.vector_stores.fold import FileState, StoreState
-from assistants_service.core.vector_stores.repository import Stores, file_of
+from assistants_service.core.vector_stores.repository import VectorStoreRepository, file_of
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class Found:
 class Searcher:
     """Searches the stores of all projects. API and worker of one process share one, and with it what is in memory."""
 
-    stores: Stores
+    stores: VectorStoreRepository
     embeddings: Embeddings
     clock: Clock
 
@@ -119,9 +119,9 @@ class Searcher:
         return [_found(store_id, eligible[passage.source], passage) for passage in passages]
 
     async def _note_use(self, project: str, store_id: str, state: StoreState) -> None:
-        clerk = Clerk(self.clock.now())
-        if clerk.use(state):
-            await self.stores.commit(project, store_id, clerk.use, told=True)
+        commands = VectorStoreCommands(self.clock.now())
+        if commands.use(state):
+            await self.stores.commit(project, store_id, commands.use, told=True)
 
     async def content(self, project: str, store_id: str, file_id: str) -> list[str]:
         """The text of a file that is completed, in pieces as it was cut, without what they share; of any other file

@@ -1,8 +1,9 @@
 """What the API does for a client who makes or changes a vector store.
 
 The order of an attach: 1. notes that the store may hold the file, by which a file that is deleted is found there;
-2. ring; 3. commit; 4. project. The last three are the ledger's. What a crash after the first leaves is a note too many,
-which goes with its file. So does the note of a file that is detached: to remove it would race with the next attach.
+2. enqueue; 3. commit; 4. project. The last three are the repository's. What a crash after the first leaves is a note
+too many, which goes with its file. So does the note of a file that is detached: to remove it would race with the next
+attach.
 """
 
 from __future__ import annotations
@@ -18,25 +19,25 @@ from assistants_service.core.errors import no_such_file
 from assistants_service.core.fanout import fan_out
 from assistants_service.core.files.service import Files
 from assistants_service.core.ids import SAFE_ID
-from assistants_service.core.log.repository import Ring
+from assistants_service.core.log.repository import ItemOf
 from assistants_service.core.ports import Clock, Conflict, Storage
 from assistants_service.core.resources import ExpiresAfter, VectorStore, VectorStoreFile, VectorStoreFileBatch
-from assistants_service.core.vector_stores.commands import Clerk, NewFile
+from assistants_service.core.vector_stores.commands import NewFile, VectorStoreCommands
 from assistants_service.core.vector_stores.fold import expiry
-from assistants_service.core.vector_stores.repository import Stores, batch_of, file_of, store_of
-from assistants_service.core.work_items import MAX_DELAY, PurgeStore, TendStore, TidyStore, to_body
+from assistants_service.core.vector_stores.repository import VectorStoreRepository, batch_of, file_of, store_of
+from assistants_service.core.work_items import MAX_DELAY, CleanUpStore, MaintainStore, PurgeStore, to_body
 
 
 @dataclass(frozen=True, slots=True)
-class StoreDesk:
+class VectorStoreService:
     storage: Storage
-    stores: Stores
+    stores: VectorStoreRepository
     files: Files
     clock: Clock
 
     @property
-    def clerk(self) -> Clerk:
-        return Clerk(self.clock.now())
+    def commands(self) -> VectorStoreCommands:
+        return VectorStoreCommands(self.clock.now())
 
     async def create(
         self,
@@ -51,73 +52,73 @@ class StoreDesk:
     ) -> VectorStore:
         """If there is a store of this id, the same request came before: that one, as it is now. Raises the 404 of an
         unknown file."""
-        events = self.clerk.create(
+        events = self.commands.create(
             store_id, files, name=name, description=description, expires_after=expires_after, metadata=metadata
         )
         await self._note(project, store_id, files)
         await self._ring_expiry(project, store_id, expires_after)
         try:
-            changes = await self.stores.start(project, store_id, events, self._ring(project, store_id))
+            changes = await self.stores.start(project, store_id, events, self._item_of(project, store_id))
         except Conflict:
             await self.stores.fetch(names.VECTOR_STORES, project, store_id)  # so that it is listed, even after a crash
             return store_of(await self.stores.read(project, store_id))
         return next(change.object for change in reversed(changes) if isinstance(change.object, VectorStore))
 
     async def update(self, project: str, store_id: str, body: r.UpdateVectorStore) -> VectorStore:
-        clerk = self.clerk
+        commands = self.commands
         before = store_of(await self.stores.read(project, store_id)).expires_at
         after = ExpiresAfter(days=body.expires_after.days) if body.expires_after else None
-        if before is None or before > (expiry(after, int(clerk.now)) or before):  # else an item comes in time
+        if before is None or before > (expiry(after, int(commands.now)) or before):  # else an item comes in time
             await self._ring_expiry(project, store_id, after)
-        await self.stores.command(project, store_id, lambda state: clerk.update(state, body))
+        await self.stores.command(project, store_id, lambda state: commands.update(state, body))
         return store_of(await self.stores.recall(project, store_id))
 
     async def delete(self, project: str, store_id: str) -> None:
         """It is gone at once; the worker empties what is left."""
         item = PurgeStore(project=project, store_id=store_id, sent_at=self.clock.now())
-        await self.stores.command(project, store_id, self.clerk.delete, lambda _: item)
+        await self.stores.command(project, store_id, self.commands.delete, lambda _: item)
 
     # -- files -----------------------------------------------------------------------------------------------------
 
     async def attach(self, project: str, store_id: str, files: Sequence[NewFile]) -> VectorStoreFile:
         """The last of the files. Raises the 404 of an unknown store or file."""
-        clerk = self.clerk
-        clerk.attach(await self.stores.read(project, store_id), files)  # what is refused leaves no note
+        commands = self.commands
+        commands.attach(await self.stores.read(project, store_id), files)  # what is refused leaves no note
         await self._note(project, store_id, files)
-        ring = self._ring(project, store_id)
-        changes = await self.stores.command(project, store_id, lambda state: clerk.attach(state, files), ring)
+        item_of = self._item_of(project, store_id)
+        changes = await self.stores.command(project, store_id, lambda state: commands.attach(state, files), item_of)
         made = [change.object for change in changes if isinstance(change.object, VectorStoreFile)]
         return made[-1] if made else file_of(await self.stores.recall(project, store_id), files[-1].file_id).file
 
     async def update_file(
         self, project: str, store_id: str, file_id: str, body: r.UpdateVectorStoreFile
     ) -> VectorStoreFile:
-        clerk, attributes = self.clerk, body.attributes or {}
-        await self.stores.command(project, store_id, lambda state: clerk.update_file(state, file_id, attributes))
+        commands, attributes = self.commands, body.attributes or {}
+        await self.stores.command(project, store_id, lambda state: commands.update_file(state, file_id, attributes))
         return file_of(await self.stores.recall(project, store_id), file_id).file
 
     async def detach(self, project: str, store_id: str, file_id: str) -> None:
         """The file itself stays. Raises the 404 of one that is not in the store."""
-        clerk, ring = self.clerk, self._ring(project, store_id)
-        await self.stores.command(project, store_id, lambda state: clerk.detach(state, file_id), ring)
+        commands, item_of = self.commands, self._item_of(project, store_id)
+        await self.stores.command(project, store_id, lambda state: commands.detach(state, file_id), item_of)
 
     # -- batches ---------------------------------------------------------------------------------------------------
 
     async def create_batch(
         self, project: str, store_id: str, batch_id: str, files: Sequence[NewFile]
     ) -> VectorStoreFileBatch:
-        clerk, ring = self.clerk, self._ring(project, store_id)
-        clerk.create_batch(await self.stores.read(project, store_id), batch_id, files)
+        commands, item_of = self.commands, self._item_of(project, store_id)
+        commands.create_batch(await self.stores.read(project, store_id), batch_id, files)
         await self._note(project, store_id, files)
         changes = await self.stores.command(
-            project, store_id, lambda state: clerk.create_batch(state, batch_id, files), ring
+            project, store_id, lambda state: commands.create_batch(state, batch_id, files), item_of
         )
         made = [change.object for change in changes if isinstance(change.object, VectorStoreFileBatch)]
         return made[-1] if made else batch_of(await self.stores.recall(project, store_id), batch_id).batch
 
     async def cancel_batch(self, project: str, store_id: str, batch_id: str) -> VectorStoreFileBatch:
-        clerk, ring = self.clerk, self._ring(project, store_id)
-        await self.stores.command(project, store_id, lambda state: clerk.cancel_batch(state, batch_id), ring)
+        commands, item_of = self.commands, self._item_of(project, store_id)
+        await self.stores.command(project, store_id, lambda state: commands.cancel_batch(state, batch_id), item_of)
         return batch_of(await self.stores.recall(project, store_id), batch_id).batch
 
     # --------------------------------------------------------------------------------------------------------------
@@ -139,9 +140,9 @@ class StoreDesk:
         """Before the commit: a crash in between leaves an item that finds nothing to do."""
         until = expiry(after, int(self.clock.now()))
         if until is not None:
-            item = TidyStore(project=project, store_id=store_id, sent_at=self.clock.now())
+            item = CleanUpStore(project=project, store_id=store_id, sent_at=self.clock.now())
             await self.storage.send(to_body(item), delay=min(until - self.clock.now(), MAX_DELAY))
 
-    def _ring(self, project: str, store_id: str) -> Ring:
+    def _item_of(self, project: str, store_id: str) -> ItemOf:
         now = self.clock.now()
-        return lambda seen: TendStore(project=project, store_id=store_id, seen=seen, sent_at=now)
+        return lambda seen: MaintainStore(project=project, store_id=store_id, seen=seen, sent_at=now)

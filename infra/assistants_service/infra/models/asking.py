@@ -7,7 +7,7 @@ from typing import Any
 
 from assistants_service.core.ports import Deltas, Refused, Reply
 from assistants_service.infra.models.habits import Habits
-from assistants_service.infra.models.reply_builder import Draft, Held
+from assistants_service.infra.models.reply_builder import Held, ReplyBuilder
 
 Body = dict[str, Any]
 
@@ -21,7 +21,7 @@ async def ask(
     known: Habits,
     wanted: Body,
     deltas: Deltas | None,
-    send: Callable[[Body, Draft], Awaitable[Reply]],
+    send: Callable[[Body, ReplyBuilder], Awaitable[Reply]],
     otherwise: Callable[[Body, Refused], Body] = as_refused,
 ) -> Reply:
     """`known` learns what the provider was seen to take. `otherwise` is another request for one whose refusal tells of
@@ -30,7 +30,7 @@ async def ask(
     while True:
         body = habits.apply(wanted)
         held = Held(deltas) if deltas is not None and habits.forces(body) else None
-        draft = Draft(held or deltas)
+        draft = ReplyBuilder(held or deltas)
         try:
             reply = await send(body, draft)
         except Refused as refused:

@@ -9,7 +9,7 @@ from assistants_service.core.ports import Deltas, Image, Prompt, Reply, ToolCall
 from assistants_service.infra.models.asking import ask
 from assistants_service.infra.models.chat_reply import ChatReply
 from assistants_service.infra.models.habits import Habits, Remembered
-from assistants_service.infra.models.reply_builder import Draft
+from assistants_service.infra.models.reply_builder import ReplyBuilder
 from assistants_service.infra.models.thoughts import of_turn
 from assistants_service.infra.models.turns import joined
 from assistants_service.infra.models.upstream import Upstream
@@ -35,7 +35,7 @@ class ChatModel:
             wanted |= {"stream": True, "stream_options": {"include_usage": True}}
         return await ask(self._habits.of(prompt.model), wanted, deltas, self._ask)
 
-    async def _ask(self, body: dict[str, Any], draft: Draft) -> Reply:
+    async def _ask(self, body: dict[str, Any], draft: ReplyBuilder) -> Reply:
         reply = ChatReply(draft, self._upstream)
         with self._upstream.errors():
             if "stream" not in body:

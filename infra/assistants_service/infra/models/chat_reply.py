@@ -10,7 +10,7 @@ import msgspec
 
 from assistants_service.core.ports import Reply
 from assistants_service.infra.models.finish_reasons import finish_of
-from assistants_service.infra.models.reply_builder import Draft
+from assistants_service.infra.models.reply_builder import ReplyBuilder
 from assistants_service.infra.models.thoughts import OF_CALLS, OF_MESSAGES, Thinking
 from assistants_service.infra.models.upstream import Upstream
 from assistants_service.infra.models.usage import Usage, tokens_of
@@ -62,7 +62,7 @@ class _Answer(msgspec.Struct):
 class ChatReply:
     """A whole answer is read like a stream of one chunk. Raises msgspec.ValidationError for what has other types."""
 
-    def __init__(self, draft: Draft, upstream: Upstream) -> None:
+    def __init__(self, draft: ReplyBuilder, upstream: Upstream) -> None:
         self._draft, self._upstream = draft, upstream
         self._open: dict[int | None, tuple[int, str]] = {}  # the wire's index: (index in the draft, id)
         # Calls whose name may still come: id, arguments, and what was thought before them.

@@ -13,7 +13,7 @@ from typing import Any
 from assistants_service.core.file_search import PARAMETERS
 from assistants_service.core.ports import Deltas, Prompt, Reply, Tokens, Turn
 from assistants_service.infra.models.offline_arguments import arguments, words
-from assistants_service.infra.models.reply_builder import Draft
+from assistants_service.infra.models.reply_builder import ReplyBuilder
 
 HONEST = "This is the offline model of Assistants Service: it repeats and counts, it does not think."
 
@@ -36,7 +36,7 @@ class OfflineModel:
     words with it. Tokens are words."""
 
     async def reply(self, prompt: Prompt, deltas: Deltas | None) -> Reply:
-        draft = Draft(deltas)
+        draft = ReplyBuilder(deltas)
         functions = _functions(prompt)
         if functions:
             await _call(functions, prompt, draft)
@@ -52,7 +52,7 @@ class OfflineModel:
         return replace(reply, tokens=tokens)
 
 
-async def _call(functions: list[Mapping[str, Any]], prompt: Prompt, draft: Draft) -> None:
+async def _call(functions: list[Mapping[str, Any]], prompt: Prompt, draft: ReplyBuilder) -> None:
     asked = _asked(prompt)
     for position, function in enumerate(functions):
         # From the place in the conversation: a worker that asks again after a crash gets the same ids.

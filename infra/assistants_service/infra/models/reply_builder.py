@@ -107,7 +107,7 @@ class Held:
             self._waiting.append((tell, value))
 
 
-class Draft:
+class ReplyBuilder:
     """`most` is in bytes. Raises TooMuch where more would come."""
 
     def __init__(self, deltas: Deltas | None, most: int = MOST) -> None:

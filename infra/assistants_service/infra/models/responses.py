@@ -9,7 +9,7 @@ from typing import Any
 from assistants_service.core.ports import Deltas, Image, Prompt, Refused, Reply, Turn
 from assistants_service.infra.models.asking import ask
 from assistants_service.infra.models.habits import Habits, Remembered
-from assistants_service.infra.models.reply_builder import Draft
+from assistants_service.infra.models.reply_builder import ReplyBuilder
 from assistants_service.infra.models.responses_reply import ResponsesReply
 from assistants_service.infra.models.thoughts import of_turn
 from assistants_service.infra.models.turns import joined
@@ -41,7 +41,7 @@ class ResponsesModel:
             wanted |= _INCLUDE
         return await ask(self._habits.of(prompt.model), wanted, deltas, self._ask, _thoughtless)
 
-    async def _ask(self, body: dict[str, Any], draft: Draft) -> Reply:
+    async def _ask(self, body: dict[str, Any], draft: ReplyBuilder) -> Reply:
         reply = ResponsesReply(draft, self._upstream)
         with self._upstream.errors():
             if "stream" not in body:

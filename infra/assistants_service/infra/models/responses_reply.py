@@ -10,7 +10,7 @@ import msgspec
 
 from assistants_service.core.ports import Reply
 from assistants_service.infra.models.finish_reasons import incomplete_of
-from assistants_service.infra.models.reply_builder import Draft
+from assistants_service.infra.models.reply_builder import ReplyBuilder
 from assistants_service.infra.models.thoughts import Thinking
 from assistants_service.infra.models.upstream import Upstream
 from assistants_service.infra.models.usage import Usage, tokens_of
@@ -56,7 +56,7 @@ class _Event(msgspec.Struct):
 class ResponsesReply:
     """Raises msgspec.ValidationError for what has other types."""
 
-    def __init__(self, draft: Draft, upstream: Upstream) -> None:
+    def __init__(self, draft: ReplyBuilder, upstream: Upstream) -> None:
         self._draft, self._upstream = draft, upstream
         self._calls: dict[int | str | None, int] = {}  # the wire's output index: index in the draft
         self._thinking, self._thought = Thinking(), False

@@ -22,7 +22,7 @@ from openai import AsyncOpenAI, AsyncStream
 from assistants_service.core.ports import BrokenOff, ContextExceeded, ModelError, Refused
 from assistants_service.infra.models import answers, failures
 from assistants_service.infra.models import context_overflow as overflow
-from assistants_service.infra.models.reply_builder import Draft, TooMuch, TooSilent, clean
+from assistants_service.infra.models.reply_builder import ReplyBuilder, TooMuch, TooSilent, clean
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ class Upstream:
 
     @asynccontextmanager
     async def stream(
-        self, path: str, body: Mapping[str, Any], draft: Draft
+        self, path: str, body: Mapping[str, Any], draft: ReplyBuilder
     ) -> AsyncIterator[AsyncIterator[dict[str, Any]]]:
         """The data of the server-sent events, which the caller reads into `draft`. Closed with the block, so that a
         cancel hangs up at once."""
@@ -68,7 +68,7 @@ class Upstream:
         async with stream:
             yield self._objects(stream.response, draft)
 
-    async def _objects(self, response: httpx2.Response, draft: Draft) -> AsyncIterator[dict[str, Any]]:
+    async def _objects(self, response: httpx2.Response, draft: ReplyBuilder) -> AsyncIterator[dict[str, Any]]:
         pieces = response.aiter_bytes()
         async for data in answers.events(pieces):
             yield self._object(data)
