@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from assistants_service.core.ports import (
+from assistants_service.core.ports.storage import (
     Delivery,
     Document,
     Mark,

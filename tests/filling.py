@@ -9,7 +9,8 @@ import asyncio
 import sys
 from collections.abc import Sequence
 
-from assistants_service.core.ports import Chunk, VectorIndex
+from assistants_service.core.ports.extraction import Chunk
+from assistants_service.core.ports.search import VectorIndex
 from assistants_service.infra.settings import read_settings
 from assistants_service.infra.wiring import SystemClock, index_of, storage_of
 from shelved import Bag

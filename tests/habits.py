@@ -18,7 +18,7 @@ from typing import Any, Final
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from assistants_service.core.ports import Image, ToolCall, Turn
+from assistants_service.core.ports.models import Image, ToolCall, Turn
 
 WEATHER: Final[dict[str, Any]] = {
     "name": "get_weather",

@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from assistants_service.core.ports import Conflict, Delivery, Storage, StorageUnavailable
+from assistants_service.core.ports.storage import Conflict, Delivery, Storage, StorageUnavailable
 from assistants_service.infra.sqlite.store import SqliteStorage
 from assistants_service.worker.main import Worker
 

@@ -26,21 +26,11 @@ from assistants_service.api import connections
 from assistants_service.composition import Parts, api_of, searcher_of, stores_of, threads_of, worker_of
 from assistants_service.core.ids import Ids
 from assistants_service.core.notifier import Notifier
-from assistants_service.core.ports import (
-    SILENCE,
-    Clock,
-    Deltas,
-    Embeddings,
-    Extraction,
-    ModelError,
-    ModelInfo,
-    Prompt,
-    Reply,
-    Telemetry,
-    Thought,
-    Tokens,
-    ToolCall,
-)
+from assistants_service.core.ports.clock import Clock
+from assistants_service.core.ports.embeddings import Embeddings
+from assistants_service.core.ports.extraction import Extraction
+from assistants_service.core.ports.models import Deltas, ModelError, ModelInfo, Prompt, Reply, Thought, Tokens, ToolCall
+from assistants_service.core.ports.telemetry import SILENCE, Telemetry
 from assistants_service.core.resources import TERMINAL
 from assistants_service.core.vector_stores.search import Searcher
 from assistants_service.infra.models.context_windows import known_window
@@ -103,7 +93,7 @@ class Gate:
 
 
 class ScriptedModels:
-    """core.ports.Models. Each call gets the next act of the script; the last act is repeated. `prompts` is what the
+    """ports.models.Models. Each call gets the next act of the script; the last act is repeated. `prompts` is what the
     model was asked."""
 
     def __init__(self, script: Sequence[Act]) -> None:

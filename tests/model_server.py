@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from pydantic import SecretStr
 
-from assistants_service.core.ports import ContextExceeded, ModelError, Prompt, Reply, Turn
+from assistants_service.core.ports.models import ContextExceeded, ModelError, Prompt, Reply, Turn
 from assistants_service.infra.models.providers import ModelRouter, Provider
 from upstreams import WEATHER, Heard
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from answers import p7_and_p8, the_answers_are_true
 from assistants_service.core import events as e
 from assistants_service.core import names
-from assistants_service.core.ports import Storage
+from assistants_service.core.ports.storage import Storage
 from assistants_service.core.resources import Run
 from assistants_service.core.threads.fold import Change
 from assistants_service.core.threads.projection import documents

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import hostile
-from assistants_service.core.ports import Chunk, Chunking, Unreadable
+from assistants_service.core.ports.extraction import Chunk, Chunking, Unreadable
 from assistants_service.infra.extraction.pool import ReaderPool
 
 

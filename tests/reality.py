@@ -27,7 +27,8 @@ import promises
 from assistants_service.core import names
 from assistants_service.core.ids import Ids
 from assistants_service.core.notifier import Notifier
-from assistants_service.core.ports import Conflict, Prompt, ToolCall, Turn
+from assistants_service.core.ports.models import Prompt, ToolCall, Turn
+from assistants_service.core.ports.storage import Conflict
 from assistants_service.core.resources import Run, encode
 from assistants_service.core.threads.repository import ThreadRepository
 from assistants_service.infra.azure.calls import call
@@ -92,7 +93,7 @@ def turn_of(message: Json) -> Turn:
 
 
 class Pieces(asyncio.Queue[Json]):
-    """core.ports.Deltas, on their way to the wire."""
+    """ports.models.Deltas, on their way to the wire."""
 
     def text(self, value: str) -> None:
         self.put_nowait(chunk(content=value))

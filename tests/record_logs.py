@@ -22,7 +22,9 @@ from assistants_service.core import events as e
 from assistants_service.core import names
 from assistants_service.core.ids import Ids
 from assistants_service.core.log.state import View
-from assistants_service.core.ports import Document, Silence, Thought, Tokens, ToolCall
+from assistants_service.core.ports.models import Thought, Tokens, ToolCall
+from assistants_service.core.ports.storage import Document
+from assistants_service.core.ports.telemetry import Silence
 from assistants_service.core.threads import projection
 from assistants_service.core.threads.fold import Change, ThreadState
 from assistants_service.core.threads.view import ThreadView

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from assistants_service.core.errors import no_such
 from assistants_service.core.files.service import Files
 from assistants_service.core.notifier import Notifier
-from assistants_service.core.ports import ToolCall
+from assistants_service.core.ports.models import ToolCall
 from assistants_service.core.vector_stores.search import Found
 from assistants_service.core.vector_stores.service import VectorStoreService
 

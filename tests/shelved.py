@@ -9,7 +9,8 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
-from assistants_service.core.ports import Chunk, Chunking, EmbeddingError, Kind, Unreadable
+from assistants_service.core.ports.embeddings import EmbeddingError, Kind
+from assistants_service.core.ports.extraction import Chunk, Chunking, Unreadable
 from assistants_service.core.search.ranking import HYBRID
 from assistants_service.core.search.words import words
 
@@ -17,7 +18,7 @@ WIDTH = 64
 
 
 class PlainText:
-    """core.ports.Extraction: a file is its text, a chunk is a line. A file whose name says so is `broken`."""
+    """ports.extraction.Extraction: a file is its text, a chunk is a line. A file whose name says so is `broken`."""
 
     async def chunks(self, path: Path, filename: str, chunking: Chunking) -> Sequence[Chunk]:
         if filename.startswith("broken"):
@@ -34,7 +35,7 @@ class PlainText:
 
 
 class Bag:
-    """core.ports.Embeddings: a text's vector counts its words, each at the place that its hash names."""
+    """ports.embeddings.Embeddings: a text's vector counts its words, each at the place that its hash names."""
 
     model = "bag"
     weights = HYBRID

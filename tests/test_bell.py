@@ -11,7 +11,8 @@ import pytest
 from assistants_service.api import streaming
 from assistants_service.core import names
 from assistants_service.core.notifier import Notifier
-from assistants_service.core.ports import Delivery, Deltas, Prompt, Reply
+from assistants_service.core.ports.models import Deltas, Prompt, Reply
+from assistants_service.core.ports.storage import Delivery
 from assistants_service.worker.item_handler import WorkItemHandler
 from client import Client
 from faults import How

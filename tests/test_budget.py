@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from assistants_service.core.ports import ContextExceeded, Deltas, Prompt, Reply, Tokens, ToolCall
+from assistants_service.core.ports.models import ContextExceeded, Deltas, Prompt, Reply, Tokens, ToolCall
 from assistants_service.infra import tokenizer
 from assistants_service.infra.models.context_windows import known_window
 from assistants_service.infra.models.providers import ModelRouter, Provider

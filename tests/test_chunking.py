@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from assistants_service.core.chunking import spans
-from assistants_service.core.ports import Chunking
+from assistants_service.core.ports.extraction import Chunking
 from assistants_service.infra.extraction.tokens import bounds, encoding
 
 WORDS = st.sampled_from(

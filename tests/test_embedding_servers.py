@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from aiohttp import web
 
-from assistants_service.core.ports import EmbeddingError
+from assistants_service.core.ports.embeddings import EmbeddingError
 from assistants_service.infra.embeddings.families import Input, Manners, manners_of
 from assistants_service.infra.embeddings.provider import SHORTEST, ProviderEmbeddings
 from assistants_service.infra.settings import Settings

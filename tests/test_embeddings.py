@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from aiohttp import web
 
-from assistants_service.core.ports import EmbeddingError
+from assistants_service.core.ports.embeddings import EmbeddingError
 from assistants_service.infra.embeddings.offline import OfflineEmbeddings
 from assistants_service.infra.embeddings.provider import MOST_BYTES, ProviderEmbeddings, batches
 from assistants_service.infra.settings import ConfigurationError, Settings

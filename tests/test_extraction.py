@@ -14,7 +14,7 @@ import pytest_asyncio
 
 import documents
 import hostile
-from assistants_service.core.ports import Chunk, Chunking, Unreadable
+from assistants_service.core.ports.extraction import Chunk, Chunking, Unreadable
 from assistants_service.infra.extraction.formats import DOCUMENTS, TEXTS
 from assistants_service.infra.extraction.pool import ReaderPool
 from reading import failure, read, text_file

@@ -18,7 +18,9 @@ import pytest
 from numpy.typing import NDArray
 
 from assistants_service.core import names
-from assistants_service.core.ports import Delivery, Deltas, Kind, Prompt, Reply
+from assistants_service.core.ports.embeddings import Kind
+from assistants_service.core.ports.models import Deltas, Prompt, Reply
+from assistants_service.core.ports.storage import Delivery
 from assistants_service.core.requests import CreateThreadAndRun
 from assistants_service.core.resources import File, FileCounts, Run, VectorStore, encode
 from assistants_service.core.vector_stores.commands import NewFile

@@ -12,7 +12,7 @@ import pytest
 
 from assistants_service.core import events as e
 from assistants_service.core.fanout import AT_ONCE, fan_out
-from assistants_service.core.ports import Document
+from assistants_service.core.ports.storage import Document
 from assistants_service.core.requests import CreateMessage
 from assistants_service.core.search import segment_cache
 from assistants_service.core.threads.commands import message_from

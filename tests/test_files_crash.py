@@ -17,7 +17,7 @@ import pytest
 from assistants_service.core import names
 from assistants_service.core.errors import ApiError
 from assistants_service.core.files.service import PATIENCE, decode_file
-from assistants_service.core.ports import StorageUnavailable
+from assistants_service.core.ports.storage import StorageUnavailable
 from assistants_service.core.requests import CompleteUpload, CreateUpload, ExpiresAfter
 from assistants_service.core.resources import File
 from assistants_service.infra.sqlite import store as sqlite_store

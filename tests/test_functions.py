@@ -18,7 +18,7 @@ import pytest
 from openai import AsyncOpenAI
 
 from assistants_service.core import names
-from assistants_service.core.ports import StorageUnavailable
+from assistants_service.core.ports.storage import StorageUnavailable
 from assistants_service.core.resources import Run
 from assistants_service.core.work_items import AdvanceRun, to_body
 from assistants_service.hosted import HostedWorker

@@ -16,7 +16,7 @@ import pytest
 import pytest_asyncio
 
 import habits
-from assistants_service.core.ports import ModelError, Prompt, Reply, Turn
+from assistants_service.core.ports.models import ModelError, Prompt, Reply, Turn
 from assistants_service.infra.models.providers import ModelRouter, Provider
 from assistants_service.infra.settings import Settings
 from habits import HABITS, Habit

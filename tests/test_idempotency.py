@@ -16,7 +16,7 @@ from aiohttp.test_utils import TestServer
 from openai import AsyncOpenAI, BadRequestError, NotFoundError
 
 from assistants_service.api.idempotency import Reserved
-from assistants_service.core.ports import ToolCall
+from assistants_service.core.ports.models import ToolCall
 from forms import upload
 from inprocess import Gate, InProcess, ManualClock, calls, in_process, says
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from assistants_service.core import events as e
-from assistants_service.core.ports import Image, Turn
+from assistants_service.core.ports.models import Image, Turn
 from assistants_service.core.resources import ImageFile, ImageFilePart, Message, Thread
 from assistants_service.worker import images
 from forms import file_form, send_form

@@ -21,7 +21,7 @@ from assistants_service.api.main import ROUTES
 from assistants_service.command import manage_keys, parser
 from assistants_service.core import names
 from assistants_service.core.keys import Keys
-from assistants_service.core.ports import StorageUnavailable
+from assistants_service.core.ports.storage import StorageUnavailable
 from assistants_service.infra.settings import ConfigurationError, read_settings
 from inprocess import InProcess, ManualClock, in_process
 from service import COMMAND, service, wait_until

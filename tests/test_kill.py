@@ -16,7 +16,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from assistants_service.core.ports import Deltas, Prompt, Reply
+from assistants_service.core.ports.models import Deltas, Prompt, Reply
 from azurite import Azurite
 from byname import ByName
 from chaos import NAMES, Point, strike, talk_and_kill

@@ -14,7 +14,7 @@ from assistants_service.api.limits import COUNT_EVERY, COUNT_SHARE, COUNTS, FULL
 from assistants_service.api.service import SERVICE
 from assistants_service.core import names
 from assistants_service.core.errors import ApiError
-from assistants_service.core.ports import StorageUnavailable
+from assistants_service.core.ports.storage import StorageUnavailable
 from assistants_service.core.work_items import PurgeThread, to_body
 from inprocess import Answer, Gate, InProcess, ManualClock, in_process, path_of, says
 

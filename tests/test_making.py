@@ -13,7 +13,8 @@ from unittest.mock import ANY
 import pytest
 
 from assistants_service.api import making
-from assistants_service.core.ports import ContextExceeded, Deltas, Prompt, Reply, StorageUnavailable, Tokens, ToolCall
+from assistants_service.core.ports.models import ContextExceeded, Deltas, Prompt, Reply, Tokens, ToolCall
+from assistants_service.core.ports.storage import StorageUnavailable
 from assistants_service.core.threads.decide import CLOSING
 from assistants_service.infra.models import providers
 from assistants_service.worker import run_executor

@@ -12,7 +12,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from assistants_service.core.ports import ToolCall
+from assistants_service.core.ports.models import ToolCall
 from exported import Exported
 from forms import add_part, download, field, file_form, form, send_form
 from inprocess import Api, InProcess, calls, in_process, path_of, says

@@ -30,7 +30,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from assistants_service.core.ports import Deltas, ModelInfo, Prompt, Reply, ToolCall
+from assistants_service.core.ports.models import Deltas, ModelInfo, Prompt, Reply, ToolCall
 from assistants_service.infra.models.context_windows import known_window
 from assistants_service.worker import run_executor
 from inprocess import NOTHING, Answer, Gate, InProcess, ManualClock, calls, fails, in_process, says
@@ -79,7 +79,7 @@ class Ticking(ManualClock):
 
 
 class ByName:
-    """core.ports.Models: a model's name is its script, which reference.Reference.work knows too."""
+    """ports.models.Models: a model's name is its script, which reference.Reference.work knows too."""
 
     def __init__(self) -> None:
         self.acts = {

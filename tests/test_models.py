@@ -20,7 +20,16 @@ from aiohttp.test_utils import unused_port
 from pydantic import SecretStr
 
 from assistants_service.composition import Parts, tell_of_models
-from assistants_service.core.ports import Image, ModelError, ModelInfo, NoSuchModel, Reply, Tokens, ToolCall, Turn
+from assistants_service.core.ports.models import (
+    Image,
+    ModelError,
+    ModelInfo,
+    NoSuchModel,
+    Reply,
+    Tokens,
+    ToolCall,
+    Turn,
+)
 from assistants_service.infra.models import providers, reply_builder
 from assistants_service.infra.models.providers import ModelRouter, Provider
 from assistants_service.infra.models.turns import joined
@@ -1068,7 +1077,7 @@ async def test_a_provider_that_cannot_be_warmed_is_told_and_tried_again(
 def test_the_sdk_is_not_imported_before_it_is_needed() -> None:
     code = (
         "import sys, asyncio\nfrom assistants_service.infra.models.providers import *\n"
-        "from assistants_service.core.ports import *\n"
+        "from assistants_service.core.ports.models import *\n"
         "router = ModelRouter({'offline': Provider(api='offline'), 'openai': Provider()}, 'offline')\n"
         "asyncio.run(router.reply(Prompt('offline', None, (Turn('user', 'Hi'),)), None))\n"
         "sys.exit('openai' in sys.modules)"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from assistants_service.core.file_search import definition
-from assistants_service.core.ports import Image, Prompt, Reply, Tokens, Turn
+from assistants_service.core.ports.models import Image, Prompt, Reply, Tokens, Turn
 from assistants_service.infra.models.offline import HONEST, OfflineModel
 from assistants_service.infra.models.offline_arguments import arguments
 from upstreams import WEATHER, Heard, assembled, prompt

@@ -22,7 +22,7 @@ from aiohttp.test_utils import TestServer
 from azure.core.exceptions import AzureError, HttpResponseError, ResourceExistsError, ServiceRequestError
 from yarl import URL
 
-from assistants_service.core.ports import StorageUnavailable, Unsent
+from assistants_service.core.ports.storage import StorageUnavailable, Unsent
 from assistants_service.infra.azure.breaker import FAILURES, LONGEST_PAUSE, PATIENCE, Breaker
 from assistants_service.infra.azure.calls import Resting, call, write
 from assistants_service.infra.sqlite import store as sqlite_store

@@ -13,7 +13,8 @@ from assistants_service.core import names
 from assistants_service.core.events import RunClaimed
 from assistants_service.core.ids import Ids
 from assistants_service.core.notifier import Notifier
-from assistants_service.core.ports import Conflict, Delivery, Deltas, ModelInfo, Prompt, Reply, StorageUnavailable
+from assistants_service.core.ports.models import Deltas, ModelInfo, Prompt, Reply
+from assistants_service.core.ports.storage import Conflict, Delivery, StorageUnavailable
 from assistants_service.core.requests import CreateThreadAndRun
 from assistants_service.core.resources import Run, StoredAssistant
 from assistants_service.core.threads import sse as frames

@@ -16,7 +16,7 @@ import fpdf
 import pytest
 
 import hostile
-from assistants_service.core.ports import Chunk
+from assistants_service.core.ports.extraction import Chunk
 from assistants_service.infra.extraction import pool
 from assistants_service.infra.extraction.pool import ReaderPool
 from reading import failure, read, text_file
@@ -226,7 +226,7 @@ async def test_a_process_ends_with_its_parent_even_while_it_reads(tmp_path: Path
     program = """
 import asyncio, sys
 from pathlib import Path
-from assistants_service.core.ports import Chunking
+from assistants_service.core.ports.extraction import Chunking
 from assistants_service.infra.extraction.pool import ReaderPool
 asyncio.run(ReaderPool().chunks(Path(sys.argv[1]), "slow.txt", Chunking()))
 """
@@ -254,7 +254,7 @@ async def test_a_process_has_the_modules_of_its_parent_wherever_they_are(tmp_pat
 import asyncio, sys
 sys.path.insert(0, "site")
 from pathlib import Path
-from assistants_service.core.ports import Chunking, Unreadable
+from assistants_service.core.ports.extraction import Chunking, Unreadable
 from assistants_service.infra.extraction.pool import ReaderPool
 async def main():
     readers = ReaderPool()

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from assistants_service.core.ports import Tokens, ToolCall
+from assistants_service.core.ports.models import Tokens, ToolCall
 from forms import file_form, send_form
 from inprocess import SETTLED, Act, Answer, Event, Gate, InProcess, calls, in_process, says
 from searching import FakeSearch, found, searching

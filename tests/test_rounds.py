@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from assistants_service.core.ports import ToolCall, Turn
+from assistants_service.core.ports.models import ToolCall, Turn
 from inprocess import InProcess, calls, fails, in_process, path_of, says
 from searching import FakeSearch, found
 from upstreams import choice, function, response, router, said, serving, whole

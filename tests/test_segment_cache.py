@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from assistants_service.core.ports import StorageUnavailable
+from assistants_service.core.ports.storage import StorageUnavailable
 from assistants_service.core.search.merge_policy import FACTOR
 from assistants_service.core.search.ranking import Query, search
 from assistants_service.core.search.segment import Chunk, DamagedSegment, build, decode, merge

@@ -17,7 +17,7 @@ import pytest
 from assistants_service.api import authentication, idempotency
 from assistants_service.core.keys import Caller
 from assistants_service.core.log import repository as threads
-from assistants_service.core.ports import Conflict, Document, Mark
+from assistants_service.core.ports.storage import Conflict, Document, Mark
 from assistants_service.core.threads import commands, stream
 from assistants_service.infra.sqlite.store import SqliteStorage
 from assistants_service.worker import item_handler as handler

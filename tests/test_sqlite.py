@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from assistants_service.core.ports import Mark, StorageUnavailable, Unsent
+from assistants_service.core.ports.storage import Mark, StorageUnavailable, Unsent
 from assistants_service.infra.sqlite import store as sqlite_store
 from assistants_service.infra.sqlite.store import SqliteStorage
 from inprocess import ManualClock, in_process

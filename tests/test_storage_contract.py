@@ -22,7 +22,7 @@ from azure.storage.blob.aio import BlobClient
 from assistants_service.api.idempotency import LIFETIME
 from assistants_service.core.ids import Ids
 from assistants_service.core.names import KEPT_DAYS
-from assistants_service.core.ports import (
+from assistants_service.core.ports.storage import (
     Conflict,
     ContentGone,
     Delivery,

@@ -18,7 +18,7 @@ import pytest
 from assistants_service.core import events as e
 from assistants_service.core import names
 from assistants_service.core.errors import ApiError
-from assistants_service.core.ports import Delivery
+from assistants_service.core.ports.storage import Delivery
 from assistants_service.core.resources import ExpiresAfter, File, FileCounts, VectorStore, encode
 from assistants_service.core.search.segment import passages
 from assistants_service.core.threads.commands import store_of_thread

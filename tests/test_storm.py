@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from assistants_service.core.ports import Deltas, Prompt, Reply, ToolCall
+from assistants_service.core.ports.models import Deltas, Prompt, Reply, ToolCall
 from assistants_service.core.resources import TERMINAL
 from inprocess import Event, InProcess, calls, fails, in_process, path_of, says
 

@@ -12,7 +12,7 @@ import pytest
 import habits
 from assistants_service.core import events as e
 from assistants_service.core import names
-from assistants_service.core.ports import Thought, Tokens, ToolCall, Turn
+from assistants_service.core.ports.models import Thought, Tokens, ToolCall, Turn
 from assistants_service.infra.models.providers import ModelRouter, Provider
 from assistants_service.infra.models.thoughts import MOST
 from inprocess import InProcess, in_process, path_of, says

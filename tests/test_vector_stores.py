@@ -16,7 +16,9 @@ from assistants_service.core import events as e
 from assistants_service.core import names
 from assistants_service.core.ids import Ids
 from assistants_service.core.notifier import Notifier
-from assistants_service.core.ports import Chunk, Chunking, Delivery, Kind
+from assistants_service.core.ports.embeddings import Kind
+from assistants_service.core.ports.extraction import Chunk, Chunking
+from assistants_service.core.ports.storage import Delivery
 from assistants_service.core.search.ranking import Weights
 from assistants_service.core.search.words import FORMAT, WHOLE
 from assistants_service.core.threads.decide import Wait

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from assistants_service.api import streaming
-from assistants_service.core.ports import StorageUnavailable, ToolCall
+from assistants_service.core.ports.models import ToolCall
+from assistants_service.core.ports.storage import StorageUnavailable
 from assistants_service.infra.models.providers import ModelRouter, Provider
 from forms import upload
 from inprocess import Gate, InProcess, ManualClock, calls, filled, in_process, path_of, says

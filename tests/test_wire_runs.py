@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from assistants_service.core.ports import Reply, Tokens, ToolCall, Turn
+from assistants_service.core.ports.models import Reply, Tokens, ToolCall, Turn
 from inprocess import Gate, ManualClock, calls, fails, in_process, path_of, says
 from upstreams import choice, router, serving, whole
 

@@ -13,7 +13,8 @@ from openai._streaming import SSEDecoder
 from assistants_service import action
 from assistants_service.api import streaming
 from assistants_service.core.names import STREAMS, THREADS, document
-from assistants_service.core.ports import Deltas, Prompt, Reply, StorageUnavailable, ToolCall
+from assistants_service.core.ports.models import Deltas, Prompt, Reply, ToolCall
+from assistants_service.core.ports.storage import StorageUnavailable
 from assistants_service.core.threads.decide import Done
 from assistants_service.core.threads.stream import replay
 from assistants_service.core.work_items import AdvanceRun

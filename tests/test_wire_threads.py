@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from assistants_service.core import names
-from assistants_service.core.ports import ToolCall
+from assistants_service.core.ports.models import ToolCall
 from assistants_service.core.work_items import PurgeThread, to_body
 from forms import upload
 from inprocess import Api, Gate, InProcess, ManualClock, calls, filled, in_process, path_of, says

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from assistants_service import action
-from assistants_service.core.ports import ToolCall, Turn
+from assistants_service.core.ports.models import ToolCall, Turn
 from inprocess import Gate, InProcess, calls, in_process, path_of, says
 from upstreams import choice, function, router, serving, whole
 

@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from assistants_service.core.ports import ModelError, Prompt, Reply, ToolCall, Turn
+from assistants_service.core.ports.models import ModelError, Prompt, Reply, ToolCall, Turn
 from assistants_service.infra.models.providers import ModelRouter, Provider
 
 WEATHER: dict[str, Any] = {

@@ -93,7 +93,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
 
 class VirtualClock:
-    """core.ports.Clock: Unix time as the running virtual loop has it. A clock that is wrong is `ahead` by seconds."""
+    """ports.clock.Clock: Unix time as the running virtual loop has it. A clock that is wrong is `ahead` by seconds."""
 
     ahead = 0.0
 

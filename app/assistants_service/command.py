@@ -9,7 +9,7 @@ import sys
 
 from assistants_service.api import key_command
 from assistants_service.composition import keys_of, opened, stores_of, threads_of
-from assistants_service.core.ports import StorageUnavailable
+from assistants_service.core.ports.storage import StorageUnavailable
 from assistants_service.core.resume import Resumption
 from assistants_service.infra.settings import ConfigurationError, Settings, UnresolvedReference, describe, read_settings
 from assistants_service.infra.sqlite.space import existing, vacuum

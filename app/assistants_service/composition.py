@@ -19,7 +19,11 @@ from assistants_service.api.service import Service
 from assistants_service.core.ids import Ids
 from assistants_service.core.keys import Keys
 from assistants_service.core.notifier import Notifier
-from assistants_service.core.ports import SILENCE, Clock, Embeddings, Extraction, Storage, StorageUnavailable, Telemetry
+from assistants_service.core.ports.clock import Clock
+from assistants_service.core.ports.embeddings import Embeddings
+from assistants_service.core.ports.extraction import Extraction
+from assistants_service.core.ports.storage import Storage, StorageUnavailable
+from assistants_service.core.ports.telemetry import SILENCE, Telemetry
 from assistants_service.core.threads.repository import ThreadRepository
 from assistants_service.core.vector_stores.repository import VectorStoreRepository
 from assistants_service.core.vector_stores.search import Searcher

@@ -13,7 +13,7 @@ from assistants_service.api.listing import list_documents
 from assistants_service.api.service import Service, answer, answer_stored, path_id, read_body, service_of
 from assistants_service.core import names
 from assistants_service.core.errors import no_such
-from assistants_service.core.ports import Conflict, Stored
+from assistants_service.core.ports.storage import Conflict, Stored
 from assistants_service.core.requests import CreateAssistant, UpdateAssistant
 from assistants_service.core.resources import Assistant, Deleted, StoredAssistant, encode
 from assistants_service.core.threads.commands import assistant_from, updated_assistant

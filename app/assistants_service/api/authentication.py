@@ -19,7 +19,8 @@ from assistants_service.api.keyless import Keyless
 from assistants_service.api.service import PROJECT
 from assistants_service.core.errors import ApiError
 from assistants_service.core.keys import Caller, Keys, Scope, digest
-from assistants_service.core.ports import Clock, StorageUnavailable
+from assistants_service.core.ports.clock import Clock
+from assistants_service.core.ports.storage import StorageUnavailable
 
 log = logging.getLogger(__name__)
 

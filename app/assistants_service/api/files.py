@@ -19,7 +19,7 @@ from assistants_service.api.validation import parse_body
 from assistants_service.core.errors import ApiError, no_such_file
 from assistants_service.core.files.service import decode_file, expiry
 from assistants_service.core.ids import SAFE_ID
-from assistants_service.core.ports import StorageUnavailable
+from assistants_service.core.ports.storage import StorageUnavailable
 from assistants_service.core.requests import CreateFile, Purpose
 from assistants_service.core.resources import Deleted, File, encode
 

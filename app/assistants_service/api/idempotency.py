@@ -16,7 +16,7 @@ from assistants_service.api import references
 from assistants_service.api.service import Service, service_of
 from assistants_service.core import names
 from assistants_service.core.errors import ApiError
-from assistants_service.core.ports import Conflict, Stored
+from assistants_service.core.ports.storage import Conflict, Stored
 from assistants_service.core.requests import Body
 from assistants_service.core.resources import Struct, encode
 

@@ -23,7 +23,8 @@ from assistants_service.api.dialects import is_api
 from assistants_service.api.service import PROJECT
 from assistants_service.core import names
 from assistants_service.core.errors import ApiError
-from assistants_service.core.ports import Clock, Storage, StorageUnavailable
+from assistants_service.core.ports.clock import Clock
+from assistants_service.core.ports.storage import Storage, StorageUnavailable
 from assistants_service.core.threads.repository import ThreadRepository
 
 log = logging.getLogger(__name__)

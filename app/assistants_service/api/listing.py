@@ -8,7 +8,7 @@ import msgspec
 from aiohttp import web
 
 from assistants_service.api.service import checked_id, page_query, service_of
-from assistants_service.core.ports import Stored
+from assistants_service.core.ports.storage import Stored
 from assistants_service.core.resources import encode
 
 

@@ -31,7 +31,7 @@ from assistants_service.api.limits import limiting, show
 from assistants_service.api.service import SERVICE, Service
 from assistants_service.core import errors
 from assistants_service.core.keys import Keys
-from assistants_service.core.ports import SILENCE
+from assistants_service.core.ports.telemetry import SILENCE
 
 MAX_BODY = 4 * 1024 * 1024  # bytes of JSON; files have their own limits
 THREAD = "/v1/threads/{thread_id}"

@@ -30,7 +30,8 @@ from assistants_service.core.errors import (
 from assistants_service.core.ids import SAFE_ID
 from assistants_service.core.log.state import UnreadableLog
 from assistants_service.core.log_context import scope, work_on
-from assistants_service.core.ports import Conflict, Full, StorageUnavailable, Telemetry, Undecided
+from assistants_service.core.ports.storage import Conflict, Full, StorageUnavailable, Undecided
+from assistants_service.core.ports.telemetry import Telemetry
 from assistants_service.core.resources import encode
 
 log = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from aiohttp import web
 
 from assistants_service.api.service import answer, service_of
 from assistants_service.core.errors import ApiError
-from assistants_service.core.ports import ModelInfo
+from assistants_service.core.ports.models import ModelInfo
 
 
 def _wire(model: ModelInfo) -> dict[str, object]:

@@ -10,7 +10,7 @@ from assistants_service.core import names
 from assistants_service.core.errors import ApiError, no_such, no_such_file
 from assistants_service.core.fanout import fan_out
 from assistants_service.core.ids import SAFE_ID
-from assistants_service.core.ports import NoSuchModel
+from assistants_service.core.ports.models import NoSuchModel
 from assistants_service.core.requests import Body
 
 FILE, STORE = "file", "vector store"

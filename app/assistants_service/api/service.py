@@ -16,7 +16,10 @@ from assistants_service.core.files.uploads import Uploads
 from assistants_service.core.ids import SAFE_ID, Ids
 from assistants_service.core.notifier import Notifier
 from assistants_service.core.paging import PageQuery
-from assistants_service.core.ports import SILENCE, Clock, Models, Storage, Stored, Telemetry
+from assistants_service.core.ports.clock import Clock
+from assistants_service.core.ports.models import Models
+from assistants_service.core.ports.storage import Storage, Stored
+from assistants_service.core.ports.telemetry import SILENCE, Telemetry
 from assistants_service.core.requests import Body
 from assistants_service.core.resources import encode
 from assistants_service.core.threads.commands import ThreadCommands

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from assistants_service.core.ports import Chunking
+from assistants_service.core.ports.extraction import Chunking
 
 _SENTENCE_ENDS = frozenset(".!?…。！？")
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from assistants_service.core.ports import Thought
+from assistants_service.core.ports.models import Thought
 from assistants_service.core.resources import (
     Attributes,
     ExpiresAfter,

@@ -6,7 +6,7 @@ import random
 import re
 import string
 
-from assistants_service.core.ports import Clock
+from assistants_service.core.ports.clock import Clock
 
 DIGITS = string.digits + string.ascii_lowercase
 TIME_DIGITS = 11  # base 36 microseconds: enough until the year 6000

@@ -21,7 +21,8 @@ from assistants_service.core import names
 from assistants_service.core.fanout import fan_out
 from assistants_service.core.files.service import decode_file
 from assistants_service.core.log.state import UnreadableLog
-from assistants_service.core.ports import Clock, Storage, StorageUnavailable, Stored
+from assistants_service.core.ports.clock import Clock
+from assistants_service.core.ports.storage import Storage, StorageUnavailable, Stored
 from assistants_service.core.threads.fold import ThreadState
 from assistants_service.core.threads.repository import ThreadRepository
 from assistants_service.core.vector_stores.fold import StoreState

@@ -27,8 +27,8 @@ class Item(Struct, frozen=True, kw_only=True, tag_field="kind"):
 
 
 class AdvanceRun(Item, frozen=True, kw_only=True, tag="run"):
-    """Look at this run. `seen` is the version of the thread that the sender knew when it sent the item, before its commit:
-    a worker that sees no later one came too early. `trace` is the W3C traceparent of the request that sent it, empty
+    """Look at this run. `seen` is the version of the thread that the sender knew before its commit: a worker that sees
+    no later one came too early. `trace` is the W3C traceparent of the request that sent it, empty
     if it is not traced. `handed_back` names the delivery whose worker let go of the item, and has not died."""
 
     thread_id: str

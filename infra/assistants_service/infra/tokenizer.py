@@ -11,7 +11,7 @@ _REMEMBERED: Final = 100_000  # texts, some 10 MB
 
 
 class Tiktoken:
-    """core.ports.Tokenizer. The table comes with the first count, which takes 0.2 s and 40 MB: most workers see no
+    """ports.models.Tokenizer. The table comes with the first count, which takes 0.2 s and 40 MB: most workers see no
     prompt that is long enough to be counted. tiktoken lets other threads run while it counts."""
 
     def __init__(self) -> None:

@@ -8,7 +8,12 @@ from assistants_service.core.files.service import Files
 from assistants_service.core.files.uploads import Uploads
 from assistants_service.core.ids import Ids
 from assistants_service.core.notifier import Notifier
-from assistants_service.core.ports import SILENCE, Clock, Embeddings, Extraction, Models, Storage, Telemetry, Tokenizer
+from assistants_service.core.ports.clock import Clock
+from assistants_service.core.ports.embeddings import Embeddings
+from assistants_service.core.ports.extraction import Extraction
+from assistants_service.core.ports.models import Models, Tokenizer
+from assistants_service.core.ports.storage import Storage
+from assistants_service.core.ports.telemetry import SILENCE, Telemetry
 from assistants_service.core.threads.repository import ThreadRepository
 from assistants_service.core.vector_stores.repository import VectorStoreRepository
 from assistants_service.worker.actions import Actions

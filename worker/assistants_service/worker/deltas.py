@@ -12,7 +12,7 @@ from assistants_service.core import events as e
 from assistants_service.core import file_search
 from assistants_service.core.citations import Citer, Sources
 from assistants_service.core.ids import Ids
-from assistants_service.core.ports import Conflict
+from assistants_service.core.ports.storage import Conflict
 from assistants_service.core.resources import Message, MessageCreation, MessageRef, RankingOptions, Run, Step, ToolCalls
 from assistants_service.core.threads import sse
 from assistants_service.core.threads.stream import StreamWriter

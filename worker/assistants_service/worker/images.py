@@ -10,7 +10,7 @@ from typing import Final
 from assistants_service.core.errors import ApiError
 from assistants_service.core.files.service import Files, decode_file
 from assistants_service.core.ids import SAFE_ID
-from assistants_service.core.ports import Image, ModelError, Prompt, Turn
+from assistants_service.core.ports.models import Image, ModelError, Prompt, Turn
 from assistants_service.core.resources import File
 from assistants_service.core.threads.turns import IMAGE_FILE, content_of
 

@@ -23,20 +23,11 @@ from assistants_service.core import names
 from assistants_service.core.errors import ApiError
 from assistants_service.core.files.service import Files, decode_file
 from assistants_service.core.log.repository import ItemOf
-from assistants_service.core.ports import (
-    Chunk,
-    Chunking,
-    Clock,
-    Conflict,
-    EmbeddingError,
-    Embeddings,
-    Extraction,
-    Merging,
-    SegmentGone,
-    Storage,
-    StorageUnavailable,
-    Unreadable,
-)
+from assistants_service.core.ports.clock import Clock
+from assistants_service.core.ports.embeddings import EmbeddingError, Embeddings
+from assistants_service.core.ports.extraction import Chunk, Chunking, Extraction, Unreadable
+from assistants_service.core.ports.search import Merging, SegmentGone
+from assistants_service.core.ports.storage import Conflict, Storage, StorageUnavailable
 from assistants_service.core.resources import File, LastError, StaticChunking
 from assistants_service.core.search.merge_policy import Weight
 from assistants_service.core.search.words import FORMAT

@@ -15,17 +15,9 @@ from assistants_service.core.citations import sources_of
 from assistants_service.core.errors import ApiError
 from assistants_service.core.fanout import fan_out
 from assistants_service.core.file_search import NAME, stores_of
-from assistants_service.core.ports import (
-    SILENCE,
-    ContextExceeded,
-    ModelError,
-    Prompt,
-    Refused,
-    Reply,
-    Span,
-    StorageUnavailable,
-    Tokens,
-)
+from assistants_service.core.ports.models import ContextExceeded, ModelError, Prompt, Refused, Reply, Tokens
+from assistants_service.core.ports.storage import StorageUnavailable
+from assistants_service.core.ports.telemetry import SILENCE, Span
 from assistants_service.core.requests import MOST_OUTPUTS
 from assistants_service.core.resources import FileSearchResult, FileSearchToolCall, FunctionToolCall, LastError, Struct
 from assistants_service.core.threads import sse

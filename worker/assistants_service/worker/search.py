@@ -10,7 +10,8 @@ from typing import Protocol
 from assistants_service.core import file_search
 from assistants_service.core.errors import ApiError
 from assistants_service.core.file_search import Count
-from assistants_service.core.ports import Clock, StorageUnavailable
+from assistants_service.core.ports.clock import Clock
+from assistants_service.core.ports.storage import StorageUnavailable
 from assistants_service.core.resources import FileSearchResult, FileSearchToolCall
 from assistants_service.core.search.ranking import Weights
 from assistants_service.core.threads.fold import RunState

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from assistants_service.core import events as e
 from assistants_service.core.citations import annotated
-from assistants_service.core.ports import ModelError, Prompt, Refused, Reply, Thought, Tokens, ToolCall
+from assistants_service.core.ports.models import ModelError, Prompt, Refused, Reply, Thought, Tokens, ToolCall
 from assistants_service.core.resources import (
     Asked,
     CachedTokens,

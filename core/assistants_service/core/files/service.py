@@ -17,7 +17,8 @@ from assistants_service.core import names
 from assistants_service.core.errors import ApiError, no_such_file
 from assistants_service.core.ids import made_at
 from assistants_service.core.notifier import Notifier
-from assistants_service.core.ports import Clock, Conflict, Storage, StorageUnavailable, Stored
+from assistants_service.core.ports.clock import Clock
+from assistants_service.core.ports.storage import Conflict, Storage, StorageUnavailable, Stored
 from assistants_service.core.resources import File, encode
 from assistants_service.core.work_items import MAX_DELAY, CleanUpFile, PurgeFile, WorkItem, to_body
 
@@ -131,7 +132,7 @@ class Files:
         return found[:limit]
 
     def read(self, project: str, file_id: str, *, offset: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
-        """The content, as core.ports.Contents gives it."""
+        """The content, as ports.storage.Contents gives it."""
         return self.storage.download(names.CONTENTS, names.document(project, file_id), offset=offset, length=length)
 
     async def has_content(self, project: str, file_id: str) -> bool:

@@ -19,7 +19,7 @@ from assistants_service.core import names
 from assistants_service.core.errors import ApiError, no_such_upload
 from assistants_service.core.files.service import PATIENCE, Files, expiry
 from assistants_service.core.ids import Ids
-from assistants_service.core.ports import Conflict, Part
+from assistants_service.core.ports.storage import Conflict, Part
 from assistants_service.core.requests import CompleteUpload, CreateUpload
 from assistants_service.core.resources import File, Struct, Upload, UploadPart, encode
 from assistants_service.core.work_items import CleanUpFile, CleanUpUpload

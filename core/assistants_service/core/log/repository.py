@@ -20,18 +20,17 @@ from assistants_service.core.fanout import fan_out
 from assistants_service.core.ids import Ids
 from assistants_service.core.log.state import C, S, UnreadableLog, View, decoding
 from assistants_service.core.notifier import Listener, Notifier
-from assistants_service.core.ports import (
-    SILENCE,
-    Clock,
+from assistants_service.core.ports.clock import Clock
+from assistants_service.core.ports.storage import (
     Conflict,
     Document,
     Storage,
     StorageUnavailable,
     Stored,
-    Telemetry,
     Undecided,
     Unsent,
 )
+from assistants_service.core.ports.telemetry import SILENCE, Telemetry
 from assistants_service.core.resources import Struct, encode
 from assistants_service.core.work_items import WorkItem, to_body
 

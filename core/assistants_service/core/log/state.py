@@ -13,7 +13,7 @@ import msgspec
 
 from assistants_service.core import events as e
 from assistants_service.core.paging import Opened
-from assistants_service.core.ports import Mark
+from assistants_service.core.ports.storage import Mark
 
 VIEW_BYTES: Final = 2_000  # of an aggregate without anything in it
 

@@ -7,7 +7,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iter
 from typing import Final
 
 from assistants_service.core.names import SEGMENTS
-from assistants_service.core.ports import Chunk, ContentGone, Contents, Merging, Passage, SegmentGone
+from assistants_service.core.ports.extraction import Chunk
+from assistants_service.core.ports.search import Merging, Passage, SegmentGone
+from assistants_service.core.ports.storage import ContentGone, Contents
 from assistants_service.core.search import merge_policy as tiers
 from assistants_service.core.search import segment
 from assistants_service.core.search.ranking import HYBRID, Query, Weights
@@ -18,7 +20,7 @@ NAMES: Final = 1000  # that are listed at once
 
 
 class EmbeddedIndex:
-    """core.ports.VectorIndex, and what merges its segments. `memory` is what the cache keeps, in bytes."""
+    """ports.search.VectorIndex, and what merges its segments. `memory` is what the cache keeps, in bytes."""
 
     def __init__(self, contents: Contents, memory: int = MEMORY) -> None:
         self._contents = contents

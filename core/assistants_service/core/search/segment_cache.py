@@ -14,7 +14,8 @@ from typing import Final
 from threadpoolctl import threadpool_limits
 
 from assistants_service.core.fanout import fan_out
-from assistants_service.core.ports import ContentGone, Contents, Passage, SegmentGone
+from assistants_service.core.ports.search import Passage, SegmentGone
+from assistants_service.core.ports.storage import ContentGone, Contents
 from assistants_service.core.search.ranking import HYBRID, Hit, Query, Weights, search
 from assistants_service.core.search.segment import DamagedSegment, Segment, decode, index_size
 

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from assistants_service.core import events as e
 from assistants_service.core.log.state import State
 from assistants_service.core.paging import Index
-from assistants_service.core.ports import Thought
+from assistants_service.core.ports.models import Thought
 from assistants_service.core.resources import (
     FileSearchResult,
     FileSearchToolCall,

@@ -10,7 +10,7 @@ from typing import Any
 from msgspec import UNSET, to_builtins
 
 from assistants_service.core import file_search
-from assistants_service.core.ports import Prompt, Turn
+from assistants_service.core.ports.models import Prompt, Turn
 from assistants_service.core.resources import (
     FunctionTool,
     Message,

@@ -9,7 +9,7 @@ from typing import ClassVar
 from assistants_service.core import events as e
 from assistants_service.core import names
 from assistants_service.core.log.repository import Repository
-from assistants_service.core.ports import Document
+from assistants_service.core.ports.storage import Document
 from assistants_service.core.resources import Run
 from assistants_service.core.threads.fold import Change, Resource, ThreadState
 from assistants_service.core.threads.projection import documents, find

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from assistants_service.core import file_search
-from assistants_service.core.ports import ToolCall, Turn
+from assistants_service.core.ports.models import ToolCall, Turn
 from assistants_service.core.resources import (
     FileSearchToolCall,
     FunctionToolCall,

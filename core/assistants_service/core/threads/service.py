@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from assistants_service.core.ids import Ids
 from assistants_service.core.log.repository import ItemOf
 from assistants_service.core.notifier import Notifier
-from assistants_service.core.ports import SILENCE, Clock, Conflict, Storage, StorageUnavailable, Telemetry
+from assistants_service.core.ports.clock import Clock
+from assistants_service.core.ports.storage import Conflict, Storage, StorageUnavailable
+from assistants_service.core.ports.telemetry import SILENCE, Telemetry
 from assistants_service.core.requests import CreateRun, CreateThreadAndRun, SubmitToolOutputs
 from assistants_service.core.resources import Run, StoredAssistant
 from assistants_service.core.threads.commands import Filing, ThreadCommands, run_of

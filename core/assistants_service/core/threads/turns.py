@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from assistants_service.core.ports import Content, Image, Turn
+from assistants_service.core.ports.models import Content, Image, Turn
 from assistants_service.core.resources import ImageFilePart, ImageUrlPart, Message, Part, RefusalPart, TextPart
 
 IMAGE_FILE = "file:"  # instead of an image's URL: the id of a file follows

@@ -15,7 +15,9 @@ from assistants_service.core.log.repository import ROLL_AFTER, Repository
 from assistants_service.core.log.state import View
 from assistants_service.core.notifier import Notifier
 from assistants_service.core.paging import Contents, Index
-from assistants_service.core.ports import Clock, Document, Storage, VectorIndex
+from assistants_service.core.ports.clock import Clock
+from assistants_service.core.ports.search import VectorIndex
+from assistants_service.core.ports.storage import Document, Storage
 from assistants_service.core.resources import Struct, VectorStore, VectorStoreFile, VectorStoreFileBatch, encode
 from assistants_service.core.search.embedded import EmbeddedIndex
 from assistants_service.core.vector_stores.fold import (

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from assistants_service.core import names
-from assistants_service.core.ports import Clock, EmbeddingError, Embeddings, Passage, SegmentGone
+from assistants_service.core.ports.clock import Clock
+from assistants_service.core.ports.embeddings import EmbeddingError, Embeddings
+from assistants_service.core.ports.search import Passage, SegmentGone
 from assistants_service.core.resources import Attributes
 from assistants_service.core.search.filters import Filter
 from assistants_service.core.search.ranking import Query, Weights

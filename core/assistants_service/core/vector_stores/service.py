@@ -20,7 +20,8 @@ from assistants_service.core.fanout import fan_out
 from assistants_service.core.files.service import Files
 from assistants_service.core.ids import SAFE_ID
 from assistants_service.core.log.repository import ItemOf
-from assistants_service.core.ports import Clock, Conflict, Storage
+from assistants_service.core.ports.clock import Clock
+from assistants_service.core.ports.storage import Conflict, Storage
 from assistants_service.core.resources import ExpiresAfter, VectorStore, VectorStoreFile, VectorStoreFileBatch
 from assistants_service.core.vector_stores.commands import NewFile, VectorStoreCommands
 from assistants_service.core.vector_stores.fold import expiry

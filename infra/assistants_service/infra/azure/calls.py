@@ -19,7 +19,7 @@ from azure.core.pipeline.transport import AioHttpTransport
 from azure.storage.blob.aio import BlobClient, BlobServiceClient
 from azure.storage.queue.aio import QueueClient
 
-from assistants_service.core.ports import Conflict, StorageUnavailable, Unsent
+from assistants_service.core.ports.storage import Conflict, StorageUnavailable, Unsent
 from assistants_service.infra.azure.breaker import Breaker
 
 T = TypeVar("T")

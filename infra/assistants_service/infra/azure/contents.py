@@ -11,7 +11,7 @@ from typing import Final
 
 from azure.storage.blob import BlobBlock, ContentSettings
 
-from assistants_service.core.ports import Conflict, ContentGone, Part
+from assistants_service.core.ports.storage import Conflict, ContentGone, Part
 from assistants_service.infra.azure.calls import AzureClients, Refused, call
 from assistants_service.infra.azure.documents import IF_MISSING
 from assistants_service.infra.blocks import blocks
@@ -21,7 +21,7 @@ OCTETS: Final = ContentSettings(content_type="application/octet-stream")
 
 
 class AzureContents(AzureClients):
-    """assistants_service.core.ports.Contents."""
+    """assistants_service.ports.storage.Contents."""
 
     async def stage(self, container: str, name: str, part: str, chunks: AsyncIterator[bytes]) -> Part:
         blob, size, number = self._blob(container, name), 0, 0

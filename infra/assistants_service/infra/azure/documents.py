@@ -12,7 +12,7 @@ from azure.core import MatchConditions
 from azure.storage.blob import ContentSettings
 
 from assistants_service.core.fanout import fan_out
-from assistants_service.core.ports import Document, StorageUnavailable, Stored
+from assistants_service.core.ports.storage import Document, StorageUnavailable, Stored
 from assistants_service.infra.azure.calls import AzureClients, Recent, Refused, call, opened, write
 
 # Containers that are listed, newest first as a rule. The service lists names in ascending order only, so here the last
@@ -51,7 +51,7 @@ class Row:
 
 
 class AzureDocuments(AzureClients):
-    """core.ports.Documents. `page` is cheap for the newest of a listed container and otherwise scans the names."""
+    """ports.storage.Documents. `page` is cheap for the newest of a listed container and otherwise scans the names."""
 
     def __init__(self) -> None:
         super().__init__()

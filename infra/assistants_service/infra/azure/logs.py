@@ -11,7 +11,7 @@ from azure.core import MatchConditions
 from azure.storage.blob import BlobProperties
 
 from assistants_service.core.fanout import fan_out
-from assistants_service.core.ports import Conflict, Document, Mark, Project, Tail, nothing
+from assistants_service.core.ports.storage import Conflict, Document, Mark, Project, Tail, nothing
 from assistants_service.infra.azure.calls import Refused, call, opened, write
 from assistants_service.infra.azure.documents import IF_MISSING, AzureDocuments, if_match
 
@@ -27,7 +27,7 @@ class Piece:
 
 
 class AzureLogs(AzureDocuments):
-    """core.ports.Logs. The generation stands in the blob's metadata; a first one has none."""
+    """ports.storage.Logs. The generation stands in the blob's metadata; a first one has none."""
 
     async def start(
         self, container: str, name: str, block: bytes, project: Project = nothing

@@ -8,14 +8,14 @@ from functools import partial
 
 from azure.storage.queue import QueueMessage
 
-from assistants_service.core.ports import Conflict, Delivery
+from assistants_service.core.ports.storage import Conflict, Delivery
 from assistants_service.infra.azure.calls import AzureClients, Refused, call, opened
 
 FOR_EVER = -1
 
 
 class AzureQueue(AzureClients):
-    """core.ports.Queue. Times are rounded up to whole seconds. A stale receipt and a gone message both mean: lost."""
+    """ports.storage.Queue. Times are rounded up to whole seconds. A stale receipt and a gone message mean: lost."""
 
     async def send(self, body: bytes, *, delay: float = 0) -> None:
         # A lost reply makes a second message: the queue delivers at least once anyway.

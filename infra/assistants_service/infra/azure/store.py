@@ -18,7 +18,7 @@ from azure.storage.blob.aio import BlobServiceClient
 from azure.storage.queue.aio import QueueServiceClient
 
 from assistants_service.core.names import ASSISTANTS, BURIED, CONTAINERS, WORK
-from assistants_service.core.ports import StorageUnavailable
+from assistants_service.core.ports.storage import StorageUnavailable
 from assistants_service.infra.azure.calls import Refused, Transport, call, new_session, opened
 from assistants_service.infra.azure.contents import AzureContents
 from assistants_service.infra.azure.identity import new_credential
@@ -51,7 +51,7 @@ class Account:
 
 
 class AzureStorage(AzureLogs, AzureContents, AzureQueue):
-    """core.ports.Storage. Made by `from_connection_string` or `with_identity`; `transport` is a seam for tests."""
+    """ports.storage.Storage. Made by `from_connection_string` or `with_identity`; `transport` is a seam for tests."""
 
     def __init__(self, account: Account, transport: type[Transport] = Transport) -> None:
         super().__init__()

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from assistants_service.core.ports import Kind
+from assistants_service.core.ports.embeddings import Kind
 from assistants_service.core.search.ranking import HYBRID, Weights
 
 

@@ -1,4 +1,4 @@
-"""Vectors for texts (core.ports.Embeddings) of a small model that needs no network."""
+"""Vectors for texts (ports.embeddings.Embeddings) of a small model that needs no network."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from assistants_service.core.ports import Kind
+from assistants_service.core.ports.embeddings import Kind
 from assistants_service.core.search.ranking import HYBRID, Weights
 
 log = logging.getLogger(__name__)

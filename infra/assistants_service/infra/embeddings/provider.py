@@ -1,4 +1,4 @@
-"""Vectors of a model provider's embeddings endpoint (core.ports.Embeddings), whatever its limits.
+"""Vectors of a model provider's embeddings endpoint (ports.embeddings.Embeddings), whatever its limits.
 
 Servers take as many texts at once, and as long ones, as they like, and few say so beforehand. So what is refused is
 sent again in halves: a batch, and at last a text, of whose parts the vectors are averaged by their length. What was
@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from assistants_service.core.ports import EmbeddingError, Kind, ModelError
+from assistants_service.core.ports.embeddings import EmbeddingError, Kind
+from assistants_service.core.ports.models import ModelError
 from assistants_service.infra.embeddings.families import Input, Manners
 from assistants_service.infra.embeddings.offline import normalised
 

@@ -14,7 +14,7 @@ from typing import Final
 
 import msgspec
 
-from assistants_service.core.ports import Chunk, Chunking, Unreadable
+from assistants_service.core.ports.extraction import Chunk, Chunking, Unreadable
 from assistants_service.infra.extraction.reader import FAULT, Answer, Request
 
 logger = logging.getLogger(__name__)
@@ -101,7 +101,7 @@ class _Reader:
 
 
 class ReaderPool:
-    """Text and chunks of files (core.ports.Extraction), `processes` at once.
+    """Text and chunks of files (ports.extraction.Extraction), `processes` at once.
 
     `memory` is in MiB, for each process beyond what it needs itself; `timeout` in seconds, for each file. Neither hurts
     another file than the one that asks for more.

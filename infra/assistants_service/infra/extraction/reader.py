@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 import msgspec
 
 from assistants_service.core.chunking import spans
-from assistants_service.core.ports import Chunking, Unreadable
+from assistants_service.core.ports.extraction import Chunking, Unreadable
 from assistants_service.infra.extraction import pdfium
 from assistants_service.infra.extraction.formats import DOCUMENTS, MAGIC, TEXTS, UNMISTAKABLE, ZIPPED, extension
 from assistants_service.infra.extraction.text import MOST_TEXT, SNIFFED, decoded, is_text

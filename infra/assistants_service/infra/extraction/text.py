@@ -7,7 +7,7 @@ import contextlib
 import unicodedata
 from typing import BinaryIO, Final
 
-from assistants_service.core.ports import Unreadable
+from assistants_service.core.ports.extraction import Unreadable
 
 MOST_TEXT: Final = 32 * 1024**2  # bytes of a text file, and code points of any text
 SNIFFED: Final = 256 * 1024  # bytes from which it is told what an unknown file, or its encoding, is

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from assistants_service.core.ports import Deltas, Refused, Reply
+from assistants_service.core.ports.models import Deltas, Refused, Reply
 from assistants_service.infra.models.habits import Habits
 from assistants_service.infra.models.reply_builder import Held, ReplyBuilder
 

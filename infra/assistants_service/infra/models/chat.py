@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from assistants_service.core.ports import Deltas, Image, Prompt, Reply, ToolCall, Turn
+from assistants_service.core.ports.models import Deltas, Image, Prompt, Reply, ToolCall, Turn
 from assistants_service.infra.models.asking import ask
 from assistants_service.infra.models.chat_reply import ChatReply
 from assistants_service.infra.models.habits import Habits, Remembered

@@ -17,17 +17,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pydantic import SecretStr
 
-from assistants_service.core.ports import (
-    SILENCE,
-    BrokenOff,
-    Deltas,
-    ModelError,
-    ModelInfo,
-    NoSuchModel,
-    Prompt,
-    Reply,
-    Telemetry,
-)
+from assistants_service.core.ports.models import BrokenOff, Deltas, ModelError, ModelInfo, NoSuchModel, Prompt, Reply
+from assistants_service.core.ports.telemetry import SILENCE, Telemetry
 from assistants_service.infra.models import turns
 from assistants_service.infra.models.context_windows import known_window
 from assistants_service.infra.models.offline import OfflineModel
@@ -82,7 +73,7 @@ class _Opened:
 
 
 class ModelRouter:
-    """Models of all providers (core.ports.Models). `timeout` is in seconds, for each try and between two pieces of a
+    """Models of all providers (ports.models.Models). `timeout` is in seconds, for each try and between two pieces of a
     stream; `max_retries` are the SDK's, which waits between them as the provider asks or 0.5 to 8 s. `window` is that
     of models of which nothing is known."""
 

@@ -7,7 +7,7 @@ import string
 from collections.abc import Callable
 from typing import Final
 
-from assistants_service.core.ports import Deltas, Reply, Tokens, ToolCall
+from assistants_service.core.ports.models import Deltas, Reply, Tokens, ToolCall
 
 _ID_LETTERS: Final = string.ascii_letters + string.digits
 MOST: Final = 4 * 1024 * 1024 - 64 * 1024  # bytes of all texts and arguments: a commit has room for them

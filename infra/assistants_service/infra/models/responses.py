@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from assistants_service.core.ports import Deltas, Image, Prompt, Refused, Reply, Turn
+from assistants_service.core.ports.models import Deltas, Image, Prompt, Refused, Reply, Turn
 from assistants_service.infra.models.asking import ask
 from assistants_service.infra.models.habits import Habits, Remembered
 from assistants_service.infra.models.reply_builder import ReplyBuilder

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
-from assistants_service.core.ports import Reply
+from assistants_service.core.ports.models import Reply
 from assistants_service.infra.models.finish_reasons import incomplete_of
 from assistants_service.infra.models.reply_builder import ReplyBuilder
 from assistants_service.infra.models.thoughts import Thinking

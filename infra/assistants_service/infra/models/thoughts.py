@@ -17,7 +17,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any, Final
 
-from assistants_service.core.ports import Thought, Turn
+from assistants_service.core.ports.models import Thought, Turn
 from assistants_service.infra.models.reply_builder import clean
 
 logger = logging.getLogger(__name__)

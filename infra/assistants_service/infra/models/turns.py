@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Final
 
-from assistants_service.core.ports import Content, Image, ModelError, Prompt, Turn
+from assistants_service.core.ports.models import Content, Image, ModelError, Prompt, Turn
 from assistants_service.core.threads.turns import content_of
 
 OPENING: Final = Turn("user", "(The assistant begins the conversation.)")

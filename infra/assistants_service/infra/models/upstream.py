@@ -19,7 +19,7 @@ import msgspec
 import openai
 from openai import AsyncOpenAI, AsyncStream
 
-from assistants_service.core.ports import BrokenOff, ContextExceeded, ModelError, Refused
+from assistants_service.core.ports.models import BrokenOff, ContextExceeded, ModelError, Refused
 from assistants_service.infra.models import answers, failures
 from assistants_service.infra.models import context_overflow as overflow
 from assistants_service.infra.models.reply_builder import ReplyBuilder, TooMuch, TooSilent, clean

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from assistants_service.core.ports import Tokens
+from assistants_service.core.ports.models import Tokens
 
 _MOST = 2**53 - 1  # what every client can read
 

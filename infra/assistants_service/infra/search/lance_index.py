@@ -27,7 +27,9 @@ from lancedb.db import AsyncConnection
 from lancedb.index import FTS, BTree, IvfSq
 from lancedb.table import AsyncTable
 
-from assistants_service.core.ports import Chunk, Merging, Passage, StorageUnavailable
+from assistants_service.core.ports.extraction import Chunk
+from assistants_service.core.ports.search import Merging, Passage
+from assistants_service.core.ports.storage import StorageUnavailable
 from assistants_service.core.search.ranking import HYBRID, LEAST, Query, Weights
 from assistants_service.core.search.segment import Floats
 from assistants_service.core.search.words import FORMAT
@@ -74,7 +76,7 @@ class Access:
 
 
 class LanceIndex:
-    """core.ports.VectorIndex. `memory` is what LanceDB may keep of its indexes, in bytes."""
+    """ports.search.VectorIndex. `memory` is what LanceDB may keep of its indexes, in bytes."""
 
     def __init__(self, locate: Callable[[], Awaitable[Access]], memory: int) -> None:
         self._locate = locate

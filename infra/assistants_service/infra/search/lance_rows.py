@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import compute as pc
 
-from assistants_service.core.ports import Chunk
+from assistants_service.core.ports.extraction import Chunk
 from assistants_service.core.search.segment import Floats
 from assistants_service.core.search.words import indexed, words
 

@@ -6,7 +6,7 @@ import contextlib
 import sqlite3
 from pathlib import Path
 
-from assistants_service.core.ports import StorageUnavailable
+from assistants_service.core.ports.storage import StorageUnavailable
 
 
 def vacuum(path: str) -> tuple[int, int]:

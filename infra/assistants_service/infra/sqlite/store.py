@@ -22,8 +22,8 @@ from pathlib import Path
 
 from assistants_service.core import names
 from assistants_service.core.ids import made_at
-from assistants_service.core.ports import (
-    Clock,
+from assistants_service.core.ports.clock import Clock
+from assistants_service.core.ports.storage import (
     Conflict,
     ContentGone,
     Delivery,

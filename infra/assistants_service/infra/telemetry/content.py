@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from assistants_service.core.ports import Fact, Image, Prompt, Reply, ToolCall, Turn
+from assistants_service.core.ports.models import Image, Prompt, Reply, ToolCall, Turn
+from assistants_service.core.ports.telemetry import Fact
 from assistants_service.core.resources import encode
 
 LONGEST_URL = 200  # characters

@@ -27,7 +27,8 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Link, SpanKind, StatusCode, get_current_span, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from assistants_service.core.ports import Fact, Storage
+from assistants_service.core.ports.storage import Storage
+from assistants_service.core.ports.telemetry import Fact
 from assistants_service.infra.settings import ConfigurationError, Settings
 from assistants_service.infra.telemetry.conventions import (
     ATTRIBUTES,
@@ -48,7 +49,7 @@ _W3C = TraceContextTextMapPropagator()
 
 
 class OpenTelemetry:
-    """core.ports.Telemetry. `content` allows spans to hold what users, models and tools say."""
+    """ports.telemetry.Telemetry. `content` allows spans to hold what users, models and tools say."""
 
     def __init__(
         self,
@@ -155,7 +156,7 @@ _outside: ContextVar[_Outside | None] = ContextVar("outside", default=None)
 
 
 class _Span:
-    """A span as a context manager (core.ports.Span)."""
+    """A span as a context manager (ports.telemetry.Span)."""
 
     __slots__ = ("_begun", "_facts", "_outside", "_span", "_telemetry", "_token", "_what")
 
