@@ -20,7 +20,7 @@ from assistants_service.core.files.service import PATIENCE, decode_file
 from assistants_service.core.ports.storage import StorageUnavailable
 from assistants_service.core.requests import CompleteUpload, CreateUpload, ExpiresAfter
 from assistants_service.core.resources import File
-from assistants_service.infra.sqlite import store as sqlite_store
+from assistants_service.infra.sqlite import contents
 from client import Unanswered
 from faults import How, Plan
 from simulation import PROJECT, Process, World
@@ -36,7 +36,7 @@ BYTES = b"The quick brown fox jumps over the lazy dog."
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that a file has several."""
-    monkeypatch.setattr(sqlite_store, "CHUNK", 16)
+    monkeypatch.setattr(contents, "CHUNK", 16)
 
 
 async def slowly(data: bytes, *, breaks: bool = False) -> AsyncIterator[bytes]:

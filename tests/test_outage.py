@@ -25,7 +25,7 @@ from yarl import URL
 from assistants_service.core.ports.storage import StorageUnavailable, Unsent
 from assistants_service.infra.azure.breaker import FAILURES, LONGEST_PAUSE, PATIENCE, Breaker
 from assistants_service.infra.azure.calls import Resting, call, write
-from assistants_service.infra.sqlite import store as sqlite_store
+from assistants_service.infra.sqlite import connection
 from azurite import Azurite
 from client import Client
 from faults import Call, How, Plan
@@ -254,7 +254,7 @@ MESSAGE = {"role": "user", "content": "Are you there?"}
 async def test_a_locked_sqlite_file_is_a_503_and_one_at_a_time_tries_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite_store, "BUSY_TIMEOUT", 0.5)
+    monkeypatch.setattr(connection, "BUSY_TIMEOUT", 0.5)
     async with in_process(storage=f"sqlite:///{tmp_path}/a.db", worker=False) as service:
         before, thread = service.storage.retries["busy"], await service.thread("Hi")
         with contextlib.closing(sqlite3.connect(tmp_path / "a.db", isolation_level=None)) as other:
@@ -268,7 +268,7 @@ async def test_a_locked_sqlite_file_is_a_503_and_one_at_a_time_tries_it(
             assert {answer.error["code"] for answer in answers} == {"storage_unavailable"}, "nothing has happened"
             assert await service.said(thread) == ["Hi"], "reading goes on"
             other.execute("ROLLBACK")
-        assert service.storage.retries["busy"] - before <= 0.5 / sqlite_store.BUSY_PAUSE + 50
+        assert service.storage.retries["busy"] - before <= 0.5 / connection.BUSY_PAUSE + 50
         assert await service.assistant()
 
 

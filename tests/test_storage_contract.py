@@ -35,8 +35,9 @@ from assistants_service.core.ports.storage import (
 from assistants_service.infra.azure import store as azure_store
 from assistants_service.infra.azure.calls import call
 from assistants_service.infra.azure.store import AzureStorage
+from assistants_service.infra.sqlite import chores, connection
 from assistants_service.infra.sqlite import store as sqlite_store
-from assistants_service.infra.sqlite.store import SqliteStorage, tidy
+from assistants_service.infra.sqlite.store import SqliteStorage
 from assistants_service.infra.wiring import SystemClock
 from azurite import Azurite
 from reality import free_port
@@ -475,7 +476,7 @@ async def test_the_write_ahead_log_begins_anew_under_a_load_that_never_rests(
 ) -> None:
     """Or it would grow for as long as the load lasts."""
     monkeypatch.setattr(sqlite_store, "CHECKPOINT_EVERY", 0.01)
-    monkeypatch.setattr(sqlite_store, "WAL_PAGES", 100)
+    monkeypatch.setattr(chores, "WAL_PAGES", 100)
     store, numbers = await sqlite_file(tmp_path), itertools.count()
 
     async def shrunk() -> None:
@@ -494,14 +495,14 @@ async def test_a_write_ahead_log_that_cannot_begin_anew_for_a_reader_holds_up_no
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sqlite_store, "CHECKPOINT_EVERY", 0.01)
-    monkeypatch.setattr(sqlite_store, "WAL_PAGES", 10)
-    undisturbed, done = sqlite_store._checkpoint, [0]
+    monkeypatch.setattr(chores, "WAL_PAGES", 10)
+    undisturbed, done = chores.checkpoint, [0]
 
     def checkpoint(db: sqlite3.Connection) -> None:
         undisturbed(db)
         done[0] += 1
 
-    monkeypatch.setattr(sqlite_store, "_checkpoint", checkpoint)
+    monkeypatch.setattr(sqlite_store, "checkpoint", checkpoint)
     store = await sqlite_file(tmp_path)
     with contextlib.closing(sqlite3.connect(tmp_path / "store.db", isolation_level=None)) as reader:
         reader.execute("BEGIN")
@@ -512,7 +513,7 @@ async def test_a_write_ahead_log_that_cannot_begin_anew_for_a_reader_holds_up_no
             await store.send(b"{}")
             await asyncio.sleep(0.001)
         # Three that waited for the reader would take thrice as long as BUSY_TIMEOUT.
-        assert time.monotonic() - begun < 2 * sqlite_store.BUSY_TIMEOUT
+        assert time.monotonic() - begun < 2 * connection.BUSY_TIMEOUT
     await store.close()
 
 
@@ -1425,11 +1426,11 @@ async def test_sqlite_removes_what_is_kept_no_longer(tmp_path: Path, container: 
         )
         return {found for (found,) in rows}
 
-    tidy(store._sql, clock.now() + KEPT_DAYS[container] * 86_400)
+    chores.tidy(store._sql, clock.now() + KEPT_DAYS[container] * 86_400)
     assert container in tables()
-    tidy(store._sql, clock.now() + KEPT_DAYS[container] * 86_400 + 1)
+    chores.tidy(store._sql, clock.now() + KEPT_DAYS[container] * 86_400 + 1)
     assert container not in tables()
-    tidy(store._sql, clock.now() + 1_000 * 86_400)
+    chores.tidy(store._sql, clock.now() + 1_000 * 86_400)
     assert tables() == {"threads", "runs"}
     assert not store._sql.execute("SELECT 1 FROM blocks WHERE container='streams'").fetchall()
     await store.close()
@@ -1444,7 +1445,7 @@ async def test_sqlite_leaves_a_key_that_is_reserved_anew_while_it_tidies(tmp_pat
         reserve = "UPDATE documents SET version=version+1 WHERE name='p/key'"
         with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as tidying:
             tidying.set_trace_callback(lambda sql: sql.startswith("DELETE") and other.execute(reserve))
-            tidy(tidying, clock.now())
+            chores.tidy(tidying, clock.now())
     assert await store.get("idempotency", "p/key")
     await store.close()
 
@@ -1480,7 +1481,7 @@ async def test_a_chore_that_fails_says_so_and_is_done_again(
         times += 1
         raise ValueError("an unexpected name")
 
-    monkeypatch.setattr(sqlite_store, "_checkpoint", checkpoint)
+    monkeypatch.setattr(sqlite_store, "checkpoint", checkpoint)
     monkeypatch.setattr(sqlite_store, "CHECKPOINT_EVERY", 0.01)
     store = SqliteStorage(f"{tmp_path}/a.db", SystemClock())
     await store.open()

@@ -24,7 +24,7 @@ from stand import SQLITE, Stand
 RUNS, CLIENTS, POLL = 6000, 32, 0.05
 OTHER = "event loop, tasks"
 COMPONENTS = {  # the first that matches a frame, by its file
-    "SQLite statements": r"sqlite/store",
+    "SQLite statements": r"infra/sqlite/",
     "openai SDK and httpx": r"openai/|httpx2/|httpcore2|anyio|http/cookiejar|infra/models/(upstream|chat|providers)",
     "aiohttp, calling the model": r"aiohttp/(client|connector|cookiejar)",
     "pydantic": r"pydantic",
@@ -41,7 +41,7 @@ CALLING = re.compile(r"aiohttp/client|httpx_aiohttp")
 
 def component(frames: list[str]) -> str | None:
     """Of a stack, innermost frame last. None for a thread that only waits for work."""
-    if "threading.py" in frames[0] and not any("sqlite/store" in frame for frame in frames):
+    if "threading.py" in frames[0] and not any("infra/sqlite/" in frame for frame in frames):
         return None
     if "threading.py" in frames[0]:
         return "checkpoints, in a thread"

@@ -1,0 +1,137 @@
+"""Logs as rows of blocks. A generation that is rolled over keeps its blocks under a name of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+from collections.abc import Sequence
+
+from assistants_service.core.ports.storage import (
+    Conflict,
+    Document,
+    Mark,
+    Project,
+    Tail,
+    nothing,
+)
+from assistants_service.infra.sqlite.documents import SqliteDocuments
+
+MAX_BLOCK = 64 * 1024 * 1024  # as on Azure
+
+
+class SqliteLogs(SqliteDocuments):
+    """core.ports.storage.Logs. A commit and its documents are one transaction."""
+
+    async def start(
+        self, container: str, name: str, block: bytes, project: Project = nothing
+    ) -> tuple[Mark, Sequence[Document]]:
+        async with self._transaction() as sql:
+            # OR IGNORE: two creators of one log; the second finds nothing changed.
+            if not sql.execute("INSERT OR IGNORE INTO logs VALUES(?, ?, 0, 0)", (container, name)).rowcount:
+                raise Conflict
+            return self._append(sql, container, name, Mark(0, 0), block, project), ()
+
+    async def append(
+        self, container: str, name: str, mark: Mark, block: bytes, project: Project = nothing
+    ) -> tuple[Mark, Sequence[Document]]:
+        async with self._transaction() as sql:
+            return self._append(sql, container, name, mark, block, project), ()
+
+    def _append(
+        self, sql: sqlite3.Connection, container: str, name: str, mark: Mark, block: bytes, project: Project
+    ) -> Mark:
+        if len(block) > MAX_BLOCK:
+            raise ValueError(f"a block has {MAX_BLOCK} bytes at most, this one {len(block)}")
+        end = mark.offset + len(block)
+        # generation and length: a writer that has not seen another's block, or a roll-over.
+        done = sql.execute(
+            "UPDATE logs SET length=? WHERE container=? AND name=? AND generation=? AND length=?",
+            (end, container, name, mark.generation, mark.offset),
+        ).rowcount
+        if not done:
+            raise Conflict
+        sql.execute("INSERT INTO blocks VALUES(?, ?, ?, ?, ?)", (container, name, mark.generation, mark.offset, block))
+        for document in project():
+            self._advance(document)
+        return Mark(mark.generation, end)
+
+    async def read(self, container: str, name: str, since: Mark | None, *, limit: int | None = None) -> Tail | None:
+        with self._errors():
+            row = self._sql.execute(
+                "SELECT generation, length FROM logs WHERE container=? AND name=?", (container, name)
+            ).fetchone()
+            if row is None:
+                return None
+            mark = Mark(row[0], row[1])
+            restarted = since is not None and since.generation != mark.generation
+            start = 0 if since is None or restarted else since.offset
+            if start >= mark.offset:
+                return Tail(b"", mark, restarted)
+            if since and limit and not restarted:
+                mark = Mark(mark.generation, min(mark.offset, start + limit))
+            data = self._bytes(container, name, mark, start)
+        if data is None:  # another process rolled the log over, or dropped it, in between
+            return await self.read(container, name, since, limit=limit)
+        return Tail(data, mark, restarted)
+
+    def _bytes(self, container: str, name: str, mark: Mark, start: int) -> bytes | None:
+        # The block that holds `start` may begin before it, as a stream may be read from any frame; the last one may end
+        # after `mark`.
+        rows = self._sql.execute(
+            "SELECT offset, data FROM blocks WHERE container=? AND name=? AND generation=? AND offset >= ("
+            "SELECT max(offset) FROM blocks WHERE container=? AND name=? AND generation=? AND offset<=?)"
+            " AND offset<? ORDER BY offset",
+            (container, name, mark.generation, container, name, mark.generation, start, mark.offset),
+        ).fetchall()
+        return b"".join(row[1] for row in rows)[start - rows[0][0] : mark.offset - rows[0][0]] if rows else None
+
+    async def roll(self, container: str, name: str, mark: Mark) -> Mark:
+        async with self._transaction() as sql:
+            # generation and length, as for an append: no other block falls between the snapshot and the new generation.
+            done = sql.execute(
+                "UPDATE logs SET generation=generation+1, length=0"
+                " WHERE container=? AND name=? AND generation=? AND length=?",
+                (container, name, mark.generation, mark.offset),
+            ).rowcount
+            if not done:
+                raise Conflict
+            archive = f"{name}.{mark.generation}"
+            sql.execute("INSERT INTO logs VALUES(?, ?, 0, ?)", (container, archive, mark.offset))
+            sql.execute(
+                "UPDATE blocks SET name=?, generation=0 WHERE container=? AND name=? AND generation=?",
+                (archive, container, name, mark.generation),
+            )
+        return Mark(mark.generation + 1, 0)
+
+    async def drop(self, container: str, name: str) -> None:
+        """And what was kept of its old generations."""
+        async with self._transaction() as sql:
+            row = sql.execute("SELECT generation FROM logs WHERE container=? AND name=?", (container, name)).fetchone()
+            for gone in [name, *(f"{name}.{generation}" for generation in range(row[0] if row else 0))]:
+                sql.execute("DELETE FROM logs WHERE container=? AND name=?", (container, gone))
+                sql.execute("DELETE FROM blocks WHERE container=? AND name=?", (container, gone))
+
+    async def logs(self, container: str) -> Sequence[str]:
+        with self._errors():
+            rows = self._sql.execute("SELECT name FROM logs WHERE container=? AND name LIKE '%.log'", (container,))
+            return [name for (name,) in rows]
+
+    async def weigh(self, container: str, prefix: str) -> int:
+        """In a thread, with its own connection; of a store in memory, there is but one."""
+
+        def work(db: sqlite3.Connection) -> int:
+            statement = (
+                "SELECT (SELECT total(length) FROM logs WHERE container=:c AND name>=:low AND name<:high)"
+                " + (SELECT total(length(body)) FROM documents WHERE container=:c AND name>=:low AND name<:high)"
+                " + (SELECT total(size) FROM chunks WHERE container=:c AND name>=:low AND name<:high)"
+            )
+            values = {"c": container, "low": prefix, "high": prefix + "\U0010ffff"}
+            return int(db.execute(statement, values).fetchone()[0])
+
+        def apart() -> int:
+            with contextlib.closing(self._connect()) as db:
+                return work(db)
+
+        with self._errors():
+            return work(self._sql) if self._path == ":memory:" else await asyncio.to_thread(apart)

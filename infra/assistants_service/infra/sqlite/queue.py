@@ -1,0 +1,86 @@
+"""The work queue as rows, hidden until a time."""
+
+from __future__ import annotations
+
+import json
+
+from assistants_service.core import names
+from assistants_service.core.ports.storage import (
+    Conflict,
+    Delivery,
+)
+from assistants_service.infra.sqlite.connection import SqliteConnection
+
+
+class SqliteQueue(SqliteConnection):
+    """core.ports.storage.Queue."""
+
+    async def send(self, body: bytes, *, delay: float = 0) -> None:
+        async with self._transaction():
+            self._send("work", body, delay)
+
+    def _send(self, queue: str, body: bytes, delay: float) -> None:
+        now = self._clock.now()
+        self._sql.execute(
+            "INSERT INTO queue(name, body, visible_at, since) VALUES(?, ?, ?, ?)", (queue, body, now + delay, now)
+        )
+
+    async def receive(self, limit: int, *, hide: float) -> list[Delivery]:
+        now = self._clock.now()
+        if now < self._looked:
+            await self._put_back(now)
+        self._looked = now
+        with self._errors():
+            # Looked at first without a write lock: polling an empty queue costs other writers nothing.
+            ids = self._sql.execute(
+                "SELECT id FROM queue WHERE name='work' AND visible_at<=? ORDER BY visible_at, id LIMIT ?", (now, limit)
+            ).fetchall()
+        if not ids:
+            return []
+        async with self._transaction() as sql:
+            rows = [
+                # visible_at again: two receivers of one item; the second finds it hidden.
+                sql.execute(
+                    "UPDATE queue SET visible_at=?, since=?, count=count+1 WHERE id=? AND visible_at<=?"
+                    " RETURNING id, body, count",
+                    (now + hide, now, item, now),
+                ).fetchone()
+                for (item,) in ids
+            ]
+        return [Delivery(str(row[0]), row[1], row[2], str(row[2])) for row in rows if row]
+
+    async def _put_back(self, now: float) -> None:
+        """The clock went back, perhaps while no process ran. What was hidden by the time before is hidden for as long
+        again, from now on, and no longer."""
+        with self._errors():
+            if not self._sql.execute("SELECT 1 FROM queue WHERE since>? LIMIT 1", (now,)).fetchone():
+                return
+        async with self._transaction() as sql:
+            # since: of two processes that notice, the second changes nothing.
+            sql.execute("UPDATE queue SET visible_at=visible_at-since+:now, since=:now WHERE since>:now", {"now": now})
+
+    async def extend(self, delivery: Delivery, *, hide: float) -> Delivery:
+        now = self._clock.now()
+        async with self._transaction() as sql:
+            # count is the receipt: a holder whose time ran out, and whose item was delivered to another.
+            done = sql.execute(
+                "UPDATE queue SET visible_at=?, since=?, body=? WHERE id=? AND count=?",
+                (now + hide, now, delivery.body, int(delivery.id), int(delivery.receipt)),
+            ).rowcount
+        if not done:
+            raise Conflict
+        return delivery
+
+    async def delete(self, delivery: Delivery) -> None:
+        async with self._transaction():
+            self._delete(delivery)
+
+    def _delete(self, delivery: Delivery) -> None:
+        # count: as in extend; another holder's item stays.
+        self._sql.execute("DELETE FROM queue WHERE id=? AND count=?", (int(delivery.id), int(delivery.receipt)))
+
+    async def bury(self, delivery: Delivery, reason: str) -> None:
+        item = json.dumps({"item": delivery.body.decode(errors="replace"), "reason": reason}).encode()
+        async with self._transaction():
+            self._send(names.BURIED, item, 0)
+            self._delete(delivery)
