@@ -26,7 +26,7 @@ from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from assistants_service.core.resources import TERMINAL, Run
+from assistants_service.core.protocol.runs.resources import TERMINAL, Run
 from assistants_service.core.threads import sse as frames
 from assistants_service.core.threads.decide import CLAIMS, DEADLY
 from azurite import Azurite

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from assistants_service.core import names
-from assistants_service.core.resources import TERMINAL, Run
+from assistants_service.core.protocol.runs.resources import TERMINAL, Run
 from assistants_service.core.threads import sse
 from byname import ASSISTANT
 from simulation import KEYS, PATIENCE, World

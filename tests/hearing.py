@@ -11,7 +11,7 @@ import msgspec
 from assistants_service.api import streaming
 from assistants_service.core import names
 from assistants_service.core.events import RunQueued
-from assistants_service.core.resources import FunctionToolCall, Step, ToolCalls
+from assistants_service.core.protocol.runs.resources import FunctionToolCall, Step, ToolCalls
 from assistants_service.core.threads import sse as frames
 from assistants_service.core.threads.fold import RunState
 from assistants_service.core.threads.stream import replay

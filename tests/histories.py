@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from assistants_service.core.resources import TERMINAL, Run
+from assistants_service.core.protocol.runs.resources import TERMINAL, Run
 from assistants_service.core.threads.decide import DEADLY
 from byname import ASSISTANT
 from client import Client, Ear, Exchange, Refused, Unanswered, names_in_path

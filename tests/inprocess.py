@@ -31,7 +31,7 @@ from assistants_service.core.ports.embeddings import Embeddings
 from assistants_service.core.ports.extraction import Extraction
 from assistants_service.core.ports.models import Deltas, ModelError, ModelInfo, Prompt, Reply, Thought, Tokens, ToolCall
 from assistants_service.core.ports.telemetry import SILENCE, Telemetry
-from assistants_service.core.resources import TERMINAL
+from assistants_service.core.protocol.runs.resources import TERMINAL
 from assistants_service.core.vector_stores.search import Searcher
 from assistants_service.infra.models.context_windows import known_window
 from assistants_service.infra.settings import read_settings

@@ -29,7 +29,8 @@ from assistants_service.core.ids import Ids
 from assistants_service.core.notifier import Notifier
 from assistants_service.core.ports.models import Prompt, ToolCall, Turn
 from assistants_service.core.ports.storage import Conflict
-from assistants_service.core.resources import Run, encode
+from assistants_service.core.protocol.objects import encode
+from assistants_service.core.protocol.runs.resources import Run
 from assistants_service.core.threads.repository import ThreadRepository
 from assistants_service.infra.azure.calls import call
 from assistants_service.infra.settings import read_settings

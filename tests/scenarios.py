@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from assistants_service.core.resources import TERMINAL
+from assistants_service.core.protocol.runs.resources import TERMINAL
 from client import Client
 
 Scenario = Callable[[Client], Awaitable[None]]

@@ -27,7 +27,7 @@ from assistants_service.core import names
 from assistants_service.core.ids import Ids
 from assistants_service.core.notifier import Notifier
 from assistants_service.core.ports.storage import StorageUnavailable
-from assistants_service.core.resources import encode
+from assistants_service.core.protocol.objects import encode
 from assistants_service.core.threads.repository import ThreadRepository
 from assistants_service.core.vector_stores.repository import VectorStoreRepository
 from assistants_service.core.vector_stores.search import Searcher

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from assistants_service.core.citations import Citer, Sources, annotated
-from assistants_service.core.resources import FileSearchResult
+from assistants_service.core.protocol.runs.resources import FileSearchResult
 
 
 def result(file_id: str, name: str) -> FileSearchResult:

@@ -21,8 +21,11 @@ from assistants_service.core import names
 from assistants_service.core.ports.embeddings import Kind
 from assistants_service.core.ports.models import Deltas, Prompt, Reply
 from assistants_service.core.ports.storage import Delivery
-from assistants_service.core.requests import CreateThreadAndRun
-from assistants_service.core.resources import File, FileCounts, Run, VectorStore, encode
+from assistants_service.core.protocol.files.resources import File
+from assistants_service.core.protocol.objects import encode
+from assistants_service.core.protocol.runs.requests import CreateThreadAndRun
+from assistants_service.core.protocol.runs.resources import Run
+from assistants_service.core.protocol.vector_stores.resources import FileCounts, VectorStore
 from assistants_service.core.vector_stores.commands import NewFile
 from assistants_service.worker.ingestion import JOBS
 from assistants_service.worker.main import POLL_SLOW, Worker

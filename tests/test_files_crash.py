@@ -18,8 +18,8 @@ from assistants_service.core import names
 from assistants_service.core.errors import ApiError
 from assistants_service.core.files.service import PATIENCE, decode_file
 from assistants_service.core.ports.storage import StorageUnavailable
-from assistants_service.core.requests import CompleteUpload, CreateUpload, ExpiresAfter
-from assistants_service.core.resources import File
+from assistants_service.core.protocol.files.requests import CompleteUpload, CreateUpload, ExpiresAfter
+from assistants_service.core.protocol.files.resources import File
 from assistants_service.infra.sqlite import contents
 from client import Unanswered
 from faults import How, Plan

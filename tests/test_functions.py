@@ -19,7 +19,7 @@ from openai import AsyncOpenAI
 
 from assistants_service.core import names
 from assistants_service.core.ports.storage import StorageUnavailable
-from assistants_service.core.resources import Run
+from assistants_service.core.protocol.runs.resources import Run
 from assistants_service.core.work_items import AdvanceRun, to_body
 from assistants_service.hosted import HostedWorker
 from assistants_service.infra.settings import ConfigurationError, Settings

@@ -9,7 +9,7 @@ import pytest
 
 from assistants_service.core import events as e
 from assistants_service.core.ports.models import Image, Turn
-from assistants_service.core.resources import ImageFile, ImageFilePart, Message, Thread
+from assistants_service.core.protocol.threads.resources import ImageFile, ImageFilePart, Message, Thread
 from assistants_service.worker import images
 from forms import file_form, send_form
 from inprocess import InProcess, calls, in_process, says

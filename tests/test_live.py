@@ -10,7 +10,8 @@ from msgspec.structs import replace
 
 import virtual
 from assistants_service.core.ids import Ids
-from assistants_service.core.resources import Message, Run
+from assistants_service.core.protocol.runs.resources import Run
+from assistants_service.core.protocol.threads.resources import Message
 from assistants_service.core.threads import sse as frames
 from assistants_service.worker.deltas import DeltaBuffer, PartialReply
 

@@ -15,8 +15,9 @@ from assistants_service.core.ids import Ids
 from assistants_service.core.notifier import Notifier
 from assistants_service.core.ports.models import Deltas, ModelInfo, Prompt, Reply
 from assistants_service.core.ports.storage import Conflict, Delivery, StorageUnavailable
-from assistants_service.core.requests import CreateThreadAndRun
-from assistants_service.core.resources import Run, StoredAssistant
+from assistants_service.core.protocol.assistants.resources import StoredAssistant
+from assistants_service.core.protocol.runs.requests import CreateThreadAndRun
+from assistants_service.core.protocol.runs.resources import Run
 from assistants_service.core.threads import sse as frames
 from assistants_service.core.threads.decide import CLOSING
 from assistants_service.core.threads.repository import ThreadRepository

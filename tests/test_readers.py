@@ -28,7 +28,7 @@ from assistants_service.api import connections, streaming
 from assistants_service.composition import api_of
 from assistants_service.core.notifier import Notifier
 from assistants_service.core.ports.models import Deltas, Prompt, Reply
-from assistants_service.core.resources import Run
+from assistants_service.core.protocol.runs.resources import Run
 from assistants_service.core.threads import sse as frames
 from byname import ByName
 from client import names_in_path

@@ -15,7 +15,7 @@ from assistants_service.core.fanout import AT_ONCE
 from assistants_service.core.ids import Ids
 from assistants_service.core.log import repository
 from assistants_service.core.ports.storage import Document, StorageUnavailable, Undecided
-from assistants_service.core.requests import CreateMessage
+from assistants_service.core.protocol.threads.requests import CreateMessage
 from assistants_service.core.threads.commands import message_from
 from client import Client
 from faults import How, Plan

@@ -12,7 +12,7 @@ from assistants_service.core import names
 from assistants_service.core.errors import ApiError
 from assistants_service.core.paging import PageQuery
 from assistants_service.core.ports.storage import Document, Mark
-from assistants_service.core.resources import encode
+from assistants_service.core.protocol.objects import encode
 from assistants_service.core.threads.stream import replay
 from client import Client
 from faults import Plan

@@ -19,7 +19,9 @@ from assistants_service.core import events as e
 from assistants_service.core import names
 from assistants_service.core.errors import ApiError
 from assistants_service.core.ports.storage import Delivery
-from assistants_service.core.resources import ExpiresAfter, File, FileCounts, VectorStore, encode
+from assistants_service.core.protocol.files.resources import File
+from assistants_service.core.protocol.objects import encode
+from assistants_service.core.protocol.vector_stores.resources import ExpiresAfter, FileCounts, VectorStore
 from assistants_service.core.search.segment import passages
 from assistants_service.core.threads.commands import store_of_thread
 from assistants_service.core.vector_stores.commands import NewFile

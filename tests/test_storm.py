@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from assistants_service.core.ports.models import Deltas, Prompt, Reply, ToolCall
-from assistants_service.core.resources import TERMINAL
+from assistants_service.core.protocol.runs.resources import TERMINAL
 from inprocess import Event, InProcess, calls, fails, in_process, path_of, says
 
 Json = Any

@@ -15,7 +15,7 @@ from assistants_service.core import names
 from assistants_service.core.ids import Ids
 from assistants_service.core.notifier import Notifier
 from assistants_service.core.ports.storage import Conflict
-from assistants_service.core.resources import Run
+from assistants_service.core.protocol.runs.resources import Run
 from assistants_service.core.threads import sse as frames
 from assistants_service.core.threads.fold import Change
 from assistants_service.core.threads.stream import StreamWriter

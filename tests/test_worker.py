@@ -14,7 +14,7 @@ import pytest
 from assistants_service.core import names
 from assistants_service.core.ports.models import Deltas, Prompt, Reply
 from assistants_service.core.ports.storage import Conflict, Delivery, StorageUnavailable
-from assistants_service.core.resources import Run, ToolCalls
+from assistants_service.core.protocol.runs.resources import Run, ToolCalls
 from assistants_service.core.threads import sse as frames
 from assistants_service.core.work_items import AdvanceRun, PurgeThread, to_body
 from assistants_service.worker.actions import Actions

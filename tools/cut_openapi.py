@@ -295,7 +295,7 @@ def _flatten_form(form: Json, expiry: Json) -> None:
         form["properties"][f"expires_after[{name}]"] = {**schema, "example": ""}
 
 
-# What core/requests.py and core/search/request.py check and the published document leaves to its prose, or leaves out:
+# What core/protocol and core/search/request.py check and the published document leaves to its prose, or leaves out:
 # by the property's name.
 ID = {"minLength": 1, "maxLength": 256}
 FILE, STORE = {"pattern": "^file", "maxLength": 256}, {"pattern": "^vs", "maxLength": 256}

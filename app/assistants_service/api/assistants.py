@@ -14,8 +14,9 @@ from assistants_service.api.service import Service, answer, answer_stored, path_
 from assistants_service.core import names
 from assistants_service.core.errors import no_such
 from assistants_service.core.ports.storage import Conflict, Stored
-from assistants_service.core.requests import CreateAssistant, UpdateAssistant
-from assistants_service.core.resources import Assistant, Deleted, StoredAssistant, encode
+from assistants_service.core.protocol.assistants.requests import CreateAssistant, UpdateAssistant
+from assistants_service.core.protocol.assistants.resources import Assistant, StoredAssistant
+from assistants_service.core.protocol.objects import Deleted, encode
 from assistants_service.core.threads.commands import assistant_from, updated_assistant
 
 _decoder = msgspec.json.Decoder(StoredAssistant)

@@ -18,7 +18,7 @@ from aiohttp.abc import AbstractStreamWriter
 
 from assistants_service.api.service import SERVICE
 from assistants_service.core.errors import ApiError, overloaded
-from assistants_service.core.resources import encode
+from assistants_service.core.protocol.objects import encode
 
 log = logging.getLogger(__name__)
 Progress = dict[asyncio.Transport, tuple[int, float]]  # bytes that are sent, and since when it is so many

@@ -20,8 +20,9 @@ from assistants_service.core.errors import ApiError, no_such_file
 from assistants_service.core.files.service import decode_file, expiry
 from assistants_service.core.ids import SAFE_ID
 from assistants_service.core.ports.storage import StorageUnavailable
-from assistants_service.core.requests import CreateFile, Purpose
-from assistants_service.core.resources import Deleted, File, encode
+from assistants_service.core.protocol.files.requests import CreateFile, Purpose
+from assistants_service.core.protocol.files.resources import File
+from assistants_service.core.protocol.objects import Deleted, encode
 
 log = logging.getLogger(__name__)
 

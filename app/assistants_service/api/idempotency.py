@@ -17,8 +17,8 @@ from assistants_service.api.service import Service, service_of
 from assistants_service.core import names
 from assistants_service.core.errors import ApiError
 from assistants_service.core.ports.storage import Conflict, Stored
-from assistants_service.core.requests import Body
-from assistants_service.core.resources import Struct, encode
+from assistants_service.core.protocol.bodies import Body
+from assistants_service.core.protocol.objects import Struct, encode
 
 LIFETIME = 24 * 3600.0  # seconds for which a key is remembered
 MAX_KEY = 255  # characters

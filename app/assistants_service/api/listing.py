@@ -9,7 +9,7 @@ from aiohttp import web
 
 from assistants_service.api.service import checked_id, page_query, service_of
 from assistants_service.core.ports.storage import Stored
-from assistants_service.core.resources import encode
+from assistants_service.core.protocol.objects import encode
 
 
 def _as_stored(body: bytes) -> bytes:

@@ -15,7 +15,8 @@ from assistants_service.api.service import answer, answer_stored, service_of
 from assistants_service.core import names
 from assistants_service.core.errors import ApiError
 from assistants_service.core.ids import made_at
-from assistants_service.core.resources import Message, Step
+from assistants_service.core.protocol.runs.resources import Step
+from assistants_service.core.protocol.threads.resources import Message
 from assistants_service.core.threads.fold import ThreadState
 from assistants_service.core.threads.stream import last_told
 

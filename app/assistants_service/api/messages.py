@@ -8,8 +8,8 @@ from assistants_service.api import making
 from assistants_service.api.idempotency import reserve
 from assistants_service.api.service import answer, checked_id, page_query, path_id, read_body, service_of
 from assistants_service.core import names
-from assistants_service.core.requests import CreateMessage, UpdateMetadata
-from assistants_service.core.resources import Deleted
+from assistants_service.core.protocol.objects import Deleted
+from assistants_service.core.protocol.threads.requests import CreateMessage, UpdateMetadata
 from assistants_service.core.threads.commands import message_of
 
 

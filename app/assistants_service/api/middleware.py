@@ -32,7 +32,7 @@ from assistants_service.core.log.state import UnreadableLog
 from assistants_service.core.log_context import scope, work_on
 from assistants_service.core.ports.storage import Conflict, Full, StorageUnavailable, Undecided
 from assistants_service.core.ports.telemetry import Telemetry
-from assistants_service.core.resources import encode
+from assistants_service.core.protocol.objects import encode
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from assistants_service.core.errors import ApiError, no_such, no_such_file
 from assistants_service.core.fanout import fan_out
 from assistants_service.core.ids import SAFE_ID
 from assistants_service.core.ports.models import NoSuchModel
-from assistants_service.core.requests import Body
+from assistants_service.core.protocol.bodies import Body
 
 FILE, STORE = "file", "vector store"
 KINDS: Final = {"file_id": FILE, "file_ids": FILE, "vector_store_ids": STORE}

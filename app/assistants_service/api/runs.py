@@ -19,8 +19,9 @@ from assistants_service.api.service import (
     service_of,
 )
 from assistants_service.core import names
-from assistants_service.core.requests import CreateRun, CreateThreadAndRun, SubmitToolOutputs, UpdateMetadata
-from assistants_service.core.resources import Run
+from assistants_service.core.protocol.runs.requests import CreateRun, CreateThreadAndRun, SubmitToolOutputs
+from assistants_service.core.protocol.runs.resources import Run
+from assistants_service.core.protocol.threads.requests import UpdateMetadata
 from assistants_service.core.threads.commands import run_of
 
 

@@ -20,8 +20,8 @@ from assistants_service.core.ports.clock import Clock
 from assistants_service.core.ports.models import Models
 from assistants_service.core.ports.storage import Storage, Stored
 from assistants_service.core.ports.telemetry import SILENCE, Telemetry
-from assistants_service.core.requests import Body
-from assistants_service.core.resources import encode
+from assistants_service.core.protocol.bodies import Body
+from assistants_service.core.protocol.objects import encode
 from assistants_service.core.threads.commands import ThreadCommands
 from assistants_service.core.threads.repository import ThreadRepository
 from assistants_service.core.threads.service import ThreadService

@@ -14,7 +14,7 @@ from assistants_service.api.service import REQUEST_ID, Service
 from assistants_service.core import names
 from assistants_service.core.errors import ApiError
 from assistants_service.core.ports.storage import Mark, StorageUnavailable
-from assistants_service.core.resources import encode
+from assistants_service.core.protocol.objects import encode
 from assistants_service.core.threads import sse
 from assistants_service.core.threads.commands import run_of
 from assistants_service.core.threads.stream import replay

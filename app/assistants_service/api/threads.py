@@ -11,8 +11,8 @@ from assistants_service.api.idempotency import reserve
 from assistants_service.api.service import answer, answer_stored, path_id, read_body, service_of
 from assistants_service.core import names
 from assistants_service.core.ports.storage import Conflict
-from assistants_service.core.requests import CreateThread, UpdateThread
-from assistants_service.core.resources import Deleted
+from assistants_service.core.protocol.objects import Deleted
+from assistants_service.core.protocol.threads.requests import CreateThread, UpdateThread
 from assistants_service.core.threads.commands import thread_of
 
 

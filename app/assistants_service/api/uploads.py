@@ -9,7 +9,7 @@ from assistants_service.api.multipart import Form
 from assistants_service.api.service import answer, read_body, service_of
 from assistants_service.core.errors import no_such_upload
 from assistants_service.core.ids import SAFE_ID
-from assistants_service.core.requests import CompleteUpload, CreateUpload
+from assistants_service.core.protocol.files.requests import CompleteUpload, CreateUpload
 
 MAX_PART = 64 * 1024**2  # bytes (section 3.7)
 

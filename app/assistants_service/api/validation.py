@@ -1,4 +1,4 @@
-"""Turns what breaks a rule of core.requests into the wire's 400: text, `param`, `code` of the contract's section 6."""
+"""Turns what breaks a rule of core.protocol into the wire's 400: text, `param`, `code` of the contract's section 6."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from assistants_service.core.errors import ApiError, invalid_id
 from assistants_service.core.paging import PageQuery
-from assistants_service.core.requests import Body
+from assistants_service.core.protocol.bodies import Body
 
 B = TypeVar("B", bound=Body)
 

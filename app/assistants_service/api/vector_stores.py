@@ -16,24 +16,22 @@ from assistants_service.core import names
 from assistants_service.core.errors import ApiError, no_such
 from assistants_service.core.ids import SAFE_ID
 from assistants_service.core.paging import Index, PageQuery
-from assistants_service.core.requests import (
+from assistants_service.core.protocol.objects import Deleted, Page, encode
+from assistants_service.core.protocol.vector_stores.requests import (
     CreateFileBatch,
     CreateVectorStore,
     CreateVectorStoreFile,
     UpdateVectorStore,
     UpdateVectorStoreFile,
 )
-from assistants_service.core.resources import (
-    Deleted,
+from assistants_service.core.protocol.vector_stores.resources import (
     ExpiresAfter,
     FileContent,
     FileStatus,
-    Page,
     SearchResult,
     SearchResults,
     TextContent,
     VectorStore,
-    encode,
 )
 from assistants_service.core.search.request import Ranking, SearchVectorStore
 from assistants_service.core.vector_stores.commands import NewFile, chunking_of, has_expired, new_file, new_files

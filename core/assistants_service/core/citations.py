@@ -13,7 +13,8 @@ from itertools import islice
 from typing import Any
 
 from assistants_service.core.file_search import Place, found_by, plain_name
-from assistants_service.core.resources import FileSearchResult, Step, TextPart
+from assistants_service.core.protocol.runs.resources import FileSearchResult, Step
+from assistants_service.core.protocol.threads.resources import TextPart
 from assistants_service.core.threads.fold import RunState, ThreadState
 
 # A file's name has 255 characters at most. What cannot become a marker is not held back while an answer is streamed.

@@ -11,20 +11,13 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from assistants_service.core.ports.models import Thought
-from assistants_service.core.resources import (
+from assistants_service.core.protocol.objects import LastError, Metadata, Struct, ToolResources
+from assistants_service.core.protocol.runs.resources import FileSearchResult, Run, Step, Usage
+from assistants_service.core.protocol.threads.resources import Message, Thread
+from assistants_service.core.protocol.vector_stores.resources import (
     Attributes,
     ExpiresAfter,
-    FileSearchResult,
-    LastError,
-    Message,
-    Metadata,
-    Run,
     StaticChunking,
-    Step,
-    Struct,
-    Thread,
-    ToolResources,
-    Usage,
     VectorStore,
 )
 

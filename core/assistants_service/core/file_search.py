@@ -14,17 +14,16 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 from msgspec import UNSET
 
-from assistants_service.core.resources import (
+from assistants_service.core.protocol.runs.resources import (
     FileSearchResult,
-    FileSearchTool,
     FileSearchToolCall,
-    FunctionTool,
     RankingOptions,
     Run,
     Step,
-    TextContent,
     ToolCalls,
 )
+from assistants_service.core.protocol.tools.resources import FileSearchTool, FunctionTool
+from assistants_service.core.protocol.vector_stores.resources import TextContent
 
 if TYPE_CHECKING:
     from assistants_service.core.vector_stores.search import Found
@@ -91,7 +90,7 @@ def ranking_of(run: Run) -> RankingOptions:
 
 
 def weights_of(run: Run) -> Mapping[str, float] | None:
-    """What core.requests.HybridSearch asks for, if the run has it."""
+    """What protocol.tools.requests.HybridSearch asks for, if the run has it."""
     return (_options(run).get("ranking_options") or {}).get("hybrid_search")
 
 

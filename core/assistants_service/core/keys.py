@@ -20,7 +20,7 @@ from assistants_service.core import names
 from assistants_service.core.ids import Ids
 from assistants_service.core.ports.clock import Clock
 from assistants_service.core.ports.storage import Conflict, Documents
-from assistants_service.core.resources import Struct, encode
+from assistants_service.core.protocol.objects import Struct, encode
 
 Scope = Literal["read", "full"]
 PAGE = 200  # keys of one look at the store

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 import msgspec
 
 from assistants_service.core.errors import no_such
-from assistants_service.core.resources import Page, Struct, encode
+from assistants_service.core.protocol.objects import Page, Struct, encode
 
 T = TypeVar("T")
 Buffer = bytes | memoryview

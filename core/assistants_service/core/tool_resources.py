@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from assistants_service.core import requests as r
-from assistants_service.core.resources import CodeInterpreterTool, Tool, ToolResources
+from assistants_service.core.protocol.objects import ToolResources
+from assistants_service.core.protocol.threads.requests import CreateMessage
+from assistants_service.core.protocol.tools.requests import ToolResourcesBody
+from assistants_service.core.protocol.tools.resources import CodeInterpreterTool, Tool
 
 MAX_CODE_FILES: Final = 20  # of a thread, by the published schema; the newest ones stay
 
 
-def resources_from(body: r.ToolResourcesBody | None) -> ToolResources:
+def resources_from(body: ToolResourcesBody | None) -> ToolResources:
     found: ToolResources = {}
     if body and body.code_interpreter:
         found["code_interpreter"] = {"file_ids": body.code_interpreter.file_ids or []}
@@ -20,7 +22,7 @@ def resources_from(body: r.ToolResourcesBody | None) -> ToolResources:
     return found
 
 
-def overridden(old: ToolResources, body: r.ToolResourcesBody | None) -> ToolResources:
+def overridden(old: ToolResources, body: ToolResourcesBody | None) -> ToolResources:
     """What an update leaves: ids that it gives override those of their tool, and null takes all of them away.
 
     A tool whose ids are not given keeps them. Those of code_interpreter are given by an empty object, too: in the
@@ -50,7 +52,7 @@ def with_tools(resources: ToolResources, tools: Sequence[Tool]) -> ToolResources
     return resources
 
 
-def with_attached(resources: ToolResources, messages: Sequence[r.CreateMessage] | None) -> ToolResources:
+def with_attached(resources: ToolResources, messages: Sequence[CreateMessage] | None) -> ToolResources:
     """With the files that new messages attach for `code_interpreter`."""
     files = _for_code(messages)
     if not files:
@@ -59,7 +61,7 @@ def with_attached(resources: ToolResources, messages: Sequence[r.CreateMessage] 
     return {**resources, "code_interpreter": {"file_ids": list(dict.fromkeys([*before, *files]))[-MAX_CODE_FILES:]}}
 
 
-def _for_code(messages: Sequence[r.CreateMessage] | None) -> list[str]:
+def _for_code(messages: Sequence[CreateMessage] | None) -> list[str]:
     return [
         attachment.file_id
         for message in messages or ()

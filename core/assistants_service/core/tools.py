@@ -8,9 +8,10 @@ from typing import Any, Final
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from assistants_service.core import requests as r
 from assistants_service.core.errors import ApiError
-from assistants_service.core.resources import (
+from assistants_service.core.protocol.bodies import Body
+from assistants_service.core.protocol.tools.requests import CodeInterpreterBody, FileSearchBody, FunctionToolBody
+from assistants_service.core.protocol.tools.resources import (
     CodeInterpreterTool,
     FileSearchTool,
     FunctionDefinition,
@@ -25,10 +26,10 @@ def tools_from(tools: Sequence[Any] | None) -> tuple[Tool, ...]:
     return tuple(_tool(tool) for tool in tools or ())
 
 
-def _tool(body: r.FunctionToolBody | r.CodeInterpreterBody | r.FileSearchBody) -> Tool:
+def _tool(body: FunctionToolBody | CodeInterpreterBody | FileSearchBody) -> Tool:
     """Normalised as recorded: section 3.1."""
     match body:
-        case r.FunctionToolBody(function=function):
+        case FunctionToolBody(function=function):
             definition = FunctionDefinition(
                 name=function.name,
                 description=UNSET if function.description is None else function.description,
@@ -37,9 +38,9 @@ def _tool(body: r.FunctionToolBody | r.CodeInterpreterBody | r.FileSearchBody) -
             if function.parameters is not None:
                 definition = replace(definition, parameters=function.parameters)
             return FunctionTool(function=definition)
-        case r.CodeInterpreterBody():
+        case CodeInterpreterBody():
             return CodeInterpreterTool()
-        case r.FileSearchBody(file_search=options):
+        case FileSearchBody(file_search=options):
             given = plain(options) or {}
             ranking = {**RANKING, **(given.pop("ranking_options", None) or {})}
             return FileSearchTool(file_search={**given, "ranking_options": ranking})
@@ -64,4 +65,4 @@ def check_choice(choice: str | dict[str, Any], tools: Sequence[Tool]) -> None:
 
 def plain(body: Any) -> Any:
     """The JSON that the body came from."""
-    return body.model_dump(exclude_none=True, by_alias=True) if isinstance(body, r.Body) else body
+    return body.model_dump(exclude_none=True, by_alias=True) if isinstance(body, Body) else body

@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from assistants_service.core.resources import Struct, encode
+from assistants_service.core.protocol.objects import Struct, encode
 
 MAX_DELAY: Final = 7 * 24 * 3600.0  # seconds that a queue hides an item at most
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from assistants_service.core.ports.models import ContextExceeded, Models, Prompt, Reply, Tokenizer, Tokens
-from assistants_service.core.resources import Run
+from assistants_service.core.protocol.runs.resources import Run
 from assistants_service.core.threads.fold import RunState, ThreadState
 from assistants_service.core.threads.prompt import PROMPT_SHARE, Built, Definitions, bound, build, tokens_of
 

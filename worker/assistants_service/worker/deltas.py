@@ -13,7 +13,15 @@ from assistants_service.core import file_search
 from assistants_service.core.citations import Citer, Sources
 from assistants_service.core.ids import Ids
 from assistants_service.core.ports.storage import Conflict
-from assistants_service.core.resources import Message, MessageCreation, MessageRef, RankingOptions, Run, Step, ToolCalls
+from assistants_service.core.protocol.runs.resources import (
+    MessageCreation,
+    MessageRef,
+    RankingOptions,
+    Run,
+    Step,
+    ToolCalls,
+)
+from assistants_service.core.protocol.threads.resources import Message
 from assistants_service.core.threads import sse
 from assistants_service.core.threads.stream import StreamWriter
 

@@ -11,7 +11,7 @@ from assistants_service.core.errors import ApiError
 from assistants_service.core.files.service import Files, decode_file
 from assistants_service.core.ids import SAFE_ID
 from assistants_service.core.ports.models import Image, ModelError, Prompt, Turn
-from assistants_service.core.resources import File
+from assistants_service.core.protocol.files.resources import File
 from assistants_service.core.threads.turns import IMAGE_FILE, content_of
 
 MIB: Final = 1024 * 1024

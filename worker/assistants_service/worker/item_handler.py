@@ -19,7 +19,7 @@ from assistants_service.core.log.state import UnreadableLog
 from assistants_service.core.log_context import work_on
 from assistants_service.core.notifier import Listener
 from assistants_service.core.ports.storage import Conflict, Delivery, StorageUnavailable
-from assistants_service.core.resources import LastError
+from assistants_service.core.protocol.objects import LastError
 from assistants_service.core.threads.decide import KeepItem, Wait, WaitUntil, failed
 from assistants_service.core.threads.fold import ThreadState
 from assistants_service.core.work_items import (

@@ -18,8 +18,9 @@ from assistants_service.core.file_search import NAME, stores_of
 from assistants_service.core.ports.models import ContextExceeded, ModelError, Prompt, Refused, Reply, Tokens
 from assistants_service.core.ports.storage import StorageUnavailable
 from assistants_service.core.ports.telemetry import SILENCE, Span
-from assistants_service.core.requests import MOST_OUTPUTS
-from assistants_service.core.resources import FileSearchResult, FileSearchToolCall, FunctionToolCall, LastError, Struct
+from assistants_service.core.protocol.objects import LastError, Struct
+from assistants_service.core.protocol.runs.requests import MOST_OUTPUTS
+from assistants_service.core.protocol.runs.resources import FileSearchResult, FileSearchToolCall, FunctionToolCall
 from assistants_service.core.threads import sse
 from assistants_service.core.threads.decide import (
     CallModel,

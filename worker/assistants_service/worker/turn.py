@@ -9,26 +9,21 @@ from msgspec.structs import replace
 from assistants_service.core import events as e
 from assistants_service.core.citations import annotated
 from assistants_service.core.ports.models import ModelError, Prompt, Refused, Reply, Thought, Tokens, ToolCall
-from assistants_service.core.resources import (
+from assistants_service.core.protocol.objects import LastError
+from assistants_service.core.protocol.runs.resources import (
     Asked,
     CachedTokens,
     FileSearch,
     FileSearchToolCall,
     FunctionCall,
     FunctionToolCall,
-    LastError,
-    Message,
-    Part,
-    Reason,
     ReasoningTokens,
-    RefusalPart,
     Run,
     StepToolCall,
-    Text,
-    TextPart,
     ToolCalls,
     Usage,
 )
+from assistants_service.core.protocol.threads.resources import Message, Part, Reason, RefusalPart, Text, TextPart
 from assistants_service.core.threads.fold import RunState
 from assistants_service.worker.actions import Actions
 from assistants_service.worker.deltas import PartialReply

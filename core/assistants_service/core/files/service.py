@@ -19,7 +19,8 @@ from assistants_service.core.ids import made_at
 from assistants_service.core.notifier import Notifier
 from assistants_service.core.ports.clock import Clock
 from assistants_service.core.ports.storage import Conflict, Storage, StorageUnavailable, Stored
-from assistants_service.core.resources import File, encode
+from assistants_service.core.protocol.files.resources import File
+from assistants_service.core.protocol.objects import encode
 from assistants_service.core.work_items import MAX_DELAY, CleanUpFile, PurgeFile, WorkItem, to_body
 
 FIRST_LOOK: Final = 600.0  # seconds after which a worker looks whether a file came to be

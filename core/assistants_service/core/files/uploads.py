@@ -20,8 +20,9 @@ from assistants_service.core.errors import ApiError, no_such_upload
 from assistants_service.core.files.service import PATIENCE, Files, expiry
 from assistants_service.core.ids import Ids
 from assistants_service.core.ports.storage import Conflict, Part
-from assistants_service.core.requests import CompleteUpload, CreateUpload
-from assistants_service.core.resources import File, Struct, Upload, UploadPart, encode
+from assistants_service.core.protocol.files.requests import CompleteUpload, CreateUpload
+from assistants_service.core.protocol.files.resources import File, Upload, UploadPart
+from assistants_service.core.protocol.objects import Struct, encode
 from assistants_service.core.work_items import CleanUpFile, CleanUpUpload
 
 LIFETIME: Final = 3600  # seconds in which an upload has to be completed (section 3.7)

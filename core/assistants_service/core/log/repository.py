@@ -31,7 +31,7 @@ from assistants_service.core.ports.storage import (
     Unsent,
 )
 from assistants_service.core.ports.telemetry import SILENCE, Telemetry
-from assistants_service.core.resources import Struct, encode
+from assistants_service.core.protocol.objects import Struct, encode
 from assistants_service.core.work_items import WorkItem, to_body
 
 log = logging.getLogger(__name__)

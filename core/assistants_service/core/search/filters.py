@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
 
-from assistants_service.core.requests import Body
+from assistants_service.core.protocol.bodies import Body
 
 Attribute = str | float | bool
 _ORDERS: Final[Mapping[str, Callable[[Any, Any], bool]]] = {"gt": gt, "gte": ge, "lt": lt, "lte": le}

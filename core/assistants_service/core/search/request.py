@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, StringConstraints, Tag
 
-from assistants_service.core.requests import Body, HybridSearch
+from assistants_service.core.protocol.bodies import Body
+from assistants_service.core.protocol.tools.requests import HybridSearch
 from assistants_service.core.search.filters import Filter
 from assistants_service.core.search.ranking import Weights
 

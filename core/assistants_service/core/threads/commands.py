@@ -12,23 +12,31 @@ from msgspec import UNSET
 from msgspec.structs import replace
 
 from assistants_service.core import events as e
-from assistants_service.core import requests as r
 from assistants_service.core.errors import ApiError, no_such
 from assistants_service.core.ids import Ids
-from assistants_service.core.resources import (
-    TERMINAL,
+from assistants_service.core.protocol.assistants.requests import AssistantFields, CreateAssistant, UpdateAssistant
+from assistants_service.core.protocol.assistants.resources import StoredAssistant
+from assistants_service.core.protocol.runs.requests import CreateRun, CreateThreadAndRun, RunFields, SubmitToolOutputs
+from assistants_service.core.protocol.runs.resources import TERMINAL, Run, TruncationStrategy
+from assistants_service.core.protocol.threads.requests import (
+    CreateMessage,
+    CreateThread,
+    ImageFilePartBody,
+    ImageUrlPartBody,
+    TextPartBody,
+    UpdateMetadata,
+    UpdateThread,
+)
+from assistants_service.core.protocol.threads.resources import (
     ImageFile,
     ImageFilePart,
     ImageUrl,
     ImageUrlPart,
     Message,
     Part,
-    Run,
-    StoredAssistant,
     Text,
     TextPart,
     Thread,
-    TruncationStrategy,
 )
 from assistants_service.core.threads.fold import RunState, ThreadState
 from assistants_service.core.tool_resources import overridden, resources_from, together, with_attached, with_tools
@@ -39,7 +47,7 @@ SAMPLING = ("temperature", "top_p")
 # --- bodies to resources ------------------------------------------------------------------------------------------
 
 
-def assistant_from(body: r.CreateAssistant, assistant_id: str, now: float) -> StoredAssistant:
+def assistant_from(body: CreateAssistant, assistant_id: str, now: float) -> StoredAssistant:
     return StoredAssistant(
         id=assistant_id,
         created_at=int(now),
@@ -58,16 +66,16 @@ def assistant_from(body: r.CreateAssistant, assistant_id: str, now: float) -> St
     )
 
 
-def chosen_of(body: r.AssistantFields | r.RunFields, inherited: Iterable[str] = ()) -> tuple[str, ...]:
+def chosen_of(body: AssistantFields | RunFields, inherited: Iterable[str] = ()) -> tuple[str, ...]:
     """Which of the parameters that are 1 unasked are so on purpose. What is not given is inherited."""
     kept = {name for name in inherited if getattr(body, name) is None}
     return tuple(name for name in SAMPLING if name in kept or getattr(body, name) == 1)
 
 
-def updated_assistant(old: StoredAssistant, body: r.UpdateAssistant) -> StoredAssistant:
+def updated_assistant(old: StoredAssistant, body: UpdateAssistant) -> StoredAssistant:
     """The given keys replace the old ones whole (section 3.1), but for `tool_resources`; what was not given stays."""
     new = assistant_from(
-        r.CreateAssistant.model_construct(
+        CreateAssistant.model_construct(
             _fields_set=body.model_fields_set, **{**dict(body), "model": body.model or old.model}
         ),
         old.id,
@@ -81,8 +89,8 @@ def updated_assistant(old: StoredAssistant, body: r.UpdateAssistant) -> StoredAs
     return replace(updated, tool_resources=with_tools(updated.tool_resources, updated.tools))
 
 
-def message_from(body: r.CreateMessage, thread_id: str, message_id: str, now: float) -> Message:
-    content = [r.TextPartBody(type="text", text=body.content)] if isinstance(body.content, str) else body.content
+def message_from(body: CreateMessage, thread_id: str, message_id: str, now: float) -> Message:
+    content = [TextPartBody(type="text", text=body.content)] if isinstance(body.content, str) else body.content
     return Message(
         id=message_id,
         created_at=int(now),
@@ -98,13 +106,13 @@ def message_from(body: r.CreateMessage, thread_id: str, message_id: str, now: fl
     )
 
 
-def _part(body: r.TextPartBody | r.ImageUrlPartBody | r.ImageFilePartBody) -> Part:
+def _part(body: TextPartBody | ImageUrlPartBody | ImageFilePartBody) -> Part:
     match body:
-        case r.TextPartBody(text=text):
+        case TextPartBody(text=text):
             return TextPart(text=Text(value=text))
-        case r.ImageUrlPartBody(image_url=image):
+        case ImageUrlPartBody(image_url=image):
             return ImageUrlPart(image_url=ImageUrl(url=image.url, detail=image.detail or "auto"))
-        case r.ImageFilePartBody(image_file=image):
+        case ImageFilePartBody(image_file=image):
             return ImageFilePart(image_file=ImageFile(file_id=image.file_id, detail=image.detail or "auto"))
 
 
@@ -135,7 +143,7 @@ class ThreadCommands:
     lifetime: int = 600
     trace: str = ""
 
-    def create_thread(self, body: r.CreateThread, thread_id: str) -> list[e.Event]:
+    def create_thread(self, body: CreateThread, thread_id: str) -> list[e.Event]:
         thread = Thread(
             id=thread_id,
             created_at=int(self.now),
@@ -144,7 +152,7 @@ class ThreadCommands:
         )
         return [e.ThreadCreated(thread=thread), *self._messages(body.messages, thread_id)]
 
-    def update_thread(self, state: ThreadState, body: r.UpdateThread) -> list[e.Event]:
+    def update_thread(self, state: ThreadState, body: UpdateThread) -> list[e.Event]:
         given, old = body.model_fields_set, thread_of(state).tool_resources
         if not given:
             return []
@@ -159,7 +167,7 @@ class ThreadCommands:
         return [e.ThreadDeleted()]
 
     def create_message(
-        self, state: ThreadState, body: r.CreateMessage, message_id: str, filing: Filing | None = None
+        self, state: ThreadState, body: CreateMessage, message_id: str, filing: Filing | None = None
     ) -> list[e.Event]:
         """Nothing if there is, or was, a message of this id: the same request came before."""
         thread_id = thread_of(state).id
@@ -173,7 +181,7 @@ class ThreadCommands:
         return [*settled, *filed, e.MessageCreated(message=message_from(body, thread_id, message_id, self.now))]
 
     @staticmethod
-    def _filed(state: ThreadState, messages: Sequence[r.CreateMessage] | None, filing: Filing | None) -> list[e.Event]:
+    def _filed(state: ThreadState, messages: Sequence[CreateMessage] | None, filing: Filing | None) -> list[e.Event]:
         """What attachments do to the thread's tool resources (section 3.3)."""
         before = thread_of(state).tool_resources
         after = with_attached(before, messages)
@@ -184,7 +192,7 @@ class ThreadCommands:
                 after = {**after, "file_search": {"vector_store_ids": [filing.after]}}
         return [e.ThreadUpdated(tool_resources=after)] if after != before else []
 
-    def update_message(self, state: ThreadState, message_id: str, body: r.UpdateMetadata) -> list[e.Event]:
+    def update_message(self, state: ThreadState, message_id: str, body: UpdateMetadata) -> list[e.Event]:
         message = _whole_message(state, message_id)
         if "metadata" not in body.model_fields_set:
             return []
@@ -193,7 +201,7 @@ class ThreadCommands:
     def delete_message(self, state: ThreadState, message_id: str) -> list[e.Event]:
         return [e.MessageDeleted(message_id=_whole_message(state, message_id).id)]
 
-    def _messages(self, bodies: Sequence[r.CreateMessage] | None, thread_id: str) -> list[e.Event]:
+    def _messages(self, bodies: Sequence[CreateMessage] | None, thread_id: str) -> list[e.Event]:
         return [
             e.MessageCreated(message=message_from(body, thread_id, self.ids.new("msg"), self.now))
             for body in bodies or ()
@@ -204,7 +212,7 @@ class ThreadCommands:
     def create_run(
         self,
         state: ThreadState,
-        body: r.CreateRun,
+        body: CreateRun,
         assistant: StoredAssistant,
         run_id: str,
         filing: Filing | None = None,
@@ -232,9 +240,9 @@ class ThreadCommands:
         return [*settled, *filed, *added, replace(created, contents=contents)]
 
     def create_thread_and_run(
-        self, body: r.CreateThreadAndRun, assistant: StoredAssistant, thread_id: str, run_id: str
+        self, body: CreateThreadAndRun, assistant: StoredAssistant, thread_id: str, run_id: str
     ) -> list[e.Event]:
-        started = self.create_thread(body.thread or r.CreateThread(), thread_id)
+        started = self.create_thread(body.thread or CreateThread(), thread_id)
         thread = next(event.thread for event in started if isinstance(event, e.ThreadCreated))
         run = self._run(body, assistant, run_id, thread, None)
         if body.tool_resources is not None:
@@ -243,12 +251,12 @@ class ThreadCommands:
         self._check_startable(False, started, run)
         return [*started, self._created(run, body, assistant)]
 
-    def _created(self, run: Run, body: r.RunFields, assistant: StoredAssistant) -> e.RunCreated:
+    def _created(self, run: Run, body: RunFields, assistant: StoredAssistant) -> e.RunCreated:
         chosen = chosen_of(body, assistant.chosen or ())
         return e.RunCreated(run=run, stream=bool(body.stream), trace=self.trace, chosen=chosen)
 
     def _run(
-        self, body: r.RunFields, assistant: StoredAssistant, run_id: str, thread: Thread, additional: str | None
+        self, body: RunFields, assistant: StoredAssistant, run_id: str, thread: Thread, additional: str | None
     ) -> Run:
         """The assistant's configuration of this moment, under the run's own (section 3.4)."""
         instructions = assistant.instructions if body.instructions is None else body.instructions
@@ -290,13 +298,13 @@ class ThreadCommands:
                 code="invalid_thread",
             )
 
-    def update_run(self, state: ThreadState, run_id: str, body: r.UpdateMetadata) -> list[e.Event]:
+    def update_run(self, state: ThreadState, run_id: str, body: UpdateMetadata) -> list[e.Event]:
         held = run_of(state, run_id)
         if "metadata" not in body.model_fields_set:
             return []
         return [e.RunUpdated(run_id=held.run.id, metadata=body.metadata or {})]
 
-    def submit_tool_outputs(self, state: ThreadState, run_id: str, body: r.SubmitToolOutputs) -> list[e.Event]:
+    def submit_tool_outputs(self, state: ThreadState, run_id: str, body: SubmitToolOutputs) -> list[e.Event]:
         held = run_of(state, run_id)
         status = "expired" if self._overdue(held) else held.run.status
         step = held.open_step

@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from assistants_service.core import events as e
-from assistants_service.core.resources import LastError, StepToolCall
+from assistants_service.core.protocol.objects import LastError
+from assistants_service.core.protocol.runs.resources import StepToolCall
 from assistants_service.core.threads.commands import cancelled, expired
 from assistants_service.core.threads.fold import RunState, ThreadState
 

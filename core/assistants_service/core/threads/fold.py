@@ -18,23 +18,21 @@ from assistants_service.core import events as e
 from assistants_service.core.log.state import State
 from assistants_service.core.paging import Index
 from assistants_service.core.ports.models import Thought
-from assistants_service.core.resources import (
+from assistants_service.core.protocol.runs.resources import (
     FileSearchResult,
     FileSearchToolCall,
     FunctionToolCall,
-    Message,
     MessageCreation,
-    Reason,
     RequiredAction,
     Run,
     Step,
     StepToolCall,
     SubmitToolOutputs,
-    Thread,
     ToolCalls,
     Usage,
     shown,
 )
+from assistants_service.core.protocol.threads.resources import Message, Reason, Thread
 
 Resource = Thread | Message | Run | Step
 Results = Mapping[str, tuple[FileSearchResult, ...]]  # of searches, by call id

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from assistants_service.core import names
 from assistants_service.core.errors import no_such
 from assistants_service.core.ports.storage import Document
-from assistants_service.core.resources import Message, Run, Step, Thread, encode, shown
+from assistants_service.core.protocol.objects import encode
+from assistants_service.core.protocol.runs.resources import Run, Step, shown
+from assistants_service.core.protocol.threads.resources import Message, Thread
 from assistants_service.core.threads.commands import message_of, run_of, thread_of
 from assistants_service.core.threads.fold import Change, Resource, ThreadState
 

@@ -11,14 +11,9 @@ from msgspec import UNSET, to_builtins
 
 from assistants_service.core import file_search
 from assistants_service.core.ports.models import Prompt, Turn
-from assistants_service.core.resources import (
-    FunctionTool,
-    Message,
-    MessageCreation,
-    Run,
-    Step,
-    ToolCalls,
-)
+from assistants_service.core.protocol.runs.resources import MessageCreation, Run, Step, ToolCalls
+from assistants_service.core.protocol.threads.resources import Message
+from assistants_service.core.protocol.tools.resources import FunctionTool
 from assistants_service.core.threads.fold import RunState, ThreadState
 from assistants_service.core.threads.rounds import RECENT, asked, outputs_of, rounds_before
 from assistants_service.core.threads.turns import turn_of

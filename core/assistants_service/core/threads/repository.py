@@ -10,7 +10,7 @@ from assistants_service.core import events as e
 from assistants_service.core import names
 from assistants_service.core.log.repository import Repository
 from assistants_service.core.ports.storage import Document
-from assistants_service.core.resources import Run
+from assistants_service.core.protocol.runs.resources import Run
 from assistants_service.core.threads.fold import Change, Resource, ThreadState
 from assistants_service.core.threads.projection import documents, find
 from assistants_service.core.threads.sse import ENDINGS

@@ -10,15 +10,15 @@ from typing import Final
 
 from assistants_service.core import file_search
 from assistants_service.core.ports.models import ToolCall, Turn
-from assistants_service.core.resources import (
+from assistants_service.core.protocol.runs.resources import (
     FileSearchToolCall,
     FunctionToolCall,
-    Message,
     MessageCreation,
     Step,
     StepToolCall,
     ToolCalls,
 )
+from assistants_service.core.protocol.threads.resources import Message
 from assistants_service.core.threads.fold import ThreadState
 
 RECENT: Final = 20  # messages of runs whose rounds are looked for: of an old run even its state has to be read

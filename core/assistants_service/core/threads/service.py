@@ -15,8 +15,9 @@ from assistants_service.core.notifier import Notifier
 from assistants_service.core.ports.clock import Clock
 from assistants_service.core.ports.storage import Conflict, Storage, StorageUnavailable
 from assistants_service.core.ports.telemetry import SILENCE, Telemetry
-from assistants_service.core.requests import CreateRun, CreateThreadAndRun, SubmitToolOutputs
-from assistants_service.core.resources import Run, StoredAssistant
+from assistants_service.core.protocol.assistants.resources import StoredAssistant
+from assistants_service.core.protocol.runs.requests import CreateRun, CreateThreadAndRun, SubmitToolOutputs
+from assistants_service.core.protocol.runs.resources import Run
 from assistants_service.core.threads.commands import Filing, ThreadCommands, run_of
 from assistants_service.core.threads.fold import Change
 from assistants_service.core.threads.repository import Decision, ThreadRepository

@@ -9,21 +9,9 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from assistants_service.core.resources import (
-    FileSearchToolCall,
-    LastError,
-    Message,
-    Part,
-    RankingOptions,
-    Reason,
-    RefusalPart,
-    Run,
-    Step,
-    Text,
-    TextPart,
-    ToolCalls,
-    encode,
-)
+from assistants_service.core.protocol.objects import LastError, encode
+from assistants_service.core.protocol.runs.resources import FileSearchToolCall, RankingOptions, Run, Step, ToolCalls
+from assistants_service.core.protocol.threads.resources import Message, Part, Reason, RefusalPart, Text, TextPart
 from assistants_service.core.threads.fold import Change
 
 Annotation = dict[str, Any]

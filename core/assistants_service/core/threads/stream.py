@@ -13,7 +13,8 @@ import msgspec
 from assistants_service.core import names
 from assistants_service.core.notifier import Notifier
 from assistants_service.core.ports.storage import Conflict, Logs, Mark
-from assistants_service.core.resources import Message, Run, Step
+from assistants_service.core.protocol.runs.resources import Run, Step
+from assistants_service.core.protocol.threads.resources import Message
 from assistants_service.core.threads import sse as frames
 from assistants_service.core.threads.fold import Change
 from assistants_service.core.threads.repository import ThreadRepository

@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from assistants_service.core.ports.models import Content, Image, Turn
-from assistants_service.core.resources import ImageFilePart, ImageUrlPart, Message, Part, RefusalPart, TextPart
+from assistants_service.core.protocol.threads.resources import (
+    ImageFilePart,
+    ImageUrlPart,
+    Message,
+    Part,
+    RefusalPart,
+    TextPart,
+)
 
 IMAGE_FILE = "file:"  # instead of an image's URL: the id of a file follows
 

@@ -12,9 +12,20 @@ from typing import Final
 from msgspec import UNSET
 
 from assistants_service.core import events as e
-from assistants_service.core import requests as r
 from assistants_service.core.errors import ApiError
-from assistants_service.core.resources import Attributes, ExpiresAfter, StaticChunking, VectorStore
+from assistants_service.core.protocol.vector_stores.requests import (
+    Chunking,
+    CreateFileBatch,
+    CreateVectorStoreFile,
+    StaticChunkingBody,
+    UpdateVectorStore,
+)
+from assistants_service.core.protocol.vector_stores.resources import (
+    Attributes,
+    ExpiresAfter,
+    StaticChunking,
+    VectorStore,
+)
 from assistants_service.core.vector_stores.fold import StoreState, expiry
 from assistants_service.core.vector_stores.repository import batch_of, file_of, store_of
 
@@ -31,11 +42,11 @@ class NewFile:
     chunking: StaticChunking | None = None
 
 
-def new_file(body: r.CreateVectorStoreFile) -> NewFile:
+def new_file(body: CreateVectorStoreFile) -> NewFile:
     return NewFile(body.file_id, body.attributes, chunking_of(body.chunking_strategy))
 
 
-def new_files(body: r.CreateFileBatch) -> list[NewFile]:
+def new_files(body: CreateFileBatch) -> list[NewFile]:
     """What is given for the whole batch counts for `file_ids` only."""
     if body.files is not None:
         return [new_file(file) for file in body.files]
@@ -43,8 +54,8 @@ def new_files(body: r.CreateFileBatch) -> list[NewFile]:
     return [NewFile(file_id, body.attributes, chunking) for file_id in body.file_ids or ()]
 
 
-def chunking_of(body: r.Chunking | None) -> StaticChunking | None:
-    if not isinstance(body, r.StaticChunkingBody):
+def chunking_of(body: Chunking | None) -> StaticChunking | None:
+    if not isinstance(body, StaticChunkingBody):
         return None
     given = body.static
     return StaticChunking(
@@ -94,7 +105,7 @@ class VectorStoreCommands:
         )
         return [e.StoreCreated(store=store), *self._attach(StoreState(), files)]
 
-    def update(self, state: StoreState, body: r.UpdateVectorStore) -> list[e.Event]:
+    def update(self, state: StoreState, body: UpdateVectorStore) -> list[e.Event]:
         usable(state, self.now)
         given = body.model_fields_set
         if not given:

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from assistants_service.core import events as e
 from assistants_service.core.log.state import State
 from assistants_service.core.paging import Index
-from assistants_service.core.resources import (
+from assistants_service.core.protocol.vector_stores.resources import (
     ChunkingStrategy,
     ExpiresAfter,
     FileCounts,

@@ -12,20 +12,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from assistants_service.core import requests as r
 from assistants_service.core.errors import ApiError
 from assistants_service.core.ids import Ids
-from assistants_service.core.resources import ExpiresAfter
+from assistants_service.core.protocol.assistants.requests import CreateAssistant
+from assistants_service.core.protocol.threads.requests import CreateMessage, CreateThread
+from assistants_service.core.protocol.tools.requests import NewFileSearchResources, NewToolResources
+from assistants_service.core.protocol.vector_stores.requests import StoreHelper
+from assistants_service.core.protocol.vector_stores.resources import ExpiresAfter
 from assistants_service.core.threads.commands import Filing, store_of_thread
 from assistants_service.core.threads.fold import ThreadState
 from assistants_service.core.vector_stores.commands import NewFile, chunking_of, usable
 from assistants_service.core.vector_stores.service import VectorStoreService
 
-B = TypeVar("B", r.CreateAssistant, r.CreateThread)
+B = TypeVar("B", CreateAssistant, CreateThread)
 OF_THREADS: Final = ExpiresAfter(days=7)  # what a thread's store has, unless a client says otherwise (section 3.3)
 
 
-def attached(messages: Sequence[r.CreateMessage] | None) -> list[str]:
+def attached(messages: Sequence[CreateMessage] | None) -> list[str]:
     """The files that messages want searched."""
     return [
         attachment.file_id
@@ -40,14 +43,14 @@ class Helpers:
     store_service: VectorStoreService
     ids: Ids
 
-    async def for_assistant(self, project: str, assistant_id: str, body: r.CreateAssistant) -> r.CreateAssistant:
+    async def for_assistant(self, project: str, assistant_id: str, body: CreateAssistant) -> CreateAssistant:
         """The body, with the id of the store that it wants in its place."""
         wanted = _wanted(body.tool_resources)
         if wanted is None:
             return body
         return _with_store(body, await self._make(project, assistant_id, wanted, [], None))
 
-    async def for_new_thread(self, project: str, thread_id: str, body: r.CreateThread) -> r.CreateThread:
+    async def for_new_thread(self, project: str, thread_id: str, body: CreateThread) -> CreateThread:
         """As for an assistant. Attachments of its messages go into the thread's store, whichever that is."""
         wanted, files = _wanted(body.tool_resources), attached(body.messages)
         given = body.tool_resources.file_search if body.tool_resources else None
@@ -56,10 +59,10 @@ class Helpers:
             return body
         if wanted is None and not files:
             return body
-        return _with_store(body, await self._make(project, thread_id, wanted or r.StoreHelper(), files, OF_THREADS))
+        return _with_store(body, await self._make(project, thread_id, wanted or StoreHelper(), files, OF_THREADS))
 
     async def for_messages(
-        self, project: str, reserved_id: str, state: ThreadState, messages: Sequence[r.CreateMessage] | None
+        self, project: str, reserved_id: str, state: ThreadState, messages: Sequence[CreateMessage] | None
     ) -> Filing | None:
         """Bring the attachments of new messages into the store of their thread; into a new one, if it has none or its
         own is gone. None if there are none.
@@ -79,13 +82,13 @@ class Helpers:
             else:
                 await self.store_service.attach(project, before, _new(files))
                 return Filing(before, before)
-        return Filing(before, await self._make(project, reserved_id, r.StoreHelper(), files, OF_THREADS))
+        return Filing(before, await self._make(project, reserved_id, StoreHelper(), files, OF_THREADS))
 
     async def _make(
         self,
         project: str,
         reserved_id: str,
-        wanted: r.StoreHelper,
+        wanted: StoreHelper,
         files: Sequence[str],
         expires_after: ExpiresAfter | None,
     ) -> str:
@@ -107,7 +110,7 @@ class Helpers:
         return made.id
 
 
-def _wanted(resources: r.NewToolResources | None) -> r.StoreHelper | None:
+def _wanted(resources: NewToolResources | None) -> StoreHelper | None:
     """Raises the 400 of a body that names a store and wants another."""
     search = resources.file_search if resources else None
     if search is None or not search.vector_stores:
@@ -123,8 +126,8 @@ def _wanted(resources: r.NewToolResources | None) -> r.StoreHelper | None:
 
 
 def _with_store(body: B, store_id: str) -> B:
-    resources = body.tool_resources or r.NewToolResources()
-    search = r.NewFileSearchResources(vector_store_ids=[store_id])
+    resources = body.tool_resources or NewToolResources()
+    search = NewFileSearchResources(vector_store_ids=[store_id])
     return body.model_copy(update={"tool_resources": resources.model_copy(update={"file_search": search})})
 
 

@@ -18,7 +18,8 @@ from assistants_service.core.paging import Contents, Index
 from assistants_service.core.ports.clock import Clock
 from assistants_service.core.ports.search import VectorIndex
 from assistants_service.core.ports.storage import Document, Storage
-from assistants_service.core.resources import Struct, VectorStore, VectorStoreFile, VectorStoreFileBatch, encode
+from assistants_service.core.protocol.objects import Struct, encode
+from assistants_service.core.protocol.vector_stores.resources import VectorStore, VectorStoreFile, VectorStoreFileBatch
 from assistants_service.core.search.embedded import EmbeddedIndex
 from assistants_service.core.vector_stores.fold import (
     BatchState,

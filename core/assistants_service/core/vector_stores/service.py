@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from functools import partial
 
 from assistants_service.core import names
-from assistants_service.core import requests as r
 from assistants_service.core.errors import no_such_file
 from assistants_service.core.fanout import fan_out
 from assistants_service.core.files.service import Files
@@ -22,7 +21,13 @@ from assistants_service.core.ids import SAFE_ID
 from assistants_service.core.log.repository import ItemOf
 from assistants_service.core.ports.clock import Clock
 from assistants_service.core.ports.storage import Conflict, Storage
-from assistants_service.core.resources import ExpiresAfter, VectorStore, VectorStoreFile, VectorStoreFileBatch
+from assistants_service.core.protocol.vector_stores.requests import UpdateVectorStore, UpdateVectorStoreFile
+from assistants_service.core.protocol.vector_stores.resources import (
+    ExpiresAfter,
+    VectorStore,
+    VectorStoreFile,
+    VectorStoreFileBatch,
+)
 from assistants_service.core.vector_stores.commands import NewFile, VectorStoreCommands
 from assistants_service.core.vector_stores.fold import expiry
 from assistants_service.core.vector_stores.repository import VectorStoreRepository, batch_of, file_of, store_of
@@ -65,7 +70,7 @@ class VectorStoreService:
             return store_of(await self.stores.read(project, store_id))
         return next(change.object for change in reversed(changes) if isinstance(change.object, VectorStore))
 
-    async def update(self, project: str, store_id: str, body: r.UpdateVectorStore) -> VectorStore:
+    async def update(self, project: str, store_id: str, body: UpdateVectorStore) -> VectorStore:
         commands = self.commands
         before = store_of(await self.stores.read(project, store_id)).expires_at
         after = ExpiresAfter(days=body.expires_after.days) if body.expires_after else None
@@ -92,7 +97,7 @@ class VectorStoreService:
         return made[-1] if made else file_of(await self.stores.recall(project, store_id), files[-1].file_id).file
 
     async def update_file(
-        self, project: str, store_id: str, file_id: str, body: r.UpdateVectorStoreFile
+        self, project: str, store_id: str, file_id: str, body: UpdateVectorStoreFile
     ) -> VectorStoreFile:
         commands, attributes = self.commands, body.attributes or {}
         await self.stores.command(project, store_id, lambda state: commands.update_file(state, file_id, attributes))

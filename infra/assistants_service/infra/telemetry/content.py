@@ -9,7 +9,7 @@ from typing import Any
 
 from assistants_service.core.ports.models import Image, Prompt, Reply, ToolCall, Turn
 from assistants_service.core.ports.telemetry import Fact
-from assistants_service.core.resources import encode
+from assistants_service.core.protocol.objects import encode
 
 LONGEST_URL = 200  # characters
 

@@ -1,0 +1,34 @@
+"""Assistants as they go over the wire."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import UNSET, UnsetType
+
+from assistants_service.core.protocol.objects import Metadata, ResponseFormat, Struct, ToolResources
+from assistants_service.core.protocol.tools.resources import Tool
+
+
+class Assistant(Struct, frozen=True, kw_only=True):
+    id: str
+    object: Literal["assistant"] = "assistant"
+    created_at: int
+    name: str | None = None
+    description: str | None = None
+    model: str
+    instructions: str | None = None
+    tools: tuple[Tool, ...] = ()
+    top_p: float | None = 1.0
+    temperature: float | None = 1.0
+    reasoning_effort: str | None = None
+    tool_resources: ToolResources = {}
+    metadata: Metadata = {}
+    response_format: ResponseFormat = "auto"
+
+
+class StoredAssistant(Assistant, frozen=True, kw_only=True):
+    """As it is kept. `chosen` is not on the wire: which of temperature and top_p are 1 because a client said so, and
+    not because that is what the wire shows for nothing."""
+
+    chosen: tuple[str, ...] | UnsetType = UNSET

@@ -1,0 +1,87 @@
+"""What all request bodies share. Every limit is of section 3 of the wire contract; api.validation turns what breaks one
+into a 4xx.
+
+Optional fields take null, as the SDKs send it; unknown ones are refused. Updates merge the keys that were given: they
+look at `model_fields_set`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, TypeVar
+
+import msgspec
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    JsonValue,
+    StringConstraints,
+)
+from pydantic_core import PydanticCustomError
+
+T = TypeVar("T")
+
+
+class Body(BaseModel):
+    # Each schema is built for its first request: all of them together are a tenth of a process's start.
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, defer_build=True)
+
+
+def _few_properties(value: dict[str, T]) -> dict[str, T]:
+    if len(value) > 16:
+        raise PydanticCustomError("object_above_max_properties", "{count}", {"count": len(value), "max": 16})
+    return value
+
+
+def _storable(value: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    """What is written must come back as it was: no NaN, no infinity, no integer that is too long to be read again."""
+    try:
+        same = msgspec.json.decode(msgspec.json.encode(value)) == value
+    except (msgspec.MsgspecError, OverflowError, ValueError, RecursionError):
+        same = False
+    if not same:
+        raise PydanticCustomError("value_error", "a number is out of range")
+    return value
+
+
+JsonObject = Annotated[dict[str, JsonValue], AfterValidator(_storable)]
+
+
+MetadataKey = Annotated[str, StringConstraints(max_length=64)]
+
+
+MetadataValue = Annotated[str, StringConstraints(max_length=512)]
+
+
+Metadata = Annotated[dict[MetadataKey, MetadataValue], AfterValidator(_few_properties)]
+
+
+Instructions = Annotated[str, StringConstraints(max_length=256_000)]
+
+
+ModelName = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+
+
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+
+
+Detail = Literal["auto", "low", "high"]
+
+
+FileId = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+
+
+def _begins(prefix: str) -> AfterValidator:
+    def check(value: str) -> str:
+        if not value.startswith(prefix):
+            raise PydanticCustomError("wrong_prefix", "{prefix}", {"prefix": prefix})
+        return value
+
+    return AfterValidator(check)
+
+
+# What assistants, threads and runs name. That it is there is checked by api.references, before anything is written.
+NamedFile = Annotated[str, StringConstraints(max_length=256), _begins("file")]
+
+
+NamedStore = Annotated[str, StringConstraints(max_length=256), _begins("vs")]

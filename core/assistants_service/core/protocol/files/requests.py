@@ -1,0 +1,56 @@
+"""Request bodies of files and uploads."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from typing import Annotated, Literal
+
+from pydantic import (
+    AfterValidator,
+    Field,
+    StringConstraints,
+)
+from pydantic_core import PydanticCustomError
+
+from assistants_service.core.protocol.bodies import Body
+
+
+def _file_name(value: str) -> str:
+    """The name alone, as some clients send a path; with nothing in it that a terminal or a header would obey."""
+    name = re.split(r"[/\\]", value)[-1]
+    if name in {"", ".", ".."} or any(unicodedata.category(character) in {"Cc", "Cs"} for character in name):
+        raise PydanticCustomError("value_error", "not a file name")
+    return name
+
+
+FileName = Annotated[str, StringConstraints(max_length=255), AfterValidator(_file_name)]
+
+
+Purpose = Literal["fine-tune", "assistants", "batch", "user_data", "vision", "evals"]
+
+
+class ExpiresAfter(Body):
+    anchor: Literal["created_at"]
+    seconds: Annotated[int, Field(ge=3600, le=2_592_000)]
+
+
+class CreateFile(Body):
+    """The fields of the form; the file itself is streamed past them. `filename` is the file's."""
+
+    filename: FileName
+    purpose: Purpose
+    expires_after: ExpiresAfter | None = None
+
+
+class CreateUpload(Body):
+    filename: FileName
+    purpose: Purpose
+    bytes: Annotated[int, Field(ge=1)]
+    mime_type: Annotated[str, StringConstraints(min_length=1, max_length=256)]
+    expires_after: ExpiresAfter | None = None
+
+
+class CompleteUpload(Body):
+    part_ids: Annotated[list[str], Field(min_length=1, max_length=10_000)]
+    md5: Annotated[str, StringConstraints(pattern=r"^[0-9a-fA-F]{32}$")] | None = None

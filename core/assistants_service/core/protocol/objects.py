@@ -1,0 +1,51 @@
+"""What all objects of the wire share (section 3 of the wire contract): field order as recorded, every key always there.
+
+Frozen; `msgspec.structs.replace` makes the next state, `encode` the wire's bytes.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+Metadata = dict[str, str]
+
+
+ToolResources = dict[str, Any]
+
+
+ResponseFormat = Any  # "auto" or an object that is passed on to the model as it came
+
+
+encode = msgspec.json.Encoder().encode
+
+
+class Struct(msgspec.Struct, frozen=True):
+    """What all wire objects share: immutable, unknown keys of a later version ignored."""
+
+
+class LastError(Struct, frozen=True, kw_only=True):
+    code: str
+    message: str
+
+    @property
+    def of_step(self) -> LastError:
+        """As a step has it, which knows two codes only (section 3.5)."""
+        return self if self.code == "rate_limit_exceeded" else LastError(code="server_error", message=self.message)
+
+
+class Deleted(Struct, frozen=True, kw_only=True):
+    id: str
+    object: str
+    deleted: bool = True
+
+
+class Page(Struct, frozen=True, kw_only=True):
+    """The list envelope; an empty page has null ids (section 7)."""
+
+    object: Literal["list"] = "list"
+    data: tuple[Any, ...] = ()
+    first_id: str | None = None
+    last_id: str | None = None
+    has_more: bool = False

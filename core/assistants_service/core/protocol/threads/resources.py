@@ -1,0 +1,72 @@
+"""Threads and messages as they go over the wire."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from assistants_service.core.protocol.objects import Metadata, Struct, ToolResources
+
+
+class Thread(Struct, frozen=True, kw_only=True):
+    id: str
+    object: Literal["thread"] = "thread"
+    created_at: int
+    metadata: Metadata = {}
+    tool_resources: ToolResources = {}
+
+
+class Text(Struct, frozen=True, kw_only=True):
+    value: str
+    annotations: tuple[dict[str, Any], ...] = ()
+
+
+class TextPart(Struct, frozen=True, kw_only=True, tag_field="type", tag="text"):
+    text: Text
+
+
+class RefusalPart(Struct, frozen=True, kw_only=True, tag_field="type", tag="refusal"):
+    refusal: str
+
+
+class ImageUrl(Struct, frozen=True, kw_only=True):
+    url: str
+    detail: str = "auto"
+
+
+class ImageUrlPart(Struct, frozen=True, kw_only=True, tag_field="type", tag="image_url"):
+    image_url: ImageUrl
+
+
+class ImageFile(Struct, frozen=True, kw_only=True):
+    file_id: str
+    detail: str = "auto"
+
+
+class ImageFilePart(Struct, frozen=True, kw_only=True, tag_field="type", tag="image_file"):
+    image_file: ImageFile
+
+
+Part = TextPart | RefusalPart | ImageUrlPart | ImageFilePart
+
+
+class Reason(Struct, frozen=True, kw_only=True):
+    reason: str
+
+
+class Message(Struct, frozen=True, kw_only=True):
+    """`status` and its kin are always there: the union of the recordings and the specification (section 10)."""
+
+    id: str
+    object: Literal["thread.message"] = "thread.message"
+    created_at: int
+    assistant_id: str | None = None
+    thread_id: str
+    run_id: str | None = None
+    status: Literal["in_progress", "incomplete", "completed"] = "completed"
+    incomplete_details: Reason | None = None
+    incomplete_at: int | None = None
+    completed_at: int | None = None
+    role: Literal["user", "assistant"]
+    content: tuple[Part, ...] = ()
+    attachments: tuple[dict[str, Any], ...] = ()
+    metadata: Metadata = {}
