@@ -17,7 +17,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from assistants_service.core.search.ranking import HYBRID, K1, LEAST, VECTOR, WORDS, B, Hit, Query, Weights, search
+from assistants_service.core.ports.search import Query, Weights
+from assistants_service.core.search.ranking import HYBRID, K1, LEAST, VECTOR, WORDS, B, Hit, search
 from assistants_service.core.search.segment import (
     Chunk,
     DamagedSegment,

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
+from assistants_service.core.ports.search import Query
 from assistants_service.core.ports.storage import StorageUnavailable
 from assistants_service.core.search.merge_policy import FACTOR
-from assistants_service.core.search.ranking import Query, search
+from assistants_service.core.search.ranking import search
 from assistants_service.core.search.segment import Chunk, DamagedSegment, build, decode, merge
 from assistants_service.core.search.segment_cache import BRIEF, FIRST, SegmentCache, SegmentGone
 from assistants_service.infra.sqlite.store import SqliteStorage

@@ -16,9 +16,9 @@ import pytest
 
 import documents
 from assistants_service.core.ports.extraction import Chunk, Chunking
-from assistants_service.core.ports.search import VectorIndex
+from assistants_service.core.ports.search import Query, VectorIndex, Weights
 from assistants_service.core.ports.storage import Storage
-from assistants_service.core.search.ranking import HYBRID, VECTOR, WORDS, Query, Weights
+from assistants_service.core.search.ranking import HYBRID, VECTOR, WORDS
 from assistants_service.infra.embeddings.offline import OfflineEmbeddings
 from assistants_service.infra.extraction.pool import ReaderPool
 from assistants_service.infra.settings import ConfigurationError, Settings, read_settings

@@ -18,8 +18,8 @@ from helper import resident_mb
 from stand import Figure, Stand
 
 from assistants_service.core.ports.extraction import Chunk
-from assistants_service.core.ports.search import VectorIndex
-from assistants_service.core.search.ranking import HYBRID, VECTOR, WORDS, Query
+from assistants_service.core.ports.search import Query, VectorIndex
+from assistants_service.core.search.ranking import HYBRID, VECTOR, WORDS
 from assistants_service.infra.settings import Settings
 from assistants_service.infra.wiring import SystemClock, index_of, storage_of
 

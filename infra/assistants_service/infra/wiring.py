@@ -14,11 +14,10 @@ from assistants_service.core.keys import Caller
 from assistants_service.core.ports.clock import Clock
 from assistants_service.core.ports.embeddings import Embeddings
 from assistants_service.core.ports.extraction import Extraction
-from assistants_service.core.ports.search import VectorIndex
+from assistants_service.core.ports.search import VectorIndex, Weights
 from assistants_service.core.ports.storage import Storage
 from assistants_service.core.ports.telemetry import SILENCE, Telemetry
 from assistants_service.core.search.embedded import EmbeddedIndex
-from assistants_service.core.search.ranking import Weights
 from assistants_service.infra.models.providers import ModelRouter, Provider
 from assistants_service.infra.settings import ConfigurationError, Settings
 from assistants_service.infra.sqlite.store import SqliteStorage

@@ -26,12 +26,11 @@ from assistants_service.core.log.repository import ItemOf
 from assistants_service.core.ports.clock import Clock
 from assistants_service.core.ports.embeddings import EmbeddingError, Embeddings
 from assistants_service.core.ports.extraction import Chunk, Chunking, Extraction, Unreadable
-from assistants_service.core.ports.search import Merging, SegmentGone
+from assistants_service.core.ports.search import Merging, SegmentGone, Weight
 from assistants_service.core.ports.storage import Conflict, Storage, StorageUnavailable
 from assistants_service.core.protocol.files.resources import File
 from assistants_service.core.protocol.objects import LastError
 from assistants_service.core.protocol.vector_stores.resources import StaticChunking
-from assistants_service.core.search.merge_policy import Weight
 from assistants_service.core.search.words import FORMAT
 from assistants_service.core.threads.decide import Done, Wait
 from assistants_service.core.vector_stores.fold import FileState, StoreState, merged_segment, segment_of

@@ -11,9 +11,9 @@ from assistants_service.core import file_search
 from assistants_service.core.errors import ApiError
 from assistants_service.core.file_search import Count
 from assistants_service.core.ports.clock import Clock
+from assistants_service.core.ports.search import Weights
 from assistants_service.core.ports.storage import StorageUnavailable
 from assistants_service.core.protocol.runs.resources import FileSearchResult, FileSearchToolCall
-from assistants_service.core.search.ranking import Weights
 from assistants_service.core.threads.fold import RunState
 from assistants_service.core.vector_stores.repository import VectorStoreRepository
 from assistants_service.core.vector_stores.search import Found

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from assistants_service.core.search.ranking import Weights
+    from assistants_service.core.ports.search import Weights
 
 
 class EmbeddingError(Exception):

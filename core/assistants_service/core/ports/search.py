@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from assistants_service.core.ports.extraction import Chunk
 
@@ -12,8 +12,39 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from assistants_service.core.search.merge_policy import Weight
-    from assistants_service.core.search.ranking import Query, Weights
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What is searched for. `vector` was made by `model`; None searches by words alone. Segments whose vectors are of
+    another model, or of other dimensions, or that have none, are searched by words alone, too."""
+
+    text: str
+    vector: NDArray[np.float32] | None = None
+    model: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """How much vectors and words count: only the ratio matters. Of a query that has no vector, or no words, the other
+    one is all that counts."""
+
+    vector: float
+    words: float
+
+
+class Weight(NamedTuple):
+    """A segment as the merge policy sees it. `size` of its blob in bytes, `live` is the share of its chunks whose files
+    are still in the store, `model` is that of its vectors, `format` that of its words (core.search.words)."""
+
+    name: str
+    size: int
+    live: float
+    model: str
+    format: int
+
+    @property
+    def useful(self) -> float:
+        return self.size * self.live
 
 
 @dataclass(frozen=True, slots=True)

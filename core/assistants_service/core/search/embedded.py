@@ -8,11 +8,11 @@ from typing import Final
 
 from assistants_service.core.names import SEGMENTS
 from assistants_service.core.ports.extraction import Chunk
-from assistants_service.core.ports.search import Merging, Passage, SegmentGone
+from assistants_service.core.ports.search import Merging, Passage, Query, SegmentGone, Weights
 from assistants_service.core.ports.storage import ContentGone, Contents
 from assistants_service.core.search import merge_policy as tiers
 from assistants_service.core.search import segment
-from assistants_service.core.search.ranking import HYBRID, Query, Weights
+from assistants_service.core.search.ranking import HYBRID
 from assistants_service.core.search.segment_cache import SegmentCache
 
 MEMORY: Final = 512 * 1024**2  # bytes

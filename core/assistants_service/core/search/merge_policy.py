@@ -9,29 +9,15 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from math import log
-from typing import Final, NamedTuple
+from typing import Final
 
+from assistants_service.core.ports.search import Weight
 from assistants_service.core.search.words import FORMAT
 
 SMALLEST: Final = 2**17  # bytes: segments below are of the first tier
 FACTOR: Final = 8  # segments of one tier are merged into one of the next
 LARGEST: Final = 2**25  # bytes that a merge writes, at most, in five times the memory. From half of it on, no more
 WASTE: Final = 0.5  # a segment of which less than this share is live is written anew, as is one of an older format
-
-
-class Weight(NamedTuple):
-    """A segment as the merge policy sees it. `size` of its blob in bytes, `live` is the share of its chunks whose files
-    are still in the store, `model` is that of its vectors, `format` that of its words (core.search.words)."""
-
-    name: str
-    size: int
-    live: float
-    model: str
-    format: int = FORMAT
-
-    @property
-    def useful(self) -> float:
-        return self.size * self.live
 
 
 def plan(segments: Sequence[Weight]) -> list[str]:

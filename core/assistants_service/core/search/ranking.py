@@ -25,6 +25,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from assistants_service.core.ports.search import Query, Weights
 from assistants_service.core.search.segment import Array, Floats, Segment
 from assistants_service.core.search.words import FORMAT, asked, forms, term
 
@@ -38,25 +39,6 @@ ERROR: Final = 1e-5  # of a score that is computed in float32, at most
 OTHER_FORM: Final = 0.5  # of what a word is worth: another form of it, which may be another word
 QUERY_TERMS: Final = 512  # distinct words of a query, and beginnings of words, that are looked up
 POSTINGS: Final = 250_000  # that a query reads: beyond, its commonest words are left out, which say next to nothing
-
-
-@dataclass(frozen=True, slots=True)
-class Query:
-    """What is searched for. `vector` was made by `model`; None searches by words alone. Segments whose vectors are of
-    another model, or of other dimensions, or that have none, are searched by words alone, too."""
-
-    text: str
-    vector: Floats | None = None
-    model: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Weights:
-    """How much vectors and words count: only the ratio matters. Of a query that has no vector, or no words, the other
-    one is all that counts."""
-
-    vector: float
-    words: float
 
 
 # Measured on the questions of the test corpus with the offline model: a mean of scores places the right passages higher

@@ -14,9 +14,9 @@ from typing import Final
 from threadpoolctl import threadpool_limits
 
 from assistants_service.core.fanout import fan_out
-from assistants_service.core.ports.search import Passage, SegmentGone
+from assistants_service.core.ports.search import Passage, Query, SegmentGone, Weights
 from assistants_service.core.ports.storage import ContentGone, Contents
-from assistants_service.core.search.ranking import HYBRID, Hit, Query, Weights, search
+from assistants_service.core.search.ranking import HYBRID, Hit, search
 from assistants_service.core.search.segment import DamagedSegment, Segment, decode, index_size
 
 FIRST: Final = 2**18  # bytes of a blob that are read before it is known how many are needed: of a small one, all

@@ -10,10 +10,9 @@ from typing import Final
 from assistants_service.core import names
 from assistants_service.core.ports.clock import Clock
 from assistants_service.core.ports.embeddings import EmbeddingError, Embeddings
-from assistants_service.core.ports.search import Passage, SegmentGone
+from assistants_service.core.ports.search import Passage, Query, SegmentGone, Weights
 from assistants_service.core.protocol.vector_stores.resources import Attributes
 from assistants_service.core.search.filters import Filter
-from assistants_service.core.search.ranking import Query, Weights
 from assistants_service.core.vector_stores.commands import VectorStoreCommands, usable
 from assistants_service.core.vector_stores.fold import FileState, StoreState
 from assistants_service.core.vector_stores.repository import VectorStoreRepository, file_of

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from assistants_service.core.ports.embeddings import Kind
-from assistants_service.core.search.ranking import HYBRID, Weights
+from assistants_service.core.ports.search import Weights
+from assistants_service.core.search.ranking import HYBRID
 
 
 @dataclass(frozen=True, slots=True)

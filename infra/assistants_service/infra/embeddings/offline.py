@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from assistants_service.core.ports.embeddings import Kind
-from assistants_service.core.search.ranking import HYBRID, Weights
+from assistants_service.core.ports.search import Weights
+from assistants_service.core.search.ranking import HYBRID
 
 log = logging.getLogger(__name__)
 

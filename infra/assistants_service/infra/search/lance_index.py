@@ -28,9 +28,9 @@ from lancedb.index import FTS, BTree, IvfSq
 from lancedb.table import AsyncTable
 
 from assistants_service.core.ports.extraction import Chunk
-from assistants_service.core.ports.search import Merging, Passage
+from assistants_service.core.ports.search import Merging, Passage, Query, Weights
 from assistants_service.core.ports.storage import StorageUnavailable
-from assistants_service.core.search.ranking import HYBRID, LEAST, Query, Weights
+from assistants_service.core.search.ranking import HYBRID, LEAST
 from assistants_service.core.search.segment import Floats
 from assistants_service.core.search.words import FORMAT
 from assistants_service.infra.search.lance_query import (

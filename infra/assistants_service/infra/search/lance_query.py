@@ -13,7 +13,7 @@ from lancedb.query import AsyncFTSQuery, BooleanQuery, MatchQuery, Occur
 from lancedb.table import AsyncTable
 from numpy.typing import NDArray
 
-from assistants_service.core.search.ranking import Query, Weights
+from assistants_service.core.ports.search import Query, Weights
 from assistants_service.core.search.segment import Floats
 from assistants_service.core.search.words import BEGUN, WHOLE, asked, forms
 from assistants_service.infra.search.lance_rows import ALONE, BEGINNINGS, among, column_of, matrix

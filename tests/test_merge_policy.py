@@ -7,7 +7,8 @@ from math import ceil
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from assistants_service.core.search.merge_policy import FACTOR, LARGEST, SMALLEST, WASTE, Weight, plan
+from assistants_service.core.ports.search import Weight
+from assistants_service.core.search.merge_policy import FACTOR, LARGEST, SMALLEST, WASTE, plan
 from assistants_service.core.search.words import FORMAT
 
 quickly = settings(deadline=None, max_examples=60)  # other tests take the processor meanwhile
@@ -29,7 +30,7 @@ def merged(segments: list[Weight], taken: list[str]) -> list[Weight]:
     parts = [segment for segment in segments if segment.name in taken]
     rest = [segment for segment in segments if segment.name not in taken]
     size = ceil(sum(segment.useful for segment in parts))
-    return [*rest, Weight("+".join(taken), size, 1.0, parts[0].model)] if size else rest  # of the newest format
+    return [*rest, Weight("+".join(taken), size, 1.0, parts[0].model, FORMAT)] if size else rest  # of the newest format
 
 
 @quickly
@@ -60,11 +61,11 @@ def test_what_a_file_costs_does_not_grow_with_its_store() -> None:
     size, written, cost = SMALLEST // 2, 0, {}
     segments: list[Weight] = []
     for number in range(1, 10_001):
-        segments.append(Weight(str(number), size, 1.0, ""))
+        segments.append(Weight(str(number), size, 1.0, "", FORMAT))
         written += size
         while taken := plan(segments):
             segments = [segment for segment in segments if segment.name not in taken] + [
-                Weight(f"m{written}", sum(int(s.size) for s in segments if s.name in taken), 1.0, "")
+                Weight(f"m{written}", sum(int(s.size) for s in segments if s.name in taken), 1.0, "", FORMAT)
             ]
             written += segments[-1].size
         cost[number] = written / number / size
