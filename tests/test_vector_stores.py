@@ -26,7 +26,8 @@ from assistants_service.core.vector_stores.fold import StoreState
 from assistants_service.core.vector_stores.repository import VectorStoreRepository
 from assistants_service.core.work_items import MaintainStore, PurgeStore, from_body, to_body
 from assistants_service.infra.embeddings.offline import OfflineEmbeddings
-from assistants_service.worker.ingestion import ABANDONED, CLAIMS, WENT_WRONG, IngestionJob
+from assistants_service.worker.ingestion import CLAIMS, WENT_WRONG, IngestionJob
+from assistants_service.worker.store_work import ABANDONED
 from forms import upload
 from inprocess import InProcess, ManualClock, in_process
 from shelved import Bag, PlainText

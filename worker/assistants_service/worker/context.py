@@ -19,9 +19,9 @@ from assistants_service.core.vector_stores.repository import VectorStoreReposito
 from assistants_service.worker.actions import Actions
 from assistants_service.worker.budget import Budget
 from assistants_service.worker.images import Images
-from assistants_service.worker.ingestion import JOBS, Ingestion
 from assistants_service.worker.search import Search
 from assistants_service.worker.slots import CHORES, SUSPECTS, WAITING, Slots
+from assistants_service.worker.store_work import JOBS, Ingestion
 
 HIDE = 45.0  # seconds that a dead worker's item stays hidden: how late a crash is noticed
 

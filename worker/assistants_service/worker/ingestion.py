@@ -1,11 +1,7 @@
-"""The work on a vector store: files become segments of its index, small segments are merged, what is loose is removed.
+"""Ingestion: files become segments of a vector store's index; then small segments are merged, and loose ones removed.
 
-A claim is a fence, as of runs: what comes of a file is committed only if its last claim is still this one. It is by a
-delivery of a work item, and the holder of a later delivery takes over: the one before must have died, or is too late. A
-segment is written under the name of file and attempt before the commit that makes it a part of the store; until then
-the log has it among what is loose. Nothing is removed that a claim which still counts could make a part of the store:
-first the claim is made void by a commit, then the blob goes, then its name. A holder whose claim is void removes what
-it wrote; if it dies before that, the next work on the store finds a blob that the log does not know.
+A segment is written under the name of file and attempt before the commit that makes it a part of the store; until then
+the log has it among what is loose. What a claim is, and when a blob may go, stands in store_work.py.
 """
 
 from __future__ import annotations
@@ -13,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import tempfile
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -21,81 +17,38 @@ from typing import Final
 from assistants_service.core import events as e
 from assistants_service.core import names
 from assistants_service.core.errors import ApiError
-from assistants_service.core.files.service import Files, decode_file
-from assistants_service.core.log.repository import ItemOf
-from assistants_service.core.ports.clock import Clock
-from assistants_service.core.ports.embeddings import EmbeddingError, Embeddings
-from assistants_service.core.ports.extraction import Chunk, Chunking, Extraction, Unreadable
-from assistants_service.core.ports.search import Merging, SegmentGone, Weight
-from assistants_service.core.ports.storage import Conflict, Storage, StorageUnavailable
+from assistants_service.core.files.service import decode_file
+from assistants_service.core.ports.embeddings import EmbeddingError
+from assistants_service.core.ports.extraction import Chunk, Chunking, Unreadable
+from assistants_service.core.ports.storage import Conflict, StorageUnavailable
 from assistants_service.core.protocol.files.resources import File
 from assistants_service.core.protocol.objects import LastError
 from assistants_service.core.protocol.vector_stores.resources import StaticChunking
 from assistants_service.core.search.words import FORMAT
 from assistants_service.core.threads.decide import Done, Wait
-from assistants_service.core.vector_stores.fold import FileState, StoreState, merged_segment, segment_of
-from assistants_service.core.vector_stores.repository import Decision, VectorStoreRepository
-from assistants_service.core.work_items import MaintainStore, delivery_name, to_body
-from assistants_service.worker.slots import Slots
+from assistants_service.core.vector_stores.fold import FileState, StoreState, segment_of
+from assistants_service.core.work_items import MaintainStore, to_body
+from assistants_service.worker.merging import merge
+from assistants_service.worker.store_work import StoreWork
 
 log = logging.getLogger(__name__)
 
 CLAIMS: Final = 5  # of one file without an end; then it has failed
 SPELL: Final = 120.0  # seconds after which an item takes up no more files, and sends another one for the rest
-ABANDONED: Final = 3600.0  # seconds after which a claim counts no more, if its item is gone: nothing takes so long
-MERGES: Final = 16  # of one item, at most
-JOBS: Final = 8  # stores that are in work in one worker
 WENT_WRONG: Final = LastError(code="server_error", message="Sorry, something went wrong.")
 
 
 @dataclass(slots=True)
-class Ingestion:
-    """What it takes. `at_once` files are in work in one worker; most of the time they wait for others."""
+class IngestionJob(StoreWork):
+    """Files of the store, and after them its merges."""
 
-    storage: Storage
-    stores: VectorStoreRepository
-    files: Files
-    extraction: Extraction
-    embeddings: Embeddings
-    clock: Clock
-    jobs: Slots = field(default_factory=lambda: Slots(JOBS))
-    at_once: int = 4
-    room: Slots = field(init=False)
-    merging: asyncio.Lock = field(default_factory=asyncio.Lock)  # a merge holds its segments in memory
-
-    def __post_init__(self) -> None:
-        self.room = Slots(self.at_once, self.jobs.size * self.at_once)
-
-
-@dataclass(slots=True)
-class IngestionJob:
-    """The work on one store for one delivery of a work item, the `count`th."""
-
-    context: Ingestion
-    item: MaintainStore
-    item_id: str
-    count: int = 1
     _tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)  # by segment
     _ended: int = 0  # files
-
-    @property
-    def me(self) -> str:
-        """What this delivery claims by."""
-        return delivery_name(self.item_id, self.count)
-
-    @property
-    def _store(self) -> str:
-        return names.document(self.item.project, self.item.store_id)
-
-    def _before(self, item: str) -> bool:
-        """Whether this was an earlier delivery of the same item."""
-        item_id, _, count = item.rpartition("/")
-        return item_id == self.item_id and int(count) < self.count
 
     async def run(self) -> Wait | Done:
         """Raises StorageUnavailable: what was claimed stays so, for the item's next delivery; and GiveWay, if too many
         stores are in work."""
-        state = await self._look()
+        state = await self.look()
         if state.version <= self.item.seen or not state.version:
             return Wait()
         if state.deleted:
@@ -110,21 +63,21 @@ class IngestionJob:
 
     async def _tend(self) -> Done:
         try:
-            await self._remove_loose()
+            await self.remove_loose()
             await self._work()
         finally:
             for task in self._tasks.values():
                 task.cancel()
             await asyncio.gather(*self._tasks.values(), return_exceptions=True)
-        await self._merge()
-        if any(self._open(held) for held in self._waiting(await self._look())):
+        await merge(self)
+        if any(self._open(held) for held in self.waiting(await self.look())):
             await self._hand_on()
         # Last: of a file that this item's claim was on until just now, and that was taken out since, a segment may be
         # left, which no other item removes.
-        await self._remove_loose()
+        await self.remove_loose()
         if self.count > 1:  # again: an earlier delivery's claims counted until now, and its worker may have died since
             await self._project()
-        await self.context.stores.index.tidy(self._store, self._known)
+        await self.context.stores.index.tidy(self.store, self.known)
         return Done()
 
     async def _hand_on(self) -> None:
@@ -137,7 +90,7 @@ class IngestionJob:
         def again(seen: int) -> MaintainStore:
             return MaintainStore(project=self.item.project, store_id=self.item.store_id, seen=seen, sent_at=now)
 
-        if not await self._commit(self._release, again):  # what is left was never claimed
+        if not await self.commit(self._release, again):  # what is left was never claimed
             await self.context.storage.send(to_body(again(0)))
 
     # -- files -----------------------------------------------------------------------------------------------------
@@ -173,9 +126,9 @@ class IngestionJob:
 
         def decision(state: StoreState) -> Sequence[e.Event]:
             taken.clear()
-            if not state.known or self._overtaken(state):
+            if not state.known or self.overtaken(state):
                 return ()
-            open_ = [held for held in self._waiting(state) if self._open(held)]
+            open_ = [held for held in self.waiting(state) if self._open(held)]
             new = [held for held in open_ if not held.claims][:room]
             alone = [min(open_, key=lambda held: held.claims)] if open_ and not new and not self._tasks else []
             events: list[e.Event] = []
@@ -188,24 +141,18 @@ class IngestionJob:
                     events.append(e.FileClaimed(file_id=held.id, attempt=attempt, item=self.me))
             return events
 
-        found = await self._commit(decision)
+        found = await self.commit(decision)
         for file_id, attempt in taken:
             name = segment_of(file_id, attempt)
             self._tasks[name] = asyncio.create_task(self._take(file_id, attempt))
         return found
 
-    def _waiting(self, state: StoreState) -> Iterable[FileState]:
-        return (state.files[file_id] for file_id in state.waiting) if state.known else ()
-
     def _open(self, held: FileState) -> bool:
         """Whether it has no holder, or one that will do no more to it."""
-        return not held.item or self._before(held.item) or self._abandoned(held.claimed_at)
-
-    def _abandoned(self, since: float) -> bool:
-        return self.context.clock.now() - since > ABANDONED
+        return not held.item or self.before(held.item) or self.abandoned(held.claimed_at)
 
     def _release(self, state: StoreState) -> Sequence[e.Event]:
-        left = [held for held in self._waiting(state) if held.item and self._open(held)]
+        left = [held for held in self.waiting(state) if held.item and self._open(held)]
         return [e.FileReleased(file_id=held.id) for held in left]
 
     async def _take(self, file_id: str, attempt: int) -> None:
@@ -227,7 +174,7 @@ class IngestionJob:
         except ApiError:
             # Deleted, or expired, perhaps before it was attached: its deletion did not find it here.
             detached = e.FileDetached(file_id=file_id)
-            await self._commit(lambda state: [detached] if self._held(state, file_id, attempt) else ())
+            await self.commit(lambda state: [detached] if self._held(state, file_id, attempt) else ())
             note = names.document(self.item.project, file_id, self.item.store_id)
             await self.context.storage.remove(names.FILE_STORES, note)
             return
@@ -247,7 +194,7 @@ class IngestionJob:
         name, model = segment_of(file_id, attempt), self.context.embeddings.model
         # The segment first: what the log names is there.
         try:
-            size = await self.context.stores.index.put(self._store, name, chunks, vectors, model)
+            size = await self.context.stores.index.put(self.store, name, chunks, vectors, model)
         except Conflict:  # removed by the worker that took over
             if await self._mine(file_id, attempt):
                 raise
@@ -260,8 +207,8 @@ class IngestionJob:
             model=f"{model} {vectors.shape[1]}",
             format=FORMAT,
         )
-        if not await self._commit(lambda state: [completed] if self._held(state, file_id, attempt) else ()):
-            await self._discard(name)
+        if not await self.commit(lambda state: [completed] if self._held(state, file_id, attempt) else ()):
+            await self.discard(name)
 
     async def _chunks(self, file: File, chunking: StaticChunking) -> Sequence[Chunk]:
         sizes = Chunking(chunking.max_chunk_size_tokens, chunking.chunk_overlap_tokens)
@@ -276,11 +223,11 @@ class IngestionJob:
 
     async def _fail(self, file_id: str, attempt: int, error: LastError) -> None:
         failed = e.FileFailed(file_id=file_id, error=error)
-        await self._commit(lambda state: [failed] if self._held(state, file_id, attempt) else ())
+        await self.commit(lambda state: [failed] if self._held(state, file_id, attempt) else ())
 
     async def _mine(self, file_id: str, attempt: int) -> FileState | None:
         """The file, unless it was cancelled or taken out, or another worker took over."""
-        return self._held(await self._look(), file_id, attempt)
+        return self._held(await self.look(), file_id, attempt)
 
     def _held(self, state: StoreState, file_id: str, attempt: int) -> FileState | None:
         held = state.files.get(file_id) if state.known and file_id in state.waiting else None
@@ -290,150 +237,13 @@ class IngestionJob:
         """This item is poison: its files have failed, and no run waits for them."""
 
         def decision(state: StoreState) -> Sequence[e.Event]:
-            left = [held for held in self._waiting(state) if self._open(held)]
+            left = [held for held in self.waiting(state) if self._open(held)]
             return [e.FileFailed(file_id=held.id, error=WENT_WRONG) for held in left]
 
-        await self._commit(decision)
-        await self._remove_loose()
+        await self.commit(decision)
+        await self.remove_loose()
         await self._project()
 
     async def _project(self) -> None:
         """Bring up what deliveries of this item committed whose workers did not live to do so."""
         await self.context.stores.project(self.item.project, self.item.store_id, self.item_id)
-
-    # -- segments --------------------------------------------------------------------------------------------------
-
-    async def _merge(self) -> None:
-        merging = self.context.stores.index.merging
-        for _ in range(MERGES if merging else 0):
-            async with self.context.merging:
-                if not merging or not await self._merge_some(merging):
-                    return
-
-    async def _merge_some(self, merging: Merging) -> bool:
-        """One merge, if one is due and no other worker is at it."""
-        plan: Sequence[str] = ()
-        attempt = 0
-
-        def claim(state: StoreState) -> Sequence[e.Event]:
-            nonlocal plan, attempt
-            plan, attempt = () if self._overtaken(state) else _plan(merging, state), state.attempt + 1
-            return [e.MergeClaimed(attempt=attempt, item=self.me)] if plan else ()
-
-        await self._commit(claim)
-        if not plan:
-            return False
-        state = await self._look()
-        if not state.segments.keys() >= set(plan):
-            return False
-        # Before the merge: meanwhile another task of this process may fold the end of one of them into this state.
-        live = {source: chunks for name in plan for source, chunks in state.segments[name].sources.items()}
-        into = merged_segment(attempt)
-        try:
-            size = await merging.merge(self._store, plan, set(live), into)
-        except SegmentGone:
-            state = await self._look()
-            if state.known and state.segments.keys() >= set(plan):
-                raise
-            return False  # one of them went meanwhile, or the store
-        except Conflict:  # removed by the worker that took over
-            return False
-        if size is None:
-            return False
-
-        def commit(state: StoreState) -> Sequence[e.Event]:
-            # Nothing if another worker has merged one of them, took over from this one, or the store has expired.
-            if not state.known or state.loose.get(into) != self.me or not state.segments.keys() >= set(plan):
-                return ()
-            return [_merged(state, plan, into, size, sum(live.values()))]
-
-        if await self._commit(commit):
-            return True
-        await self._discard(into)
-        return False
-
-    def _take_over(self, state: StoreState) -> Sequence[e.Event]:
-        """Earlier deliveries are not to take anything up any more, nor to commit a merge that they have begun, even if
-        their holders live: once this one has ended there is no item by which another worker would take over. Nor is
-        a merge to be committed that was begun so long ago that its item is gone: nothing would be merged any more."""
-        if not state.known or self._overtaken(state):
-            return ()
-        old = self._abandoned(state.merging_since)
-        begun = tuple(
-            name
-            for name, item in state.loose.items()
-            if name.startswith("merged.") and item not in ("", self.me) and (old or self._before(item))
-        )
-        told = self.count == 1 or state.deliveries.get(self.item_id) == self.count
-        return () if told and not begun else [e.ItemTakenOver(names=begun, item=self.me)]
-
-    def _overtaken(self, state: StoreState) -> bool:
-        return state.deliveries.get(self.item_id, 0) > self.count
-
-    async def _remove_loose(self) -> None:
-        """What can no longer become a part of the store."""
-        state = await self._look()
-        if self._take_over(state):
-            await self._commit(self._take_over)
-            state = await self._look()
-        if not state.known:
-            return
-        counting = {held.source for held in self._waiting(state) if held.item}
-        loose = [
-            name
-            for name, item in state.loose.items()
-            if name not in counting
-            and (item in ("", self.me) or (self._before(item) and not name.startswith("merged.")))
-        ]
-        if loose:
-            await self._discard(*loose)
-            await self._commit(lambda state: _dropped(state, loose))
-
-    async def _discard(self, *segments: str) -> None:
-        await self.context.stores.index.drop(self._store, segments)
-
-    async def _known(self) -> Collection[str]:
-        state = await self._look()
-        return {*state.segments, *state.loose}
-
-    # --------------------------------------------------------------------------------------------------------------
-
-    async def _look(self) -> StoreState:
-        return (await self.context.stores.look(self.item.project, self.item.store_id)).state
-
-    async def _commit(self, decide: Decision, item_of: ItemOf | None = None) -> bool:
-        """Whether there was something to commit."""
-        events: Sequence[e.Event] = ()
-
-        def deciding(state: StoreState) -> Sequence[e.Event]:
-            nonlocal events
-            events = decide(state)
-            return events
-
-        await self.context.stores.commit(self.item.project, self.item.store_id, deciding, item_of)
-        return bool(events)
-
-
-def _merged(state: StoreState, plan: Sequence[str], into: str, size: int, chunks: int) -> e.SegmentsMerged:
-    sources = {source: number for name in plan for source, number in state.segments[name].sources.items()}
-    model = state.segments[plan[0]].model
-    return e.SegmentsMerged(
-        into=into, merged=tuple(plan), size=size, chunks=chunks, model=model, sources=sources, format=FORMAT
-    )
-
-
-def _dropped(state: StoreState, loose: Collection[str]) -> Sequence[e.Event]:
-    gone = tuple(name for name in loose if name in state.loose)
-    return [e.SegmentsDropped(names=gone)] if gone and state.known else ()
-
-
-def _plan(merging: Merging, state: StoreState) -> Sequence[str]:
-    """The segments to merge; none while a worker is at it."""
-    if not state.known or any(item and name.startswith("merged.") for name, item in state.loose.items()):
-        return []
-    return merging.plan(
-        [
-            Weight(name, held.size, sum(held.sources.values()) / held.chunks, held.model, held.format)
-            for name, held in state.segments.items()
-        ]
-    )

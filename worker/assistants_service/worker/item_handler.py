@@ -38,9 +38,10 @@ from assistants_service.core.work_items import (
     to_body,
 )
 from assistants_service.worker.context import WorkerContext
-from assistants_service.worker.ingestion import ABANDONED, IngestionJob
+from assistants_service.worker.ingestion import IngestionJob
 from assistants_service.worker.run_executor import Outcome, RunExecutor
 from assistants_service.worker.slots import GiveWay
+from assistants_service.worker.store_work import ABANDONED
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

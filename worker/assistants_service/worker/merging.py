@@ -1,0 +1,86 @@
+"""Merges of the segments of a vector store: small ones become one, and chunks of files that were taken out go."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from assistants_service.core import events as e
+from assistants_service.core.ports.search import Merging, SegmentGone, Weight
+from assistants_service.core.ports.storage import Conflict
+from assistants_service.core.search.words import FORMAT
+from assistants_service.core.vector_stores.fold import StoreState, merged_segment
+from assistants_service.worker.store_work import StoreWork
+
+MERGES: Final = 16  # of one item, at most
+
+
+async def merge(work: StoreWork) -> None:
+    merging = work.context.stores.index.merging
+    for _ in range(MERGES if merging else 0):
+        async with work.context.merging:
+            if not merging or not await _merge_some(work, merging):
+                return
+
+
+async def _merge_some(work: StoreWork, merging: Merging) -> bool:
+    """One merge, if one is due and no other worker is at it."""
+    plan: Sequence[str] = ()
+    attempt = 0
+
+    def claim(state: StoreState) -> Sequence[e.Event]:
+        nonlocal plan, attempt
+        plan, attempt = () if work.overtaken(state) else _plan(merging, state), state.attempt + 1
+        return [e.MergeClaimed(attempt=attempt, item=work.me)] if plan else ()
+
+    await work.commit(claim)
+    if not plan:
+        return False
+    state = await work.look()
+    if not state.segments.keys() >= set(plan):
+        return False
+    # Before the merge: meanwhile another task of this process may fold the end of one of them into this state.
+    live = {source: chunks for name in plan for source, chunks in state.segments[name].sources.items()}
+    into = merged_segment(attempt)
+    try:
+        size = await merging.merge(work.store, plan, set(live), into)
+    except SegmentGone:
+        state = await work.look()
+        if state.known and state.segments.keys() >= set(plan):
+            raise
+        return False  # one of them went meanwhile, or the store
+    except Conflict:  # removed by the worker that took over
+        return False
+    if size is None:
+        return False
+
+    def commit(state: StoreState) -> Sequence[e.Event]:
+        # Nothing if another worker has merged one of them, took over from this one, or the store has expired.
+        if not state.known or state.loose.get(into) != work.me or not state.segments.keys() >= set(plan):
+            return ()
+        return [_merged(state, plan, into, size, sum(live.values()))]
+
+    if await work.commit(commit):
+        return True
+    await work.discard(into)
+    return False
+
+
+def _merged(state: StoreState, plan: Sequence[str], into: str, size: int, chunks: int) -> e.SegmentsMerged:
+    sources = {source: number for name in plan for source, number in state.segments[name].sources.items()}
+    model = state.segments[plan[0]].model
+    return e.SegmentsMerged(
+        into=into, merged=tuple(plan), size=size, chunks=chunks, model=model, sources=sources, format=FORMAT
+    )
+
+
+def _plan(merging: Merging, state: StoreState) -> Sequence[str]:
+    """The segments to merge; none while a worker is at it."""
+    if not state.known or any(item and name.startswith("merged.") for name, item in state.loose.items()):
+        return []
+    return merging.plan(
+        [
+            Weight(name, held.size, sum(held.sources.values()) / held.chunks, held.model, held.format)
+            for name, held in state.segments.items()
+        ]
+    )

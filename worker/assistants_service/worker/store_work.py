@@ -1,0 +1,144 @@
+"""Work on one vector store for one delivery of a work item: what its files and its merges have in common.
+
+A claim is a fence, as of runs: what comes of it is committed only if the last claim is still this one. It is by a
+delivery of a work item, and the holder of a later delivery takes over: the one before must have died, or is too late.
+Nothing is removed that a claim which still counts could make a part of the store: first the claim is made void by a
+commit, then the blob goes, then its name. A holder whose claim is void removes what it wrote; if it dies before that,
+the next work on the store finds a blob that the log does not know.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from assistants_service.core import events as e
+from assistants_service.core import names
+from assistants_service.core.files.service import Files
+from assistants_service.core.log.repository import ItemOf
+from assistants_service.core.ports.clock import Clock
+from assistants_service.core.ports.embeddings import Embeddings
+from assistants_service.core.ports.extraction import Extraction
+from assistants_service.core.ports.storage import Storage
+from assistants_service.core.vector_stores.fold import FileState, StoreState
+from assistants_service.core.vector_stores.repository import Decision, VectorStoreRepository
+from assistants_service.core.work_items import MaintainStore, delivery_name
+from assistants_service.worker.slots import Slots
+
+ABANDONED: Final = 3600.0  # seconds after which a claim counts no more, if its item is gone: nothing takes so long
+JOBS: Final = 8  # stores that are in work in one worker
+
+
+@dataclass(slots=True)
+class Ingestion:
+    """What it takes. `at_once` files are in work in one worker; most of the time they wait for others."""
+
+    storage: Storage
+    stores: VectorStoreRepository
+    files: Files
+    extraction: Extraction
+    embeddings: Embeddings
+    clock: Clock
+    jobs: Slots = field(default_factory=lambda: Slots(JOBS))
+    at_once: int = 4
+    room: Slots = field(init=False)
+    merging: asyncio.Lock = field(default_factory=asyncio.Lock)  # a merge holds its segments in memory
+
+    def __post_init__(self) -> None:
+        self.room = Slots(self.at_once, self.jobs.size * self.at_once)
+
+
+@dataclass(slots=True)
+class StoreWork:
+    """The work on one store for one delivery of a work item, the `count`th."""
+
+    context: Ingestion
+    item: MaintainStore
+    item_id: str
+    count: int = 1
+
+    @property
+    def me(self) -> str:
+        """What this delivery claims by."""
+        return delivery_name(self.item_id, self.count)
+
+    @property
+    def store(self) -> str:
+        return names.document(self.item.project, self.item.store_id)
+
+    def before(self, item: str) -> bool:
+        """Whether this was an earlier delivery of the same item."""
+        item_id, _, count = item.rpartition("/")
+        return item_id == self.item_id and int(count) < self.count
+
+    def _take_over(self, state: StoreState) -> Sequence[e.Event]:
+        """Earlier deliveries are not to take anything up any more, nor to commit a merge that they have begun, even if
+        their holders live: once this one has ended there is no item by which another worker would take over. Nor is
+        a merge to be committed that was begun so long ago that its item is gone: nothing would be merged any more."""
+        if not state.known or self.overtaken(state):
+            return ()
+        old = self.abandoned(state.merging_since)
+        begun = tuple(
+            name
+            for name, item in state.loose.items()
+            if name.startswith("merged.") and item not in ("", self.me) and (old or self.before(item))
+        )
+        told = self.count == 1 or state.deliveries.get(self.item_id) == self.count
+        return () if told and not begun else [e.ItemTakenOver(names=begun, item=self.me)]
+
+    def overtaken(self, state: StoreState) -> bool:
+        return state.deliveries.get(self.item_id, 0) > self.count
+
+    async def remove_loose(self) -> None:
+        """What can no longer become a part of the store."""
+        state = await self.look()
+        if self._take_over(state):
+            await self.commit(self._take_over)
+            state = await self.look()
+        if not state.known:
+            return
+        counting = {held.source for held in self.waiting(state) if held.item}
+        loose = [
+            name
+            for name, item in state.loose.items()
+            if name not in counting
+            and (item in ("", self.me) or (self.before(item) and not name.startswith("merged.")))
+        ]
+        if loose:
+            await self.discard(*loose)
+            await self.commit(lambda state: _dropped(state, loose))
+
+    def abandoned(self, since: float) -> bool:
+        return self.context.clock.now() - since > ABANDONED
+
+    def waiting(self, state: StoreState) -> Iterable[FileState]:
+        return (state.files[file_id] for file_id in state.waiting) if state.known else ()
+
+    async def discard(self, *segments: str) -> None:
+        await self.context.stores.index.drop(self.store, segments)
+
+    async def known(self) -> Collection[str]:
+        state = await self.look()
+        return {*state.segments, *state.loose}
+
+    async def look(self) -> StoreState:
+        return (await self.context.stores.look(self.item.project, self.item.store_id)).state
+
+    async def commit(self, decide: Decision, item_of: ItemOf | None = None) -> bool:
+        """Whether there was something to commit."""
+        events: Sequence[e.Event] = ()
+
+        def deciding(state: StoreState) -> Sequence[e.Event]:
+            nonlocal events
+            events = decide(state)
+            return events
+
+        await self.context.stores.commit(self.item.project, self.item.store_id, deciding, item_of)
+        return bool(events)
+
+
+def _dropped(state: StoreState, loose: Collection[str]) -> Sequence[e.Event]:
+    gone = tuple(name for name in loose if name in state.loose)
+    return [e.SegmentsDropped(names=gone)] if gone and state.known else ()
