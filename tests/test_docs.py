@@ -8,14 +8,15 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from textwrap import wrap
 
 import pytest
+from pydantic.fields import FieldInfo
 
 from assistants_service.core import names
-from assistants_service.infra.settings import Settings
+from assistants_service.infra.settings import Settings, grouped
 from service import Process, service
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -39,9 +40,14 @@ SCRIPT = re.compile(r"<!-- (first run|watch) -->\n```sh\n(.*?)```\n", re.DOTALL)
 LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
 
 
-def settings_table() -> str:
+def settings_tables() -> str:
+    first, others = map(table_of, grouped())
+    return f"{first}\n\n### Further settings\n\n{others}"
+
+
+def table_of(fields: Mapping[str, FieldInfo]) -> str:
     rows = ["| variable | default | meaning |", "|---|---|---|"]
-    for name, field in Settings.model_fields.items():
+    for name, field in fields.items():
         default = field.get_default(call_default_factory=True)
         shown = "" if default in (None, {}, ()) else f"`{default}`"
         rows.append(f"| `{name.upper()}` | {shown} | {(field.description or '').replace('|', chr(92) + '|')} |")
@@ -57,7 +63,7 @@ def written(text: str) -> str:
 
     def part(found: re.Match[str]) -> str:
         name = found[1]
-        return f"<!-- {name} -->\n{settings_table() if name == 'settings' else example(name)}\n<!-- end -->"
+        return f"<!-- {name} -->\n{settings_tables() if name == 'settings' else example(name)}\n<!-- end -->"
 
     return SHOWN.sub(part, text)
 

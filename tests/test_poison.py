@@ -316,6 +316,15 @@ async def test_an_item_whose_log_has_events_that_do_not_fit_is_buried(
 
 
 @pytest.mark.parametrize("bench", [None], indirect=True)
+async def test_a_log_whose_events_do_not_fit_is_never_shown_half_folded(bench: Bench) -> None:
+    run, threads = await bench.run(), bench.thread_service.threads
+    await damage(bench, names.THREADS, run.thread_id, NOT_FITTING)
+    for look in (threads.look, threads.recall):
+        with pytest.raises(KeyError):
+            await look("p", run.thread_id)
+
+
+@pytest.mark.parametrize("bench", [None], indirect=True)
 async def test_an_item_that_its_host_gives_up_is_buried_though_its_log_cannot_be_read(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-from collections.abc import Mapping
-from typing import Annotated, Literal
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Final, Literal
 
 from pydantic import (
     AfterValidator,
@@ -19,6 +19,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
 from assistants_service.core import names
@@ -42,6 +43,12 @@ class UnresolvedReference(ConfigurationError):
 
 
 VAULT_REFERENCE = "@Microsoft.KeyVault("
+# What most installations set, in the order in which a reader meets it. All others tune, or are of one platform.
+ESSENTIAL: Final = (
+    *("storage", "host", "port", "api_keys"),
+    *("openai_api_key", "openai_base_url", "azure_openai_endpoint", "providers", "default_provider"),
+    *("embedding_model", "actions", "log_level"),
+)
 Url = Annotated[str, Field(pattern=r"^https?://.")]
 # Tokens of an identity are sent there: never in the clear, but to this machine.
 SAFE_URL = r"^(https://.|http://(localhost|127\.0\.0\.1)(:\d+)?(/|$))"
@@ -309,11 +316,20 @@ def read_settings(overrides: Mapping[str, object]) -> Settings:
         raise ConfigurationError(f"{name.upper()} is not valid: expected JSON.") from None
 
 
+def grouped() -> tuple[dict[str, FieldInfo], dict[str, FieldInfo]]:
+    """The settings that matter first, and all others, by the names of their fields."""
+    fields = Settings.model_fields
+    return {name: fields[name] for name in ESSENTIAL}, {k: v for k, v in fields.items() if k not in ESSENTIAL}
+
+
 def describe() -> str:
     """All settings, for --help."""
-    lines = []
-    for name, field in Settings.model_fields.items():
+    first, others = grouped()
+    return "\n".join([*_lines(first), "", "further settings:", *_lines(others)])
+
+
+def _lines(fields: Mapping[str, FieldInfo]) -> Iterator[str]:
+    for name, field in fields.items():
         default = field.get_default(call_default_factory=True)
         shown = f" (default: {default})" if default not in (None, {}, ()) else ""
-        lines.append(f"  {name.upper():<20} {field.description}{shown}")
-    return "\n".join(lines)
+        yield f"  {name.upper():<20} {field.description}{shown}"

@@ -318,6 +318,7 @@ class Repository(ABC, Generic[S, C]):
         with decoding(f"{self.logs}/{names.log(project, log_id)}"):
             commits = e.from_lines(tail.data)
         before = view.state.version
+        view.mark = None  # a fold that fails half-way: the log is read anew
         changes = view.fold(commits)
         view.mark, view.weight = tail.mark, view.weight + len(tail.data)
         # A process that folds a commit after its writer's death mends it before its own commit. So of a log that this
