@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-import runpy
+import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -19,11 +19,11 @@ from jsonschema import Draft202012Validator, ValidationError
 from jsonschema.exceptions import best_match
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.append(str(ROOT / "tools"))  # of scripts too, not of pytest alone
+from openapi_corrections import corrected  # noqa: E402
+
 DOCUMENT = ROOT / "tests" / "contract" / "assistants-openapi.json"
 OURS = re.compile(r"^(/|/health(/\w+)?|/openapi\.json|/docs(/.*)?|(/v1)?/threads/[^/]+/runs/[^/]+/events)$")
-
-# By path, as the tool is no module of any package.
-_corrected = runpy.run_path(str(ROOT / "tools" / "cut_openapi.py"))["corrected"]
 
 
 def check_response(
@@ -86,7 +86,7 @@ def check_stream(body: bytes | dict[str, Any], where: str = "stream") -> None:
 
 @cache
 def _document() -> dict[str, Any]:
-    return _corrected(json.loads(DOCUMENT.read_text(encoding="utf-8")))
+    return corrected(json.loads(DOCUMENT.read_text(encoding="utf-8")))
 
 
 @cache
