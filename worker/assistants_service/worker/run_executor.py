@@ -53,7 +53,6 @@ TOO_MANY = "The model called {} tools at once; {} are the most whose outputs can
 LOOK_EVERY = 1.0  # seconds between looks at the log while a model or a tool works
 TELL_AFTER = 0.9  # seconds of a model call until the log is told of it: at its first look, unless news woke it earlier
 
-
 Outcome = Wait | Done | KeepItem | WaitUntil
 Output = tuple[str, tuple[FileSearchResult, ...]]  # of a call: what the model is told, and what a search found
 
@@ -79,10 +78,8 @@ class RunExecutor:
     _provider: str = ""  # that answered last
 
     def __post_init__(self) -> None:
-        item = self.item
-        self.stream = StreamWriter(
-            self.context.storage, self.context.notifier, item.project, item.thread_id, item.run_id
-        )
+        item, context = self.item, self.context
+        self.stream = StreamWriter(context.storage, context.notifier, item.project, item.thread_id, item.run_id)
 
     async def run(self) -> Outcome:
         """Work until there is nothing to do here. Everything that was committed is projected by then."""
