@@ -50,7 +50,7 @@ LARGE = 1024 * 1024  # bytes that aiohttp does not want to send in one piece
 LONGEST = 32 * LARGE  # bytes of a line of a stream: a message is one line
 
 
-# --- a clock and a bell in the test's hands -------------------------------------------------------------------------
+# --- a clock and a notifier in the test's hands --------------------------------------------------------------------
 
 
 @dataclass
@@ -63,11 +63,11 @@ class ManualClock:
         return self.time
 
 
-class LoudBell(Notifier):
-    def ring_all(self) -> None:
+class LoudNotifier(Notifier):
+    def notify_all(self) -> None:
         """Let everybody who waits look again."""
         for topic in list(self._listeners):
-            self.ring(topic)
+            self.notify(topic)
 
 
 # --- a model that follows a script ----------------------------------------------------------------------------------
@@ -438,7 +438,7 @@ class InProcess:
         """Move the manual clock, and let everybody look at it."""
         clock: Any = self.parts.clock
         clock.time += seconds
-        self.notifier.ring_all()  # type: ignore[attr-defined]
+        self.notifier.notify_all()  # type: ignore[attr-defined]
 
     async def assistant(self, **fields: Json) -> str:
         body = {"model": "gpt-4o", **fields}
@@ -478,7 +478,7 @@ class InProcess:
             held = (await self.threads.look("default", run["thread_id"])).state.runs.get(run["id"])
             if held.making and held.making.step.id not in before:
                 return held.making
-            self.notifier.ring_all()  # type: ignore[attr-defined]
+            self.notifier.notify_all()  # type: ignore[attr-defined]
             await asyncio.sleep(0.002)
 
     async def ingested(self, store: Json, project: str = "default") -> Json:
@@ -554,7 +554,7 @@ async def in_process(
     clock, models = clock or SystemClock(), models or ScriptedModels(script)
     storage = storage_of(given, clock)
     tokens = tokens_of(given, clock)
-    shared = ids or Ids(clock), LoudBell(), storage, models, extraction, embeddings
+    shared = ids or Ids(clock), LoudNotifier(), storage, models, extraction, embeddings
     parts = Parts(given, clock, *shared, tokens, telemetry)
     threads, stores = threads_of(parts), stores_of(parts)
     searcher = searcher_of(parts, stores)

@@ -102,7 +102,7 @@ class Process:
             *(self.storage, self.threads, self.stores, searcher),
             *(world.models, clock, ids, self.notifier, world.lifetime),
         )
-        self.worker_context = WorkerContext(
+        self.context = WorkerContext(
             *(self.storage, self.threads, self.stores, world.models, ACTIONS),
             *(SlowText(world), Bag(), clock, ids, self.notifier),
             tombstones=world.tombstones,
@@ -111,13 +111,13 @@ class Process:
             waiting=world.waiting,
             searcher=FakeSearch([found("file-1", "a b.txt", 0.5, "w")], lambda: asyncio.sleep(0.3)),
         )
-        self.worker = Worker(self.worker_context) if "worker" in self.roles else None
+        self.worker = Worker(self.context) if "worker" in self.roles else None
         self.host: Host | None = None
         self.runner: web.AppRunner | None = None
         if self.worker:
             self.spawn(self._work(self.worker))
         if "functions" in self.roles:
-            self.host = Host(self.storage, Worker(self.worker_context), self.spawn, world.functions_are_late)
+            self.host = Host(self.storage, Worker(self.context), self.spawn, world.functions_are_late)
             self.spawn(self.host.run())
         if "api" in self.roles:
             self.runner = web.AppRunner(create_app(self.service, keys=KEYS), access_log=None, shutdown_timeout=5)

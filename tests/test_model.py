@@ -154,7 +154,7 @@ class Sequence(RuleBasedStateMachine):
     def ring(self) -> None:
         """Everybody looks: what they would do by themselves within a second."""
         for process, _ in self.processes:
-            process.notifier.ring_all()  # type: ignore[attr-defined]
+            process.notifier.notify_all()  # type: ignore[attr-defined]
 
     def check(self, answer: Answer, foretell: Callable[[], Json]) -> bool:
         """Whether the request was done, as was foretold."""

@@ -32,7 +32,7 @@ HEADERS = {"OpenAI-Beta": "assistants=v2"}
 
 
 class Separate:
-    """API and worker as two processes would be: each with a store, a ledger and a bell of its own."""
+    """API and worker as two processes would be: each with a store, repositories and a notifier of its own."""
 
     def __init__(self, account: str) -> None:
         clock = SystemClock()

@@ -12,12 +12,15 @@ import msgspec
 import pytest
 
 from assistants_service.core import events as e
-from assistants_service.core import paging, resources
+from assistants_service.core import paging
 from assistants_service.core.log.state import View
+from assistants_service.core.protocol.runs.resources import RequiredAction, Step
+from assistants_service.core.protocol.threads.resources import Message
+from assistants_service.core.protocol.vector_stores.resources import ChunkingStrategy, ExpiresAfter, TextContent
 from assistants_service.core.threads import fold, view
 from assistants_service.core.threads.stream import replay
 from assistants_service.core.vector_stores import fold as stores
-from assistants_service.core.vector_stores import repository as threads
+from assistants_service.core.vector_stores import repository
 from record_logs import CASES, LOGS, SUMS, digest, folded, kind_of, record
 
 Json = Any
@@ -82,15 +85,15 @@ def test_recorded_files_never_change() -> None:
 # --- nothing that a log can hold is missing -------------------------------------------------------------------------
 
 NEVER = {
-    (resources.RequiredAction, "type"): "there is one kind only",
-    (resources.ExpiresAfter, "anchor"): "there is one only",
-    (resources.ChunkingStrategy, "type"): "there is one kind only",
-    (resources.TextContent, "type"): "there is one kind only",
+    (RequiredAction, "type"): "there is one kind only",
+    (ExpiresAfter, "anchor"): "there is one only",
+    (ChunkingStrategy, "type"): "there is one kind only",
+    (TextContent, "type"): "there is one kind only",
     (fold.RunState, "costs"): "of open steps: a log is rolled over while no run is active",
     (fold.RunState, "thoughts"): "of active runs, likewise",
-    (resources.Step, "metadata"): "no request can give any",
+    (Step, "metadata"): "no request can give any",
     (view.Snapshot, "deleted"): "what is deleted is not written to",
-    (threads.Snapshot, "deleted"): "what is deleted is not written to",
+    (repository.Snapshot, "deleted"): "what is deleted is not written to",
 }
 
 
@@ -127,8 +130,8 @@ def stored_kinds() -> set[type[msgspec.Struct]]:
             case msgspec.inspect.DictType():
                 reach(kind.value_type)
 
-    of_threads = [view.Snapshot, resources.Message, fold.RunState]
-    of_stores = [threads.Snapshot, stores.FileState, stores.BatchState]
+    of_threads = [view.Snapshot, Message, fold.RunState]
+    of_stores = [repository.Snapshot, stores.FileState, stores.BatchState]
     for root in msgspec.inspect.multi_type_info([e.Event, e.Commit, *of_threads, *of_stores]):
         reach(root)
     return {kind for kind in found if isinstance(kind, type) and kind is not paging.Contents}  # without Index[...]
@@ -141,7 +144,7 @@ def recorded_values(log: Path) -> Iterator[tuple[type, str]]:
         yield from values(aggregate.trail)
     snapshot = log.with_suffix(".snapshot")
     if snapshot.exists():
-        head = view.Snapshot if isinstance(aggregate, view.ThreadView) else threads.Snapshot
+        head = view.Snapshot if isinstance(aggregate, view.ThreadView) else repository.Snapshot
         yield from values(msgspec.json.decode(snapshot.read_bytes().partition(b"\n")[0], type=head))
 
 

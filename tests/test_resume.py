@@ -240,7 +240,7 @@ async def test_what_cannot_be_read_keeps_nothing_else_from_going_on(caplog: pyte
             storage, ThreadRepository(storage, *restored), VectorStoreRepository(storage, *restored), SystemClock()
         )
         await resumption.run()
-        assert resumption.rung == {"run": 1, "tidy_upload": 1}
+        assert resumption.enqueued == {"run": 1, "tidy_upload": 1}
         assert sorted(resumption.unreadable) == sorted(
             [
                 *(f"threads/default/{thread}.log" for thread in threads),

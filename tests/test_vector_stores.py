@@ -265,7 +265,7 @@ async def test_a_delivery_that_was_overtaken_takes_nothing_up_any_more(monkeypat
 
         await IngestionJob(context, item, "1", 2).run()
         with monkeypatch.context() as patch:
-            patch.setattr(IngestionJob, "_merge", unmerged)
+            patch.setattr("assistants_service.worker.ingestion.merge", unmerged)
             for number, file_id in enumerate(await files(service, 10)):
                 await service.api.post(f"/vector_stores/{store['id']}/files", {"file_id": file_id})
                 await IngestionJob(context, item, f"other {number}").run()
@@ -534,7 +534,8 @@ async def test_segments_of_an_older_format_are_renewed_when_a_file_is_added(monk
         with monkeypatch.context() as old:
             old.setattr("assistants_service.core.search.segment.indexed", list)
             old.setattr("assistants_service.core.search.segment.FORMAT", WHOLE)
-            old.setattr("assistants_service.worker.ingestion.FORMAT", WHOLE)
+            for module in ("ingestion", "merging"):
+                old.setattr(f"assistants_service.worker.{module}.FORMAT", WHOLE)
             await IngestionJob(context, item, "1").run()
         state = (await service.stores.look("default", store["id"])).state
         assert [held.format for held in state.segments.values()] == [WHOLE]  # of all that were merged

@@ -8,9 +8,9 @@ from typing import Final
 
 from assistants_service.core.names import SEGMENTS
 from assistants_service.core.ports.extraction import Chunk
-from assistants_service.core.ports.search import Merging, Passage, Query, SegmentGone, Weights
+from assistants_service.core.ports.search import Merging, Passage, Query, SegmentGone, Weight, Weights
 from assistants_service.core.ports.storage import ContentGone, Contents
-from assistants_service.core.search import merge_policy as tiers
+from assistants_service.core.search import merge_policy
 from assistants_service.core.search import segment
 from assistants_service.core.search.ranking import HYBRID
 from assistants_service.core.search.segment_cache import SegmentCache
@@ -65,8 +65,8 @@ class EmbeddedIndex:
         if there := await self._names(store):
             await self.drop(store, there - set(await known()))
 
-    def plan(self, segments: Sequence[tiers.Weight]) -> Sequence[str]:
-        return tiers.plan(segments)
+    def plan(self, segments: Sequence[Weight]) -> Sequence[str]:
+        return merge_policy.plan(segments)
 
     async def merge(self, store: str, names: Sequence[str], live: Collection[str], into: str) -> int | None:
         blobs = [await self._read(store, name) for name in names]
