@@ -10,8 +10,7 @@ from assistants_service.core.names import SEGMENTS
 from assistants_service.core.ports.extraction import Chunk
 from assistants_service.core.ports.search import Merging, Passage, Query, SegmentGone, Weight, Weights
 from assistants_service.core.ports.storage import ContentGone, Contents
-from assistants_service.core.search import merge_policy
-from assistants_service.core.search import segment
+from assistants_service.core.search import merge_policy, segment
 from assistants_service.core.search.ranking import HYBRID
 from assistants_service.core.search.segment_cache import SegmentCache
 
