@@ -480,6 +480,40 @@ def an_error_in_a_stream_without_done(ask: Ask) -> Answer:
     return Answer(events=[{"error": {"message": "The engine is overloaded."}}], end="")
 
 
+# llama.cpp until late 2025: the error stands in a field of its own, and no event has data.
+LLAMA_FIELD: Final = GITHUB + "coddy-project/coddy-agent/pull/106"
+
+
+@habit(LLAMA_FIELD, fails="KV cache is full", streams=(True,))
+def llama_cpp_error_in_a_field_of_its_own(ask: Ask) -> Answer:
+    error = {"code": 500, "message": "The KV cache is full.", "type": "server_error"}
+    return Answer(text=f"error: {json.dumps(error)}\n\ndata: [DONE]\n\n", kind="text/event-stream")
+
+
+@habit(
+    unreported("https://html.spec.whatwg.org/multipage/server-sent-events.html"), fails="It is full", streams=(True,)
+)
+def an_error_in_a_field_of_its_own_that_is_no_object(ask: Ask) -> Answer:
+    return Answer(text="error: It is full.\n\ndata: [DONE]\n\n", kind="text/event-stream")
+
+
+@habit(unreported("https://html.spec.whatwg.org/multipage/server-sent-events.html"), streams=(True,))
+def a_byte_order_mark_before_the_stream(ask: Ask) -> Answer:
+    events = [chunk({"content": DONE}), chunk({}, "stop")]
+    text = "".join(f"data: {json.dumps(event)}\n\n" for event in events)
+    return Answer(text=f"\ufeff{text}data: [DONE]\n\n", kind="text/event-stream")
+
+
+@habit(
+    unreported("https://openrouter.ai/docs/use-cases/reasoning-tokens#preserving-reasoning-blocks"), streams=(False,)
+)
+def a_thought_that_is_nested_without_end(ask: Ask) -> Answer:
+    deep: Any = "why"
+    for _ in range(700):
+        deep = [deep]
+    return ask.turn(ask.calls(reasoning_details=[{"type": "reasoning.text", "text": deep}]))
+
+
 @habit("https://docs.ollama.com/api/errors", fails="model 'm' not found")
 def ollama_error_text(ask: Ask) -> Answer:
     return Answer({"error": "model 'm' not found"}, status=404)

@@ -21,6 +21,7 @@ MOST_VECTORS: Final = 64 * MIB
 # iana.org/assignments/http-parameters, "HTTP Content Coding". Some say `none` or a charset, which compresses nothing.
 _COMPRESSIONS: Final = {"gzip", "x-gzip", "deflate", "br", "zstd", "dcb", "dcz", "compress", "x-compress"}
 REDIRECTED: Final = "redirected_to"
+_BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"  # that a stream may begin with
 
 
 class TooLong(openai.OpenAIError):
@@ -80,17 +81,20 @@ async def events(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     """The data of each server-sent event, up to `[DONE]`. A body that is no stream, but JSON, is its only event.
 
     Source: html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream; what stands in other fields
-    than `data`, the protocols here repeat in it. Raises TooLong.
+    than `data`, the protocols here repeat in it, but for llama.cpp of 2025, which has errors in a field `error`: they
+    come as all others do, as an object with that key. Raises TooLong.
     """
     data: list[bytes] = []
     first, skipped = True, 0
-    async for line in _lines(pieces):
+    async for whole in _lines(pieces):
+        line = whole.removeprefix(_BYTE_ORDER_MARK) if first else whole
         if first and line.lstrip()[:1] in (b"{", b"["):
             yield b"".join([line, *[rest async for rest in _lines(pieces)]])
             return
         first = first and not line.strip()
-        if line.startswith(b"data:"):
-            data.append(line[5:].strip())
+        if line.startswith((b"data:", b"error:")):
+            field, _, value = line.partition(b":")
+            data.append(value.strip() if field == b"data" else _error(value.strip()))
             if sum(map(len, data)) > MOST:
                 raise TooLong
             skipped = 0
@@ -105,6 +109,13 @@ async def events(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
                 raise TooLong
     if data and not data[0].startswith(b"[DONE]"):  # of a server that ends without an empty line
         yield b"\n".join(data)
+
+
+def _error(value: bytes) -> bytes:
+    try:
+        return msgspec.json.encode({"error": msgspec.json.decode(value)})
+    except msgspec.DecodeError:
+        return msgspec.json.encode({"error": value.decode(errors="replace")})
 
 
 async def _lines(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

@@ -107,7 +107,10 @@ def of_turn(turn: Turn, provider: str) -> tuple[dict[str, Any], dict[str, dict[s
     """The fields of the message, and those of its calls by id; none of another provider's."""
     if turn.thought is None or turn.thought.provider != provider:
         return {}, {}
-    data = _clean(json.loads(turn.thought.data))
+    try:
+        data = _clean(json.loads(turn.thought.data))
+    except RecursionError:  # nested a thousand times: nothing that a server would miss
+        return {}, {}
     return data["message"], data["calls"]
 
 
