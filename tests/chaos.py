@@ -27,7 +27,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterat
 from dataclasses import dataclass, field
 
 from assistants_service.core.protocol.runs.resources import TERMINAL, Run
-from assistants_service.core.threads import sse as frames
+from assistants_service.core.threads import sse
 from assistants_service.core.threads.decide import CLAIMS, DEADLY
 from azurite import Azurite
 from past import Past
@@ -378,9 +378,7 @@ class Tally:
     def _thread(cls, visitor: Visitor, past: Past) -> Tally:
         known = [change.object.id for change in past.changes if change.name == "thread.message.created"]
         ends = Counter(
-            change.object.id
-            for change in past.changes
-            if isinstance(change.object, Run) and change.name in frames.ENDINGS
+            change.object.id for change in past.changes if isinstance(change.object, Run) and change.name in sse.ENDINGS
         )
         told = [*(run.id for run in visitor.runs if not past.state.runs.get(run.id))]
         told += [message for message in visitor.messages if message not in known]

@@ -12,7 +12,7 @@ from assistants_service.api import streaming
 from assistants_service.core import names
 from assistants_service.core.events import RunQueued
 from assistants_service.core.protocol.runs.resources import FunctionToolCall, Step, ToolCalls
-from assistants_service.core.threads import sse as frames
+from assistants_service.core.threads import sse
 from assistants_service.core.threads.fold import RunState
 from assistants_service.core.threads.stream import replay
 from client import Exchange
@@ -52,14 +52,14 @@ def p4_what_clients_heard(world: World | Reality, project: str, past: Past, exch
 def p4_a_client_heard_it(past: Past, each: Exchange, whole: bytes) -> None:
     heard = (each.heard or b"").replace(streaming.HEARTBEAT, b"")
     events, _, error = heard.partition(b"event: error\n")
-    events, done, _ = events.partition(frames.DONE)
+    events, done, _ = events.partition(sse.DONE)
     start = _start(past, each, whole)
     assert whole[start : start + len(events)] == events, f"P4: {each} heard {events!r}, and not {whole[start:]!r}"
     if error:
         assert past.deleted or b"does not answer" in error, f"P4: {each} heard {error!r}"
     if done:
-        last = [name for *_, name, _ in frames.parse(whole[: start + len(events)])][-1]
-        assert last in frames.ENDINGS or (last == frames.PAUSE and each.what != "watch"), f"P4: {each} heard a part"
+        last = [name for *_, name, _ in sse.parse(whole[: start + len(events)])][-1]
+        assert last in sse.ENDINGS or (last == sse.PAUSE and each.what != "watch"), f"P4: {each} heard a part"
 
 
 def _start(past: Past, each: Exchange, whole: bytes) -> int:
@@ -73,7 +73,7 @@ def _start(past: Past, each: Exchange, whole: bytes) -> int:
             for version, event in past.events(RunQueued)
             if event.run_id == each.ids[1] and each.since <= past.at(version) <= each.until
         )
-        return next((offset for offset, shown, *_ in frames.parse(whole) if shown >= version), len(whole))
+        return next((offset for offset, shown, *_ in sse.parse(whole) if shown >= version), len(whole))
     return 0
 
 
@@ -81,10 +81,10 @@ async def p4_a_reader_goes_on_where_he_was(data: bytes) -> None:
     async def source(offset: int) -> bytes:
         return data[offset:]
 
-    events = list(frames.parse(data))
+    events = list(sse.parse(data))
     ends = [*(offset for offset, *_ in events[1:]), len(data)]
     for (offset, version, name, _), end in zip(events, ends, strict=True):
-        after = None if name in frames.ENDINGS else end
+        after = None if name in sse.ENDINGS else end
         assert await streaming.start_offset(source, f"{offset}.{version}") == after, "P4: Last-Event-ID"
 
 
@@ -92,7 +92,7 @@ async def p4_a_reader_goes_on_where_he_was(data: bytes) -> None:
 
 
 def p4_each_event_once_and_in_order(past: Past, run_id: str, data: bytes) -> None:
-    frames_there = list(frames.parse(data))
+    frames_there = list(sse.parse(data))
     assert frames_there, "P4: an empty stream"
     ends = [*(offset for offset, *_ in frames_there[1:]), len(data)]
     for (offset, version, name, payload), end in zip(frames_there, ends, strict=True):
@@ -101,12 +101,12 @@ def p4_each_event_once_and_in_order(past: Past, run_id: str, data: bytes) -> Non
     versions = [version for _, version, _, _ in frames_there]
     assert versions == sorted(versions), "P4: in the order of the log"
     events = [(name, msgspec.json.decode(payload)) for _, _, name, payload in frames_there]
-    logged = [(n, msgspec.json.decode(p)) for _, _, n, p in frames.parse(b"".join(replay(past.of(run_id))))]
+    logged = [(n, msgspec.json.decode(p)) for _, _, n, p in sse.parse(b"".join(replay(past.of(run_id))))]
     known = {thing["id"] for _, thing in logged}
     _whole_events(logged, [event for event in events if event[1]["id"] in known])
     _opened_and_closed(events, known)
     _deltas_add_up(events, past)
-    assert events[-1][0] in frames.ENDINGS, f"P4: it ends with {events[-1][0]}"
+    assert events[-1][0] in sse.ENDINGS, f"P4: it ends with {events[-1][0]}"
 
 
 def _whole_events(logged: list[tuple[str, Any]], shown: list[tuple[str, Any]]) -> None:

@@ -12,7 +12,7 @@ import virtual
 from assistants_service.core.ids import Ids
 from assistants_service.core.protocol.runs.resources import Run
 from assistants_service.core.protocol.threads.resources import Message
-from assistants_service.core.threads import sse as frames
+from assistants_service.core.threads import sse
 from assistants_service.worker.deltas import DeltaBuffer, PartialReply
 
 RUN = Run(id="run_1", created_at=1, assistant_id="asst_1", thread_id="thread_1", model="m", expires_at=601)
@@ -27,10 +27,10 @@ class SlowWriter:
     """A stream whose writes last until they are let go."""
 
     def __init__(self) -> None:
-        self.events: list[frames.Event] = []
+        self.events: list[sse.Event] = []
         self.writing, self.go = asyncio.Event(), asyncio.Event()
 
-    async def emit(self, events: Iterable[frames.Event]) -> None:
+    async def emit(self, events: Iterable[sse.Event]) -> None:
         self.writing.set()
         await self.go.wait()
         self.events += events
@@ -99,13 +99,13 @@ async def test_text_that_comes_after_a_call_has_begun_waits_and_the_call_goes_on
 def test_a_message_that_is_cut_keeps_what_was_said() -> None:
     """Clients look a part up in the message that ends: it has to be there."""
     step, message = PartialReply(RUN, Ids(Clock())).open_message(1.0)
-    renderer = frames.Renderer()
+    renderer = sse.Renderer()
     said = [
-        *frames.opening_step(step),
-        *frames.opening_message(message),
-        frames.message_delta(message.id, frames.text_part("Once ", first=True)),
-        frames.message_delta(message.id, frames.text_part("upon", first=False)),
-        frames.message_delta(message.id, {"index": 1, "type": "refusal", "refusal": "No."}),
+        *sse.opening_step(step),
+        *sse.opening_message(message),
+        sse.message_delta(message.id, sse.text_part("Once ", first=True)),
+        sse.message_delta(message.id, sse.text_part("upon", first=False)),
+        sse.message_delta(message.id, {"index": 1, "type": "refusal", "refusal": "No."}),
     ]
     for event in said:
         renderer.saw(*event)

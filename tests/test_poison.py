@@ -18,7 +18,7 @@ from assistants_service.core.ports.storage import Conflict, Delivery, StorageUna
 from assistants_service.core.protocol.assistants.resources import StoredAssistant
 from assistants_service.core.protocol.runs.requests import CreateThreadAndRun
 from assistants_service.core.protocol.runs.resources import Run
-from assistants_service.core.threads import sse as frames
+from assistants_service.core.threads import sse
 from assistants_service.core.threads.decide import CLOSING
 from assistants_service.core.threads.repository import ThreadRepository
 from assistants_service.core.threads.service import ThreadService
@@ -195,7 +195,7 @@ async def test_p4_the_stream_of_a_poisoned_run_ends(bench: Bench, caplog: pytest
         await bench.deliver()
     tail = await bench.store.read(names.STREAMS, names.document("p", run.thread_id, run.id), None)
     assert tail
-    assert [name for _, _, name, _ in frames.parse(tail.data)][-1] == "thread.run.failed"
+    assert [name for _, _, name, _ in sse.parse(tail.data)][-1] == "thread.run.failed"
 
 
 async def poison(bench: Bench, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,7 +29,7 @@ from assistants_service.composition import api_of
 from assistants_service.core.notifier import Notifier
 from assistants_service.core.ports.models import Deltas, Prompt, Reply
 from assistants_service.core.protocol.runs.resources import Run
-from assistants_service.core.threads import sse as frames
+from assistants_service.core.threads import sse
 from byname import ByName
 from client import names_in_path
 from inprocess import BETA, PATIENCE, InProcess, in_process, path_of, says
@@ -55,7 +55,7 @@ class Reader:
 
     async def read(self) -> bytes:
         """All that is heard in the end."""
-        while not self.heard.endswith(frames.DONE):
+        while not self.heard.endswith(sse.DONE):
             self._keep(await self._piece(self.chance.randint(1, 3000)))
         return self.heard
 
@@ -196,7 +196,7 @@ async def watch(visitor: Visitor, run: Run) -> aiohttp.ClientResponse:
     """Until there is nothing more to hear."""
     world, path = visitor.world, names_in_path(run.thread_id, run.id)
     response = await world.session.get(f"{world.url(visitor.chance)}{path}/events")
-    while (await response.content.readline()) != f"event: {frames.PAUSE}\n".encode():
+    while (await response.content.readline()) != f"event: {sse.PAUSE}\n".encode():
         pass
     return response
 

@@ -16,7 +16,7 @@ from assistants_service.core.ids import Ids
 from assistants_service.core.notifier import Notifier
 from assistants_service.core.ports.storage import Conflict
 from assistants_service.core.protocol.runs.resources import Run
-from assistants_service.core.threads import sse as frames
+from assistants_service.core.threads import sse
 from assistants_service.core.threads.fold import Change
 from assistants_service.core.threads.stream import StreamWriter
 from assistants_service.infra.sqlite.store import SqliteStorage
@@ -57,7 +57,7 @@ class Paper:
 
     async def names(self) -> list[str]:
         tail = await self.store.read(names.STREAMS, self.writer().name, None)
-        return [name.removeprefix("thread.") for _, _, name, _ in frames.parse(tail.data if tail else b"")]
+        return [name.removeprefix("thread.") for _, _, name, _ in sse.parse(tail.data if tail else b"")]
 
 
 @pytest.fixture
@@ -72,10 +72,10 @@ async def mine() -> set[str]:
     return set()
 
 
-def opening() -> Iterator[frames.Event]:
+def opening() -> Iterator[sse.Event]:
     """A step and a message that begin."""
     step, message = PartialReply(RUN, IDS).open_message(2)
-    yield from (*frames.opening_step(step), *frames.opening_message(message))
+    yield from (*sse.opening_step(step), *sse.opening_message(message))
 
 
 async def test_what_was_dropped_with_its_thread_is_not_begun_again(paper: Paper) -> None:
@@ -144,7 +144,7 @@ async def test_what_the_log_knows_is_not_torn(paper: Paper) -> None:
     draft = PartialReply(RUN, IDS)
     step, message = draft.open_message(2)
     dead = await paper.worker(mine)
-    await dead.emit([*frames.opening_step(step), *frames.opening_message(message)])
+    await dead.emit([*sse.opening_step(step), *sse.opening_message(message)])
 
     async def known() -> set[str]:
         return {step.id, message.id}

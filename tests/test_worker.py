@@ -15,7 +15,7 @@ from assistants_service.core import names
 from assistants_service.core.ports.models import Deltas, Prompt, Reply
 from assistants_service.core.ports.storage import Conflict, Delivery, StorageUnavailable
 from assistants_service.core.protocol.runs.resources import Run, ToolCalls
-from assistants_service.core.threads import sse as frames
+from assistants_service.core.threads import sse
 from assistants_service.core.work_items import AdvanceRun, PurgeThread, to_body
 from assistants_service.worker.actions import Actions
 from assistants_service.worker.item_handler import WorkItemHandler
@@ -454,7 +454,7 @@ def test_p4_what_a_dead_worker_left_open_is_closed_before_the_model_is_asked_aga
 
             async def reply(prompt: Prompt, deltas: Deltas | None) -> Reply:
                 tail = await world.store.read(names.STREAMS, names.document(PROJECT, client.thread, work.id), None)
-                told.extend(name for _, _, name, _ in frames.parse(tail.data if tail else b""))
+                told.extend(name for _, _, name, _ in sse.parse(tail.data if tail else b""))
                 return await whole(prompt, deltas)
 
             models: Any = world.models

@@ -11,11 +11,14 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Collection
+from functools import lru_cache
+from typing import Final
 
 from aiohttp import web
 
 from assistants_service.core.errors import ApiError
 
+NAMES: Final = 128  # that are remembered: programs call the service by a few, and this is asked of each request
 _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+))(?::\d*)?")
 
 
@@ -46,12 +49,14 @@ def allowed(request: web.Request, origins: Collection[str]) -> bool:
     return origin is not None and ("*" in origins or origin in origins)
 
 
+@lru_cache(NAMES)
 def _name(host: str) -> str:
     """Without the port; empty if the header is none."""
     found = _HOST.fullmatch(host)
     return (found[1] or found[2]).lower().removesuffix(".") if found else ""
 
 
+@lru_cache(NAMES)
 def _is_loopback(name: str) -> bool:
     """No one can register a name of `localhost`: it is this machine (RFC 6761, 6.3)."""
     try:

@@ -167,7 +167,7 @@ class WorkItemHandler:
             case Wait() if self._age(item) < STALE and item.seen != NOTHING_NEW:
                 return await self._put_back(item, count)
             case Wait(gone=False):
-                log.info("run %s: its commit never came, the doorbell is dropped", item.run_id)
+                log.info("run %s: its commit never came, the work item is dropped", item.run_id)
             case KeepItem():
                 return False
         return True

@@ -15,7 +15,7 @@ from assistants_service.core.notifier import Notifier
 from assistants_service.core.ports.storage import Conflict, Logs, Mark
 from assistants_service.core.protocol.runs.resources import Run, Step
 from assistants_service.core.protocol.threads.resources import Message
-from assistants_service.core.threads import sse as frames
+from assistants_service.core.threads import sse
 from assistants_service.core.threads.fold import Change
 from assistants_service.core.threads.repository import ThreadRepository
 
@@ -34,7 +34,7 @@ class StreamWriter:
         self._started = False  # it was not there before
         self._over = False  # its last event ended the run: nothing follows
         self._owned = False  # the mark was read before the log last said that the run is this worker's
-        self._renderer = frames.Renderer()
+        self._renderer = sse.Renderer()
 
     async def show(self, threads: ThreadRepository, project: str, thread_id: str, run_id: str) -> None:
         """Bring the stream up to the log."""
@@ -67,7 +67,7 @@ class StreamWriter:
                 self._scanned = False
         raise Conflict
 
-    async def emit(self, events: Iterable[frames.Event]) -> None:
+    async def emit(self, events: Iterable[sse.Event]) -> None:
         """Write what a model says at this moment. Raises Conflict if another process wrote: take over first."""
         if not self._owned:
             raise Conflict
@@ -93,8 +93,8 @@ class StreamWriter:
                 continue
         raise Conflict
 
-    def _missing(self, trail: Sequence[Change]) -> list[tuple[int, frames.Event]]:
-        missing: list[tuple[int, frames.Event]] = []
+    def _missing(self, trail: Sequence[Change]) -> list[tuple[int, sse.Event]]:
+        missing: list[tuple[int, sse.Event]] = []
         known, run = {change.object.id for change in trail}, None
         for change in trail:
             run = change.object if isinstance(change.object, Run) else run
@@ -104,15 +104,15 @@ class StreamWriter:
                     missing.append((change.version, event))
         return missing
 
-    def _events_of(self, change: Change, run: Run | None, known: Set[str]) -> Iterator[frames.Event]:
+    def _events_of(self, change: Change, run: Run | None, known: Set[str]) -> Iterator[sse.Event]:
         step = change.object
         if isinstance(step, Step) and run and not self._renderer.begun(step.id):
             # A worker that had lost the run may have opened another one since the last look: steps do not overlap.
             yield from self._renderer.abandoned(run, known, step.created_at)
         yield from self._renderer.render(change)
 
-    async def _append(self, events: list[tuple[int, frames.Event]]) -> None:
-        block = b"".join(frames.to_bytes(events, self._mark.offset if self._mark else 0))
+    async def _append(self, events: list[tuple[int, sse.Event]]) -> None:
+        block = b"".join(sse.to_bytes(events, self._mark.offset if self._mark else 0))
         # At the mark: another worker, or an API process that cancels, may be writing to the same stream.
         if self._mark is None:
             self._mark, _ = await self._logs.start(names.STREAMS, self.name, block)
@@ -128,15 +128,15 @@ class StreamWriter:
         """Read the whole stream: what it shows, and what is open on it."""
         self._owned = False
         tail = await self._logs.read(names.STREAMS, self.name, None)
-        self._mark, self._version, self._renderer = (tail.mark if tail else None), 0, frames.Renderer()
+        self._mark, self._version, self._renderer = (tail.mark if tail else None), 0, sse.Renderer()
         self._over = False
-        for _, version, name, payload in frames.parse(tail.data if tail else b""):
-            self._over = name in frames.ENDINGS
+        for _, version, name, payload in sse.parse(tail.data if tail else b""):
+            self._over = name in sse.ENDINGS
             self._version = max(self._version, version)
             if name.startswith("thread.run.step.") and not name.endswith(".delta"):
                 self._renderer.saw(name, msgspec.json.decode(payload, type=Step))
             elif name == "thread.message.delta":
-                self._renderer.saw(name, msgspec.json.decode(payload, type=frames.Delta))
+                self._renderer.saw(name, msgspec.json.decode(payload, type=sse.Delta))
             elif name.startswith("thread.message."):
                 self._renderer.saw(name, msgspec.json.decode(payload, type=Message))
         self._scanned = True
@@ -146,7 +146,7 @@ async def last_told(logs: Logs, name: str, object_id: str) -> Message | Step | N
     """The message or the step as the stream of this name showed it last, deltas aside. None: it never did."""
     tail = await logs.read(names.STREAMS, name, None)
     found: Message | Step | None = None
-    for _, _, event, payload in frames.parse(tail.data if tail else b""):
+    for _, _, event, payload in sse.parse(tail.data if tail else b""):
         if event.endswith(".delta") or object_id.encode() not in payload:
             continue
         thing: Message | Step | None = None
@@ -161,11 +161,11 @@ async def last_told(logs: Logs, name: str, object_id: str) -> Message | Step | N
 def replay(trail: Sequence[Change]) -> Iterator[bytes]:
     """The events of the stream as it would be without streaming: the same ones with the same ids, each message as
     one delta."""
-    return frames.to_bytes(_events_of(trail), 0)
+    return sse.to_bytes(_events_of(trail), 0)
 
 
-def _events_of(trail: Sequence[Change]) -> Iterator[tuple[int, frames.Event]]:
-    renderer = frames.Renderer()
+def _events_of(trail: Sequence[Change]) -> Iterator[tuple[int, sse.Event]]:
+    renderer = sse.Renderer()
     for change in trail:
         for event in renderer.render(change):
             renderer.saw(*event)
