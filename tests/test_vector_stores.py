@@ -429,9 +429,7 @@ async def test_the_last_of_a_store_goes_whole_though_its_first_purge_never_came(
         item = MaintainStore(project="default", store_id=store["id"], sent_at=0)
         await IngestionJob(worker._context.ingestion, item, "1").run()
         await service.api.delete(f"/vector_stores/{store['id']}")
-        await worker._handler._purge_store(
-            PurgeStore(project="default", store_id=store["id"], sent_at=0, tombstones=True)
-        )
+        await worker._handler._purge(PurgeStore(project="default", store_id=store["id"], sent_at=0, tombstones=True))
         storage = service.parts.storage
         assert await storage.read(names.STORE_LOGS, names.log("default", store["id"]), None) is None
         for container in (names.STORE_FILES, names.FILE_STORES, names.VECTOR_STORES):

@@ -22,6 +22,8 @@ from assistants_service.core.ports.storage import Conflict, Delivery, StorageUna
 from assistants_service.core.protocol.objects import LastError
 from assistants_service.core.threads.decide import KeepItem, Wait, WaitUntil, failed
 from assistants_service.core.threads.fold import ThreadState
+from assistants_service.core.threads.repository import ThreadRepository
+from assistants_service.core.vector_stores.repository import VectorStoreRepository
 from assistants_service.core.work_items import (
     MAX_DELAY,
     AdvanceRun,
@@ -146,8 +148,8 @@ class WorkItemHandler:
 
     async def _do(self, item: WorkItem) -> None:
         match item:
-            case PurgeThread():
-                await self._purge_thread(item)
+            case PurgeThread() | PurgeStore():
+                await self._purge(item)
             case PurgeFile():
                 if not await self.context.files.purge(item.project, item.file_id) and self._age(item) < STALE:
                     await self._put_back(item)
@@ -155,8 +157,6 @@ class WorkItemHandler:
                 await self._park(item, await self.context.files.tidy(item.project, item.file_id, item.sent_at))
             case CleanUpStore():
                 await self._park(item, await self.context.stores.expire(item.project, item.store_id))
-            case PurgeStore():
-                await self._purge_store(item)
             case CleanUpUpload():
                 await self._park(item, await self.context.uploads.tidy(item.project, item.upload_id))
 
@@ -203,37 +203,25 @@ class WorkItemHandler:
             return await self._put_back(item, count)
         return True
 
-    async def _purge_store(self, item: PurgeStore) -> None:
-        stores = self.context.stores
-        state = (await stores.look(item.project, item.store_id)).state
+    async def _purge(self, item: PurgeThread | PurgeStore) -> None:
+        """Of what was deleted: first all but its tombstones; much later, by a second item, those as well."""
+        aggregates: ThreadRepository | VectorStoreRepository = self.context.stores
+        if isinstance(item, PurgeThread):
+            aggregates, log_id = self.context.threads, item.thread_id
+        else:
+            log_id = item.store_id
+        state = (await aggregates.look(item.project, log_id)).state
         if item.tombstones:
             if await self._too_early(item):
                 return
-            if not state.known:  # else another store has this id by now
+            if not state.known:  # else another one has this id by now
                 # The holder of the first item may have died before its purge, and this one may come before that one.
-                await stores.purge(item.project, item.store_id)
-                await stores.sweep(item.project, item.store_id)
-        elif not state.known:  # or a sweep has died after the log went
+                await aggregates.purge(item.project, log_id)
+                await aggregates.sweep(item.project, log_id)
+        elif not state.known:  # or a purge or a sweep has died after the log went
             again = replace(item, sent_at=self.context.clock.now(), tombstones=True)
             await self.context.storage.send(to_body(again), delay=self.context.tombstones)
-            await stores.purge(item.project, item.store_id)
-        elif self._age(item) < STALE:
-            await self._put_back(item)
-
-    async def _purge_thread(self, item: PurgeThread) -> None:
-        threads = self.context.threads
-        state = (await threads.look(item.project, item.thread_id)).state
-        if item.tombstones:
-            if await self._too_early(item):
-                return
-            if not state.known:
-                # The holder of the first item may have died before its purge, and this one may come before that one.
-                await threads.purge(item.project, item.thread_id)
-                await threads.sweep(item.project, item.thread_id)
-        elif not state.known:  # or a purge has died after the log went
-            again = replace(item, sent_at=self.context.clock.now(), tombstones=True)
-            await self.context.storage.send(to_body(again), delay=self.context.tombstones)
-            await threads.purge(item.project, item.thread_id)
+            await aggregates.purge(item.project, log_id)
         elif self._age(item) < STALE:
             await self._put_back(item)
 
