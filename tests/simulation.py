@@ -21,7 +21,6 @@ from typing import Any, ClassVar, TypeVar
 
 from aiohttp import web, web_app
 
-from assistants_service.api import connections
 from assistants_service.api.main import create_app
 from assistants_service.api.service import Service
 from assistants_service.core import names
@@ -264,9 +263,7 @@ class World:
                 self.end()
                 await asyncio.sleep(0)
                 await self.store.close()
-                # Each would keep worlds: the last hundred, and those whose connections are not of the system.
-                web_app._cached_build_middleware.cache_clear()
-                connections._answers.clear()
+                web_app._cached_build_middleware.cache_clear()  # it would keep the last hundred worlds
 
     def start(self) -> None:
         self.clocks += [VirtualClock() for _ in self.layout[len(self.clocks) :]]

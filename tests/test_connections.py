@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from assistants_service.api import connections
 from assistants_service.api.connections import STALLED
@@ -191,6 +192,7 @@ class Line:
 
     def __init__(self) -> None:
         self.transport, self.output_size, self.waits, self.cut_off = self, 0, 0, False
+        self._current_request = SimpleNamespace(writer=self)
 
     def write(self, size: int) -> None:
         self.output_size += size
@@ -209,16 +211,13 @@ class Line:
 @pytest.mark.parametrize(
     ("written", "taken", "cut_off"), [(4096, 4096, False), (4096, 1, False), (20, 0, True), (0, 0, True)]
 )
-def test_what_is_taken_counts_and_not_what_waits(
-    written: int, taken: int, cut_off: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_taken_counts_and_not_what_waits(written: int, taken: int, cut_off: bool) -> None:
     """What waits is filled up as soon as there is room, so that it may be as much at each look; and heartbeats add to
     it, although nothing is taken."""
 
     async def main() -> None:
         line: Any = Line()
         server: Any = SimpleNamespace(connections=[line])
-        monkeypatch.setitem(connections._answers, line, line)
         watching = asyncio.create_task(connections.cut_off_stalled(server))
         line.write(100_000)
         for _ in range(30):
@@ -247,18 +246,24 @@ def test_connections_are_watched_on_after_an_error(caplog: pytest.LogCaptureFixt
     run(main())
 
 
-async def test_it_is_seen_soon_that_a_slow_client_takes_something() -> None:
+async def test_it_is_seen_soon_that_a_slow_client_takes_something(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not only when the system's buffer of megabytes has room again."""
+    servers: list[web.Server] = []
+
+    async def look(server: web.Server) -> None:
+        servers.append(server)
+
+    monkeypatch.setattr(connections, "cut_off_stalled", look)
     async with served() as (service, port), connected(port) as (reader, writer), asyncio.timeout(60):
         writer.write(await much(service))
         await reader.readexactly(1)
-        (line,) = (each for each in connections._answers if (each.get_extra_info("sockname") or (0, 0))[1] == port)
+        ((line,),) = (server.connections for server in servers)
         before = -1
-        while (taken := connections._taken(line)) != before:  # until all buffers are full
+        while (taken := connections.taken_by(line)) != before:  # until all buffers are full
             before = taken
             await asyncio.sleep(0.1)
         read = 0
-        while connections._taken(line) == before:
+        while connections.taken_by(line) == before:
             read += len(await reader.readexactly(2**15))
             await asyncio.sleep(0.005)
         assert read < 2**20

@@ -8,13 +8,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-import weakref
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, Final
 
 from aiohttp import web
-from aiohttp.abc import AbstractStreamWriter
+from aiohttp.web_protocol import RequestHandler
 
 from assistants_service.api.service import SERVICE
 from assistants_service.core.errors import ApiError, overloaded
@@ -33,8 +32,6 @@ UNSENT: Final = 256 * 1024  # bytes of a connection that the system takes beyond
 REFUSED: Final = 5.0  # seconds that a connection beyond the limit may take to ask, and be told so
 # Options of the server, wherever the API is served. Compressed bodies are not unpacked: api.bodies refuses them.
 SERVER: Final[dict[str, Any]] = {**HEAD, "lingering_time": LINGER, "auto_decompress": False}
-# The writer of each connection's answer.
-_answers: weakref.WeakKeyDictionary[asyncio.BaseTransport, AbstractStreamWriter] = weakref.WeakKeyDictionary()
 
 
 class SlowBody(TimeoutError):
@@ -80,12 +77,6 @@ def _answer(error: ApiError) -> bytes:
     return head.encode() + b"\r\n\r\n" + body
 
 
-async def note(request: web.Request, _: web.StreamResponse) -> None:
-    """A signal before each response, for `cut_off_stalled`."""
-    if request.transport:
-        _answers[request.transport] = request.writer
-
-
 def keep_little_unsent(listener: asyncio.Server) -> None:
     """Let the system take a little at a time of what waits to be sent, on all connections of this listener. Else its
     own buffer, of megabytes, hides for a minute that a client takes 20 kB a second of a large answer."""
@@ -107,9 +98,9 @@ async def cut_off_stalled(server: web.Server) -> None:
 
 def _look(server: web.Server, known: Progress) -> Progress:
     now, found = asyncio.get_running_loop().time(), Progress()
-    for transport in filter(None, (connection.transport for connection in server.connections)):
-        if transport.get_write_buffer_size():
-            taken, since = _taken(transport), now
+    for connection in server.connections:
+        if (transport := connection.transport) and transport.get_write_buffer_size():
+            taken, since = taken_by(connection), now
             if known.get(transport, (None, now))[0] == taken:
                 since = known[transport][1]
             if now - since >= STALLED:
@@ -118,8 +109,10 @@ def _look(server: web.Server, known: Progress) -> Progress:
     return found
 
 
-def _taken(transport: asyncio.Transport) -> int:
-    """Bytes of the answer that are sent. What waits may be as much as at the last look although the client has taken
-    some, since more is written as soon as there is room; and may grow although it takes none, by heartbeats."""
-    answer = _answers.get(transport)
-    return (answer.output_size if answer else 0) - transport.get_write_buffer_size()
+def taken_by(connection: RequestHandler) -> int:
+    """A number that grows as the client of a connection with something to send takes its answer: of one that is still
+    written, the bytes that are sent. Of those, what waits may be as much as at the last look although the client has
+    taken some, since more is written as soon as there is room; and may grow although it takes none, by heartbeats."""
+    request, transport = connection._current_request, connection.transport
+    waiting = transport.get_write_buffer_size() if transport else 0
+    return (request.writer.output_size if request else 0) - waiting

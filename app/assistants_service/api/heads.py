@@ -35,15 +35,22 @@ def unambiguous() -> Middleware:
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-        for name in ONCE:
-            if len(request.headers.getall(name, ())) > 1:
-                message = f"Duplicate '{name}' header: it has one value. Send it once."
-                raise ApiError(message, param=name, code="duplicate_header")
+        if len(request.headers) > len(set(map(str.lower, request.headers))):
+            _check_repeated(request)
         return await handler(request)
 
     return middleware
 
 
+def _check_repeated(request: web.Request) -> None:
+    for name in ONCE:
+        if len(request.headers.getall(name, ())) > 1:
+            message = f"Duplicate '{name}' header: it has one value. Send it once."
+            raise ApiError(message, param=name, code="duplicate_header")
+
+
 def listed(request: web.Request, name: str) -> list[str]:
     """The members of a list, of all lines that it came in."""
+    if name not in request.headers:
+        return []
     return [each.strip() for line in request.headers.getall(name, ()) for each in line.split(",")]

@@ -31,8 +31,7 @@ class Keyless:
     def check(self, request: web.Request) -> None:
         """Raises the 403 of what a page of another site may have sent."""
         host = request.headers.get("Host", "")
-        name = _name(host)
-        if not (_is_loopback(name) or name in self._hosts):
+        if not (_is_loopback(name := _name(host)) or name in self._hosts):
             raise _refused(f"it may not be called '{host[:200]}': set ALLOWED_HOSTS to that name")
         if allowed(request, self._origins):
             return

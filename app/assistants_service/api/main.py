@@ -10,7 +10,6 @@ from aiohttp import web
 from assistants_service.api import (
     assistants,
     bodies,
-    connections,
     files,
     heads,
     messages,
@@ -148,7 +147,6 @@ def create_app(
     app[SERVICE] = service
     app[STOPPING] = stopping or asyncio.Event()
     app[streaming.STREAMS] = set()
-    app.on_response_prepare.append(connections.note)
     app.on_response_prepare.append(middleware.cors(origins))
     app.on_shutdown.append(streaming.end_streams)
     if service.limits:

@@ -30,7 +30,11 @@ async def fan_out(act: Callable[[T], Awaitable[R]], items: Iterable[T], at_once:
         except BaseException as error:
             errors[number] = error
 
-    await asyncio.gather(*map(work, list(itertools.islice(coming, at_once))))
+    begun = [work(item) for item in itertools.islice(coming, at_once)]
+    if len(begun) > 1:
+        await asyncio.gather(*begun)
+    elif begun:  # without a task: most commits have one document, and most reads of a log none
+        await begun[0]
     if errors:
         raise errors[min(errors)]
     return [found[number] for number in sorted(found)]

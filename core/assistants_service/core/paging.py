@@ -185,7 +185,7 @@ class Index(msgspec.Struct, Generic[T], dict=True):
         if stop is not None and (stop - at) * step <= 0:  # nothing does
             return found
         while 0 <= at < len(self.order) and at != stop and len(found) <= query.limit:
-            item = making.get(self.order[at]) or self.get(self.order[at])
+            item = self.get(self.order[at]) or making.get(self.order[at])
             if item is not None and (where is None or where(item)):
                 found.append(item)
             at += step

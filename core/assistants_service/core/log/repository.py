@@ -309,6 +309,9 @@ class Repository(ABC, Generic[S, C]):
             view.reset()
         if tail is None:
             return None
+        if view.mark and not tail.data:  # nothing was gained
+            view.mark = tail.mark
+            return None
         if view.mark is None and tail.mark.generation:
             snapshot = await self._snapshot(project, log_id, tail.mark.generation)
             if snapshot is None:
