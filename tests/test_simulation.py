@@ -27,7 +27,7 @@ from histories import play
 
 HISTORIES = 50
 TRIES = 60  # histories in which a planted defect must show
-FIRST = {"what_a_dead_writer_left_is_not_mended": 380}
+FIRST = {"what_a_dead_writer_left_is_not_mended": 380, "a_host_deletes_an_item_that_was_not_taken_over": 380}
 HERE = Path(__file__).parent
 # What must have happened in so many histories, else they prove little.
 SOME = [
