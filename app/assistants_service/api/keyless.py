@@ -31,7 +31,8 @@ class Keyless:
     def check(self, request: web.Request) -> None:
         """Raises the 403 of what a page of another site may have sent."""
         host = request.headers.get("Host", "")
-        if not (_is_loopback(name := _name(host)) or name in self._hosts):
+        name = _name(host)
+        if not (_is_loopback(name) or name in self._hosts):
             raise _refused(f"it may not be called '{host[:200]}': set ALLOWED_HOSTS to that name")
         if allowed(request, self._origins):
             return
