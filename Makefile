@@ -51,35 +51,35 @@ bench: $(INSTALLED_DEV) ## measure, about 20 minutes; ARGS=--quick for a rough l
 	$(VENV)/bin/python tests/bench/bench.py $(ARGS)
 
 sim: $(INSTALLED_DEV) ## play 10,000 random histories; ARGS="--seed 7" plays one of them, line by line
-	$(VENV)/bin/python -W error tests/sim.py $(ARGS)
+	$(VENV)/bin/python -W error tests/simulation/sim.py $(ARGS)
 
 clients: $(INSTALLED_DEV) ## play the clients over the store that make test leaves out, since it does not matter to them
 	CLIENTS=others $(VENV)/bin/pytest -n auto --dist loadfile tests/clients $(ARGS)
 
 sweep: $(INSTALLED_DEV) ## crash at every storage call of every scenario; make test takes a part of them
-	SWEEP=100 $(VENV)/bin/pytest -n auto tests/test_crash_sweep.py tests/test_files_crash.py tests/test_stores_crash.py $(ARGS)
+	SWEEP=100 $(VENV)/bin/pytest -n auto tests/simulation/test_crash_sweep.py tests/simulation/test_files_crash.py tests/simulation/test_stores_crash.py $(ARGS)
 
 modelserver: $(INSTALLED_DEV) ## ask a real model server all that a run can ask: URL=http://.../v1 MODEL=name
-	PYTHONPATH=tests $(VENV)/bin/python tests/model_server.py $(URL) $(MODEL)
+	PYTHONPATH=tests/support $(VENV)/bin/python tests/providers/model_server.py $(URL) $(MODEL)
 
 model: $(INSTALLED_DEV) ## hundreds of random sequences of operations against the reference, others each time
-	MODEL=$${MODEL:-30} $(VENV)/bin/pytest -n auto tests/test_model.py $(ARGS)
+	MODEL=$${MODEL:-30} $(VENV)/bin/pytest -n auto tests/wire/test_model.py $(ARGS)
 
 fuzz: $(INSTALLED_DEV) ## 10,000 requests made from the OpenAPI document, 10,000 malformed ones; SEED=7 repeats a run
-	FUZZ=$${FUZZ:-10000} $(VENV)/bin/pytest -s tests/test_fuzz.py $(ARGS)
+	FUZZ=$${FUZZ:-10000} $(VENV)/bin/pytest -s tests/wire/test_fuzz.py $(ARGS)
 
 chaos: $(INSTALLED_DEV) ## kill -9 of real processes over Azurite, and readers by the thousand; about a quarter of an hour
-	$(VENV)/bin/python tests/chaos.py $(ARGS)
-	READERS=5 $(VENV)/bin/pytest -q -s tests/test_readers.py
+	$(VENV)/bin/python tests/chaos/chaos.py $(ARGS)
+	READERS=5 $(VENV)/bin/pytest -q -s tests/chaos/test_readers.py
 
 storm: $(INSTALLED_DEV) ## half a minute of 503s from Azure, over HTTP; make test takes a few seconds of them
-	STORM=30 $(VENV)/bin/pytest tests/test_outage.py $(ARGS)
+	STORM=30 $(VENV)/bin/pytest tests/chaos/test_outage.py $(ARGS)
 
 mutants: $(INSTALLED_DEV) ## take each condition and each step of a commit order away: a test must fail
 	$(VENV)/bin/python tests/mutants.py $(ARGS)
 
 docs: $(INSTALLED_DEV) ## write settings, examples and the list of mutants into the docs anew
-	$(VENV)/bin/python tests/test_docs.py
+	PYTHONPATH=tests/support $(VENV)/bin/python tests/test_docs.py
 	$(VENV)/bin/python tests/mutants.py --docs
 
 clean: ## delete all that was installed, and caches; keep data/

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
+sys.path.insert(0, str(Path(__file__).resolve().parent / "support"))
 from node import npm_install
 from sources import python_path
 
@@ -32,7 +33,7 @@ PAGE = ROOT / "docs" / "reliability.md"
 BEGIN, END = "<!-- mutants -->", "<!-- end -->"
 PATIENCE = 120.0  # seconds for the test of one mutant
 NOT_COPIED = shutil.ignore_patterns(".*", "node_modules", "data", "dist")
-AZURITE = Path("tests") / "azurite"
+AZURITE = Path("tests") / "support" / "azurite"
 # A mutant that dies of one of these was not understood by its author: it shows nothing. A simulation quotes errors.
 NONSENSE = re.compile(r"^(?:Name|UnboundLocal|Import|ModuleNotFound|Syntax|Type)Error\b|\b(?:Name|Type)Error\(")
 
@@ -40,7 +41,7 @@ NONSENSE = re.compile(r"^(?:Name|UnboundLocal|Import|ModuleNotFound|Syntax|Type)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mutant:
     """The project without one thing: in `file`, `new` takes the place of `old`. `breaks` is the promise or the race
-    that then is open, and `test` (under tests/) must fail."""
+    that then is open, and `test`, the base name of a file and the name of a test, must fail."""
 
     file: str
     without: str
@@ -73,6 +74,13 @@ class Outcome:
     seconds: float
 
 
+def path_of(test: str) -> str:
+    """A test's path from the root of the project: base names are unique."""
+    name = test.partition("::")[0]
+    (file,) = (ROOT / "tests").glob(f"*/{name}")
+    return test.replace(name, file.relative_to(ROOT).as_posix(), 1)
+
+
 def in_copy(tests: Iterable[str], mutant: Mutant | None = None, *options: str) -> Outcome:
     """Run tests in a copy of the project, mutated or not. It is `killed` if one of them fails by what it checks."""
     began = time.monotonic()
@@ -83,7 +91,7 @@ def in_copy(tests: Iterable[str], mutant: Mutant | None = None, *options: str) -
         if mutant:
             (copy / mutant.file).write_text(mutant.mutated())
         report = Path(folder) / "report.xml"
-        arguments = [*options, f"--junitxml={report}", *(f"tests/{test}" for test in tests)]
+        arguments = [*options, f"--junitxml={report}", *map(path_of, tests)]
         killed, said = _verdict(report, *_pytest(copy, arguments, PATIENCE if mutant else None))
     return Outcome(killed, said, time.monotonic() - began)
 

@@ -97,7 +97,9 @@ def test_what_is_pinned_twice_is_pinned_alike() -> None:
 
     assert len(pins(r"(?:UV_VERSION := |uv==)(\d+\.\d+\.\d+)", "Makefile", "Dockerfile", DEPLOY)) == 1
     assert len(pins(r'(?:azd: ">= |--version )(\d+\.\d+\.\d+)', "azure.yaml", DEPLOY)) == 1
-    assert len(pins(r'azurite(?:": "|:)(\d+\.\d+\.\d+)', "azurite-compose.yml", "tests/azurite/package.json")) == 1
+    assert (
+        len(pins(r'azurite(?:": "|:)(\d+\.\d+\.\d+)', "azurite-compose.yml", "tests/support/azurite/package.json")) == 1
+    )
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mutants import MUTANTS, PAGE, Mutant, written
-
-HERE = Path(__file__).resolve().parent
+from mutants import MUTANTS, PAGE, ROOT, Mutant, path_of, written
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.without)
@@ -20,7 +18,9 @@ def test_a_mutant_has_its_place_in_the_source_and_a_test_that_is_there(mutant: M
     compile(mutant.mutated(), mutant.file, "exec")
     file, _, test = mutant.test.partition("::")
     name = test.partition("[")[0]
-    assert re.search(rf"^(?:async )?def {name}\(", (HERE / file).read_text(), re.MULTILINE), f"no test {mutant.test}"
+    assert re.search(rf"^(?:async )?def {name}\(", (ROOT / path_of(file)).read_text(), re.MULTILINE), (
+        f"no test {mutant.test}"
+    )
 
 
 def test_no_mutant_names_what_is_not_there(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Make api/openapi.json, the served document, from the published one in tests/contract.
+"""Make api/openapi.json, the served document, from the published one in tests/wire/published.
 
     python tools/cut_openapi.py
 
@@ -33,7 +33,7 @@ from openapi_texts import (
 Json = Any
 
 ROOT = Path(__file__).resolve().parent.parent
-PUBLISHED = ROOT / "tests" / "contract" / "assistants-openapi.json"
+PUBLISHED = ROOT / "tests" / "wire" / "published" / "assistants-openapi.json"
 SERVED = ROOT / "app" / "assistants_service" / "api" / "openapi.json"
 KEEP = re.compile(r"/(assistants|threads|files|uploads|vector_stores|models)(/|$)")
 DROP = {("/models/{model}", "delete")}

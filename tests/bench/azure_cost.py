@@ -22,7 +22,7 @@ from azure.storage.blob.aio import BlobServiceClient
 from azure.storage.queue import QueueMessage
 from azure.storage.queue.aio import QueueServiceClient
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.extend(str(Path(__file__).resolve().parents[1] / folder) for folder in ("support", "unit"))
 from assistants_service.composition import opened, searcher_of, stores_of, threads_of, worker_of
 from assistants_service.infra.azure.store import EMULATOR_VERSION
 from assistants_service.infra.settings import read_settings

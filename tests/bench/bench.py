@@ -23,8 +23,9 @@ from datetime import date
 from pathlib import Path
 
 import aiohttp
-import plot
 import uvloop
+
+import plot
 from helper import machine_seconds
 from measurements import ALL, QUICK, SCENARIOS
 from stand import Figure, Limit, Stand, number

@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator, Awaitable
 from driver import Client, timed
 from helper import cpu_seconds, resident_mb
 from stand import Figure, Stand, at_most
-
 from transfers import receive, send
 
 MEMORY = 100  # MB that a file may take, whatever its size

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import aiohttp
 import uvloop
+
 from driver import runs
 from helper import cpu_seconds
 from stand import SQLITE, Stand

@@ -18,6 +18,7 @@ from typing import Any
 
 import msgspec
 from aiohttp import web
+
 from helper import serve
 
 Json = dict[str, Any]

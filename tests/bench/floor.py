@@ -16,6 +16,7 @@ from typing import Any
 import aiohttp
 import msgspec
 from aiohttp import web
+
 from helper import serve
 
 Json = dict[str, Any]

@@ -14,14 +14,14 @@ from multiprocessing import get_context
 from typing import Final
 
 import numpy as np
-from helper import resident_mb
-from stand import Figure, Stand
 
 from assistants_service.core.ports.extraction import Chunk
 from assistants_service.core.ports.search import Query, VectorIndex
 from assistants_service.core.search.ranking import HYBRID, VECTOR, WORDS
 from assistants_service.infra.settings import Settings
 from assistants_service.infra.wiring import SystemClock, index_of, storage_of
+from helper import resident_mb
+from stand import Figure, Stand
 
 DIMENSIONS, MODEL, STORE = 256, "bench", "bench/vs_1"
 FILES, PER_FILE = 10, 20

@@ -12,11 +12,10 @@ from pathlib import Path
 
 import aiohttp
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
+from azurite import Azurite
 from driver import Client, Model, runs
 from helper import Helper, wait_idle, wait_quiet
-
-from azurite import Azurite
 from service import Process
 
 SQLITE, SEPARATE, AZURITE = "sqlite", "sqlite, separate", "azurite, separate"

@@ -13,9 +13,6 @@ from functools import partial
 from multiprocessing import get_context
 
 import numpy as np
-from helper import resident_mb
-from lance_search import lance_search
-from stand import Figure, Stand, at_most
 from threadpoolctl import threadpool_limits
 
 from assistants_service.core import names
@@ -26,6 +23,9 @@ from assistants_service.core.search.segment import Chunk, Floats, Segment, build
 from assistants_service.core.search.segment_cache import SegmentCache
 from assistants_service.infra.settings import Settings
 from assistants_service.infra.wiring import SystemClock, storage_of
+from helper import resident_mb
+from lance_search import lance_search
+from stand import Figure, Stand, at_most
 
 DIMENSIONS, MODEL = 256, "bench"
 SEGMENTS, PER_FILE = 10, 20  # of the store; chunks of the one more file

@@ -12,6 +12,7 @@ from langchain_classic.agents.openai_assistant.base import OpenAIAssistantFinish
 from langchain_community.agents.openai_assistant import OpenAIAssistantV2Runnable
 from langchain_core.agents import AgentFinish
 from langchain_core.tools import tool
+
 from play import MADE, play, refused, scenario
 
 

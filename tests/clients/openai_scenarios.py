@@ -22,6 +22,7 @@ from openai import (
     AzureOpenAI,
     OpenAI,
 )
+
 from play import all_of, done, each, opened, play, refused, scenario
 
 UNKNOWN = "0123456789abcdefghijABCD"

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import envs
-
 from node import NODE, npm_install
 
 HERE = Path(__file__).parent

@@ -13,9 +13,9 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
+
 from parties import NPM, PARTIES, STORES, Played, api_keys, node, ready, run
 from scripted import scripted_model
-
 from service import Process, service
 
 AT_ONCE = 3  # clients

@@ -74,8 +74,8 @@ class Merging(Protocol):
 
 
 class VectorIndex(Protocol):
-    """The chunks of vector stores, searched. `store` is `project/store`; one suite (tests/test_vector_index.py) holds
-    for all implementations.
+    """The chunks of vector stores, searched. `store` is `project/store`; one suite
+    (tests/contract/test_vector_index.py) holds for all implementations.
 
     A store's log names its *segments*: a file that was ingested is one, named by its source. What is put is not yet
     part of the store, and what the log does not name any more is loose: neither is ever found, and both are dropped by

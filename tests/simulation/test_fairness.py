@@ -191,7 +191,7 @@ def test_a_run_of_a_dead_worker_is_not_put_back_under_another_id() -> None:
 
 def test_a_hosts_functions_are_enough_for_all_that_a_worker_has_in_hand() -> None:
     """So the host always has some left to deliver what comes next to."""
-    queues = json.loads((Path(__file__).resolve().parent.parent / "worker" / "host.json").read_text())["extensions"][
+    queues = json.loads((Path(__file__).resolve().parents[2] / "worker" / "host.json").read_text())["extensions"][
         "queues"
     ]
     functions = queues["batchSize"] + queues["newBatchThreshold"]

@@ -18,11 +18,11 @@ from urllib.parse import urlsplit
 from jsonschema import Draft202012Validator, ValidationError
 from jsonschema.exceptions import best_match
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / "tools"))  # of scripts too, not of pytest alone
 from openapi_corrections import corrected  # noqa: E402
 
-DOCUMENT = ROOT / "tests" / "contract" / "assistants-openapi.json"
+DOCUMENT = ROOT / "tests" / "wire" / "published" / "assistants-openapi.json"
 OURS = re.compile(r"^(/|/health(/\w+)?|/openapi\.json|/docs(/.*)?|(/v1)?/threads/[^/]+/runs/[^/]+/events)$")
 
 

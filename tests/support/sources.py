@@ -7,9 +7,9 @@ import os
 from pathlib import Path
 from typing import Final
 
-TESTS: Final = Path(__file__).parent
+ROOT: Final = Path(__file__).resolve().parents[2]
 FOLDERS: Final = ("core", "app", "worker", "infra")
 
 
-def python_path(root: Path = TESTS.parent) -> str:
-    return os.pathsep.join(str(root / folder) for folder in ("tests", *FOLDERS))
+def python_path(root: Path = ROOT) -> str:
+    return os.pathsep.join(str(root / folder) for folder in ("tests/support", *FOLDERS))

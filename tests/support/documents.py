@@ -1,5 +1,5 @@
-"""Real documents in three languages and ten formats, made of the texts in tests/corpus; and questions about them, of
-each of which the file and a phrase of the passage that answers it are known."""
+"""Real documents in three languages and ten formats, made of the texts in corpus/; and questions about them, of each of
+which the file and a phrase of the passage that answers it are known."""
 
 from __future__ import annotations
 

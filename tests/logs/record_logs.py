@@ -1,6 +1,6 @@
 """Record the logs that this version of the service writes, so that the versions to come can be held to them.
 
-    python tests/record_logs.py
+    python tests/logs/record_logs.py
 
 See tests/logs/README.md. Each case below is a thread or a vector store of its own, on a service of its own; ids and
 times are the same ones each time. What is recorded already is left as it is.
@@ -12,11 +12,13 @@ import asyncio
 import hashlib
 import json
 import random
+import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 from assistants_service.composition import worker_of
 from assistants_service.core import events as e
 from assistants_service.core import names
@@ -37,7 +39,7 @@ from searching import searching, stores, tool
 
 Json = Any
 PROJECT = "default"
-LOGS = Path(__file__).parent / "logs"
+LOGS = Path(__file__).parent
 SUMS = LOGS / "SHA256SUMS"
 
 

@@ -29,7 +29,7 @@ from virtual import run
 
 __all__ = ["contents"]
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 MANY = 3 * AT_ONCE
 T = TypeVar("T")
 

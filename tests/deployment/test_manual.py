@@ -24,7 +24,7 @@ from openai import BadRequestError, OpenAI
 from azurite import Azurite
 from service import COMMAND, Process, service, wait_until
 
-MANUAL = (Path(__file__).resolve().parent.parent / "docs" / "operations.md").read_text()
+MANUAL = (Path(__file__).resolve().parents[2] / "docs" / "operations.md").read_text()
 SCRIPTS = dict(re.findall(r"<!-- (\w+) -->\n```sh\n(.*?)```\n", MANUAL, re.DOTALL))
 OPERATIONS = re.findall(r"^\| ([\w ]+) \| (\d+) \|[^|]*\| (?:\$([\d.]+) )?\| \$([\d.]+) \|$", MANUAL, re.MULTILINE)
 

@@ -1,5 +1,5 @@
 """The worker as an Azure Functions app: what azd deploys, driven as the Functions host does it
-(tests/functions_host.py), over Azurite."""
+(tests/deployment/functions_host.py), over Azurite."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ async def world_of(azurite: Azurite, *names: str, kind: Kind, **options: Any) ->
 
 def test_the_package_and_the_infrastructure_agree(deployed: Path) -> None:
     assert "azure-functions==" in (deployed / "requirements.txt").read_text()
-    bicep = (HERE.parent / "bicep" / "worker-functions.bicep").read_text()
+    bicep = (HERE.parents[1] / "bicep" / "worker-functions.bicep").read_text()
     assert re.findall(r"(\w+)__queueServiceUri: ", bicep) == ["WORK"]
     source = (deployed / "function_app.py").read_text()
     assert 'CONNECTION: Final = "WORK"' in source

@@ -407,7 +407,7 @@ def test_a_beginning_is_no_word() -> None:
 
 
 def test_segments_of_old_are_what_these_tests_make() -> None:
-    """`tests/segments/0.1.0` was written by that version: two files, what it merged of them, one without vectors."""
+    """`segments/0.1.0` was written by that version: two files, what it merged of them, one without vectors."""
     blobs = {path.stem: path.read_bytes() for path in sorted((RECORDED / "0.1.0").iterdir())}
     for name in ("file-a.1", "file-b.2"):
         segment, held = decode(name, blobs[name]), list(passages(blobs[name]))

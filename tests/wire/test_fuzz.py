@@ -25,7 +25,7 @@ from malformed import UPLOAD, WEATHER, malformed
 from service import Process, service
 from test_malformed import AT_ONCE, send_all
 
-TESTS = Path(__file__).parent
+HERE = Path(__file__).parent
 FUZZ = int(os.environ.get("FUZZ", "0"))  # requests of each kind
 SEED = int(os.environ.get("SEED", random.randrange(2**32))) if FUZZ else 0
 PER_OPERATION = FUZZ // 50  # how many Schemathesis makes depends on the operation
@@ -54,12 +54,12 @@ def from_the_document(process: Process, folder: Path, options: list[str]) -> Cou
     told = folder / "counts.json"
     done = subprocess.run(
         [
-            *(Path(sys.executable).parent / "st", "--config-file", TESTS / "fuzz" / "schemathesis.toml"),
+            *(Path(sys.executable).parent / "st", "--config-file", HERE / "fuzz" / "schemathesis.toml"),
             *("run", f"{process.url}/openapi.json", "--no-color", *options),
         ],
         check=False,  # what it says is worth more than an exit code
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(TESTS), "FUZZ_COUNTS": str(told)},
+        env={**os.environ, "PYTHONPATH": str(HERE), "FUZZ_COUNTS": str(told)},
         capture_output=True,
         text=True,
     )

@@ -19,7 +19,7 @@ from inprocess import SETTLED, Act, Answer, Event, Gate, InProcess, calls, in_pr
 from searching import FakeSearch, found, searching
 
 Json = Any
-HERE = Path(__file__).resolve().parent / "contract" / "recordings"
+HERE = Path(__file__).resolve().parent / "published" / "recordings"
 SESSIONS = [
     "assistants_basic",
     "assistants_paging",

@@ -22,7 +22,7 @@ from assistants_service.infra.settings import Settings
 from habits import HABITS, Habit
 from upstreams import Heard, assembled
 
-DOCS = Path(__file__).resolve().parent.parent / "docs/providers.md"
+DOCS = Path(__file__).resolve().parents[2] / "docs/providers.md"
 TABLE = re.findall(r"^\| (.+?) \| (.+?) \| ((?:none: )?`.+`) \|$", DOCS.read_text("utf-8"), re.MULTILINE)
 SOURCES = ("https://", habits.unreported("https://"))
 BLIND, TOO_LARGE = "openrouter_model_that_sees_nothing", "anthropic_image_that_is_too_large"

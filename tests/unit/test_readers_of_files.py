@@ -245,7 +245,7 @@ asyncio.run(ReaderPool().chunks(Path(sys.argv[1]), "slow.txt", Chunking()))
 async def test_a_process_has_the_modules_of_its_parent_wherever_they_are(tmp_path: Path) -> None:
     """As on App Service, where the code is a folder and not installed. Beside the one that the tests run."""
     for name in ("core", "infra"):
-        package = Path(__file__).parents[1] / name / "assistants_service"
+        package = Path(__file__).parents[2] / name / "assistants_service"
         shutil.copytree(package, tmp_path / "site" / package.name, dirs_exist_ok=True)
     reader = tmp_path / "site/assistants_service/infra/extraction/reader.py"
     reader.write_text(reader.read_text().replace("are not supported", "are not supported over there"))

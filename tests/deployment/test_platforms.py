@@ -13,7 +13,7 @@ from packaging.markers import Marker
 from packaging.tags import Tag, compatible_tags, cpython_tags, mac_platforms
 from packaging.utils import parse_wheel_filename
 
-LOCK = tomllib.loads((Path(__file__).parent.parent / "uv.lock").read_text())
+LOCK = tomllib.loads((Path(__file__).parents[2] / "uv.lock").read_text())
 PYTHONS = [(3, 11), (3, 12), (3, 13), (3, 14)]
 MACHINES = [("linux", "x86_64"), ("linux", "aarch64"), ("darwin", "arm64")]  # cryptography left Macs of Intel behind
 GLIBC, MACOS = 36, (14, 0)  # of Debian 12; the oldest macOS that its vendor maintains

@@ -1,7 +1,7 @@
 """The simulation's world with real processes: the service by its command, which dies by kill -9 and comes back, over a
 store that outlives it; its model and its clients over HTTP.
 
-What clients do (tests/scenarios.py) and what must hold then (tests/promises.py) is the same as in virtual time.
+What clients do (scenarios.py) and what must hold then (promises.py) is the same as in virtual time.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ class Pieces(asyncio.Queue[Json]):
 
 
 class Mortal(Process):
-    """A process that kills itself by order: see tests/mortal.py."""
+    """A process that kills itself by order: see tests/support/mortal.py."""
 
     program: ClassVar[list[str]] = [sys.executable, str(HERE / "mortal.py")]
     stdin: ClassVar[int] = subprocess.PIPE

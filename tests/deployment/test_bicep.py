@@ -30,7 +30,7 @@ from assistants_service.infra.telemetry.conventions import (
 )
 from bicep_files import Declaration, File, at, literal, objects, properties, read_all, references, text, walk
 
-FOLDER = Path(__file__).resolve().parent.parent / "bicep"
+FOLDER = Path(__file__).resolve().parents[2] / "bicep"
 Files = dict[str, File]
 
 # Of the verified modules, what is passed to them and read from them: looked up in their sources at these versions.

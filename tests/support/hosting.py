@@ -1,5 +1,5 @@
 """The Azure Functions host in virtual time: it receives items, and has the worker's function take each over. It does
-what tests/functions_host.py, where the sources stand, does over Azurite."""
+what tests/deployment/functions_host.py, where the sources stand, does over Azurite."""
 
 from __future__ import annotations
 

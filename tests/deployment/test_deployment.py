@@ -31,7 +31,7 @@ from service import LISTENING, get
 
 Json = Any
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
@@ -277,7 +277,7 @@ def test_what_azd_deploys_installs_starts_and_works_with_what_the_bicep_files_se
     package, python = deployed("api", project, tmp_path)
     api = started([python, *app_command.split()], package, of_api)
     package, python = deployed("worker", project, tmp_path)
-    host = [python, ROOT / "tests" / "functions_host.py", package]
+    host = [python, ROOT / "tests" / "deployment" / "functions_host.py", package]
     worker = started(host, package, {**of_worker, "WORK": account})  # the host's own way to the queue
     with api as url, worker, OpenAI(base_url=f"{url}/v1", api_key=API_KEY) as client:
         assert get(f"{url}/health/ready")[0] == 200

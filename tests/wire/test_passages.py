@@ -1,5 +1,5 @@
 """Whether the passage that answers a question is found: documents of every kind, uploaded, read, embedded offline, and
-searched over HTTP. `pytest -s tests/test_passages.py` prints the figures."""
+searched over HTTP. `pytest -s tests/wire/test_passages.py` prints the figures."""
 
 from __future__ import annotations
 

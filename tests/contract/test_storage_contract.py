@@ -1407,7 +1407,7 @@ async def test_sqlite_that_cannot_be_opened_is_one_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("container", ["streams", "idempotency"])
 async def test_sqlite_removes_what_is_kept_no_longer(tmp_path: Path, container: str) -> None:
-    """On Azure, lifecycle rules do (tests/test_bicep.py)."""
+    """On Azure, lifecycle rules do (tests/deployment/test_bicep.py)."""
     assert KEPT_DAYS["idempotency"] * 86_400 > LIFETIME
     clock = ManualClock()
     store, run = (

@@ -8,8 +8,8 @@ store and against what the clients were told. Azurite itself is never killed.
 4. Vector stores: batches of files, while the workers that read them die.
 5. Runs that kill their workers, while others go on beside them.
 
-    python tests/chaos.py --points 150 --kills 40 --runs 500 --stores 8 --deadly 2 --seed 1
-    python tests/chaos.py --only 'streamed: worker before 7'
+    python tests/chaos/chaos.py --points 150 --kills 40 --runs 500 --stores 8 --deadly 2 --seed 1
+    python tests/chaos/chaos.py --only 'streamed: worker before 7'
 
 A count of 0 leaves a part out.
 """
@@ -21,11 +21,14 @@ import asyncio
 import contextlib
 import random
 import re
+import sys
 import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
+sys.path.extend(str(Path(__file__).resolve().parents[1] / folder) for folder in ("support", "simulation"))
 from assistants_service.core.protocol.runs.resources import TERMINAL, Run
 from assistants_service.core.threads import sse
 from assistants_service.core.threads.decide import CLAIMS, DEADLY
@@ -352,7 +355,7 @@ async def deadly(server: Azurite, count: int, seed: int) -> Tally:
 
 @dataclass
 class Tally:
-    """What was counted in the logs and by the clients; the checks are those of tests/promises.py."""
+    """What was counted in the logs and by the clients; the checks are those of tests/support/promises.py."""
 
     kills: int = 0
     runs: int = 0

@@ -11,7 +11,9 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 import histories
 
 HISTORIES = 10_000

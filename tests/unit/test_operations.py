@@ -95,5 +95,5 @@ async def test_a_run_of_one_message_costs_at_most_sixteen_storage_operations(
     with capsys.disabled():
         print(f"\n  storage operations of a run: {spent.total()} ({dict(spent)})")
     assert spent.total() <= LIMIT
-    manual = (Path(__file__).resolve().parent.parent / "docs" / "operations.md").read_text()
+    manual = (Path(__file__).resolve().parents[2] / "docs" / "operations.md").read_text()
     assert {kind: number for kind, number in spent.items() if f"\n| {kind} | {number} |" not in manual} == {}

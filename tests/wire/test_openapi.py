@@ -19,7 +19,7 @@ from cut_openapi import render
 from openapi import ROOT, check_event, check_response, check_stream
 
 SERVED = json.loads((ROOT / "app" / "assistants_service" / "api" / "openapi.json").read_text(encoding="utf-8"))
-RECORDINGS = sorted((ROOT / "tests" / "contract" / "recordings").glob("*.json"))
+RECORDINGS = sorted((ROOT / "tests" / "wire" / "published" / "recordings").glob("*.json"))
 
 # The document requires these and the real service left them out (an updated message had file_ids for attachments).
 LEFT_OUT = {
@@ -149,7 +149,7 @@ def test_recorded_events_are_valid() -> None:
 def test_recorded_responses_with_a_wrong_value_are_not_valid() -> None:
     """Whatever scalar of a response turns into a list, the check finds it."""
     spoiled = 0
-    for entry in exchanges(ROOT / "tests" / "contract" / "recordings" / "function_tools.json"):
+    for entry in exchanges(ROOT / "tests" / "wire" / "published" / "recordings" / "function_tools.json"):
         known = problems_of(entry)
         for body in spoiled_copies(entry["ResponseBody"]):
             assert len(problems_of({**entry, "ResponseBody": body})) > len(known), body

@@ -17,7 +17,7 @@ from malformed import UPLOAD, valid
 from upstreams import choice, function, serving, whole
 
 Json = Any
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 CLIENTS = re.compile(
     r"\b(ClientSession|AsyncClient|urlopen|HTTPS?Connection|create_connection|open_connection)\b"
     r"|^(import|from) (requests|httpx2?|urllib3|http\.client|urllib\.request)\b",
