@@ -289,6 +289,14 @@ async def test_chat_finishes_texts(upstream: Upstream, reason: str, finish: str)
         assert await models.reply(prompt(), Heard()) == Reply("a", finish=finish)
 
 
+async def test_an_unknown_finish_reason_is_told_in_the_log(
+    upstream: Upstream, caplog: pytest.LogCaptureFixture
+) -> None:
+    upstream.script = [whole(choice("tired", content="a"))]
+    assert await ask(upstream, prompt()) == Reply("a")
+    assert "unknown reason 'tired'" in caplog.text
+
+
 async def test_chat_reads_a_whole_reply_without_finish_reason(upstream: Upstream) -> None:
     upstream.script = [whole(choice(None, content="a"))]
     assert await ask(upstream, prompt()) == Reply("a")

@@ -421,6 +421,33 @@ ending("mistral_model_length", "https://docs.mistral.ai/api/endpoint/chat", "mod
 ending("tgi_eos_token", "https://huggingface.co/docs/text-generation-inference/reference/api_reference", "eos_token")
 ending("together_eos", GITHUB + "togethercomputer/together-python/blob/main/src/together/types/common.py", "eos")
 ending("z_ai_sensitive", "https://docs.z.ai/api-reference/llm/chat-completion", "sensitive", finish="content_filter")
+# Other spellings: hyphens of Vercel's SDK, capitals of SDKs for .NET, the name of Python's enumeration.
+VERCEL: Final = GITHUB + "8monkey-ai/hebo-platform/pull/90"
+ORACLE: Final = (
+    "https://docs.oracle.com/en-us/iaas/tools/dotnet/latest/api/"
+    "Oci.GenerativeaiinferenceService.Models.CohereChatResponse.FinishReasonEnum.html"
+)
+PYTHON: Final = unreported("https://docs.python.org/3/library/enum.html#enum.Enum.__str__")
+LITELLM_REASONS: Final = GITHUB + "BerriAI/litellm/blob/main/litellm/litellm_core_utils/core_helpers.py"
+BEDROCK: Final = "https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_Converse.html"
+ending("vercel_content_filter", VERCEL, "content-filter", finish="content_filter")
+ending("vercel_tool_calls", VERCEL, "tool-calls")
+ending("vercel_other_with_text", VERCEL, "other")
+ending("vercel_other_with_nothing", VERCEL, "other", fails="'other'")
+ending("oracle_max_tokens", ORACLE, "MaxTokens", finish="length")
+ending("oracle_error_limit", ORACLE, "ErrorLimit", finish="length")
+ending("gemini_by_its_name_in_python", PYTHON, "FinishReason.SAFETY", finish="content_filter")
+ending("a_content_filter_in_capitals", PYTHON, "CONTENT_FILTER", finish="content_filter")
+ending("gemini_other_with_nothing", FINISH, "OTHER", fails="'OTHER'")
+ending("gemini_language", LITELLM_REASONS, "LANGUAGE", finish="content_filter")
+ending("cohere_error_toxic", LITELLM_REASONS, "ERROR_TOXIC", finish="content_filter")
+ending("cohere_complete", LITELLM_REASONS, "COMPLETE")
+ending("bedrock_malformed_tool_use", BEDROCK, "malformed_tool_use", fails="'malformed_tool_use'")
+ending("bedrock_guardrail", BEDROCK, "guardrail_intervened", finish="content_filter")
+ending("bedrock_window", BEDROCK, "model_context_window_exceeded", finish="length")
+# The report has it, with `_error` behind it, as the type of an error.
+OVERLOADED: Final = GITHUB + "MoonshotAI/MoonshotAI-Cookbook/issues/16"
+ending("moonshot_overloaded", OVERLOADED, "engine_overloaded", fails="'engine_overloaded'")
 ending("a_reason_that_is_not_known", GITHUB + "earendil-works/pi/issues/2142", "because")
 
 
@@ -551,6 +578,79 @@ def a_code_and_a_message_alone(ask: Ask) -> Answer:
     """SiliconFlow's form; the report is of status 503, not of 200 or a stream."""
     error = {"code": 429, "message": "Too many at once, sk-abcdef0123456789."}
     return Answer(events=[chunk({"content": "It"}), error]) if ask.streamed else Answer(error)
+
+
+@habit(GITHUB + "QuantumNous/new-api/issues/2734", fails="Model does not exist. Please check it carefully.")
+def siliconflow_error_beside_data_that_is_null(ask: Ask) -> Answer:
+    """The report is of status 400, which others leave out (github.com/XpressAI/xaibo/pull/36)."""
+    error = {"code": 20012, "message": "Model does not exist. Please check it carefully.", "data": None}
+    return Answer(events=[error]) if ask.streamed else Answer(error)
+
+
+@habit(unreported("https://platform.openai.com/docs/api-reference/chat/object"), fails="No such channel")
+def an_error_with_msg_and_data_that_is_null(ask: Ask) -> Answer:
+    error = {"msg": "No such channel.", "data": None, "choices": []}
+    return Answer(events=[error]) if ask.streamed else Answer(error)
+
+
+MINIMAX: Final = "https://platform.minimax.io/docs/api-reference/errorcode.md"
+
+
+@habit(MINIMAX, fails="insufficient balance")
+def minimax_error_with_status_200(ask: Ask) -> Answer:
+    """Said as well in github.com/adrianlyjak/obsidian-aloud-tts/pull/114."""
+    error = {"id": "x", "choices": None, "base_resp": {"status_code": 1008, "status_msg": "insufficient balance"}}
+    return Answer(events=[error], end="") if ask.streamed else Answer(error)
+
+
+@habit(GITHUB + "MiniMax-AI/MiniMax-M2.5/issues/18", fails="invalid api key")
+def minimax_error_alone(ask: Ask) -> Answer:
+    return Answer({"base_resp": {"status_code": 2049, "status_msg": "invalid api key"}}, status=401)
+
+
+@habit(MINIMAX)
+def minimax_success_beside_the_answer(ask: Ask) -> Answer:
+    done = {"base_resp": {"status_code": 0, "status_msg": "success"}}
+    answer = ask.says()
+    if ask.streamed:
+        return replace(answer, events=[*(each | done for each in answer.events or ()), {"choices": [], **done}])
+    return replace(answer, body=answer.body | done)
+
+
+# API Gateway passes on an error of a function that it calls with status 200, unless told otherwise.
+LAMBDA: Final = "https://docs.aws.amazon.com/apigateway/latest/developerguide/handle-errors-in-lambda-integration.html"
+
+
+@habit(LAMBDA, fails="Task timed out after 3.00 seconds")
+def aws_lambda_error_message(ask: Ask) -> Answer:
+    return Answer({"errorMessage": "Task timed out after 3.00 seconds", "errorType": "Sandbox.Timedout"})
+
+
+@habit("https://docs.nestjs.com/exception-filters", fails="The key has expired.")
+def nest_error_beside_the_name_of_its_status(ask: Ask) -> Answer:
+    return Answer({"message": "The key has expired.", "error": "Unauthorized", "statusCode": 401}, status=401)
+
+
+@habit(unreported("https://www.rfc-editor.org/rfc/rfc8259#section-2"), fails="No such model")
+def an_error_that_is_a_string_of_json(ask: Ask) -> Answer:
+    return Answer(events=['data: "No such model"\n\n'], end="") if ask.streamed else Answer("No such model")
+
+
+@habit(unreported("https://www.rfc-editor.org/rfc/rfc8259#section-2"), fails="No such model")
+def an_error_that_is_a_list_of_strings(ask: Ask) -> Answer:
+    return Answer(["No such model"])
+
+
+@habit(GITHUB + "octos-org/octos/issues/13", fails="Internal Network Failure", streams=(True,))
+def an_event_error_with_plain_text(ask: Ask) -> Answer:
+    begun = json.dumps(chunk({"content": "It"}))
+    return Answer(events=[f"data: {begun}\n\n", "event: error\ndata: Internal Network Failure\n\n"])
+
+
+@habit(GITHUB + "octos-org/octos/issues/13", fails="Internal Network Failure", streams=(True,))
+def an_event_error_with_an_unknown_object(ask: Ask) -> Answer:
+    """Its name says that it is an error; and its order of fields is free."""
+    return Answer(events=['data: {"output": "", "msg": "Internal Network Failure"}\nevent:error\n\n'])
 
 
 @habit(GITHUB + "charmbracelet/crush/issues/279", fails="tools is not allowed here")

@@ -81,14 +81,15 @@ async def events(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     """The data of each server-sent event, up to `[DONE]`. A body that is no stream, but JSON, is its only event.
 
     Source: html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream; what stands in other fields
-    than `data`, the protocols here repeat in it, but for llama.cpp of 2025, which has errors in a field `error`: they
-    come as all others do, as an object with that key. Raises TooLong.
+    than `data`, the protocols here repeat in it, with two exceptions: llama.cpp of 2025 has errors in a field `error`,
+    and behind `event: error` others send plain text. Both come as all errors do, as an object with the key `error`.
+    Raises TooLong.
     """
     data: list[bytes] = []
-    first, skipped = True, 0
+    first, failed, skipped = True, False, 0
     async for whole in _lines(pieces):
         line = whole.removeprefix(_BYTE_ORDER_MARK) if first else whole
-        if first and line.lstrip()[:1] in (b"{", b"["):
+        if first and line.lstrip()[:1] in (b"{", b"[", b'"'):
             yield b"".join([line, *[rest async for rest in _lines(pieces)]])
             return
         first = first and not line.strip()
@@ -101,14 +102,21 @@ async def events(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         elif not line.strip() and data:
             if data[0].startswith(b"[DONE]"):
                 return
-            yield b"\n".join(data)
-            data = []
+            yield _event(data, failed)
+            data, failed = [], False
         else:
+            if line.startswith(b"event:"):
+                failed = line.removeprefix(b"event:").strip() == b"error"
             skipped += len(line) + 1  # comments, which keep a connection alive, but not for ever
             if skipped > MOST:
                 raise TooLong
     if data and not data[0].startswith(b"[DONE]"):  # of a server that ends without an empty line
-        yield b"\n".join(data)
+        yield _event(data, failed)
+
+
+def _event(data: list[bytes], failed: bool) -> bytes:
+    whole = b"\n".join(data)
+    return _error(whole) if failed else whole
 
 
 def _error(value: bytes) -> bytes:

@@ -98,7 +98,7 @@ class ChatReply:
     def _reply(self) -> Reply:
         if any(arguments for _, arguments, _ in self._unnamed.values()):
             raise ValueError("the model called a function without a name")
-        finish = finish_of(self._finish, self._upstream.provider)
+        finish = finish_of(self._finish, self._upstream.provider, empty=self._draft.empty)
         if finish == "error" or self._error:
             raise self._upstream.ended(self._finish or "error", self._error)
         reply = self._draft.reply(finish, tokens_of(self._usage))

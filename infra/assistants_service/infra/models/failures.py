@@ -7,7 +7,14 @@
 {"message": {"detail": [{"loc": [...], "msg": ...}]}}   Mistral (github.com/Gage-Technologies/mistral-go/issues/3)
 {"detail": ...}                                         FastAPI's, and so many servers', also inside a stream
 {"code": 50508, "message": ...}                         SiliconFlow (github.com/infiniflow/ragflow/issues/5676)
+{"code": 20012, "message": ..., "data": null}           SiliconFlow; others say `msg`
+{"choices": null, "base_resp": {"status_code": 1008, "status_msg": ...}}      MiniMax, also with status 200
+{"message": ..., "error": "Unauthorized", "statusCode": 401}                  NestJS
+{"error_code": 110, "error_msg": ...}                   Baidu
+{"errorMessage": ..., "errorType": ...}                 AWS Lambda behind API Gateway, with status 200
 {"error": {"message": "Provider returned error", "metadata": {"raw": ...}}}   OpenRouter
+
+Keys are compared without case and underscores. A string in the place of an object is the words themselves.
 """
 
 from __future__ import annotations
@@ -17,8 +24,20 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 DEEPEST: Final = 6  # of nested lists and objects, in which words are looked for
-_WORDS: Final = ("message", "error", "detail", "msg", "error_description", "errors")
-_ANSWERS: Final = {"choices", "output", "data", "usage"}
+_WORDS: Final = (
+    "message",
+    "error",
+    "detail",
+    "msg",
+    "errordescription",
+    "errormessage",
+    "errormsg",
+    "statusmsg",
+    "errors",
+    "baseresp",
+)
+_CODES: Final = ("code", "type", "status", "statuscode", "errorcode", "errortype")
+_ANSWERS: Final = ("choices", "output", "data")
 _PLACE: Final = re.compile(r"""['"]loc['"]: ?[(\[][^)\]]{0,300}[)\]], ?['"]msg['"]: ?(['"]).{0,300}?\1""")
 _ECHO: Final = re.compile(r"""['"]input['"]: ?""")
 _IDENTIFIER: Final = re.compile(r"[A-Za-z0-9_.]{1,64}")  # no hyphen, which keys have
@@ -37,7 +56,7 @@ def is_error(found: Mapping[str, Any]) -> bool:
     if found.get("error") or "error" in (found.get("type"), found.get("object")):
         return True
     event = str(found.get("type") or "").startswith("response.")
-    return not event and not found.keys() & _ANSWERS and bool(words(found))
+    return not event and not any(found.get(key) for key in _ANSWERS) and bool(words(found))
 
 
 def words(error: object, depth: int = 0) -> str:
@@ -52,7 +71,10 @@ def words(error: object, depth: int = 0) -> str:
 
 
 def _of_object(error: Mapping[str, Any], depth: int) -> str:
-    found = next(filter(None, (words(error.get(key), depth + 1) for key in _WORDS)), "")
+    named = _named(error)
+    if named.get("statuscode") == 0:  # MiniMax's words for success
+        return ""
+    found = next(filter(None, (words(named.get(key), depth + 1) for key in _WORDS)), "")
     place = error.get("loc")  # of pydantic's: the field that is meant
     if found and isinstance(place, list):
         found = f"{'.'.join(map(str, place))}: {found}"
@@ -67,14 +89,15 @@ def objects(error: object, depth: int = 0) -> Iterator[Mapping[str, Any]]:
     inner = error if isinstance(error, list) else []
     if isinstance(error, Mapping):
         yield error
-        inner = [error.get(key) for key in _WORDS]
+        named = _named(error)
+        inner = [named.get(key) for key in _WORDS]
     for each in inner if depth < DEEPEST else []:
         yield from objects(each, depth + 1)
 
 
 def code_of(status: int | None, error: object) -> str:
     """As `last_error` has it."""
-    codes = {str(each.get(key)).lower() for each in objects(error) for key in ("code", "type", "status")}
+    codes = {code.lower() for code in _codes(error)}
     if status == 429 or (status is None and codes & _RATE_CODES):
         return "rate_limit_exceeded"
     if status in (400, None) and codes & _PROMPT_CODES:
@@ -84,8 +107,16 @@ def code_of(status: int | None, error: object) -> str:
 
 def reason_of(error: object) -> str:
     """For the log: codes and types, which are identifiers; words may quote what was asked."""
-    told = (str(each[key]) for each in objects(error) for key in ("code", "type", "status") if each.get(key))
-    return " ".join(dict.fromkeys(word for word in told if _IDENTIFIER.fullmatch(word)))
+    return " ".join(dict.fromkeys(word for word in _codes(error) if _IDENTIFIER.fullmatch(word)))
+
+
+def _codes(error: object) -> Iterator[str]:
+    for each in map(_named, objects(error)):
+        yield from (str(each[key]) for key in _CODES if each.get(key))
+
+
+def _named(error: Mapping[str, Any]) -> dict[str, Any]:
+    return {str(key).replace("_", "").lower(): value for key, value in error.items()}
 
 
 def text_of(error: object) -> str:

@@ -1,12 +1,20 @@
-"""Why a model stopped, in the words of all its servers. A word that stands in no list is told in the log."""
+"""Why a model stopped, in the words of all its servers. A word that stands in no list is told in the log.
+
+The lists are in snake case. Servers write the same words with hyphens (Vercel's SDK), in capitals (Gemini, Cohere), in
+camel case (SDKs for .NET), or behind the name of their enumeration (`FinishReason.STOP`, `FINISH_REASON_MAX_TOKENS`).
+LiteLLM's own table of them: github.com/BerriAI/litellm/blob/main/litellm/litellm_core_utils/core_helpers.py
+"""
 
 from __future__ import annotations
 
 import logging
+import re
 from typing import Final
 
 logger = logging.getLogger(__name__)
 
+_HUMP: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+_SEPARATORS: Final = re.compile(r"[\W_]+")
 _STOP: Final = {
     "stop",
     "tool_calls",
@@ -18,13 +26,14 @@ _STOP: Final = {
     "tool_use",
     "complete",  # Cohere
     "tool_call",
-    "finish_reason_stop",
     "pause_turn",
 }
 _LENGTH: Final = {
     "length",
     "max_tokens",  # Gemini, Anthropic, Cohere
     "max_output_tokens",
+    "token_limit",  # watsonx.ai
+    "error_limit",  # Cohere: the window is full
     "model_length",  # Mistral: the window is full
     "model_context_window_exceeded",  # Anthropic
 }
@@ -39,6 +48,8 @@ _FILTER: Final = {
     "image_safety",
     "image_prohibited_content",
     "image_recitation",
+    "language",
+    "model_armor",  # Vertex AI
     "sensitive",
     "refusal",
     "guardrail_intervened",
@@ -53,6 +64,11 @@ _FAILED: Final = {
     "timeout",
     "insufficient_system_resource",  # DeepSeek, api-docs.deepseek.com/api/create-chat-completion
     "network_error",  # Z.ai
+    "overloaded",
+    "engine_overloaded",  # Moonshot
+    "engine_overloaded_error",
+    "user_cancel",  # Cohere
+    "time_limit",  # watsonx.ai
     "unexpected_tool_call",  # Gemini
     "too_many_tool_calls",
     "missing_thought_signature",
@@ -60,14 +76,16 @@ _FAILED: Final = {
 }
 
 
-def finish_of(reason: str | None, provider: str) -> str:
-    """stop, length, content_filter or error. Some servers end whole replies without a reason."""
-    found = _meaning(reason or "stop")
-    if not found:
-        logger.warning(
-            "Model provider '%s' ended a reply with the unknown reason %.80r: taken for stop", provider, reason
-        )
-    return found or "stop"
+def finish_of(reason: str | None, provider: str, *, empty: bool) -> str:
+    """stop, length, content_filter or error. Some servers end whole replies without a reason; for an unknown one, like
+    Gemini's `OTHER`, it counts whether the reply is empty."""
+    if found := _meaning(reason or "stop"):
+        return found
+    taken = "error" if empty else "stop"
+    logger.warning(
+        "Model provider '%s' ended a reply with the unknown reason %.80r: taken for %s", provider, reason, taken
+    )
+    return taken
 
 
 def incomplete_of(reason: str | None) -> str:
@@ -77,7 +95,7 @@ def incomplete_of(reason: str | None) -> str:
 
 
 def _meaning(reason: str) -> str:
-    words = [word.strip() for word in reason.lower().split(":")]
+    words = [_in_snake_case(word) for word in reason.split(":")]
     for word in reversed(words):  # the narrower one stands last
         if word in _FILTER:
             return "content_filter"
@@ -88,3 +106,7 @@ def _meaning(reason: str) -> str:
         if word in _STOP:
             return "stop"
     return ""
+
+
+def _in_snake_case(word: str) -> str:
+    return _SEPARATORS.sub("_", _HUMP.sub("_", word)).strip("_").lower().removeprefix("finish_reason_")

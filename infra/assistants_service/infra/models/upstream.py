@@ -83,11 +83,11 @@ class Upstream:
         found = answers.decode(data)
         if isinstance(found, list) and found and isinstance(found[0], dict):
             found = found[0]
-        if not isinstance(found, dict):
-            raise ValueError("no object")
-        if failures.is_error(found):
+        if isinstance(found, dict) and not failures.is_error(found):
+            return found
+        if isinstance(found, dict) or failures.words(found):
             raise self.failed(found)
-        return found
+        raise ValueError("no object")
 
     async def get(self, path: str, *, timeout: float) -> dict[str, Any]:
         """Once, without retries: for what can be left out."""
@@ -137,7 +137,7 @@ class Upstream:
                 " set base_url to where it is.",
                 error.status_code,
             )
-        return self.failed(error.body, error.status_code)
+        return self.failed(_body(error), error.status_code)
 
     def failed(self, error: object, status: int | None = None) -> ModelError:
         """For what the wire says, in an error response, in an object or in a stream."""
@@ -190,3 +190,11 @@ class Upstream:
             message = message.replace(key, "***")
         message = " ".join(_KEY.sub("sk-***", message).split())
         return message if len(message) <= _LONGEST_MESSAGE else message[: _LONGEST_MESSAGE - 1] + "…"
+
+
+def _body(error: openai.APIStatusError) -> object:
+    """All of it. The SDK keeps what stands under `error`, which may be no more than the name of the status."""
+    try:
+        return answers.decode(error.response.content)
+    except (ValueError, RuntimeError):  # no JSON, nested too deep, or not read
+        return error.body
