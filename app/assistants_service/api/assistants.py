@@ -12,12 +12,12 @@ from assistants_service.api.idempotency import reserve
 from assistants_service.api.listing import list_documents
 from assistants_service.api.service import Service, answer, answer_stored, path_id, read_body, service_of
 from assistants_service.core import names
+from assistants_service.core.assistants.commands import assistant_from, updated_assistant
 from assistants_service.core.errors import no_such
 from assistants_service.core.ports.storage import Conflict, Stored
 from assistants_service.core.protocol.assistants.requests import CreateAssistant, UpdateAssistant
 from assistants_service.core.protocol.assistants.resources import Assistant, StoredAssistant
 from assistants_service.core.protocol.objects import Deleted, encode
-from assistants_service.core.threads.commands import assistant_from, updated_assistant
 
 _decoder = msgspec.json.Decoder(StoredAssistant)
 _wire = msgspec.json.Decoder(Assistant)

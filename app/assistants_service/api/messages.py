@@ -10,7 +10,7 @@ from assistants_service.api.service import answer, checked_id, page_query, path_
 from assistants_service.core import names
 from assistants_service.core.protocol.objects import Deleted
 from assistants_service.core.protocol.threads.requests import CreateMessage, UpdateMetadata
-from assistants_service.core.threads.commands import message_of
+from assistants_service.core.threads.lookups import message_of
 
 
 async def create(request: web.Request) -> web.Response:

@@ -22,7 +22,7 @@ from assistants_service.core import names
 from assistants_service.core.protocol.runs.requests import CreateRun, CreateThreadAndRun, SubmitToolOutputs
 from assistants_service.core.protocol.runs.resources import Run
 from assistants_service.core.protocol.threads.requests import UpdateMetadata
-from assistants_service.core.threads.commands import run_of
+from assistants_service.core.threads.lookups import run_of
 
 
 async def create(request: web.Request) -> web.StreamResponse:

@@ -9,7 +9,7 @@ from assistants_service.api import making
 from assistants_service.api.service import answer, includes_contents, page_query, path_id, service_of
 from assistants_service.core import names
 from assistants_service.core.protocol.runs.resources import shown
-from assistants_service.core.threads.commands import run_of
+from assistants_service.core.threads.lookups import run_of
 
 
 async def list_all(request: web.Request) -> web.Response:

@@ -16,7 +16,7 @@ from assistants_service.core.errors import ApiError
 from assistants_service.core.ports.storage import Mark, StorageUnavailable
 from assistants_service.core.protocol.objects import encode
 from assistants_service.core.threads import sse
-from assistants_service.core.threads.commands import run_of
+from assistants_service.core.threads.lookups import run_of
 from assistants_service.core.threads.stream import replay
 
 # One line: an empty line after it would be an event without data for the SDK, which keeps the last `id` for the next.

@@ -13,7 +13,7 @@ from assistants_service.core import names
 from assistants_service.core.ports.storage import Conflict
 from assistants_service.core.protocol.objects import Deleted
 from assistants_service.core.protocol.threads.requests import CreateThread, UpdateThread
-from assistants_service.core.threads.commands import thread_of
+from assistants_service.core.threads.lookups import thread_of
 
 
 async def create(request: web.Request) -> web.Response:

@@ -5,16 +5,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from msgspec import UNSET
 from msgspec.structs import replace
 
 from assistants_service.core import events as e
-from assistants_service.core.errors import ApiError, no_such
+from assistants_service.core.assistants.commands import chosen_of
+from assistants_service.core.errors import ApiError
 from assistants_service.core.ids import Ids
-from assistants_service.core.protocol.assistants.requests import AssistantFields, CreateAssistant, UpdateAssistant
 from assistants_service.core.protocol.assistants.resources import StoredAssistant
 from assistants_service.core.protocol.runs.requests import CreateRun, CreateThreadAndRun, RunFields, SubmitToolOutputs
 from assistants_service.core.protocol.runs.resources import TERMINAL, Run, TruncationStrategy
@@ -38,55 +37,11 @@ from assistants_service.core.protocol.threads.resources import (
     TextPart,
     Thread,
 )
+from assistants_service.core.threads.endings import cancelled, expired
 from assistants_service.core.threads.fold import RunState, ThreadState
-from assistants_service.core.tool_resources import overridden, resources_from, together, with_attached, with_tools
+from assistants_service.core.threads.lookups import run_of, thread_of, whole_message
+from assistants_service.core.tool_resources import overridden, resources_from, together, with_attached
 from assistants_service.core.tools import check_choice, plain, tools_from
-
-SAMPLING = ("temperature", "top_p")
-
-# --- bodies to resources ------------------------------------------------------------------------------------------
-
-
-def assistant_from(body: CreateAssistant, assistant_id: str, now: float) -> StoredAssistant:
-    return StoredAssistant(
-        id=assistant_id,
-        created_at=int(now),
-        name=body.name,
-        description=body.description,
-        model=body.model,
-        instructions=body.instructions,
-        tools=tools_from(body.tools),
-        top_p=1.0 if body.top_p is None else body.top_p,
-        temperature=1.0 if body.temperature is None else body.temperature,
-        reasoning_effort=body.reasoning_effort,
-        tool_resources=with_tools(resources_from(body.tool_resources), tools_from(body.tools)),
-        metadata=body.metadata or {},
-        response_format=plain(body.response_format) or "auto",
-        chosen=chosen_of(body) or UNSET,
-    )
-
-
-def chosen_of(body: AssistantFields | RunFields, inherited: Iterable[str] = ()) -> tuple[str, ...]:
-    """Which of the parameters that are 1 unasked are so on purpose. What is not given is inherited."""
-    kept = {name for name in inherited if getattr(body, name) is None}
-    return tuple(name for name in SAMPLING if name in kept or getattr(body, name) == 1)
-
-
-def updated_assistant(old: StoredAssistant, body: UpdateAssistant) -> StoredAssistant:
-    """The given keys replace the old ones whole (section 3.1), but for `tool_resources`; what was not given stays."""
-    new = assistant_from(
-        CreateAssistant.model_construct(
-            _fields_set=body.model_fields_set, **{**dict(body), "model": body.model or old.model}
-        ),
-        old.id,
-        old.created_at,
-    )
-    given = {key: getattr(new, key) for key in body.model_fields_set}
-    if "tool_resources" in given:
-        given["tool_resources"] = overridden(old.tool_resources, body.tool_resources)
-    left = [name for name in old.chosen or () if name not in body.model_fields_set]
-    updated = replace(old, **given, chosen=chosen_of(body, left) or UNSET)
-    return replace(updated, tool_resources=with_tools(updated.tool_resources, updated.tools))
 
 
 def message_from(body: CreateMessage, thread_id: str, message_id: str, now: float) -> Message:
@@ -193,13 +148,13 @@ class ThreadCommands:
         return [e.ThreadUpdated(tool_resources=after)] if after != before else []
 
     def update_message(self, state: ThreadState, message_id: str, body: UpdateMetadata) -> list[e.Event]:
-        message = _whole_message(state, message_id)
+        message = whole_message(state, message_id)
         if "metadata" not in body.model_fields_set:
             return []
         return [e.MessageUpdated(message_id=message.id, metadata=body.metadata or {})]
 
     def delete_message(self, state: ThreadState, message_id: str) -> list[e.Event]:
-        return [e.MessageDeleted(message_id=_whole_message(state, message_id).id)]
+        return [e.MessageDeleted(message_id=whole_message(state, message_id).id)]
 
     def _messages(self, bodies: Sequence[CreateMessage] | None, thread_id: str) -> list[e.Event]:
         return [
@@ -339,47 +294,3 @@ class ThreadCommands:
 
     def _overdue(self, held: RunState) -> bool:
         return held.run.active and held.run.expires_at is not None and self.now >= held.run.expires_at
-
-
-# --- endings, shared with the worker's decisions ------------------------------------------------------------------
-
-
-def cancelled(held: RunState) -> list[e.Event]:
-    step, run_id = held.open_step, held.run.id
-    closing: list[e.Event] = [e.StepCancelled(run_id=run_id, step_id=step.id)] if step else []
-    return [*closing, e.RunCancelled(run_id=run_id)]
-
-
-def expired(held: RunState) -> list[e.Event]:
-    step, run_id = held.open_step, held.run.id
-    closing: list[e.Event] = [e.StepExpired(run_id=run_id, step_id=step.id)] if step else []
-    return [*closing, e.RunExpired(run_id=run_id)]
-
-
-# --- looking things up --------------------------------------------------------------------------------------------
-
-
-def thread_of(state: ThreadState, thread_id: str = "") -> Thread:
-    if state.thread is None:
-        raise no_such("thread", thread_id)
-    return state.thread
-
-
-def message_of(state: ThreadState, message_id: str) -> Message:
-    message = state.messages.get(message_id)
-    if message is None:
-        raise no_such("message", message_id)
-    return message
-
-
-def _whole_message(state: ThreadState, message_id: str) -> Message:
-    if state.making and state.making.named(message_id):
-        raise ApiError(f"Message {message_id} is still in progress: it can't be changed or deleted yet.")
-    return message_of(state, message_id)
-
-
-def run_of(state: ThreadState, run_id: str) -> RunState:
-    held = state.runs.get(run_id)
-    if held is None:
-        raise no_such("run", run_id)
-    return held

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from assistants_service.core import events as e
 from assistants_service.core.protocol.objects import LastError
 from assistants_service.core.protocol.runs.resources import StepToolCall
-from assistants_service.core.threads.commands import cancelled, expired
+from assistants_service.core.threads.endings import cancelled, expired
 from assistants_service.core.threads.fold import RunState, ThreadState
 
 # Seconds in which the worker that holds a run may end it: it looks every second, and it alone knows what its model was

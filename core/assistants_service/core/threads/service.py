@@ -18,8 +18,9 @@ from assistants_service.core.ports.telemetry import SILENCE, Telemetry
 from assistants_service.core.protocol.assistants.resources import StoredAssistant
 from assistants_service.core.protocol.runs.requests import CreateRun, CreateThreadAndRun, SubmitToolOutputs
 from assistants_service.core.protocol.runs.resources import Run
-from assistants_service.core.threads.commands import Filing, ThreadCommands, run_of
+from assistants_service.core.threads.commands import Filing, ThreadCommands
 from assistants_service.core.threads.fold import Change
+from assistants_service.core.threads.lookups import run_of
 from assistants_service.core.threads.repository import Decision, ThreadRepository
 from assistants_service.core.threads.stream import StreamWriter
 from assistants_service.core.work_items import AdvanceRun, PurgeThread

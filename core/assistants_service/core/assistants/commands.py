@@ -1,0 +1,58 @@
+"""What the API may do to an assistant: pure functions from what a client asks for, and the assistant as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from msgspec import UNSET
+from msgspec.structs import replace
+
+from assistants_service.core.protocol.assistants.requests import AssistantFields, CreateAssistant, UpdateAssistant
+from assistants_service.core.protocol.assistants.resources import StoredAssistant
+from assistants_service.core.protocol.runs.requests import RunFields
+from assistants_service.core.tool_resources import overridden, resources_from, with_tools
+from assistants_service.core.tools import plain, tools_from
+
+SAMPLING = ("temperature", "top_p")
+
+
+def assistant_from(body: CreateAssistant, assistant_id: str, now: float) -> StoredAssistant:
+    return StoredAssistant(
+        id=assistant_id,
+        created_at=int(now),
+        name=body.name,
+        description=body.description,
+        model=body.model,
+        instructions=body.instructions,
+        tools=tools_from(body.tools),
+        top_p=1.0 if body.top_p is None else body.top_p,
+        temperature=1.0 if body.temperature is None else body.temperature,
+        reasoning_effort=body.reasoning_effort,
+        tool_resources=with_tools(resources_from(body.tool_resources), tools_from(body.tools)),
+        metadata=body.metadata or {},
+        response_format=plain(body.response_format) or "auto",
+        chosen=chosen_of(body) or UNSET,
+    )
+
+
+def chosen_of(body: AssistantFields | RunFields, inherited: Iterable[str] = ()) -> tuple[str, ...]:
+    """Which of the parameters that are 1 unasked are so on purpose. What is not given is inherited."""
+    kept = {name for name in inherited if getattr(body, name) is None}
+    return tuple(name for name in SAMPLING if name in kept or getattr(body, name) == 1)
+
+
+def updated_assistant(old: StoredAssistant, body: UpdateAssistant) -> StoredAssistant:
+    """The given keys replace the old ones whole (section 3.1), but for `tool_resources`; what was not given stays."""
+    new = assistant_from(
+        CreateAssistant.model_construct(
+            _fields_set=body.model_fields_set, **{**dict(body), "model": body.model or old.model}
+        ),
+        old.id,
+        old.created_at,
+    )
+    given = {key: getattr(new, key) for key in body.model_fields_set}
+    if "tool_resources" in given:
+        given["tool_resources"] = overridden(old.tool_resources, body.tool_resources)
+    left = [name for name in old.chosen or () if name not in body.model_fields_set]
+    updated = replace(old, **given, chosen=chosen_of(body, left) or UNSET)
+    return replace(updated, tool_resources=with_tools(updated.tool_resources, updated.tools))

@@ -1,0 +1,18 @@
+"""The ends of a run that need no model, shared by what clients may do and by what a worker decides."""
+
+from __future__ import annotations
+
+from assistants_service.core import events as e
+from assistants_service.core.threads.fold import RunState
+
+
+def cancelled(held: RunState) -> list[e.Event]:
+    step, run_id = held.open_step, held.run.id
+    closing: list[e.Event] = [e.StepCancelled(run_id=run_id, step_id=step.id)] if step else []
+    return [*closing, e.RunCancelled(run_id=run_id)]
+
+
+def expired(held: RunState) -> list[e.Event]:
+    step, run_id = held.open_step, held.run.id
+    closing: list[e.Event] = [e.StepExpired(run_id=run_id, step_id=step.id)] if step else []
+    return [*closing, e.RunExpired(run_id=run_id)]
