@@ -2,8 +2,8 @@
 
 The host hides an item for ten minutes, which is a run's whole life and cannot be set. So each is taken over from it
 first, by the receipt that comes with it, and is from then on in the hands of the same code as in the worker process
-(worker/main.py): a worker that dies is noticed after WORKER_HIDE_SECONDS. What the host does with its own receipt when
-a function returns is refused by the queue, for which the host is prepared.
+(worker/main.py): a worker that dies is noticed after WORKER_VISIBILITY_TIMEOUT. What the host does with its own
+receipt when a function returns is refused by the queue, for which the host is prepared.
 """
 
 from __future__ import annotations

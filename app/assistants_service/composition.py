@@ -28,7 +28,7 @@ from assistants_service.core.threads.repository import ThreadRepository
 from assistants_service.core.vector_stores.repository import VectorStoreRepository
 from assistants_service.core.vector_stores.search import Searcher
 from assistants_service.infra.models.providers import ModelRouter
-from assistants_service.infra.settings import ConfigurationError, Settings
+from assistants_service.infra.settings import ConfigurationError, Settings, renamed
 from assistants_service.infra.tokenizer import Tiktoken
 from assistants_service.infra.wiring import (
     SystemClock,
@@ -75,6 +75,8 @@ class Parts:
 async def opened(settings: Settings, stop: asyncio.Event | None = None) -> AsyncIterator[Parts]:
     """The engines that the settings name, open. Raises ConfigurationError for a store that does not answer in
     STORAGE_WAIT, or before `stop`."""
+    for old, new in renamed():
+        log.warning("the setting %s is called %s now: rename it, the old name will not be read for ever", old, new)
     clock = SystemClock()
     storage, tokens = storage_of(settings, clock), tokens_of(settings, clock)
     async with telemetry_of(settings, storage) as telemetry:
@@ -116,7 +118,7 @@ def threads_of(parts: Parts) -> ThreadRepository:
         parts.clock,
         parts.ids,
         parts.notifier,
-        roll_after=parts.settings.log_roll_after,
+        rollover_after=parts.settings.event_log_rollover,
         telemetry=parts.telemetry,
     )
 
@@ -124,7 +126,12 @@ def threads_of(parts: Parts) -> ThreadRepository:
 def stores_of(parts: Parts) -> VectorStoreRepository:
     index = index_of(parts.settings, parts.storage)
     return VectorStoreRepository(
-        parts.storage, parts.clock, parts.ids, parts.notifier, roll_after=parts.settings.log_roll_after, index=index
+        parts.storage,
+        parts.clock,
+        parts.ids,
+        parts.notifier,
+        rollover_after=parts.settings.event_log_rollover,
+        index=index,
     )
 
 
@@ -205,7 +212,7 @@ def worker_of(
         parts.ids,
         parts.notifier,
         flush_every=settings.stream_flush_ms / 1000,
-        hide=settings.worker_hide_seconds,
+        visibility_timeout=settings.worker_visibility_timeout,
         max_rounds=settings.max_tool_rounds,
         tool_history=settings.tool_history_tokens,
         telemetry=parts.telemetry,

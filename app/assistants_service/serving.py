@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator
 
 from aiohttp import web
 
-from assistants_service.api import connections
+from assistants_service.api import connection_limits
 from assistants_service.api.unready import create_unready_app
 from assistants_service.composition import (
     Parts,
@@ -104,14 +104,14 @@ async def check_exposure(parts: Parts) -> None:
 @contextlib.asynccontextmanager
 async def listening(app: web.Application, settings: Settings) -> AsyncIterator[str]:
     """The address at which the API listens meanwhile."""
-    options = {"keepalive_timeout": settings.keep_alive_timeout, **connections.SERVER}
+    options = {"keepalive_timeout": settings.keep_alive_timeout, **connection_limits.SERVER}
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=5, **options)
     await runner.setup()
     server = runner.server
     assert server  # noqa: S101
     try:
         listener = await asyncio.get_running_loop().create_server(
-            connections.guarded(server, settings.max_connections), settings.host, settings.port, backlog=1024
+            connection_limits.guarded(server, settings.max_connections), settings.host, settings.port, backlog=1024
         )
     except OSError as error:
         await runner.cleanup()
@@ -121,8 +121,8 @@ async def listening(app: web.Application, settings: Settings) -> AsyncIterator[s
         raise ConfigurationError(f"Cannot listen on HOST {settings.host}, PORT {settings.port}: {error}.") from None
     host, port = listener.sockets[0].getsockname()[:2]
     log.info("API at http://%s:%s/v1, Swagger UI at http://%s:%s/docs", host, port, host, port)
-    connections.keep_little_unsent(listener)
-    watching = asyncio.create_task(connections.cut_off_stalled(server))
+    connection_limits.keep_little_unsent(listener)
+    watching = asyncio.create_task(connection_limits.cut_off_stalled(server))
     try:
         yield f"http://{host}:{port}"
     finally:

@@ -55,7 +55,7 @@ TURNS = (  # one run each
 
 
 async def rolled_over(client: Visitor) -> None:
-    """With LOG_ROLL_AFTER=2 the log begins anew again and again."""
+    """With EVENT_LOG_ROLLOVER=2 the log begins anew again and again."""
     for script in ("plain", "tools", "plain"):
         await listen(client, script)
 
@@ -144,7 +144,7 @@ LANES = (
         {"RUN_EXPIRES_AFTER": "40"},
     ),
     Lane(("expire_waiting", "expire_in_progress"), {"RUN_EXPIRES_AFTER": "5"}),
-    Lane(("rolled_over",), {"RUN_EXPIRES_AFTER": "40", "LOG_ROLL_AFTER": "2"}),
+    Lane(("rolled_over",), {"RUN_EXPIRES_AFTER": "40", "EVENT_LOG_ROLLOVER": "2"}),
 )
 
 

@@ -107,7 +107,7 @@ async def test_p9_the_single_process_drains_and_stops() -> None:
 
 async def test_p9_what_the_grace_cuts_off_is_taken_over_at_once() -> None:
     """Far sooner than the item of a dead worker comes back."""
-    settings = {"SHUTDOWN_GRACE": "0.2", "WORKER_HIDE_SECONDS": "120"}
+    settings = {"SHUTDOWN_GRACE": "0.2", "WORKER_VISIBILITY_TIMEOUT": "120"}
     async with one_run("api", "worker", stream=True, models=HangsOnce(), **settings) as (world, _, running):
         await world.start("worker two")
         async with asyncio.timeout(60):

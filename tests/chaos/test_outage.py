@@ -318,7 +318,7 @@ async def gateway(azurite: Azurite) -> AsyncIterator[tuple[Gateway, str]]:
 async def test_a_storm_over_http_is_a_503_in_the_envelope_and_passes(azurite: Azurite) -> None:
     """On Azure's path, with a run in the middle of a model call and a reader of its stream."""
     gate = Gate()
-    hidden = {"worker_hide_seconds": SECONDS + 6}  # what the storm cuts off comes back then
+    hidden = {"worker_visibility_timeout": SECONDS + 6}  # what the storm cuts off comes back then
     async with (
         gateway(azurite) as (azure, account),
         in_process(says("Hel", gate, "lo."), storage=account, **hidden) as service,

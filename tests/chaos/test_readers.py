@@ -24,7 +24,7 @@ import pytest
 from aiohttp import web
 
 import virtual
-from assistants_service.api import connections, streaming
+from assistants_service.api import connection_limits, streaming
 from assistants_service.composition import api_of
 from assistants_service.core.notifier import Notifier
 from assistants_service.core.ports.models import Deltas, Prompt, Reply
@@ -230,7 +230,7 @@ async def as_deployed(service: InProcess) -> AsyncIterator[tuple[web.Application
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     assert runner.server
-    cutting = asyncio.create_task(connections.cut_off_stalled(runner.server))
+    cutting = asyncio.create_task(connection_limits.cut_off_stalled(runner.server))
     try:
         yield app, runner.addresses[0][1]
     finally:
@@ -270,7 +270,7 @@ async def connect(port: int, run: Any, *, read: bool = False) -> socket.socket:
 
 
 async def test_who_takes_nothing_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "STALLED", 0.5)
+    monkeypatch.setattr(connection_limits, "STALLED", 0.5)
     async with in_process(says("x" * 3 * MB)) as service, as_deployed(service) as (app, port):
         run = await service.finished(stream=False)
         readers = [await connect(port, run) for _ in range(5)]

@@ -331,7 +331,7 @@ async def test_an_unknown_log_is_none_and_takes_no_block(store: Storage) -> None
     with pytest.raises(Conflict):
         await store.append("threads", "p/thread_1", Mark(0, 0), b"block\n")
     with pytest.raises(Conflict):
-        await store.roll("threads", "p/thread_1", Mark(0, 0))
+        await store.roll_over("threads", "p/thread_1", Mark(0, 0))
     await store.drop("threads", "p/thread_1")
 
 
@@ -461,7 +461,7 @@ async def test_a_locked_sqlite_file_holds_up_writers_alone(tmp_path: Path) -> No
     holder.execute("COMMIT")
     holder.close()
     await writing
-    assert len(await store.receive(1, hide=1)) == 1
+    assert len(await store.receive(1, visibility_timeout=1)) == 1
     await store.close()
 
 
@@ -535,7 +535,7 @@ async def test_a_sqlite_transaction_that_fails_half_way_leaves_nothing(tmp_path:
 async def test_a_sqlite_log_that_rolls_between_two_statements_of_a_reader_is_read_whole(tmp_path: Path) -> None:
     store, other = await sqlite_file(tmp_path), await sqlite_file(tmp_path)
     mark, _ = await store.start("threads", "p/thread_1", b"one\n")
-    rolls = [other.roll("threads", "p/thread_1", mark)]
+    rolls = [other.roll_over("threads", "p/thread_1", mark)]
 
     def trace(statement: str) -> None:
         if statement.startswith("SELECT offset, data") and rolls:
@@ -557,7 +557,7 @@ async def test_two_processes_that_wait_for_sqlite_receive_no_item_twice(tmp_path
     await stores[0].send(b"{}")
     holder = sqlite3.connect(tmp_path / "store.db", isolation_level=None)
     holder.execute("BEGIN IMMEDIATE")
-    receiving = [asyncio.create_task(store.receive(1, hide=30)) for store in stores]
+    receiving = [asyncio.create_task(store.receive(1, visibility_timeout=30)) for store in stores]
     await asyncio.sleep(0)  # both have seen the item, and wait to take it
     holder.execute("COMMIT")
     holder.close()
@@ -569,13 +569,13 @@ async def test_two_processes_that_wait_for_sqlite_receive_no_item_twice(tmp_path
 async def test_a_roll_over_starts_an_empty_generation_and_keeps_the_old_one(engine: Engine) -> None:
     store = engine.store
     mark, _ = await store.start("threads", "p/thread_1", b"one\n")
-    rolled = await store.roll("threads", "p/thread_1", mark)
+    rolled = await store.roll_over("threads", "p/thread_1", mark)
     assert (rolled.generation, rolled.offset) == (1, 0)
     empty = await engine.other.read("threads", "p/thread_1", None)
     assert empty is not None
     assert (empty.data, empty.mark.generation) == (b"", 1)
     mark, _ = await store.append("threads", "p/thread_1", rolled, b"two\n")
-    rolled = await store.roll("threads", "p/thread_1", mark)
+    rolled = await store.roll_over("threads", "p/thread_1", mark)
     await store.append("threads", "p/thread_1", rolled, b"three\n")
     assert await bytes_of(store, "p/thread_1") == b"three\n"
     assert await bytes_of(store, "p/thread_1.0") == b"one\n"
@@ -598,7 +598,7 @@ async def test_a_reader_behind_a_roll_over_is_told_and_gets_the_whole_new_genera
     engine: Engine, block: bytes, bare: bool
 ) -> None:
     mark, _ = await engine.store.start("threads", "p/thread_1", b"as long as the new\n")
-    rolled = await engine.store.roll("threads", "p/thread_1", mark)
+    rolled = await engine.store.roll_over("threads", "p/thread_1", mark)
     if block:
         await engine.store.append("threads", "p/thread_1", rolled, block)
     since = Mark(0, mark.offset) if bare else mark
@@ -610,12 +610,12 @@ async def test_a_reader_behind_a_roll_over_is_told_and_gets_the_whole_new_genera
 
 async def test_a_writer_behind_a_roll_over_gets_a_conflict(engine: Engine) -> None:
     first, _ = await engine.store.start("threads", "p/thread_1", b"one\n")
-    rolled = await engine.store.roll("threads", "p/thread_1", first)
+    rolled = await engine.store.roll_over("threads", "p/thread_1", first)
     for _ in range(2):  # with the new generation empty, and grown to exactly the old position
         with pytest.raises(Conflict):
             await engine.other.append("threads", "p/thread_1", first, b"late\n")
         with pytest.raises(Conflict):
-            await engine.other.roll("threads", "p/thread_1", first)
+            await engine.other.roll_over("threads", "p/thread_1", first)
         with pytest.raises(Conflict):
             await engine.other.start("threads", "p/thread_1", b"again\n")
         if rolled.offset == 0:
@@ -624,24 +624,24 @@ async def test_a_writer_behind_a_roll_over_gets_a_conflict(engine: Engine) -> No
     assert await bytes_of(engine.store, "p/thread_1.0") == b"one\n"
 
 
-@pytest.mark.parametrize("first", ["roll", "append"])
+@pytest.mark.parametrize("first", ["roll_over", "append"])
 async def test_a_roll_over_loses_no_block_that_was_appended_meanwhile(engine: Engine, first: str) -> None:
     mark, _ = await engine.store.start("threads", "p/thread_1", b"one\n")
-    roll = engine.store.roll("threads", "p/thread_1", mark)
+    roll_over = engine.store.roll_over("threads", "p/thread_1", mark)
     append = engine.other.append("threads", "p/thread_1", mark, b"two\n")
-    assert len(await winners([roll, append] if first == "roll" else [append, roll])) == 1
+    assert len(await winners([roll_over, append] if first == "roll_over" else [append, roll_over])) == 1
 
 
 async def test_of_many_rollers_exactly_one_wins(engine: Engine) -> None:
     mark, _ = await engine.store.start("threads", "p/thread_1", b"one\n")
     stores = [engine.store, engine.other]
-    won = await winners([stores[i % 2].roll("threads", "p/thread_1", mark) for i in range(10)])
+    won = await winners([stores[i % 2].roll_over("threads", "p/thread_1", mark) for i in range(10)])
     assert [(mark.generation, mark.offset) for mark in won] == [(1, 0)]
 
 
 async def test_a_dropped_log_is_gone_with_its_old_generations(store: Storage) -> None:
     mark, _ = await store.start("threads", "p/thread_1", b"one\n")
-    await store.roll("threads", "p/thread_1", mark)
+    await store.roll_over("threads", "p/thread_1", mark)
     await store.drop("threads", "p/thread_1")
     await store.drop("threads", "p/thread_1")
     for name in ("p/thread_1", "p/thread_1.0"):
@@ -652,8 +652,8 @@ async def test_a_dropped_log_is_gone_with_its_old_generations(store: Storage) ->
 # -- the queue ---------------------------------------------------------------------------------------------------------
 
 
-async def one(store: Storage, hide: float = 30) -> Delivery:
-    (delivery,) = await store.receive(1, hide=hide)
+async def one(store: Storage, visibility_timeout: float = 30) -> Delivery:
+    (delivery,) = await store.receive(1, visibility_timeout=visibility_timeout)
     return delivery
 
 
@@ -662,16 +662,16 @@ async def test_an_item_is_delivered_with_its_body_and_hidden_from_others(engine:
     await engine.store.send(body)
     delivery = await one(engine.other)
     assert (delivery.body, delivery.count) == (body, 1)
-    assert await engine.store.receive(32, hide=1) == []
+    assert await engine.store.receive(32, visibility_timeout=1) == []
 
 
 async def test_of_many_receivers_each_gets_other_items(engine: Engine) -> None:
     for number in range(20):
         await engine.store.send(b"%d" % number)
     stores = [engine.store, engine.other]
-    batches = await asyncio.gather(*(stores[i % 2].receive(3, hide=30) for i in range(10)))
+    batches = await asyncio.gather(*(stores[i % 2].receive(3, visibility_timeout=30) for i in range(10)))
     while len(got := [item.body for batch in batches for item in batch]) < 20:
-        more = await engine.store.receive(32, hide=30)
+        more = await engine.store.receive(32, visibility_timeout=30)
         assert more, f"items are missing: {got}"
         batches.append(more)
     assert len(set(got)) == len(got) == 20
@@ -680,7 +680,7 @@ async def test_of_many_receivers_each_gets_other_items(engine: Engine) -> None:
 
 async def test_an_item_that_is_not_deleted_comes_back_and_is_counted(engine: Engine) -> None:
     await engine.store.send(b"{}")
-    first = await one(engine.store, hide=1)
+    first = await one(engine.store, visibility_timeout=1)
     await engine.wait(1.1)
     second = await one(engine.other)
     assert (first.count, second.count) == (1, 2)
@@ -688,27 +688,27 @@ async def test_an_item_that_is_not_deleted_comes_back_and_is_counted(engine: Eng
 
 async def test_a_deleted_item_never_comes_back(engine: Engine) -> None:
     await engine.store.send(b"{}")
-    delivery = await one(engine.store, hide=1)
+    delivery = await one(engine.store, visibility_timeout=1)
     await engine.store.delete(delivery)
     await engine.store.delete(delivery)
     await engine.wait(1.1)
-    assert await engine.store.receive(32, hide=1) == []
+    assert await engine.store.receive(32, visibility_timeout=1) == []
 
 
 async def test_an_extended_item_stays_hidden_and_belongs_to_its_holder(engine: Engine) -> None:
     await engine.store.send(b"{}")
-    delivery = await one(engine.store, hide=1)
-    delivery = await engine.store.extend(delivery, hide=30)
+    delivery = await one(engine.store, visibility_timeout=1)
+    delivery = await engine.store.extend(delivery, visibility_timeout=30)
     await engine.wait(1.1)
-    assert await engine.other.receive(32, hide=1) == []
-    delivery = await engine.store.extend(delivery, hide=30)
+    assert await engine.other.receive(32, visibility_timeout=1) == []
+    delivery = await engine.store.extend(delivery, visibility_timeout=30)
     await engine.store.delete(delivery)
 
 
 async def test_an_extended_item_has_the_body_that_its_holder_gave_it(engine: Engine) -> None:
     await engine.store.send(b'{"of":"the sender"}')
-    delivery = replace(await one(engine.store, hide=30), body='{"of":"the holder: ü <&>"}'.encode())
-    kept = await engine.store.extend(delivery, hide=1)
+    delivery = replace(await one(engine.store, visibility_timeout=30), body='{"of":"the holder: ü <&>"}'.encode())
+    kept = await engine.store.extend(delivery, visibility_timeout=1)
     await engine.wait(1.1)
     again = await one(engine.other)
     assert (again.body, again.count, again.id) == (delivery.body, 2, kept.id)
@@ -716,30 +716,30 @@ async def test_an_extended_item_has_the_body_that_its_holder_gave_it(engine: Eng
 
 async def test_who_lost_an_item_can_neither_extend_nor_delete_it(engine: Engine) -> None:
     await engine.store.send(b"{}")
-    late = await one(engine.store, hide=1)
+    late = await one(engine.store, visibility_timeout=1)
     await engine.wait(1.1)
     held = await one(engine.other)
     with pytest.raises(Conflict):
-        await engine.store.extend(late, hide=30)
+        await engine.store.extend(late, visibility_timeout=30)
     await engine.store.delete(late)
-    held = await engine.other.extend(held, hide=30)
+    held = await engine.other.extend(held, visibility_timeout=30)
     await engine.other.delete(held)
     with pytest.raises(Conflict):
-        await engine.other.extend(held, hide=30)
+        await engine.other.extend(held, visibility_timeout=30)
 
 
 async def test_a_delayed_item_comes_when_its_time_has_come(engine: Engine) -> None:
     await engine.store.send(b"{}", delay=1)
-    assert await engine.store.receive(32, hide=30) == []
+    assert await engine.store.receive(32, visibility_timeout=30) == []
     await engine.wait(1.1)
     assert (await one(engine.store)).count == 1
 
 
 async def test_a_buried_item_is_gone_from_the_queue(engine: Engine) -> None:
     await engine.store.send(b'{"run":"run_1"}')
-    await engine.store.bury(await one(engine.store, hide=1), "five failures")
+    await engine.store.bury(await one(engine.store, visibility_timeout=1), "five failures")
     await engine.wait(1.1)
-    assert await engine.store.receive(32, hide=1) == []
+    assert await engine.store.receive(32, visibility_timeout=1) == []
 
 
 # -- contents ----------------------------------------------------------------------------------------------------------
@@ -1005,7 +1005,7 @@ async def test_a_block_found_under_later_ones_is_success_and_the_next_append_a_c
     assert found.offset == second.offset
     with pytest.raises(Conflict):
         await lossy.append("threads", "p/thread_1", found, b"four\n")
-    await lossy.roll("threads", "p/thread_1", third)
+    await lossy.roll_over("threads", "p/thread_1", third)
     found = await lossy._mine("threads", "p/thread_1", first, b"two\n")
     assert found is not None
     tail = await lossy.read("threads", "p/thread_1", found)
@@ -1018,7 +1018,7 @@ async def test_a_block_found_in_an_archived_generation_is_success(lossy: AzureSt
     """However long the new generation is by then."""
     first, _ = await lossy.start("threads", "p/thread_1", b"one\n")
     second, _ = await lossy.append("threads", "p/thread_1", first, b"two\n")
-    rolled = await lossy.roll("threads", "p/thread_1", second)
+    rolled = await lossy.roll_over("threads", "p/thread_1", second)
     await lossy.append("threads", "p/thread_1", rolled, b"longer than both of them\n")
     assert await lossy._mine("threads", "p/thread_1", first, b"two\n")
 
@@ -1048,7 +1048,7 @@ async def test_a_starter_that_stood_still_begins_no_later_generation(
     async def append(container: str, name: str, *given: Any) -> Any:
         monkeypatch.undo()
         mark, _ = await lossy.start(container, name, b"theirs\n")
-        await lossy.roll(container, name, mark)
+        await lossy.roll_over(container, name, mark)
         return await lossy.append(container, name, *given)
 
     monkeypatch.setattr(lossy, "append", append)
@@ -1097,7 +1097,7 @@ async def test_a_roll_over_whose_replies_were_lost_is_success(lossy: AzureStorag
     mark, _ = await lossy.start("threads", "p/thread_1", b"one\n")
     network.lose(rb"PUT .*/thread_1\.0 ")
     network.lose(rb"PUT .*/thread_1 ")
-    mark = await lossy.roll("threads", "p/thread_1", mark)
+    mark = await lossy.roll_over("threads", "p/thread_1", mark)
     assert (network.lost, mark.generation, mark.offset) == (2, 1, 0)
     await lossy.append("threads", "p/thread_1", mark, b"two\n")
     assert await bytes_of(lossy, "p/thread_1") == b"two\n"
@@ -1117,10 +1117,10 @@ async def test_a_roller_that_loses_the_race_leaves_the_archive_to_the_winner(
 
     monkeypatch.setattr(lossy, "advance", advance)
     with pytest.raises(Conflict):
-        await lossy.roll("threads", "p/thread_1", mark)
+        await lossy.roll_over("threads", "p/thread_1", mark)
     tail = await lossy.read("threads", "p/thread_1", None)
     assert tail
-    await lossy.roll("threads", "p/thread_1", tail.mark)
+    await lossy.roll_over("threads", "p/thread_1", tail.mark)
     assert await bytes_of(lossy, "p/thread_1.0") == b"one\ntwo\n"
 
 
@@ -1128,7 +1128,7 @@ async def test_a_drop_that_was_cut_short_can_be_done_again(
     lossy: AzureStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mark, _ = await lossy.start("threads", "p/thread_1", b"one\n")
-    await lossy.roll("threads", "p/thread_1", mark)
+    await lossy.roll_over("threads", "p/thread_1", mark)
     whole = lossy._delete
 
     async def delete(container: str, name: str) -> None:
@@ -1150,7 +1150,7 @@ async def test_a_late_roller_never_shortens_what_was_kept(azurite: Azurite) -> N
     await store.open()
     mark, _ = await store.start("threads", "p/thread_1", b"one\n")
     later, _ = await store.append("threads", "p/thread_1", mark, b"two\n")
-    await store.roll("threads", "p/thread_1", later)
+    await store.roll_over("threads", "p/thread_1", later)
     # What a roller does that read the log at `mark` and stood still until now.
     await store.advance(Document("threads", "p/thread_1.0", b"one\n", mark.offset, created=True))
     assert await bytes_of(store, "p/thread_1.0") == b"one\ntwo\n"
@@ -1280,7 +1280,7 @@ async def test_an_item_that_cannot_be_buried_stays_on_the_queue(
     monkeypatch.setattr(lossy._buried, "send_message", refuse)
     with pytest.raises(StorageUnavailable):
         await lossy.bury(delivery, "five failures")
-    await lossy.extend(delivery, hide=30)
+    await lossy.extend(delivery, visibility_timeout=30)
 
 
 async def test_an_unreachable_store_is_one_line() -> None:
@@ -1320,7 +1320,7 @@ async def test_a_store_that_never_answers_is_one_line_within_seconds(monkeypatch
 async def test_logs_are_listed_without_their_old_generations_and_without_documents(store: Storage) -> None:
     assert await store.logs("threads") == []
     mark, _ = await store.start("threads", "p/thread_1.log", b"1")
-    await store.roll("threads", "p/thread_1.log", mark)
+    await store.roll_over("threads", "p/thread_1.log", mark)
     await store.start("threads", "p2/thread_2.log", b"2")
     await store.start("vector-store-logs", "p/vs_1.log", b"3")
     await store.advance(Document("threads", "p/thread_1", b"{}", 1))
@@ -1330,7 +1330,7 @@ async def test_logs_are_listed_without_their_old_generations_and_without_documen
 async def test_all_names_of_a_container_are_listed_page_by_page(store: Storage) -> None:
     """Of documents, tombstones, logs and their old generations, and contents."""
     mark, _ = await store.start("threads", "p/thread_1.log", b"1")
-    await store.roll("threads", "p/thread_1.log", mark)
+    await store.roll_over("threads", "p/thread_1.log", mark)
     await store.advance(Document("threads", "p/thread_1", b"{}", 1))
     await store.advance(Document("threads", "p2/thread_2", b"", 1))
     for name in ("p/file-a", "p/file-b", "p2/file-0"):
@@ -1362,7 +1362,7 @@ async def test_bytes_are_weighed_by_prefix(store: Storage) -> None:
     await store.start("streams", "p/thread_1/run_1", b"of another container")
     await store.advance(Document("threads", "p/thread_1", b"{}", 1))
     assert await store.weigh("threads", "p/") == 8 + 1000 + 2
-    await store.roll("threads", "p/thread_1.log", mark)
+    await store.roll_over("threads", "p/thread_1.log", mark)
     assert await store.weigh("threads", "p/") == 8 + 1000 + 2
     await store.drop("threads", "p/thread_2.log")
     assert await store.weigh("threads", "p/") == 8 + 2

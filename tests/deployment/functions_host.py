@@ -1,14 +1,15 @@
 """The Azure Functions host, as far as a queue trigger can tell: it reads host.json, imports the app that is deployed,
 and drives its functions over real queues.
 
-    python functions_host.py FOLDER [--hide SECONDS] [--late SECONDS]
+    python functions_host.py FOLDER [--visibility-timeout SECONDS] [--late SECONDS]
 
 What it does is what the extension Microsoft.Azure.WebJobs.Extensions.Storage.Queues 5 does (QueueListener.cs,
 UpdateQueueMessageVisibilityCommand.cs, QueueProcessor.cs and QueuesOptions.cs in Azure/azure-sdk-for-net), and the
 Python worker between it and the function:
 
 * A message is hidden for ten minutes, and anew after five, and so on until its function has ended. That cannot be set;
-  here `--hide` can, so that a test need not wait. Each renewal makes a new receipt, which the host uses from then on.
+  here `--visibility-timeout` can, so that a test need not wait. Each renewal makes a new receipt, which the host uses
+  from then on.
   The function is told the one that came with the message. A renewal that is refused is the last.
 * The first renewal counts from the receipt, not from the beginning of the function, which may be late: the Python
   worker is started, imports the app, or is busy. With `--late` the first delivery of each message is so many seconds
@@ -54,7 +55,7 @@ from azure.storage.queue.aio import QueueClient
 log = logging.getLogger("host")
 
 API_VERSION = "2025-11-05"  # that Azurite knows
-HIDE = 600.0  # seconds
+VISIBILITY_TIMEOUT = 600.0  # seconds
 SHORTEST = 0.1  # seconds between looks
 KNOWN = {"messageEncoding", "maxPollingInterval", "batchSize", "newBatchThreshold", "visibilityTimeout"}
 KNOWN |= {"maxDequeueCount"}
@@ -170,7 +171,7 @@ class Listener:
     options: Options
     queue: QueueClient
     poison: QueueClient | None
-    hide: float = HIDE
+    visibility_timeout: float = VISIBILITY_TIMEOUT
     late: float = 0.0  # seconds
     _under_way: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -197,7 +198,9 @@ class Listener:
             await asyncio.wait(self._under_way)
 
     async def _receive(self) -> list[QueueMessage]:
-        pages = self.queue.receive_messages(messages_per_page=self.options.batch, visibility_timeout=int(self.hide))
+        pages = self.queue.receive_messages(
+            messages_per_page=self.options.batch, visibility_timeout=int(self.visibility_timeout)
+        )
         try:
             async for page in pages.by_page():
                 return [message async for message in page]
@@ -235,8 +238,8 @@ class Listener:
 
     async def _renew(self, message: QueueMessage) -> None:
         while True:
-            await asyncio.sleep(self.hide / 2)
-            if not await self._update(message, self.hide):
+            await asyncio.sleep(self.visibility_timeout / 2)
+            if not await self._update(message, self.visibility_timeout):
                 return
 
     async def _to_poison(self, message: QueueMessage) -> None:
@@ -247,10 +250,12 @@ class Listener:
             await self.poison.send_message(message.content)
             await self._delete(message)
 
-    async def _update(self, message: QueueMessage, hide: float) -> bool:
+    async def _update(self, message: QueueMessage, visibility_timeout: float) -> bool:
         receipt = message.pop_receipt
         with not_mine():
-            new = await self.queue.update_message(message.id, pop_receipt=receipt, visibility_timeout=int(hide))
+            new = await self.queue.update_message(
+                message.id, pop_receipt=receipt, visibility_timeout=int(visibility_timeout)
+            )
             message.pop_receipt = new.pop_receipt
             return True
         return False
@@ -269,7 +274,7 @@ def not_mine() -> Any:
             raise
 
 
-async def main(folder: Path, hide: float, late: float) -> None:
+async def main(folder: Path, visibility_timeout: float, late: float) -> None:
     settings, stop = os.environ, asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     options = Options.read(folder, settings)
@@ -283,7 +288,7 @@ async def main(folder: Path, hide: float, late: float) -> None:
                 return await stack.enter_async_context(client)
 
             poison = None if one.queue.endswith("-poison") else await queue(f"{one.queue}-poison")
-            listeners.append(Listener(one, options, await queue(one.queue), poison, hide, late))
+            listeners.append(Listener(one, options, await queue(one.queue), poison, visibility_timeout, late))
         listening = [asyncio.create_task(listener.listen()) for listener in listeners]
         log.info("worker ready: %s", ", ".join(one.name for one in functions))
         await asyncio.wait([asyncio.create_task(stop.wait()), *listening], return_when=asyncio.FIRST_COMPLETED)
@@ -296,9 +301,9 @@ async def main(folder: Path, hide: float, late: float) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--hide", type=float, default=HIDE)
+    parser.add_argument("--visibility-timeout", type=float, default=VISIBILITY_TIMEOUT)
     parser.add_argument("--late", type=float, default=0.0)
     given = parser.parse_args()
     logging.basicConfig(handlers=[logging.StreamHandler()])  # whose place the Python worker's handler has there
     logging.getLogger("azure").setLevel(logging.WARNING)
-    asyncio.run(main(given.folder, given.hide, given.late))
+    asyncio.run(main(given.folder, given.visibility_timeout, given.late))

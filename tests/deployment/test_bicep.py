@@ -19,7 +19,7 @@ import pytest
 
 from assistants_service.core import names
 from assistants_service.infra.settings import Settings
-from assistants_service.infra.telemetry.conventions import (
+from assistants_service.infra.telemetry.semantic_conventions import (
     ATTRIBUTES,
     COUNTERS,
     HISTOGRAMS,

@@ -21,7 +21,7 @@ import pytest
 
 from assistants_service.command import parser
 from assistants_service.composition import opened
-from assistants_service.infra.settings import ConfigurationError, Settings
+from assistants_service.infra.settings import ConfigurationError, Settings, read_settings
 from assistants_service.infra.version import VERSION
 from assistants_service.infra.wiring import place_of
 from assistants_service.serving import run
@@ -322,6 +322,25 @@ async def test_a_process_that_is_to_end_waits_no_longer(tmp_path: Path, caplog: 
     stop.set()
     with pytest.raises(ConfigurationError, match="Check STORAGE"):
         await asyncio.wait_for(opening, 30)
+
+
+OLD = {"LOG_ROLL_AFTER": "event_log_rollover", "WORKER_HIDE_SECONDS": "worker_visibility_timeout"}
+
+
+@pytest.mark.parametrize(("old", "new"), OLD.items())
+async def test_a_setting_by_its_old_name_counts_and_is_told(
+    old: str, new: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv(old, "77")
+    settings = read_settings({"storage": "sqlite://:memory:"})
+    assert getattr(settings, new) == 77
+    async with opened(settings):
+        assert f"{old} is called {new.upper()} now" in caplog.text
+    monkeypatch.setenv(old, "x")
+    with pytest.raises(ConfigurationError, match=f"^{old} is not valid"):
+        read_settings({})
+    monkeypatch.setenv(new.upper(), "88")
+    assert getattr(read_settings({}), new) == 88
 
 
 @pytest.mark.parametrize("api", [True, False])

@@ -26,7 +26,7 @@ from assistants_service.infra.settings import ConfigurationError, Settings
 from azurite import Azurite
 from byname import ASSISTANT
 from chaos import talk_and_kill
-from functions_host import HIDE, Options
+from functions_host import VISIBILITY_TIMEOUT, Options
 from package import package
 from reality import Reality, Visitor, reality
 from scenarios import ask, listen
@@ -43,13 +43,13 @@ class FunctionsHost(Process):
 
 
 class HidesForTwoSeconds(FunctionsHost):
-    program: ClassVar[list[str]] = [*FunctionsHost.program, "--hide", "2"]
+    program: ClassVar[list[str]] = [*FunctionsHost.program, "--visibility-timeout", "2"]
 
 
 class BeginsLate(FunctionsHost):
     """The host has renewed its hold on an item, and has another receipt, when the item's first function begins."""
 
-    program: ClassVar[list[str]] = [*FunctionsHost.program, "--hide", "4", "--late", "2.5"]
+    program: ClassVar[list[str]] = [*FunctionsHost.program, "--visibility-timeout", "4", "--late", "2.5"]
 
 
 Kind = Callable[[str, dict[str, str]], Process]
@@ -88,7 +88,7 @@ def test_the_package_and_the_infrastructure_agree(deployed: Path) -> None:
 
 def test_a_dead_worker_is_noticed_within_a_minute_as_things_are_shipped(deployed: Path) -> None:
     options, settings = Options.read(deployed, {}), Settings()
-    assert settings.worker_hide_seconds + options.polling < 60 < HIDE
+    assert settings.worker_visibility_timeout + options.polling < 60 < VISIBILITY_TIMEOUT
     assert not options.base64  # the API sends plain text
     # An outage of the store poisons nothing: each failed delivery waits half a minute at most.
     assert options.most_deliveries * options.retry > 8 * 3600
@@ -206,8 +206,8 @@ async def test_an_item_whose_host_renewed_its_hold_before_the_function_began_is_
 
 
 async def test_a_run_whose_functions_worker_is_killed_is_taken_over_soon(azurite: Azurite, deployed: Path) -> None:
-    """After WORKER_HIDE_SECONDS and a look at the queue, and not after the ten minutes of the host."""
-    settings = {"models": HangsOnce(), "WORKER_HIDE_SECONDS": "3"}
+    """After WORKER_VISIBILITY_TIMEOUT and a look at the queue, and not after the ten minutes of the host."""
+    settings = {"models": HangsOnce(), "WORKER_VISIBILITY_TIMEOUT": "3"}
     async with one_run(azurite, hosted(deployed), stream=True, **settings) as (world, _, running):
         await world.start("worker two")
         world.processes["worker"].kill()

@@ -136,7 +136,7 @@ def test_a_copy_of_an_azure_account_is_restored(azurite: Azurite, tmp_path: Path
     command.write_text(f'#!/bin/sh\nexec {sys.executable} {Path(__file__).parent / "azcopy.py"} "$@"\n')
     command.chmod(0o755)
     with silent_provider() as url, contextlib.ExitStack() as stack:
-        settings = {"API_KEYS": "", "LOG_ROLL_AFTER": "2"}
+        settings = {"API_KEYS": "", "EVENT_LOG_ROLLOVER": "2"}
         providers = json.dumps({"silent": {"base_url": url, "api_key": "unused"}})
         process = stack.enter_context(service(accounts["ACCOUNT"], PROVIDERS=providers, **settings))
         client = stack.enter_context(sdk(process))
@@ -156,10 +156,10 @@ def test_a_copy_of_an_azure_account_is_restored(azurite: Azurite, tmp_path: Path
 @needs_sqlite
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_backup_of_the_running_service_is_restored(tmp_path: Path) -> None:
-    """Its runs go on once WORKER_HIDE_SECONDS are over, also one that a worker was in the middle of."""
+    """Its runs go on once WORKER_VISIBILITY_TIMEOUT are over, also one that a worker was in the middle of."""
     with silent_provider() as url, contextlib.ExitStack() as stack:
         providers = json.dumps({"silent": {"base_url": url, "api_key": "unused"}})
-        process = stack.enter_context(serving(tmp_path, PROVIDERS=providers, WORKER_HIDE_SECONDS="2"))
+        process = stack.enter_context(serving(tmp_path, PROVIDERS=providers, WORKER_VISIBILITY_TIMEOUT="2"))
         client = stack.enter_context(sdk(process))
         data = Data(client)
         claimed = start_run(process, "silent/gpt-5.4")

@@ -272,7 +272,7 @@ async def cancelled_at_work(service: InProcess) -> str:
     return str(run["thread_id"])
 
 
-@case(says("Half", Gate()), fails("server_error", "Gone.", "Ha"), says("Hello."), log_roll_after=2)
+@case(says("Half", Gate()), fails("server_error", "Gone.", "Ha"), says("Hello."), event_log_rollover=2)
 async def cut_off_rolled_over(service: InProcess) -> str:
     """Streamed: what was said before a run was cancelled, or failed, is committed with its end."""
     thread, assistant = await service.thread("Hello"), await service.assistant()
@@ -386,7 +386,7 @@ async def deleted(service: InProcess) -> str:
     return str(run["thread_id"])
 
 
-@case(calls(PARIS), says("Streamed."), calls(WORD), says("A verb."), actions=OWN, log_roll_after=2)
+@case(calls(PARIS), says("Streamed."), calls(WORD), says("A verb."), actions=OWN, event_log_rollover=2)
 async def rolled_over(service: InProcess) -> str:
     """Several generations; the last one begins with a snapshot of a deleted message, a run that ended right after the
     worker's own calls, and two streamed ones."""
@@ -406,7 +406,7 @@ async def rolled_over(service: InProcess) -> str:
     return thread
 
 
-@case(calls(WORD, thought=THOUGHT), says("A verb."), calls(WORD, thought=THOUGHT), says("Yes."), log_roll_after=2)
+@case(calls(WORD, thought=THOUGHT), says("A verb."), calls(WORD, thought=THOUGHT), says("Yes."), event_log_rollover=2)
 async def thinking_rolled_over(service: InProcess) -> str:
     """What a model thought stands beside its calls, until the run has ended; temperature and top_p are 1 on purpose."""
     assistant = await service.assistant(tools=[LOOKUP], top_p=1)
@@ -444,7 +444,7 @@ async def searched(service: InProcess) -> str:
     return await search_and_cite(service)
 
 
-@case(*SEARCHES, log_roll_after=2)
+@case(*SEARCHES, event_log_rollover=2)
 async def searched_rolled_over(service: InProcess) -> str:
     thread = await search_and_cite(service)
     await service.api.post(f"/threads/{thread}", {"metadata": {"rolled": "over"}})
@@ -462,7 +462,7 @@ async def work(service: InProcess, items: int = 100) -> None:
     """A worker does what there is to do, one item after the other, and so many at most."""
     worker = worker_of(service.parts, service.threads, service.stores, service.search)
     for _ in range(items):
-        for delivery in await service.storage.receive(1, hide=45):
+        for delivery in await service.storage.receive(1, visibility_timeout=45):
             await worker.take_over(delivery)
 
 
@@ -566,7 +566,7 @@ async def store_merged(service: InProcess) -> str:
     return store_id
 
 
-@case(worker=False, log_roll_after=2)
+@case(worker=False, event_log_rollover=2)
 async def store_merged_rolled_over(service: InProcess) -> str:
     """The snapshot says when the last merge was claimed."""
     store_id, _ = await about_to_merge(service)
@@ -584,7 +584,7 @@ async def store_with_beginnings(service: InProcess) -> str:
     return store_id
 
 
-@case(worker=False, log_roll_after=2)
+@case(worker=False, event_log_rollover=2)
 async def store_with_beginnings_rolled_over(service: InProcess) -> str:
     store_id, _ = await about_to_merge(service)
     await work(service)
@@ -643,7 +643,7 @@ async def store_deleted(service: InProcess) -> str:
     return str(store["id"])
 
 
-@case(worker=False, log_roll_after=2)
+@case(worker=False, event_log_rollover=2)
 async def store_rolled_over(service: InProcess) -> str:
     """Several generations; the last one begins with a snapshot of files that were read, taken out and attached again,
     and of a batch with one that was not read to its end."""
@@ -664,7 +664,7 @@ async def store_rolled_over(service: InProcess) -> str:
     return str(store["id"])
 
 
-@case(worker=False, log_roll_after=2)
+@case(worker=False, event_log_rollover=2)
 async def store_taken_over_rolled_over(service: InProcess) -> str:
     """The snapshot says which delivery took over."""
     store = await service.api.post("/vector_stores", {"file_ids": await files(service, "one.txt", "two.txt")})

@@ -68,7 +68,7 @@ async def _play(seed: int, show: Callable[[str], None] | None) -> World:
         plan,
         layout=chance.choice(LAYOUTS),
         apart=chance.random() < 0.7,
-        roll_after=chance.choice((2, 4, 8, 10_000, 10_000, 10_000)),
+        rollover_after=chance.choice((2, 4, 8, 10_000, 10_000, 10_000)),
         lifetime=chance.choice((15, 40, 75)),
         tombstones=TOMBSTONES,
         concurrency=chance.choice((1, 3, 1000, 1000)),

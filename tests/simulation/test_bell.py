@@ -71,8 +71,8 @@ def test_a_run_that_comes_while_the_queue_is_looked_at_begins_at_once() -> None:
             storage: Any = world.processes[0].storage
             receive, began = storage.receive, []
 
-            async def look(limit: int, *, hide: float) -> list[Delivery]:
-                found: list[Delivery] = await receive(limit, hide=hide)
+            async def look(limit: int, *, visibility_timeout: float) -> list[Delivery]:
+                found: list[Delivery] = await receive(limit, visibility_timeout=visibility_timeout)
                 if not began:
                     began.append(now())
                     await client.run("plain")
@@ -96,7 +96,7 @@ def test_a_commit_that_comes_after_its_doorbell_is_noticed_at_once() -> None:
             world.plan.choose = lambda _, name: How.STALLED if name == "start threads" else None
             creating = asyncio.create_task(Client(world).run_in_new_thread("plain", stream=True))
             await asyncio.sleep(AT_ONCE)
-            (process,), (delivery,) = world.processes, await world.store.receive(1, hide=45)
+            (process,), (delivery,) = world.processes, await world.store.receive(1, visibility_timeout=45)
             answering = process.spawn(WorkItemHandler(process.context).answer(delivery))
             await creating
             created = now()

@@ -117,7 +117,10 @@ def test_p2_a_take_over_by_an_old_delivery_that_dies_leaves_no_run_behind() -> N
             await client.open_thread()
             await client.say()
             ended = await client.run("slow", stream=True)
-            (old,), (new,) = await world.store.receive(1, hide=0), await world.store.receive(1, hide=45)
+            (old,), (new,) = (
+                await world.store.receive(1, visibility_timeout=0),
+                await world.store.receive(1, visibility_timeout=45),
+            )
             answering = holder.spawn(WorkItemHandler(holder.context).answer(new))
             await asyncio.sleep(0.5)
             slept.spawn(WorkItemHandler(slept.context).answer(old))
@@ -193,6 +196,6 @@ async def play_at_random(chance: random.Random, seed: int) -> None:
         seed=seed,
         layout=chance.choice(LAYOUTS),
         apart=chance.random() < 0.7,
-        roll_after=chance.choice((3, 10_000)),
+        rollover_after=chance.choice((3, 10_000)),
         mischief=Mischief(chance, twice=0.2, late=0.2, again=0.1, slow=chance.choice((0.0, 0.05))),
     )

@@ -119,7 +119,7 @@ def test_what_waits_is_handed_back_uncounted_when_its_worker_stops() -> None:
             await runs_of(world, 20)
             await asyncio.sleep(1)
             await world.processes[1].drain(grace=1)
-            deliveries = await world.store.receive(32, hide=45)
+            deliveries = await world.store.receive(32, visibility_timeout=45)
             assert Counter(delivery.count for delivery in deliveries) == {1: 19, 2: 1}
 
     run(main())
@@ -153,9 +153,9 @@ def test_a_worker_leaves_what_it_gave_back_to_others_for_a_moment() -> None:
             storage: Any = world.processes[1].storage
             receive, times = storage.receive, []
 
-            async def noted(limit: int, *, hide: float) -> list[Delivery]:
+            async def noted(limit: int, *, visibility_timeout: float) -> list[Delivery]:
                 times.append(world.now())
-                found: list[Delivery] = await receive(limit, hide=hide)
+                found: list[Delivery] = await receive(limit, visibility_timeout=visibility_timeout)
                 return found
 
             storage.receive = noted
@@ -225,7 +225,7 @@ async def host(world: World, worker: Worker) -> None:
     """The Azure Functions host's listener to the queue: batches of 32, as long as a batch more is allowed."""
     running: set[asyncio.Task[None]] = set()
     while True:
-        found = await world.store.receive(32, hide=600) if len(running) <= FUNCTIONS - 32 else []
+        found = await world.store.receive(32, visibility_timeout=600) if len(running) <= FUNCTIONS - 32 else []
         for delivery in found:
             running.add(task := asyncio.create_task(worker.take_over(delivery)))
             task.add_done_callback(running.discard)

@@ -180,7 +180,7 @@ async def test_azure_is_asked_for_a_few_things_at_a_time(azurite: Azurite, monke
 
         mark, _ = await store.start("threads", "p/thread_1.log", b"x")
         for _ in range(AT_ONCE + 4):
-            mark = await store.roll("threads", "p/thread_1.log", mark)
+            mark = await store.roll_over("threads", "p/thread_1.log", mark)
         deletes = Counting.under_way["DELETE"] = UnderWay()
         await store.drop("threads", "p/thread_1.log")
         assert (deletes.calls, deletes.most) == (AT_ONCE + 5, AT_ONCE)
@@ -219,7 +219,7 @@ def test_a_worker_that_stops_hands_its_items_back_a_few_at_a_time() -> None:
             await world.processes[1].drain(grace=1)
             assert {name: count.calls for name, count in counts.items()} == {"send": MANY, "delete": MANY, "extend": 60}
             assert max(count.most for count in counts.values()) <= AT_ONCE
-            assert len(await world.store.receive(32, hide=45)) == 32
+            assert len(await world.store.receive(32, visibility_timeout=45)) == 32
 
     run(main())
 

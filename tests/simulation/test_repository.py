@@ -306,7 +306,7 @@ def test_what_is_unpacked_of_a_snapshot_counts_whenever_that_is() -> None:
     """Packed, a thread weighs a twentieth: a few long lists would fill the memory."""
 
     async def main() -> None:
-        world = World(layout=("api", "idle"), roll_after=1)
+        world = World(layout=("api", "idle"), rollover_after=1)
         async with world.running():
             long, short = Client(world), Client(world)
             for client in (long, short):

@@ -191,7 +191,9 @@ def test_p9_every_vector_store_of_a_restored_copy_is_whole(scenario: Any) -> Non
 
 
 def test_nothing_is_left_of_a_deleted_vector_store_whose_log_had_gone() -> None:
-    crash_from(partial(keep_stores, purged=True, roll_after=2), delete_while_files_are_read, f"drop {names.STORE_LOGS}")
+    crash_from(
+        partial(keep_stores, purged=True, rollover_after=2), delete_while_files_are_read, f"drop {names.STORE_LOGS}"
+    )
 
 
 async def keep_files(scenario: Any, plan: Plan) -> World:
@@ -222,7 +224,7 @@ def test_the_bytes_of_a_deleted_file_go() -> None:
 
 async def test_what_cannot_be_read_keeps_nothing_else_from_going_on(caplog: pytest.LogCaptureFixture) -> None:
     """A log with bytes that are none, one of a newer version, and one without its snapshot; a document likewise."""
-    async with in_process(worker=False, log_roll_after=2) as service:
+    async with in_process(worker=False, event_log_rollover=2) as service:
         threads = [await service.thread("secret") for _ in range(3)]
         await service.start_run()
         storage, lost = service.storage, threads[2]

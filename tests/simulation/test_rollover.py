@@ -51,8 +51,8 @@ async def lists(world: World, client: Client) -> list[bytes]:
     return [encode(page) for page in pages] + [encode(held.run) for held in state.runs]
 
 
-async def told(roll_after: int, layout: tuple[str, ...]) -> tuple[int, list[bytes], dict[tuple[str, str], bytes]]:
-    world = World(roll_after=roll_after, layout=layout)
+async def told(rollover_after: int, layout: tuple[str, ...]) -> tuple[int, list[bytes], dict[tuple[str, str], bytes]]:
+    world = World(rollover_after=rollover_after, layout=layout)
     async with world.running():
         client = await talk(world)
         await world.at_rest()
@@ -72,7 +72,7 @@ def test_p3_a_log_that_rolled_reads_as_one_that_did_not(layout: tuple[str, ...])
 
 def test_p3_a_process_that_starts_reads_what_one_that_was_there_knows() -> None:
     async def main() -> None:
-        world = World(roll_after=ROLLS)
+        world = World(rollover_after=ROLLS)
         async with world.running():
             client = await talk(world)
             there = await lists(world, client)
@@ -92,7 +92,7 @@ def test_p4_nothing_is_added_to_streams_of_runs_that_lie_generations_back() -> N
     """Their expiry work items ring long after."""
 
     async def main() -> None:
-        world = World(roll_after=ROLLS, layout=("api", "worker"))
+        world = World(rollover_after=ROLLS, layout=("api", "worker"))
         async with world.running():
             client = await talk(world)
             before = await streams(world, client)
@@ -106,7 +106,7 @@ def test_p4_nothing_is_added_to_streams_of_runs_that_lie_generations_back() -> N
 
 def test_a_run_that_lies_generations_back_has_no_trail_once_a_purge_has_begun() -> None:
     async def main() -> None:
-        world = World(roll_after=ROLLS)
+        world = World(rollover_after=ROLLS)
         async with world.running():
             client = await talk(world)
             await world.at_rest()
@@ -132,7 +132,7 @@ async def streams(world: World, client: Client) -> list[bytes]:
 
 def test_p3_another_process_reads_and_writes_behind_a_roll() -> None:
     async def main() -> None:
-        world = World(roll_after=ROLLS, layout=("api", "api", "api+worker"))
+        world = World(rollover_after=ROLLS, layout=("api", "api", "api+worker"))
         async with world.running():
             client = Client(world)
             await client.open_thread()
@@ -149,7 +149,7 @@ def test_p3_another_process_reads_and_writes_behind_a_roll() -> None:
 
 def test_p3_racing_writers_that_roll_lose_and_double_nothing() -> None:
     async def main() -> None:
-        world = World(roll_after=2, layout=("api", "api", "api"))
+        world = World(rollover_after=2, layout=("api", "api", "api"))
         async with world.running():
             client = Client(world)
             await client.open_thread()
@@ -162,12 +162,12 @@ def test_p3_racing_writers_that_roll_lose_and_double_nothing() -> None:
 
 def test_the_sweep_meets_rolls() -> None:
     async def main() -> Plan:
-        world = World(roll_after=ROLLS)
+        world = World(rollover_after=ROLLS)
         async with world.running():
             await talk(world)
         return world.plan
 
-    assert sum(call.name == "roll" for call in run(main()).calls) >= 4
+    assert sum(call.name == "roll_over" for call in run(main()).calls) >= 4
 
 
 # --- races around a roll --------------------------------------------------------------------------------------------
@@ -177,25 +177,25 @@ def test_p1_of_two_snapshots_for_one_generation_the_later_counts() -> None:
     """A writer stands still between its snapshot and its roll; meanwhile another one goes on, and rolls."""
 
     async def main() -> None:
-        world = World(roll_after=3, layout=("api", "api"))
+        world = World(rollover_after=3, layout=("api", "api"))
         async with world.running():
             slow, quick = world.processes
-            quick.threads._roll_after = 4
+            quick.threads._rollover_after = 4
             client = Client(world)
             await client.open_thread()
             for number in range(2):
                 await say(slow, client.thread, f"Message {number}")
             storage: Any = slow.storage
-            undisturbed = storage.roll
+            undisturbed = storage.roll_over
 
-            async def roll(container: str, name: str, mark: Mark) -> Any:
-                storage.roll = undisturbed
+            async def roll_over(container: str, name: str, mark: Mark) -> Any:
+                storage.roll_over = undisturbed
                 for text in ("before its own roll", "after it"):
                     await say(quick, client.thread, text)
                 assert await generation(world, client) == 1
                 return await undisturbed(container, name, mark)
 
-            storage.roll = roll
+            storage.roll_over = roll_over
             await say(slow, client.thread, "the last one")
             await read_anew(world, client, messages=5)
 
@@ -206,7 +206,7 @@ def test_a_snapshot_that_is_stored_after_the_thread_was_purged_does_not_stay() -
     """Its writer knew of no deletion."""
 
     async def main() -> None:
-        world = World(roll_after=ROLLS, layout=("api", "api", "worker"))
+        world = World(rollover_after=ROLLS, layout=("api", "api", "worker"))
         async with world.running():
             slow, quick, _ = world.processes
             client = Client(world)
@@ -237,7 +237,7 @@ def test_p1_a_reader_that_two_rolls_overtake_reads_the_whole_thread() -> None:
     """Between the log and the snapshot of its generation, which is gone when it is asked for."""
 
     async def main() -> None:
-        world = World(roll_after=ROLLS, layout=("api", "api"))
+        world = World(rollover_after=ROLLS, layout=("api", "api"))
         async with world.running():
             reader, writer = world.processes
             client = Client(world)
@@ -266,7 +266,7 @@ def test_p4_a_run_that_was_not_streamed_is_told_whole_by_a_process_that_starts()
     """Its log does not roll while it is active: of what lies behind a roll only the end would be told."""
 
     async def main() -> None:
-        world = World(roll_after=ROLLS)
+        world = World(rollover_after=ROLLS)
         async with world.running():
             client = Client(world)
             await client.open_thread()
@@ -291,7 +291,7 @@ async def read_anew(world: World, client: Client, *, messages: int) -> None:
 @pytest.mark.parametrize("how", ["missing", "damaged"])
 async def test_a_log_that_cannot_be_read_is_one_clear_error(how: str, caplog: pytest.LogCaptureFixture) -> None:
     """As after a restore without the container of its snapshot. It is not read again and again."""
-    async with in_process(log_roll_after=ROLLS) as service:
+    async with in_process(event_log_rollover=ROLLS) as service:
         thread = await service.thread()
         for number in range(2 * ROLLS):
             await service.api.post(f"/threads/{thread}/messages", {"role": "user", "content": str(number)})

@@ -353,7 +353,7 @@ async def blob(world: Any, name: str) -> bytes:
 @pytest.mark.parametrize("how", How, ids=lambda how: how.name.lower())
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)
 def test_whatever_storage_call_fails_every_file_ends_once_and_nothing_is_left(scenario: Scenario, how: How) -> None:
-    layouts: list[dict[str, Any]] = [{}, {"layout": ("api", "worker", "worker"), "retries": 2, "roll_after": 5}]
+    layouts: list[dict[str, Any]] = [{}, {"layout": ("api", "worker", "worker"), "retries": 2, "rollover_after": 5}]
     for options in layouts:
         points = run(play(scenario, Plan(), **options)).plan.points(how)
         for number in points if THOROUGH else points[len(options) :: 24]:
@@ -486,7 +486,7 @@ def test_a_batch_ends_whole_however_often_workers_die(seed: int) -> None:
     mischief = Mischief(random.Random(seed), twice=0.1, late=0.1, again=0.05, slow=0.01)
 
     async def main() -> None:
-        world = World(plan=plan, layout=("api", "worker", "worker"), mischief=mischief, roll_after=30, seed=seed)
+        world = World(plan=plan, layout=("api", "worker", "worker"), mischief=mischief, rollover_after=30, seed=seed)
         async with world.running():
             owner = Owner(world, retries=20)
             files = await owner.files(count)

@@ -217,7 +217,7 @@ def test_a_last_try_is_alone_until_something_came_of_it() -> None:
         async with world.running():
             begun = [await started(world, "own") for _ in range(2)]
             for client, work in begun:
-                delivery = await deliver(world, hide=5)
+                delivery = await deliver(world, visibility_timeout=5)
                 claims = [e.RunClaimed(run_id=work.id, attempt=n, item=delivery.id) for n in range(1, CLAIMS)]
                 await world.processes[0].threads.commit(PROJECT, client.thread, lambda _, claims=claims: claims)
             world.layout = ("worker",)

@@ -22,7 +22,7 @@ from assistants_service.worker.item_handler import WorkItemHandler
 from assistants_service.worker.main import Worker
 from client import Client, Unanswered
 from faults import How, Plan
-from hosting import HIDE
+from hosting import VISIBILITY_TIMEOUT
 from promises import all_documents, check, nothing_is_left, past_of
 from simulation import PROJECT, Process, World
 from virtual import run
@@ -41,8 +41,8 @@ async def ring(world: World, client: Client, work: Run) -> None:
     await world.store.send(to_body(item))
 
 
-async def deliver(world: World, *, hide: float = 45) -> Delivery:
-    found = await world.store.receive(1, hide=hide)
+async def deliver(world: World, *, visibility_timeout: float = 45) -> Delivery:
+    found = await world.store.receive(1, visibility_timeout=visibility_timeout)
     assert found, "no item is visible"
     return found[0]
 
@@ -131,7 +131,7 @@ def test_p3_p6_what_comes_of_a_run_that_was_taken_over_counts_for_nothing(script
         world = World(layout=("api", "idle", "idle"))
         async with world.running():
             client, work = await started(world, script)
-            old, new = await deliver(world, hide=0), await deliver(world)
+            old, new = await deliver(world, visibility_timeout=0), await deliver(world)
             overtaken = answer(world.processes[1], old)
             await asyncio.sleep(0.15)
             await answer(world.processes[2], new)
@@ -171,7 +171,7 @@ def test_p6_an_item_that_another_host_received_is_back_soon_after_its_worker_die
         async with world.running():
             client, work = await started(world, "slow")
             dying = world.processes[1]
-            dying.spawn(Worker(dying.context).take_over(await deliver(world, hide=600)))
+            dying.spawn(Worker(dying.context).take_over(await deliver(world, visibility_timeout=600)))
             await asyncio.sleep(0.5)
             dying.kill()
             began = world.clock.now()
@@ -188,11 +188,11 @@ def test_p6_an_item_that_is_taken_over_twice_is_worked_on_once() -> None:
         async with world.running():
             client, work = await started(world, "slow")
             process = world.processes[1]
-            worker, delivery = Worker(process.context), await deliver(world, hide=600)
+            worker, delivery = Worker(process.context), await deliver(world, visibility_timeout=600)
             working = process.spawn(worker.take_over(delivery))
             await asyncio.sleep(0.5)
             world.store._sql.execute("UPDATE queue SET visible_at=0")
-            await process.spawn(worker.take_over(await deliver(world, hide=600)))
+            await process.spawn(worker.take_over(await deliver(world, visibility_timeout=600)))
             with pytest.raises(Conflict):
                 await process.spawn(worker.take_over(delivery))  # not its own any more
             assert not working.done()
@@ -211,7 +211,7 @@ def test_an_item_that_cannot_be_taken_over_is_left_to_its_host() -> None:
             world.plan.choose = lambda _, name: How.REFUSED if name == "extend" else None
             process = world.processes[1]
             with pytest.raises(StorageUnavailable):
-                await process.spawn(Worker(process.context).take_over(await deliver(world, hide=5)))
+                await process.spawn(Worker(process.context).take_over(await deliver(world, visibility_timeout=5)))
             world.plan.choose = lambda _, name: None
             await finished(world, client, work)
 
@@ -256,10 +256,10 @@ def test_p6_an_unforeseen_error_of_the_queue_takes_no_run_from_its_worker(monkey
             for process in world.processes[1:]:
                 extend = process.context.storage.extend
 
-                async def troubled(delivery: Delivery, *, hide: float, extend: Any = extend) -> Delivery:
+                async def troubled(delivery: Delivery, *, visibility_timeout: float, extend: Any = extend) -> Delivery:
                     if troubles:
                         raise troubles.pop()
-                    found: Delivery = await extend(delivery, hide=hide)
+                    found: Delivery = await extend(delivery, visibility_timeout=visibility_timeout)
                     return found
 
                 monkeypatch.setattr(process.context.storage, "extend", troubled)
@@ -280,7 +280,7 @@ def test_p2_no_order_of_a_hosts_renewals_and_its_late_functions_loses_an_item(la
     """A function begins before and after each of them, and meanwhile a call fails that hides or deletes the item."""
 
     async def main(number: int) -> bool:
-        plan, held = Plan(stall=0.8 * HIDE), 0
+        plan, held = Plan(stall=0.8 * VISIBILITY_TIMEOUT), 0
 
         def choose(_: int, name: str) -> How | None:
             nonlocal held
@@ -289,7 +289,7 @@ def test_p2_no_order_of_a_hosts_renewals_and_its_late_functions_loses_an_item(la
 
         world = World(plan, layout=("api", "functions", "functions"), lifetime=300)
         async with world.running():
-            delays = [late * HIDE, late * HIDE]
+            delays = [late * VISIBILITY_TIMEOUT, late * VISIBILITY_TIMEOUT]
             for host in [process.host for process in world.processes if process.host]:
                 host.late = lambda: delays.pop() if delays else 0.0
             client, work = await started(world, "slow")
@@ -490,7 +490,7 @@ def test_p9_what_the_grace_cuts_off_is_delivered_again_at_once() -> None:
             client, work = await started(world, "long")
             await asyncio.sleep(0.5)
             await world.processes[1].drain(grace=1)
-            assert (await deliver(world, hide=0)).count == 2
+            assert (await deliver(world, visibility_timeout=0)).count == 2
             await finished(world, client, work)
             assert world.models.calls[work.model] == 2
 
@@ -507,8 +507,8 @@ def test_p9_what_the_last_receive_brings_is_handed_back() -> None:
             storage: Any = world.processes[1].storage
             receive, under_way = storage.receive, asyncio.Event()
 
-            async def slowly(limit: int, *, hide: float) -> list[Delivery]:
-                found: list[Delivery] = await receive(limit, hide=hide)
+            async def slowly(limit: int, *, visibility_timeout: float) -> list[Delivery]:
+                found: list[Delivery] = await receive(limit, visibility_timeout=visibility_timeout)
                 under_way.set()
                 await asyncio.sleep(1)
                 return found
@@ -516,7 +516,7 @@ def test_p9_what_the_last_receive_brings_is_handed_back() -> None:
             storage.receive = slowly
             await under_way.wait()
             await world.processes[1].drain(grace=0)
-            assert (await deliver(world, hide=0)).count == 2
+            assert (await deliver(world, visibility_timeout=0)).count == 2
             assert not world.models.calls
             await finished(world, client, work)
 
@@ -577,6 +577,6 @@ def test_p9_an_action_that_swallows_its_cancellation_keeps_no_worker_from_its_en
                 await world.processes[1].drain(grace=1)
             assert world.now() - begun < 3
             assert stubborn.swallowed
-            assert (await deliver(world, hide=0)).count == 2
+            assert (await deliver(world, visibility_timeout=0)).count == 2
 
     run(main())

@@ -145,8 +145,12 @@ class Mischief:
             return delay * self.random.random()
         return delay
 
-    def hide(self, hide: float) -> float:
-        return self.random.uniform(0, 0.5) if hide and self._now("items shown again", self.again) else hide
+    def visibility_timeout(self, visibility_timeout: float) -> float:
+        return (
+            self.random.uniform(0, 0.5)
+            if visibility_timeout and self._now("items shown again", self.again)
+            else visibility_timeout
+        )
 
     def _now(self, what: str, probability: float) -> bool:
         hit = probability > 0 and self.random.random() < probability
@@ -317,8 +321,8 @@ class Faulty(Storage):
         read = self._store.read
         return await self._call("read", lambda: read(container, name, since, limit=limit), f"{container}/{name}")
 
-    async def roll(self, container: str, name: str, mark: Mark) -> Mark:
-        return await self._call("roll", lambda: self._store.roll(container, name, mark), name)
+    async def roll_over(self, container: str, name: str, mark: Mark) -> Mark:
+        return await self._call("roll_over", lambda: self._store.roll_over(container, name, mark), name)
 
     async def logs(self, container: str) -> Sequence[str]:
         return await self._call(f"logs {container}", lambda: self._store.logs(container))
@@ -372,14 +376,21 @@ class Faulty(Storage):
 
         await self._call("send", send, body.decode())
 
-    async def receive(self, limit: int, *, hide: float) -> list[Delivery]:
+    async def receive(self, limit: int, *, visibility_timeout: float) -> list[Delivery]:
         if self._ears.something:  # looks that would find nothing are skipped
             await self._ears.something()
-        return await self._call("receive", lambda: self._store.receive(limit, hide=self._mischief.hide(hide)))
+        return await self._call(
+            "receive",
+            lambda: self._store.receive(
+                limit, visibility_timeout=self._mischief.visibility_timeout(visibility_timeout)
+            ),
+        )
 
-    async def extend(self, delivery: Delivery, *, hide: float) -> Delivery:
+    async def extend(self, delivery: Delivery, *, visibility_timeout: float) -> Delivery:
         async def extend() -> Delivery:
-            extended = await self._store.extend(delivery, hide=self._mischief.hide(hide))
+            extended = await self._store.extend(
+                delivery, visibility_timeout=self._mischief.visibility_timeout(visibility_timeout)
+            )
             self._ears.queued()
             return extended
 

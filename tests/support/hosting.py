@@ -13,7 +13,7 @@ from assistants_service.core.ports.storage import Conflict, Delivery, Storage, S
 from assistants_service.infra.sqlite.store import SqliteStorage
 from assistants_service.worker.main import Worker
 
-HIDE: Final = 20.0  # seconds; the real one hides for 600, renews at half of it as here, and
+VISIBILITY_TIMEOUT: Final = 20.0  # seconds; the real one hides for 600, renews at half of it as here, and
 RETRY: Final = 2.0  # shows an item again after the 30 of host.json
 BATCH, POLL = 32, 0.1
 
@@ -25,13 +25,13 @@ class Receipts(SqliteStorage):
         super().__init__(*given)
         self._renewals: Counter[tuple[str, int]] = Counter()  # by item and delivery
 
-    async def extend(self, delivery: Delivery, *, hide: float) -> Delivery:
+    async def extend(self, delivery: Delivery, *, visibility_timeout: float) -> Delivery:
         bare, each = self._bare(delivery), (delivery.id, delivery.count)
         if bare is None:
             raise Conflict
         self._renewals[each] += 1
         receipt = f"{delivery.count}.{self._renewals[each]}"
-        await super().extend(bare, hide=hide)
+        await super().extend(bare, visibility_timeout=visibility_timeout)
         return replace(delivery, receipt=receipt)
 
     def _delete(self, delivery: Delivery) -> None:
@@ -54,14 +54,14 @@ class Host:
     worker: Worker
     spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
     late: Callable[[], float]
-    hide: float = HIDE
+    visibility_timeout: float = VISIBILITY_TIMEOUT
     _under_way: set[asyncio.Task[None]] = field(default_factory=set)
     _stopping: bool = False
 
     async def run(self) -> None:
         while not self._stopping:
             try:
-                deliveries = await self.storage.receive(BATCH, hide=self.hide)
+                deliveries = await self.storage.receive(BATCH, visibility_timeout=self.visibility_timeout)
             except StorageUnavailable:
                 deliveries = []
             for delivery in deliveries:
@@ -79,7 +79,7 @@ class Host:
 
     async def process(self, delivery: Delivery) -> None:
         held = Held(self.storage, delivery)
-        renewing = asyncio.create_task(held.renew(self.hide))
+        renewing = asyncio.create_task(held.renew(self.visibility_timeout))
         try:
             await asyncio.sleep(self.late())
             await self.worker.take_over(delivery)
@@ -102,12 +102,12 @@ class Held:
     delivery: Delivery
     _renewing: bool = False
 
-    async def renew(self, hide: float) -> None:
+    async def renew(self, visibility_timeout: float) -> None:
         while True:
-            await asyncio.sleep(hide / 2)
+            await asyncio.sleep(visibility_timeout / 2)
             self._renewing = True
             try:
-                self.delivery = await self.storage.extend(self.delivery, hide=hide)
+                self.delivery = await self.storage.extend(self.delivery, visibility_timeout=visibility_timeout)
             except (Conflict, StorageUnavailable):
                 return  # a reply that was lost is a refusal to the next attempt
             finally:
@@ -124,4 +124,4 @@ class Held:
         await self.storage.delete(self.delivery)
 
     async def release(self) -> None:
-        self.delivery = await self.storage.extend(self.delivery, hide=RETRY)
+        self.delivery = await self.storage.extend(self.delivery, visibility_timeout=RETRY)

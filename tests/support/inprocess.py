@@ -22,7 +22,7 @@ from aiohttp.test_utils import TestServer
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
-from assistants_service.api import connections
+from assistants_service.api import connection_limits
 from assistants_service.composition import Parts, api_of, searcher_of, stores_of, threads_of, worker_of
 from assistants_service.core.ids import Ids
 from assistants_service.core.notifier import Notifier
@@ -564,7 +564,7 @@ async def in_process(
         if tokens:
             stack.push_async_callback(tokens.close)
         server = TestServer(api_of(parts, threads, stores, searcher))
-        await server.start_server(**connections.SERVER)
+        await server.start_server(**connection_limits.SERVER)
         stack.push_async_callback(server.close)
         session = await stack.enter_async_context(aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)))
         service = InProcess(parts, server, session, threads, stores, searcher, search)

@@ -49,7 +49,7 @@ from wires import Socket
 Json = Any
 HERE = Path(__file__).parent
 BETA = {"OpenAI-Beta": "assistants=v2"}
-HIDE = 2  # seconds until a dead worker's runs are taken over
+VISIBILITY_TIMEOUT = 2  # seconds until a dead worker's runs are taken over
 LOOK_AGAIN = 0.05  # seconds
 SETTLED = 60.0
 STARTS = asyncio.Semaphore(2)  # processes that start at once, of all worlds: each takes a second of a core
@@ -200,7 +200,7 @@ class Reality:
                 "OPENAI_BASE_URL": self.model_url,
                 "OPENAI_API_KEY": "sk-test",
                 "MODEL_RETRIES": "0",  # P6 counts calls
-                "WORKER_HIDE_SECONDS": str(HIDE),
+                "WORKER_VISIBILITY_TIMEOUT": str(VISIBILITY_TIMEOUT),
                 "ACTIONS": "lookup",
                 "PYTHONPATH": python_path(),
                 **self.settings,

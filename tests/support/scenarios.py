@@ -268,6 +268,6 @@ WORLDS: dict[str, dict[str, Any]] = {
     "cancel_queued": {"worker_from": 1.0},
     "settle_a_run_in_progress": {"lifetime": 15},
     "expire_before_a_take_over": {"lifetime": 15},
-    "rolled_over": {"roll_after": 3},
-    "rolled_over_and_deleted": {"roll_after": 2},
+    "rolled_over": {"rollover_after": 3},
+    "rolled_over_and_deleted": {"rollover_after": 2},
 }

@@ -39,7 +39,7 @@ from assistants_service.worker.main import POLL_SLOW, Worker
 from assistants_service.worker.slots import WAITING
 from byname import ASSISTANT, ByName
 from faults import Call, Crash, Ears, Faulty, Mischief, Plan
-from hosting import HIDE, Host, Receipts
+from hosting import VISIBILITY_TIMEOUT, Host, Receipts
 from lookup import lookup
 from searching import FakeSearch, found
 from shelved import Bag, PlainText
@@ -95,8 +95,10 @@ class Process:
         )
         clock, self.notifier = world.clocks[place], Notifier()
         ids = Ids(clock, random.Random(world.random.getrandbits(64)))
-        self.threads = ThreadRepository(self.storage, clock, ids, self.notifier, roll_after=world.roll_after)
-        self.stores = VectorStoreRepository(self.storage, clock, ids, self.notifier, roll_after=world.roll_after)
+        self.threads = ThreadRepository(self.storage, clock, ids, self.notifier, rollover_after=world.rollover_after)
+        self.stores = VectorStoreRepository(
+            self.storage, clock, ids, self.notifier, rollover_after=world.rollover_after
+        )
         searcher = Searcher(self.stores, Bag(), clock)
         self.service = Service(
             *(self.storage, self.threads, self.stores, searcher),
@@ -214,7 +216,7 @@ class World:
     plan: Plan = field(default_factory=Plan)
     layout: tuple[str, ...] = ("api+worker",)
     apart: bool = True
-    roll_after: int = 10_000
+    rollover_after: int = 10_000
     lifetime: int = LIFETIME
     tombstones: float = TOMBSTONES
     concurrency: int = 1000  # of each worker
@@ -312,7 +314,7 @@ class World:
         """Seconds by which the next one is."""
         if self.plan.over or not self.tardy or self.random.random() >= self.tardy:
             return 0.0
-        seconds = self.random.uniform(0.4, 2) * HIDE
+        seconds = self.random.uniform(0.4, 2) * VISIBILITY_TIMEOUT
         self.plan.trouble("function late", seconds)
         return seconds
 

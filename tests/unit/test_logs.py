@@ -13,7 +13,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from assistants_service.core.log_context import work_on
+from assistants_service.core import log_context
 from assistants_service.infra.telemetry.logs import JsonLines, Lines
 from exported import Exported
 from service import Process
@@ -37,7 +37,7 @@ def record(message: str, *arguments: object, error: BaseException | None = None)
 
 
 async def test_a_line_tells_what_it_is_about() -> None:
-    work_on(lambda: {"request_id": "req_1", "project": "", "thread_id": "thread_1"})
+    log_context.bind(lambda: {"request_id": "req_1", "project": "", "thread_id": "thread_1"})
     line = json.loads(JsonLines().format(record("%s slept", "it")))
     assert line.pop("time").endswith("+00:00")
     about = {"request_id": "req_1", "thread_id": "thread_1"}
@@ -48,7 +48,7 @@ async def test_a_line_tells_what_it_is_about() -> None:
 
 async def test_tasks_tell_what_the_task_that_started_them_is_about() -> None:
     async def one(number: int) -> str:
-        work_on(lambda: {"run_id": f"run_{number}"})
+        log_context.bind(lambda: {"run_id": f"run_{number}"})
         return await asyncio.create_task(late())
 
     async def late() -> str:

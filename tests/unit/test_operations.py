@@ -23,7 +23,7 @@ from assistants_service.infra.models.providers import ModelRouter, Provider
 from assistants_service.infra.tokenizer import Tiktoken
 from assistants_service.infra.wiring import SystemClock
 from assistants_service.worker.actions import Actions
-from assistants_service.worker.context import HIDE, WorkerContext
+from assistants_service.worker.context import VISIBILITY_TIMEOUT, WorkerContext
 from assistants_service.worker.item_handler import WorkItemHandler
 from shelved import Bag, PlainText
 
@@ -57,7 +57,7 @@ class Separate:
         end = time.monotonic() + 60
         while time.monotonic() < end:
             before = Counter(self.stores[1].operations)
-            if found := await self.stores[1].receive(1, hide=HIDE):
+            if found := await self.stores[1].receive(1, visibility_timeout=VISIBILITY_TIMEOUT):
                 return found[0]
             self.stores[1].operations = before
         raise AssertionError("no work item came")

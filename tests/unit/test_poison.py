@@ -82,7 +82,7 @@ class Bench:
     async def deliver(self) -> int:
         """Let time pass until an item is visible, and answer it. How often it was delivered by then."""
         for _ in range(600):
-            for delivery in await self.store.receive(1, hide=45):
+            for delivery in await self.store.receive(1, visibility_timeout=45):
                 await self.handler.answer(delivery)
                 return delivery.count
             self.clock.time += 1
@@ -228,7 +228,7 @@ async def test_a_poison_item_ends_no_run_that_is_another_items(
 ) -> None:
     caplog.set_level(logging.CRITICAL)
     run = await bench.run()
-    (mine,) = await bench.store.receive(1, hide=100_000)
+    (mine,) = await bench.store.receive(1, visibility_timeout=100_000)
     claim = RunClaimed(run_id=run.id, attempt=1, item=mine.id)
     await bench.thread_service.threads.commit("p", run.thread_id, lambda state: [claim])
     await poison(bench, run, monkeypatch)
@@ -243,7 +243,7 @@ async def test_p2_a_run_whose_item_its_host_gives_up_ends(
     """At once, or when it expires: it may be in progress by another item, which only its host knows."""
     caplog.set_level(logging.CRITICAL)
     run = await bench.run()
-    (lost,) = await bench.store.receive(1, hide=1)
+    (lost,) = await bench.store.receive(1, visibility_timeout=1)
     await bench.store.delete(lost)
     if status == "in_progress":
         claim = RunClaimed(run_id=run.id, attempt=1, item=lost.id)
@@ -331,7 +331,7 @@ async def test_an_item_that_its_host_gives_up_is_buried_though_its_log_cannot_be
     caplog.set_level(logging.CRITICAL)
     run = await bench.run()
     await damage(bench, names.THREADS, run.thread_id, b"{\n")
-    (lost,) = await bench.store.receive(1, hide=1)
+    (lost,) = await bench.store.receive(1, visibility_timeout=1)
     await bench.handler.give_up(lost)
     only_buried(bench)
 

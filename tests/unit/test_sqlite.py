@@ -42,29 +42,31 @@ async def test_a_clock_that_was_put_back_does_not_delay_the_queue(tmp_path: Path
         store = await stack.enter_async_context(opened(tmp_path / "a.db", clock))
         await store.send(b"held")
         await store.send(b"parked", delay=600)
-        assert [item.body for item in await store.receive(9, hide=30)] == [b"held"]
+        assert [item.body for item in await store.receive(9, visibility_timeout=30)] == [b"held"]
         clock.time -= HOUR
         if restarted:
             store = await stack.enter_async_context(opened(tmp_path / "a.db", clock))
-        assert await store.receive(9, hide=30) == []  # both wait for as long as they were to, and no longer
+        assert (
+            await store.receive(9, visibility_timeout=30) == []
+        )  # both wait for as long as they were to, and no longer
         clock.time += 31
-        (held,) = await store.receive(9, hide=30)
+        (held,) = await store.receive(9, visibility_timeout=30)
         assert (held.body, held.count) == (b"held", 2)
         await store.delete(held)
         clock.time += 570
-        assert [item.body for item in await store.receive(9, hide=30)] == [b"parked"]
+        assert [item.body for item in await store.receive(9, visibility_timeout=30)] == [b"parked"]
 
 
 async def test_what_its_holder_extends_after_the_clock_went_back_is_hidden_as_long_as_it_says(tmp_path: Path) -> None:
     clock = ManualClock()
     async with opened(tmp_path / "a.db", clock) as store:
         await store.send(b"held")
-        (held,) = await store.receive(1, hide=30)
+        (held,) = await store.receive(1, visibility_timeout=30)
         clock.time -= HOUR
-        held = await store.extend(held, hide=30)
-        assert await store.receive(1, hide=30) == []
+        held = await store.extend(held, visibility_timeout=30)
+        assert await store.receive(1, visibility_timeout=30) == []
         clock.time += 31
-        assert len(await store.receive(1, hide=30)) == 1
+        assert len(await store.receive(1, visibility_timeout=30)) == 1
 
 
 async def test_the_queue_of_a_file_of_an_earlier_version_goes_on(tmp_path: Path) -> None:
@@ -78,9 +80,9 @@ async def test_the_queue_of_a_file_of_an_earlier_version_goes_on(tmp_path: Path)
         db.executemany(add, [(b"due", clock.now()), (b"later", clock.now() + 60)])
         db.commit()
     async with opened(tmp_path / "a.db", clock) as store, opened(tmp_path / "a.db", clock) as other:
-        assert [item.body for item in await store.receive(9, hide=30)] == [b"due"]
+        assert [item.body for item in await store.receive(9, visibility_timeout=30)] == [b"due"]
         clock.time += 60
-        assert {item.body for item in await other.receive(9, hide=30)} == {b"due", b"later"}
+        assert {item.body for item in await other.receive(9, visibility_timeout=30)} == {b"due", b"later"}
 
 
 # --- full disks -----------------------------------------------------------------------------------------------------

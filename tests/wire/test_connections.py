@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from assistants_service.api import connections
-from assistants_service.api.connections import STALLED
+from assistants_service.api import connection_limits
+from assistants_service.api.connection_limits import STALLED
 from assistants_service.composition import api_of
 from assistants_service.infra.settings import read_settings
 from assistants_service.serving import listening
@@ -97,16 +97,16 @@ async def test_a_connection_that_asks_nothing_more_is_closed() -> None:
 
 @pytest.mark.parametrize("framing", [b"Content-Length: 100\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n"])
 async def test_a_body_that_does_not_arrive_is_not_waited_for(framing: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "BODY_TIME", 0.2)
-    monkeypatch.setattr(connections, "SLOWEST", 2**30)
+    monkeypatch.setattr(connection_limits, "BODY_TIME", 0.2)
+    monkeypatch.setattr(connection_limits, "SLOWEST", 2**30)
     async with served() as (_, port), asyncio.timeout(30):
         status, error = await answered(port, HEAD + framing)
     assert (status, error["code"]) == (408, "request_timeout")
 
 
 async def test_a_body_has_the_time_that_its_length_needs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "BODY_TIME", 0.1)
-    monkeypatch.setattr(connections, "SLOWEST", 1)  # of 20 bytes: 20 s
+    monkeypatch.setattr(connection_limits, "BODY_TIME", 0.1)
+    monkeypatch.setattr(connection_limits, "SLOWEST", 1)  # of 20 bytes: 20 s
     async with served() as (_, port), connected(port) as (reader, writer):
         writer.write(HEAD + b"Content-Length: 20\r\n\r\n" + b" " * 18)
         await asyncio.sleep(0.3)
@@ -115,8 +115,8 @@ async def test_a_body_has_the_time_that_its_length_needs(monkeypatch: pytest.Mon
 
 
 async def test_a_file_in_chunks_has_the_time_that_the_largest_one_needs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "BODY_TIME", 0.0)
-    monkeypatch.setattr(connections, "SLOWEST", 64 * 1024**2)  # JSON has 0.06 s, a file 8 s
+    monkeypatch.setattr(connection_limits, "BODY_TIME", 0.0)
+    monkeypatch.setattr(connection_limits, "SLOWEST", 64 * 1024**2)  # JSON has 0.06 s, a file 8 s
     data = file_form(b"slow")
     head = f"POST /v1/files HTTP/1.1\r\nHost: localhost\r\nContent-Type: {TYPE['Content-Type']}\r\n"
     async with served() as (_, port), connected(port) as (reader, writer):
@@ -170,7 +170,7 @@ async def size_read(reader: asyncio.StreamReader, pause: float) -> int:
 
 
 async def test_a_client_that_takes_nothing_of_its_answer_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "STALLED", 0.2)
+    monkeypatch.setattr(connection_limits, "STALLED", 0.2)
     async with served() as (service, port), connected(port) as (reader, writer), asyncio.timeout(30):
         writer.write(await much(service))
         await asyncio.sleep(3)
@@ -179,12 +179,12 @@ async def test_a_client_that_takes_nothing_of_its_answer_is_cut_off(monkeypatch:
 
 
 async def test_a_client_that_reads_slowly_gets_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "STALLED", 2)
+    monkeypatch.setattr(connection_limits, "STALLED", 2)
     async with served() as (service, port), connected(port) as (reader, writer), asyncio.timeout(60):
         begun = time.monotonic()
         writer.write(await much(service))
         assert await size_read(reader, 0.05) > 60 * 250_000
-        assert time.monotonic() - begun > connections.STALLED
+        assert time.monotonic() - begun > connection_limits.STALLED
 
 
 class Line:
@@ -218,7 +218,7 @@ def test_what_is_taken_counts_and_not_what_waits(written: int, taken: int, cut_o
     async def main() -> None:
         line: Any = Line()
         server: Any = SimpleNamespace(connections=[line])
-        watching = asyncio.create_task(connections.cut_off_stalled(server))
+        watching = asyncio.create_task(connection_limits.cut_off_stalled(server))
         line.write(100_000)
         for _ in range(30):
             await asyncio.sleep(STALLED / 20)
@@ -235,7 +235,7 @@ def test_connections_are_watched_on_after_an_error(caplog: pytest.LogCaptureFixt
         line: Any = Line()
         line.write(1)
         server: Any = SimpleNamespace()  # without connections: an AttributeError
-        watching = asyncio.create_task(connections.cut_off_stalled(server))
+        watching = asyncio.create_task(connection_limits.cut_off_stalled(server))
         await asyncio.sleep(STALLED)
         assert "cannot be looked at" in caplog.text
         server.connections = [line]
@@ -253,17 +253,17 @@ async def test_it_is_seen_soon_that_a_slow_client_takes_something(monkeypatch: p
     async def look(server: web.Server) -> None:
         servers.append(server)
 
-    monkeypatch.setattr(connections, "cut_off_stalled", look)
+    monkeypatch.setattr(connection_limits, "cut_off_stalled", look)
     async with served() as (service, port), connected(port) as (reader, writer), asyncio.timeout(60):
         writer.write(await much(service))
         await reader.readexactly(1)
         ((line,),) = (server.connections for server in servers)
         before = -1
-        while (taken := connections.taken_by(line)) != before:  # until all buffers are full
+        while (taken := connection_limits.taken_by(line)) != before:  # until all buffers are full
             before = taken
             await asyncio.sleep(0.1)
         read = 0
-        while connections.taken_by(line) == before:
+        while connection_limits.taken_by(line) == before:
             read += len(await reader.readexactly(2**15))
             await asyncio.sleep(0.005)
         assert read < 2**20

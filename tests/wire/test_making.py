@@ -435,7 +435,7 @@ async def test_what_was_heard_of_in_no_word_goes_with_its_run() -> None:
 
 @pytest.mark.parametrize("stream", [False, True], ids=["unheard", "streamed"])
 async def test_what_a_dead_worker_was_at_ends_with_its_run(stream: bool) -> None:
-    async with in_process(says("Hel", Gate()), says("Hi."), clock=ManualClock(), log_roll_after=2) as service:
+    async with in_process(says("Hel", Gate()), says("Hi."), clock=ManualClock(), event_log_rollover=2) as service:
         thread, assistant = await service.thread("Hello"), await service.assistant(tools=[WEATHER])
         body = {"assistant_id": assistant, "stream": stream}
         if stream:

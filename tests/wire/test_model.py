@@ -123,7 +123,7 @@ class Sequence(RuleBasedStateMachine):
         super().__init__()
         self.clock, self.models, self.runner = Ticking(), ByName(), asyncio.Runner()
         self.reference = Reference(lambda: self.clock.time)
-        self.settings = {"storage": storage, "api_keys": f"p{next(PROJECTS)}:key", "log_roll_after": 5}
+        self.settings = {"storage": storage, "api_keys": f"p{next(PROJECTS)}:key", "event_log_rollover": 5}
         self.processes = [self.start(), self.start()]
         self.via = 0
         self.pager: Pager | None = None

@@ -193,7 +193,7 @@ async def test_what_a_search_found_is_told_and_can_be_cited() -> None:
 
 
 async def test_runs_after_a_roll_over_are_told_of_the_runs_before() -> None:
-    async with in_process(*SCRIPT, log_roll_after=2) as service:
+    async with in_process(*SCRIPT, event_log_rollover=2) as service:
         turns = await two_runs(service)
         assert whole_pairs(turns)
         assert roles(turns).count("tool") == 2

@@ -21,7 +21,7 @@ CLIENTS, OPERATIONS = 12, 40
 @pytest.mark.parametrize("seed", range(2))
 async def test_a_storm_of_clients_breaks_no_rule(seed: int) -> None:
     rng = random.Random(seed)
-    async with in_process(fickle(rng), log_roll_after=20) as service:
+    async with in_process(fickle(rng), event_log_rollover=20) as service:
         assistant = await service.assistant(tools=[WEATHER])
         threads = [await service.thread("Hello") for _ in range(3)]
         await asyncio.gather(*(a_client(service, rng, assistant, threads) for _ in range(CLIENTS)))

@@ -27,7 +27,7 @@ from assistants_service.api import openapi
 from assistants_service.api.middleware import IDS
 from assistants_service.infra.settings import read_settings
 from assistants_service.infra.telemetry import opentelemetry as telemetry
-from assistants_service.infra.telemetry.conventions import ATTRIBUTES
+from assistants_service.infra.telemetry.semantic_conventions import ATTRIBUTES
 from assistants_service.infra.wiring import models_of
 from exported import Exported
 from inprocess import BETA, InProcess, in_process, path_of

@@ -693,7 +693,7 @@ async def test_many_readers_hear_the_same() -> None:
 
 async def test_after_the_log_was_rolled_over_old_runs_are_still_heard_whole() -> None:
     """Whether they were streamed or not."""
-    async with in_process(log_roll_after=2) as service:
+    async with in_process(event_log_rollover=2) as service:
         streamed = (await whole_stream(service))[0].data
         polled = await service.finished(streamed["thread_id"])
         for _ in range(3):

@@ -2,7 +2,7 @@
 And what becomes of a body that turns out to be none while it is read.
 
 Bodies are taken as they are. To unpack them costs time and memory out of all proportion to what was sent, so the
-server's parser leaves them alone (connections.SERVER), and what says that it is packed is refused.
+server's parser leaves them alone (connection_limits.SERVER), and what says that it is packed is refused.
 """
 
 from __future__ import annotations

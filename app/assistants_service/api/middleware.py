@@ -13,10 +13,11 @@ from aiohttp.typedefs import Handler, Middleware
 from aiohttp.web_protocol import RequestHandler
 
 from assistants_service.api.bodies import SpoiledBody, close_uninvited
-from assistants_service.api.connections import SlowBody, body_timer
+from assistants_service.api.connection_limits import SlowBody, body_timer
 from assistants_service.api.dialects import OPENAI, Dialect, dialect_of, is_api
 from assistants_service.api.keyless import allowed
 from assistants_service.api.service import PROJECT, REQUEST_ID
+from assistants_service.core import log_context
 from assistants_service.core.errors import (
     ApiError,
     server_error,
@@ -29,7 +30,6 @@ from assistants_service.core.errors import (
 )
 from assistants_service.core.ids import SAFE_ID
 from assistants_service.core.log.state import UnreadableLog
-from assistants_service.core.log_context import scope, work_on
 from assistants_service.core.ports.storage import Conflict, Full, StorageUnavailable, Undecided
 from assistants_service.core.ports.telemetry import Telemetry
 from assistants_service.core.protocol.objects import encode
@@ -60,7 +60,7 @@ def tracing(telemetry: Telemetry) -> Middleware:
             scheme=request.scheme,
         ) as span:
             response = await handler(request)
-            span.tell(code=response.status, **scope())
+            span.tell(code=response.status, **log_context.current())
             if response.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
                 span.tell(error=str(response.status))
             return response
@@ -76,7 +76,7 @@ def errors_and_ids() -> Middleware:
         dialect = dialect_of(request)
         request_id, begun = f"req_{secrets.token_hex(16)}", time.perf_counter()
         request[REQUEST_ID] = request_id
-        work_on(lambda: _facts(request))
+        log_context.bind(lambda: _facts(request))
         timer = body_timer(request)
         try:
             response = await handler(request)

@@ -10,12 +10,12 @@ _NOTHING: Mapping[str, str] = {}
 _facts: ContextVar[Facts | None] = ContextVar("facts", default=None)
 
 
-def work_on(facts: Facts) -> None:
-    """From here on, this task and those that it starts work on this. `facts` is asked only when a line is logged."""
+def bind(facts: Facts) -> None:
+    """Of this task and of those that it starts, from here on. `facts` is called only when a line is logged."""
     _facts.set(facts)
 
 
-def scope() -> Mapping[str, str]:
+def current() -> Mapping[str, str]:
     """request_id, project, thread_id, run_id: those that are known here."""
     facts = _facts.get()
     return facts() if facts else _NOTHING

@@ -23,7 +23,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
 from assistants_service.core import names
-from assistants_service.core.log.repository import ROLL_AFTER
+from assistants_service.core.log.repository import ROLLOVER_AFTER
 
 
 class ConfigurationError(Exception):
@@ -43,6 +43,8 @@ class UnresolvedReference(ConfigurationError):
 
 
 VAULT_REFERENCE = "@Microsoft.KeyVault("
+# Names of earlier versions: they are still read, and told.
+RENAMED: Final = {"LOG_ROLL_AFTER": "EVENT_LOG_ROLLOVER", "WORKER_HIDE_SECONDS": "WORKER_VISIBILITY_TIMEOUT"}
 # What most installations set, in the order in which a reader meets it. All others tune, or are of one platform.
 ESSENTIAL: Final = (
     *("storage", "host", "port", "api_keys"),
@@ -228,8 +230,10 @@ class Settings(BaseSettings):
     run_expires_after: Annotated[int, Field(ge=1, le=86_400)] = Field(600, description="lifetime of a run in seconds")
     poll_after_ms: Annotated[int, Field(ge=1)] = Field(100, description="how long polling clients are asked to wait")
     stream_flush_ms: Annotated[int, Field(ge=1)] = Field(50, description="how often deltas are written to a stream")
-    log_roll_after: Annotated[int, Field(ge=2, le=40_000)] = Field(
-        ROLL_AFTER, description="commits after which a thread's log begins anew from a snapshot, at the earliest"
+    event_log_rollover: Annotated[int, Field(ge=2, le=40_000)] = Field(
+        ROLLOVER_AFTER,
+        description="commits after which the event log of a thread or a vector store begins anew from a snapshot, at"
+        " the earliest",
     )
     file_max_mb: Annotated[int, Field(ge=1)] = Field(512, description="MiB of a file that is sent by one request")
     upload_max_mb: Annotated[int, Field(ge=1)] = Field(
@@ -238,7 +242,7 @@ class Settings(BaseSettings):
     worker_concurrency: Annotated[int, Field(ge=1)] = Field(
         1000, description="runs in flight in one worker; the projects that want more take turns"
     )
-    worker_hide_seconds: Annotated[float, Field(ge=1, le=600)] = Field(
+    worker_visibility_timeout: Annotated[float, Field(ge=1, le=600)] = Field(
         45, description="seconds after which the runs of a worker that died are taken over"
     )
     shutdown_grace: Annotated[float, Field(ge=0)] = Field(
@@ -303,17 +307,26 @@ def read_settings(overrides: Mapping[str, object]) -> Settings:
     known = (name.upper() for name in Settings.model_fields)
     if unresolved := [name for name in known if os.environ.get(name, "").startswith(VAULT_REFERENCE)]:
         raise UnresolvedReference(unresolved)
+    given = {new.lower(): os.environ[old] for old, new in renamed()} | {
+        key: value for key, value in overrides.items() if value is not None
+    }
     try:
-        return Settings(**{key: value for key, value in overrides.items() if value is not None})  # type: ignore[arg-type]
+        return Settings(**given)  # type: ignore[arg-type]
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         name, *inner = (str(part) for part in first["loc"])
         where = f"{'.'.join(inner)}: " if inner else ""
         what = first["msg"].removeprefix("Value error, ").rstrip(".")
-        raise ConfigurationError(f"{name.upper()} is not valid: {where}{what}.") from None
+        given_as = {new: old for old, new in renamed()}.get(name.upper(), name.upper())
+        raise ConfigurationError(f"{given_as} is not valid: {where}{what}.") from None
     except SettingsError as error:  # JSON that is none; the message names the field
         name = next(name for name in Settings.model_fields if f'"{name}"' in str(error))
         raise ConfigurationError(f"{name.upper()} is not valid: expected JSON.") from None
+
+
+def renamed() -> list[tuple[str, str]]:
+    """The old names that are set in the environment, and count, with the new ones."""
+    return [(old, new) for old, new in RENAMED.items() if os.environ.get(old) and not os.environ.get(new)]
 
 
 def grouped() -> tuple[dict[str, FieldInfo], dict[str, FieldInfo]]:

@@ -23,7 +23,7 @@ from assistants_service.worker.search import Search
 from assistants_service.worker.slots import CHORES, SUSPECTS, WAITING, Slots
 from assistants_service.worker.store_work import JOBS, Ingestion
 
-HIDE = 45.0  # seconds that a dead worker's item stays hidden: how late a crash is noticed
+VISIBILITY_TIMEOUT = 45.0  # seconds that a dead worker's item stays hidden: how late a crash is noticed
 
 
 @dataclass(slots=True)
@@ -39,7 +39,7 @@ class WorkerContext:
     ids: Ids
     notifier: Notifier
     flush_every: float = 0.05  # seconds between writes to a stream
-    hide: float = HIDE
+    visibility_timeout: float = VISIBILITY_TIMEOUT
     max_rounds: int = 100  # of tool calls in one run: a model may call for ever
     tool_history: int = 8_000  # tokens of what tools said in earlier runs, in a prompt
     tombstones: float = 600.0  # seconds that a deleted thread's tombstones stay: no request takes so long
@@ -58,7 +58,7 @@ class WorkerContext:
     def __post_init__(self) -> None:
         self.budget = Budget(self.models, self.tokenizer, self.tool_history)
         self.images = Images(self.files)
-        patience = self.hide / 4  # before an item that waits would have to be hidden anew
+        patience = self.visibility_timeout / 4  # before an item that waits would have to be hidden anew
         jobs, self.runs, self.chores = (Slots(n, self.waiting, patience) for n in (JOBS, self.concurrency, CHORES))
         self.suspects = tuple(Slots(n) for n in SUSPECTS)
         files, readers = self.files, (self.extraction, self.embeddings)

@@ -13,10 +13,10 @@ from typing import TypeVar
 import msgspec
 from msgspec.structs import replace
 
+from assistants_service.core import log_context
 from assistants_service.core.events import Event
 from assistants_service.core.fanout import AT_ONCE
 from assistants_service.core.log.state import UnreadableLog
-from assistants_service.core.log_context import work_on
 from assistants_service.core.notifier import Listener
 from assistants_service.core.ports.storage import Conflict, Delivery, StorageUnavailable
 from assistants_service.core.protocol.objects import LastError
@@ -80,7 +80,7 @@ class WorkItemHandler:
             item = from_body(delivery.body)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             return await self._bury(delivery, f"not a work item: {error}")
-        work_on(lambda: item.facts)
+        log_context.bind(lambda: item.facts)
         hold = Hold(delivery)
         extending = asyncio.create_task(self._keep(hold))
         try:
@@ -105,10 +105,11 @@ class WorkItemHandler:
 
     async def _keep(self, hold: Hold) -> None:
         """Keep the item hidden from others while this worker is alive."""
+        timeout = self.context.visibility_timeout
         while True:
-            await asyncio.sleep(self.context.hide / 3)
+            await asyncio.sleep(timeout / 3)
             try:
-                hold.delivery = await self.context.storage.extend(hold.delivery, hide=self.context.hide)
+                hold.delivery = await self.context.storage.extend(hold.delivery, visibility_timeout=timeout)
             except Conflict:
                 return  # another worker holds it by now: the log's fence decides
             except StorageUnavailable as error:
@@ -116,13 +117,13 @@ class WorkItemHandler:
             except Exception:  # else the item would come back while this worker is at it
                 log.exception("an item cannot be hidden anew, and this is tried again")
 
-    async def _hand_back(self, delivery: Delivery, item: WorkItem, hide: float) -> None:
-        """Let others have it after `hide` seconds. The item says so, since this worker has not died."""
+    async def _hand_back(self, delivery: Delivery, item: WorkItem, visibility_timeout: float) -> None:
+        """Let others have it after `visibility_timeout` seconds. The item says so, since this worker has not died."""
         if isinstance(item, AdvanceRun):
             item = replace(item, handed_back=delivery_name(delivery.id, delivery.count))
             delivery = dataclasses.replace(delivery, body=to_body(item))
         with contextlib.suppress(Conflict, StorageUnavailable):  # another worker holds it by now, or will soon
-            await self.context.storage.extend(delivery, hide=hide)
+            await self.context.storage.extend(delivery, visibility_timeout=visibility_timeout)
 
     async def _work(self, item: WorkItem, delivery: Delivery) -> bool:
         """Whether the item may be deleted."""
@@ -269,7 +270,7 @@ class WorkItemHandler:
             item = from_body(delivery.body)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             return await self._bury(delivery, f"not a work item: {error}")
-        work_on(lambda: item.facts)
+        log_context.bind(lambda: item.facts)
         if await self._end(item, delivery):
             await self._ring_once_more(item)
         await self._bury(delivery, "given up by its host")

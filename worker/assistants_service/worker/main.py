@@ -98,7 +98,7 @@ class Worker:
         delete what it still holds: a Conflict may be another delivery's doing, to which the host can do no harm, or the
         host's own, which has renewed its hold before the function began.
         """
-        mine = await self._context.storage.extend(delivery, hide=self._context.hide)
+        mine = await self._context.storage.extend(delivery, visibility_timeout=self._context.visibility_timeout)
         if task := self._take(mine):
             await asyncio.wait((task,))
 
@@ -109,7 +109,7 @@ class Worker:
 
     async def _receive(self, limit: int) -> list[Delivery]:
         try:
-            return await self._context.storage.receive(limit, hide=self._context.hide)
+            return await self._context.storage.receive(limit, visibility_timeout=self._context.visibility_timeout)
         except StorageUnavailable as error:
             log.warning("the queue does not answer: %s", error)
             await asyncio.sleep(POLL_SLOW)

@@ -38,9 +38,9 @@ log = logging.getLogger(__name__)
 
 MAX_BLOCK: Final = 4 * 1024 * 1024  # bytes of one commit
 MEND_WINDOW: Final = 60.0  # seconds that a commit may wait for its projection before its writer counts as dead
-ROLL_AFTER: Final = 200  # commits that a first touch folds, of a log that is not large
-ROLL_SHARE: Final = 16  # a generation grows to this part of its snapshot: what a first touch folds stays the less
-ROLL_AT_LAST: Final = 40_000  # commits: Azure takes 50,000 blocks, and no generation ends during a run
+ROLLOVER_AFTER: Final = 200  # commits that a first touch folds, of a log that is not large
+ROLLOVER_SHARE: Final = 16  # a generation grows to this part of its snapshot: what a first touch folds stays the less
+ROLLOVER_AT_LAST: Final = 40_000  # commits: Azure takes 50,000 blocks, and no generation ends during a run
 MOST_LATE: Final = 1_000  # commits of one process whose documents the store refused, and that are told all the same
 TRIES: Final = 500  # of one command; each lost race means that another writer's commit went through
 
@@ -51,8 +51,9 @@ ItemOf = Callable[[int], WorkItem]  # from the version seen to the work item
 class Repository(ABC, Generic[S, C]):
     """The aggregates of one kind, of all projects, over one store.
 
-    `roll_after`: commits after which a log begins a new generation, once the aggregate is not busy. It waits for more
-    of them where the state is large, so that rewriting that costs each commit little, but never for `ROLL_AT_LAST`.
+    `rollover_after`: commits after which a log begins a new generation, once the aggregate is not busy. It waits for
+    more of them where the state is large, so that rewriting that costs each commit little, but never for
+    `ROLLOVER_AT_LAST`.
     `view_bytes`: how much log the views in memory may stand for.
     """
 
@@ -69,13 +70,13 @@ class Repository(ABC, Generic[S, C]):
         ids: Ids,
         notifier: Notifier,
         *,
-        roll_after: int = ROLL_AFTER,
+        rollover_after: int = ROLLOVER_AFTER,
         view_bytes: int = 32 * 1024 * 1024,
         telemetry: Telemetry = SILENCE,
     ) -> None:
         self._storage, self._clock, self._ids, self._notifier = storage, clock, ids, notifier
         self._telemetry = telemetry
-        self._roll_after, self._view_bytes = roll_after, view_bytes
+        self._rollover_after, self._view_bytes = rollover_after, view_bytes
         self._views: OrderedDict[tuple[str, str], View[S, C]] = OrderedDict()
         self._weight = 0
         self._grown: set[View[S, C]] = set()
@@ -195,7 +196,7 @@ class Repository(ABC, Generic[S, C]):
             if view.mark is None:
                 raise self._unknown(log_id)
             try:
-                await self._roll(view, project, log_id)
+                await self._roll_over(view, project, log_id)
                 # 2. enqueue: a crash after this leaves a work item that finds nothing new, and is dropped.
                 await self._enqueue(item_of, view.state.version)
                 # 3. append, where this decision's state ends: another process that moved in between makes it void.
@@ -345,11 +346,11 @@ class Repository(ABC, Generic[S, C]):
         """Bring up documents whose writer may have died between commit and projection."""
         await self._advance(self._documents(project, [change for change in changes if change.name in self.mended]))
 
-    async def _roll(self, view: View[S, C], project: str, log_id: str) -> None:
+    async def _roll_over(self, view: View[S, C], project: str, log_id: str) -> None:
         """Begin a new generation of a long log, while the aggregate is not busy."""
-        if view.blocks < self._roll_after or view.state.busy or view.mark is None:
+        if view.blocks < self._rollover_after or view.state.busy or view.mark is None:
             return
-        if view.mark.offset * ROLL_SHARE < view.base and view.blocks < ROLL_AT_LAST:
+        if view.mark.offset * ROLLOVER_SHARE < view.base and view.blocks < ROLLOVER_AT_LAST:
             return
         # 1. the snapshot: until 2. no reader looks for it, and a later version of it wins.
         name = names.snapshot(project, log_id, view.mark.generation + 1)
@@ -358,7 +359,7 @@ class Repository(ABC, Generic[S, C]):
         # 2. the new generation, where this snapshot's state ends.
         log = names.log(project, log_id)
         try:
-            view.mark = await self._storage.roll(self.logs, log, view.mark)
+            view.mark = await self._storage.roll_over(self.logs, log, view.mark)
         except Conflict:
             if await self._storage.read(self.logs, log, None) is None:  # purged before 1.: nothing else removes it
                 await self._storage.remove(names.SNAPSHOTS, name)

@@ -173,7 +173,7 @@ class Logs(Protocol):
         where they end. A generation that began since comes as a whole.
         """
 
-    async def roll(self, container: str, name: str, mark: Mark) -> Mark:
+    async def roll_over(self, container: str, name: str, mark: Mark) -> Mark:
         """Begin the next generation: an empty log, conditional on `mark`. Raises Conflict if the log moved.
 
         What the old generation held is kept under `name` + `.` + its number.
@@ -231,12 +231,12 @@ class Queue(Protocol):
     async def send(self, body: bytes, *, delay: float = 0) -> None:
         """Enqueue (48 KiB at most), visible after `delay` seconds (7 days at most)."""
 
-    async def receive(self, limit: int, *, hide: float) -> list[Delivery]:
-        """Up to `limit` (32 at most) visible items, hidden from others for `hide` seconds."""
+    async def receive(self, limit: int, *, visibility_timeout: float) -> list[Delivery]:
+        """Up to `limit` (32 at most) visible items, hidden from others for `visibility_timeout` seconds."""
 
-    async def extend(self, delivery: Delivery, *, hide: float) -> Delivery:
-        """Hide for `hide` seconds from now; the returned delivery replaces the old one, and the item has its body from
-        then on. Raises Conflict if lost."""
+    async def extend(self, delivery: Delivery, *, visibility_timeout: float) -> Delivery:
+        """Hide for `visibility_timeout` seconds from now; the returned delivery replaces the old one, and the
+        item has its body from then on. Raises Conflict if lost."""
 
     async def delete(self, delivery: Delivery) -> None:
         """The work is done. No error if another worker holds the item by now, or if it is gone."""

@@ -11,7 +11,7 @@ from assistants_service.core import events as e
 from assistants_service.core import names
 from assistants_service.core.errors import no_such
 from assistants_service.core.ids import Ids
-from assistants_service.core.log.repository import ROLL_AFTER, Repository
+from assistants_service.core.log.repository import ROLLOVER_AFTER, Repository
 from assistants_service.core.log.state import View
 from assistants_service.core.notifier import Notifier
 from assistants_service.core.paging import Contents, Index
@@ -110,10 +110,10 @@ class VectorStoreRepository(Repository[StoreState, StoreChange]):
         ids: Ids,
         notifier: Notifier,
         *,
-        roll_after: int = ROLL_AFTER,
+        rollover_after: int = ROLLOVER_AFTER,
         index: VectorIndex | None = None,
     ) -> None:
-        super().__init__(storage, clock, ids, notifier, roll_after=roll_after)
+        super().__init__(storage, clock, ids, notifier, rollover_after=rollover_after)
         self.index: VectorIndex = index or EmbeddedIndex(storage)
 
     def _blank(self) -> StoreView:

@@ -133,7 +133,7 @@ class AzureLogs(AzureDocuments):
 
         return await call(download)
 
-    async def roll(self, container: str, name: str, mark: Mark) -> Mark:
+    async def roll_over(self, container: str, name: str, mark: Mark) -> Mark:
         blob = self._blob(container, name)
         # 1. What the mark stands for, read under the ETag that step 3 insists on.
         try:

@@ -22,12 +22,14 @@ class AzureQueue(AzureClients):
         work = opened(self._work)
         await call(lambda: work.send_message(body.decode(), visibility_timeout=math.ceil(delay), time_to_live=FOR_EVER))
 
-    async def receive(self, limit: int, *, hide: float) -> list[Delivery]:
+    async def receive(self, limit: int, *, visibility_timeout: float) -> list[Delivery]:
         work = opened(self._work)
 
         async def first_page() -> list[QueueMessage]:
             # One request: to go on to the next page would be to poll again.
-            pages = work.receive_messages(messages_per_page=limit, visibility_timeout=_seconds(hide)).by_page()
+            pages = work.receive_messages(
+                messages_per_page=limit, visibility_timeout=_seconds(visibility_timeout)
+            ).by_page()
             async for page in pages:
                 return [message async for message in page]
             return []
@@ -35,9 +37,9 @@ class AzureQueue(AzureClients):
         messages = await call(first_page)
         return [Delivery(m.id, m.content.encode(), m.dequeue_count or 1, m.pop_receipt or "") for m in messages]
 
-    async def extend(self, delivery: Delivery, *, hide: float) -> Delivery:
+    async def extend(self, delivery: Delivery, *, visibility_timeout: float) -> Delivery:
         """After a lost reply this is a Conflict too: the new receipt is unknown, so the item comes back in time."""
-        work, timeout, body = opened(self._work), _seconds(hide), delivery.body.decode()
+        work, timeout, body = opened(self._work), _seconds(visibility_timeout), delivery.body.decode()
         update = partial(work.update_message, delivery.id, content=body, visibility_timeout=timeout)
         try:
             message = await call(partial(update, pop_receipt=delivery.receipt))
@@ -59,5 +61,5 @@ class AzureQueue(AzureClients):
         await self.delete(delivery)
 
 
-def _seconds(hide: float) -> int:
-    return max(1, math.ceil(hide))
+def _seconds(visibility_timeout: float) -> int:
+    return max(1, math.ceil(visibility_timeout))

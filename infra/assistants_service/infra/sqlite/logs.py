@@ -86,7 +86,7 @@ class SqliteLogs(SqliteDocuments):
         ).fetchall()
         return b"".join(row[1] for row in rows)[start - rows[0][0] : mark.offset - rows[0][0]] if rows else None
 
-    async def roll(self, container: str, name: str, mark: Mark) -> Mark:
+    async def roll_over(self, container: str, name: str, mark: Mark) -> Mark:
         async with self._transaction() as sql:
             # generation and length, as for an append: no other block falls between the snapshot and the new generation.
             done = sql.execute(

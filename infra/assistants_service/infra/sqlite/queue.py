@@ -25,7 +25,7 @@ class SqliteQueue(SqliteConnection):
             "INSERT INTO queue(name, body, visible_at, since) VALUES(?, ?, ?, ?)", (queue, body, now + delay, now)
         )
 
-    async def receive(self, limit: int, *, hide: float) -> list[Delivery]:
+    async def receive(self, limit: int, *, visibility_timeout: float) -> list[Delivery]:
         now = self._clock.now()
         if now < self._looked:
             await self._put_back(now)
@@ -43,7 +43,7 @@ class SqliteQueue(SqliteConnection):
                 sql.execute(
                     "UPDATE queue SET visible_at=?, since=?, count=count+1 WHERE id=? AND visible_at<=?"
                     " RETURNING id, body, count",
-                    (now + hide, now, item, now),
+                    (now + visibility_timeout, now, item, now),
                 ).fetchone()
                 for (item,) in ids
             ]
@@ -59,13 +59,13 @@ class SqliteQueue(SqliteConnection):
             # since: of two processes that notice, the second changes nothing.
             sql.execute("UPDATE queue SET visible_at=visible_at-since+:now, since=:now WHERE since>:now", {"now": now})
 
-    async def extend(self, delivery: Delivery, *, hide: float) -> Delivery:
+    async def extend(self, delivery: Delivery, *, visibility_timeout: float) -> Delivery:
         now = self._clock.now()
         async with self._transaction() as sql:
             # count is the receipt: a holder whose time ran out, and whose item was delivered to another.
             done = sql.execute(
                 "UPDATE queue SET visible_at=?, since=?, body=? WHERE id=? AND count=?",
-                (now + hide, now, delivery.body, int(delivery.id), int(delivery.receipt)),
+                (now + visibility_timeout, now, delivery.body, int(delivery.id), int(delivery.receipt)),
             ).rowcount
         if not done:
             raise Conflict

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
-from assistants_service.core.log_context import scope
+from assistants_service.core import log_context
 from assistants_service.infra.settings import Settings
 
 NOISY = ("azure", "httpx2", "httpcore2", "openai", "opentelemetry")
@@ -60,7 +60,7 @@ class JsonLines(logging.Formatter):
 
 def facts() -> Mapping[str, str]:
     """request_id, project, thread_id, run_id, trace_id, span_id: those that are known here."""
-    known = {key: value for key, value in scope().items() if value}
+    known = {key: value for key, value in log_context.current().items() if value}
     # Imported only where telemetry is on.
     if tracing := sys.modules.get("opentelemetry.trace"):
         span = tracing.get_current_span().get_span_context()
