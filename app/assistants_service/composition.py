@@ -25,6 +25,7 @@ from assistants_service.core.ports.extraction import Extraction
 from assistants_service.core.ports.storage import Storage, StorageUnavailable
 from assistants_service.core.ports.telemetry import SILENCE, Telemetry
 from assistants_service.core.threads.repository import ThreadRepository
+from assistants_service.core.tools.file_search.searching import Search
 from assistants_service.core.vector_stores.repository import VectorStoreRepository
 from assistants_service.core.vector_stores.search import Searcher
 from assistants_service.infra.models.providers import ModelRouter
@@ -44,7 +45,6 @@ from assistants_service.infra.wiring import (
 from assistants_service.worker.actions import Actions
 from assistants_service.worker.context import WorkerContext
 from assistants_service.worker.main import Worker
-from assistants_service.worker.search import Search
 from assistants_service.worker.slots import HOSTED_RUNS, HOSTED_WAITING, WAITING
 
 if TYPE_CHECKING:

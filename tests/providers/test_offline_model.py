@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from assistants_service.core.file_search import definition
 from assistants_service.core.ports.models import Image, Prompt, Reply, Tokens, Turn
+from assistants_service.core.tools.file_search.tool import FUNCTION
 from assistants_service.infra.models.offline import HONEST, OfflineModel
 from assistants_service.infra.models.offline_arguments import arguments
 from upstreams import WEATHER, Heard, assembled, prompt
@@ -17,6 +17,7 @@ from upstreams import WEATHER, Heard, assembled, prompt
 TIME = {"name": "getLocalTime", "description": "Tells the time somewhere"}
 NOTE = {"name": "add_note", "parameters": {"type": "object", "properties": {"n": {"type": "integer"}}}}
 TOOLS = (WEATHER, TIME, NOTE)
+SEARCH = {"name": "file_search", **FUNCTION}
 
 
 async def offline(*turns: Turn, deltas: Heard | None = None, **fields: Any) -> Reply:
@@ -95,7 +96,7 @@ async def test_offline_quotes_outputs_and_ends() -> None:
 
 
 async def test_offline_searches_files_for_what_was_said_and_cites_the_best_sentence() -> None:
-    asked, search = Turn("user", "Who ate the cake of 2024?"), definition("file_search")
+    asked, search = Turn("user", "Who ate the cake of 2024?"), SEARCH
     (call,) = (await offline(asked, tools=(search,))).calls
     assert (call.name, json.loads(call.arguments)) == ("file_search", {"queries": ["Who ate the cake of 2024?"]})
     found = "【4:0†a b.txt】\nRex ate. It rained.\n\n【4:1†c.txt】\nNobody.\nAnna ate the cake!\n\n也吃了。蛋糕。"
@@ -106,7 +107,7 @@ async def test_offline_searches_files_for_what_was_said_and_cites_the_best_sente
 
 @pytest.mark.parametrize("output", ["Nothing was found.", "Error: Vector store vs_1 has expired."])
 async def test_offline_says_why_it_cites_nothing(output: str) -> None:
-    asked, search = Turn("user", "Who?"), definition("file_search")
+    asked, search = Turn("user", "Who?"), SEARCH
     (call,) = (await offline(asked, tools=(search,))).calls
     turns = asked, Turn("assistant", calls=(call,)), Turn("tool", output, call_id=call.id)
     reply = await offline(*turns, tools=(search,))

@@ -28,8 +28,8 @@ PETS = found("file-pets", "pets.md", 0.5, "Rex is a dog.")
 
 @dataclass
 class FakeSearch:
-    """worker.search.Search. `asked` is what it was asked; `before` runs first, and may raise or wait. Stores whose id
-    says so are `gone`."""
+    """tools.file_search.searching.Search. `asked` is what it was asked; `before` runs first, and may raise or wait.
+    Stores whose id says so are `gone`."""
 
     found: Sequence[Found] = (FOODS, PETS)
     before: Callable[[], Awaitable[None]] | None = None

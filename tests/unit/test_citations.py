@@ -7,8 +7,9 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from assistants_service.core.citations import Citer, Sources, annotated
-from assistants_service.core.protocol.runs.resources import FileSearchResult
+from assistants_service.core.tools.file_search.citations import MarkerCiter, Sources
+from assistants_service.core.tools.file_search.wire import FileSearchResult
+from assistants_service.core.tools.tool import Annotation
 
 
 def result(file_id: str, name: str) -> FileSearchResult:
@@ -22,6 +23,11 @@ RESULTS = {
 }
 
 SOURCES = Sources(RESULTS, {"【2:0†a.txt】": "file-z"})
+
+
+def annotated(text: str, sources: Sources) -> tuple[Annotation, ...]:
+    citer = MarkerCiter(sources)
+    return tuple(annotation for _, annotation in [*citer.feed(text), *citer.close()] if annotation)
 
 
 def cited(text: str) -> list[tuple[str, str]]:
@@ -105,7 +111,7 @@ TEXTS = st.lists(
 @given(TEXTS, st.data())
 def test_a_stream_that_is_cut_anywhere_says_the_same_as_the_whole(text: str, data: st.DataObject) -> None:
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=8)))
-    citer = Citer(SOURCES)
+    citer = MarkerCiter(SOURCES)
     pieces = [piece for start, end in pairwise([0, *cuts, len(text)]) for piece in citer.feed(text[start:end])]
     pieces += citer.close()
     assert "".join(value for value, _ in pieces) == text
@@ -114,7 +120,7 @@ def test_a_stream_that_is_cut_anywhere_says_the_same_as_the_whole(text: str, dat
 
 
 def test_only_what_may_become_a_marker_is_held_back() -> None:
-    citer = Citer(SOURCES)
+    citer = MarkerCiter(SOURCES)
     heard = [
         "".join(value for value, _ in citer.feed(piece))
         for piece in ("cake【", "4:", "0†a.", "txt】", "!【重", "【" + "x")
@@ -123,4 +129,4 @@ def test_only_what_may_become_a_marker_is_held_back() -> None:
 
 
 def test_where_nothing_was_found_nothing_is_held_back() -> None:
-    assert list(Citer(Sources()).feed("a【")) == [("a【", None)]
+    assert list(MarkerCiter(Sources()).feed("a【")) == [("a【", None)]

@@ -15,11 +15,11 @@ import pytest
 
 from assistants_service import action
 from assistants_service.core.errors import ApiError
-from assistants_service.core.file_search import MOST_TOKENS
 from assistants_service.core.ports.extraction import Chunk, Chunking
 from assistants_service.core.ports.models import ToolCall
 from assistants_service.core.ports.search import Weights
 from assistants_service.core.ports.storage import StorageUnavailable
+from assistants_service.core.tools.file_search.passages import MOST_TOKENS
 from assistants_service.infra.models.providers import ModelRouter, Provider
 from assistants_service.infra.tokenizer import Tiktoken
 from forms import upload

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from assistants_service.core.errors import ApiError, invalid_id
 from assistants_service.core.paging import PageQuery
 from assistants_service.core.protocol.bodies import Body
+from assistants_service.core.tools.registry import TOOLS
 
 B = TypeVar("B", bound=Body)
 
@@ -51,14 +52,11 @@ def parse_page(query: Mapping[str, str], *, most: int = 100, default: int = 20) 
     )
 
 
-CONTENTS = "step_details.tool_calls[*].file_search.results[*].content"
-
-
 def parse_include(query: MultiMapping[str]) -> bool:
-    """Whether `include[]`, or `include`, asks for the contents of search results: it knows nothing else."""
+    """Whether `include[]`, or `include`, asks for what tools show on demand."""
     asked = [value for name in ("include[]", "include") for value in query.getall(name, [])]
     for value in asked:
-        choice("include", value, [CONTENTS])
+        choice("include", value, [each for tool in TOOLS for each in tool.includes])
     return bool(asked)
 
 

@@ -1,116 +1,48 @@
-"""Citations: where an answer has the marker of a search result, it gets a `file_citation` annotation (section 3.3).
-
-A marker that stands for nothing that was found stays in the text, without an annotation: nothing that a model says is
-changed. Offsets count code points, as recorded.
-"""
+"""What the tools of a run find in an answer that cites them."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from itertools import islice
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
 
-from assistants_service.core.file_search import Place, found_by, plain_name
-from assistants_service.core.protocol.runs.resources import FileSearchResult, Step
-from assistants_service.core.protocol.threads.resources import TextPart
+from assistants_service.core.protocol.runs.resources import Step
 from assistants_service.core.threads.fold import RunState, ThreadState
-
-# A file's name has 255 characters at most. What cannot become a marker is not held back while an answer is streamed.
-_MARKER = re.compile(r"【(\d{1,12}):(\d{1,9})†([^【】\n]{0,300})】")
-_BEGUN = re.compile(r"【(?:\d{0,12}|\d{1,12}:\d{0,9}|\d{1,12}:\d{1,9}†[^【】\n]{0,300})")
-
-_RECENT = 100  # messages of the thread whose citations may be repeated
-
-Annotation = dict[str, Any]
-Piece = tuple[str, Annotation | None]  # of an answer: some text, or a marker with its annotation
+from assistants_service.core.tools.registry import TOOLS
+from assistants_service.core.tools.tool import Citer, Piece
 
 
-@dataclass(frozen=True, slots=True)
-class Sources:
-    """What an answer may cite: results of its run, and what earlier answers of the thread cited, by their markers."""
-
-    results: Mapping[Place, FileSearchResult] = field(default_factory=dict)
-    earlier: Mapping[str, str] = field(default_factory=dict)  # from a marker to the id of the file
-
-    def __bool__(self) -> bool:
-        return bool(self.results or self.earlier)
+def citations_of(state: ThreadState, held: RunState, earlier: Iterable[Step] = ()) -> Citations:
+    """Of the next answer of a run. `earlier` are steps of earlier runs whose outputs its model is told again."""
+    steps = [*earlier, *(step for step in held.steps if step.status == "completed")]
+    citers = (tool.citer(state, steps) for tool in TOOLS)
+    return Citations([citer for citer in citers if citer])
 
 
-def sources_of(state: ThreadState, held: RunState, earlier: Iterable[Step] = ()) -> Sources:
-    """`earlier` are steps of earlier runs whose results the model is told again."""
-    steps = (*earlier, *(step for step in held.steps if step.status == "completed"))
-    texts = (
-        part.text
-        for message in islice(state.messages.newest(), _RECENT)
-        for part in message.content
-        if isinstance(part, TextPart)
-    )
-    cited = (each for text in texts for each in text.annotations if each["type"] == "file_citation")
-    return Sources(
-        {place: result for step in steps for _, found in found_by(step) for place, result in found},
-        {each["text"]: each["file_citation"]["file_id"] for each in cited},
-    )
+class Citations:
+    """A Citer of several: each looks at what those before it left as text."""
 
-
-class Citer:
-    """Finds the markers in a text that comes in pieces, wherever it is cut."""
-
-    def __init__(self, sources: Sources) -> None:
-        self._sources = sources
-        self._names = {plain_name(result.file_name) for result in sources.results.values()}
-        self._held = ""  # what may become a marker
-        self._place = 0  # code points that were given out
+    def __init__(self, citers: Sequence[Citer] = ()) -> None:
+        self._citers = citers
 
     def feed(self, text: str) -> Iterator[Piece]:
-        """What is certain by now. Held back is at most one marker that has begun."""
-        if not self._sources:
-            yield from self._plain(text)
-            return
-        text, self._held = self._held + text, ""
-        start = at = 0  # what was given out of `text`, and how far it is known
-        while (at := text.find("【", at)) >= 0:
-            if found := _MARKER.match(text, at):
-                if annotation := self._annotation(found, self._place + at - start):
-                    yield from self._plain(text[start:at])
-                    self._place += len(found[0])
-                    yield found[0], annotation
-                    start = found.end()
-                at = found.end()
-            elif _BEGUN.fullmatch(text, at):
-                self._held = text[at:]
-                break
-            else:
-                at += 1
-        yield from self._plain(text[start : len(text) - len(self._held)])
+        return self._through(0, [(text, None)] if text else [])
 
     def close(self) -> Iterator[Piece]:
-        """The rest."""
-        held, self._held = self._held, ""
-        yield from self._plain(held)
+        for depth, citer in enumerate(self._citers):
+            yield from self._through(depth + 1, citer.close())
 
-    def _plain(self, text: str) -> Iterator[Piece]:
-        self._place += len(text)
-        if text:
-            yield text, None
+    def skip(self, text: str) -> None:
+        for citer in self._citers:
+            citer.skip(text)
 
-    def _annotation(self, found: re.Match[str], start: int) -> Annotation | None:
-        """Models shorten a file's name, or say `source`: the numbers count, unless the name is another result's."""
-        file_id, result = self._sources.earlier.get(found[0]), self._sources.results.get((int(found[1]), int(found[2])))
-        if result and (found[3] not in self._names or found[3] == plain_name(result.file_name)):
-            file_id = result.file_id
-        if file_id is None:
-            return None
-        return {
-            "type": "file_citation",
-            "text": found[0],
-            "start_index": start,
-            "end_index": start + len(found[0]),
-            "file_citation": {"file_id": file_id},
-        }
-
-
-def annotated(text: str, sources: Sources) -> tuple[Annotation, ...]:
-    citer = Citer(sources)
-    return tuple(annotation for _, annotation in [*citer.feed(text), *citer.close()] if annotation)
+    def _through(self, depth: int, pieces: Iterable[Piece]) -> Iterator[Piece]:
+        if depth == len(self._citers):
+            yield from pieces
+            return
+        citer = self._citers[depth]
+        for piece in pieces:
+            if piece[1] is None:
+                yield from self._through(depth + 1, citer.feed(piece[0]))
+            else:  # no citation of this one goes on beyond it
+                yield from self._through(depth + 1, citer.close())
+                citer.skip(piece[0])
+                yield from self._through(depth + 1, [piece])

@@ -12,7 +12,7 @@ from msgspec import UNSET, UnsetType
 
 from assistants_service.core.ports.models import Thought
 from assistants_service.core.protocol.objects import LastError, Metadata, Struct, ToolResources
-from assistants_service.core.protocol.runs.resources import FileSearchResult, Run, Step, Usage
+from assistants_service.core.protocol.runs.resources import Run, Step, Usage
 from assistants_service.core.protocol.threads.resources import Message, Thread
 from assistants_service.core.protocol.vector_stores.resources import (
     Attributes,
@@ -116,13 +116,13 @@ class StepCreated(Struct, frozen=True, kw_only=True, tag_field="type", tag="thre
 
 
 class StepOutputs(Struct, frozen=True, kw_only=True, tag_field="type", tag="thread.run.step.outputs"):
-    """Private: outputs of calls that the worker executed, by call id. Of a search, `results` is what it found, and its
-    output what the model is told beside that."""
+    """Private: outputs of calls that the worker executed, by call id: what the model is told. `results` is what else is
+    stored of them (tools.tool.Output)."""
 
     run_id: str
     step_id: str
     outputs: dict[str, str]
-    results: dict[str, tuple[FileSearchResult, ...]] = msgspec.field(default_factory=dict)
+    results: dict[str, msgspec.Raw] = msgspec.field(default_factory=dict)
 
 
 class StepCompleted(Struct, frozen=True, kw_only=True, tag_field="type", tag="thread.run.step.completed"):

@@ -8,7 +8,8 @@ from typing import Final
 from assistants_service.core.protocol.objects import ToolResources
 from assistants_service.core.protocol.threads.requests import CreateMessage
 from assistants_service.core.protocol.tools.requests import ToolResourcesBody
-from assistants_service.core.protocol.tools.resources import CodeInterpreterTool, Tool
+from assistants_service.core.protocol.tools.resources import Tool
+from assistants_service.core.tools.code_interpreter import CodeInterpreterTool
 
 MAX_CODE_FILES: Final = 20  # of a thread, by the published schema; the newest ones stay
 

@@ -15,7 +15,8 @@ from typing import Any, Final
 from assistants_service.core.ports.models import ContextExceeded, Models, Prompt, Reply, Tokenizer, Tokens
 from assistants_service.core.protocol.runs.resources import Run
 from assistants_service.core.threads.fold import RunState, ThreadState
-from assistants_service.core.threads.prompt import PROMPT_SHARE, Built, Definitions, bound, build, tokens_of
+from assistants_service.core.threads.prompt import PROMPT_SHARE, Built, bound, build, tokens_of
+from assistants_service.core.tools.offer import Offer
 
 log = logging.getLogger(__name__)
 
@@ -61,18 +62,18 @@ class Budget:
         learned = self._learned.get(model)
         return min(window, learned.window) if learned and learned.window else window
 
-    async def fit(self, state: ThreadState, held: RunState, own: Definitions, most: int | None) -> Fitted | None:
+    async def fit(self, state: ThreadState, held: RunState, offer: Offer, most: int | None) -> Fitted | None:
         """The prompt of the run's next turn, of `most` tokens if that is given. None: max_prompt_tokens is too few."""
         room = self._room(held.run)
         if most is None:
-            built = build(state, held, own, room, self.history, bound)
+            built = build(state, held, offer, room, self.history, bound)
             if built and not built.scarce:
                 return Fitted(built)
         room = min(room, most or room)
-        likely = build(state, held, own, room, self.history, _few)
+        likely = build(state, held, offer, room, self.history, _few)
         if likely:
             await asyncio.to_thread(tokens_of, likely.prompt, self.tokenizer.count)
-        built = build(state, held, own, room, self.history, self.tokenizer.count)
+        built = build(state, held, offer, room, self.history, self.tokenizer.count)
         if built is None:
             return None
         if built.cut:

@@ -15,11 +15,12 @@ from assistants_service.core.ports.models import Models, Tokenizer
 from assistants_service.core.ports.storage import Storage
 from assistants_service.core.ports.telemetry import SILENCE, Telemetry
 from assistants_service.core.threads.repository import ThreadRepository
+from assistants_service.core.tools.file_search.searching import Search
+from assistants_service.core.tools.tool import ToolServices
 from assistants_service.core.vector_stores.repository import VectorStoreRepository
 from assistants_service.worker.actions import Actions
 from assistants_service.worker.budget import Budget
 from assistants_service.worker.images import Images
-from assistants_service.worker.search import Search
 from assistants_service.worker.slots import CHORES, SUSPECTS, WAITING, Slots
 from assistants_service.worker.store_work import JOBS, Ingestion
 
@@ -74,6 +75,10 @@ class WorkerContext:
         when a worker died may be the cause. The fewer are in work together, the fewer does it take with it; a
         run that fails if its worker dies once more is alone among its kind. None: it needs no more than others."""
         return self.suspects[min(claims, len(self.suspects) + 1) - 2] if claims > 1 else None
+
+    @property
+    def tool_services(self) -> ToolServices:
+        return ToolServices(self.actions, self.searcher, self.stores, self.clock, self.tokenizer, self.budget.window)
 
     @property
     def files(self) -> Files:

@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from assistants_service.core import events as e
-from assistants_service.core import file_search
-from assistants_service.core.citations import Citer, Sources
+from assistants_service.core.citations import Citations
 from assistants_service.core.ids import Ids
+from assistants_service.core.ports.models import ToolCall
 from assistants_service.core.ports.storage import Conflict
-from assistants_service.core.protocol.runs.resources import (
-    MessageCreation,
-    MessageRef,
-    RankingOptions,
-    Run,
-    Step,
-    ToolCalls,
-)
+from assistants_service.core.protocol.runs.resources import MessageCreation, MessageRef, Run, Step, ToolCalls
 from assistants_service.core.protocol.threads.resources import Message
+from assistants_service.core.protocol.tools.resources import StepToolCall
 from assistants_service.core.threads import sse
 from assistants_service.core.threads.stream import StreamWriter
+from assistants_service.core.tools.offer import Offer
+from assistants_service.core.tools.tool import Annotation, AnyTool, Piece
 
 # Between two writes lies this part of the time that the run has taken, at least: some 15,000 writes in a day. Azure
 # takes 50,000 blocks, and the stream must not be full before the run has ended.
@@ -44,7 +40,8 @@ class PartialReply:
     run: Run
     ids: Ids
     number: int = 0
-    sources: Sources = field(default_factory=Sources)
+    offer: Offer = field(default_factory=Offer)
+    citations: Citations = field(default_factory=Citations)
     message: Message | None = None
     message_step: Step | None = None
     calls_step: Step | None = None
@@ -52,20 +49,34 @@ class PartialReply:
     refusal: list[str] = field(default_factory=list)
     expected: str = ""  # of an answer that comes whole: `message` or `calls`
     told: bool = False  # the log knows what was begun
+    _annotations: list[Annotation] = field(default_factory=list)
+    _cited: int = 0  # code points of the message that were looked through for citations
 
     @property
     def begun(self) -> bool:
         """Whether a client may have seen something of it."""
         return self.message is not None or self.calls_step is not None
 
-    @property
-    def search(self) -> str | None:
-        """The function that stands for `file_search`."""
-        return file_search.name_for(self.run)
+    def call(self, call: ToolCall) -> StepToolCall:
+        """As the step shows it before it is done."""
+        begun: StepToolCall = self.offer.tool(call.name).begin(call, self.run, self.number)
+        return begun
 
-    @property
-    def ranking(self) -> RankingOptions:
-        return file_search.ranking_of(self.run)
+    def cited(self, text: str) -> list[Piece]:
+        """The next text of the message, as far as it is certain what of it is a citation."""
+        pieces = list(self.citations.feed(text))
+        self._cited += len(text)
+        self._note(pieces)
+        return pieces
+
+    def annotations_of(self, text: str) -> tuple[Annotation, ...]:
+        """Of the whole message, of which `cited` had the beginning, or nothing."""
+        self.cited(text[self._cited :])
+        self._note(self.citations.close())
+        return tuple(self._annotations)
+
+    def _note(self, pieces: Iterable[Piece]) -> None:
+        self._annotations += [annotation for _, annotation in pieces if annotation]
 
     def open_expected(self, now: float) -> None:
         """Without a listener, what comes is begun as the only thing that it can be."""
@@ -147,6 +158,20 @@ class Unheard:
 
 
 @dataclass(slots=True)
+class PartialCall:
+    id: str
+    name: str
+    arguments: str = ""
+    sent: int = 0  # characters of what the stream shows of the arguments
+
+    def news(self, tool: AnyTool) -> str:
+        """What the stream does not show yet."""
+        shown = tool.written(self.arguments)
+        news, self.sent = shown[self.sent :], len(shown)
+        return news
+
+
+@dataclass(slots=True)
 class DeltaBuffer:
     """The `Deltas` of one streamed turn. The model's side only appends to memory; a task writes what gathered.
 
@@ -159,17 +184,13 @@ class DeltaBuffer:
     every: float  # seconds between writes, of a run that does not take long
     now: Callable[[], float]
     still_mine: Callable[[], Awaitable[set[str]]]  # the ids that the log knows of this run
-    _citer: Citer = field(init=False)
     _cited: int = 0  # annotations that were sent
     _parts: list[tuple[str, str]] = field(default_factory=list)  # (text or refusal, value)
     _sent_parts: dict[str, int] = field(default_factory=dict)  # kind -> index on the wire
-    _calls: dict[int, list[str]] = field(default_factory=dict)  # index -> [id, name, arguments not sent]
+    _calls: dict[int, PartialCall] = field(default_factory=dict)  # by index
     _sent_calls: set[int] = field(default_factory=set)
     _news: asyncio.Event = field(default_factory=asyncio.Event)
     _closed: asyncio.Event = field(default_factory=asyncio.Event)
-
-    def __post_init__(self) -> None:
-        self._citer = Citer(self.draft.sources)
 
     def text(self, value: str) -> None:
         self.draft.text.append(value)
@@ -184,8 +205,7 @@ class DeltaBuffer:
     def call(self, index: int, call_id: str, name: str, arguments: str) -> None:
         if self._calls and index not in self._calls and not self.draft.run.parallel_tool_calls:
             return  # the turn drops it, too
-        known = self._calls.setdefault(index, [call_id, name, ""])
-        known[2] += arguments
+        self._calls.setdefault(index, PartialCall(call_id, name)).arguments += arguments
         self._news.set()
 
     def restart(self) -> bool:
@@ -240,8 +260,8 @@ class DeltaBuffer:
 
     def _text_deltas(self, parts: Sequence[tuple[str, str]]) -> Iterator[dict[str, object]]:
         """A delta for each marker, with its annotation, and one for the text between two of them."""
-        # What the citer holds back to the end, as it might become a marker, is told when the message ends.
-        for value, annotation in self._citer.feed("".join(value for kind, value in parts if kind == "text")):
+        # What may become a citation is held back. If that is so to the end, it is told when the message ends.
+        for value, annotation in self.draft.cited("".join(value for kind, value in parts if kind == "text")):
             cited = [sse.annotation_delta(self._cited, annotation)] if annotation else []
             self._cited += len(cited)
             index, first = self._index("text")
@@ -264,17 +284,11 @@ class DeltaBuffer:
             events += sse.opening_step(self.draft.open_calls(self.now()))
         step = self.draft.open_calls(self.now())
         for index, known in self._calls.items():
-            call_id, name, arguments = known
+            tool = self.draft.offer.tool(known.name)
             if index not in self._sent_calls:
                 self._sent_calls.add(index)
-                head = self._head(index, call_id, name)
-                events.append(sse.step_delta(step.id, head))
-            if arguments and name != self.draft.search:  # what is searched for is not streamed (section 5.2)
-                events.append(sse.step_delta(step.id, sse.call_arguments(index, arguments)))
-                known[2] = ""
+                begun = self.draft.call(ToolCall(known.id, known.name, ""))
+                events.append(sse.step_delta(step.id, tool.head(index, begun)))
+            if tool.streams and (news := known.news(tool)):
+                events.append(sse.step_delta(step.id, tool.delta(index, {tool.streams: news})))
         return events
-
-    def _head(self, index: int, call_id: str, name: str) -> dict[str, object]:
-        if name == self.draft.search:
-            return sse.search_head(index, call_id, self.draft.ranking)
-        return sse.call_head(index, call_id, name)

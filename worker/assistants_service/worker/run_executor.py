@@ -6,21 +6,21 @@ import asyncio
 import contextlib
 import logging
 import math
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from assistants_service.core import events as e
-from assistants_service.core.citations import sources_of
+from assistants_service.core.citations import citations_of
 from assistants_service.core.errors import ApiError
 from assistants_service.core.fanout import fan_out
-from assistants_service.core.file_search import NAME, stores_of
 from assistants_service.core.ports.models import ContextExceeded, ModelError, Prompt, Refused, Reply, Tokens
 from assistants_service.core.ports.storage import StorageUnavailable
 from assistants_service.core.ports.telemetry import SILENCE, Span
 from assistants_service.core.protocol.objects import LastError, Struct
 from assistants_service.core.protocol.runs.requests import MOST_OUTPUTS
-from assistants_service.core.protocol.runs.resources import FileSearchResult, FileSearchToolCall, FunctionToolCall
+from assistants_service.core.protocol.tools.resources import StepToolCall
 from assistants_service.core.threads import sse
 from assistants_service.core.threads.decide import (
     CallModel,
@@ -37,11 +37,13 @@ from assistants_service.core.threads.decide import (
 from assistants_service.core.threads.fold import RunState, ThreadState
 from assistants_service.core.threads.repository import Decision
 from assistants_service.core.threads.stream import StreamWriter
+from assistants_service.core.tools.offer import offer_of
+from assistants_service.core.tools.registry import tool_of
+from assistants_service.core.tools.tool import Execution, Output
 from assistants_service.core.work_items import AdvanceRun, delivery_name
 from assistants_service.worker.budget import TRIES
 from assistants_service.worker.context import WorkerContext
 from assistants_service.worker.deltas import DeltaBuffer, Lost, PartialReply, Unheard
-from assistants_service.worker.search import WAIT, ready, search
 from assistants_service.worker.slots import GiveWay
 from assistants_service.worker.turn import calls_of, cause_of, cut_off, events_of, expected, may_mean_its_stream
 
@@ -54,7 +56,6 @@ LOOK_EVERY = 1.0  # seconds between looks at the log while a model or a tool wor
 TELL_AFTER = 0.9  # seconds of a model call until the log is told of it: at its first look, unless news woke it earlier
 
 Outcome = Wait | Done | KeepItem | WaitUntil
-Output = tuple[str, tuple[FileSearchResult, ...]]  # of a call: what the model is told, and what a search found
 
 
 @dataclass(slots=True)
@@ -241,18 +242,19 @@ class RunExecutor:
         if answer is None:
             spent = e.RunIncomplete(run_id=self.item.run_id, reason="max_prompt_tokens")
             return await self._commit(self._if_mine(lambda _: [spent]))
-        await self._commit(self._if_mine(lambda held: events_of(*answer, held, self.context.actions, now())))
+        await self._commit(self._if_mine(lambda held: events_of(*answer, held, self.context.tool_services, now())))
 
     async def _answer(self, state: ThreadState, held: RunState) -> tuple[Reply, PartialReply] | None:
         """Ask, and ask again with less while the provider says that it is too much, if no client has heard anything.
         None: what max_prompt_tokens leaves is not enough. Raises ModelError."""
         context, most = self.context, None
+        offer = offer_of(held.run, context.tool_services)
         for tries_left in reversed(range(TRIES)):
-            fitted = await context.budget.fit(state, held, context.actions.definitions, most)
+            fitted = await context.budget.fit(state, held, offer, most)
             if fitted is None:
                 return None
-            sources = sources_of(state, held, fitted.built.earlier)
-            self._draft = draft = PartialReply(held.run, context.ids, number=state.version, sources=sources)
+            citations = citations_of(state, held, fitted.built.earlier)
+            self._draft = draft = PartialReply(held.run, context.ids, state.version, offer, citations)
             try:
                 reply = await self._guard(self._ask(fitted.prompt, draft, held), draft)
             except ContextExceeded as error:
@@ -314,38 +316,23 @@ class RunExecutor:
 
     async def _tools(self, move: CallTools) -> None:
         """At least once: a worker that dies in here leaves the calls to the next one."""
-        calls = move.calls
-        searches = sum(isinstance(call, FileSearchToolCall) for call in calls)
-        done = await self._guard(fan_out(lambda call: self._call(move.held, searches, call), calls))
-        step = move.held.open_step
+        calls, step = move.calls, move.held.open_step
+        kinds = Counter(map(type, calls))
+        done = await self._guard(fan_out(lambda call: self._call(move.held, call, kinds[type(call)]), calls))
         if step is not None:
-            said = {call.id: output for call, (output, _) in zip(calls, done, strict=True)}
-            found = {call.id: results for call, (_, results) in zip(calls, done, strict=True) if results}
-            event = e.StepOutputs(run_id=self.item.run_id, step_id=step.id, outputs=said, results=found)
+            told = {call.id: output.told for call, output in zip(calls, done, strict=True)}
+            stored = {call.id: raw for call, output in zip(calls, done, strict=True) if (raw := output.raw)}
+            event = e.StepOutputs(run_id=self.item.run_id, step_id=step.id, outputs=told, results=stored)
             await self._commit(self._if_mine(lambda _: [event]))
 
-    async def _call(self, held: RunState, searches: int, call: FunctionToolCall | FileSearchToolCall) -> Output:
-        if isinstance(call, FileSearchToolCall):
-            return await self._search(held, call, searches)
-        name, arguments, telemetry = call.function.name, call.function.arguments, self.context.telemetry
-        with telemetry.span("tool", tool=name, call_id=call.id) as span:
-            output = await self.context.actions.call(self.item.project, name, arguments)
+    async def _call(self, held: RunState, call: StepToolCall, beside: int) -> Output:
+        tool, telemetry = tool_of(call), self.context.telemetry
+        name, arguments = tool.asked(call)
+        with telemetry.span("tool", tool=name or tool.kind, call_id=call.id) as span:
+            output = await tool.execute(Execution(self.item.project, held, call, beside), self.context.tool_services)
             if telemetry.content:
-                span.tell(arguments=arguments, output=output)
-            return output, ()
-
-    async def _search(self, held: RunState, call: FileSearchToolCall, searches: int) -> Output:
-        context = self.context
-        with context.telemetry.span("tool", tool=NAME, call_id=call.id) as span:
-            # What was attached a moment ago is to be found: by a user, or by a program that made its assistant anew.
-            until = (held.run.started_at or held.run.created_at) + WAIT
-            for store_id in stores_of(held.run):
-                await ready(context.stores, context.clock, self.item.project, store_id, until)
-            window, count = context.budget.window(held.run.model), context.tokenizer.count
-            found = await search(context.searcher, self.item.project, held, call, window, searches, count)
-            if context.telemetry.content:
-                span.tell(arguments=call.asked.arguments)
-            return found
+                span.tell(arguments=arguments, **({"output": output.told} if output.told else {}))
+            return output
 
     async def _guard(self, act: Awaitable[T], draft: PartialReply | None = None) -> T:
         """Do it, unless the run is cancelled, expires, is taken over or deleted meanwhile: raises Lost. If it takes a

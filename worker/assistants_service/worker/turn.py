@@ -7,25 +7,18 @@ from collections.abc import Sequence
 from msgspec.structs import replace
 
 from assistants_service.core import events as e
-from assistants_service.core.citations import annotated
 from assistants_service.core.ports.models import ModelError, Prompt, Refused, Reply, Thought, Tokens, ToolCall
 from assistants_service.core.protocol.objects import LastError
 from assistants_service.core.protocol.runs.resources import (
-    Asked,
     CachedTokens,
-    FileSearch,
-    FileSearchToolCall,
-    FunctionCall,
-    FunctionToolCall,
     ReasoningTokens,
     Run,
-    StepToolCall,
     ToolCalls,
     Usage,
 )
 from assistants_service.core.protocol.threads.resources import Message, Part, Reason, RefusalPart, Text, TextPart
 from assistants_service.core.threads.fold import RunState
-from assistants_service.worker.actions import Actions
+from assistants_service.core.tools.tool import ToolServices
 from assistants_service.worker.deltas import PartialReply
 
 # What these say is about the key, the model, the size or the load; 502 and above, about a server that is not there.
@@ -64,7 +57,7 @@ def calls_of(reply: Reply) -> tuple[ToolCall, ...]:
     return reply.calls if reply.finish in ("stop", "tool_calls") else ()
 
 
-def events_of(reply: Reply, draft: PartialReply, held: RunState, actions: Actions, now: float) -> list[e.Event]:
+def events_of(reply: Reply, draft: PartialReply, held: RunState, services: ToolServices, now: float) -> list[e.Event]:
     """One transaction: the turn's message, its steps, and what the run does next."""
     usage, calls = usage_of(reply.tokens), calls_of(reply)
     if not held.run.parallel_tool_calls:  # which not every provider heeds (section 4)
@@ -74,7 +67,7 @@ def events_of(reply: Reply, draft: PartialReply, held: RunState, actions: Action
         events += _message(reply, held, draft, usage, now)
     if calls:
         cost = Usage() if events else usage
-        return [*events, *_calls(calls, reply.thought, held, draft, actions, cost, now)]
+        return [*events, *_calls(calls, reply.thought, held, draft, services, cost, now)]
     return [*events, _ending(reply, held, usage)]
 
 
@@ -136,7 +129,7 @@ def _message(reply: Reply, held: RunState, draft: PartialReply, usage: Usage, no
 def _content(text: str, refusal: str, draft: PartialReply) -> tuple[Part, ...]:
     content: list[Part] = []
     if text or not refusal:
-        content.append(TextPart(text=Text(value=text, annotations=annotated(text, draft.sources))))
+        content.append(TextPart(text=Text(value=text, annotations=draft.annotations_of(text))))
     if refusal:
         content.append(RefusalPart(refusal=refusal))
     return tuple(content)
@@ -152,26 +145,17 @@ def _calls(
     thought: Thought | None,
     held: RunState,
     draft: PartialReply,
-    actions: Actions,
+    services: ToolServices,
     usage: Usage,
     now: float,
 ) -> list[e.Event]:
-    details = ToolCalls(tool_calls=tuple(_call(call, draft) for call in calls))
+    details = ToolCalls(tool_calls=tuple(map(draft.call, calls)))
     step = replace(draft.open_calls(now), step_details=details)
-    own = tuple(call.id for call in calls if call.name == draft.search or call.name in actions)
+    own = tuple(call.id for call in calls if draft.offer.tool(call.name).executes(call.name, services))
     events: list[e.Event] = [e.StepCreated(step=step, own=own, usage=usage, thought=thought)]
     if not own:  # one commit less than to decide it anew
         events.append(e.RunRequiresAction(run_id=held.run.id))
     return events
-
-
-def _call(call: ToolCall, draft: PartialReply) -> StepToolCall:
-    if call.name != draft.search:
-        return FunctionToolCall(
-            id=call.id, function=FunctionCall(name=call.name, arguments=call.arguments, output=None)
-        )
-    asked = Asked(arguments=call.arguments, number=draft.number)
-    return FileSearchToolCall(id=call.id, file_search=FileSearch(ranking_options=draft.ranking), asked=asked)
 
 
 def _ending(reply: Reply, held: RunState, usage: Usage) -> e.Event:

@@ -11,7 +11,7 @@ from assistants_service.core.protocol.assistants.requests import AssistantFields
 from assistants_service.core.protocol.assistants.resources import StoredAssistant
 from assistants_service.core.protocol.runs.requests import RunFields
 from assistants_service.core.tool_resources import overridden, resources_from, with_tools
-from assistants_service.core.tools import plain, tools_from
+from assistants_service.core.tools.setup import plain, tools_from
 
 SAMPLING = ("temperature", "top_p")
 

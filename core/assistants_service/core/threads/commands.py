@@ -41,7 +41,7 @@ from assistants_service.core.threads.endings import cancelled, expired
 from assistants_service.core.threads.fold import RunState, ThreadState
 from assistants_service.core.threads.lookups import run_of, thread_of, whole_message
 from assistants_service.core.tool_resources import overridden, resources_from, together, with_attached
-from assistants_service.core.tools import check_choice, plain, tools_from
+from assistants_service.core.tools.setup import check_choice, plain, tools_from
 
 
 def message_from(body: CreateMessage, thread_id: str, message_id: str, now: float) -> Message:

@@ -19,23 +19,22 @@ from assistants_service.core.log.state import State
 from assistants_service.core.paging import Index
 from assistants_service.core.ports.models import Thought
 from assistants_service.core.protocol.runs.resources import (
-    FileSearchResult,
-    FileSearchToolCall,
-    FunctionToolCall,
     MessageCreation,
     RequiredAction,
     Run,
     Step,
-    StepToolCall,
     SubmitToolOutputs,
     ToolCalls,
     Usage,
     shown,
 )
 from assistants_service.core.protocol.threads.resources import Message, Reason, Thread
+from assistants_service.core.protocol.tools.resources import StepToolCall
+from assistants_service.core.tools.functions import FunctionToolCall
+from assistants_service.core.tools.registry import tool_of
 
 Resource = Thread | Message | Run | Step
-Results = Mapping[str, tuple[FileSearchResult, ...]]  # of searches, by call id
+Results = Mapping[str, msgspec.Raw]  # what tools store beside the outputs of calls, by call id
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,9 +119,7 @@ class RunState(msgspec.Struct):
 
     def _unanswered(self) -> Iterator[StepToolCall]:
         step = self.open_step
-        for call in step.step_details.tool_calls if step and isinstance(step.step_details, ToolCalls) else ():
-            if (call.asked.told if isinstance(call, FileSearchToolCall) else call.function.output) is None:
-                yield call
+        return (call for call in (step.calls if step else ()) if tool_of(call).waits(call))
 
 
 class ThreadState(State):
@@ -331,17 +328,10 @@ def _answered(step: Step, outputs: Mapping[str, str], results: Results = Mapping
     if not outputs or not isinstance(details, ToolCalls):
         return step
     calls = tuple(
-        _with_output(call, outputs[call.id], results.get(call.id, ())) if call.id in outputs else call
+        tool_of(call).answered(call, outputs[call.id], results.get(call.id)) if call.id in outputs else call
         for call in details.tool_calls
     )
     return replace(step, step_details=replace(details, tool_calls=calls))
-
-
-def _with_output(call: StepToolCall, output: str, results: tuple[FileSearchResult, ...]) -> StepToolCall:
-    if isinstance(call, FunctionToolCall):
-        return replace(call, function=replace(call.function, output=output))
-    found = replace(call.file_search, results=results)
-    return replace(call, asked=replace(call.asked, told=output), file_search=found)
 
 
 def _change(state: ThreadState, run_id: str, **changed: Any) -> Run:

@@ -7,22 +7,18 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from msgspec import UNSET, to_builtins
-
-from assistants_service.core import file_search
 from assistants_service.core.ports.models import Prompt, Turn
 from assistants_service.core.protocol.runs.resources import MessageCreation, Run, Step, ToolCalls
 from assistants_service.core.protocol.threads.resources import Message
-from assistants_service.core.protocol.tools.resources import FunctionTool
 from assistants_service.core.threads.fold import RunState, ThreadState
-from assistants_service.core.threads.rounds import RECENT, asked, outputs_of, rounds_before
+from assistants_service.core.threads.rounds import RECENT, outputs_of, rounds_before
 from assistants_service.core.threads.turns import turn_of
+from assistants_service.core.tools.offer import Offer
 
 PROMPT_SHARE = 0.75  # of a window: the rest is for the answer, and for the error of the count
 ENVELOPE = 4  # tokens that a provider puts around each text
 IMAGE_TOKENS = 1_000
 Count = Callable[[str], int]  # tokens of a text
-Definitions = Mapping[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,22 +38,18 @@ def bound(text: str) -> int:
     return len(text.encode(errors="replace"))
 
 
-def build(state: ThreadState, held: RunState, own: Definitions, room: int, history: int, count: Count) -> Built | None:
-    """The prompt of the run's next turn. `own` are the definitions of the worker's own functions, by name; the prompt
-    may have `room` tokens, as `count` counts them, but the newest message is always there. `history` of these may be
+def build(state: ThreadState, held: RunState, offer: Offer, room: int, history: int, count: Count) -> Built | None:
+    """The prompt of the run's next turn. `offer` has the functions that the model may call; the prompt may have `room`
+    tokens, as `count` counts them, but the newest message is always there. `history` of these may be
     what tools said in earlier runs. None: not even the newest message fits what max_prompt_tokens leaves."""
     run = held.run
-    tools = tuple(_definition(tool, own) for tool in run.tools if isinstance(tool, FunctionTool))
-    search = file_search.name_for(run)
-    if search:
-        tools = (*tools, file_search.definition(search))
     limit = run.max_completion_tokens
     prompt = Prompt(
         model=run.model,
         instructions=run.instructions,
         turns=(),
-        tools=tools,
-        tool_choice=_tool_choice(held, tools),
+        tools=offer.definitions,
+        tool_choice=_tool_choice(held, offer),
         parallel_tool_calls=run.parallel_tool_calls,
         temperature=_given("temperature", run.temperature, held.chosen),
         top_p=_given("top_p", run.top_p, held.chosen),
@@ -66,14 +58,14 @@ def build(state: ThreadState, held: RunState, own: Definitions, room: int, histo
         max_completion_tokens=None if limit is None else max(1, limit - held.usage.completion_tokens),
     )
     newest = next(_before(state, run), None)
-    least, own_rounds = _tokens(turn_of(newest), count) if newest else 0, _split(_done(state, held))
+    least, own_rounds = _tokens(turn_of(newest), count) if newest else 0, _split(_done(state, held, offer))
     done, used = _newest_rounds(own_rounds, room - tokens_of(prompt, count) - least, count)
     budget = room - tokens_of(prompt, count) - used
     if run.max_prompt_tokens is not None:
         budget = min(budget, run.max_prompt_tokens - held.usage.prompt_tokens - room + budget)
         if least > budget:
             return None
-    past = _Past(state, run, search, {tool["name"] for tool in tools}, count)
+    past = _Past(state, run, offer, count)
     turns = past.take(budget, history)
     lost = len(done) < len(own_rounds)
     return Built(
@@ -96,27 +88,16 @@ def _given(name: str, value: float | None, chosen: Collection[str]) -> float | N
     return None if value == 1.0 and name not in chosen else value
 
 
-def _definition(tool: FunctionTool, own: Definitions) -> Mapping[str, Any]:
-    """The function as the assistant defines it; what it leaves out of an action, the action's own definition fills."""
-    definition: dict[str, Any] = to_builtins(tool.function)
-    action = own.get(tool.function.name)
-    if action and not definition["parameters"].get("properties"):
-        definition["parameters"] = action["parameters"]
-    if action and tool.function.description is UNSET:
-        definition["description"] = action["description"]
-    return definition
-
-
-def _tool_choice(held: RunState, tools: tuple[Mapping[str, Any], ...]) -> str | Mapping[str, Any]:
+def _tool_choice(held: RunState, offer: Offer) -> str | Mapping[str, Any]:
     """A forced choice holds for the first turn only (section 4)."""
     choice = held.run.tool_choice
-    if not tools or choice in ("auto", "none"):
+    if not offer.definitions or choice in ("auto", "none"):
         return "none" if choice == "none" else "auto"
     if any(held.steps):  # not those that a dead worker had begun
         return "auto"
     if isinstance(choice, Mapping) and choice.get("type") != "function":
-        search = file_search.name_for(held.run) if choice.get("type") == "file_search" else None
-        return {"type": "function", "function": {"name": search}} if search else "auto"
+        name = offer.name(choice["type"])
+        return {"type": "function", "function": {"name": name}} if name else "auto"
     return choice  # type: ignore[no-any-return]
 
 
@@ -153,8 +134,7 @@ class _Past:
 
     state: ThreadState
     run: Run
-    search: str | None
-    offered: Collection[str]
+    offer: Offer
     count: Count
     messages: int = 0
     earlier: list[Step] = field(default_factory=list)
@@ -188,7 +168,7 @@ class _Past:
 
     def _rounds(self, message: Message, turns: list[Turn], history: int, budget: int) -> tuple[int, int]:
         """What is left of both."""
-        for found in rounds_before(self.state, message, self.search, self.offered):
+        for found in rounds_before(self.state, message, self.offer):
             cost = sum(_tokens(turn, self.count) for turn in found.turns)
             if cost > min(history, budget):
                 self.scarce = True
@@ -199,9 +179,9 @@ class _Past:
         return history, budget
 
 
-def _done(state: ThreadState, held: RunState) -> Iterator[Turn]:
+def _done(state: ThreadState, held: RunState, offer: Offer) -> Iterator[Turn]:
     """What the run did, as turns: a message and the calls that followed it are one."""
-    text, search = "", file_search.name_for(held.run)
+    text = ""
     for step in held.steps:
         details = step.step_details
         if step.status != "completed":
@@ -210,7 +190,7 @@ def _done(state: ThreadState, held: RunState) -> Iterator[Turn]:
             message = state.messages.get(details.message_creation.message_id)
             text = turn_of(message).text if message else ""
         elif isinstance(details, ToolCalls):
-            calls = tuple(asked(call, search) for call in details.tool_calls)
+            calls = tuple(offer.asked(call) for call in details.tool_calls)
             yield Turn(role="assistant", content=text, calls=calls, thought=held.thoughts.get(step.id))
             text, outputs = "", outputs_of(step)
             for call in details.tool_calls:

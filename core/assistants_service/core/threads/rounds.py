@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import string
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from assistants_service.core import file_search
 from assistants_service.core.ports.models import ToolCall, Turn
-from assistants_service.core.protocol.runs.resources import (
-    FileSearchToolCall,
-    FunctionToolCall,
-    MessageCreation,
-    Step,
-    StepToolCall,
-    ToolCalls,
-)
+from assistants_service.core.protocol.runs.resources import MessageCreation, Step, ToolCalls
 from assistants_service.core.protocol.threads.resources import Message
+from assistants_service.core.protocol.tools.resources import StepToolCall
 from assistants_service.core.threads.fold import ThreadState
+from assistants_service.core.tools.offer import Offer
+from assistants_service.core.tools.registry import tool_of
+from assistants_service.core.tools.tool import AnyTool
 
 RECENT: Final = 20  # messages of runs whose rounds are looked for: of an old run even its state has to be read
 _LETTERS: Final = string.ascii_letters + string.digits
@@ -33,27 +29,20 @@ class Round:
     turns: tuple[Turn, ...]
 
 
-def asked(call: StepToolCall, search: str | None) -> ToolCall:
-    """`search` is what the function is called that stands for `file_search`."""
-    if isinstance(call, FileSearchToolCall):
-        return ToolCall(call.id, search or file_search.NAME, call.asked.arguments)
-    return ToolCall(call.id, call.function.name, call.function.arguments)
-
-
 def outputs_of(step: Step) -> dict[str, str]:
     """What the model is told of its calls, by call id."""
-    details = step.step_details
-    calls = details.tool_calls if isinstance(details, ToolCalls) else ()
-    outputs = {call.id: call.function.output or "" for call in calls if isinstance(call, FunctionToolCall)}
-    return outputs | {call.id: file_search.told(call, found) for call, found in file_search.found_by(step)}
+    by_tool: dict[AnyTool, list[StepToolCall]] = {}
+    for call in step.calls:
+        by_tool.setdefault(tool_of(call), []).append(call)
+    return {
+        call.id: told for tool, calls in by_tool.items() for call, told in zip(calls, tool.told(calls), strict=True)
+    }
 
 
-def rounds_before(
-    state: ThreadState, message: Message, search: str | None, offered: Collection[str]
-) -> Iterator[Round]:
+def rounds_before(state: ThreadState, message: Message, offer: Offer) -> Iterator[Round]:
     """The rounds that led to a message of an earlier run, the newest first.
 
-    Only complete ones, whose functions are all among the `offered`: servers refuse calls without outputs, and some
+    Only complete ones, whose functions are all on `offer`: servers refuse calls without outputs, and some
     (Anthropic, Bedrock) calls while no tools are offered. A round without a message after it, as of a run that failed,
     leads to none: Mistral refuses a user's message right after outputs ("Unexpected role 'user' after role 'tool'").
     The caller sees to it that the message is not empty, since an empty one is not sent.
@@ -69,16 +58,15 @@ def rounds_before(
     for step in reversed(steps[: next(ends, 0)]):
         if not isinstance(step.step_details, ToolCalls):
             return
-        found = _round(step, search)
-        if all(call.name in offered for call in found.turns[0].calls):
+        found = _round(step, offer)
+        if all(call.name in offer.tools for call in found.turns[0].calls):
             yield found
 
 
-def _round(step: Step, search: str | None) -> Round:
-    assert isinstance(step.step_details, ToolCalls)  # noqa: S101
+def _round(step: Step, offer: Offer) -> Round:
     outputs, calls, said = outputs_of(step), [], []
-    for place, call in enumerate(step.step_details.tool_calls):
-        made, told = asked(call, search), outputs[call.id]
+    for place, call in enumerate(step.calls):
+        made, told = offer.asked(call), outputs[call.id]
         call_id = _id(step, place)
         calls.append(ToolCall(call_id, made.name, made.arguments))
         said.append(Turn("tool", told, call_id=call_id))

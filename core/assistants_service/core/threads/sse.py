@@ -10,9 +10,18 @@ import msgspec
 from msgspec.structs import replace
 
 from assistants_service.core.protocol.objects import LastError, encode
-from assistants_service.core.protocol.runs.resources import FileSearchToolCall, RankingOptions, Run, Step, ToolCalls
-from assistants_service.core.protocol.threads.resources import Message, Part, Reason, RefusalPart, Text, TextPart
+from assistants_service.core.protocol.runs.resources import Run, Step, ToolCalls
+from assistants_service.core.protocol.threads.resources import (
+    Message,
+    Part,
+    Reason,
+    RefusalPart,
+    Text,
+    TextPart,
+    Thread,
+)
 from assistants_service.core.threads.fold import Change
+from assistants_service.core.tools.registry import tool_of
 
 Annotation = dict[str, Any]
 Event = tuple[str, Any]  # the wire's event name, and its payload
@@ -26,7 +35,15 @@ STREAMED = re.compile(
     r"|cancelled|expired)|thread\.run\.step\.(created|completed|failed|cancelled|expired)"
     r"|thread\.message\.(completed|incomplete)"
 )
+OUTPUTS = "thread.run.step.outputs"  # private, too; tools may have deltas of it
 _HEAD = re.compile(rb"(?:^|\n\n)id: (\d+)\.(\d+)\nevent: ([a-z_.]+)\ndata: ([^\n]*)")
+
+
+def streamed(change: Change) -> bool:
+    """Whether a run's stream may tell of it, but for the thread with which it begins."""
+    if change.name == OUTPUTS and isinstance(change.object, Step):
+        return any(tool_of(call).results(call) for call in change.object.calls)
+    return STREAMED.fullmatch(change.name) is not None and not isinstance(change.object, Thread)
 
 
 class Delta(msgspec.Struct, frozen=True):
@@ -63,20 +80,6 @@ def _annotation(delta: Annotation) -> Annotation:
     """As the message has it in the end."""
     cited = {key: value for key, value in delta["file_citation"].items() if key != "quote"}
     return {key: value for key, value in delta.items() if key != "index"} | {"file_citation": cited}
-
-
-def call_head(index: int, call_id: str, name: str) -> dict[str, Any]:
-    function = {"name": name, "arguments": "", "output": None}
-    return {"index": index, "id": call_id, "type": "function", "function": function}
-
-
-def search_head(index: int, call_id: str, ranking: RankingOptions) -> dict[str, Any]:
-    search = {"ranking_options": ranking, "results": []}
-    return {"index": index, "id": call_id, "type": "file_search", "file_search": search}
-
-
-def call_arguments(index: int, fragment: str) -> dict[str, Any]:
-    return {"index": index, "type": "function", "function": {"arguments": fragment}}
 
 
 def opening_step(step: Step) -> list[Event]:
@@ -154,6 +157,8 @@ class Renderer:
                 yield change.name, run
             case Step() as step if change.name == "thread.run.step.created":
                 yield from self._step_created(step)
+            case Step() as step if change.name == OUTPUTS:
+                yield from self._outputs(step)
             case Step() as step:
                 begun = self.steps.get(step.id)
                 # On the stream an ended step still says when it would have expired (recorded), in lists it does not.
@@ -169,13 +174,19 @@ class Renderer:
         if self.begun(step.id):
             return
         yield from opening_step(step)
-        if isinstance(step.step_details, ToolCalls):
-            for index, call in enumerate(step.step_details.tool_calls):
-                if isinstance(call, FileSearchToolCall):
-                    yield step_delta(step.id, search_head(index, call.id, call.file_search.ranking_options))
-                else:
-                    yield step_delta(step.id, call_head(index, call.id, call.function.name))
-                    yield step_delta(step.id, call_arguments(index, call.function.arguments))
+        for index, call in enumerate(step.calls):
+            tool = tool_of(call)
+            yield step_delta(step.id, tool.head(index, call))
+            if tool.streams:
+                whole = getattr(getattr(call, tool.kind), tool.streams)
+                yield step_delta(step.id, tool.delta(index, {tool.streams: whole}))
+
+    def _outputs(self, step: Step) -> Iterator[Event]:
+        """What the worker's own calls brought, of the tools that stream it."""
+        for index, call in enumerate(step.calls):
+            tool = tool_of(call)
+            if not tool.waits(call) and (results := tool.results(call)):
+                yield step_delta(step.id, tool.delta(index, results))
 
     def _message_ended(self, message: Message) -> Iterator[Event]:
         """The deltas of a message that was not streamed, one for each part; or what those on the stream did not tell:

@@ -13,7 +13,7 @@ from assistants_service.core.protocol.objects import Struct, encode
 from assistants_service.core.protocol.runs.resources import Run, Step
 from assistants_service.core.protocol.threads.resources import Message, Thread
 from assistants_service.core.threads.fold import Change, Resource, RunState, ThreadState, apply
-from assistants_service.core.threads.sse import STREAMED
+from assistants_service.core.threads.sse import streamed
 
 
 class Heard(Struct, frozen=True):
@@ -83,7 +83,7 @@ class ThreadView(View[ThreadState, Change]):
                     # The stream of create-thread-and-run begins with the thread (section 5.2).
                     self.trail_before = self.trail
                     self.trail = [before for before in folded if before.name == "thread.created"]
-                if STREAMED.fullmatch(change.name) and not isinstance(change.object, Thread):
+                if streamed(change):
                     self.trail.append(change)
             changes += folded
         return changes

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from assistants_service.core.file_search import PARAMETERS
 from assistants_service.core.ports.models import Deltas, Prompt, Reply, Tokens, Turn
+from assistants_service.core.tools.file_search.tool import PARAMETERS
 from assistants_service.infra.models.offline_arguments import arguments, words
 from assistants_service.infra.models.reply_builder import ReplyBuilder
 

@@ -15,6 +15,7 @@ from assistants_service.core.protocol.bodies import Body, Effort, Instructions, 
 from assistants_service.core.protocol.response_formats import ResponseFormat, _string_or_object
 from assistants_service.core.protocol.threads.requests import CreateThread, Messages
 from assistants_service.core.protocol.tools.requests import ToolResourcesBody, Tools
+from assistants_service.core.tools.registry import CLIENTS, TOOLS
 
 
 class AutoTruncation(Body):
@@ -39,8 +40,11 @@ class FunctionChoice(Body):
     function: NamedFunction
 
 
+BUILT_IN = tuple(tool.kind for tool in reversed(TOOLS) if tool is not CLIENTS)
+
+
 class BuiltInChoice(Body):
-    type: Literal["file_search", "code_interpreter"]
+    type: Literal[BUILT_IN]  # type: ignore[valid-type]
 
 
 NamedToolChoice = Annotated[FunctionChoice | BuiltInChoice, Field(discriminator="type")]

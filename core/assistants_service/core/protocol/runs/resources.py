@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any, Literal
 
-from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
 from assistants_service.core.protocol.objects import LastError, Metadata, ResponseFormat, Struct, ToolResources
 from assistants_service.core.protocol.threads.resources import Reason
-from assistants_service.core.protocol.tools.resources import Tool
-from assistants_service.core.protocol.vector_stores.resources import Attributes, TextContent
+from assistants_service.core.protocol.tools.resources import StepToolCall, Tool
+from assistants_service.core.tools.functions import FunctionToolCall
+from assistants_service.core.tools.registry import tool_of
 
 
 class CachedTokens(Struct, frozen=True, kw_only=True):
@@ -45,71 +46,12 @@ class Usage(Struct, frozen=True, kw_only=True):
         )
 
 
-class FunctionCall(Struct, frozen=True, kw_only=True):
-    """`arguments` is JSON text. `output` is null until submitted; required_action leaves it out, and so does whatever
-    is read from a snapshot of that."""
-
-    name: str
-    arguments: str
-    output: str | UnsetType | None = UNSET
-
-
-class FunctionToolCall(Struct, frozen=True, kw_only=True, tag_field="type", tag="function"):
-    """On the wire `id` comes first; msgspec puts the tag first. No client minds."""
-
-    id: str
-    function: FunctionCall
-
-
-class RankingOptions(Struct, frozen=True, kw_only=True):
-    ranker: str = "default_2024_08_21"
-    score_threshold: float = 0.0
-
-
-class FileSearchResult(Struct, frozen=True, kw_only=True):
-    """`content` is shown to who asks for it with include[]."""
-
-    file_id: str
-    file_name: str
-    score: float
-    attributes: Attributes
-    content: tuple[TextContent, ...] | UnsetType = UNSET
-
-
-class FileSearch(Struct, frozen=True, kw_only=True):
-    ranking_options: RankingOptions = RankingOptions()
-    results: tuple[FileSearchResult, ...] = ()
-
-
-class Asked(Struct, frozen=True, kw_only=True):
-    """What the log knows of a search and the wire does not show: its arguments as the model gave them (JSON text), the
-    number by which its results are cited, and what the model was told beside them. None: it is not done yet."""
-
-    arguments: str
-    number: int
-    told: str | None = None
-
-
-NOT_SHOWN = Asked(arguments="{}", number=0, told="")
-
-
-class FileSearchToolCall(Struct, frozen=True, kw_only=True, tag_field="type", tag="file_search", omit_defaults=True):
-    """`asked` never leaves the log."""
-
-    id: str
-    file_search: FileSearch
-    asked: Asked = NOT_SHOWN
-
-
 class MessageRef(Struct, frozen=True, kw_only=True):
     message_id: str
 
 
 class MessageCreation(Struct, frozen=True, kw_only=True, tag_field="type", tag="message_creation"):
     message_creation: MessageRef
-
-
-StepToolCall = FunctionToolCall | FileSearchToolCall
 
 
 class ToolCalls(Struct, frozen=True, kw_only=True, tag_field="type", tag="tool_calls"):
@@ -140,23 +82,17 @@ class Step(Struct, frozen=True, kw_only=True):
     usage: Usage | None = None
     metadata: Metadata = {}
 
+    @property
+    def calls(self) -> tuple[StepToolCall, ...]:
+        return self.step_details.tool_calls if isinstance(self.step_details, ToolCalls) else ()
+
 
 def shown(step: Step, *, contents: bool = False) -> Step:
-    """The step as the wire shows it; with the contents of search results only to who asked for them."""
-    details = step.step_details
-    if not isinstance(details, ToolCalls) or not any(isinstance(c, FileSearchToolCall) for c in details.tool_calls):
+    """The step as the wire shows it; what include[] asks for, only to who asked."""
+    calls = tuple(tool_of(call).shown(call, included=contents) for call in step.calls)
+    if all(map(operator.is_, calls, step.calls)):
         return step
-    calls = tuple(
-        _shown(call, contents) if isinstance(call, FileSearchToolCall) else call for call in details.tool_calls
-    )
     return replace(step, step_details=ToolCalls(tool_calls=calls))
-
-
-def _shown(call: FileSearchToolCall, contents: bool) -> FileSearchToolCall:
-    if contents:
-        return replace(call, asked=NOT_SHOWN)
-    results = tuple(replace(result, content=UNSET) for result in call.file_search.results)
-    return replace(call, asked=NOT_SHOWN, file_search=replace(call.file_search, results=results))
 
 
 class SubmitToolOutputs(Struct, frozen=True, kw_only=True):

@@ -2,31 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
-import msgspec
-from msgspec import UNSET, UnsetType
+from assistants_service.core.tools.registry import TOOLS, union_of
+from assistants_service.core.tools.tool import StepCall, ToolStruct
 
-from assistants_service.core.protocol.objects import Struct
-
-
-class FunctionDefinition(Struct, frozen=True, kw_only=True):
-    name: str
-    description: str | UnsetType = UNSET
-    parameters: dict[str, Any] = msgspec.field(default_factory=lambda: {"type": "object", "properties": {}})
-    strict: bool | None = False
-
-
-class FunctionTool(Struct, frozen=True, kw_only=True, tag_field="type", tag="function"):
-    function: FunctionDefinition
-
-
-class CodeInterpreterTool(Struct, frozen=True, kw_only=True, tag_field="type", tag="code_interpreter"):
-    pass
-
-
-class FileSearchTool(Struct, frozen=True, kw_only=True, tag_field="type", tag="file_search"):
-    file_search: dict[str, Any] | UnsetType = UNSET
-
-
-Tool = FunctionTool | CodeInterpreterTool | FileSearchTool
+if TYPE_CHECKING:
+    Tool = ToolStruct
+    StepToolCall = StepCall
+else:
+    Tool = union_of([tool.resource for tool in TOOLS])
+    StepToolCall = union_of([tool.call for tool in TOOLS if tool.call])

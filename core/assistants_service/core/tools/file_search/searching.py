@@ -5,18 +5,21 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from assistants_service.core import file_search
 from assistants_service.core.errors import ApiError
-from assistants_service.core.file_search import Count
 from assistants_service.core.ports.clock import Clock
 from assistants_service.core.ports.search import Weights
 from assistants_service.core.ports.storage import StorageUnavailable
-from assistants_service.core.protocol.runs.resources import FileSearchResult, FileSearchToolCall
-from assistants_service.core.threads.fold import RunState
-from assistants_service.core.vector_stores.repository import VectorStoreRepository
-from assistants_service.core.vector_stores.search import Found
+from assistants_service.core.tools.file_search import passages
+from assistants_service.core.tools.file_search.passages import Count
+from assistants_service.core.tools.file_search.wire import FileSearchToolCall
+from assistants_service.core.tools.tool import Output
+
+if TYPE_CHECKING:
+    from assistants_service.core.threads.fold import RunState
+    from assistants_service.core.vector_stores.repository import VectorStoreRepository
+    from assistants_service.core.vector_stores.search import Found
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +30,7 @@ FAILED = "The files cannot be searched at the moment."
 FULL = "There is no room for more passages. Do not search again: answer from those that you have."
 GO_ON = "Do not search again now: tell the user, and do not guess."
 
-Ask = Callable[[Sequence[str]], Awaitable[Sequence[Found]]]  # these stores
+Ask = Callable[[Sequence[str]], Awaitable["Sequence[Found]"]]  # these stores
 
 
 class Search(Protocol):
@@ -61,7 +64,7 @@ async def ready(stores: VectorStoreRepository, clock: Clock, project: str, store
 
 async def search(
     engine: Search, project: str, held: RunState, call: FileSearchToolCall, window: int, share: int, count: Count
-) -> tuple[str, tuple[FileSearchResult, ...]]:
+) -> Output:
     """What the model is told beside what was found, and that. `window` is the model's, in tokens;
     `share` is the number of searches that divide its part of the window; `count` counts tokens, in a thread. It changes
     nothing that a client could see, so it may be repeated.
@@ -69,17 +72,17 @@ async def search(
     Raises StorageUnavailable: nothing of the run can be stored either, so it waits until the store is back.
     """
     run, threshold = held.run, call.file_search.ranking_options.score_threshold
-    stores, limit = file_search.stores_of(run), file_search.most_results(run)
-    tokens = await asyncio.to_thread(file_search.room, list(held.steps), window, count) // share
+    stores, limit = passages.stores_of(run), passages.most_results(run)
+    tokens = await asyncio.to_thread(passages.room, list(held.steps), window, count) // share
     if not tokens:
-        return f"Error: {FULL}", ()
+        return Output(f"Error: {FULL}")
     try:
-        queries = file_search.queries_of(call.asked.arguments)
+        queries = passages.queries_of(call.asked.arguments)
     except ValueError as error:
-        return f"Error: {error}.", ()
+        return Output(f"Error: {error}.")
 
     def ask(store_ids: Sequence[str]) -> Awaitable[Sequence[Found]]:
-        given = file_search.weights_of(run)
+        given = passages.weights_of(run)
         weights = Weights(given["embedding_weight"], given["text_weight"]) if given else None
         return engine.search_stores(project, store_ids, queries, limit=limit, threshold=threshold, weights=weights)
 
@@ -90,9 +93,9 @@ async def search(
         raise
     except Exception:  # a model's answer that says so is worth more than a run that fails
         log.exception("run %s: a search failed", run.id)
-        return f"Error: {FAILED} {GO_ON}", ()
+        return Output(f"Error: {FAILED} {GO_ON}")
     told = f"Error: {' '.join(problems)} {GO_ON}" if problems else ""
-    return told, await asyncio.to_thread(file_search.results_of, found, tokens, count)
+    return Output(told, await asyncio.to_thread(passages.results_of, found, tokens, count))
 
 
 async def _search(ask: Ask, store_ids: Sequence[str], limit: int) -> tuple[Sequence[Found], list[str]]:

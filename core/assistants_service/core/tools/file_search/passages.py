@@ -1,51 +1,31 @@
-"""The `file_search` tool: how a model is offered it, what it asks for, and how it is told what was found.
+"""What a run's searches ask for, and how the model is told what was found.
 
-The model sees a function. Each result comes with a marker, 【4:0†report.pdf】, by which an answer cites it
-(core/citations.py). The first number is the search's own in its thread, the second counts the results of a step.
+Each result comes with a marker, 【4:0†report.pdf】, by which an answer cites it (citations.py). The first number is the
+search's own in its thread, the second counts the results of a step.
 """
 
 from __future__ import annotations
 
 import bisect
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from msgspec import UNSET
 
-from assistants_service.core.protocol.runs.resources import (
+from assistants_service.core.protocol.vector_stores.resources import TextContent
+from assistants_service.core.tools.file_search.wire import (
     FileSearchResult,
+    FileSearchTool,
     FileSearchToolCall,
     RankingOptions,
-    Run,
-    Step,
-    ToolCalls,
 )
-from assistants_service.core.protocol.tools.resources import FileSearchTool, FunctionTool
-from assistants_service.core.protocol.vector_stores.resources import TextContent
+from assistants_service.core.tools.tool import StepCall
 
 if TYPE_CHECKING:
+    from assistants_service.core.protocol.runs.resources import Run, Step
     from assistants_service.core.vector_stores.search import Found
 
-NAME: Final = "file_search"
-DESCRIPTION: Final = (
-    "Searches the files that the user has provided, and returns the passages that match best. Use it for every question"
-    " that these files may answer, before you answer. Each passage comes with a marker such as 【4:0†report.pdf】. When"
-    " a statement of your answer rests on a passage, copy the passage's marker unchanged, right behind the statement."
-    " Never make up a marker. If the passages do not answer the question, search again in other words, or say so."
-)
-PARAMETERS: Final[Mapping[str, Any]] = {
-    "type": "object",
-    "properties": {
-        "queries": {
-            "type": "array",
-            "items": {"type": "string"},
-            "description": "Up to 5 queries. Each is a question or a phrase that makes sense without the conversation.",
-        }
-    },
-    "required": ["queries"],
-}
 MOST_QUERIES: Final = 5
 LONGEST_QUERY: Final = 4_096  # characters
 MOST_RESULTS, MOST_RESULTS_GPT_35 = 20, 5  # by default (published document)
@@ -61,26 +41,12 @@ def stores_of(run: Run) -> tuple[str, ...]:
     return tuple((run.tool_resources.get("file_search") or {}).get("vector_store_ids") or ())
 
 
-def name_for(run: Run) -> str | None:
-    """What the function is called that the model is offered: `file_search`, unless the assistant has a function of that
-    name. None: it is not offered, as the run lacks the tool, or a store to search."""
-    if _tool(run) is None or not stores_of(run):
-        return None
-    taken = {tool.function.name for tool in run.tools if isinstance(tool, FunctionTool)}
-    numbered = (f"{NAME}_{number}" for number in itertools.count(2))
-    return next(name for name in itertools.chain([NAME], numbered) if name not in taken)
-
-
-def definition(name: str) -> Mapping[str, Any]:
-    return {"name": name, "description": DESCRIPTION, "parameters": PARAMETERS}
-
-
-def _tool(run: Run) -> FileSearchTool | None:
+def tool_in(run: Run) -> FileSearchTool | None:
     return next((tool for tool in run.tools if isinstance(tool, FileSearchTool)), None)
 
 
 def _options(run: Run) -> Mapping[str, Any]:
-    tool = _tool(run)
+    tool = tool_in(run)
     return tool.file_search if tool and tool.file_search is not UNSET else {}
 
 
@@ -90,7 +56,7 @@ def ranking_of(run: Run) -> RankingOptions:
 
 
 def weights_of(run: Run) -> Mapping[str, float] | None:
-    """What protocol.tools.requests.HybridSearch asks for, if the run has it."""
+    """What HybridSearch asks for, if the run has it."""
     return (_options(run).get("ranking_options") or {}).get("hybrid_search")
 
 
@@ -102,7 +68,7 @@ def most_results(run: Run) -> int:
 def room(steps: Iterable[Step], window: int, count: Count) -> int:
     """How many tokens of passages a model with this window may still get for the searches of a turn, after what it got
     in these steps of the run. Passages stay in the prompt until the run ends."""
-    results = (result for step in steps for _, found in found_by(step) for _, result in found)
+    results = (result for step in steps for _, found in numbered(step.calls) for _, result in found)
     used = sum(count(text) for result in results for text in _texts(result))
     return max(0, min(MOST_TOKENS, int(window * WINDOW_SHARE), int(window * RUN_SHARE) - used))
 
@@ -153,10 +119,10 @@ def _beginning(text: str, tokens: int, count: Count) -> str:
 Place = tuple[int, int]  # the numbers of a marker
 
 
-def found_by(step: Step) -> Iterator[tuple[FileSearchToolCall, list[tuple[Place, FileSearchResult]]]]:
-    """The searches of a step, each with its results and the places by which these are cited."""
+def numbered(calls: Iterable[StepCall]) -> Iterator[tuple[FileSearchToolCall, list[tuple[Place, FileSearchResult]]]]:
+    """The searches among the calls of a step, each with its results and the places by which these are cited."""
     first = 0
-    for call in step.step_details.tool_calls if isinstance(step.step_details, ToolCalls) else ():
+    for call in calls:
         if isinstance(call, FileSearchToolCall):
             results = call.file_search.results
             yield call, [((call.asked.number, place), result) for place, result in enumerate(results, first)]

@@ -1,0 +1,1 @@
+"""The tools of assistants. `tool` says what one is, `registry` holds them."""

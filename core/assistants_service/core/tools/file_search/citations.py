@@ -1,0 +1,115 @@
+"""Where an answer has the marker of a search result, it gets a `file_citation` annotation (section 3.3).
+
+A marker that stands for nothing that was found stays in the text, without an annotation: nothing that a model says is
+changed. Offsets count code points, as recorded.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from assistants_service.core.protocol.threads.resources import TextPart
+from assistants_service.core.tools.file_search.passages import Place, numbered, plain_name
+from assistants_service.core.tools.file_search.wire import FileSearchResult
+from assistants_service.core.tools.tool import Annotation, Piece
+
+if TYPE_CHECKING:
+    from assistants_service.core.protocol.runs.resources import Step
+    from assistants_service.core.threads.fold import ThreadState
+
+# A file's name has 255 characters at most. What cannot become a marker is not held back while an answer is streamed.
+_MARKER = re.compile(r"【(\d{1,12}):(\d{1,9})†([^【】\n]{0,300})】")
+_BEGUN = re.compile(r"【(?:\d{0,12}|\d{1,12}:\d{0,9}|\d{1,12}:\d{1,9}†[^【】\n]{0,300})")
+
+_RECENT = 100  # messages of the thread whose citations may be repeated
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """What an answer may cite: results of its run, and what earlier answers of the thread cited, by their markers."""
+
+    results: Mapping[Place, FileSearchResult] = field(default_factory=dict)
+    earlier: Mapping[str, str] = field(default_factory=dict)  # from a marker to the id of the file
+
+    def __bool__(self) -> bool:
+        return bool(self.results or self.earlier)
+
+
+def sources_of(state: ThreadState, steps: Iterable[Step]) -> Sources:
+    """`steps` are those whose results the model is told in its prompt."""
+    texts = (
+        part.text
+        for message in islice(state.messages.newest(), _RECENT)
+        for part in message.content
+        if isinstance(part, TextPart)
+    )
+    cited = (each for text in texts for each in text.annotations if each["type"] == "file_citation")
+    return Sources(
+        {place: result for step in steps for _, found in numbered(step.calls) for place, result in found},
+        {each["text"]: each["file_citation"]["file_id"] for each in cited},
+    )
+
+
+class MarkerCiter:
+    """Finds the markers in a text that comes in pieces, wherever it is cut."""
+
+    def __init__(self, sources: Sources) -> None:
+        self._sources = sources
+        self._names = {plain_name(result.file_name) for result in sources.results.values()}
+        self._held = ""  # what may become a marker
+        self._place = 0  # code points that were given out
+
+    def feed(self, text: str) -> Iterator[Piece]:
+        """What is certain by now. Held back is at most one marker that has begun."""
+        if not self._sources:
+            yield from self._plain(text)
+            return
+        text, self._held = self._held + text, ""
+        start = at = 0  # what was given out of `text`, and how far it is known
+        while (at := text.find("【", at)) >= 0:
+            if found := _MARKER.match(text, at):
+                if annotation := self._annotation(found, self._place + at - start):
+                    yield from self._plain(text[start:at])
+                    self._place += len(found[0])
+                    yield found[0], annotation
+                    start = found.end()
+                at = found.end()
+            elif _BEGUN.fullmatch(text, at):
+                self._held = text[at:]
+                break
+            else:
+                at += 1
+        yield from self._plain(text[start : len(text) - len(self._held)])
+
+    def close(self) -> Iterator[Piece]:
+        """The rest."""
+        held, self._held = self._held, ""
+        yield from self._plain(held)
+
+    def skip(self, text: str) -> None:
+        """This comes next, and is no marker."""
+        self._place += len(text)
+
+    def _plain(self, text: str) -> Iterator[Piece]:
+        self._place += len(text)
+        if text:
+            yield text, None
+
+    def _annotation(self, found: re.Match[str], start: int) -> Annotation | None:
+        """Models shorten a file's name, or say `source`: the numbers count, unless the name is another result's."""
+        file_id, result = self._sources.earlier.get(found[0]), self._sources.results.get((int(found[1]), int(found[2])))
+        if result and (found[3] not in self._names or found[3] == plain_name(result.file_name)):
+            file_id = result.file_id
+        if file_id is None:
+            return None
+        return {
+            "type": "file_citation",
+            "text": found[0],
+            "start_index": start,
+            "end_index": start + len(found[0]),
+            "file_citation": {"file_id": file_id},
+        }

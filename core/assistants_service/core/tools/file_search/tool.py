@@ -1,0 +1,111 @@
+"""The tool `file_search`: the model searches the vector stores of the assistant and of the thread."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+from msgspec import UNSET
+from msgspec.structs import replace
+
+from assistants_service.core.ports.models import ToolCall
+from assistants_service.core.tools.file_search.citations import MarkerCiter, sources_of
+from assistants_service.core.tools.file_search.passages import numbered, ranking_of, stores_of, told, tool_in
+from assistants_service.core.tools.file_search.searching import WAIT, ready, search
+from assistants_service.core.tools.file_search.wire import (
+    CONTENTS,
+    NOT_SHOWN,
+    Asked,
+    FileSearch,
+    FileSearchBody,
+    FileSearchResult,
+    FileSearchTool,
+    FileSearchToolCall,
+)
+from assistants_service.core.tools.tool import Citer, Definition, Execution, Output, Tool, ToolServices
+
+if TYPE_CHECKING:
+    from assistants_service.core.protocol.runs.resources import Run, Step
+    from assistants_service.core.threads.fold import ThreadState
+
+RANKING: Final = {"ranker": "default_2024_08_21", "score_threshold": 0.0, "hybrid_search": None}
+DESCRIPTION: Final = (
+    "Searches the files that the user has provided, and returns the passages that match best. Use it for every question"
+    " that these files may answer, before you answer. Each passage comes with a marker such as 【4:0†report.pdf】. When"
+    " a statement of your answer rests on a passage, copy the passage's marker unchanged, right behind the statement."
+    " Never make up a marker. If the passages do not answer the question, search again in other words, or say so."
+)
+PARAMETERS: Final[Definition] = {
+    "type": "object",
+    "properties": {
+        "queries": {
+            "type": "array",
+            "items": {"type": "string"},
+            "description": "Up to 5 queries. Each is a question or a phrase that makes sense without the conversation.",
+        }
+    },
+    "required": ["queries"],
+}
+FUNCTION: Final[Definition] = {"description": DESCRIPTION, "parameters": PARAMETERS}
+
+
+class FileSearchTools(Tool[FileSearchBody, FileSearchTool, FileSearchToolCall]):
+    kind = "file_search"
+    body = FileSearchBody
+    resource = FileSearchTool
+    call = FileSearchToolCall
+    includes = (CONTENTS,)
+
+    def resource_of(self, body: FileSearchBody) -> FileSearchTool:
+        """Normalised as recorded: section 3.1."""
+        options: dict[str, Any] = body.file_search.model_dump(exclude_none=True) if body.file_search else {}
+        ranking = {**RANKING, **(options.pop("ranking_options", None) or {})}
+        return FileSearchTool(file_search={**options, "ranking_options": ranking})
+
+    def function(self, run: Run) -> Definition | None:
+        """A model that could only search in vain would pay for it with a turn."""
+        return FUNCTION if tool_in(run) and stores_of(run) else None
+
+    def begin(self, call: ToolCall, run: Run, number: int) -> FileSearchToolCall:
+        asked = Asked(arguments=call.arguments, number=number)
+        return FileSearchToolCall(id=call.id, file_search=FileSearch(ranking_options=ranking_of(run)), asked=asked)
+
+    async def execute(self, execution: Execution[FileSearchToolCall], services: ToolServices) -> Output:
+        run, project = execution.held.run, execution.project
+        # What was attached a moment ago is to be found: by a user, or by a program that made its assistant anew.
+        until = (run.started_at or run.created_at) + WAIT
+        for store_id in stores_of(run):
+            await ready(services.stores, services.clock, project, store_id, until)
+        window, count = services.window(run.model), services.tokenizer.count
+        return await search(services.search, project, execution.held, execution.call, window, execution.beside, count)
+
+    def answered(self, call: FileSearchToolCall, told: str, stored: msgspec.Raw | None) -> FileSearchToolCall:
+        results = msgspec.json.decode(stored, type=tuple[FileSearchResult, ...]) if stored is not None else ()
+        found = replace(call.file_search, results=results)
+        return replace(call, asked=replace(call.asked, told=told), file_search=found)
+
+    def waits(self, call: FileSearchToolCall) -> bool:
+        return call.asked.told is None
+
+    def shown(self, call: FileSearchToolCall, *, included: bool) -> FileSearchToolCall:
+        if included:
+            return replace(call, asked=NOT_SHOWN)
+        results = tuple(replace(result, content=UNSET) for result in call.file_search.results)
+        return replace(call, asked=NOT_SHOWN, file_search=replace(call.file_search, results=results))
+
+    def asked(self, call: FileSearchToolCall) -> tuple[None, str]:
+        return None, call.asked.arguments
+
+    def told(self, calls: Sequence[FileSearchToolCall]) -> Iterable[str]:
+        return [told(call, found) for call, found in numbered(calls)]
+
+    def citer(self, state: ThreadState, steps: Sequence[Step]) -> Citer | None:
+        sources = sources_of(state, steps)
+        return MarkerCiter(sources) if sources else None
+
+    def blank(self, call: FileSearchToolCall) -> FileSearchToolCall:
+        return replace(call, file_search=replace(call.file_search, results=()))
+
+
+FILE_SEARCH: Final = FileSearchTools()

@@ -1,0 +1,89 @@
+"""The types of `file_search` on the wire."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final, Literal
+
+from msgspec import UNSET, UnsetType
+from pydantic import Field, ValidationInfo, field_validator
+from pydantic_core import PydanticKnownError
+
+from assistants_service.core.protocol.bodies import Body
+from assistants_service.core.protocol.objects import Struct
+from assistants_service.core.protocol.vector_stores.resources import Attributes, TextContent
+from assistants_service.core.tools.tool import StepCall, ToolStruct
+
+CONTENTS: Final = "step_details.tool_calls[*].file_search.results[*].content"  # of include[]
+
+
+class HybridSearch(Body):
+    """How much meaning and words count in a passage's score: only the ratio matters."""
+
+    embedding_weight: Annotated[float, Field(ge=0, le=1)]
+    text_weight: Annotated[float, Field(ge=0, le=1)]
+
+    @field_validator("text_weight")
+    @classmethod
+    def _one_counts(cls, value: float, info: ValidationInfo) -> float:
+        if not value and not info.data.get("embedding_weight", 1):
+            raise PydanticKnownError("greater_than", {"gt": 0})
+        return value
+
+
+class RankingOptionsBody(Body):
+    ranker: Literal["auto", "default_2024_08_21"] | None = None
+    score_threshold: Annotated[float, Field(ge=0, le=1)] | None = None
+    hybrid_search: HybridSearch | None = None
+
+
+class FileSearchOptions(Body):
+    max_num_results: Annotated[int, Field(ge=1, le=50)] | None = None
+    ranking_options: RankingOptionsBody | None = None
+
+
+class FileSearchBody(Body):
+    type: Literal["file_search"]
+    file_search: FileSearchOptions | None = None
+
+
+class FileSearchTool(ToolStruct, frozen=True, kw_only=True, tag_field="type", tag="file_search"):
+    file_search: dict[str, Any] | UnsetType = UNSET
+
+
+class RankingOptions(Struct, frozen=True, kw_only=True):
+    ranker: str = "default_2024_08_21"
+    score_threshold: float = 0.0
+
+
+class FileSearchResult(Struct, frozen=True, kw_only=True):
+    """`content` is shown to who asks for it with include[]."""
+
+    file_id: str
+    file_name: str
+    score: float
+    attributes: Attributes
+    content: tuple[TextContent, ...] | UnsetType = UNSET
+
+
+class FileSearch(Struct, frozen=True, kw_only=True):
+    ranking_options: RankingOptions = RankingOptions()
+    results: tuple[FileSearchResult, ...] = ()
+
+
+class Asked(Struct, frozen=True, kw_only=True):
+    """What the log knows of a search and the wire does not show: its arguments as the model gave them (JSON text), the
+    number by which its results are cited, and what the model was told beside them. None: it is not done yet."""
+
+    arguments: str
+    number: int
+    told: str | None = None
+
+
+NOT_SHOWN = Asked(arguments="{}", number=0, told="")
+
+
+class FileSearchToolCall(StepCall, frozen=True, kw_only=True, tag_field="type", tag="file_search", omit_defaults=True):
+    """`asked` never leaves the log."""
+
+    file_search: FileSearch
+    asked: Asked = NOT_SHOWN

@@ -1,0 +1,119 @@
+"""Functions of assistants. The client executes them, and the worker those that its operator registered as actions."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+
+import msgspec
+from msgspec import UNSET, UnsetType, to_builtins
+from msgspec.structs import replace
+from pydantic import StringConstraints
+
+from assistants_service.core.ports.models import ToolCall
+from assistants_service.core.protocol.bodies import Body, JsonObject
+from assistants_service.core.protocol.objects import Struct
+from assistants_service.core.tools.tool import Definition, Execution, Output, StepCall, Tool, ToolServices, ToolStruct
+
+if TYPE_CHECKING:
+    from assistants_service.core.protocol.runs.resources import Run
+
+
+class FunctionBody(Body):
+    name: Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[a-zA-Z0-9_-]+$")]
+    description: Annotated[str, StringConstraints(max_length=65_536)] | None = None
+    parameters: JsonObject | None = None
+    strict: bool | None = None
+
+
+class FunctionToolBody(Body):
+    type: Literal["function"]
+    function: FunctionBody
+
+
+class FunctionDefinition(Struct, frozen=True, kw_only=True):
+    name: str
+    description: str | UnsetType = UNSET
+    parameters: dict[str, Any] = msgspec.field(default_factory=lambda: {"type": "object", "properties": {}})
+    strict: bool | None = False
+
+
+class FunctionTool(ToolStruct, frozen=True, kw_only=True, tag_field="type", tag="function"):
+    function: FunctionDefinition
+
+
+class FunctionCall(Struct, frozen=True, kw_only=True):
+    """`arguments` is JSON text. `output` is null until submitted; required_action leaves it out, and so does whatever
+    is read from a snapshot of that."""
+
+    name: str
+    arguments: str
+    output: str | UnsetType | None = UNSET
+
+
+class FunctionToolCall(StepCall, frozen=True, kw_only=True, tag_field="type", tag="function"):
+    function: FunctionCall
+
+
+class FunctionTools(Tool[FunctionToolBody, FunctionTool, FunctionToolCall]):
+    kind = "function"
+    body = FunctionToolBody
+    resource = FunctionTool
+    call = FunctionToolCall
+    streams = "arguments"
+
+    def resource_of(self, body: FunctionToolBody) -> FunctionTool:
+        """Normalised as recorded: section 3.1."""
+        function = body.function
+        definition = FunctionDefinition(
+            name=function.name,
+            description=UNSET if function.description is None else function.description,
+            strict=bool(function.strict),
+        )
+        if function.parameters is not None:
+            definition = replace(definition, parameters=function.parameters)
+        return FunctionTool(function=definition)
+
+    def offer(self, run: Run, taken: Collection[str], services: ToolServices) -> Sequence[Definition]:
+        own = services.functions.definitions
+        tools = (tool.function for tool in run.tools if isinstance(tool, FunctionTool))
+        return [_definition(function, own.get(function.name)) for function in tools]
+
+    def executes(self, name: str, services: ToolServices) -> bool:
+        return name in services.functions.definitions
+
+    def begin(self, call: ToolCall, run: Run, number: int) -> FunctionToolCall:
+        function = FunctionCall(name=call.name, arguments=call.arguments, output=None)
+        return FunctionToolCall(id=call.id, function=function)
+
+    async def execute(self, execution: Execution[FunctionToolCall], services: ToolServices) -> Output:
+        function = execution.call.function
+        return Output(await services.functions.call(execution.project, function.name, function.arguments))
+
+    def answered(self, call: FunctionToolCall, told: str, stored: msgspec.Raw | None) -> FunctionToolCall:
+        return replace(call, function=replace(call.function, output=told))
+
+    def waits(self, call: FunctionToolCall) -> bool:
+        return call.function.output is None
+
+    def asked(self, call: FunctionToolCall) -> tuple[str | None, str]:
+        return call.function.name, call.function.arguments
+
+    def told(self, calls: Sequence[FunctionToolCall]) -> Iterable[str]:
+        return [call.function.output or "" for call in calls]
+
+    def blank(self, call: FunctionToolCall) -> FunctionToolCall:
+        return replace(call, function=replace(call.function, arguments="", output=None))
+
+
+def _definition(function: FunctionDefinition, action: Definition | None) -> Definition:
+    """As the assistant defines it; what it leaves out of an action, the action's own definition fills."""
+    definition: dict[str, Any] = to_builtins(function)
+    if action and not definition["parameters"].get("properties"):
+        definition["parameters"] = action["parameters"]
+    if action and function.description is UNSET:
+        definition["description"] = action["description"]
+    return definition
+
+
+FUNCTIONS: Final = FunctionTools()

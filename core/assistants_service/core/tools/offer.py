@@ -1,0 +1,44 @@
+"""The functions that a run's model is offered, and the tool of each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from assistants_service.core.ports.models import ToolCall
+from assistants_service.core.tools.registry import CLIENTS, TOOLS, tool_of
+from assistants_service.core.tools.tool import AnyTool, Definition, StepCall, ToolServices
+
+if TYPE_CHECKING:
+    from assistants_service.core.protocol.runs.resources import Run
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    definitions: tuple[Definition, ...] = ()
+    tools: Mapping[str, AnyTool] = field(default_factory=dict)  # by the name of a function
+
+    def tool(self, name: str) -> AnyTool:
+        """The tool of a function. What a model makes up is the client's to answer."""
+        return self.tools.get(name, CLIENTS)
+
+    def name(self, kind: str) -> str | None:
+        """The function that stands for the tool of this type, if it is offered."""
+        return next((name for name, tool in self.tools.items() if tool.kind == kind), None)
+
+    def asked(self, call: StepCall) -> ToolCall:
+        """A call of a step, as the model made it, or would make it in this run."""
+        tool = tool_of(call)
+        name, arguments = tool.asked(call)
+        return ToolCall(call.id, name or self.name(tool.kind) or tool.kind, arguments)
+
+
+def offer_of(run: Run, services: ToolServices) -> Offer:
+    definitions: list[Definition] = []
+    tools: dict[str, AnyTool] = {}
+    for tool in TOOLS:
+        for definition in tool.offer(run, tools, services):
+            definitions.append(definition)
+            tools[definition["name"]] = tool
+    return Offer(tuple(definitions), tools)

@@ -1,0 +1,29 @@
+"""All tools. Order: in which a model is offered them, and in which errors name them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final, Union
+
+from assistants_service.core.tools.code_interpreter import CODE_INTERPRETER
+from assistants_service.core.tools.file_search.tool import FILE_SEARCH
+from assistants_service.core.tools.functions import FUNCTIONS
+from assistants_service.core.tools.tool import AnyTool, StepCall, ToolStruct
+
+CLIENTS: Final[AnyTool] = FUNCTIONS  # whose calls are the client's, where the worker does not execute them
+TOOLS: list[AnyTool] = [FUNCTIONS, CODE_INTERPRETER, FILE_SEARCH]
+
+
+def by_type() -> Mapping[str, AnyTool]:
+    return {tool.kind: tool for tool in TOOLS}
+
+
+def tool_of(thing: StepCall | ToolStruct) -> AnyTool:
+    """The tool of a call, or of an entry in `tools`."""
+    kind = type(thing)
+    return next(tool for tool in TOOLS if kind in (tool.call, tool.resource))
+
+
+def union_of(kinds: list[Any]) -> Any:
+    """Of types that are known when the process starts; mypy knows their base."""
+    return Union[tuple(kinds)]  # noqa: UP007

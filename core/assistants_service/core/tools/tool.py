@@ -1,0 +1,204 @@
+"""What a tool is: its types on the wire, the function that a model sees, how a call of it is executed, what its step
+and its stream show, what the model hears, and what of it is stored.
+
+A tool is one object without state. Everything else knows the registry, and no tool by its name. What a tool's module
+imports at run time knows nothing of runs, steps and threads, since their types are made from the registry.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
+
+import msgspec
+
+from assistants_service.core.ports.clock import Clock
+from assistants_service.core.ports.models import Tokenizer, ToolCall
+from assistants_service.core.protocol.bodies import Body
+from assistants_service.core.protocol.objects import Struct
+
+if TYPE_CHECKING:
+    from assistants_service.core.protocol.runs.resources import Run, Step
+    from assistants_service.core.threads.fold import RunState, ThreadState
+    from assistants_service.core.tools.file_search.searching import Search
+    from assistants_service.core.vector_stores.repository import VectorStoreRepository
+
+Definition = Mapping[str, Any]  # of a function: name, description?, parameters, strict?
+Delta = dict[str, Any]
+Annotation = dict[str, Any]
+Piece = tuple[str, Annotation | None]  # of an answer: some text, or a citation with its annotation
+
+
+class ToolStruct(Struct, frozen=True, kw_only=True, tag_field="type"):
+    """A tool in the `tools` of an assistant and a run, as on the wire."""
+
+
+class StepCall(Struct, frozen=True, kw_only=True, tag_field="type"):
+    """A call in a step, as the log has it. It has a field that is named like its type. On the wire `id` comes first;
+    msgspec puts the tag first. No client minds."""
+
+    id: str
+
+
+B = TypeVar("B", bound=Body)
+T = TypeVar("T", bound=ToolStruct)
+C = TypeVar("C", bound=StepCall)
+
+
+class Functions(Protocol):
+    """Functions that this process executes: worker.actions.Actions."""
+
+    @property
+    def definitions(self) -> Mapping[str, Definition]: ...
+
+    async def call(self, project: str, name: str, arguments: str) -> str:
+        """What the model is told. Raises nothing that the function does."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolServices:
+    """What tools work with in this process, made at its start. `window` tells the tokens that a model takes."""
+
+    functions: Functions
+    search: Search
+    stores: VectorStoreRepository
+    clock: Clock
+    tokenizer: Tokenizer
+    window: Callable[[str], int]
+
+
+@dataclass(frozen=True, slots=True)
+class Execution(Generic[C]):
+    """One call to be executed. `beside`: how many calls of its tool the model made in this turn, this one included."""
+
+    project: str
+    held: RunState
+    call: C
+    beside: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What came of a call: what the model is told, and what else is stored, such as results that its step shows."""
+
+    told: str
+    stored: Any = None
+
+    @property
+    def raw(self) -> msgspec.Raw | None:
+        return msgspec.Raw(msgspec.json.encode(self.stored)) if self.stored else None
+
+
+class Citer(Protocol):
+    """Finds citations in an answer that comes in pieces, wherever it is cut. Offsets count code points."""
+
+    def feed(self, text: str) -> Iterator[Piece]:
+        """What is certain by now. Held back is at most one citation that has begun."""
+
+    def close(self) -> Iterator[Piece]:
+        """The rest."""
+
+    def skip(self, text: str) -> None:
+        """This comes next, and is another tool's citation."""
+
+
+class Tool(Generic[B, T, C]):
+    """Methods that a tool leaves as they are say: it offers the model nothing, streams nothing, cites nothing."""
+
+    kind: ClassVar[str]  # its type on the wire
+    body: ClassVar[type[Body]]  # in requests
+    resource: ClassVar[type[ToolStruct]]  # in assistants and runs
+    call: ClassVar[type[StepCall] | None] = None  # in steps; None: it is never called
+    includes: ClassVar[tuple[str, ...]] = ()  # what include[] may ask for of its calls
+    streams: ClassVar[str | None] = None  # the field of a shown call that grows while the model writes its arguments
+
+    # -- set up from assistant, thread and run ----------------------------------------------------------------------
+
+    def resource_of(self, body: B) -> ToolStruct:
+        """The tool as assistants and runs show it, with its defaults."""
+        return type(self).resource()
+
+    def offer(self, run: Run, taken: Collection[str], services: ToolServices) -> Sequence[Definition]:
+        """The functions by which the model calls it in this run: one, unless `function` has none for this run."""
+        function = self.function(run)
+        return [{"name": _free(self.kind, taken), **function}] if function else []
+
+    def function(self, run: Run) -> Definition | None:
+        """Without a name: that is the tool's type, unless a function of the assistant has that name."""
+        return None
+
+    def executes(self, name: str, services: ToolServices) -> bool:
+        """Whether the worker executes the calls of this function. Else the client does."""
+        return True
+
+    # -- a call -----------------------------------------------------------------------------------------------------
+
+    def begin(self, call: ToolCall, run: Run, number: int) -> C:
+        """As its step shows it before it is done. `number` is the turn's own in its thread."""
+        raise NotImplementedError
+
+    async def execute(self, execution: Execution[C], services: ToolServices) -> Output:
+        """At least once: a worker that takes over repeats it. It is cancelled if the run is cancelled, expires, or is
+        taken over. It bounds its own time and the size of its output. What goes wrong is told to the model.
+
+        Raises StorageUnavailable: then it is repeated when the storage is back.
+        """
+        raise NotImplementedError
+
+    def answered(self, call: C, told: str, stored: msgspec.Raw | None) -> C:
+        """As its step shows it when it is done. `stored` is that of the Output, from the log."""
+        raise NotImplementedError
+
+    def waits(self, call: C) -> bool:
+        """Whether it is not done yet."""
+        raise NotImplementedError
+
+    def shown(self, call: C, *, included: bool) -> C:
+        """As the wire shows it, without what is the log's alone; `included`: include[] asks for it."""
+        return call
+
+    # -- what the model hears of it later ---------------------------------------------------------------------------
+
+    def asked(self, call: C) -> tuple[str | None, str]:
+        """The function that the model called, None for the one that it is offered, and the arguments (JSON text)."""
+        raise NotImplementedError
+
+    def told(self, calls: Sequence[C]) -> Iterable[str]:
+        """The outputs of its calls in one step, in their order."""
+        raise NotImplementedError
+
+    def citer(self, state: ThreadState, steps: Sequence[Step]) -> Citer | None:
+        """Finds what an answer cites of these steps, and of what earlier answers of the thread cited. None: nothing."""
+        return None
+
+    # -- the stream -------------------------------------------------------------------------------------------------
+
+    def blank(self, call: C) -> C:
+        """As its first delta shows it."""
+        return call
+
+    def written(self, arguments: str) -> str:
+        """What that field has after these arguments, which may be the beginning of a JSON text. It only grows."""
+        return arguments
+
+    def results(self, call: C) -> Mapping[str, Any] | None:
+        """What a delta tells of a call that is done. None: the step's end tells it."""
+        return None
+
+    def head(self, index: int, call: C) -> Delta:
+        fields = msgspec.to_builtins(getattr(self.blank(call), self.kind))
+        return {"index": index, "id": call.id, "type": self.kind, self.kind: fields}
+
+    def delta(self, index: int, fields: Mapping[str, Any]) -> Delta:
+        return {"index": index, "type": self.kind, self.kind: fields}
+
+
+AnyTool = Tool[Any, Any, Any]
+
+
+def _free(name: str, taken: Collection[str]) -> str:
+    """A function's name that no other has."""
+    numbered = (f"{name}_{number}" for number in itertools.count(2))
+    return next(each for each in itertools.chain([name], numbered) if each not in taken)

@@ -1,0 +1,269 @@
+"""The seam for tools: one that is made of a few lines here, and of an entry in the registry.
+
+The wire's types are made from the registry when a process starts, so the tool is played in a process of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterable, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import msgspec
+from msgspec.structs import replace
+from pydantic import Field
+
+from assistants_service.core.ports.models import ToolCall
+from assistants_service.core.protocol.bodies import Body
+from assistants_service.core.protocol.objects import Struct
+from assistants_service.core.tools import registry
+from assistants_service.core.tools.tool import Definition, Execution, Output, StepCall, Tool, ToolServices, ToolStruct
+from sources import python_path
+
+if TYPE_CHECKING:
+    from assistants_service.core.protocol.runs.resources import Run
+    from client import Client
+    from inprocess import InProcess
+
+Json = Any
+
+# --- the tool -----------------------------------------------------------------------------------------------------
+
+
+class Sides(Body):
+    sides: Annotated[int, Field(ge=2)] = 6
+
+
+class DiceBody(Body):
+    type: Literal["dice"]
+    dice: Sides = Sides()
+
+
+class DiceTool(ToolStruct, frozen=True, kw_only=True, tag_field="type", tag="dice"):
+    sides: int = 6
+
+
+class Throw(Struct, frozen=True, kw_only=True):
+    reason: str = ""
+    thrown: tuple[int, ...] | None = None
+
+
+class DiceCall(StepCall, frozen=True, kw_only=True, tag_field="type", tag="dice", omit_defaults=True):
+    dice: Throw
+    arguments: str = ""  # not on the wire
+
+
+class Dice(Tool[DiceBody, DiceTool, DiceCall]):
+    kind = "dice"
+    body, resource, call = DiceBody, DiceTool, DiceCall
+    streams = "reason"
+    executed: tuple[str, ...] = ()
+    gate: asyncio.Event | None = None
+
+    def resource_of(self, body: DiceBody) -> DiceTool:
+        return DiceTool(sides=body.dice.sides)
+
+    def function(self, run: Run) -> Definition | None:
+        sides = next((tool.sides for tool in run.tools if isinstance(tool, DiceTool)), 0)
+        return {"description": f"Throws a die of {sides} sides.", "parameters": {"type": "object"}} if sides else None
+
+    def begin(self, call: ToolCall, run: Run, number: int) -> DiceCall:
+        return DiceCall(id=call.id, dice=Throw(reason=self.written(call.arguments)), arguments=call.arguments)
+
+    async def execute(self, execution: Execution[DiceCall], services: ToolServices) -> Output:
+        self.executed += (execution.call.id,)
+        if self.gate:
+            await self.gate.wait()
+        return Output("A four and a two.", (4, 2))
+
+    def answered(self, call: DiceCall, told: str, stored: msgspec.Raw | None) -> DiceCall:
+        thrown = msgspec.json.decode(stored or b"[]", type=tuple[int, ...])
+        return replace(call, dice=replace(call.dice, thrown=thrown))
+
+    def waits(self, call: DiceCall) -> bool:
+        return call.dice.thrown is None
+
+    def shown(self, call: DiceCall, *, included: bool) -> DiceCall:
+        return replace(call, arguments="")
+
+    def asked(self, call: DiceCall) -> tuple[None, str]:
+        return None, call.arguments
+
+    def told(self, calls: Sequence[DiceCall]) -> Iterable[str]:
+        return [f"Thrown: {call.dice.thrown}" for call in calls]
+
+    def blank(self, call: DiceCall) -> DiceCall:
+        return replace(call, dice=Throw())
+
+    def written(self, arguments: str) -> str:
+        """Of {"reason": "because"} what comes between the quotes."""
+        return arguments.partition(': "')[2].partition('"')[0]
+
+    def results(self, call: DiceCall) -> dict[str, Any]:
+        return {"thrown": call.dice.thrown}
+
+
+DICE = Dice()
+
+# --- what it is in a service --------------------------------------------------------------------------------------
+
+ASKED = ToolCall("call_d", "dice", '{"reason": "to see who begins"}')
+TOOLS = [{"type": "dice", "dice": {"sides": 8}}, {"type": "function", "function": {"name": "get_weather"}}]
+DONE = {"id": "call_d", "type": "dice", "dice": {"reason": "to see who begins", "thrown": [4, 2]}}
+
+
+@contextlib.asynccontextmanager
+async def served(*script: Any) -> AsyncIterator[InProcess]:
+    import inprocess
+
+    inprocess.check_response = inprocess.check_event = lambda *_: None  # the protocol's document has no dice
+    async with inprocess.in_process(*script) as service:
+        yield service
+
+
+async def deltas(service: InProcess, method: str, path: str, *body: Json) -> list[Json]:
+    async with service.api.stream(method, path, *body) as stream:
+        events = await stream.rest()
+    steps = [event for event in events if event.name.startswith("thread.run.step")]
+    found = [each.data["delta"]["step_details"]["tool_calls"][0] for each in steps if each.name.endswith(".delta")]
+    names = [each.name.rpartition(".")[2] for each in steps if each.data.get("type") != "message_creation"]
+    assert names == ["created", "in_progress", *["delta"] * len(found), "completed"]
+    assert next(each for each in steps if each.name.endswith("completed")).data["step_details"]["tool_calls"] == [DONE]
+    return found
+
+
+def added_up(pieces: list[Json]) -> Json:
+    """As clients add up deltas, and each but the last ones without an id."""
+    head, *rest = pieces
+    assert not any("id" in each for each in rest)
+    text = "".join(each["dice"].get("reason", "") for each in pieces)
+    thrown = [each["dice"]["thrown"] for each in rest if "thrown" in each["dice"]]
+    assert head["dice"] == {"reason": "", "thrown": None}
+    assert {each["type"] for each in pieces} == {"dice"}
+    return {"id": head["id"], "type": "dice", "dice": {"reason": text, "thrown": thrown[0]}}
+
+
+async def it_is_set_up_called_shown_and_remembered() -> None:
+    from assistants_service.composition import threads_of
+    from inprocess import calls, path_of, says
+
+    script = calls(ASKED), says("You begin."), says("Once more.")
+    async with served(*script) as service:
+        error = await service.api.refused(
+            "POST", "/assistants", {"model": "m", "tools": [{"type": "dice", "dice": {"sides": 1}}]}
+        )
+        assert error["param"] == "tools[0].dice.sides"
+        error = await service.api.refused("POST", "/assistants", {"model": "m", "tools": [{"type": "cards"}]})
+        assert "'dice'" in error["message"]
+        assistant, thread = await service.assistant(tools=TOOLS), await service.thread("Who begins?")
+        assert (await service.api.get(f"/assistants/{assistant}"))["tools"][0] == {"type": "dice", "sides": 8}
+        run = await service.finished(thread, assistant, tool_choice={"type": "dice"})
+        first, second = service.prompts
+        assert [tool["name"] for tool in first.tools] == ["get_weather", "dice"]
+        assert first.tool_choice == {"type": "function", "function": {"name": "dice"}}
+        assert [turn.text for turn in second.turns] == ["Who begins?", "", "Thrown: (4, 2)"]
+        assert second.turns[1].calls == (ASKED,)
+        step = (await service.steps(run))[0]
+        assert step["step_details"]["tool_calls"] == [DONE]
+        assert added_up(await deltas(service, "GET", f"{path_of(run)}/events")) == DONE  # from the log
+        state = (await threads_of(service.parts).look("default", thread)).state  # as another process reads it
+        assert state.runs[run["id"]].steps[step["id"]].calls[0].dice.thrown == (4, 2)
+        await service.finished(thread, assistant)  # a later run remembers it
+        assert [turn.text for turn in service.prompts[-1].turns][1:3] == ["", "Thrown: (4, 2)"]
+
+
+async def its_deltas_are_streamed() -> None:
+    from inprocess import calls, says
+
+    async with served(calls(ASKED), says("You begin.")) as service:
+        thread, body = await service.thread("Who begins?"), {"assistant_id": await service.assistant(tools=TOOLS)}
+        path = f"/threads/{thread}/runs"
+        assert added_up(await deltas(service, "POST", path, {**body, "stream": True})) == DONE
+
+
+async def a_function_of_its_name_takes_nothing_from_it() -> None:
+    from inprocess import calls, says
+
+    mine = {"type": "function", "function": {"name": "dice"}}
+    both = calls(ToolCall("call_1", "dice", "{}"), ToolCall("call_2", "dice_2", '{"reason": "x"}'))
+    async with served(both, says("Done.")) as service:
+        run = await service.finished(assistant=await service.assistant(tools=[*TOOLS, mine]))
+        assert run["status"] == "requires_action"
+        owed = run["required_action"]["submit_tool_outputs"]["tool_calls"]
+        assert [call["id"] for call in owed] == ["call_1"]
+        assert DICE.executed[-1] == "call_2"
+        assert (await service.answered(run, call_1="mine"))["status"] == "completed"
+
+
+async def a_run_that_is_cancelled_cancels_it() -> None:
+    from inprocess import calls, path_of
+
+    DICE.gate, begun = asyncio.Event(), DICE.executed
+    async with served(calls(ASKED)) as service:
+        run = await service.start_run(assistant=await service.assistant(tools=TOOLS))
+        while begun == DICE.executed:
+            await asyncio.sleep(0.001)
+        await service.api.post(f"{path_of(run)}/cancel")
+        assert (await service.until(run))["status"] == "cancelled"  # though the gate is shut
+        assert (await service.steps(run))[0]["status"] == "cancelled"
+    DICE.gate = None
+
+
+def a_crash_at_any_moment_leaves_one_result() -> None:
+    """The promises hold, whichever call of the store a process dies at."""
+    import byname
+    import client as clients
+    import scenarios
+    import simulation
+    import test_crash_sweep as sweeps
+    from faults import How, Plan
+    from virtual import run
+
+    class Thrower(byname.ByName):
+        async def _reply(self, script: str, count: int, prompt: Any, said: byname.Said) -> Any:
+            if script == "dice" and prompt.turns[-1].role != "tool":
+                return await said.calls("dice")
+            return await super()._reply(script, count, prompt, said)
+
+    async def dice_streamed(client: Client) -> None:
+        await scenarios.listen(client, "dice")
+
+    assistant = msgspec.structs.replace(byname.ASSISTANT, tools=(*byname.ASSISTANT.tools, DiceTool()))
+    simulation.ASSISTANT = clients.ASSISTANT = assistant
+    simulation.ByName = Thrower
+    executions = []
+    for number in sweeps.undisturbed(dice_streamed).points(How.CRASH_BEFORE):
+        before = len(DICE.executed)
+        run(sweeps.play(dice_streamed, Plan.at(number, How.CRASH_BEFORE)))
+        executions.append(len(DICE.executed) - before)
+    assert max(executions) == 2, "a worker died after it had thrown, and another one threw again"
+
+
+def test_a_tool_needs_no_file_but_its_own_and_the_registry() -> None:
+    environment = {**os.environ, "PYTHONPATH": python_path()}
+    command = [sys.executable, __file__]
+    played = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=environment)
+    assert played.returncode == 0, played.stderr
+    assert played.stdout.split() == [play.__name__ for play in PLAYS]
+
+
+PLAYS: tuple[Any, ...] = (
+    it_is_set_up_called_shown_and_remembered,
+    its_deltas_are_streamed,
+    a_function_of_its_name_takes_nothing_from_it,
+    a_run_that_is_cancelled_cancels_it,
+    a_crash_at_any_moment_leaves_one_result,
+)
+
+if __name__ == "__main__":
+    registry.TOOLS.append(DICE)
+    for play in PLAYS:
+        if asyncio.iscoroutinefunction(play):
+            asyncio.run(play())
+        else:
+            play()
+        print(play.__name__)
