@@ -17,7 +17,7 @@ from pydantic.fields import FieldInfo
 
 from assistants_service.core import names
 from assistants_service.infra.settings import Settings, grouped
-from service import Process, service
+from service_process import Process, service
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"

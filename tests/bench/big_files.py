@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator, Awaitable
 
 from driver import Client, timed
 from helper import cpu_seconds, resident_mb
+from large_transfers import receive, send
 from stand import Figure, Stand, at_most
-from transfers import receive, send
 
 MEMORY = 100  # MB that a file may take, whatever its size
 

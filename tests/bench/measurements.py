@@ -23,7 +23,7 @@ from driver import HEADERS, Client, Load, load, pick_ups, runs, streams, timed
 from helper import cpu_seconds, resident_mb
 from neighbours import neighbours
 from search_quality import search_quality
-from service import COMMAND
+from service_process import COMMAND
 from stand import AZURITE, SEPARATE, SQLITE, Figure, Limit, Stand, at_least, at_most
 from vector_search import vector_search
 

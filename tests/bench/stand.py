@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 from azurite import Azurite
 from driver import Client, Model, runs
 from helper import Helper, wait_idle, wait_quiet
-from service import Process
+from service_process import Process
 
 SQLITE, SEPARATE, AZURITE = "sqlite", "sqlite, separate", "azurite, separate"
 

@@ -33,11 +33,11 @@ from assistants_service.core.protocol.runs.resources import TERMINAL, Run
 from assistants_service.core.threads import sse
 from assistants_service.core.threads.decide import CLAIMS, DEADLY
 from azurite import Azurite
-from past import Past
-from promises import past_in
-from reality import LOOK_AGAIN, Mortal, Reality, Visitor, reality
+from commit_history import Past
+from promise_checks import past_in
+from real_processes import LOOK_AGAIN, Mortal, Reality, Visitor, reality
 from scenarios import SCENARIOS, ask, listen
-from simulation import PROJECT
+from simulated_service import PROJECT
 from test_stores_crash import folded
 from test_stores_kill import Filled
 
@@ -335,7 +335,7 @@ async def deadly(server: Azurite, count: int, seed: int) -> Tally:
         while True:
             await world.revive("worker")
 
-    async with reality(server.account(), *NAMES, ACTIONS="deadly") as world:
+    async with reality(server.account(), *NAMES, ACTIONS="crashing_action") as world:
         reviving = asyncio.create_task(revive(world))
         beside += [world.visitor(seed + n) for n in range(CLIENTS)]
         async with asyncio.TaskGroup() as group:
@@ -355,7 +355,7 @@ async def deadly(server: Azurite, count: int, seed: int) -> Tally:
 
 @dataclass
 class Tally:
-    """What was counted in the logs and by the clients; the checks are those of tests/support/promises.py."""
+    """What was counted in the logs and by the clients; the checks are those of tests/support/promise_checks.py."""
 
     kills: int = 0
     runs: int = 0

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from azurite import Azurite
-from service import Process, service
-from transfers import connected, receive, send
+from large_transfers import connected, receive, send
+from service_process import Process, service
 
 SIZES, GROWTH = {"sqlite": 96, "azurite": 64}, 40  # MiB
 

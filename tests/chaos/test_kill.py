@@ -18,12 +18,12 @@ import pytest
 
 from assistants_service.core.ports.models import Deltas, Prompt, Reply
 from azurite import Azurite
-from byname import ByName
 from chaos import NAMES, Point, strike, talk_and_kill
-from reality import BETA, Mortal, Reality, Visitor, reality
+from real_processes import BETA, Mortal, Reality, Visitor, reality
 from scenarios import ask, listen
-from service import Process
-from sources import python_path
+from scripted_models import ByName
+from service_process import Process
+from source_paths import python_path
 
 SEED = int(os.environ.get("KILL_SEED", "1"))
 
@@ -120,7 +120,7 @@ async def test_p9_what_the_grace_cuts_off_is_taken_over_at_once() -> None:
 async def test_p9_no_action_ends_a_process_nor_keeps_it_from_its_end(tmp_path: Path) -> None:
     environment = {
         "STORAGE": f"sqlite:///{tmp_path}/a.db",
-        "ACTIONS": "stubborn",
+        "ACTIONS": "misbehaving_actions",
         "ACTION_TIMEOUT": "0.5",
         "SHUTDOWN_GRACE": "0.1",
         "PYTHONPATH": python_path(),

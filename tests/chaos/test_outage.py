@@ -27,15 +27,15 @@ from assistants_service.infra.azure.breaker import FAILURES, LONGEST_PAUSE, PATI
 from assistants_service.infra.azure.calls import Resting, call, write
 from assistants_service.infra.sqlite import connection
 from azurite import Azurite
-from client import Client
 from faults import Call, How, Plan
-from forms import field, file_form, form, send_form
-from inprocess import Gate, InProcess, filled, in_process, path_of, says
-from promises import check
+from inprocess_service import Gate, InProcess, filled, in_process, path_of, says
+from multipart_forms import field, file_form, form, send_form
+from promise_checks import check
 from scenarios import SCENARIOS
-from simulation import World
+from simulated_clients import Client
+from simulated_service import World
 from test_projects import operations, used_project, with_ids
-from virtual import run
+from virtual_time import run
 
 BEGIN, END = 5.0, 35.0  # seconds of virtual time
 SECONDS = float(os.environ.get("STORM", "4"))

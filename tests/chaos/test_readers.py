@@ -23,17 +23,17 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-import virtual
+import virtual_time
 from assistants_service.api import connection_limits, streaming
 from assistants_service.composition import api_of
 from assistants_service.core.notifier import Notifier
 from assistants_service.core.ports.models import Deltas, Prompt, Reply
 from assistants_service.core.protocol.runs.resources import Run
 from assistants_service.core.threads import sse
-from byname import ByName
-from client import names_in_path
-from inprocess import BETA, PATIENCE, InProcess, in_process, path_of, says
-from reality import Reality, Visitor, reality
+from inprocess_service import BETA, PATIENCE, InProcess, in_process, path_of, says
+from real_processes import Reality, Visitor, reality
+from scripted_models import ByName
+from simulated_clients import names_in_path
 
 SCALE = int(os.environ.get("READERS", "1"))
 SEED = 1
@@ -180,10 +180,10 @@ def test_all_idle_watchers_together_look_two_hundred_times_a_second() -> None:
                     chunks = streaming.follow(service, source, ["a run"], 0, to_the_end=True, watchers=range(count))
                     group.create_task(exhaust(chunks))
 
-    virtual.run(watch_for(120, 200))
+    virtual_time.run(watch_for(120, 200))
     assert looks / 120 < streaming.LOOKS * 1.2
     looks = 0
-    virtual.run(watch_for(120, 1))
+    virtual_time.run(watch_for(120, 1))
     assert looks / 120 > 1 / streaming.POLL_SLOW * 0.9, "alone it looks often"
 
 

@@ -19,7 +19,7 @@ import aiohttp
 from assistants_service.core import names
 from assistants_service.core.vector_stores.fold import StoreState
 from azurite import Azurite
-from reality import Reality, reality
+from real_processes import Reality, reality
 from test_stores_crash import check_store, folded, text_of
 
 Json = Any

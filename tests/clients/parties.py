@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import envs
-from node import NODE, npm_install
+from npm import NODE, npm_install
 
 HERE = Path(__file__).parent
 NPM = HERE / "npm"

@@ -22,7 +22,7 @@ from typing import Any
 
 from aiohttp import web
 
-from upstreams import chunk, fragment, serving, whole
+from scripted_upstreams import chunk, fragment, serving, whole
 
 Messages = list[dict[str, Any]]
 PIECE = 4  # characters

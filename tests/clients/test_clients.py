@@ -16,7 +16,7 @@ import pytest
 
 from parties import NPM, PARTIES, STORES, Played, api_keys, node, ready, run
 from scripted import scripted_model
-from service import Process, service
+from service_process import Process, service
 
 AT_ONCE = 3  # clients
 PLAYS = [

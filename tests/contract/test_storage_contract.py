@@ -40,7 +40,7 @@ from assistants_service.infra.sqlite import store as sqlite_store
 from assistants_service.infra.sqlite.store import SqliteStorage
 from assistants_service.infra.wiring import SystemClock
 from azurite import Azurite
-from reality import free_port
+from real_processes import free_port
 
 RACERS = 50
 DOCUMENT = Document("messages", "p/thread_1/msg_1", b'{"text":"hello"}', 3)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-import documents
+import sample_documents
 from assistants_service.core.ports.extraction import Chunk, Chunking
 from assistants_service.core.ports.search import Query, VectorIndex, Weights
 from assistants_service.core.ports.storage import Storage
@@ -23,11 +23,11 @@ from assistants_service.infra.embeddings.offline import OfflineEmbeddings
 from assistants_service.infra.extraction.pool import ReaderPool
 from assistants_service.infra.settings import ConfigurationError, Settings, read_settings
 from assistants_service.infra.wiring import SystemClock, index_of, storage_of
-from filling import STORE, put
-from forms import upload
-from inprocess import InProcess, in_process
-from shelved import Bag
-from sources import python_path
+from index_filler import STORE, put
+from inprocess_service import InProcess, in_process
+from multipart_forms import upload
+from scripted_ingestion import Bag
+from source_paths import python_path
 
 OTHER = "default/vs_2"
 INDEXES = ("embedded", "lancedb")
@@ -239,19 +239,19 @@ async def test_the_passage_that_answers_a_question_is_among_the_first_five(tmp_p
     storage, readers, model = storage_of(settings, SystemClock()), ReaderPool(processes=1), OfflineEmbeddings()
     await storage.open()
     indexes = {kind: index_of(settings.model_copy(update={"search_index": kind}), storage) for kind in INDEXES}
-    files = {f"file-{place:03}.1": path for place, path in enumerate(documents.build(tmp_path))}
+    files = {f"file-{place:03}.1": path for place, path in enumerate(sample_documents.build(tmp_path))}
     for source, path in files.items():
         chunks = await readers.chunks(path, path.name, Chunking())
         vectors = await model.embed([chunk.text for chunk in chunks])
         for index in indexes.values():
             await index.put(STORE, source, chunks, vectors, model.model)
-    asked, found = documents.questions(), Counter[tuple[str, str]]()
+    asked, found = sample_documents.questions(), Counter[tuple[str, str]]()
     for question in asked:
         queries = [Query(question.question, (await model.embed([question.question]))[0], model.model)]
         for kind, index in indexes.items():
             for how, weights in {"hybrid": HYBRID, "vector": VECTOR, "words": WORDS}.items():
                 passages = await index.search(STORE, list(files), queries, files.keys(), 5, weights=weights)
-                hit = any(documents.answers(question, files[each.source].name, each.text) for each in passages)
+                hit = any(sample_documents.answers(question, files[each.source].name, each.text) for each in passages)
                 found[kind, how] += hit
     print(dict(found), "of", len(asked))
     for kind in indexes:
@@ -392,7 +392,7 @@ async def filling(indexed: Indexed, first: int) -> asyncio.subprocess.Process:
     """Another process, which puts files of 20 chunks and says so, until its input ends."""
     settings = (indexed.settings.storage, indexed.settings.search_index)
     return await asyncio.create_subprocess_exec(
-        *(sys.executable, HERE / "filling.py", *settings, str(first)),
+        *(sys.executable, HERE / "index_filler.py", *settings, str(first)),
         env={"PYTHONPATH": python_path()},
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,

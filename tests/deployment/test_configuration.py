@@ -25,8 +25,8 @@ from assistants_service.infra.settings import ConfigurationError, Settings, read
 from assistants_service.infra.version import VERSION
 from assistants_service.infra.wiring import place_of
 from assistants_service.serving import run
-from reality import free_port
-from service import COMMAND, get, service
+from real_processes import free_port
+from service_process import COMMAND, get, service
 
 KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 NOWHERE = "BlobEndpoint=http://127.0.0.1:1/a;QueueEndpoint=http://127.0.0.1:1/a"

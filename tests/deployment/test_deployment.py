@@ -27,7 +27,7 @@ from ruamel.yaml import YAML
 
 import bicep_files
 from azurite import Azurite
-from service import LISTENING, get
+from service_process import LISTENING, get
 
 Json = Any
 

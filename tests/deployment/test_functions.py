@@ -24,13 +24,13 @@ from assistants_service.core.work_items import AdvanceRun, to_body
 from assistants_service.hosted import HostedWorker
 from assistants_service.infra.settings import ConfigurationError, Settings
 from azurite import Azurite
-from byname import ASSISTANT
 from chaos import talk_and_kill
 from functions_host import VISIBILITY_TIMEOUT, Options
 from package import package
-from reality import Reality, Visitor, reality
+from real_processes import Reality, Visitor, reality
 from scenarios import ask, listen
-from service import Process
+from scripted_models import ASSISTANT
+from service_process import Process
 from test_kill import HangsOnce
 
 HERE = Path(__file__).parent

@@ -18,11 +18,11 @@ from assistants_service.infra.azure.identity import new_credential
 from assistants_service.infra.azure.store import AzureStorage
 from assistants_service.infra.settings import ConfigurationError, read_settings
 from azurite import Azurite
-from forms import upload
-from inprocess import PATIENCE, Api
-from issuer import Issuer, issuing
-from service import COMMAND, Process
-from upstreams import Upstream, chunk, events, serving
+from identity_provider import Issuer, issuing
+from inprocess_service import PATIENCE, Api
+from multipart_forms import upload
+from scripted_upstreams import Upstream, chunk, events, serving
+from service_process import COMMAND, Process
 
 STORAGE, MODELS = "https://storage.azure.com", "https://cognitiveservices.azure.com"
 

@@ -22,7 +22,7 @@ import pytest
 from openai import BadRequestError, OpenAI
 
 from azurite import Azurite
-from service import COMMAND, Process, service, wait_until
+from service_process import COMMAND, Process, service, wait_until
 
 MANUAL = (Path(__file__).resolve().parents[2] / "docs" / "operations.md").read_text()
 SCRIPTS = dict(re.findall(r"<!-- (\w+) -->\n```sh\n(.*?)```\n", MANUAL, re.DOTALL))

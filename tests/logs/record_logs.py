@@ -33,9 +33,9 @@ from assistants_service.core.threads.view import ThreadView
 from assistants_service.core.vector_stores import repository
 from assistants_service.core.vector_stores.fold import StoreChange, StoreState
 from assistants_service.infra.version import VERSION
-from forms import upload
-from inprocess import Act, Gate, InProcess, ManualClock, calls, fails, in_process, path_of, says
-from searching import searching, stores, tool
+from inprocess_service import Act, Gate, InProcess, ManualClock, calls, fails, in_process, path_of, says
+from multipart_forms import upload
+from scripted_search import searching, stores, tool
 
 Json = Any
 PROJECT = "default"

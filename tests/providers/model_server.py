@@ -19,7 +19,7 @@ from pydantic import SecretStr
 
 from assistants_service.core.ports.models import ContextExceeded, ModelError, Prompt, Reply, Turn
 from assistants_service.infra.models.providers import ModelRouter, Provider
-from upstreams import WEATHER, Heard
+from scripted_upstreams import WEATHER, Heard
 
 FORCED: Final = {"type": "function", "function": {"name": WEATHER["name"]}}
 HELLO, WHERE = Turn("user", "Say hello."), Turn("user", "How is the weather in Paris?")

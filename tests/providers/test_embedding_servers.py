@@ -17,7 +17,7 @@ from assistants_service.infra.embeddings.families import Input, Manners, manners
 from assistants_service.infra.embeddings.provider import SHORTEST, ProviderEmbeddings
 from assistants_service.infra.settings import Settings
 from assistants_service.infra.wiring import embeddings_of, models_of
-from upstreams import Upstream, hang_up, router, serving, whole
+from scripted_upstreams import Upstream, hang_up, router, serving, whole
 
 Habit = Callable[[web.Request], Any]
 Body = Mapping[str, Any]

@@ -19,7 +19,7 @@ from assistants_service.infra.embeddings.offline import OfflineEmbeddings
 from assistants_service.infra.embeddings.provider import MOST_BYTES, ProviderEmbeddings, batches
 from assistants_service.infra.settings import ConfigurationError, Settings
 from assistants_service.infra.wiring import embeddings_of, models_of
-from upstreams import Upstream, hang_up, router, serving, whole
+from scripted_upstreams import Upstream, hang_up, router, serving, whole
 
 
 @pytest.fixture

@@ -15,16 +15,16 @@ import httpx2
 import pytest
 import pytest_asyncio
 
-import habits
+import provider_quirks
 from assistants_service.core.ports.models import ModelError, Prompt, Reply, Turn
 from assistants_service.infra.models.providers import ModelRouter, Provider
 from assistants_service.infra.settings import Settings
-from habits import HABITS, Habit
-from upstreams import Heard, assembled
+from provider_quirks import HABITS, Habit
+from scripted_upstreams import Heard, assembled
 
 DOCS = Path(__file__).resolve().parents[2] / "docs/providers.md"
 TABLE = re.findall(r"^\| (.+?) \| (.+?) \| ((?:none: )?`.+`) \|$", DOCS.read_text("utf-8"), re.MULTILINE)
-SOURCES = ("https://", habits.unreported("https://"))
+SOURCES = ("https://", provider_quirks.unreported("https://"))
 BLIND, TOO_LARGE = "openrouter_model_that_sees_nothing", "anthropic_image_that_is_too_large"
 CASES = [
     pytest.param(each, way, id=f"{each.name}-{'streamed' if way else 'whole'}")
@@ -42,7 +42,7 @@ def certificates_are_read_once() -> Iterator[None]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def url() -> AsyncIterator[str]:
-    async with habits.serving() as where:
+    async with provider_quirks.serving() as where:
         yield where
 
 
@@ -77,7 +77,7 @@ async def test_what_no_retry_has_shown_is_not_learned(url: str) -> None:
         with pytest.raises(ModelError):
             await models.reply(Prompt("m", "", (Turn("user", "ill"),), max_completion_tokens=50), None)
         reply = await models.reply(Prompt("m", "", (Turn("user", "well"),), max_completion_tokens=50), None)
-        assert reply.text == habits.DONE
+        assert reply.text == provider_quirks.DONE
     finally:
         await models.close()
 
@@ -90,15 +90,15 @@ async def test_one_image_that_is_refused_does_not_blind_the_model(url: str, name
     asked: list[bool] = []
     answer = HABITS[name].answer
 
-    def heeded(ask: habits.Ask) -> habits.Answer:
-        asked.append(habits.images(ask))
+    def heeded(ask: provider_quirks.Ask) -> provider_quirks.Answer:
+        asked.append(provider_quirks.images(ask))
         return answer(ask)
 
     try:
         with pytest.MonkeyPatch.context() as patch:
             patch.setitem(HABITS, name, replace(HABITS[name], answer=heeded))
             for _ in range(2):
-                await models.reply(Prompt("m", "", habits.SEEN), None)
+                await models.reply(Prompt("m", "", provider_quirks.SEEN), None)
     finally:
         await models.close()
     assert asked == [True, False, kept, *([False] if kept else [])]
@@ -111,7 +111,7 @@ async def talk(models: ModelRouter, streamed: bool, asked: dict[str, Any]) -> Re
         turns += [Turn("assistant", "Where?"), Turn("user", "In Paris.")]
     for _ in range(3):
         heard = Heard() if streamed else None
-        fields = {"tools": (habits.WEATHER, habits.OTHER), "max_completion_tokens": 50, **asked}
+        fields = {"tools": (provider_quirks.WEATHER, provider_quirks.OTHER), "max_completion_tokens": 50, **asked}
         reply = await models.reply(Prompt("m", "Be brief.", tuple(turns), **fields), heard)
         if heard:
             assert "".join(heard.texts) == reply.text
@@ -131,7 +131,11 @@ def test_every_habit_has_a_public_source_and_is_asked() -> None:
 
 def test_a_habit_of_github_names_what_was_read() -> None:
     """A repository as such is no source."""
-    found = {each.source.removeprefix(habits.GITHUB) for each in HABITS.values() if habits.GITHUB in each.source}
+    found = {
+        each.source.removeprefix(provider_quirks.GITHUB)
+        for each in HABITS.values()
+        if provider_quirks.GITHUB in each.source
+    }
     assert [each for each in found if not re.fullmatch(r"[\w.-]+/[\w.-]+/((issues|pull)/\d+|blob/.+)", each)] == []
 
 

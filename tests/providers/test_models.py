@@ -35,7 +35,7 @@ from assistants_service.infra.models.providers import ModelRouter, Provider
 from assistants_service.infra.models.turns import joined
 from assistants_service.infra.settings import read_settings
 from assistants_service.infra.wiring import models_of
-from upstreams import (
+from scripted_upstreams import (
     WEATHER,
     Answer,
     Heard,

@@ -12,7 +12,7 @@ from assistants_service.core.ports.models import Image, Prompt, Reply, Tokens, T
 from assistants_service.core.tools.file_search.tool import FUNCTION
 from assistants_service.infra.models.offline import HONEST, OfflineModel
 from assistants_service.infra.models.offline_arguments import arguments
-from upstreams import WEATHER, Heard, assembled, prompt
+from scripted_upstreams import WEATHER, Heard, assembled, prompt
 
 TIME = {"name": "getLocalTime", "description": "Tells the time somewhere"}
 NOTE = {"name": "add_note", "parameters": {"type": "object", "properties": {"n": {"type": "integer"}}}}

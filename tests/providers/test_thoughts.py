@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 
-import habits
+import provider_quirks
 from assistants_service.core import events as e
 from assistants_service.core import names
 from assistants_service.core.ports.models import Thought, Tokens, ToolCall, Turn
 from assistants_service.infra.models.providers import ModelRouter, Provider
 from assistants_service.infra.models.thoughts import MOST
-from inprocess import InProcess, in_process, path_of, says
-from upstreams import choice, function, prompt, router, serving, whole
+from inprocess_service import InProcess, in_process, path_of, says
+from scripted_upstreams import choice, function, prompt, router, serving, whole
 
-WEATHER = {"type": "function", "function": habits.WEATHER}
+WEATHER = {"type": "function", "function": provider_quirks.WEATHER}
 THINKERS = {
     "gemini_thought_signature": "c2lnbmF0dXJl",
     "deepseek_reasoning_content": "Paris, then.",
@@ -27,7 +27,7 @@ THINKERS = {
 
 
 def models_of(url: str, name: str) -> ModelRouter:
-    provider = Provider(api=habits.HABITS[name].api, base_url=f"{url}/{name}/v1")  # type: ignore[arg-type]
+    provider = Provider(api=provider_quirks.HABITS[name].api, base_url=f"{url}/{name}/v1")  # type: ignore[arg-type]
     return ModelRouter({"acme": provider}, "acme", timeout=10, max_retries=0)
 
 
@@ -38,7 +38,7 @@ async def test_a_thought_outlives_its_process_and_is_never_on_the_wire(
 ) -> None:
     """The model of each habit refuses the outputs without it. The process that asked is gone when they come."""
     storage, seen = f"sqlite:///{tmp_path}/a.db", ""
-    async with habits.serving() as url:
+    async with provider_quirks.serving() as url:
         models = models_of(url, habit)
         async with in_process(models=models, storage=storage) as service:
             thread, assistant = await service.thread("How is the weather?"), await service.assistant(tools=[WEATHER])
@@ -60,7 +60,7 @@ async def test_a_thought_outlives_its_process_and_is_never_on_the_wire(
             held = (await service.threads.look("default", thread)).state.runs[run["id"]]
             log = await service.storage.read(names.THREADS, names.log("default", thread), None)
         await models.close()
-    assert (run["status"], said[-1]) == ("completed", habits.DONE)
+    assert (run["status"], said[-1]) == ("completed", provider_quirks.DONE)
     assert thought not in seen
     assert held.thoughts == {}
     (kept,) = [

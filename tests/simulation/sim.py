@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
-import histories
+import random_histories
 
 HISTORIES = 10_000
 REPORT_EVERY = 5.0  # seconds
@@ -23,14 +23,14 @@ REPORT_EVERY = 5.0  # seconds
 def play(seed: int) -> tuple[int, Counter[str], str]:
     """The seed, what happened, and how it failed, if it did."""
     try:
-        return seed, histories.play(seed).counts, ""
+        return seed, random_histories.play(seed).counts, ""
     except Exception as error:
         return seed, Counter(), f"{type(error).__name__}: {error}"
 
 
 def replay(seed: int) -> int:
     try:
-        world = histories.play(seed, print)
+        world = random_histories.play(seed, print)
     except Exception:
         traceback.print_exc()
         return 1

@@ -14,10 +14,10 @@ from assistants_service.core.notifier import Notifier
 from assistants_service.core.ports.models import Deltas, Prompt, Reply
 from assistants_service.core.ports.storage import Delivery
 from assistants_service.worker.item_handler import WorkItemHandler
-from client import Client
 from faults import How
-from simulation import PROJECT, World
-from virtual import run
+from simulated_clients import Client
+from simulated_service import PROJECT, World
+from virtual_time import run
 
 AT_ONCE = 0.02  # seconds: a few calls of the store
 

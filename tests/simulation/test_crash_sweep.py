@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 from assistants_service.worker.item_handler import WorkItemHandler
-from client import Client, Unanswered
 from faults import How, Mischief, Plan
-from promises import check, nothing_is_left
+from promise_checks import check, nothing_is_left
 from scenarios import SCENARIOS, WORLDS, Scenario, ask
-from simulation import World
-from virtual import run
+from simulated_clients import Client, Unanswered
+from simulated_service import World
+from virtual_time import run
 
 THOROUGH = int(os.environ.get("SWEEP", "1"))  # 100 sweeps every call of every scenario in every layout
 PART = 3 * THOROUGH  # points of a sweep that takes a part of them; of a layout beyond the first, a third of that

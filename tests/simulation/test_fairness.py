@@ -30,15 +30,15 @@ from assistants_service.core.vector_stores.commands import NewFile
 from assistants_service.worker.main import POLL_SLOW, Worker
 from assistants_service.worker.slots import CHORES, HOSTED_RUNS, HOSTED_WAITING, GiveWay, Slots
 from assistants_service.worker.store_work import JOBS
-from byname import ASSISTANT
-from client import Client
-from forms import upload
-from inprocess import Api, ScriptedModels, in_process, says
-from promises import past_of
-from shelved import Bag
-from simulation import OTHER_PROJECT, PROJECT, World
+from inprocess_service import Api, ScriptedModels, in_process, says
+from multipart_forms import upload
+from promise_checks import past_of
+from scripted_ingestion import Bag
+from scripted_models import ASSISTANT
+from simulated_clients import Client
+from simulated_service import OTHER_PROJECT, PROJECT, World
 from test_stores_crash import once
-from virtual import VirtualClock, run
+from virtual_time import VirtualClock, run
 
 MANY = 1_000
 FUNCTIONS = 256  # that a host runs at once

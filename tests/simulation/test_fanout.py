@@ -20,12 +20,12 @@ from assistants_service.infra.azure import documents as azure_documents
 from assistants_service.infra.azure.calls import Transport
 from assistants_service.infra.azure.store import AzureStorage
 from azurite import Azurite
-from client import Client
-from simulation import PROJECT, World
-from sources import FOLDERS
+from simulated_clients import Client
+from simulated_service import PROJECT, World
+from source_paths import FOLDERS
 from test_fairness import runs_of
 from test_segment_cache import PLENTY, Watched, blob, contents, found
-from virtual import run
+from virtual_time import run
 
 __all__ = ["contents"]
 

@@ -21,10 +21,10 @@ from assistants_service.core.ports.storage import StorageUnavailable
 from assistants_service.core.protocol.files.requests import CompleteUpload, CreateUpload, ExpiresAfter
 from assistants_service.core.protocol.files.resources import File
 from assistants_service.infra.sqlite import contents
-from client import Unanswered
 from faults import How, Plan
-from simulation import PROJECT, Process, World
-from virtual import VirtualLoop, run
+from simulated_clients import Unanswered
+from simulated_service import PROJECT, Process, World
+from virtual_time import VirtualLoop, run
 
 Json = Any
 Scenario = Callable[["Owner"], Awaitable[None]]

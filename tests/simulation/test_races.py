@@ -14,12 +14,12 @@ from assistants_service.core.work_items import AdvanceRun, MaintainStore, to_bod
 from assistants_service.worker.item_handler import WorkItemHandler
 from assistants_service.worker.run_executor import RunExecutor
 from assistants_service.worker.slots import Slots
-from client import Client, Refused, Unanswered
 from faults import How
-from promises import all_documents, check
-from simulation import PROJECT, World
+from promise_checks import all_documents, check
+from simulated_clients import Client, Refused, Unanswered
+from simulated_service import PROJECT, World
 from test_fairness import counts, store_of
-from virtual import run
+from virtual_time import run
 
 
 def played(moves: Callable[[World, Client], Awaitable[None]], **options: Any) -> World:

@@ -17,13 +17,13 @@ from assistants_service.core.log import repository
 from assistants_service.core.ports.storage import Document, StorageUnavailable, Undecided
 from assistants_service.core.protocol.threads.requests import CreateMessage
 from assistants_service.core.threads.commands import message_from
-from client import Client
+from commit_history import whole
 from faults import How, Plan
-from past import whole
-from promises import check, nothing_is_left, past_of
+from promise_checks import check, nothing_is_left, past_of
 from scenarios import ask
-from simulation import PROJECT, Process, World
-from virtual import run
+from simulated_clients import Client
+from simulated_service import PROJECT, Process, World
+from virtual_time import run
 
 
 async def say(process: Process, thread_id: str, text: str) -> str:

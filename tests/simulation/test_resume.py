@@ -27,12 +27,12 @@ from assistants_service.core.vector_stores.repository import VectorStoreReposito
 from assistants_service.infra.settings import ConfigurationError, Settings
 from assistants_service.infra.sqlite.store import SqliteStorage
 from assistants_service.infra.wiring import MEMORY, SystemClock
-from client import Client, Unanswered
 from faults import How, Plan
-from inprocess import in_process
-from promises import nothing_is_left, past_in
+from inprocess_service import in_process
+from promise_checks import nothing_is_left, past_in
 from scenarios import SCENARIOS, WORLDS
-from simulation import PROJECT, RESTART, Process, World
+from simulated_clients import Client, Unanswered
+from simulated_service import PROJECT, RESTART, Process, World
 from test_crash_sweep import THOROUGH, go_on
 from test_files_crash import SCENARIOS as FILES
 from test_files_crash import Owner as Uploader
@@ -40,7 +40,7 @@ from test_files_crash import check as check_files
 from test_files_crash import create_and_delete, days_pass, go_away
 from test_stores_crash import SCENARIOS as STORES
 from test_stores_crash import Owner, check, delete_while_files_are_read
-from virtual import run
+from virtual_time import run
 
 POINTS = 3 * THOROUGH  # of each scenario
 LATE = [SCENARIOS[name] for name in SCENARIOS if "expire" in name or "settle" in name]  # runs are to expire in these

@@ -14,15 +14,15 @@ from assistants_service.core.paging import PageQuery
 from assistants_service.core.ports.storage import Document, Mark
 from assistants_service.core.protocol.objects import encode
 from assistants_service.core.threads.stream import replay
-from client import Client
+from commit_history import whole
 from faults import Plan
-from inprocess import in_process
-from past import whole
-from promises import all_documents, check, past_of
+from inprocess_service import in_process
+from promise_checks import all_documents, check, past_of
 from scenarios import ask, rolled_over
-from simulation import PROJECT, World
+from simulated_clients import Client
+from simulated_service import PROJECT, World
 from test_repository import say
-from virtual import run
+from virtual_time import run
 
 ROLLS = 3  # commits of one generation
 

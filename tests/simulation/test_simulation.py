@@ -1,4 +1,4 @@
-"""P1 to P9 in random histories (histories.py): a few of those that `make sim` plays, and the proof that they
+"""P1 to P9 in random histories (random_histories.py): a few of those that `make sim` plays, and the proof that they
 can fail, and that a failure can be played again."""
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from assistants_service.infra.sqlite.store import SqliteStorage
 from assistants_service.worker import item_handler as handler
 from assistants_service.worker import main
 from assistants_service.worker import run_executor as advance
-from histories import play
+from random_histories import play
 
 HISTORIES = 50
 TRIES = 60  # histories in which a planted defect must show

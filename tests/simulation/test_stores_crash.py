@@ -30,13 +30,13 @@ from assistants_service.core.vector_stores.repository import StoreView
 from assistants_service.core.work_items import MaintainStore, to_body
 from assistants_service.worker.ingestion import CLAIMS
 from assistants_service.worker.item_handler import WorkItemHandler
-from byname import ASSISTANT
-from client import Client, Refused, Unanswered
 from faults import How, Mischief, Plan
-from simulation import PROJECT, Process, World
+from scripted_models import ASSISTANT
+from simulated_clients import Client, Refused, Unanswered
+from simulated_service import PROJECT, Process, World
 from test_files_crash import Owner as Asker
 from test_files_crash import days_pass
-from virtual import run
+from virtual_time import run
 
 Json = Any
 Scenario = Callable[["Owner"], Awaitable[None]]

@@ -11,19 +11,19 @@ from dataclasses import dataclass, field
 
 import pytest
 
-import simulation
+import simulated_service
 from assistants_service.core import events as e
 from assistants_service.core.ports.models import Deltas, Prompt, Reply
 from assistants_service.core.protocol.runs.resources import Run
 from assistants_service.core.threads.decide import CLAIMS, DEADLY
 from assistants_service.core.threads.fold import RunState
 from assistants_service.worker.actions import Actions
-from byname import ByName
-from client import Client
-from promises import check, past_of
-from simulation import PROCESS, PROJECT, World
+from promise_checks import check, past_of
+from scripted_models import ByName
+from simulated_clients import Client
+from simulated_service import PROCESS, PROJECT, World
 from test_worker import deliver, started
-from virtual import run
+from virtual_time import run
 
 AGES = 36_000  # seconds of a run: it does not expire first
 SPARED = 1_000.0  # seconds by which all has happened: deaths, each noticed 45 seconds later, and what had to wait
@@ -118,7 +118,7 @@ def test_p2_a_run_that_kills_each_of_its_workers_fails(
 ) -> None:
     async def main() -> None:
         models, tool = Deadly(kills=lambda _: cause == "model"), Lookup()
-        monkeypatch.setattr(simulation, "ACTIONS", Actions({"lookup": tool.lookup}))
+        monkeypatch.setattr(simulated_service, "ACTIONS", Actions({"lookup": tool.lookup}))
         world = world_of(models)
         async with world.running():
             with hearing(caplog):
@@ -162,7 +162,7 @@ def test_what_makes_progress_may_lose_any_number_of_workers(monkeypatch: pytest.
 
     async def main() -> None:
         models, tool = Deadly(kills=lambda number: number % CLAIMS != 0), Lookup(kills=lambda number: number < CLAIMS)
-        monkeypatch.setattr(simulation, "ACTIONS", Actions({"lookup": tool.lookup}))
+        monkeypatch.setattr(simulated_service, "ACTIONS", Actions({"lookup": tool.lookup}))
         world = world_of(models)
         async with world.running():
             client, work = await started(world, "own")

@@ -22,12 +22,12 @@ from assistants_service.core.protocol.bodies import Body
 from assistants_service.core.protocol.objects import Struct
 from assistants_service.core.tools import registry
 from assistants_service.core.tools.tool import Definition, Execution, Output, StepCall, Tool, ToolServices, ToolStruct
-from sources import python_path
+from source_paths import python_path
 
 if TYPE_CHECKING:
     from assistants_service.core.protocol.runs.resources import Run
-    from client import Client
-    from inprocess import InProcess
+    from inprocess_service import InProcess
+    from simulated_clients import Client
 
 Json = Any
 
@@ -118,10 +118,12 @@ DONE = {"id": "call_d", "type": "dice", "dice": {"reason": "to see who begins", 
 
 @contextlib.asynccontextmanager
 async def served(*script: Any) -> AsyncIterator[InProcess]:
-    import inprocess
+    import inprocess_service
 
-    inprocess.check_response = inprocess.check_event = lambda *_: None  # the protocol's document has no dice
-    async with inprocess.in_process(*script) as service:
+    inprocess_service.check_response = inprocess_service.check_event = lambda *_: (
+        None
+    )  # the protocol's document has no dice
+    async with inprocess_service.in_process(*script) as service:
         yield service
 
 
@@ -149,7 +151,7 @@ def added_up(pieces: list[Json]) -> Json:
 
 async def it_is_set_up_called_shown_and_remembered() -> None:
     from assistants_service.composition import threads_of
-    from inprocess import calls, path_of, says
+    from inprocess_service import calls, path_of, says
 
     script = calls(ASKED), says("You begin."), says("Once more.")
     async with served(*script) as service:
@@ -177,7 +179,7 @@ async def it_is_set_up_called_shown_and_remembered() -> None:
 
 
 async def its_deltas_are_streamed() -> None:
-    from inprocess import calls, says
+    from inprocess_service import calls, says
 
     async with served(calls(ASKED), says("You begin.")) as service:
         thread, body = await service.thread("Who begins?"), {"assistant_id": await service.assistant(tools=TOOLS)}
@@ -186,7 +188,7 @@ async def its_deltas_are_streamed() -> None:
 
 
 async def a_function_of_its_name_takes_nothing_from_it() -> None:
-    from inprocess import calls, says
+    from inprocess_service import calls, says
 
     mine = {"type": "function", "function": {"name": "dice"}}
     both = calls(ToolCall("call_1", "dice", "{}"), ToolCall("call_2", "dice_2", '{"reason": "x"}'))
@@ -200,7 +202,7 @@ async def a_function_of_its_name_takes_nothing_from_it() -> None:
 
 
 async def a_run_that_is_cancelled_cancels_it() -> None:
-    from inprocess import calls, path_of
+    from inprocess_service import calls, path_of
 
     DICE.gate, begun = asyncio.Event(), DICE.executed
     async with served(calls(ASKED)) as service:
@@ -215,16 +217,16 @@ async def a_run_that_is_cancelled_cancels_it() -> None:
 
 def a_crash_at_any_moment_leaves_one_result() -> None:
     """The promises hold, whichever call of the store a process dies at."""
-    import byname
-    import client as clients
     import scenarios
-    import simulation
+    import scripted_models
+    import simulated_clients as clients
+    import simulated_service
     import test_crash_sweep as sweeps
     from faults import How, Plan
-    from virtual import run
+    from virtual_time import run
 
-    class Thrower(byname.ByName):
-        async def _reply(self, script: str, count: int, prompt: Any, said: byname.Said) -> Any:
+    class Thrower(scripted_models.ByName):
+        async def _reply(self, script: str, count: int, prompt: Any, said: scripted_models.Said) -> Any:
             if script == "dice" and prompt.turns[-1].role != "tool":
                 return await said.calls("dice")
             return await super()._reply(script, count, prompt, said)
@@ -232,9 +234,9 @@ def a_crash_at_any_moment_leaves_one_result() -> None:
     async def dice_streamed(client: Client) -> None:
         await scenarios.listen(client, "dice")
 
-    assistant = msgspec.structs.replace(byname.ASSISTANT, tools=(*byname.ASSISTANT.tools, DiceTool()))
-    simulation.ASSISTANT = clients.ASSISTANT = assistant
-    simulation.ByName = Thrower
+    assistant = msgspec.structs.replace(scripted_models.ASSISTANT, tools=(*scripted_models.ASSISTANT.tools, DiceTool()))
+    simulated_service.ASSISTANT = clients.ASSISTANT = assistant
+    simulated_service.ByName = Thrower
     executions = []
     for number in sweeps.undisturbed(dice_streamed).points(How.CRASH_BEFORE):
         before = len(DICE.executed)

@@ -20,12 +20,12 @@ from assistants_service.core.work_items import AdvanceRun, PurgeThread, to_body
 from assistants_service.worker.actions import Actions
 from assistants_service.worker.item_handler import WorkItemHandler
 from assistants_service.worker.main import Worker
-from client import Client, Unanswered
 from faults import How, Plan
-from hosting import VISIBILITY_TIMEOUT
-from promises import all_documents, check, nothing_is_left, past_of
-from simulation import PROJECT, Process, World
-from virtual import run
+from promise_checks import all_documents, check, nothing_is_left, past_of
+from simulated_clients import Client, Unanswered
+from simulated_functions_host import VISIBILITY_TIMEOUT
+from simulated_service import PROJECT, Process, World
+from virtual_time import run
 
 
 async def started(world: World, script: str, *, stream: bool = False) -> tuple[Client, Run]:

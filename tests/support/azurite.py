@@ -24,7 +24,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from node import NODE, npm_install
+from npm import NODE, npm_install
 
 HOME = Path(__file__).parent / "azurite"
 KEY = base64.b64encode(b"a key for tests").decode()

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from assistants_service.core.protocol.runs.resources import TERMINAL
-from client import Client
+from simulated_clients import Client
 
 Scenario = Callable[[Client], Awaitable[None]]
 

@@ -18,8 +18,8 @@ from assistants_service.infra.models.context_windows import known_window
 from assistants_service.infra.models.providers import ModelRouter, Provider
 from assistants_service.infra.tokenizer import Tiktoken
 from assistants_service.worker.budget import TRIES
-from inprocess import Act, InProcess, calls, fails, in_process, says
-from upstreams import choice, fail, router, serving, whole
+from inprocess_service import Act, InProcess, calls, fails, in_process, says
+from scripted_upstreams import choice, fail, router, serving, whole
 
 # --- windows --------------------------------------------------------------------------------------------------------
 

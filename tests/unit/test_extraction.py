@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-import documents
-import hostile
+import hostile_files
+import sample_documents
 from assistants_service.core.ports.extraction import Chunk, Chunking, Unreadable
 from assistants_service.infra.extraction.formats import DOCUMENTS, TEXTS
 from assistants_service.infra.extraction.pool import ReaderPool
-from reading import failure, read, text_file
+from reader_pools import failure, read, text_file
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -26,7 +26,7 @@ PAGE = 4096
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    return documents.build(tmp_path_factory.mktemp("corpus"))
+    return sample_documents.build(tmp_path_factory.mktemp("corpus"))
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -45,8 +45,10 @@ async def test_every_passage_of_the_corpus_is_in_a_chunk_of_its_file(readers: Re
     assert {Path(name).suffix for name in chunks} == {
         *(".csv", ".docx", ".html", ".json", ".md", ".pdf", ".pptx", ".py", ".txt", ".xlsx")
     }
-    for question in documents.questions():
-        assert any(documents.answers(question, question.file, chunk.text) for chunk in chunks[question.file]), question
+    for question in sample_documents.questions():
+        assert any(sample_documents.answers(question, question.file, chunk.text) for chunk in chunks[question.file]), (
+            question
+        )
 
 
 async def test_chunks_are_cut_as_asked_and_the_same_each_time(readers: ReaderPool, corpus: list[Path]) -> None:
@@ -166,7 +168,7 @@ async def test_hostile_files_fail_alone_and_within_limits(readers: ReaderPool, t
     await read(readers, good)
     files = [
         (tmp_path / f"file{place}{extension}", make, name, code)
-        for place, (name, (make, extension, code)) in enumerate(hostile.FILES.items())
+        for place, (name, (make, extension, code)) in enumerate(hostile_files.FILES.items())
     ]
     for path, make, _, _ in files:
         make(path)
@@ -181,14 +183,14 @@ async def test_hostile_files_fail_alone_and_within_limits(readers: ReaderPool, t
         else:
             chunks = await read(readers, path)
             assert len(chunks) == 1, name
-            assert hostile.HARMLESS in chunks[0].text, name
+            assert hostile_files.HARMLESS in chunks[0].text, name
             said = "its text"
         took = time.monotonic() - began
         worst = max(worst, took)
         print(f"{name:20} {took:5.1f} s  {(memory() - at_first) / 2**20:4.0f} MiB  {said}")
         assert took < 60, name  # the limit of the clock (20), and a start
-        assert await read(readers, good) == [Chunk(hostile.HARMLESS, 0, 6)], name
-        assert not list(Path("/tmp").glob(hostile.SECRET))
+        assert await read(readers, good) == [Chunk(hostile_files.HARMLESS, 0, 6)], name
+        assert not list(Path("/tmp").glob(hostile_files.SECRET))
     assert memory() - at_first < 32 * 2**20  # of the parent
 
 

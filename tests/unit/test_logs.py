@@ -15,9 +15,9 @@ import pytest
 
 from assistants_service.core import log_context
 from assistants_service.infra.telemetry.logs import JsonLines, Lines
-from exported import Exported
-from service import Process
-from upstreams import choice, chunk, events, function, serving, whole
+from captured_telemetry import Exported
+from scripted_upstreams import choice, chunk, events, function, serving, whole
+from service_process import Process
 
 Json = Any
 CANARY = "canary-5c1e"

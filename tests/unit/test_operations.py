@@ -25,7 +25,7 @@ from assistants_service.infra.wiring import SystemClock
 from assistants_service.worker.actions import Actions
 from assistants_service.worker.context import VISIBILITY_TIMEOUT, WorkerContext
 from assistants_service.worker.item_handler import WorkItemHandler
-from shelved import Bag, PlainText
+from scripted_ingestion import Bag, PlainText
 
 LIMIT = 16
 HEADERS = {"OpenAI-Beta": "assistants=v2"}

@@ -30,9 +30,9 @@ from assistants_service.infra.tokenizer import Tiktoken
 from assistants_service.worker.actions import Actions
 from assistants_service.worker.context import WorkerContext
 from assistants_service.worker.item_handler import DELIVERIES, WorkItemHandler
-from exported import Exported
-from searching import FakeSearch
-from shelved import Bag, PlainText
+from captured_telemetry import Exported
+from scripted_ingestion import Bag, PlainText
+from scripted_search import FakeSearch
 
 ASSISTANT = StoredAssistant(id="asst_1", created_at=1, model="m")
 BODY = CreateThreadAndRun.model_validate(

@@ -15,11 +15,11 @@ from pathlib import Path
 import fpdf
 import pytest
 
-import hostile
+import hostile_files
 from assistants_service.core.ports.extraction import Chunk
 from assistants_service.infra.extraction import pool
 from assistants_service.infra.extraction.pool import ReaderPool
-from reading import failure, read, text_file
+from reader_pools import failure, read, text_file
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ async def test_a_process_that_is_killed_fails_its_file_alone(readers: ReaderPool
         await asyncio.sleep(0.01)
     os.kill(found.pop(), signal.SIGKILL)
     assert (await reading).code == "server_error"
-    assert await waiting == [Chunk(hostile.HARMLESS, 0, 6)]
+    assert await waiting == [Chunk(hostile_files.HARMLESS, 0, 6)]
 
 
 async def test_a_cancelled_call_ends_its_process(readers: ReaderPool, tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def pdf(tmp_path: Path) -> Path:
     made = fpdf.FPDF()
     made.add_page()
     made.set_font("helvetica")
-    made.cell(text=hostile.HARMLESS)
+    made.cell(text=hostile_files.HARMLESS)
     made.output(str(tmp_path / "tide.pdf"))
     return tmp_path / "tide.pdf"
 
@@ -174,7 +174,7 @@ async def test_pdfium_is_loaded_from_a_private_folder_that_is_gone_at_once(
     planted.parent.mkdir()
     planted.write_bytes(b"not pdfium")
     (chunk,) = await read(readers, pdf)
-    assert chunk.text.strip() == hostile.HARMLESS
+    assert chunk.text.strip() == hostile_files.HARMLESS
     loaded = [line for line in Path(f"/proc/{children().pop()}/maps").read_text().splitlines() if "pdfium" in line]
     assert loaded
     assert all(f"{temporary}/assistants-reader-" in line and line.endswith("(deleted)") for line in loaded)
@@ -205,7 +205,7 @@ async def test_an_error_of_the_library_is_no_damaged_file_and_is_logged(
         resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
     assert (error.code, str(error)) == ("server_error", "The service failed to read this .pdf file.")
     assert "pdfium cannot be loaded" in caplog.text
-    assert await read(readers, text_file(tmp_path)) == [Chunk(hostile.HARMLESS, 0, 6)]
+    assert await read(readers, text_file(tmp_path)) == [Chunk(hostile_files.HARMLESS, 0, 6)]
 
 
 async def test_a_process_that_cannot_start_says_why(

@@ -17,8 +17,8 @@ from assistants_service.core.search.segment import Chunk, DamagedSegment, build,
 from assistants_service.core.search.segment_cache import BRIEF, FIRST, SegmentCache, SegmentGone
 from assistants_service.infra.sqlite.store import SqliteStorage
 from assistants_service.infra.wiring import SystemClock
-from forms import upload
-from inprocess import InProcess, in_process
+from inprocess_service import InProcess, in_process
+from multipart_forms import upload
 
 CONTAINER, PLENTY = "segments", 10**9
 

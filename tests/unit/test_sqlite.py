@@ -16,7 +16,7 @@ import pytest
 from assistants_service.core.ports.storage import Mark, StorageUnavailable, Unsent
 from assistants_service.infra.sqlite import store as sqlite_store
 from assistants_service.infra.sqlite.store import SqliteStorage
-from inprocess import ManualClock, in_process
+from inprocess_service import ManualClock, in_process
 
 HOUR = 3600.0
 MIB = 1024 * 1024

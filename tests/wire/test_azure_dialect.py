@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from assistants_service.api.main import ROUTES
-from inprocess import Answer, InProcess, in_process, says
+from inprocess_service import Answer, InProcess, in_process, says
 
 KEY = "key-of-project-one"
 VERSION = "api-version=2024-05-01-preview"

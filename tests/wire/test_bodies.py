@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from aiohttp.http_parser import DeflateBuffer
 
-from forms import TYPE, field, file_form, form, send_form
-from inprocess import InProcess, in_process
+from inprocess_service import InProcess, in_process
+from multipart_forms import TYPE, field, file_form, form, send_form
 from test_connections import LIVE, answered, connected, refusal, served
 from test_files import kept
 

@@ -18,9 +18,9 @@ from assistants_service.api.connection_limits import STALLED
 from assistants_service.composition import api_of
 from assistants_service.infra.settings import read_settings
 from assistants_service.serving import listening
-from forms import TYPE, file_form
-from inprocess import InProcess, in_process
-from virtual import run
+from inprocess_service import InProcess, in_process
+from multipart_forms import TYPE, file_form
+from virtual_time import run
 
 Json = Any
 

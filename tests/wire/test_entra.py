@@ -18,8 +18,8 @@ from cryptography.hazmat.primitives import serialization
 from assistants_service.infra.entra import FRESH, LEEWAY, RECHECK, REFETCH
 from assistants_service.infra.settings import ConfigurationError, read_settings
 from assistants_service.infra.wiring import SystemClock, tokens_of
-from inprocess import Answer, InProcess, ManualClock, in_process
-from issuer import AUDIENCE, ISSUER, Issuer, issuing
+from identity_provider import AUDIENCE, ISSUER, Issuer, issuing
+from inprocess_service import Answer, InProcess, ManualClock, in_process
 
 ROLES = {"One.Writer": "one", "One.Reader": "one:read", "Two.Writer": "two:full"}
 READ, WRITE = ["One.Reader"], ["One.Writer"]

@@ -11,10 +11,10 @@ import pytest
 
 from assistants_service.infra.settings import read_settings
 from assistants_service.infra.wiring import models_of
-from forms import add_part, upload
-from inprocess import InProcess, in_process, path_of
-from malformed import UPLOAD, valid
-from upstreams import choice, function, serving, whole
+from inprocess_service import InProcess, in_process, path_of
+from malformed_requests import UPLOAD, valid
+from multipart_forms import add_part, upload
+from scripted_upstreams import choice, function, serving, whole
 
 Json = Any
 ROOT = Path(__file__).resolve().parents[2]

@@ -22,10 +22,10 @@ from assistants_service.core.ports.storage import StorageUnavailable
 from assistants_service.core.tools.file_search.passages import MOST_TOKENS
 from assistants_service.infra.models.providers import ModelRouter, Provider
 from assistants_service.infra.tokenizer import Tiktoken
-from forms import upload
-from inprocess import Event, Gate, InProcess, ManualClock, Stream, calls, in_process, path_of, says
-from searching import FOODS, FakeSearch, found, made_stores, searching, stores, tool
-from shelved import PlainText
+from inprocess_service import Event, Gate, InProcess, ManualClock, Stream, calls, in_process, path_of, says
+from multipart_forms import upload
+from scripted_ingestion import PlainText
+from scripted_search import FOODS, FakeSearch, found, made_stores, searching, stores, tool
 from test_wire_tools import PARIS, WEATHER
 
 Json = Any

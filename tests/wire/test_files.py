@@ -13,8 +13,8 @@ import pytest
 from assistants_service.core import names
 from assistants_service.core.files.service import BATCH_LIFETIME, MARGIN, PATIENCE
 from assistants_service.core.ports.storage import StorageUnavailable
-from forms import BOUNDARY, TYPE, download, field, file_form, form, send_form, upload
-from inprocess import InProcess, ManualClock, in_process
+from inprocess_service import InProcess, ManualClock, in_process
+from multipart_forms import BOUNDARY, TYPE, download, field, file_form, form, send_form, upload
 
 Json = Any
 DAY = 24 * 3600

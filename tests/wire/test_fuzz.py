@@ -19,10 +19,10 @@ import aiohttp
 from yarl import URL
 
 from bench.helper import resident_mb
-from forms import add_part, upload
-from inprocess import Api, path_of
-from malformed import UPLOAD, WEATHER, malformed
-from service import Process, service
+from inprocess_service import Api, path_of
+from malformed_requests import UPLOAD, WEATHER, malformed
+from multipart_forms import add_part, upload
+from service_process import Process, service
 from test_malformed import AT_ONCE, send_all
 
 HERE = Path(__file__).parent

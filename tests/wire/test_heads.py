@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from assistants_service.api.heads import ONCE
-from inprocess import in_process
+from inprocess_service import in_process
 from test_connections import answered, served
 
 Json = Any

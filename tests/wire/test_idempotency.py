@@ -17,8 +17,8 @@ from openai import AsyncOpenAI, BadRequestError, NotFoundError
 
 from assistants_service.api.idempotency import Reserved
 from assistants_service.core.ports.models import ToolCall
-from forms import upload
-from inprocess import Gate, InProcess, ManualClock, calls, in_process, says
+from inprocess_service import Gate, InProcess, ManualClock, calls, in_process, says
+from multipart_forms import upload
 
 Json = Any
 DAY = 24 * 3600

@@ -11,8 +11,8 @@ from assistants_service.core import events as e
 from assistants_service.core.ports.models import Image, Turn
 from assistants_service.core.protocol.threads.resources import ImageFile, ImageFilePart, Message, Thread
 from assistants_service.worker import images
-from forms import file_form, send_form
-from inprocess import InProcess, calls, in_process, says
+from inprocess_service import InProcess, calls, in_process, says
+from multipart_forms import file_form, send_form
 from test_wire_tools import PARIS, WEATHER
 
 Json = Any

@@ -9,8 +9,8 @@ import pytest
 
 from assistants_service.api.authentication import STALE
 from assistants_service.core.keys import Keys
-from forms import TYPE, file_form
-from inprocess import Answer, InProcess, ManualClock, in_process
+from inprocess_service import Answer, InProcess, ManualClock, in_process
+from multipart_forms import TYPE, file_form
 
 Json = Any
 FOREIGN = "https://evil.example"

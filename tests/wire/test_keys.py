@@ -23,8 +23,8 @@ from assistants_service.core import names
 from assistants_service.core.keys import Keys
 from assistants_service.core.ports.storage import StorageUnavailable
 from assistants_service.infra.settings import ConfigurationError, read_settings
-from inprocess import InProcess, ManualClock, in_process
-from service import COMMAND, service, wait_until
+from inprocess_service import InProcess, ManualClock, in_process
+from service_process import COMMAND, service, wait_until
 
 
 @pytest.fixture

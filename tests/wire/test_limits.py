@@ -16,7 +16,7 @@ from assistants_service.core import names
 from assistants_service.core.errors import ApiError
 from assistants_service.core.ports.storage import StorageUnavailable
 from assistants_service.core.work_items import PurgeThread, to_body
-from inprocess import Answer, Gate, InProcess, ManualClock, in_process, path_of, says
+from inprocess_service import Answer, Gate, InProcess, ManualClock, in_process, path_of, says
 
 KEYS = "one:key-of-one,two:key-of-two"
 

@@ -19,10 +19,10 @@ from assistants_service.core.threads.decide import CLOSING
 from assistants_service.infra.models import providers
 from assistants_service.worker import run_executor
 from assistants_service.worker.deltas import PartialReply, Unheard
-from habits import HABITS, Answer, Ask, Habit, function_item, item, refused, respond
-from habits import serving as serving_habits
-from inprocess import Gate, InProcess, ManualClock, calls, fails, in_process, path_of, says
-from upstreams import broken, chunk, events, response, router, said, serving
+from inprocess_service import Gate, InProcess, ManualClock, calls, fails, in_process, path_of, says
+from provider_quirks import HABITS, Answer, Ask, Habit, function_item, item, refused, respond
+from provider_quirks import serving as serving_habits
+from scripted_upstreams import broken, chunk, events, response, router, said, serving
 
 Json = Any
 WEATHER = {"type": "function", "function": {"name": "get_weather"}}

@@ -13,10 +13,10 @@ import aiohttp
 import pytest
 
 from assistants_service.core.ports.models import ToolCall
-from exported import Exported
-from forms import add_part, download, field, file_form, form, send_form
-from inprocess import Api, InProcess, calls, in_process, path_of, says
-from malformed import REQUESTS, UPLOAD, WEATHER, Bad, malformed, valid, with_parameters, with_schema
+from captured_telemetry import Exported
+from inprocess_service import Api, InProcess, calls, in_process, path_of, says
+from malformed_requests import REQUESTS, UPLOAD, WEATHER, Bad, malformed, valid, with_parameters, with_schema
+from multipart_forms import add_part, download, field, file_form, form, send_form
 
 Json = Any
 SEED, AT_ONCE = 20261121, 16

@@ -33,8 +33,8 @@ from hypothesis.stateful import (
 from assistants_service.core.ports.models import Deltas, ModelInfo, Prompt, Reply, ToolCall
 from assistants_service.infra.models.context_windows import known_window
 from assistants_service.worker import run_executor
-from inprocess import NOTHING, Answer, Gate, InProcess, ManualClock, calls, fails, in_process, says
-from reference import CALLS, TERMINAL, Reference, Refused, Thread
+from inprocess_service import NOTHING, Answer, Gate, InProcess, ManualClock, calls, fails, in_process, says
+from reference_api import CALLS, TERMINAL, Reference, Refused, Thread
 
 Json = Any
 MODEL = int(os.environ.get("MODEL", "0"))  # 0: the same sequences each time

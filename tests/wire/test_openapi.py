@@ -16,7 +16,7 @@ from jsonschema import Draft202012Validator
 
 from assistants_service.api.openapi import add_routes
 from cut_openapi import render
-from openapi import ROOT, check_event, check_response, check_stream
+from openapi_checks import ROOT, check_event, check_response, check_stream
 
 SERVED = json.loads((ROOT / "app" / "assistants_service" / "api" / "openapi.json").read_text(encoding="utf-8"))
 RECORDINGS = sorted((ROOT / "tests" / "wire" / "published" / "recordings").glob("*.json"))

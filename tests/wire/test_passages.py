@@ -7,12 +7,12 @@ import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
-import documents
+import sample_documents
 from assistants_service.core.search.ranking import VECTOR, WORDS
 from assistants_service.infra.embeddings.offline import OfflineEmbeddings
 from assistants_service.infra.extraction.pool import ReaderPool
-from forms import upload
-from inprocess import in_process
+from inprocess_service import in_process
+from multipart_forms import upload
 
 TOP = 5
 Search = Callable[[str], Awaitable[Sequence[tuple[str, str]]]]  # file name and text of what is found
@@ -20,13 +20,13 @@ Search = Callable[[str], Awaitable[Sequence[tuple[str, str]]]]  # file name and 
 
 async def test_the_passage_is_among_the_first_five(tmp_path: Path) -> None:
     """Of at least nine questions in ten; and neither words alone nor vectors alone find more."""
-    asked = documents.questions()
+    asked = sample_documents.questions()
     readers, model = ReaderPool(processes=1), OfflineEmbeddings()
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(readers.close)
         stack.push_async_callback(model.close)
         service = await stack.enter_async_context(in_process(extraction=readers, embeddings=model))
-        files = [await upload(service.api, path.read_bytes(), path.name) for path in documents.build(tmp_path)]
+        files = [await upload(service.api, path.read_bytes(), path.name) for path in sample_documents.build(tmp_path)]
         store = await service.api.post("/vector_stores", {"file_ids": [file["id"] for file in files]})
         counts = (await service.ingested(store))["file_counts"]
         assert counts["completed"] == counts["total"] == len(files)
@@ -48,7 +48,7 @@ async def test_the_passage_is_among_the_first_five(tmp_path: Path) -> None:
 
         async def hits(search: Search) -> int:
             found = [(question, await search(question.question)) for question in asked]
-            return sum(any(documents.answers(each, *passage) for passage in first) for each, first in found)
+            return sum(any(sample_documents.answers(each, *passage) for passage in first) for each, first in found)
 
         by = {"vectors": await hits(vectors), "words": await hits(words), "both": await hits(both)}
     print(f"\nof {len(asked)} questions about {len(files)} documents, the answer is among the first {TOP}: {by}")

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from assistants_service.api.main import ROUTES
-from forms import add_part, upload
-from inprocess import NOTHING, Api, InProcess, filled, in_process, path_of
-from openapi import ROOT
+from inprocess_service import NOTHING, Api, InProcess, filled, in_process, path_of
+from multipart_forms import add_part, upload
+from openapi_checks import ROOT
 
 Json = Any
 UPLOAD = {"filename": "a", "purpose": "assistants", "bytes": 4, "mime_type": "text/plain"}

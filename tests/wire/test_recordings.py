@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from assistants_service.core.ports.models import Tokens, ToolCall
-from forms import file_form, send_form
-from inprocess import SETTLED, Act, Answer, Event, Gate, InProcess, calls, in_process, says
-from searching import FakeSearch, found, searching
+from inprocess_service import SETTLED, Act, Answer, Event, Gate, InProcess, calls, in_process, says
+from multipart_forms import file_form, send_form
+from scripted_search import FakeSearch, found, searching
 
 Json = Any
 HERE = Path(__file__).resolve().parent / "published" / "recordings"

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from assistants_service.core.ports.models import ToolCall, Turn
-from inprocess import InProcess, calls, fails, in_process, path_of, says
-from searching import FakeSearch, found
-from upstreams import choice, function, response, router, said, serving, whole
-from upstreams import function_call as called
+from inprocess_service import InProcess, calls, fails, in_process, path_of, says
+from scripted_search import FakeSearch, found
+from scripted_upstreams import choice, function, response, router, said, serving, whole
+from scripted_upstreams import function_call as called
 
 Json = Any
 WEATHER = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}

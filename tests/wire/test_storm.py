@@ -11,7 +11,7 @@ import pytest
 
 from assistants_service.core.ports.models import Deltas, Prompt, Reply, ToolCall
 from assistants_service.core.protocol.runs.resources import TERMINAL
-from inprocess import Event, InProcess, calls, fails, in_process, path_of, says
+from inprocess_service import Event, InProcess, calls, fails, in_process, path_of, says
 
 Json = Any
 WEATHER = {"type": "function", "function": {"name": "get_weather"}}

@@ -29,10 +29,10 @@ from assistants_service.infra.settings import read_settings
 from assistants_service.infra.telemetry import opentelemetry as telemetry
 from assistants_service.infra.telemetry.semantic_conventions import ATTRIBUTES
 from assistants_service.infra.wiring import models_of
-from exported import Exported
-from inprocess import BETA, InProcess, in_process, path_of
-from service import Process
-from upstreams import Upstream, choice, chunk, events, function, serving, whole
+from captured_telemetry import Exported
+from inprocess_service import BETA, InProcess, in_process, path_of
+from scripted_upstreams import Upstream, choice, chunk, events, function, serving, whole
+from service_process import Process
 
 Json = Any
 CANARY = "canary-7f3a"  # what users, models and tools say

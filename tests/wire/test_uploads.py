@@ -12,8 +12,8 @@ import pytest
 
 from assistants_service.core.files.service import PATIENCE
 from assistants_service.core.files.uploads import LIFETIME
-from forms import TYPE, add_part, download, field, form, send_form
-from inprocess import InProcess, ManualClock, in_process
+from inprocess_service import InProcess, ManualClock, in_process
+from multipart_forms import TYPE, add_part, download, field, form, send_form
 from test_files import kept, rest
 
 Json = Any

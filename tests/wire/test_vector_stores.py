@@ -28,9 +28,9 @@ from assistants_service.core.work_items import MaintainStore, PurgeStore, from_b
 from assistants_service.infra.embeddings.offline import OfflineEmbeddings
 from assistants_service.worker.ingestion import CLAIMS, WENT_WRONG, IngestionJob
 from assistants_service.worker.store_work import ABANDONED
-from forms import upload
-from inprocess import InProcess, ManualClock, in_process
-from shelved import Bag, PlainText
+from inprocess_service import InProcess, ManualClock, in_process
+from multipart_forms import upload
+from scripted_ingestion import Bag, PlainText
 
 Json = Any
 

@@ -12,8 +12,8 @@ from assistants_service.api import streaming
 from assistants_service.core.ports.models import ToolCall
 from assistants_service.core.ports.storage import StorageUnavailable
 from assistants_service.infra.models.providers import ModelRouter, Provider
-from forms import upload
-from inprocess import Gate, InProcess, ManualClock, calls, filled, in_process, path_of, says
+from inprocess_service import Gate, InProcess, ManualClock, calls, filled, in_process, path_of, says
+from multipart_forms import upload
 
 Json = Any
 FULL = {str(number): "v" for number in range(16)}

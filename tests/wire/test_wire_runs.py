@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from assistants_service.core.ports.models import Reply, Tokens, ToolCall, Turn
-from inprocess import Gate, ManualClock, calls, fails, in_process, path_of, says
-from upstreams import choice, router, serving, whole
+from inprocess_service import Gate, ManualClock, calls, fails, in_process, path_of, says
+from scripted_upstreams import choice, router, serving, whole
 
 Json = Any
 WEATHER = {"type": "function", "function": {"name": "get_weather"}}

@@ -19,7 +19,7 @@ from assistants_service.core.threads.decide import Done
 from assistants_service.core.threads.stream import replay
 from assistants_service.core.work_items import AdvanceRun
 from assistants_service.worker.run_executor import RunExecutor
-from inprocess import Event, Gate, InProcess, ManualClock, Stream, calls, fails, in_process, path_of, says
+from inprocess_service import Event, Gate, InProcess, ManualClock, Stream, calls, fails, in_process, path_of, says
 
 Json = Any
 WEATHER = {"type": "function", "function": {"name": "get_weather"}}

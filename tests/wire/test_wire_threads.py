@@ -13,8 +13,8 @@ import pytest
 from assistants_service.core import names
 from assistants_service.core.ports.models import ToolCall
 from assistants_service.core.work_items import PurgeThread, to_body
-from forms import upload
-from inprocess import Api, Gate, InProcess, ManualClock, calls, filled, in_process, path_of, says
+from inprocess_service import Api, Gate, InProcess, ManualClock, calls, filled, in_process, path_of, says
+from multipart_forms import upload
 
 Json = Any
 WEATHER = {"type": "function", "function": {"name": "get_weather"}}

@@ -9,8 +9,8 @@ import pytest
 
 from assistants_service import action
 from assistants_service.core.ports.models import ToolCall, Turn
-from inprocess import Gate, InProcess, calls, in_process, path_of, says
-from upstreams import choice, function, router, serving, whole
+from inprocess_service import Gate, InProcess, calls, in_process, path_of, says
+from scripted_upstreams import choice, function, router, serving, whole
 
 Json = Any
 WEATHER = {"type": "function", "function": {"name": "get_weather"}}

@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from answers import p7_and_p8, the_answers_are_true
+from answer_checks import p7_and_p8, the_answers_are_true
 from assistants_service.core import events as e
 from assistants_service.core import names
 from assistants_service.core.ports.storage import Storage
@@ -15,13 +15,13 @@ from assistants_service.core.protocol.runs.resources import Run
 from assistants_service.core.threads.fold import Change
 from assistants_service.core.threads.projection import documents
 from assistants_service.core.threads.sse import ENDINGS
-from client import Exchange
-from hearing import p4_in_a_stream, p4_what_clients_heard
-from past import Past, said, whole
-from simulation import PROJECT, Block, World
+from commit_history import Past, said, whole
+from simulated_clients import Exchange
+from simulated_service import PROJECT, Block, World
+from stream_checks import p4_in_a_stream, p4_what_clients_heard
 
 if TYPE_CHECKING:
-    from reality import Reality
+    from real_processes import Reality
 
 GRACE = 60  # seconds after a run's expiry by which it must have ended
 SKEW = 10  # seconds by which two clocks differ at most

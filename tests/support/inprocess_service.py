@@ -37,8 +37,8 @@ from assistants_service.core.vector_stores.search import Searcher
 from assistants_service.infra.models.context_windows import known_window
 from assistants_service.infra.settings import read_settings
 from assistants_service.infra.wiring import SystemClock, storage_of, tokens_of
-from openapi import check_event, check_response
-from shelved import Bag, PlainText
+from openapi_checks import check_event, check_response
+from scripted_ingestion import Bag, PlainText
 
 Json = Any
 T = TypeVar("T")
@@ -548,7 +548,7 @@ async def in_process(
     **settings: Any,
 ) -> AsyncIterator[InProcess]:
     """The service with a model that follows `script` (or with `models`), and these settings. Unless others are given,
-    files are read and embedded by the tests' own rules (shelved.py). `search` is what runs search with."""
+    files are read and embedded by the tests' own rules (scripted_ingestion.py). `search` is what runs search with."""
     extraction, embeddings = extraction or PlainText(), embeddings or Bag()
     given = read_settings({"storage": "sqlite://:memory:", "stream_flush_ms": 1, **settings})
     clock, models = clock or SystemClock(), models or ScriptedModels(script)

@@ -10,7 +10,7 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
-from forms import TYPE, field, form
+from multipart_forms import TYPE, field, form
 
 MIB = 1024 * 1024
 PIECE = random.Random(7).randbytes(MIB)

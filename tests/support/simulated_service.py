@@ -1,8 +1,8 @@
 """The service in virtual time: processes that die and come back over one store, and a model by script.
 
 A process is what `assistants serve`, `api` or `worker` is, with everything between the socket and the storage engine as
-it is served. When it dies, its memory is gone. What clients ask and hear is in client.py, what is promised to them in
-promises.py.
+it is served. When it dies, its memory is gone. What clients ask and hear is in simulated_clients.py, what is
+promised to them in promise_checks.py.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ from assistants_service.worker.actions import Actions
 from assistants_service.worker.context import WorkerContext
 from assistants_service.worker.main import POLL_SLOW, Worker
 from assistants_service.worker.slots import WAITING
-from byname import ASSISTANT, ByName
 from faults import Call, Crash, Ears, Faulty, Mischief, Plan
-from hosting import VISIBILITY_TIMEOUT, Host, Receipts
-from lookup import lookup
-from searching import FakeSearch, found
-from shelved import Bag, PlainText
-from virtual import EPOCH, Task, VirtualClock
-from wires import Connection
+from http_transports import Connection
+from lookup_action import lookup
+from scripted_ingestion import Bag, PlainText
+from scripted_models import ASSISTANT, ByName
+from scripted_search import FakeSearch, found
+from simulated_functions_host import VISIBILITY_TIMEOUT, Host, Receipts
+from virtual_time import EPOCH, Task, VirtualClock
 
 T = TypeVar("T")
 

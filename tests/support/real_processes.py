@@ -1,7 +1,7 @@
 """The simulation's world with real processes: the service by its command, which dies by kill -9 and comes back, over a
 store that outlives it; its model and its clients over HTTP.
 
-What clients do (scenarios.py) and what must hold then (promises.py) is the same as in virtual time.
+What clients do (scenarios.py) and what must hold then (promise_checks.py) is the same as in virtual time.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any, ClassVar
 import aiohttp
 from aiohttp import web
 
-import promises
+import promise_checks
 from assistants_service.core import names
 from assistants_service.core.ids import Ids
 from assistants_service.core.notifier import Notifier
@@ -36,15 +36,15 @@ from assistants_service.infra.azure.calls import call
 from assistants_service.infra.settings import read_settings
 from assistants_service.infra.sqlite.store import SqliteStorage
 from assistants_service.infra.wiring import SystemClock, storage_of
-from byname import ASSISTANT, ByName
-from client import Client, Exchange, names_in_path
-from mortal import ORDERED, REQUEST
-from past import Past
-from service import Process
-from simulation import PROJECT, Trace
-from sources import python_path
-from upstreams import choice, chunk, fragment, function, serving
-from wires import Socket
+from commit_history import Past
+from crashing_service import ORDERED, REQUEST
+from http_transports import Socket
+from scripted_models import ASSISTANT, ByName
+from scripted_upstreams import choice, chunk, fragment, function, serving
+from service_process import Process
+from simulated_clients import Client, Exchange, names_in_path
+from simulated_service import PROJECT, Trace
+from source_paths import python_path
 
 Json = Any
 HERE = Path(__file__).parent
@@ -113,9 +113,9 @@ class Pieces(asyncio.Queue[Json]):
 
 
 class Mortal(Process):
-    """A process that kills itself by order: see tests/support/mortal.py."""
+    """A process that kills itself by order: see tests/support/crashing_service.py."""
 
-    program: ClassVar[list[str]] = [sys.executable, str(HERE / "mortal.py")]
+    program: ClassVar[list[str]] = [sys.executable, str(HERE / "crashing_service.py")]
     stdin: ClassVar[int] = subprocess.PIPE
 
     async def order(self, at: int = 0, when: str = "never") -> None:
@@ -201,7 +201,7 @@ class Reality:
                 "OPENAI_API_KEY": "sk-test",
                 "MODEL_RETRIES": "0",  # P6 counts calls
                 "WORKER_VISIBILITY_TIMEOUT": str(VISIBILITY_TIMEOUT),
-                "ACTIONS": "lookup",
+                "ACTIONS": "lookup_action",
                 "PYTHONPATH": python_path(),
                 **self.settings,
             }
@@ -267,19 +267,19 @@ class Reality:
         assert not faults, faults
 
     async def _check(self) -> None:
-        pasts: promises.Pasts = {}
+        pasts: promise_checks.Pasts = {}
         self.streams = {}
         for visitor in self.visitors:
-            past = await promises.past_in(self.store, visitor.thread)
+            past = await promise_checks.past_in(self.store, visitor.thread)
             if past.commits:
                 pasts[names.document(PROJECT, visitor.thread)] = past
                 await self._read_streams(past)
             elif visitor.gone:
-                await promises.nothing_is_left(self, visitor.thread)
+                await promise_checks.nothing_is_left(self, visitor.thread)
         gone = {visitor.thread for visitor in self.visitors if visitor.gone}
         purged = {thread for thread in gone if names.document(PROJECT, thread) not in pasts}
         exchanges = [each for each in self.exchanges if each.thread not in purged]
-        await promises.keeps_its_promises(self, pasts, exchanges)
+        await promise_checks.keeps_its_promises(self, pasts, exchanges)
         for visitor in self.visitors:
             await visitor.check_lists()
 
@@ -296,7 +296,7 @@ class Reality:
 
     async def story(self, visitor: Visitor) -> str:
         """What happened to a thread, to find out why."""
-        past = await promises.past_in(self.store, visitor.thread)
+        past = await promise_checks.past_in(self.store, visitor.thread)
         return "\n".join(
             f"{commit.at:.3f} {[type(event).__name__ for event in commit.events]}" for commit in past.commits
         )

@@ -1,4 +1,4 @@
-"""The worker's own tool, in the simulation and with real processes (ACTIONS=lookup)."""
+"""The worker's own tool, in the simulation and with real processes (ACTIONS=lookup_action)."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from inprocess import Answer, Api
+    from inprocess_service import Answer, Api
 
 BOUNDARY = "a-boundary-of-the-tests"
 TYPE = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}

@@ -12,7 +12,7 @@ from assistants_service.core.protocol.runs.resources import Run
 from assistants_service.core.protocol.threads.resources import Message, TextPart
 from assistants_service.core.threads import sse
 from assistants_service.core.threads.fold import Change, ThreadState, apply
-from simulation import Block
+from simulated_service import Block
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Clients of a simulated service, over HTTP. Whatever one of them asks and hears is kept for promises.py to check."""
+"""Clients of a simulated service, over HTTP. What they ask and hear is kept for promise_checks.py."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ import msgspec
 from assistants_service.core import names
 from assistants_service.core.protocol.runs.resources import TERMINAL, Run
 from assistants_service.core.threads import sse
-from byname import ASSISTANT
-from simulation import KEYS, PATIENCE, World
-from wires import Connection, Cut, request_bytes
+from http_transports import Connection, Cut, request_bytes
+from scripted_models import ASSISTANT
+from simulated_service import KEYS, PATIENCE, World
 
 _ID = re.compile(r"(?:asst|thread|msg|run|step)_[a-z0-9]+")
 _CREATED = re.compile(rb"event: thread\.run\.created\ndata: ([^\n]*)\n\n")

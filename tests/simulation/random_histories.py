@@ -16,17 +16,17 @@ import msgspec
 
 from assistants_service.core.protocol.runs.resources import TERMINAL, Run
 from assistants_service.core.threads.decide import DEADLY
-from byname import ASSISTANT
-from client import Client, Ear, Exchange, Refused, Unanswered, names_in_path
+from commit_history import Past
 from faults import Mischief, Plan
-from past import Past
-from promises import check
-from simulation import KEYS, World
-from storekeeping import Keeper, Shelf, p9_stores_are_whole, take_one_more
+from http_transports import Cut
+from promise_checks import check
+from random_faults import Weather
+from scripted_models import ASSISTANT
+from simulated_clients import Client, Ear, Exchange, Refused, Unanswered, names_in_path
+from simulated_service import KEYS, World
 from test_stores_crash import Owner
-from virtual import run
-from weather import Weather
-from wires import Cut
+from vector_store_programs import Keeper, Shelf, p9_stores_are_whole, take_one_more
+from virtual_time import run
 
 T = TypeVar("T")
 

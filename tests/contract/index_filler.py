@@ -1,6 +1,6 @@
 """Puts files into an index, as tests do; as a program, one of 20 chunks for each line of its input, and says so.
 
-python filling.py STORAGE SEARCH_INDEX NUMBER_OF_THE_FIRST_FILE
+python index_filler.py STORAGE SEARCH_INDEX NUMBER_OF_THE_FIRST_FILE
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from assistants_service.core.ports.extraction import Chunk
 from assistants_service.core.ports.search import VectorIndex
 from assistants_service.infra.settings import read_settings
 from assistants_service.infra.wiring import SystemClock, index_of, storage_of
-from shelved import Bag
+from scripted_ingestion import Bag
 
 STORE = "default/vs_1"
 

@@ -1,4 +1,4 @@
-"""An action by the name of the simulation's own that kills its worker, as a bug in a library would (ACTIONS=deadly)."""
+"""An action, named as the simulation's own, that kills its worker like a bug in a library (ACTIONS=crashing_action)."""
 
 from __future__ import annotations
 

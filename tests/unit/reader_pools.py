@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-import hostile
+import hostile_files
 from assistants_service.core.ports.extraction import Chunk, Chunking, Unreadable
 from assistants_service.infra.extraction.pool import ReaderPool
 
@@ -21,7 +21,7 @@ async def failure(readers: ReaderPool, path: Path) -> Unreadable:
     return caught.value
 
 
-def text_file(folder: Path, text: str = hostile.HARMLESS) -> Path:
+def text_file(folder: Path, text: str = hostile_files.HARMLESS) -> Path:
     path = folder / "note.txt"
     path.write_text(text)
     return path

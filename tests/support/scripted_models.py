@@ -13,7 +13,7 @@ from assistants_service.core.protocol.assistants.resources import StoredAssistan
 from assistants_service.core.tools.file_search.wire import FileSearchTool
 from assistants_service.core.tools.functions import FunctionDefinition, FunctionTool
 from assistants_service.infra.models.context_windows import known_window
-from searching import stores
+from scripted_search import stores
 
 CLIENTS_TOOL = FunctionTool(function=FunctionDefinition(name="get_weather"))
 OWN_TOOL = FunctionTool(function=FunctionDefinition(name="lookup"))

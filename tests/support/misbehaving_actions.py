@@ -1,4 +1,4 @@
-"""Actions that a worker must bear (ACTIONS=stubborn)."""
+"""Actions that a worker must bear (ACTIONS=misbehaving_actions)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The command `assistants`, as a process that kills itself: by SIGKILL, at the n-th request with which it changes Azure
 Storage. Either before that request leaves; or when it was done, and this process does not know yet.
 
-    python mortal.py worker
+    python crashing_service.py worker
 
 Orders come on standard input: `7 before` or `7 after`, counted from the order on; `0 never` only counts. The requests
 are told on standard error. The process ends with its input, thus with its parent. The service knows of nothing.

@@ -9,9 +9,9 @@ from typing import Any
 
 import msgspec
 
-from client import Exchange
-from past import Moment, Past
-from simulation import World
+from commit_history import Moment, Past
+from simulated_clients import Exchange
+from simulated_service import World
 
 
 class Page(msgspec.Struct):

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from assistants_service.core import names
-from client import Client, Refused, Unanswered
-from simulation import PROJECT, World
+from simulated_clients import Client, Refused, Unanswered
+from simulated_service import PROJECT, World
 from test_stores_crash import Owner, check_stores, folded
 
 Json = Any

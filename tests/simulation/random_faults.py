@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable
 
 from faults import How, Mischief
-from simulation import Process, World
+from simulated_service import Process, World
 
 JUMP = 5.0  # seconds of a clock
 

@@ -15,7 +15,7 @@ from assistants_service.core.vector_stores.search import Found
 from assistants_service.core.vector_stores.service import VectorStoreService
 
 if TYPE_CHECKING:
-    from inprocess import InProcess
+    from inprocess_service import InProcess
 
 
 def found(file_id: str, filename: str, score: float, text: str, **attributes: Any) -> Found:

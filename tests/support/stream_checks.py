@@ -16,12 +16,12 @@ from assistants_service.core.threads import sse
 from assistants_service.core.threads.fold import RunState
 from assistants_service.core.threads.stream import replay
 from assistants_service.core.tools.functions import FunctionToolCall
-from client import Exchange
-from past import Past
-from simulation import World
+from commit_history import Past
+from simulated_clients import Exchange
+from simulated_service import World
 
 if TYPE_CHECKING:
-    from reality import Reality
+    from real_processes import Reality
 
 OPENING = ("thread.message.created", "thread.message.in_progress")
 STEP_OPENING = ("thread.run.step.created", "thread.run.step.in_progress")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from inprocess import filled
+from inprocess_service import filled
 
 Json = Any
 REQUESTS = 5_000
