@@ -12,16 +12,12 @@ from assistants_service.composition import keys_of, opened, stores_of, threads_o
 from assistants_service.core.ports.storage import StorageUnavailable
 from assistants_service.core.resume import Resumption
 from assistants_service.infra.settings import ConfigurationError, Settings, UnresolvedReference, describe, read_settings
-from assistants_service.infra.sqlite.space import existing, vacuum
+from assistants_service.infra.storage_engines import engine_of
 from assistants_service.infra.telemetry import logs
 from assistants_service.infra.version import VERSION
-from assistants_service.infra.wiring import (
-    MEMORY,
-    place_of,
-)
+from assistants_service.infra.wiring import place_of
 from assistants_service.serving import COLLECTIONS, _loop, allow_open_files, refuse, run_to_the_end
 
-SQLITE = "sqlite:///"
 DESCRIPTION = """The OpenAI Assistants API, self-hosted.
 
   assistants serve    the API and the worker in one process
@@ -34,8 +30,7 @@ DESCRIPTION = """The OpenAI Assistants API, self-hosted.
 
 async def manage_keys(settings: Settings, arguments: argparse.Namespace) -> None:
     """What `assistants keys` was asked for."""
-    if settings.storage == MEMORY:
-        raise ConfigurationError(f"STORAGE is {MEMORY}, where no key lasts: set that of the service.")
+    _check_store(settings, made=arguments.action == "create")
     async with opened(settings.model_copy(update={"storage_wait": 0})) as parts:
         print(f"In the store {place_of(settings)}:", file=sys.stderr)
         try:
@@ -46,10 +41,7 @@ async def manage_keys(settings: Settings, arguments: argparse.Namespace) -> None
 
 async def resume(settings: Settings) -> None:
     """`assistants resume`."""
-    if settings.storage == MEMORY:
-        raise ConfigurationError(f"STORAGE is {MEMORY}, where nothing lasts: set that of the service.")
-    if settings.storage.startswith(SQLITE):
-        _existing(settings.storage)
+    _check_store(settings)
     async with opened(settings) as parts:
         resumption = Resumption(parts.storage, threads_of(parts), stores_of(parts), parts.clock)
         try:
@@ -65,22 +57,19 @@ async def resume(settings: Settings) -> None:
             )
 
 
-def _existing(storage: str) -> None:
-    """Raises ConfigurationError if there is no such SQLite file."""
-    try:
-        existing(storage.removeprefix(SQLITE))
-    except StorageUnavailable as error:
-        raise ConfigurationError(str(error)) from None
+def _check_store(settings: Settings, *, made: bool = False) -> None:
+    """Raises ConfigurationError for a store that ends with this command; and, unless it may be `made`, for one that is
+    not there, which opening it would hide."""
+    engine = engine_of(settings.storage)
+    if not engine.lasting:
+        raise ConfigurationError(f"STORAGE is {settings.storage}, where nothing lasts: set that of the service.")
+    if not made and not engine.exists(settings.storage):
+        raise ConfigurationError(f"STORAGE is not a store that exists: there is no file '{place_of(settings)}'.")
 
 
 def give_back(settings: Settings) -> None:
     """`assistants vacuum`."""
-    if not settings.storage.startswith(SQLITE):
-        raise ConfigurationError("STORAGE is no SQLite file: there is nothing to give back.")
-    try:
-        before, after = vacuum(settings.storage.removeprefix(SQLITE))
-    except StorageUnavailable as error:
-        raise ConfigurationError(str(error)) from None
+    before, after = engine_of(settings.storage).vacuum(settings.storage)
     print(f"{place_of(settings)} had {before} bytes, and has {after}.")
 
 

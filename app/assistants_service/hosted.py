@@ -15,6 +15,7 @@ from assistants_service.composition import (
     worker_of,
 )
 from assistants_service.infra.settings import ConfigurationError, read_settings
+from assistants_service.infra.storage_engines import engine_of
 from assistants_service.infra.telemetry import logs
 from assistants_service.worker.main import Worker
 from assistants_service.worker.watchdog import watching
@@ -26,9 +27,9 @@ class HostedWorker:
 
     def __init__(self) -> None:
         settings = self._settings = read_settings({})
-        if settings.storage.startswith("sqlite:"):
+        if not engine_of(settings.storage).watchable:
             raise ConfigurationError(
-                "STORAGE is a SQLite file, whose queue no host watches: set it to the Azure Storage account whose queue"
+                "STORAGE is a store whose queue no host watches: set it to the Azure Storage account whose queue"
                 " brings the work."
             )
         actions_of(settings)

@@ -29,9 +29,7 @@ from assistants_service.composition import (
 )
 from assistants_service.infra.models.providers import ModelRouter
 from assistants_service.infra.settings import ConfigurationError, Settings
-from assistants_service.infra.wiring import (
-    MEMORY,
-)
+from assistants_service.infra.storage_engines import engine_of
 from assistants_service.worker.main import Worker
 from assistants_service.worker.watchdog import watching
 
@@ -53,10 +51,10 @@ def stop_signal() -> asyncio.Event:
 
 async def run(settings: Settings, *, api: bool, worker: bool) -> None:
     """Until SIGTERM or SIGINT; then drain."""
-    if settings.storage == MEMORY and not (api and worker):
+    if not (api and worker) and not engine_of(settings.storage).lasting:
         raise ConfigurationError(
-            f"STORAGE is {MEMORY}, which no other process sees: run `assistants serve`, or set STORAGE to a store that"
-            " API and worker share."
+            f"STORAGE is {settings.storage}, which no other process sees: run `assistants serve`, or set STORAGE"
+            " to a store that API and worker share."
         )
     stop = stop_signal()
     async with opened(settings, stop) as parts, contextlib.AsyncExitStack() as stack:

@@ -26,7 +26,8 @@ from assistants_service.core.threads.repository import ThreadRepository
 from assistants_service.core.vector_stores.repository import VectorStoreRepository
 from assistants_service.infra.settings import ConfigurationError, Settings
 from assistants_service.infra.sqlite.store import SqliteStorage
-from assistants_service.infra.wiring import MEMORY, SystemClock
+from assistants_service.infra.storage_engines import MEMORY
+from assistants_service.infra.wiring import SystemClock
 from faults import How, Plan
 from inprocess_service import in_process
 from promise_checks import nothing_is_left, past_in

@@ -247,7 +247,8 @@ async def test_the_command_makes_lists_and_revokes(tmp_path: Path, capsys: pytes
         ("sqlite:////proc/no/x.db", ["list"], "STORAGE"),
         ("file", ["create", "a/b"], "'a/b' is no name of a project"),
         ("file", ["create", "one", "--name", "two\nlines"], "one line of at most 100 characters"),
-        ("file", ["revoke", "key_unknown"], "'key_unknown': see `assistants keys list`"),
+        ("file", ["list"], "STORAGE is not a store that exists: there is no file '"),
+        ("file", ["revoke", "key_unknown"], "STORAGE is not a store that exists: there is no file '"),
     ],
 )
 async def test_what_the_command_cannot_do_is_told_in_a_line(
@@ -257,6 +258,16 @@ async def test_what_the_command_cannot_do_is_told_in_a_line(
     with pytest.raises(ConfigurationError, match=re.escape(named)) as caught:
         await command(storage, *arguments)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("arguments", [["list"], ["revoke", "key_unknown"]])
+async def test_a_store_is_made_only_for_a_key(tmp_path: Path, arguments: list[str]) -> None:
+    with pytest.raises(ConfigurationError):
+        await command(f"sqlite:///{tmp_path}/mistyped.db", *arguments)
+    assert list(tmp_path.iterdir()) == []
+    await command(f"sqlite:///{tmp_path}/new.db", "create", "one")
+    with pytest.raises(ConfigurationError, match="'key_unknown': see `assistants keys list`"):
+        await command(f"sqlite:///{tmp_path}/new.db", "revoke", "key_unknown")
 
 
 async def test_a_key_of_a_version_without_names_is_as_good_as_before(closed: InProcess) -> None:

@@ -6,8 +6,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from assistants_service.core import names
 from assistants_service.core.keys import Caller
@@ -21,6 +20,7 @@ from assistants_service.core.search.embedded import EmbeddedIndex
 from assistants_service.infra.models.providers import ModelRouter, Provider
 from assistants_service.infra.settings import ConfigurationError, Settings
 from assistants_service.infra.sqlite.store import SqliteStorage
+from assistants_service.infra.storage_engines import engine_of
 
 if TYPE_CHECKING:
     from assistants_service.infra.entra import EntraTokens
@@ -31,55 +31,14 @@ class SystemClock:
         return time.time()
 
 
-MEMORY: Final = "sqlite://:memory:"
+def storage_of(settings: Settings, clock: Clock) -> Storage:
+    """Not opened yet. Raises ConfigurationError."""
+    return engine_of(settings.storage).storage(settings.storage, clock)
 
 
 def place_of(settings: Settings) -> str:
-    """The store, for people: without what lets anyone in."""
-    where = settings.storage
-    if where.startswith("sqlite:///"):
-        return str(Path(where.removeprefix("sqlite:///")).expanduser().absolute())
-    if "=" not in where:
-        return where
-    parts = dict(part.strip().split("=", 1) for part in where.split(";") if "=" in part)
-    settings_of = {name.lower(): value for name, value in parts.items()}
-    if blobs := settings_of.get("blobendpoint"):
-        return blobs.partition("?")[0]  # a shared access signature may follow
-    return f"account {settings_of['accountname']}" if "accountname" in settings_of else "Azurite on this machine"
-
-
-def storage_of(settings: Settings, clock: Clock) -> Storage:
-    """Not opened yet. Raises ConfigurationError."""
-    where = settings.storage
-    if where == MEMORY:
-        return SqliteStorage(":memory:", clock)
-    if where.startswith("sqlite:///") and len(where) > len("sqlite:///"):
-        return SqliteStorage(_file_of(where), clock)
-    if where.startswith("https://") or "=" in where:
-        from assistants_service.infra.azure.store import AzureStorage
-
-        try:
-            if where.startswith("https://"):
-                return AzureStorage.with_identity(where)
-            return AzureStorage.from_connection_string(where)
-        except ValueError as error:
-            raise ConfigurationError(f"STORAGE is not valid: {error}") from None
-    raise ConfigurationError(
-        "STORAGE is not valid: set sqlite:///PATH, a connection string of Azure Storage, UseDevelopmentStorage=true,"
-        " or https://ACCOUNT.blob.core.windows.net."
-    )
-
-
-def _file_of(where: str) -> str:
-    """The path. Raises ConfigurationError for what SQLite takes for a database of each connection's own: keys that are
-    made, and runs that wait, would never be seen by another process."""
-    path = where.removeprefix("sqlite:///")
-    if path.strip().lower().startswith((":memory:", "file:")):
-        raise ConfigurationError(
-            f"STORAGE is not valid: {path!r} is no path of a file, so no two processes would share it. Set"
-            f" sqlite:///PATH, or {MEMORY} for a store that ends with its one process, `assistants serve`."
-        )
-    return path
+    """The store, for people: without keys and signatures."""
+    return engine_of(settings.storage).shown(settings.storage)
 
 
 def tokens_of(settings: Settings, clock: Clock) -> EntraTokens | None:

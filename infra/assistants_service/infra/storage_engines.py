@@ -1,0 +1,130 @@
+"""Storage engines: what `STORAGE` may name. Each is one object of ENGINES, and nothing else asks which one it is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Final
+
+from assistants_service.core.ports.clock import Clock
+from assistants_service.core.ports.storage import Storage, StorageUnavailable
+from assistants_service.infra.settings import ConfigurationError
+from assistants_service.infra.sqlite.space import vacuum
+from assistants_service.infra.sqlite.store import SqliteStorage
+
+MEMORY: Final = "sqlite://:memory:"
+_FILE: Final = "sqlite:///"
+
+
+class StorageEngine(ABC):
+    """A kind of store. `where` is the value of STORAGE."""
+
+    lasting = True  # it outlives its process, and other processes share it
+    watchable = False  # the Azure Functions host can watch its queue
+
+    @abstractmethod
+    def accepts(self, where: str) -> bool:
+        """Whether `where` names a store of this kind."""
+
+    @abstractmethod
+    def storage(self, where: str, clock: Clock) -> Storage:
+        """The store, not opened yet. Raises ConfigurationError."""
+
+    @abstractmethod
+    def shown(self, where: str) -> str:
+        """The store, for people: without keys and signatures."""
+
+    def exists(self, where: str) -> bool:
+        """False if opening the store would make an empty one."""
+        return True
+
+    def vacuum(self, where: str) -> tuple[int, int]:
+        """Give back what the store has free; its bytes before and after. Raises ConfigurationError."""
+        raise ConfigurationError("STORAGE is no SQLite file: there is nothing to give back.")
+
+
+class SqliteMemory(StorageEngine):
+    lasting = False
+
+    def accepts(self, where: str) -> bool:
+        return where == MEMORY
+
+    def storage(self, where: str, clock: Clock) -> Storage:
+        return SqliteStorage(":memory:", clock)
+
+    def shown(self, where: str) -> str:
+        return where
+
+
+class SqliteFile(StorageEngine):
+    def accepts(self, where: str) -> bool:
+        return where.startswith(_FILE) and len(where) > len(_FILE)
+
+    def storage(self, where: str, clock: Clock) -> Storage:
+        return SqliteStorage(self._path(where), clock)
+
+    def shown(self, where: str) -> str:
+        return str(Path(self._path(where)).expanduser().absolute())
+
+    def exists(self, where: str) -> bool:
+        return Path(self._path(where)).expanduser().exists()
+
+    def vacuum(self, where: str) -> tuple[int, int]:
+        try:
+            return vacuum(self._path(where))
+        except StorageUnavailable as error:
+            raise ConfigurationError(str(error)) from None
+
+    @staticmethod
+    def _path(where: str) -> str:
+        """Raises ConfigurationError for what SQLite takes for a database of each connection's own: other processes
+        would never see keys that are made and runs that wait in it."""
+        path = where.removeprefix(_FILE)
+        if path.strip().lower().startswith((":memory:", "file:")):
+            raise ConfigurationError(
+                f"STORAGE is not valid: {path!r} is not the path of a file, so no two processes would share it. Set"
+                f" sqlite:///PATH, or {MEMORY} for a store that ends with its one process, `assistants serve`."
+            )
+        return path
+
+
+class Azure(StorageEngine):
+    """An account of Azure Storage, or Azurite."""
+
+    watchable = True
+
+    def accepts(self, where: str) -> bool:
+        return where.startswith("https://") or "=" in where
+
+    def storage(self, where: str, clock: Clock) -> Storage:
+        from assistants_service.infra.azure.store import AzureStorage  # its libraries are slow to import
+
+        try:
+            if where.startswith("https://"):
+                return AzureStorage.with_identity(where)
+            return AzureStorage.from_connection_string(where)
+        except ValueError as error:
+            raise ConfigurationError(f"STORAGE is not valid: {error}") from None
+
+    def shown(self, where: str) -> str:
+        if "=" not in where:
+            return where
+        parts = dict(part.strip().split("=", 1) for part in where.split(";") if "=" in part)
+        settings_of = {name.lower(): value for name, value in parts.items()}
+        if blobs := settings_of.get("blobendpoint"):
+            return blobs.partition("?")[0]  # a shared access signature may follow
+        return f"account {settings_of['accountname']}" if "accountname" in settings_of else "Azurite on this machine"
+
+
+ENGINES: Final[tuple[StorageEngine, ...]] = (SqliteMemory(), SqliteFile(), Azure())
+
+
+def engine_of(where: str) -> StorageEngine:
+    """Raises ConfigurationError."""
+    for engine in ENGINES:
+        if engine.accepts(where):
+            return engine
+    raise ConfigurationError(
+        "STORAGE is not valid: set sqlite:///PATH, a connection string of Azure Storage, UseDevelopmentStorage=true,"
+        " or https://ACCOUNT.blob.core.windows.net."
+    )
