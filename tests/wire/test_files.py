@@ -200,7 +200,8 @@ MIME = "=?utf-8?B?5paw5bu65paH5pys5paH5qGjLnR4dA==?="
 
 # What clients send behind `Content-Disposition: form-data; name=file; `, and the name that they mean. Seen with curl
 # 7.88, requests 2.34, httpx2 2.16, aiohttp 3.14 and undici of Node.js 20; .NET: https://github.com/dotnet/core/issues/782
-# and https://github.com/PowerShell/PowerShell/issues/19456; urllib3: https://github.com/psf/requests/issues/4652
+# and https://github.com/PowerShell/PowerShell/issues/19456; urllib3: https://github.com/psf/requests/issues/4652;
+# ISO-8859-1: https://github.com/OctoPrint/OctoPrint/issues/1483. Text around encoded words: RFC 2047, section 6.2.
 SENT = {
     ".NET": (f"""filename="{MIME}"; filename*=utf-8''{PERCENT}""", CHINESE),
     ".NET, ASCII": ("filename=notes.txt; filename*=utf-8''notes.txt", "notes.txt"),
@@ -213,6 +214,13 @@ SENT = {
     "base64 with slashes": ('filename="=?utf-8?B?w7/Dv8O/Lm1k?="', "ÿÿÿ.md"),
     "RFC 2047, Q": ('filename="=?ISO-8859-1?Q?na=EFve_one.txt?="', "naïve one.txt"),
     "RFC 2047, two words": ('filename="=?UTF-8?Q?=C3=A9?= =?UTF-8?B?w7wudHh0?="', "éü.txt"),
+    "RFC 2047, one character in two words": ('filename="=?UTF-8?Q?=C3?= =?UTF-8?Q?=A9.txt?="', "é.txt"),
+    "RFC 2047, text around": ('filename="a=?UTF-8?Q?=C3=A9?=b =?UTF-8?Q?=C3=A9?= c.txt"', "aéb é c.txt"),
+    "RFC 2047, a kind of its own": ('filename="=?utf-8?B?5paw5bu6?=.txt"', "新建.txt"),
+    "RFC 2047, characters around": (f'filename="{CHINESE} =?utf-8?B?5paw5bu6?="', f"{CHINESE} 新建"),
+    "curl on Windows, ISO-8859-1": ('filename="Gr\udcfc\udcdfe.txt"', "Grüße.txt"),
+    "Windows-1252": ('filename="5 \udc80.txt"', "5 €.txt"),
+    "UTF-8 with bytes that are spaces in ISO-8859-1": ('filename=" à"', " à"),
     "urllib3 1.24": (f"filename*=utf-8''{PERCENT}", CHINESE),
     "npm urllib": (f"""filename="{CHINESE}"; filename*=UTF-8''{PERCENT}""", CHINESE),
     "a fallback in ASCII": (f"""filename="____.txt"; filename*=utf-8''{PERCENT}""", CHINESE),
@@ -238,7 +246,7 @@ SENT = {
 def named(sent: str, name: str = "file") -> bytes:
     """The field of a file whose Content-Disposition ends like this."""
     head = f"--{BOUNDARY}\r\nContent-Disposition: form-data; name={name}; {sent}\r\n\r\n"
-    return head.encode() + b"content\r\n"
+    return head.encode(errors="surrogateescape") + b"content\r\n"
 
 
 @pytest.mark.parametrize(("sent", "name"), SENT.values(), ids=SENT)
@@ -253,6 +261,12 @@ async def test_an_encoded_name_is_checked_as_any_other(service: InProcess, name:
     sent = named(f"filename=a.txt; filename*=utf-8''{name}")
     answer = await send_form(service.api, "/files", form(field("purpose", "assistants"), sent))
     assert (answer.status, answer.error["param"]) == (400, "filename")
+
+
+async def test_a_field_whose_name_is_no_utf_8_is_unknown(service: InProcess) -> None:
+    sent = field("purpose", "assistants"), b'--%s\r\nContent-Disposition: form-data; name="\xfc"\r\n\r\nx\r\n'
+    answer = await send_form(service.api, "/files", form(sent[0], sent[1] % BOUNDARY.encode()))
+    assert (answer.status, answer.error["message"]) == (400, "Unknown parameter: 'ü'.")
 
 
 async def test_unknown_charsets_are_not_kept_in_memory(service: InProcess) -> None:
@@ -324,7 +338,7 @@ REFUSED: dict[str, tuple[bytes, str | None, str | None]] = {  # the form, and pa
     "a field without a name": (form(GOOD, FILE).replace(b' name="file";', b""), "", "unknown_parameter"),
     "a head without an end": (f"--{BOUNDARY}\r\n".encode() + b"x" * 9000, None, None),
     "many heads": (f"--{BOUNDARY}\r\n".encode() + b"X-A: b\r\n" * 99 + form(GOOD, FILE), None, None),
-    "a head that is no text": (form(GOOD, FILE).replace(b"a.txt", b"\xff.txt"), None, None),
+    "a head that is no text": (form(GOOD, FILE).replace(b"Content-Disposition", b"Content\xff"), None, None),
 }
 
 

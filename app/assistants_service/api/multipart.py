@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Collection
 from email.errors import MessageError
-from email.header import decode_header, make_header
+from email.header import decode_header
 from email.message import Message
 from encodings.aliases import aliases
 from typing import Final
@@ -19,6 +20,8 @@ from assistants_service.core.errors import ApiError
 MAX_TEXT = 4096  # bytes of a field that is no file
 OVERHEAD = 64 * 1024  # bytes that a form may have besides its file
 CHARSETS: Final = frozenset((*aliases, *aliases.values()))
+_WORD: Final = r"=\?[^?\s]+\?[BbQq]\?[^?]*\?="
+_WORDS: Final = re.compile(rf"{_WORD}(?:\s*{_WORD})*")
 
 
 class Form:
@@ -72,7 +75,7 @@ class Form:
             elif event is None and text:  # browsers send fields that were left empty
                 self.fields[name] = text.decode(errors="replace")
             elif event is not None:
-                name, text = event.name or "", bytearray()
+                name, text = decoded(event.name or ""), bytearray()
                 if name == self._file:
                     self.filename = file_name(event)
                     return True
@@ -99,7 +102,7 @@ class Form:
             return data
 
         try:
-            async for event in PushMultipartParser(boundary).parse_async(read):
+            async for event in PushMultipartParser(boundary, header_charset="latin-1").parse_async(read):
                 yield event
         except MultipartError as error:
             raise ApiError(f"We could not parse the form in the body of your request: {error}") from None
@@ -109,14 +112,24 @@ class Form:
         return ApiError(message, status=413, param=self._file)
 
 
+def decoded(text: str) -> str:
+    """What was read as Latin-1: UTF-8, as browsers and nearly all clients send it, or else Windows-1252, which has the
+    printable characters of Latin-1 (encoding.spec.whatwg.org/#names-and-labels)."""
+    sent = text.encode("latin-1")
+    try:
+        return sent.decode()
+    except UnicodeDecodeError:
+        return sent.decode("cp1252", errors="replace")
+
+
 def file_name(segment: MultipartSegment) -> str | None:
     """The name that a field's file has with its sender: `filename*` (RFC 8187), or else `filename`, in which MIME's
-    encoded words (RFC 2047) are decoded.
+    encoded words (RFC 2047) are decoded. `segment` was read as Latin-1, which loses no byte.
 
     Forms should have neither (RFC 7578), but .NET sends both, and urllib3 before 1.25 `filename*` alone:
     https://github.com/dotnet/core/issues/782, https://github.com/psf/requests/issues/4652
     """
-    header, plain = segment.header("Content-Disposition", ""), segment.filename
+    header, plain = decoded(segment.header("Content-Disposition", "")), segment.filename and decoded(segment.filename)
     with contextlib.suppress(MessageError, LookupError, ValueError):  # what cannot be decoded does not count
         if "filename*" in header.lower() and (extended := _extended(header)) is not None:
             return extended
@@ -136,8 +149,12 @@ def _extended(header: str) -> str | None:
 
 
 def _words(name: str) -> str:
-    words = [(word, charset and _known(charset)) for word, charset in decode_header(name)]
-    return str(make_header(words))
+    """White space between two words is no part of the name, all else around them is."""
+    return _WORDS.sub(lambda found: "".join(_word(*part) for part in decode_header(found[0])), name)
+
+
+def _word(sent: bytes, charset: str | None) -> str:
+    return sent.decode(_known(charset or ""))
 
 
 def _known(charset: str) -> str:
