@@ -74,6 +74,13 @@ CASES: dict[str, tuple[dict[str, str], str, str]] = {
     "a provider with a slash in its name": ({"PROVIDERS": '{"a/b": {}}'}, "PROVIDERS", "no slash"),
     "a provider without a name": ({"PROVIDERS": '{"": {}}'}, "PROVIDERS", "at least one character"),
     "providers that are no JSON": ({"PROVIDERS": "{"}, "PROVIDERS", "expected JSON"),
+    "a provider that is there twice": ({"PROVIDERS": '{"a": {}, "b": {}, "a": {}}'}, "PROVIDERS", "'a' is there twice"),
+    "a field of a provider that is there twice": (
+        {"PROVIDERS": '{"a": {"api": "chat", "api": "responses"}}'},
+        "PROVIDERS",
+        "'api' is there twice",
+    ),
+    "a role that is there twice": ({"ENTRA_ROLES": '{"A": "one", "A": "two"}'}, "ENTRA_ROLES", "'A' is there twice"),
     "providers that are no object": ({"PROVIDERS": "[]"}, "PROVIDERS", "dictionary"),
     "a provider of no kind": ({"PROVIDERS": '{"a": {"api": "x"}}'}, "PROVIDERS", "a.api: "),
     "a provider with an unknown key": ({"PROVIDERS": '{"a": {"url": "x"}}'}, "PROVIDERS", "a.url: "),
@@ -99,7 +106,7 @@ CASES: dict[str, tuple[dict[str, str], str, str]] = {
 
 # Imports the command once and forks for each case: the processes are real, and start at once.
 FORKS = """
-import json, os, sys, time
+import json, os, signal, sys, time
 from assistants_service import command
 
 def start(case):
@@ -107,6 +114,7 @@ def start(case):
     pid = os.fork()
     if pid:
         return pid
+    signal.alarm(40)  # what is started in spite of a wrong setting would outlive the test
     os.environ.clear()
     os.environ.update(case["env"])
     os.dup2(os.open(folder + "/err", os.O_WRONLY | os.O_CREAT), 2)

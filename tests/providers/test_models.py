@@ -904,10 +904,10 @@ async def test_a_name_finds_its_provider() -> None:
         first.script = second.script = [whole(choice(content="a"))]
         providers = {"first": Provider(base_url=first.url), "second": Provider(base_url=second.url)}
         models = ModelRouter(providers, "first")
-        for model in ("gpt", "second/gpt", "second/org/gpt", "first/gpt", "unknown/gpt", "second/", "second"):
+        for model in ("gpt", "second/gpt", "second/org/gpt", "first/gpt", "unknown/gpt", "second"):
             await models.reply(prompt(model=model), None)
         await models.close()
-        assert [body["model"] for _, body, _ in first.requests] == ["gpt", "gpt", "unknown/gpt", "second/", "second"]
+        assert [body["model"] for _, body, _ in first.requests] == ["gpt", "gpt", "unknown/gpt", "second"]
         assert [body["model"] for _, body, _ in second.requests] == ["gpt", "org/gpt"]
 
 
@@ -941,6 +941,15 @@ async def refusal(models: ModelRouter, name: str) -> str:
     except NoSuchModel as error:
         return str(error)
     return ""
+
+
+async def test_the_name_of_a_provider_alone_names_no_model() -> None:
+    models = ModelRouter({"main": Provider(base_url="http://127.0.0.1:9")}, "main", window=5_000)
+    told = "The requested model 'main/' does not exist: behind the provider 'main' stands no name of a model."
+    assert await refusal(models, "main/") == told
+    with pytest.raises(ModelError, match="no name of a model"):
+        await models.reply(prompt(model="main/"), None)
+    assert models.window("main/") == 5_000
 
 
 async def test_without_a_default_provider_names_need_one() -> None:

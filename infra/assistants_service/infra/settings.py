@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ipaddress
+import json
 import os
 import re
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
     AfterValidator,
@@ -20,7 +21,14 @@ from pydantic import (
     model_validator,
 )
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 
 from assistants_service.core import names
 from assistants_service.core.log.repository import ROLLOVER_AFTER
@@ -98,6 +106,22 @@ class InputSettings(BaseModel):
 
     prefix: str = ""
     fields: dict[str, JsonValue] = Field(default_factory=dict)
+
+
+class _Environment(EnvSettingsSource):
+    def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
+        """JSON in which each key stands once: of two values the last would win, without a word."""
+        if NoDecode in field.metadata:
+            return value
+        return json.loads(value, object_pairs_hook=_once)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    names = [name for name, _ in pairs]
+    for place, name in enumerate(names):
+        if name in names[:place]:
+            raise ValueError(f"the key {name!r} is there twice")
+    return dict(pairs)
 
 
 class Settings(BaseSettings):
@@ -263,6 +287,12 @@ class Settings(BaseSettings):
         False, description="whether traces hold prompts, answers and outputs of tools"
     )
 
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, *_: Any, **__: Any
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, _Environment(settings_cls)
+
     @field_validator("api_keys", mode="before")
     @classmethod
     def _keys(cls, value: object) -> object:
@@ -319,9 +349,10 @@ def read_settings(overrides: Mapping[str, object]) -> Settings:
         what = first["msg"].removeprefix("Value error, ").rstrip(".")
         given_as = {new: old for old, new in renamed()}.get(name.upper(), name.upper())
         raise ConfigurationError(f"{given_as} is not valid: {where}{what}.") from None
-    except SettingsError as error:  # JSON that is none; the message names the field
+    except SettingsError as error:  # of the decoding; the message names the field
         name = next(name for name in Settings.model_fields if f'"{name}"' in str(error))
-        raise ConfigurationError(f"{name.upper()} is not valid: expected JSON.") from None
+        why = "expected JSON" if isinstance(error.__cause__, json.JSONDecodeError) else error.__cause__
+        raise ConfigurationError(f"{name.upper()} is not valid: {why}.") from None
 
 
 def renamed() -> list[tuple[str, str]]:

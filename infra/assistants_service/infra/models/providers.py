@@ -222,10 +222,15 @@ class ModelRouter:
         await asyncio.gather(*(one.close() for one in opened.values()))
 
     def route(self, model: str) -> tuple[str, str]:
-        """The provider that answers for a model, and the model's name there. Raises NoSuchModel if the name has no
-        provider, and there is no default one."""
-        name, _, rest = model.partition("/")
-        if rest and name in self._providers:
+        """The provider that answers for a model, and the model's name there. Raises NoSuchModel if the name is a
+        provider's alone, or has none, and there is no default one."""
+        name, slash, rest = model.partition("/")
+        if slash and name in self._providers:
+            if not rest:
+                raise NoSuchModel(
+                    f"The requested model '{_short(model)}' does not exist: behind the provider '{_short(name)}' stands"
+                    " no name of a model."
+                )
             return name, rest
         if self._default is None:
             raise NoSuchModel(
