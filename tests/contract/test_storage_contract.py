@@ -10,7 +10,7 @@ import random
 import re
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,7 @@ class Engine:
     wait: Callable[[float], Awaitable[None]]
 
 
-async def sqlite_engine(path: str) -> AsyncIterator[Engine]:
+async def sqlite_engine(path: str) -> AsyncGenerator[Engine, None]:
     clock = ManualClock()
 
     async def wait(seconds: float) -> None:
@@ -78,7 +78,7 @@ async def sqlite_engine(path: str) -> AsyncIterator[Engine]:
     await store.close()
 
 
-async def azure_engine(account: str) -> AsyncIterator[Engine]:
+async def azure_engine(account: str) -> AsyncGenerator[Engine, None]:
     store, other = AzureStorage.from_connection_string(account), AzureStorage.from_connection_string(account)
     await store.open()
     await other.open()
@@ -87,15 +87,17 @@ async def azure_engine(account: str) -> AsyncIterator[Engine]:
     await store.close()
 
 
-@pytest.fixture(params=["sqlite-file", "sqlite-memory", "azurite"])
-async def engine(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Engine]:
-    match request.param:
-        case "sqlite-file":
-            made = sqlite_engine(str(tmp_path / "data" / "store.db"))
-        case "sqlite-memory":
-            made = sqlite_engine(":memory:")
-        case _:
-            made = azure_engine(request.getfixturevalue("azurite").account())
+# All storage engines. A new one is one line here, and has to pass what follows.
+ENGINES: dict[str, Callable[[pytest.FixtureRequest], AsyncIterator[Engine]]] = {
+    "sqlite-file": lambda request: sqlite_engine(str(request.getfixturevalue("tmp_path") / "data" / "store.db")),
+    "sqlite-memory": lambda _: sqlite_engine(":memory:"),
+    "azurite": lambda request: azure_engine(request.getfixturevalue("azurite").account()),
+}
+
+
+@pytest.fixture(params=ENGINES)
+async def engine(request: pytest.FixtureRequest) -> AsyncIterator[Engine]:
+    made = ENGINES[request.param](request)
     async with contextlib.aclosing(made):
         async for value in made:
             yield value
