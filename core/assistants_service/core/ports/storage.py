@@ -158,7 +158,8 @@ class Logs(Protocol):
     async def append(
         self, container: str, name: str, mark: Mark, block: bytes, project: Project = nothing
     ) -> tuple[Mark, Sequence[Document]]:
-        """Append at `mark` (limit 64 MiB) and return the new mark. Raises Conflict if the log moved or is gone.
+        """Append at `mark` and return the new mark. Raises Conflict if the log moved or is gone, and ValueError for a
+        block of more than 64 MiB.
 
         `project` makes the documents of this block; it is called once, when the condition has held. An engine with
         transactions stores them in the same one, any other leaves them to the caller: returned are those that the
@@ -187,7 +188,7 @@ class Logs(Protocol):
         through all names of the container: never on the way of a request."""
 
     async def weigh(self, container: str, prefix: str) -> int:
-        """How many bytes are kept under names that start with `prefix`, logs and documents together. Goes through all
+        """How many bytes are kept under names that start with `prefix`: logs, documents and contents together. Goes through all
         of their names: never on the way of a request."""
 
 
