@@ -188,8 +188,8 @@ class Logs(Protocol):
         through all names of the container: never on the way of a request."""
 
     async def weigh(self, container: str, prefix: str) -> int:
-        """How many bytes are kept under names that start with `prefix`: logs, documents and contents together. Goes through all
-        of their names: never on the way of a request."""
+        """How many bytes are kept under names that start with `prefix`: logs, documents and contents together. Goes
+        through all of their names: never on the way of a request."""
 
 
 class Contents(Listing, Protocol):
