@@ -21,8 +21,7 @@ from assistants_service.core.ports.storage import Conflict, Document, Mark
 from assistants_service.core.threads import commands, stream
 from assistants_service.infra.sqlite.store import SqliteStorage
 from assistants_service.worker import item_handler as handler
-from assistants_service.worker import main
-from assistants_service.worker import run_executor as advance
+from assistants_service.worker import lease, main
 from random_histories import play
 
 HISTORIES = 50
@@ -81,11 +80,11 @@ def plant(defect: Plant) -> Plant:
 
 @plant
 def a_worker_that_was_taken_over_commits_all_the_same(patch: pytest.MonkeyPatch) -> None:
-    def mine(self: advance.RunExecutor, state: Any) -> Any:
+    def mine(self: lease.RunLease, state: Any) -> Any:
         held = state.runs.get(self.item.run_id)
         return held if held and held.run.status == "in_progress" and not state.deleted else None
 
-    patch.setattr(advance.RunExecutor, "_mine", mine)
+    patch.setattr(lease.RunLease, "mine", mine)
 
 
 @plant

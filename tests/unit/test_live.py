@@ -13,7 +13,8 @@ from assistants_service.core.ids import Ids
 from assistants_service.core.protocol.runs.resources import Run
 from assistants_service.core.protocol.threads.resources import Message
 from assistants_service.core.threads import sse
-from assistants_service.worker.deltas import DeltaBuffer, PartialReply
+from assistants_service.worker.deltas import DeltaBuffer
+from assistants_service.worker.partial_reply import PartialReply
 
 RUN = Run(id="run_1", created_at=1, assistant_id="asst_1", thread_id="thread_1", model="m", expires_at=601)
 

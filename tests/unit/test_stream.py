@@ -20,7 +20,9 @@ from assistants_service.core.threads import sse
 from assistants_service.core.threads.fold import Change
 from assistants_service.core.threads.stream import StreamWriter
 from assistants_service.infra.sqlite.store import SqliteStorage
-from assistants_service.worker.deltas import DeltaBuffer, Lost, PartialReply
+from assistants_service.worker.deltas import DeltaBuffer
+from assistants_service.worker.lease import Lost
+from assistants_service.worker.partial_reply import PartialReply
 
 RUN = Run(
     id="run_1", created_at=1, assistant_id="asst_1", thread_id="thread_1", model="m", status="in_progress", expires_at=9

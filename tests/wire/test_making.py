@@ -17,8 +17,8 @@ from assistants_service.core.ports.models import ContextExceeded, Deltas, Prompt
 from assistants_service.core.ports.storage import StorageUnavailable
 from assistants_service.core.threads.decide import CLOSING
 from assistants_service.infra.models import providers
-from assistants_service.worker import run_executor
-from assistants_service.worker.deltas import PartialReply, Unheard
+from assistants_service.worker import lease
+from assistants_service.worker.partial_reply import PartialReply, UnstreamedDeltas
 from inprocess_service import Gate, InProcess, ManualClock, calls, fails, in_process, path_of, says
 from provider_quirks import HABITS, Answer, Ask, Habit, function_item, item, refused, respond
 from provider_quirks import serving as serving_habits
@@ -33,7 +33,7 @@ PARIS = ToolCall("call_a", "get_weather", '{"city":"Paris"}')
 @pytest.fixture(autouse=True)
 def _at_the_first_look(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test waits a second: `InProcess.making` makes the worker look."""
-    monkeypatch.setattr(run_executor, "TELL_AFTER", 0.0)
+    monkeypatch.setattr(lease, "ANNOUNCE_AFTER", 0.0)
 
 
 async def messages(service: InProcess, run: Json, query: str = "order=asc") -> list[Json]:
@@ -529,7 +529,7 @@ async def test_a_store_that_fails_for_a_moment_is_told_at_the_next_look(monkeypa
 
 def test_half_a_text_goes_with_its_stream() -> None:
     draft = PartialReply(run=ANY, ids=ANY)
-    heard = Unheard(draft, lambda: 0.0)
+    heard = UnstreamedDeltas(draft, lambda: 0.0)
     draft.message = draft.message_step = ANY  # it was begun, and may have been shown so
     heard.text("It ")
     heard.refusal("No")

@@ -32,7 +32,7 @@ from hypothesis.stateful import (
 
 from assistants_service.core.ports.models import Deltas, ModelInfo, Prompt, Reply, ToolCall
 from assistants_service.infra.models.context_windows import known_window
-from assistants_service.worker import run_executor
+from assistants_service.worker import lease
 from inprocess_service import NOTHING, Answer, Gate, InProcess, ManualClock, calls, fails, in_process, says
 from reference_api import CALLS, TERMINAL, Reference, Refused, Thread
 
@@ -505,7 +505,7 @@ def some(examples: int, steps: int) -> settings:
 @pytest.fixture(autouse=True)
 def _nothing_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
     """The reference has no clock for what a model is at: test_making.py shows that."""
-    monkeypatch.setattr(run_executor, "TELL_AFTER", float("inf"))
+    monkeypatch.setattr(lease, "ANNOUNCE_AFTER", float("inf"))
 
 
 def play(storage: str, how: settings, log: pytest.LogCaptureFixture) -> None:

@@ -585,7 +585,7 @@ async def test_a_watcher_of_a_run_that_is_streamed_half_way_keeps_its_place() ->
 async def test_a_store_that_fails_for_a_while_ends_neither_streams_nor_model_calls(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("assistants_service.worker.run_executor.LOOK_EVERY", 0.01)
+    monkeypatch.setattr("assistants_service.worker.lease.LOOK_EVERY", 0.01)
     gate, failed = Gate(), asyncio.Event()
     async with in_process(says("Hel", gate, "lo")) as service:
         async with await streamed(service) as stream:

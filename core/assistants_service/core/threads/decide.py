@@ -52,17 +52,23 @@ class CommitEvents:
 
     events: list[e.Event]
 
+    @property
+    def claim(self) -> int:
+        """The attempt that begins with them; 0 if none does."""
+        return next((event.attempt for event in self.events if isinstance(event, e.RunClaimed)), 0)
+
 
 @dataclass(frozen=True, slots=True)
 class CallModel:
-    held: RunState
+    run_state: RunState
 
 
 @dataclass(frozen=True, slots=True)
 class CallTools:
     """Execute the worker's own calls of the open step."""
 
-    held: RunState
+    run_state: RunState
+    step_id: str
     calls: list[StepToolCall]
 
 
@@ -117,8 +123,8 @@ def _end(held: RunState, now: float) -> tuple[float, list[e.Event]] | None:
 def _go_on(held: RunState) -> Move:
     """The run is in progress and this worker's."""
     run_id, step = held.run.id, held.open_step
-    if own := held.own_calls:
-        return CallTools(held, own)
+    if step and (own := held.own_calls):
+        return CallTools(held, step.id, own)
     if held.owed_calls:
         return CommitEvents([e.RunRequiresAction(run_id=run_id)])
     if step:

@@ -21,7 +21,7 @@ from assistants_service.core.protocol.threads.resources import (
     Thread,
 )
 from assistants_service.core.threads.fold import Change
-from assistants_service.core.tools.registry import tool_of
+from assistants_service.core.tools.registry import annotator_of, tool_of
 
 Annotation = dict[str, Any]
 Event = tuple[str, Any]  # the wire's event name, and its payload
@@ -65,7 +65,7 @@ def step_delta(step_id: str, call: dict[str, Any]) -> Event:
 
 def text_part(value: str, annotations: Sequence[Annotation] = (), *, first: bool) -> dict[str, Any]:
     """Only the first delta of a part always has annotations: clients add repeated values up (section 5.3). An
-    annotation is sent once, with its index and an empty quote, as recorded."""
+    annotation is sent once, with its index."""
     text: dict[str, Any] = {"value": value}
     if first or annotations:
         text["annotations"] = list(annotations)
@@ -73,13 +73,12 @@ def text_part(value: str, annotations: Sequence[Annotation] = (), *, first: bool
 
 
 def annotation_delta(index: int, annotation: Annotation) -> Annotation:
-    return {"index": index, **annotation, "file_citation": {**annotation["file_citation"], "quote": ""}}
+    return {"index": index, **annotator_of(annotation).annotation_delta(annotation)}
 
 
 def _annotation(delta: Annotation) -> Annotation:
     """As the message has it in the end."""
-    cited = {key: value for key, value in delta["file_citation"].items() if key != "quote"}
-    return {key: value for key, value in delta.items() if key != "index"} | {"file_citation": cited}
+    return annotator_of(delta).annotation_of({key: value for key, value in delta.items() if key != "index"})
 
 
 def opening_step(step: Step) -> list[Event]:

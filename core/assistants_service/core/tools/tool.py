@@ -112,6 +112,7 @@ class Tool(Generic[B, T, C]):
     resource: ClassVar[type[ToolStruct]]  # in assistants and runs
     call: ClassVar[type[StepCall] | None] = None  # in steps; None: it is never called
     includes: ClassVar[tuple[str, ...]] = ()  # what include[] may ask for of its calls
+    annotates: ClassVar[str | None] = None  # the type of the annotations that cite its results
     streams: ClassVar[str | None] = None  # the field of a shown call that grows while the model writes its arguments
 
     # -- set up from assistant, thread and run ----------------------------------------------------------------------
@@ -172,6 +173,14 @@ class Tool(Generic[B, T, C]):
     def citer(self, state: ThreadState, steps: Sequence[Step]) -> Citer | None:
         """Finds what an answer cites of these steps, and of what earlier answers of the thread cited. None: nothing."""
         return None
+
+    def annotation_delta(self, annotation: Annotation) -> Annotation:
+        """As the stream shows it."""
+        return annotation
+
+    def annotation_of(self, delta: Annotation) -> Annotation:
+        """As the message has it in the end."""
+        return delta
 
     # -- the stream -------------------------------------------------------------------------------------------------
 

@@ -23,7 +23,7 @@ from assistants_service.core.tools.file_search.wire import (
     FileSearchTool,
     FileSearchToolCall,
 )
-from assistants_service.core.tools.tool import Citer, Definition, Execution, Output, Tool, ToolServices
+from assistants_service.core.tools.tool import Annotation, Citer, Definition, Execution, Output, Tool, ToolServices
 
 if TYPE_CHECKING:
     from assistants_service.core.protocol.runs.resources import Run, Step
@@ -56,6 +56,7 @@ class FileSearchTools(Tool[FileSearchBody, FileSearchTool, FileSearchToolCall]):
     resource = FileSearchTool
     call = FileSearchToolCall
     includes = (CONTENTS,)
+    annotates = "file_citation"
 
     def resource_of(self, body: FileSearchBody) -> FileSearchTool:
         """Normalised as recorded: section 3.1."""
@@ -103,6 +104,14 @@ class FileSearchTools(Tool[FileSearchBody, FileSearchTool, FileSearchToolCall]):
     def citer(self, state: ThreadState, steps: Sequence[Step]) -> Citer | None:
         sources = sources_of(state, steps)
         return MarkerCiter(sources) if sources else None
+
+    def annotation_delta(self, annotation: Annotation) -> Annotation:
+        """With an empty quote, as recorded."""
+        return {**annotation, "file_citation": {**annotation["file_citation"], "quote": ""}}
+
+    def annotation_of(self, delta: Annotation) -> Annotation:
+        cited = {key: value for key, value in delta["file_citation"].items() if key != "quote"}
+        return {**delta, "file_citation": cited}
 
     def blank(self, call: FileSearchToolCall) -> FileSearchToolCall:
         return replace(call, file_search=replace(call.file_search, results=()))

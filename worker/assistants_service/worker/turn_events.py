@@ -19,7 +19,7 @@ from assistants_service.core.protocol.runs.resources import (
 from assistants_service.core.protocol.threads.resources import Message, Part, Reason, RefusalPart, Text, TextPart
 from assistants_service.core.threads.fold import RunState
 from assistants_service.core.tools.tool import ToolServices
-from assistants_service.worker.deltas import PartialReply
+from assistants_service.worker.partial_reply import PartialReply
 
 # What these say is about the key, the model, the size or the load; 502 and above, about a server that is not there.
 NOT_THE_STREAM = frozenset({401, 402, 403, 404, 408, 409, 413, 429})
@@ -57,26 +57,26 @@ def calls_of(reply: Reply) -> tuple[ToolCall, ...]:
     return reply.calls if reply.finish in ("stop", "tool_calls") else ()
 
 
-def events_of(reply: Reply, draft: PartialReply, held: RunState, services: ToolServices, now: float) -> list[e.Event]:
+def events_of(reply: Reply, partial: PartialReply, held: RunState, services: ToolServices, now: float) -> list[e.Event]:
     """One transaction: the turn's message, its steps, and what the run does next."""
     usage, calls = usage_of(reply.tokens), calls_of(reply)
     if not held.run.parallel_tool_calls:  # which not every provider heeds (section 4)
         calls = calls[:1]
     events: list[e.Event] = []
-    if reply.text or reply.refusal or not calls or draft.text or draft.refusal:
-        events += _message(reply, held, draft, usage, now)
+    if reply.text or reply.refusal or not calls or partial.said:
+        events += _message(reply, held, partial, usage, now)
     if calls:
         cost = Usage() if events else usage
-        return [*events, *_calls(calls, reply.thought, held, draft, services, cost, now)]
+        return [*events, *_calls(calls, reply.thought, held, partial, services, cost, now)]
     return [*events, _ending(reply, held, usage)]
 
 
-def cut_off(held: RunState, draft: PartialReply | None, end: Sequence[e.Event], now: float) -> list[e.Event]:
+def cut_off(held: RunState, partial: PartialReply | None, end: Sequence[e.Event], now: float) -> list[e.Event]:
     """`end`, and if it ends the run before its model had said all, what a client saw of that: it stays (section 4)."""
-    if draft is None:
+    if partial is None:
         return [*end]
-    message, run_id = draft.message if draft.text or draft.refusal else None, held.run.id
-    step = draft.message_step if message else draft.calls_step
+    message, run_id = partial.message if partial.said else None, held.run.id
+    step = partial.message_step if message else partial.calls_step
     seen = held.stream or (held.making is not None and held.making.step == step)
     if not seen or step is None or step.id in held.known:
         return [*end]
@@ -92,7 +92,7 @@ def cut_off(held: RunState, draft: PartialReply | None, end: Sequence[e.Event], 
             return [*end]
     said: list[e.Event] = []
     if message:
-        content = _content("".join(draft.text), "".join(draft.refusal), draft)
+        content = _content(partial.text, partial.refusal, partial)
         said = [e.MessageIncomplete(message=_incomplete(message, reason, content, now))]
     return [e.StepCreated(step=step), *said, ended, *end]
 
@@ -111,9 +111,9 @@ def cause_of(run: Run, error: ModelError | None, provider: str) -> str:
     return " ".join(f"{name}={value or '-'}" for name, value in told.items())
 
 
-def _message(reply: Reply, held: RunState, draft: PartialReply, usage: Usage, now: float) -> list[e.Event]:
-    step, message = draft.open_message(now)
-    content = _content(reply.text, reply.refusal, draft)
+def _message(reply: Reply, held: RunState, partial: PartialReply, usage: Usage, now: float) -> list[e.Event]:
+    step, message = partial.open_message(now)
+    content = _content(reply.text, reply.refusal, partial)
     cut = {"length": "max_tokens", "content_filter": "content_filter"}.get(reply.finish)
     created = e.StepCreated(step=step, usage=usage)
     if cut is None:
@@ -126,10 +126,10 @@ def _message(reply: Reply, held: RunState, draft: PartialReply, usage: Usage, no
     return [created, e.MessageIncomplete(message=_incomplete(message, cut, content, now)), ended]
 
 
-def _content(text: str, refusal: str, draft: PartialReply) -> tuple[Part, ...]:
+def _content(text: str, refusal: str, partial: PartialReply) -> tuple[Part, ...]:
     content: list[Part] = []
     if text or not refusal:
-        content.append(TextPart(text=Text(value=text, annotations=draft.annotations_of(text))))
+        content.append(TextPart(text=Text(value=text, annotations=partial.annotations_of(text))))
     if refusal:
         content.append(RefusalPart(refusal=refusal))
     return tuple(content)
@@ -144,14 +144,14 @@ def _calls(
     calls: Sequence[ToolCall],
     thought: Thought | None,
     held: RunState,
-    draft: PartialReply,
+    partial: PartialReply,
     services: ToolServices,
     usage: Usage,
     now: float,
 ) -> list[e.Event]:
-    details = ToolCalls(tool_calls=tuple(map(draft.call, calls)))
-    step = replace(draft.open_calls(now), step_details=details)
-    own = tuple(call.id for call in calls if draft.offer.tool(call.name).executes(call.name, services))
+    details = ToolCalls(tool_calls=tuple(map(partial.call, calls)))
+    step = replace(partial.open_calls(now), step_details=details)
+    own = tuple(call.id for call in calls if partial.offer.tool(call.name).executes(call.name, services))
     events: list[e.Event] = [e.StepCreated(step=step, own=own, usage=usage, thought=thought)]
     if not own:  # one commit less than to decide it anew
         events.append(e.RunRequiresAction(run_id=held.run.id))

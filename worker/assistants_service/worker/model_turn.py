@@ -1,0 +1,106 @@
+"""One turn of a run's model: from the prompt that fits to a whole reply, streamed or not."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, replace
+
+from assistants_service.core.citations import citations_of
+from assistants_service.core.ports.models import ContextExceeded, ModelError, Prompt, Refused, Reply, Tokens
+from assistants_service.core.protocol.runs.requests import MOST_OUTPUTS
+from assistants_service.core.threads.fold import RunState, ThreadState
+from assistants_service.core.threads.stream import StreamWriter
+from assistants_service.core.tools.offer import offer_of
+from assistants_service.worker.budget import TRIES
+from assistants_service.worker.deltas import DeltaBuffer
+from assistants_service.worker.lease import RunLease
+from assistants_service.worker.partial_reply import PartialReply, UnstreamedDeltas
+from assistants_service.worker.turn_events import calls_of, expected, may_mean_its_stream
+
+ENDLESS = "The model still called tools after {} rounds of tool calls, which is the limit (MAX_TOOL_ROUNDS)."
+TOO_MANY = "The model called {} tools at once; {} are the most whose outputs can be submitted."
+
+
+@dataclass(slots=True)
+class ModelTurn:
+    """`partial` is what there is of the reply at any moment: of the last try, if the model is asked again."""
+
+    lease: RunLease
+    stream: StreamWriter
+    partial: PartialReply | None = None
+    provider: str = ""  # that answered
+
+    async def reply(self, state: ThreadState, run_state: RunState) -> tuple[Reply, PartialReply] | None:
+        """Ask, and ask again with less while the provider says that it is too much, if no client has heard anything.
+        None: what max_prompt_tokens leaves is not enough. Raises ModelError and Lost."""
+        context, most, streamed = self.lease.context, None, run_state.stream
+        offer = offer_of(run_state.run, context.tool_services)
+        for tries_left in reversed(range(TRIES)):
+            fitted = await context.budget.fit(state, run_state, offer, most)
+            if fitted is None:
+                return None
+            citations = citations_of(state, run_state, fitted.built.earlier)
+            self.partial = partial = PartialReply(run_state.run, context.ids, state.version, offer, citations)
+            try:
+                reply = await self.lease.guard(self._ask(fitted.prompt, partial, streamed), partial)
+            except ContextExceeded as error:
+                most = await context.budget.less(fitted, error)
+                if most is None or (streamed and partial.begun) or not tries_left:
+                    raise
+            else:
+                self.provider = reply.provider
+                context.budget.answered(fitted, reply.tokens)
+                self._check(reply, run_state)
+                return reply, partial
+        raise AssertionError("the last try either answers or fails")
+
+    def _check(self, reply: Reply, run_state: RunState) -> None:
+        """Raises ModelError for calls that the run cannot go on with."""
+        called, most_rounds = len(calls_of(reply)), self.lease.context.max_rounds
+        if called > MOST_OUTPUTS and run_state.run.parallel_tool_calls:
+            raise ModelError("server_error", TOO_MANY.format(called, MOST_OUTPUTS))
+        if called and run_state.rounds >= most_rounds:
+            raise ModelError("server_error", ENDLESS.format(most_rounds))
+
+    async def _ask(self, prompt: Prompt, partial: PartialReply, streamed: bool) -> Reply:
+        context = self.lease.context
+        prompt = await context.images.fill(self.lease.item.project, prompt)
+        if not streamed:
+            return await self._ask_unstreamed(prompt, partial)
+        buffer = DeltaBuffer(self.stream, partial, context.flush_every, context.clock.now, self.lease.still_mine)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(buffer.run())
+            try:
+                return await context.models.reply(prompt, buffer)
+            finally:
+                buffer.close()
+
+    async def _ask_unstreamed(self, prompt: Prompt, partial: PartialReply) -> Reply:
+        """A whole reply costs less than a stream, which only tells earlier what it will be."""
+        context, model = self.lease.context, prompt.model
+        partial.expected = expected(prompt)
+        if partial.expected or not context.budget.streams(model):
+            return await context.models.reply(prompt, None)
+        deltas = UnstreamedDeltas(partial, context.clock.now)
+        try:
+            reply = await context.models.reply(prompt, deltas)
+        except Refused as error:
+            if not may_mean_its_stream(error):
+                raise
+            refused = error
+        else:
+            return await self._counted(prompt, reply)
+        deltas.restart()
+        reply = await context.models.reply(prompt, None)  # no client has asked for a stream: this refusal counts
+        if refused.status and refused.status < 500:  # else it may have been the moment
+            context.budget.ask_whole(model, f"it refused a stream with status {refused.status}")
+        return reply
+
+    async def _counted(self, prompt: Prompt, reply: Reply) -> Reply:
+        """Some servers tell what an answer cost only if it comes whole. One estimate is better than no figure, which
+        no limit of the run would heed."""
+        if reply.tokens != Tokens():
+            return reply
+        budget = self.lease.context.budget
+        budget.ask_whole(prompt.model, "its streams tell no usage")
+        return replace(reply, tokens=await budget.estimate(prompt, reply))

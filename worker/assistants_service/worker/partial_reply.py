@@ -1,0 +1,148 @@
+"""A model's reply while it is made: what came of it, and the steps and the message that it makes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from assistants_service.core import events as e
+from assistants_service.core.citations import Citations
+from assistants_service.core.ids import Ids
+from assistants_service.core.ports.models import ToolCall
+from assistants_service.core.protocol.runs.resources import MessageCreation, MessageRef, Run, Step, ToolCalls
+from assistants_service.core.protocol.threads.resources import Message
+from assistants_service.core.protocol.tools.resources import StepToolCall
+from assistants_service.core.tools.offer import Offer
+from assistants_service.core.tools.tool import Annotation, Piece
+
+
+@dataclass(slots=True)
+class PartialReply:
+    """The steps and the message of a turn in the making. Their ids are final: the commit uses them.
+
+    `number` is the version of the thread on which the model was asked: no other turn of the thread has the same.
+    """
+
+    run: Run
+    ids: Ids
+    number: int = 0
+    offer: Offer = field(default_factory=Offer)
+    citations: Citations = field(default_factory=Citations)
+    message: Message | None = None
+    message_step: Step | None = None
+    calls_step: Step | None = None
+    said: list[tuple[str, str]] = field(default_factory=list)  # in deltas: `text` or `refusal`, and what came of it
+    expected: str = ""  # of an answer that comes whole: `message` or `calls`
+    announced: bool = False  # the log knows what was begun
+    _annotations: list[Annotation] = field(default_factory=list)
+    _cited: int = 0  # code points of the message that were looked through for citations
+
+    @property
+    def begun(self) -> bool:
+        """Whether a client may have seen something of it."""
+        return self.message is not None or self.calls_step is not None
+
+    @property
+    def text(self) -> str:
+        return "".join(value for kind, value in self.said if kind == "text")
+
+    @property
+    def refusal(self) -> str:
+        return "".join(value for kind, value in self.said if kind == "refusal")
+
+    def call(self, call: ToolCall) -> StepToolCall:
+        """As the step shows it before it is done."""
+        begun: StepToolCall = self.offer.tool(call.name).begin(call, self.run, self.number)
+        return begun
+
+    def cited(self, text: str) -> list[Piece]:
+        """The next text of the message, as far as it is certain what of it is a citation."""
+        pieces = list(self.citations.feed(text))
+        self._cited += len(text)
+        self._note(pieces)
+        return pieces
+
+    def annotations_of(self, text: str) -> tuple[Annotation, ...]:
+        """Of the whole message, of which `cited` had the beginning, or nothing."""
+        self.cited(text[self._cited :])
+        self._note(self.citations.close())
+        return tuple(self._annotations)
+
+    def _note(self, pieces: Iterable[Piece]) -> None:
+        self._annotations += [annotation for _, annotation in pieces if annotation]
+
+    def open_expected(self, now: float) -> None:
+        """Without a listener, what comes is begun as the only thing that it can be."""
+        if self.expected == "message":
+            self.open_message(now)
+        elif self.expected == "calls":
+            self.open_calls(now)
+
+    def open_message(self, now: float) -> tuple[Step, Message]:
+        if self.message is None or self.message_step is None:
+            self.message = Message(
+                id=self.ids.new("msg"),
+                created_at=int(now),
+                assistant_id=self.run.assistant_id,
+                thread_id=self.run.thread_id,
+                run_id=self.run.id,
+                status="in_progress",
+                role="assistant",
+            )
+            reference = MessageCreation(message_creation=MessageRef(message_id=self.message.id))
+            self.message_step = self._step("message_creation", reference, now)
+        return self.message_step, self.message
+
+    def open_calls(self, now: float) -> Step:
+        self.calls_step = self.calls_step or self._step("tool_calls", ToolCalls(), now)
+        return self.calls_step
+
+    def _step(self, kind: str, details: MessageCreation | ToolCalls, now: float) -> Step:
+        return Step(
+            id=self.ids.new("step"),
+            created_at=int(now),
+            run_id=self.run.id,
+            assistant_id=self.run.assistant_id,
+            thread_id=self.run.thread_id,
+            type="tool_calls" if kind == "tool_calls" else "message_creation",
+            expires_at=self.run.expires_at,
+            step_details=details,
+        )
+
+    @property
+    def making(self) -> e.StepBegun | None:
+        """What was begun first."""
+        if self.message_step:
+            return e.StepBegun(step=self.message_step, message=self.message)
+        return e.StepBegun(step=self.calls_step) if self.calls_step else None
+
+    @property
+    def opened(self) -> set[str]:
+        return {thing.id for thing in (self.message, self.message_step, self.calls_step) if thing}
+
+
+@dataclass(frozen=True, slots=True)
+class UnstreamedDeltas:
+    """The `Deltas` of a turn without a stream: they tell whether the model writes a message or calls functions."""
+
+    partial: PartialReply
+    now: Callable[[], float]
+
+    def text(self, value: str) -> None:
+        self._say("text", value)
+
+    def refusal(self, value: str) -> None:
+        self._say("refusal", value)
+
+    def restart(self) -> bool:
+        self.partial.said.clear()
+        return True  # all that was shown is that something is in the making
+
+    def _say(self, kind: str, value: str) -> None:
+        self.partial.said.append((kind, value))
+        if self.partial.calls_step is None:  # else it opens with the turn's end: one thing is in the making at a time
+            self.partial.open_message(self.now())
+
+    def call(self, index: int, call_id: str, name: str, arguments: str) -> None:
+        if self.partial.message is None:
+            self.partial.open_calls(self.now())

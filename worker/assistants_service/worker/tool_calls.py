@@ -1,0 +1,41 @@
+"""Executes the calls of a step that are the worker's own."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from assistants_service.core.events import StepOutputs
+from assistants_service.core.fanout import fan_out
+from assistants_service.core.protocol.tools.resources import StepToolCall
+from assistants_service.core.threads.decide import CallTools
+from assistants_service.core.tools.registry import tool_of
+from assistants_service.core.tools.tool import Execution, Output
+from assistants_service.worker.context import WorkerContext
+
+
+async def outputs_of(move: CallTools, project: str, context: WorkerContext) -> StepOutputs:
+    """What came of the calls. Raises StorageUnavailable."""
+    calls, run_state = move.calls, move.run_state
+    kinds = Counter(map(type, calls))
+
+    async def execute(call: StepToolCall) -> Output:
+        return await _traced(Execution(project, run_state, call, kinds[type(call)]), context)
+
+    outputs = dict(zip((call.id for call in calls), await fan_out(execute, calls), strict=True))
+    return StepOutputs(
+        run_id=run_state.id,
+        step_id=move.step_id,
+        outputs={call_id: output.told for call_id, output in outputs.items()},
+        results={call_id: raw for call_id, output in outputs.items() if (raw := output.raw)},
+    )
+
+
+async def _traced(execution: Execution[StepToolCall], context: WorkerContext) -> Output:
+    call, telemetry = execution.call, context.telemetry
+    tool = tool_of(call)
+    name, arguments = tool.asked(call)
+    with telemetry.span("tool", tool=name or tool.kind, call_id=call.id) as span:
+        output = await tool.execute(execution, context.tool_services)
+        if telemetry.content:
+            span.tell(arguments=arguments, **({"output": output.told} if output.told else {}))
+        return output
