@@ -16,20 +16,22 @@ import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 from assistants_service.composition import worker_of
-from assistants_service.core import events as e
 from assistants_service.core import names
 from assistants_service.core.ids import Ids
+from assistants_service.core.log.events import Commit
 from assistants_service.core.log.state import View
 from assistants_service.core.ports.models import Thought, Tokens, ToolCall
 from assistants_service.core.ports.storage import Document
 from assistants_service.core.ports.telemetry import Silence
+from assistants_service.core.threads import events as thread_events
 from assistants_service.core.threads import projection
 from assistants_service.core.threads.fold import Change, ThreadState
 from assistants_service.core.threads.view import ThreadView
+from assistants_service.core.vector_stores import events as store_events
 from assistants_service.core.vector_stores import repository
 from assistants_service.core.vector_stores.fold import StoreChange, StoreState
 from assistants_service.infra.version import VERSION
@@ -54,6 +56,7 @@ class Kind:
 
     path: str
     logs: str
+    commits: Callable[[bytes], list[Commit[Any]]]
     view: Callable[[], View[Any, Any]]
     change: Callable[[int, str, Any], Any]
     documents: Callable[[str, Sequence[Any]], Sequence[Document]]
@@ -103,15 +106,19 @@ def _index_of_store(state: StoreState) -> Json:
     }
 
 
-THREAD = Kind("threads", names.THREADS, ThreadView, Change, projection.documents, _things_of_thread, _lists_of_thread)
+THREAD = Kind(
+    *("threads", names.THREADS, thread_events.from_lines, ThreadView, Change),
+    *(projection.documents, _things_of_thread, _lists_of_thread),
+)
 STORE = Kind(
-    *("vector_stores", names.STORE_LOGS, repository.StoreView, StoreChange),
+    *("vector_stores", names.STORE_LOGS, store_events.from_lines, repository.StoreView, StoreChange),
     *(_documents_of_store, _things_of_store, _lists_of_store, _index_of_store),
 )
 
 
 def kind_of(log: bytes) -> Kind:
-    return STORE if isinstance(e.from_lines(log)[0].events[0], get_args(e.StoreEvent)) else THREAD
+    first = json.loads(log.splitlines()[0])["events"][0]
+    return STORE if first["type"].startswith("vector_store") else THREAD
 
 
 def folded(log: bytes, snapshot: bytes | None) -> tuple[View[Any, Any], dict[str, bytes]]:
@@ -123,7 +130,7 @@ def folded(log: bytes, snapshot: bytes | None) -> tuple[View[Any, Any], dict[str
         view.begin(snapshot)
         things = kind.things(view.state)
         shown |= _bodies(kind.documents(PROJECT, [kind.change(view.state.version, "", thing) for thing in things]))
-    return view, shown | _bodies(kind.documents(PROJECT, view.fold(e.from_lines(log))))
+    return view, shown | _bodies(kind.documents(PROJECT, view.fold(kind.commits(log))))
 
 
 def _bodies(documents: Sequence[Document]) -> dict[str, bytes]:

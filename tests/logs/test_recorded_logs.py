@@ -11,14 +11,15 @@ from typing import Any, get_args
 import msgspec
 import pytest
 
-from assistants_service.core import events as e
 from assistants_service.core import paging
 from assistants_service.core.log.state import View
 from assistants_service.core.protocol.runs.resources import RequiredAction, Step
 from assistants_service.core.protocol.threads.resources import Message
 from assistants_service.core.protocol.vector_stores.resources import ChunkingStrategy, ExpiresAfter, TextContent
+from assistants_service.core.threads import events as thread_events
 from assistants_service.core.threads import fold, view
 from assistants_service.core.threads.stream import replay
+from assistants_service.core.vector_stores import events as store_events
 from assistants_service.core.vector_stores import fold as stores
 from assistants_service.core.vector_stores import repository
 from record_logs import CASES, LOGS, SUMS, digest, folded, kind_of, record
@@ -98,7 +99,7 @@ NEVER = {
 
 
 def test_every_kind_of_event_is_recorded() -> None:
-    kinds = {event.__struct_config__.tag for event in get_args(e.Event)}
+    kinds = {event.__struct_config__.tag for event in get_args(thread_events.Event | store_events.Event)}
     lines = [json.loads(line) for log in RECORDED for line in log.read_bytes().splitlines()]
     missing = kinds - {event["type"] for line in lines for event in line["events"]}
     assert not missing, f"no recorded log has {missing}: see tests/logs/README.md"
@@ -132,14 +133,14 @@ def stored_kinds() -> set[type[msgspec.Struct]]:
 
     of_threads = [view.Snapshot, Message, fold.RunState]
     of_stores = [repository.Snapshot, stores.FileState, stores.BatchState]
-    for root in msgspec.inspect.multi_type_info([e.Event, e.Commit, *of_threads, *of_stores]):
+    for root in msgspec.inspect.multi_type_info([thread_events.Commit, store_events.Commit, *of_threads, *of_stores]):
         reach(root)
     return {kind for kind in found if isinstance(kind, type) and kind is not paging.Contents}  # without Index[...]
 
 
 def recorded_values(log: Path) -> Iterator[tuple[type, str]]:
     aggregate, _ = read(log)
-    yield from values([*e.from_lines(log.read_bytes()), aggregate.state])
+    yield from values([*kind_of(log.read_bytes()).commits(log.read_bytes()), aggregate.state])
     if isinstance(aggregate, view.ThreadView):
         yield from values(aggregate.trail)
     snapshot = log.with_suffix(".snapshot")

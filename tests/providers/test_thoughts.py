@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 import provider_quirks
-from assistants_service.core import events as e
 from assistants_service.core import names
 from assistants_service.core.ports.models import Thought, Tokens, ToolCall, Turn
+from assistants_service.core.threads import events as e
 from assistants_service.infra.models.providers import ModelRouter, Provider
 from assistants_service.infra.models.thoughts import MOST
 from inprocess_service import InProcess, in_process, path_of, says

@@ -10,11 +10,11 @@ from typing import Any, ClassVar, TypeVar
 
 import pytest
 
-from assistants_service.core import events as e
 from assistants_service.core.fanout import AT_ONCE, fan_out
 from assistants_service.core.ports.storage import Document
 from assistants_service.core.protocol.threads.requests import CreateMessage
 from assistants_service.core.search import segment_cache
+from assistants_service.core.threads import events as e
 from assistants_service.core.threads.commands import message_from
 from assistants_service.infra.azure import documents as azure_documents
 from assistants_service.infra.azure.calls import Transport

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from assistants_service.core import events as e
 from assistants_service.core import names
 from assistants_service.core.errors import ApiError
 from assistants_service.core.fanout import AT_ONCE
@@ -16,6 +15,7 @@ from assistants_service.core.ids import Ids
 from assistants_service.core.log import repository
 from assistants_service.core.ports.storage import Document, StorageUnavailable, Undecided
 from assistants_service.core.protocol.threads.requests import CreateMessage
+from assistants_service.core.threads import events as e
 from assistants_service.core.threads.commands import message_from
 from commit_history import whole
 from faults import How, Plan

@@ -15,13 +15,13 @@ from typing import Any
 import pytest
 
 from assistants_service import command
-from assistants_service.core import events as e
 from assistants_service.core import names
 from assistants_service.core.errors import ApiError
 from assistants_service.core.ids import Ids
 from assistants_service.core.notifier import Notifier
 from assistants_service.core.protocol.runs.resources import TERMINAL
 from assistants_service.core.resume import Resumption
+from assistants_service.core.threads import events as e
 from assistants_service.core.threads.repository import ThreadRepository
 from assistants_service.core.vector_stores.repository import VectorStoreRepository
 from assistants_service.infra.settings import ConfigurationError, Settings

@@ -15,7 +15,6 @@ from typing import Any
 import msgspec
 import pytest
 
-from assistants_service.core import events as e
 from assistants_service.core import names
 from assistants_service.core.errors import ApiError
 from assistants_service.core.ports.storage import Delivery
@@ -24,6 +23,7 @@ from assistants_service.core.protocol.objects import encode
 from assistants_service.core.protocol.vector_stores.resources import ExpiresAfter, FileCounts, VectorStore
 from assistants_service.core.search.segment import passages
 from assistants_service.core.threads.commands import store_of_thread
+from assistants_service.core.vector_stores import events as e
 from assistants_service.core.vector_stores.commands import NewFile
 from assistants_service.core.vector_stores.fold import StoreState
 from assistants_service.core.vector_stores.repository import StoreView

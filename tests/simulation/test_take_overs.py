@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 import pytest
 
 import simulated_service
-from assistants_service.core import events as e
 from assistants_service.core.ports.models import Deltas, Prompt, Reply
 from assistants_service.core.protocol.runs.resources import Run
+from assistants_service.core.threads import events as e
 from assistants_service.core.threads.decide import CLAIMS, DEADLY
 from assistants_service.core.threads.fold import RunState
 from assistants_service.worker.actions import Actions

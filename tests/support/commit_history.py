@@ -6,10 +6,10 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from assistants_service.core import events as e
 from assistants_service.core.protocol.objects import encode
 from assistants_service.core.protocol.runs.resources import Run
 from assistants_service.core.protocol.threads.resources import Message, TextPart
+from assistants_service.core.threads import events as e
 from assistants_service.core.threads import sse
 from assistants_service.core.threads.fold import Change, ThreadState, apply
 from simulated_service import Block

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from answer_checks import p7_and_p8, the_answers_are_true
-from assistants_service.core import events as e
 from assistants_service.core import names
 from assistants_service.core.ports.storage import Storage
 from assistants_service.core.protocol.runs.resources import Run
+from assistants_service.core.threads import events as e
 from assistants_service.core.threads.fold import Change
 from assistants_service.core.threads.projection import documents
 from assistants_service.core.threads.sse import ENDINGS

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from assistants_service.core import names
-from assistants_service.core.events import RunClaimed
 from assistants_service.core.ids import Ids
 from assistants_service.core.notifier import Notifier
 from assistants_service.core.ports.models import Deltas, ModelInfo, Prompt, Reply
@@ -20,6 +19,7 @@ from assistants_service.core.protocol.runs.requests import CreateThreadAndRun
 from assistants_service.core.protocol.runs.resources import Run
 from assistants_service.core.threads import sse
 from assistants_service.core.threads.decide import CLOSING
+from assistants_service.core.threads.events import RunClaimed
 from assistants_service.core.threads.repository import ThreadRepository
 from assistants_service.core.threads.service import ThreadService
 from assistants_service.core.vector_stores.repository import VectorStoreRepository

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from assistants_service.core import events as e
 from assistants_service.core.ports.models import Image, Turn
 from assistants_service.core.protocol.threads.resources import ImageFile, ImageFilePart, Message, Thread
+from assistants_service.core.threads import events as e
 from assistants_service.worker import images
 from inprocess_service import InProcess, calls, in_process, says
 from multipart_forms import file_form, send_form

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from assistants_service.composition import worker_of
-from assistants_service.core import events as e
 from assistants_service.core import names
 from assistants_service.core.ids import Ids
 from assistants_service.core.notifier import Notifier
@@ -22,6 +21,7 @@ from assistants_service.core.ports.search import Weights
 from assistants_service.core.ports.storage import Delivery
 from assistants_service.core.search.words import FORMAT, WHOLE
 from assistants_service.core.threads.decide import Wait
+from assistants_service.core.vector_stores import events as e
 from assistants_service.core.vector_stores.fold import StoreState
 from assistants_service.core.vector_stores.repository import VectorStoreRepository
 from assistants_service.core.work_items import MaintainStore, PurgeStore, from_body, to_body

@@ -16,15 +16,17 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
-from assistants_service.core import events as e
 from assistants_service.core import names
 from assistants_service.core.fanout import fan_out
 from assistants_service.core.files.service import decode_file
+from assistants_service.core.log.events import Event
 from assistants_service.core.log.state import UnreadableLog
 from assistants_service.core.ports.clock import Clock
 from assistants_service.core.ports.storage import Storage, StorageUnavailable, Stored
+from assistants_service.core.threads.events import RunQueued
 from assistants_service.core.threads.fold import ThreadState
 from assistants_service.core.threads.repository import ThreadRepository
+from assistants_service.core.vector_stores.events import FileReleased, ItemTakenOver, SegmentsDropped
 from assistants_service.core.vector_stores.fold import StoreState
 from assistants_service.core.vector_stores.repository import VectorStoreRepository
 from assistants_service.core.work_items import (
@@ -130,7 +132,7 @@ class Resumption:
         unowned = tuple(name for name, item in state.loose.items() if item == TAKEN)
         if unowned and state.known:
             await self.stores.index.drop(names.document(project, store_id), unowned)
-            dropped = [e.SegmentsDropped(names=unowned)]
+            dropped = [SegmentsDropped(names=unowned)]
             await self.stores.commit(project, store_id, lambda state: dropped if state.known else ())
 
     # -- documents -------------------------------------------------------------------------------------------------
@@ -184,19 +186,19 @@ class Resumption:
         self.enqueued[str(item.__struct_config__.tag)] += 1
 
 
-def _released_run(run_id: str, state: ThreadState) -> Sequence[e.Event]:
+def _released_run(run_id: str, state: ThreadState) -> Sequence[Event]:
     held = state.runs.get(run_id)
-    return [e.RunQueued(run_id=run_id)] if held and held.run.status == "in_progress" and not state.deleted else ()
+    return [RunQueued(run_id=run_id)] if held and held.run.status == "in_progress" and not state.deleted else ()
 
 
-def _released_files(state: StoreState) -> Sequence[e.Event]:
+def _released_files(state: StoreState) -> Sequence[Event]:
     if not state.known:
         return ()
     claimed = [held for held in map(state.files.__getitem__, state.waiting) if held.item]
-    released: list[e.Event] = [e.FileReleased(file_id=held.id) for held in claimed]
+    released: list[Event] = [FileReleased(file_id=held.id) for held in claimed]
     sources = {held.source for held in claimed}
     others = tuple(name for name, item in state.loose.items() if item not in ("", TAKEN) and name not in sources)
-    return [*released, e.ItemTakenOver(names=others, item=TAKEN)] if others else released
+    return [*released, ItemTakenOver(names=others, item=TAKEN)] if others else released
 
 
 def _log_of(name: str) -> str:

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from assistants_service.core import events as e
 from assistants_service.core import names
 from assistants_service.core.errors import ApiError
 from assistants_service.core.files.service import decode_file
@@ -26,6 +25,7 @@ from assistants_service.core.protocol.objects import LastError
 from assistants_service.core.protocol.vector_stores.resources import StaticChunking
 from assistants_service.core.search.words import FORMAT
 from assistants_service.core.threads.decide import Done, Wait
+from assistants_service.core.vector_stores import events as e
 from assistants_service.core.vector_stores.fold import FileState, StoreState, segment_of
 from assistants_service.core.work_items import MaintainStore, to_body
 from assistants_service.worker.merging import merge

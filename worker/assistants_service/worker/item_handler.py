@@ -14,8 +14,8 @@ import msgspec
 from msgspec.structs import replace
 
 from assistants_service.core import log_context
-from assistants_service.core.events import Event
 from assistants_service.core.fanout import AT_ONCE
+from assistants_service.core.log.events import Event
 from assistants_service.core.log.state import UnreadableLog
 from assistants_service.core.notifier import Listener
 from assistants_service.core.ports.storage import Conflict, Delivery, StorageUnavailable

@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from assistants_service.core import events as e
 from assistants_service.core.ports.storage import StorageUnavailable
+from assistants_service.core.threads import events as e
 from assistants_service.core.threads.fold import RunState, ThreadState
 from assistants_service.core.threads.repository import Decision
 from assistants_service.core.work_items import AdvanceRun

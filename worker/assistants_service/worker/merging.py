@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from assistants_service.core import events as e
 from assistants_service.core.ports.search import Merging, SegmentGone, Weight
 from assistants_service.core.ports.storage import Conflict
 from assistants_service.core.search.words import FORMAT
+from assistants_service.core.vector_stores import events as e
 from assistants_service.core.vector_stores.fold import StoreState, merged_segment
 from assistants_service.worker.store_work import StoreWork
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from assistants_service.core import events as e
 from assistants_service.core.citations import Citations
 from assistants_service.core.ids import Ids
 from assistants_service.core.ports.models import ToolCall
 from assistants_service.core.protocol.runs.resources import MessageCreation, MessageRef, Run, Step, ToolCalls
 from assistants_service.core.protocol.threads.resources import Message
 from assistants_service.core.protocol.tools.resources import StepToolCall
+from assistants_service.core.threads import events as e
 from assistants_service.core.tools.offer import Offer
 from assistants_service.core.tools.tool import Annotation, Piece
 

@@ -8,11 +8,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from assistants_service.core import events as e
 from assistants_service.core.errors import ApiError
 from assistants_service.core.ports.models import ModelError
 from assistants_service.core.ports.telemetry import SILENCE, Span
 from assistants_service.core.protocol.objects import LastError, Struct
+from assistants_service.core.threads import events as e
 from assistants_service.core.threads import sse
 from assistants_service.core.threads.decide import (
     CallModel,

@@ -14,7 +14,6 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from assistants_service.core import events as e
 from assistants_service.core import names
 from assistants_service.core.files.service import Files
 from assistants_service.core.log.repository import ItemOf
@@ -22,6 +21,7 @@ from assistants_service.core.ports.clock import Clock
 from assistants_service.core.ports.embeddings import Embeddings
 from assistants_service.core.ports.extraction import Extraction
 from assistants_service.core.ports.storage import Storage
+from assistants_service.core.vector_stores import events as e
 from assistants_service.core.vector_stores.fold import FileState, StoreState
 from assistants_service.core.vector_stores.repository import Decision, VectorStoreRepository
 from assistants_service.core.work_items import MaintainStore, delivery_name

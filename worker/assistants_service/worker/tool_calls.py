@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 
-from assistants_service.core.events import StepOutputs
 from assistants_service.core.fanout import fan_out
 from assistants_service.core.protocol.tools.resources import StepToolCall
 from assistants_service.core.threads.decide import CallTools
+from assistants_service.core.threads.events import StepOutputs
 from assistants_service.core.tools.registry import tool_of
 from assistants_service.core.tools.tool import Execution, Output
 from assistants_service.worker.context import WorkerContext

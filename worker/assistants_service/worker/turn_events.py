@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
-from assistants_service.core import events as e
 from assistants_service.core.ports.models import ModelError, Prompt, Refused, Reply, Thought, Tokens, ToolCall
 from assistants_service.core.protocol.objects import LastError
 from assistants_service.core.protocol.runs.resources import (
@@ -17,6 +16,7 @@ from assistants_service.core.protocol.runs.resources import (
     Usage,
 )
 from assistants_service.core.protocol.threads.resources import Message, Part, Reason, RefusalPart, Text, TextPart
+from assistants_service.core.threads import events as e
 from assistants_service.core.threads.fold import RunState
 from assistants_service.core.tools.tool import ToolServices
 from assistants_service.worker.partial_reply import PartialReply

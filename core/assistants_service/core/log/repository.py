@@ -11,13 +11,13 @@ import logging
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import ClassVar, Final, Generic
+from typing import Any, ClassVar, Final, Generic
 
-from assistants_service.core import events as e
 from assistants_service.core import names
 from assistants_service.core.errors import ApiError, no_such
 from assistants_service.core.fanout import fan_out
 from assistants_service.core.ids import Ids
+from assistants_service.core.log.events import Commit, Event, to_block
 from assistants_service.core.log.state import C, S, UnreadableLog, View, decoding
 from assistants_service.core.notifier import Listener, Notifier
 from assistants_service.core.ports.clock import Clock
@@ -44,7 +44,7 @@ ROLLOVER_AT_LAST: Final = 40_000  # commits: Azure takes 50,000 blocks, and no g
 MOST_LATE: Final = 1_000  # commits of one process whose documents the store refused, and that are told all the same
 TRIES: Final = 500  # of one command; each lost race means that another writer's commit went through
 
-Decide = Callable[[S], Sequence[e.Event]]
+Decide = Callable[[S], Sequence[Event]]
 ItemOf = Callable[[int], WorkItem]  # from the version seen to the work item
 
 
@@ -86,6 +86,10 @@ class Repository(ABC, Generic[S, C]):
 
     @abstractmethod
     def _blank(self) -> View[S, C]: ...
+
+    @abstractmethod
+    def _commits(self, data: bytes) -> list[Commit[Any]]:
+        """Those of whole lines of a log. Raises ValueError for what this version cannot decode."""
 
     @abstractmethod
     def _documents(self, project: str, changes: Sequence[C]) -> list[Document]:
@@ -139,9 +143,7 @@ class Repository(ABC, Generic[S, C]):
 
     # -- writing ---------------------------------------------------------------------------------------------------
 
-    async def start(
-        self, project: str, log_id: str, events: Sequence[e.Event], item_of: ItemOf | None = None
-    ) -> list[C]:
+    async def start(self, project: str, log_id: str, events: Sequence[Event], item_of: ItemOf | None = None) -> list[C]:
         """A new aggregate. Raises Conflict if there is, or was, one of this id."""
         view = self._blank()
         async with view.lock:
@@ -207,10 +209,10 @@ class Repository(ABC, Generic[S, C]):
         raise Conflict
 
     async def _append(
-        self, view: View[S, C], project: str, log_id: str, events: Sequence[e.Event]
+        self, view: View[S, C], project: str, log_id: str, events: Sequence[Event]
     ) -> tuple[list[C], Sequence[Document]]:
-        commit = e.Commit(id=self._ids.nonce(), at=self._clock.now(), events=tuple(events))
-        block = e.to_block(commit)
+        commit = Commit(id=self._ids.nonce(), at=self._clock.now(), events=tuple(events))
+        block = to_block(commit)
         if len(block) > MAX_BLOCK:
             message = f"The request is too large: it makes {len(block)} bytes, and {MAX_BLOCK} are the limit."
             raise ApiError(message, status=413)
@@ -320,7 +322,7 @@ class Repository(ABC, Generic[S, C]):
             with decoding(f"{names.SNAPSHOTS}/{names.snapshot(project, log_id, tail.mark.generation)}"):
                 view.begin(snapshot)
         with decoding(f"{self.logs}/{names.log(project, log_id)}"):
-            commits = e.from_lines(tail.data)
+            commits = self._commits(tail.data)
         before = view.state.version
         view.mark = None  # a fold that fails half-way: the log is read anew
         changes = view.fold(commits)

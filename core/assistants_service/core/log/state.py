@@ -7,11 +7,11 @@ import contextlib
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 import msgspec
 
-from assistants_service.core import events as e
+from assistants_service.core.log.events import Commit
 from assistants_service.core.paging import Opened
 from assistants_service.core.ports.storage import Mark
 
@@ -113,4 +113,4 @@ class View(ABC, Generic[S, C]):
         """What a generation of the log begins with. Of an aggregate that is not busy."""
 
     @abstractmethod
-    def fold(self, commits: Sequence[e.Commit]) -> list[C]: ...
+    def fold(self, commits: Sequence[Commit[Any]]) -> list[C]: ...

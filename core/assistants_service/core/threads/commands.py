@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 from msgspec.structs import replace
 
-from assistants_service.core import events as e
 from assistants_service.core.assistants.commands import chosen_of
 from assistants_service.core.errors import ApiError
 from assistants_service.core.ids import Ids
@@ -37,6 +36,7 @@ from assistants_service.core.protocol.threads.resources import (
     TextPart,
     Thread,
 )
+from assistants_service.core.threads import events as e
 from assistants_service.core.threads.endings import cancelled, expired
 from assistants_service.core.threads.fold import RunState, ThreadState
 from assistants_service.core.threads.lookups import run_of, thread_of, whole_message

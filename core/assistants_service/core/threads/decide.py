@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from assistants_service.core import events as e
 from assistants_service.core.protocol.objects import LastError
 from assistants_service.core.protocol.tools.resources import StepToolCall
+from assistants_service.core.threads import events as e
 from assistants_service.core.threads.endings import cancelled, expired
 from assistants_service.core.threads.fold import RunState, ThreadState
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from assistants_service.core import events as e
+from assistants_service.core.threads import events as e
 from assistants_service.core.threads.fold import RunState
 
 

@@ -14,7 +14,6 @@ import msgspec
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from assistants_service.core import events as e
 from assistants_service.core.log.state import State
 from assistants_service.core.paging import Index
 from assistants_service.core.ports.models import Thought
@@ -30,6 +29,7 @@ from assistants_service.core.protocol.runs.resources import (
 )
 from assistants_service.core.protocol.threads.resources import Message, Reason, Thread
 from assistants_service.core.protocol.tools.resources import StepToolCall
+from assistants_service.core.threads import events as e
 from assistants_service.core.tools.functions import FunctionToolCall
 from assistants_service.core.tools.registry import tool_of
 

@@ -6,11 +6,11 @@ import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import ClassVar
 
-from assistants_service.core import events as e
 from assistants_service.core import names
 from assistants_service.core.log.repository import Repository
 from assistants_service.core.ports.storage import Document
 from assistants_service.core.protocol.runs.resources import Run
+from assistants_service.core.threads import events as e
 from assistants_service.core.threads.fold import Change, Resource, ThreadState
 from assistants_service.core.threads.projection import documents, find
 from assistants_service.core.threads.sse import ENDINGS
@@ -33,6 +33,9 @@ class ThreadRepository(Repository[ThreadState, Change]):
 
     def _blank(self) -> ThreadView:
         return ThreadView()
+
+    def _commits(self, data: bytes) -> list[e.Commit]:
+        return e.from_lines(data)
 
     def _documents(self, project: str, changes: Sequence[Change]) -> list[Document]:
         return documents(project, changes)

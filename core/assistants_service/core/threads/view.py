@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import msgspec
 
-from assistants_service.core import events as e
 from assistants_service.core.log.state import View
 from assistants_service.core.paging import Contents, Index
 from assistants_service.core.protocol.objects import Struct, encode
 from assistants_service.core.protocol.runs.resources import Run, Step
 from assistants_service.core.protocol.threads.resources import Message, Thread
+from assistants_service.core.threads import events as e
 from assistants_service.core.threads.fold import Change, Resource, RunState, ThreadState, apply
 from assistants_service.core.threads.sse import streamed
 

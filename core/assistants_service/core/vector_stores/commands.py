@@ -11,7 +11,6 @@ from typing import Final
 
 from msgspec import UNSET
 
-from assistants_service.core import events as e
 from assistants_service.core.errors import ApiError
 from assistants_service.core.protocol.vector_stores.requests import (
     Chunking,
@@ -26,6 +25,7 @@ from assistants_service.core.protocol.vector_stores.resources import (
     StaticChunking,
     VectorStore,
 )
+from assistants_service.core.vector_stores import events as e
 from assistants_service.core.vector_stores.fold import StoreState, expiry
 from assistants_service.core.vector_stores.repository import batch_of, file_of, store_of
 

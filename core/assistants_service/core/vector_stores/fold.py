@@ -10,7 +10,6 @@ import msgspec
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from assistants_service.core import events as e
 from assistants_service.core.log.state import State
 from assistants_service.core.paging import Index
 from assistants_service.core.protocol.vector_stores.resources import (
@@ -22,6 +21,7 @@ from assistants_service.core.protocol.vector_stores.resources import (
     VectorStoreFile,
     VectorStoreFileBatch,
 )
+from assistants_service.core.vector_stores import events as e
 
 DAY: Final = 86_400
 DELIVERIES: Final = 100  # that are remembered: holders that were overtaken before those are long gone

@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from assistants_service.core import events as e
 from assistants_service.core import names
 from assistants_service.core.errors import no_such
 from assistants_service.core.ids import Ids
@@ -21,6 +20,7 @@ from assistants_service.core.ports.storage import Document, Storage
 from assistants_service.core.protocol.objects import Struct, encode
 from assistants_service.core.protocol.vector_stores.resources import VectorStore, VectorStoreFile, VectorStoreFileBatch
 from assistants_service.core.search.embedded import EmbeddedIndex
+from assistants_service.core.vector_stores import events as e
 from assistants_service.core.vector_stores.fold import (
     BatchState,
     FileState,
@@ -118,6 +118,9 @@ class VectorStoreRepository(Repository[StoreState, StoreChange]):
 
     def _blank(self) -> StoreView:
         return StoreView()
+
+    def _commits(self, data: bytes) -> list[e.Commit]:
+        return e.from_lines(data)
 
     def _documents(self, project: str, changes: Sequence[StoreChange]) -> list[Document]:
         """The projections of what changed: the last state of each object. A file that was only attached has none yet;

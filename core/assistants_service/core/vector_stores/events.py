@@ -1,0 +1,170 @@
+"""What happens to a vector store: the events of its log."""
+
+from __future__ import annotations
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from assistants_service.core.log import events as log
+from assistants_service.core.protocol.objects import LastError, Metadata
+from assistants_service.core.protocol.vector_stores.resources import (
+    Attributes,
+    ExpiresAfter,
+    StaticChunking,
+    VectorStore,
+)
+
+
+class StoreCreated(log.Event, frozen=True, kw_only=True, tag="vector_store.created"):
+    store: VectorStore
+
+
+class StoreUpdated(log.Event, frozen=True, kw_only=True, tag="vector_store.updated"):
+    """What was given."""
+
+    name: str | UnsetType | None = UNSET
+    expires_after: ExpiresAfter | UnsetType | None = UNSET
+    metadata: Metadata | UnsetType = UNSET
+
+
+class StoreUsed(log.Event, frozen=True, kw_only=True, tag="vector_store.used"):
+    """Private: the store was searched. Not told of every search."""
+
+
+class StoreExpired(log.Event, frozen=True, kw_only=True, tag="vector_store.expired"):
+    """Its index is gone; what it held is still listed, so that another store can be made of it."""
+
+
+class StoreDeleted(log.Event, frozen=True, kw_only=True, tag="vector_store.deleted"):
+    pass
+
+
+class FileCreated(log.Event, frozen=True, kw_only=True, tag="vector_store.file.created"):
+    """The file was attached, or attached again after it was cancelled or had failed."""
+
+    file_id: str
+    chunking: StaticChunking = StaticChunking()
+    attributes: Attributes = msgspec.field(default_factory=dict)
+
+
+class FileUpdated(log.Event, frozen=True, kw_only=True, tag="vector_store.file.updated"):
+    file_id: str
+    attributes: Attributes
+
+
+class FileClaimed(log.Event, frozen=True, kw_only=True, tag="vector_store.file.claimed"):
+    """Private: a worker took the file up, by the delivery `item` of a work item. `attempt` is unlike any other of the
+    store."""
+
+    file_id: str
+    attempt: int
+    item: str
+
+
+class FileReleased(log.Event, frozen=True, kw_only=True, tag="vector_store.file.released"):
+    """Private: the claim counts no more, and others may claim the file."""
+
+    file_id: str
+
+
+class FileCompleted(log.Event, frozen=True, kw_only=True, tag="vector_store.file.completed"):
+    """Its chunks are in the segment that is named by file and attempt, a blob of `size` bytes. `format` is that of its
+    words (core.search.words)."""
+
+    file_id: str
+    filename: str
+    size: int
+    chunks: int
+    model: str
+    format: int = 1
+
+
+class FileFailed(log.Event, frozen=True, kw_only=True, tag="vector_store.file.failed"):
+    file_id: str
+    error: LastError
+
+
+class FileCancelled(log.Event, frozen=True, kw_only=True, tag="vector_store.file.cancelled"):
+    file_id: str
+
+
+class FileDetached(log.Event, frozen=True, kw_only=True, tag="vector_store.file.deleted"):
+    file_id: str
+
+
+class BatchCreated(log.Event, frozen=True, kw_only=True, tag="vector_store.file_batch.created"):
+    """Those of the files that were not attached yet are, by events before this one."""
+
+    batch_id: str
+    file_ids: tuple[str, ...]
+
+
+class BatchCancelled(log.Event, frozen=True, kw_only=True, tag="vector_store.file_batch.cancelled"):
+    """The files that are cancelled with it have events of their own, before this one."""
+
+    batch_id: str
+
+
+class MergeClaimed(log.Event, frozen=True, kw_only=True, tag="vector_store.segments.claimed"):
+    """Private: a worker begins to write a segment that shall stand for others."""
+
+    attempt: int
+    item: str
+
+
+class ItemTakenOver(log.Event, frozen=True, kw_only=True, tag="vector_store.segments.taken"):
+    """Private: this delivery of a work item took over from earlier ones. They take nothing up any more, and these
+    segments, which they began to write, are not to become a part of the store."""
+
+    names: tuple[str, ...]
+    item: str
+
+
+class SegmentsMerged(log.Event, frozen=True, kw_only=True, tag="vector_store.segments.merged"):
+    """Private. `into` holds so many chunks now; `sources` are those in it that are alive, each with its number."""
+
+    into: str
+    merged: tuple[str, ...]
+    size: int
+    chunks: int
+    model: str
+    sources: dict[str, int]
+    format: int = 1
+
+
+class SegmentsDropped(log.Event, frozen=True, kw_only=True, tag="vector_store.segments.dropped"):
+    """Private: these blobs are gone, which were not, or no longer, part of the store."""
+
+    names: tuple[str, ...]
+
+
+Event = (
+    StoreCreated
+    | StoreUpdated
+    | StoreUsed
+    | StoreExpired
+    | StoreDeleted
+    | FileCreated
+    | FileUpdated
+    | FileClaimed
+    | FileReleased
+    | FileCompleted
+    | FileFailed
+    | FileCancelled
+    | FileDetached
+    | BatchCreated
+    | BatchCancelled
+    | MergeClaimed
+    | ItemTakenOver
+    | SegmentsMerged
+    | SegmentsDropped
+)
+
+Commit = log.Commit[Event]
+
+_decoder = msgspec.json.Decoder(Commit)
+
+
+def from_lines(data: bytes) -> list[Commit]:
+    """The commits of whole lines, as a log is read."""
+    return _decoder.decode_lines(data)
