@@ -25,6 +25,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "support"))
+from code_anchors import replaced
 from npm import npm_install
 from source_paths import python_path
 
@@ -40,8 +41,10 @@ NONSENSE = re.compile(r"^(?:Name|UnboundLocal|Import|ModuleNotFound|Syntax|Type)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mutant:
-    """The project without one thing: in `file`, `new` takes the place of `old`. `breaks` is the promise or the race
-    that then is open, and `test`, the base name of a file and the name of a test, must fail."""
+    """The project without one thing: in `file`, `new` takes the place of `old` (code_anchors.py finds it), in the
+    function `within` where there are others like it. `breaks` is the promise or the race that then is open, and `test`
+    must fail: the base name of its file, and its name.
+    """
 
     file: str
     without: str
@@ -49,13 +52,17 @@ class Mutant:
     old: str
     new: str
     test: str
+    within: str = ""
 
-    def mutated(self) -> str:
-        """The source without the thing. Raises ValueError if the list does not fit the source any more."""
-        source = (ROOT / self.file).read_text()
-        if (found := source.count(self.old)) != 1:
-            raise ValueError(f"without {self.without}: its text occurs {found} times in {self.file}, and not once")
-        return source.replace(self.old, self.new)
+    def source(self) -> str:
+        return (ROOT / self.file).read_text()
+
+    def mutated(self, source: str) -> str:
+        """The source without the thing. Raises ValueError if the list does not fit it any more."""
+        try:
+            return replaced(source, self.old, self.new, self.within)
+        except ValueError as error:
+            raise ValueError(f"{self.file}, without {self.without}: {error}") from None
 
     def has(self, words: Sequence[str]) -> bool:
         return not words or any(word in f"{self.without} {self.file} {self.test}" for word in words)
@@ -89,7 +96,7 @@ def in_copy(tests: Iterable[str], mutant: Mutant | None = None, *options: str) -
         shutil.copytree(ROOT, copy, ignore=NOT_COPIED)
         (copy / AZURITE / "node_modules").symlink_to(ROOT / AZURITE / "node_modules")
         if mutant:
-            (copy / mutant.file).write_text(mutant.mutated())
+            (copy / mutant.file).write_text(mutant.mutated(mutant.source()))
         report = Path(folder) / "report.xml"
         arguments = [*options, f"--junitxml={report}", *map(path_of, tests)]
         killed, said = _verdict(report, *_pytest(copy, arguments, PATIENCE if mutant else None))
@@ -179,7 +186,7 @@ def main() -> int:
         return 0
     chosen = [mutant for mutant in MUTANTS if mutant.has(given.words)]
     for mutant in chosen:
-        mutant.mutated()  # to fail now, if it does not fit
+        mutant.mutated(mutant.source())  # to fail now, if it does not fit
     npm_install(ROOT / AZURITE)  # once, and not in every copy
     began = time.monotonic()
     selected = dict.fromkeys(mutant.test for mutant in chosen)
