@@ -72,7 +72,7 @@ class Dice(Tool[DiceBody, DiceTool, DiceCall]):
         return {"description": f"Throws a die of {sides} sides.", "parameters": {"type": "object"}} if sides else None
 
     def begin(self, call: ToolCall, run: Run, number: int) -> DiceCall:
-        return DiceCall(id=call.id, dice=Throw(reason=self.written(call.arguments)), arguments=call.arguments)
+        return DiceCall(id=call.id, dice=Throw(reason=self.partial_text(call.arguments)), arguments=call.arguments)
 
     async def execute(self, execution: Execution[DiceCall], services: ToolServices) -> Output:
         self.executed += (execution.call.id,)
@@ -80,30 +80,30 @@ class Dice(Tool[DiceBody, DiceTool, DiceCall]):
             await self.gate.wait()
         return Output("A four and a two.", (4, 2))
 
-    def answered(self, call: DiceCall, told: str, stored: msgspec.Raw | None) -> DiceCall:
+    def completed(self, call: DiceCall, output: str, stored: msgspec.Raw | None) -> DiceCall:
         thrown = msgspec.json.decode(stored or b"[]", type=tuple[int, ...])
         return replace(call, dice=replace(call.dice, thrown=thrown))
 
-    def waits(self, call: DiceCall) -> bool:
+    def is_pending(self, call: DiceCall) -> bool:
         return call.dice.thrown is None
 
-    def shown(self, call: DiceCall, *, included: bool) -> DiceCall:
+    def on_wire(self, call: DiceCall, *, included: bool) -> DiceCall:
         return replace(call, arguments="")
 
-    def asked(self, call: DiceCall) -> tuple[None, str]:
+    def called_with(self, call: DiceCall) -> tuple[None, str]:
         return None, call.arguments
 
-    def told(self, calls: Sequence[DiceCall]) -> Iterable[str]:
+    def outputs(self, calls: Sequence[DiceCall]) -> Iterable[str]:
         return [f"Thrown: {call.dice.thrown}" for call in calls]
 
-    def blank(self, call: DiceCall) -> DiceCall:
+    def as_begun(self, call: DiceCall) -> DiceCall:
         return replace(call, dice=Throw())
 
-    def written(self, arguments: str) -> str:
+    def partial_text(self, arguments: str) -> str:
         """Of {"reason": "because"} what comes between the quotes."""
         return arguments.partition(': "')[2].partition('"')[0]
 
-    def results(self, call: DiceCall) -> dict[str, Any]:
+    def result_delta(self, call: DiceCall) -> dict[str, Any]:
         return {"thrown": call.dice.thrown}
 
 

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from assistants_service.api import making
 from assistants_service.api.service import answer, includes_contents, page_query, path_id, service_of
 from assistants_service.core import names
-from assistants_service.core.protocol.runs.resources import shown
+from assistants_service.core.protocol.runs.resources import step_on_wire
 from assistants_service.core.threads.lookups import run_of
 
 
@@ -21,7 +21,7 @@ async def list_all(request: web.Request) -> web.Response:
     held = run_of(state, run_id)
     making = {held.making.step.id: held.making.step} if held.making else {}
     page = held.steps.page(query, "run step", making=making)
-    return answer(replace(page, data=tuple(shown(step, contents=contents) for step in page.data)))
+    return answer(replace(page, data=tuple(step_on_wire(step, contents=contents) for step in page.data)))
 
 
 async def retrieve(request: web.Request) -> web.Response:
@@ -31,5 +31,5 @@ async def retrieve(request: web.Request) -> web.Response:
     if includes_contents(request):
         step = run_of(await service.threads.read(project, thread_id), run_id).steps.get(step_id)
         if step is not None:
-            return answer(shown(step, contents=True))
+            return answer(step_on_wire(step, contents=True))
     return await making.fetch(request, names.STEPS, thread_id, run_id, step_id)

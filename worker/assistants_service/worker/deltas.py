@@ -29,7 +29,7 @@ class PartialCall:
 
     def news(self, tool: AnyTool) -> str:
         """What the stream does not show yet."""
-        shown = tool.written(self.arguments)
+        shown = tool.partial_text(self.arguments)
         news, self.sent = shown[self.sent :], len(shown)
         return news
 

@@ -25,7 +25,7 @@ async def outputs_of(move: CallTools, project: str, context: WorkerContext) -> S
     return StepOutputs(
         run_id=run_state.id,
         step_id=move.step_id,
-        outputs={call_id: output.told for call_id, output in outputs.items()},
+        outputs={call_id: output.text for call_id, output in outputs.items()},
         results={call_id: raw for call_id, output in outputs.items() if (raw := output.raw)},
     )
 
@@ -33,9 +33,9 @@ async def outputs_of(move: CallTools, project: str, context: WorkerContext) -> S
 async def _traced(execution: Execution[StepToolCall], context: WorkerContext) -> Output:
     call, telemetry = execution.call, context.telemetry
     tool = tool_of(call)
-    name, arguments = tool.asked(call)
+    name, arguments = tool.called_with(call)
     with telemetry.span("tool", tool=name or tool.kind, call_id=call.id) as span:
         output = await tool.execute(execution, context.tool_services)
         if telemetry.content:
-            span.tell(arguments=arguments, **({"output": output.told} if output.told else {}))
+            span.tell(arguments=arguments, **({"output": output.text} if output.text else {}))
         return output

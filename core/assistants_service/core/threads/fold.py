@@ -25,7 +25,7 @@ from assistants_service.core.protocol.runs.resources import (
     SubmitToolOutputs,
     ToolCalls,
     Usage,
-    shown,
+    step_on_wire,
 )
 from assistants_service.core.protocol.threads.resources import Message, Reason, Thread
 from assistants_service.core.protocol.tools.resources import StepToolCall
@@ -119,7 +119,7 @@ class RunState(msgspec.Struct):
 
     def _unanswered(self) -> Iterator[StepToolCall]:
         step = self.open_step
-        return (call for call in (step.calls if step else ()) if tool_of(call).waits(call))
+        return (call for call in (step.calls if step else ()) if tool_of(call).is_pending(call))
 
 
 class ThreadState(State):
@@ -156,7 +156,7 @@ def apply(state: ThreadState, commit: e.Commit) -> list[Change]:
 
 
 def _heard(state: ThreadState, thing: Resource) -> Resource:
-    return shown(thing, contents=state.runs[thing.run_id].contents) if isinstance(thing, Step) else thing
+    return step_on_wire(thing, contents=state.runs[thing.run_id].contents) if isinstance(thing, Step) else thing
 
 
 def fold(commits: Iterable[e.Commit], state: ThreadState | None = None) -> ThreadState:
@@ -328,7 +328,7 @@ def _answered(step: Step, outputs: Mapping[str, str], results: Results = Mapping
     if not outputs or not isinstance(details, ToolCalls):
         return step
     calls = tuple(
-        tool_of(call).answered(call, outputs[call.id], results.get(call.id)) if call.id in outputs else call
+        tool_of(call).completed(call, outputs[call.id], results.get(call.id)) if call.id in outputs else call
         for call in details.tool_calls
     )
     return replace(step, step_details=replace(details, tool_calls=calls))

@@ -8,7 +8,7 @@ from assistants_service.core import names
 from assistants_service.core.errors import no_such
 from assistants_service.core.ports.storage import Document
 from assistants_service.core.protocol.objects import encode
-from assistants_service.core.protocol.runs.resources import Run, Step, shown
+from assistants_service.core.protocol.runs.resources import Run, Step, step_on_wire
 from assistants_service.core.protocol.threads.resources import Message, Thread
 from assistants_service.core.threads.fold import Change, Resource, ThreadState
 from assistants_service.core.threads.lookups import message_of, run_of, thread_of
@@ -36,7 +36,7 @@ def _place(thing: Resource) -> tuple[str, ...]:
 
 def _document(project: str, change: Change, first: Change) -> Document:
     # A step's document is what everybody sees, whatever the client of its run wanted to see.
-    thing = shown(change.object) if isinstance(change.object, Step) else change.object
+    thing = step_on_wire(change.object) if isinstance(change.object, Step) else change.object
     container, *ids = _place(thing)
     gone = change.name in ("thread.deleted", "thread.message.deleted")
     return Document(
@@ -59,5 +59,5 @@ def find(state: ThreadState, container: str, ids: tuple[str, ...]) -> Resource:
             step = run_of(state, ids[1]).steps.get(ids[2])
             if step is None:
                 raise no_such("run step", ids[2])
-            return shown(step)
+            return step_on_wire(step)
     return thread_of(state, ids[0])

@@ -190,7 +190,7 @@ def _done(state: ThreadState, held: RunState, offer: Offer) -> Iterator[Turn]:
             message = state.messages.get(details.message_creation.message_id)
             text = turn_of(message).text if message else ""
         elif isinstance(details, ToolCalls):
-            calls = tuple(offer.asked(call) for call in details.tool_calls)
+            calls = tuple(offer.model_call(call) for call in details.tool_calls)
             yield Turn(role="assistant", content=text, calls=calls, thought=held.thoughts.get(step.id))
             text, outputs = "", outputs_of(step)
             for call in details.tool_calls:

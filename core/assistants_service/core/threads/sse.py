@@ -42,7 +42,7 @@ _HEAD = re.compile(rb"(?:^|\n\n)id: (\d+)\.(\d+)\nevent: ([a-z_.]+)\ndata: ([^\n
 def streamed(change: Change) -> bool:
     """Whether a run's stream may tell of it, but for the thread with which it begins."""
     if change.name == OUTPUTS and isinstance(change.object, Step):
-        return any(tool_of(call).results(call) for call in change.object.calls)
+        return any(tool_of(call).result_delta(call) for call in change.object.calls)
     return STREAMED.fullmatch(change.name) is not None and not isinstance(change.object, Thread)
 
 
@@ -184,7 +184,7 @@ class Renderer:
         """What the worker's own calls brought, of the tools that stream it."""
         for index, call in enumerate(step.calls):
             tool = tool_of(call)
-            if not tool.waits(call) and (results := tool.results(call)):
+            if not tool.is_pending(call) and (results := tool.result_delta(call)):
                 yield step_delta(step.id, tool.delta(index, results))
 
     def _message_ended(self, message: Message) -> Iterator[Event]:

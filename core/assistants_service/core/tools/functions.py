@@ -90,19 +90,19 @@ class FunctionTools(Tool[FunctionToolBody, FunctionTool, FunctionToolCall]):
         function = execution.call.function
         return Output(await services.functions.call(execution.project, function.name, function.arguments))
 
-    def answered(self, call: FunctionToolCall, told: str, stored: msgspec.Raw | None) -> FunctionToolCall:
-        return replace(call, function=replace(call.function, output=told))
+    def completed(self, call: FunctionToolCall, output: str, stored: msgspec.Raw | None) -> FunctionToolCall:
+        return replace(call, function=replace(call.function, output=output))
 
-    def waits(self, call: FunctionToolCall) -> bool:
+    def is_pending(self, call: FunctionToolCall) -> bool:
         return call.function.output is None
 
-    def asked(self, call: FunctionToolCall) -> tuple[str | None, str]:
+    def called_with(self, call: FunctionToolCall) -> tuple[str | None, str]:
         return call.function.name, call.function.arguments
 
-    def told(self, calls: Sequence[FunctionToolCall]) -> Iterable[str]:
+    def outputs(self, calls: Sequence[FunctionToolCall]) -> Iterable[str]:
         return [call.function.output or "" for call in calls]
 
-    def blank(self, call: FunctionToolCall) -> FunctionToolCall:
+    def as_begun(self, call: FunctionToolCall) -> FunctionToolCall:
         return replace(call, function=replace(call.function, arguments="", output=None))
 
 

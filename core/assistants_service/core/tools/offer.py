@@ -27,10 +27,10 @@ class Offer:
         """The function that stands for the tool of this type, if it is offered."""
         return next((name for name, tool in self.tools.items() if tool.kind == kind), None)
 
-    def asked(self, call: StepCall) -> ToolCall:
+    def model_call(self, call: StepCall) -> ToolCall:
         """A call of a step, as the model made it, or would make it in this run."""
         tool = tool_of(call)
-        name, arguments = tool.asked(call)
+        name, arguments = tool.called_with(call)
         return ToolCall(call.id, name or self.name(tool.kind) or tool.kind, arguments)
 
 

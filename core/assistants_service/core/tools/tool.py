@@ -83,7 +83,7 @@ class Execution(Generic[C]):
 class Output:
     """What came of a call: what the model is told, and what else is stored, such as results that its step shows."""
 
-    told: str
+    text: str
     stored: Any = None
 
     @property
@@ -148,25 +148,25 @@ class Tool(Generic[B, T, C]):
         """
         raise NotImplementedError
 
-    def answered(self, call: C, told: str, stored: msgspec.Raw | None) -> C:
+    def completed(self, call: C, output: str, stored: msgspec.Raw | None) -> C:
         """As its step shows it when it is done. `stored` is that of the Output, from the log."""
         raise NotImplementedError
 
-    def waits(self, call: C) -> bool:
+    def is_pending(self, call: C) -> bool:
         """Whether it is not done yet."""
         raise NotImplementedError
 
-    def shown(self, call: C, *, included: bool) -> C:
+    def on_wire(self, call: C, *, included: bool) -> C:
         """As the wire shows it, without what is the log's alone; `included`: include[] asks for it."""
         return call
 
     # -- what the model hears of it later ---------------------------------------------------------------------------
 
-    def asked(self, call: C) -> tuple[str | None, str]:
+    def called_with(self, call: C) -> tuple[str | None, str]:
         """The function that the model called, None for the one that it is offered, and the arguments (JSON text)."""
         raise NotImplementedError
 
-    def told(self, calls: Sequence[C]) -> Iterable[str]:
+    def outputs(self, calls: Sequence[C]) -> Iterable[str]:
         """The outputs of its calls in one step, in their order."""
         raise NotImplementedError
 
@@ -184,20 +184,20 @@ class Tool(Generic[B, T, C]):
 
     # -- the stream -------------------------------------------------------------------------------------------------
 
-    def blank(self, call: C) -> C:
+    def as_begun(self, call: C) -> C:
         """As its first delta shows it."""
         return call
 
-    def written(self, arguments: str) -> str:
+    def partial_text(self, arguments: str) -> str:
         """What that field has after these arguments, which may be the beginning of a JSON text. It only grows."""
         return arguments
 
-    def results(self, call: C) -> Mapping[str, Any] | None:
+    def result_delta(self, call: C) -> Mapping[str, Any] | None:
         """What a delta tells of a call that is done. None: the step's end tells it."""
         return None
 
     def head(self, index: int, call: C) -> Delta:
-        fields = msgspec.to_builtins(getattr(self.blank(call), self.kind))
+        fields = msgspec.to_builtins(getattr(self.as_begun(call), self.kind))
         return {"index": index, "id": call.id, "type": self.kind, self.kind: fields}
 
     def delta(self, index: int, fields: Mapping[str, Any]) -> Delta:

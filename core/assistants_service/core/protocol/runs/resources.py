@@ -87,9 +87,9 @@ class Step(Struct, frozen=True, kw_only=True):
         return self.step_details.tool_calls if isinstance(self.step_details, ToolCalls) else ()
 
 
-def shown(step: Step, *, contents: bool = False) -> Step:
+def step_on_wire(step: Step, *, contents: bool = False) -> Step:
     """The step as the wire shows it; what include[] asks for, only to who asked."""
-    calls = tuple(tool_of(call).shown(call, included=contents) for call in step.calls)
+    calls = tuple(tool_of(call).on_wire(call, included=contents) for call in step.calls)
     if all(map(operator.is_, calls, step.calls)):
         return step
     return replace(step, step_details=ToolCalls(tool_calls=calls))

@@ -125,7 +125,7 @@ def numbered(calls: Iterable[StepCall]) -> Iterator[tuple[FileSearchToolCall, li
     for call in calls:
         if isinstance(call, FileSearchToolCall):
             results = call.file_search.results
-            yield call, [((call.asked.number, place), result) for place, result in enumerate(results, first)]
+            yield call, [((call.record.number, place), result) for place, result in enumerate(results, first)]
             first += len(results)
 
 
@@ -138,10 +138,10 @@ def plain_name(name: str) -> str:
     return "".join(" " if character in "【】†\n\r" else character for character in name)
 
 
-def told(call: FileSearchToolCall, found: Sequence[tuple[Place, FileSearchResult]]) -> str:
+def output_of(call: FileSearchToolCall, found: Sequence[tuple[Place, FileSearchResult]]) -> str:
     """The output of the function, as the model reads it."""
     passages = ["\n".join([marker(place, result), *_texts(result)]) for place, result in found]
-    note = [call.asked.told] if call.asked.told else []
+    note = [call.record.note] if call.record.note else []
     return "\n\n".join([*passages, *note]) or "Nothing was found."
 
 

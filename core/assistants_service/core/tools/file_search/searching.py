@@ -77,7 +77,7 @@ async def search(
     if not tokens:
         return Output(f"Error: {FULL}")
     try:
-        queries = passages.queries_of(call.asked.arguments)
+        queries = passages.queries_of(call.record.arguments)
     except ValueError as error:
         return Output(f"Error: {error}.")
 

@@ -11,17 +11,17 @@ from msgspec.structs import replace
 
 from assistants_service.core.ports.models import ToolCall
 from assistants_service.core.tools.file_search.citations import MarkerCiter, sources_of
-from assistants_service.core.tools.file_search.passages import numbered, ranking_of, stores_of, told, tool_in
+from assistants_service.core.tools.file_search.passages import numbered, output_of, ranking_of, stores_of, tool_in
 from assistants_service.core.tools.file_search.searching import WAIT, ready, search
 from assistants_service.core.tools.file_search.wire import (
     CONTENTS,
     NOT_SHOWN,
-    Asked,
     FileSearch,
     FileSearchBody,
     FileSearchResult,
     FileSearchTool,
     FileSearchToolCall,
+    SearchRecord,
 )
 from assistants_service.core.tools.tool import Annotation, Citer, Definition, Execution, Output, Tool, ToolServices
 
@@ -69,8 +69,8 @@ class FileSearchTools(Tool[FileSearchBody, FileSearchTool, FileSearchToolCall]):
         return FUNCTION if tool_in(run) and stores_of(run) else None
 
     def begin(self, call: ToolCall, run: Run, number: int) -> FileSearchToolCall:
-        asked = Asked(arguments=call.arguments, number=number)
-        return FileSearchToolCall(id=call.id, file_search=FileSearch(ranking_options=ranking_of(run)), asked=asked)
+        record = SearchRecord(arguments=call.arguments, number=number)
+        return FileSearchToolCall(id=call.id, file_search=FileSearch(ranking_options=ranking_of(run)), record=record)
 
     async def execute(self, execution: Execution[FileSearchToolCall], services: ToolServices) -> Output:
         run, project = execution.held.run, execution.project
@@ -81,25 +81,25 @@ class FileSearchTools(Tool[FileSearchBody, FileSearchTool, FileSearchToolCall]):
         window, count = services.window(run.model), services.tokenizer.count
         return await search(services.search, project, execution.held, execution.call, window, execution.beside, count)
 
-    def answered(self, call: FileSearchToolCall, told: str, stored: msgspec.Raw | None) -> FileSearchToolCall:
+    def completed(self, call: FileSearchToolCall, output: str, stored: msgspec.Raw | None) -> FileSearchToolCall:
         results = msgspec.json.decode(stored, type=tuple[FileSearchResult, ...]) if stored is not None else ()
         found = replace(call.file_search, results=results)
-        return replace(call, asked=replace(call.asked, told=told), file_search=found)
+        return replace(call, record=replace(call.record, note=output), file_search=found)
 
-    def waits(self, call: FileSearchToolCall) -> bool:
-        return call.asked.told is None
+    def is_pending(self, call: FileSearchToolCall) -> bool:
+        return call.record.note is None
 
-    def shown(self, call: FileSearchToolCall, *, included: bool) -> FileSearchToolCall:
+    def on_wire(self, call: FileSearchToolCall, *, included: bool) -> FileSearchToolCall:
         if included:
-            return replace(call, asked=NOT_SHOWN)
+            return replace(call, record=NOT_SHOWN)
         results = tuple(replace(result, content=UNSET) for result in call.file_search.results)
-        return replace(call, asked=NOT_SHOWN, file_search=replace(call.file_search, results=results))
+        return replace(call, record=NOT_SHOWN, file_search=replace(call.file_search, results=results))
 
-    def asked(self, call: FileSearchToolCall) -> tuple[None, str]:
-        return None, call.asked.arguments
+    def called_with(self, call: FileSearchToolCall) -> tuple[None, str]:
+        return None, call.record.arguments
 
-    def told(self, calls: Sequence[FileSearchToolCall]) -> Iterable[str]:
-        return [told(call, found) for call, found in numbered(calls)]
+    def outputs(self, calls: Sequence[FileSearchToolCall]) -> Iterable[str]:
+        return [output_of(call, found) for call, found in numbered(calls)]
 
     def citer(self, state: ThreadState, steps: Sequence[Step]) -> Citer | None:
         sources = sources_of(state, steps)
@@ -113,7 +113,7 @@ class FileSearchTools(Tool[FileSearchBody, FileSearchTool, FileSearchToolCall]):
         cited = {key: value for key, value in delta["file_citation"].items() if key != "quote"}
         return {**delta, "file_citation": cited}
 
-    def blank(self, call: FileSearchToolCall) -> FileSearchToolCall:
+    def as_begun(self, call: FileSearchToolCall) -> FileSearchToolCall:
         return replace(call, file_search=replace(call.file_search, results=()))
 
 

@@ -70,20 +70,28 @@ class FileSearch(Struct, frozen=True, kw_only=True):
     results: tuple[FileSearchResult, ...] = ()
 
 
-class Asked(Struct, frozen=True, kw_only=True):
+class SearchRecord(Struct, frozen=True, kw_only=True, rename={"note": "told"}):
     """What the log knows of a search and the wire does not show: its arguments as the model gave them (JSON text), the
     number by which its results are cited, and what the model was told beside them. None: it is not done yet."""
 
     arguments: str
     number: int
-    told: str | None = None
+    note: str | None = None
 
 
-NOT_SHOWN = Asked(arguments="{}", number=0, told="")
+NOT_SHOWN = SearchRecord(arguments="{}", number=0, note="")
 
 
-class FileSearchToolCall(StepCall, frozen=True, kw_only=True, tag_field="type", tag="file_search", omit_defaults=True):
-    """`asked` never leaves the log."""
+class FileSearchToolCall(
+    StepCall,
+    frozen=True,
+    kw_only=True,
+    tag_field="type",
+    tag="file_search",
+    omit_defaults=True,
+    rename={"record": "asked"},
+):
+    """`record` never leaves the log."""
 
     file_search: FileSearch
-    asked: Asked = NOT_SHOWN
+    record: SearchRecord = NOT_SHOWN
