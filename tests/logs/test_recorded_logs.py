@@ -58,7 +58,7 @@ def test_a_fold_from_a_snapshot_tells_runs_as_the_log_does(log: Path) -> None:
     now.begin(was.snapshot())
     for held in was.state.runs:
         if held.stream:
-            assert [*replay(now.trail_of(held.id))] == [*replay(was.trail_of(held.id))]
+            assert [*replay(now.run_history(held.id))] == [*replay(was.run_history(held.id))]
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -142,7 +142,7 @@ def recorded_values(log: Path) -> Iterator[tuple[type, str]]:
     aggregate, _ = read(log)
     yield from values([*kind_of(log.read_bytes()).commits(log.read_bytes()), aggregate.state])
     if isinstance(aggregate, view.ThreadView):
-        yield from values(aggregate.trail)
+        yield from values(aggregate.latest_run)
     snapshot = log.with_suffix(".snapshot")
     if snapshot.exists():
         head = view.Snapshot if isinstance(aggregate, view.ThreadView) else repository.Snapshot

@@ -115,9 +115,9 @@ def test_a_run_that_lies_generations_back_has_no_trail_once_a_purge_has_begun() 
             async def purged(container: str, name: str, *given: Any, **limit: Any) -> Any:
                 return None if name.endswith(".0") else await read(container, name, *given, **limit)
 
-            assert await threads.trail(PROJECT, client.thread, client.runs[0].id)
+            assert await threads.run_history(PROJECT, client.thread, client.runs[0].id)
             world.store.read = purged  # type: ignore[method-assign]
-            assert not await threads.trail(PROJECT, client.thread, client.runs[0].id)
+            assert not await threads.run_history(PROJECT, client.thread, client.runs[0].id)
 
     run(main())
 
@@ -273,8 +273,8 @@ def test_p4_a_run_that_was_not_streamed_is_told_whole_by_a_process_that_starts()
             await ask(client, "own")
             world.processes[0].kill()
             (ended,) = client.runs
-            trail = await (await world.api()).threads.trail(PROJECT, client.thread, ended.id)
-            assert [*replay(trail)] == [*replay(past_of(world, client.thread).of(ended.id))]
+            history = await (await world.api()).threads.run_history(PROJECT, client.thread, ended.id)
+            assert [*replay(history)] == [*replay(past_of(world, client.thread).of(ended.id))]
 
     run(main())
 

@@ -109,7 +109,7 @@ def test_a_message_that_is_cut_keeps_what_was_said() -> None:
         sse.message_delta(message.id, {"index": 1, "type": "refusal", "refusal": "No."}),
     ]
     for event in said:
-        renderer.saw(*event)
+        renderer.observe(*event)
     (cut,) = [thing for _, thing in renderer.abandoned(RUN, set(), 3) if isinstance(thing, Message)]
     assert (cut.status, cut.incomplete_at) == ("incomplete", 3)
     text, refusal = cut.content

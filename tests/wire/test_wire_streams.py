@@ -202,9 +202,9 @@ async def test_without_parallel_tool_calls_a_step_has_one(stream: bool) -> None:
 async def test_a_long_run_that_was_not_streamed_is_rendered_once_for_a_reader(monkeypatch: pytest.MonkeyPatch) -> None:
     rendered = []
 
-    def once(trail: Any) -> Any:
-        rendered.append(trail)
-        return replay(trail)
+    def once(history: Any) -> Any:
+        rendered.append(history)
+        return replay(history)
 
     monkeypatch.setattr(streaming, "replay", once)
     monkeypatch.setattr(streaming, "PIECE", 1000)

@@ -18,7 +18,7 @@ from assistants_service.core.ids import made_at
 from assistants_service.core.protocol.runs.resources import Step
 from assistants_service.core.protocol.threads.resources import Message
 from assistants_service.core.threads.fold import ThreadState
-from assistants_service.core.threads.stream import last_told
+from assistants_service.core.threads.stream import last_published
 
 
 async def fetch(request: web.Request, container: str, thread_id: str, *ids: str) -> web.Response:
@@ -48,7 +48,7 @@ async def find(request: web.Request, thread_id: str, *ids: str) -> Message | Ste
             return found
         if held and held.stream and object_id not in held.known:  # that was deleted, and its stream still has it
             name = names.document(project, thread_id, run_id)
-            if found := await last_told(service.storage, name, object_id):
+            if found := await last_published(service.storage, name, object_id):
                 return found
     return None
 

@@ -90,7 +90,7 @@ def watched(service: Service, project: str, thread_id: str, run_id: str) -> Sour
             is_streamed = found != b"" or held.run.active or bool(await streamed(0))
             if is_streamed:
                 return found
-        rest = _without(offset, replay(await service.threads.trail(project, thread_id, run_id)))
+        rest = _without(offset, replay(await service.threads.run_history(project, thread_id, run_id)))
         data = _piece(rest)
         told, idle = offset + len(data), None if data else (offset, mark)
         return data

@@ -191,13 +191,13 @@ class RunExecutor:
         if attempt > 1:
             # The last committer, a worker or a client's submission, may have died before it projected that; and the
             # worker that claimed next, before it made up for it.
-            await self.context.threads.project(item.project, item.thread_id, item.run_id, run_state.shown_at)
+            await self.context.threads.project(item.project, item.thread_id, item.run_id, run_state.published_at)
         if run_state.stream:
             now = self.context.clock.now()
             await self.stream.take_over(run_state.run, mine=self.lease.still_mine, opened=frozenset(), now=now)
 
     async def _catch_up(self) -> None:
-        await self.stream.show(self.context.threads, self.item.project, self.item.thread_id, self.item.run_id)
+        await self.stream.publish(self.context.threads, self.item.project, self.item.thread_id, self.item.run_id)
 
     async def _mend(self, state: ThreadState) -> None:
         """Another process worked on the run, or ended it. It may have died before it showed that, or leave it to us."""

@@ -117,7 +117,7 @@ def _end(held: RunState, now: float) -> tuple[float, list[e.Event]] | None:
     """Since when the run is to end, and how, if it is."""
     if held.run.expires_at is not None and now >= held.run.expires_at:
         return held.run.expires_at, expired(held)
-    return (held.asked_at, cancelled(held)) if held.run.status == "cancelling" else None
+    return (held.cancel_requested_at, cancelled(held)) if held.run.status == "cancelling" else None
 
 
 def _go_on(held: RunState) -> Move:

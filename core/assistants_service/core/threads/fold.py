@@ -58,7 +58,7 @@ class Making(msgspec.Struct, frozen=True):
         return next((thing for thing in (self.step, self.message) if thing and thing.id == object_id), None)
 
 
-class RunState(msgspec.Struct):
+class RunState(msgspec.Struct, rename={"published_at": "shown_at", "cancel_requested_at": "asked_at"}):
     """A run, its steps, and what the wire does not show: who works on it, and which calls are the worker's own."""
 
     run: Run
@@ -70,8 +70,8 @@ class RunState(msgspec.Struct):
     claims: int = 0  # in a row, the last one included, of which nothing has come yet
     item: str = ""
     claimed_at: int = 0  # version of the last claim
-    asked_at: int = 0  # when its cancellation was asked for
-    shown_at: int = 0  # version up to which documents show the run: whichever worker goes on with it saw to that
+    cancel_requested_at: int = 0  # when its cancellation was asked for
+    published_at: int = 0  # version up to which documents show the run: whichever worker goes on with it saw to that
     steps: Index[Step] = msgspec.field(default_factory=Index)
     own: set[str] = msgspec.field(default_factory=set)
     costs: dict[str, Usage] = {}  # of steps that are still open
@@ -140,7 +140,7 @@ class ThreadState(State):
 
     @property
     def making(self) -> Making | None:
-        """What the active run's model is at, as far as the log was told."""
+        """What the active run's model is at, as far as the log says."""
         return self.active_run.making if self.active_run else None
 
 
@@ -149,13 +149,13 @@ def apply(state: ThreadState, commit: e.Commit) -> list[Change]:
     state.version += 1
     at = int(commit.at)
     return [
-        Change(state.version, name, _heard(state, thing))
+        Change(state.version, name, _published(state, thing))
         for event in commit.events
         for name, thing in APPLY[type(event)](state, event, at)
     ]
 
 
-def _heard(state: ThreadState, thing: Resource) -> Resource:
+def _published(state: ThreadState, thing: Resource) -> Resource:
     return step_on_wire(thing, contents=state.runs[thing.run_id].contents) if isinstance(thing, Step) else thing
 
 
@@ -227,7 +227,7 @@ def _run_claimed(state: ThreadState, event: e.RunClaimed, at: int) -> Named:
 
 def _run_requires_action(state: ThreadState, event: e.RunRequiresAction, at: int) -> Named:
     held = state.runs[event.run_id]
-    held.shown_at = held.claimed_at
+    held.published_at = held.claimed_at
     calls = tuple(replace(call, function=replace(call.function, output=UNSET)) for call in held.owed_calls)
     action = RequiredAction(submit_tool_outputs=SubmitToolOutputs(tool_calls=calls))
     return [(_name(event), _change(state, event.run_id, status="requires_action", required_action=action))]
@@ -240,7 +240,7 @@ def _run_queued(state: ThreadState, event: e.RunQueued, at: int) -> Named:
 
 
 def _run_cancelling(state: ThreadState, event: e.RunCancelling, at: int) -> Named:
-    state.runs[event.run_id].asked_at = at
+    state.runs[event.run_id].cancel_requested_at = at
     return [(_name(event), _change(state, event.run_id, status="cancelling", required_action=None))]
 
 
@@ -280,7 +280,7 @@ def _step_begun(state: ThreadState, event: e.StepBegun, at: int) -> Named:
 
 def _step_created(state: ThreadState, event: e.StepCreated, at: int) -> Named:
     held = state.runs[event.step.run_id]
-    held.shown_at, held.claims = held.claimed_at, 1
+    held.published_at, held.claims = held.claimed_at, 1
     held.steps.put(event.step.id, event.step)
     held.making = None
     held.own = set(event.own)  # of the open step alone: some models number the calls of each turn anew

@@ -1,4 +1,4 @@
-"""Threads: what the repository does for them alone. Their runs have trails, which streams are made from."""
+"""Threads: what the repository does for them alone. Streams are made from the histories of their runs."""
 
 from __future__ import annotations
 
@@ -55,13 +55,13 @@ class ThreadRepository(Repository[ThreadState, Change]):
         assert isinstance(view, ThreadView)  # noqa: S101
         return view
 
-    async def trail(self, project: str, thread_id: str, run_id: str) -> list[Change]:
-        """What the wire hears of a run."""
+    async def run_history(self, project: str, thread_id: str, run_id: str) -> list[Change]:
+        """What is streamed of a run."""
         view = await self._thread(project, thread_id)
-        return view.trail_of(run_id) or await self._old_trail(project, thread_id, run_id)
+        return view.run_history(run_id) or await self._old_run_history(project, thread_id, run_id)
 
-    async def _old_trail(self, project: str, thread_id: str, run_id: str) -> list[Change]:
-        """Of a run that others followed: told again from the log's very beginning, over all its generations."""
+    async def _old_run_history(self, project: str, thread_id: str, run_id: str) -> list[Change]:
+        """Of a run that others followed: folded again from the log's very beginning, over all its generations."""
         log = names.log(project, thread_id)
         tail = await self._storage.read(names.THREADS, log, None)
         older = range(tail.mark.generation if tail else 0)
@@ -73,7 +73,7 @@ class ThreadRepository(Repository[ThreadState, Change]):
             again.fold([commit])
             held = again.state.runs.get(run_id)
             if held and not held.run.active:
-                return again.trail_of(run_id)
+                return again.run_history(run_id)
         return []
 
     async def project(self, project: str, thread_id: str, run_id: str, since: int = 0) -> None:
@@ -86,7 +86,7 @@ class ThreadRepository(Repository[ThreadState, Change]):
         messages = (view.state.messages.get(key) for key in sorted(held.known))
         things: list[Resource] = [held.run, *held.steps, *(message for message in messages if message)]
         if since:
-            changed = {change.object.id for change in view.trail_of(run_id) if change.version > since}
+            changed = {change.object.id for change in view.run_history(run_id) if change.version > since}
             things = [thing for thing in things if thing.id in changed]
         await self._advance(documents(project, [Change(view.state.version, "", thing) for thing in things]))
 

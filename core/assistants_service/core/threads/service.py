@@ -117,7 +117,7 @@ class ThreadService:
             held = (await self.threads.recall(project, thread_id)).runs.get(run_id)
             if held is not None and held.stream:
                 writer = StreamWriter(self.storage, self.notifier, project, thread_id, run_id)
-                await writer.show(self.threads, project, thread_id, run_id)
+                await writer.publish(self.threads, project, thread_id, run_id)
 
 
 def _run_in(changes: Sequence[Change], name: str) -> Run:

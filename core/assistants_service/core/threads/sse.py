@@ -106,9 +106,9 @@ class Renderer:
         self.messages: dict[str, Message] = {}
         self._begun: set[str] = set()
         # message -> part -> (type, pieces, annotations)
-        self._said: dict[str, dict[int, tuple[str, list[str], list[Annotation]]]] = {}
+        self._deltas: dict[str, dict[int, tuple[str, list[str], list[Annotation]]]] = {}
 
-    def saw(self, name: str, payload: Any) -> None:
+    def observe(self, name: str, payload: Any) -> None:
         """Keep up with an event that is on the stream."""
         match payload:
             case Step() if name == "thread.run.step.created":
@@ -121,12 +121,12 @@ class Renderer:
                 self._begun.add(payload.id)
             case Message() if payload.status != "in_progress":
                 self.messages.pop(payload.id, None)
-                self._said.pop(payload.id, None)
+                self._deltas.pop(payload.id, None)
             case Delta() if payload.id in self.messages:
-                self._hear(payload)
+                self._add_delta(payload)
 
-    def _hear(self, delta: Delta) -> None:
-        parts = self._said.setdefault(delta.id, {})
+    def _add_delta(self, delta: Delta) -> None:
+        parts = self._deltas.setdefault(delta.id, {})
         for part in delta.delta.get("content", ()):
             kind = part["type"]
             if kind in ("text", "refusal"):
@@ -135,14 +135,14 @@ class Renderer:
                 pieces.append(text["value"])
                 annotations += map(_annotation, text.get("annotations", ()))
 
-    def _heard(self, message_id: str) -> tuple[Part, ...]:
-        """What was said of a message so far. Clients look its parts up again when it ends (section 5.3)."""
-        said = sorted(self._said.get(message_id, {}).items())
+    def _content_of(self, message_id: str) -> tuple[Part, ...]:
+        """A message as far as it was streamed. Clients look its parts up again when it ends (section 5.3)."""
+        parts = sorted(self._deltas.get(message_id, {}).items())
         return tuple(
             TextPart(text=Text(value="".join(pieces), annotations=tuple(annotations)))
             if kind == "text"
             else RefusalPart(refusal="".join(pieces))
-            for _, (kind, pieces, annotations) in said
+            for _, (kind, pieces, annotations) in parts
         )
 
     def begun(self, object_id: str) -> bool:
@@ -152,7 +152,7 @@ class Renderer:
         """The events of one change. What the stream has open when its run ends was torn: the log closes its own."""
         match change.object:
             case Run() as run if change.name in ENDINGS:
-                yield from self._torn(frozenset(), run)
+                yield from self._close_open(frozenset(), run)
                 yield change.name, run
             case Step() as step if change.name == "thread.run.step.created":
                 yield from self._step_created(step)
@@ -192,18 +192,18 @@ class Renderer:
         what was held back, as it might have become a marker, or not written yet when the run was cut off."""
         if not self.begun(message.id):
             yield from opening_message(message)
-        heard = self._heard(message.id)
+        sent = self._content_of(message.id)
         for index, part in enumerate(message.content):
-            for rest in _unheard(part, heard[index] if index < len(heard) else None):
+            for rest in _remaining(part, sent[index] if index < len(sent) else None):
                 yield message_delta(message.id, {**rest, "index": index})
 
-    def _torn(self, known: Set[str], run: Run) -> Iterator[Event]:
+    def _close_open(self, known: Set[str], run: Run) -> Iterator[Event]:
         """Close what a model was in the middle of when its run ended (section 5.2, 8), or when its worker died."""
         at = run.cancelled_at or run.failed_at or run.completed_at
         ending = run.status if run.status in ("cancelled", "expired") else "failed"
         for message in [message for message in self.messages.values() if message.id not in known]:
             cut = replace(message, status="incomplete", incomplete_details=Reason(reason=f"run_{ending}"))
-            yield "thread.message.incomplete", replace(cut, incomplete_at=at, content=self._heard(message.id))
+            yield "thread.message.incomplete", replace(cut, incomplete_at=at, content=self._content_of(message.id))
         for step in [step for step in self.steps.values() if step.id not in known]:
             yield f"thread.run.step.{ending}", _ended(step, ending, at, run)
 
@@ -212,22 +212,22 @@ class Renderer:
         if not (set(self.steps) | set(self.messages)) - keep:
             return []
         error = LastError(code="server_error", message="The worker of this step stopped; another one goes on.")
-        return list(self._torn(keep, replace(run, status="failed", failed_at=now, last_error=error)))
+        return list(self._close_open(keep, replace(run, status="failed", failed_at=now, last_error=error)))
 
 
-def _unheard(part: Part, heard: Part | None) -> Iterator[dict[str, Any]]:
-    """What a client does not have of a part, after deltas that came to `heard`."""
-    match part, heard:
-        case TextPart(text=text), TextPart(text=so_far):
-            value, cited = text.value[len(so_far.value) :], text.annotations[len(so_far.annotations) :]
+def _remaining(part: Part, sent: Part | None) -> Iterator[dict[str, Any]]:
+    """What a client does not have of a part, after deltas that came to `sent`."""
+    match part, sent:
+        case TextPart(text=text), TextPart(text=before):
+            value, cited = text.value[len(before.value) :], text.annotations[len(before.annotations) :]
             if value or cited:
-                numbered = enumerate(cited, len(so_far.annotations))
+                numbered = enumerate(cited, len(before.annotations))
                 yield text_part(value, [annotation_delta(*each) for each in numbered], first=False)
         case TextPart(text=text), None:
             yield text_part(text.value, [annotation_delta(*each) for each in enumerate(text.annotations)], first=True)
-        case RefusalPart(refusal=refusal), RefusalPart(refusal=so_far):
-            if refusal[len(so_far) :]:
-                yield {"type": "refusal", "refusal": refusal[len(so_far) :]}
+        case RefusalPart(refusal=refusal), RefusalPart(refusal=before):
+            if refusal[len(before) :]:
+                yield {"type": "refusal", "refusal": refusal[len(before) :]}
         case _, None:
             yield msgspec.to_builtins(part)
 

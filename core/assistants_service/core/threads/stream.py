@@ -32,25 +32,25 @@ class StreamWriter:
         self._mark: Mark | None = None
         self._version = 0
         self._started = False  # it was not there before
-        self._over = False  # its last event ended the run: nothing follows
+        self._ended = False  # its last event ended the run: nothing follows
         self._owned = False  # the mark was read before the log last said that the run is this worker's
         self._renderer = sse.Renderer()
 
-    async def show(self, threads: ThreadRepository, project: str, thread_id: str, run_id: str) -> None:
+    async def publish(self, threads: ThreadRepository, project: str, thread_id: str, run_id: str) -> None:
         """Bring the stream up to the log."""
         if not self._scanned:
             await self._scan()
-        if self._over:
+        if self._ended:
             return  # an item that comes late need not read the history of its thread to learn that
-        await self.catch_up(await threads.trail(project, thread_id, run_id))
-        if self._started:  # perhaps after a purge had dropped it, of which the trail did not know
+        await self.catch_up(await threads.run_history(project, thread_id, run_id))
+        if self._started:  # perhaps after a purge had dropped it, of which the history did not know
             self._started = False
             state = (await threads.look(project, thread_id)).state
             if state.thread is None or state.deleted:
                 await self._logs.drop(names.STREAMS, self.name)
 
-    async def catch_up(self, trail: Sequence[Change]) -> None:
-        """Write the events of `trail` that the stream does not show yet. Idempotent: run it after every commit, and
+    async def catch_up(self, history: Sequence[Change]) -> None:
+        """Write the events of `history` that the stream does not show yet. Idempotent: run it after every commit, and
         again after a crash."""
         for _ in range(TRIES):
             began = self._mark is not None
@@ -58,7 +58,7 @@ class StreamWriter:
                 await self._scan()
             if began and self._mark is None:
                 return None  # its thread was deleted, and nothing is to be written here again
-            missing = self._missing(trail)
+            missing = self._missing(history)
             if not missing:
                 return None
             try:
@@ -93,14 +93,14 @@ class StreamWriter:
                 continue
         raise Conflict
 
-    def _missing(self, trail: Sequence[Change]) -> list[tuple[int, sse.Event]]:
+    def _missing(self, history: Sequence[Change]) -> list[tuple[int, sse.Event]]:
         missing: list[tuple[int, sse.Event]] = []
-        known, run = {change.object.id for change in trail}, None
-        for change in trail:
+        known, run = {change.object.id for change in history}, None
+        for change in history:
             run = change.object if isinstance(change.object, Run) else run
             if change.version > self._version:
                 for event in self._events_of(change, run, known):
-                    self._renderer.saw(*event)
+                    self._renderer.observe(*event)
                     missing.append((change.version, event))
         return missing
 
@@ -121,7 +121,7 @@ class StreamWriter:
             self._mark, _ = await self._logs.append(names.STREAMS, self.name, self._mark, block)
         self._version = max(self._version, events[-1][0])
         for _, event in events:
-            self._renderer.saw(*event)
+            self._renderer.observe(*event)
         self._notifier.notify(f"{names.STREAMS}/{self.name}")
 
     async def _scan(self) -> None:
@@ -129,20 +129,20 @@ class StreamWriter:
         self._owned = False
         tail = await self._logs.read(names.STREAMS, self.name, None)
         self._mark, self._version, self._renderer = (tail.mark if tail else None), 0, sse.Renderer()
-        self._over = False
+        self._ended = False
         for _, version, name, payload in sse.parse(tail.data if tail else b""):
-            self._over = name in sse.ENDINGS
+            self._ended = name in sse.ENDINGS
             self._version = max(self._version, version)
             if name.startswith("thread.run.step.") and not name.endswith(".delta"):
-                self._renderer.saw(name, msgspec.json.decode(payload, type=Step))
+                self._renderer.observe(name, msgspec.json.decode(payload, type=Step))
             elif name == "thread.message.delta":
-                self._renderer.saw(name, msgspec.json.decode(payload, type=sse.Delta))
+                self._renderer.observe(name, msgspec.json.decode(payload, type=sse.Delta))
             elif name.startswith("thread.message."):
-                self._renderer.saw(name, msgspec.json.decode(payload, type=Message))
+                self._renderer.observe(name, msgspec.json.decode(payload, type=Message))
         self._scanned = True
 
 
-async def last_told(logs: Logs, name: str, object_id: str) -> Message | Step | None:
+async def last_published(logs: Logs, name: str, object_id: str) -> Message | Step | None:
     """The message or the step as the stream of this name showed it last, deltas aside. None: it never did."""
     tail = await logs.read(names.STREAMS, name, None)
     found: Message | Step | None = None
@@ -158,15 +158,15 @@ async def last_told(logs: Logs, name: str, object_id: str) -> Message | Step | N
     return found
 
 
-def replay(trail: Sequence[Change]) -> Iterator[bytes]:
+def replay(history: Sequence[Change]) -> Iterator[bytes]:
     """The events of the stream as it would be without streaming: the same ones with the same ids, each message as
     one delta."""
-    return sse.to_bytes(_events_of(trail), 0)
+    return sse.to_bytes(_events_of(history), 0)
 
 
-def _events_of(trail: Sequence[Change]) -> Iterator[tuple[int, sse.Event]]:
+def _events_of(history: Sequence[Change]) -> Iterator[tuple[int, sse.Event]]:
     renderer = sse.Renderer()
-    for change in trail:
+    for change in history:
         for event in renderer.render(change):
-            renderer.saw(*event)
+            renderer.observe(*event)
             yield change.version, event

@@ -1,4 +1,4 @@
-"""A thread in memory: its folded state, where its log was read to, and what the wire heard of its last runs."""
+"""A thread in memory: its folded state, where its log was read to, and what was published of its last runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from assistants_service.core.threads.fold import Change, Resource, RunState, Thr
 from assistants_service.core.threads.sse import streamed
 
 
-class Heard(Struct, frozen=True):
+class StoredChange(Struct, frozen=True):
     """A change, as a snapshot keeps it."""
 
     version: int
@@ -24,24 +24,24 @@ class Heard(Struct, frozen=True):
     object: msgspec.Raw
 
 
-class Snapshot(Struct, kw_only=True, frozen=True):
-    """What a generation of a log begins with, as its first line: the state, and what the wire heard of the last two
-    runs if a client streamed them, since a stream may lag behind its log. The messages follow, then the runs."""
+class Snapshot(Struct, kw_only=True, frozen=True, rename={"latest_run": "trail", "previous_run": "trail_before"}):
+    """What a generation of a log begins with, as its first line: the state, and what clients may have been streamed of
+    the last two runs, since a stream may lag behind its log. The messages follow, then the runs."""
 
     version: int
     thread: Thread | None
     deleted: bool
     messages: Contents
     runs: Contents
-    trail: tuple[Heard, ...]
-    trail_before: tuple[Heard, ...]
+    latest_run: tuple[StoredChange, ...]
+    previous_run: tuple[StoredChange, ...]
 
 
 class ThreadView(View[ThreadState, Change]):
     def reset(self) -> None:
         super().reset()
-        self.trail: list[Change] = []  # what the wire hears of the newest run, from its creation on
-        self.trail_before: list[Change] = []  # and of the one before, which may end as the newest begins
+        self.latest_run: list[Change] = []  # changes that are streamed of the newest run, from its creation on
+        self.previous_run: list[Change] = []  # and of the one before, which may end as the newest begins
 
     def blank(self) -> ThreadState:
         return ThreadState()
@@ -57,7 +57,7 @@ class ThreadView(View[ThreadState, Change]):
             messages=Index.unpack(line.messages, rest[:runs_at], Message, self.opened),
             runs=Index.unpack(line.runs, rest[runs_at:], RunState, self.opened),
         )
-        self.trail, self.trail_before = _changes(line.trail), _changes(line.trail_before)
+        self.latest_run, self.previous_run = _changes(line.latest_run), _changes(line.previous_run)
 
     def snapshot(self) -> bytes:
         state = self.state
@@ -68,8 +68,8 @@ class ThreadView(View[ThreadState, Change]):
             deleted=state.deleted,
             messages=messages,
             runs=runs,
-            trail=_heard(state, self.trail),
-            trail_before=_heard(state, self.trail_before),
+            latest_run=_stored(state, self.latest_run),
+            previous_run=_stored(state, self.previous_run),
         )
         return b"".join((encode(head), b"\n", *message_bodies, *run_bodies))
 
@@ -81,30 +81,33 @@ class ThreadView(View[ThreadState, Change]):
             for change in folded:
                 if change.name == "thread.run.created":
                     # The stream of create-thread-and-run begins with the thread (section 5.2).
-                    self.trail_before = self.trail
-                    self.trail = [before for before in folded if before.name == "thread.created"]
+                    self.previous_run = self.latest_run
+                    self.latest_run = [before for before in folded if before.name == "thread.created"]
                 if streamed(change):
-                    self.trail.append(change)
+                    self.latest_run.append(change)
             changes += folded
         return changes
 
-    def trail_of(self, run_id: str) -> list[Change]:
-        trails = (self.trail, self.trail_before)
-        return next((list(trail) for trail in trails if any(change.object.id == run_id for change in trail)), [])
+    def run_history(self, run_id: str) -> list[Change]:
+        """What is streamed of one of the last two runs; of others nothing."""
+        for history in (self.latest_run, self.previous_run):
+            if any(change.object.id == run_id for change in history):
+                return list(history)
+        return []
 
 
 _decoder = msgspec.json.Decoder(Snapshot)
 
 
-def _heard(state: ThreadState, trail: Sequence[Change]) -> tuple[Heard, ...]:
-    held = state.runs.get(next((change.object.id for change in trail if isinstance(change.object, Run)), ""))
+def _stored(state: ThreadState, history: Sequence[Change]) -> tuple[StoredChange, ...]:
+    held = state.runs.get(next((change.object.id for change in history if isinstance(change.object, Run)), ""))
     if held is None or not held.stream:
         return ()
-    return tuple(Heard(c.version, c.name, msgspec.Raw(encode(c.object))) for c in trail)
+    return tuple(StoredChange(c.version, c.name, msgspec.Raw(encode(c.object))) for c in history)
 
 
-def _changes(heard: Sequence[Heard]) -> list[Change]:
-    return [Change(each.version, each.name, msgspec.json.decode(each.object, type=_kind(each.name))) for each in heard]
+def _changes(stored: Sequence[StoredChange]) -> list[Change]:
+    return [Change(each.version, each.name, msgspec.json.decode(each.object, type=_kind(each.name))) for each in stored]
 
 
 def _kind(name: str) -> type[Resource]:
