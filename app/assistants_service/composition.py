@@ -28,8 +28,9 @@ from assistants_service.core.threads.repository import ThreadRepository
 from assistants_service.core.tools.file_search.searching import Search
 from assistants_service.core.vector_stores.repository import VectorStoreRepository
 from assistants_service.core.vector_stores.search import Searcher
+from assistants_service.infra.configuration import ConfigurationError, renamed
 from assistants_service.infra.models.providers import ModelRouter
-from assistants_service.infra.settings import ConfigurationError, Settings, renamed
+from assistants_service.infra.settings import Settings
 from assistants_service.infra.tokenizer import Tiktoken
 from assistants_service.infra.wiring import (
     SystemClock,

@@ -14,7 +14,7 @@ from assistants_service.composition import (
     threads_of,
     worker_of,
 )
-from assistants_service.infra.settings import ConfigurationError, read_settings
+from assistants_service.infra.configuration import ConfigurationError, read_settings
 from assistants_service.infra.storage_engines import engine_of
 from assistants_service.infra.telemetry import logs
 from assistants_service.worker.main import Worker

@@ -27,8 +27,9 @@ from assistants_service.composition import (
     threads_of,
     worker_of,
 )
+from assistants_service.infra.configuration import ConfigurationError
 from assistants_service.infra.models.providers import ModelRouter
-from assistants_service.infra.settings import ConfigurationError, Settings
+from assistants_service.infra.settings import Settings
 from assistants_service.infra.storage_engines import engine_of
 from assistants_service.worker.main import Worker
 from assistants_service.worker.watchdog import watching

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from assistants_service.core.ports.extraction import Chunk
 from assistants_service.core.ports.search import VectorIndex
-from assistants_service.infra.settings import read_settings
+from assistants_service.infra.configuration import read_settings
 from assistants_service.infra.wiring import SystemClock, index_of, storage_of
 from scripted_ingestion import Bag
 

@@ -19,9 +19,10 @@ from assistants_service.core.ports.extraction import Chunk, Chunking
 from assistants_service.core.ports.search import Query, VectorIndex, Weights
 from assistants_service.core.ports.storage import Storage
 from assistants_service.core.search.ranking import HYBRID, VECTOR, WORDS
+from assistants_service.infra.configuration import ConfigurationError, read_settings
 from assistants_service.infra.embeddings.offline import OfflineEmbeddings
 from assistants_service.infra.extraction.pool import ReaderPool
-from assistants_service.infra.settings import ConfigurationError, Settings, read_settings
+from assistants_service.infra.settings import Settings
 from assistants_service.infra.wiring import SystemClock, index_of, storage_of
 from index_filler import STORE, put
 from inprocess_service import InProcess, in_process

@@ -16,7 +16,7 @@ from yarl import URL
 
 from assistants_service.infra.azure.identity import new_credential
 from assistants_service.infra.azure.store import AzureStorage
-from assistants_service.infra.settings import ConfigurationError, read_settings
+from assistants_service.infra.configuration import ConfigurationError, read_settings
 from azurite import Azurite
 from identity_provider import Issuer, issuing
 from inprocess_service import PATIENCE, Api

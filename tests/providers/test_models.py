@@ -30,10 +30,10 @@ from assistants_service.core.ports.models import (
     ToolCall,
     Turn,
 )
+from assistants_service.infra.configuration import read_settings
 from assistants_service.infra.models import providers, reply_builder
 from assistants_service.infra.models.providers import ModelRouter, Provider
 from assistants_service.infra.models.turns import joined
-from assistants_service.infra.settings import read_settings
 from assistants_service.infra.wiring import models_of
 from scripted_upstreams import (
     WEATHER,

@@ -34,8 +34,8 @@ from assistants_service.core.ports.telemetry import SILENCE, Telemetry
 from assistants_service.core.protocol.runs.resources import TERMINAL
 from assistants_service.core.tools.file_search.searching import Search
 from assistants_service.core.vector_stores.search import Searcher
+from assistants_service.infra.configuration import read_settings
 from assistants_service.infra.models.context_windows import known_window
-from assistants_service.infra.settings import read_settings
 from assistants_service.infra.wiring import SystemClock, storage_of, tokens_of
 from openapi_checks import check_event, check_response
 from scripted_ingestion import Bag, PlainText

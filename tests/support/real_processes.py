@@ -33,7 +33,7 @@ from assistants_service.core.protocol.objects import encode
 from assistants_service.core.protocol.runs.resources import Run
 from assistants_service.core.threads.repository import ThreadRepository
 from assistants_service.infra.azure.calls import call
-from assistants_service.infra.settings import read_settings
+from assistants_service.infra.configuration import read_settings
 from assistants_service.infra.sqlite.store import SqliteStorage
 from assistants_service.infra.wiring import SystemClock, storage_of
 from commit_history import Past

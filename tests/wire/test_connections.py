@@ -16,7 +16,7 @@ from aiohttp import web
 from assistants_service.api import connection_limits
 from assistants_service.api.connection_limits import STALLED
 from assistants_service.composition import api_of
-from assistants_service.infra.settings import read_settings
+from assistants_service.infra.configuration import read_settings
 from assistants_service.serving import listening
 from inprocess_service import InProcess, in_process
 from multipart_forms import TYPE, file_form

@@ -15,8 +15,8 @@ import openai
 import pytest
 from cryptography.hazmat.primitives import serialization
 
+from assistants_service.infra.configuration import ConfigurationError, read_settings
 from assistants_service.infra.entra import FRESH, LEEWAY, RECHECK, REFETCH
-from assistants_service.infra.settings import ConfigurationError, read_settings
 from assistants_service.infra.wiring import SystemClock, tokens_of
 from identity_provider import AUDIENCE, ISSUER, Issuer, issuing
 from inprocess_service import Answer, InProcess, ManualClock, in_process

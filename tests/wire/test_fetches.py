@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from assistants_service.infra.settings import read_settings
+from assistants_service.infra.configuration import read_settings
 from assistants_service.infra.wiring import models_of
 from inprocess_service import InProcess, in_process, path_of
 from malformed_requests import UPLOAD, valid

@@ -22,7 +22,7 @@ from assistants_service.command import manage_keys, parser
 from assistants_service.core import names
 from assistants_service.core.keys import Keys
 from assistants_service.core.ports.storage import StorageUnavailable
-from assistants_service.infra.settings import ConfigurationError, read_settings
+from assistants_service.infra.configuration import ConfigurationError, read_settings
 from inprocess_service import InProcess, ManualClock, in_process
 from service_process import COMMAND, service, wait_until
 

@@ -25,7 +25,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from assistants_service.api import openapi
 from assistants_service.api.middleware import IDS
-from assistants_service.infra.settings import read_settings
+from assistants_service.infra.configuration import read_settings
 from assistants_service.infra.telemetry import opentelemetry as telemetry
 from assistants_service.infra.telemetry.semantic_conventions import ATTRIBUTES
 from assistants_service.infra.wiring import models_of

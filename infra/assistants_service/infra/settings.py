@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 import json
-import os
 import re
-from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -16,7 +14,6 @@ from pydantic import (
     Field,
     JsonValue,
     SecretStr,
-    ValidationError,
     field_validator,
     model_validator,
 )
@@ -27,38 +24,11 @@ from pydantic_settings import (
     NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
-    SettingsError,
 )
 
 from assistants_service.core import names
 from assistants_service.core.log.repository import ROLLOVER_AFTER
 
-
-class ConfigurationError(Exception):
-    """What is wrong, and what to set, in one line."""
-
-
-class UnresolvedReference(ConfigurationError):
-    """A setting is the text of a reference to Key Vault: App Service and Functions leave it so while they cannot
-    resolve it, and restart the app when they can. `names` are the environment variables."""
-
-    def __init__(self, names: list[str]) -> None:
-        self.names = names
-        super().__init__(
-            f"{' and '.join(names)}: the reference to Key Vault is not resolved. Check that the secret exists and that"
-            " the app's identity has the role Key Vault Secrets User. The platform restarts the app when it resolves."
-        )
-
-
-VAULT_REFERENCE = "@Microsoft.KeyVault("
-# Names of earlier versions: they are still read, and told.
-RENAMED: Final = {"LOG_ROLL_AFTER": "EVENT_LOG_ROLLOVER", "WORKER_HIDE_SECONDS": "WORKER_VISIBILITY_TIMEOUT"}
-# What most installations set, in the order in which a reader meets it. All others tune, or are of one platform.
-ESSENTIAL: Final = (
-    *("storage", "host", "port", "api_keys"),
-    *("openai_api_key", "openai_base_url", "azure_openai_endpoint", "providers", "default_provider"),
-    *("embedding_model", "actions", "log_level"),
-)
 Url = Annotated[str, Field(pattern=r"^https?://.")]
 # Tokens of an identity are sent there: never in the clear, but to this machine.
 SAFE_URL = r"^(https://.|http://(localhost|127\.0\.0\.1)(:\d+)?(/|$))"
@@ -330,50 +300,3 @@ def _loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def read_settings(overrides: Mapping[str, object]) -> Settings:
-    """From the environment; `overrides` (the command line) win. Raises ConfigurationError."""
-    known = (name.upper() for name in Settings.model_fields)
-    if unresolved := [name for name in known if os.environ.get(name, "").startswith(VAULT_REFERENCE)]:
-        raise UnresolvedReference(unresolved)
-    given = {new.lower(): os.environ[old] for old, new in renamed()} | {
-        key: value for key, value in overrides.items() if value is not None
-    }
-    try:
-        return Settings(**given)  # type: ignore[arg-type]
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        name, *inner = (str(part) for part in first["loc"])
-        where = f"{'.'.join(inner)}: " if inner else ""
-        what = first["msg"].removeprefix("Value error, ").rstrip(".")
-        given_as = {new: old for old, new in renamed()}.get(name.upper(), name.upper())
-        raise ConfigurationError(f"{given_as} is not valid: {where}{what}.") from None
-    except SettingsError as error:  # of the decoding; the message names the field
-        name = next(name for name in Settings.model_fields if f'"{name}"' in str(error))
-        why = "expected JSON" if isinstance(error.__cause__, json.JSONDecodeError) else error.__cause__
-        raise ConfigurationError(f"{name.upper()} is not valid: {why}.") from None
-
-
-def renamed() -> list[tuple[str, str]]:
-    """The old names that are set in the environment, and count, with the new ones."""
-    return [(old, new) for old, new in RENAMED.items() if os.environ.get(old) and not os.environ.get(new)]
-
-
-def grouped() -> tuple[dict[str, FieldInfo], dict[str, FieldInfo]]:
-    """The settings that matter first, and all others, by the names of their fields."""
-    fields = Settings.model_fields
-    return {name: fields[name] for name in ESSENTIAL}, {k: v for k, v in fields.items() if k not in ESSENTIAL}
-
-
-def describe() -> str:
-    """All settings, for --help."""
-    first, others = grouped()
-    return "\n".join([*_lines(first), "", "further settings:", *_lines(others)])
-
-
-def _lines(fields: Mapping[str, FieldInfo]) -> Iterator[str]:
-    for name, field in fields.items():
-        default = field.get_default(call_default_factory=True)
-        shown = f" (default: {default})" if default not in (None, {}, ()) else ""
-        yield f"  {name.upper():<20} {field.description}{shown}"

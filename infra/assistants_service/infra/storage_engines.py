@@ -8,7 +8,7 @@ from typing import Final
 
 from assistants_service.core.ports.clock import Clock
 from assistants_service.core.ports.storage import Storage, StorageUnavailable
-from assistants_service.infra.settings import ConfigurationError
+from assistants_service.infra.configuration import ConfigurationError
 from assistants_service.infra.sqlite.space import vacuum
 from assistants_service.infra.sqlite.store import SqliteStorage
 

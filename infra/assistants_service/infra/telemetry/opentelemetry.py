@@ -29,7 +29,8 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from assistants_service.core.ports.storage import Storage
 from assistants_service.core.ports.telemetry import Fact
-from assistants_service.infra.settings import ConfigurationError, Settings
+from assistants_service.infra.configuration import ConfigurationError
+from assistants_service.infra.settings import Settings
 from assistants_service.infra.telemetry.semantic_conventions import (
     ATTRIBUTES,
     COUNTERS,
