@@ -15,7 +15,7 @@ from aiohttp import web
 
 from assistants_service.api.limits import Limits
 from assistants_service.api.main import create_app
-from assistants_service.api.service import Service
+from assistants_service.api.services import services_over
 from assistants_service.core.ids import Ids
 from assistants_service.core.keys import Keys
 from assistants_service.core.notifier import Notifier
@@ -156,7 +156,7 @@ def api_of(
         runs=settings.project_active_runs,
         stored=settings.project_stored_bytes,
     )
-    service = Service(
+    services = services_over(
         parts.storage,
         threads,
         stores,
@@ -165,7 +165,7 @@ def api_of(
         parts.clock,
         parts.ids,
         parts.notifier,
-        lifetime=settings.run_expires_after,
+        run_lifetime=settings.run_expires_after,
         poll_after=settings.poll_after_ms / 1000,
         file_limit=settings.file_max_mb * 1024**2,
         upload_limit=settings.upload_max_mb * 1024**2,
@@ -173,7 +173,7 @@ def api_of(
         limits=limits,
     )
     return create_app(
-        service,
+        services,
         keys=settings.keys,
         tokens=parts.tokens,
         required=settings.exposed,

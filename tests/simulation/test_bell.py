@@ -150,9 +150,9 @@ def test_a_reader_hears_at_once_what_comes_after_a_long_silence(silence: float) 
             asked_at(world, pausing)
             (process,) = world.processes
             work = await client.run("plain", stream=True)
-            source = streaming.stored(process.service, PROJECT, work.thread_id, work.id)
+            source = streaming.stored(process.services, PROJECT, work.thread_id, work.id)
             topic = f"{names.STREAMS}/{names.document(PROJECT, work.thread_id, work.id)}"
-            async for chunk in streaming.follow(process.service, source, [topic], 0, to_the_end=True):
+            async for chunk in streaming.follow(process.services, source, [topic], 0, to_the_end=True):
                 if b"thread.message.delta" in chunk:
                     assert now() - said[0] < AT_ONCE
                     return

@@ -26,7 +26,7 @@ from assistants_service.core.protocol.objects import encode
 from assistants_service.core.protocol.runs.requests import CreateThreadAndRun
 from assistants_service.core.protocol.runs.resources import Run
 from assistants_service.core.protocol.vector_stores.resources import FileCounts, VectorStore
-from assistants_service.core.vector_stores.commands import NewFile
+from assistants_service.core.vector_stores.commands import NewFile, NewStore
 from assistants_service.worker.main import POLL_SLOW, Worker
 from assistants_service.worker.slots import CHORES, HOSTED_RUNS, HOSTED_WAITING, GiveWay, Slots
 from assistants_service.worker.store_work import JOBS
@@ -49,13 +49,11 @@ async def runs_of(world: World, count: int, script: str = "hangs") -> list[Clien
     """So many clients of one project, each with a run. They ask below HTTP, which takes most of the time."""
     process, clients = await world.api(), []
     for number in range(count):
-        client, (thread_id, run_id) = Client(world), (f"thread_{number:024}", f"run_{number:024}")
+        client, thread_id = Client(world), f"thread_{number:024}"
         body = CreateThreadAndRun(assistant_id=ASSISTANT.id, model=f"{script}/{world.new_mark()}")
-        thread_service = process.service.thread_service
+        runs, context = process.services.runs, process.request
         client.thread = thread_id
-        client.runs = [
-            await process.spawn(thread_service.create_thread_and_run(PROJECT, thread_id, run_id, body, ASSISTANT))
-        ]
+        client.runs = [await process.spawn(runs.create_with_thread(context, thread_id, body))]
         clients.append(client)
     return clients
 
@@ -259,7 +257,9 @@ async def store_of(world: World, project: str, number: int, files: int = 1) -> s
         await world.store.create(names.FILES, name, encode(file))
         made.append(NewFile(file_id))
     process, store_id = await world.api(), f"vs_{number:024}"
-    await process.spawn(process.service.store_service.create(project, store_id, made))
+    await process.spawn(
+        process.services.vector_stores.create(process.services.context(project), store_id, NewStore(made))
+    )
     return store_id
 
 

@@ -78,14 +78,14 @@ class Owner:
 
     async def create(self, *, breaks: bool = False, expires_at: int | None = None) -> str:
         async def create(process: Process) -> File:
-            file_id = process.service.ids.new("file")
+            file_id = process.services.ids.new("file")
 
             async def describe(size: int) -> File:
                 return File(
                     id=file_id, purpose="assistants", filename="fox", bytes=size, created_at=0, expires_at=expires_at
                 )
 
-            made = await process.service.files.create(PROJECT, file_id, slowly(BYTES, breaks=breaks), describe)
+            made = await process.services.files.create(PROJECT, file_id, slowly(BYTES, breaks=breaks), describe)
             assert made is not None
             return made
 
@@ -100,7 +100,7 @@ class Owner:
     async def delete(self, file_id: str) -> None:
         del self.told[file_id]
         try:
-            await self.ask(lambda process: process.service.files.delete(PROJECT, file_id))
+            await self.ask(lambda process: process.services.files.delete(process.request, file_id))
         except ApiError:
             assert self.retries, "a deletion is refused only if it came before"
         self.gone.add(file_id)
@@ -112,26 +112,26 @@ class Owner:
         )
 
         async def create(process: Process) -> str:
-            return (await process.service.uploads.create(PROJECT, process.service.ids.new("upload"), body)).id
+            return (await process.services.uploads.create(process.request, process.services.ids.new("upload"), body)).id
 
         return str(await self.ask(create))
 
     async def add(self, upload_id: str, data: bytes = BYTES) -> str:
         async def add(process: Process) -> str:
-            uploads = process.service.uploads
-            held = await uploads.pending(PROJECT, upload_id)
-            return (await uploads.add_part(PROJECT, held, slowly(data))).id
+            uploads = process.services.uploads
+            held, context = await uploads.pending(PROJECT, upload_id), process.request
+            return (await uploads.add_part(context, held, slowly(data))).id
 
         return str(await self.ask(add))
 
     async def complete(self, upload_id: str, *part_ids: str, md5: str | None = None) -> str:
         body = CompleteUpload(part_ids=list(part_ids), md5=md5)
-        upload = await self.ask(lambda process: process.service.uploads.complete(PROJECT, upload_id, body))
+        upload = await self.ask(lambda process: process.services.uploads.complete(process.request, upload_id, body))
         assert upload.status == "completed"
         return await self.acknowledged(upload.file, BYTES * 2)
 
     async def cancel(self, upload_id: str) -> None:
-        await self.ask(lambda process: process.service.uploads.cancel(PROJECT, upload_id))
+        await self.ask(lambda process: process.services.uploads.cancel(process.request, upload_id))
 
 
 # --- what owners do ---------------------------------------------------------------------------------------------------
@@ -386,7 +386,7 @@ def test_a_completion_that_is_sent_again_brings_no_deleted_file_back_whose_bytes
             await owner.delete(file_id)
             assert await read(world, file_id)
             again = CompleteUpload(part_ids=parts)
-            await owner.ask(lambda process: process.service.uploads.complete(PROJECT, upload_id, again))
+            await owner.ask(lambda process: process.services.uploads.complete(process.request, upload_id, again))
             assert not await world.store.get(names.FILES, names.document(PROJECT, file_id))
 
     run(main())

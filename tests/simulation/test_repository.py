@@ -28,9 +28,9 @@ from virtual_time import run
 
 async def say(process: Process, thread_id: str, text: str) -> str:
     """A message by way of this very process. Its id."""
-    commands, message_id = process.service.commands(), process.service.ids.new("msg")
-    body = CreateMessage(role="user", content=text)
-    await process.threads.command(PROJECT, thread_id, lambda state: commands.create_message(state, body, message_id))
+    context = process.request
+    body, message_id = CreateMessage(role="user", content=text), context.ids.new("msg")
+    await process.services.threads.create_message(context, thread_id, message_id, body)
     return message_id
 
 
@@ -134,7 +134,7 @@ def test_a_process_that_knew_a_thread_hears_that_it_was_purged() -> None:
             client = Client(world)
             await client.open_thread()
             await reader.threads.read(PROJECT, client.thread)
-            await deleter.service.thread_service.delete_thread(PROJECT, client.thread)
+            await deleter.services.threads.delete(deleter.request, client.thread)
             await world.at_rest()
             with pytest.raises(ApiError, match="No thread found"):
                 await reader.threads.read(PROJECT, client.thread)
@@ -265,10 +265,8 @@ def test_a_document_that_is_deleted_while_it_is_made_up_is_a_404() -> None:
             await world.store.remove(names.MESSAGES, names.document(PROJECT, client.thread, message))
 
             async def advance(document: Document) -> None:
-                commands = deleter.service.commands()
-                await deleter.threads.command(
-                    PROJECT, client.thread, lambda state: commands.delete_message(state, message)
-                )
+                context = deleter.request
+                await deleter.services.threads.delete_message(context, client.thread, message)
                 await world.store.advance(document)
 
             storage: Any = reader.storage

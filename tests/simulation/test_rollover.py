@@ -219,7 +219,7 @@ def test_a_snapshot_that_is_stored_after_the_thread_was_purged_does_not_stay() -
 
             async def advance(document: Document) -> None:
                 if document.container == names.SNAPSHOTS:
-                    await quick.service.thread_service.delete_thread(PROJECT, client.thread)
+                    await quick.services.threads.delete(quick.request, client.thread)
                     while await world.store.read(names.THREADS, log, None):
                         await asyncio.sleep(0.1)
                 await undisturbed(document)

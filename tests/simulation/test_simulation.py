@@ -18,7 +18,8 @@ from assistants_service.api import authentication, idempotency
 from assistants_service.core.keys import Caller
 from assistants_service.core.log import repository as threads
 from assistants_service.core.ports.storage import Conflict, Document, Mark
-from assistants_service.core.threads import commands, stream
+from assistants_service.core.threads import endings, stream
+from assistants_service.core.threads.fold import ThreadState
 from assistants_service.infra.sqlite.store import SqliteStorage
 from assistants_service.worker import item_handler as handler
 from assistants_service.worker import lease, main
@@ -136,8 +137,8 @@ def a_torn_message_stays_open_on_the_stream(patch: pytest.MonkeyPatch) -> None:
 
 @plant
 def a_thread_takes_a_second_run(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(commands.ThreadCommands, "_settle", lambda *_: [])
-    patch.setattr(commands.ThreadState, "active_run", None)
+    patch.setattr(endings, "expire_overdue", lambda *_: [])
+    patch.setattr(ThreadState, "active_run", None)
 
 
 @plant

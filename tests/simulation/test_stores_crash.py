@@ -22,9 +22,9 @@ from assistants_service.core.protocol.files.resources import File
 from assistants_service.core.protocol.objects import encode
 from assistants_service.core.protocol.vector_stores.resources import ExpiresAfter, FileCounts, VectorStore
 from assistants_service.core.search.segment import passages
-from assistants_service.core.threads.commands import store_of_thread
+from assistants_service.core.threads.attachments import store_of_thread
 from assistants_service.core.vector_stores import events as e
-from assistants_service.core.vector_stores.commands import NewFile
+from assistants_service.core.vector_stores.commands import NewFile, NewStore
 from assistants_service.core.vector_stores.fold import StoreState
 from assistants_service.core.vector_stores.repository import StoreView
 from assistants_service.core.work_items import MaintainStore, to_body
@@ -75,28 +75,30 @@ class Owner(Asker):
     async def create(self, files: list[NewFile], days: int | None = None) -> str:
         store_id = f"vs_{len(self.stores) + len(self.deleted):024}"
         after = ExpiresAfter(days=days) if days else None
-        await self.ask(lambda p: p.service.store_service.create(PROJECT, store_id, files, expires_after=after))
+        await self.ask(
+            lambda p: p.services.vector_stores.create(p.request, store_id, NewStore(files, expires_after=after))
+        )
         self.stores.add(store_id)
         return store_id
 
     async def attach(self, store_id: str, file: NewFile) -> None:
-        await self.ask(lambda p: p.service.store_service.attach(PROJECT, store_id, [file]))
+        await self.ask(lambda p: p.services.vector_stores.attach(p.request, store_id, [file]))
 
     async def batch(self, store_id: str, files: list[NewFile]) -> str:
         batch_id = f"vsfb_{self.made:024}"
-        await self.ask(lambda p: p.service.store_service.create_batch(PROJECT, store_id, batch_id, files))
+        await self.ask(lambda p: p.services.vector_stores.create_batch(p.request, store_id, batch_id, files))
         return batch_id
 
     async def detach(self, store_id: str, file: NewFile) -> None:
-        await self._ask_once(lambda p: p.service.store_service.detach(PROJECT, store_id, file.file_id))
+        await self._ask_once(lambda p: p.services.vector_stores.detach(p.request, store_id, file.file_id))
 
     async def delete_file(self, file: NewFile) -> None:
-        await self._ask_once(lambda p: p.service.files.delete(PROJECT, file.file_id))
+        await self._ask_once(lambda p: p.services.files.delete(p.request, file.file_id))
 
     async def delete(self, store_id: str) -> None:
         self.stores.discard(store_id)
         self.deleted.add(store_id)
-        await self._ask_once(lambda p: p.service.store_service.delete(PROJECT, store_id))
+        await self._ask_once(lambda p: p.services.vector_stores.delete(p.request, store_id))
 
     async def _ask_once(self, request: Callable[[Process], Any]) -> None:
         try:
@@ -105,7 +107,7 @@ class Owner(Asker):
             assert self.retries, "refused only if it came before"
 
     async def search(self, store_id: str, text: str) -> list[str]:
-        found = await self.ask(lambda p: p.service.searcher.search_stores(PROJECT, [store_id], [text], limit=50))
+        found = await self.ask(lambda p: p.services.searcher.search_stores(PROJECT, [store_id], [text], limit=50))
         return [each.text for each in found]
 
 
@@ -142,7 +144,7 @@ async def cancel(owner: Owner) -> None:
     store_id = await owner.create([])
     batch_id = await owner.batch(store_id, await owner.files(3))
     await asyncio.sleep(0.01)
-    await owner.ask(lambda p: p.service.store_service.cancel_batch(PROJECT, store_id, batch_id))
+    await owner.ask(lambda p: p.services.vector_stores.cancel_batch(p.request, store_id, batch_id))
 
 
 async def attach_again(owner: Owner) -> None:
@@ -158,7 +160,7 @@ async def cancel_and_attach_again(owner: Owner) -> None:
     store_id = await owner.create([])
     batch_id = await owner.batch(store_id, files)
     await asyncio.sleep(0.02)
-    await owner.ask(lambda p: p.service.store_service.cancel_batch(PROJECT, store_id, batch_id))
+    await owner.ask(lambda p: p.services.vector_stores.cancel_batch(p.request, store_id, batch_id))
     for file in files:
         await owner.attach(store_id, file)
 

@@ -11,6 +11,8 @@ from assistants_service.core.errors import no_such
 from assistants_service.core.files.service import Files
 from assistants_service.core.notifier import Notifier
 from assistants_service.core.ports.models import ToolCall
+from assistants_service.core.request_context import RequestContext
+from assistants_service.core.vector_stores.commands import NewStore
 from assistants_service.core.vector_stores.search import Found
 from assistants_service.core.vector_stores.service import VectorStoreService
 
@@ -58,11 +60,9 @@ def stores(*ids: str) -> dict[str, Any]:
 async def made_stores(service: InProcess, *ids: str) -> dict[str, Any]:
     """Empty stores that have these ids, and the resources that name them."""
     clock = service.parts.clock
-    store_service = VectorStoreService(
-        service.storage, service.stores, Files(service.storage, clock, Notifier()), clock
-    )
+    vector_stores = VectorStoreService(service.storage, service.stores, Files(service.storage, clock, Notifier()))
     for store_id in ids:
-        await store_service.create("default", store_id, [])
+        await vector_stores.create(RequestContext("default", clock.now(), service.parts.ids), store_id, NewStore())
     return stores(*ids)
 
 

@@ -22,12 +22,13 @@ from typing import Any, ClassVar, TypeVar
 from aiohttp import web, web_app
 
 from assistants_service.api.main import create_app
-from assistants_service.api.service import Service
+from assistants_service.api.services import services_over
 from assistants_service.core import names
 from assistants_service.core.ids import Ids
 from assistants_service.core.notifier import Notifier
 from assistants_service.core.ports.storage import StorageUnavailable
 from assistants_service.core.protocol.objects import encode
+from assistants_service.core.request_context import RequestContext
 from assistants_service.core.threads.repository import ThreadRepository
 from assistants_service.core.vector_stores.repository import VectorStoreRepository
 from assistants_service.core.vector_stores.search import Searcher
@@ -100,9 +101,10 @@ class Process:
             self.storage, clock, ids, self.notifier, rollover_after=world.rollover_after
         )
         searcher = Searcher(self.stores, Bag(), clock)
-        self.service = Service(
+        self.services = services_over(
             *(self.storage, self.threads, self.stores, searcher),
-            *(world.models, clock, ids, self.notifier, world.lifetime),
+            *(world.models, clock, ids, self.notifier),
+            run_lifetime=world.lifetime,
         )
         self.context = WorkerContext(
             *(self.storage, self.threads, self.stores, world.models, ACTIONS),
@@ -122,8 +124,13 @@ class Process:
             self.host = Host(self.storage, Worker(self.context), self.spawn, world.functions_are_late)
             self.spawn(self.host.run())
         if "api" in self.roles:
-            self.runner = web.AppRunner(create_app(self.service, keys=KEYS), access_log=None, shutdown_timeout=5)
+            self.runner = web.AppRunner(create_app(self.services, keys=KEYS), access_log=None, shutdown_timeout=5)
             self.spawn(self.runner.setup())
+
+    @property
+    def request(self) -> RequestContext:
+        """Of a client of the first project that asks this process now."""
+        return self.services.context(PROJECT)
 
     async def _work(self, worker: Worker) -> None:
         await asyncio.sleep(max(0.0, self.world.worker_from - asyncio.get_running_loop().time()))

@@ -11,7 +11,7 @@ import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
 from assistants_service.api.main import create_app
-from assistants_service.api.service import Service
+from assistants_service.api.services import services_over
 from assistants_service.core.ids import Ids
 from assistants_service.core.notifier import Notifier
 from assistants_service.core.ports.storage import Delivery
@@ -43,10 +43,10 @@ class Separate:
         notifier = Notifier()
         stores = VectorStoreRepository(api, clock, ids, notifier)
         searcher = Searcher(stores, Bag(), clock)
-        service = Service(
+        services = services_over(
             api, ThreadRepository(api, clock, ids, notifier), stores, searcher, models, clock, ids, notifier
         )
-        self.app = create_app(service, keys={})
+        self.app = create_app(services, keys={})
         notifier = Notifier()
         ledgers = ThreadRepository(worker, clock, ids, notifier), VectorStoreRepository(worker, clock, ids, notifier)
         context = (worker, *ledgers, models, Actions({}), PlainText(), Bag(), clock, ids, notifier)

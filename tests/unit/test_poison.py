@@ -9,20 +9,22 @@ from typing import Any
 
 import pytest
 
+from assistants_service.api.services import Services, services_over
 from assistants_service.core import names
 from assistants_service.core.ids import Ids
 from assistants_service.core.notifier import Notifier
 from assistants_service.core.ports.models import Deltas, ModelInfo, Prompt, Reply
 from assistants_service.core.ports.storage import Conflict, Delivery, StorageUnavailable
 from assistants_service.core.protocol.assistants.resources import StoredAssistant
+from assistants_service.core.protocol.objects import encode
 from assistants_service.core.protocol.runs.requests import CreateThreadAndRun
 from assistants_service.core.protocol.runs.resources import Run
 from assistants_service.core.threads import sse
 from assistants_service.core.threads.decide import CLOSING
 from assistants_service.core.threads.events import RunClaimed
 from assistants_service.core.threads.repository import ThreadRepository
-from assistants_service.core.threads.service import ThreadService
 from assistants_service.core.vector_stores.repository import VectorStoreRepository
+from assistants_service.core.vector_stores.search import Searcher
 from assistants_service.core.work_items import AdvanceRun, MaintainStore, PurgeStore, PurgeThread, to_body
 from assistants_service.infra.models.context_windows import known_window
 from assistants_service.infra.sqlite.store import SqliteStorage
@@ -76,7 +78,7 @@ class Bench:
     store: SqliteStorage
     clock: ManualClock
     models: Broken
-    thread_service: ThreadService
+    services: Services
     handler: WorkItemHandler
 
     async def deliver(self) -> int:
@@ -92,12 +94,12 @@ class Bench:
         return self.store._sql.execute("SELECT body FROM queue WHERE name=?", (name,)).fetchall()
 
     async def run(self, *, stream: bool = False) -> Run:
-        thread_id, run_id = self.thread_service.ids.new("thread"), self.thread_service.ids.new("run")
+        context = self.services.context("p")
         body = BODY.model_copy(update={"stream": stream})
-        return await self.thread_service.create_thread_and_run("p", thread_id, run_id, body, ASSISTANT)
+        return await self.services.runs.create_with_thread(context, context.ids.new("thread"), body)
 
     async def now(self, run: Run) -> Any:
-        return (await self.thread_service.threads.read("p", run.thread_id)).runs.items[run.id].run
+        return (await self.services.thread_repository.read("p", run.thread_id)).runs.items[run.id].run
 
 
 @pytest.fixture
@@ -109,7 +111,10 @@ async def bench(request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
     stores = VectorStoreRepository(store, clock, ids, notifier)
     parts = (store, threads, stores, models, Actions({}), PlainText(), Bag(), clock, ids, notifier)
     context = WorkerContext(*parts, searcher=FakeSearch(), tokenizer=Tiktoken())
-    yield Bench(store, clock, models, ThreadService(store, threads, clock, ids, notifier), WorkItemHandler(context))
+    await store.create(names.ASSISTANTS, names.document("p", ASSISTANT.id), encode(ASSISTANT))
+    searcher = Searcher(stores, Bag(), clock)
+    services = services_over(store, threads, stores, searcher, models, clock, ids, notifier)
+    yield Bench(store, clock, models, services, WorkItemHandler(context))
     await store.close()
 
 
@@ -204,7 +209,7 @@ async def poison(bench: Bench, run: Run, monkeypatch: pytest.MonkeyPatch) -> Non
     async def fail(*_: object) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(bench.thread_service.threads, "project", fail)
+    monkeypatch.setattr(bench.services.thread_repository, "project", fail)
     item = AdvanceRun(project="p", thread_id=run.thread_id, run_id=run.id, sent_at=bench.clock.now())
     await bench.store.send(to_body(item))
     assert [await bench.deliver() for _ in range(DELIVERIES)] == [1, 2, 3, 4, 5]
@@ -230,7 +235,7 @@ async def test_a_poison_item_ends_no_run_that_is_another_items(
     run = await bench.run()
     (mine,) = await bench.store.receive(1, visibility_timeout=100_000)
     claim = RunClaimed(run_id=run.id, attempt=1, item=mine.id)
-    await bench.thread_service.threads.commit("p", run.thread_id, lambda state: [claim])
+    await bench.services.thread_repository.commit("p", run.thread_id, lambda state: [claim])
     await poison(bench, run, monkeypatch)
     assert (await bench.now(run)).status == "in_progress"
 
@@ -247,7 +252,7 @@ async def test_p2_a_run_whose_item_its_host_gives_up_ends(
     await bench.store.delete(lost)
     if status == "in_progress":
         claim = RunClaimed(run_id=run.id, attempt=1, item=lost.id)
-        await bench.thread_service.threads.commit("p", run.thread_id, lambda state: [claim])
+        await bench.services.thread_repository.commit("p", run.thread_id, lambda state: [claim])
     for _ in range(2):  # the host delivers at least once
         await bench.handler.give_up(replace(lost, id="0"))
     assert len(bench.queued("work-buried")) == 2
@@ -273,7 +278,7 @@ async def damage(bench: Bench, container: str, log_id: str, line: bytes) -> None
         await bench.store.start(container, log, line)
     else:
         await bench.store.append(container, log, tail.mark, line)
-    bench.thread_service.threads._views.clear()
+    bench.services.thread_repository._views.clear()
 
 
 def only_buried(bench: Bench) -> None:
@@ -317,7 +322,7 @@ async def test_an_item_whose_log_has_events_that_do_not_fit_is_buried(
 
 @pytest.mark.parametrize("bench", [None], indirect=True)
 async def test_a_log_whose_events_do_not_fit_is_never_shown_half_folded(bench: Bench) -> None:
-    run, threads = await bench.run(), bench.thread_service.threads
+    run, threads = await bench.run(), bench.services.thread_repository
     await damage(bench, names.THREADS, run.thread_id, NOT_FITTING)
     for look in (threads.look, threads.recall):
         with pytest.raises(KeyError):

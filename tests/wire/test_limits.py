@@ -10,8 +10,8 @@ from typing import Any
 import openai
 import pytest
 
+from assistants_service.api.handling import SERVICES
 from assistants_service.api.limits import COUNT_EVERY, COUNT_SHARE, COUNTS, FULL, LOOKS, Limits
-from assistants_service.api.service import SERVICE
 from assistants_service.core import names
 from assistants_service.core.errors import ApiError
 from assistants_service.core.ports.storage import StorageUnavailable
@@ -22,7 +22,7 @@ KEYS = "one:key-of-one,two:key-of-two"
 
 
 def limits_of(service: InProcess) -> Limits:
-    limits = service._server.app[SERVICE].limits
+    limits = service._server.app[SERVICES].limits
     assert limits
     return limits
 

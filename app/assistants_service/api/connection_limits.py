@@ -15,7 +15,7 @@ from typing import Any, Final
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
-from assistants_service.api.service import SERVICE
+from assistants_service.api.handling import SERVICES
 from assistants_service.core.errors import ApiError, overloaded
 from assistants_service.core.protocol.objects import encode
 
@@ -44,8 +44,8 @@ def body_timer(request: web.Request) -> asyncio.TimerHandle | None:
         return None  # it came with the head
     size = request.content_length
     if size is None:  # of a body in chunks, the most that it may have
-        service = request.app[SERVICE]
-        size = service.file_limit if request.content_type == "multipart/form-data" else request.client_max_size
+        services = request.app[SERVICES]
+        size = services.file_limit if request.content_type == "multipart/form-data" else request.client_max_size
     loop = asyncio.get_running_loop()
     return loop.call_later(BODY_TIME + size / SLOWEST, request.content.set_exception, SlowBody())
 

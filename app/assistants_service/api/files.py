@@ -12,9 +12,17 @@ from urllib.parse import quote
 import msgspec
 from aiohttp import web
 
-from assistants_service.api.idempotency import Reserved, reserve_for
+from assistants_service.api.handling import (
+    PROJECT,
+    REQUEST_ID,
+    answer,
+    answer_stored,
+    context_of,
+    page_query,
+    services_of,
+)
+from assistants_service.api.idempotency import Reserved, reserve
 from assistants_service.api.multipart import Form
-from assistants_service.api.service import REQUEST_ID, answer, answer_stored, page_query, service_of
 from assistants_service.api.validation import parse_body
 from assistants_service.core.errors import ApiError, no_such_file
 from assistants_service.core.files.service import decode_file, expiry
@@ -31,20 +39,20 @@ MOST = 10_000  # files of one list, and the default
 
 
 async def create(request: web.Request) -> web.Response:
-    service, project = service_of(request)
-    form = Form(request, "file", FIELDS, limit=service.file_limit)
+    services, project = services_of(request), request[PROJECT]
+    form = Form(request, "file", FIELDS, limit=services.file_limit)
     await form.begin()
     _check_purpose(form)  # if it comes before the file, none of that is stored in vain
-    file_id, reserved = service.ids.new("file"), Reserved(service, "")
+    file_id, reserved = services.ids.new("file"), Reserved(services.storage, "")
 
     async def describe(size: int) -> File | None:
         nonlocal reserved
         body = _body(form)
         digest = form.digest.digest() if form.digest else b""
-        reserved = await reserve_for(request, body.model_dump_json().encode() + digest, file_id)
+        reserved = await reserve(request, body.model_dump_json().encode() + digest, file_id)
         if reserved.known:
             return None
-        created_at = int(service.clock.now())
+        created_at = int(services.clock.now())
         return File(
             id=reserved.id,
             purpose=body.purpose,
@@ -54,7 +62,7 @@ async def create(request: web.Request) -> web.Response:
             expires_at=expiry(body.purpose, body.expires_after.seconds if body.expires_after else None, created_at),
         )
 
-    file = await service.files.create(project, file_id, form.chunks(), describe)
+    file = await services.files.create(project, file_id, form.chunks(), describe)
     return reserved.known or await reserved.keep(answer(file))
 
 
@@ -87,23 +95,22 @@ def _file_id(request: web.Request) -> str:
 
 
 async def retrieve(request: web.Request) -> web.Response:
-    service, project = service_of(request)
-    return answer_stored(request, await service.files.fetch(project, _file_id(request)))
+    services, project = services_of(request), request[PROJECT]
+    return answer_stored(request, await services.files.fetch(project, _file_id(request)))
 
 
 async def delete(request: web.Request) -> web.Response:
-    service, project = service_of(request)
     file_id = _file_id(request)
-    await service.files.delete(project, file_id)
+    await services_of(request).files.delete(context_of(request), file_id)
     return answer(Deleted(id=file_id, object="file"))
 
 
 async def list_all(request: web.Request) -> web.Response:
-    service, project = service_of(request)
+    services, project = services_of(request), request[PROJECT]
     query = page_query(request, most=MOST, default=MOST)
     if query.after and not SAFE_ID.fullmatch(query.after):
         raise no_such_file(query.after[:200])
-    found = await service.files.page(
+    found = await services.files.page(
         project,
         purpose=request.query.get("purpose") or None,
         after=query.after,
@@ -127,10 +134,10 @@ async def list_all(request: web.Request) -> web.Response:
 
 async def content(request: web.Request) -> web.StreamResponse:
     """The bytes, or a range of them, as a download: no browser takes them for a page or a script of this service."""
-    service, project = service_of(request)
-    file = decode_file((await service.files.fetch(project, _file_id(request))).body)
+    services, project = services_of(request), request[PROJECT]
+    file = decode_file((await services.files.fetch(project, _file_id(request))).body)
     start, stop = _range(request, file.bytes)
-    chunks = service.files.read(project, file.id, offset=start, length=stop - start)
+    chunks = services.files.read(project, file.id, offset=start, length=stop - start)
     first = await anext(chunks, b"")
     if not first:
         raise no_such_file(file.id)  # deleted since its document was read

@@ -7,16 +7,17 @@ one conditional write; so a client that repeats it, after any crash, can tell wh
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import msgspec
 from aiohttp import web
 
-from assistants_service.api import references
-from assistants_service.api.service import Service, service_of
+from assistants_service.api.handling import PROJECT, answer, services_of
+from assistants_service.api.services import Services
 from assistants_service.core import names
 from assistants_service.core.errors import ApiError
-from assistants_service.core.ports.storage import Conflict, Stored
+from assistants_service.core.ports.storage import Conflict, Storage, Stored
 from assistants_service.core.protocol.bodies import Body
 from assistants_service.core.protocol.objects import Struct, encode
 
@@ -43,7 +44,7 @@ _decoder = msgspec.json.Decoder(Reservation)
 class Reserved:
     """The id to create under. `known` is the answer that was given before, if one was."""
 
-    service: Service
+    storage: Storage
     id: str
     name: str = ""
     reservation: Reservation | None = None
@@ -51,8 +52,8 @@ class Reserved:
 
     @property
     def known(self) -> web.Response | None:
-        answer = self.reservation.answer if self.reservation else NONE
-        return None if answer == NONE else web.Response(body=bytes(answer), content_type="application/json")
+        kept = self.reservation.answer if self.reservation else NONE
+        return None if kept == NONE else web.Response(body=bytes(kept), content_type="application/json")
 
     async def keep(self, response: web.Response) -> web.Response:
         """Remember the answer, or get the one that was remembered first. A crash before leaves the object itself to
@@ -62,56 +63,60 @@ class Reserved:
         kept = msgspec.structs.replace(self.reservation, answer=msgspec.Raw(response.body))
         try:
             # If-Match: of two requests at once, both of the same object, the first answer counts.
-            await self.service.storage.replace(names.IDEMPOTENCY, self.name, encode(kept), self.etag)
+            await self.storage.replace(names.IDEMPOTENCY, self.name, encode(kept), self.etag)
         except Conflict:
-            stored = await self.service.storage.get(names.IDEMPOTENCY, self.name)
+            stored = await self.storage.get(names.IDEMPOTENCY, self.name)
             self.reservation = _decoder.decode(stored.body) if stored else None
         return self.known or response
 
 
-async def reserve(request: web.Request, prefix: str, naming: Body | None = None) -> Reserved:
-    """An id for what this request creates. Raises the 400 of a key that came with another request before, and the 404
-    of a file or a store that the body `naming` names in vain."""
-    return await reserve_for(request, await request.read(), service_of(request)[0].ids.new(prefix), naming)
+async def create_once(
+    request: web.Request, prefix: str, create: Callable[[str], Awaitable[object]], naming: Body | None = None
+) -> web.Response:
+    """The answer with what `create` makes under the id that it is given; or the answer that an earlier request with
+    this key got. Raises the 400 of a key that came with another request before, and the 404 of a file or a store that
+    the body `naming` names in vain."""
+    reserved = await reserve(request, await request.read(), services_of(request).ids.new(prefix), naming)
+    return reserved.known or await reserved.keep(answer(await create(reserved.id)))
 
 
-async def reserve_for(request: web.Request, body: bytes, object_id: str, naming: Body | None = None) -> Reserved:
+async def reserve(request: web.Request, body: bytes, object_id: str, naming: Body | None = None) -> Reserved:
     """This id, or the one that a request with the same key and `body` reserved before. What is refused reserves
     nothing, so its key is free for the request put right; what was reserved is not refused for what is gone since."""
-    service, project = service_of(request)
+    services, project = services_of(request), request[PROJECT]
     key = request.headers.get("Idempotency-Key")
     if key is None:
-        await references.check(service, project, naming)
-        return Reserved(service, object_id)
+        await services.references.check(project, naming)
+        return Reserved(services.storage, object_id)
     if not 0 < len(key) <= MAX_KEY:
         message = f"Invalid 'Idempotency-Key': expected 1 to {MAX_KEY} characters."
         raise ApiError(message, param="Idempotency-Key", code="invalid_value")
     name = names.document(project, hashlib.sha256(key.encode(errors="surrogatepass")).hexdigest())
     content = f"{request.method} {request.path}\n".encode(errors="surrogatepass") + body
-    mine = Reservation(digest=hashlib.sha256(content).hexdigest(), id=object_id, at=service.clock.now())
+    mine = Reservation(digest=hashlib.sha256(content).hexdigest(), id=object_id, at=services.clock.now())
     while True:
-        stored = await service.storage.get(names.IDEMPOTENCY, name)
+        stored = await services.storage.get(names.IDEMPOTENCY, name)
         try:
-            reservation, etag = await _hold(service, project, name, stored, mine, naming)
+            reservation, etag = await _hold(services, project, name, stored, mine, naming)
         except Conflict:
             continue  # another request with this key came first: see what it reserved
         if reservation.digest != mine.digest:
             message = "This Idempotency-Key was used before, for another request."
             raise ApiError(message, param="Idempotency-Key", code="idempotency_key_reused")
-        return Reserved(service, reservation.id, name, reservation, etag)
+        return Reserved(services.storage, reservation.id, name, reservation, etag)
 
 
 async def _hold(
-    service: Service, project: str, name: str, stored: Stored | None, mine: Reservation, naming: Body | None
+    services: Services, project: str, name: str, stored: Stored | None, mine: Reservation, naming: Body | None
 ) -> tuple[Reservation, str]:
     """What the key stands for: what was found, or `mine`. Raises Conflict, and the 404 of what `mine` names in vain."""
     if stored:
         found = _decoder.decode(stored.body)
         if mine.at - found.at < LIFETIME:
             return found, stored.etag
-    await references.check(service, project, naming)
+    await services.references.check(project, naming)
     if stored is None:
         # Create-if-missing: two requests with one new key.
-        return mine, await service.storage.create(names.IDEMPOTENCY, name, encode(mine))
+        return mine, await services.storage.create(names.IDEMPOTENCY, name, encode(mine))
     # If-Match: two requests with one old key.
-    return mine, await service.storage.replace(names.IDEMPOTENCY, name, encode(mine), stored.etag)
+    return mine, await services.storage.replace(names.IDEMPOTENCY, name, encode(mine), stored.etag)

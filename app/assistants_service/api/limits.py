@@ -20,7 +20,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from assistants_service.api.dialects import is_api
-from assistants_service.api.service import PROJECT
+from assistants_service.api.handling import PROJECT
 from assistants_service.core import names
 from assistants_service.core.errors import ApiError
 from assistants_service.core.ports.clock import Clock

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import msgspec
 from aiohttp import web
 
-from assistants_service.api.service import checked_id, page_query, service_of
+from assistants_service.api.handling import PROJECT, checked_id, page_query, services_of
 from assistants_service.core.ports.storage import Stored
 from assistants_service.core.protocol.objects import encode
 
@@ -20,13 +20,13 @@ async def list_documents(
     request: web.Request, container: str, prefix: str, show: Callable[[bytes], bytes] = _as_stored
 ) -> web.Response:
     """A page of the project's documents, whose ids begin with `prefix`; `show` makes the wire's bytes of them."""
-    service, project = service_of(request)
+    services, project = services_of(request), request[PROJECT]
     query = page_query(request)
     folder = f"{project}/"
     after = folder + checked_id(query.after, "after", prefix) if query.after else None
     before = folder + checked_id(query.before, "before", prefix) if query.before else None
     backwards = before is not None and after is None
-    found = await service.storage.page(
+    found = await services.storage.page(
         container,
         folder,
         after=before if backwards else after,

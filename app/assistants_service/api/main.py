@@ -25,9 +25,10 @@ from assistants_service.api import (
 )
 from assistants_service.api.authentication import Callers, StoredKeys, Tokens, authentication
 from assistants_service.api.dialects import in_azure
+from assistants_service.api.handling import SERVICES
 from assistants_service.api.keyless import Keyless
 from assistants_service.api.limits import limiting, show
-from assistants_service.api.service import SERVICE, Service
+from assistants_service.api.services import Services
 from assistants_service.core import errors
 from assistants_service.core.keys import Keys
 from assistants_service.core.ports.telemetry import SILENCE
@@ -105,7 +106,7 @@ async def live(_: web.Request) -> web.Response:
 
 async def health(request: web.Request) -> web.Response:
     """200 when the store answers, 503 when it does not."""
-    await request.app[SERVICE].storage.ping()
+    await request.app[SERVICES].storage.ping()
     return web.json_response({"status": "ok"})
 
 
@@ -117,7 +118,7 @@ async def ready(request: web.Request) -> web.Response:
 
 
 def create_app(
-    service: Service,
+    services: Services,
     *,
     keys: Mapping[str, str],
     tokens: Tokens | None = None,
@@ -130,28 +131,28 @@ def create_app(
     long as there is nothing of the kind, every program of this machine is project `default`, unless a key is
     `required`; `hosts` are further names that it may call the service by. `origins` may call from browsers. `stopping`
     is set when the process is told to end."""
-    stored = StoredKeys(Keys(service.storage, service.clock, service.ids), service.clock)
+    stored = StoredKeys(Keys(services.storage, services.clock, services.ids), services.clock)
     app = web.Application(
         client_max_size=MAX_BODY,
         middlewares=[
-            *([middleware.tracing(service.telemetry)] if service.telemetry is not SILENCE else []),
+            *([middleware.tracing(services.telemetry)] if services.telemetry is not SILENCE else []),
             middleware.errors_and_ids(),
             heads.unambiguous(),
             middleware.preflight(origins),
             authentication(Callers(stored, keys, tokens, Keyless(hosts, origins), required=required)),
-            *([limiting(service.limits)] if service.limits else []),
+            *([limiting(services.limits)] if services.limits else []),
             middleware.dialect_checks(),
             bodies.announced(),
         ],
     )
-    app[SERVICE] = service
+    app[SERVICES] = services
     app[STOPPING] = stopping or asyncio.Event()
     app[streaming.STREAMS] = set()
     app.on_response_prepare.append(middleware.cors(origins))
     app.on_shutdown.append(streaming.end_streams)
-    if service.limits:
+    if services.limits:
         app.on_response_prepare.append(show)
-        app.on_cleanup.append(service.limits.close)
+        app.on_cleanup.append(services.limits.close)
     app.add_routes(ROUTES)
     app.add_routes(in_azure(ROUTES))
     app.router.add_get("/health", health)

@@ -11,7 +11,7 @@ from bisect import bisect_right
 
 from aiohttp import web
 
-from assistants_service.api.service import answer, answer_stored, service_of
+from assistants_service.api.handling import PROJECT, answer, answer_stored, services_of
 from assistants_service.core import names
 from assistants_service.core.errors import ApiError
 from assistants_service.core.ids import made_at
@@ -24,23 +24,23 @@ from assistants_service.core.threads.stream import last_published
 async def fetch(request: web.Request, container: str, thread_id: str, *ids: str) -> web.Response:
     """The document of a message or a step, or what the log or its run's stream tells of it. Raises the 404 of what is
     in none."""
-    service, project = service_of(request)
+    services, project = services_of(request), request[PROJECT]
     try:
-        return answer_stored(request, await service.threads.fetch(container, project, thread_id, *ids))
+        return answer_stored(request, await services.thread_repository.fetch(container, project, thread_id, *ids))
     except ApiError as error:
         if error.status != 404:
             raise
     if found := await find(request, thread_id, *ids):
         return answer(found)
     # It is not there; or it came whole since the first look.
-    return answer_stored(request, await service.threads.fetch(container, project, thread_id, *ids))
+    return answer_stored(request, await services.thread_repository.fetch(container, project, thread_id, *ids))
 
 
 async def find(request: web.Request, thread_id: str, *ids: str) -> Message | Step | None:
     """`ids` are of a message, or of a run and a step. Reads two streams at most, and none of a run without one. Raises
     the 404 of a thread that is not there."""
-    service, project = service_of(request)
-    state = await service.threads.read(project, thread_id)
+    services, project = services_of(request), request[PROJECT]
+    state = await services.thread_repository.read(project, thread_id)
     *of_run, object_id = ids
     for run_id in of_run or _runs_of(state, object_id):
         held = state.runs.get(run_id)
@@ -48,7 +48,7 @@ async def find(request: web.Request, thread_id: str, *ids: str) -> Message | Ste
             return found
         if held and held.stream and object_id not in held.known:  # that was deleted, and its stream still has it
             name = names.document(project, thread_id, run_id)
-            if found := await last_published(service.storage, name, object_id):
+            if found := await last_published(services.storage, name, object_id):
                 return found
     return None
 

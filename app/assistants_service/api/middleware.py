@@ -15,8 +15,8 @@ from aiohttp.web_protocol import RequestHandler
 from assistants_service.api.bodies import SpoiledBody, close_uninvited
 from assistants_service.api.connection_limits import SlowBody, body_timer
 from assistants_service.api.dialects import OPENAI, Dialect, dialect_of, is_api
+from assistants_service.api.handling import PROJECT, REQUEST_ID
 from assistants_service.api.keyless import allowed
-from assistants_service.api.service import PROJECT, REQUEST_ID
 from assistants_service.core import log_context
 from assistants_service.core.errors import (
     ApiError,

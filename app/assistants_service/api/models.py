@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from aiohttp import web
 
-from assistants_service.api.service import answer, service_of
+from assistants_service.api.handling import answer, services_of
 from assistants_service.core.errors import ApiError
 from assistants_service.core.ports.models import ModelInfo
 
@@ -16,15 +16,15 @@ def _wire(model: ModelInfo) -> dict[str, object]:
 
 
 async def list_all(request: web.Request) -> web.Response:
-    service, _ = service_of(request)
-    return answer({"object": "list", "data": [_wire(model) for model in await service.models.list()]})
+    services = services_of(request)
+    return answer({"object": "list", "data": [_wire(model) for model in await services.models.list()]})
 
 
 async def _find(request: web.Request) -> ModelInfo:
     """Under the name that was asked for: the default provider's models have two."""
-    service, _ = service_of(request)
+    services = services_of(request)
     name = request.match_info["model"]
-    found = next((model for model in await service.models.list() if name in (model.id, model.full)), None)
+    found = next((model for model in await services.models.list() if name in (model.id, model.full)), None)
     if found is None:
         message = f"The model '{name[:200]}' does not exist"
         raise ApiError(message, status=404, param="model", code="model_not_found")

@@ -6,18 +6,18 @@ from aiohttp import web
 from msgspec.structs import replace
 
 from assistants_service.api import making
-from assistants_service.api.service import answer, includes_contents, page_query, path_id, service_of
+from assistants_service.api.handling import PROJECT, answer, includes_contents, page_query, path_id, services_of
 from assistants_service.core import names
 from assistants_service.core.protocol.runs.resources import step_on_wire
 from assistants_service.core.threads.lookups import run_of
 
 
 async def list_all(request: web.Request) -> web.Response:
-    service, project = service_of(request)
+    services, project = services_of(request), request[PROJECT]
     thread_id, run_id = path_id(request, "thread_id", "thread"), path_id(request, "run_id", "run")
     query = page_query(request)
     contents = includes_contents(request)
-    state = await service.threads.read(project, thread_id)
+    state = await services.thread_repository.read(project, thread_id)
     held = run_of(state, run_id)
     making = {held.making.step.id: held.making.step} if held.making else {}
     page = held.steps.page(query, "run step", making=making)
@@ -25,11 +25,11 @@ async def list_all(request: web.Request) -> web.Response:
 
 
 async def retrieve(request: web.Request) -> web.Response:
-    service, project = service_of(request)
+    services, project = services_of(request), request[PROJECT]
     thread_id, run_id = path_id(request, "thread_id", "thread"), path_id(request, "run_id", "run")
     step_id = path_id(request, "step_id", "step")
     if includes_contents(request):
-        step = run_of(await service.threads.read(project, thread_id), run_id).steps.get(step_id)
+        step = run_of(await services.thread_repository.read(project, thread_id), run_id).steps.get(step_id)
         if step is not None:
             return answer(step_on_wire(step, contents=True))
     return await making.fetch(request, names.STEPS, thread_id, run_id, step_id)

@@ -10,7 +10,8 @@ from typing import Any
 
 from aiohttp import web
 
-from assistants_service.api.service import REQUEST_ID, Service
+from assistants_service.api.handling import REQUEST_ID
+from assistants_service.api.services import Services
 from assistants_service.core import names
 from assistants_service.core.errors import ApiError
 from assistants_service.core.ports.storage import Mark, StorageUnavailable
@@ -36,7 +37,7 @@ Source = Callable[[int], Awaitable[bytes | None]]  # from an offset: the next wh
 STREAMS = web.AppKey("streams", set[asyncio.Task[Any]])
 
 
-def stored(service: Service, project: str, thread_id: str, run_id: str) -> Source:
+def stored(services: Services, project: str, thread_id: str, run_id: str) -> Source:
     """What was written for clients that asked to stream."""
     name, mark = names.document(project, thread_id, run_id), Mark(0, 0)
 
@@ -44,7 +45,7 @@ def stored(service: Service, project: str, thread_id: str, run_id: str) -> Sourc
         nonlocal mark
         # With the mark of the last look, the store need not send what has not changed.
         since, limit = mark if mark.offset == offset else Mark(0, offset), PIECE
-        while tail := await service.storage.read(names.STREAMS, name, since, limit=limit):
+        while tail := await services.storage.read(names.STREAMS, name, since, limit=limit):
             mark, data = tail.mark, tail.data
             end = data.rfind(b"\n\n", 0, PIECE)
             if end < 0:  # so long is one event
@@ -53,16 +54,16 @@ def stored(service: Service, project: str, thread_id: str, run_id: str) -> Sourc
                 return data[: end + 2]
             limit *= 8
         # Not there yet, since the process that creates it died before that and a worker will; or not any more.
-        state = (await service.threads.look(project, thread_id)).state
+        state = (await services.thread_repository.look(project, thread_id)).state
         return None if state.deleted or state.thread is None else b""
 
     return source
 
 
-def watched(service: Service, project: str, thread_id: str, run_id: str) -> Source:
+def watched(services: Services, project: str, thread_id: str, run_id: str) -> Source:
     """The events of any run: as they were streamed, or from its thread's log. Should a client ask to stream it later,
     the stream begins with these very bytes, so that a place in the one is a place in the other."""
-    streamed, log = stored(service, project, thread_id, run_id), names.log(project, thread_id)
+    streamed, log = stored(services, project, thread_id, run_id), names.log(project, thread_id)
     is_streamed = False
     idle: tuple[int, Mark] | None = None  # an offset that nothing came after, as of this end of the log
     told = 0
@@ -77,10 +78,10 @@ def watched(service: Service, project: str, thread_id: str, run_id: str) -> Sour
             return data
         if idle and idle[0] == offset:
             # The log's end alone: to fold the thread for each look of each idle watcher costs too much.
-            tail = await service.storage.read(names.THREADS, log, idle[1])
+            tail = await services.storage.read(names.THREADS, log, idle[1])
             if tail and not tail.data and not tail.restarted:
                 return b""
-        view = await service.threads.look(project, thread_id)
+        view = await services.thread_repository.look(project, thread_id)
         if view.state.deleted or view.mark is None:
             return None
         held, mark = run_of(view.state, run_id), view.mark
@@ -90,7 +91,7 @@ def watched(service: Service, project: str, thread_id: str, run_id: str) -> Sour
             is_streamed = found != b"" or held.run.active or bool(await streamed(0))
             if is_streamed:
                 return found
-        rest = _without(offset, replay(await service.threads.run_history(project, thread_id, run_id)))
+        rest = _without(offset, replay(await services.thread_repository.run_history(project, thread_id, run_id)))
         data = _piece(rest)
         told, idle = offset + len(data), None if data else (offset, mark)
         return data
@@ -117,7 +118,7 @@ def _piece(events: Iterator[bytes]) -> bytes:
 
 
 async def follow(
-    service: Service,
+    services: Services,
     source: Source,
     topics: list[str],
     offset: int = 0,
@@ -132,7 +133,7 @@ async def follow(
     stop, pause, now = (_ENDING if to_the_end else _PAUSE), POLL_FAST, asyncio.get_running_loop().time
     answered = now()
     while True:
-        listeners = [service.notifier.listen(topic) for topic in topics]
+        listeners = [services.notifier.listen(topic) for topic in topics]
         try:
             try:
                 data = await source(offset)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from assistants_service.api.idempotency import reserve
+from assistants_service.api.handling import answer, context_of, read_body, services_of
+from assistants_service.api.idempotency import create_once
 from assistants_service.api.multipart import Form
-from assistants_service.api.service import answer, read_body, service_of
 from assistants_service.core.errors import no_such_upload
 from assistants_service.core.ids import SAFE_ID
 from assistants_service.core.protocol.files.requests import CompleteUpload, CreateUpload
@@ -22,31 +22,28 @@ def _upload_id(request: web.Request) -> str:
 
 
 async def create(request: web.Request) -> web.Response:
-    service, project = service_of(request)
+    services, context = services_of(request), context_of(request)
     body = await read_body(request, CreateUpload)
-    reserved = await reserve(request, "upload")
-    if reserved.known:
-        return reserved.known
-    return await reserved.keep(answer(await service.uploads.create(project, reserved.id, body)))
+    return await create_once(request, "upload", lambda upload_id: services.uploads.create(context, upload_id, body))
 
 
 async def add_part(request: web.Request) -> web.Response:
     """Takes no Idempotency-Key: a part that is sent again is another one, which stays unnamed. One that has more bytes
     than its upload was created for could never be named: it is refused while it comes."""
-    service, project = service_of(request)
-    held = await service.uploads.pending(project, _upload_id(request))
+    services, context = services_of(request), context_of(request)
+    held = await services.uploads.pending(context.project, _upload_id(request))
     form = Form(request, "data", limit=min(MAX_PART, held.upload.bytes))
     await form.begin()
-    return answer(await service.uploads.add_part(project, held, form.chunks()))
+    return answer(await services.uploads.add_part(context, held, form.chunks()))
 
 
 async def complete(request: web.Request) -> web.Response:
-    service, project = service_of(request)
+    services, context = services_of(request), context_of(request)
     upload_id = _upload_id(request)
     body = await read_body(request, CompleteUpload)
-    return answer(await service.uploads.complete(project, upload_id, body))
+    return answer(await services.uploads.complete(context, upload_id, body))
 
 
 async def cancel(request: web.Request) -> web.Response:
-    service, project = service_of(request)
-    return answer(await service.uploads.cancel(project, _upload_id(request)))
+    services, context = services_of(request), context_of(request)
+    return answer(await services.uploads.cancel(context, _upload_id(request)))

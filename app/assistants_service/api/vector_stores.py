@@ -8,9 +8,18 @@ import msgspec
 from aiohttp import web
 from msgspec.structs import replace
 
-from assistants_service.api.idempotency import reserve
+from assistants_service.api.handling import (
+    PROJECT,
+    answer,
+    answer_stored,
+    context_of,
+    page_query,
+    path_id,
+    read_body,
+    services_of,
+)
+from assistants_service.api.idempotency import create_once
 from assistants_service.api.listing import list_documents
-from assistants_service.api.service import answer, answer_stored, page_query, path_id, read_body, service_of
 from assistants_service.api.validation import choice
 from assistants_service.core import names
 from assistants_service.core.errors import ApiError, no_such
@@ -25,7 +34,6 @@ from assistants_service.core.protocol.vector_stores.requests import (
     UpdateVectorStoreFile,
 )
 from assistants_service.core.protocol.vector_stores.resources import (
-    ExpiresAfter,
     FileContent,
     FileStatus,
     SearchResult,
@@ -34,7 +42,7 @@ from assistants_service.core.protocol.vector_stores.resources import (
     VectorStore,
 )
 from assistants_service.core.search.request import Ranking, SearchVectorStore
-from assistants_service.core.vector_stores.commands import NewFile, chunking_of, has_expired, new_file, new_files
+from assistants_service.core.vector_stores.commands import has_expired, new_file, new_files, new_store
 from assistants_service.core.vector_stores.fold import FileState
 from assistants_service.core.vector_stores.repository import batch_of
 
@@ -63,28 +71,17 @@ def _shown(store: VectorStore, now: float) -> VectorStore:
 
 
 async def create(request: web.Request) -> web.Response:
-    service, project = service_of(request)
+    services, context = services_of(request), context_of(request)
     body = await read_body(request, CreateVectorStore)
-    chunking = chunking_of(body.chunking_strategy)
     if body.chunking_strategy and not body.file_ids:
         raise ApiError("'chunking_strategy' can only be given with 'file_ids'.", param="chunking_strategy")
-    reserved = await reserve(request, "vs")
-    if reserved.known:
-        return reserved.known
-    store = await service.store_service.create(
-        project,
-        reserved.id,
-        [NewFile(file_id, chunking=chunking) for file_id in body.file_ids or ()],
-        name=body.name,
-        description=body.description,
-        expires_after=ExpiresAfter(days=body.expires_after.days) if body.expires_after else None,
-        metadata=body.metadata,
+    return await create_once(
+        request, "vs", lambda store_id: services.vector_stores.create(context, store_id, new_store(body))
     )
-    return await reserved.keep(answer(store))
 
 
 async def list_all(request: web.Request) -> web.Response:
-    now = service_of(request)[0].clock.now()
+    now = services_of(request).clock.now()
 
     def show(body: bytes) -> bytes:
         store = _decode(body)
@@ -94,24 +91,24 @@ async def list_all(request: web.Request) -> web.Response:
 
 
 async def retrieve(request: web.Request) -> web.Response:
-    service, project = service_of(request)
-    stored = await service.stores.fetch(names.VECTOR_STORES, project, _store_id(request))
+    services, project = services_of(request), request[PROJECT]
+    stored = await services.store_repository.fetch(names.VECTOR_STORES, project, _store_id(request))
     store = _decode(stored.body)
-    if store.status != "expired" and has_expired(store, service.clock.now()):
-        return answer(_shown(store, service.clock.now()))  # without an ETag: that is of the document
-    return answer_stored(request, stored, headers=_poll(service.poll_after))
+    if store.status != "expired" and has_expired(store, services.clock.now()):
+        return answer(_shown(store, services.clock.now()))  # without an ETag: that is of the document
+    return answer_stored(request, stored, headers=_poll(services.poll_after))
 
 
 async def update(request: web.Request) -> web.Response:
-    service, project = service_of(request)
+    services, context = services_of(request), context_of(request)
     body = await read_body(request, UpdateVectorStore)
-    return answer(await service.store_service.update(project, _store_id(request), body))
+    return answer(await services.vector_stores.update(context, _store_id(request), body))
 
 
 async def delete(request: web.Request) -> web.Response:
-    service, project = service_of(request)
+    services, context = services_of(request), context_of(request)
     store_id = _store_id(request)
-    await service.store_service.delete(project, store_id)
+    await services.vector_stores.delete(context, store_id)
     return answer(Deleted(id=store_id, object="vector_store.deleted"))
 
 
@@ -119,40 +116,39 @@ async def delete(request: web.Request) -> web.Response:
 
 
 async def create_file(request: web.Request) -> web.Response:
-    service, project = service_of(request)
+    services, context = services_of(request), context_of(request)
     store_id = _store_id(request)
     body = await read_body(request, CreateVectorStoreFile)
-    reserved = await reserve(request, "file")  # for its answer: the id is the file's own
-    if reserved.known:
-        return reserved.known
-    return await reserved.keep(answer(await service.store_service.attach(project, store_id, [new_file(body)])))
+    files = [new_file(body)]
+    # The key is for the answer: the id is the file's own.
+    return await create_once(request, "file", lambda _: services.vector_stores.attach(context, store_id, files))
 
 
 async def list_files(request: web.Request) -> web.Response:
-    service, project = service_of(request)
+    services, project = services_of(request), request[PROJECT]
     store_id, query = _store_id(request), page_query(request)
     status = _filter(request)
-    state = await service.stores.read(project, store_id)
+    state = await services.store_repository.read(project, store_id)
     return answer(_page(state.files, query, status))
 
 
 async def retrieve_file(request: web.Request) -> web.Response:
-    service, project = service_of(request)
-    stored = await service.stores.fetch(names.STORE_FILES, project, _store_id(request), _file_id(request))
-    return answer_stored(request, stored, headers=_poll(service.poll_after))
+    services, project = services_of(request), request[PROJECT]
+    stored = await services.store_repository.fetch(names.STORE_FILES, project, _store_id(request), _file_id(request))
+    return answer_stored(request, stored, headers=_poll(services.poll_after))
 
 
 async def update_file(request: web.Request) -> web.Response:
-    service, project = service_of(request)
+    services, context = services_of(request), context_of(request)
     store_id, file_id = _store_id(request), _file_id(request)
     body = await read_body(request, UpdateVectorStoreFile)
-    return answer(await service.store_service.update_file(project, store_id, file_id, body))
+    return answer(await services.vector_stores.update_file(context, store_id, file_id, body))
 
 
 async def delete_file(request: web.Request) -> web.Response:
-    service, project = service_of(request)
+    services, context = services_of(request), context_of(request)
     file_id = _file_id(request)
-    await service.store_service.detach(project, _store_id(request), file_id)
+    await services.vector_stores.detach(context, _store_id(request), file_id)
     return answer(Deleted(id=file_id, object="vector_store.file.deleted"))
 
 
@@ -170,8 +166,8 @@ def _poll(seconds: float) -> dict[str, str]:
 
 
 async def file_content(request: web.Request) -> web.Response:
-    service, project = service_of(request)
-    pieces = await service.searcher.content(project, _store_id(request), _file_id(request))
+    services, project = services_of(request), request[PROJECT]
+    pieces = await services.searcher.content(project, _store_id(request), _file_id(request))
     return answer(FileContent(data=tuple(TextContent(text=piece) for piece in pieces)))
 
 
@@ -180,12 +176,12 @@ async def file_content(request: web.Request) -> web.Response:
 
 async def search(request: web.Request) -> web.Response:
     """`rewrite_query` changes nothing: queries are searched as they are. So does a ranker, of which there is one."""
-    service, project = service_of(request)
+    services, project = services_of(request), request[PROJECT]
     store_id = _store_id(request)
     body = await read_body(request, SearchVectorStore)
     queries = [body.query] if isinstance(body.query, str) else body.query
     ranking = body.ranking_options or Ranking()
-    found = await service.searcher.search_stores(
+    found = await services.searcher.search_stores(
         project,
         [store_id],
         queries,
@@ -211,7 +207,7 @@ async def search(request: web.Request) -> web.Response:
 
 
 async def create_batch(request: web.Request) -> web.Response:
-    service, project = service_of(request)
+    services, context = services_of(request), context_of(request)
     store_id = _store_id(request)
     body = await read_body(request, CreateFileBatch)
     if body.file_ids is None and body.files is None:
@@ -220,30 +216,29 @@ async def create_batch(request: web.Request) -> web.Response:
         raise ApiError(
             "Give either 'file_ids' or 'files', not both.", param="files", code="mutually_exclusive_parameters"
         )
-    reserved = await reserve(request, "vsfb")
-    if reserved.known:
-        return reserved.known
-    made = await service.store_service.create_batch(project, store_id, reserved.id, new_files(body))
-    return await reserved.keep(answer(made))
+    files = new_files(body)
+    return await create_once(
+        request, "vsfb", lambda batch_id: services.vector_stores.create_batch(context, store_id, batch_id, files)
+    )
 
 
 async def retrieve_batch(request: web.Request) -> web.Response:
-    service, project = service_of(request)
-    stored = await service.stores.fetch(names.STORE_BATCHES, project, _store_id(request), _batch_id(request))
-    return answer_stored(request, stored, headers=_poll(service.poll_after))
+    services, project = services_of(request), request[PROJECT]
+    stored = await services.store_repository.fetch(names.STORE_BATCHES, project, _store_id(request), _batch_id(request))
+    return answer_stored(request, stored, headers=_poll(services.poll_after))
 
 
 async def cancel_batch(request: web.Request) -> web.Response:
-    service, project = service_of(request)
-    return answer(await service.store_service.cancel_batch(project, _store_id(request), _batch_id(request)))
+    services, context = services_of(request), context_of(request)
+    return answer(await services.vector_stores.cancel_batch(context, _store_id(request), _batch_id(request)))
 
 
 async def list_batch_files(request: web.Request) -> web.Response:
     """Those that are still in the store."""
-    service, project = service_of(request)
+    services, project = services_of(request), request[PROJECT]
     store_id, batch_id, query = _store_id(request), _batch_id(request), page_query(request)
     status = _filter(request)
-    state = await service.stores.read(project, store_id)
+    state = await services.store_repository.read(project, store_id)
     theirs: Index[FileState] = Index(order=[], items={})
     for file_id in batch_of(state, batch_id).file_ids:
         held = state.files.get(file_id)

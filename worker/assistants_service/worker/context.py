@@ -86,4 +86,4 @@ class WorkerContext:
 
     @property
     def uploads(self) -> Uploads:
-        return Uploads(self.files, self.ids)
+        return Uploads(self.files)

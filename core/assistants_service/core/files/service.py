@@ -21,6 +21,7 @@ from assistants_service.core.ports.clock import Clock
 from assistants_service.core.ports.storage import Conflict, Storage, StorageUnavailable, Stored
 from assistants_service.core.protocol.files.resources import File
 from assistants_service.core.protocol.objects import encode
+from assistants_service.core.request_context import RequestContext
 from assistants_service.core.work_items import MAX_DELAY, CleanUpFile, PurgeFile, WorkItem, to_body
 
 FIRST_LOOK: Final = 600.0  # seconds after which a worker looks whether a file came to be
@@ -139,13 +140,13 @@ class Files:
     async def has_content(self, project: str, file_id: str) -> bool:
         return bool([piece async for piece in self.read(project, file_id, length=1)])
 
-    async def delete(self, project: str, file_id: str) -> None:
+    async def delete(self, context: RequestContext, file_id: str) -> None:
         """The file is gone at once; the worker removes what is left. Raises the 404 of an unknown file."""
-        await self.fetch(project, file_id)
+        await self.fetch(context.project, file_id)
         # 1. enqueue: a crash after this leaves the file, and an item that is dropped in time.
-        await self.enqueue(PurgeFile(project=project, file_id=file_id, sent_at=self.clock.now()))
+        await self.enqueue(PurgeFile(project=context.project, file_id=file_id, sent_at=context.now))
         # 2. document
-        if not await self.storage.remove(names.FILES, names.document(project, file_id)):
+        if not await self.storage.remove(names.FILES, names.document(context.project, file_id)):
             raise no_such_file(file_id)
         self.notifier.notify("work")
 

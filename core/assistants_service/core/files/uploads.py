@@ -18,11 +18,11 @@ from msgspec.structs import replace
 from assistants_service.core import names
 from assistants_service.core.errors import ApiError, no_such_upload
 from assistants_service.core.files.service import PATIENCE, Files, expiry
-from assistants_service.core.ids import Ids
 from assistants_service.core.ports.storage import Conflict, Part
 from assistants_service.core.protocol.files.requests import CompleteUpload, CreateUpload
 from assistants_service.core.protocol.files.resources import File, Upload, UploadPart
 from assistants_service.core.protocol.objects import Struct, encode
+from assistants_service.core.request_context import RequestContext
 from assistants_service.core.work_items import CleanUpFile, CleanUpUpload
 
 LIFETIME: Final = 3600  # seconds in which an upload has to be completed (section 3.7)
@@ -59,16 +59,15 @@ class Uploads:
     """The uploads of all projects. `limit` of one in bytes."""
 
     files: Files
-    ids: Ids
     limit: int = 8 * 1024**3
 
-    async def create(self, project: str, upload_id: str, body: CreateUpload) -> Upload:
+    async def create(self, context: RequestContext, upload_id: str, body: CreateUpload) -> Upload:
         """A new upload. If it is there already, as it is."""
         if body.bytes > self.limit:
             message = "Invalid 'bytes': integer above maximum value. Expected a value"
             message = f"{message} <= {self.limit}, but got {body.bytes} instead."
             raise ApiError(message, param="bytes", code="integer_above_max_value")
-        now = self.files.clock.now()
+        project, now = context.project, context.now
         upload = Upload(
             id=upload_id,
             bytes=body.bytes,
@@ -78,7 +77,7 @@ class Uploads:
             expires_at=int(now) + LIFETIME,
         )
         seconds = body.expires_after.seconds if body.expires_after else None
-        record = Record(upload=upload, file_id=self.ids.new("file"), expires_after=seconds)
+        record = Record(upload=upload, file_id=context.ids.new("file"), expires_after=seconds)
         # 1. enqueue: whatever becomes of the upload, a worker looks when its time is over.
         await self.files.enqueue(CleanUpUpload(project=project, upload_id=upload_id, sent_at=now), delay=LIFETIME)
         # 2. document
@@ -95,19 +94,20 @@ class Uploads:
         self._refuse_ended(held, "add parts to")
         return held
 
-    async def add_part(self, project: str, held: Held, chunks: AsyncIterator[bytes]) -> UploadPart:
+    async def add_part(self, context: RequestContext, held: Held, chunks: AsyncIterator[bytes]) -> UploadPart:
         """A part that is sent twice is two parts. Those that the completion does not name are dropped."""
-        storage, name = self.files.storage, names.document(project, held.record.file_id)
+        storage, name = self.files.storage, names.document(context.project, held.record.file_id)
         there = await storage.staged(names.CONTENTS, name)
         if len(there) >= MAX_PARTS or sum(part.size for part in there) >= self.limit:
             raise ApiError(f"An upload has {MAX_PARTS} parts and {self.limit} bytes at most.", param="data")
-        part = await storage.stage(names.CONTENTS, name, self.ids.new("part"), chunks)
+        part = await storage.stage(names.CONTENTS, name, context.ids.new("part"), chunks)
         if not part.size:
             raise ApiError("The part is empty.", param="data")
         return UploadPart(id=part.id, created_at=int(self.files.clock.now()), upload_id=held.upload.id)
 
-    async def complete(self, project: str, upload_id: str, body: CompleteUpload) -> Upload:
+    async def complete(self, context: RequestContext, upload_id: str, body: CompleteUpload) -> Upload:
         """The upload with its file. The same request again has the same answer."""
+        project = context.project
         while True:
             held = await self._held(project, upload_id)
             if held.upload.status == "completed" and held.record.part_ids == tuple(body.part_ids):
@@ -124,7 +124,7 @@ class Uploads:
                 message = "Another completion of this upload, with other parts, came first. Cancel the upload."
                 raise ApiError(message, param="part_ids") from None
             if body.md5 and (found := await self._md5(project, held)) != body.md5.lower():
-                await self.cancel(project, upload_id)
+                await self.cancel(context, upload_id)
                 message = f"The md5 of the parts is '{found}', and not '{body.md5}'. The upload is cancelled."
                 raise ApiError(message, param="md5", code="invalid_value")
             try:
@@ -135,8 +135,9 @@ class Uploads:
             # 3. document of the file
             return await self._publish(project, held)
 
-    async def cancel(self, project: str, upload_id: str) -> Upload:
+    async def cancel(self, context: RequestContext, upload_id: str) -> Upload:
         """Cancelled at once; the worker removes what is left."""
+        project = context.project
         while True:
             held = await self._held(project, upload_id)
             if held.upload.status == "cancelled":
@@ -148,8 +149,7 @@ class Uploads:
             except Conflict:
                 continue
             # 2. enqueue: without it, the worker would come when the upload's time is over.
-            now = self.files.clock.now()
-            await self.files.enqueue(CleanUpUpload(project=project, upload_id=upload_id, sent_at=now))
+            await self.files.enqueue(CleanUpUpload(project=project, upload_id=upload_id, sent_at=context.now))
             self.files.notifier.notify("work")
             return held.upload
 

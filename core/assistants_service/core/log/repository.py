@@ -44,7 +44,7 @@ ROLLOVER_AT_LAST: Final = 40_000  # commits: Azure takes 50,000 blocks, and no g
 MOST_LATE: Final = 1_000  # commits of one process whose documents the store refused, and that are told all the same
 TRIES: Final = 500  # of one command; each lost race means that another writer's commit went through
 
-Decide = Callable[[S], Sequence[Event]]
+Command = Callable[[S], Sequence[Event]]  # pure: from the state to events, or to a refusal
 ItemOf = Callable[[int], WorkItem]  # from the version seen to the work item
 
 
@@ -116,12 +116,13 @@ class Repository(ABC, Generic[S, C]):
 
     async def read(self, project: str, log_id: str) -> S:
         """The state. Raises the 404 of what is unknown, or deleted."""
-        return self._known((await self.look(project, log_id)).state, log_id)
+        state = (await self.look(project, log_id)).state
+        self._check_known(state, log_id)
+        return state
 
-    def _known(self, state: S, log_id: str) -> S:
+    def _check_known(self, state: S, log_id: str) -> None:
         if not state.known:
             raise self._unknown(log_id)
-        return state
 
     def _unknown(self, log_id: str) -> ApiError:
         return no_such(next(iter(self.nouns.values())), log_id)
@@ -150,41 +151,53 @@ class Repository(ABC, Generic[S, C]):
             await self._enqueue(item_of, 0)
             changes, rest = await self._append(view, project, log_id, events)
         self._keep(view, project, log_id)
-        await self._after(project, log_id, rest, enqueued=item_of is not None, told=True)
+        await self._after(project, log_id, rest, enqueued=item_of is not None, by_client=True)
         return changes
 
-    async def command(self, project: str, log_id: str, decide: Decide[S], item_of: ItemOf | None = None) -> list[C]:
-        """A client's `commit`: raises the 404 of what is unknown or deleted. Once the commit stands its client
-        is told so, even if the store refuses the documents for a while."""
-        return await self.commit(project, log_id, lambda state: decide(self._known(state, log_id)), item_of, told=True)
-
     async def commit(
-        self, project: str, log_id: str, decide: Decide[S], item_of: ItemOf | None = None, *, told: bool = False
+        self,
+        project: str,
+        log_id: str,
+        command: Command[S],
+        item_of: ItemOf | None = None,
+        *,
+        by_client: bool = False,
     ) -> list[C]:
-        """Commit what `decide` makes of the state, as one transaction; nothing if it makes nothing.
+        """Commit what the command makes of the state, as one transaction; nothing if it makes nothing.
 
-        Raises what `decide` raises, once it has seen the newest state.
+        Raises what the command raises, once it has seen the newest state. `by_client`: raises the 404 of what is
+        unknown or deleted; and once the commit stands the client is told so, even if the store refuses the documents
+        for a while.
         """
         view = self._view(project, log_id)
         try:
             async with view.lock:
-                changes, rest = await self._commit(view, project, log_id, decide, item_of)
+                changes, rest = await self._commit(view, project, log_id, command, item_of, by_client=by_client)
         finally:
             self._keep(view, project, log_id)
         # 4. project: any crash before leaves a document behind the log, never the other way round.
-        await self._after(project, log_id, rest, enqueued=item_of is not None, told=told)
+        await self._after(project, log_id, rest, enqueued=item_of is not None, by_client=by_client)
         return changes
 
     async def _commit(
-        self, view: View[S, C], project: str, log_id: str, decide: Decide[S], item_of: ItemOf | None
+        self,
+        view: View[S, C],
+        project: str,
+        log_id: str,
+        command: Command[S],
+        item_of: ItemOf | None,
+        *,
+        by_client: bool,
     ) -> tuple[list[C], Sequence[Document]]:
         fresh = view.mark is None
         if fresh:
             await self._refresh(view, project, log_id)
         for _ in range(TRIES):
             try:
+                if by_client:
+                    self._check_known(view.state, log_id)
                 # 1. decide, on the view as it is: if it is stale, the append finds out.
-                events = decide(view.state)
+                events = command(view.state)
             except ApiError:
                 if fresh:
                     raise
@@ -247,14 +260,16 @@ class Repository(ABC, Generic[S, C]):
         if item_of is not None:
             await self._storage.send(to_body(item_of(seen)))
 
-    async def _after(self, project: str, log_id: str, rest: Sequence[Document], *, enqueued: bool, told: bool) -> None:
+    async def _after(
+        self, project: str, log_id: str, rest: Sequence[Document], *, enqueued: bool, by_client: bool
+    ) -> None:
         self._notifier.notify(self._topic(project, log_id))
         if enqueued:
             self._notifier.notify("work")
         try:
             await self._advance(rest)
         except StorageUnavailable as error:
-            if not told:
+            if not by_client:
                 raise  # the work item stays, and the worker that gets it next projects
             if len(self._late) >= MOST_LATE:
                 raise Undecided(f"documents are late: {error}") from error

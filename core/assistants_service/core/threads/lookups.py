@@ -1,10 +1,15 @@
-"""Objects of a thread's state by their ids. Each raises the 404 of what is not there."""
+"""Objects of a thread's state by their ids: each raises the 404 of what is not there. And objects of what changed."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import TypeVar
+
 from assistants_service.core.errors import ApiError, no_such
 from assistants_service.core.protocol.threads.resources import Message, Thread
-from assistants_service.core.threads.fold import RunState, ThreadState
+from assistants_service.core.threads.fold import Change, Resource, RunState, ThreadState
+
+R = TypeVar("R", bound=Resource)
 
 
 def thread_of(state: ThreadState, thread_id: str = "") -> Thread:
@@ -31,3 +36,9 @@ def run_of(state: ThreadState, run_id: str) -> RunState:
     if held is None:
         raise no_such("run", run_id)
     return held
+
+
+def made(changes: Iterable[Change], name: str, kind: type[R]) -> R | None:
+    """The object as the first event of this name left it; None if there was no such event."""
+    objects = (change.object for change in changes if change.name == name)
+    return next((each for each in objects if isinstance(each, kind)), None)

@@ -15,6 +15,7 @@ from assistants_service.core.errors import ApiError
 from assistants_service.core.protocol.vector_stores.requests import (
     Chunking,
     CreateFileBatch,
+    CreateVectorStore,
     CreateVectorStoreFile,
     StaticChunkingBody,
     UpdateVectorStore,
@@ -40,6 +41,28 @@ class NewFile:
     file_id: str
     attributes: Attributes | None = None
     chunking: StaticChunking | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NewStore:
+    """A vector store that a client wants."""
+
+    files: Sequence[NewFile] = ()
+    name: str | None = None
+    description: str | None = None
+    expires_after: ExpiresAfter | None = None
+    metadata: dict[str, str] | None = None
+
+
+def new_store(body: CreateVectorStore) -> NewStore:
+    chunking = chunking_of(body.chunking_strategy)
+    return NewStore(
+        [NewFile(file_id, chunking=chunking) for file_id in body.file_ids or ()],
+        name=body.name,
+        description=body.description,
+        expires_after=ExpiresAfter(days=body.expires_after.days) if body.expires_after else None,
+        metadata=body.metadata,
+    )
 
 
 def new_file(body: CreateVectorStoreFile) -> NewFile:
@@ -82,28 +105,19 @@ class VectorStoreCommands:
 
     now: float
 
-    def create(
-        self,
-        store_id: str,
-        files: Sequence[NewFile],
-        *,
-        name: str | None = None,
-        description: str | None = None,
-        expires_after: ExpiresAfter | None = None,
-        metadata: dict[str, str] | None = None,
-    ) -> list[e.Event]:
+    def create(self, store_id: str, new: NewStore) -> list[e.Event]:
         created_at = int(self.now)
         store = VectorStore(
             id=store_id,
             created_at=created_at,
-            name=name,
-            description=description,
-            expires_after=expires_after,
-            expires_at=expiry(expires_after, created_at),
+            name=new.name,
+            description=new.description,
+            expires_after=new.expires_after,
+            expires_at=expiry(new.expires_after, created_at),
             last_active_at=created_at,
-            metadata=metadata or {},
+            metadata=new.metadata or {},
         )
-        return [e.StoreCreated(store=store), *self._attach(StoreState(), files)]
+        return [e.StoreCreated(store=store), *self._attach(StoreState(), new.files)]
 
     def update(self, state: StoreState, body: UpdateVectorStore) -> list[e.Event]:
         usable(state, self.now)

@@ -122,7 +122,7 @@ class Searcher:
     async def _note_use(self, project: str, store_id: str, state: StoreState) -> None:
         commands = VectorStoreCommands(self.clock.now())
         if commands.use(state):
-            await self.stores.commit(project, store_id, commands.use, told=True)
+            await self.stores.commit(project, store_id, commands.use, by_client=True)
 
     async def content(self, project: str, store_id: str, file_id: str) -> list[str]:
         """The text of a file that is completed, in pieces as it was cut, without what they share; of any other file

@@ -13,22 +13,21 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from assistants_service.core.errors import ApiError
-from assistants_service.core.ids import Ids
 from assistants_service.core.protocol.assistants.requests import CreateAssistant
 from assistants_service.core.protocol.threads.requests import CreateMessage, CreateThread
 from assistants_service.core.protocol.tools.requests import NewFileSearchResources, NewToolResources
 from assistants_service.core.protocol.vector_stores.requests import StoreHelper
 from assistants_service.core.protocol.vector_stores.resources import ExpiresAfter
-from assistants_service.core.threads.commands import Filing, store_of_thread
-from assistants_service.core.threads.fold import ThreadState
-from assistants_service.core.vector_stores.commands import NewFile, chunking_of, usable
+from assistants_service.core.request_context import RequestContext
+from assistants_service.core.vector_stores.commands import NewFile, NewStore, chunking_of, has_expired
+from assistants_service.core.vector_stores.fold import StoreState
 from assistants_service.core.vector_stores.service import VectorStoreService
 
 B = TypeVar("B", CreateAssistant, CreateThread)
 OF_THREADS: Final = ExpiresAfter(days=7)  # what a thread's store has, unless a client says otherwise (section 3.3)
 
 
-def attached(messages: Sequence[CreateMessage] | None) -> list[str]:
+def attached_files(messages: Sequence[CreateMessage] | None) -> list[str]:
     """The files that messages want searched."""
     return [
         attachment.file_id
@@ -39,54 +38,45 @@ def attached(messages: Sequence[CreateMessage] | None) -> list[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Helpers:
-    store_service: VectorStoreService
-    ids: Ids
+class ImplicitStores:
+    vector_stores: VectorStoreService
 
-    async def for_assistant(self, project: str, assistant_id: str, body: CreateAssistant) -> CreateAssistant:
+    async def for_assistant(self, context: RequestContext, assistant_id: str, body: CreateAssistant) -> CreateAssistant:
         """The body, with the id of the store that it wants in its place."""
         wanted = _wanted(body.tool_resources)
         if wanted is None:
             return body
-        return _with_store(body, await self._make(project, assistant_id, wanted, [], None))
+        return _with_store(body, await self._make(context, assistant_id, wanted, [], None))
 
-    async def for_new_thread(self, project: str, thread_id: str, body: CreateThread) -> CreateThread:
+    async def for_new_thread(self, context: RequestContext, thread_id: str, body: CreateThread) -> CreateThread:
         """As for an assistant. Attachments of its messages go into the thread's store, whichever that is."""
-        wanted, files = _wanted(body.tool_resources), attached(body.messages)
+        wanted, files = _wanted(body.tool_resources), attached_files(body.messages)
         given = body.tool_resources.file_search if body.tool_resources else None
         if wanted is None and given and given.vector_store_ids and files:
-            await self.store_service.attach(project, given.vector_store_ids[0], _new(files))
+            await self.vector_stores.attach(context, given.vector_store_ids[0], _new(files))
             return body
         if wanted is None and not files:
             return body
-        return _with_store(body, await self._make(project, thread_id, wanted or StoreHelper(), files, OF_THREADS))
+        return _with_store(body, await self._make(context, thread_id, wanted or StoreHelper(), files, OF_THREADS))
 
-    async def for_messages(
-        self, project: str, reserved_id: str, state: ThreadState, messages: Sequence[CreateMessage] | None
-    ) -> Filing | None:
-        """Bring the attachments of new messages into the store of their thread; into a new one, if it has none or its
-        own is gone. None if there are none.
+    async def for_messages(self, context: RequestContext, reserved_id: str, store_id: str, files: Sequence[str]) -> str:
+        """The store that the files of new messages are in: that of their thread; or a new one, if the thread has none
+        ("") or its own is gone.
 
         `reserved_id` is of the message, or of the run that brings the messages. It is not the thread's: a store that is
         there was made by the same request, so of two that are the first at once, one would leave its files out; and a
         thread whose store was deleted would make one of the same id again."""
-        files = attached(messages)
-        if not files:
-            return None
-        before = store_of_thread(state)
-        if before:
-            try:
-                usable(await self.store_service.stores.read(project, before), self.store_service.clock.now())
-            except ApiError:
-                pass  # deleted, or expired
-            else:
-                await self.store_service.attach(project, before, _new(files))
-                return Filing(before, before)
-        return Filing(before, await self._make(project, reserved_id, StoreHelper(), files, OF_THREADS))
+        if store_id and _is_usable(await self._look(context, store_id), context.now):
+            await self.vector_stores.attach(context, store_id, _new(files))
+            return store_id
+        return await self._make(context, reserved_id, StoreHelper(), files, OF_THREADS)
+
+    async def _look(self, context: RequestContext, store_id: str) -> StoreState:
+        return (await self.vector_stores.repository.look(context.project, store_id)).state
 
     async def _make(
         self,
-        project: str,
+        context: RequestContext,
         reserved_id: str,
         wanted: StoreHelper,
         files: Sequence[str],
@@ -95,19 +85,19 @@ class Helpers:
         chunking = chunking_of(wanted.chunking_strategy)
         new = [NewFile(file_id, chunking=chunking) for file_id in wanted.file_ids or ()] + _new(files)
         store_id = "vs_" + reserved_id.partition("_")[2]
-        state = (await self.store_service.stores.look(project, store_id)).state
+        state = await self._look(context, store_id)
         if state.version:  # the same request came before
-            try:
-                usable(state, self.store_service.clock.now())
-            except ApiError:
-                store_id = self.ids.new("vs")  # and what it made is gone
-            else:
-                await self.store_service.attach(project, store_id, new)
+            if _is_usable(state, context.now):
+                await self.vector_stores.attach(context, store_id, new)
                 return store_id
-        made = await self.store_service.create(
-            project, store_id, new, expires_after=expires_after, metadata=wanted.metadata
-        )
-        return made.id
+            store_id = context.ids.new("vs")  # and what it made is gone
+        made = NewStore(new, expires_after=expires_after, metadata=wanted.metadata)
+        return (await self.vector_stores.create(context, store_id, made)).id
+
+
+def _is_usable(state: StoreState, now: float) -> bool:
+    """Whether the store is there, and has not expired."""
+    return state.store is not None and not state.deleted and not has_expired(state.store, now)
 
 
 def _wanted(resources: NewToolResources | None) -> StoreHelper | None:

@@ -1,37 +1,21 @@
-"""What the handlers work with, and how they read a request and answer it."""
+"""How the handlers read a request, and how they answer it."""
 
 from __future__ import annotations
 
-import contextlib
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from aiohttp import web
 
 from assistants_service.api.heads import listed
+from assistants_service.api.services import Services
 from assistants_service.api.validation import parse_body, parse_include, parse_page
 from assistants_service.core.errors import ApiError, invalid_id, no_such
-from assistants_service.core.files.service import Files
-from assistants_service.core.files.uploads import Uploads
-from assistants_service.core.ids import SAFE_ID, Ids
-from assistants_service.core.notifier import Notifier
+from assistants_service.core.ids import SAFE_ID
 from assistants_service.core.paging import PageQuery
-from assistants_service.core.ports.clock import Clock
-from assistants_service.core.ports.models import Models
-from assistants_service.core.ports.storage import Storage, Stored
-from assistants_service.core.ports.telemetry import SILENCE, Telemetry
+from assistants_service.core.ports.storage import Stored
 from assistants_service.core.protocol.bodies import Body
 from assistants_service.core.protocol.objects import encode
-from assistants_service.core.threads.commands import ThreadCommands
-from assistants_service.core.threads.repository import ThreadRepository
-from assistants_service.core.threads.service import ThreadService
-from assistants_service.core.vector_stores.helpers import Helpers
-from assistants_service.core.vector_stores.repository import VectorStoreRepository
-from assistants_service.core.vector_stores.search import Searcher
-from assistants_service.core.vector_stores.service import VectorStoreService
-
-if TYPE_CHECKING:
-    from assistants_service.api.limits import Limits
+from assistants_service.core.request_context import RequestContext
 
 B = TypeVar("B", bound=Body)
 NOUNS = {
@@ -45,66 +29,18 @@ NOUNS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Service:
-    """`threads` has the threads, `stores` the vector stores. `lifetime` of a run and `poll_after` (what pollers should
-    wait) in seconds; `file_limit` and `upload_limit` (of a file that comes by one request, or by an upload) in
-    bytes."""
-
-    storage: Storage
-    threads: ThreadRepository
-    stores: VectorStoreRepository
-    searcher: Searcher
-    models: Models
-    clock: Clock
-    ids: Ids
-    notifier: Notifier
-    lifetime: int = 600
-    poll_after: float = 0.1
-    file_limit: int = 512 * 1024**2
-    upload_limit: int = 8 * 1024**3
-    telemetry: Telemetry = SILENCE
-    limits: Limits | None = None
-
-    @property
-    def thread_service(self) -> ThreadService:
-        return ThreadService(
-            self.storage, self.threads, self.clock, self.ids, self.notifier, self.lifetime, self.telemetry
-        )
-
-    @property
-    def files(self) -> Files:
-        return Files(self.storage, self.clock, self.notifier)
-
-    @property
-    def store_service(self) -> VectorStoreService:
-        return VectorStoreService(self.storage, self.stores, self.files, self.clock)
-
-    @property
-    def helpers(self) -> Helpers:
-        return Helpers(self.store_service, self.ids)
-
-    @property
-    def uploads(self) -> Uploads:
-        return Uploads(self.files, self.ids, self.upload_limit)
-
-    def commands(self) -> ThreadCommands:
-        return self.thread_service.commands()
-
-    def beginning(self, project: str, thread_id: str) -> contextlib.AbstractAsyncContextManager[None]:
-        """Around the beginning of a run, which the project's limits may refuse."""
-        runs = self.limits.runs if self.limits else None
-        return runs.beginning(project, thread_id) if runs else contextlib.nullcontext()
-
-
-SERVICE: web.AppKey[Service] = web.AppKey("service", Service)
+SERVICES: web.AppKey[Services] = web.AppKey("services", Services)
 PROJECT = web.RequestKey("project", str)
 REQUEST_ID = web.RequestKey("request_id", str)
 
 
-def service_of(request: web.Request) -> tuple[Service, str]:
-    """The service, and the project of the caller's key."""
-    return request.app[SERVICE], request[PROJECT]
+def services_of(request: web.Request) -> Services:
+    return request.app[SERVICES]
+
+
+def context_of(request: web.Request) -> RequestContext:
+    """What a write says of itself. A read needs the project alone."""
+    return request.app[SERVICES].context(request[PROJECT])
 
 
 def checked_id(value: str, param: str, prefix: str) -> str:

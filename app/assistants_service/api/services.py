@@ -1,0 +1,121 @@
+"""The services of core, put together once for each process: what the handlers work with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from assistants_service.core.assistants.service import AssistantService
+from assistants_service.core.files.service import Files
+from assistants_service.core.files.uploads import Uploads
+from assistants_service.core.ids import Ids
+from assistants_service.core.notifier import Notifier
+from assistants_service.core.ports.clock import Clock
+from assistants_service.core.ports.models import Models
+from assistants_service.core.ports.storage import Storage
+from assistants_service.core.ports.telemetry import SILENCE, Telemetry
+from assistants_service.core.references import References
+from assistants_service.core.request_context import RequestContext
+from assistants_service.core.threads.attachments import AttachmentIndexing
+from assistants_service.core.threads.repository import ThreadRepository
+from assistants_service.core.threads.run_service import NoLimit, RunService
+from assistants_service.core.threads.service import ThreadService
+from assistants_service.core.vector_stores.implicit_stores import ImplicitStores
+from assistants_service.core.vector_stores.repository import VectorStoreRepository
+from assistants_service.core.vector_stores.search import Searcher
+from assistants_service.core.vector_stores.service import VectorStoreService
+
+if TYPE_CHECKING:
+    from assistants_service.api.limits import Limits
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """All writes go through the service of their aggregate. Reads may ask its repository.
+
+    `poll_after`: what pollers should wait, in seconds. `file_limit`: bytes of a file that comes by one request.
+    """
+
+    assistants: AssistantService
+    threads: ThreadService
+    runs: RunService
+    vector_stores: VectorStoreService
+    files: Files
+    uploads: Uploads
+    searcher: Searcher
+    references: References
+    models: Models
+    storage: Storage
+    clock: Clock
+    ids: Ids
+    notifier: Notifier
+    telemetry: Telemetry
+    limits: Limits | None
+    poll_after: float
+    file_limit: int
+
+    @property
+    def thread_repository(self) -> ThreadRepository:
+        return self.threads.repository
+
+    @property
+    def store_repository(self) -> VectorStoreRepository:
+        return self.vector_stores.repository
+
+    def context(self, project: str) -> RequestContext:
+        """Of a request that comes now."""
+        return RequestContext(project, self.clock.now(), self.ids, self.telemetry.trace())
+
+
+def services_over(
+    storage: Storage,
+    threads: ThreadRepository,
+    stores: VectorStoreRepository,
+    searcher: Searcher,
+    models: Models,
+    clock: Clock,
+    ids: Ids,
+    notifier: Notifier,
+    *,
+    run_lifetime: int = 600,
+    poll_after: float = 0.1,
+    file_limit: int = 512 * 1024**2,
+    upload_limit: int = 8 * 1024**3,
+    telemetry: Telemetry = SILENCE,
+    limits: Limits | None = None,
+) -> Services:
+    """`run_lifetime` in seconds, `upload_limit` of a file that comes by an upload in bytes."""
+    files = Files(storage, clock, notifier)
+    vector_stores = VectorStoreService(storage, stores, files)
+    implicit_stores, references = ImplicitStores(vector_stores), References(models, files, stores)
+    attachments = AttachmentIndexing(threads, implicit_stores)
+    assistants = AssistantService(storage, implicit_stores, references)
+    return Services(
+        assistants=assistants,
+        threads=ThreadService(threads, attachments, implicit_stores, references),
+        runs=RunService(
+            storage,
+            notifier,
+            threads,
+            assistants,
+            references,
+            attachments,
+            implicit_stores,
+            (limits and limits.runs) or NoLimit(),
+            run_lifetime,
+        ),
+        vector_stores=vector_stores,
+        files=files,
+        uploads=Uploads(files, upload_limit),
+        searcher=searcher,
+        references=references,
+        models=models,
+        storage=storage,
+        clock=clock,
+        ids=ids,
+        notifier=notifier,
+        telemetry=telemetry,
+        limits=limits,
+        poll_after=poll_after,
+        file_limit=file_limit,
+    )

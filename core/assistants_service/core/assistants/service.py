@@ -1,0 +1,70 @@
+"""What the API does for a client who makes or changes an assistant: a plain document with an ETag, without a log."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+
+from assistants_service.core import names
+from assistants_service.core.assistants.commands import assistant_from, updated_assistant
+from assistants_service.core.errors import no_such
+from assistants_service.core.ports.storage import Conflict, Storage, Stored
+from assistants_service.core.protocol.assistants.requests import CreateAssistant, UpdateAssistant
+from assistants_service.core.protocol.assistants.resources import StoredAssistant
+from assistants_service.core.protocol.objects import encode
+from assistants_service.core.references import References
+from assistants_service.core.request_context import RequestContext
+from assistants_service.core.vector_stores.implicit_stores import ImplicitStores
+
+_decode = msgspec.json.Decoder(StoredAssistant).decode
+
+
+@dataclass(frozen=True, slots=True)
+class AssistantService:
+    """The assistants of all projects."""
+
+    storage: Storage
+    implicit_stores: ImplicitStores
+    references: References
+
+    async def create(self, context: RequestContext, assistant_id: str, body: CreateAssistant) -> StoredAssistant:
+        """If there is an assistant of this id, the same request came before: that one, as it is."""
+        body = await self.implicit_stores.for_assistant(context, assistant_id, body)
+        assistant = assistant_from(body, assistant_id, context.now)
+        name = names.document(context.project, assistant_id)
+        try:
+            # Create-if-missing: the same request, sent again.
+            await self.storage.create(names.ASSISTANTS, name, encode(assistant))
+        except Conflict:
+            return await self.get(context.project, assistant_id)
+        return assistant
+
+    async def update(self, context: RequestContext, assistant_id: str, body: UpdateAssistant) -> StoredAssistant:
+        """Raises the 404 of an unknown assistant, and of what the body names in vain."""
+        await self.references.check(context.project, body)
+        while True:
+            stored = await self.fetch(context.project, assistant_id)
+            assistant = updated_assistant(_decode(stored.body), body)
+            try:
+                # If-Match: of two updates at once neither is lost.
+                await self.storage.replace(names.ASSISTANTS, stored.name, encode(assistant), stored.etag)
+            except Conflict:
+                continue
+            return assistant
+
+    async def delete(self, context: RequestContext, assistant_id: str) -> None:
+        """Raises the 404 of an unknown assistant."""
+        if not await self.storage.remove(names.ASSISTANTS, names.document(context.project, assistant_id)):
+            raise no_such("assistant", assistant_id)
+
+    async def get(self, project: str, assistant_id: str) -> StoredAssistant:
+        """Raises the 404 of an unknown assistant."""
+        return _decode((await self.fetch(project, assistant_id)).body)
+
+    async def fetch(self, project: str, assistant_id: str) -> Stored:
+        """The document. Raises the 404 of an unknown assistant."""
+        stored = await self.storage.get(names.ASSISTANTS, names.document(project, assistant_id))
+        if stored is None:
+            raise no_such("assistant", assistant_id)
+        return stored

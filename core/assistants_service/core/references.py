@@ -1,0 +1,67 @@
+"""Files, stores and models that a body names must be there before anything comes of it: a run finds out too late."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from assistants_service.core import names
+from assistants_service.core.errors import ApiError, no_such, no_such_file
+from assistants_service.core.fanout import fan_out
+from assistants_service.core.files.service import Files
+from assistants_service.core.ids import SAFE_ID
+from assistants_service.core.ports.models import Models, NoSuchModel
+from assistants_service.core.protocol.bodies import Body
+from assistants_service.core.vector_stores.repository import VectorStoreRepository
+
+FILE, STORE = "file", "vector store"
+KINDS: Final = {"file_id": FILE, "file_ids": FILE, "vector_store_ids": STORE}
+
+
+@dataclass(frozen=True, slots=True)
+class References:
+    """The check of what bodies name. It stands before the reservation of an Idempotency-Key, and before an update."""
+
+    models: Models
+    files: Files
+    stores: VectorStoreRepository
+
+    async def check(self, project: str, body: Body | None) -> None:
+        """Reads one document for each id, and none if there are no ids. Raises the 404 of a file or a store that is
+        unknown to the project; a store that has expired is known. Raises the 400 of a model that no provider has."""
+        await self.check_model(getattr(body, "model", None))
+        named = list(dict.fromkeys(_named(body)))
+        await fan_out(lambda each: self._find(project, *each), named)
+
+    async def check_model(self, model: str | None) -> None:
+        """Raises the 400 of a name for which no provider answers."""
+        try:
+            if model:
+                await self.models.check(model)
+        except NoSuchModel as error:
+            raise ApiError(str(error), param="model", code="model_not_found") from None
+
+    async def _find(self, project: str, kind: str, object_id: str) -> None:
+        safe = SAFE_ID.fullmatch(object_id)
+        if kind == FILE:
+            if not safe:
+                raise no_such_file(object_id[:200])
+            await self.files.fetch(project, object_id)
+        else:
+            if not safe:
+                raise no_such(STORE, object_id[:200])
+            await self.stores.fetch(names.VECTOR_STORES, project, object_id)
+
+
+def _named(node: object, kind: str = "") -> Iterator[tuple[str, str]]:
+    """Kind and id of whatever is named in the body, or in this part of it."""
+    match node:
+        case str() if kind:
+            yield kind, node
+        case list():
+            for item in node:
+                yield from _named(item, kind)
+        case Body():
+            for field, value in node:
+                yield from _named(value, KINDS.get(field, ""))
