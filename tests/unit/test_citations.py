@@ -7,6 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
+from assistants_service.core.citations import Citations
 from assistants_service.core.tools.file_search.citations import MarkerCiter, Sources
 from assistants_service.core.tools.file_search.wire import FileSearchResult
 from assistants_service.core.tools.tool import Annotation
@@ -130,3 +131,15 @@ def test_only_what_may_become_a_marker_is_held_back() -> None:
 
 def test_where_nothing_was_found_nothing_is_held_back() -> None:
     assert list(MarkerCiter(Sources()).feed("a【")) == [("a【", None)]
+
+
+@given(TEXTS, st.data())
+def test_what_several_tools_cite_is_found_in_one_pass(text: str, data: st.DataObject) -> None:
+    parts = [Sources({key: RESULTS[key] for key in keys}) for keys in ([(4, 0), (4, 1)], [(7, 0)])]
+    citations = Citations([MarkerCiter(sources) for sources in parts])
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=8)))
+    pieces = [piece for start, end in pairwise([0, *cuts, len(text)]) for piece in citations.feed(text[start:end])]
+    pieces += citations.close()
+    assert "".join(value for value, _ in pieces) == text
+    expected = [each for sources in parts for each in annotated(text, sources)]
+    assert [each for _, each in pieces if each] == sorted(expected, key=lambda each: each["start_index"])

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from msgspec.structs import replace
 
 import virtual_time
+from assistants_service.core.citations import Citations
 from assistants_service.core.ids import Ids
 from assistants_service.core.protocol.runs.resources import Run
 from assistants_service.core.protocol.threads.resources import Message
 from assistants_service.core.threads import sse
+from assistants_service.core.tools.tool import Piece
 from assistants_service.worker.deltas import DeltaBuffer
 from assistants_service.worker.partial_reply import PartialReply
 
@@ -114,3 +116,30 @@ def test_a_message_that_is_cut_keeps_what_was_said() -> None:
     assert (cut.status, cut.incomplete_at) == ("incomplete", 3)
     text, refusal = cut.content
     assert (text.text.value, refusal.refusal) == ("Once upon", "No.")
+
+
+class Counted(Citations):
+    """What was looked through for citations."""
+
+    looked_at = ""
+
+    def feed(self, text: str) -> Iterator[Piece]:
+        self.looked_at += text
+        return super().feed(text)
+
+
+async def test_citations_are_looked_for_once_however_often_an_end_is_decided() -> None:
+    """Of a streamed answer nothing again that was streamed; of any other all of it, at its end."""
+    writer: Any = SlowWriter()
+    writer.go.set()
+    partial = PartialReply(RUN, Ids(Clock()), citations=(counted := Counted()))
+    buffer = DeltaBuffer(writer, partial, 0.001, Clock().now, still_mine)
+    running = asyncio.create_task(buffer.run())
+    buffer.text("Once upon ")
+    await writer.writing.wait()
+    buffer.text("a time.")
+    buffer.close()
+    await running
+    for _ in range(2):  # a commit that meets another one is decided again
+        assert partial.annotations_of("Once upon a time. The end.") == ()
+    assert counted.looked_at == "Once upon a time. The end."

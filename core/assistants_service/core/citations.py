@@ -10,9 +10,9 @@ from assistants_service.core.tools.registry import TOOLS
 from assistants_service.core.tools.tool import Citer, Piece
 
 
-def citations_of(state: ThreadState, held: RunState, earlier: Iterable[Step] = ()) -> Citations:
+def citations_of(state: ThreadState, run_state: RunState, earlier: Iterable[Step] = ()) -> Citations:
     """Of the next answer of a run. `earlier` are steps of earlier runs whose outputs its model is told again."""
-    steps = [*earlier, *(step for step in held.steps if step.status == "completed")]
+    steps = [*earlier, *(step for step in run_state.steps if step.status == "completed")]
     citers = (tool.citer(state, steps) for tool in TOOLS)
     return Citations([citer for citer in citers if citer])
 

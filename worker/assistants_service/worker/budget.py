@@ -62,22 +62,22 @@ class Budget:
         learned = self._learned.get(model)
         return min(window, learned.window) if learned and learned.window else window
 
-    async def fit(self, state: ThreadState, held: RunState, offer: Offer, most: int | None) -> Fitted | None:
+    async def fit(self, state: ThreadState, run_state: RunState, offer: Offer, most: int | None) -> Fitted | None:
         """The prompt of the run's next turn, of `most` tokens if that is given. None: max_prompt_tokens is too few."""
-        room = self._room(held.run)
+        room = self._room(run_state.run)
         if most is None:
-            built = build(state, held, offer, room, self.history, bound)
+            built = build(state, run_state, offer, room, self.history, bound)
             if built and not built.scarce:
                 return Fitted(built)
         room = min(room, most or room)
-        likely = build(state, held, offer, room, self.history, _few)
+        likely = build(state, run_state, offer, room, self.history, _few)
         if likely:
             await asyncio.to_thread(tokens_of, likely.prompt, self.tokenizer.count)
-        built = build(state, held, offer, room, self.history, self.tokenizer.count)
+        built = build(state, run_state, offer, room, self.history, self.tokenizer.count)
         if built is None:
             return None
         if built.cut:
-            self._tell(held.run, room)
+            self._tell(run_state.run, room)
         return Fitted(built, tokens_of(built.prompt, self.tokenizer.count))
 
     def answered(self, fitted: Fitted, tokens: Tokens) -> None:

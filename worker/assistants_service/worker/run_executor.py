@@ -67,40 +67,42 @@ class RunExecutor:
         """Work until there is nothing to do here. Everything that was committed is projected by then."""
         item = self.item
         state = (await self.context.threads.look(item.project, item.thread_id)).state
-        held, move = state.runs.get(item.run_id), self._decide(state)
-        if held is None or isinstance(move, Outcome):
+        run_state, move = state.runs.get(item.run_id), self._decide(state)
+        if run_state is None or isinstance(move, Outcome):
             return await self._work(state)  # nothing to do: no span tells of it
         if not (isinstance(move, CommitEvents) and move.claim):
-            return await self._traced(state, held)  # its end: that waits for nothing
+            return await self._traced(state, run_state)  # its end: that waits for nothing
         # That came again: an earlier holder may have claimed by it, or live and do so yet. None could go on then if it
         # were put back under another id.
         again = self.count > 1
         try:
             async with self._apart:
-                if suspects := self.context.beside(held.claims):
-                    slot = suspects.slot(item.project, item.sent_at, within=self._left(held), stays=True)
+                if suspects := self.context.beside(run_state.claims):
+                    slot = suspects.slot(item.project, item.sent_at, within=self._left(run_state), stays=True)
                     await self._apart.enter_async_context(slot)
-                async with self.context.runs.slot(item.project, item.sent_at, within=self._left(held), stays=again):
-                    return await self._traced(state, held)
+                async with self.context.runs.slot(
+                    item.project, item.sent_at, within=self._left(run_state), stays=again
+                ):
+                    return await self._traced(state, run_state)
         except GiveWay as way:
-            way.within = self._left(held)
+            way.within = self._left(run_state)
             if way.within > 0:
                 raise
-        return await self._traced(state, held)  # it has expired meanwhile
+        return await self._traced(state, run_state)  # it has expired meanwhile
 
-    def _left(self, held: RunState) -> float:
-        return (held.run.expires_at or math.inf) - self.context.clock.now()
+    def _left(self, run_state: RunState) -> float:
+        return (run_state.run.expires_at or math.inf) - self.context.clock.now()
 
-    async def _traced(self, state: ThreadState, held: RunState) -> Outcome:
+    async def _traced(self, state: ThreadState, run_state: RunState) -> Outcome:
         item = self.item
         with self.context.telemetry.span(
             "run",
-            trace=held.trace or item.trace,
+            trace=run_state.trace or item.trace,
             cause=item.trace,
             project=item.project,
             thread_id=item.thread_id,
             run_id=item.run_id,
-            assistant_id=held.run.assistant_id,
+            assistant_id=run_state.run.assistant_id,
         ) as self.span:
             return await self._work(state)
 
@@ -116,15 +118,15 @@ class RunExecutor:
                         return move
                     case CommitEvents():
                         await self._commit(self._if_next(move), claim=move.claim)
-                    case CallModel(run_state=run_state):
-                        await self._call_model(state, run_state)
+                    case CallModel():
+                        await self._call_model(state, move.run_state)
                     case CallTools():
                         await self._call_tools(move)
             except Lost:
                 log.info("run %s: interrupted", self.item.run_id)
             state = await self.context.threads.recall(self.item.project, self.item.thread_id)
-            held = state.runs.get(self.item.run_id)
-            if held is None or held.claims <= 1:  # something came of it: others may have its turn
+            run_state = state.runs.get(self.item.run_id)
+            if run_state is None or run_state.claims <= 1:  # something came of it: others may have its turn
                 await self._apart.aclose()
 
     def _decide(self, state: ThreadState) -> Move:
@@ -217,12 +219,14 @@ class RunExecutor:
             answer = await turn.reply(state, run_state)
         except ModelError as error:
             last, partial = LastError(code=error.code, message=error.message), turn.partial
-            ended = if_mine(lambda held: cut_off(held, partial, failed(held, last), context.clock.now()))
+            ended = if_mine(lambda run_state: cut_off(run_state, partial, failed(run_state, last), context.clock.now()))
             return await self._commit(ended, cause=error)
         if answer is None:
             spent = e.RunIncomplete(run_id=self.item.run_id, reason="max_prompt_tokens")
             return await self._commit(if_mine(lambda _: [spent]))
-        await self._commit(if_mine(lambda held: events_of(*answer, held, context.tool_services, context.clock.now())))
+        await self._commit(
+            if_mine(lambda run_state: events_of(*answer, run_state, context.tool_services, context.clock.now()))
+        )
 
     async def _call_tools(self, move: CallTools) -> None:
         """At least once: a worker that dies in here leaves the calls to the next one."""

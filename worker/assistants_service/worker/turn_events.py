@@ -57,28 +57,30 @@ def calls_of(reply: Reply) -> tuple[ToolCall, ...]:
     return reply.calls if reply.finish in ("stop", "tool_calls") else ()
 
 
-def events_of(reply: Reply, partial: PartialReply, held: RunState, services: ToolServices, now: float) -> list[e.Event]:
+def events_of(
+    reply: Reply, partial: PartialReply, run_state: RunState, services: ToolServices, now: float
+) -> list[e.Event]:
     """One transaction: the turn's message, its steps, and what the run does next."""
     usage, calls = usage_of(reply.tokens), calls_of(reply)
-    if not held.run.parallel_tool_calls:  # which not every provider heeds (section 4)
+    if not run_state.run.parallel_tool_calls:  # which not every provider heeds (section 4)
         calls = calls[:1]
     events: list[e.Event] = []
     if reply.text or reply.refusal or not calls or partial.said:
-        events += _message(reply, held, partial, usage, now)
+        events += _message(reply, run_state, partial, usage, now)
     if calls:
         cost = Usage() if events else usage
-        return [*events, *_calls(calls, reply.thought, held, partial, services, cost, now)]
-    return [*events, _ending(reply, held, usage)]
+        return [*events, *_calls(calls, reply.thought, run_state, partial, services, cost, now)]
+    return [*events, _ending(reply, run_state, usage)]
 
 
-def cut_off(held: RunState, partial: PartialReply | None, end: Sequence[e.Event], now: float) -> list[e.Event]:
+def cut_off(run_state: RunState, partial: PartialReply | None, end: Sequence[e.Event], now: float) -> list[e.Event]:
     """`end`, and if it ends the run before its model had said all, what a client saw of that: it stays (section 4)."""
     if partial is None:
         return [*end]
-    message, run_id = partial.message if partial.said else None, held.run.id
+    message, run_id = partial.message if partial.said else None, run_state.run.id
     step = partial.message_step if message else partial.calls_step
-    seen = held.stream or (held.making is not None and held.making.step == step)
-    if not seen or step is None or step.id in held.known:
+    seen = run_state.stream or (run_state.making is not None and run_state.making.step == step)
+    if not seen or step is None or step.id in run_state.known:
         return [*end]
     ended: e.Event
     match end:
@@ -111,18 +113,18 @@ def cause_of(run: Run, error: ModelError | None, provider: str) -> str:
     return " ".join(f"{name}={value or '-'}" for name, value in told.items())
 
 
-def _message(reply: Reply, held: RunState, partial: PartialReply, usage: Usage, now: float) -> list[e.Event]:
+def _message(reply: Reply, run_state: RunState, partial: PartialReply, usage: Usage, now: float) -> list[e.Event]:
     step, message = partial.open_message(now)
     content = _content(reply.text, reply.refusal, partial)
     cut = {"length": "max_tokens", "content_filter": "content_filter"}.get(reply.finish)
     created = e.StepCreated(step=step, usage=usage)
     if cut is None:
         whole = replace(message, status="completed", completed_at=int(now), content=content)
-        done = e.StepCompleted(run_id=held.run.id, step_id=step.id)
+        done = e.StepCompleted(run_id=run_state.run.id, step_id=step.id)
         return [created, e.MessageCompleted(message=whole), done]
-    ended: e.Event = e.StepCompleted(run_id=held.run.id, step_id=step.id)
+    ended: e.Event = e.StepCompleted(run_id=run_state.run.id, step_id=step.id)
     if cut == "content_filter":
-        ended = e.StepFailed(run_id=held.run.id, step_id=step.id, error=FILTERED.of_step)
+        ended = e.StepFailed(run_id=run_state.run.id, step_id=step.id, error=FILTERED.of_step)
     return [created, e.MessageIncomplete(message=_incomplete(message, cut, content, now)), ended]
 
 
@@ -143,7 +145,7 @@ def _incomplete(message: Message, reason: str, content: tuple[Part, ...], now: f
 def _calls(
     calls: Sequence[ToolCall],
     thought: Thought | None,
-    held: RunState,
+    run_state: RunState,
     partial: PartialReply,
     services: ToolServices,
     usage: Usage,
@@ -154,16 +156,16 @@ def _calls(
     own = tuple(call.id for call in calls if partial.offer.tool(call.name).executes(call.name, services))
     events: list[e.Event] = [e.StepCreated(step=step, own=own, usage=usage, thought=thought)]
     if not own:  # one commit less than to decide it anew
-        events.append(e.RunRequiresAction(run_id=held.run.id))
+        events.append(e.RunRequiresAction(run_id=run_state.run.id))
     return events
 
 
-def _ending(reply: Reply, held: RunState, usage: Usage) -> e.Event:
-    run, prompt = held.run, held.usage.prompt_tokens + usage.prompt_tokens
+def _ending(reply: Reply, run_state: RunState, usage: Usage) -> e.Event:
+    run, prompt = run_state.run, run_state.usage.prompt_tokens + usage.prompt_tokens
     if reply.finish == "content_filter":
         return e.RunFailed(run_id=run.id, error=FILTERED)
     # A server that does not know the limit, or counts it for the text alone, goes on after it.
-    said = held.usage.completion_tokens + usage.completion_tokens
+    said = run_state.usage.completion_tokens + usage.completion_tokens
     if reply.finish == "length" or (run.max_completion_tokens is not None and said > run.max_completion_tokens):
         return e.RunIncomplete(run_id=run.id, reason="max_completion_tokens")
     if run.max_prompt_tokens is not None and prompt > run.max_prompt_tokens:

@@ -82,61 +82,63 @@ def decide(
     claim that this worker holds (0: none). `handed_back`: the item's last holder let go of it, and has not died."""
     if state.deleted:
         return Done()
-    held = state.runs.get(run_id)
-    if held is None or state.version <= seen:
+    run_state = state.runs.get(run_id)
+    if run_state is None or state.version <= seen:
         # Only the work item of a new thread comes before the first commit.
         return Wait(gone=not state.version and seen != 0)
-    run = held.run
+    run = run_state.run
     if not run.active:
         return Done()
-    if end := _end(held, now):
+    if end := _end(run_state, now):
         since, events = end
-        if run.status in ("in_progress", "cancelling") and attempt != held.attempt and now < since + CLOSING:
+        if run.status in ("in_progress", "cancelling") and attempt != run_state.attempt and now < since + CLOSING:
             return WaitUntil(until=since + CLOSING)
         return CommitEvents(events)
     match run.status:
         case "requires_action":
             return WaitUntil(until=run.expires_at or now)
         case "queued":
-            return CommitEvents([e.RunClaimed(run_id=run_id, attempt=held.attempt + 1, item=item)])
-    if attempt == held.attempt:
-        return _go_on(held)
-    if held.item != item:
+            return CommitEvents([e.RunClaimed(run_id=run_id, attempt=run_state.attempt + 1, item=item)])
+    if attempt == run_state.attempt:
+        return _go_on(run_state)
+    if run_state.item != item:
         return Done()
     if attempt:
         # This worker's claim was taken over by another delivery of its item, maybe an older one, whose holder cannot
         # hide the item any more: it comes back, and finds the run done, or its holder dead.
         return KeepItem()
     # This very item came again: the worker that claimed the run by it has died, or handed it back.
-    if held.claims >= CLAIMS and not handed_back:
-        return CommitEvents(failed(held, DEADLY))
-    return CommitEvents([e.RunClaimed(run_id=run_id, attempt=held.attempt + 1, item=item, handed_back=handed_back)])
+    if run_state.claims >= CLAIMS and not handed_back:
+        return CommitEvents(failed(run_state, DEADLY))
+    return CommitEvents(
+        [e.RunClaimed(run_id=run_id, attempt=run_state.attempt + 1, item=item, handed_back=handed_back)]
+    )
 
 
-def _end(held: RunState, now: float) -> tuple[float, list[e.Event]] | None:
+def _end(run_state: RunState, now: float) -> tuple[float, list[e.Event]] | None:
     """Since when the run is to end, and how, if it is."""
-    if held.run.expires_at is not None and now >= held.run.expires_at:
-        return held.run.expires_at, expired(held)
-    return (held.cancel_requested_at, cancelled(held)) if held.run.status == "cancelling" else None
+    if run_state.run.expires_at is not None and now >= run_state.run.expires_at:
+        return run_state.run.expires_at, expired(run_state)
+    return (run_state.cancel_requested_at, cancelled(run_state)) if run_state.run.status == "cancelling" else None
 
 
-def _go_on(held: RunState) -> Move:
+def _go_on(run_state: RunState) -> Move:
     """The run is in progress and this worker's."""
-    run_id, step = held.run.id, held.open_step
-    if step and (own := held.own_calls):
-        return CallTools(held, step.id, own)
-    if held.owed_calls:
+    run_id, step = run_state.run.id, run_state.open_step
+    if step and (own := run_state.own_calls):
+        return CallTools(run_state, step.id, own)
+    if run_state.owed_calls:
         return CommitEvents([e.RunRequiresAction(run_id=run_id)])
     if step:
         return CommitEvents([e.StepCompleted(run_id=run_id, step_id=step.id)])
-    if reason := spent(held):
+    if reason := spent(run_state):
         return CommitEvents([e.RunIncomplete(run_id=run_id, reason=reason)])
-    return CallModel(held)
+    return CallModel(run_state)
 
 
-def spent(held: RunState) -> str | None:
+def spent(run_state: RunState) -> str | None:
     """Which of the run's token limits leaves nothing for another model call."""
-    run, usage = held.run, held.usage
+    run, usage = run_state.run, run_state.usage
     if run.max_completion_tokens is not None and usage.completion_tokens >= run.max_completion_tokens:
         return "max_completion_tokens"
     if run.max_prompt_tokens is not None and usage.prompt_tokens >= run.max_prompt_tokens:
@@ -144,9 +146,9 @@ def spent(held: RunState) -> str | None:
     return None
 
 
-def failed(held: RunState, error: LastError) -> list[e.Event]:
+def failed(run_state: RunState, error: LastError) -> list[e.Event]:
     """The end of a run that cannot go on, with its open step."""
-    step, run_id = held.open_step, held.run.id
+    step, run_id = run_state.open_step, run_state.run.id
     closing: list[e.Event] = []
     if step:
         closing = [e.StepFailed(run_id=run_id, step_id=step.id, error=error.of_step)]

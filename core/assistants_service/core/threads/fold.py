@@ -205,8 +205,10 @@ def _message_deleted(state: ThreadState, event: e.MessageDeleted, at: int) -> Na
 
 
 def _run_created(state: ThreadState, event: e.RunCreated, at: int) -> Named:
-    held = RunState(run=event.run, stream=event.stream, trace=event.trace, contents=event.contents, chosen=event.chosen)
-    state.runs.put(event.run.id, held)
+    run_state = RunState(
+        run=event.run, stream=event.stream, trace=event.trace, contents=event.contents, chosen=event.chosen
+    )
+    state.runs.put(event.run.id, run_state)
     state.active = event.run.id
     return [("thread.run.created", event.run), ("thread.run.queued", event.run)]
 
@@ -216,26 +218,26 @@ def _run_updated(state: ThreadState, event: e.RunUpdated, at: int) -> Named:
 
 
 def _run_claimed(state: ThreadState, event: e.RunClaimed, at: int) -> Named:
-    held = state.runs[event.run_id]
-    held.attempt, held.item, held.claimed_at = event.attempt, event.item, state.version
-    held.making = None  # its worker is dead: this one asks the model anew
-    held.claims = 1 if held.run.status == "queued" else held.claims + (not event.handed_back)
-    if held.run.status != "queued":  # a take-over: on the wire nothing changes
-        return [(_name(event), held.run)]
+    run_state = state.runs[event.run_id]
+    run_state.attempt, run_state.item, run_state.claimed_at = event.attempt, event.item, state.version
+    run_state.making = None  # its worker is dead: this one asks the model anew
+    run_state.claims = 1 if run_state.run.status == "queued" else run_state.claims + (not event.handed_back)
+    if run_state.run.status != "queued":  # a take-over: on the wire nothing changes
+        return [(_name(event), run_state.run)]
     return [("thread.run.in_progress", _change(state, event.run_id, status="in_progress", started_at=at))]
 
 
 def _run_requires_action(state: ThreadState, event: e.RunRequiresAction, at: int) -> Named:
-    held = state.runs[event.run_id]
-    held.published_at = held.claimed_at
-    calls = tuple(replace(call, function=replace(call.function, output=UNSET)) for call in held.owed_calls)
+    run_state = state.runs[event.run_id]
+    run_state.published_at = run_state.claimed_at
+    calls = tuple(replace(call, function=replace(call.function, output=UNSET)) for call in run_state.owed_calls)
     action = RequiredAction(submit_tool_outputs=SubmitToolOutputs(tool_calls=calls))
     return [(_name(event), _change(state, event.run_id, status="requires_action", required_action=action))]
 
 
 def _run_queued(state: ThreadState, event: e.RunQueued, at: int) -> Named:
-    held = state.runs[event.run_id]
-    held.stream = held.stream or event.stream
+    run_state = state.runs[event.run_id]
+    run_state.stream = run_state.stream or event.stream
     return [(_name(event), _change(state, event.run_id, status="queued", required_action=None))]
 
 
@@ -248,10 +250,10 @@ def _run_ended(
     state: ThreadState, event: e.RunCompleted | e.RunIncomplete | e.RunFailed | e.RunCancelled | e.RunExpired, at: int
 ) -> Named:
     """expires_at is null once terminal, usage the sum over the steps (section 3.4)."""
-    held = state.runs[event.run_id]
-    held.thoughts = {}
+    run_state = state.runs[event.run_id]
+    run_state.thoughts = {}
     changed: dict[str, Any] = {"status": _status(event), "expires_at": None, "required_action": None}
-    changed["usage"], held.making = held.usage, None
+    changed["usage"], run_state.making = run_state.usage, None
     match event:
         case e.RunCompleted():
             changed["completed_at"] = at
@@ -270,32 +272,32 @@ def _run_ended(
 def _step_begun(state: ThreadState, event: e.StepBegun, at: int) -> Named:
     """The step and the message get their places in the lists, where they stay cursors whatever becomes of them. There
     is no change: documents and streams tell what is history."""
-    held = state.runs[event.step.run_id]
-    held.making = Making(event.step, event.message)
-    held.steps.reserve(event.step.id)
+    run_state = state.runs[event.step.run_id]
+    run_state.making = Making(event.step, event.message)
+    run_state.steps.reserve(event.step.id)
     if event.message:
         state.messages.reserve(event.message.id)
     return []
 
 
 def _step_created(state: ThreadState, event: e.StepCreated, at: int) -> Named:
-    held = state.runs[event.step.run_id]
-    held.published_at, held.claims = held.claimed_at, 1
-    held.steps.put(event.step.id, event.step)
-    held.making = None
-    held.own = set(event.own)  # of the open step alone: some models number the calls of each turn anew
+    run_state = state.runs[event.step.run_id]
+    run_state.published_at, run_state.claims = run_state.claimed_at, 1
+    run_state.steps.put(event.step.id, event.step)
+    run_state.making = None
+    run_state.own = set(event.own)  # of the open step alone: some models number the calls of each turn anew
     if event.usage is not None:
-        held.costs = {**held.costs, event.step.id: event.usage}
+        run_state.costs = {**run_state.costs, event.step.id: event.usage}
     if event.thought is not None:
-        held.thoughts = {**held.thoughts, event.step.id: event.thought}
+        run_state.thoughts = {**run_state.thoughts, event.step.id: event.thought}
     return [(_name(event), event.step)]
 
 
 def _step_outputs(state: ThreadState, event: e.StepOutputs, at: int) -> Named:
-    held = state.runs[event.run_id]
-    held.claims = 1
-    step = _answered(held.steps[event.step_id], event.outputs, event.results)
-    held.steps.put(step.id, step)
+    run_state = state.runs[event.run_id]
+    run_state.claims = 1
+    step = _answered(run_state.steps[event.step_id], event.outputs, event.results)
+    run_state.steps.put(step.id, step)
     return [(_name(event), step)]
 
 
@@ -303,11 +305,11 @@ def _step_ended(
     state: ThreadState, event: e.StepCompleted | e.StepFailed | e.StepCancelled | e.StepExpired, at: int
 ) -> Named:
     """expires_at is null once ended (section 3.5)."""
-    held = state.runs[event.run_id]
-    held.claims = 1
-    step = held.steps[event.step_id]
-    changed: dict[str, Any] = {"status": _status(event), "usage": held.costs.get(step.id), "expires_at": None}
-    held.costs = {key: cost for key, cost in held.costs.items() if key != step.id}
+    run_state = state.runs[event.run_id]
+    run_state.claims = 1
+    step = run_state.steps[event.step_id]
+    changed: dict[str, Any] = {"status": _status(event), "usage": run_state.costs.get(step.id), "expires_at": None}
+    run_state.costs = {key: cost for key, cost in run_state.costs.items() if key != step.id}
     match event:
         case e.StepCompleted(outputs=outputs):
             step = _answered(step, outputs)
@@ -319,7 +321,7 @@ def _step_ended(
         case e.StepExpired():
             changed["expired_at"] = at
     step = replace(step, **changed)
-    held.steps.put(step.id, step)
+    run_state.steps.put(step.id, step)
     return [(_name(event), step)]
 
 
@@ -335,9 +337,9 @@ def _answered(step: Step, outputs: Mapping[str, str], results: Results = Mapping
 
 
 def _change(state: ThreadState, run_id: str, **changed: Any) -> Run:
-    held = state.runs[run_id]
-    held.run = replace(held.run, **changed)
-    return held.run
+    run_state = state.runs[run_id]
+    run_state.run = replace(run_state.run, **changed)
+    return run_state.run
 
 
 def _thread(state: ThreadState) -> Thread:

@@ -38,31 +38,31 @@ def bound(text: str) -> int:
     return len(text.encode(errors="replace"))
 
 
-def build(state: ThreadState, held: RunState, offer: Offer, room: int, history: int, count: Count) -> Built | None:
+def build(state: ThreadState, run_state: RunState, offer: Offer, room: int, history: int, count: Count) -> Built | None:
     """The prompt of the run's next turn. `offer` has the functions that the model may call; the prompt may have `room`
     tokens, as `count` counts them, but the newest message is always there. `history` of these may be
     what tools said in earlier runs. None: not even the newest message fits what max_prompt_tokens leaves."""
-    run = held.run
+    run = run_state.run
     limit = run.max_completion_tokens
     prompt = Prompt(
         model=run.model,
         instructions=run.instructions,
         turns=(),
         tools=offer.definitions,
-        tool_choice=_tool_choice(held, offer),
+        tool_choice=_tool_choice(run_state, offer),
         parallel_tool_calls=run.parallel_tool_calls,
-        temperature=_given("temperature", run.temperature, held.chosen),
-        top_p=_given("top_p", run.top_p, held.chosen),
+        temperature=_given("temperature", run.temperature, run_state.chosen),
+        top_p=_given("top_p", run.top_p, run_state.chosen),
         reasoning_effort=run.reasoning_effort,
         response_format=run.response_format,
-        max_completion_tokens=None if limit is None else max(1, limit - held.usage.completion_tokens),
+        max_completion_tokens=None if limit is None else max(1, limit - run_state.usage.completion_tokens),
     )
     newest = next(_before(state, run), None)
-    least, own_rounds = _tokens(turn_of(newest), count) if newest else 0, _split(_done(state, held, offer))
+    least, own_rounds = _tokens(turn_of(newest), count) if newest else 0, _split(_done(state, run_state, offer))
     done, used = _newest_rounds(own_rounds, room - tokens_of(prompt, count) - least, count)
     budget = room - tokens_of(prompt, count) - used
     if run.max_prompt_tokens is not None:
-        budget = min(budget, run.max_prompt_tokens - held.usage.prompt_tokens - room + budget)
+        budget = min(budget, run.max_prompt_tokens - run_state.usage.prompt_tokens - room + budget)
         if least > budget:
             return None
     past = _Past(state, run, offer, count)
@@ -88,12 +88,12 @@ def _given(name: str, value: float | None, chosen: Collection[str]) -> float | N
     return None if value == 1.0 and name not in chosen else value
 
 
-def _tool_choice(held: RunState, offer: Offer) -> str | Mapping[str, Any]:
+def _tool_choice(run_state: RunState, offer: Offer) -> str | Mapping[str, Any]:
     """A forced choice holds for the first turn only (section 4)."""
-    choice = held.run.tool_choice
+    choice = run_state.run.tool_choice
     if not offer.definitions or choice in ("auto", "none"):
         return "none" if choice == "none" else "auto"
-    if any(held.steps):  # not those that a dead worker had begun
+    if any(run_state.steps):  # not those that a dead worker had begun
         return "auto"
     if isinstance(choice, Mapping) and choice.get("type") != "function":
         name = offer.name(choice["type"])
@@ -179,10 +179,10 @@ class _Past:
         return history, budget
 
 
-def _done(state: ThreadState, held: RunState, offer: Offer) -> Iterator[Turn]:
+def _done(state: ThreadState, run_state: RunState, offer: Offer) -> Iterator[Turn]:
     """What the run did, as turns: a message and the calls that followed it are one."""
     text = ""
-    for step in held.steps:
+    for step in run_state.steps:
         details = step.step_details
         if step.status != "completed":
             continue
@@ -191,7 +191,7 @@ def _done(state: ThreadState, held: RunState, offer: Offer) -> Iterator[Turn]:
             text = turn_of(message).text if message else ""
         elif isinstance(details, ToolCalls):
             calls = tuple(offer.model_call(call) for call in details.tool_calls)
-            yield Turn(role="assistant", content=text, calls=calls, thought=held.thoughts.get(step.id))
+            yield Turn(role="assistant", content=text, calls=calls, thought=run_state.thoughts.get(step.id))
             text, outputs = "", outputs_of(step)
             for call in details.tool_calls:
                 yield Turn(role="tool", content=outputs[call.id], call_id=call.id)

@@ -71,8 +71,8 @@ class ThreadRepository(Repository[ThreadState, Change]):
         again = ThreadView()
         for commit in e.from_lines(b"".join(piece.data for piece in pieces if piece)):
             again.fold([commit])
-            held = again.state.runs.get(run_id)
-            if held and not held.run.active:
+            run_state = again.state.runs.get(run_id)
+            if run_state and not run_state.run.active:
                 return again.run_history(run_id)
         return []
 
@@ -80,11 +80,11 @@ class ThreadRepository(Repository[ThreadState, Change]):
         """Bring up the documents of a run, its steps and its messages, which a dead process left: all of them, or what
         changed since a version of the thread."""
         view = await self._thread(project, thread_id)
-        held = view.state.runs.get(run_id)
-        if held is None or view.state.deleted:  # under the deletion's version they would keep its tombstones away
+        run_state = view.state.runs.get(run_id)
+        if run_state is None or view.state.deleted:  # under the deletion's version they would keep its tombstones away
             return
-        messages = (view.state.messages.get(key) for key in sorted(held.known))
-        things: list[Resource] = [held.run, *held.steps, *(message for message in messages if message)]
+        messages = (view.state.messages.get(key) for key in sorted(run_state.known))
+        things: list[Resource] = [run_state.run, *run_state.steps, *(message for message in messages if message)]
         if since:
             changed = {change.object.id for change in view.run_history(run_id) if change.version > since}
             things = [thing for thing in things if thing.id in changed]
@@ -97,13 +97,15 @@ class ThreadRepository(Repository[ThreadState, Change]):
         if state.thread is None or not state.deleted:
             return
         runs = list(state.runs)
-        steps = [step for held in runs for step in held.steps]
-        things: Iterable[Resource] = itertools.chain([state.thread], state.messages, (held.run for held in runs), steps)
+        steps = [step for run_state in runs for step in run_state.steps]
+        things: Iterable[Resource] = itertools.chain(
+            [state.thread], state.messages, (run_state.run for run_state in runs), steps
+        )
         deleted = (Change(state.version, "thread.deleted", thing) for thing in things)
         emptied = (document for change in deleted for document in documents(project, [change]))
         await self._advance(emptied)
-        for held in runs:
-            await self._storage.drop(names.STREAMS, names.document(project, thread_id, held.run.id))
+        for run_state in runs:
+            await self._storage.drop(names.STREAMS, names.document(project, thread_id, run_state.run.id))
 
     async def sweep(self, project: str, thread_id: str) -> None:
         """Remove the last of a thread that was purged long ago. No error if that is done."""

@@ -47,8 +47,8 @@ def rounds_before(state: ThreadState, message: Message, offer: Offer) -> Iterato
     leads to none: Mistral refuses a user's message right after outputs ("Unexpected role 'user' after role 'tool'").
     The caller sees to it that the message is not empty, since an empty one is not sent.
     """
-    held = state.runs.get(message.run_id or "")
-    steps = [step for step in held.steps if step.status == "completed"] if held else []
+    run_state = state.runs.get(message.run_id or "")
+    steps = [step for step in run_state.steps if step.status == "completed"] if run_state else []
     ends = (
         place
         for place, step in enumerate(steps)

@@ -100,8 +100,8 @@ _decoder = msgspec.json.Decoder(Snapshot)
 
 
 def _stored(state: ThreadState, history: Sequence[Change]) -> tuple[StoredChange, ...]:
-    held = state.runs.get(next((change.object.id for change in history if isinstance(change.object, Run)), ""))
-    if held is None or not held.stream:
+    run_state = state.runs.get(next((change.object.id for change in history if isinstance(change.object, Run)), ""))
+    if run_state is None or not run_state.stream:
         return ()
     return tuple(StoredChange(c.version, c.name, msgspec.Raw(encode(c.object))) for c in history)
 

@@ -74,7 +74,7 @@ class Execution(Generic[C]):
     """One call to be executed. `beside`: how many calls of its tool the model made in this turn, this one included."""
 
     project: str
-    held: RunState
+    run_state: RunState
     call: C
     beside: int = 1
 

@@ -63,7 +63,7 @@ async def ready(stores: VectorStoreRepository, clock: Clock, project: str, store
 
 
 async def search(
-    engine: Search, project: str, held: RunState, call: FileSearchToolCall, window: int, share: int, count: Count
+    engine: Search, project: str, run_state: RunState, call: FileSearchToolCall, window: int, share: int, count: Count
 ) -> Output:
     """What the model is told beside what was found, and that. `window` is the model's, in tokens;
     `share` is the number of searches that divide its part of the window; `count` counts tokens, in a thread. It changes
@@ -71,9 +71,9 @@ async def search(
 
     Raises StorageUnavailable: nothing of the run can be stored either, so it waits until the store is back.
     """
-    run, threshold = held.run, call.file_search.ranking_options.score_threshold
+    run, threshold = run_state.run, call.file_search.ranking_options.score_threshold
     stores, limit = passages.stores_of(run), passages.most_results(run)
-    tokens = await asyncio.to_thread(passages.room, list(held.steps), window, count) // share
+    tokens = await asyncio.to_thread(passages.room, list(run_state.steps), window, count) // share
     if not tokens:
         return Output(f"Error: {FULL}")
     try:

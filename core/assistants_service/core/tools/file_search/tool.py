@@ -73,13 +73,15 @@ class FileSearchTools(Tool[FileSearchBody, FileSearchTool, FileSearchToolCall]):
         return FileSearchToolCall(id=call.id, file_search=FileSearch(ranking_options=ranking_of(run)), record=record)
 
     async def execute(self, execution: Execution[FileSearchToolCall], services: ToolServices) -> Output:
-        run, project = execution.held.run, execution.project
+        run, project = execution.run_state.run, execution.project
         # What was attached a moment ago is to be found: by a user, or by a program that made its assistant anew.
         until = (run.started_at or run.created_at) + WAIT
         for store_id in stores_of(run):
             await ready(services.stores, services.clock, project, store_id, until)
         window, count = services.window(run.model), services.tokenizer.count
-        return await search(services.search, project, execution.held, execution.call, window, execution.beside, count)
+        return await search(
+            services.search, project, execution.run_state, execution.call, window, execution.beside, count
+        )
 
     def completed(self, call: FileSearchToolCall, output: str, stored: msgspec.Raw | None) -> FileSearchToolCall:
         results = msgspec.json.decode(stored, type=tuple[FileSearchResult, ...]) if stored is not None else ()
