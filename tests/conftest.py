@@ -5,8 +5,9 @@ import os
 import pytest
 
 from azurite import azure_account, azurite
+from open_connections import pytest_runtest_call, pytest_runtest_teardown
 
-__all__ = ["azure_account", "azurite"]
+__all__ = ["azure_account", "azurite", "pytest_runtest_call", "pytest_runtest_teardown"]
 
 
 def pytest_xdist_auto_num_workers() -> int:

@@ -45,6 +45,7 @@ from scripted_upstreams import (
     broken,
     choice,
     chunk,
+    closing,
     events,
     fail,
     fragment,
@@ -903,10 +904,9 @@ async def test_a_name_finds_its_provider() -> None:
     async with serving() as first, serving() as second:
         first.script = second.script = [whole(choice(content="a"))]
         providers = {"first": Provider(base_url=first.url), "second": Provider(base_url=second.url)}
-        models = ModelRouter(providers, "first")
-        for model in ("gpt", "second/gpt", "second/org/gpt", "first/gpt", "unknown/gpt", "second"):
-            await models.reply(prompt(model=model), None)
-        await models.close()
+        async with closing(ModelRouter(providers, "first")) as models:
+            for model in ("gpt", "second/gpt", "second/org/gpt", "first/gpt", "unknown/gpt", "second"):
+                await models.reply(prompt(model=model), None)
         assert [body["model"] for _, body, _ in first.requests] == ["gpt", "gpt", "unknown/gpt", "second"]
         assert [body["model"] for _, body, _ in second.requests] == ["gpt", "org/gpt"]
 
@@ -922,17 +922,17 @@ async def test_a_name_finds_its_provider() -> None:
 )
 async def test_a_name_of_no_provider_is_refused(upstream: Upstream, listed: Answer, refused: set[str]) -> None:
     upstream.script = [listed]
-    models = ModelRouter({"main": Provider(base_url=upstream.url), "ollama": Provider(base_url=upstream.url)}, "main")
     names = {"gpt", "gpt-of-nobody", "ollama/x", "main/olama/x", "olama/x", "openai/gpt", "org/other", "org/llama:free"}
-    found = {name: await refusal(models, name) for name in sorted(names)}
-    assert {name for name, words in found.items() if words} == refused
-    if refused:
-        assert found["olama/x"] == (
-            "The requested model 'olama/x' does not exist: there is no provider 'olama'. The providers are: main,"
-            " ollama. A model that 'main' calls so has to be called main/olama/x."
-        )
-    assert len(upstream.requests) == 1  # remembered
-    await models.close()
+    providers = {name: Provider(base_url=upstream.url) for name in ("main", "ollama")}
+    async with closing(ModelRouter(providers, "main")) as models:
+        found = {name: await refusal(models, name) for name in sorted(names)}
+        assert {name for name, words in found.items() if words} == refused
+        if refused:
+            assert found["olama/x"] == (
+                "The requested model 'olama/x' does not exist: there is no provider 'olama'. The providers are: main,"
+                " ollama. A model that 'main' calls so has to be called main/olama/x."
+            )
+        assert len(upstream.requests) == 1  # remembered
 
 
 async def refusal(models: ModelRouter, name: str) -> str:
@@ -996,33 +996,32 @@ async def test_models_of_all_providers_are_listed_and_remembered(upstream: Upstr
         "gone": Provider(base_url=f"http://127.0.0.1:{unused_port()}"),
         "offline": Provider(api="offline"),
     }
-    models = ModelRouter(providers, "main", now=lambda: time[0])
-    expected = [
-        ModelInfo("gpt", 5, "them", "main/gpt"),
-        ModelInfo("org/llama", 0, "main", "main/org/llama"),
-        ModelInfo("local/gpt", 5, "them", "local/gpt"),
-        ModelInfo("local/org/llama", 0, "local", "local/org/llama"),
-        ModelInfo("fixed/one", 0, "fixed", "fixed/one"),
-        ModelInfo("fixed/two", 0, "fixed", "fixed/two"),
-        ModelInfo("offline/offline", 0, "offline", "offline/offline"),
-    ]
-    assert list(await asyncio.gather(models.list(), models.list())) == [expected, expected]
-    time[0] = 59.0
-    await models.list()
-    assert [path for path, _, _ in upstream.requests] == ["/v1/models"] * 2
-    time[0] = 60.0
-    await models.list()
-    assert len(upstream.requests) == 4
-    await models.close()
+    async with closing(ModelRouter(providers, "main", now=lambda: time[0])) as models:
+        expected = [
+            ModelInfo("gpt", 5, "them", "main/gpt"),
+            ModelInfo("org/llama", 0, "main", "main/org/llama"),
+            ModelInfo("local/gpt", 5, "them", "local/gpt"),
+            ModelInfo("local/org/llama", 0, "local", "local/org/llama"),
+            ModelInfo("fixed/one", 0, "fixed", "fixed/one"),
+            ModelInfo("fixed/two", 0, "fixed", "fixed/two"),
+            ModelInfo("offline/offline", 0, "offline", "offline/offline"),
+        ]
+        assert list(await asyncio.gather(models.list(), models.list())) == [expected, expected]
+        time[0] = 59.0
+        await models.list()
+        assert [path for path, _, _ in upstream.requests] == ["/v1/models"] * 2
+        time[0] = 60.0
+        await models.list()
+        assert len(upstream.requests) == 4
 
 
 @pytest.mark.parametrize("answer", [whole({}, 500), whole("?"), whole({"data": [{"no": "id"}]})])
 async def test_a_provider_that_cannot_list_is_left_out(upstream: Upstream, answer: Answer) -> None:
     upstream.script = [answer]
-    models = ModelRouter({"offline": Provider(api="offline"), "main": Provider(base_url=upstream.url)}, "offline")
-    assert await models.list() == [ModelInfo("offline", 0, "offline", "offline/offline")]
-    assert len(upstream.requests) == 1  # not retried
-    await models.close()
+    providers = {"offline": Provider(api="offline"), "main": Provider(base_url=upstream.url)}
+    async with closing(ModelRouter(providers, "offline")) as models:
+        assert await models.list() == [ModelInfo("offline", 0, "offline", "offline/offline")]
+        assert len(upstream.requests) == 1  # not retried
 
 
 async def test_a_provider_that_does_not_list_in_time_is_left_out(

@@ -13,7 +13,6 @@ import provider_quirks
 from assistants_service.core import names
 from assistants_service.core.ports.models import Thought, Tokens, ToolCall, Turn
 from assistants_service.core.threads import events as e
-from assistants_service.infra.models.providers import ModelRouter, Provider
 from assistants_service.infra.models.thoughts import MOST
 from inprocess_service import InProcess, in_process, path_of, says
 from scripted_upstreams import choice, function, prompt, router, serving, whole
@@ -26,21 +25,15 @@ THINKERS = {
 }
 
 
-def models_of(url: str, name: str) -> ModelRouter:
-    provider = Provider(api=provider_quirks.HABITS[name].api, base_url=f"{url}/{name}/v1")  # type: ignore[arg-type]
-    return ModelRouter({"acme": provider}, "acme", timeout=10, max_retries=0)
-
-
 @pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
 @pytest.mark.parametrize(("habit", "thought"), THINKERS.items())
 async def test_a_thought_outlives_its_process_and_is_never_on_the_wire(
     habit: str, thought: str, streamed: bool, tmp_path: Path
 ) -> None:
     """The model of each habit refuses the outputs without it. The process that asked is gone when they come."""
-    storage, seen = f"sqlite:///{tmp_path}/a.db", ""
+    storage, seen, api = f"sqlite:///{tmp_path}/a.db", "", provider_quirks.HABITS[habit].api
     async with provider_quirks.serving() as url:
-        models = models_of(url, habit)
-        async with in_process(models=models, storage=storage) as service:
+        async with router(f"{url}/{habit}/v1", api) as models, in_process(models=models, storage=storage) as service:
             thread, assistant = await service.thread("How is the weather?"), await service.assistant(tools=[WEATHER])
             body = {"assistant_id": assistant, "stream": streamed}
             if streamed:
@@ -52,14 +45,12 @@ async def test_a_thought_outlives_its_process_and_is_never_on_the_wire(
             run = await service.until(run, "requires_action")
             seen += await everything(service, run)
             await service.stop_worker()
-        models = models_of(url, habit)
-        async with in_process(models=models, storage=storage) as service:
+        async with router(f"{url}/{habit}/v1", api) as models, in_process(models=models, storage=storage) as service:
             run = await service.answered(run, call_1="sunny")
             seen += await everything(service, run)
             said = await service.said(thread)
             held = (await service.threads.look("default", thread)).state.runs[run["id"]]
             log = await service.storage.read(names.THREADS, names.log("default", thread), None)
-        await models.close()
     assert (run["status"], said[-1]) == ("completed", provider_quirks.DONE)
     assert thought not in seen
     assert held.thoughts == {}

@@ -179,7 +179,12 @@ def function_call(name: str, text: str, call_id: str = "call_1") -> dict[str, An
 async def router(url: str, api: Any = "chat", *, retries: int = 0, **options: Any) -> AsyncIterator[ModelRouter]:
     timeout = options.pop("timeout", 5.0)
     provider = Provider(api=api, base_url=url, **options)
-    models = ModelRouter({"acme": provider}, "acme", timeout=timeout, max_retries=retries)
+    async with closing(ModelRouter({"acme": provider}, "acme", timeout=timeout, max_retries=retries)) as models:
+        yield models
+
+
+@contextlib.asynccontextmanager
+async def closing(models: ModelRouter) -> AsyncIterator[ModelRouter]:
     try:
         yield models
     finally:

@@ -14,7 +14,7 @@ from assistants_service.infra.wiring import models_of
 from inprocess_service import InProcess, in_process, path_of
 from malformed_requests import UPLOAD, valid
 from multipart_forms import add_part, upload
-from scripted_upstreams import choice, function, serving, whole
+from scripted_upstreams import choice, closing, function, serving, whole
 
 Json = Any
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,10 +45,10 @@ async def test_a_server_that_callers_name_everywhere_is_never_asked() -> None:
         models = models_of(read_settings({"openai_base_url": upstream.url, "openai_api_key": "sk-x"}))
         call = function("fetch", f'{{"url": "{url}"}}')
         upstream.script = [whole(choice(tool_calls=[call])), whole(choice(content=f"![]({url})"))]
-        async with in_process(models=models, cors_origins="*") as service:  # or the origin is refused, unread
+        # With another setting the origin is refused, unread.
+        async with closing(models), in_process(models=models, cors_origins="*") as service:
             run = await talk(service, url)
             await spoil(service, run, url)
-        await models.close()
     first, second = (body["messages"] for _, body, _ in upstream.requests[:2])
     # The model's provider gets the URL as it came. Whether it fetches it is between the caller and the provider.
     assert {"type": "image_url", "image_url": {"url": url, "detail": "auto"}} in first[1]["content"]
