@@ -25,9 +25,8 @@ from assistants_service.core.ports.extraction import Extraction
 from assistants_service.core.ports.storage import Storage, StorageUnavailable
 from assistants_service.core.ports.telemetry import SILENCE, Telemetry
 from assistants_service.core.threads.repository import ThreadRepository
-from assistants_service.core.tools.file_search.searching import Search
 from assistants_service.core.vector_stores.repository import VectorStoreRepository
-from assistants_service.core.vector_stores.search import Searcher
+from assistants_service.core.vector_stores.search import Search, Searcher
 from assistants_service.infra.configuration import ConfigurationError, renamed
 from assistants_service.infra.models.providers import ModelRouter
 from assistants_service.infra.settings import Settings

@@ -32,8 +32,7 @@ from assistants_service.core.ports.extraction import Extraction
 from assistants_service.core.ports.models import Deltas, ModelError, ModelInfo, Prompt, Reply, Thought, Tokens, ToolCall
 from assistants_service.core.ports.telemetry import SILENCE, Telemetry
 from assistants_service.core.protocol.runs.resources import TERMINAL
-from assistants_service.core.tools.file_search.searching import Search
-from assistants_service.core.vector_stores.search import Searcher
+from assistants_service.core.vector_stores.search import Search, Searcher
 from assistants_service.infra.configuration import read_settings
 from assistants_service.infra.models.context_windows import known_window
 from assistants_service.infra.wiring import SystemClock, storage_of, tokens_of

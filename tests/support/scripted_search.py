@@ -30,7 +30,7 @@ PETS = found("file-pets", "pets.md", 0.5, "Rex is a dog.")
 
 @dataclass
 class FakeSearch:
-    """tools.file_search.searching.Search. `asked` is what it was asked; `before` runs first, and may raise or wait.
+    """vector_stores.search.Search. `asked` is what it was asked; `before` runs first, and may raise or wait.
     Stores whose id says so are `gone`."""
 
     found: Sequence[Found] = (FOODS, PETS)

@@ -15,9 +15,9 @@ from assistants_service.core.ports.models import Models, Tokenizer
 from assistants_service.core.ports.storage import Storage
 from assistants_service.core.ports.telemetry import SILENCE, Telemetry
 from assistants_service.core.threads.repository import ThreadRepository
-from assistants_service.core.tools.file_search.searching import Search
 from assistants_service.core.tools.tool import ToolServices
 from assistants_service.core.vector_stores.repository import VectorStoreRepository
+from assistants_service.core.vector_stores.search import Search
 from assistants_service.worker.actions import Actions
 from assistants_service.worker.budget import Budget
 from assistants_service.worker.images import Images

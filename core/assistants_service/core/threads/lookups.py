@@ -32,10 +32,10 @@ def whole_message(state: ThreadState, message_id: str) -> Message:
 
 
 def run_of(state: ThreadState, run_id: str) -> RunState:
-    held = state.runs.get(run_id)
-    if held is None:
+    run_state = state.runs.get(run_id)
+    if run_state is None:
         raise no_such("run", run_id)
-    return held
+    return run_state
 
 
 def made(changes: Iterable[Change], name: str, kind: type[R]) -> R | None:

@@ -125,18 +125,18 @@ class RunCommands:
             )
 
     def update_run(self, state: ThreadState, run_id: str, body: UpdateMetadata) -> list[e.Event]:
-        held = run_of(state, run_id)
+        run_state = run_of(state, run_id)
         if "metadata" not in body.model_fields_set:
             return []
-        return [e.RunUpdated(run_id=held.run.id, metadata=body.metadata or {})]
+        return [e.RunUpdated(run_id=run_state.run.id, metadata=body.metadata or {})]
 
     def submit_tool_outputs(self, state: ThreadState, run_id: str, body: SubmitToolOutputs) -> list[e.Event]:
-        held = run_of(state, run_id)
-        status = "expired" if endings.overdue(held, self.context.now) else held.run.status
-        step = held.open_step
+        run_state = run_of(state, run_id)
+        status = "expired" if endings.overdue(run_state, self.context.now) else run_state.run.status
+        step = run_state.open_step
         if status != "requires_action" or step is None:
             raise ApiError(f'Runs in status "{status}" do not accept tool outputs.')
-        wanted = [call.id for call in held.owed_calls]
+        wanted = [call.id for call in run_state.owed_calls]
         got = [output.tool_call_id or "" for output in body.tool_outputs]
         if sorted(wanted) != sorted(got):
             raise ApiError(f"Expected tool outputs for call_ids {wanted}, got {got}")
@@ -148,12 +148,12 @@ class RunCommands:
 
     def cancel_run(self, state: ThreadState, run_id: str) -> list[e.Event]:
         """`cancelling`, and at once `cancelled` where no worker holds the run. A second cancel changes nothing."""
-        held = run_of(state, run_id)
-        if held.run.status in TERMINAL:
-            raise ApiError(f"Cannot cancel run with status '{held.run.status}'.")
-        if held.run.status == "cancelling":
+        run_state = run_of(state, run_id)
+        if run_state.run.status in TERMINAL:
+            raise ApiError(f"Cannot cancel run with status '{run_state.run.status}'.")
+        if run_state.run.status == "cancelling":
             return []
         asked: list[e.Event] = [e.RunCancelling(run_id=run_id)]
-        if held.run.status in ("queued", "requires_action"):
-            return [*asked, *endings.cancelled(held)]
+        if run_state.run.status in ("queued", "requires_action"):
+            return [*asked, *endings.cancelled(run_state)]
         return asked

@@ -150,7 +150,7 @@ class RunService:
         The commit stands whatever becomes of this, so its client is told; what is missing here, the worker writes.
         """
         with contextlib.suppress(Conflict, StorageUnavailable):
-            held = (await self.repository.recall(project, thread_id)).runs.get(run_id)
-            if held is not None and held.stream:
+            run_state = (await self.repository.recall(project, thread_id)).runs.get(run_id)
+            if run_state is not None and run_state.stream:
                 writer = StreamWriter(self.storage, self.notifier, project, thread_id, run_id)
                 await writer.publish(self.repository, project, thread_id, run_id)

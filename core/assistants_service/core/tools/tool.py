@@ -22,8 +22,8 @@ from assistants_service.core.protocol.objects import Struct
 if TYPE_CHECKING:
     from assistants_service.core.protocol.runs.resources import Run, Step
     from assistants_service.core.threads.fold import RunState, ThreadState
-    from assistants_service.core.tools.file_search.searching import Search
     from assistants_service.core.vector_stores.repository import VectorStoreRepository
+    from assistants_service.core.vector_stores.search import Search
 
 Definition = Mapping[str, Any]  # of a function: name, description?, parameters, strict?
 Delta = dict[str, Any]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from assistants_service.core import names
 from assistants_service.core.ports.clock import Clock
@@ -33,6 +33,22 @@ class Found:
     number: int
     score: float
     text: str
+
+
+class Search(Protocol):
+    """A Searcher, as far as runs need it."""
+
+    async def search_stores(
+        self,
+        project: str,
+        store_ids: Sequence[str],
+        queries: Sequence[str],
+        *,
+        limit: int,
+        threshold: float,
+        weights: Weights | None,
+    ) -> Sequence[Found]:
+        """Raises ApiError, if a store is not there or has expired, and StorageUnavailable."""
 
 
 @dataclass(frozen=True, slots=True)

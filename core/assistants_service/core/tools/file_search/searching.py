@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from assistants_service.core.errors import ApiError
 from assistants_service.core.ports.clock import Clock
@@ -19,7 +19,7 @@ from assistants_service.core.tools.tool import Output
 if TYPE_CHECKING:
     from assistants_service.core.threads.fold import RunState
     from assistants_service.core.vector_stores.repository import VectorStoreRepository
-    from assistants_service.core.vector_stores.search import Found
+    from assistants_service.core.vector_stores.search import Found, Search
 
 log = logging.getLogger(__name__)
 
@@ -31,22 +31,6 @@ FULL = "There is no room for more passages. Do not search again: answer from tho
 GO_ON = "Do not search again now: tell the user, and do not guess."
 
 Ask = Callable[[Sequence[str]], Awaitable["Sequence[Found]"]]  # these stores
-
-
-class Search(Protocol):
-    """core.vector_stores.search.Searcher, as far as runs need it."""
-
-    async def search_stores(
-        self,
-        project: str,
-        store_ids: Sequence[str],
-        queries: Sequence[str],
-        *,
-        limit: int,
-        threshold: float,
-        weights: Weights | None,
-    ) -> Sequence[Found]:
-        """Raises ApiError, if a store is not there or has expired, and StorageUnavailable."""
 
 
 async def ready(stores: VectorStoreRepository, clock: Clock, project: str, store_id: str, until: float) -> None:
