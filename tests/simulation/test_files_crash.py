@@ -18,7 +18,7 @@ from assistants_service.core import names
 from assistants_service.core.errors import ApiError
 from assistants_service.core.files.service import PATIENCE, decode_file
 from assistants_service.core.ports.storage import StorageUnavailable
-from assistants_service.core.protocol.files.requests import CompleteUpload, CreateUpload, ExpiresAfter
+from assistants_service.core.protocol.files.requests import CompleteUpload, CreateFile, CreateUpload, ExpiresAfter
 from assistants_service.core.protocol.files.resources import File
 from assistants_service.infra.sqlite import contents
 from faults import How, Plan
@@ -76,18 +76,14 @@ class Owner:
         except StorageUnavailable:
             raise Unanswered from None
 
-    async def create(self, *, breaks: bool = False, expires_at: int | None = None) -> str:
+    async def create(self, *, breaks: bool = False, expires_after: int | None = None) -> str:
+        expiry = ExpiresAfter(anchor="created_at", seconds=expires_after) if expires_after else None
+        body = CreateFile(filename="fox", purpose="assistants", expires_after=expiry)
+
         async def create(process: Process) -> File:
-            file_id = process.services.ids.new("file")
-
-            async def describe(size: int) -> File:
-                return File(
-                    id=file_id, purpose="assistants", filename="fox", bytes=size, created_at=0, expires_at=expires_at
-                )
-
-            made = await process.services.files.create(PROJECT, file_id, slowly(BYTES, breaks=breaks), describe)
-            assert made is not None
-            return made
+            files, context = process.services.files, process.request
+            async with files.receive(context, slowly(BYTES, breaks=breaks)) as received:
+                return await files.create(context, received.file_id, body, received)
 
         return await self.acknowledged(await self.ask(create), BYTES)
 
@@ -151,7 +147,7 @@ async def create_and_delete(owner: Owner) -> None:
 
 
 async def create_expiring(owner: Owner) -> None:
-    file_id = await owner.create(expires_at=int(owner.world.clock.now() + HOUR))
+    file_id = await owner.create(expires_after=int(HOUR))
     del owner.told[file_id]
     owner.gone.add(file_id)
 

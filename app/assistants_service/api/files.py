@@ -21,11 +21,11 @@ from assistants_service.api.handling import (
     page_query,
     services_of,
 )
-from assistants_service.api.idempotency import Reserved, reserve
+from assistants_service.api.idempotency import create_under
 from assistants_service.api.multipart import Form
 from assistants_service.api.validation import parse_body
 from assistants_service.core.errors import ApiError, no_such_file
-from assistants_service.core.files.service import decode_file, expiry
+from assistants_service.core.files.service import decode_file
 from assistants_service.core.ids import SAFE_ID
 from assistants_service.core.ports.storage import StorageUnavailable
 from assistants_service.core.protocol.files.requests import CreateFile, Purpose
@@ -39,31 +39,19 @@ MOST = 10_000  # files of one list, and the default
 
 
 async def create(request: web.Request) -> web.Response:
-    services, project = services_of(request), request[PROJECT]
+    """Fields of the form may come before the file and after it: what it is, is known when its last byte is there."""
+    services, context = services_of(request), context_of(request)
     form = Form(request, "file", FIELDS, limit=services.file_limit)
     await form.begin()
     _check_purpose(form)  # if it comes before the file, none of that is stored in vain
-    file_id, reserved = services.ids.new("file"), Reserved(services.storage, "")
-
-    async def describe(size: int) -> File | None:
-        nonlocal reserved
+    async with services.files.receive(context, form.chunks()) as received:
         body = _body(form)
-        digest = form.digest.digest() if form.digest else b""
-        reserved = await reserve(request, body.model_dump_json().encode() + digest, file_id)
-        if reserved.known:
-            return None
-        created_at = int(services.clock.now())
-        return File(
-            id=reserved.id,
-            purpose=body.purpose,
-            filename=body.filename,
-            bytes=size,
-            created_at=created_at,
-            expires_at=expiry(body.purpose, body.expires_after.seconds if body.expires_after else None, created_at),
+        return await create_under(
+            request,
+            received.file_id,
+            lambda file_id: services.files.create(context, file_id, body, received),
+            content=body.model_dump_json().encode() + (form.digest.digest() if form.digest else b""),
         )
-
-    file = await services.files.create(project, file_id, form.chunks(), describe)
-    return reserved.known or await reserved.keep(answer(file))
 
 
 def _check_purpose(form: Form) -> None:

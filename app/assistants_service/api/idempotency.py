@@ -76,7 +76,20 @@ async def create_once(
     """The answer with what `create` makes under the id that it is given; or the answer that an earlier request with
     this key got. Raises the 400 of a key that came with another request before, and the 404 of a file or a store that
     the body `naming` names in vain."""
-    reserved = await reserve(request, await request.read(), services_of(request).ids.new(prefix), naming)
+    object_id = services_of(request).ids.new(prefix)
+    return await create_under(request, object_id, create, content=await request.read(), naming=naming)
+
+
+async def create_under(
+    request: web.Request,
+    object_id: str,
+    create: Callable[[str], Awaitable[object]],
+    *,
+    content: bytes,
+    naming: Body | None = None,
+) -> web.Response:
+    """`create_once` under this id, unless the key reserved another. `content` tells this request from others."""
+    reserved = await reserve(request, content, object_id, naming)
     return reserved.known or await reserved.keep(answer(await create(reserved.id)))
 
 

@@ -19,6 +19,7 @@ from assistants_service.core.ids import made_at
 from assistants_service.core.notifier import Notifier
 from assistants_service.core.ports.clock import Clock
 from assistants_service.core.ports.storage import Conflict, Storage, StorageUnavailable, Stored
+from assistants_service.core.protocol.files.requests import CreateFile
 from assistants_service.core.protocol.files.resources import File
 from assistants_service.core.protocol.objects import encode
 from assistants_service.core.request_context import RequestContext
@@ -32,14 +33,21 @@ SCAN: Final = 500  # documents that are read at once where most may be filtered 
 
 decode_file = msgspec.json.Decoder(File).decode
 
-# From the number of bytes to the file that they are. Its id is another one if an earlier request with the same
-# Idempotency-Key made it; None if that one was answered, too. Raises ApiError for what is refused.
-Describe = Callable[[int], Awaitable[File | None]]
 LetGo = Callable[[str, str], Awaitable[None]]  # of project and file
 
 
 async def no_holder(project: str, file_id: str) -> None:
     """Nothing else holds files."""
+
+
+@dataclass(slots=True)
+class Received:
+    """Content of `size` bytes under the id of a file that has no document yet. `used`: it is, or may become, that
+    file's."""
+
+    file_id: str
+    size: int
+    used: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +59,13 @@ class Files:
     notifier: Notifier
     let_go: LetGo = no_holder  # what holds a file by its id lets it go, when it is gone
 
-    async def create(self, project: str, file_id: str, chunks: AsyncIterator[bytes], describe: Describe) -> File | None:
-        """A file of these bytes, described when they are there. Raises ApiError for none at all, for those that took a
-        day to come, and if `describe` names an earlier request's file whose bytes were removed since."""
-        name, begun = names.document(project, file_id), self.clock.now()
+    @contextlib.asynccontextmanager
+    async def receive(self, context: RequestContext, chunks: AsyncIterator[bytes]) -> AsyncIterator[Received]:
+        """The content of a new file, which `create` makes known. If none does, it is removed when the caller is done
+        with it, but for an error after which a retry may find that it is the file's. Raises ApiError for no bytes at
+        all, and for those that took a day to come."""
+        project, file_id, begun = context.project, context.ids.new("file"), self.clock.now()
+        name = names.document(project, file_id)
         # 1. enqueue, before the first byte: a crash at any moment leaves nothing that the worker does not find.
         await self.enqueue(CleanUpFile(project=project, file_id=file_id, sent_at=begun), delay=FIRST_LOOK)
         # 2. content
@@ -63,24 +74,39 @@ class Files:
         except BaseException:  # refused while it came, or its client went away
             await self._discard_early(name)
             raise
+        received = Received(file_id, part.size)
         try:
             if not part.size:
                 raise ApiError("The file is empty.", param="file")
             if self.clock.now() > begun + PATIENCE - MARGIN:  # the worker might remove it under the document
                 raise ApiError("The upload took too long.", status=408)
             await self.storage.commit(names.CONTENTS, name, [part])
-            file = await describe(part.size)
-        except ApiError:  # for any other reason a retry may find that this id is the file's
-            await self._discard_early(name)
+            yield received
+        except ApiError:
+            if not received.used:
+                await self._discard_early(name)
             raise
-        if file is None or file.id != file_id:
+        if not received.used:
             await self._discard_early(name)
-        if file is None:
-            return None
-        if file.id != file_id:
-            await self._check_earlier(project, file.id)
+
+    async def create(self, context: RequestContext, file_id: str, body: CreateFile, received: Received) -> File:
+        """The file that is described by the body. Its id is that of the content; or another one, if an earlier request
+        with the same Idempotency-Key made that file: then as it is. Raises ApiError if that one's bytes were removed
+        since."""
+        received.used = file_id == received.file_id
+        if not received.used:
+            await self._check_earlier(context.project, file_id)
+        created_at = int(self.clock.now())  # when it is there, and not when its first byte came
+        file = File(
+            id=file_id,
+            purpose=body.purpose,
+            filename=body.filename,
+            bytes=received.size,
+            created_at=created_at,
+            expires_at=expiry(body.purpose, body.expires_after.seconds if body.expires_after else None, created_at),
+        )
         # 3. document
-        return await self.publish(project, file)
+        return await self.publish(context.project, file)
 
     async def _check_earlier(self, project: str, file_id: str) -> None:
         """Of a file whose request died, the worker removes the bytes a day after they began to come: the key that
@@ -88,7 +114,7 @@ class Files:
         stored = await self.storage.get(names.FILES, names.document(project, file_id))
         if stored is not None:
             return
-        too_late = self.clock.now() > made_at(file_id) + PATIENCE - MARGIN  # as in `create`
+        too_late = self.clock.now() > made_at(file_id) + PATIENCE - MARGIN  # as in `receive`
         if too_late or not await self.has_content(project, file_id):
             raise ApiError("The file that this Idempotency-Key stands for is gone. Send it with another key.")
 
