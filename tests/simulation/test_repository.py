@@ -316,14 +316,14 @@ def test_what_is_unpacked_of_a_snapshot_counts_whenever_that_is() -> None:
             await writing.threads.commit(PROJECT, long.thread, lambda state: created)
             await long.say()  # which rolls the log over
             threads = reading.threads
-            threads._view_bytes = 100_000
+            threads._views.limit = 100_000
             state = await threads.read(PROJECT, long.thread)
             await threads.read(PROJECT, short.thread)
-            assert len(threads._views) == 2 and threads._weight < 30_000
+            assert len(threads._views) == 2 and threads._views.weight < 30_000
             assert len(list(state.messages)) == 101
             await threads.read(PROJECT, short.thread)
             assert [*threads._views] == [(PROJECT, short.thread)]
-            assert threads._weight == threads._views[PROJECT, short.thread].weight
+            assert threads._views.weight == threads._views[PROJECT, short.thread].weight
 
     run(main())
 

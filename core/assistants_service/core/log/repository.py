@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import ABC, abstractmethod
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Final, Generic
 
@@ -19,6 +18,7 @@ from assistants_service.core.fanout import fan_out
 from assistants_service.core.ids import Ids
 from assistants_service.core.log.events import Commit, Event, to_block
 from assistants_service.core.log.state import C, S, UnreadableLog, View, decoding
+from assistants_service.core.log.views import Views
 from assistants_service.core.notifier import Listener, Notifier
 from assistants_service.core.ports.clock import Clock
 from assistants_service.core.ports.storage import (
@@ -76,10 +76,7 @@ class Repository(ABC, Generic[S, C]):
     ) -> None:
         self._storage, self._clock, self._ids, self._notifier = storage, clock, ids, notifier
         self._telemetry = telemetry
-        self._rollover_after, self._view_bytes = rollover_after, view_bytes
-        self._views: OrderedDict[tuple[str, str], View[S, C]] = OrderedDict()
-        self._weight = 0
-        self._grown: set[View[S, C]] = set()
+        self._rollover_after, self._views = rollover_after, Views[S, C](self._blank, view_bytes)
         self._late: set[asyncio.Task[None]] = set()  # projections that the store refused at first
 
     # -- what a kind of aggregate adds -----------------------------------------------------------------------------
@@ -106,12 +103,12 @@ class Repository(ABC, Generic[S, C]):
 
     async def look(self, project: str, log_id: str) -> View[S, C]:
         """The aggregate as the log has it now. Its state is empty (version 0) if there is no such one."""
-        view = self._view(project, log_id)
+        view = self._views.at(project, log_id)
         try:
             async with view.lock:
                 await self._refresh(view, project, log_id)
         finally:
-            self._keep(view, project, log_id)
+            self._views.keep(view, project, log_id)
         return view
 
     async def read(self, project: str, log_id: str) -> S:
@@ -150,7 +147,7 @@ class Repository(ABC, Generic[S, C]):
         async with view.lock:
             await self._enqueue(item_of, 0)
             changes, rest = await self._append(view, project, log_id, events)
-        self._keep(view, project, log_id)
+        self._views.keep(view, project, log_id)
         await self._after(project, log_id, rest, enqueued=item_of is not None, by_client=True)
         return changes
 
@@ -169,12 +166,12 @@ class Repository(ABC, Generic[S, C]):
         unknown or deleted; and once the commit stands the client is told so, even if the store refuses the documents
         for a while.
         """
-        view = self._view(project, log_id)
+        view = self._views.at(project, log_id)
         try:
             async with view.lock:
                 changes, rest = await self._commit(view, project, log_id, command, item_of, by_client=by_client)
         finally:
-            self._keep(view, project, log_id)
+            self._views.keep(view, project, log_id)
         # 4. project: any crash before leaves a document behind the log, never the other way round.
         await self._after(project, log_id, rest, enqueued=item_of is not None, by_client=by_client)
         return changes
@@ -390,32 +387,3 @@ class Repository(ABC, Generic[S, C]):
         """The snapshot that a generation begins with."""
         stored = await self._storage.get(names.SNAPSHOTS, names.snapshot(project, log_id, generation))
         return stored.body if stored else None
-
-    def _view(self, project: str, log_id: str) -> View[S, C]:
-        return self._views.setdefault((project, log_id), self._blank())
-
-    def _keep(self, view: View[S, C], project: str, log_id: str) -> None:
-        """Remember the view, if there is such a log, and forget the ones that were not asked for lately."""
-        key = (project, log_id)
-        if view.mark is None and not view.lock.locked():
-            return self._forget(key)
-        if self._views.get(key) is not view:
-            self._forget(key)
-            self._views[key] = view
-        self._views.move_to_end(key)
-        view.grown = self._grown
-        self._count(view)
-        while self._grown:
-            if (other := self._grown.pop()).counted:
-                self._count(other)
-        while len(self._views) > 1 and self._weight > self._view_bytes:
-            self._forget(next(iter(self._views)))
-
-    def _count(self, view: View[S, C]) -> None:
-        self._weight += view.weight - view.counted
-        view.counted = view.weight
-
-    def _forget(self, key: tuple[str, str]) -> None:
-        if view := self._views.pop(key, None):
-            self._weight -= view.counted
-            view.counted = 0

@@ -113,7 +113,7 @@ class ThreadRepository(Repository[ThreadState, Change]):
             await self._storage.sweep(container, names.document(project, thread_id, ""))
         # The log before the snapshot, without which it cannot be read.
         await self._storage.drop(names.THREADS, names.log(project, thread_id))
-        self._forget((project, thread_id))
+        self._views.forget(project, thread_id)
         await self._forget_snapshots(project, thread_id)
         # Last its own tombstone, by which `assistants resume` finds what a sweep that was cut short has left.
         await self._storage.remove(names.THREADS, names.document(project, thread_id))

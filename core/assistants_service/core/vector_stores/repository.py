@@ -192,7 +192,7 @@ class VectorStoreRepository(Repository[StoreState, StoreChange]):
             await self._storage.sweep(container, names.document(project, store_id, ""))
         # Last the log, by which all this is found, and what it begins with: it cannot be read without.
         await self._storage.drop(names.STORE_LOGS, names.log(project, store_id))
-        self._forget((project, store_id))
+        self._views.forget(project, store_id)
         await self._forget_snapshots(project, store_id)
 
     async def let_go(self, project: str, file_id: str) -> None:
