@@ -220,11 +220,11 @@ async def test_a_run_whose_functions_worker_is_killed_is_taken_over_soon(azurite
         assert world.models.calls.total() == 2
 
 
-async def test_nothing_is_doubled_while_the_host_renews_its_claim_and_others_ring(
+async def test_nothing_is_doubled_while_the_host_renews_its_claim_and_a_second_item_comes(
     azurite: Azurite, deployed: Path
 ) -> None:
     """The run lasts longer than the host hides its item, whose receipt the worker has made void; and a second work item
-    rings for it."""
+    comes for it."""
     async with one_run(azurite, hosted(deployed, HidesForTwoSeconds)) as (world, one, running):
         (run,) = one.runs
         item = AdvanceRun(project="default", thread_id=run.thread_id, run_id=run.id, sent_at=time.time())

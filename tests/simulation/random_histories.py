@@ -25,7 +25,7 @@ from scripted_models import ASSISTANT
 from simulated_clients import Client, Ear, Exchange, Refused, Unanswered, names_in_path
 from simulated_service import KEYS, World
 from test_stores_crash import Owner
-from vector_store_programs import Keeper, Shelf, p9_stores_are_whole, take_one_more
+from vector_store_programs import SharedNotes, StoreProgram, p9_stores_are_whole, take_one_more
 from virtual_time import run
 
 T = TypeVar("T")
@@ -84,10 +84,12 @@ async def _play(seed: int, show: Callable[[str], None] | None) -> World:
     weather.set_up(mischief)
     async with world.running():
         books = {key: Book() for key in KEYS}
-        shelf = Shelf(Owner(world))
-        keepers = chance.choice((0, 0, 1, 2))
-        programs: list[Program | Keeper] = [Keeper.of(world, chance, shelf, number) for number in range(keepers)]
-        programs += [Program.of(world, chance, books, number) for number in range(chance.randint(2, 4) - keepers)]
+        shared = SharedNotes(Owner(world))
+        with_stores = chance.choice((0, 0, 1, 2))
+        programs: list[Program | StoreProgram] = [
+            StoreProgram.of(world, chance, shared, number) for number in range(with_stores)
+        ]
+        programs += [Program.of(world, chance, books, number) for number in range(chance.randint(2, 4) - with_stores)]
         trouble = asyncio.create_task(weather.storm(world))
         await asyncio.gather(*(program.live() for program in programs))
         trouble.cancel()
@@ -101,8 +103,8 @@ async def _play(seed: int, show: Callable[[str], None] | None) -> World:
         await world.at_rest()
         await check(world)
         no_run_was_given_up(world)
-        await p9_stores_are_whole(world, shelf)
-        await take_one_more(world, shelf)
+        await p9_stores_are_whole(world, shared)
+        await take_one_more(world, shared)
         world.counts["happened: storage calls"] += len(plan.calls)
         world.counts["happened: virtual seconds"] += int(asyncio.get_running_loop().time())
     return world

@@ -1,4 +1,4 @@
-"""Within one process no part polls for what another one did: it is heard at once, at whatever moment it comes."""
+"""Within one process no part polls for what another one did: it is notified at once, whenever that is."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_a_run_that_comes_while_the_queue_is_looked_at_begins_at_once() -> None:
     run(main())
 
 
-def test_a_commit_that_comes_after_its_doorbell_is_noticed_at_once() -> None:
+def test_a_commit_that_comes_after_its_work_item_is_noticed_at_once() -> None:
     async def main() -> None:
         world = World(layout=("api",))
         async with world.running():
@@ -187,14 +187,14 @@ def test_a_reader_hears_at_once_what_comes_while_it_looks() -> None:
     run(main())
 
 
-@pytest.mark.parametrize("rings", [0, 1])
-def test_who_listens_serves_once_and_is_forgotten(rings: int) -> None:
+@pytest.mark.parametrize("notified", [0, 1])
+def test_a_listener_serves_once_and_is_forgotten(notified: int) -> None:
     async def main() -> None:
         notifier = Notifier()
         listener = notifier.listen("topic")
-        for _ in range(rings):
+        for _ in range(notified):
             notifier.notify("topic")
-        assert await listener.wait(1) == bool(rings)
+        assert await listener.wait(1) == bool(notified)
         assert not notifier._listeners
 
     run(main())

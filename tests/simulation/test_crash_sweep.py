@@ -136,7 +136,7 @@ def test_p2_a_take_over_by_an_old_delivery_that_dies_leaves_no_run_behind() -> N
 
 
 @pytest.mark.parametrize("stall", [70.0, 100.0])
-def test_p2_a_commit_that_comes_minutes_after_its_doorbell_is_found(stall: float) -> None:
+def test_p2_a_commit_that_comes_minutes_after_its_work_item_is_found(stall: float) -> None:
     """As of a store that answers at last, or of a machine that slept in between."""
     layout = ("api", "worker")
     calls = run(play(SCENARIOS["plain"], Plan(), layout=layout)).plan.calls

@@ -253,7 +253,7 @@ ALLOWED = {
     (
         "worker/assistants_service/worker/main.py",
         "stop",
-    ): "waits for tasks that are there; what they ask the store for has a bound in Doorbell",
+    ): "waits for tasks that are there; what they ask the store for has a bound in the item handler",
     (
         "worker/assistants_service/worker/ingestion.py",
         "_tend",

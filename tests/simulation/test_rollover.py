@@ -89,14 +89,14 @@ def test_p3_a_process_that_starts_reads_what_one_that_was_there_knows() -> None:
 
 
 def test_p4_nothing_is_added_to_streams_of_runs_that_lie_generations_back() -> None:
-    """Their expiry work items ring long after."""
+    """The work items of their expiry come long after."""
 
     async def main() -> None:
         world = World(rollover_after=ROLLS, layout=("api", "worker"))
         async with world.running():
             client = await talk(world)
             before = await streams(world, client)
-            assert world.queued(), "doorbells of the expiry are still to ring"
+            assert world.queued(), "the work items of the expiry are still to come"
             await world.at_rest()
             assert await streams(world, client) == before
             await check(world)
@@ -213,7 +213,7 @@ def test_a_snapshot_that_is_stored_after_the_thread_was_purged_does_not_stay() -
             await client.open_thread()
             for number in range(ROLLS - 1):
                 await say(slow, client.thread, f"Message {number}")
-            await quick.threads.read(PROJECT, client.thread)  # so that it rings once: a second purge would clean up
+            await quick.threads.read(PROJECT, client.thread)  # so that it sends one item: a second purge would clean up
             storage: Any = slow.storage
             undisturbed, log = storage.advance, names.log(PROJECT, client.thread)
 

@@ -35,8 +35,8 @@ async def started(world: World, script: str, *, stream: bool = False) -> tuple[C
     return client, await client.run(script, stream=stream)
 
 
-async def ring(world: World, client: Client, work: Run) -> None:
-    """A work item more for this run."""
+async def send_again(world: World, client: Client, work: Run) -> None:
+    """One more work item for this run."""
     item = AdvanceRun(project=PROJECT, thread_id=client.thread, run_id=work.id, sent_at=world.clock.now())
     await world.store.send(to_body(item))
 
@@ -69,7 +69,7 @@ def test_p6_of_two_workers_that_claim_a_run_at_once_one_works() -> None:
         world = World(layout=("api", "idle", "idle"))
         async with world.running():
             client, work = await started(world, "slow")
-            await ring(world, client, work)
+            await send_again(world, client, work)
             items = [await deliver(world), await deliver(world)]
             await asyncio.gather(*map(answer, world.processes[1:], items))
             await finished(world, client, work)
@@ -106,14 +106,14 @@ def test_p8_of_three_workers_the_third_shows_what_the_first_did() -> None:
     run(main())
 
 
-def test_p6_a_second_doorbell_leaves_a_run_in_progress_alone() -> None:
+def test_p6_a_second_work_item_leaves_a_run_in_progress_alone() -> None:
     async def main() -> None:
         world = World(layout=("api", "idle", "idle"))
         async with world.running():
             client, work = await started(world, "slow")
             working = answer(world.processes[1], await deliver(world))
             await asyncio.sleep(0.5)
-            await ring(world, client, work)
+            await send_again(world, client, work)
             await answer(world.processes[2], await deliver(world))
             assert not working.done()
             await working
@@ -355,7 +355,7 @@ def test_p3_a_run_has_one_answer_wherever_its_worker_dies() -> None:
 # --- early and late -------------------------------------------------------------------------------------------------
 
 
-def test_p2_a_doorbell_that_rings_before_the_outputs_are_committed_is_not_used_up() -> None:
+def test_p2_a_work_item_that_comes_before_the_outputs_are_committed_is_not_used_up() -> None:
     async def main() -> None:
         world = World(layout=("api", "worker"))
         async with world.running():

@@ -35,7 +35,7 @@ class Notes:
 
 
 @dataclass
-class Shelf:
+class SharedNotes:
     """What the programs share."""
 
     owner: Owner  # who puts files into the store, where nothing fails
@@ -54,25 +54,25 @@ class Shelf:
 
 
 @dataclass
-class Keeper(Client):
+class StoreProgram(Client):
     """Does one thing after the other to stores that others use too."""
 
     chance: random.Random = field(default_factory=random.Random)
-    shelf: Shelf = None  # type: ignore[assignment]
+    shared: SharedNotes = None  # type: ignore[assignment]
     haste: float = 1.0  # seconds between two requests, at the mean
 
     @classmethod
-    def of(cls, world: World, chance: random.Random, shelf: Shelf, number: int) -> Keeper:
+    def of(cls, world: World, chance: random.Random, shared: SharedNotes, number: int) -> StoreProgram:
         patience = chance.choice((4.0, 20.0, 100.0))
         retries, haste = chance.choice((0, 2)), chance.choice((0.05, 0.5, 2.0))
-        name = f"keeper {number}"
-        return cls(world, retries, name, patience=patience, chance=chance, shelf=shelf, haste=haste)
+        name = f"program {number}"
+        return cls(world, retries, name, patience=patience, chance=chance, shared=shared, haste=haste)
 
     async def live(self) -> None:
         deeds = list(DEEDS)
         for _ in range(self.chance.randint(3, 7)):
             await asyncio.sleep(self.chance.expovariate(1 / self.haste))
-            there = [store_id for store_id, notes in self.shelf.stores.items() if not notes.gone]
+            there = [store_id for store_id, notes in self.shared.stores.items() if not notes.gone]
             with contextlib.suppress(Unanswered, Refused):
                 if not there:
                     await self.create()
@@ -84,50 +84,50 @@ class Keeper(Client):
         return self.chance.choice(sorted(things)) if things else None
 
     async def create(self) -> None:
-        ids = await self.shelf.some_files(self.chance, 12) if self.chance.random() < 0.8 else []
+        ids = await self.shared.some_files(self.chance, 12) if self.chance.random() < 0.8 else []
         store = (await self.ask("create vector store", "POST", "/vector_stores", {"file_ids": ids})).answer
-        self.shelf.stores[store["id"]] = Notes(files=set(ids))
+        self.shared.stores[store["id"]] = Notes(files=set(ids))
 
     async def attach(self, store_id: str) -> None:
-        file_id = (await self.shelf.some_files(self.chance, 1))[-1]
+        file_id = (await self.shared.some_files(self.chance, 1))[-1]
         await self.ask("attach a file", "POST", f"/vector_stores/{store_id}/files", {"file_id": file_id})
-        self.shelf.stores[store_id].files.add(file_id)
+        self.shared.stores[store_id].files.add(file_id)
 
     async def batch(self, store_id: str) -> None:
-        ids = await self.shelf.some_files(self.chance, 8)
+        ids = await self.shared.some_files(self.chance, 8)
         path = f"/vector_stores/{store_id}/file_batches"
         batch = (await self.ask("create file batch", "POST", path, {"file_ids": ids})).answer
-        self.shelf.stores[store_id].batches.add(batch["id"])
-        self.shelf.stores[store_id].files.update(ids)
+        self.shared.stores[store_id].batches.add(batch["id"])
+        self.shared.stores[store_id].files.update(ids)
 
     async def cancel(self, store_id: str) -> None:
-        if batch := self._some(self.shelf.stores[store_id].batches):
+        if batch := self._some(self.shared.stores[store_id].batches):
             await self.ask("cancel file batch", "POST", f"/vector_stores/{store_id}/file_batches/{batch}/cancel")
 
     async def detach(self, store_id: str) -> None:
-        if file_id := self._some(self.shelf.stores[store_id].files):
-            self.shelf.stores[store_id].taken_out.add(file_id)
+        if file_id := self._some(self.shared.stores[store_id].files):
+            self.shared.stores[store_id].taken_out.add(file_id)
             await self.ask("detach a file", "DELETE", f"/vector_stores/{store_id}/files/{file_id}")
 
     async def delete_file(self, _: str) -> None:
-        if file_id := self._some(self.shelf.files):
-            self.shelf.deleted.add(file_id)
+        if file_id := self._some(self.shared.files):
+            self.shared.deleted.add(file_id)
             await self.ask("delete file", "DELETE", f"/files/{file_id}")
 
     async def delete(self, store_id: str) -> None:
-        self.shelf.stores[store_id].gone = True
+        self.shared.stores[store_id].gone = True
         await self.ask("delete vector store", "DELETE", f"/vector_stores/{store_id}")
 
     async def look(self, store_id: str) -> None:  # type: ignore[override]
         at = f"/vector_stores/{store_id}"
         self._add_up((await self.ask("get vector store", "GET", at)).answer)
-        for batch in sorted(self.shelf.stores[store_id].batches):
+        for batch in sorted(self.shared.stores[store_id].batches):
             self._add_up((await self.ask("get file batch", "GET", f"{at}/file_batches/{batch}")).answer)
         await self.look_at_files(store_id)
 
     async def look_at_files(self, store_id: str) -> list[Json]:
         """All of them, and one by itself. What was completed once stays so until it is taken out."""
-        at, notes = f"/vector_stores/{store_id}/files", self.shelf.stores[store_id]
+        at, notes = f"/vector_stores/{store_id}/files", self.shared.stores[store_id]
         known = set(notes.completed)
         listed: list[Json] = (await self.ask("list files of a store", "GET", f"{at}?limit=100")).answer["data"]
         self._stay_completed(store_id, known, listed)
@@ -138,7 +138,7 @@ class Keeper(Client):
         return listed
 
     async def look_at_a_file(self, store_id: str, file_id: str) -> Json:
-        notes = self.shelf.stores[store_id]
+        notes = self.shared.stores[store_id]
         known, path = set(notes.told), f"/vector_stores/{store_id}/files/{file_id}"
         file = (await self.ask("get a file of a store", "GET", path)).answer
         self._stay_completed(store_id, known, [file])
@@ -148,14 +148,14 @@ class Keeper(Client):
 
     def _stay_completed(self, store_id: str, known: set[str], shown: list[Json]) -> None:
         """`known` before the request."""
-        notes = self.shelf.stores[store_id]
+        notes = self.shared.stores[store_id]
         back = [file for file in shown if file["id"] in self._still(notes, known) and not _completed(file)]
         assert not back, f"P9: {back} were completed before"
         notes.completed.update(file["id"] for file in shown if _completed(file))
 
     def _still(self, notes: Notes, known: set[str]) -> set[str]:
         """Those that must be there, by now."""
-        return set() if notes.gone else known - notes.taken_out - self.shelf.deleted
+        return set() if notes.gone else known - notes.taken_out - self.shared.deleted
 
     async def look_at_the_end(self, store_id: str) -> None:
         """Every file has come to an end by its own document, to the one that the store counts."""
@@ -177,48 +177,48 @@ def _completed(file: Json) -> bool:
     return bool(file["status"] == "completed")
 
 
-DEEDS: dict[Callable[[Keeper, str], Any], float] = {
-    Keeper.batch: 4,
-    Keeper.attach: 2,
-    Keeper.cancel: 1,
-    Keeper.detach: 1,
-    Keeper.delete_file: 0.7,
-    Keeper.delete: 0.5,
-    Keeper.look: 2,
-    lambda keeper, _: keeper.create(): 1,
+DEEDS: dict[Callable[[StoreProgram, str], Any], float] = {
+    StoreProgram.batch: 4,
+    StoreProgram.attach: 2,
+    StoreProgram.cancel: 1,
+    StoreProgram.detach: 1,
+    StoreProgram.delete_file: 0.7,
+    StoreProgram.delete: 0.5,
+    StoreProgram.look: 2,
+    lambda program, _: program.create(): 1,
 }
 
 
-async def take_one_more(world: World, shelf: Shelf) -> None:
+async def take_one_more(world: World, shared: SharedNotes) -> None:
     """Whatever happened, a store takes another file. Call it last: its work item would hide that there was none."""
-    keeper = Keeper(world, name="epilogue", shelf=shelf)
-    for store_id, notes in shelf.stores.items():
+    program = StoreProgram(world, name="epilogue", shared=shared)
+    for store_id, notes in shared.stores.items():
         if not notes.gone:
-            await keeper.attach(store_id)
+            await program.attach(store_id)
     await world.at_rest()
-    for store_id, notes in shelf.stores.items():
+    for store_id, notes in shared.stores.items():
         if not notes.gone:
-            await keeper.look_at_the_end(store_id)
-    await p9_stores_are_whole(world, shelf, tidied=True)
-    await count(world, shelf)
+            await program.look_at_the_end(store_id)
+    await p9_stores_are_whole(world, shared, tidied=True)
+    await count(world, shared)
 
 
-async def p9_stores_are_whole(world: World, shelf: Shelf, *, tidied: bool = False) -> None:
+async def p9_stores_are_whole(world: World, shared: SharedNotes, *, tidied: bool = False) -> None:
     """Call it when the world is at rest. `tidied`: every store was worked on since the last process died."""
-    there = {store_id for store_id, notes in shelf.stores.items() if not notes.gone}
+    there = {store_id for store_id, notes in shared.stores.items() if not notes.gone}
     await check_stores(world, there, lenient=True, tidied=tidied)
-    for store_id, notes in shelf.stores.items():
+    for store_id, notes in shared.stores.items():
         if notes.gone and await world.store.read(names.STORE_LOGS, names.log(PROJECT, store_id), None) is None:
             continue
         state = await folded(world, store_id)
-        missing = notes.files - notes.taken_out - shelf.deleted - {held.id for held in state.files}
+        missing = notes.files - notes.taken_out - shared.deleted - {held.id for held in state.files}
         assert not missing, f"P9: {missing} were attached to {store_id}, and are not there"
         assert notes.batches <= {held.id for held in state.batches}, f"P9: a batch of {store_id} is not there"
         world.counts["checked: vector stores"] += 1
 
 
-async def count(world: World, shelf: Shelf) -> None:
-    for store_id, notes in shelf.stores.items():
+async def count(world: World, shared: SharedNotes) -> None:
+    for store_id, notes in shared.stores.items():
         if notes.gone:
             world.counts["happened: vector stores deleted"] += 1
             continue

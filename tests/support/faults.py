@@ -110,8 +110,8 @@ class Plan:
 
 @dataclass
 class Mischief:
-    """What a store may do, and now and then does: answer slowly, so that a work item rings long before its commit;
-    deliver an item twice, late, before its time, or again while a worker has it."""
+    """What a store now and then does: it answers slowly, so that a work item is delivered long before its commit; it
+    delivers an item twice, late, before its time, or again while a worker has it."""
 
     random: random.Random
     twice: float = 0.0  # probabilities

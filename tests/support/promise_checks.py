@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from answer_checks import p7_and_p8, the_answers_are_true
 from assistants_service.core import names
+from assistants_service.core.log.events import to_block
 from assistants_service.core.ports.storage import Storage
 from assistants_service.core.protocol.runs.resources import Run
 from assistants_service.core.threads import events as e
@@ -35,7 +36,7 @@ def past_of(world: World, thread_id: str, project: str = PROJECT) -> Past:
 async def past_in(store: Storage, thread_id: str, project: str = PROJECT) -> Past:
     """As the store has it, over all generations, each commit at the time that it bears; empty if there is no log."""
     commits = e.from_lines(await whole_log(store, thread_id, project))
-    return Past(thread_id, [Block(commit.at, e.to_block(commit)) for commit in commits])
+    return Past(thread_id, [Block(commit.at, to_block(commit)) for commit in commits])
 
 
 async def whole_log(store: Storage, thread_id: str, project: str) -> bytes:

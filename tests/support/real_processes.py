@@ -138,7 +138,7 @@ class Mortal(Process):
 @dataclass
 class Reality:
     """A store and the processes over it, by name: the command, and a second word where there are several: `api`,
-    `worker`, `worker two`, `serve`. They come back where they were. `store` and `ledger` are for looking into it."""
+    `worker`, `worker two`, `serve`. They come back where they were. `store` is for looking into it."""
 
     storage: str
     models: ByName
@@ -370,7 +370,7 @@ async def reality(
 
 @dataclass(frozen=True)
 class Server:
-    """A process that serves the API, and a ledger that shows what it would show."""
+    """A process that serves the API, and a repository that shows what it would show."""
 
     name: str
     port: int

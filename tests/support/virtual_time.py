@@ -43,8 +43,8 @@ class Task(_Numbered, asyncio.Task):  # type: ignore[type-arg]
 
 
 class VirtualLoop(asyncio.BaseEventLoop):
-    """Nothing comes from outside: there are only callbacks that are ready, and timers, which ring in the order of their
-    instants, and of one instant in the order in which they were set."""
+    """Nothing comes from outside: there are only callbacks that are ready, and timers. They are due in the order of
+    their instants, and at one instant in the order in which they were set."""
 
     def __init__(self) -> None:
         super().__init__()

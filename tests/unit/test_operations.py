@@ -48,8 +48,11 @@ class Separate:
         )
         self.app = create_app(services, keys={})
         notifier = Notifier()
-        ledgers = ThreadRepository(worker, clock, ids, notifier), VectorStoreRepository(worker, clock, ids, notifier)
-        context = (worker, *ledgers, models, Actions({}), PlainText(), Bag(), clock, ids, notifier)
+        repositories = (
+            ThreadRepository(worker, clock, ids, notifier),
+            VectorStoreRepository(worker, clock, ids, notifier),
+        )
+        context = (worker, *repositories, models, Actions({}), PlainText(), Bag(), clock, ids, notifier)
         self.handler = WorkItemHandler(WorkerContext(*context, searcher=searcher, tokenizer=Tiktoken()))
 
     async def delivery(self) -> Delivery:

@@ -1,4 +1,4 @@
-"""The shelf of opened stores: what it reads, what it keeps, and what it says of damaged blobs."""
+"""The cache of segments: what it reads, what it keeps, and what it says of damaged blobs."""
 
 from __future__ import annotations
 

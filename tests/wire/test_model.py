@@ -151,8 +151,8 @@ class Sequence(RuleBasedStateMachine):
         client = self.processes[via][0].client("key")
         return await client.send(method, f"/v1{path}", body, headers={"Idempotency-Key": key})
 
-    def ring(self) -> None:
-        """Everybody looks: what they would do by themselves within a second."""
+    def notify(self) -> None:
+        """All processes look, as they would by themselves within a second."""
         for process, _ in self.processes:
             process.notifier.notify_all()  # type: ignore[attr-defined]
 
@@ -183,7 +183,7 @@ class Sequence(RuleBasedStateMachine):
                         shown = answer.body if answer.status == 200 else None
                         if shown == expected:
                             break
-                        self.ring()
+                        self.notify()
                         await asyncio.sleep(0.005)
             except TimeoutError:
                 raise AssertionError(f"{path} shows {shown}, and should {expected}") from None
@@ -443,7 +443,7 @@ class Sequence(RuleBasedStateMachine):
         """A run at work expires by itself. No worker looks at one that waits for a client, since the queue has a clock
         of its own; but the next message of its thread finds it expired."""
         self.clock.time += seconds
-        self.ring()
+        self.notify()
         for thread_id, thread in self.reference.threads.items():
             run = thread.active
             if thread.gone or run is None or not self.reference.overdue(run):

@@ -406,8 +406,8 @@ def operations_on(thread: str, run: str, message: str, step: str, assistant: str
 
 
 async def purged(service: InProcess, thread: str, *runs: str) -> None:
-    """Ring for the last of the thread, which is due in ten minutes, and wait until the worker has dropped its log; then
-    nothing may be left."""
+    """Send the item that deletes the last of the thread, which is due in ten minutes, and wait until the worker has
+    dropped its log; then nothing may be left."""
     log = names.log("default", thread)
     item = PurgeThread(project="default", thread_id=thread, sent_at=0, tombstones=True)
     await service.storage.send(to_body(item))
@@ -422,7 +422,7 @@ async def purged(service: InProcess, thread: str, *runs: str) -> None:
         assert await service.storage.read(names.STREAMS, names.document("default", thread, run), None) is None
 
 
-async def test_a_doorbell_of_a_thread_that_was_purged_is_dropped_without_a_word(
+async def test_a_work_item_of_a_thread_that_was_purged_is_dropped_without_a_word(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Its run waited for outputs: the work item was parked until it expires."""
