@@ -27,7 +27,7 @@ from assistants_service.core.ports.telemetry import SILENCE, Telemetry
 from assistants_service.core.threads.repository import ThreadRepository
 from assistants_service.core.vector_stores.repository import VectorStoreRepository
 from assistants_service.core.vector_stores.search import Search, Searcher
-from assistants_service.infra.configuration import ConfigurationError, renamed
+from assistants_service.infra.configuration import ConfigurationError, removed, renamed
 from assistants_service.infra.models.providers import ModelRouter
 from assistants_service.infra.settings import Settings
 from assistants_service.infra.tokenizer import Tiktoken
@@ -77,6 +77,8 @@ async def opened(settings: Settings, stop: asyncio.Event | None = None) -> Async
     STORAGE_WAIT, or before `stop`."""
     for old, new in renamed():
         log.warning("the setting %s is called %s now: rename it, the old name will not be read for ever", old, new)
+    for advice in removed():
+        log.warning("%s", advice)
     clock = SystemClock()
     storage, tokens = storage_of(settings, clock), tokens_of(settings, clock)
     async with telemetry_of(settings, storage) as telemetry:

@@ -24,7 +24,6 @@ from assistants_service.core.search.segment_cache import SegmentCache
 from assistants_service.infra.settings import Settings
 from assistants_service.infra.wiring import SystemClock, storage_of
 from helper import resident_mb
-from lance_search import lance_search
 from stand import Figure, Stand, at_most
 
 DIMENSIONS, MODEL = 256, "bench"
@@ -142,8 +141,6 @@ async def vector_search(stand: Stand, engine: str) -> AsyncIterator[Figure]:
                     yield figure
         finally:
             await storage.close()
-    async for figure in lance_search(stand, engine, texts, QUESTION):
-        yield figure
 
 
 def warm(

@@ -1,38 +1,33 @@
-"""What every index of vector stores must do: the one in memory, over both storage engines, and LanceDB on disk and in
-blobs."""
+"""What the index of vector stores must do, over both storage engines."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 import sample_documents
 from assistants_service.core.ports.extraction import Chunk, Chunking
-from assistants_service.core.ports.search import Query, VectorIndex, Weights
+from assistants_service.core.ports.search import Query, Weights
 from assistants_service.core.ports.storage import Storage
+from assistants_service.core.search.embedded import EmbeddedIndex
 from assistants_service.core.search.ranking import HYBRID, VECTOR, WORDS
-from assistants_service.infra.configuration import ConfigurationError, read_settings
+from assistants_service.infra.configuration import read_settings
 from assistants_service.infra.embeddings.offline import OfflineEmbeddings
 from assistants_service.infra.extraction.pool import ReaderPool
 from assistants_service.infra.settings import Settings
 from assistants_service.infra.wiring import SystemClock, index_of, storage_of
 from index_filler import STORE, put
-from inprocess_service import InProcess, in_process
-from multipart_forms import upload
 from scripted_ingestion import Bag
 from source_paths import python_path
 
 OTHER = "default/vs_2"
-INDEXES = ("embedded", "lancedb")
-KINDS = [f"{index} on {engine}" for index in INDEXES for engine in ("SQLite", "Azurite")]
 HERE = Path(__file__).parent
 
 
@@ -42,7 +37,7 @@ class Indexed:
 
     settings: Settings
     storage: Storage
-    index: VectorIndex
+    index: EmbeddedIndex
     logged: dict[str, list[str]] = field(default_factory=lambda: {STORE: [], OTHER: []})
 
     async def put(self, source: str, *texts: str, store: str = STORE, model: str = Bag.model) -> int:
@@ -78,11 +73,10 @@ class Indexed:
         return [source for source, _, _ in await self.search(text, limit, **options)]  # type: ignore[arg-type]
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=["SQLite", "Azurite"])
 async def indexed(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Indexed]:
-    kind, _, engine = request.param.partition(" on ")
-    where = f"sqlite:///{tmp_path}/store.db" if engine == "SQLite" else request.getfixturevalue("azure_account")
-    settings = read_settings({"storage": where, "search_index": kind})
+    where = f"sqlite:///{tmp_path}/store.db" if request.param == "SQLite" else request.getfixturevalue("azure_account")
+    settings = read_settings({"storage": where})
     storage = storage_of(settings, SystemClock())
     await storage.open()
     yield Indexed(settings, storage, index_of(settings, storage))
@@ -235,70 +229,28 @@ async def test_a_search_sees_what_another_process_has_just_logged(indexed: Index
 
 
 async def test_the_passage_that_answers_a_question_is_among_the_first_five(tmp_path: Path) -> None:
-    """LanceDB only estimates how much a word says: that must not cost it answers."""
     settings = read_settings({"storage": "sqlite://:memory:"})
     storage, readers, model = storage_of(settings, SystemClock()), ReaderPool(processes=1), OfflineEmbeddings()
     await storage.open()
-    indexes = {kind: index_of(settings.model_copy(update={"search_index": kind}), storage) for kind in INDEXES}
+    index = index_of(settings, storage)
     files = {f"file-{place:03}.1": path for place, path in enumerate(sample_documents.build(tmp_path))}
     for source, path in files.items():
         chunks = await readers.chunks(path, path.name, Chunking())
         vectors = await model.embed([chunk.text for chunk in chunks])
-        for index in indexes.values():
-            await index.put(STORE, source, chunks, vectors, model.model)
-    asked, found = sample_documents.questions(), Counter[tuple[str, str]]()
+        await index.put(STORE, source, chunks, vectors, model.model)
+    asked, found = sample_documents.questions(), Counter[str]()
     for question in asked:
         queries = [Query(question.question, (await model.embed([question.question]))[0], model.model)]
-        for kind, index in indexes.items():
-            for how, weights in {"hybrid": HYBRID, "vector": VECTOR, "words": WORDS}.items():
-                passages = await index.search(STORE, list(files), queries, files.keys(), 5, weights=weights)
-                hit = any(sample_documents.answers(question, files[each.source].name, each.text) for each in passages)
-                found[kind, how] += hit
+        for how, weights in {"hybrid": HYBRID, "vector": VECTOR, "words": WORDS}.items():
+            passages = await index.search(STORE, list(files), queries, files.keys(), 5, weights=weights)
+            hit = any(sample_documents.answers(question, files[each.source].name, each.text) for each in passages)
+            found[how] += hit
     print(dict(found), "of", len(asked))
-    for kind in indexes:
-        assert found[kind, "hybrid"] >= 0.9 * len(asked)
-        assert found[kind, "hybrid"] >= max(found[kind, "vector"], found[kind, "words"])
+    assert found["hybrid"] >= 0.9 * len(asked)
+    assert found["hybrid"] >= max(found["vector"], found["words"])
     await readers.close()
     await model.close()
     await storage.close()
-
-
-async def test_the_service_searches_with_lancedb(tmp_path: Path) -> None:
-    """From the upload to the deletion: what is on the wire does not tell which index there is."""
-    where = f"sqlite:///{tmp_path}/store.db"
-    async with in_process(storage=where, search_index="lancedb") as service:
-        cats = (await upload(service.api, b"Cats sleep all day.\nThey eat fish.\n", "cats.txt"))["id"]
-        dogs = (await upload(service.api, b"Dogs bark at night.\nThey eat bones.\n", "dogs.md"))["id"]
-        broken = (await upload(service.api, b"?", "broken.pdf"))["id"]
-        store = await service.api.post("/vector_stores", {"file_ids": [cats, dogs, broken]})
-        path = f"/vector_stores/{store['id']}"
-        counts = await counted(service, path, lambda counts: not counts["in_progress"])
-        assert (counts["completed"], counts["failed"]) == (2, 1)
-        found = (await service.api.post(f"{path}/search", {"query": "who barks at night"}))["data"]
-        assert (found[0]["filename"], found[0]["content"][0]["text"]) == ("dogs.md", "Dogs bark at night.\n")
-        content = await service.api.get(f"{path}/files/{cats}/content")
-        assert "".join(part["text"] for part in content["data"]) == "Cats sleep all day.\nThey eat fish.\n"
-        await service.api.delete(f"{path}/files/{dogs}")
-        found = (await service.api.post(f"{path}/search", {"query": "eat bones at night"}))["data"]
-        assert [each["filename"] for each in found] == ["cats.txt"]
-        table = tmp_path / "store.lance" / "default" / f"{store['id']}.lance"
-        assert table.is_dir()
-        await service.api.delete(path)
-        while table.exists():
-            await asyncio.sleep(0.01)
-
-
-async def counted(service: InProcess, path: str, done: Callable[[Any], bool]) -> Any:
-    while not done(counts := (await service.api.get(path))["file_counts"]):
-        await asyncio.sleep(0.01)
-    return counts
-
-
-async def test_a_missing_package_stops_the_start_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "assistants_service.infra.search.lance_index", None)
-    settings = read_settings({"storage": "sqlite://:memory:", "search_index": "lancedb"})
-    with pytest.raises(ConfigurationError, match="extra `lancedb`"):
-        index_of(settings, storage_of(settings, SystemClock()))
 
 
 # --- shape ------------------------------------------------------------------------------------------------------------
@@ -308,9 +260,7 @@ async def known(indexed: Indexed) -> list[str]:
     return indexed.logged[STORE]
 
 
-async def test_an_index_that_is_tidied_finds_the_same(indexed: Indexed, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("assistants_service.infra.search.lance_index.FRAGMENTS", 10)
-    monkeypatch.setattr("assistants_service.infra.search.lance_index.VECTORS", 300)
+async def test_an_index_that_is_tidied_finds_the_same(indexed: Indexed) -> None:
     reader = index_of(indexed.settings, indexed.storage)
     for number in range(20):
         await indexed.put(f"file-{number:02}.1", *(f"tide {number} {place} {'moon ' * place}" for place in range(20)))
@@ -325,8 +275,7 @@ async def test_an_index_that_is_tidied_finds_the_same(indexed: Indexed, monkeypa
     assert again == pinned
 
 
-async def test_tidying_spares_what_is_put_meanwhile(indexed: Indexed, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("assistants_service.infra.search.lance_index.FRAGMENTS", 2)
+async def test_tidying_spares_what_is_put_meanwhile(indexed: Indexed) -> None:
     for number in range(4):
         await indexed.put(f"file-{number}.1", "the tide")
 
@@ -339,11 +288,8 @@ async def test_tidying_spares_what_is_put_meanwhile(indexed: Indexed, monkeypatc
     assert "file-late.9" in await indexed.sources("tide")
 
 
-async def test_what_no_source_owns_is_dropped_when_tidied_or_deleted(
-    indexed: Indexed, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_what_no_source_owns_is_dropped_when_tidied_or_deleted(indexed: Indexed) -> None:
     """A worker that was overtaken put it after its successor had dropped it, and died."""
-    monkeypatch.setattr("assistants_service.infra.search.lance_index.FRAGMENTS", 2)
 
     async def left() -> list[int]:
         return [n for n in range(4) if await indexed.index.read(STORE, f"file-{n}.1", f"file-{n}.1")]
@@ -357,43 +303,14 @@ async def test_what_no_source_owns_is_dropped_when_tidied_or_deleted(
     assert await left() == []
 
 
-async def test_a_table_of_old_is_searched_as_it_was_until_it_is_tidied(tmp_path: Path) -> None:
-    """One without beginnings, as 0.1.0 made it; and one to which a file was added, whose rows have them."""
-    from assistants_service.infra.search import lance_index
-
-    async def beside() -> lance_index.Access:
-        return lance_index.Access(str(tmp_path))
-
-    async def named() -> list[str]:
-        return sources
-
-    async def found(text: str) -> list[str]:
-        index = lance_index.LanceIndex(beside, 2**24)  # nothing is remembered
-        passages = await index.search(STORE, sources, [Query(text)], set(sources), 5, weights=WORDS)
-        return [each.source for each in passages]
-
-    sources, index = ["file-0.1", "file-1.1"], lance_index.LanceIndex(beside, 2**24)
-    for source in sources:
-        await put(index, STORE, source, ["the houses by the sea"])
-    table = await index._open(STORE)
-    assert table is not None
-    await table.drop_columns(["beginnings"])
-    assert (await found("household"), await found("houses")) == ([], sources)
-    await put(index, STORE, "file-2.1", ["the houses by the sea"])
-    sources.append("file-2.1")
-    assert (await found("household"), await found("houses")) == ([], sources)
-    await index.tidy(STORE, named)
-    assert (await found("household"), await found("houses")) == (sources, sources)
-
-
 # --- processes --------------------------------------------------------------------------------------------------------
 
 
 async def filling(indexed: Indexed, first: int) -> asyncio.subprocess.Process:
     """Another process, which puts files of 20 chunks and says so, until its input ends."""
-    settings = (indexed.settings.storage, indexed.settings.search_index)
+    settings = indexed.settings.storage
     return await asyncio.create_subprocess_exec(
-        *(sys.executable, HERE / "index_filler.py", *settings, str(first)),
+        *(sys.executable, HERE / "index_filler.py", settings, str(first)),
         env={"PYTHONPATH": python_path()},
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
@@ -412,11 +329,8 @@ async def said(process: asyncio.subprocess.Process) -> str:
     return (await process.stdout.readline()).decode().strip()
 
 
-async def test_processes_that_write_at_once_and_are_killed_leave_whole_files(
-    indexed: Indexed, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_processes_that_write_at_once_and_are_killed_leave_whole_files(indexed: Indexed) -> None:
     """And so does one that tidies while they write."""
-    monkeypatch.setattr("assistants_service.infra.search.lance_index.FRAGMENTS", 4)
 
     async def claimed() -> list[str]:
         return [f"file-{number}.1" for number in range(10_000)]

@@ -352,6 +352,17 @@ async def test_a_setting_by_its_old_name_counts_and_is_told(
     assert getattr(read_settings({}), new) == 88
 
 
+async def test_the_index_that_is_gone_is_told_with_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("SEARCH_INDEX", "embedded")
+    async with opened(read_settings({"storage": "sqlite://:memory:"})):
+        assert not caplog.text
+    monkeypatch.setenv("SEARCH_INDEX", "lancedb")
+    async with opened(read_settings({"storage": "sqlite://:memory:"})):
+        assert "`assistants reindex`" in caplog.text
+
+
 @pytest.mark.parametrize("api", [True, False])
 async def test_a_store_that_no_other_process_sees_is_for_one_process(api: bool) -> None:
     with pytest.raises(ConfigurationError, match="run `assistants serve`"):

@@ -19,8 +19,7 @@ from assistants_service.infra.azure.store import AzureStorage
 from assistants_service.infra.configuration import ConfigurationError, read_settings
 from azurite import Azurite
 from identity_provider import Issuer, issuing
-from inprocess_service import PATIENCE, Api
-from multipart_forms import upload
+from inprocess_service import Api
 from scripted_upstreams import Upstream, chunk, events, serving
 from service_process import COMMAND, Process
 
@@ -60,20 +59,6 @@ async def test_a_run_by_identity_alone(secure: Azurite, issuer: Issuer) -> None:
     assert {path for path, *_ in model.requests} == {"/openai/v1/chat/completions"}
     logged = "".join(worker.log + api.log)
     assert not [secret for secret in (issuer.secret, *sent) if secret in logged]
-
-
-async def test_lancedb_gets_to_the_blobs_by_the_same_identity(secure: Azurite, issuer: Issuer) -> None:
-    env = environment(secure, issuer, SEARCH_INDEX="lancedb")
-    async with processes("worker", "api", env=env) as (_, served), aiohttp.ClientSession() as session:
-        api = Api(session, URL(served.url))
-        file = await upload(api, b"The moon makes the tide.", "tide.txt")
-        store = await api.post("/vector_stores", {"file_ids": [file["id"]]})
-        path = f"/vector_stores/{store['id']}"
-        async with asyncio.timeout(PATIENCE):
-            while (await api.get(path))["status"] != "completed":
-                await asyncio.sleep(0.05)
-        found = (await api.post(f"{path}/search", {"query": "what makes the tide"}))["data"]
-    assert [each["filename"] for each in found] == ["tide.txt"]
 
 
 async def asked(url: str) -> str:

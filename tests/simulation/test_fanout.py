@@ -267,7 +267,6 @@ ALLOWED = {
     ("infra/assistants_service/infra/models/providers.py", "list"): "the providers of the settings",
     ("infra/assistants_service/infra/models/providers.py", "close"): "the providers of the settings",
     ("infra/assistants_service/infra/azure/store.py", "_create_missing"): "the containers of core/names.py",
-    ("infra/assistants_service/infra/search/lance_query.py", "_most"): "QUERY_TERMS, of LanceDB in this process",
 }
 SPAWNS = ("create_task", "ensure_future", "run_in_executor", "spawn")
 LOOPS = (ast.For, ast.AsyncFor, ast.While, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)

@@ -33,6 +33,14 @@ class UnresolvedReference(ConfigurationError):
 VAULT_REFERENCE = "@Microsoft.KeyVault("
 # Names of earlier versions: they are still read, and told.
 RENAMED: Final = {"LOG_ROLL_AFTER": "EVENT_LOG_ROLLOVER", "WORKER_HIDE_SECONDS": "WORKER_VISIBILITY_TIMEOUT"}
+# Settings that are gone: the value of old that asks for something, and what to do instead.
+REMOVED: Final = {
+    "SEARCH_INDEX": (
+        "lancedb",
+        "LanceDB is not part of the service any more. What it held is not found until `assistants reindex` has read"
+        " those files again; then unset SEARCH_INDEX",
+    )
+}
 # What most installations set, in the order in which a reader meets it. All others tune, or are of one platform.
 ESSENTIAL: Final = (
     *("storage", "host", "port", "api_keys"),
@@ -67,6 +75,11 @@ def read_settings(overrides: Mapping[str, object]) -> Settings:
 def renamed() -> list[tuple[str, str]]:
     """The old names that are set in the environment, and count, with the new ones."""
     return [(old, new) for old, new in RENAMED.items() if os.environ.get(old) and not os.environ.get(new)]
+
+
+def removed() -> list[str]:
+    """What to say of settings in the environment that count no more."""
+    return [advice for name, (value, advice) in REMOVED.items() if os.environ.get(name) == value]
 
 
 def grouped() -> tuple[dict[str, FieldInfo], dict[str, FieldInfo]]:

@@ -196,11 +196,6 @@ class Settings(BaseSettings):
         description="share of the vectors in a score, the rest is of the words; default: 0.4, or 0.8 for models such as"
         " E5, whose cosines are close to each other",
     )
-    search_index: Literal["embedded", "lancedb"] = Field(
-        "embedded",
-        description="what searches vector stores: embedded, in memory; lancedb, on disk, for stores of many 100,000"
-        " chunks. What the other one holds is not found",
-    )
     search_memory_mb: Annotated[int, Field(ge=16)] = Field(
         512, description="MiB that the indexes of the vector stores may take that one process searched last"
     )

@@ -13,14 +13,13 @@ from assistants_service.core.keys import Caller
 from assistants_service.core.ports.clock import Clock
 from assistants_service.core.ports.embeddings import Embeddings
 from assistants_service.core.ports.extraction import Extraction
-from assistants_service.core.ports.search import VectorIndex, Weights
+from assistants_service.core.ports.search import Weights
 from assistants_service.core.ports.storage import Storage
 from assistants_service.core.ports.telemetry import SILENCE, Telemetry
 from assistants_service.core.search.embedded import EmbeddedIndex
 from assistants_service.infra.configuration import ConfigurationError
 from assistants_service.infra.models.providers import ModelRouter, Provider
 from assistants_service.infra.settings import Settings
-from assistants_service.infra.sqlite.store import SqliteStorage
 from assistants_service.infra.storage_engines import engine_of
 
 if TYPE_CHECKING:
@@ -153,32 +152,8 @@ def extraction_of(settings: Settings) -> Extraction:
     )
 
 
-def index_of(settings: Settings, storage: Storage) -> VectorIndex:
-    """Raises ConfigurationError."""
-    memory = settings.search_memory_mb * 1024**2
-    if settings.search_index == "embedded":
-        return EmbeddedIndex(storage, memory)
-    try:
-        from assistants_service.infra.search.lance_index import Access, LanceIndex
-    except ModuleNotFoundError:
-        raise ConfigurationError(
-            "SEARCH_INDEX is lancedb, which is not installed: install the extra `lancedb`, or set embedded."
-        ) from None
-    if isinstance(storage, SqliteStorage):
-        folder = storage.folder_beside("lance")
-
-        async def beside() -> Access:
-            return Access(folder)
-
-        return LanceIndex(beside, memory)
-    from assistants_service.infra.azure.store import AzureStorage
-
-    assert isinstance(storage, AzureStorage)  # noqa: S101
-
-    async def blobs() -> Access:
-        return Access(f"az://{names.SEGMENTS}", *await storage.access())
-
-    return LanceIndex(blobs, memory)
+def index_of(settings: Settings, storage: Storage) -> EmbeddedIndex:
+    return EmbeddedIndex(storage, settings.search_memory_mb * 1024**2)
 
 
 @contextlib.asynccontextmanager

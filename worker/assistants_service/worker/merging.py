@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from assistants_service.core.ports.search import Merging, SegmentGone, Weight
+from assistants_service.core.ports.search import SegmentGone, Weight
 from assistants_service.core.ports.storage import Conflict
+from assistants_service.core.search.embedded import EmbeddedIndex
 from assistants_service.core.search.words import FORMAT
 from assistants_service.core.vector_stores import events as e
 from assistants_service.core.vector_stores.fold import StoreState, merged_segment
@@ -16,21 +17,21 @@ MERGES: Final = 16  # of one item, at most
 
 
 async def merge(work: StoreWork) -> None:
-    merging = work.context.stores.index.merging
-    for _ in range(MERGES if merging else 0):
+    for _ in range(MERGES):
         async with work.context.merging:
-            if not merging or not await _merge_some(work, merging):
+            if not await _merge_some(work):
                 return
 
 
-async def _merge_some(work: StoreWork, merging: Merging) -> bool:
+async def _merge_some(work: StoreWork) -> bool:
     """One merge, if one is due and no other worker is at it."""
+    index = work.context.stores.index
     plan: Sequence[str] = ()
     attempt = 0
 
     def claim(state: StoreState) -> Sequence[e.Event]:
         nonlocal plan, attempt
-        plan, attempt = () if work.overtaken(state) else _plan(merging, state), state.attempt + 1
+        plan, attempt = () if work.overtaken(state) else _plan(index, state), state.attempt + 1
         return [e.MergeClaimed(attempt=attempt, item=work.me)] if plan else ()
 
     await work.commit(claim)
@@ -43,7 +44,7 @@ async def _merge_some(work: StoreWork, merging: Merging) -> bool:
     live = {source: chunks for name in plan for source, chunks in state.segments[name].sources.items()}
     into = merged_segment(attempt)
     try:
-        size = await merging.merge(work.store, plan, set(live), into)
+        size = await index.merge(work.store, plan, set(live), into)
     except SegmentGone:
         state = await work.look()
         if state.known and state.segments.keys() >= set(plan):
@@ -74,11 +75,11 @@ def _merged(state: StoreState, plan: Sequence[str], into: str, size: int, chunks
     )
 
 
-def _plan(merging: Merging, state: StoreState) -> Sequence[str]:
+def _plan(index: EmbeddedIndex, state: StoreState) -> Sequence[str]:
     """The segments to merge; none while a worker is at it."""
     if not state.known or any(item and name.startswith("merged.") for name, item in state.loose.items()):
         return []
-    return merging.plan(
+    return index.plan(
         [
             Weight(name, held.size, sum(held.sources.values()) / held.chunks, held.model, held.format)
             for name, held in state.segments.items()

@@ -1,4 +1,4 @@
-"""The index that comes with the service: segments are blobs of the storage engine, searched in the process."""
+"""The index of vector stores: segments are blobs of the storage engine, searched in the process."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 
 from assistants_service.core.names import SEGMENTS
 from assistants_service.core.ports.extraction import Chunk
-from assistants_service.core.ports.search import Merging, Passage, Query, SegmentGone, Weight, Weights
+from assistants_service.core.ports.search import Passage, Query, SegmentGone, Weight, Weights
 from assistants_service.core.ports.storage import ContentGone, Contents
 from assistants_service.core.search import merge_policy, segment
 from assistants_service.core.search.ranking import HYBRID
@@ -19,18 +19,28 @@ NAMES: Final = 1000  # that are listed at once
 
 
 class EmbeddedIndex:
-    """ports.search.VectorIndex, and what merges its segments. `memory` is what the cache keeps, in bytes."""
+    """The chunks of vector stores, searched. `store` is `project/store`; `memory` is what the cache keeps, in bytes.
+
+    A store's log names its *segments*: a file that was ingested is one, named by its source, until a merge makes one of
+    several. What is put is not yet part of the store, and what the log does not name any more is no part of it: neither
+    is ever found, and both are dropped by name. All methods raise StorageUnavailable.
+    """
 
     def __init__(self, contents: Contents, memory: int = MEMORY) -> None:
         self._contents = contents
         self._cache = SegmentCache(contents, SEGMENTS, memory)
-        self.merging: Merging | None = self
 
     async def put(self, store: str, source: str, chunks: Sequence[Chunk], vectors: segment.Floats, model: str) -> int:
+        """Write the segment of one file: its chunks, and a vector for each, made by `model`. Returns its size in bytes.
+
+        There is all of it or nothing. `source` names file and attempt, so the same source has the same chunks; put
+        again, it is there once. Raises Conflict if it was dropped meanwhile.
+        """
         cut = [segment.Chunk(chunk.text, chunk.start) for chunk in chunks]
         return await self._put(store, source, await asyncio.to_thread(segment.build, source, cut, vectors, model))
 
     async def drop(self, store: str, names: Iterable[str]) -> None:
+        """Remove segments. Idempotent."""
         for name in names:
             await self._contents.discard(SEGMENTS, _blob(store, name))
 
@@ -45,29 +55,42 @@ class EmbeddedIndex:
         weights: Weights = HYBRID,
         threshold: float = 0.0,
     ) -> list[Passage]:
-        """Raises DamagedSegment, too."""
+        """The `limit` chunks of the `eligible` sources in these segments that fit one of the queries best, the best
+        first, ties by source and number. `segments` are all that the store has now.
+
+        A score is in 0..1 and depends on no other result. Chunks below `threshold` are left out, and those that have
+        nothing in common with a query. Raises SegmentGone and DamagedSegment.
+        """
         blobs = [_blob(store, name) for name in segments]
         return await self._cache.search(store, blobs, queries, eligible, limit, weights=weights, threshold=threshold)
 
     async def read(self, store: str, name: str, source: str) -> Sequence[tuple[int, str]]:
+        """The chunks of a source in a segment, in their order, each with its place in the file's text; none if there is
+        no such segment."""
         blob = await self._read(store, name)
         return [(chunk.start, chunk.text) for of, chunk in segment.passages(blob) if of == source] if blob else []
 
     async def delete(self, store: str, names: Iterable[str]) -> None:
+        """Remove the store: these segments, which are all that its log knows of, and what else there is. Idempotent."""
         self._cache.forget(store)
         await self.drop(store, {*names, *await self._names(store)})
 
     async def tidy(self, store: str, known: Callable[[], Awaitable[Collection[str]]]) -> None:
-        """Drop what a worker wrote after another one had taken over and removed it, if it died before it could remove
-        that itself. All else is led by the log, and merging by its segments."""
+        """After work on the store: drop what a worker wrote after another one had taken over and removed it, if it died
+        before it could remove that itself. `known` says of which segments the log knows at the time when it is called:
+        what was there before, and is not among them, belongs to no source."""
         # The blobs first, then the log: what is written after the look is in neither.
         if there := await self._names(store):
             await self.drop(store, there - set(await known()))
 
     def plan(self, segments: Sequence[Weight]) -> Sequence[str]:
+        """The names of the segments that should become one next; none if all is well."""
         return merge_policy.plan(segments)
 
     async def merge(self, store: str, names: Sequence[str], live: Collection[str], into: str) -> int | None:
+        """Write what these hold of the `live` sources as `into`. Returns its size in bytes, None if there is nothing.
+
+        Raises SegmentGone, and Conflict if `into` was dropped meanwhile."""
         blobs = [await self._read(store, name) for name in names]
         if not all(blobs):
             raise SegmentGone(f"of {len(blobs)} segments that were to be merged, one is not there")

@@ -15,7 +15,6 @@ from assistants_service.core.log.state import View
 from assistants_service.core.notifier import Notifier
 from assistants_service.core.paging import Contents, Index
 from assistants_service.core.ports.clock import Clock
-from assistants_service.core.ports.search import VectorIndex
 from assistants_service.core.ports.storage import Document, Storage
 from assistants_service.core.protocol.objects import Struct, encode
 from assistants_service.core.protocol.vector_stores.resources import VectorStore, VectorStoreFile, VectorStoreFileBatch
@@ -81,7 +80,7 @@ class StoreView(View[StoreState, StoreChange]):
 
 
 class VectorStoreRepository(Repository[StoreState, StoreChange]):
-    """The vector stores, and what searches them: the embedded index, if there is no other."""
+    """The vector stores, and the index that searches them."""
 
     logs = names.STORE_LOGS
     nouns: ClassVar[Mapping[str, str]] = {
@@ -111,10 +110,10 @@ class VectorStoreRepository(Repository[StoreState, StoreChange]):
         notifier: Notifier,
         *,
         rollover_after: int = ROLLOVER_AFTER,
-        index: VectorIndex | None = None,
+        index: EmbeddedIndex | None = None,
     ) -> None:
         super().__init__(storage, clock, ids, notifier, rollover_after=rollover_after)
-        self.index: VectorIndex = index or EmbeddedIndex(storage)
+        self.index = index or EmbeddedIndex(storage)
 
     def _blank(self) -> StoreView:
         return StoreView()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -29,8 +28,6 @@ OPEN_TIMEOUT: Final = 5.0  # seconds
 IDENTITY_TIMEOUT: Final = 30.0  # seconds; the first token may take a few
 QUICK: Final = (0.2,)  # one more attempt, where a caller waits to know whether the store is there
 MAX_DOWNLOAD: Final = 256 * 1024 * 1024  # bytes fetched by one request
-STORAGE_SCOPE: Final = "https://storage.azure.com/.default"
-TOKEN_SPARE: Final = 300.0  # seconds before its end when a token is not given away any more
 EMULATOR_VERSION: Final = "2025-11-05"  # of the service's API; the SDK's own default is too new for the emulator
 DEVELOPMENT = (  # the emulator's well-known account, the same everywhere
     "AccountName=devstoreaccount1;AccountKey=Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr"
@@ -142,22 +139,6 @@ class AzureStorage(AzureLogs, AzureContents, AzureQueue):
         for client in closing:
             if client is not None:
                 await client.close()
-
-    async def access(self) -> tuple[dict[str, str], float]:
-        """What another library needs to reach the blobs, in the names of Apache's object_store, and until when that
-        holds (Unix time): the account's key or signature, or a token of the identity."""
-        parts = (part.partition("=") for part in self._account.connection_string.split(";"))
-        settings = {name.strip().lower(): value for name, _, value in parts}
-        service = opened(self._service)
-        options = {"account_name": str(service.account_name), "endpoint": service.url.partition("?")[0].rstrip("/")}
-        if self._account.emulated:
-            options["allow_http"] = "true"
-        if self._credential:
-            token = await self._credential.get_token(STORAGE_SCOPE)
-            return {**options, "bearer_token": token.token}, token.expires_on - TOKEN_SPARE
-        if signature := settings.get("sharedaccesssignature"):
-            return {**options, "sas_token": signature}, math.inf
-        return {**options, "access_key": settings["accountkey"]}, math.inf
 
     async def ping(self) -> None:
         container = opened(self._service).get_container_client(ASSISTANTS)

@@ -12,7 +12,6 @@ import contextlib
 import logging
 import shutil
 import sqlite3
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -62,7 +61,6 @@ class SqliteStorage(SqliteLogs, SqliteContents, SqliteQueue):
     def __init__(self, path: str, clock: Clock) -> None:
         super().__init__(path, clock)
         self._chores: list[asyncio.Task[None]] = []
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._written = -WRITE_EVERY
 
     async def open(self) -> None:
@@ -91,16 +89,6 @@ class SqliteStorage(SqliteLogs, SqliteContents, SqliteQueue):
         if self._db is not None:
             self._db.close()
             self._db = None
-        if self._folder is not None:
-            self._folder.cleanup()
-            self._folder = None
-
-    def folder_beside(self, suffix: str) -> str:
-        """A place for files that belong to this store: beside its own, or one that vanishes with this object."""
-        if self._path != ":memory:":
-            return str(Path(self._path).expanduser().with_suffix(f".{suffix}"))
-        self._folder = self._folder or tempfile.TemporaryDirectory(prefix="assistants-", ignore_cleanup_errors=True)
-        return self._folder.name
 
     async def ping(self) -> None:
         """With a write, as a store that can only be read is of no use; at most one each WRITE_EVERY seconds. One more

@@ -1,1 +1,0 @@
-"""The index for large vector stores: LanceDB."""
