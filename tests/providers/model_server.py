@@ -18,7 +18,8 @@ from typing import Any, Final
 from pydantic import SecretStr
 
 from assistants_service.core.ports.models import ContextExceeded, ModelError, Prompt, Reply, Turn
-from assistants_service.infra.models.providers import ModelRouter, Provider
+from assistants_service.infra.models.kinds import Provider
+from assistants_service.infra.models.providers import ModelRouter
 from scripted_upstreams import WEATHER, Heard
 
 FORCED: Final = {"type": "function", "function": {"name": WEATHER["name"]}}

@@ -31,8 +31,9 @@ from assistants_service.core.ports.models import (
     Turn,
 )
 from assistants_service.infra.configuration import read_settings
-from assistants_service.infra.models import providers, reply_builder
-from assistants_service.infra.models.providers import ModelRouter, Provider
+from assistants_service.infra.models import kinds, providers, reply_builder
+from assistants_service.infra.models.kinds import Provider
+from assistants_service.infra.models.providers import ModelRouter
 from assistants_service.infra.models.turns import joined
 from assistants_service.infra.wiring import models_of
 from scripted_upstreams import (
@@ -1033,7 +1034,7 @@ async def test_a_provider_that_does_not_list_in_time_is_left_out(
         await never.wait()
         return web.Response()
 
-    monkeypatch.setattr("assistants_service.infra.models.providers._LIST_TIMEOUT", 0.2)
+    monkeypatch.setattr("assistants_service.infra.models.kinds.LIST_TIMEOUT", 0.2)
     upstream.script = [wait]
     async with router(upstream.url) as models:
         assert await models.list() == []
@@ -1078,13 +1079,13 @@ async def test_warming_opens_the_default_provider_once(upstream: Upstream) -> No
 async def test_a_provider_that_cannot_be_warmed_is_told_and_tried_again(
     upstream: Upstream, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def broken(*_: Any) -> Any:
+    def broken(*_: Any, **__: Any) -> Any:
         raise ValueError("a fault")
 
     upstream.script = [whole(choice(content="a"))]
     async with router(upstream.url) as models:
         with monkeypatch.context() as patch:
-            patch.setattr(providers, "_build", broken)
+            patch.setattr(kinds.Chat, "open", broken)
             await models.warm()
         assert "cannot be made ready before the first run" in caplog.text
         assert (await models.reply(prompt(), None)).text == "a"
@@ -1092,7 +1093,8 @@ async def test_a_provider_that_cannot_be_warmed_is_told_and_tried_again(
 
 def test_the_sdk_is_not_imported_before_it_is_needed() -> None:
     code = (
-        "import sys, asyncio\nfrom assistants_service.infra.models.providers import *\n"
+        "import sys, asyncio\nfrom assistants_service.infra.models.kinds import *\n"
+        "from assistants_service.infra.models.providers import *\n"
         "from assistants_service.core.ports.models import *\n"
         "router = ModelRouter({'offline': Provider(api='offline'), 'openai': Provider()}, 'offline')\n"
         "asyncio.run(router.reply(Prompt('offline', None, (Turn('user', 'Hi'),)), None))\n"

@@ -12,7 +12,8 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from assistants_service.core.ports.models import ModelError, Prompt, Reply, ToolCall, Turn
-from assistants_service.infra.models.providers import ModelRouter, Provider
+from assistants_service.infra.models.kinds import Provider
+from assistants_service.infra.models.providers import ModelRouter
 
 WEATHER: dict[str, Any] = {
     "name": "get_weather",

@@ -28,6 +28,7 @@ from pydantic_settings import (
 
 from assistants_service.core import names
 from assistants_service.core.log.repository import ROLLOVER_AFTER
+from assistants_service.infra.models.kinds import KINDS
 
 Url = Annotated[str, Field(pattern=r"^https?://.")]
 # Tokens of an identity are sent there: never in the clear, but to this machine.
@@ -38,6 +39,12 @@ SafeUrl = Annotated[str, Field(pattern=SAFE_URL)]
 Window = Annotated[int, Field(ge=1000)]
 
 
+def _known_kind(name: str) -> str:
+    if name not in KINDS:
+        raise ValueError(f"there are {', '.join(KINDS)}")
+    return name
+
+
 class ProviderSettings(BaseModel):
     """One entry of PROVIDERS."""
 
@@ -46,7 +53,7 @@ class ProviderSettings(BaseModel):
     base_url: Url | None = None
     api_key: SecretStr | None = None
     identity: bool = False
-    api: Literal["chat", "responses", "offline"] = "chat"
+    api: Annotated[str, AfterValidator(_known_kind)] = "chat"
     models: tuple[str, ...] = ()
     max_tokens_field: Literal["max_completion_tokens", "max_tokens"] = "max_completion_tokens"
     tool_choice: Literal["object", "required"] = "object"

@@ -46,7 +46,7 @@ class ProviderEmbeddings:
         """Raises ValueError if no provider is there for the model."""
         self._router, self._dimensions, self._manners = router, dimensions, manners or Manners()
         self._provider, self._model = router.route(model)
-        if not router.remote(self._provider):
+        if not router.embeds(self._provider):
             raise ValueError(f"no provider is configured that has the model '{model}'")
         self.model = f"{self._provider}/{self._model}" + (f"@{dimensions}" if dimensions else "")
         self.weights = self._manners.weights

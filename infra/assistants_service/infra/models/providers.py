@@ -1,7 +1,7 @@
 """Which provider answers for a model: `name/model` goes to the provider of that name, a bare name to the default one.
 
-The openai SDK takes more than a second to import. So it is imported with the first call of a provider, or by `warm`,
-in a thread (azure-identity as well): the service starts without it, and its event loop goes on meanwhile.
+A provider is opened with its first call, or by `warm`, in a thread: what that imports takes more than a second, in
+which the service starts and its event loop goes on.
 """
 
 from __future__ import annotations
@@ -11,65 +11,27 @@ import functools
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, Protocol
-
-from pydantic import SecretStr
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
 
 from assistants_service.core.ports.models import BrokenOff, Deltas, ModelError, ModelInfo, NoSuchModel, Prompt, Reply
 from assistants_service.core.ports.telemetry import SILENCE, Telemetry
 from assistants_service.infra.models import turns
 from assistants_service.infra.models.context_windows import known_window
-from assistants_service.infra.models.offline import OfflineModel
+from assistants_service.infra.models.kinds import KINDS, Model, Opened, Provider, ProviderKind
 from assistants_service.infra.telemetry.content import answered, asked
 
 if TYPE_CHECKING:
-    from assistants_service.infra.azure.identity import ModelToken
     from assistants_service.infra.models.upstream import Upstream
 
 logger = logging.getLogger(__name__)
 
-_LIST_TIMEOUT = 3.0  # seconds, for a provider that does not answer
 _LIST_CACHE = 60.0  # seconds
 _MOST_REMEMBERED = 1_000  # models
 _LONGEST_NAME = 100  # characters of a model's name in an error
-_CONNECT_TIMEOUT = 5.0  # seconds, as the SDK's own
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 8.0  # seconds before a broken stream is asked for again, as the SDK's own
-_NO_KEY = "not-needed"  # local servers ask for none, but the SDK insists, and would send OPENAI_API_KEY to them
-
-
-@dataclass(frozen=True, slots=True)
-class Provider:
-    """`base_url` None: OpenAI's, or OPENAI_BASE_URL. `api_key` may be a function that gets a token; `identity` stands
-    for the one that gets those of the service's identity on Azure. `models` is a fixed list for `GET /models`, for
-    servers that list none or too many. `window` is that of its models in tokens, `windows` of some by their names."""
-
-    api: Literal["chat", "responses", "offline"] = "chat"
-    base_url: str | None = None
-    api_key: SecretStr | Callable[[], Awaitable[str]] | None = None
-    identity: bool = False
-    models: tuple[str, ...] = ()
-    max_tokens_field: str = "max_completion_tokens"
-    tool_choice: str = "object"
-    window: int | None = None
-    windows: Mapping[str, int] = field(default_factory=dict)
-
-
-class _Model(Protocol):
-    async def reply(self, prompt: Prompt, deltas: Deltas | None) -> Reply: ...
-
-
-@dataclass(frozen=True, slots=True)
-class _Opened:
-    model: _Model
-    upstream: Upstream | None = None
-    token: ModelToken | None = None
-
-    async def close(self) -> None:
-        for part in (self.upstream, self.token):
-            if part:
-                await part.close()
 
 
 class ModelRouter:
@@ -94,7 +56,7 @@ class ModelRouter:
         self._providers, self._default = dict(providers), default
         self._timeout, self._max_retries, self._now, self._telemetry = timeout, max_retries, now, telemetry
         self._window = window
-        self._opened: dict[str, _Opened] = {}
+        self._opened: dict[str, Opened] = {}
         self._opening = asyncio.Lock()
         self._mends: dict[tuple[str, str], tuple[turns.Mend, ...]] = {}  # by provider and model
         self._listed: dict[str, tuple[float, Sequence[ModelInfo]]] = {}
@@ -105,9 +67,7 @@ class ModelRouter:
         """What becomes of model names without a provider, if no server answers for them: for operators."""
         if self._default is None:
             return "model names without a provider are refused"
-        if self.remote(self._default):
-            return None
-        return "the offline model answers for model names without a provider: it repeats and counts"
+        return self._kind(self._default).notice or None
 
     async def reply(self, prompt: Prompt, deltas: Deltas | None) -> Reply:
         try:
@@ -160,7 +120,7 @@ class ModelRouter:
         logger.warning("%d forms of conversations that '%s' refuses are sent to it in another way", len(mends), name)
         self._mends[name, model] = mends
 
-    async def _whole(self, model: _Model, prompt: Prompt, deltas: Deltas | None) -> Reply:
+    async def _whole(self, model: Model, prompt: Prompt, deltas: Deltas | None) -> Reply:
         """The SDK asks again until a stream has begun. One that breaks off later is asked for again as often, if no
         client has seen anything of it."""
         for again in range(self._max_retries):
@@ -243,77 +203,32 @@ class ModelRouter:
         known = ", ".join(sorted(self._providers))
         return f"The providers are: {known}." if known else "There are no providers."
 
-    def remote(self, name: str) -> bool:
-        """Whether a provider is a server, as all but the built-in model are."""
-        return self._providers[name].api != "offline"
+    def _kind(self, name: str) -> ProviderKind:
+        return KINDS[self._providers[name].api]
+
+    def embeds(self, name: str) -> bool:
+        """Whether a provider may have an endpoint of embeddings."""
+        return self._kind(name).embeds
 
     async def upstream(self, name: str) -> Upstream:
-        """A remote provider, for what is no conversation."""
+        """The server of a provider that `embeds`, for what is no conversation."""
         upstream = (await self._open(name)).upstream
         assert upstream  # noqa: S101
         return upstream
 
-    async def _open(self, name: str) -> _Opened:
+    async def _open(self, name: str) -> Opened:
         async with self._opening:
             if name not in self._opened:
-                build = asyncio.to_thread(_build, name, self._providers[name], self._timeout, self._max_retries)
-                self._opened[name] = await build
+                opening = partial(self._kind(name).open, timeout=self._timeout, max_retries=self._max_retries)
+                self._opened[name] = await asyncio.to_thread(opening, name, self._providers[name])
             return self._opened[name]
 
     async def _list_one(self, name: str) -> Sequence[ModelInfo]:
         fixed = [ModelInfo(model, 0, name) for model in self._providers[name].models]
         prefix = "" if name == self._default else f"{name}/"
-        found = fixed or await self._ask_for_list(name)
+        found = fixed or await (await self._open(name)).list()
         return [replace(info, id=prefix + info.id, full=f"{name}/{info.id}") for info in found]
-
-    async def _ask_for_list(self, name: str) -> Sequence[ModelInfo]:
-        upstream = (await self._open(name)).upstream
-        if upstream is None:
-            return [ModelInfo("offline", 0, name)]
-        try:
-            with upstream.errors():
-                async with asyncio.timeout(_LIST_TIMEOUT):
-                    return list(_infos(await upstream.get("/models", timeout=_LIST_TIMEOUT), name))
-        except ModelError as error:
-            logger.warning("Models of provider '%s' are not listed: %s", name, error.message)
-            return []
-
-
-def _build(name: str, provider: Provider, timeout: float, max_retries: int) -> _Opened:
-    if provider.api == "offline":
-        return _Opened(OfflineModel())
-    import openai
-
-    from assistants_service.infra.models.answers import limit
-    from assistants_service.infra.models.chat import ChatModel
-    from assistants_service.infra.models.responses import ResponsesModel
-    from assistants_service.infra.models.upstream import Upstream
-
-    token = None
-    if provider.identity:
-        from assistants_service.infra.azure.identity import ModelToken
-
-        token = ModelToken()
-    key = token or provider.api_key
-    client = openai.AsyncOpenAI(
-        base_url=provider.base_url,
-        api_key=(key.get_secret_value() if isinstance(key, SecretStr) else key) or _NO_KEY,
-        timeout=openai.Timeout(timeout, connect=min(timeout, _CONNECT_TIMEOUT)),
-        max_retries=max_retries,
-        # Half the CPU of the default one.
-        http_client=openai.DefaultAioHttpClient(event_hooks={"response": [limit]}),
-    )
-    upstream = Upstream(client, name)
-    if provider.api == "responses":
-        return _Opened(ResponsesModel(upstream, forced=provider.tool_choice), upstream, token)
-    model = ChatModel(upstream, max_tokens_field=provider.max_tokens_field, forced=provider.tool_choice)
-    return _Opened(model, upstream, token)
 
 
 def _short(name: str) -> str:
     return name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}…"
-
-
-def _infos(data: Mapping[str, Any], provider: str) -> Iterable[ModelInfo]:
-    for entry in data.get("data") or ():
-        yield ModelInfo(str(entry["id"]), int(entry.get("created") or 0), str(entry.get("owned_by") or provider))
