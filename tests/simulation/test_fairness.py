@@ -26,7 +26,7 @@ from assistants_service.core.protocol.objects import encode
 from assistants_service.core.protocol.runs.requests import CreateThreadAndRun
 from assistants_service.core.protocol.runs.resources import Run
 from assistants_service.core.protocol.vector_stores.resources import FileCounts, VectorStore
-from assistants_service.core.vector_stores.commands import NewFile, NewStore
+from assistants_service.core.vector_stores.new import NewFile, NewStore
 from assistants_service.worker.main import POLL_SLOW, Worker
 from assistants_service.worker.slots import CHORES, HOSTED_RUNS, HOSTED_WAITING, GiveWay, Slots
 from assistants_service.worker.store_work import JOBS

@@ -12,7 +12,7 @@ from assistants_service.core.files.service import Files
 from assistants_service.core.notifier import Notifier
 from assistants_service.core.ports.models import ToolCall
 from assistants_service.core.request_context import RequestContext
-from assistants_service.core.vector_stores.commands import NewStore
+from assistants_service.core.vector_stores.new import NewStore
 from assistants_service.core.vector_stores.search import Found
 from assistants_service.core.vector_stores.service import VectorStoreService
 

@@ -42,9 +42,9 @@ from assistants_service.core.protocol.vector_stores.resources import (
     VectorStore,
 )
 from assistants_service.core.search.request import Ranking, SearchVectorStore
-from assistants_service.core.vector_stores.commands import has_expired, new_file, new_files, new_store
 from assistants_service.core.vector_stores.fold import FileState
-from assistants_service.core.vector_stores.repository import batch_of
+from assistants_service.core.vector_stores.lookups import batch_of, has_expired
+from assistants_service.core.vector_stores.new import new_file, new_files, new_store
 
 RESULTS = 10  # of a search that names no number (section 3.8)
 _decode = msgspec.json.Decoder(VectorStore).decode

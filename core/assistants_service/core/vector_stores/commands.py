@@ -12,14 +12,7 @@ from typing import Final
 from msgspec import UNSET
 
 from assistants_service.core.errors import ApiError
-from assistants_service.core.protocol.vector_stores.requests import (
-    Chunking,
-    CreateFileBatch,
-    CreateVectorStore,
-    CreateVectorStoreFile,
-    StaticChunkingBody,
-    UpdateVectorStore,
-)
+from assistants_service.core.protocol.vector_stores.requests import UpdateVectorStore
 from assistants_service.core.protocol.vector_stores.resources import (
     Attributes,
     ExpiresAfter,
@@ -28,75 +21,11 @@ from assistants_service.core.protocol.vector_stores.resources import (
 )
 from assistants_service.core.vector_stores import events as e
 from assistants_service.core.vector_stores.fold import StoreState, expiry
-from assistants_service.core.vector_stores.repository import batch_of, file_of, store_of
+from assistants_service.core.vector_stores.lookups import batch_of, file_of, usable
+from assistants_service.core.vector_stores.new import NewFile, NewStore
 
 MAX_FILES: Final = 10_000  # of one store (section 3.8)
 USED_EVERY: Final = 3600  # seconds between notes that a store is used: it expires by days, and a search is no commit
-
-
-@dataclass(frozen=True, slots=True)
-class NewFile:
-    """A file that a client wants in a store. None: not given."""
-
-    file_id: str
-    attributes: Attributes | None = None
-    chunking: StaticChunking | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class NewStore:
-    """A vector store that a client wants."""
-
-    files: Sequence[NewFile] = ()
-    name: str | None = None
-    description: str | None = None
-    expires_after: ExpiresAfter | None = None
-    metadata: dict[str, str] | None = None
-
-
-def new_store(body: CreateVectorStore) -> NewStore:
-    chunking = chunking_of(body.chunking_strategy)
-    return NewStore(
-        [NewFile(file_id, chunking=chunking) for file_id in body.file_ids or ()],
-        name=body.name,
-        description=body.description,
-        expires_after=ExpiresAfter(days=body.expires_after.days) if body.expires_after else None,
-        metadata=body.metadata,
-    )
-
-
-def new_file(body: CreateVectorStoreFile) -> NewFile:
-    return NewFile(body.file_id, body.attributes, chunking_of(body.chunking_strategy))
-
-
-def new_files(body: CreateFileBatch) -> list[NewFile]:
-    """What is given for the whole batch counts for `file_ids` only."""
-    if body.files is not None:
-        return [new_file(file) for file in body.files]
-    chunking = chunking_of(body.chunking_strategy)
-    return [NewFile(file_id, body.attributes, chunking) for file_id in body.file_ids or ()]
-
-
-def chunking_of(body: Chunking | None) -> StaticChunking | None:
-    if not isinstance(body, StaticChunkingBody):
-        return None
-    given = body.static
-    return StaticChunking(
-        max_chunk_size_tokens=given.max_chunk_size_tokens, chunk_overlap_tokens=given.chunk_overlap_tokens
-    )
-
-
-def has_expired(store: VectorStore, now: float) -> bool:
-    """Whether it was noted or not."""
-    return store.status == "expired" or (store.expires_at is not None and now >= store.expires_at)
-
-
-def usable(state: StoreState, now: float) -> VectorStore:
-    """Raises the 404 of a store that is not there, or the 400 of one that has expired."""
-    store = store_of(state)
-    if has_expired(store, now):
-        raise ApiError(f"Vector store {store.id} has expired.")
-    return store
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,8 +19,9 @@ from assistants_service.core.protocol.tools.requests import NewFileSearchResourc
 from assistants_service.core.protocol.vector_stores.requests import StoreHelper
 from assistants_service.core.protocol.vector_stores.resources import ExpiresAfter
 from assistants_service.core.request_context import RequestContext
-from assistants_service.core.vector_stores.commands import NewFile, NewStore, chunking_of, has_expired
 from assistants_service.core.vector_stores.fold import StoreState
+from assistants_service.core.vector_stores.lookups import has_expired
+from assistants_service.core.vector_stores.new import NewFile, NewStore, chunking_of
 from assistants_service.core.vector_stores.service import VectorStoreService
 
 B = TypeVar("B", CreateAssistant, CreateThread)

@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 import msgspec
 
 from assistants_service.core import names
-from assistants_service.core.errors import no_such
 from assistants_service.core.ids import Ids
 from assistants_service.core.log.repository import ROLLOVER_AFTER, Repository
 from assistants_service.core.log.state import View
@@ -29,6 +28,7 @@ from assistants_service.core.vector_stores.fold import (
     StoreState,
     apply,
 )
+from assistants_service.core.vector_stores.lookups import batch_of, file_of, store_of
 from assistants_service.core.work_items import MaintainStore
 
 Decision = Callable[[StoreState], Sequence[e.Event]]
@@ -245,26 +245,3 @@ def _document(project: str, change: StoreChange) -> Document:
 def _overdue(state: StoreState, now: float) -> bool:
     store = state.store if state.known else None
     return bool(store and store.status != "expired" and store.expires_at is not None and now >= store.expires_at)
-
-
-# --- looking things up --------------------------------------------------------------------------------------------
-
-
-def store_of(state: StoreState, store_id: str = "") -> VectorStore:
-    if state.store is None or state.deleted:
-        raise no_such("vector store", state.store.id if state.store else store_id)
-    return state.store
-
-
-def file_of(state: StoreState, file_id: str) -> FileState:
-    held = state.files.get(file_id)
-    if held is None:
-        raise no_such("file", file_id)
-    return held
-
-
-def batch_of(state: StoreState, batch_id: str) -> BatchState:
-    held = state.batches.get(batch_id)
-    if held is None:
-        raise no_such("file batch", batch_id)
-    return held

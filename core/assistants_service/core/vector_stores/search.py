@@ -13,9 +13,10 @@ from assistants_service.core.ports.embeddings import EmbeddingError, Embeddings
 from assistants_service.core.ports.search import Passage, Query, SegmentGone, Weights
 from assistants_service.core.protocol.vector_stores.resources import Attributes
 from assistants_service.core.search.filters import Filter
-from assistants_service.core.vector_stores.commands import VectorStoreCommands, usable
+from assistants_service.core.vector_stores.commands import VectorStoreCommands
 from assistants_service.core.vector_stores.fold import FileState, StoreState
-from assistants_service.core.vector_stores.repository import VectorStoreRepository, file_of
+from assistants_service.core.vector_stores.lookups import file_of, usable
+from assistants_service.core.vector_stores.repository import VectorStoreRepository
 
 log = logging.getLogger(__name__)
 

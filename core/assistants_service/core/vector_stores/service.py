@@ -28,9 +28,11 @@ from assistants_service.core.protocol.vector_stores.resources import (
     VectorStoreFileBatch,
 )
 from assistants_service.core.request_context import RequestContext
-from assistants_service.core.vector_stores.commands import NewFile, NewStore, VectorStoreCommands
+from assistants_service.core.vector_stores.commands import VectorStoreCommands
 from assistants_service.core.vector_stores.fold import StoreChange, StoreState, expiry
-from assistants_service.core.vector_stores.repository import VectorStoreRepository, batch_of, file_of, store_of
+from assistants_service.core.vector_stores.lookups import batch_of, file_of, store_of
+from assistants_service.core.vector_stores.new import NewFile, NewStore
+from assistants_service.core.vector_stores.repository import VectorStoreRepository
 from assistants_service.core.work_items import MAX_DELAY, CleanUpStore, MaintainStore, PurgeStore, to_body
 
 

@@ -1,0 +1,40 @@
+"""Objects of a vector store's state by their ids, or the 404 of what is not there; and whether a store can be used."""
+
+from __future__ import annotations
+
+from assistants_service.core.errors import ApiError, no_such
+from assistants_service.core.protocol.vector_stores.resources import VectorStore
+from assistants_service.core.vector_stores.fold import BatchState, FileState, StoreState
+
+
+def store_of(state: StoreState, store_id: str = "") -> VectorStore:
+    if state.store is None or state.deleted:
+        raise no_such("vector store", state.store.id if state.store else store_id)
+    return state.store
+
+
+def file_of(state: StoreState, file_id: str) -> FileState:
+    held = state.files.get(file_id)
+    if held is None:
+        raise no_such("file", file_id)
+    return held
+
+
+def batch_of(state: StoreState, batch_id: str) -> BatchState:
+    held = state.batches.get(batch_id)
+    if held is None:
+        raise no_such("file batch", batch_id)
+    return held
+
+
+def has_expired(store: VectorStore, now: float) -> bool:
+    """Whether it was noted or not."""
+    return store.status == "expired" or (store.expires_at is not None and now >= store.expires_at)
+
+
+def usable(state: StoreState, now: float) -> VectorStore:
+    """Raises the 404 of a store that is not there, or the 400 of one that has expired."""
+    store = store_of(state)
+    if has_expired(store, now):
+        raise ApiError(f"Vector store {store.id} has expired.")
+    return store
