@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from assistants_service.core.errors import no_such
-from assistants_service.core.files.service import Files
+from assistants_service.core.files.service import FileService
 from assistants_service.core.notifier import Notifier
 from assistants_service.core.ports.models import ToolCall
 from assistants_service.core.request_context import RequestContext
@@ -60,7 +60,7 @@ def stores(*ids: str) -> dict[str, Any]:
 async def made_stores(service: InProcess, *ids: str) -> dict[str, Any]:
     """Empty stores that have these ids, and the resources that name them."""
     clock = service.parts.clock
-    vector_stores = VectorStoreService(service.storage, service.stores, Files(service.storage, clock, Notifier()))
+    vector_stores = VectorStoreService(service.storage, service.stores, FileService(service.storage, clock, Notifier()))
     for store_id in ids:
         await vector_stores.create(RequestContext("default", clock.now(), service.parts.ids), store_id, NewStore())
     return stores(*ids)

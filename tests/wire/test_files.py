@@ -511,7 +511,7 @@ async def died(*_: Any) -> None:
 
 async def test_a_file_whose_answer_was_never_kept_is_found(service: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
     for place in (
-        "assistants_service.core.files.service.Files.publish",
+        "assistants_service.core.files.service.FileService.publish",
         "assistants_service.api.idempotency.Reserved.keep",
     ):
         with monkeypatch.context() as patch:
@@ -542,7 +542,7 @@ async def test_a_key_whose_request_died_a_day_ago_makes_no_file_of_bytes_that_ar
 ) -> None:
     """The key is younger than they: it was reserved when all had come."""
     with monkeypatch.context() as patch:
-        patch.setattr("assistants_service.core.files.service.Files.publish", died)
+        patch.setattr("assistants_service.core.files.service.FileService.publish", died)
         assert (await keyed(service, b"once"))[0] == 500
     service.advance(PATIENCE - MARGIN + 1)
     assert (await keyed(service, b"once"))[0] == 400

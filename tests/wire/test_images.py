@@ -202,9 +202,9 @@ async def test_what_is_remembered_of_images_is_bounded() -> None:
 
 
 def service_files(service: InProcess) -> Any:
-    from assistants_service.core.files.service import Files
+    from assistants_service.core.files.service import FileService
 
-    return Files(service.storage, service.parts.clock, service.notifier)
+    return FileService(service.storage, service.parts.clock, service.notifier)
 
 
 async def test_of_too_many_images_the_newest_count(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from assistants_service.core.assistants.service import AssistantService
-from assistants_service.core.files.service import Files
-from assistants_service.core.files.uploads import Uploads
+from assistants_service.core.files.service import FileService
+from assistants_service.core.files.uploads import UploadService
 from assistants_service.core.ids import Ids
 from assistants_service.core.notifier import Notifier
 from assistants_service.core.ports.clock import Clock
@@ -40,8 +40,8 @@ class Services:
     threads: ThreadService
     runs: RunService
     vector_stores: VectorStoreService
-    files: Files
-    uploads: Uploads
+    files: FileService
+    uploads: UploadService
     searcher: Searcher
     references: References
     models: Models
@@ -85,7 +85,7 @@ def services_over(
     limits: Limits | None = None,
 ) -> Services:
     """`run_lifetime` in seconds, `upload_limit` of a file that comes by an upload in bytes."""
-    files = Files(storage, clock, notifier)
+    files = FileService(storage, clock, notifier)
     vector_stores = VectorStoreService(storage, stores, files)
     implicit_stores, references = ImplicitStores(vector_stores), References(models, files, stores)
     attachments = AttachmentIndexing(threads, implicit_stores)
@@ -106,7 +106,7 @@ def services_over(
         ),
         vector_stores=vector_stores,
         files=files,
-        uploads=Uploads(files, upload_limit),
+        uploads=UploadService(files, upload_limit),
         searcher=searcher,
         references=references,
         models=models,

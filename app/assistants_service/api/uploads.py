@@ -31,10 +31,10 @@ async def add_part(request: web.Request) -> web.Response:
     """Takes no Idempotency-Key: a part that is sent again is another one, which stays unnamed. One that has more bytes
     than its upload was created for could never be named: it is refused while it comes."""
     services, context = services_of(request), context_of(request)
-    held = await services.uploads.pending(context.project, _upload_id(request))
-    form = Form(request, "data", limit=min(MAX_PART, held.upload.bytes))
+    stored = await services.uploads.pending(context.project, _upload_id(request))
+    form = Form(request, "data", limit=min(MAX_PART, stored.upload.bytes))
     await form.begin()
-    return answer(await services.uploads.add_part(context, held, form.chunks()))
+    return answer(await services.uploads.add_part(context, stored, form.chunks()))
 
 
 async def complete(request: web.Request) -> web.Response:

@@ -9,7 +9,7 @@ from typing import Final
 from assistants_service.core import names
 from assistants_service.core.errors import ApiError, no_such, no_such_file
 from assistants_service.core.fanout import fan_out
-from assistants_service.core.files.service import Files
+from assistants_service.core.files.service import FileService
 from assistants_service.core.ids import SAFE_ID
 from assistants_service.core.ports.models import Models, NoSuchModel
 from assistants_service.core.protocol.bodies import Body
@@ -24,7 +24,7 @@ class References:
     """The check of what bodies name. It stands before the reservation of an Idempotency-Key, and before an update."""
 
     models: Models
-    files: Files
+    files: FileService
     stores: VectorStoreRepository
 
     async def check(self, project: str, body: Body | None) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from assistants_service.core.files.service import Files
-from assistants_service.core.files.uploads import Uploads
+from assistants_service.core.files.service import FileService
+from assistants_service.core.files.uploads import UploadService
 from assistants_service.core.ids import Ids
 from assistants_service.core.notifier import Notifier
 from assistants_service.core.ports.clock import Clock
@@ -81,9 +81,9 @@ class WorkerContext:
         return ToolServices(self.actions, self.searcher, self.stores, self.clock, self.tokenizer, self.budget.window)
 
     @property
-    def files(self) -> Files:
-        return Files(self.storage, self.clock, self.notifier, self.stores.let_go)
+    def files(self) -> FileService:
+        return FileService(self.storage, self.clock, self.notifier, self.stores.let_go)
 
     @property
-    def uploads(self) -> Uploads:
-        return Uploads(self.files)
+    def uploads(self) -> UploadService:
+        return UploadService(self.files)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from assistants_service.core.errors import ApiError
-from assistants_service.core.files.service import Files, decode_file
+from assistants_service.core.files.service import FileService, decode_file
 from assistants_service.core.ids import SAFE_ID
 from assistants_service.core.ports.models import Image, ModelError, Prompt, Turn
 from assistants_service.core.protocol.files.resources import File
@@ -39,7 +39,7 @@ def kind_of(data: bytes) -> str | None:
 class Images:
     """Reads images, and remembers those of the last prompts: a run asks for the same ones in each of its turns."""
 
-    files: Files
+    files: FileService
     kept: int = KEPT
     _urls: OrderedDict[tuple[str, str], str] = field(default_factory=OrderedDict)
     _weight: int = 0

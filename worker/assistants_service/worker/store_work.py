@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from assistants_service.core import names
-from assistants_service.core.files.service import Files
+from assistants_service.core.files.service import FileService
 from assistants_service.core.log.repository import ItemOf
 from assistants_service.core.ports.clock import Clock
 from assistants_service.core.ports.embeddings import Embeddings
@@ -37,7 +37,7 @@ class Ingestion:
 
     storage: Storage
     stores: VectorStoreRepository
-    files: Files
+    files: FileService
     extraction: Extraction
     embeddings: Embeddings
     clock: Clock

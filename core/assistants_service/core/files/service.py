@@ -51,7 +51,7 @@ class Received:
 
 
 @dataclass(frozen=True, slots=True)
-class Files:
+class FileService:
     """The files of all projects."""
 
     storage: Storage

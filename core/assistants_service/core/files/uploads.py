@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from assistants_service.core import names
 from assistants_service.core.errors import ApiError, no_such_upload
-from assistants_service.core.files.service import PATIENCE, Files, expiry
+from assistants_service.core.files.service import PATIENCE, FileService, expiry
 from assistants_service.core.ports.storage import Conflict, Part
 from assistants_service.core.protocol.files.requests import CompleteUpload, CreateUpload
 from assistants_service.core.protocol.files.resources import File, Upload, UploadPart
@@ -43,7 +43,7 @@ _decode = msgspec.json.Decoder(Record).decode
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class StoredUpload:
     """A record, and the version of its document."""
 
     record: Record
@@ -55,10 +55,10 @@ class Held:
 
 
 @dataclass(frozen=True, slots=True)
-class Uploads:
+class UploadService:
     """The uploads of all projects. `limit` of one in bytes."""
 
-    files: Files
+    files: FileService
     limit: int = 8 * 1024**3
 
     async def create(self, context: RequestContext, upload_id: str, body: CreateUpload) -> Upload:
@@ -85,139 +85,139 @@ class Uploads:
             # Create-if-missing: the same request, sent again.
             await self.files.storage.create(names.UPLOADS, names.document(project, upload_id), encode(record))
         except Conflict:
-            return (await self._held(project, upload_id)).upload
+            return (await self._get(project, upload_id)).upload
         return upload
 
-    async def pending(self, project: str, upload_id: str) -> Held:
+    async def pending(self, project: str, upload_id: str) -> StoredUpload:
         """An upload that takes parts. Raises ApiError for any other."""
-        held = await self._held(project, upload_id)
-        self._refuse_ended(held, "add parts to")
-        return held
+        stored = await self._get(project, upload_id)
+        self._refuse_ended(stored, "add parts to")
+        return stored
 
-    async def add_part(self, context: RequestContext, held: Held, chunks: AsyncIterator[bytes]) -> UploadPart:
+    async def add_part(self, context: RequestContext, stored: StoredUpload, chunks: AsyncIterator[bytes]) -> UploadPart:
         """A part that is sent twice is two parts. Those that the completion does not name are dropped."""
-        storage, name = self.files.storage, names.document(context.project, held.record.file_id)
+        storage, name = self.files.storage, names.document(context.project, stored.record.file_id)
         there = await storage.staged(names.CONTENTS, name)
         if len(there) >= MAX_PARTS or sum(part.size for part in there) >= self.limit:
             raise ApiError(f"An upload has {MAX_PARTS} parts and {self.limit} bytes at most.", param="data")
         part = await storage.stage(names.CONTENTS, name, context.ids.new("part"), chunks)
         if not part.size:
             raise ApiError("The part is empty.", param="data")
-        return UploadPart(id=part.id, created_at=int(self.files.clock.now()), upload_id=held.upload.id)
+        return UploadPart(id=part.id, created_at=int(self.files.clock.now()), upload_id=stored.upload.id)
 
     async def complete(self, context: RequestContext, upload_id: str, body: CompleteUpload) -> Upload:
         """The upload with its file. The same request again has the same answer."""
         project = context.project
         while True:
-            held = await self._held(project, upload_id)
-            if held.upload.status == "completed" and held.record.part_ids == tuple(body.part_ids):
-                return await self._publish(project, held)
-            self._refuse_ended(held, "complete")
-            parts = await self._named(project, held, body.part_ids)
+            stored = await self._get(project, upload_id)
+            if stored.upload.status == "completed" and stored.record.part_ids == tuple(body.part_ids):
+                return await self._publish(project, stored)
+            self._refuse_ended(stored, "complete")
+            parts = await self._named(project, stored, body.part_ids)
             try:
                 # 1. content: of two completions with other parts, the first one counts.
-                name = names.document(project, held.record.file_id)
+                name = names.document(project, stored.record.file_id)
                 await self.files.storage.commit(names.CONTENTS, name, parts)
             except Conflict:
-                if (await self._held(project, upload_id)).etag != held.etag:
+                if (await self._get(project, upload_id)).etag != stored.etag:
                     continue  # it ended meanwhile
                 message = "Another completion of this upload, with other parts, came first. Cancel the upload."
                 raise ApiError(message, param="part_ids") from None
-            if body.md5 and (found := await self._md5(project, held)) != body.md5.lower():
+            if body.md5 and (found := await self._md5(project, stored)) != body.md5.lower():
                 await self.cancel(context, upload_id)
                 message = f"The md5 of the parts is '{found}', and not '{body.md5}'. The upload is cancelled."
                 raise ApiError(message, param="md5", code="invalid_value")
             try:
                 # 2. document of the upload. If-Match: one of completion, cancellation and expiry happens.
-                held = await self._replace(project, held, self._completed(held, body.part_ids))
+                stored = await self._replace(project, stored, self._completed(stored, body.part_ids))
             except Conflict:
                 continue
             # 3. document of the file
-            return await self._publish(project, held)
+            return await self._publish(project, stored)
 
     async def cancel(self, context: RequestContext, upload_id: str) -> Upload:
         """Cancelled at once; the worker removes what is left."""
         project = context.project
         while True:
-            held = await self._held(project, upload_id)
-            if held.upload.status == "cancelled":
-                return held.upload
-            self._refuse_ended(held, "cancel")
+            stored = await self._get(project, upload_id)
+            if stored.upload.status == "cancelled":
+                return stored.upload
+            self._refuse_ended(stored, "cancel")
             try:
                 # 1. document. If-Match: as in `complete`.
-                held = await self._replace(project, held, _ended(held, "cancelled"))
+                stored = await self._replace(project, stored, _ended(stored, "cancelled"))
             except Conflict:
                 continue
             # 2. enqueue: without it, the worker would come when the upload's time is over.
             await self.files.enqueue(CleanUpUpload(project=project, upload_id=upload_id, sent_at=context.now))
             self.files.notifier.notify("work")
-            return held.upload
+            return stored.upload
 
     # -- what a worker does ----------------------------------------------------------------------------------------
 
     async def tidy(self, project: str, upload_id: str) -> float | None:
         """Finish what a crash left undone, expire what was never completed, forget what is long over. Returns the time
         of the next look, if any."""
-        stored = await self.files.storage.get(names.UPLOADS, names.document(project, upload_id))
-        if stored is None:
+        document = await self.files.storage.get(names.UPLOADS, names.document(project, upload_id))
+        if document is None:
             return None  # its creation never came
-        held, now = Held(_decode(stored.body), stored.etag), self.files.clock.now()
-        match held.upload.status:
+        stored, now = StoredUpload(_decode(document.body), document.etag), self.files.clock.now()
+        match stored.upload.status:
             case "completed":
-                await self._publish(project, held)
-                await self._drop_late(project, held)
-            case "pending" if now < held.upload.expires_at:
-                return held.upload.expires_at
+                await self._publish(project, stored)
+                await self._drop_late(project, stored)
+            case "pending" if now < stored.upload.expires_at:
+                return stored.upload.expires_at
             case "pending":
                 try:
                     # If-Match: as in `complete`.
-                    await self._replace(project, held, _ended(held, "expired"))
+                    await self._replace(project, stored, _ended(stored, "expired"))
                 except Conflict:
                     return now
-                await self._discard(project, held)
+                await self._discard(project, stored)
             case _:
-                await self._discard(project, held)
+                await self._discard(project, stored)
         # A part may still come for an upload that has ended: its bytes are removed a day later.
-        if now < held.upload.expires_at + PATIENCE:
-            return held.upload.expires_at + PATIENCE
-        await self.files.storage.remove(names.UPLOADS, stored.name)
+        if now < stored.upload.expires_at + PATIENCE:
+            return stored.upload.expires_at + PATIENCE
+        await self.files.storage.remove(names.UPLOADS, document.name)
         return None
 
-    async def _drop_late(self, project: str, held: Held) -> None:
+    async def _drop_late(self, project: str, stored: StoredUpload) -> None:
         """Remove parts that came to their end after the completion."""
-        file_id, storage = held.record.file_id, self.files.storage
+        file_id, storage = stored.record.file_id, self.files.storage
         name = names.document(project, file_id)
         if await storage.get(names.FILES, name) is None:  # published, and deleted since
-            return await self._discard(project, held)
+            return await self._discard(project, stored)
         parts = {part.id: part for part in await storage.staged(names.CONTENTS, name)}
         with contextlib.suppress(KeyError, Conflict):  # deleted meanwhile: the next look comes
             # The same commit again drops what it does not name.
-            await storage.commit(names.CONTENTS, name, [parts[part_id] for part_id in held.record.part_ids])
+            await storage.commit(names.CONTENTS, name, [parts[part_id] for part_id in stored.record.part_ids])
 
-    async def _discard(self, project: str, held: Held) -> None:
-        await self.files.storage.discard(names.CONTENTS, names.document(project, held.record.file_id))
+    async def _discard(self, project: str, stored: StoredUpload) -> None:
+        await self.files.storage.discard(names.CONTENTS, names.document(project, stored.record.file_id))
 
     # --------------------------------------------------------------------------------------------------------------
 
-    async def _held(self, project: str, upload_id: str) -> Held:
-        stored = await self.files.storage.get(names.UPLOADS, names.document(project, upload_id))
-        if stored is None:
+    async def _get(self, project: str, upload_id: str) -> StoredUpload:
+        document = await self.files.storage.get(names.UPLOADS, names.document(project, upload_id))
+        if document is None:
             raise no_such_upload(upload_id)
-        return Held(_decode(stored.body), stored.etag)
+        return StoredUpload(_decode(document.body), document.etag)
 
-    async def _replace(self, project: str, held: Held, record: Record) -> Held:
+    async def _replace(self, project: str, stored: StoredUpload, record: Record) -> StoredUpload:
         name = names.document(project, record.upload.id)
-        return Held(record, await self.files.storage.replace(names.UPLOADS, name, encode(record), held.etag))
+        return StoredUpload(record, await self.files.storage.replace(names.UPLOADS, name, encode(record), stored.etag))
 
-    def _refuse_ended(self, held: Held, verb: str) -> None:
-        late = held.upload.status == "pending" and self.files.clock.now() >= held.upload.expires_at
-        status = "expired" if late else held.upload.status
+    def _refuse_ended(self, stored: StoredUpload, verb: str) -> None:
+        late = stored.upload.status == "pending" and self.files.clock.now() >= stored.upload.expires_at
+        status = "expired" if late else stored.upload.status
         if status != "pending":
             raise ApiError(f"Cannot {verb} an upload with status '{status}'.")
 
-    async def _named(self, project: str, held: Held, part_ids: Sequence[str]) -> list[Part]:
+    async def _named(self, project: str, stored: StoredUpload, part_ids: Sequence[str]) -> list[Part]:
         """The parts of these ids. Raises ApiError unless they are there and make up what was announced."""
-        there = await self.files.storage.staged(names.CONTENTS, names.document(project, held.record.file_id))
+        there = await self.files.storage.staged(names.CONTENTS, names.document(project, stored.record.file_id))
         by_id = {part.id: part for part in there}
         for index, part_id in enumerate(part_ids):
             if part_id not in by_id:
@@ -225,34 +225,34 @@ class Uploads:
                 raise ApiError(message, param=f"part_ids[{index}]", code="invalid_value")
         parts = [by_id[part_id] for part_id in part_ids]
         size = sum(part.size for part in parts)
-        if size != held.upload.bytes:
-            message = f"The parts have {size} bytes, and the upload was created for {held.upload.bytes}."
+        if size != stored.upload.bytes:
+            message = f"The parts have {size} bytes, and the upload was created for {stored.upload.bytes}."
             raise ApiError(message, param="part_ids")
         return parts
 
-    async def _md5(self, project: str, held: Held) -> str:
+    async def _md5(self, project: str, stored: StoredUpload) -> str:
         digest = hashlib.md5(usedforsecurity=False)
-        async for piece in self.files.read(project, held.record.file_id):
+        async for piece in self.files.read(project, stored.record.file_id):
             digest.update(piece)
         return digest.hexdigest()
 
-    def _completed(self, held: Held, part_ids: Sequence[str]) -> Record:
-        upload, now = held.upload, int(self.files.clock.now())
+    def _completed(self, stored: StoredUpload, part_ids: Sequence[str]) -> Record:
+        upload, now = stored.upload, int(self.files.clock.now())
         file = File(
-            id=held.record.file_id,
+            id=stored.record.file_id,
             purpose=upload.purpose,
             filename=upload.filename,
             bytes=upload.bytes,
             created_at=now,
-            expires_at=expiry(upload.purpose, held.record.expires_after, now),
+            expires_at=expiry(upload.purpose, stored.record.expires_after, now),
         )
         completed = replace(upload, status="completed", file=file)
-        return replace(held.record, upload=completed, part_ids=tuple(part_ids))
+        return replace(stored.record, upload=completed, part_ids=tuple(part_ids))
 
-    async def _publish(self, project: str, held: Held) -> Upload:
-        file = held.upload.file
-        if file is None or held.record.published:
-            return held.upload
+    async def _publish(self, project: str, stored: StoredUpload) -> Upload:
+        file = stored.upload.file
+        if file is None or stored.record.published:
+            return stored.upload
         if file.expires_at is not None:
             now = self.files.clock.now()
             item = CleanUpFile(project=project, file_id=file.id, sent_at=now)
@@ -263,11 +263,11 @@ class Uploads:
             await self.files.publish(project, file)
         try:
             # If-Match: another one published it.
-            await self._replace(project, held, replace(held.record, published=True))
+            await self._replace(project, stored, replace(stored.record, published=True))
         except Conflict:
             pass
-        return held.upload
+        return stored.upload
 
 
-def _ended(held: Held, status: Literal["cancelled", "expired"]) -> Record:
-    return replace(held.record, upload=replace(held.upload, status=status))
+def _ended(stored: StoredUpload, status: Literal["cancelled", "expired"]) -> Record:
+    return replace(stored.record, upload=replace(stored.upload, status=status))

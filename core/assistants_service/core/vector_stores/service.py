@@ -16,7 +16,7 @@ from functools import partial
 from assistants_service.core import names
 from assistants_service.core.errors import no_such_file
 from assistants_service.core.fanout import fan_out
-from assistants_service.core.files.service import Files
+from assistants_service.core.files.service import FileService
 from assistants_service.core.ids import SAFE_ID
 from assistants_service.core.log.repository import Command, ItemOf
 from assistants_service.core.ports.storage import Conflict, Storage
@@ -42,7 +42,7 @@ class VectorStoreService:
 
     storage: Storage
     repository: VectorStoreRepository
-    files: Files
+    files: FileService
 
     async def create(self, context: RequestContext, store_id: str, new: NewStore) -> VectorStore:
         """If there is a store of this id, the same request came before: that one, as it is now. Raises the 404 of an
