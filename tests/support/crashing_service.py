@@ -79,7 +79,7 @@ async def mortal(self: Transport, request: Any, **config: Any) -> Any:
 
 if __name__ == "__main__":
     Transport.send = mortal  # type: ignore[method-assign]
-    composition.WorkerContext = partial(composition.WorkerContext, tombstones=TOMBSTONES)  # type: ignore[misc]
+    composition.WorkerContext = partial(composition.WorkerContext, tombstone_seconds=TOMBSTONES)  # type: ignore[misc]
     handler.STALE = STALE  # type: ignore[misc]
     threading.Thread(target=fate.listen, daemon=True).start()
     command.main()

@@ -109,10 +109,10 @@ class Process:
         self.context = WorkerContext(
             *(self.storage, self.threads, self.stores, world.models, ACTIONS),
             *(SlowText(world), Bag(), clock, ids, self.notifier),
-            tombstones=world.tombstones,
+            tombstone_seconds=world.tombstones,
             tokenizer=Tiktoken(),
-            concurrency=world.concurrency,
-            waiting=world.waiting,
+            max_runs=world.concurrency,
+            max_waiting=world.waiting,
             searcher=FakeSearch([found("file-1", "a b.txt", 0.5, "w")], lambda: asyncio.sleep(0.3)),
         )
         self.worker = Worker(self.context) if "worker" in self.roles else None

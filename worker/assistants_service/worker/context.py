@@ -39,14 +39,14 @@ class WorkerContext:
     clock: Clock
     ids: Ids
     notifier: Notifier
-    flush_every: float = 0.05  # seconds between writes to a stream
+    flush_interval: float = 0.05  # seconds between writes to a stream
     visibility_timeout: float = VISIBILITY_TIMEOUT
     max_rounds: int = 100  # of tool calls in one run: a model may call for ever
-    tool_history: int = 8_000  # tokens of what tools said in earlier runs, in a prompt
-    tombstones: float = 600.0  # seconds that a deleted thread's tombstones stay: no request takes so long
+    tool_history_tokens: int = 8_000  # tokens of what tools said in earlier runs, in a prompt
+    tombstone_seconds: float = 600.0  # seconds that a deleted thread's tombstones stay: no request takes so long
     telemetry: Telemetry = SILENCE
-    concurrency: int = 1000  # runs in flight; they mostly wait for models
-    waiting: int = WAITING  # work items that wait for slots of one kind
+    max_runs: int = 1000  # runs in flight; they mostly wait for models
+    max_waiting: int = WAITING  # work items that wait for slots of one kind
     searcher: Search = field(kw_only=True)
     tokenizer: Tokenizer = field(kw_only=True)
     budget: Budget = field(init=False)
@@ -57,10 +57,10 @@ class WorkerContext:
     suspects: tuple[Slots, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.budget = Budget(self.models, self.tokenizer, self.tool_history)
+        self.budget = Budget(self.models, self.tokenizer, self.tool_history_tokens)
         self.images = Images(self.files)
         patience = self.visibility_timeout / 4  # before an item that waits would have to be hidden anew
-        jobs, self.runs, self.chores = (Slots(n, self.waiting, patience) for n in (JOBS, self.concurrency, CHORES))
+        jobs, self.runs, self.chores = (Slots(n, self.max_waiting, patience) for n in (JOBS, self.max_runs, CHORES))
         self.suspects = tuple(Slots(n) for n in SUSPECTS)
         files, readers = self.files, (self.extraction, self.embeddings)
         self.ingestion = Ingestion(self.storage, self.stores, files, *readers, self.clock, jobs)
@@ -70,8 +70,8 @@ class WorkerContext:
         """Of each kind of work: what fills one kind leaves the others theirs."""
         return self.runs, self.ingestion.jobs, self.chores, *self.suspects
 
-    def beside(self, claims: int) -> Slots | None:
-        """The slots that a run needs besides, of which nothing came in so many claims: one of those that were in work
+    def isolation_slots(self, claims: int) -> Slots | None:
+        """The slots that a run needs as well, of which nothing came in so many claims: one of those that were in work
         when a worker died may be the cause. The fewer are in work together, the fewer does it take with it; a
         run that fails if its worker dies once more is alone among its kind. None: it needs no more than others."""
         return self.suspects[min(claims, len(self.suspects) + 1) - 2] if claims > 1 else None

@@ -72,7 +72,7 @@ class WorkItemHandler:
 
     context: WorkerContext
     # Requests that let go of items. Thousands may wait for a slot, and all give way together when the worker stops.
-    _letting_go: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE), init=False)
+    _returning: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE), init=False)
 
     async def answer(self, delivery: Delivery) -> None:
         """Do the work and delete the item; or leave it, so that it is delivered again."""
@@ -86,7 +86,7 @@ class WorkItemHandler:
         try:
             done = await self._work(item, delivery)
         except asyncio.CancelledError:
-            async with self._letting_go:
+            async with self._returning:
                 await self._hand_back(hold.delivery, item, 0)  # drained: another worker takes over at once
             raise
         except Exception as error:
@@ -99,7 +99,7 @@ class WorkItemHandler:
             extending.cancel()
             await asyncio.wait((extending,))
         if done:
-            async with self._letting_go:
+            async with self._returning:
                 await self.context.storage.delete(hold.delivery)
         self.context.telemetry.count("delivery", outcome="done" if done else "left")
 
@@ -132,7 +132,7 @@ class WorkItemHandler:
                 case AdvanceRun():
                     return await self._run(item, delivery.id, delivery.count)
                 case MaintainStore():
-                    return await self._tend_store(item, delivery.id, delivery.count)
+                    return await self._maintain_store(item, delivery.id, delivery.count)
                 case _:
                     async with self.context.chores.slot(item.project, item.sent_at):
                         await self._do(item)
@@ -144,7 +144,7 @@ class WorkItemHandler:
         """Another item, so that no delivery counts for which nothing was tried. No log names this one, and none
         will: what was delivered before stays."""
         delay = min(max(CROWDED, self._age(item) / 4), LONG_CROWDED) if way.crowded else 0.0
-        async with self._letting_go:
+        async with self._returning:
             await self.context.storage.send(to_body(item), delay=max(0.0, min(delay, way.within)))
 
     async def _do(self, item: WorkItem) -> None:
@@ -195,7 +195,7 @@ class WorkItemHandler:
                 listener.close()
         raise AssertionError
 
-    async def _tend_store(self, item: MaintainStore, item_id: str, count: int) -> bool:
+    async def _maintain_store(self, item: MaintainStore, item_id: str, count: int) -> bool:
         outcome = await self._early(
             lambda: self.context.stores.listen(item.project, item.store_id),
             lambda: IngestionJob(self.context.ingestion, item, item_id, count).run(),
@@ -221,16 +221,16 @@ class WorkItemHandler:
                 await aggregates.sweep(item.project, log_id)
         elif not state.known:  # or a purge or a sweep has died after the log went
             again = replace(item, sent_at=self.context.clock.now(), tombstones=True)
-            await self.context.storage.send(to_body(again), delay=self.context.tombstones)
+            await self.context.storage.send(to_body(again), delay=self.context.tombstone_seconds)
             await aggregates.purge(item.project, log_id)
         elif self._age(item) < STALE:
             await self._put_back(item)
 
     async def _too_early(self, item: WorkItem) -> bool:
         """A queue may deliver before the time; what is late then would be written where no tombstone is any more."""
-        early = self._age(item) < self.context.tombstones / 2  # clocks of two machines may differ by seconds
+        early = self._age(item) < self.context.tombstone_seconds / 2  # clocks of two machines may differ by seconds
         if early:
-            await self._park(item, item.sent_at + self.context.tombstones)
+            await self._park(item, item.sent_at + self.context.tombstone_seconds)
         return early
 
     async def _park(self, item: WorkItem, until: float | None) -> None:
@@ -272,15 +272,15 @@ class WorkItemHandler:
             return await self._bury(delivery, f"not a work item: {error}")
         log_context.bind(lambda: item.facts)
         if await self._end(item, delivery):
-            await self._ring_once_more(item)
+            await self._enqueue_once_more(item)
         await self._bury(delivery, "given up by its host")
 
-    async def _ring_once_more(self, item: WorkItem) -> None:
+    async def _enqueue_once_more(self, item: WorkItem) -> None:
         if isinstance(item, AdvanceRun):
             state = await self.context.threads.recall(item.project, item.thread_id)
-            held = state.runs.get(item.run_id)
-            if held and held.run.active and not state.deleted:
-                await self._park(replace(item, seen=NOTHING_NEW), held.run.expires_at)
+            run_state = state.runs.get(item.run_id)
+            if run_state and run_state.run.active and not state.deleted:
+                await self._park(replace(item, seen=NOTHING_NEW), run_state.run.expires_at)
         if isinstance(item, MaintainStore):  # nor whose files these are, until their claims are too old to count
             await self.context.stores.project(item.project, item.store_id, None)
             await self._park(replace(item, seen=0), self.context.clock.now() + ABANDONED + 1)
@@ -315,11 +315,12 @@ class WorkItemHandler:
         error = LastError(code="server_error", message="Sorry, something went wrong.")
 
         def decision(state: ThreadState) -> Sequence[Event]:
-            held = state.runs.get(item.run_id)
-            if held is None or not held.run.active or state.deleted:
+            run_state = state.runs.get(item.run_id)
+            if run_state is None or not run_state.run.active or state.deleted:
                 return ()
-            # A run that is in progress by another item is that item's.
-            return failed(held, error) if held.run.status != "in_progress" or held.item == delivery.id else ()
+            if run_state.run.status == "in_progress" and run_state.item != delivery.id:
+                return ()  # it is that item's
+            return failed(run_state, error)
 
         await self.context.threads.commit(item.project, item.thread_id, decision)
         try:

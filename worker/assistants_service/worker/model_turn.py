@@ -67,7 +67,7 @@ class ModelTurn:
         prompt = await context.images.fill(self.lease.item.project, prompt)
         if not streamed:
             return await self._ask_unstreamed(prompt, partial)
-        buffer = DeltaBuffer(self.stream, partial, context.flush_every, context.clock.now, self.lease.still_mine)
+        buffer = DeltaBuffer(self.stream, partial, context.flush_interval, context.clock.now, self.lease.still_mine)
         async with asyncio.TaskGroup() as group:
             group.create_task(buffer.run())
             try:

@@ -77,7 +77,7 @@ class RunExecutor:
         again = self.count > 1
         try:
             async with self._apart:
-                if suspects := self.context.beside(run_state.claims):
+                if suspects := self.context.isolation_slots(run_state.claims):
                     slot = suspects.slot(item.project, item.sent_at, within=self._left(run_state), stays=True)
                     await self._apart.enter_async_context(slot)
                 async with self.context.runs.slot(

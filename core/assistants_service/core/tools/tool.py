@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar, cast
 
 import msgspec
 
@@ -117,9 +117,9 @@ class Tool(Generic[B, T, C]):
 
     # -- set up from assistant, thread and run ----------------------------------------------------------------------
 
-    def resource_of(self, body: B) -> ToolStruct:
+    def resource_of(self, body: B) -> T:
         """The tool as assistants and runs show it, with its defaults."""
-        return type(self).resource()
+        return cast("T", type(self).resource())
 
     def offer(self, run: Run, taken: Collection[str], services: ToolServices) -> Sequence[Definition]:
         """The functions by which the model calls it in this run: one, unless `function` has none for this run."""
