@@ -55,8 +55,8 @@ def replaced(source: str, old: str, new: str, within: str = "") -> str:
     Raises ValueError if there is no such place, or more than one.
     """
     places = list(_places(source, old))
-    is_text = any(token.kind == "fixed" and old in token.text for token in tokens_of(source))
-    if is_text and all(place.renamed for place in places):
+    literally = any(not place.renamed for place in places)
+    if not literally and any(token.kind == "fixed" and old in token.text for token in tokens_of(source)):
         if (count := source.count(old)) != 1:
             raise ValueError(f"its text occurs {count} times")
         return source.replace(old, new)
