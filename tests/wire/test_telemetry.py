@@ -24,7 +24,7 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.trace import SpanKind, StatusCode
 
 from assistants_service.api import openapi
-from assistants_service.api.middleware import IDS
+from assistants_service.core.resources import PARAMS
 from assistants_service.infra.configuration import read_settings
 from assistants_service.infra.telemetry import opentelemetry as telemetry
 from assistants_service.infra.telemetry.semantic_conventions import ATTRIBUTES
@@ -251,8 +251,8 @@ async def test_a_request_to_every_path_can_be_told_of() -> None:
             async with session.request(verb, f"/v1{re.sub('{.*?}', 'one', path)}") as response:
                 assert response.status < 500, (verb, path)
         told = {fact for span in service.spans for fact in span.attributes or {}}
-    assert named >= IDS
-    assert {ATTRIBUTES[name] for name in IDS} <= told
+    assert named >= PARAMS
+    assert {ATTRIBUTES[name] for name in PARAMS} <= told
 
 
 async def test_what_a_caller_sends_cannot_spoil_an_export() -> None:

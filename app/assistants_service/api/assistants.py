@@ -10,10 +10,10 @@ from aiohttp import web
 from assistants_service.api.handling import PROJECT, answer, answer_stored, context_of, path_id, read_body, services_of
 from assistants_service.api.idempotency import create_once
 from assistants_service.api.listing import list_documents
-from assistants_service.core import names
 from assistants_service.core.protocol.assistants.requests import CreateAssistant, UpdateAssistant
 from assistants_service.core.protocol.assistants.resources import Assistant, StoredAssistant
 from assistants_service.core.protocol.objects import Deleted, encode
+from assistants_service.core.resources import ASSISTANT
 
 _wire = msgspec.json.Decoder(Assistant)
 _HIDDEN = b'"chosen":'
@@ -35,27 +35,27 @@ async def create(request: web.Request) -> web.Response:
     async def make(assistant_id: str) -> msgspec.Raw:
         return _wired(await services.assistants.create(context, assistant_id, body))
 
-    return await create_once(request, "asst", make, body)
+    return await create_once(request, ASSISTANT, make, body)
 
 
 async def retrieve(request: web.Request) -> web.Response:
-    assistant_id = path_id(request, "assistant_id", "asst")
+    assistant_id = path_id(request, ASSISTANT)
     stored = await services_of(request).assistants.fetch(request[PROJECT], assistant_id)
     return answer_stored(request, replace(stored, body=_shown(stored.body)))
 
 
 async def update(request: web.Request) -> web.Response:
     services, context = services_of(request), context_of(request)
-    assistant_id = path_id(request, "assistant_id", "asst")
+    assistant_id = path_id(request, ASSISTANT)
     body = await read_body(request, UpdateAssistant)
     return answer(_wired(await services.assistants.update(context, assistant_id, body)))
 
 
 async def delete(request: web.Request) -> web.Response:
-    assistant_id = path_id(request, "assistant_id", "asst")
+    assistant_id = path_id(request, ASSISTANT)
     await services_of(request).assistants.delete(context_of(request), assistant_id)
     return answer(Deleted(id=assistant_id, object="assistant.deleted"))
 
 
 async def list_all(request: web.Request) -> web.Response:
-    return await list_documents(request, names.ASSISTANTS, "asst", _shown)
+    return await list_documents(request, ASSISTANT, _shown)

@@ -19,6 +19,7 @@ from assistants_service.api.handling import (
     answer_stored,
     context_of,
     page_query,
+    path_id,
     services_of,
 )
 from assistants_service.api.idempotency import create_under
@@ -31,6 +32,7 @@ from assistants_service.core.ports.storage import StorageUnavailable
 from assistants_service.core.protocol.files.requests import CreateFile, Purpose
 from assistants_service.core.protocol.files.resources import File
 from assistants_service.core.protocol.objects import Deleted, encode
+from assistants_service.core.resources import FILE
 
 log = logging.getLogger(__name__)
 
@@ -75,20 +77,13 @@ def _body(form: Form) -> CreateFile:
     return parse_body(CreateFile, json.dumps(body).encode())
 
 
-def _file_id(request: web.Request) -> str:
-    file_id = request.match_info["file_id"]
-    if not SAFE_ID.fullmatch(file_id):
-        raise no_such_file(file_id[:200])
-    return file_id
-
-
 async def retrieve(request: web.Request) -> web.Response:
     services, project = services_of(request), request[PROJECT]
-    return answer_stored(request, await services.files.fetch(project, _file_id(request)))
+    return answer_stored(request, await services.files.fetch(project, path_id(request, FILE)))
 
 
 async def delete(request: web.Request) -> web.Response:
-    file_id = _file_id(request)
+    file_id = path_id(request, FILE)
     await services_of(request).files.delete(context_of(request), file_id)
     return answer(Deleted(id=file_id, object="file"))
 
@@ -123,7 +118,7 @@ async def list_all(request: web.Request) -> web.Response:
 async def content(request: web.Request) -> web.StreamResponse:
     """The bytes, or a range of them, as a download: no browser takes them for a page or a script of this service."""
     services, project = services_of(request), request[PROJECT]
-    file = decode_file((await services.files.fetch(project, _file_id(request))).body)
+    file = decode_file((await services.files.fetch(project, path_id(request, FILE))).body)
     start, stop = _range(request, file.bytes)
     chunks = services.files.read(project, file.id, offset=start, length=stop - start)
     first = await anext(chunks, b"")

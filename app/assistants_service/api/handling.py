@@ -9,25 +9,16 @@ from aiohttp import web
 from assistants_service.api.heads import listed
 from assistants_service.api.services import Services
 from assistants_service.api.validation import parse_body, parse_include, parse_page
-from assistants_service.core.errors import ApiError, invalid_id, no_such
+from assistants_service.core.errors import ApiError, invalid_id
 from assistants_service.core.ids import SAFE_ID
 from assistants_service.core.paging import PageQuery
 from assistants_service.core.ports.storage import Stored
 from assistants_service.core.protocol.bodies import Body
 from assistants_service.core.protocol.objects import encode
 from assistants_service.core.request_context import RequestContext
+from assistants_service.core.resources import Resource
 
 B = TypeVar("B", bound=Body)
-NOUNS = {
-    "asst": "assistant",
-    "thread": "thread",
-    "msg": "message",
-    "run": "run",
-    "step": "run step",
-    "vs": "vector store",
-    "vsfb": "file batch",
-}
-
 
 SERVICES: web.AppKey[Services] = web.AppKey("services", Services)
 PROJECT = web.RequestKey("project", str)
@@ -43,17 +34,17 @@ def context_of(request: web.Request) -> RequestContext:
     return request.app[SERVICES].context(request[PROJECT])
 
 
-def checked_id(value: str, param: str, prefix: str) -> str:
+def checked_id(value: str, resource: Resource, param: str) -> str:
     """An id of the right shape. Raises the 400 of a wrong prefix, or the 404 of what cannot exist."""
-    if not value.startswith(prefix):
-        raise invalid_id(param, value[:200], prefix)
+    if resource.strict and not value.startswith(resource.prefix):
+        raise invalid_id(param, value[:200], resource.prefix)
     if not SAFE_ID.fullmatch(value):
-        raise no_such(NOUNS[prefix], value[:200])
+        raise resource.unknown(value[:200])
     return value
 
 
-def path_id(request: web.Request, param: str, prefix: str) -> str:
-    return checked_id(request.match_info[param], param, prefix)
+def path_id(request: web.Request, resource: Resource) -> str:
+    return checked_id(request.match_info[resource.param], resource, resource.param)
 
 
 async def read_body(request: web.Request, kind: type[B]) -> B:

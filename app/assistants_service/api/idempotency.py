@@ -20,6 +20,7 @@ from assistants_service.core.errors import ApiError
 from assistants_service.core.ports.storage import Conflict, Storage, Stored
 from assistants_service.core.protocol.bodies import Body
 from assistants_service.core.protocol.objects import Struct, encode
+from assistants_service.core.resources import Resource
 
 LIFETIME = 24 * 3600.0  # seconds for which a key is remembered
 MAX_KEY = 255  # characters
@@ -71,12 +72,12 @@ class Reserved:
 
 
 async def create_once(
-    request: web.Request, prefix: str, create: Callable[[str], Awaitable[object]], naming: Body | None = None
+    request: web.Request, resource: Resource, create: Callable[[str], Awaitable[object]], naming: Body | None = None
 ) -> web.Response:
     """The answer with what `create` makes under the id that it is given; or the answer that an earlier request with
     this key got. Raises the 400 of a key that came with another request before, and the 404 of a file or a store that
     the body `naming` names in vain."""
-    object_id = services_of(request).ids.new(prefix)
+    object_id = services_of(request).ids.new(resource.prefix)
     return await create_under(request, object_id, create, content=await request.read(), naming=naming)
 
 

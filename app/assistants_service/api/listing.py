@@ -10,6 +10,7 @@ from aiohttp import web
 from assistants_service.api.handling import PROJECT, checked_id, page_query, services_of
 from assistants_service.core.ports.storage import Stored
 from assistants_service.core.protocol.objects import encode
+from assistants_service.core.resources import Resource
 
 
 def _as_stored(body: bytes) -> bytes:
@@ -17,17 +18,17 @@ def _as_stored(body: bytes) -> bytes:
 
 
 async def list_documents(
-    request: web.Request, container: str, prefix: str, show: Callable[[bytes], bytes] = _as_stored
+    request: web.Request, resource: Resource, show: Callable[[bytes], bytes] = _as_stored
 ) -> web.Response:
-    """A page of the project's documents, whose ids begin with `prefix`; `show` makes the wire's bytes of them."""
+    """A page of the project's documents of a resource that is `listed`; `show` makes the wire's bytes of them."""
     services, project = services_of(request), request[PROJECT]
     query = page_query(request)
     folder = f"{project}/"
-    after = folder + checked_id(query.after, "after", prefix) if query.after else None
-    before = folder + checked_id(query.before, "before", prefix) if query.before else None
+    after = folder + checked_id(query.after, resource, "after") if query.after else None
+    before = folder + checked_id(query.before, resource, "before") if query.before else None
     backwards = before is not None and after is None
     found = await services.storage.page(
-        container,
+        resource.container,
         folder,
         after=before if backwards else after,
         limit=query.limit + 1,

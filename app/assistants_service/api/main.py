@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Collection, Mapping
 
 from aiohttp import web
@@ -32,6 +33,7 @@ from assistants_service.api.services import Services
 from assistants_service.core import errors
 from assistants_service.core.keys import Keys
 from assistants_service.core.ports.telemetry import SILENCE
+from assistants_service.core.resources import PARAMS
 
 MAX_BODY = 4 * 1024 * 1024  # bytes of JSON; files have their own limits
 THREAD = "/v1/threads/{thread_id}"
@@ -96,6 +98,14 @@ ROUTES: list[web.RouteDef] = [
 ]
 
 
+def _check_routes() -> None:
+    """At import: an id in a path is of a resource that core/resources.py knows."""
+    for route in ROUTES:
+        if unknown := set(re.findall(r"{(\w+)}", route.path)) - PARAMS:
+            raise TypeError(f"{route.path}: {unknown} stand for no resource")
+
+
+_check_routes()
 STOPPING: web.AppKey[asyncio.Event] = web.AppKey("stopping", asyncio.Event)
 
 

@@ -33,12 +33,12 @@ from assistants_service.core.log.state import UnreadableLog
 from assistants_service.core.ports.storage import Conflict, Full, StorageUnavailable, Undecided
 from assistants_service.core.ports.telemetry import Telemetry
 from assistants_service.core.protocol.objects import encode
+from assistants_service.core.resources import PARAMS
 
 log = logging.getLogger(__name__)
 
 KNOWN_METHODS = ("GET", "POST", "DELETE", "HEAD", "OPTIONS", "PUT", "PATCH")
 LONGEST_PATH = 200  # characters of it in a trace
-IDS = frozenset({"assistant_id", "thread_id", "run_id", "file_id", "upload_id", "vector_store_id", "batch_id"})
 CORS_HEADERS = "authorization,api-key,content-type,openai-beta,last-event-id,if-none-match,idempotency-key,range"
 EXPOSED = "x-request-id,etag,openai-poll-after-ms,content-disposition,content-range"
 
@@ -109,7 +109,7 @@ def errors_and_ids() -> Middleware:
 
 def _facts(request: web.Request) -> dict[str, str]:
     """For logs and traces. What does not have the shape of an id is left out: a caller could write anything there."""
-    ids = {key: value for key, value in request.match_info.items() if key in IDS and SAFE_ID.fullmatch(value)}
+    ids = {key: value for key, value in request.match_info.items() if key in PARAMS and SAFE_ID.fullmatch(value)}
     return {"request_id": request[REQUEST_ID], "project": request.get(PROJECT, ""), **ids}
 
 

@@ -25,6 +25,7 @@ from assistants_service.core import names
 from assistants_service.core.protocol.runs.requests import CreateRun, CreateThreadAndRun, SubmitToolOutputs
 from assistants_service.core.protocol.runs.resources import Run
 from assistants_service.core.protocol.threads.requests import UpdateMetadata
+from assistants_service.core.resources import ASSISTANT, RUN, THREAD
 from assistants_service.core.threads.lookups import run_of
 
 
@@ -37,13 +38,13 @@ class RunIds(Struct, frozen=True):
 
 async def create(request: web.Request) -> web.StreamResponse:
     services, context = services_of(request), context_of(request)
-    thread_id = path_id(request, "thread_id", "thread")
+    thread_id = path_id(request, THREAD)
     body = await read_body(request, CreateRun)
-    checked_id(body.assistant_id, "assistant_id", "asst")
+    checked_id(body.assistant_id, ASSISTANT, "assistant_id")
     contents = includes_contents(request)
     created = await create_once(
         request,
-        "run",
+        RUN,
         lambda run_id: services.runs.create(context, thread_id, run_id, body, contents=contents),
         body,
     )
@@ -53,9 +54,9 @@ async def create(request: web.Request) -> web.StreamResponse:
 async def create_with_thread(request: web.Request) -> web.StreamResponse:
     services, context = services_of(request), context_of(request)
     body = await read_body(request, CreateThreadAndRun)
-    checked_id(body.assistant_id, "assistant_id", "asst")
+    checked_id(body.assistant_id, ASSISTANT, "assistant_id")
     created = await create_once(
-        request, "thread", lambda thread_id: services.runs.create_with_thread(context, thread_id, body), body
+        request, THREAD, lambda thread_id: services.runs.create_with_thread(context, thread_id, body), body
     )
     return await _stream_of(request, created) if body.stream else created
 
@@ -78,7 +79,7 @@ async def _stream(request: web.Request, run: Run | RunIds, seen: int = 0) -> web
 
 async def list_all(request: web.Request) -> web.Response:
     services, project = services_of(request), request[PROJECT]
-    thread_id = path_id(request, "thread_id", "thread")
+    thread_id = path_id(request, THREAD)
     query = page_query(request)
     page = (await services.thread_repository.read(project, thread_id)).runs.page(query, "run")
     return answer(replace(page, data=tuple(held.run for held in page.data)))
@@ -86,27 +87,27 @@ async def list_all(request: web.Request) -> web.Response:
 
 async def retrieve(request: web.Request) -> web.Response:
     services, project = services_of(request), request[PROJECT]
-    thread_id, run_id = path_id(request, "thread_id", "thread"), path_id(request, "run_id", "run")
+    thread_id, run_id = path_id(request, THREAD), path_id(request, RUN)
     stored = await services.thread_repository.fetch(names.RUNS, project, thread_id, run_id)
     return answer_stored(request, stored, headers={"openai-poll-after-ms": str(int(services.poll_after * 1000))})
 
 
 async def update(request: web.Request) -> web.Response:
     services, context = services_of(request), context_of(request)
-    thread_id, run_id = path_id(request, "thread_id", "thread"), path_id(request, "run_id", "run")
+    thread_id, run_id = path_id(request, THREAD), path_id(request, RUN)
     body = await read_body(request, UpdateMetadata)
     return answer(await services.runs.update(context, thread_id, run_id, body))
 
 
 async def cancel(request: web.Request) -> web.Response:
     services, context = services_of(request), context_of(request)
-    thread_id, run_id = path_id(request, "thread_id", "thread"), path_id(request, "run_id", "run")
+    thread_id, run_id = path_id(request, THREAD), path_id(request, RUN)
     return answer(await services.runs.cancel(context, thread_id, run_id))
 
 
 async def submit_tool_outputs(request: web.Request) -> web.StreamResponse:
     services, context = services_of(request), context_of(request)
-    thread_id, run_id = path_id(request, "thread_id", "thread"), path_id(request, "run_id", "run")
+    thread_id, run_id = path_id(request, THREAD), path_id(request, RUN)
     body = await read_body(request, SubmitToolOutputs)
     run, seen = await services.runs.submit_tool_outputs(context, thread_id, run_id, body)
     return await _stream(request, run, seen) if body.stream else answer(run)
@@ -115,7 +116,7 @@ async def submit_tool_outputs(request: web.Request) -> web.StreamResponse:
 async def events(request: web.Request) -> web.StreamResponse:
     """Watch a run from its start, or go on after Last-Event-ID: an addition to the protocol."""
     services, project = services_of(request), request[PROJECT]
-    thread_id, run_id = path_id(request, "thread_id", "thread"), path_id(request, "run_id", "run")
+    thread_id, run_id = path_id(request, THREAD), path_id(request, RUN)
     run_of(await services.thread_repository.read(project, thread_id), run_id)
     source = streaming.watched(services, project, thread_id, run_id)
     offset = await streaming.start_offset(source, request.headers.get("Last-Event-ID"))

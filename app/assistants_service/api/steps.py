@@ -9,12 +9,13 @@ from assistants_service.api import making
 from assistants_service.api.handling import PROJECT, answer, includes_contents, page_query, path_id, services_of
 from assistants_service.core import names
 from assistants_service.core.protocol.runs.resources import step_on_wire
+from assistants_service.core.resources import RUN, STEP, THREAD
 from assistants_service.core.threads.lookups import run_of
 
 
 async def list_all(request: web.Request) -> web.Response:
     services, project = services_of(request), request[PROJECT]
-    thread_id, run_id = path_id(request, "thread_id", "thread"), path_id(request, "run_id", "run")
+    thread_id, run_id = path_id(request, THREAD), path_id(request, RUN)
     query = page_query(request)
     contents = includes_contents(request)
     state = await services.thread_repository.read(project, thread_id)
@@ -26,8 +27,8 @@ async def list_all(request: web.Request) -> web.Response:
 
 async def retrieve(request: web.Request) -> web.Response:
     services, project = services_of(request), request[PROJECT]
-    thread_id, run_id = path_id(request, "thread_id", "thread"), path_id(request, "run_id", "run")
-    step_id = path_id(request, "step_id", "step")
+    thread_id, run_id = path_id(request, THREAD), path_id(request, RUN)
+    step_id = path_id(request, STEP)
     if includes_contents(request):
         step = run_of(await services.thread_repository.read(project, thread_id), run_id).steps.get(step_id)
         if step is not None:

@@ -4,34 +4,26 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from assistants_service.api.handling import answer, context_of, read_body, services_of
+from assistants_service.api.handling import answer, context_of, path_id, read_body, services_of
 from assistants_service.api.idempotency import create_once
 from assistants_service.api.multipart import Form
-from assistants_service.core.errors import no_such_upload
-from assistants_service.core.ids import SAFE_ID
 from assistants_service.core.protocol.files.requests import CompleteUpload, CreateUpload
+from assistants_service.core.resources import UPLOAD
 
 MAX_PART = 64 * 1024**2  # bytes (section 3.7)
-
-
-def _upload_id(request: web.Request) -> str:
-    upload_id = request.match_info["upload_id"]
-    if not SAFE_ID.fullmatch(upload_id):
-        raise no_such_upload(upload_id[:200])
-    return upload_id
 
 
 async def create(request: web.Request) -> web.Response:
     services, context = services_of(request), context_of(request)
     body = await read_body(request, CreateUpload)
-    return await create_once(request, "upload", lambda upload_id: services.uploads.create(context, upload_id, body))
+    return await create_once(request, UPLOAD, lambda upload_id: services.uploads.create(context, upload_id, body))
 
 
 async def add_part(request: web.Request) -> web.Response:
     """Takes no Idempotency-Key: a part that is sent again is another one, which stays unnamed. One that has more bytes
     than its upload was created for could never be named: it is refused while it comes."""
     services, context = services_of(request), context_of(request)
-    stored = await services.uploads.pending(context.project, _upload_id(request))
+    stored = await services.uploads.pending(context.project, path_id(request, UPLOAD))
     form = Form(request, "data", limit=min(MAX_PART, stored.upload.bytes))
     await form.begin()
     return answer(await services.uploads.add_part(context, stored, form.chunks()))
@@ -39,11 +31,11 @@ async def add_part(request: web.Request) -> web.Response:
 
 async def complete(request: web.Request) -> web.Response:
     services, context = services_of(request), context_of(request)
-    upload_id = _upload_id(request)
+    upload_id = path_id(request, UPLOAD)
     body = await read_body(request, CompleteUpload)
     return answer(await services.uploads.complete(context, upload_id, body))
 
 
 async def cancel(request: web.Request) -> web.Response:
     services, context = services_of(request), context_of(request)
-    return answer(await services.uploads.cancel(context, _upload_id(request)))
+    return answer(await services.uploads.cancel(context, path_id(request, UPLOAD)))

@@ -22,8 +22,7 @@ from assistants_service.api.idempotency import create_once
 from assistants_service.api.listing import list_documents
 from assistants_service.api.validation import choice
 from assistants_service.core import names
-from assistants_service.core.errors import ApiError, no_such
-from assistants_service.core.ids import SAFE_ID
+from assistants_service.core.errors import ApiError
 from assistants_service.core.paging import Index, PageQuery
 from assistants_service.core.protocol.objects import Deleted, Page, encode
 from assistants_service.core.protocol.vector_stores.requests import (
@@ -41,6 +40,7 @@ from assistants_service.core.protocol.vector_stores.resources import (
     TextContent,
     VectorStore,
 )
+from assistants_service.core.resources import FILE, FILE_BATCH, STORE_FILE, VECTOR_STORE
 from assistants_service.core.search.request import Ranking, SearchVectorStore
 from assistants_service.core.vector_stores.fold import FileState
 from assistants_service.core.vector_stores.lookups import batch_of, has_expired
@@ -48,21 +48,6 @@ from assistants_service.core.vector_stores.new import new_file, new_files, new_s
 
 RESULTS = 10  # of a search that names no number (section 3.8)
 _decode = msgspec.json.Decoder(VectorStore).decode
-
-
-def _store_id(request: web.Request) -> str:
-    return path_id(request, "vector_store_id", "vs")
-
-
-def _batch_id(request: web.Request) -> str:
-    return path_id(request, "batch_id", "vsfb")
-
-
-def _file_id(request: web.Request) -> str:
-    file_id = request.match_info["file_id"]
-    if not SAFE_ID.fullmatch(file_id):
-        raise no_such("file", file_id[:200])
-    return file_id
 
 
 def _shown(store: VectorStore, now: float) -> VectorStore:
@@ -76,7 +61,7 @@ async def create(request: web.Request) -> web.Response:
     if body.chunking_strategy and not body.file_ids:
         raise ApiError("'chunking_strategy' can only be given with 'file_ids'.", param="chunking_strategy")
     return await create_once(
-        request, "vs", lambda store_id: services.vector_stores.create(context, store_id, new_store(body))
+        request, VECTOR_STORE, lambda store_id: services.vector_stores.create(context, store_id, new_store(body))
     )
 
 
@@ -87,12 +72,12 @@ async def list_all(request: web.Request) -> web.Response:
         store = _decode(body)
         return encode(_shown(store, now)) if has_expired(store, now) else body
 
-    return await list_documents(request, names.VECTOR_STORES, "vs", show)
+    return await list_documents(request, VECTOR_STORE, show)
 
 
 async def retrieve(request: web.Request) -> web.Response:
     services, project = services_of(request), request[PROJECT]
-    stored = await services.store_repository.fetch(names.VECTOR_STORES, project, _store_id(request))
+    stored = await services.store_repository.fetch(names.VECTOR_STORES, project, path_id(request, VECTOR_STORE))
     store = _decode(stored.body)
     if store.status != "expired" and has_expired(store, services.clock.now()):
         return answer(_shown(store, services.clock.now()))  # without an ETag: that is of the document
@@ -102,12 +87,12 @@ async def retrieve(request: web.Request) -> web.Response:
 async def update(request: web.Request) -> web.Response:
     services, context = services_of(request), context_of(request)
     body = await read_body(request, UpdateVectorStore)
-    return answer(await services.vector_stores.update(context, _store_id(request), body))
+    return answer(await services.vector_stores.update(context, path_id(request, VECTOR_STORE), body))
 
 
 async def delete(request: web.Request) -> web.Response:
     services, context = services_of(request), context_of(request)
-    store_id = _store_id(request)
+    store_id = path_id(request, VECTOR_STORE)
     await services.vector_stores.delete(context, store_id)
     return answer(Deleted(id=store_id, object="vector_store.deleted"))
 
@@ -117,16 +102,16 @@ async def delete(request: web.Request) -> web.Response:
 
 async def create_file(request: web.Request) -> web.Response:
     services, context = services_of(request), context_of(request)
-    store_id = _store_id(request)
+    store_id = path_id(request, VECTOR_STORE)
     body = await read_body(request, CreateVectorStoreFile)
     files = [new_file(body)]
     # The key is for the answer: the id is the file's own.
-    return await create_once(request, "file", lambda _: services.vector_stores.attach(context, store_id, files))
+    return await create_once(request, FILE, lambda _: services.vector_stores.attach(context, store_id, files))
 
 
 async def list_files(request: web.Request) -> web.Response:
     services, project = services_of(request), request[PROJECT]
-    store_id, query = _store_id(request), page_query(request)
+    store_id, query = path_id(request, VECTOR_STORE), page_query(request)
     status = _filter(request)
     state = await services.store_repository.read(project, store_id)
     return answer(_page(state.files, query, status))
@@ -134,21 +119,23 @@ async def list_files(request: web.Request) -> web.Response:
 
 async def retrieve_file(request: web.Request) -> web.Response:
     services, project = services_of(request), request[PROJECT]
-    stored = await services.store_repository.fetch(names.STORE_FILES, project, _store_id(request), _file_id(request))
+    stored = await services.store_repository.fetch(
+        names.STORE_FILES, project, path_id(request, VECTOR_STORE), path_id(request, STORE_FILE)
+    )
     return answer_stored(request, stored, headers=_poll(services.poll_after))
 
 
 async def update_file(request: web.Request) -> web.Response:
     services, context = services_of(request), context_of(request)
-    store_id, file_id = _store_id(request), _file_id(request)
+    store_id, file_id = path_id(request, VECTOR_STORE), path_id(request, STORE_FILE)
     body = await read_body(request, UpdateVectorStoreFile)
     return answer(await services.vector_stores.update_file(context, store_id, file_id, body))
 
 
 async def delete_file(request: web.Request) -> web.Response:
     services, context = services_of(request), context_of(request)
-    file_id = _file_id(request)
-    await services.vector_stores.detach(context, _store_id(request), file_id)
+    file_id = path_id(request, STORE_FILE)
+    await services.vector_stores.detach(context, path_id(request, VECTOR_STORE), file_id)
     return answer(Deleted(id=file_id, object="vector_store.file.deleted"))
 
 
@@ -167,7 +154,7 @@ def _poll(seconds: float) -> dict[str, str]:
 
 async def file_content(request: web.Request) -> web.Response:
     services, project = services_of(request), request[PROJECT]
-    pieces = await services.searcher.content(project, _store_id(request), _file_id(request))
+    pieces = await services.searcher.content(project, path_id(request, VECTOR_STORE), path_id(request, STORE_FILE))
     return answer(FileContent(data=tuple(TextContent(text=piece) for piece in pieces)))
 
 
@@ -177,7 +164,7 @@ async def file_content(request: web.Request) -> web.Response:
 async def search(request: web.Request) -> web.Response:
     """`rewrite_query` changes nothing: queries are searched as they are. So does a ranker, of which there is one."""
     services, project = services_of(request), request[PROJECT]
-    store_id = _store_id(request)
+    store_id = path_id(request, VECTOR_STORE)
     body = await read_body(request, SearchVectorStore)
     queries = [body.query] if isinstance(body.query, str) else body.query
     ranking = body.ranking_options or Ranking()
@@ -208,7 +195,7 @@ async def search(request: web.Request) -> web.Response:
 
 async def create_batch(request: web.Request) -> web.Response:
     services, context = services_of(request), context_of(request)
-    store_id = _store_id(request)
+    store_id = path_id(request, VECTOR_STORE)
     body = await read_body(request, CreateFileBatch)
     if body.file_ids is None and body.files is None:
         raise ApiError("Missing required parameter: 'file_ids'.", param="file_ids", code="missing_required_parameter")
@@ -218,25 +205,29 @@ async def create_batch(request: web.Request) -> web.Response:
         )
     files = new_files(body)
     return await create_once(
-        request, "vsfb", lambda batch_id: services.vector_stores.create_batch(context, store_id, batch_id, files)
+        request, FILE_BATCH, lambda batch_id: services.vector_stores.create_batch(context, store_id, batch_id, files)
     )
 
 
 async def retrieve_batch(request: web.Request) -> web.Response:
     services, project = services_of(request), request[PROJECT]
-    stored = await services.store_repository.fetch(names.STORE_BATCHES, project, _store_id(request), _batch_id(request))
+    stored = await services.store_repository.fetch(
+        names.STORE_BATCHES, project, path_id(request, VECTOR_STORE), path_id(request, FILE_BATCH)
+    )
     return answer_stored(request, stored, headers=_poll(services.poll_after))
 
 
 async def cancel_batch(request: web.Request) -> web.Response:
     services, context = services_of(request), context_of(request)
-    return answer(await services.vector_stores.cancel_batch(context, _store_id(request), _batch_id(request)))
+    return answer(
+        await services.vector_stores.cancel_batch(context, path_id(request, VECTOR_STORE), path_id(request, FILE_BATCH))
+    )
 
 
 async def list_batch_files(request: web.Request) -> web.Response:
     """Those that are still in the store."""
     services, project = services_of(request), request[PROJECT]
-    store_id, batch_id, query = _store_id(request), _batch_id(request), page_query(request)
+    store_id, batch_id, query = path_id(request, VECTOR_STORE), path_id(request, FILE_BATCH), page_query(request)
     status = _filter(request)
     state = await services.store_repository.read(project, store_id)
     theirs: Index[FileState] = Index(order=[], items={})

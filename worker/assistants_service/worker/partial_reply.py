@@ -11,6 +11,7 @@ from assistants_service.core.ports.models import ToolCall
 from assistants_service.core.protocol.runs.resources import MessageCreation, MessageRef, Run, Step, ToolCalls
 from assistants_service.core.protocol.threads.resources import Message
 from assistants_service.core.protocol.tools.resources import StepToolCall
+from assistants_service.core.resources import MESSAGE, STEP
 from assistants_service.core.threads import events as e
 from assistants_service.core.tools.offer import Offer
 from assistants_service.core.tools.tool import Annotation, Piece
@@ -81,7 +82,7 @@ class PartialReply:
     def open_message(self, now: float) -> tuple[Step, Message]:
         if self.message is None or self.message_step is None:
             self.message = Message(
-                id=self.ids.new("msg"),
+                id=self.ids.new(MESSAGE.prefix),
                 created_at=int(now),
                 assistant_id=self.run.assistant_id,
                 thread_id=self.run.thread_id,
@@ -99,7 +100,7 @@ class PartialReply:
 
     def _step(self, kind: str, details: MessageCreation | ToolCalls, now: float) -> Step:
         return Step(
-            id=self.ids.new("step"),
+            id=self.ids.new(STEP.prefix),
             created_at=int(now),
             run_id=self.run.id,
             assistant_id=self.run.assistant_id,

@@ -8,13 +8,13 @@ import msgspec
 
 from assistants_service.core import names
 from assistants_service.core.assistants.commands import assistant_from, updated_assistant
-from assistants_service.core.errors import no_such
 from assistants_service.core.ports.storage import Conflict, Storage, Stored
 from assistants_service.core.protocol.assistants.requests import CreateAssistant, UpdateAssistant
 from assistants_service.core.protocol.assistants.resources import StoredAssistant
 from assistants_service.core.protocol.objects import encode
 from assistants_service.core.references import References
 from assistants_service.core.request_context import RequestContext
+from assistants_service.core.resources import ASSISTANT
 from assistants_service.core.vector_stores.implicit_stores import ImplicitStores
 
 _decode = msgspec.json.Decoder(StoredAssistant).decode
@@ -56,7 +56,7 @@ class AssistantService:
     async def delete(self, context: RequestContext, assistant_id: str) -> None:
         """Raises the 404 of an unknown assistant."""
         if not await self.storage.remove(names.ASSISTANTS, names.document(context.project, assistant_id)):
-            raise no_such("assistant", assistant_id)
+            raise ASSISTANT.unknown(assistant_id)
 
     async def get(self, project: str, assistant_id: str) -> StoredAssistant:
         """Raises the 404 of an unknown assistant."""
@@ -66,5 +66,5 @@ class AssistantService:
         """The document. Raises the 404 of an unknown assistant."""
         stored = await self.storage.get(names.ASSISTANTS, names.document(project, assistant_id))
         if stored is None:
-            raise no_such("assistant", assistant_id)
+            raise ASSISTANT.unknown(assistant_id)
         return stored

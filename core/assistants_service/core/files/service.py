@@ -23,6 +23,7 @@ from assistants_service.core.protocol.files.requests import CreateFile
 from assistants_service.core.protocol.files.resources import File
 from assistants_service.core.protocol.objects import encode
 from assistants_service.core.request_context import RequestContext
+from assistants_service.core.resources import FILE
 from assistants_service.core.work_items import MAX_DELAY, CleanUpFile, PurgeFile, WorkItem, to_body
 
 FIRST_LOOK: Final = 600.0  # seconds after which a worker looks whether a file came to be
@@ -64,7 +65,7 @@ class FileService:
         """The content of a new file, which `create` makes known. If none does, it is removed when the caller is done
         with it, but for an error after which a retry may find that it is the file's. Raises ApiError for no bytes at
         all, and for those that took a day to come."""
-        project, file_id, begun = context.project, context.ids.new("file"), self.clock.now()
+        project, file_id, begun = context.project, context.ids.new(FILE.prefix), self.clock.now()
         name = names.document(project, file_id)
         # 1. enqueue, before the first byte: a crash at any moment leaves nothing that the worker does not find.
         await self.enqueue(CleanUpFile(project=project, file_id=file_id, sent_at=begun), delay=FIRST_LOOK)

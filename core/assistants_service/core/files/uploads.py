@@ -23,6 +23,7 @@ from assistants_service.core.protocol.files.requests import CompleteUpload, Crea
 from assistants_service.core.protocol.files.resources import File, Upload, UploadPart
 from assistants_service.core.protocol.objects import Struct, encode
 from assistants_service.core.request_context import RequestContext
+from assistants_service.core.resources import FILE
 from assistants_service.core.work_items import CleanUpFile, CleanUpUpload
 
 LIFETIME: Final = 3600  # seconds in which an upload has to be completed (section 3.7)
@@ -77,7 +78,7 @@ class UploadService:
             expires_at=int(now) + LIFETIME,
         )
         seconds = body.expires_after.seconds if body.expires_after else None
-        record = Record(upload=upload, file_id=context.ids.new("file"), expires_after=seconds)
+        record = Record(upload=upload, file_id=context.ids.new(FILE.prefix), expires_after=seconds)
         # 1. enqueue: whatever becomes of the upload, a worker looks when its time is over.
         await self.files.enqueue(CleanUpUpload(project=project, upload_id=upload_id, sent_at=now), delay=LIFETIME)
         # 2. document

@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, Final, Generic
 
 from assistants_service.core import names
-from assistants_service.core.errors import ApiError, no_such
+from assistants_service.core.errors import ApiError
 from assistants_service.core.fanout import fan_out
 from assistants_service.core.ids import Ids
 from assistants_service.core.log.events import Commit, Event, to_block
@@ -32,6 +32,7 @@ from assistants_service.core.ports.storage import (
 )
 from assistants_service.core.ports.telemetry import SILENCE, Telemetry
 from assistants_service.core.protocol.objects import Struct, encode
+from assistants_service.core.resources import BY_CONTAINER, Resource
 from assistants_service.core.work_items import WorkItem, to_body
 
 log = logging.getLogger(__name__)
@@ -58,8 +59,7 @@ class Repository(ABC, Generic[S, C]):
     """
 
     logs: ClassVar[str]  # the container of the logs
-    # What errors call an object, by the container of its document; the aggregate itself comes first.
-    nouns: ClassVar[Mapping[str, str]]
+    resource: ClassVar[Resource]  # the aggregate itself
     # Changes that no work item stands for. What was created needs none either: `fetch` makes up for a missing document.
     mended: ClassVar[frozenset[str]]
 
@@ -122,7 +122,7 @@ class Repository(ABC, Generic[S, C]):
             raise self._unknown(log_id)
 
     def _unknown(self, log_id: str) -> ApiError:
-        return no_such(next(iter(self.nouns.values())), log_id)
+        return self.resource.unknown(log_id)
 
     async def recall(self, project: str, log_id: str) -> S:
         """The state as this process knows it, without a look at the log if it has one: for a caller that commits
@@ -306,7 +306,7 @@ class Repository(ABC, Generic[S, C]):
             await self._storage.advance(Document(container, name, body, state.version))
             stored = await self._storage.get(container, name)
         if stored is None:
-            raise no_such(self.nouns[container], ids[-1])
+            raise BY_CONTAINER[container].unknown(ids[-1])
         return stored
 
     async def _forget_snapshots(self, project: str, log_id: str) -> None:

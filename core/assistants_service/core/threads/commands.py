@@ -30,6 +30,7 @@ from assistants_service.core.protocol.threads.resources import (
     Thread,
 )
 from assistants_service.core.request_context import RequestContext
+from assistants_service.core.resources import MESSAGE
 from assistants_service.core.threads import endings
 from assistants_service.core.threads import events as e
 from assistants_service.core.threads.attachments import IndexedAttachments, attach
@@ -69,7 +70,7 @@ def messages_from(
     bodies: Sequence[CreateMessage] | None, thread_id: str, context: RequestContext
 ) -> list[e.MessageCreated]:
     return [
-        e.MessageCreated(message=message_from(body, thread_id, context.ids.new("msg"), context.now))
+        e.MessageCreated(message=message_from(body, thread_id, context.ids.new(MESSAGE.prefix), context.now))
         for body in bodies or ()
     ]
 

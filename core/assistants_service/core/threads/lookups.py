@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TypeVar
 
-from assistants_service.core.errors import ApiError, no_such
+from assistants_service.core.errors import ApiError
 from assistants_service.core.protocol.threads.resources import Message, Thread
+from assistants_service.core.resources import MESSAGE, RUN, THREAD
 from assistants_service.core.threads.fold import Change, Resource, RunState, ThreadState
 
 R = TypeVar("R", bound=Resource)
@@ -14,14 +15,14 @@ R = TypeVar("R", bound=Resource)
 
 def thread_of(state: ThreadState, thread_id: str = "") -> Thread:
     if state.thread is None:
-        raise no_such("thread", thread_id)
+        raise THREAD.unknown(thread_id)
     return state.thread
 
 
 def message_of(state: ThreadState, message_id: str) -> Message:
     message = state.messages.get(message_id)
     if message is None:
-        raise no_such("message", message_id)
+        raise MESSAGE.unknown(message_id)
     return message
 
 
@@ -34,7 +35,7 @@ def whole_message(state: ThreadState, message_id: str) -> Message:
 def run_of(state: ThreadState, run_id: str) -> RunState:
     run_state = state.runs.get(run_id)
     if run_state is None:
-        raise no_such("run", run_id)
+        raise RUN.unknown(run_id)
     return run_state
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from assistants_service.core import names
-from assistants_service.core.errors import no_such
 from assistants_service.core.ports.storage import Document
 from assistants_service.core.protocol.objects import encode
 from assistants_service.core.protocol.runs.resources import Run, Step, step_on_wire
 from assistants_service.core.protocol.threads.resources import Message, Thread
+from assistants_service.core.resources import STEP
 from assistants_service.core.threads.fold import Change, Resource, ThreadState
 from assistants_service.core.threads.lookups import message_of, run_of, thread_of
 
@@ -58,6 +58,6 @@ def find(state: ThreadState, container: str, ids: tuple[str, ...]) -> Resource:
         case names.STEPS:
             step = run_of(state, ids[1]).steps.get(ids[2])
             if step is None:
-                raise no_such("run step", ids[2])
+                raise STEP.unknown(ids[2])
             return step_on_wire(step)
     return thread_of(state, ids[0])

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import ClassVar
+from collections.abc import Callable, Iterable, Sequence
 
 from assistants_service.core import names
 from assistants_service.core.log.repository import Repository
 from assistants_service.core.ports.storage import Document
 from assistants_service.core.protocol.runs.resources import Run
+from assistants_service.core.resources import THREAD
 from assistants_service.core.threads import events as e
 from assistants_service.core.threads.fold import Change, Resource, ThreadState
 from assistants_service.core.threads.projection import documents, find
@@ -21,12 +21,7 @@ Decision = Callable[[ThreadState], Sequence[e.Event]]
 
 class ThreadRepository(Repository[ThreadState, Change]):
     logs = names.THREADS
-    nouns: ClassVar[Mapping[str, str]] = {
-        names.THREADS: "thread",
-        names.MESSAGES: "message",
-        names.RUNS: "run",
-        names.STEPS: "run step",
-    }
+    resource = THREAD
     mended = frozenset(
         {"thread.updated", "thread.deleted", "thread.message.updated", "thread.message.deleted", "thread.run.updated"}
     )

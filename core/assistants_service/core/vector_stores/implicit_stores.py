@@ -19,6 +19,7 @@ from assistants_service.core.protocol.tools.requests import NewFileSearchResourc
 from assistants_service.core.protocol.vector_stores.requests import StoreHelper
 from assistants_service.core.protocol.vector_stores.resources import ExpiresAfter
 from assistants_service.core.request_context import RequestContext
+from assistants_service.core.resources import VECTOR_STORE
 from assistants_service.core.vector_stores.fold import StoreState
 from assistants_service.core.vector_stores.lookups import has_expired
 from assistants_service.core.vector_stores.new import NewFile, NewStore, chunking_of
@@ -91,7 +92,7 @@ class ImplicitStores:
             if _is_usable(state, context.now):
                 await self.vector_stores.attach(context, store_id, new)
                 return store_id
-            store_id = context.ids.new("vs")  # and what it made is gone
+            store_id = context.ids.new(VECTOR_STORE.prefix)  # and what it made is gone
         made = NewStore(new, expires_after=expires_after, metadata=wanted.metadata)
         return (await self.vector_stores.create(context, store_id, made)).id
 

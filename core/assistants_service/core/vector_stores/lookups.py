@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-from assistants_service.core.errors import ApiError, no_such
+from assistants_service.core.errors import ApiError
 from assistants_service.core.protocol.vector_stores.resources import VectorStore
+from assistants_service.core.resources import FILE_BATCH, STORE_FILE, VECTOR_STORE
 from assistants_service.core.vector_stores.fold import BatchState, FileState, StoreState
 
 
 def store_of(state: StoreState, store_id: str = "") -> VectorStore:
     if state.store is None or state.deleted:
-        raise no_such("vector store", state.store.id if state.store else store_id)
+        raise VECTOR_STORE.unknown(state.store.id if state.store else store_id)
     return state.store
 
 
 def file_of(state: StoreState, file_id: str) -> FileState:
     held = state.files.get(file_id)
     if held is None:
-        raise no_such("file", file_id)
+        raise STORE_FILE.unknown(file_id)
     return held
 
 
 def batch_of(state: StoreState, batch_id: str) -> BatchState:
     held = state.batches.get(batch_id)
     if held is None:
-        raise no_such("file batch", batch_id)
+        raise FILE_BATCH.unknown(batch_id)
     return held
 
 

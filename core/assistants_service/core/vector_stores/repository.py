@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import msgspec
 
@@ -17,6 +17,7 @@ from assistants_service.core.ports.clock import Clock
 from assistants_service.core.ports.storage import Document, Storage
 from assistants_service.core.protocol.objects import Struct, encode
 from assistants_service.core.protocol.vector_stores.resources import VectorStore, VectorStoreFile, VectorStoreFileBatch
+from assistants_service.core.resources import VECTOR_STORE
 from assistants_service.core.search.embedded import EmbeddedIndex
 from assistants_service.core.vector_stores import events as e
 from assistants_service.core.vector_stores.fold import (
@@ -83,11 +84,7 @@ class VectorStoreRepository(Repository[StoreState, StoreChange]):
     """The vector stores, and the index that searches them."""
 
     logs = names.STORE_LOGS
-    nouns: ClassVar[Mapping[str, str]] = {
-        names.VECTOR_STORES: "vector store",
-        names.STORE_FILES: "file",
-        names.STORE_BATCHES: "file batch",
-    }
+    resource = VECTOR_STORE
     # What clients do. What a worker does, the next holder of its work item projects.
     mended = frozenset(
         {

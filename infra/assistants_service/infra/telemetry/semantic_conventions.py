@@ -77,6 +77,8 @@ ATTRIBUTES: Final[Mapping[str, str]] = {
     # runs
     "thread_id": "gen_ai.conversation.id",
     "run_id": "assistants.run.id",
+    "message_id": "assistants.message.id",
+    "step_id": "assistants.run.step.id",
     "assistant_id": "gen_ai.agent.id",
     "status": "assistants.run.status",
     # files and vector stores
