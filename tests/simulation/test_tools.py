@@ -11,12 +11,14 @@ import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 from msgspec.structs import replace
 from pydantic import Field
 
+import assistants_service
 from assistants_service.core.ports.models import ToolCall
 from assistants_service.core.protocol.bodies import Body
 from assistants_service.core.protocol.objects import Struct
@@ -243,6 +245,16 @@ def a_crash_at_any_moment_leaves_one_result() -> None:
         run(sweeps.play(dice_streamed, Plan.at(number, How.CRASH_BEFORE)))
         executions.append(len(DICE.executed) - before)
     assert max(executions) == 2, "a worker died after it had thrown, and another one threw again"
+
+
+def test_no_module_but_its_own_names_a_tool() -> None:
+    """Left are the files and stores that requests give to tools: the protocol has fields of its own for each."""
+    named = {tool.kind for tool in registry.TOOLS} - {registry.CLIENTS.kind}
+    folders = ("core/threads", "core/protocol", "core/log", "worker", "api")
+    paths = [p for root in assistants_service.__path__ for folder in folders for p in Path(root, folder).rglob("*.py")]
+    naming = [path for path in paths if any(name in path.read_text(encoding="utf-8") for name in named)]
+    assert {path.name for path in naming} == {"requests.py", "attachments.py"}, naming
+    assert len(paths) > 50
 
 
 def test_a_tool_needs_no_file_but_its_own_and_the_registry() -> None:
