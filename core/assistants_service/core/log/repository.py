@@ -1,7 +1,7 @@
 """Aggregates: load one, change it, project what changed. The commit orders stand here, and nowhere else.
 
 A view is an aggregate's folded state, kept in memory; it is refreshed by reading only what the log gained since. What
-there is of threads and of vector stores alone stands in core/threads/repository.py and core/vector_stores.py.
+there is of threads and of vector stores alone stands in the repository.py of each.
 """
 
 from __future__ import annotations

@@ -80,7 +80,7 @@ def _begins(prefix: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-# What assistants, threads and runs name. That it is there is checked by api.references, before anything is written.
+# What assistants, threads and runs name. That it is there is checked by core.references, before anything is written.
 NamedFile = Annotated[str, StringConstraints(max_length=256), _begins("file")]
 
 

@@ -45,10 +45,8 @@ class ThreadService:
     async def update(self, context: RequestContext, thread_id: str, body: UpdateThread) -> Thread:
         """Raises the 404 of an unknown thread, and of what the body names in vain."""
         await self.references.check(context.project, body)
-        commands = ThreadCommands(context)
-        changes = await self.repository.commit(
-            context.project, thread_id, lambda state: commands.update_thread(state, body), by_client=True
-        )
+        update = partial(ThreadCommands(context).update_thread, body=body)
+        changes = await self.repository.commit(context.project, thread_id, update, by_client=True)
         updated = made(changes, "thread.updated", Thread)
         return updated or thread_of(await self.repository.recall(context.project, thread_id), thread_id)
 
@@ -74,15 +72,11 @@ class ThreadService:
     async def update_message(
         self, context: RequestContext, thread_id: str, message_id: str, body: UpdateMetadata
     ) -> Message:
-        commands = ThreadCommands(context)
-        changes = await self.repository.commit(
-            context.project, thread_id, lambda state: commands.update_message(state, message_id, body), by_client=True
-        )
+        update = partial(ThreadCommands(context).update_message, message_id=message_id, body=body)
+        changes = await self.repository.commit(context.project, thread_id, update, by_client=True)
         updated = made(changes, "thread.message.updated", Message)
         return updated or message_of(await self.repository.recall(context.project, thread_id), message_id)
 
     async def delete_message(self, context: RequestContext, thread_id: str, message_id: str) -> None:
-        commands = ThreadCommands(context)
-        await self.repository.commit(
-            context.project, thread_id, lambda state: commands.delete_message(state, message_id), by_client=True
-        )
+        delete = partial(ThreadCommands(context).delete_message, message_id=message_id)
+        await self.repository.commit(context.project, thread_id, delete, by_client=True)

@@ -60,12 +60,13 @@ class VectorStoreService:
         return next(change.object for change in reversed(changes) if isinstance(change.object, VectorStore))
 
     async def update(self, context: RequestContext, store_id: str, body: UpdateVectorStore) -> VectorStore:
-        project, commands = context.project, VectorStoreCommands(context.now)
+        project = context.project
         before = store_of(await self.repository.read(project, store_id)).expires_at
         after = ExpiresAfter(days=body.expires_after.days) if body.expires_after else None
         if before is None or before > (expiry(after, int(context.now)) or before):  # else an item comes in time
             await self._enqueue_expiry(context, store_id, after)
-        await self.repository.commit(project, store_id, lambda state: commands.update(state, body), by_client=True)
+        update = partial(VectorStoreCommands(context.now).update, body=body)
+        await self.repository.commit(project, store_id, update, by_client=True)
         return store_of(await self.repository.recall(project, store_id))
 
     async def delete(self, context: RequestContext, store_id: str) -> None:
@@ -78,8 +79,8 @@ class VectorStoreService:
 
     async def attach(self, context: RequestContext, store_id: str, files: Sequence[NewFile]) -> VectorStoreFile:
         """The last of the files. Raises the 404 of an unknown store or file."""
-        commands = VectorStoreCommands(context.now)
-        changes = await self._add(context, store_id, files, lambda state: commands.attach(state, files))
+        attach = partial(VectorStoreCommands(context.now).attach, files=files)
+        changes = await self._add(context, store_id, files, attach)
         made = [change.object for change in changes if isinstance(change.object, VectorStoreFile)]
         if made:
             return made[-1]
@@ -88,30 +89,27 @@ class VectorStoreService:
     async def update_file(
         self, context: RequestContext, store_id: str, file_id: str, body: UpdateVectorStoreFile
     ) -> VectorStoreFile:
-        commands, attributes = VectorStoreCommands(context.now), body.attributes or {}
-        await self.repository.commit(
-            context.project, store_id, lambda state: commands.update_file(state, file_id, attributes), by_client=True
-        )
+        commands = VectorStoreCommands(context.now)
+        update = partial(commands.update_file, file_id=file_id, attributes=body.attributes or {})
+        await self.repository.commit(context.project, store_id, update, by_client=True)
         return file_of(await self.repository.recall(context.project, store_id), file_id).file
 
     async def detach(self, context: RequestContext, store_id: str, file_id: str) -> None:
         """The file itself stays. Raises the 404 of one that is not in the store."""
-        commands = VectorStoreCommands(context.now)
-        await self._commit(context, store_id, lambda state: commands.detach(state, file_id))
+        await self._commit(context, store_id, partial(VectorStoreCommands(context.now).detach, file_id=file_id))
 
     # -- batches ---------------------------------------------------------------------------------------------------
 
     async def create_batch(
         self, context: RequestContext, store_id: str, batch_id: str, files: Sequence[NewFile]
     ) -> VectorStoreFileBatch:
-        commands = VectorStoreCommands(context.now)
-        changes = await self._add(context, store_id, files, lambda state: commands.create_batch(state, batch_id, files))
+        create = partial(VectorStoreCommands(context.now).create_batch, batch_id=batch_id, files=files)
+        changes = await self._add(context, store_id, files, create)
         made = [change.object for change in changes if isinstance(change.object, VectorStoreFileBatch)]
         return made[-1] if made else batch_of(await self.repository.recall(context.project, store_id), batch_id).batch
 
     async def cancel_batch(self, context: RequestContext, store_id: str, batch_id: str) -> VectorStoreFileBatch:
-        commands = VectorStoreCommands(context.now)
-        await self._commit(context, store_id, lambda state: commands.cancel_batch(state, batch_id))
+        await self._commit(context, store_id, partial(VectorStoreCommands(context.now).cancel_batch, batch_id=batch_id))
         return batch_of(await self.repository.recall(context.project, store_id), batch_id).batch
 
     # --------------------------------------------------------------------------------------------------------------
