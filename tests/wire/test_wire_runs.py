@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from assistants_service.core.ports.models import Reply, Tokens, ToolCall, Turn
+from assistants_service.core.threads.run_commands import RunCommands
 from inprocess_service import Gate, ManualClock, calls, fails, in_process, path_of, says
 from scripted_upstreams import choice, router, serving, whole
 
@@ -93,6 +94,26 @@ async def test_additional_messages_are_added_to_the_thread_first() -> None:
         assert await service.said(run["thread_id"]) == ["one", "two", "three", "four"]
         (prompt,) = service.prompts
     assert prompt.turns == (Turn("user", "one"), Turn("user", "two"), Turn("assistant", "three"))
+
+
+@pytest.mark.parametrize("command", ["create_run", "create_thread_and_run"])
+async def test_the_rule_of_a_creation_is_evaluated_once(monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    """On the state that its commit is made on, and nowhere else on its way."""
+    rule, evaluated = getattr(RunCommands, command), []
+
+    def noting(*given: Any, **named: Any) -> Any:
+        evaluated.append(command)
+        return rule(*given, **named)
+
+    monkeypatch.setattr(RunCommands, command, noting)
+    messages = {"messages": [{"role": "user", "content": "Hello"}]}
+    async with in_process() as service:
+        body = {"assistant_id": await service.assistant()}
+        if command == "create_run":
+            await service.api.post(f"/threads/{(await service.api.post('/threads', messages))['id']}/runs", body)
+        else:
+            await service.api.post("/threads/runs", body | {"thread": messages})
+    assert evaluated == [command]
 
 
 async def test_a_running_run_keeps_the_configuration_of_its_creation() -> None:
