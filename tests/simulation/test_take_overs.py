@@ -191,6 +191,26 @@ def test_workers_that_stop_in_good_order_do_not_count() -> None:
     run(main())
 
 
+def test_an_outage_that_outlasts_the_hold_on_an_item_is_no_death() -> None:
+    """The worker can neither hide the item any longer nor say that it lets go of it, but it gets it again itself."""
+
+    async def main() -> None:
+        world = world_of(ByName(pace=5))  # it answers in the outage
+        async with world.running():
+            client, work = await started(world, "plain")
+            for attempt in range(1, 2 * CLAIMS):
+                async with asyncio.timeout(SPARED):
+                    while held_of(world, client, work).attempt < attempt:
+                        await asyncio.sleep(1)
+                world.processes[1].storage.cut_until = asyncio.get_running_loop().time() + 70
+            assert (await ended(client, work)).status == "completed"
+            assert held_of(world, client, work).attempt == 2 * CLAIMS
+            await world.at_rest()
+            await check(world)
+
+    run(main())
+
+
 def test_a_death_counts_whose_run_was_handed_back_before() -> None:
     """What one worker says of itself does not hold for the next."""
 

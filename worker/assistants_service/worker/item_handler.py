@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import logging
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -56,6 +56,7 @@ STALE = 600.0  # seconds after which a work item whose commit never came is drop
 NOTHING_NEW = -1  # seen by the sender of a work item that announces no commit
 DELIVERIES = 5  # of one item; the last failed one ends its run
 REASON = 4_000  # characters that are kept of an error: an item and its reason are one message of the queue
+OUTLIVED = 2_000  # deliveries that a process remembers
 RETRY, MAX_RETRY = 2.0, 30.0  # seconds, doubled with each failed delivery
 
 
@@ -73,6 +74,8 @@ class WorkItemHandler:
     context: WorkerContext
     # Requests that let go of items. Thousands may wait for a slot, and all give way together when the worker stops.
     _returning: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE), init=False)
+    # Names of deliveries whose items an outage kept this process from hiding, or from handing back. It has not died.
+    _outlived: deque[str] = field(default_factory=lambda: deque(maxlen=OUTLIVED), init=False)
 
     async def answer(self, delivery: Delivery) -> None:
         """Do the work and delete the item; or leave it, so that it is delivered again."""
@@ -82,6 +85,7 @@ class WorkItemHandler:
             return await self._bury(delivery, f"not a work item: {error}")
         log_context.bind(lambda: item.facts)
         hold = Hold(delivery)
+        item = self._vouched(item, delivery)
         extending = asyncio.create_task(self._keep(hold))
         try:
             done = await self._work(item, delivery)
@@ -103,6 +107,12 @@ class WorkItemHandler:
                 await self.context.storage.delete(hold.delivery)
         self.context.telemetry.count("delivery", outcome="done" if done else "left")
 
+    def _vouched(self, item: WorkItem, delivery: Delivery) -> WorkItem:
+        """The item that says so, if it was this very process that had it before, and lost it by an outage."""
+        before = delivery_name(delivery.id, delivery.count - 1)
+        vouched = isinstance(item, AdvanceRun) and before in self._outlived
+        return replace(item, handed_back=before) if vouched else item
+
     async def _keep(self, hold: Hold) -> None:
         """Keep the item hidden from others while this worker is alive."""
         timeout = self.context.visibility_timeout
@@ -113,17 +123,22 @@ class WorkItemHandler:
             except Conflict:
                 return  # another worker holds it by now: the log's fence decides
             except StorageUnavailable as error:
+                self._outlived.append(delivery_name(hold.delivery.id, hold.delivery.count))
                 log.warning("the queue does not answer: %s", error)
             except Exception:  # else the item would come back while this worker is at it
                 log.exception("an item cannot be hidden anew, and this is tried again")
 
     async def _hand_back(self, delivery: Delivery, item: WorkItem, visibility_timeout: float) -> None:
         """Let others have it after `visibility_timeout` seconds. The item says so, since this worker has not died."""
+        name = delivery_name(delivery.id, delivery.count)
         if isinstance(item, AdvanceRun):
-            item = replace(item, handed_back=delivery_name(delivery.id, delivery.count))
-            delivery = dataclasses.replace(delivery, body=to_body(item))
-        with contextlib.suppress(Conflict, StorageUnavailable):  # another worker holds it by now, or will soon
+            delivery = dataclasses.replace(delivery, body=to_body(replace(item, handed_back=name)))
+        try:
             await self.context.storage.extend(delivery, visibility_timeout=visibility_timeout)
+        except Conflict:
+            pass  # another worker holds it by now
+        except StorageUnavailable:
+            self._outlived.append(name)
 
     async def _work(self, item: WorkItem, delivery: Delivery) -> bool:
         """Whether the item may be deleted."""
