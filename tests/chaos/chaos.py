@@ -156,12 +156,12 @@ async def play(visitor: Visitor, scenario: str) -> None:
 async def rehearse(world: Reality, scenario: str) -> list[Point]:
     visitor = world.visitor(0)
     for process in world.processes.values():
-        await process.order()
+        await process.order()  # type: ignore[attr-defined]
     await play(visitor, scenario)
     found = []
     for name, process in world.processes.items():
         await done(process)
-        for at, request in enumerate(process.requests, 1):
+        for at, request in enumerate(process.requests, 1):  # type: ignore[attr-defined]
             found += [Point(scenario, name, when, at, request) for when in ("before", "after")]
     return found
 
@@ -178,14 +178,14 @@ async def done(process: Mortal) -> None:
 async def strike(world: Reality, point: Point) -> bool:
     """Whether the process died there. It comes back at once; the scenario goes on."""
     visitor, doomed = world.visitor(0), world.processes[point.process]
-    await doomed.order(point.at, point.when)
+    await doomed.order(point.at, point.when)  # type: ignore[attr-defined]
     reviving = asyncio.create_task(world.revive(point.process))
     try:
         async with asyncio.timeout(PATIENCE):
             await play(visitor, point.scenario)
             await done(doomed)
             if doomed.alive:
-                await doomed.order()
+                await doomed.order()  # type: ignore[attr-defined]
                 return False
             await reviving
             if not visitor.gone:

@@ -195,7 +195,7 @@ async def exhaust(chunks: AsyncIterator[bytes]) -> None:
 async def watch(visitor: Visitor, run: Run) -> aiohttp.ClientResponse:
     """Until there is nothing more to hear."""
     world, path = visitor.world, names_in_path(run.thread_id, run.id)
-    response = await world.session.get(f"{world.url(visitor.chance)}{path}/events")
+    response = await world.session.get(f"{world.url(visitor.chance)}{path}/events")  # type: ignore[attr-defined]
     while (await response.content.readline()) != f"event: {sse.PAUSE}\n".encode():
         pass
     return response

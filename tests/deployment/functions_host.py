@@ -205,7 +205,7 @@ class Listener:
             async for page in pages.by_page():
                 return [message async for message in page]
         except HttpResponseError as error:
-            log.debug("%s: %s", self.function.queue, error.error_code)
+            log.debug("%s: %s", self.function.queue, error.error_code)  # type: ignore[attr-defined]
         return []
 
     async def _process(self, message: QueueMessage) -> None:
@@ -270,7 +270,7 @@ def not_mine() -> Any:
     try:
         yield
     except HttpResponseError as error:
-        if error.error_code not in LOST:
+        if error.error_code not in LOST:  # type: ignore[attr-defined]
             raise
 
 

@@ -289,10 +289,10 @@ async def check_store(
             ends.add("failed")
         assert each.file.status in ends, each
     for each in state.batches:
-        counts = each.batch.file_counts
+        counts = each.batch.file_counts  # type: ignore[attr-defined]
         assert counts.in_progress == 0
-        assert counts.total == len(each.file_ids) == counts.completed + counts.failed + counts.cancelled
-        assert each.batch.status != "in_progress"
+        assert counts.total == len(each.file_ids) == counts.completed + counts.failed + counts.cancelled  # type: ignore[attr-defined]
+        assert each.batch.status != "in_progress"  # type: ignore[attr-defined]
     found: Counter[tuple[str, str]] = Counter()
     for name, segment in state.segments.items():
         assert segment.sources
@@ -306,7 +306,7 @@ async def check_store(
     assert shown and msgspec.json.decode(shown.body, type=VectorStore) == store, "the document is not what the log says"
     for each in state.batches:
         shown = await world.store.get(names.STORE_BATCHES, names.document(PROJECT, store.id, each.id))
-        assert shown and shown.body == encode(each.batch)
+        assert shown and shown.body == encode(each.batch)  # type: ignore[attr-defined]
     for each in held:
         shown = await world.store.get(names.STORE_FILES, names.document(PROJECT, store.id, each.id))
         assert shown is None or shown.body == encode(each.file)

@@ -175,7 +175,7 @@ async def it_is_set_up_called_shown_and_remembered() -> None:
         assert step["step_details"]["tool_calls"] == [DONE]
         assert added_up(await deltas(service, "GET", f"{path_of(run)}/events")) == DONE  # from the log
         state = (await threads_of(service.parts).look("default", thread)).state  # as another process reads it
-        assert state.runs[run["id"]].steps[step["id"]].calls[0].dice.thrown == (4, 2)
+        assert state.runs[run["id"]].steps[step["id"]].calls[0].dice.thrown == (4, 2)  # type: ignore[attr-defined]
         await service.finished(thread, assistant)  # a later run remembers it
         assert [turn.text for turn in service.prompts[-1].turns][1:3] == ["", "Thrown: (4, 2)"]
 

@@ -324,7 +324,7 @@ class Reality:
 
     async def _blobs(self, *containers: str) -> list[tuple[str, str]]:
         async def listed() -> list[tuple[str, str]]:
-            clients = [self.store._service.get_container_client(container) for container in containers]
+            clients = [self.store._service.get_container_client(container) for container in containers]  # type: ignore[attr-defined]
             return [(client.container_name, name) for client in clients async for name in client.list_blob_names()]
 
         return await call(listed)
@@ -332,12 +332,12 @@ class Reality:
     async def queued(self, queue: str) -> int:
         if isinstance(self.store, SqliteStorage):
             return self.store._sql.execute("SELECT count(*) FROM queue WHERE name=?", (queue,)).fetchone()[0]
-        client = self.store._work if queue == "work" else self.store._buried
+        client = self.store._work if queue == "work" else self.store._buried  # type: ignore[attr-defined]
         return (await call(client.get_queue_properties)).approximate_message_count
 
     async def peeked(self, queue: str) -> list[str]:
         """What the first messages of a queue hold. Raises StorageUnavailable if there is no such queue."""
-        messages = await call(lambda: self.store._queues.get_queue_client(queue).peek_messages(max_messages=9))
+        messages = await call(lambda: self.store._queues.get_queue_client(queue).peek_messages(max_messages=9))  # type: ignore[attr-defined]
         return [message.content for message in messages]
 
 

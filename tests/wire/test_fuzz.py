@@ -18,7 +18,7 @@ from typing import Any
 import aiohttp
 from yarl import URL
 
-from bench.helper import resident_mb
+from helper import resident_mb
 from inprocess_service import Api, path_of
 from malformed_requests import UPLOAD, WEATHER, malformed
 from multipart_forms import add_part, upload

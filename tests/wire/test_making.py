@@ -74,7 +74,7 @@ async def test_a_message_in_the_making_is_shown_and_comes_whole_under_its_id(too
         assert [m["id"] for m in await messages(service, run, f"run_id={run['id']}")] == [message["id"]]
         before = await version(service, run)
         for _ in range(5):  # more looks of the worker tell nothing new
-            service.notifier.notify_all()
+            service.notifier.notify_all()  # type: ignore[attr-defined]
             await asyncio.sleep(0.01)
         gate.open()
         await service.until(run)

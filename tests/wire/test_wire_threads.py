@@ -270,7 +270,7 @@ async def test_of_many_updates_of_an_assistant_at_once_none_is_lost(service: InP
     await asyncio.gather(*(service.api.post(f"/assistants/{assistant}", body) for body in fields))
     now = await service.api.get(f"/assistants/{assistant}")
     for body in fields:
-        assert body.items() <= now.items()
+        assert body.items() <= now.items()  # type: ignore[attr-defined]
 
 
 async def test_a_thread_takes_what_a_request_may_hold(service: InProcess) -> None:
@@ -433,7 +433,7 @@ async def test_a_work_item_of_a_thread_that_was_purged_is_dropped_without_a_word
         await service.api.delete(f"/threads/{run['thread_id']}")
         await purged(service, run["thread_id"], run["id"])
         async with asyncio.timeout(30):
-            while service.storage._sql.execute("SELECT count(*) FROM queue").fetchone()[0]:
+            while service.storage._sql.execute("SELECT count(*) FROM queue").fetchone()[0]:  # type: ignore[attr-defined]
                 service.advance(700)  # again: an item that was sent meanwhile is hidden from then on
                 await asyncio.sleep(0.001)
     assert "never came" not in caplog.text
