@@ -55,7 +55,7 @@ class Budget:
     tokenizer: Tokenizer
     history: int  # tokens of what tools said in earlier runs
     _learned: OrderedDict[str, Learned] = field(default_factory=OrderedDict)
-    _told: OrderedDict[str, None] = field(default_factory=OrderedDict)  # runs whose cut was logged
+    _logged: OrderedDict[str, None] = field(default_factory=OrderedDict)  # runs whose cut was logged
 
     def window(self, model: str) -> int:
         window = self.models.window(model)
@@ -77,7 +77,7 @@ class Budget:
         if built is None:
             return None
         if built.cut:
-            self._tell(run_state.run, room)
+            self._log_cut(run_state.run, room)
         return Fitted(built, tokens_of(built.prompt, self.tokenizer.count))
 
     def answered(self, fitted: Fitted, tokens: Tokens) -> None:
@@ -131,11 +131,11 @@ class Budget:
         _bound(self._learned)
         return learned
 
-    def _tell(self, run: Run, room: int) -> None:
+    def _log_cut(self, run: Run, room: int) -> None:
         """Once a run."""
-        if run.id not in self._told:
-            self._told[run.id] = None
-            _bound(self._told)
+        if run.id not in self._logged:
+            self._logged[run.id] = None
+            _bound(self._logged)
             log.warning(
                 "run %s: older messages or rounds of tools are left out, as a prompt of %.100r may have %d tokens."
                 " If that is too few, set `window` of its provider in PROVIDERS, or MODEL_WINDOW",

@@ -275,8 +275,8 @@ class WorkItemHandler:
         except (StorageUnavailable, Conflict):
             await self._hand_back(delivery, item, MAX_RETRY)
             raise
-        told = f": {error}" if isinstance(error, UnreadableLog) else ""  # others may quote content
-        await self._bury(delivery, f"{type(error).__name__}: {error}", told)
+        detail = f": {error}" if isinstance(error, UnreadableLog) else ""  # others may quote content
+        await self._bury(delivery, f"{type(error).__name__}: {error}", detail)
 
     async def give_up(self, delivery: Delivery) -> None:
         """For an item that its host delivers no more, and has moved under a new id. So it is unknown whether a run in
@@ -300,10 +300,10 @@ class WorkItemHandler:
             await self.context.stores.project(item.project, item.store_id, None)
             await self._park(replace(item, seen=0), self.context.clock.now() + ABANDONED + 1)
 
-    async def _bury(self, delivery: Delivery, reason: str, told: str = "") -> None:
+    async def _bury(self, delivery: Delivery, reason: str, detail: str = "") -> None:
         await self.context.storage.bury(delivery, reason[:REASON])
         self.context.telemetry.count("delivery", outcome="poison")
-        log.error("work item %s is buried after %d deliveries%s", delivery.id, delivery.count, told)
+        log.error("work item %s is buried after %d deliveries%s", delivery.id, delivery.count, detail)
 
     async def _end(self, item: WorkItem, delivery: Delivery) -> bool:
         """Whether what waits for the item could be ended. Where its log cannot be read, that waits for people, who have

@@ -103,14 +103,14 @@ def cause_of(run: Run, error: ModelError | None, provider: str) -> str:
     """For the log: where a run failed and why, without what was asked or said. `provider` answered last."""
     last = run.last_error
     foreign = error is not None and error.provider != ""
-    told = {
+    fields = {
         "provider": error.provider if error and foreign else provider,
         "model": run.model,
         "status": error.status if error else None,
         "code": last.code if last else "",
         "reason": error.reason if error and foreign else last.message if last else "",  # or in our own words
     }
-    return " ".join(f"{name}={value or '-'}" for name, value in told.items())
+    return " ".join(f"{name}={value or '-'}" for name, value in fields.items())
 
 
 def _message(reply: Reply, run_state: RunState, partial: PartialReply, usage: Usage, now: float) -> list[e.Event]:

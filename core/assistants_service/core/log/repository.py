@@ -96,7 +96,7 @@ class Repository(ABC, Generic[S, C]):
     def _find(self, state: S, container: str, ids: tuple[str, ...]) -> Struct:
         """The object whose document this is. Raises the 404 of what is not there."""
 
-    def _told(self, project: str, changes: Sequence[C]) -> None:
+    def _record_metrics(self, project: str, changes: Sequence[C]) -> None:
         """What was committed, for telemetry."""
 
     # -- reading ---------------------------------------------------------------------------------------------------
@@ -250,7 +250,7 @@ class Repository(ABC, Generic[S, C]):
         except StorageUnavailable as error:
             raise Undecided(str(error)) from error
         view.weight += len(block)
-        self._told(project, changes)
+        self._record_metrics(project, changes)
         return changes, rest
 
     async def _enqueue(self, item_of: ItemOf | None, seen: int) -> None:

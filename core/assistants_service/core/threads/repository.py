@@ -38,7 +38,7 @@ class ThreadRepository(Repository[ThreadState, Change]):
     def _find(self, state: ThreadState, container: str, ids: tuple[str, ...]) -> Resource:
         return find(state, container, ids)
 
-    def _told(self, project: str, changes: Sequence[Change]) -> None:
+    def _record_metrics(self, project: str, changes: Sequence[Change]) -> None:
         for change in changes:
             if change.name in ENDINGS and isinstance(change.object, Run):
                 run = change.object

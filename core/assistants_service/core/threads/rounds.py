@@ -35,7 +35,9 @@ def outputs_of(step: Step) -> dict[str, str]:
     for call in step.calls:
         by_tool.setdefault(tool_of(call), []).append(call)
     return {
-        call.id: told for tool, calls in by_tool.items() for call, told in zip(calls, tool.outputs(calls), strict=True)
+        call.id: output
+        for tool, calls in by_tool.items()
+        for call, output in zip(calls, tool.outputs(calls), strict=True)
     }
 
 
@@ -66,10 +68,10 @@ def rounds_before(state: ThreadState, message: Message, offer: Offer) -> Iterato
 def _round(step: Step, offer: Offer) -> Round:
     outputs, calls, said = outputs_of(step), [], []
     for place, call in enumerate(step.calls):
-        made, told = offer.model_call(call), outputs[call.id]
+        made, output = offer.model_call(call), outputs[call.id]
         call_id = _id(step, place)
         calls.append(ToolCall(call_id, made.name, made.arguments))
-        said.append(Turn("tool", told, call_id=call_id))
+        said.append(Turn("tool", output, call_id=call_id))
     return Round(step, (Turn("assistant", calls=tuple(calls)), *said))
 
 
