@@ -17,7 +17,7 @@ from typing import Any
 import aiohttp
 
 from assistants_service.core import names
-from assistants_service.core.vector_stores.fold import StoreState
+from assistants_service.core.vector_stores.state import StoreState
 from azurite import Azurite
 from real_processes import Reality, reality
 from test_stores_crash import check_store, folded, text_of

@@ -29,11 +29,11 @@ from assistants_service.core.ports.storage import Document
 from assistants_service.core.ports.telemetry import Silence
 from assistants_service.core.threads import events as thread_events
 from assistants_service.core.threads import projection
-from assistants_service.core.threads.fold import Change, ThreadState
+from assistants_service.core.threads.state import Change, ThreadState
 from assistants_service.core.threads.view import ThreadView
 from assistants_service.core.vector_stores import events as store_events
 from assistants_service.core.vector_stores import repository
-from assistants_service.core.vector_stores.fold import StoreChange, StoreState
+from assistants_service.core.vector_stores.state import StoreChange, StoreState
 from assistants_service.infra.version import VERSION
 from inprocess_service import Act, Gate, InProcess, ManualClock, calls, fails, in_process, path_of, says
 from multipart_forms import upload

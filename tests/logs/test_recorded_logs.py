@@ -17,11 +17,12 @@ from assistants_service.core.protocol.runs.resources import RequiredAction, Step
 from assistants_service.core.protocol.threads.resources import Message
 from assistants_service.core.protocol.vector_stores.resources import ChunkingStrategy, ExpiresAfter, TextContent
 from assistants_service.core.threads import events as thread_events
-from assistants_service.core.threads import fold, view
+from assistants_service.core.threads import state as thread_state
+from assistants_service.core.threads import view
 from assistants_service.core.threads.stream import replay
 from assistants_service.core.vector_stores import events as store_events
-from assistants_service.core.vector_stores import fold as stores
 from assistants_service.core.vector_stores import repository
+from assistants_service.core.vector_stores import state as store_state
 from record_logs import CASES, LOGS, SUMS, digest, folded, kind_of, record
 
 Json = Any
@@ -90,8 +91,8 @@ NEVER = {
     (ExpiresAfter, "anchor"): "there is one only",
     (ChunkingStrategy, "type"): "there is one kind only",
     (TextContent, "type"): "there is one kind only",
-    (fold.RunState, "costs"): "of open steps: a log is rolled over while no run is active",
-    (fold.RunState, "thoughts"): "of active runs, likewise",
+    (thread_state.RunState, "costs"): "of open steps: a log is rolled over while no run is active",
+    (thread_state.RunState, "thoughts"): "of active runs, likewise",
     (Step, "metadata"): "no request can give any",
     (view.Snapshot, "deleted"): "what is deleted is not written to",
     (repository.Snapshot, "deleted"): "what is deleted is not written to",
@@ -131,8 +132,8 @@ def stored_kinds() -> set[type[msgspec.Struct]]:
             case msgspec.inspect.DictType():
                 reach(kind.value_type)
 
-    of_threads = [view.Snapshot, Message, fold.RunState]
-    of_stores = [repository.Snapshot, stores.FileState, stores.BatchState]
+    of_threads = [view.Snapshot, Message, thread_state.RunState]
+    of_stores = [repository.Snapshot, store_state.FileState, store_state.BatchState]
     for root in msgspec.inspect.multi_type_info([thread_events.Commit, store_events.Commit, *of_threads, *of_stores]):
         reach(root)
     return {kind for kind in found if isinstance(kind, type) and kind is not paging.Contents}  # without Index[...]
@@ -154,7 +155,7 @@ def values(node: Any) -> Iterator[tuple[type, str]]:
     match node:
         case paging.Index():
             yield from values(list(node))
-        case fold.Change():
+        case thread_state.Change():
             yield from values(node.object)
         case msgspec.Struct():
             for field in msgspec.structs.fields(node):

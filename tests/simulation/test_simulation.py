@@ -19,7 +19,7 @@ from assistants_service.core.keys import Caller
 from assistants_service.core.log import repository as threads
 from assistants_service.core.ports.storage import Conflict, Document, Mark
 from assistants_service.core.threads import endings, stream
-from assistants_service.core.threads.fold import ThreadState
+from assistants_service.core.threads.state import ThreadState
 from assistants_service.infra.sqlite.store import SqliteStorage
 from assistants_service.worker import item_handler as handler
 from assistants_service.worker import lease, main

@@ -24,9 +24,9 @@ from assistants_service.core.protocol.vector_stores.resources import ExpiresAfte
 from assistants_service.core.search.segment import passages
 from assistants_service.core.threads.attachments import store_of_thread
 from assistants_service.core.vector_stores import events as e
-from assistants_service.core.vector_stores.fold import StoreState
 from assistants_service.core.vector_stores.new import NewFile, NewStore
 from assistants_service.core.vector_stores.repository import StoreView
+from assistants_service.core.vector_stores.state import StoreState
 from assistants_service.core.work_items import MaintainStore, to_body
 from assistants_service.worker.ingestion import CLAIMS
 from assistants_service.worker.item_handler import WorkItemHandler

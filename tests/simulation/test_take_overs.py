@@ -16,7 +16,7 @@ from assistants_service.core.ports.models import Deltas, Prompt, Reply
 from assistants_service.core.protocol.runs.resources import Run
 from assistants_service.core.threads import events as e
 from assistants_service.core.threads.decide import CLAIMS, DEADLY
-from assistants_service.core.threads.fold import RunState
+from assistants_service.core.threads.state import RunState
 from assistants_service.worker.actions import Actions
 from promise_checks import check, past_of
 from scripted_models import ByName

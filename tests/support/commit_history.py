@@ -11,7 +11,8 @@ from assistants_service.core.protocol.runs.resources import Run
 from assistants_service.core.protocol.threads.resources import Message, TextPart
 from assistants_service.core.threads import events as e
 from assistants_service.core.threads import sse
-from assistants_service.core.threads.fold import Change, ThreadState, apply
+from assistants_service.core.threads.fold import apply
+from assistants_service.core.threads.state import Change, ThreadState
 from simulated_service import Block
 
 

@@ -13,9 +13,9 @@ from assistants_service.core.log.events import to_block
 from assistants_service.core.ports.storage import Storage
 from assistants_service.core.protocol.runs.resources import Run
 from assistants_service.core.threads import events as e
-from assistants_service.core.threads.fold import Change
 from assistants_service.core.threads.projection import documents
 from assistants_service.core.threads.sse import ENDINGS
+from assistants_service.core.threads.state import Change
 from commit_history import Past, said, whole
 from simulated_clients import Exchange
 from simulated_service import PROJECT, Block, World

@@ -13,7 +13,7 @@ from assistants_service.core import names
 from assistants_service.core.protocol.runs.resources import Step, ToolCalls
 from assistants_service.core.threads import sse
 from assistants_service.core.threads.events import RunQueued
-from assistants_service.core.threads.fold import RunState
+from assistants_service.core.threads.state import RunState
 from assistants_service.core.threads.stream import replay
 from assistants_service.core.tools.functions import FunctionToolCall
 from commit_history import Past

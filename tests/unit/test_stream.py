@@ -17,7 +17,7 @@ from assistants_service.core.notifier import Notifier
 from assistants_service.core.ports.storage import Conflict
 from assistants_service.core.protocol.runs.resources import Run
 from assistants_service.core.threads import sse
-from assistants_service.core.threads.fold import Change
+from assistants_service.core.threads.state import Change
 from assistants_service.core.threads.stream import StreamWriter
 from assistants_service.infra.sqlite.store import SqliteStorage
 from assistants_service.worker.deltas import DeltaBuffer

@@ -22,8 +22,8 @@ from assistants_service.core.ports.storage import Delivery
 from assistants_service.core.search.words import FORMAT, WHOLE
 from assistants_service.core.threads.decide import Wait
 from assistants_service.core.vector_stores import events as e
-from assistants_service.core.vector_stores.fold import StoreState
 from assistants_service.core.vector_stores.repository import VectorStoreRepository
+from assistants_service.core.vector_stores.state import StoreState
 from assistants_service.core.work_items import MaintainStore, PurgeStore, from_body, to_body
 from assistants_service.infra.embeddings.offline import OfflineEmbeddings
 from assistants_service.worker.ingestion import CLAIMS, WENT_WRONG, IngestionJob

@@ -17,7 +17,7 @@ from assistants_service.core.errors import ApiError
 from assistants_service.core.ids import made_at
 from assistants_service.core.protocol.runs.resources import Step
 from assistants_service.core.protocol.threads.resources import Message
-from assistants_service.core.threads.fold import ThreadState
+from assistants_service.core.threads.state import ThreadState
 from assistants_service.core.threads.stream import last_published
 
 

@@ -42,9 +42,9 @@ from assistants_service.core.protocol.vector_stores.resources import (
 )
 from assistants_service.core.resources import FILE, FILE_BATCH, STORE_FILE, VECTOR_STORE
 from assistants_service.core.search.request import Ranking, SearchVectorStore
-from assistants_service.core.vector_stores.fold import FileState
 from assistants_service.core.vector_stores.lookups import batch_of, has_expired
 from assistants_service.core.vector_stores.new import new_file, new_files, new_store
+from assistants_service.core.vector_stores.state import FileState
 
 RESULTS = 10  # of a search that names no number (section 3.8)
 _decode = msgspec.json.Decoder(VectorStore).decode

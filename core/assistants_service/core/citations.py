@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from assistants_service.core.protocol.runs.resources import Step
-from assistants_service.core.threads.fold import RunState, ThreadState
+from assistants_service.core.threads.state import RunState, ThreadState
 from assistants_service.core.tools.registry import TOOLS
 from assistants_service.core.tools.tool import Citer, Piece
 

@@ -24,11 +24,11 @@ from assistants_service.core.log.state import UnreadableLog
 from assistants_service.core.ports.clock import Clock
 from assistants_service.core.ports.storage import Storage, StorageUnavailable, Stored
 from assistants_service.core.threads.events import RunQueued
-from assistants_service.core.threads.fold import ThreadState
 from assistants_service.core.threads.repository import ThreadRepository
+from assistants_service.core.threads.state import ThreadState
 from assistants_service.core.vector_stores.events import FileReleased, ItemTakenOver, SegmentsDropped
-from assistants_service.core.vector_stores.fold import StoreState
 from assistants_service.core.vector_stores.repository import VectorStoreRepository
+from assistants_service.core.vector_stores.state import StoreState
 from assistants_service.core.work_items import (
     AdvanceRun,
     CleanUpFile,

@@ -14,8 +14,8 @@ from typing import Any, Final
 
 from assistants_service.core.ports.models import ContextExceeded, Models, Prompt, Reply, Tokenizer, Tokens
 from assistants_service.core.protocol.runs.resources import Run
-from assistants_service.core.threads.fold import RunState, ThreadState
 from assistants_service.core.threads.prompt import PROMPT_SHARE, Built, bound, build, tokens_of
+from assistants_service.core.threads.state import RunState, ThreadState
 from assistants_service.core.tools.offer import Offer
 
 log = logging.getLogger(__name__)

@@ -26,7 +26,7 @@ from assistants_service.core.protocol.vector_stores.resources import StaticChunk
 from assistants_service.core.search.words import FORMAT
 from assistants_service.core.threads.decide import Done, Wait
 from assistants_service.core.vector_stores import events as e
-from assistants_service.core.vector_stores.fold import FileState, StoreState, segment_of
+from assistants_service.core.vector_stores.state import FileState, StoreState, segment_of
 from assistants_service.core.work_items import MaintainStore, to_body
 from assistants_service.worker.merging import merge
 from assistants_service.worker.store_work import StoreWork

@@ -21,8 +21,8 @@ from assistants_service.core.notifier import Listener
 from assistants_service.core.ports.storage import Conflict, Delivery, StorageUnavailable
 from assistants_service.core.protocol.objects import LastError
 from assistants_service.core.threads.decide import KeepItem, Wait, WaitUntil, failed
-from assistants_service.core.threads.fold import ThreadState
 from assistants_service.core.threads.repository import ThreadRepository
+from assistants_service.core.threads.state import ThreadState
 from assistants_service.core.vector_stores.repository import VectorStoreRepository
 from assistants_service.core.work_items import (
     MAX_DELAY,

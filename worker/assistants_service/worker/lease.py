@@ -10,8 +10,8 @@ from typing import TypeVar
 
 from assistants_service.core.ports.storage import StorageUnavailable
 from assistants_service.core.threads import events as e
-from assistants_service.core.threads.fold import RunState, ThreadState
 from assistants_service.core.threads.repository import Decision
+from assistants_service.core.threads.state import RunState, ThreadState
 from assistants_service.core.work_items import AdvanceRun
 from assistants_service.worker.context import WorkerContext
 from assistants_service.worker.partial_reply import PartialReply

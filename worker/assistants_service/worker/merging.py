@@ -10,7 +10,7 @@ from assistants_service.core.ports.storage import Conflict
 from assistants_service.core.search.embedded import EmbeddedIndex
 from assistants_service.core.search.words import FORMAT
 from assistants_service.core.vector_stores import events as e
-from assistants_service.core.vector_stores.fold import StoreState, merged_segment
+from assistants_service.core.vector_stores.state import StoreState, merged_segment
 from assistants_service.worker.store_work import StoreWork
 
 MERGES: Final = 16  # of one item, at most

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from assistants_service.core.citations import citations_of
 from assistants_service.core.ports.models import ContextExceeded, ModelError, Prompt, Refused, Reply, Tokens
 from assistants_service.core.protocol.runs.requests import MOST_OUTPUTS
-from assistants_service.core.threads.fold import RunState, ThreadState
+from assistants_service.core.threads.state import RunState, ThreadState
 from assistants_service.core.threads.stream import StreamWriter
 from assistants_service.core.tools.offer import offer_of
 from assistants_service.worker.budget import TRIES

@@ -26,8 +26,8 @@ from assistants_service.core.threads.decide import (
     decide,
     failed,
 )
-from assistants_service.core.threads.fold import Change, RunState, ThreadState
 from assistants_service.core.threads.repository import Decision
+from assistants_service.core.threads.state import Change, RunState, ThreadState
 from assistants_service.core.threads.stream import StreamWriter
 from assistants_service.core.work_items import AdvanceRun, delivery_name
 from assistants_service.worker.context import WorkerContext

@@ -22,8 +22,8 @@ from assistants_service.core.ports.embeddings import Embeddings
 from assistants_service.core.ports.extraction import Extraction
 from assistants_service.core.ports.storage import Storage
 from assistants_service.core.vector_stores import events as e
-from assistants_service.core.vector_stores.fold import FileState, StoreState
 from assistants_service.core.vector_stores.repository import Decision, VectorStoreRepository
+from assistants_service.core.vector_stores.state import FileState, StoreState
 from assistants_service.core.work_items import MaintainStore, delivery_name
 from assistants_service.worker.slots import Slots
 

@@ -17,7 +17,7 @@ from assistants_service.core.protocol.runs.resources import (
 )
 from assistants_service.core.protocol.threads.resources import Message, Part, Reason, RefusalPart, Text, TextPart
 from assistants_service.core.threads import events as e
-from assistants_service.core.threads.fold import RunState
+from assistants_service.core.threads.state import RunState
 from assistants_service.core.tools.tool import ToolServices
 from assistants_service.worker.partial_reply import PartialReply
 

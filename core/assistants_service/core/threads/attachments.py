@@ -13,9 +13,9 @@ from assistants_service.core.errors import ApiError
 from assistants_service.core.protocol.threads.requests import CreateMessage
 from assistants_service.core.request_context import RequestContext
 from assistants_service.core.threads import events as e
-from assistants_service.core.threads.fold import ThreadState
 from assistants_service.core.threads.lookups import thread_of
 from assistants_service.core.threads.repository import ThreadRepository
+from assistants_service.core.threads.state import ThreadState
 from assistants_service.core.tool_resources import with_attached
 from assistants_service.core.vector_stores.implicit_stores import ImplicitStores, attached_files
 

@@ -34,8 +34,8 @@ from assistants_service.core.resources import MESSAGE
 from assistants_service.core.threads import endings
 from assistants_service.core.threads import events as e
 from assistants_service.core.threads.attachments import IndexedAttachments, attach
-from assistants_service.core.threads.fold import ThreadState
 from assistants_service.core.threads.lookups import thread_of, whole_message
+from assistants_service.core.threads.state import ThreadState
 from assistants_service.core.tool_resources import overridden, resources_from, with_attached
 
 

@@ -11,7 +11,7 @@ from assistants_service.core.protocol.objects import LastError
 from assistants_service.core.protocol.tools.resources import StepToolCall
 from assistants_service.core.threads import events as e
 from assistants_service.core.threads.endings import cancelled, expired
-from assistants_service.core.threads.fold import RunState, ThreadState
+from assistants_service.core.threads.state import RunState, ThreadState
 
 # Seconds in which the worker that holds a run may end it: it looks every second, and it alone knows what its model was
 # saying. After that it counts as dead.

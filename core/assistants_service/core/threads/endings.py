@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from assistants_service.core.threads import events as e
-from assistants_service.core.threads.fold import RunState, ThreadState
+from assistants_service.core.threads.state import RunState, ThreadState
 
 
 def cancelled(run_state: RunState) -> list[e.Event]:

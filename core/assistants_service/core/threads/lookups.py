@@ -8,7 +8,7 @@ from typing import TypeVar
 from assistants_service.core.errors import ApiError
 from assistants_service.core.protocol.threads.resources import Message, Thread
 from assistants_service.core.resources import MESSAGE, RUN, THREAD
-from assistants_service.core.threads.fold import Change, Resource, RunState, ThreadState
+from assistants_service.core.threads.state import Change, Resource, RunState, ThreadState
 
 R = TypeVar("R", bound=Resource)
 

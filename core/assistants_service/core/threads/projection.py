@@ -10,8 +10,8 @@ from assistants_service.core.protocol.objects import encode
 from assistants_service.core.protocol.runs.resources import Run, Step, step_on_wire
 from assistants_service.core.protocol.threads.resources import Message, Thread
 from assistants_service.core.resources import STEP
-from assistants_service.core.threads.fold import Change, Resource, ThreadState
 from assistants_service.core.threads.lookups import message_of, run_of, thread_of
+from assistants_service.core.threads.state import Change, Resource, ThreadState
 
 
 def documents(project: str, changes: Sequence[Change]) -> list[Document]:

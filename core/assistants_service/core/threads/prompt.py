@@ -10,8 +10,8 @@ from typing import Any
 from assistants_service.core.ports.models import Prompt, Turn
 from assistants_service.core.protocol.runs.resources import MessageCreation, Run, Step, ToolCalls
 from assistants_service.core.protocol.threads.resources import Message
-from assistants_service.core.threads.fold import RunState, ThreadState
 from assistants_service.core.threads.rounds import RECENT, outputs_of, rounds_before
+from assistants_service.core.threads.state import RunState, ThreadState
 from assistants_service.core.threads.turns import turn_of
 from assistants_service.core.tools.offer import Offer
 

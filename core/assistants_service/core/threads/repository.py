@@ -11,9 +11,9 @@ from assistants_service.core.ports.storage import Document
 from assistants_service.core.protocol.runs.resources import Run
 from assistants_service.core.resources import THREAD
 from assistants_service.core.threads import events as e
-from assistants_service.core.threads.fold import Change, Resource, ThreadState
 from assistants_service.core.threads.projection import documents, find
 from assistants_service.core.threads.sse import ENDINGS
+from assistants_service.core.threads.state import Change, Resource, ThreadState
 from assistants_service.core.threads.view import ThreadView
 
 Decision = Callable[[ThreadState], Sequence[e.Event]]

@@ -12,7 +12,7 @@ from assistants_service.core.ports.models import ToolCall, Turn
 from assistants_service.core.protocol.runs.resources import MessageCreation, Step, ToolCalls
 from assistants_service.core.protocol.threads.resources import Message
 from assistants_service.core.protocol.tools.resources import StepToolCall
-from assistants_service.core.threads.fold import ThreadState
+from assistants_service.core.threads.state import ThreadState
 from assistants_service.core.tools.offer import Offer
 from assistants_service.core.tools.registry import tool_of
 from assistants_service.core.tools.tool import AnyTool

@@ -22,8 +22,8 @@ from assistants_service.core.threads import endings
 from assistants_service.core.threads import events as e
 from assistants_service.core.threads.attachments import IndexedAttachments, attach
 from assistants_service.core.threads.commands import ThreadCommands, messages_from
-from assistants_service.core.threads.fold import ThreadState
 from assistants_service.core.threads.lookups import run_of, thread_of
+from assistants_service.core.threads.state import ThreadState
 from assistants_service.core.tool_resources import overridden, together
 from assistants_service.core.tools.setup import check_choice, plain, tools_from
 

@@ -22,10 +22,10 @@ from assistants_service.core.protocol.threads.requests import UpdateMetadata
 from assistants_service.core.references import References
 from assistants_service.core.request_context import RequestContext
 from assistants_service.core.threads.attachments import AttachmentIndexing
-from assistants_service.core.threads.fold import Change, ThreadState
 from assistants_service.core.threads.lookups import made, run_of
 from assistants_service.core.threads.repository import ThreadRepository
 from assistants_service.core.threads.run_commands import RunCommands
+from assistants_service.core.threads.state import Change, ThreadState
 from assistants_service.core.threads.stream import StreamWriter
 from assistants_service.core.vector_stores.implicit_stores import ImplicitStores
 from assistants_service.core.work_items import AdvanceRun

@@ -20,7 +20,7 @@ from assistants_service.core.protocol.threads.resources import (
     TextPart,
     Thread,
 )
-from assistants_service.core.threads.fold import Change
+from assistants_service.core.threads.state import Change
 from assistants_service.core.tools.registry import annotator_of, tool_of
 
 Annotation = dict[str, Any]

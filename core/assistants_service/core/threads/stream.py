@@ -16,8 +16,8 @@ from assistants_service.core.ports.storage import Conflict, Logs, Mark
 from assistants_service.core.protocol.runs.resources import Run, Step
 from assistants_service.core.protocol.threads.resources import Message
 from assistants_service.core.threads import sse
-from assistants_service.core.threads.fold import Change
 from assistants_service.core.threads.repository import ThreadRepository
+from assistants_service.core.threads.state import Change
 
 TRIES = 50  # a stream has few writers at a time; each lost race means that another one wrote
 

@@ -12,8 +12,9 @@ from assistants_service.core.protocol.objects import Struct, encode
 from assistants_service.core.protocol.runs.resources import Run, Step
 from assistants_service.core.protocol.threads.resources import Message, Thread
 from assistants_service.core.threads import events as e
-from assistants_service.core.threads.fold import Change, Resource, RunState, ThreadState, apply
+from assistants_service.core.threads.fold import apply
 from assistants_service.core.threads.sse import streamed
+from assistants_service.core.threads.state import Change, Resource, RunState, ThreadState
 
 
 class StoredChange(Struct, frozen=True):

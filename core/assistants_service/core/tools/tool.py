@@ -21,7 +21,7 @@ from assistants_service.core.protocol.objects import Struct
 
 if TYPE_CHECKING:
     from assistants_service.core.protocol.runs.resources import Run, Step
-    from assistants_service.core.threads.fold import RunState, ThreadState
+    from assistants_service.core.threads.state import RunState, ThreadState
     from assistants_service.core.vector_stores.repository import VectorStoreRepository
     from assistants_service.core.vector_stores.search import Search
 

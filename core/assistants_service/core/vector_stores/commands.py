@@ -20,9 +20,10 @@ from assistants_service.core.protocol.vector_stores.resources import (
     VectorStore,
 )
 from assistants_service.core.vector_stores import events as e
-from assistants_service.core.vector_stores.fold import StoreState, expiry
+from assistants_service.core.vector_stores.fold import expiry
 from assistants_service.core.vector_stores.lookups import batch_of, file_of, usable
 from assistants_service.core.vector_stores.new import NewFile, NewStore
+from assistants_service.core.vector_stores.state import StoreState
 
 MAX_FILES: Final = 10_000  # of one store (section 3.8)
 USED_EVERY: Final = 3600  # seconds between notes that a store is used: it expires by days, and a search is no commit

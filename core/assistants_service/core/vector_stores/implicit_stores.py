@@ -20,10 +20,10 @@ from assistants_service.core.protocol.vector_stores.requests import StoreHelper
 from assistants_service.core.protocol.vector_stores.resources import ExpiresAfter
 from assistants_service.core.request_context import RequestContext
 from assistants_service.core.resources import VECTOR_STORE
-from assistants_service.core.vector_stores.fold import StoreState
 from assistants_service.core.vector_stores.lookups import has_expired
 from assistants_service.core.vector_stores.new import NewFile, NewStore, chunking_of
 from assistants_service.core.vector_stores.service import VectorStoreService
+from assistants_service.core.vector_stores.state import StoreState
 
 B = TypeVar("B", CreateAssistant, CreateThread)
 OF_THREADS: Final = ExpiresAfter(days=7)  # what a thread's store has, unless a client says otherwise (section 3.3)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from assistants_service.core.errors import ApiError
 from assistants_service.core.protocol.vector_stores.resources import VectorStore
 from assistants_service.core.resources import FILE_BATCH, STORE_FILE, VECTOR_STORE
-from assistants_service.core.vector_stores.fold import BatchState, FileState, StoreState
+from assistants_service.core.vector_stores.state import BatchState, FileState, StoreState
 
 
 def store_of(state: StoreState, store_id: str = "") -> VectorStore:

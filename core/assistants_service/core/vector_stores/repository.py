@@ -20,16 +20,16 @@ from assistants_service.core.protocol.vector_stores.resources import VectorStore
 from assistants_service.core.resources import VECTOR_STORE
 from assistants_service.core.search.embedded import EmbeddedIndex
 from assistants_service.core.vector_stores import events as e
-from assistants_service.core.vector_stores.fold import (
+from assistants_service.core.vector_stores.fold import apply
+from assistants_service.core.vector_stores.lookups import batch_of, file_of, store_of
+from assistants_service.core.vector_stores.state import (
     BatchState,
     FileState,
     Resource,
     SegmentState,
     StoreChange,
     StoreState,
-    apply,
 )
-from assistants_service.core.vector_stores.lookups import batch_of, file_of, store_of
 from assistants_service.core.work_items import MaintainStore
 
 Decision = Callable[[StoreState], Sequence[e.Event]]

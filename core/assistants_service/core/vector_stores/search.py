@@ -14,9 +14,9 @@ from assistants_service.core.ports.search import Passage, Query, SegmentGone, We
 from assistants_service.core.protocol.vector_stores.resources import Attributes
 from assistants_service.core.search.filters import Filter
 from assistants_service.core.vector_stores.commands import VectorStoreCommands
-from assistants_service.core.vector_stores.fold import FileState, StoreState
 from assistants_service.core.vector_stores.lookups import file_of, usable
 from assistants_service.core.vector_stores.repository import VectorStoreRepository
+from assistants_service.core.vector_stores.state import FileState, StoreState
 
 log = logging.getLogger(__name__)
 

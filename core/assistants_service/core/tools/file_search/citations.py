@@ -19,7 +19,7 @@ from assistants_service.core.tools.tool import Annotation, Piece
 
 if TYPE_CHECKING:
     from assistants_service.core.protocol.runs.resources import Step
-    from assistants_service.core.threads.fold import ThreadState
+    from assistants_service.core.threads.state import ThreadState
 
 # A file's name has 255 characters at most. What cannot become a marker is not held back while an answer is streamed.
 _MARKER = re.compile(r"【(\d{1,12}):(\d{1,9})†([^【】\n]{0,300})】")

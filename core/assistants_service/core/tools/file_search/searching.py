@@ -17,7 +17,7 @@ from assistants_service.core.tools.file_search.wire import FileSearchToolCall
 from assistants_service.core.tools.tool import Output
 
 if TYPE_CHECKING:
-    from assistants_service.core.threads.fold import RunState
+    from assistants_service.core.threads.state import RunState
     from assistants_service.core.vector_stores.repository import VectorStoreRepository
     from assistants_service.core.vector_stores.search import Found, Search
 

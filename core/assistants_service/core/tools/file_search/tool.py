@@ -27,7 +27,7 @@ from assistants_service.core.tools.tool import Annotation, Citer, Definition, Ex
 
 if TYPE_CHECKING:
     from assistants_service.core.protocol.runs.resources import Run, Step
-    from assistants_service.core.threads.fold import ThreadState
+    from assistants_service.core.threads.state import ThreadState
 
 RANKING: Final = {"ranker": "default_2024_08_21", "score_threshold": 0.0, "hybrid_search": None}
 DESCRIPTION: Final = (
