@@ -24,9 +24,9 @@ DESCRIPTION = """The OpenAI Assistants API, self-hosted.
   assistants serve    the API and the worker in one process
   assistants api      the API alone
   assistants worker   the worker alone; any number of each may share one store
-  assistants keys     make, list and revoke API keys
-  assistants resume   after a restore without the queue: have the workers go on
-  assistants vacuum   make an SQLite file as small as what is in it"""
+  assistants keys     create, list and revoke API keys
+  assistants resume   after a restore without the queue: enqueue what was in progress
+  assistants vacuum   compact an SQLite file"""
 
 
 async def manage_keys(settings: Settings, arguments: argparse.Namespace) -> None:
@@ -50,11 +50,11 @@ async def resume(settings: Settings) -> None:
         except StorageUnavailable as error:
             raise ConfigurationError(f"{str(error).rstrip('.')}. Run it again.") from None
         sent = ", ".join(f"{number} {kind}" for kind, number in sorted(resumption.enqueued.items())) or "none"
-        print(f"Work items that were sent in the store {place_of(settings)}: {sent}.")
+        print(f"Work items enqueued in {place_of(settings)}: {sent}.")
         if resumption.unreadable:
             raise ConfigurationError(
-                f"Nothing goes on of what cannot be read: {', '.join(resumption.unreadable)}. The log says why. Bring"
-                " back what is missing, or take the version of the service that wrote it; then run this again."
+                f"These could not be read and were not resumed: {', '.join(resumption.unreadable)}. The log says why."
+                " Restore what is missing, or install the version of the service that wrote it; then run this again."
             )
 
 
@@ -63,15 +63,17 @@ def _check_store(settings: Settings, *, made: bool = False) -> None:
     not there, which opening it would hide."""
     engine = engine_of(settings.storage)
     if not engine.lasting:
-        raise ConfigurationError(f"STORAGE is {settings.storage}, where nothing lasts: set that of the service.")
+        raise ConfigurationError(
+            f"STORAGE is {settings.storage}, which is lost when the process ends. Set the STORAGE of the service."
+        )
     if not made and not engine.exists(settings.storage):
-        raise ConfigurationError(f"STORAGE is not a store that exists: there is no file '{place_of(settings)}'.")
+        raise ConfigurationError(f"STORAGE does not exist: there is no file '{place_of(settings)}'.")
 
 
 def give_back(settings: Settings) -> None:
     """`assistants vacuum`."""
     before, after = engine_of(settings.storage).vacuum(settings.storage)
-    print(f"{place_of(settings)} had {before} bytes, and has {after}.")
+    print(f"{place_of(settings)}: {before} bytes before, {after} bytes after.")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -85,11 +87,16 @@ def parser() -> argparse.ArgumentParser:
     for name in ("serve", "api", "worker"):
         command = commands.add_parser(name, **common)  # type: ignore[arg-type]
         if name != "worker":
-            command.add_argument("--host", help="wins over HOST")
-            command.add_argument("--port", type=int, help="wins over PORT")
-    key_command.add_arguments(commands.add_parser("keys", description="API keys in the store that STORAGE names."))
-    commands.add_parser("resume", description="Send a work item for all that was in flight, where the queue is lost.")
-    commands.add_parser("vacuum", description="Give back what an SQLite file has free. Stop the service before.")
+            command.add_argument("--host", help="address to listen on; overrides HOST")
+            command.add_argument("--port", type=int, help="port to listen on; overrides PORT")
+    key_command.add_arguments(
+        commands.add_parser("keys", description="Create, list and revoke the API keys in STORAGE.")
+    )
+    commands.add_parser(
+        "resume",
+        description="After a restore without the queue: enqueue work items for everything that was in progress.",
+    )
+    commands.add_parser("vacuum", description="Compact an SQLite file. Stop the service first.")
     return root
 
 

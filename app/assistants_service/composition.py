@@ -76,7 +76,11 @@ async def opened(settings: Settings, stop: asyncio.Event | None = None) -> Async
     """The engines that the settings name, open. Raises ConfigurationError for a store that does not answer in
     STORAGE_WAIT, or before `stop`."""
     for old, new in renamed():
-        log.warning("the setting %s is called %s now: rename it, the old name will not be read for ever", old, new)
+        log.warning(
+            "the setting %s has been renamed to %s: rename it, because a later version will ignore the old name",
+            old,
+            new,
+        )
     for advice in removed():
         log.warning("%s", advice)
     clock = SystemClock()
@@ -109,7 +113,7 @@ async def open_storage(storage: Storage, settings: Settings, stop: asyncio.Event
             left = end - time.monotonic()
             if isinstance(error, ValueError) or left <= 0 or stop.is_set():
                 raise ConfigurationError(f"{str(error).rstrip('.')}. Check STORAGE.") from None
-            log.warning("the store %s is not there, waiting %d s more for it: %s", place_of(settings), left, error)
+            log.warning("the store %s is not available, waiting up to %d s more: %s", place_of(settings), left, error)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), min(pause, left))
 

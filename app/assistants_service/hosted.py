@@ -29,8 +29,7 @@ class HostedWorker:
         settings = self._settings = read_settings({})
         if not engine_of(settings.storage).watchable:
             raise ConfigurationError(
-                "STORAGE is a store whose queue no host watches: set it to the Azure Storage account whose queue"
-                " brings the work."
+                "STORAGE is not the Azure Storage account whose queue triggers this function. Set it to that account."
             )
         actions_of(settings)
         logs.configure(settings, hosted=True)

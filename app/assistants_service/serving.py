@@ -54,8 +54,8 @@ async def run(settings: Settings, *, api: bool, worker: bool) -> None:
     """Until SIGTERM or SIGINT; then drain."""
     if not (api and worker) and not engine_of(settings.storage).lasting:
         raise ConfigurationError(
-            f"STORAGE is {settings.storage}, which no other process sees: run `assistants serve`, or set STORAGE"
-            " to a store that API and worker share."
+            f"STORAGE is {settings.storage}, which other processes cannot read. Run `assistants serve`, or set"
+            " STORAGE to a store that API and worker can share."
         )
     stop = stop_signal()
     async with opened(settings, stop) as parts, contextlib.AsyncExitStack() as stack:
@@ -95,8 +95,8 @@ async def check_exposure(parts: Parts) -> None:
     settings = parts.settings
     if settings.exposed and not settings.api_keys and not parts.tokens and not await keys_of(parts).all():
         raise ConfigurationError(
-            f"HOST is {settings.host}, which others can reach, and there are no keys: run `assistants keys create"
-            " PROJECT`, or set API_KEYS=project:key,..., ENTRA_TENANT or HOST=127.0.0.1."
+            f"HOST is {settings.host}, which other machines can reach, and there are no keys. Run `assistants keys"
+            " create PROJECT`, or set API_KEYS=project:key,..., ENTRA_TENANT or HOST=127.0.0.1."
         )
 
 
@@ -169,7 +169,7 @@ def end_soon(error: BaseException | None) -> None:
     that such a task uses. Runs are handed back by now, and the store is closed."""
 
     def end() -> None:
-        log.warning("the process ends, though actions have not returned", exc_info=error)
+        log.warning("the process ends although some actions have not returned", exc_info=error)
         logging.shutdown()
         os._exit(1 if error else 0)
 

@@ -142,4 +142,4 @@ async def test_p9_no_action_ends_a_process_nor_keeps_it_from_its_end(tmp_path: P
     finally:
         process.kill()
     assert any("action swallows does not return: 1 calls of project default hang" in line for line in process.log)
-    assert "the process ends, though actions have not returned" in process.log[-1]
+    assert "the process ends although some actions have not returned" in process.log[-1]

@@ -57,8 +57,8 @@ CASES: dict[str, tuple[dict[str, str], str, str]] = {
     "a port that is no number": ({"PORT": "http"}, "PORT", "integer"),
     "a port that cannot be": ({"PORT": "65536"}, "PORT", "65535"),
     "a host that cannot be": ({"HOST": "256.0.0.1", "API_KEYS": "a:b"}, "HOST", "Cannot listen"),
-    "no keys where others can reach": ({"HOST": "0.0.0.0"}, "API_KEYS", "others can reach"),
-    "no keys where others can reach, by IPv6": ({"HOST": "::"}, "API_KEYS", "others can reach"),
+    "no keys where others can reach": ({"HOST": "0.0.0.0"}, "API_KEYS", "other machines can reach"),
+    "no keys where others can reach, by IPv6": ({"HOST": "::"}, "API_KEYS", "other machines can reach"),
     "keys without a project": ({"API_KEYS": "abc"}, "API_KEYS", "project:key"),
     "a key of two projects": ({"API_KEYS": "a:key,b:key"}, "API_KEYS", "twice"),
     "an unknown provider": ({"DEFAULT_PROVIDER": "acme"}, "DEFAULT_PROVIDER", "'acme', which is not configured"),
@@ -72,16 +72,16 @@ CASES: dict[str, tuple[dict[str, str], str, str]] = {
         "DEFAULT_PROVIDER",
         "which OFFLINE_MODEL=off turns off: change one of the two.",
     ),
-    "a provider with a slash in its name": ({"PROVIDERS": '{"a/b": {}}'}, "PROVIDERS", "no slash"),
-    "a provider without a name": ({"PROVIDERS": '{"": {}}'}, "PROVIDERS", "at least one character"),
+    "a provider with a slash in its name": ({"PROVIDERS": '{"a/b": {}}'}, "PROVIDERS", "contain a slash"),
+    "a provider without a name": ({"PROVIDERS": '{"": {}}'}, "PROVIDERS", "must not be empty"),
     "providers that are no JSON": ({"PROVIDERS": "{"}, "PROVIDERS", "expected JSON"),
-    "a provider that is there twice": ({"PROVIDERS": '{"a": {}, "b": {}, "a": {}}'}, "PROVIDERS", "'a' is there twice"),
+    "a provider that is there twice": ({"PROVIDERS": '{"a": {}, "b": {}, "a": {}}'}, "PROVIDERS", "'a' is given twice"),
     "a field of a provider that is there twice": (
         {"PROVIDERS": '{"a": {"api": "chat", "api": "responses"}}'},
         "PROVIDERS",
-        "'api' is there twice",
+        "'api' is given twice",
     ),
-    "a role that is there twice": ({"ENTRA_ROLES": '{"A": "one", "A": "two"}'}, "ENTRA_ROLES", "'A' is there twice"),
+    "a role that is there twice": ({"ENTRA_ROLES": '{"A": "one", "A": "two"}'}, "ENTRA_ROLES", "'A' is given twice"),
     "providers that are no object": ({"PROVIDERS": "[]"}, "PROVIDERS", "dictionary"),
     "a provider of no kind": ({"PROVIDERS": '{"a": {"api": "x"}}'}, "PROVIDERS", "a.api: "),
     "a provider with an unknown key": ({"PROVIDERS": '{"a": {"url": "x"}}'}, "PROVIDERS", "a.url: "),
@@ -301,7 +301,7 @@ async def test_a_process_waits_for_a_store_that_is_away_at_its_start(
                 await stack.enter_async_context(await relay(port, azurite.ports["blob"]))
 
         opening = asyncio.create_task(stack.enter_async_context(opened(Settings(storage=storage, storage_wait=20))))
-        while "is not there, waiting" not in caplog.text:
+        while "is not available, waiting" not in caplog.text:
             await asyncio.sleep(0.01)
         assert not opening.done()
         await arrive()
@@ -326,7 +326,7 @@ async def test_a_process_that_is_to_end_waits_no_longer(tmp_path: Path, caplog: 
     (tmp_path / "disk").touch()
     stop = asyncio.Event()
     opening = asyncio.create_task(opened(Settings(storage=f"sqlite:///{tmp_path}/disk/a.db"), stop).__aenter__())
-    while "is not there, waiting" not in caplog.text:
+    while "is not available, waiting" not in caplog.text:
         await asyncio.sleep(0.01)
     stop.set()
     with pytest.raises(ConfigurationError, match="Check STORAGE"):
@@ -344,7 +344,7 @@ async def test_a_setting_by_its_old_name_counts_and_is_told(
     settings = read_settings({"storage": "sqlite://:memory:"})
     assert getattr(settings, new) == 77
     async with opened(settings):
-        assert f"{old} is called {new.upper()} now" in caplog.text
+        assert f"{old} has been renamed to {new.upper()}" in caplog.text
     monkeypatch.setenv(old, "x")
     with pytest.raises(ConfigurationError, match=f"^{old} is not valid"):
         read_settings({})
@@ -365,7 +365,7 @@ async def test_the_index_that_is_gone_is_told_with_what_to_do(
 
 @pytest.mark.parametrize("api", [True, False])
 async def test_a_store_that_no_other_process_sees_is_for_one_process(api: bool) -> None:
-    with pytest.raises(ConfigurationError, match="run `assistants serve`"):
+    with pytest.raises(ConfigurationError, match="Run `assistants serve`"):
         await run(Settings(storage="sqlite://:memory:"), api=api, worker=not api)
 
 

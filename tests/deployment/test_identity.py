@@ -161,7 +161,7 @@ async def test_the_identity_is_one_of_production_unless_the_developer_says_other
         ({"providers": {"a": {"base_url": "http://acme.test", "identity": True}}}, "needs a base_url with https"),
         ({"providers": {"a": {"base_url": "http://localhost.acme.test", "identity": True}}}, "needs a base_url"),
         ({"providers": {"a": {"identity": True}}}, "needs a base_url"),
-        ({"providers": {"a": {"base_url": "https://a", "identity": True, "api_key": "k"}}}, "exclude each other"),
+        ({"providers": {"a": {"base_url": "https://a", "identity": True, "api_key": "k"}}}, "not both"),
     ],
 )
 def test_tokens_are_never_sent_in_the_clear(settings: dict[str, Any], named: str) -> None:

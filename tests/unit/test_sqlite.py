@@ -154,7 +154,7 @@ async def test_a_message_that_found_no_room_is_told_so_and_is_not_there(tmp_path
         body = {"role": "user", "content": "x" * 200_000}
         answer = await service.api.send("POST", f"/v1/threads/{thread}/messages", body)
         assert (answer.status, answer.error["code"]) == (503, "storage_unavailable")
-        assert answer.error["message"].startswith("Your request was not stored: the disk of this service is full.")
+        assert answer.error["message"].startswith("Your request was not saved: the disk of this service is full.")
         assert "x-should-retry" not in answer.headers
         assert await service.said(thread) == ["first"]
         store._db = db
@@ -219,7 +219,7 @@ async def test_a_file_that_has_room_inside_gives_it_back(tmp_path: Path) -> None
         await store.discard("contents", "p/f")
     done = run_vacuum(f"sqlite:///{path}")
     assert done.returncode == 0, done.stderr
-    had, has = (int(number) for number in re.findall(r"(\d+) bytes, and has (\d+)", done.stdout)[0])
+    had, has = (int(number) for number in re.findall(r"(\d+) bytes before, (\d+) bytes after", done.stdout)[0])
     assert has == sum(file.stat().st_size for file in tmp_path.iterdir()) < MIB < 8 * MIB < had
     async with opened(path) as store:
         assert await store.get("files", "p/kept")
@@ -227,8 +227,8 @@ async def test_a_file_that_has_room_inside_gives_it_back(tmp_path: Path) -> None
 
 def test_where_nothing_can_be_given_back_the_command_says_why(tmp_path: Path) -> None:
     for storage, why in (
-        ("sqlite://:memory:", "no SQLite file"),
-        ("UseDevelopmentStorage=true", "no SQLite file"),
+        ("sqlite://:memory:", "not an SQLite file"),
+        ("UseDevelopmentStorage=true", "not an SQLite file"),
         (f"sqlite:///{tmp_path / 'none.db'}", "there is no file"),
     ):
         done = run_vacuum(storage)

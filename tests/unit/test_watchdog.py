@@ -28,7 +28,7 @@ async def test_an_action_that_holds_the_event_loop_is_told(
     with watchdog.watching():
         assert await Actions({"lookup": lookup}).call("p", "lookup", "{}") == "found"
         async with asyncio.timeout(20):
-            while "goes on, after" not in caplog.text:
+            while "runs again, after" not in caplog.text:
                 await asyncio.sleep(0.01)
     told, again = caplog.records[:2]
     assert (told.levelno, again.levelno) == (logging.ERROR, logging.WARNING)

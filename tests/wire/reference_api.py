@@ -108,7 +108,7 @@ class Reference:
         if kept is None or self.now() - kept.at >= KEY_LIFETIME:
             kept = self.keys[key] = Kept(request, self.now())
         if kept.request != request:
-            raise Refused(400, "This Idempotency-Key was used before, for another request.")
+            raise Refused(400, "This Idempotency-Key was already used for a different request. Use another key.")
         if kept.answer is None:
             kept.answer = dict(create())
         return kept.answer

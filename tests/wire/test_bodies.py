@@ -51,7 +51,7 @@ async def test_a_packed_body_is_refused(coding: str) -> None:
         )
     assert (answer.status, answer.headers["Accept-Encoding"]) == (415, "identity")
     assert answer.error == {
-        "message": f"Unsupported content encoding: '{coding}'. Send the body as it is, without 'Content-Encoding'.",
+        "message": f"Unsupported content encoding: '{coding}'. Send the body without 'Content-Encoding', uncompressed.",
         "type": "invalid_request_error",
         "param": "Content-Encoding",
         "code": "unsupported_content_encoding",
@@ -290,4 +290,4 @@ async def test_a_client_that_hangs_up_in_its_body_is_one_line_of_the_log(
 
 
 def hung_up(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [each.getMessage() for each in caplog.records if "hung up" in each.getMessage()]
+    return [each.getMessage() for each in caplog.records if "disconnected" in each.getMessage()]

@@ -448,10 +448,10 @@ async def test_a_model_that_goes_on_searching_keeps_room_for_its_answer() -> Non
 @pytest.mark.parametrize(
     ("asked", "told"),
     [
-        ("not JSON", "Error: the arguments are no JSON object"),
-        ('{"queries": [1]}', "Error: `queries` is no array of strings."),
+        ("not JSON", "Error: the arguments are not a JSON object"),
+        ('{"queries": [1]}', "Error: `queries` must be an array of strings."),
         ('{"queries": []}', "Error: `queries` is empty."),
-        ("{}", "Error: `queries` is no array of strings."),
+        ("{}", "Error: `queries` must be an array of strings."),
     ],
 )
 async def test_arguments_that_do_not_fit_are_told_to_the_model(asked: str, told: str) -> None:

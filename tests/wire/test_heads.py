@@ -44,7 +44,7 @@ async def test_of_two_origins_none_is_believed() -> None:
         assert await posted(port, *origins) == (
             400,
             {
-                "message": "Duplicate 'Origin' header: it has one value. Send it once.",
+                "message": "Duplicate 'Origin' header. Send it only once.",
                 "type": "invalid_request_error",
                 "param": "Origin",
                 "code": "duplicate_header",

@@ -110,10 +110,10 @@ async def test_what_cannot_be_read_is_no_key_and_locks_no_caller_out(closed: InP
 
 @pytest.mark.parametrize("project", ["", "a/b", "a\\b", ".", "..", "-a", "a b", "a\n", "ü", "x" * 64])
 async def test_a_project_has_a_name_that_is_safe_on_every_engine(closed: InProcess, project: str) -> None:
-    with pytest.raises(ValueError, match="is no name of a project"):
+    with pytest.raises(ValueError, match="is not a valid project name"):
         await keys_of(closed).create(project, "full")
     if project:
-        with pytest.raises(ConfigurationError, match=r"^API_KEYS is not valid: .* is no name of a project"):
+        with pytest.raises(ConfigurationError, match=r"^API_KEYS is not valid: .* is not a valid project name"):
             read_settings({"api_keys": f"{project}:key"})
 
 
@@ -128,7 +128,7 @@ async def test_a_read_only_key_changes_nothing_by_any_operation(closed: InProces
         answer = await closed.client(text).send(route.method, path)
         assert (answer.status == 403) == (route.method != "GET"), (route, answer.raw)
         if answer.status == 403:
-            assert "this key may only read" in answer.error["message"]
+            assert "this key is read-only" in answer.error["message"]
             assert answer.error["code"] == ("missing_scope" if prefix == "/v1" else "403")
     assert await status(closed, text) == 200
 
@@ -245,10 +245,10 @@ async def test_the_command_makes_lists_and_revokes(tmp_path: Path, capsys: pytes
     [
         ("sqlite://:memory:", ["list"], "STORAGE"),
         ("sqlite:////proc/no/x.db", ["list"], "STORAGE"),
-        ("file", ["create", "a/b"], "'a/b' is no name of a project"),
-        ("file", ["create", "one", "--name", "two\nlines"], "one line of at most 100 characters"),
-        ("file", ["list"], "STORAGE is not a store that exists: there is no file '"),
-        ("file", ["revoke", "key_unknown"], "STORAGE is not a store that exists: there is no file '"),
+        ("file", ["create", "a/b"], "'a/b' is not a valid project name"),
+        ("file", ["create", "one", "--name", "two\nlines"], "single line of at most 100 characters"),
+        ("file", ["list"], "STORAGE does not exist: there is no file '"),
+        ("file", ["revoke", "key_unknown"], "STORAGE does not exist: there is no file '"),
     ],
 )
 async def test_what_the_command_cannot_do_is_told_in_a_line(
@@ -266,7 +266,7 @@ async def test_a_store_is_made_only_for_a_key(tmp_path: Path, arguments: list[st
         await command(f"sqlite:///{tmp_path}/mistyped.db", *arguments)
     assert list(tmp_path.iterdir()) == []
     await command(f"sqlite:///{tmp_path}/new.db", "create", "one")
-    with pytest.raises(ConfigurationError, match="'key_unknown': see `assistants keys list`"):
+    with pytest.raises(ConfigurationError, match=r"'key_unknown'\. See `assistants keys list`"):
         await command(f"sqlite:///{tmp_path}/new.db", "revoke", "key_unknown")
 
 

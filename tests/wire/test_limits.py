@@ -272,7 +272,7 @@ async def test_a_project_that_keeps_too_much_can_read_cancel_and_delete(small: I
     await small.thread("x" * 6000)
     answer = await small.api.send("POST", "/v1/threads", {})
     assert (answer.status, answer.error["type"], answer.error["code"]) == (429, *["insufficient_quota"] * 2)
-    assert answer.error["message"].startswith("You exceeded your current quota: project one keeps ")
+    assert answer.error["message"].startswith("You exceeded your current quota: project one stores ")
     assert (answer.headers["Retry-After"], answer.headers["x-should-retry"]) == ("60", "false")
     await small.api.refused("POST", f"/threads/{thread}/runs", {"assistant_id": assistant}, status=429)
     await small.api.get(f"/threads/{thread}/messages")
@@ -348,7 +348,7 @@ async def test_a_count_that_failed_is_tried_again_after_a_minute(
     await counted(small)
     await counted(small)
     assert asked == 2
-    told = [each for each in caplog.records if "cannot be counted" in each.message]
+    told = [each for each in caplog.records if "cannot count the stored bytes" in each.message]
     assert [bool(each.exc_info and each.exc_info[0]) for each in told] == [False, True]
 
 

@@ -681,7 +681,7 @@ async def test_null_is_as_good_as_nothing(service: InProcess, path: str) -> None
 async def test_a_body_may_have_4_mib_and_no_more(service: InProcess) -> None:
     answer = await service.api.send("POST", "/v1/threads", data=b" " * (4 * 1024 * 1024 + 1))
     assert answer.status == 413
-    assert answer.error["message"] == "The request body is too large: 4 MiB are the limit."
+    assert answer.error["message"] == "The request body is too large: the limit is 4 MiB."
     thread = await service.api.send("POST", "/v1/threads", data=b"{}" + b" " * (4 * 1024 * 1024 - 2))
     assert thread.status == 200
 
@@ -782,7 +782,7 @@ async def test_a_fault_after_an_answer_has_begun_ends_the_connection(
     raw = await all_that_comes(service, f"GET /v1{path} HTTP/1.1")
     assert raw.startswith(b"HTTP/1.1 200 OK") and raw.count(b"HTTP/1.1") == 1
     assert b"server_error" not in raw and not raw.endswith(b"0\r\n\r\n")  # it is not whole, and does not seem so
-    assert f"GET /v1{path} broke off after its answer had begun" in caplog.text
+    assert f"GET /v1{path} failed after its response had started" in caplog.text
 
 
 class Broken:

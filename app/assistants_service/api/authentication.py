@@ -128,11 +128,11 @@ def _chosen(scopes: Mapping[str, Scope], wanted: str | None) -> Caller:
     """The one project that a token is for; of several, the one that the client names."""
     if wanted not in scopes and len(scopes) > 1:
         several = ", ".join(sorted(scopes))
-        message = f"This access token is for several projects ({several}): name one in the header OpenAI-Project."
+        message = f"This access token is for several projects ({several}). Select one by the header OpenAI-Project."
         raise ApiError(message, status=403, code="project_needed")
     project = wanted if wanted in scopes else next(iter(scopes), None)
     if project is None:
-        message = "This access token has none of the roles that may use this service."
+        message = "This access token has no role that gives access to this service."
         raise ApiError(message, status=403, code="no_role")
     return Caller(project, scopes[project])
 
@@ -143,7 +143,7 @@ def authentication(callers: Callers) -> Middleware:
         if is_api(request):
             caller = await callers.find(request)
             if caller.scope == "read" and request.method not in READS:
-                message = "You have insufficient permissions for this operation: this key may only read."
+                message = "You have insufficient permissions for this operation: this key is read-only."
                 raise ApiError(message, status=403, code="missing_scope")
             request[PROJECT] = caller.project
         return await handler(request)

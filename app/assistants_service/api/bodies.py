@@ -48,7 +48,9 @@ def _check_coding(request: web.Request) -> None:
     codings = listed(request, "Content-Encoding")
     if any(each.lower() not in ("", "identity") for each in codings):
         coding = ", ".join(codings)
-        message = f"Unsupported content encoding: '{coding[:100]}'. Send the body as it is, without 'Content-Encoding'."
+        message = (
+            f"Unsupported content encoding: '{coding[:100]}'. Send the body without 'Content-Encoding', uncompressed."
+        )
         # Accept-Encoding: that it is the coding which is not supported, and which ones are (RFC 9110, 15.5.16).
         headers = {"Accept-Encoding": "identity"}
         raise ApiError(
@@ -61,7 +63,7 @@ async def _invite(request: web.Request) -> None:
     if expected is None or request.version < HttpVersion11:
         return
     if expected.strip().lower() != "100-continue":
-        message = f"Unsupported 'Expect' header: '{expected[:100]}'. The only value that it may have is '100-continue'."
+        message = f"Unsupported 'Expect' header: '{expected[:100]}'. The only supported value is '100-continue'."
         raise ApiError(message, status=417, param="Expect", code="unsupported_expectation")
     await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     request.writer.output_size = 0  # the answer has not begun

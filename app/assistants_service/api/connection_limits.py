@@ -93,7 +93,7 @@ async def cut_off_stalled(server: web.Server) -> None:
         try:
             known = _look(server, known)
         except Exception:  # else none would ever be cut off again
-            log.exception("connections cannot be looked at, and this is tried again")
+            log.exception("cannot check the connections, trying again")
 
 
 def _look(server: web.Server, known: Progress) -> Progress:

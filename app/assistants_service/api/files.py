@@ -171,6 +171,6 @@ def _range(request: web.Request, size: int) -> tuple[int, int]:
         return 0, size
     start, stop, _ = slice(asked.start, asked.stop).indices(size)
     if start >= stop:
-        message = f"The file has {size} bytes: this range has none of them."
+        message = f"The requested range is outside the file, which has {size} bytes."
         raise ApiError(message, status=416, param="Range", headers={"Content-Range": f"bytes */{size}"})
     return start, stop

@@ -45,7 +45,7 @@ def unambiguous() -> Middleware:
 def _check_repeated(request: web.Request) -> None:
     for name in ONCE:
         if len(request.headers.getall(name, ())) > 1:
-            message = f"Duplicate '{name}' header: it has one value. Send it once."
+            message = f"Duplicate '{name}' header. Send it only once."
             raise ApiError(message, param=name, code="duplicate_header")
 
 

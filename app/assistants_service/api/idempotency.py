@@ -115,7 +115,7 @@ async def reserve(request: web.Request, body: bytes, object_id: str, naming: Bod
         except Conflict:
             continue  # another request with this key came first: see what it reserved
         if reservation.digest != mine.digest:
-            message = "This Idempotency-Key was used before, for another request."
+            message = "This Idempotency-Key was already used for a different request. Use another key."
             raise ApiError(message, param="Idempotency-Key", code="idempotency_key_reused")
         return Reserved(services.storage, reservation.id, name, reservation, etag)
 

@@ -1,5 +1,4 @@
-"""`assistants keys`: make, list and revoke API keys. On stdout is what a script may want, on stderr what people want to
-know."""
+"""`assistants keys`: create, list and revoke API keys. Scripts read stdout; messages for people go to stderr."""
 
 from __future__ import annotations
 
@@ -12,13 +11,13 @@ from assistants_service.core.keys import Key, Keys
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     actions = command.add_subparsers(dest="action", required=True, metavar="create | list | revoke")
-    create = actions.add_parser("create", help="make a key, and show it this once")
+    create = actions.add_parser("create", help="create a key and print it; it cannot be shown again")
     create.add_argument("project", help="the project whose objects the key is for")
-    create.add_argument("--name", default="", help="what it is for, such as the program or the person that gets it")
-    create.add_argument("--read-only", action="store_true", help="it may look at everything, and change nothing")
-    listing = actions.add_parser("list", help="show of each key: id, end, scope, date, project, name")
+    create.add_argument("--name", default="", help="a description, such as the program or person that uses the key")
+    create.add_argument("--read-only", action="store_true", help="the key can read everything and change nothing")
+    listing = actions.add_parser("list", help="list the keys: id, last characters, scope, date, project, name")
     listing.add_argument("--project", help="only the keys of this project")
-    revoke = actions.add_parser("revoke", help="make a key useless within a minute, on all API processes")
+    revoke = actions.add_parser("revoke", help="revoke a key; within a minute every API process refuses it")
     revoke.add_argument("id", help="as `assistants keys list` shows it")
 
 
@@ -34,7 +33,9 @@ async def manage(keys: Keys, arguments: argparse.Namespace) -> None:
             print("".join(f"{described(key)}\n" for key in found), end="")
         case "revoke":
             if await keys.revoke(arguments.id) is None:
-                raise ValueError(f"There is no key with the id '{arguments.id}': see `assistants keys list`.")
+                raise ValueError(
+                    f"There is no key with the id '{arguments.id}'. Run `assistants keys list` to see all keys."
+                )
             print(f"{arguments.id} is revoked. Within a minute no process accepts it.", file=sys.stderr)
 
 

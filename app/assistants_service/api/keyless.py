@@ -38,9 +38,9 @@ class Keyless:
             return
         origin, site = request.headers.get("Origin"), request.headers.get("Sec-Fetch-Site", "none")
         if origin is not None and origin.partition("://")[2] != host:
-            raise _refused(f"pages of '{origin[:200]}' may not call it: set CORS_ORIGINS to that origin")
+            raise _refused(f"pages of '{origin[:200]}' may not call it. Set CORS_ORIGINS to that origin")
         if site not in ("none", "same-origin"):
-            raise _refused("pages of other sites may not call it: set CORS_ORIGINS to their origin")
+            raise _refused("pages of other sites may not call it. Set CORS_ORIGINS to their origin")
 
 
 def allowed(request: web.Request, origins: Collection[str]) -> bool:
@@ -66,5 +66,5 @@ def _is_loopback(name: str) -> bool:
 
 
 def _refused(why: str) -> ApiError:
-    message = f"This service has no keys, so it answers only programs of its own machine, and {why}, or make a key."
+    message = f"This service has no keys, so it answers only programs on its own machine: {why}, or create a key."
     return ApiError(message, status=403, code="not_local")

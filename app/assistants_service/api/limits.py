@@ -168,8 +168,8 @@ class StoredBytes:
             usage.counting = asyncio.create_task(self._count(project, usage))
         if usage.counted + usage.since >= self._limit:
             raise ApiError(
-                f"You exceeded your current quota: project {project} keeps {usage.counted + usage.since} bytes, and"
-                f" {self._limit} are the limit. Delete what you do not need.",
+                f"You exceeded your current quota: project {project} stores {usage.counted + usage.since} bytes, and"
+                f" the limit is {self._limit}. Delete what you do not need.",
                 status=429,
                 kind="insufficient_quota",
                 code="insufficient_quota",
@@ -187,7 +187,7 @@ class StoredBytes:
         except Exception as error:
             pause = COUNT_EVERY
             unforeseen = error if not isinstance(error, StorageUnavailable) else None
-            log.warning("the bytes of project %s cannot be counted: %s", project, error, exc_info=unforeseen)
+            log.warning("cannot count the stored bytes of project %s: %s", project, error, exc_info=unforeseen)
         finally:
             usage.counting = None
         usage.due = self._clock.now() + pause

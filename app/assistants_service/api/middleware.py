@@ -90,7 +90,7 @@ def errors_and_ids() -> Middleware:
             raise
         except Exception as error:
             if request.transport is None and error is request.content.exception():
-                raise ConnectionResetError("the client hung up in its body") from error
+                raise ConnectionResetError("the client disconnected while sending the body") from error
             response = _answer(request, error, dialect)
         finally:
             if timer:
@@ -118,8 +118,8 @@ def _answer(request: web.Request, error: Exception, dialect: Dialect) -> web.Str
     second head would pass for a part of it."""
     what = f"{request.method} {request.path}"
     if request.writer.output_size:
-        log.error("%s broke off after its answer had begun", what, exc_info=error)
-        raise ConnectionResetError("the answer has begun, and cannot become an error") from error
+        log.error("%s failed after its response had started", what, exc_info=error)
+        raise ConnectionResetError("the response has started and cannot become an error") from error
     match error:
         case ApiError():
             return render(error, dialect)
@@ -129,14 +129,14 @@ def _answer(request: web.Request, error: Exception, dialect: Dialect) -> web.Str
             log.warning("%s: the store is full: %s", what, error)
             return render(storage_full(), dialect)
         case StorageUnavailable():
-            log.warning("%s: the store does not answer: %s", what, error)
+            log.warning("%s: the store is not responding: %s", what, error)
             once = isinstance(error, Undecided) and "Idempotency-Key" not in request.headers
             return render(undecided() if once else storage_unavailable(), dialect)
         case UnreadableLog():
             log.error("%s failed: %s", what, error)
             return render(unreadable(), dialect)
         case Conflict():
-            log.warning("%s: too many writers at once", what)
+            log.warning("%s: too many concurrent writers", what)
             return render(storage_unavailable(), dialect)
         case _:
             log.error("%s failed", what, exc_info=error)
@@ -157,7 +157,7 @@ def _render_http(request: web.Request, error: web.HTTPException, dialect: Dialec
         case HTTPStatus.METHOD_NOT_ALLOWED:
             message = f"Not allowed to {request.method} on {request.path}. (HINT: Perhaps you meant another method?)"
         case HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
-            message = "The request body is too large: 4 MiB are the limit."
+            message = "The request body is too large: the limit is 4 MiB."
         case _:
             message = error.reason
     allow = {name: value for name, value in error.headers.items() if name == "Allow"}
@@ -215,12 +215,12 @@ def unparsed(
 ) -> web.StreamResponse:
     """The envelope for what never became a request: the HTTP parser's refusals (headers too long, broken encodings)."""
     if request.transport is None and isinstance(exc, ConnectionError | None):  # none: of what took too long
-        log.info("%s %s: the client hung up before its answer", request.method, request.path)
-        raise ConnectionResetError("the client hung up") from exc
+        log.info("%s %s: the client disconnected before the response", request.method, request.path)
+        raise ConnectionResetError("the client disconnected") from exc
     if request.writer.output_size > 0:
-        raise ConnectionError("the answer has begun, and cannot become an error") from exc
+        raise ConnectionError("the response has started and cannot become an error") from exc
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        log.error("a request failed outside of its handler", exc_info=exc)
+        log.error("a request failed outside its handler", exc_info=exc)
         response = render(server_error())
     else:
         reason = (message or "it is not HTTP").strip().partition("\n")[0][:200]

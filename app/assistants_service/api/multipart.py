@@ -108,7 +108,7 @@ class Form:
             raise ApiError(f"We could not parse the form in the body of your request: {error}") from None
 
     def _too_large(self) -> ApiError:
-        message = f"The file is too large: {self._limit} bytes are the limit."
+        message = f"The file is too large: the limit is {self._limit} bytes."
         return ApiError(message, status=413, param=self._file)
 
 

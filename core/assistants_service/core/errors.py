@@ -58,8 +58,8 @@ def server_error() -> ApiError:
 def unreadable() -> ApiError:
     """500 for what is stored and cannot be read: the SDKs must not ask again, as they do after any other 500."""
     return ApiError(
-        "What is stored of this object cannot be read: a part of it is missing or damaged. Retrying does not help."
-        " Please tell the operator of this service, whose log names the part.",
+        "This object cannot be read: a part of its stored data is missing or damaged. Retrying does not help."
+        " Contact the operator of this service, whose log names the part.",
         status=500,
         kind="server_error",
         code="storage_unreadable",
@@ -70,7 +70,7 @@ def unreadable() -> ApiError:
 def undecided() -> ApiError:
     """503 for what may have happened: the SDKs must not do it again by themselves (section 2)."""
     return ApiError(
-        "The storage of this service did not say whether your request was stored. Please look before you repeat it.",
+        "It is unknown whether your request was saved. Check before retrying.",
         status=503,
         kind="server_error",
         code="storage_undecided",
@@ -81,7 +81,7 @@ def undecided() -> ApiError:
 def storage_unavailable() -> ApiError:
     """503 while the store does not answer; the SDKs wait Retry-After and try again."""
     return ApiError(
-        "The storage of this service does not answer at the moment. Please retry your request.",
+        "The storage of this service is not responding. Please retry your request.",
         status=503,
         kind="server_error",
         code="storage_unavailable",
@@ -92,7 +92,7 @@ def storage_unavailable() -> ApiError:
 def storage_full() -> ApiError:
     """503 for what the store has no room for; it is tried again as if the store did not answer."""
     return ApiError(
-        "Your request was not stored: the disk of this service is full. Please retry when its operator has made room.",
+        "Your request was not saved: the disk of this service is full. Please retry when its operator has freed space.",
         status=503,
         kind="server_error",
         code="storage_unavailable",
@@ -103,7 +103,7 @@ def storage_full() -> ApiError:
 def stopping() -> ApiError:
     """503 of a process that drains: another one takes the next requests."""
     return ApiError(
-        "This process is about to end.",
+        "The server is shutting down. Please retry.",
         status=503,
         kind="server_error",
         code="stopping",
@@ -114,7 +114,7 @@ def stopping() -> ApiError:
 def overloaded() -> ApiError:
     """503 for a connection beyond MAX_CONNECTIONS."""
     return ApiError(
-        "This service has too many connections at the moment. Please retry your request.",
+        "This service has too many open connections. Please retry your request.",
         status=503,
         kind="server_error",
         code="overloaded",
@@ -123,9 +123,9 @@ def overloaded() -> ApiError:
 
 
 def too_slow() -> ApiError:
-    return ApiError("The body of your request took too long to arrive.", status=408, code="request_timeout")
+    return ApiError("The request body took too long to arrive.", status=408, code="request_timeout")
 
 
 def undecodable() -> ApiError:
     """400 for a body whose framing breaks off."""
-    return ApiError("The request body cannot be decoded: it is not in chunks as its 'Transfer-Encoding' says.")
+    return ApiError("The request body is not in the chunked encoding that its 'Transfer-Encoding' header announces.")

@@ -66,9 +66,9 @@ class Keys:
     async def create(self, project: str, scope: Scope, name: str = "") -> tuple[str, Key]:
         """A new key, and what is kept of it. Raises ValueError for a project or a name that cannot be."""
         if not names.PROJECT.fullmatch(project):
-            raise ValueError(f"{project!r} is no name of a project: {names.PROJECT_RULE}")
+            raise ValueError(f"{project!r} is not a valid project name: {names.PROJECT_RULE}")
         if len(name) > LONGEST_NAME or not name.isprintable():
-            raise ValueError(f"The name of a key is one line of at most {LONGEST_NAME} characters.")
+            raise ValueError(f"A key's name must be a single line of at most {LONGEST_NAME} characters.")
         text = f"sk-{secrets.token_urlsafe(32)}"
         key = Key(
             id=self._ids.new("key"),

@@ -40,7 +40,7 @@ WEIGHED = (THREADS, CONTENTS, STORE_LOGS, SEGMENTS)  # what counts as stored: tr
 
 # What a project may be called: its name begins all others, so it must not end before they do, on any engine.
 PROJECT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
-PROJECT_RULE = "expected up to 63 letters, digits, dots, underscores and hyphens, the first a letter or a digit"
+PROJECT_RULE = "expected up to 63 letters, digits, dots, underscores and hyphens, starting with a letter or a digit"
 
 # Days after which nothing needs what lies here: a run lives a day at most, a key is remembered for one. On Azure the
 # account's lifecycle rules remove it (bicep/storage.bicep), SQLite does so itself.

@@ -96,7 +96,7 @@ class Resumption:
             raise
         except Exception as error:
             why = error if isinstance(error, UnreadableLog) else type(error).__name__  # others may quote content
-            log.error("nothing of %s goes on: %s", what, why)
+            log.error("cannot resume %s: %s", what, why)
             self.unreadable.append(what)
 
     # -- logs ------------------------------------------------------------------------------------------------------

@@ -76,7 +76,7 @@ class SigningKeys:
                 found = await response.json(content_type=None)
             keys = jwt.PyJWKSet.from_dict(found).keys
         except (ClientError, TimeoutError, ValueError, AttributeError, jwt.PyJWTError) as error:
-            log.warning("the keys of the identity provider at %s cannot be had: %s", self._url, error or type(error))
+            log.warning("cannot fetch the keys of the identity provider at %s: %s", self._url, error or type(error))
             return
         signs = (key for key in keys if key.algorithm_name == ALGORITHM and key.public_key_use in (None, "sig"))
         usable = {key.key_id: key for key in signs if key.key_id}
@@ -153,7 +153,7 @@ class EntraTokens:
 
 def _unavailable() -> ApiError:
     return ApiError(
-        "The identity provider does not answer, so your access token cannot be checked. Please retry your request.",
+        "The identity provider is not responding, so your access token cannot be verified. Please retry your request.",
         status=503,
         kind="server_error",
         code="identity_unavailable",

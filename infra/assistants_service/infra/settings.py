@@ -41,7 +41,7 @@ Window = Annotated[int, Field(ge=1000)]
 
 def _known_kind(name: str) -> str:
     if name not in KINDS:
-        raise ValueError(f"there are {', '.join(KINDS)}")
+        raise ValueError(f"expected one of {', '.join(KINDS)}")
     return name
 
 
@@ -63,7 +63,7 @@ class ProviderSettings(BaseModel):
     @model_validator(mode="after")
     def _safe(self) -> ProviderSettings:
         if self.identity and self.api_key:
-            raise ValueError("api_key and identity exclude each other")
+            raise ValueError("set either api_key or identity, not both")
         if self.identity and not re.match(SAFE_URL, self.base_url or ""):
             raise ValueError("identity needs a base_url with https://")
         return self
@@ -72,7 +72,7 @@ class ProviderSettings(BaseModel):
 def _prefix(name: str) -> str:
     """`name/model`: the first slash ends the name."""
     if not name or "/" in name:
-        raise ValueError("a provider's name has at least one character, and no slash, which ends it in name/model")
+        raise ValueError("a provider's name must not be empty or contain a slash")
     return name
 
 
@@ -97,7 +97,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     names = [name for name, _ in pairs]
     for place, name in enumerate(names):
         if name in names[:place]:
-            raise ValueError(f"the key {name!r} is there twice")
+            raise ValueError(f"the key {name!r} is given twice")
     return dict(pairs)
 
 
@@ -276,9 +276,9 @@ class Settings(BaseSettings):
             raise ValueError("expected project:key,project:key,...")
         for project, _, _ in pairs:
             if not names.PROJECT.fullmatch(project):
-                raise ValueError(f"{project!r} is no name of a project: {names.PROJECT_RULE}")
+                raise ValueError(f"{project!r} is not a valid project name: {names.PROJECT_RULE}")
         if len({key for _, _, key in pairs}) < len(pairs):
-            raise ValueError("a key is there twice")
+            raise ValueError("the same key is given twice")
         return {f"{place}:{project}": SecretStr(key) for place, (project, _, key) in enumerate(pairs)}
 
     @field_validator("allowed_hosts", "cors_origins", "entra_audience", "entra_issuer", mode="before")

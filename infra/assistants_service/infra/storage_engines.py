@@ -40,7 +40,7 @@ class StorageEngine(ABC):
 
     def vacuum(self, where: str) -> tuple[int, int]:
         """Give back what the store has free; its bytes before and after. Raises ConfigurationError."""
-        raise ConfigurationError("STORAGE is no SQLite file: there is nothing to give back.")
+        raise ConfigurationError("STORAGE is not an SQLite file. Only SQLite files can be compacted.")
 
 
 class SqliteMemory(StorageEngine):
@@ -82,8 +82,8 @@ class SqliteFile(StorageEngine):
         path = where.removeprefix(_FILE)
         if path.strip().lower().startswith((":memory:", "file:")):
             raise ConfigurationError(
-                f"STORAGE is not valid: {path!r} is not the path of a file, so no two processes would share it. Set"
-                f" sqlite:///PATH, or {MEMORY} for a store that ends with its one process, `assistants serve`."
+                f"STORAGE is not valid: {path!r} is not the path of a file, so processes could not share it. Set"
+                f" sqlite:///PATH, or {MEMORY} for a store that is lost when `assistants serve` ends."
             )
         return path
 

@@ -56,7 +56,7 @@ def tokens_of(settings: Settings, clock: Clock) -> EntraTokens | None:
         )
     if not settings.entra_audience:
         raise ConfigurationError(
-            "ENTRA_AUDIENCE is not set: set it to api://CLIENT_ID of the application that this is."
+            "ENTRA_AUDIENCE is not set: set it to api://CLIENT_ID of this service's application registration."
         )
     if not settings.entra_roles:
         raise ConfigurationError('ENTRA_ROLES is not set: set it to JSON such as {"Writer": "PROJECT"}.')

@@ -124,7 +124,7 @@ class WorkItemHandler:
                 return  # another worker holds it by now: the log's fence decides
             except StorageUnavailable as error:
                 self._outlived.append(delivery_name(hold.delivery.id, hold.delivery.count))
-                log.warning("the queue does not answer: %s", error)
+                log.warning("the queue is not responding: %s", error)
             except Exception:  # else the item would come back while this worker is at it
                 log.exception("an item cannot be hidden anew, and this is tried again")
 

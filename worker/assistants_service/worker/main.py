@@ -111,7 +111,7 @@ class Worker:
         try:
             return await self._context.storage.receive(limit, visibility_timeout=self._context.visibility_timeout)
         except StorageUnavailable as error:
-            log.warning("the queue does not answer: %s", error)
+            log.warning("the queue is not responding: %s", error)
             await asyncio.sleep(POLL_SLOW)
             return []
 
@@ -127,7 +127,7 @@ class Worker:
         try:
             await self._handler.answer(delivery)
         except Exception:
-            log.exception("work item %s is left to its next delivery", delivery.id)
+            log.exception("work item %s failed and waits for its next delivery", delivery.id)
 
     def _finished(self, item_id: str) -> None:
         self._busy.pop(item_id, None)

@@ -41,11 +41,15 @@ def _watch(loop: asyncio.AbstractEventLoop, ident: int, stop: threading.Event) -
             return
         if answered.wait(HELD):
             continue
-        log.error("the event loop is held up for %g s, and all that goes on there: %s", HELD, _holder(loop, ident))
+        log.error(
+            "the event loop has been blocked for %g s, and all its tasks: %s",
+            HELD,
+            _holder(loop, ident),
+        )
         while not answered.wait(LOOK):
             if stop.is_set():
                 return
-        log.warning("the event loop goes on, after %.0f s", time.monotonic() - begun)
+        log.warning("the event loop runs again, after %.0f s", time.monotonic() - begun)
 
 
 def _holder(loop: asyncio.AbstractEventLoop, ident: int) -> str:

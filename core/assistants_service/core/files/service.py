@@ -117,7 +117,7 @@ class FileService:
             return
         too_late = self.clock.now() > made_at(file_id) + PATIENCE - MARGIN  # as in `receive`
         if too_late or not await self.has_content(project, file_id):
-            raise ApiError("The file that this Idempotency-Key stands for is gone. Send it with another key.")
+            raise ApiError("The file of this Idempotency-Key was deleted. Use another key to upload it again.")
 
     async def _discard_early(self, name: str) -> None:
         """Before the worker does."""

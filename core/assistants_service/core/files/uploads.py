@@ -100,7 +100,7 @@ class UploadService:
         storage, name = self.files.storage, names.document(context.project, stored.record.file_id)
         there = await storage.staged(names.CONTENTS, name)
         if len(there) >= MAX_PARTS or sum(part.size for part in there) >= self.limit:
-            raise ApiError(f"An upload has {MAX_PARTS} parts and {self.limit} bytes at most.", param="data")
+            raise ApiError(f"An upload can have at most {MAX_PARTS} parts and {self.limit} bytes.", param="data")
         part = await storage.stage(names.CONTENTS, name, context.ids.new("part"), chunks)
         if not part.size:
             raise ApiError("The part is empty.", param="data")
@@ -122,11 +122,11 @@ class UploadService:
             except Conflict:
                 if (await self._get(project, upload_id)).etag != stored.etag:
                     continue  # it ended meanwhile
-                message = "Another completion of this upload, with other parts, came first. Cancel the upload."
+                message = "This upload is already being completed with other parts. Cancel it and create another one."
                 raise ApiError(message, param="part_ids") from None
             if body.md5 and (found := await self._md5(project, stored)) != body.md5.lower():
                 await self.cancel(context, upload_id)
-                message = f"The md5 of the parts is '{found}', and not '{body.md5}'. The upload is cancelled."
+                message = f"The MD5 of the parts is '{found}', not '{body.md5}'. The upload was cancelled."
                 raise ApiError(message, param="md5", code="invalid_value")
             try:
                 # 2. document of the upload. If-Match: one of completion, cancellation and expiry happens.
@@ -227,7 +227,7 @@ class UploadService:
         parts = [by_id[part_id] for part_id in part_ids]
         size = sum(part.size for part in parts)
         if size != stored.upload.bytes:
-            message = f"The parts have {size} bytes, and the upload was created for {stored.upload.bytes}."
+            message = f"The parts have {size} bytes in total, but the upload was created for {stored.upload.bytes}."
             raise ApiError(message, param="part_ids")
         return parts
 

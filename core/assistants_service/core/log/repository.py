@@ -224,7 +224,7 @@ class Repository(ABC, Generic[S, C]):
         commit = Commit(id=self._ids.nonce(), at=self._clock.now(), events=tuple(events))
         block = to_block(commit)
         if len(block) > MAX_BLOCK:
-            message = f"The request is too large: it makes {len(block)} bytes, and {MAX_BLOCK} are the limit."
+            message = f"The request is too large: it needs {len(block)} bytes of storage, and the limit is {MAX_BLOCK}."
             raise ApiError(message, status=413)
         changes: list[C] = []
         folded = False
@@ -290,7 +290,7 @@ class Repository(ABC, Generic[S, C]):
                 return await self._advance(documents) if state.known else None
             except Exception as error:
                 if not isinstance(error, StorageUnavailable):
-                    log.exception("documents of %s %s cannot be written, and this is tried again", self.logs, log_id)
+                    log.exception("cannot write the documents of %s %s, trying again", self.logs, log_id)
 
     async def fetch(self, container: str, project: str, *ids: str) -> Stored:
         """The document of an object: `ids` are the aggregate's, then its own. Raises the 404 of what is not there."""

@@ -96,7 +96,7 @@ class Searcher:
         try:
             vectors = await self.embeddings.embed(texts, "query")
         except EmbeddingError as error:
-            log.warning("search by words alone: %s", error)
+            log.warning("searching by words alone: %s", error)
             return [Query(text) for text in texts]
         return [Query(text, vector, self.embeddings.model) for text, vector in zip(texts, vectors, strict=True)]
 

@@ -47,7 +47,7 @@ class ProviderEmbeddings:
         self._router, self._dimensions, self._manners = router, dimensions, manners or Manners()
         self._provider, self._model = router.route(model)
         if not router.embeds(self._provider):
-            raise ValueError(f"no provider is configured that has the model '{model}'")
+            raise ValueError(f"no configured provider has the model '{model}'")
         self.model = f"{self._provider}/{self._model}" + (f"@{dimensions}" if dimensions else "")
         self.weights = self._manners.weights
         self._most, self._longest = MOST_TEXTS, MOST_BYTES  # texts, and bytes of one, that were not refused yet

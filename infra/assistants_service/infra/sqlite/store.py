@@ -124,5 +124,5 @@ class SqliteStorage(SqliteLogs, SqliteContents, SqliteQueue):
             except Exception as error:
                 # A busy moment is no failure: the next time will do.
                 if getattr(error, "sqlite_errorcode", None) not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-                    log.warning("SQLite: a chore failed, and is tried again in %g s", seconds, exc_info=error)
+                    log.warning("SQLite: background maintenance failed, trying again in %g s", seconds, exc_info=error)
             await asyncio.sleep(seconds)

@@ -78,11 +78,11 @@ def queries_of(arguments: str) -> list[str]:
     try:
         given = msgspec.json.decode(arguments or "{}", type=dict[str, Any])
     except msgspec.MsgspecError as error:
-        raise ValueError(f"the arguments are no JSON object: {error}") from None
+        raise ValueError(f"the arguments are not a JSON object: {error}") from None
     queries = given.get("queries", given.get("query"))  # some models know better
     queries = [queries] if isinstance(queries, str) else queries
     if not isinstance(queries, list) or not all(isinstance(query, str) for query in queries):
-        raise ValueError("`queries` is no array of strings")
+        raise ValueError("`queries` must be an array of strings")
     found = [query.strip()[:LONGEST_QUERY] for query in queries if query.strip()]
     if not found:
         raise ValueError("`queries` is empty")
