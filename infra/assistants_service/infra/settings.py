@@ -108,155 +108,211 @@ class Settings(BaseSettings):
 
     storage: str = Field(
         "sqlite:///data/assistants.db",
-        description="sqlite:///PATH, sqlite://:memory:, a connection string of Azure Storage,"
-        " UseDevelopmentStorage=true (Azurite), or https://ACCOUNT.blob.core.windows.net (identity)",
+        description=(
+            "where data is stored: sqlite:///PATH, sqlite://:memory:, an Azure Storage connection string,"
+            " UseDevelopmentStorage=true (Azurite), or https://ACCOUNT.blob.core.windows.net (managed identity)"
+        ),
     )
     storage_wait: Annotated[float, Field(ge=0)] = Field(
-        60, description="seconds that a process waits at its start for a store that does not answer"
+        60, description="seconds to wait at start for a store that is not responding"
     )
-    host: str = Field("127.0.0.1", description="address to listen on; other than loopback needs keys")
-    port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="port to listen on; 0 picks a free one")
+    host: str = Field("127.0.0.1", description="address to listen on; any address other than loopback requires keys")
+    port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="port to listen on; 0 picks a free port")
     api_keys: Annotated[dict[str, SecretStr], NoDecode] = Field(
         default_factory=dict,
-        description="project:key,... ; in addition to those of `assistants keys`",
+        description=(
+            "API keys as project:key,project:key,...; they are valid in addition to the keys made by `assistants keys`"
+        ),
     )
     entra_tenant: Annotated[str, Field(pattern=r"^[0-9a-fA-F-]{36}$")] | None = Field(
-        None, description="id of the tenant of Microsoft Entra ID whose access tokens are taken, beside keys"
+        None, description="ID of the Microsoft Entra ID tenant whose access tokens are accepted in addition to keys"
     )
     entra_audience: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="whom the tokens must be for, comma-separated: api://CLIENT_ID, CLIENT_ID"
+        (), description="accepted audiences of access tokens, comma-separated: api://CLIENT_ID, CLIENT_ID"
     )
     entra_roles: dict[str, str] = Field(
         default_factory=dict,
-        description='what app roles stand for, as JSON: {"Writer": "PROJECT", "Reader": "PROJECT:read"}',
+        description=(
+            'the project and access that each app role grants, as JSON: {"Writer": "PROJECT", "Reader": "PROJECT:read"}'
+        ),
     )
     entra_issuer: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="issuers of the tokens, comma-separated, if not those of ENTRA_TENANT in the public cloud"
+        (),
+        description=(
+            "accepted issuers of access tokens, comma-separated; default: those of ENTRA_TENANT in the public cloud"
+        ),
     )
-    entra_jwks: SafeUrl | None = Field(None, description="address of the issuer's signing keys, likewise")
+    entra_jwks: SafeUrl | None = Field(
+        None, description="URL of the issuer's signing keys; default: that of ENTRA_TENANT in the public cloud"
+    )
     project_requests_per_minute: Annotated[int, Field(ge=0)] = Field(
-        0, description="requests that a project may send to one API process; 0: no limit"
+        0, description="requests per minute that each API process accepts from one project; 0: no limit"
     )
     project_active_runs: Annotated[int, Field(ge=0)] = Field(
-        0, description="runs that a project may have at once by one API process; 0: no limit"
+        0, description="active runs that each API process allows one project; 0: no limit"
     )
     project_stored_bytes: Annotated[int, Field(ge=0)] = Field(
-        0, description="bytes of threads, files and vector stores that a project may keep; 0: no limit"
+        0, description="bytes of threads, files and vector stores that one project may store; 0: no limit"
     )
-    max_connections: Annotated[int, Field(ge=1)] = Field(5000, description="connections to the API at once")
+    max_connections: Annotated[int, Field(ge=1)] = Field(
+        5000, description="maximum number of open connections to one API process"
+    )
     keep_alive_timeout: Annotated[float, Field(gt=0)] = Field(
         75,
-        description="seconds that a connection may be idle, and that the head of a request may take; a proxy in front"
-        " should close idle connections sooner",
+        description=(
+            "seconds after which an idle connection, or one whose request headers are incomplete, is closed; a"
+            " proxy in front should close idle connections sooner"
+        ),
     )
     allowed_hosts: Annotated[tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")], ...], NoDecode] = Field(
         (),
-        description="names that a service without keys may be called by, comma-separated, without port; localhost and"
-        " loopback addresses always may",
+        description=(
+            "host names, comma-separated and without port, by which a service without keys may be called;"
+            " localhost and loopback addresses are always allowed"
+        ),
     )
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="origins whose browser pages may call the API, comma-separated; * for all"
     )
     openai_api_key: SecretStr | None = Field(None, description="key of the provider `openai`")
-    openai_base_url: Url | None = Field(None, description="URL of the provider `openai`, if it is a compatible server")
-    model_api: Literal["chat", "responses"] = Field("chat", description="API of the providers `openai` and `azure`")
+    openai_base_url: Url | None = Field(None, description="URL of the provider `openai`, for a compatible server")
+    model_api: Literal["chat", "responses"] = Field(
+        "chat", description="API used for the providers `openai` and `azure`: chat (Chat Completions) or responses"
+    )
     azure_openai_endpoint: SafeUrl | None = Field(
-        None, description="https://NAME.openai.azure.com: makes the provider `azure`, called by the service's identity"
+        None,
+        description=(
+            "https://NAME.openai.azure.com: adds the provider `azure`, authenticated by the service's managed identity"
+        ),
     )
     providers: dict[Annotated[str, AfterValidator(_prefix)], ProviderSettings] = Field(
         default_factory=dict,
-        description='further providers as JSON: {"ollama": {"base_url": "http://127.0.0.1:11434/v1"}} makes'
-        " `ollama/llama3.2` work; keys: base_url, api_key, identity (true: as AZURE_OPENAI_ENDPOINT), api (chat,"
-        " responses), models, max_tokens_field, tool_choice (required: a forced function is the"
-        " only one that is offered), window (context window of its models in tokens), windows"
-        " (of some of them, by name)",
+        description=(
+            'further providers as JSON: {"ollama": {"base_url": "http://127.0.0.1:11434/v1"}} makes'
+            " `ollama/llama3.2` work; keys: base_url, api_key, identity (true: authenticate as for"
+            " AZURE_OPENAI_ENDPOINT), api (chat, responses), models, max_tokens_field, tool_choice (required: to"
+            " force a function, offer only that one), window (context window of its models in tokens), windows"
+            " (the same for single models, by name)"
+        ),
     )
     default_provider: str | None = Field(
-        None, description="provider of model names without one: openai or azure, if configured, else offline"
+        None,
+        description=(
+            "provider of model names without a provider prefix; default: openai or azure if configured, else offline"
+        ),
     )
     offline_model: Literal["on", "off"] = Field(
-        "on", description="off: there is no built-in model, and names that no provider answers for are refused"
+        "on", description="off: there is no built-in model, and model names without a provider are refused"
     )
-    model_timeout: Annotated[float, Field(gt=0)] = Field(600, description="seconds for a model call")
+    model_timeout: Annotated[float, Field(gt=0)] = Field(600, description="seconds that a model call may take")
     model_retries: Annotated[int, Field(ge=0, le=10)] = Field(
-        2, description="retries of a model call after 408, 409, 429, 5xx or a broken connection"
+        2, description="retries of a model call after status 408, 409, 429 or 5xx, or a broken connection"
     )
     model_window: Window = Field(
         128_000,
-        description="context window, in tokens, of models of which neither PROVIDERS nor their name says it",
+        description="context window, in tokens, of models for which neither PROVIDERS nor the model name gives one",
     )
     embedding_model: str = Field(
         "offline",
-        description="model that makes the vectors of vector stores, such as text-embedding-3-small or ollama/bge-m3;"
-        " offline: built in. What another one made is found by its words alone",
+        description=(
+            "model that creates the embeddings of vector stores, such as text-embedding-3-small or ollama/bge-m3;"
+            " offline: the built-in one. Files embedded by another model are found by keywords only"
+        ),
     )
     embedding_dimensions: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="length of these vectors, of models that can shorten them"
+        None, description="dimensions of the embeddings, for models that can shorten them"
     )
     embedding_input: dict[Literal["query", "passage"], InputSettings] = Field(
         default_factory=dict,
-        description='what the model wants to be told of each, as JSON: {"query": {"prefix": "query: "}, "passage":'
-        ' {"fields": {"input_type": "passage"}}}; default: as E5, BGE, nomic-embed-text and other families want it',
+        description=(
+            'what to add to queries and passages for the embedding model, as JSON: {"query": {"prefix": "query:'
+            ' "}, "passage": {"fields": {"input_type": "passage"}}}; defaults are built in for E5, BGE,'
+            " nomic-embed-text and other families"
+        ),
     )
     embedding_weight: Annotated[float, Field(ge=0, le=1)] | None = Field(
         None,
-        description="share of the vectors in a score, the rest is of the words; default: 0.4, or 0.8 for models such as"
-        " E5, whose cosines are close to each other",
+        description=(
+            "weight of embeddings in a search score, 0 to 1; keywords have the rest. Default: 0.4, or 0.8 for"
+            " models such as E5, whose cosines are close to each other"
+        ),
     )
     search_memory_mb: Annotated[int, Field(ge=16)] = Field(
-        512, description="MiB that the indexes of the vector stores may take that one process searched last"
+        512, description="MiB of memory that one process uses to cache the indexes of recently searched vector stores"
     )
-    extraction_processes: Annotated[int, Field(ge=1)] = Field(2, description="files that one worker reads at once")
+    extraction_processes: Annotated[int, Field(ge=1)] = Field(
+        2, description="files from which one worker extracts text at once"
+    )
     extraction_memory_mb: Annotated[int, Field(ge=64)] = Field(
-        1024, description="MiB of memory that reading one file may take; only Linux heeds it"
+        1024, description="MiB of memory that extracting text from one file may use; enforced on Linux only"
     )
-    extraction_timeout: Annotated[float, Field(gt=0)] = Field(60, description="seconds that reading one file may take")
-    actions: str | None = Field(None, description="module whose @action functions the worker executes")
-    action_timeout: Annotated[float, Field(gt=0)] = Field(60, description="seconds for one call of an action")
+    extraction_timeout: Annotated[float, Field(gt=0)] = Field(
+        60, description="seconds that extracting text from one file may take"
+    )
+    actions: str | None = Field(None, description="Python module whose @action functions the worker executes")
+    action_timeout: Annotated[float, Field(gt=0)] = Field(60, description="seconds that one call of an action may take")
     action_threads: Annotated[int, Field(ge=4)] = Field(
-        512, description="threads of actions in one worker, those included that hang"
+        512, description="maximum number of threads for actions in one worker, including those that hang"
     )
     max_tool_rounds: Annotated[int, Field(ge=1)] = Field(
-        100, description="rounds of tool calls after which a run fails whose model still calls tools"
+        100, description="rounds of tool calls after which a run fails if the model still calls tools"
     )
     tool_history_tokens: Annotated[int, Field(ge=0)] = Field(
         8_000,
-        description="tokens of a prompt that tool calls and outputs of earlier runs of the thread may have; 0: none",
+        description=(
+            "tokens of a prompt that may be used for tool calls and outputs of earlier runs of the thread; 0: none"
+        ),
     )
-    run_expires_after: Annotated[int, Field(ge=1, le=86_400)] = Field(600, description="lifetime of a run in seconds")
-    poll_after_ms: Annotated[int, Field(ge=1)] = Field(100, description="how long polling clients are asked to wait")
-    stream_flush_ms: Annotated[int, Field(ge=1)] = Field(50, description="how often deltas are written to a stream")
+    run_expires_after: Annotated[int, Field(ge=1, le=86_400)] = Field(
+        600, description="seconds after which a run expires"
+    )
+    poll_after_ms: Annotated[int, Field(ge=1)] = Field(
+        100, description="milliseconds that polling clients are asked to wait"
+    )
+    stream_flush_ms: Annotated[int, Field(ge=1)] = Field(
+        50, description="milliseconds between writes of deltas to a stream"
+    )
     event_log_rollover: Annotated[int, Field(ge=2, le=40_000)] = Field(
         ROLLOVER_AFTER,
-        description="commits after which the event log of a thread or a vector store begins anew from a snapshot, at"
-        " the earliest",
+        description=(
+            "minimum number of commits after which the event log of a thread or a vector store is restarted from"
+            " a snapshot"
+        ),
     )
-    file_max_mb: Annotated[int, Field(ge=1)] = Field(512, description="MiB of a file that is sent by one request")
+    file_max_mb: Annotated[int, Field(ge=1)] = Field(
+        512, description="maximum size in MiB of a file uploaded in one request"
+    )
     upload_max_mb: Annotated[int, Field(ge=1)] = Field(
-        8192, description="MiB of a file that is sent in parts, by way of /v1/uploads"
+        8192, description="maximum size in MiB of a file uploaded in parts through /v1/uploads"
     )
     worker_concurrency: Annotated[int, Field(ge=1)] = Field(
-        1000, description="runs in flight in one worker; the projects that want more take turns"
+        1000, description="runs that one worker works on at once; projects that want more take turns"
     )
     worker_visibility_timeout: Annotated[float, Field(ge=1, le=600)] = Field(
-        45, description="seconds after which the runs of a worker that died are taken over"
+        45, description="seconds after which another worker takes over the runs of a worker that died"
     )
     shutdown_grace: Annotated[float, Field(ge=0)] = Field(
-        25, description="seconds that SIGTERM gives to runs in flight"
+        25, description="seconds that active runs may take to finish after SIGTERM"
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="what is logged to stderr")
-    log_format: Literal["text", "json"] = Field("text", description="how: lines for people, or a JSON object a line")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="minimum level of the log on stderr"
+    )
+    log_format: Literal["text", "json"] = Field(
+        "text", description="text: log lines for people; json: one JSON object per line"
+    )
     applicationinsights_connection_string: SecretStr | None = Field(
-        None, description="Application Insights to send traces and metrics to"
+        None, description="Application Insights resource that receives traces and metrics"
     )
     otel_exporter_otlp_endpoint: Url | None = Field(
         None,
-        description="where to send traces and metrics by OTLP over HTTP; other OTEL_* variables of OpenTelemetry's SDK"
-        " hold too",
+        description=(
+            "URL that receives traces and metrics by OTLP over HTTP; other OTEL_* variables of the OpenTelemetry"
+            " SDK apply too"
+        ),
     )
     otel_service_name: str = Field("assistants", description="name of this process in traces and metrics")
     otel_instrumentation_genai_capture_message_content: bool = Field(
-        False, description="whether traces hold prompts, answers and outputs of tools"
+        False, description="whether traces contain prompts, answers and tool outputs"
     )
 
     @classmethod
