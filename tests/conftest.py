@@ -19,6 +19,7 @@ def pytest_xdist_auto_num_workers() -> int:
 LONG = (
     *("test_clients", "test_crash_sweep", "test_functions", "test_kill", "test_simulation", "test_vector_index"),
     *("test_storage_contract", "test_manual", "test_model", "test_docs", "test_stores_kill", "test_deployment"),
+    *("test_fuzz", "test_stores_crash", "test_fairness", "test_malformed", "test_files_crash"),
 )
 
 

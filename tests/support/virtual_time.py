@@ -91,6 +91,9 @@ class VirtualLoop(asyncio.BaseEventLoop):
             done.set_exception(error)
         return done
 
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:
+        """At once: no thread was started. BaseEventLoop waits in a thread, for which virtual time does not wait."""
+
 
 class VirtualClock:
     """ports.clock.Clock: Unix time as the running virtual loop has it. A clock that is wrong is `ahead` by seconds."""
