@@ -98,7 +98,7 @@ def test_a_dead_worker_is_noticed_within_a_minute_as_things_are_shipped(deployed
 @pytest.mark.parametrize(
     ("setting", "value", "said"),
     [
-        ("STORAGE", "sqlite:///data/assistants.db", "STORAGE is a SQLite file"),
+        ("STORAGE", "sqlite:///data/assistants.db", "STORAGE is not the Azure Storage account"),
         ("ACTIONS", "nowhere.to.be.found", "ACTIONS names 'nowhere.to.be.found'"),
         ("LOG_FORMAT", "yaml", "LOG_FORMAT is not valid"),
     ],
