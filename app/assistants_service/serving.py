@@ -36,7 +36,7 @@ from assistants_service.worker.watchdog import watching
 
 log = logging.getLogger("assistants")
 
-# Objects made before a collection, and collections before one of older objects. One of all objects holds everybody up
+# Objects made before a collection, and collections before one of older objects. One of all objects blocks every request
 # while it walks them, and finds next to nothing: reference counts free what a request leaves.
 COLLECTIONS = (5_000, 10, 100)
 LEFT_OVER = 2.0  # seconds that what actions left behind has to end, when all else has

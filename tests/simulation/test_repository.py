@@ -329,7 +329,7 @@ def test_what_is_unpacked_of_a_snapshot_counts_whenever_that_is() -> None:
 
 
 def test_a_purge_asks_the_store_for_a_few_documents_at_a_time() -> None:
-    """Of a thread of thousands, everybody else would wait for all."""
+    """Of a thread of thousands, all other tasks would wait for it."""
 
     async def main() -> None:
         world = World(layout=("api",))

@@ -64,7 +64,7 @@ class ManualClock:
 
 class LoudNotifier(Notifier):
     def notify_all(self) -> None:
-        """Let everybody who waits look again."""
+        """Let all waiting tasks look again."""
         for topic in list(self._listeners):
             self.notify(topic)
 
@@ -434,7 +434,7 @@ class InProcess:
             setattr(self.storage, name, _after_others(getattr(self.storage, name)))
 
     def advance(self, seconds: float) -> None:
-        """Move the manual clock, and let everybody look at it."""
+        """Move the manual clock, and let all waiting tasks look at it."""
         clock: Any = self.parts.clock
         clock.time += seconds
         self.notifier.notify_all()  # type: ignore[attr-defined]

@@ -108,7 +108,7 @@ def operations() -> Iterator[tuple[str, str, Json]]:
     that its query may name."""
     for path, item in SERVED["paths"].items():
         if "{model}" in path or "servers" in item:
-            continue  # everybody's
+            continue  # open to all callers
         noun = path.rpartition("/")[2].removesuffix("s")
         for method in item.keys() & {"get", "post", "delete"}:
             given = {parameter.get("name") for parameter in item[method].get("parameters", ())}

@@ -223,7 +223,7 @@ async def send(request: web.Request, chunks: AsyncGenerator[bytes, None]) -> web
                 if chunk or now() - wrote >= HEARTBEAT_EVERY:
                     await response.write(chunk or HEARTBEAT)
                     wrote = now()
-                    await asyncio.sleep(0)  # what SQLite has and a socket takes at once would hold up everybody else
+                    await asyncio.sleep(0)  # else, a fast reader of SQLite would block other requests
         await response.write_eof()
     except ConnectionError:
         pass  # the client comes back with Last-Event-ID, or not

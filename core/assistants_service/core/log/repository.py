@@ -276,7 +276,7 @@ class Repository(ABC, Generic[S, C]):
             late.add_done_callback(self._late.discard)
 
     async def _advance(self, documents: Iterable[Document]) -> None:
-        """A few at a time: one commit may have thousands, which would hold up everybody else."""
+        """A few at a time: one commit may have thousands, which would block all other tasks."""
         await fan_out(self._storage.advance, documents)
 
     async def _advance_late(self, project: str, log_id: str, documents: Sequence[Document]) -> None:

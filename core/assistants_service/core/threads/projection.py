@@ -35,7 +35,7 @@ def _place(thing: Resource) -> tuple[str, ...]:
 
 
 def _document(project: str, change: Change, first: Change) -> Document:
-    # A step's document is what everybody sees, whatever the client of its run wanted to see.
+    # All clients see the same document of a step, whatever the client of its run wanted to see.
     thing = step_on_wire(change.object) if isinstance(change.object, Step) else change.object
     container, *ids = _place(thing)
     gone = change.name in ("thread.deleted", "thread.message.deleted")

@@ -12,7 +12,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.5, 5.0
 
 
 class Breaker:
-    """Closed, it admits everybody. Open, it admits one request after each pause, until one is answered."""
+    """Closed, it admits every request. Open, it admits one request after each pause, until one is answered."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         """`now` tells seconds of any clock that does not go back."""

@@ -50,7 +50,7 @@ class SqliteConnection:
 
     @contextlib.asynccontextmanager
     async def _transaction(self) -> AsyncIterator[sqlite3.Connection]:
-        """All or nothing. Nothing may be awaited inside: the connection is everybody's. Raises Unsent if it was
+        """All or nothing. Nothing may be awaited inside: all callers share the connection. Raises Unsent if it was
         nothing, and StorageUnavailable if that cannot be told."""
         try:
             await self._begin()

@@ -72,7 +72,7 @@ class SqliteContents(SqliteConnection):
                 if end is not None and low >= end:
                     return
                 if high > offset:
-                    await asyncio.sleep(0)  # a reader that takes all at once would hold up everybody else
+                    await asyncio.sleep(0)  # else, a reader that takes all at once would block other tasks
                     data = self._chunk(container, name, part, number)
                     yield data[max(0, offset - low) : None if end is None else end - low]
             start += size
