@@ -8,6 +8,7 @@ Ten segments differ, and then they come again under other names: what a search r
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import statistics
 import sys
@@ -18,6 +19,7 @@ from multiprocessing import get_context
 
 from assistants_service.core import names
 from assistants_service.core.ports.search import Query
+from assistants_service.core.ports.storage import StorageUnavailable
 from assistants_service.core.search.embedded import MEMORY
 from assistants_service.core.search.segment_cache import SegmentCache
 from assistants_service.infra.settings import Settings
@@ -25,13 +27,19 @@ from assistants_service.infra.wiring import SystemClock, storage_of
 from helper import resident_mb
 from vector_search import MODEL, QUESTION, Store, file, source, vectors
 
-SEGMENT, DISTINCT, SEARCHES = 10_000, 10, 15
+SEGMENT, DISTINCT, SEARCHES, PATIENCE = 10_000, 10, 15, 20
 
 
 class LargeStore(Store):
     async def fill(self, blobs: list[bytes], number: int) -> None:
         for seed in range(number):
-            await self.add(seed, blobs[seed % DISTINCT])
+            await self._add(seed, blobs[seed % DISTINCT])
+
+    async def _add(self, seed: int, blob: bytes) -> None:
+        for _ in range(PATIENCE):
+            with contextlib.suppress(StorageUnavailable):  # a checkpoint of gigabytes locks the file for a while
+                return await self.add(seed, blob)
+        await self.add(seed, blob)
 
     def known(self, number: int) -> LargeStore:
         """As filled by another process."""
