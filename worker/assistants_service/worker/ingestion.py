@@ -26,7 +26,7 @@ from assistants_service.core.protocol.vector_stores.resources import StaticChunk
 from assistants_service.core.search.words import FORMAT
 from assistants_service.core.threads.decide import Done, Wait
 from assistants_service.core.vector_stores import events as e
-from assistants_service.core.vector_stores.state import FileState, StoreState, segment_of
+from assistants_service.core.vector_stores.state import FileState, Reindexing, StoreState, segment_of
 from assistants_service.core.work_items import MaintainStore, to_body
 from assistants_service.worker.merging import merge
 from assistants_service.worker.store_work import StoreWork
@@ -70,7 +70,7 @@ class IngestionJob(StoreWork):
                 task.cancel()
             await asyncio.gather(*self._tasks.values(), return_exceptions=True)
         await merge(self)
-        if any(self._open(held) for held in self.waiting(await self.look())):
+        if any(self._open(file) for file in self.unread(await self.look())):
             await self._hand_on()
         # Last: of a file that this item's claim was on until just now, and that was taken out since, a segment may be
         # left, which no other item removes.
@@ -128,17 +128,17 @@ class IngestionJob(StoreWork):
             taken.clear()
             if not state.known or self.overtaken(state):
                 return ()
-            open_ = [held for held in self.waiting(state) if self._open(held)]
-            new = [held for held in open_ if not held.claims][:room]
-            alone = [min(open_, key=lambda held: held.claims)] if open_ and not new and not self._tasks else []
+            open_ = [file for file in self.unread(state) if self._open(file)]
+            new = [file for file in open_ if not file.claims][:room]
+            alone = [min(open_, key=lambda file: file.claims)] if open_ and not new and not self._tasks else []
             events: list[e.Event] = []
-            for number, held in enumerate(new or alone, 1):
-                if held.claims >= CLAIMS:
-                    events.append(e.FileFailed(file_id=held.id, error=WENT_WRONG))
+            for number, file in enumerate(new or alone, 1):
+                if file.claims >= CLAIMS:
+                    events.append(e.FileFailed(file_id=file.id, error=WENT_WRONG))
                 else:
                     attempt = state.attempt + number
-                    taken.append((held.id, attempt))
-                    events.append(e.FileClaimed(file_id=held.id, attempt=attempt, item=self.me))
+                    taken.append((file.id, attempt))
+                    events.append(e.FileClaimed(file_id=file.id, attempt=attempt, item=self.me))
             return events
 
         found = await self.commit(decision)
@@ -147,13 +147,13 @@ class IngestionJob(StoreWork):
             self._tasks[name] = asyncio.create_task(self._take(file_id, attempt))
         return found
 
-    def _open(self, held: FileState) -> bool:
+    def _open(self, file: FileState | Reindexing) -> bool:
         """Whether it has no holder, or one that will do no more to it."""
-        return not held.item or self.before(held.item) or self.abandoned(held.claimed_at)
+        return not file.item or self.before(file.item) or self.abandoned(file.claimed_at)
 
     def _release(self, state: StoreState) -> Sequence[e.Event]:
-        left = [held for held in self.waiting(state) if held.item and self._open(held)]
-        return [e.FileReleased(file_id=held.id) for held in left]
+        left = [file for file in self.unread(state) if file.item and self._open(file)]
+        return [e.FileReleased(file_id=file.id) for file in left]
 
     async def _take(self, file_id: str, attempt: int) -> None:
         async with self.context.room.slot(self.item.project, stays=True):  # it is claimed
@@ -230,15 +230,15 @@ class IngestionJob(StoreWork):
         return self._held(await self.look(), file_id, attempt)
 
     def _held(self, state: StoreState, file_id: str, attempt: int) -> FileState | None:
-        held = state.files.get(file_id) if state.known and file_id in state.waiting else None
-        return held if held and (held.attempt, held.item) == (attempt, self.me) else None
+        claim = state.to_read(file_id) if state.known else None
+        return state.files[file_id] if claim and (claim.attempt, claim.item) == (attempt, self.me) else None
 
     async def give_up(self) -> None:
         """This item is poison: its files have failed, and no run waits for them."""
 
         def decision(state: StoreState) -> Sequence[e.Event]:
-            left = [held for held in self.waiting(state) if self._open(held)]
-            return [e.FileFailed(file_id=held.id, error=WENT_WRONG) for held in left]
+            left = [file for file in self.unread(state) if self._open(file)]
+            return [e.FileFailed(file_id=file.id, error=WENT_WRONG) for file in left]
 
         await self.commit(decision)
         await self.remove_loose()

@@ -23,7 +23,7 @@ from assistants_service.core.ports.extraction import Extraction
 from assistants_service.core.ports.storage import Storage
 from assistants_service.core.vector_stores import events as e
 from assistants_service.core.vector_stores.repository import Decision, VectorStoreRepository
-from assistants_service.core.vector_stores.state import FileState, StoreState
+from assistants_service.core.vector_stores.state import FileState, Reindexing, StoreState
 from assistants_service.core.work_items import MaintainStore, delivery_name
 from assistants_service.worker.slots import Slots
 
@@ -99,7 +99,7 @@ class StoreWork:
             state = await self.look()
         if not state.known:
             return
-        counting = {held.source for held in self.waiting(state) if held.item}
+        counting = {file.source for file in self.unread(state) if file.item}
         loose = [
             name
             for name, item in state.loose.items()
@@ -113,8 +113,8 @@ class StoreWork:
     def abandoned(self, since: float) -> bool:
         return self.context.clock.now() - since > ABANDONED
 
-    def waiting(self, state: StoreState) -> Iterable[FileState]:
-        return (state.files[file_id] for file_id in state.waiting) if state.known else ()
+    def unread(self, state: StoreState) -> Iterable[FileState | Reindexing]:
+        return state.unread() if state.known else ()
 
     async def discard(self, *segments: str) -> None:
         await self.context.stores.index.drop(self.store, segments)

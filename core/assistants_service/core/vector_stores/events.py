@@ -84,6 +84,13 @@ class FileFailed(log.Event, frozen=True, kw_only=True, tag="vector_store.file.fa
     error: LastError
 
 
+class FilesReindexing(log.Event, frozen=True, kw_only=True, tag="vector_store.files.reindexing"):
+    """Private: these files, which are completed, are to be read again. They stay completed, and are found by what they
+    have, until `vector_store.file.completed` tells what takes its place. `vector_store.file.failed` leaves it there."""
+
+    file_ids: tuple[str, ...]
+
+
 class FileCancelled(log.Event, frozen=True, kw_only=True, tag="vector_store.file.cancelled"):
     file_id: str
 
@@ -150,6 +157,7 @@ Event = (
     | FileReleased
     | FileCompleted
     | FileFailed
+    | FilesReindexing
     | FileCancelled
     | FileDetached
     | BatchCreated

@@ -24,6 +24,7 @@ from assistants_service.core.vector_stores.state import (
     DELIVERIES,
     BatchState,
     FileState,
+    Reindexing,
     Resource,
     SegmentState,
     StoreChange,
@@ -68,6 +69,8 @@ def _store_expired(state: StoreState, event: e.StoreExpired, at: int) -> Named:
     named: Named = []
     for file_id in list(state.waiting):
         named += _ended(state, file_id, "cancelled", "vector_store.file.cancelled")
+    for file_id in list(state.reindexing):
+        _no_reindexing(state, file_id)
     for name in list(state.segments):
         _retire(state, name)
     changed = _store(state, status="expired", usage_bytes=0)
@@ -104,23 +107,28 @@ def _file_updated(state: StoreState, event: e.FileUpdated, at: int) -> Named:
 
 
 def _file_claimed(state: StoreState, event: e.FileClaimed, at: int) -> Named:
-    held = state.files[event.file_id]
-    _disown(state, held.source)  # the holder before is dead, or removes what it wrote
-    held.attempt, held.item, held.claims, held.claimed_at = event.attempt, event.item, held.claims + 1, at
+    file = state.reindexing.get(event.file_id) or state.files[event.file_id]
+    _disown(state, file.source)  # the holder before is dead, or removes what it wrote
+    file.attempt, file.item, file.claims, file.claimed_at = event.attempt, event.item, file.claims + 1, at
     state.attempt = max(state.attempt, event.attempt)
-    state.loose[held.source] = event.item
+    state.loose[file.source] = event.item
     return []
 
 
 def _file_released(state: StoreState, event: e.FileReleased, at: int) -> Named:
-    held = state.files[event.file_id]
-    held.item = ""
-    _disown(state, held.source)
+    file = state.reindexing.get(event.file_id) or state.files[event.file_id]
+    file.item = ""
+    _disown(state, file.source)
     return []
 
 
 def _file_completed(state: StoreState, event: e.FileCompleted, at: int) -> Named:
     held = state.files[event.file_id]
+    again = state.reindexing.pop(event.file_id, None)
+    if again:
+        _leave_segment(state, held.source)
+        held.attempt, held.item, held.claims = again.attempt, again.item, again.claims
+        held.claimed_at = again.claimed_at
     held.filename = event.filename
     state.loose.pop(held.source, None)
     state.segments[held.source] = SegmentState(
@@ -128,13 +136,32 @@ def _file_completed(state: StoreState, event: e.FileCompleted, at: int) -> Named
     )
     state.homes[held.source] = held.source
     store = _store(state)
-    state.store = replace(store, usage_bytes=store.usage_bytes + event.size)
+    state.store = replace(store, usage_bytes=store.usage_bytes - held.file.usage_bytes + event.size)
+    if again:
+        return [("", _change(state, event.file_id, usage_bytes=event.size)), ("", _store(state))]
     return _ended(state, event.file_id, "completed", "vector_store.file.completed", usage_bytes=event.size)
 
 
 def _file_failed(state: StoreState, event: e.FileFailed, at: int) -> Named:
+    if again := state.reindexing.get(event.file_id):
+        _disown(state, again.source)
+        state.reindexing[again.id] = Reindexing(again.id, error=event.error.message)
+        return []
     _disown(state, state.files[event.file_id].source)
     return _ended(state, event.file_id, "failed", "vector_store.file.failed", last_error=event.error)
+
+
+def _files_reindexing(state: StoreState, event: e.FilesReindexing, at: int) -> Named:
+    for file_id in event.file_ids:
+        _no_reindexing(state, file_id)
+        state.reindexing[file_id] = Reindexing(file_id)
+    return []
+
+
+def _no_reindexing(state: StoreState, file_id: str) -> None:
+    """A worker that is at it removes what it wrote."""
+    if again := state.reindexing.pop(file_id, None):
+        _disown(state, again.source)
 
 
 def _file_cancelled(state: StoreState, event: e.FileCancelled, at: int) -> Named:
@@ -155,12 +182,8 @@ def _file_detached(state: StoreState, event: e.FileDetached, at: int) -> Named:
     store = _store(state)
     if store.status != "expired":  # since then nothing counts of what the file had
         store = _store(state, usage_bytes=store.usage_bytes - file.usage_bytes)
-    home = state.homes.pop(held.source, None)
-    if home is not None:
-        segment = state.segments[home]
-        segment.sources = {source: chunks for source, chunks in segment.sources.items() if source != held.source}
-        if not segment.sources:
-            _retire(state, home)
+    _no_reindexing(state, file.id)
+    _leave_segment(state, held.source)
     return [("vector_store.file.deleted", file), *batches, ("vector_store.updated", store)]
 
 
@@ -244,6 +267,17 @@ def _segments_dropped(state: StoreState, event: e.SegmentsDropped, at: int) -> N
     return []
 
 
+def _leave_segment(state: StoreState, source: str) -> None:
+    """The source is no part of the store any more."""
+    home = state.homes.pop(source, None)
+    if home is None:
+        return
+    segment = state.segments[home]
+    segment.sources = {other: chunks for other, chunks in segment.sources.items() if other != source}
+    if not segment.sources:
+        _retire(state, home)
+
+
 def _disown(state: StoreState, name: str) -> None:
     """Any worker may remove this blob."""
     if name in state.loose:
@@ -308,6 +342,7 @@ APPLY: dict[type, Callable[[StoreState, Any, int], Named]] = {
     e.FileReleased: _file_released,
     e.FileCompleted: _file_completed,
     e.FileFailed: _file_failed,
+    e.FilesReindexing: _files_reindexing,
     e.FileCancelled: _file_cancelled,
     e.FileDetached: _file_detached,
     e.BatchCreated: _batch_created,

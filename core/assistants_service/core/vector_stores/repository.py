@@ -25,6 +25,7 @@ from assistants_service.core.vector_stores.lookups import batch_of, file_of, sto
 from assistants_service.core.vector_stores.state import (
     BatchState,
     FileState,
+    Reindexing,
     Resource,
     SegmentState,
     StoreChange,
@@ -50,6 +51,7 @@ class Snapshot(Struct, kw_only=True, frozen=True):
     attempt: int
     deliveries: dict[str, int] = msgspec.field(default_factory=dict)
     merging_since: float = 0.0
+    reindexing: dict[str, Reindexing] = msgspec.field(default_factory=dict)
 
 
 _decoder = msgspec.json.Decoder(Snapshot)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -50,6 +51,22 @@ class FileState(msgspec.Struct):
         return segment_of(self.file.id, self.attempt)
 
 
+class Reindexing(msgspec.Struct):
+    """A file that is completed and is read again: who works on it. With an `error` that has failed, and the file is as
+    it was."""
+
+    id: str
+    attempt: int = 0
+    claims: int = 0
+    claimed_at: float = 0.0
+    item: str = ""
+    error: str = ""
+
+    @property
+    def source(self) -> str:
+        return segment_of(self.id, self.attempt)
+
+
 class BatchState(msgspec.Struct):
     batch: VectorStoreFileBatch
     file_ids: tuple[str, ...]
@@ -85,6 +102,19 @@ class StoreState(State):
     # Of work items that came again: which delivery has taken over. Earlier ones take nothing up any more.
     deliveries: dict[str, int] = msgspec.field(default_factory=dict)
     merging_since: float = 0.0  # when the last merge was claimed
+    reindexing: dict[str, Reindexing] = msgspec.field(default_factory=dict)  # in the order in which it was asked for
+
+    def unread(self) -> Iterator[FileState | Reindexing]:
+        """The files that workers are to read: those in progress first."""
+        yield from (self.files[file_id] for file_id in self.waiting)
+        yield from (file for file in self.reindexing.values() if not file.error)
+
+    def to_read(self, file_id: str) -> FileState | Reindexing | None:
+        """This file, if it is among the `unread`."""
+        if file_id in self.waiting:
+            return self.files[file_id]
+        again = self.reindexing.get(file_id)
+        return None if again is None or again.error else again
 
 
 def segment_of(file_id: str, attempt: int) -> str:
