@@ -7,6 +7,7 @@ import gc
 import os
 import sys
 
+from assistants_service import reindex_command
 from assistants_service.api import key_command
 from assistants_service.composition import keys_of, opened, stores_of, threads_of
 from assistants_service.core.ports.storage import StorageUnavailable
@@ -26,6 +27,7 @@ DESCRIPTION = """The OpenAI Assistants API, self-hosted.
   assistants worker   the worker alone; any number of each may share one store
   assistants keys     create, list and revoke API keys
   assistants resume   after a restore without the queue: enqueue what was in progress
+  assistants reindex  rebuild the index of vector stores, for example after EMBEDDING_MODEL has changed
   assistants vacuum   compact an SQLite file"""
 
 
@@ -58,6 +60,14 @@ async def resume(settings: Settings) -> None:
             )
 
 
+async def reindex(settings: Settings, arguments: argparse.Namespace) -> None:
+    """`assistants reindex`."""
+    _check_store(settings)
+    async with opened(settings) as parts:
+        print(f"In the store {place_of(settings)}:", file=sys.stderr)
+        await reindex_command.reindex(parts, arguments)
+
+
 def _check_store(settings: Settings, *, made: bool = False) -> None:
     """Raises ConfigurationError for a store that ends with this command; and, unless it may be `made`, for one that is
     not there, which opening it would hide."""
@@ -82,7 +92,7 @@ def parser() -> argparse.ArgumentParser:
     root = argparse.ArgumentParser(prog="assistants", description=DESCRIPTION, **common)  # type: ignore[arg-type]
     root.add_argument("--version", action="version", version=f"%(prog)s {VERSION}")
     commands = root.add_subparsers(
-        dest="command", required=True, metavar="serve | api | worker | keys | resume | vacuum"
+        dest="command", required=True, metavar="serve | api | worker | keys | resume | reindex | vacuum"
     )
     for name in ("serve", "api", "worker"):
         command = commands.add_parser(name, **common)  # type: ignore[arg-type]
@@ -96,6 +106,7 @@ def parser() -> argparse.ArgumentParser:
         "resume",
         description="After a restore without the queue: enqueue work items for everything that was in progress.",
     )
+    reindex_command.add_arguments(commands.add_parser("reindex", description=reindex_command.ABOUT))
     commands.add_parser("vacuum", description="Compact an SQLite file. Stop the service first.")
     return root
 
@@ -110,6 +121,8 @@ def main() -> None:
             _loop(manage_keys(settings, arguments))
         elif arguments.command == "resume":
             _loop(resume(settings))
+        elif arguments.command == "reindex":
+            _loop(reindex(settings, arguments))
         elif arguments.command == "vacuum":
             give_back(settings)
         else:

@@ -119,7 +119,7 @@ class Resumption:
             return
         if state.store.expires_at is not None and state.store.status != "expired":
             await self._send(CleanUpStore(project=project, store_id=store_id, sent_at=now))
-        if state.waiting or state.loose:
+        if any(state.unread()) or state.loose:
             await self.stores.commit(project, store_id, _released_files)
             await self._drop_unowned(project, store_id)
             await self._send(MaintainStore(project=project, store_id=store_id, sent_at=now))
@@ -194,9 +194,9 @@ def _released_run(run_id: str, state: ThreadState) -> Sequence[Event]:
 def _released_files(state: StoreState) -> Sequence[Event]:
     if not state.known:
         return ()
-    claimed = [held for held in map(state.files.__getitem__, state.waiting) if held.item]
-    released: list[Event] = [FileReleased(file_id=held.id) for held in claimed]
-    sources = {held.source for held in claimed}
+    claimed = [file for file in state.unread() if file.item]
+    released: list[Event] = [FileReleased(file_id=file.id) for file in claimed]
+    sources = {file.source for file in claimed}
     others = tuple(name for name, item in state.loose.items() if item not in ("", TAKEN) and name not in sources)
     return [*released, ItemTakenOver(names=others, item=TAKEN)] if others else released
 

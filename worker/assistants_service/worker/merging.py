@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Final
 
@@ -12,6 +13,8 @@ from assistants_service.core.search.words import FORMAT
 from assistants_service.core.vector_stores import events as e
 from assistants_service.core.vector_stores.state import StoreState, merged_segment
 from assistants_service.worker.store_work import StoreWork
+
+log = logging.getLogger(__name__)
 
 MERGES: Final = 16  # of one item, at most
 
@@ -45,11 +48,12 @@ async def _merge_some(work: StoreWork) -> bool:
     into = merged_segment(attempt)
     try:
         size = await index.merge(work.store, plan, set(live), into)
-    except SegmentGone:
+    except SegmentGone as gone:
         state = await work.look()
         if state.known and state.segments.keys() >= set(plan):
-            raise
-        return False  # one of them went meanwhile, or the store
+            store = work.item.store_id
+            log.error("vector store %s cannot be merged: %s; run `assistants reindex %s`", store, gone, store)
+        return False  # one of them went meanwhile, or the store, or it is lost
     except Conflict:  # removed by the worker that took over
         return False
     if size is None:

@@ -64,6 +64,10 @@ class EmbeddedIndex:
         blobs = [_blob(store, name) for name in segments]
         return await self._cache.search(store, blobs, queries, eligible, limit, weights=weights, threshold=threshold)
 
+    async def missing(self, store: str, names: Collection[str]) -> set[str]:
+        """Those of these segments that are not there."""
+        return set(names) - await self._names(store)
+
     async def read(self, store: str, name: str, source: str) -> Sequence[tuple[int, str]]:
         """The chunks of a source in a segment, in their order, each with its place in the file's text; none if there is
         no such segment."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from assistants_service.core import names
@@ -21,6 +22,7 @@ from assistants_service.core.vector_stores.state import FileState, StoreState
 log = logging.getLogger(__name__)
 
 TRIES: Final = 10  # of one search, when segments are merged under it
+STORES: Final = 256  # of which is remembered what is lost
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,7 @@ class Searcher:
     stores: VectorStoreRepository
     embeddings: Embeddings
     clock: Clock
+    lost: dict[str, frozenset[str]] = field(default_factory=dict)  # segments by store
 
     async def search_stores(
         self,
@@ -116,12 +119,13 @@ class Searcher:
         weights: Weights,
         threshold: float,
     ) -> list[Found]:
+        store = names.document(project, store_id)
         for left in reversed(range(TRIES)):
             eligible = _eligible(state, filter)  # now: the state may move on while the index is read
             try:
                 passages = await self.stores.index.search(
-                    names.document(project, store_id),
-                    state.segments.keys(),
+                    store,
+                    state.segments.keys() - self.lost.get(store, frozenset()),
                     queries,
                     eligible.keys(),
                     limit,
@@ -129,12 +133,29 @@ class Searcher:
                     threshold=threshold,
                 )
                 break
-            except SegmentGone:  # merged meanwhile: the log says into what
+            except SegmentGone:  # merged meanwhile: the log says into what. Or it is lost
                 if not left:
                     raise
+                missing = await self.stores.index.missing(store, list(state.segments))
                 state = await self._usable(project, store_id)
+                self._note_lost(store, missing & state.segments.keys())
         await self._note_use(project, store_id, state)
         return [_found(store_id, eligible[passage.source], passage) for passage in passages]
+
+    def _note_lost(self, store: str, segments: AbstractSet[str]) -> None:
+        """These were in the log before they were missed, and are yet: no merge has removed them. What is left of the
+        store is searched without them."""
+        if segments:
+            while len(self.lost) >= STORES:
+                del self.lost[next(iter(self.lost))]
+            self.lost[store] = frozenset(segments)
+            log.error(
+                "%d segments of vector store %s are not in the storage, and what they held is not found:"
+                " run `assistants reindex %s`",
+                len(segments),
+                store,
+                store.partition("/")[2],
+            )
 
     async def _note_use(self, project: str, store_id: str, state: StoreState) -> None:
         commands = VectorStoreCommands(self.clock.now())
