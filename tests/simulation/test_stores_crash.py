@@ -25,17 +25,19 @@ from assistants_service.core.search.segment import passages
 from assistants_service.core.threads.attachments import store_of_thread
 from assistants_service.core.vector_stores import events as e
 from assistants_service.core.vector_stores.new import NewFile, NewStore
+from assistants_service.core.vector_stores.reindex import Reindexer
 from assistants_service.core.vector_stores.repository import StoreView
-from assistants_service.core.vector_stores.state import StoreState
+from assistants_service.core.vector_stores.state import DAY, StoreState
 from assistants_service.core.work_items import MaintainStore, to_body
 from assistants_service.worker.ingestion import CLAIMS
 from assistants_service.worker.item_handler import WorkItemHandler
 from faults import How, Mischief, Plan
+from scripted_ingestion import Bag
 from scripted_models import ASSISTANT
 from simulated_clients import Client, Refused, Unanswered
 from simulated_service import PROJECT, Process, World
 from test_files_crash import Owner as Asker
-from test_files_crash import days_pass
+from test_files_crash import days_pass, skip
 from virtual_time import run
 
 Json = Any
@@ -99,6 +101,15 @@ class Owner(Asker):
         self.stores.discard(store_id)
         self.deleted.add(store_id)
         await self._ask_once(lambda p: p.services.vector_stores.delete(p.request, store_id))
+
+    async def reindex(self, store_id: str) -> None:
+        """Every file, as it is asked for where the index is as it should be."""
+
+        async def ask(process: Process) -> None:
+            reindexer = Reindexer(process.stores, Bag(), self.world.clock, everything=True)
+            await reindexer.begin([names.log(PROJECT, store_id)])
+
+        await self.ask(ask)
 
     async def _ask_once(self, request: Callable[[Process], Any]) -> None:
         try:
@@ -199,6 +210,43 @@ async def delete_while_files_are_read(owner: Owner) -> None:
     await owner.delete(store_id)
 
 
+async def reindex(owner: Owner) -> None:
+    """What is there is found all the time, and once."""
+    store_id = await owner.create([*await owner.files(9), *await owner.files(1, "broken.pdf")])
+    await asyncio.sleep(5)
+    await owner.reindex(store_id)
+    for _ in range(20):
+        found = Counter(await owner.search(store_id, "line"))
+        assert (set(found.values()) == {1} and len(found) == 9 * LINES) or owner.world.plan.hits
+        await asyncio.sleep(0.05)
+
+
+async def reindex_while_files_come_and_go(owner: Owner) -> None:
+    files = await owner.files(3)
+    store_id = await owner.create(files)
+    await asyncio.sleep(5)
+    await owner.reindex(store_id)
+    await asyncio.sleep(0.02)
+    await owner.detach(store_id, files[0])
+    await owner.attach(store_id, files[0])
+    await owner.delete_file(files[1])
+
+
+async def reindex_and_delete(owner: Owner) -> None:
+    store_id = await owner.create(await owner.files(2))
+    await asyncio.sleep(5)
+    await owner.reindex(store_id)
+    await asyncio.sleep(0.02)
+    await owner.delete(store_id)
+
+
+async def reindex_and_expire(owner: Owner) -> None:
+    store_id = await owner.create(await owner.files(1), days=1)
+    await asyncio.sleep(5)
+    skip(DAY - 5.05)
+    await owner.reindex(store_id)
+
+
 async def expire(owner: Owner) -> None:
     await owner.create(await owner.files(1), days=1)
 
@@ -216,6 +264,10 @@ SCENARIOS = [
     delete_a_file_while_it_is_attached,
     delete_at_once,
     delete_while_files_are_read,
+    reindex,
+    reindex_while_files_come_and_go,
+    reindex_and_delete,
+    reindex_and_expire,
     expire,
 ]
 
@@ -278,7 +330,7 @@ async def check_store(
     store = state.store
     assert store
     held = list(state.files)
-    assert not state.waiting, "a file never ends"
+    assert not any(state.unread()), "a file never ends"
     assert store.file_counts == counted(each.file.status for each in held)
     assert store.usage_bytes == (0 if store.status == "expired" else sum(each.file.usage_bytes for each in held))
     for each in held:

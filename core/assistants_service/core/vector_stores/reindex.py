@@ -20,10 +20,10 @@ from assistants_service.core.log.state import UnreadableLog
 from assistants_service.core.ports.clock import Clock
 from assistants_service.core.ports.embeddings import Embeddings
 from assistants_service.core.search.words import FORMAT
-from assistants_service.core.vector_stores.commands import has_expired
 from assistants_service.core.vector_stores.events import FilesReindexing
-from assistants_service.core.vector_stores.fold import StoreState
+from assistants_service.core.vector_stores.lookups import has_expired
 from assistants_service.core.vector_stores.repository import VectorStoreRepository
+from assistants_service.core.vector_stores.state import StoreState
 from assistants_service.core.work_items import MaintainStore
 
 AT_ONCE: Final = 8  # stores that are looked at
