@@ -18,6 +18,7 @@ from assistants_service.core.vector_stores import events as e
 from assistants_service.core.vector_stores.fold import StoreState
 from assistants_service.infra.configuration import ConfigurationError
 from assistants_service.infra.settings import Settings
+from assistants_service.worker.ingestion import IngestionJob
 from inprocess_service import InProcess, in_process
 from multipart_forms import upload
 from scripted_ingestion import Bag, PlainText
@@ -118,9 +119,18 @@ async def lose(service: InProcess, store_id: str) -> None:
             await service.storage.discard(names.SEGMENTS, blob)
 
 
-async def test_a_store_whose_segments_are_not_there_is_told_and_put_right(caplog: pytest.LogCaptureFixture) -> None:
+async def unmerged(_: IngestionJob) -> None: ...
+
+
+async def test_a_store_whose_segments_are_not_there_is_told_and_put_right(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with in_process() as service:
-        store_id = await filled(service, *(f"the tide {number}" for number in range(9)))
+        with monkeypatch.context() as lance:
+            lance.setattr("assistants_service.worker.ingestion.merge", unmerged)
+            store_id = await filled(service, *(f"the tide {number}" for number in range(9)))
+            await service.stop_worker(10)
+        service.start_worker()
         other = await filled(service, "the tide at night")
         await lose(service, store_id)
         service.searcher.stores.index._cache.forget(f"default/{store_id}")
@@ -133,6 +143,9 @@ async def test_a_store_whose_segments_are_not_there_is_told_and_put_right(caplog
         while (await service.api.get(f"/vector_stores/{store_id}"))["status"] != "completed":
             await asyncio.sleep(0.01)
         assert await found(service, store_id, "tide") == ["the tide of today"]
+        await service.stop_worker(10)
+        assert f"{store_id} cannot be merged" in caplog.text
+        service.start_worker()
         said = await reindex(service)
         assert said[0] == "9 files of 1 vector stores are to be read again."
         assert len(await found(service, store_id, "tide", max_num_results=50)) == 10
