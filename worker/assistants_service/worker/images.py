@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import base64
-from collections import OrderedDict
 from dataclasses import dataclass, field, replace
 from typing import Final
+
+from cachetools import LRUCache
 
 from assistants_service.core.errors import ApiError
 from assistants_service.core.files.service import FileService, decode_file
@@ -17,7 +18,7 @@ from assistants_service.core.threads.turns import IMAGE_FILE, content_of
 MIB: Final = 1024 * 1024
 LARGEST: Final = 20 * MIB  # bytes of an image, as providers have it
 MOST: Final = 48 * MIB  # bytes of all images of a prompt: the newest count
-KEPT: Final = 64 * MIB  # characters of data: URLs that a process remembers
+KEPT: Final = 64 * MIB  # characters of data: URLs that a process remembers; room for each that is allowed
 
 # What the protocol's models take, by the bytes that such a file begins with.
 _SIGNS: Final = ((b"\x89PNG\r\n\x1a\n", "png"), (b"\xff\xd8\xff", "jpeg"), (b"GIF87a", "gif"), (b"GIF89a", "gif"))
@@ -41,8 +42,10 @@ class Images:
 
     files: FileService
     kept: int = KEPT
-    _urls: OrderedDict[tuple[str, str], str] = field(default_factory=OrderedDict)
-    _weight: int = 0
+    _urls: LRUCache[tuple[str, str], str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._urls = LRUCache(self.kept, len)
 
     async def fill(self, project: str, prompt: Prompt) -> Prompt:
         """The prompt with data in the place of files.
@@ -95,10 +98,9 @@ class Images:
 
     async def _url(self, project: str, file_id: str) -> str:
         """Raises Unusable."""
-        url = self._urls.pop((project, file_id), None)
-        self._weight -= len(url or "")
-        url = url or await self._read(project, file_id)
-        self._keep((project, file_id), url)
+        url = self._urls.get((project, file_id))
+        if url is None:
+            url = self._urls[project, file_id] = await self._read(project, file_id)
         return url
 
     async def _read(self, project: str, file_id: str) -> str:
@@ -109,11 +111,3 @@ class Images:
         if kind is None:
             raise Unusable("it is no PNG, JPEG, GIF or WebP")
         return f"data:{kind};base64,{base64.b64encode(data).decode()}"
-
-    def _keep(self, key: tuple[str, str], url: str) -> None:
-        """As the newest. Another run may have read the same image meanwhile."""
-        self._weight += len(url) - len(self._urls.pop(key, ""))
-        self._urls[key] = url
-        while self._weight > self.kept:
-            _, oldest = self._urls.popitem(last=False)
-            self._weight -= len(oldest)

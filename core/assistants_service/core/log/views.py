@@ -1,4 +1,8 @@
-"""The views that a process keeps in memory: those that were asked for lately, up to a number of bytes of log."""
+"""The views that a process keeps in memory: those that were asked for lately, up to a number of bytes of log.
+
+Views grow while they are kept, and the newest stays however large it is. A cache of cachetools can do neither: it
+weighs an entry once, and refuses one that is larger than the cache.
+"""
 
 from __future__ import annotations
 

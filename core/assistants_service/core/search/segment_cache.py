@@ -40,7 +40,8 @@ def _one_thread_each() -> None:
 
 class SegmentCache:
     """Keeps `limit` bytes of segments: those of the stores that were searched least recently go. A store that needs
-    more than that is kept alone. What runs at that time holds its segments until it is done.
+    more than that is kept alone. What runs at that time holds its segments until it is done. No cache of cachetools can
+    do this: a store grows while it is kept, and one that is being read must not go.
 
     `container` is where the segments' blobs are.
     """

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from io import BytesIO
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, TypeVar
 
 from aiohttp import ClientConnectorError, ClientSession, DummyCookieJar
 from azure.core.exceptions import AzureError, ClientAuthenticationError, HttpResponseError, ServiceRequestError
 from azure.core.pipeline.transport import AioHttpTransport
 from azure.storage.blob.aio import BlobClient, BlobServiceClient
 from azure.storage.queue.aio import QueueClient
+from cachetools import LRUCache
 
 from assistants_service.core.ports.storage import Conflict, StorageUnavailable, Unsent
 from assistants_service.infra.azure.breaker import Breaker
@@ -85,38 +86,6 @@ class Transport(AioHttpTransport):  # type: ignore[misc]  # the SDK resolves the
         return response
 
 
-class Recent(Generic[T]):
-    """What was put last, up to a limit: of entries, or of what they weigh."""
-
-    def __init__(self, limit: int, weigh: Callable[[T], int] = lambda _: 1) -> None:
-        self._limit, self._weigh, self._weight = limit, weigh, 0
-        self._entries: OrderedDict[tuple[str, str], T] = OrderedDict()
-
-    def get(self, container: str, name: str) -> T | None:
-        entry = self._entries.get((container, name))
-        if entry is not None:
-            self._entries.move_to_end((container, name))
-        return entry
-
-    def put(self, container: str, name: str, entry: T) -> T:
-        self.forget(container, name)
-        self._entries[container, name] = entry
-        self._weight += self._weigh(entry)
-        while self._weight > self._limit:
-            _, oldest = self._entries.popitem(last=False)
-            self._weight -= self._weigh(oldest)
-        return entry
-
-    def forget(self, container: str, name: str) -> None:
-        entry = self._entries.pop((container, name), None)
-        if entry is not None:
-            self._weight -= self._weigh(entry)
-
-    def clear(self) -> None:
-        self._entries.clear()
-        self._weight = 0
-
-
 class AzureClients:
     """What the parts of the engine share: the clients of an open store."""
 
@@ -126,11 +95,13 @@ class AzureClients:
         self._service: BlobServiceClient | None = None
         self._work: QueueClient | None = None
         self._buried: QueueClient | None = None
-        self._clients: Recent[BlobClient] = Recent(BLOB_CLIENTS)
+        self._clients: LRUCache[tuple[str, str], BlobClient] = LRUCache(BLOB_CLIENTS)
 
     def _blob(self, container: str, name: str) -> BlobClient:
-        client = self._clients.get(container, name)
-        return client or self._clients.put(container, name, opened(self._service).get_blob_client(container, name))
+        client = self._clients.get((container, name))
+        if client is None:
+            client = self._clients[container, name] = opened(self._service).get_blob_client(container, name)
+        return client
 
 
 def opened(client: T | None) -> T:

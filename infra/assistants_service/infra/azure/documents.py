@@ -10,10 +10,11 @@ from typing import Any, Final
 
 from azure.core import MatchConditions
 from azure.storage.blob import ContentSettings
+from cachetools import LRUCache
 
 from assistants_service.core.fanout import fan_out
 from assistants_service.core.ports.storage import Document, StorageUnavailable, Stored
-from assistants_service.infra.azure.calls import AzureClients, Recent, Refused, call, opened, write
+from assistants_service.infra.azure.calls import AzureClients, Refused, call, opened, write
 
 # Containers that are listed, newest first as a rule. The service lists names in ascending order only, so here the last
 # segment of a blob's name is mirrored (0 for z, 1 for y, ...). All ids of a container have one prefix and one length,
@@ -55,8 +56,10 @@ class AzureDocuments(AzureClients):
 
     def __init__(self) -> None:
         super().__init__()
-        self._versions: Recent[Version] = Recent(KNOWN_VERSIONS)
-        self._bodies: Recent[Stored] = Recent(CACHED_BODIES, lambda stored: len(stored.body) + ENTRY)
+        self._versions: LRUCache[tuple[str, str], Version] = LRUCache(KNOWN_VERSIONS)
+        self._bodies: LRUCache[tuple[str, str], Stored] = LRUCache(
+            CACHED_BODIES, lambda stored: len(stored.body) + ENTRY
+        )
 
     async def get(self, container: str, name: str) -> Stored | None:
         blob = self._blob(container, blob_name(container, name))
@@ -100,7 +103,7 @@ class AzureDocuments(AzureClients):
         except Refused as refusal:
             return refusal.resent  # the earlier sending deleted it
         finally:
-            self._versions.forget(container, name)
+            self._versions.pop((container, name), None)
         return True
 
     # -- projections -----------------------------------------------------------------------------------------------
@@ -108,7 +111,7 @@ class AzureDocuments(AzureClients):
     async def advance(self, document: Document) -> None:
         """One request where this process wrote the last version, or where the object is new; two or more otherwise."""
         container, name = document.container, document.name
-        known = self._versions.get(container, name)
+        known = self._versions.get((container, name))
         if known is None and not document.created:
             known = await self._version(container, name)
         for _ in range(ADVANCES):
@@ -122,7 +125,7 @@ class AzureDocuments(AzureClients):
             except Refused:  # by another writer, or by this one, whose reply was lost: the version tells
                 known = await self._version(container, name)
                 continue
-            self._versions.put(container, name, Version(etag, document.version))
+            self._versions[container, name] = Version(etag, document.version)
             return
         raise StorageUnavailable(f"The document {container}/{name} changes too fast to be written.")
 
@@ -134,10 +137,11 @@ class AzureDocuments(AzureClients):
         try:
             there = await call(self._blob(container, blob_name(container, name)).get_blob_properties)
         except Refused:
-            self._versions.forget(container, name)
+            self._versions.pop((container, name), None)
             return None
         number = int((there.metadata or {}).get("version", 0))
-        return self._versions.put(container, name, Version(str(there.etag), number))
+        found = self._versions[container, name] = Version(str(there.etag), number)
+        return found
 
     async def sweep(self, container: str, prefix: str) -> None:
         async def delete(row: Row) -> None:
@@ -147,7 +151,7 @@ class AzureDocuments(AzureClients):
                 await call(lambda: self._blob(container, blob_name(container, row.name)).delete_blob(**condition))
             except Refused:
                 pass  # changed, or gone already
-            self._versions.forget(container, row.name)
+            self._versions.pop((container, row.name), None)
 
         after = None
         while rows := await call(lambda after=after: self._along(container, prefix, after, SWEPT)):  # type: ignore[misc]
@@ -220,12 +224,12 @@ class AzureDocuments(AzureClients):
         return await call(listed)
 
     async def _body(self, container: str, row: Row) -> Stored | None:
-        cached = self._bodies.get(container, row.name)
+        cached = self._bodies.get((container, row.name))
         if cached and cached.etag.strip('"') == row.etag:
             return cached
         stored = await self.get(container, row.name)
         if stored and len(stored.body) <= CACHED_BODY:
-            self._bodies.put(container, row.name, stored)
+            self._bodies[container, row.name] = stored
         return stored
 
 
