@@ -201,6 +201,6 @@ assert not logging.getLogger().handlers
 
 async def test_a_model_of_a_provider_that_is_not_there_ends_the_start() -> None:
     settings = Settings(embedding_model="text-embedding-3-small")
-    with pytest.raises(ConfigurationError, match="EMBEDDING_MODEL is not valid: no provider is configured"):
+    with pytest.raises(ConfigurationError, match="EMBEDDING_MODEL is not valid: no configured provider has the model"):
         embeddings_of(settings, models_of(settings))
     assert embeddings_of(Settings(), models_of(Settings())).model.startswith("offline/")

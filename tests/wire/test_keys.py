@@ -266,7 +266,7 @@ async def test_a_store_is_made_only_for_a_key(tmp_path: Path, arguments: list[st
         await command(f"sqlite:///{tmp_path}/mistyped.db", *arguments)
     assert list(tmp_path.iterdir()) == []
     await command(f"sqlite:///{tmp_path}/new.db", "create", "one")
-    with pytest.raises(ConfigurationError, match=r"'key_unknown'\. See `assistants keys list`"):
+    with pytest.raises(ConfigurationError, match=r"'key_unknown'\. Run `assistants keys list`"):
         await command(f"sqlite:///{tmp_path}/new.db", "revoke", "key_unknown")
 
 
