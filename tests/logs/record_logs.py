@@ -27,12 +27,14 @@ from assistants_service.core.log.state import View
 from assistants_service.core.ports.models import Thought, Tokens, ToolCall
 from assistants_service.core.ports.storage import Document
 from assistants_service.core.ports.telemetry import Silence
+from assistants_service.core.protocol.objects import LastError
 from assistants_service.core.threads import events as thread_events
 from assistants_service.core.threads import projection
 from assistants_service.core.threads.state import Change, ThreadState
 from assistants_service.core.threads.view import ThreadView
 from assistants_service.core.vector_stores import events as store_events
 from assistants_service.core.vector_stores import repository
+from assistants_service.core.vector_stores.reindex import Reindexer
 from assistants_service.core.vector_stores.state import StoreChange, StoreState
 from assistants_service.infra.version import VERSION
 from inprocess_service import Act, Gate, InProcess, ManualClock, calls, fails, in_process, path_of, says
@@ -677,6 +679,36 @@ async def store_taken_over_rolled_over(service: InProcess) -> str:
     store = await service.api.post("/vector_stores", {"file_ids": await files(service, "one.txt", "two.txt")})
     await leave(service, "stage", "file-")
     await work(service, 1)
+    for number in "123":
+        await service.api.post(f"/vector_stores/{store['id']}", {"metadata": {"number": number}})
+    return str(store["id"])
+
+
+async def read_again(service: InProcess, store_id: str) -> None:
+    reindexer = Reindexer(service.stores, service.parts.embeddings, service.parts.clock, everything=True)
+    await reindexer.begin([names.log(PROJECT, store_id)])
+
+
+@case(worker=False)
+async def store_read_again(service: InProcess) -> str:
+    """Two files, after they were completed."""
+    store = await service.api.post("/vector_stores", {"file_ids": await files(service, "one.txt", "two.txt")})
+    await work(service)
+    await read_again(service, store["id"])
+    await work(service)
+    return str(store["id"])
+
+
+@case(worker=False, event_log_rollover=2)
+async def store_read_again_rolled_over(service: InProcess) -> str:
+    """The snapshot says which file a worker reads again, and which it could not."""
+    one, two = await files(service, "one.txt", "two.txt")
+    store = await service.api.post("/vector_stores", {"file_ids": [one, two]})
+    await work(service)
+    await read_again(service, store["id"])
+    await leave(service, "stage", "file-")
+    failed = store_events.FileFailed(file_id=two, error=LastError(code="server_error", message="No vectors."))
+    await service.stores.commit(PROJECT, store["id"], lambda _: [failed])
     for number in "123":
         await service.api.post(f"/vector_stores/{store['id']}", {"metadata": {"number": number}})
     return str(store["id"])

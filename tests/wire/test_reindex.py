@@ -255,7 +255,7 @@ def test_an_event_of_a_file_that_is_read_again_names_it_alone() -> None:
 
 async def test_a_store_that_ends_with_the_command_is_refused(tmp_path: Path) -> None:
     arguments = argparse.Namespace(stores=[], all=False, project=None)
-    with pytest.raises(ConfigurationError, match="nothing lasts"):
+    with pytest.raises(ConfigurationError, match="lost when the process ends"):
         await command.reindex(Settings(storage="sqlite://:memory:"), arguments)
-    with pytest.raises(ConfigurationError, match="not a store that exists"):
+    with pytest.raises(ConfigurationError, match="does not exist"):
         await command.reindex(Settings(storage=f"sqlite:///{tmp_path}/none.db"), arguments)
