@@ -1,7 +1,7 @@
 // Alert rules and saved queries, from queries.json: the query of an alert finds rows only if there is something to look
 // at. And an alert on the health check of the API. docs/operations.md tells what to do about each.
 
-@description('What the names end with.')
+@description('Suffix of the resource names.')
 param name string
 
 @description('Region.')

@@ -18,7 +18,7 @@ param planSku string
 @description('Instances.')
 param instances int
 
-@description('The most instances. No more than `instances`: their number is fixed. 0: autoscale is left as it is.')
+@description('Maximum number of instances. Not more than `instances`: their number is fixed. 0: autoscale is left as it is.')
 param maxInstances int
 
 @description('Settings by name.')

@@ -3,7 +3,7 @@
 // deploy and run it.
 targetScope = 'subscription'
 
-@description('Name of the environment, as `azd env new` was given it: a part of all names.')
+@description('Name of the environment, as given to `azd env new`. It is part of all resource names.')
 @minLength(1)
 @maxLength(32)
 param environmentName string
@@ -18,7 +18,7 @@ param principalId string = ''
 @secure()
 param firstKey string
 
-@description('Name of the vault, as azd remembers it of an earlier deployment. Empty: this is the first one.')
+@description('Name of the vault, as azd remembers it from an earlier deployment. Empty: this is the first deployment.')
 param knownVault string = ''
 
 @description('122 random bits each, for the first key.')
@@ -43,12 +43,12 @@ param planSku string = 'B1'
 @maxValue(30)
 param apiInstances int = 1
 
-@description('The most instances of the API: more than apiInstances, and instances are added when they are busy, which needs a plan of the Standard or Premium tier; as many, and that ends. 0: as it was, at first not.')
+@description('Maximum number of instances of the API. More than apiInstances: autoscale is on, which needs a plan of the Standard or Premium tier. Equal to apiInstances: autoscale is off. 0: autoscale is left as it is (off at first).')
 @minValue(0)
 @maxValue(30)
 param apiMaxInstances int = 0
 
-@description('The most instances of the worker. Each works on up to 1,000 runs in a container, and on as many as host.json says on Functions (40 instances at least there).')
+@description('Maximum number of instances of the worker. Each works on up to 1,000 runs in a container, or on as many as host.json allows on Functions, where the minimum of this parameter is 40.')
 @minValue(1)
 @maxValue(1000)
 param workerInstances int = 40
@@ -81,7 +81,7 @@ param embeddingModelVersion string = '1'
 @minValue(1)
 param embeddingModelCapacity int = 120
 
-@description('Resource id of an Azure OpenAI account that is there already. Wins over modelName.')
+@description('Resource id of an existing Azure OpenAI account. Takes precedence over modelName.')
 param existingOpenAiId string = ''
 
 @description('Module of actions for the worker, such as actions.weather. On Functions it is deployed with the source.')
@@ -93,10 +93,10 @@ param secretSettings string = ''
 @description('Further settings of the service by name, such as {"RUN_EXPIRES_AFTER": "900"}: see README.md. No secrets.')
 param extraSettings object = {}
 
-@description('true: storage, vault and Azure OpenAI have private endpoints in a virtual network, and nothing else reaches them. The API stays public.')
+@description('true: storage, vault and Azure OpenAI can be reached only through private endpoints in a virtual network. The API stays public.')
 param privateNetwork bool = false
 
-@description('With privateNetwork: public IPv4 addresses or ranges, comma-separated, that reach storage, vault and Azure OpenAI all the same, such as 203.0.113.7: the desk of who deploys.')
+@description('With privateNetwork: public IPv4 addresses or ranges, comma-separated, that may still reach storage, vault and Azure OpenAI, such as 203.0.113.7, the address from which you deploy.')
 param allowedAddresses string = ''
 
 @description('Address that alerts are mailed to. Empty: alerts show in the portal only.')
@@ -343,7 +343,7 @@ output AZURE_RESOURCE_GROUP string = group.name
 @description('Address of the API, for the SDKs: their base_url.')
 output OPENAI_BASE_URL string = '${api.outputs.url}/v1'
 
-@description('STORAGE, for `assistants keys` and other commands at a desk.')
+@description('STORAGE, for `assistants keys` and other commands on your own machine.')
 output STORAGE string = storage.outputs.blobUrl
 
 @description('Name of the storage account.')

@@ -1,6 +1,6 @@
 // Log Analytics and Application Insights.
 
-@description('What the names end with.')
+@description('Suffix of the resource names.')
 param name string
 
 @description('Region.')

@@ -1,6 +1,6 @@
 // A virtual network for private endpoints, and for the calls of API and worker.
 
-@description('What the names end with.')
+@description('Suffix of the resource names.')
 param name string
 
 @description('Region.')

@@ -1,7 +1,7 @@
 // A private endpoint, in this network, of an Azure OpenAI account that was there before. The account's own firewall is
 // left as it is. Who deploys needs the right to approve the connection (Contributor on the account is enough).
 
-@description('What the names end with.')
+@description('Suffix of the resource names.')
 param name string
 
 @description('Region.')

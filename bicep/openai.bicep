@@ -33,7 +33,7 @@ param embeddingModelCapacity int
 @description('Resource id of the workspace that metrics go to.')
 param workspaceId string
 
-@description('Public addresses that get in beside private endpoints.')
+@description('Public addresses that are allowed in addition to private endpoints.')
 param allowedAddresses string[]
 
 @description('Subnet for the private endpoint. Empty: the account is reached by its public address.')

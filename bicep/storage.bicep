@@ -15,7 +15,7 @@ param sku string
 @description('Resource id of the workspace that metrics go to.')
 param workspaceId string
 
-@description('Public addresses that get in beside private endpoints.')
+@description('Public addresses that are allowed in addition to private endpoints.')
 param allowedAddresses string[]
 
 @description('Subnet for private endpoints. Empty: the account is reached by its public address.')

@@ -16,7 +16,7 @@ param firstKey string
 @description('Resource id of the workspace that the audit log goes to.')
 param workspaceId string
 
-@description('Public addresses that get in beside private endpoints.')
+@description('Public addresses that are allowed in addition to private endpoints.')
 param allowedAddresses string[]
 
 @description('Subnet for the private endpoint. Empty: the vault is reached by its public address.')

@@ -15,7 +15,7 @@ param identityId string
 @description('Image.')
 param image string
 
-@description('The most replicas.')
+@description('Maximum number of replicas.')
 param instances int
 
 @description('Name of the service\'s storage account.')

@@ -22,7 +22,7 @@ param identityClientId string
 @description('Object id of the identity.')
 param servicePrincipalId string
 
-@description('The most instances, 40 at least.')
+@description('Maximum number of instances, at least 40.')
 param instances int
 
 @description('Address of the queues of the service\'s storage account.')
