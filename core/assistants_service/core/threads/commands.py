@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from assistants_service.core.errors import ApiError
+from assistants_service.core.protocol.threads import requests
 from assistants_service.core.protocol.threads.requests import (
     CreateMessage,
     CreateThread,
@@ -19,6 +20,8 @@ from assistants_service.core.protocol.threads.requests import (
     UpdateThread,
 )
 from assistants_service.core.protocol.threads.resources import (
+    AttachedTool,
+    Attachment,
     ImageFile,
     ImageFilePart,
     ImageUrl,
@@ -48,12 +51,13 @@ def message_from(body: CreateMessage, thread_id: str, message_id: str, now: floa
         role=body.role,
         completed_at=int(now),
         content=tuple(_part(part) for part in content),
-        attachments=tuple(
-            {"file_id": attachment.file_id, "tools": [{"type": tool.type} for tool in attachment.tools or ()]}
-            for attachment in body.attachments or ()
-        ),
+        attachments=tuple(_attachment(attachment) for attachment in body.attachments or ()),
         metadata=body.metadata or {},
     )
+
+
+def _attachment(body: requests.Attachment) -> Attachment:
+    return Attachment(file_id=body.file_id, tools=tuple(AttachedTool(type=tool.type) for tool in body.tools or ()))
 
 
 def _part(body: TextPartBody | ImageUrlPartBody | ImageFilePartBody) -> Part:

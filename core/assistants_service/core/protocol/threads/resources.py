@@ -53,6 +53,17 @@ class Reason(Struct, frozen=True, kw_only=True):
     reason: str
 
 
+class AttachedTool(Struct, frozen=True, kw_only=True):
+    type: str
+
+
+class Attachment(Struct, frozen=True, kw_only=True):
+    """A file of a message, and the tools that may use it."""
+
+    file_id: str
+    tools: tuple[AttachedTool, ...] = ()
+
+
 class Message(Struct, frozen=True, kw_only=True):
     """`status` and its kin are always there: the union of the recordings and the specification (section 10)."""
 
@@ -68,5 +79,5 @@ class Message(Struct, frozen=True, kw_only=True):
     completed_at: int | None = None
     role: Literal["user", "assistant"]
     content: tuple[Part, ...] = ()
-    attachments: tuple[dict[str, Any], ...] = ()
+    attachments: tuple[Attachment, ...] = ()
     metadata: Metadata = {}
