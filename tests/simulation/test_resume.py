@@ -267,7 +267,7 @@ async def test_the_command_tells_at_its_end_what_cannot_be_read(tmp_path: Path) 
     await storage.open()
     await storage.start(names.THREADS, names.log("default", "thread_1"), b"{\n")
     await storage.close()
-    with pytest.raises(ConfigurationError, match=r"cannot be read: threads/default/thread_1\.log"):
+    with pytest.raises(ConfigurationError, match=r"not resumed: threads/default/thread_1\.log"):
         await command.resume(Settings(storage=f"sqlite:///{where}"))
 
 

@@ -127,7 +127,7 @@ REASONS: dict[str, Reason] = {
     ),
     r"Expected tool outputs for call_ids": lambda now, _, each: now.runs.get(each.ids[1]) == "requires_action",
     r"Message (\w+) is still in progress": lambda now, found, _: found[1] == now.making,
-    r"This Idempotency-Key was used before": lambda *_: True,
+    r"This Idempotency-Key was already used": lambda *_: True,
 }
 
 
