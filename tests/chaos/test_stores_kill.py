@@ -92,11 +92,11 @@ class Filled:
         while True:
             state = await folded(self.world, self.store_id)
             there = await blobs(self.world, self.store_id)
-            if not state.loose and there == set(state.segments):
+            if not state.orphaned and there == set(state.segments):
                 return state
             if time.monotonic() > end:
                 raise AssertionError(
-                    f"{self.store_id} is not tidied: loose {state.loose}, left {there - set(state.segments)},"
+                    f"{self.store_id} is not tidied: loose {state.orphaned}, left {there - set(state.segments)},"
                     f" missing {set(state.segments) - there}"
                 )
             await asyncio.sleep(0.05)

@@ -98,8 +98,8 @@ def _lists_of_store(state: StoreState) -> dict[str, list[str]]:
 def _index_of_store(state: StoreState) -> Json:
     return {
         "segments": {name: [held.size, held.model, held.chunks, held.sources] for name, held in state.segments.items()},
-        "homes": state.homes,
-        "loose": state.loose,
+        "homes": state.source_segments,
+        "loose": state.orphaned,
         "attempt": state.attempt,
         "waiting": list(state.waiting),
         "files": {

@@ -310,7 +310,7 @@ async def check_stores(world: World, acknowledged: set[str], *, lenient: bool = 
             raise AssertionError("a deleted store is never emptied")
         await check_store(world, state)
         blobs -= {names.document(PROJECT, store_id, name) for name in state.segments}
-        assert not state.loose, f"P9: {state.loose} is left of {store_id}"
+        assert not state.orphaned, f"P9: {state.orphaned} is left of {store_id}"
     if not tidied:
         blobs = {blob for blob in blobs if blob.split("/")[1] not in there}
     assert not blobs, f"segments of nothing: {blobs}"
@@ -349,7 +349,7 @@ async def check_store(
     for name, segment in state.segments.items():
         assert segment.sources
         for source, chunk in passages(await blob(world, names.document(PROJECT, store.id, name))):
-            if state.homes.get(source) == name:
+            if state.source_segments.get(source) == name:
                 found[source, chunk.text] += 1
     completed = [each for each in held if each.file.status == "completed" and store.status != "expired"]
     wanted = Counter((each.source, chunk) for each in completed for chunk in chunks(text_of(each.filename)))
@@ -452,10 +452,10 @@ def test_a_merge_whose_item_its_host_gave_up_keeps_none_from_merging_for_ever() 
             await owner.batch(store_id, await owner.files(20))
             await asyncio.sleep(60)
             state = await folded(world, store_id)
-            assert (len(state.segments), list(state.loose.values())) == (22, ["x/5"]), "it may still be at it"
+            assert (len(state.segments), list(state.orphaned.values())) == (22, ["x/5"]), "it may still be at it"
             await days_pass(world)
             state = await folded(world, store_id)
-            assert len(state.segments) < 20 and not state.loose
+            assert len(state.segments) < 20 and not state.orphaned
 
     run(main())
 

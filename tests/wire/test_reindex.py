@@ -76,7 +76,7 @@ async def test_files_of_another_embedding_model_are_found_by_their_vectors_again
         listed = (await service.api.get(f"/vector_stores/{store_id}/files"))["data"]
         assert sum(file["usage_bytes"] for file in listed) == after["usage_bytes"] > 0
         state = await state_of(service, store_id)
-        assert state.homes.keys() == {file.source for file in state.files}  # nothing of what it had before
+        assert state.source_segments.keys() == {file.source for file in state.files}  # nothing of what it had before
         assert await reindex(service) == ["Nothing to do: the index of every file is as it should be."]
 
 

@@ -245,7 +245,7 @@ async def test_a_file_that_kills_workers_fails_at_last_and_takes_no_other_with_i
             clock.time += 0 if same else ABANDONED + 1
         state = (await service.stores.look("default", store["id"])).state
         assert not state.waiting
-        assert not state.loose
+        assert not state.orphaned
         assert [held.id for held in state.files if held.file.status == "failed"] == [deadly]
         assert state.files[deadly].claims == CLAIMS
         assert max(held.claims for held in state.files if held.id != deadly) <= 2
@@ -277,7 +277,7 @@ async def test_a_delivery_that_was_overtaken_takes_nothing_up_any_more(monkeypat
         assert (after.files[late].claims, after.attempt, len(after.segments)) == (0, before.attempt, 10)
         await IngestionJob(context, item, "another").run()
         after = await state()
-        assert not after.waiting and not after.loose and len(after.segments) < 10
+        assert not after.waiting and not after.orphaned and len(after.segments) < 10
 
 
 async def test_the_item_for_the_files_of_a_dead_worker_waits_for_their_release(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -336,7 +336,7 @@ async def test_a_file_of_a_dead_worker_that_is_taken_out_at_last_leaves_nothing(
         await IngestionJob(context, item, "1", 2).run()
         await IngestionJob(context, item, "2").run()
         assert not (await state()).waiting
-        assert not (await state()).loose
+        assert not (await state()).orphaned
 
 
 async def test_what_an_overtaken_worker_did_last_is_shown_though_it_died(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -445,7 +445,7 @@ async def test_small_segments_are_merged_and_nothing_is_lost() -> None:
         await service.stop_worker(5)
         state = (await service.stores.look("default", store["id"])).state
         assert len(state.segments) < 10
-        assert not state.loose
+        assert not state.orphaned
         for number, file_id in enumerate(ids):
             body = {"query": f"Words of file {number}.", "max_num_results": 1}
             found = await service.api.post(f"/vector_stores/{store['id']}/search", body)

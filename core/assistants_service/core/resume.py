@@ -119,7 +119,7 @@ class Resumption:
             return
         if state.store.expires_at is not None and state.store.status != "expired":
             await self._send(CleanUpStore(project=project, store_id=store_id, sent_at=now))
-        if any(state.unread()) or state.loose:
+        if any(state.unread()) or state.orphaned:
             await self.stores.commit(project, store_id, _released_files)
             await self._drop_unowned(project, store_id)
             await self._send(MaintainStore(project=project, store_id=store_id, sent_at=now))
@@ -129,7 +129,7 @@ class Resumption:
         """Segments that only the holder of a lost item would remove: first their claims are void, then the blobs go,
         then their names."""
         state = await self.stores.recall(project, store_id)
-        unowned = tuple(name for name, item in state.loose.items() if item == TAKEN)
+        unowned = tuple(name for name, item in state.orphaned.items() if item == TAKEN)
         if unowned and state.known:
             await self.stores.index.drop(names.document(project, store_id), unowned)
             dropped = [SegmentsDropped(names=unowned)]
@@ -197,7 +197,7 @@ def _released_files(state: StoreState) -> Sequence[Event]:
     claimed = [file for file in state.unread() if file.item]
     released: list[Event] = [FileReleased(file_id=file.id) for file in claimed]
     sources = {file.source for file in claimed}
-    others = tuple(name for name, item in state.loose.items() if item not in ("", TAKEN) and name not in sources)
+    others = tuple(name for name, item in state.orphaned.items() if item not in ("", TAKEN) and name not in sources)
     return [*released, ItemTakenOver(names=others, item=TAKEN)] if others else released
 
 

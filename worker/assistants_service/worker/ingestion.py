@@ -1,7 +1,7 @@
-"""Ingestion: files become segments of a vector store's index; then small segments are merged, and loose ones removed.
+"""Ingestion: files become segments of a vector store's index; then small segments are merged, and orphaned ones removed.
 
 A segment is written under the name of file and attempt before the commit that makes it a part of the store; until then
-the log has it among what is loose. What a claim is, and when a blob may go, stands in store_work.py.
+the log has it among the orphaned. What a claim is, and when a blob may go, stands in store_work.py.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class IngestionJob(StoreWork):
 
     async def _tend(self) -> Done:
         try:
-            await self.remove_loose()
+            await self.remove_orphaned()
             await self._work()
         finally:
             for task in self._tasks.values():
@@ -74,7 +74,7 @@ class IngestionJob(StoreWork):
             await self._hand_on()
         # Last: of a file that this item's claim was on until just now, and that was taken out since, a segment may be
         # left, which no other item removes.
-        await self.remove_loose()
+        await self.remove_orphaned()
         if self.count > 1:  # again: an earlier delivery's claims counted until now, and its worker may have died since
             await self._project()
         await self.context.stores.index.tidy(self.store, self.known)
@@ -241,7 +241,7 @@ class IngestionJob(StoreWork):
             return [e.FileFailed(file_id=file.id, error=WENT_WRONG) for file in left]
 
         await self.commit(decision)
-        await self.remove_loose()
+        await self.remove_orphaned()
         await self._project()
 
     async def _project(self) -> None:

@@ -61,7 +61,7 @@ async def _merge_some(work: StoreWork) -> bool:
 
     def commit(state: StoreState) -> Sequence[e.Event]:
         # Nothing if another worker has merged one of them, took over from this one, or the store has expired.
-        if not state.known or state.loose.get(into) != work.me or not state.segments.keys() >= set(plan):
+        if not state.known or state.orphaned.get(into) != work.me or not state.segments.keys() >= set(plan):
             return ()
         return [_merged(state, plan, into, size, sum(live.values()))]
 
@@ -81,7 +81,7 @@ def _merged(state: StoreState, plan: Sequence[str], into: str, size: int, chunks
 
 def _plan(index: EmbeddedIndex, state: StoreState) -> Sequence[str]:
     """The segments to merge; none while a worker is at it."""
-    if not state.known or any(item and name.startswith("merged.") for name, item in state.loose.items()):
+    if not state.known or any(item and name.startswith("merged.") for name, item in state.orphaned.items()):
         return []
     return index.plan(
         [

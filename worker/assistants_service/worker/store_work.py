@@ -82,7 +82,7 @@ class StoreWork:
         old = self.abandoned(state.merging_since)
         begun = tuple(
             name
-            for name, item in state.loose.items()
+            for name, item in state.orphaned.items()
             if name.startswith("merged.") and item not in ("", self.me) and (old or self.before(item))
         )
         told = self.count == 1 or state.deliveries.get(self.item_id) == self.count
@@ -91,7 +91,7 @@ class StoreWork:
     def overtaken(self, state: StoreState) -> bool:
         return state.deliveries.get(self.item_id, 0) > self.count
 
-    async def remove_loose(self) -> None:
+    async def remove_orphaned(self) -> None:
         """What can no longer become a part of the store."""
         state = await self.look()
         if self._take_over(state):
@@ -100,15 +100,15 @@ class StoreWork:
         if not state.known:
             return
         counting = {file.source for file in self.unread(state) if file.item}
-        loose = [
+        orphaned = [
             name
-            for name, item in state.loose.items()
+            for name, item in state.orphaned.items()
             if name not in counting
             and (item in ("", self.me) or (self.before(item) and not name.startswith("merged.")))
         ]
-        if loose:
-            await self.discard(*loose)
-            await self.commit(lambda state: _dropped(state, loose))
+        if orphaned:
+            await self.discard(*orphaned)
+            await self.commit(lambda state: _dropped(state, orphaned))
 
     def abandoned(self, since: float) -> bool:
         return self.context.clock.now() - since > ABANDONED
@@ -121,7 +121,7 @@ class StoreWork:
 
     async def known(self) -> Collection[str]:
         state = await self.look()
-        return {*state.segments, *state.loose}
+        return {*state.segments, *state.orphaned}
 
     async def look(self) -> StoreState:
         return (await self.context.stores.look(self.item.project, self.item.store_id)).state
@@ -139,6 +139,6 @@ class StoreWork:
         return bool(events)
 
 
-def _dropped(state: StoreState, loose: Collection[str]) -> Sequence[e.Event]:
-    gone = tuple(name for name in loose if name in state.loose)
+def _dropped(state: StoreState, orphaned: Collection[str]) -> Sequence[e.Event]:
+    gone = tuple(name for name in orphaned if name in state.orphaned)
     return [e.SegmentsDropped(names=gone)] if gone and state.known else ()

@@ -111,7 +111,7 @@ def _file_claimed(state: StoreState, event: e.FileClaimed, at: int) -> Named:
     _disown(state, file.source)  # the holder before is dead, or removes what it wrote
     file.attempt, file.item, file.claims, file.claimed_at = event.attempt, event.item, file.claims + 1, at
     state.attempt = max(state.attempt, event.attempt)
-    state.loose[file.source] = event.item
+    state.orphaned[file.source] = event.item
     return []
 
 
@@ -130,11 +130,11 @@ def _file_completed(state: StoreState, event: e.FileCompleted, at: int) -> Named
         held.attempt, held.item, held.claims = again.attempt, again.item, again.claims
         held.claimed_at = again.claimed_at
     held.filename = event.filename
-    state.loose.pop(held.source, None)
+    state.orphaned.pop(held.source, None)
     state.segments[held.source] = SegmentState(
         event.size, event.model, event.chunks, {held.source: event.chunks}, event.format
     )
-    state.homes[held.source] = held.source
+    state.source_segments[held.source] = held.source
     store = _store(state)
     state.store = replace(store, usage_bytes=store.usage_bytes - held.file.usage_bytes + event.size)
     if again:
@@ -237,13 +237,13 @@ def _status(batch: VectorStoreFileBatch, counts: FileCounts) -> FileStatus:
 
 def _merge_claimed(state: StoreState, event: e.MergeClaimed, at: int) -> Named:
     state.attempt = max(state.attempt, event.attempt)
-    state.loose[merged_segment(event.attempt)] = event.item
+    state.orphaned[merged_segment(event.attempt)] = event.item
     state.merging_since = at
     return []
 
 
 def _item_taken_over(state: StoreState, event: e.ItemTakenOver, at: int) -> Named:
-    state.loose |= dict.fromkeys(event.names, event.item)
+    state.orphaned |= dict.fromkeys(event.names, event.item)
     item, _, count = event.item.rpartition("/")
     state.deliveries.pop(item, None)
     state.deliveries[item] = int(count)
@@ -255,21 +255,21 @@ def _item_taken_over(state: StoreState, event: e.ItemTakenOver, at: int) -> Name
 def _segments_merged(state: StoreState, event: e.SegmentsMerged, at: int) -> Named:
     for name in event.merged:
         _retire(state, name)
-    state.loose.pop(event.into, None)
+    state.orphaned.pop(event.into, None)
     state.segments[event.into] = SegmentState(event.size, event.model, event.chunks, event.sources, event.format)
-    state.homes |= dict.fromkeys(event.sources, event.into)
+    state.source_segments |= dict.fromkeys(event.sources, event.into)
     return []
 
 
 def _segments_dropped(state: StoreState, event: e.SegmentsDropped, at: int) -> Named:
     for name in event.names:
-        state.loose.pop(name, None)
+        state.orphaned.pop(name, None)
     return []
 
 
 def _leave_segment(state: StoreState, source: str) -> None:
     """The source is no part of the store any more."""
-    home = state.homes.pop(source, None)
+    home = state.source_segments.pop(source, None)
     if home is None:
         return
     segment = state.segments[home]
@@ -280,14 +280,14 @@ def _leave_segment(state: StoreState, source: str) -> None:
 
 def _disown(state: StoreState, name: str) -> None:
     """Any worker may remove this blob."""
-    if name in state.loose:
-        state.loose[name] = ""
+    if name in state.orphaned:
+        state.orphaned[name] = ""
 
 
 def _retire(state: StoreState, name: str) -> None:
     for source in state.segments.pop(name).sources:
-        state.homes.pop(source, None)
-    state.loose[name] = ""
+        state.source_segments.pop(source, None)
+    state.orphaned[name] = ""
 
 
 # --------------------------------------------------------------------------------------------------------------------

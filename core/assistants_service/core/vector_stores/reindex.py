@@ -102,7 +102,7 @@ class Reindexer:
 
     def _outdated(self, state: StoreState, model: str, missing: Collection[str]) -> Iterator[str]:
         for file in state.files:
-            name = state.homes.get(file.source, "") if file.file.status == "completed" else ""
+            name = state.source_segments.get(file.source, "") if file.file.status == "completed" else ""
             if name:
                 segment = state.segments[name]
                 old = segment.model != model or segment.format < FORMAT or name in missing

@@ -46,8 +46,8 @@ class Snapshot(Struct, kw_only=True, frozen=True):
     batches: Contents
     waiting: dict[str, None]
     segments: dict[str, SegmentState]
-    homes: dict[str, str]
-    loose: dict[str, str]
+    source_segments: dict[str, str] = msgspec.field(name="homes")  # as it was stored from the first
+    orphaned: dict[str, str] = msgspec.field(name="loose")
     attempt: int
     deliveries: dict[str, int] = msgspec.field(default_factory=dict)
     merging_since: float = 0.0
@@ -177,14 +177,14 @@ class VectorStoreRepository(Repository[StoreState, StoreChange]):
         things: list[Resource] = [state.store, *(held.batch for held in state.batches)]
         things += [held.file for held in state.files]
         await self._bring(project, [StoreChange(state.version, "vector_store.deleted", thing) for thing in things])
-        await self.index.delete(names.document(project, store_id), (*state.segments, *state.loose))
+        await self.index.delete(names.document(project, store_id), (*state.segments, *state.orphaned))
         for file_id in state.files.order:  # those that were detached, too
             await self._storage.remove(names.FILE_STORES, names.document(project, file_id, store_id))
 
     async def sweep(self, project: str, store_id: str) -> None:
         """Remove the last of a store that was purged long ago. No error if that is done."""
         state = (await self.look(project, store_id)).state
-        await self.index.delete(names.document(project, store_id), (*state.segments, *state.loose))
+        await self.index.delete(names.document(project, store_id), (*state.segments, *state.orphaned))
         await self._storage.remove(names.VECTOR_STORES, names.document(project, store_id))
         for container in (names.STORE_FILES, names.STORE_BATCHES):
             await self._storage.sweep(container, names.document(project, store_id, ""))

@@ -168,7 +168,7 @@ class Searcher:
         for left in reversed(range(TRIES)):
             state = await self.stores.read(project, store_id)
             held = file_of(state, file_id)
-            home = state.homes.get(held.source)
+            home = state.source_segments.get(held.source)
             if home is None:
                 return []
             chunks = await self.stores.index.read(names.document(project, store_id), home, held.source)
@@ -183,7 +183,7 @@ class Searcher:
 
 def _eligible(state: StoreState, filter: Filter | None) -> Mapping[str, FileState]:
     """The completed files that the filter lets through, by source. What is shown of them is as it is now."""
-    held = (held for held in state.files if held.file.status == "completed" and held.source in state.homes)
+    held = (held for held in state.files if held.file.status == "completed" and held.source in state.source_segments)
     return {each.source: each for each in held if filter is None or filter.matches(each.file.attributes)}
 
 

@@ -94,10 +94,10 @@ class StoreState(State):
     batches: Index[BatchState] = msgspec.field(default_factory=Index)
     waiting: dict[str, None] = msgspec.field(default_factory=dict)  # files in progress, in the order in which they came
     segments: dict[str, SegmentState] = msgspec.field(default_factory=dict)
-    homes: dict[str, str] = msgspec.field(default_factory=dict)  # which segment a source is in
+    source_segments: dict[str, str] = msgspec.field(default_factory=dict)  # which segment a source is in
     # Blobs that may be there and are not, or no longer, part of the store. The value is the delivery of a work item
     # whose holder may be writing it: that one, or the holder of a later delivery, removes it. "": any worker.
-    loose: dict[str, str] = msgspec.field(default_factory=dict)
+    orphaned: dict[str, str] = msgspec.field(default_factory=dict)
     attempt: int = 0  # the last one that was given away
     # Of work items that came again: which delivery has taken over. Earlier ones take nothing up any more.
     deliveries: dict[str, int] = msgspec.field(default_factory=dict)
