@@ -1,4 +1,4 @@
-"""Ingestion: files become segments of a vector store's index; then small segments are merged, and orphaned ones removed.
+"""Ingestion: files become segments of a vector store's index; small segments are merged, and orphaned ones removed.
 
 A segment is written under the name of file and attempt before the commit that makes it a part of the store; until then
 the log has it among the orphaned. What a claim is, and when a blob may go, stands in store_work.py.
