@@ -261,9 +261,10 @@ def test_help_tells_of_every_setting(arguments: list[str], capsys: pytest.Captur
     text = capsys.readouterr().out
     assert ended.value.code == 0
     for name, setting in Settings.model_fields.items():
-        assert re.search(rf"^  {name.upper()} +\S", text, re.MULTILINE), name
+        assert re.search(rf"^  {name.upper()}( \(default: .*\))?$", text, re.MULTILINE), name
         assert setting.description
-        assert setting.description in text
+        assert setting.description in " ".join(text.split())
+    assert max(map(len, text.splitlines())) <= 120
 
 
 @pytest.mark.parametrize("arguments", [[], ["start"], ["serve", "--port", "http"], ["worker", "--port", "1"]])

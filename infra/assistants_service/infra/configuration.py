@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Final
 
@@ -98,4 +99,7 @@ def _lines(fields: Mapping[str, FieldInfo]) -> Iterator[str]:
     for name, field in fields.items():
         default = field.get_default(call_default_factory=True)
         shown = f" (default: {default})" if default not in (None, {}, ()) else ""
-        yield f"  {name.upper():<20} {field.description}{shown}"
+        yield f"  {name.upper()}{shown}"
+        yield textwrap.indent(
+            textwrap.fill(field.description or "", 96, break_long_words=False, break_on_hyphens=False), "      "
+        )
