@@ -79,7 +79,7 @@ def still(then: Json, now: Json) -> bool:
 
 
 def test_recorded_files_never_change() -> None:
-    files = [path for path in LOGS.glob("*/*") if path.is_file()]
+    files = [path for path in LOGS.glob("[0-9]*/*") if path.is_file()]
     sums = [f"{digest(path)}  {path.relative_to(LOGS).as_posix()}" for path in files]
     assert sorted(sums) == sorted(SUMS.read_text().splitlines())
 

@@ -142,9 +142,9 @@ def test_a_habit_of_github_names_what_was_read() -> None:
 
 @pytest.mark.parametrize(("name", "tried", "entry"), TABLE, ids=[row[0] for row in TABLE])
 def test_a_provider_of_the_table(name: str, tried: str, entry: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its entry is one that the service takes, and it has a habit if it is said to have been tried with habits."""
+    """Its entry is one that the service takes, and it has a quirk if it is said to have been tried with quirks."""
     word = re.split(r"\W", name.lower())[0]
-    assert any(each.startswith(f"{word}_") for each in HABITS) is ("habits" in tried)
+    assert any(each.startswith(f"{word}_") for each in HABITS) is ("quirks" in tried)
     if setting := re.fullmatch(r"none: `(\w+)`", entry):
         assert setting[1].lower() in Settings.model_fields
         return
