@@ -104,11 +104,11 @@ class ThreadRepository(Repository[ThreadState, Change]):
 
     async def sweep(self, project: str, thread_id: str) -> None:
         """Remove the last of a thread that was purged long ago. No error if that is done."""
+        await self._storage.remove(names.THREADS, names.document(project, thread_id))
         for container in (names.MESSAGES, names.RUNS, names.STEPS):
             await self._storage.sweep(container, names.document(project, thread_id, ""))
-        # The log before the snapshot, without which it cannot be read.
+        # Last the log, then its snapshot, without which it cannot be read: by them `assistants resume` finds what a
+        # sweep that was cut short has left.
         await self._storage.drop(names.THREADS, names.log(project, thread_id))
         self._views.forget(project, thread_id)
         await self._forget_snapshots(project, thread_id)
-        # Last its own tombstone, by which `assistants resume` finds what a sweep that was cut short has left.
-        await self._storage.remove(names.THREADS, names.document(project, thread_id))
