@@ -107,6 +107,8 @@ async def test_a_call_in_the_making_is_shown_and_comes_whole_under_its_id() -> N
         assert (await service.until(run))["status"] == "requires_action"
         (step,) = await service.steps(run)
         assert (step["id"], step["step_details"]["tool_calls"][0]["id"]) == (begun.step.id, "call_a")
+        state = (await service.threads.look("default", run["thread_id"])).state
+        assert state.runs[run["id"]].making is None  # it is whole
 
 
 async def test_what_is_told_first_stays_in_its_place() -> None:
