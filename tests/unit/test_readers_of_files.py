@@ -81,8 +81,9 @@ async def test_what_a_process_started_ends_with_it(tmp_path: Path, monkeypatch: 
     async with asyncio.timeout(60):
         assert "takes more than 4 seconds" in (await failure(readers, text_file(tmp_path))).message
     child = Path(f"/proc/{note.read_text()}")
-    while child.exists() and ") Z " not in (child / "stat").read_text():
-        await asyncio.sleep(0.01)
+    async with asyncio.timeout(20):
+        while child.exists() and ") Z " not in (child / "stat").read_text():
+            await asyncio.sleep(0.01)
     await readers.close()
 
 
