@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from aiohttp import HttpVersion11, web
 from aiohttp.streams import StreamReader
-from aiohttp.typedefs import Handler, Middleware
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from assistants_service.api.heads import listed
@@ -23,20 +22,6 @@ class SpoiledBody(TimeoutError):
     after an answer, it must look like one that takes too long: else that would be logged as a fault.)"""
 
 
-def announced() -> Middleware:
-    """Behind all that may refuse a request for its head: only then a client that waits for `100 Continue` is asked for
-    the body."""
-
-    @web.middleware
-    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if request.match_info.http_exception is None:  # else it is refused for its path, or its method
-            _check_coding(request)
-            await _invite(request)
-        return await handler(request)
-
-    return middleware
-
-
 def close_uninvited(request: web.Request, response: web.StreamResponse) -> None:
     """A client that was not asked for its body may or may not send it: what comes next on this connection could be
     either, that body or another request (RFC 9110, 10.1.1)."""
@@ -44,7 +29,8 @@ def close_uninvited(request: web.Request, response: web.StreamResponse) -> None:
         response.force_close()
 
 
-def _check_coding(request: web.Request) -> None:
+def check_coding(request: web.Request) -> None:
+    """Raises the 415 of a body that is compressed."""
     codings = listed(request, "Content-Encoding")
     if any(each.lower() not in ("", "identity") for each in codings):
         coding = ", ".join(codings)
@@ -58,10 +44,14 @@ def _check_coding(request: web.Request) -> None:
         )
 
 
-async def _invite(request: web.Request) -> None:
-    expected = request.headers.get("Expect")
-    if expected is None or request.version < HttpVersion11:
-        return
+def waits(request: web.Request) -> bool:
+    """Whether the client waits to be asked for the body."""
+    return "Expect" in request.headers and request.version >= HttpVersion11
+
+
+async def invite(request: web.Request) -> None:
+    """Ask a client that waits for it to send the body. Raises the 417 of another expectation."""
+    expected = request.headers["Expect"]
     if expected.strip().lower() != "100-continue":
         message = f"Unsupported 'Expect' header: '{expected[:100]}'. The only supported value is '100-continue'."
         raise ApiError(message, status=417, param="Expect", code="unsupported_expectation")

@@ -105,6 +105,7 @@ class Azure(Dialect):
 
 
 OPENAI, AZURE = Dialect(), Azure()
+API = (OPENAI.prefix, f"{AZURE.prefix}/")
 
 
 def dialect_of(request: web.BaseRequest) -> Dialect:
@@ -113,7 +114,7 @@ def dialect_of(request: web.BaseRequest) -> Dialect:
 
 def is_api(request: web.Request) -> bool:
     """Whether the path needs a key: all but the health check, the OpenAPI document and the docs page."""
-    return request.path.startswith(dialect_of(request).prefix)
+    return request.path.startswith(API)
 
 
 def in_azure(routes: Iterable[web.RouteDef]) -> list[web.RouteDef]:

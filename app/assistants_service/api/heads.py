@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import Final
 
 from aiohttp import web
-from aiohttp.typedefs import Handler, Middleware
 
 from assistants_service.core.errors import ApiError
 
@@ -30,19 +29,10 @@ ONCE: Final = (
 )
 
 
-def unambiguous() -> Middleware:
-    """Before anything reads a header."""
-
-    @web.middleware
-    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if len(request.headers) > len(set(map(str.lower, request.headers))):
-            _check_repeated(request)
-        return await handler(request)
-
-    return middleware
-
-
-def _check_repeated(request: web.Request) -> None:
+def check_repeated(request: web.Request) -> None:
+    """Before anything reads a header. Raises the 400 of one that has one value and comes twice."""
+    if len(request.headers) == len(set(map(str.lower, request.headers))):
+        return
     for name in ONCE:
         if len(request.headers.getall(name, ())) > 1:
             message = f"Duplicate '{name}' header. Send it only once."

@@ -10,9 +10,7 @@ from aiohttp import web
 
 from assistants_service.api import (
     assistants,
-    bodies,
     files,
-    heads,
     messages,
     middleware,
     models,
@@ -147,18 +145,17 @@ def create_app(
         middlewares=[
             *([middleware.tracing(services.telemetry)] if services.telemetry is not SILENCE else []),
             middleware.errors_and_ids(),
-            heads.unambiguous(),
-            middleware.preflight(origins),
+            *([middleware.preflight(origins)] if origins else []),
             authentication(Callers(stored, keys, tokens, Keyless(hosts, origins), required=required)),
             *([limiting(services.limits)] if services.limits else []),
-            middleware.dialect_checks(),
-            bodies.announced(),
+            middleware.head_checks(),
         ],
     )
     app[SERVICES] = services
     app[STOPPING] = stopping or asyncio.Event()
     app[streaming.STREAMS] = set()
-    app.on_response_prepare.append(middleware.cors(origins))
+    if origins:
+        app.on_response_prepare.append(middleware.cors(origins))
     app.on_shutdown.append(streaming.end_streams)
     if services.limits:
         app.on_response_prepare.append(show)

@@ -12,10 +12,11 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 from aiohttp.web_protocol import RequestHandler
 
-from assistants_service.api.bodies import SpoiledBody, close_uninvited
+from assistants_service.api.bodies import SpoiledBody, check_coding, close_uninvited, invite, waits
 from assistants_service.api.connection_limits import SlowBody, body_timer
 from assistants_service.api.dialects import OPENAI, Dialect, dialect_of, is_api
 from assistants_service.api.handling import PROJECT, REQUEST_ID
+from assistants_service.api.heads import check_repeated
 from assistants_service.api.keyless import allowed
 from assistants_service.core import log_context
 from assistants_service.core.errors import (
@@ -79,6 +80,7 @@ def errors_and_ids() -> Middleware:
         log_context.bind(lambda: _facts(request))
         timer = body_timer(request)
         try:
+            check_repeated(request)
             response = await handler(request)
         except SlowBody:
             response = render(too_slow(), dialect)
@@ -164,13 +166,18 @@ def _render_http(request: web.Request, error: web.HTTPException, dialect: Dialec
     return render(ApiError(message, status=error.status, headers=allow), dialect)
 
 
-def dialect_checks() -> Middleware:
-    """What a dialect asks of every request to a path that is there."""
+def head_checks() -> Middleware:
+    """What is asked of every request to a path that is there, behind all else that may refuse it: only then a client
+    that waits for `100 Continue` is asked for the body."""
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if is_api(request) and request.match_info.http_exception is None:
-            dialect_of(request).check(request)
+        if request.match_info.http_exception is None:  # else it is refused for its path, or its method
+            if is_api(request):
+                dialect_of(request).check(request)
+            check_coding(request)
+            if waits(request):
+                await invite(request)
         return await handler(request)
 
     return middleware
