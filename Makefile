@@ -48,7 +48,7 @@ format: $(INSTALLED_DEV) ## format the code, and fix what can be fixed
 browser: $(INSTALLED_BROWSER) ## try the docs page, and pages of other sites, in Chromium, which must be installed
 	$(VENV)/bin/pytest tests/browser $(ARGS)
 
-bench: $(INSTALLED_DEV) ## measure, about 20 minutes; ARGS=--quick for a rough look
+bench: $(INSTALLED_DEV) ## measure, about 35 minutes; ARGS=--quick for a rough look
 	$(VENV)/bin/python tests/bench/bench.py $(ARGS)
 
 sim: $(INSTALLED_DEV) ## play 10,000 random histories; ARGS="--seed 7" plays one of them, line by line
