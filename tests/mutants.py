@@ -1,9 +1,9 @@
-"""Does a test notice if a condition, a fence or a step of a commit order goes missing? `make mutants`, or
+"""Checks that a test fails if a condition, a fence or a step of a commit order is removed: `make mutants`, or
 `python tests/mutants.py [WORD ...] [--jobs N] [--docs]`.
 
-Each mutant (mutants.toml lists them) takes one such thing out of a copy of the project, and its test must fail. One
-that survives makes the exit code 1: either a test is missing, or the thing is not needed. WORDs choose the mutants that
-have one of them in their name, file or test. `--docs` writes the list into docs/reliability.md.
+Each mutant (listed in mutants.toml) removes one of these from a copy of the project, and its test must fail. If a
+mutant survives, the exit code is 1: either a test is missing, or the removed code is not needed. WORDs select the
+mutants that have one of them in their name, file or test. `--docs` writes the list into docs/reliability.md.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ def tried(mutants: Sequence[Mutant], jobs: int) -> dict[str, Outcome]:
 
 
 def table(mutants: Iterable[Mutant]) -> str:
-    rows = ["| without | in | breaks | noticed by |", "|---|---|---|---|"]
+    rows = ["| removed | from | consequence | test that fails |", "|---|---|---|---|"]
     for mutant in mutants:
         test = mutant.test.partition("::")[2]
         rows.append(f"| {mutant.without} | `{mutant.file}` | {mutant.breaks} | `{test}` |")
