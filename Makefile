@@ -26,64 +26,64 @@ unexport PYTHONDONTWRITEBYTECODE
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-install: $(INSTALLED) ## install the service into .venv; .venv/bin/assistants is its command
+install: $(INSTALLED) ## install the service into .venv; the command is .venv/bin/assistants
 
 serve: $(INSTALLED) ## run API and worker on http://127.0.0.1:8000
 	$(VENV)/bin/assistants serve
 
-test: $(INSTALLED_DEV) ## run all tests but the browser's; Azurite is fetched by itself
+test: $(INSTALLED_DEV) ## run all tests except those of the browser; installs Azurite
 	$(VENV)/bin/pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
-lint: $(INSTALLED_DEV) ## check style, types and the rules of who imports whom
+lint: $(INSTALLED_DEV) ## check style, types and the allowed imports
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
-	$(VENV)/bin/mypy --config-file tests/mypy.ini # names that tests use and that are there no more
-	$(VENV)/bin/python -c 'import assistants_service; from importlinter.cli import lint_imports_command; lint_imports_command()' # which finds the four folders of a package that is imported
+	$(VENV)/bin/mypy --config-file tests/mypy.ini # names that tests use and that no longer exist
+	$(VENV)/bin/python -c 'import assistants_service; from importlinter.cli import lint_imports_command; lint_imports_command()' # import-linter finds all four folders only if the package is imported
 
-format: $(INSTALLED_DEV) ## format the code, and fix what can be fixed
+format: $(INSTALLED_DEV) ## format the code, and apply the linter's fixes
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
 
-browser: $(INSTALLED_BROWSER) ## try the docs page, and pages of other sites, in Chromium, which must be installed
+browser: $(INSTALLED_BROWSER) ## test the docs page, and pages of other sites, in Chromium, which must be installed
 	$(VENV)/bin/pytest tests/browser $(ARGS)
 
-bench: $(INSTALLED_DEV) ## measure, about 35 minutes; ARGS=--quick for a rough look
+bench: $(INSTALLED_DEV) ## measure, about 35 minutes; ARGS=--quick for a rough result
 	$(VENV)/bin/python tests/bench/bench.py $(ARGS)
 
 sim: $(INSTALLED_DEV) ## play 10,000 random histories; ARGS="--seed 7" plays one of them, line by line
 	$(VENV)/bin/python -W error tests/simulation/sim.py $(ARGS)
 
-clients: $(INSTALLED_DEV) ## play the clients over the store that make test leaves out, since it does not matter to them
+clients: $(INSTALLED_DEV) ## run those clients on Azurite that make test runs on SQLite only
 	CLIENTS=others $(VENV)/bin/pytest -n auto --dist loadfile tests/clients $(ARGS)
 
-sweep: $(INSTALLED_DEV) ## crash at every storage call of every scenario; make test takes a part of them
+sweep: $(INSTALLED_DEV) ## crash at every storage call of every scenario; make test covers a part of the calls
 	SWEEP=100 $(VENV)/bin/pytest -n auto tests/simulation/test_crash_sweep.py tests/simulation/test_files_crash.py tests/simulation/test_stores_crash.py $(ARGS)
 
-modelserver: $(INSTALLED_DEV) ## ask a real model server all that a run can ask: URL=http://.../v1 MODEL=name
+modelserver: $(INSTALLED_DEV) ## send all kinds of requests of a run to a real model server: URL=http://.../v1 MODEL=name
 	PYTHONPATH=tests/support $(VENV)/bin/python tests/providers/model_server.py $(URL) $(MODEL)
 
-model: $(INSTALLED_DEV) ## hundreds of random sequences of operations against the reference, others each time
+model: $(INSTALLED_DEV) ## compare hundreds of random sequences of operations with the reference; others in each run
 	MODEL=$${MODEL:-30} $(VENV)/bin/pytest -n auto tests/wire/test_model.py $(ARGS)
 
-fuzz: $(INSTALLED_DEV) ## 10,000 requests made from the OpenAPI document, 10,000 malformed ones; SEED=7 repeats a run
+fuzz: $(INSTALLED_DEV) ## send 10,000 requests generated from the OpenAPI document and 10,000 malformed ones; SEED=7 repeats a run
 	FUZZ=$${FUZZ:-10000} $(VENV)/bin/pytest -s tests/wire/test_fuzz.py $(ARGS)
 
-chaos: $(INSTALLED_DEV) ## kill -9 of real processes over Azurite, and readers by the thousand; about a quarter of an hour
+chaos: $(INSTALLED_DEV) ## kill -9 of real processes over Azurite, and thousands of readers; about 15 minutes
 	$(VENV)/bin/python tests/chaos/chaos.py $(ARGS)
 	READERS=5 $(VENV)/bin/pytest -q -s tests/chaos/test_readers.py
 
-storm: $(INSTALLED_DEV) ## half a minute of 503s from Azure, over HTTP; make test takes a few seconds of them
+storm: $(INSTALLED_DEV) ## half a minute of 503s from Azure, over HTTP; make test plays a few seconds
 	STORM=30 $(VENV)/bin/pytest tests/chaos/test_outage.py $(ARGS)
 
-mutants: $(INSTALLED_DEV) ## take each condition and each step of a commit order away: a test must fail
+mutants: $(INSTALLED_DEV) ## remove each condition and each step of a commit order: a test must fail
 	$(VENV)/bin/python tests/mutants.py $(ARGS)
 
-docs: $(INSTALLED_DEV) ## write settings, examples and the list of mutants into the docs anew
+docs: $(INSTALLED_DEV) ## update the settings, examples and list of mutants in the docs
 	PYTHONPATH=tests/support $(VENV)/bin/python tests/test_docs.py
 	$(VENV)/bin/python tests/mutants.py --docs
 
-clean: ## delete all that was installed, and caches; keep data/
+clean: ## delete everything that was installed, and caches; keep data/
 	rm -rf .venv .venv-* .mypy_cache .pytest_cache .import_linter_cache .hypothesis
 	find . \( -name __pycache__ -o -name .ruff_cache -o -name node_modules \) -type d -prune -exec rm -rf {} +
 
