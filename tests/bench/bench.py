@@ -1,8 +1,9 @@
-"""How fast is it? `make bench`, or `python tests/bench/bench.py [--quick] [--only NAME] [--engine NAME] [--docs]`.
+"""Measures how fast the service is: `make bench`, or
+`python tests/bench/bench.py [--quick] [--only NAME] [--engine NAME] [--docs]`.
 
-Starts the service as users run it, a fake model and the floors under both engines, drives them by turns, and prints
-medians of three repetitions: each figure beside the floor that the same run measured, and beside its limit. A figure on
-the wrong side of its limit makes the exit code 1. `--docs` writes table and curves into docs/performance.md.
+Starts the service as users run it, a fake model, and a floor (a bare minimum of code) for each engine, drives them
+alternately, and prints medians of three repetitions: each figure beside its floor, measured in the same session, and
+its limit. If a figure exceeds its limit, the exit code is 1. `--docs` writes table and curves into docs/performance.md.
 """
 
 from __future__ import annotations
@@ -100,7 +101,7 @@ def table(rows: list[Row]) -> str:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a minute instead of a quarter of an hour: rough figures")
+    parser.add_argument("--quick", action="store_true", help="the main scenarios once, for a rough result")
     parser.add_argument("--only", choices=list(SCENARIOS), action="append", help="this scenario; may be repeated")
     parser.add_argument("--engine", choices=ALL, action="append", help="this engine; may be repeated")
     parser.add_argument("--docs", action="store_true", help="write the table and the curves into docs")
