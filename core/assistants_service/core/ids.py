@@ -28,6 +28,11 @@ def made_at(object_id: str) -> float:
     return int(object_id[-TIME_DIGITS - RANDOM_DIGITS : -RANDOM_DIGITS], 36) / 1_000_000
 
 
+def id_of(prefix: str, rest: str) -> str:
+    """The id of these two parts; `prefix` as core/resources.py has it."""
+    return f"{prefix}{'-' if prefix == 'file' else '_'}{rest}"
+
+
 class Ids:
     """Makes ids that sort in the order in which this process made them, whatever the clock does."""
 
@@ -38,8 +43,7 @@ class Ids:
         """A new id such as `thread_0fj2k...` or `file-0fj2k...`; `prefix` without what follows it."""
         self._last = max(self._last + 1, int(self._clock.now() * 1_000_000))
         noise = self._random.getrandbits(67)
-        joint = "-" if prefix == "file" else "_"
-        return f"{prefix}{joint}{_base36(self._last, TIME_DIGITS)}{_base36(noise, RANDOM_DIGITS)}"
+        return id_of(prefix, _base36(self._last, TIME_DIGITS) + _base36(noise, RANDOM_DIGITS))
 
     def nonce(self) -> str:
         """A short random word that makes one commit unlike every other."""

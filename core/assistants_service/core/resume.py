@@ -23,6 +23,7 @@ from assistants_service.core.log.events import Event
 from assistants_service.core.log.state import UnreadableLog
 from assistants_service.core.ports.clock import Clock
 from assistants_service.core.ports.storage import Storage, StorageUnavailable, Stored
+from assistants_service.core.resources import VECTOR_STORE
 from assistants_service.core.threads.events import RunQueued
 from assistants_service.core.threads.repository import ThreadRepository
 from assistants_service.core.threads.state import ThreadState
@@ -164,7 +165,7 @@ class Resumption:
     async def _purge(self, name: str) -> None:
         """Tombstones and snapshots that a purge has left, which got as far as the log."""
         (project, _, log_id), now = name.partition("/"), self.clock.now()
-        if log_id.startswith("vs_"):
+        if log_id.startswith(VECTOR_STORE.prefix):
             await self._send(PurgeStore(project=project, store_id=log_id, sent_at=now))
         else:
             await self._send(PurgeThread(project=project, thread_id=log_id, sent_at=now))

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from assistants_service.core.errors import ApiError
+from assistants_service.core.ids import id_of
 from assistants_service.core.protocol.assistants.requests import CreateAssistant
 from assistants_service.core.protocol.threads.requests import CreateMessage, CreateThread
 from assistants_service.core.protocol.tools.requests import NewFileSearchResources, NewToolResources
@@ -86,7 +87,7 @@ class ImplicitStores:
     ) -> str:
         chunking = chunking_of(wanted.chunking_strategy)
         new = [NewFile(file_id, chunking=chunking) for file_id in wanted.file_ids or ()] + _new(files)
-        store_id = "vs_" + reserved_id.partition("_")[2]
+        store_id = id_of(VECTOR_STORE.prefix, reserved_id.partition("_")[2])
         state = await self._look(context, store_id)
         if state.version:  # the same request came before
             if _is_usable(state, context.now):
