@@ -34,6 +34,10 @@ DESCRIPTION = """The OpenAI Assistants API, self-hosted.
 async def manage_keys(settings: Settings, arguments: argparse.Namespace) -> None:
     """What `assistants keys` was asked for."""
     _check_store(settings, made=arguments.action == "create")
+    try:
+        key_command.check_arguments(arguments)  # before a store is made for a key that cannot be
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from None
     async with opened(settings.model_copy(update={"storage_wait": 0})) as parts:
         print(f"In the store {place_of(settings)}:", file=sys.stderr)
         try:

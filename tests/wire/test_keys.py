@@ -260,7 +260,11 @@ async def test_what_the_command_cannot_do_is_told_in_a_line(
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("arguments", [["list"], ["revoke", "key_unknown"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["list"], ["revoke", "key_unknown"], ["create", "a/b"], ["create", "one", "--name", "two\nlines"]],
+    ids=" ".join,
+)
 async def test_a_store_is_made_only_for_a_key(tmp_path: Path, arguments: list[str]) -> None:
     with pytest.raises(ConfigurationError):
         await command(f"sqlite:///{tmp_path}/mistyped.db", *arguments)

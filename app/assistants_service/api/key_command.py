@@ -6,7 +6,7 @@ import argparse
 import sys
 from datetime import UTC, datetime
 
-from assistants_service.core.keys import Key, Keys
+from assistants_service.core.keys import Key, Keys, check
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
@@ -19,6 +19,12 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     listing.add_argument("--project", help="only the keys of this project")
     revoke = actions.add_parser("revoke", help="revoke a key; within a minute every API process refuses it")
     revoke.add_argument("id", help="as `assistants keys list` shows it")
+
+
+def check_arguments(arguments: argparse.Namespace) -> None:
+    """Raises ValueError for what cannot be done whatever the store holds."""
+    if arguments.action == "create":
+        check(arguments.project, arguments.name)
 
 
 async def manage(keys: Keys, arguments: argparse.Namespace) -> None:

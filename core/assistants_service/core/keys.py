@@ -57,6 +57,14 @@ def digest(key: str) -> bytes:
     return hashlib.sha256(key.encode(errors="surrogatepass")).digest()
 
 
+def check(project: str, name: str) -> None:
+    """Raises ValueError for a project or a name that cannot be."""
+    if not names.PROJECT.fullmatch(project):
+        raise ValueError(f"{project!r} is not a valid project name: {names.PROJECT_RULE}")
+    if len(name) > LONGEST_NAME or not name.isprintable():
+        raise ValueError(f"A key's name must be a single line of at most {LONGEST_NAME} characters.")
+
+
 class Keys:
     """The keys of all projects."""
 
@@ -65,10 +73,7 @@ class Keys:
 
     async def create(self, project: str, scope: Scope, name: str = "") -> tuple[str, Key]:
         """A new key, and what is kept of it. Raises ValueError for a project or a name that cannot be."""
-        if not names.PROJECT.fullmatch(project):
-            raise ValueError(f"{project!r} is not a valid project name: {names.PROJECT_RULE}")
-        if len(name) > LONGEST_NAME or not name.isprintable():
-            raise ValueError(f"A key's name must be a single line of at most {LONGEST_NAME} characters.")
+        check(project, name)
         text = f"sk-{secrets.token_urlsafe(32)}"
         key = Key(
             id=self._ids.new("key"),
