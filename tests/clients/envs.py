@@ -5,6 +5,7 @@ A lock is renewed with `uv pip compile NAME.in --generate-hashes --universal --p
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import shutil
 import subprocess
@@ -13,11 +14,18 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 ENVS = HERE.parent.parent / ".venv-clients"
+LOCK = Path(sys.prefix) / "clients.lock"
 UV = shutil.which("uv", path=str(Path(sys.executable).parent)) or "uv"
 
 
 def python(name: str) -> Path:
     """The interpreter of the environment that tests/clients/NAME.txt describes."""
+    with LOCK.open("w") as mine:
+        fcntl.flock(mine, fcntl.LOCK_EX)  # tests run in several processes, and clients are started in several threads
+        return _python(name)
+
+
+def _python(name: str) -> Path:
     lock, home = HERE / f"{name}.txt", ENVS / name
     found = home / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
     stamp, wanted = home / ".installed", hashlib.sha256(lock.read_bytes()).hexdigest()
