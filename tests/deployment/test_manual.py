@@ -150,6 +150,8 @@ def test_a_copy_of_an_azure_account_is_restored(azurite: Azurite, tmp_path: Path
     with service(accounts["BACKUP"], **settings) as process, sdk(process) as client:
         wait_until(lambda: status_of(process, claimed) == "completed")
         ask(process, f"assistants/{ask(process, claimed)['assistant_id']}", method="DELETE")
+        told = said(f'STORAGE="$BACKUP" {COMMAND} reindex --all', tmp_path, BACKUP=accounts["BACKUP"])
+        assert "2 of 2 files are done, 1 of 1 vector stores." in told
         data.check(client, parts=False)
 
 
