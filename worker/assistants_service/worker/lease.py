@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from assistants_service.core.log.repository import Command
 from assistants_service.core.ports.storage import StorageUnavailable
 from assistants_service.core.threads import events as e
-from assistants_service.core.threads.repository import Decision
 from assistants_service.core.threads.state import RunState, ThreadState
 from assistants_service.core.work_items import AdvanceRun
 from assistants_service.worker.context import WorkerContext
@@ -41,7 +41,7 @@ class RunLease:
             return None
         return run_state if run_state.run.status == "in_progress" else None
 
-    def if_mine(self, events: Callable[[RunState], Sequence[e.Event]]) -> Decision:
+    def if_mine(self, events: Callable[[RunState], Sequence[e.Event]]) -> Command[ThreadState]:
         """The fence: what came of an act is committed only if the run is still where the act began."""
 
         def decision(state: ThreadState) -> Sequence[e.Event]:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from assistants_service.core.errors import ApiError
+from assistants_service.core.log.repository import Command
 from assistants_service.core.ports.models import ModelError
 from assistants_service.core.ports.telemetry import SILENCE, Span
 from assistants_service.core.protocol.objects import LastError, Struct
@@ -26,7 +27,6 @@ from assistants_service.core.threads.decide import (
     decide,
     failed,
 )
-from assistants_service.core.threads.repository import Decision
 from assistants_service.core.threads.state import Change, RunState, ThreadState
 from assistants_service.core.threads.stream import StreamWriter
 from assistants_service.core.work_items import AdvanceRun, delivery_name
@@ -142,7 +142,7 @@ class RunExecutor:
 
     # -- commits ---------------------------------------------------------------------------------------------------
 
-    def _if_next(self, move: CommitEvents) -> Decision:
+    def _if_next(self, move: CommitEvents) -> Command[ThreadState]:
         """The move, if by the newest state it is still the next one; else nothing, and the next one is decided anew."""
 
         def decision(state: ThreadState) -> Sequence[e.Event]:
@@ -155,7 +155,7 @@ class RunExecutor:
 
         return decision
 
-    async def _commit(self, decision: Decision, *, claim: int = 0, cause: ModelError | None = None) -> None:
+    async def _commit(self, decision: Command[ThreadState], *, claim: int = 0, cause: ModelError | None = None) -> None:
         """Commit what it decides, and see to what follows. `claim`: the attempt that begins with it; `cause`: what a
         model failed by."""
         item, threads = self.item, self.context.threads
@@ -174,7 +174,7 @@ class RunExecutor:
         settled = self.lease.attempt > 0 and changes[-1].name in (*sse.ENDINGS, sse.PAUSE)
         self.published = changes[-1].object if settled else None
 
-    async def _append(self, decision: Decision) -> list[Change]:
+    async def _append(self, decision: Command[ThreadState]) -> list[Change]:
         item, threads = self.item, self.context.threads
         try:
             return await threads.commit(item.project, item.thread_id, decision)

@@ -16,13 +16,14 @@ from typing import Final
 
 from assistants_service.core import names
 from assistants_service.core.files.service import FileService
-from assistants_service.core.log.repository import ItemOf
+from assistants_service.core.log.events import Event
+from assistants_service.core.log.repository import Command, ItemOf
 from assistants_service.core.ports.clock import Clock
 from assistants_service.core.ports.embeddings import Embeddings
 from assistants_service.core.ports.extraction import Extraction
 from assistants_service.core.ports.storage import Storage
 from assistants_service.core.vector_stores import events as e
-from assistants_service.core.vector_stores.repository import Decision, VectorStoreRepository
+from assistants_service.core.vector_stores.repository import VectorStoreRepository
 from assistants_service.core.vector_stores.state import FileState, Reindexing, StoreState
 from assistants_service.core.work_items import MaintainStore, delivery_name
 from assistants_service.worker.slots import Slots
@@ -126,11 +127,11 @@ class StoreWork:
     async def look(self) -> StoreState:
         return (await self.context.stores.look(self.item.project, self.item.store_id)).state
 
-    async def commit(self, decide: Decision, item_of: ItemOf | None = None) -> bool:
+    async def commit(self, decide: Command[StoreState], item_of: ItemOf | None = None) -> bool:
         """Whether there was something to commit."""
-        events: Sequence[e.Event] = ()
+        events: Sequence[Event] = ()
 
-        def deciding(state: StoreState) -> Sequence[e.Event]:
+        def deciding(state: StoreState) -> Sequence[Event]:
             nonlocal events
             events = decide(state)
             return events

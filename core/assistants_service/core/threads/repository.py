@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 from assistants_service.core import names
 from assistants_service.core.log.repository import Repository
@@ -15,8 +15,6 @@ from assistants_service.core.threads.projection import documents, find
 from assistants_service.core.threads.sse import ENDINGS
 from assistants_service.core.threads.state import Change, Resource, ThreadState
 from assistants_service.core.threads.view import ThreadView
-
-Decision = Callable[[ThreadState], Sequence[e.Event]]
 
 
 class ThreadRepository(Repository[ThreadState, Change]):

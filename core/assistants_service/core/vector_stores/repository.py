@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -32,8 +32,6 @@ from assistants_service.core.vector_stores.state import (
     StoreState,
 )
 from assistants_service.core.work_items import MaintainStore
-
-Decision = Callable[[StoreState], Sequence[e.Event]]
 
 
 class Snapshot(Struct, kw_only=True, frozen=True):
