@@ -460,6 +460,27 @@ async def searched_rolled_over(service: InProcess) -> str:
     return thread
 
 
+@case(says('{"city": "Paris"}'))
+async def objects_given(service: InProcess) -> str:
+    """What a client can give as an object, each with all its fields; the resources of the thread in an order of their
+    own."""
+    store = await service.api.post("/vector_stores", {})
+    asked = {"messages": [{"role": "user", "content": "Where?"}], "tool_resources": stores(store["id"])}
+    thread = (await service.api.post("/threads", asked))["id"]
+    resources = {"code_interpreter": {"file_ids": [(await upload(service.api, b"1,2"))["id"]]}}
+    await service.api.post(f"/threads/{thread}", {"tool_resources": resources})
+    schema = {"type": "object", "properties": {"city": {"type": "string"}}, "$defs": {"none": None}}
+    answer = {"name": "place", "description": "A place.", "schema": schema, "strict": True}
+    weights = {"embedding_weight": 0.25, "text_weight": 1}
+    await service.finished(
+        thread,
+        await service.assistant(tools=[tool(ranking_options={"hybrid_search": weights})]),
+        tool_choice={"type": "file_search"},
+        response_format={"type": "json_schema", "json_schema": answer},
+    )
+    return str(thread)
+
+
 # --- vector stores --------------------------------------------------------------------------------------------------
 
 

@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from assistants_service.core import paging
+from assistants_service.core.log.events import to_block
 from assistants_service.core.log.state import View
 from assistants_service.core.protocol.runs.resources import RequiredAction, Step
 from assistants_service.core.protocol.threads.resources import Message
@@ -50,6 +51,14 @@ def test_a_recorded_log_folds_to_its_documents(log: Path) -> None:
 
 
 @pytest.mark.parametrize("log", RECORDED, ids=lambda log: log.relative_to(LOGS).with_suffix("").as_posix())
+def test_a_recorded_commit_is_written_again_as_it_was(log: Path) -> None:
+    """Whatever it holds has a type that loses nothing of it."""
+    lines, commits = log.read_bytes().splitlines(), kind_of(log.read_bytes()).commits(log.read_bytes())
+    for line, commit in zip(lines, commits, strict=True):
+        assert still(json.loads(line), json.loads(to_block(commit)))
+
+
+@pytest.mark.parametrize("log", RECORDED, ids=lambda log: log.relative_to(LOGS).with_suffix("").as_posix())
 def test_a_fold_from_a_snapshot_tells_runs_as_the_log_does(log: Path) -> None:
     """Streamed ones, of which a snapshot keeps what the wire heard: the stream may lag behind."""
     was, _ = read(log)
@@ -70,9 +79,10 @@ async def test_every_case_can_still_be_recorded(name: str, tmp_path: Path) -> No
 
 
 def still(then: Json, now: Json) -> bool:
-    """Everything that was shown is shown: a later version may show more keys."""
+    """Everything that was shown is shown, in the same order: a later version may show more keys."""
     if isinstance(then, dict) and isinstance(now, dict):
-        return all(key in now and still(value, now[key]) for key, value in then.items())
+        left = {key: value for key, value in now.items() if key in then}
+        return list(left) == list(then) and all(still(value, left[key]) for key, value in then.items())
     if isinstance(then, list) and isinstance(now, list):
         return len(then) == len(now) and all(still(*pair) for pair in zip(then, now, strict=True))
     return type(then) is type(now) and then == now

@@ -223,6 +223,19 @@ async def test_a_run_overrides_the_resources_whose_ids_it_gives(service: InProce
         assert run["tool_resources"] == filled(expected, ids)
 
 
+async def test_resources_stand_in_the_order_in_which_they_came(service: InProcess) -> None:
+    ids = {"file": (await upload(service.api, b"x"))["id"], "store": (await service.api.post("/vector_stores"))["id"]}
+    search, code = ({"tool_resources": filled(each, ids)} for each in (SEARCH, CODE))
+    thread = await service.api.post("/threads", {**code, "messages": [{"role": "user", "content": "Hi"}]})
+    assistant = await service.assistant(**search)
+    run = await service.start_run(thread["id"], assistant)  # has those of both
+    thread = await service.api.post("/threads", search)
+    for changed in (await service.api.post(f"/threads/{thread['id']}", code), run):
+        assert list(changed["tool_resources"]) == ["file_search", "code_interpreter"]
+    tools = await service.api.post(f"/assistants/{assistant}", {"tools": [{"type": "code_interpreter"}]})
+    assert list(tools["tool_resources"]) == ["code_interpreter", "file_search"]
+
+
 async def test_of_an_update_each_other_field_is_replaced_whole(service: InProcess) -> None:
     """The published schema has no default in them that could be told from what is not given."""
     schema = {"type": "json_schema", "json_schema": {"name": "a", "description": "b", "schema": {}, "strict": True}}
