@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -23,11 +24,22 @@ from assistants_service.core.ports.models import ToolCall
 from assistants_service.core.protocol.bodies import Body
 from assistants_service.core.protocol.objects import Struct
 from assistants_service.core.tools import registry
-from assistants_service.core.tools.tool import Definition, Execution, Output, StepCall, Tool, ToolServices, ToolStruct
+from assistants_service.core.tools.tool import (
+    Annotation,
+    Definition,
+    Execution,
+    Output,
+    Piece,
+    StepCall,
+    Tool,
+    ToolServices,
+    ToolStruct,
+)
 from source_paths import python_path
 
 if TYPE_CHECKING:
-    from assistants_service.core.protocol.runs.resources import Run
+    from assistants_service.core.protocol.runs.resources import Run, Step
+    from assistants_service.core.threads.state import ThreadState
     from inprocess_service import InProcess
     from simulated_clients import Client
 
@@ -59,9 +71,38 @@ class DiceCall(StepCall, frozen=True, kw_only=True, tag_field="type", tag="dice"
     arguments: str = ""  # not on the wire
 
 
+class CitedThrow(Struct, frozen=True, kw_only=True):
+    call_id: str
+
+
+class DiceAnnotation(Annotation, frozen=True, kw_only=True, tag_field="type", tag="dice_throw"):
+    dice_throw: CitedThrow
+
+
+class DiceCiter:
+    """Each die in an answer cites the last throw."""
+
+    def __init__(self, call_id: str) -> None:
+        self.throw, self.place = CitedThrow(call_id=call_id), 0
+
+    def feed(self, text: str) -> Iterator[Piece]:
+        for piece in filter(None, re.split("(🎲)", text)):
+            start, end = self.place, self.place + len(piece)
+            cited = DiceAnnotation(text=piece, start_index=start, end_index=end, dice_throw=self.throw)
+            self.place = end
+            yield piece, cited if piece == "🎲" else None
+
+    def close(self) -> Iterator[Piece]:
+        return iter(())
+
+    def skip(self, text: str) -> None:
+        self.place += len(text)
+
+
 class Dice(Tool[DiceBody, DiceTool, DiceCall]):
     kind = "dice"
     body, resource, call = DiceBody, DiceTool, DiceCall
+    annotation = DiceAnnotation
     streams = "reason"
     executed: tuple[str, ...] = ()
     gate: asyncio.Event | None = None
@@ -97,6 +138,10 @@ class Dice(Tool[DiceBody, DiceTool, DiceCall]):
 
     def outputs(self, calls: Sequence[DiceCall]) -> Iterable[str]:
         return [f"Thrown: {call.dice.thrown}" for call in calls]
+
+    def citer(self, state: ThreadState, steps: Sequence[Step]) -> DiceCiter | None:
+        thrown = [call.id for step in steps for call in step.calls if isinstance(call, DiceCall)]
+        return DiceCiter(thrown[-1]) if thrown else None
 
     def as_begun(self, call: DiceCall) -> DiceCall:
         return replace(call, dice=Throw())
@@ -189,6 +234,37 @@ async def its_deltas_are_streamed() -> None:
         assert added_up(await deltas(service, "POST", path, {**body, "stream": True})) == DONE
 
 
+async def answers_that_cite_it_have_its_annotations() -> None:
+    from assistants_service.composition import threads_of
+    from inprocess_service import calls, path_of, says
+
+    async with served(calls(ASKED), says("You ", "begin 🎲."), calls(ASKED), says("Then I 🎲.")) as service:
+        assistant, thread = await service.assistant(tools=TOOLS), await service.thread("Who begins?")
+        body = {"assistant_id": assistant, "stream": True}
+        assert await annotations_of(service, thread, "POST", f"/threads/{thread}/runs", body) == [cited(10)]
+        run = await service.finished(thread, assistant)
+        assert await annotations_of(service, thread, "GET", f"{path_of(run)}/events") == [cited(7)]  # from the log
+        state = (await threads_of(service.parts).look("default", thread)).state  # as another process reads it
+        assert [msgspec.to_builtins(each) for each in state.annotations(4)] == [cited(7), cited(10)]
+
+
+def cited(place: int) -> Json:
+    throw = {"call_id": "call_d"}
+    return {"type": "dice_throw", "text": "🎲", "start_index": place, "end_index": place + 1, "dice_throw": throw}
+
+
+async def annotations_of(service: InProcess, thread: str, method: str, path: str, *body: Json) -> list[Json]:
+    """Of the newest message, which are those that its deltas told."""
+    async with service.api.stream(method, path, *body) as stream:
+        events = [event for event in await stream.rest() if event.name == "thread.message.delta"]
+    parts = [event.data["delta"]["content"][0]["text"] for event in events]
+    heard = [each for part in parts for each in part.get("annotations", ())]
+    (found,) = (await service.api.get(f"/threads/{thread}/messages"))["data"][0]["content"]
+    kept: list[Json] = found["text"]["annotations"]
+    assert heard == [{"index": index, **each} for index, each in enumerate(kept)]
+    return kept
+
+
 async def a_function_of_its_name_takes_nothing_from_it() -> None:
     from inprocess_service import calls, says
 
@@ -268,6 +344,7 @@ def test_a_tool_needs_no_file_but_its_own_and_the_registry() -> None:
 PLAYS: tuple[Any, ...] = (
     it_is_set_up_called_shown_and_remembered,
     its_deltas_are_streamed,
+    answers_that_cite_it_have_its_annotations,
     a_function_of_its_name_takes_nothing_from_it,
     a_run_that_is_cancelled_cancels_it,
     a_crash_at_any_moment_leaves_one_result,

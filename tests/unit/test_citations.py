@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
 from assistants_service.core.citations import Citations
 from assistants_service.core.tools.file_search.citations import MarkerCiter, Sources
-from assistants_service.core.tools.file_search.wire import FileSearchResult
-from assistants_service.core.tools.tool import Annotation
+from assistants_service.core.tools.file_search.wire import FileCitation, FileSearchResult
 
 
 def result(file_id: str, name: str) -> FileSearchResult:
@@ -26,35 +26,36 @@ RESULTS = {
 SOURCES = Sources(RESULTS, {"【2:0†a.txt】": "file-z"})
 
 
-def annotated(text: str, sources: Sources) -> tuple[Annotation, ...]:
+def annotated(text: str, sources: Sources) -> tuple[FileCitation, ...]:
     citer = MarkerCiter(sources)
-    return tuple(annotation for _, annotation in [*citer.feed(text), *citer.close()] if annotation)
+    found = (annotation for _, annotation in [*citer.feed(text), *citer.close()])
+    return tuple(each for each in found if isinstance(each, FileCitation))
 
 
 def cited(text: str) -> list[tuple[str, str]]:
     """Of each annotation the text that it stands at, and the file."""
     found = annotated(text, SOURCES)
-    assert all(each["text"] == text[each["start_index"] : each["end_index"]] for each in found)
-    return [(each["text"], each["file_citation"]["file_id"]) for each in found]
+    assert all(each.text == text[each.start_index : each.end_index] for each in found)
+    return [(each.text, each.file_citation.file_id) for each in found]
 
 
 def test_an_annotation_is_as_recorded() -> None:
     sources = Sources({(4, 0): result("file-a", "favorite_foods.txt")})
     text = "Filip's favorite food is cake【4:0†favorite_foods.txt】."
-    assert list(annotated(text, sources)) == [
+    assert msgspec.to_builtins(annotated(text, sources)) == (
         {
             "type": "file_citation",
             "text": "【4:0†favorite_foods.txt】",
             "start_index": 29,
             "end_index": 53,
             "file_citation": {"file_id": "file-a"},
-        }
-    ]
+        },
+    )
 
 
 def test_offsets_count_code_points() -> None:
     (found,) = annotated("𝒞ake 🍰👩‍👩‍👧 é【4:0†a.txt】", SOURCES)
-    assert (found["start_index"], found["end_index"]) == (13, 24)
+    assert (found.start_index, found.end_index) == (13, 24)
 
 
 def test_markers_that_stand_side_by_side_or_are_repeated_are_citations_each() -> None:
@@ -117,7 +118,7 @@ def test_a_stream_that_is_cut_anywhere_says_the_same_as_the_whole(text: str, dat
     pieces += citer.close()
     assert "".join(value for value, _ in pieces) == text
     assert tuple(each for _, each in pieces if each) == annotated(text, SOURCES)
-    assert all(value == each["text"] for value, each in pieces if each)
+    assert all(value == each.text for value, each in pieces if each)
 
 
 def test_only_what_may_become_a_marker_is_held_back() -> None:
@@ -142,4 +143,4 @@ def test_what_several_tools_cite_is_found_in_one_pass(text: str, data: st.DataOb
     pieces += citations.close()
     assert "".join(value for value, _ in pieces) == text
     expected = [each for sources in parts for each in annotated(text, sources)]
-    assert [each for _, each in pieces if each] == sorted(expected, key=lambda each: each["start_index"])
+    assert [each for _, each in pieces if each] == sorted(expected, key=lambda each: each.start_index)

@@ -106,9 +106,9 @@ def test_a_message_that_is_cut_keeps_what_was_said() -> None:
     said = [
         *sse.opening_step(step),
         *sse.opening_message(message),
-        sse.message_delta(message.id, sse.text_part("Once ", first=True)),
-        sse.message_delta(message.id, sse.text_part("upon", first=False)),
-        sse.message_delta(message.id, {"index": 1, "type": "refusal", "refusal": "No."}),
+        sse.text_delta(message.id, 0, "Once ", first=True),
+        sse.text_delta(message.id, 0, "upon", first=False),
+        sse.refusal_delta(message.id, 1, "No."),
     ]
     for event in said:
         renderer.observe(*event)

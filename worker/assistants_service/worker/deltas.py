@@ -12,7 +12,7 @@ from assistants_service.core.ports.models import ToolCall
 from assistants_service.core.ports.storage import Conflict
 from assistants_service.core.threads import sse
 from assistants_service.core.threads.stream import StreamWriter
-from assistants_service.core.tools.tool import AnyTool
+from assistants_service.core.tools.tool import AnyTool, Piece
 from assistants_service.worker.partial_reply import PartialReply
 
 # Between two writes lies this part of the time that the run has taken, at least: some 15,000 writes in a day. Azure
@@ -110,28 +110,30 @@ class DeltaBuffer:
             return []
         parts = self.partial.said[self._taken :]
         self._taken += len(parts)
-        deltas = [*self._text_deltas(parts), *self._refusal_deltas(parts)]
-        if not deltas:
+        # What may become a citation is held back. If that is so to the end, it is told when the message ends.
+        pieces = self.partial.cited("".join(value for kind, value in parts if kind == "text"))
+        refusal = "".join(value for kind, value in parts if kind == "refusal")
+        if not pieces and not refusal:
             return []
         events: list[sse.Event] = []
         if self.partial.message is None:
             step, message = self.partial.open_message(self.now())
             events += [*sse.opening_step(step), *sse.opening_message(message)]
         _, message = self.partial.open_message(self.now())
-        return events + [sse.message_delta(message.id, delta) for delta in deltas]
+        events += self._text_deltas(message.id, pieces)
+        return [*events, *self._refusal_deltas(message.id, refusal)]
 
-    def _text_deltas(self, parts: Sequence[tuple[str, str]]) -> Iterator[dict[str, object]]:
+    def _text_deltas(self, message_id: str, pieces: Sequence[Piece]) -> Iterator[sse.Event]:
         """A delta for each marker, with its annotation, and one for the text between two of them."""
-        # What may become a citation is held back. If that is so to the end, it is told when the message ends.
-        for value, annotation in self.partial.cited("".join(value for kind, value in parts if kind == "text")):
-            cited = [sse.annotation_delta(self._cited, annotation)] if annotation else []
+        for value, annotation in pieces:
+            cited = [(self._cited, annotation)] if annotation else []
             self._cited += len(cited)
             index, first = self._index("text")
-            yield {**sse.text_part(value, cited, first=first), "index": index}
+            yield sse.text_delta(message_id, index, value, cited, first=first)
 
-    def _refusal_deltas(self, parts: Sequence[tuple[str, str]]) -> Iterator[dict[str, object]]:
-        if value := "".join(value for kind, value in parts if kind == "refusal"):
-            yield {"index": self._index("refusal")[0], "type": "refusal", "refusal": value}
+    def _refusal_deltas(self, message_id: str, refusal: str) -> Iterator[sse.Event]:
+        if refusal:
+            yield sse.refusal_delta(message_id, self._index("refusal")[0], refusal)
 
     def _index(self, kind: str) -> tuple[int, bool]:
         """The index of a part on the wire, and whether this is its first delta."""
@@ -150,7 +152,7 @@ class DeltaBuffer:
             if index not in self._sent_calls:
                 self._sent_calls.add(index)
                 begun = self.partial.call(ToolCall(known.id, known.name, ""))
-                events.append(sse.step_delta(step.id, tool.head(index, begun)))
+                events.append(sse.call_begun(step.id, index, begun))
             if tool.streams and (news := known.news(tool)):
-                events.append(sse.step_delta(step.id, tool.delta(index, {tool.streams: news})))
+                events.append(sse.call_delta(step.id, index, tool, {tool.streams: news}))
         return events

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from typing import Any
 
 import msgspec
@@ -20,10 +20,11 @@ from assistants_service.core.protocol.threads.resources import (
     TextPart,
     Thread,
 )
+from assistants_service.core.protocol.tools.resources import StepToolCall, TextAnnotation
 from assistants_service.core.threads.state import Change
-from assistants_service.core.tools.registry import annotator_of, tool_of
+from assistants_service.core.tools.registry import tool_of
+from assistants_service.core.tools.tool import AnyTool
 
-Annotation = dict[str, Any]
 Event = tuple[str, Any]  # the wire's event name, and its payload
 
 ENDINGS = frozenset(f"thread.run.{status}" for status in ("completed", "incomplete", "failed", "cancelled", "expired"))
@@ -54,31 +55,48 @@ class Delta(msgspec.Struct, frozen=True):
     delta: dict[str, Any]
 
 
-def message_delta(message_id: str, part: dict[str, Any]) -> Event:
+def _message_delta(message_id: str, part: dict[str, Any]) -> Event:
     return "thread.message.delta", Delta(message_id, "thread.message.delta", {"content": [part]})
 
 
-def step_delta(step_id: str, call: dict[str, Any]) -> Event:
+def text_delta(
+    message_id: str, index: int, value: str, annotations: Iterable[tuple[int, TextAnnotation]] = (), *, first: bool
+) -> Event:
+    """Of the part `index` of a message. Each annotation has its own index in the part, and is sent once. `first`: it is
+    the first delta of this part."""
+    return _message_delta(message_id, _text_part(index, value, annotations, first=first))
+
+
+def refusal_delta(message_id: str, index: int, value: str) -> Event:
+    return _message_delta(message_id, {"index": index, "type": "refusal", "refusal": value})
+
+
+def call_begun(step_id: str, index: int, call: StepToolCall) -> Event:
+    """The first delta of a call."""
+    tool = tool_of(call)
+    fields = msgspec.to_builtins(getattr(tool.as_begun(call), tool.kind))
+    return _step_delta(step_id, {"index": index, "id": call.id, "type": tool.kind, tool.kind: fields})
+
+
+def call_delta(step_id: str, index: int, tool: AnyTool, fields: Mapping[str, Any]) -> Event:
+    """What else the stream tells of a call: some of the fields that it shows."""
+    return _step_delta(step_id, {"index": index, "type": tool.kind, tool.kind: fields})
+
+
+def _step_delta(step_id: str, call: dict[str, Any]) -> Event:
     details = {"type": "tool_calls", "tool_calls": [call]}
     return "thread.run.step.delta", Delta(step_id, "thread.run.step.delta", {"step_details": details})
 
 
-def text_part(value: str, annotations: Sequence[Annotation] = (), *, first: bool) -> dict[str, Any]:
-    """Only the first delta of a part always has annotations: clients add repeated values up (section 5.3). An
-    annotation is sent once, with its index."""
+def _text_part(
+    index: int, value: str, annotations: Iterable[tuple[int, TextAnnotation]], *, first: bool
+) -> dict[str, Any]:
+    """Only the first delta of a part always has annotations: clients add repeated values up (section 5.3)."""
     text: dict[str, Any] = {"value": value}
-    if first or annotations:
-        text["annotations"] = list(annotations)
-    return {"index": 0, "type": "text", "text": text}
-
-
-def annotation_delta(index: int, annotation: Annotation) -> Annotation:
-    return {"index": index, **annotator_of(annotation).annotation_delta(annotation)}
-
-
-def _annotation(delta: Annotation) -> Annotation:
-    """As the message has it in the end."""
-    return annotator_of(delta).annotation_of({key: value for key, value in delta.items() if key != "index"})
+    cited = [{"index": number, **msgspec.to_builtins(each.as_delta())} for number, each in annotations]
+    if first or cited:
+        text["annotations"] = cited
+    return {"index": index, "type": "text", "text": text}
 
 
 def opening_step(step: Step) -> list[Event]:
@@ -106,7 +124,7 @@ class Renderer:
         self.messages: dict[str, Message] = {}
         self._begun: set[str] = set()
         # message -> part -> (type, pieces, annotations)
-        self._deltas: dict[str, dict[int, tuple[str, list[str], list[Annotation]]]] = {}
+        self._deltas: dict[str, dict[int, tuple[str, list[str], list[TextAnnotation]]]] = {}
 
     def observe(self, name: str, payload: Any) -> None:
         """Keep up with an event that is on the stream."""
@@ -133,7 +151,7 @@ class Renderer:
                 text = part["text"] if kind == "text" else {"value": part["refusal"]}
                 _, pieces, annotations = parts.setdefault(part["index"], (kind, [], []))
                 pieces.append(text["value"])
-                annotations += map(_annotation, text.get("annotations", ()))
+                annotations += (msgspec.convert(each, TextAnnotation) for each in text.get("annotations", ()))
 
     def _content_of(self, message_id: str) -> tuple[Part, ...]:
         """A message as far as it was streamed. Clients look its parts up again when it ends (section 5.3)."""
@@ -175,17 +193,17 @@ class Renderer:
         yield from opening_step(step)
         for index, call in enumerate(step.calls):
             tool = tool_of(call)
-            yield step_delta(step.id, tool.head(index, call))
+            yield call_begun(step.id, index, call)
             if tool.streams:
                 whole = getattr(getattr(call, tool.kind), tool.streams)
-                yield step_delta(step.id, tool.delta(index, {tool.streams: whole}))
+                yield call_delta(step.id, index, tool, {tool.streams: whole})
 
     def _outputs(self, step: Step) -> Iterator[Event]:
         """What the worker's own calls brought, of the tools that stream it."""
         for index, call in enumerate(step.calls):
             tool = tool_of(call)
             if not tool.is_pending(call) and (results := tool.result_delta(call)):
-                yield step_delta(step.id, tool.delta(index, results))
+                yield call_delta(step.id, index, tool, results)
 
     def _message_ended(self, message: Message) -> Iterator[Event]:
         """The deltas of a message that was not streamed, one for each part; or what those on the stream did not tell:
@@ -194,8 +212,8 @@ class Renderer:
             yield from opening_message(message)
         sent = self._content_of(message.id)
         for index, part in enumerate(message.content):
-            for rest in _remaining(part, sent[index] if index < len(sent) else None):
-                yield message_delta(message.id, {**rest, "index": index})
+            for rest in _remaining(index, part, sent[index] if index < len(sent) else None):
+                yield _message_delta(message.id, rest)
 
     def _close_open(self, known: Set[str], run: Run) -> Iterator[Event]:
         """Close what a model was in the middle of when its run ended (section 5.2, 8), or when its worker died."""
@@ -215,21 +233,20 @@ class Renderer:
         return list(self._close_open(keep, replace(run, status="failed", failed_at=now, last_error=error)))
 
 
-def _remaining(part: Part, sent: Part | None) -> Iterator[dict[str, Any]]:
+def _remaining(index: int, part: Part, sent: Part | None) -> Iterator[dict[str, Any]]:
     """What a client does not have of a part, after deltas that came to `sent`."""
     match part, sent:
         case TextPart(text=text), TextPart(text=before):
             value, cited = text.value[len(before.value) :], text.annotations[len(before.annotations) :]
             if value or cited:
-                numbered = enumerate(cited, len(before.annotations))
-                yield text_part(value, [annotation_delta(*each) for each in numbered], first=False)
+                yield _text_part(index, value, enumerate(cited, len(before.annotations)), first=False)
         case TextPart(text=text), None:
-            yield text_part(text.value, [annotation_delta(*each) for each in enumerate(text.annotations)], first=True)
+            yield _text_part(index, text.value, enumerate(text.annotations), first=True)
         case RefusalPart(refusal=refusal), RefusalPart(refusal=before):
             if refusal[len(before) :]:
-                yield {"type": "refusal", "refusal": refusal[len(before) :]}
+                yield {"type": "refusal", "refusal": refusal[len(before) :], "index": index}
         case _, None:
-            yield msgspec.to_builtins(part)
+            yield {**msgspec.to_builtins(part), "index": index}
 
 
 def _ended(step: Step, ending: str, at: int | None, run: Run) -> Step:

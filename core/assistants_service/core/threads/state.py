@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 
 import msgspec
 
@@ -17,8 +18,8 @@ from assistants_service.core.protocol.runs.resources import (
     ToolCalls,
     Usage,
 )
-from assistants_service.core.protocol.threads.resources import Message, Thread
-from assistants_service.core.protocol.tools.resources import StepToolCall
+from assistants_service.core.protocol.threads.resources import Message, TextPart, Thread
+from assistants_service.core.protocol.tools.resources import StepToolCall, TextAnnotation
 from assistants_service.core.tools.functions import FunctionToolCall
 from assistants_service.core.tools.registry import tool_of
 
@@ -126,6 +127,13 @@ class ThreadState(State):
     @property
     def active_run(self) -> RunState | None:
         return self.runs.get(self.active) if self.active else None
+
+    def annotations(self, messages: int) -> Iterator[TextAnnotation]:
+        """Of so many of the newest messages, the newest one's first."""
+        for message in islice(self.messages.newest(), messages):
+            for part in message.content:
+                if isinstance(part, TextPart):
+                    yield from part.text.annotations
 
     @property
     def making(self) -> Making | None:

@@ -24,11 +24,6 @@ def tool_of(thing: StepCall | ToolStruct) -> AnyTool:
     return next(tool for tool in TOOLS if kind in (tool.call, tool.resource))
 
 
-def annotator_of(annotation: Mapping[str, Any]) -> AnyTool:
-    """The tool of an annotation in an answer."""
-    return next(tool for tool in TOOLS if tool.annotates == annotation["type"])
-
-
 def union_of(kinds: list[Any]) -> Any:
     """Of types that are known when the process starts; mypy knows their base."""
     return Union[tuple(kinds)]  # noqa: UP007

@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from assistants_service.core.vector_stores.search import Search
 
 Definition = Mapping[str, Any]  # of a function: name, description?, parameters, strict?
-Delta = dict[str, Any]
-Annotation = dict[str, Any]
-Piece = tuple[str, Annotation | None]  # of an answer: some text, or a citation with its annotation
 
 
 class ToolStruct(Struct, frozen=True, kw_only=True, tag_field="type"):
@@ -41,6 +38,21 @@ class StepCall(Struct, frozen=True, kw_only=True, tag_field="type"):
 
     id: str
 
+
+class Annotation(Struct, frozen=True, kw_only=True, tag_field="type"):
+    """A citation in the text of a message, as on the wire and in the log. Offsets count the text's code points. A
+    tool's own has a field that is named like its type."""
+
+    text: str
+    start_index: int
+    end_index: int
+
+    def as_delta(self) -> Annotation:
+        """As the stream shows it: its own fields, and maybe more."""
+        return self
+
+
+Piece = tuple[str, Annotation | None]  # of an answer: some text, or a citation with its annotation
 
 B = TypeVar("B", bound=Body)
 T = TypeVar("T", bound=ToolStruct)
@@ -112,7 +124,7 @@ class Tool(Generic[B, T, C]):
     resource: ClassVar[type[ToolStruct]]  # in assistants and runs
     call: ClassVar[type[StepCall] | None] = None  # in steps; None: it is never called
     includes: ClassVar[tuple[str, ...]] = ()  # what include[] may ask for of its calls
-    annotates: ClassVar[str | None] = None  # the type of the annotations that cite its results
+    annotation: ClassVar[type[Annotation] | None] = None  # in messages that cite its results
     streams: ClassVar[str | None] = None  # the field of a shown call that grows while the model writes its arguments
 
     # -- set up from assistant, thread and run ----------------------------------------------------------------------
@@ -174,14 +186,6 @@ class Tool(Generic[B, T, C]):
         """Finds what an answer cites of these steps, and of what earlier answers of the thread cited. None: nothing."""
         return None
 
-    def annotation_delta(self, annotation: Annotation) -> Annotation:
-        """As the stream shows it."""
-        return annotation
-
-    def annotation_of(self, delta: Annotation) -> Annotation:
-        """As the message has it in the end."""
-        return delta
-
     # -- the stream -------------------------------------------------------------------------------------------------
 
     def as_begun(self, call: C) -> C:
@@ -193,15 +197,8 @@ class Tool(Generic[B, T, C]):
         return arguments
 
     def result_delta(self, call: C) -> Mapping[str, Any] | None:
-        """What a delta tells of a call that is done. None: the step's end tells it."""
+        """What a delta tells of a call that is done: fields of what it shows. None: the step's end tells it."""
         return None
-
-    def head(self, index: int, call: C) -> Delta:
-        fields = msgspec.to_builtins(getattr(self.as_begun(call), self.kind))
-        return {"index": index, "id": call.id, "type": self.kind, self.kind: fields}
-
-    def delta(self, index: int, fields: Mapping[str, Any]) -> Delta:
-        return {"index": index, "type": self.kind, self.kind: fields}
 
 
 AnyTool = Tool[Any, Any, Any]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from assistants_service.core.protocol.objects import Metadata, Struct, ToolResources
+from assistants_service.core.protocol.tools.resources import TextAnnotation
 
 
 class Thread(Struct, frozen=True, kw_only=True):
@@ -17,7 +18,7 @@ class Thread(Struct, frozen=True, kw_only=True):
 
 class Text(Struct, frozen=True, kw_only=True):
     value: str
-    annotations: tuple[dict[str, Any], ...] = ()
+    annotations: tuple[TextAnnotation, ...] = ()
 
 
 class TextPart(Struct, frozen=True, kw_only=True, tag_field="type", tag="text"):

@@ -1,15 +1,17 @@
-"""Tools as they go over the wire."""
+"""Tools as they go over the wire, and what messages cite of them."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from assistants_service.core.tools.registry import TOOLS, union_of
-from assistants_service.core.tools.tool import StepCall, ToolStruct
+from assistants_service.core.tools.tool import Annotation, StepCall, ToolStruct
 
 if TYPE_CHECKING:
     Tool = ToolStruct
     StepToolCall = StepCall
+    TextAnnotation = Annotation
 else:
     Tool = union_of([tool.resource for tool in TOOLS])
     StepToolCall = union_of([tool.call for tool in TOOLS if tool.call])
+    TextAnnotation = union_of([tool.annotation for tool in TOOLS if tool.annotation])

@@ -9,13 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import TYPE_CHECKING
 
-from assistants_service.core.protocol.threads.resources import TextPart
 from assistants_service.core.tools.file_search.passages import Place, numbered, plain_name
-from assistants_service.core.tools.file_search.wire import FileSearchResult
-from assistants_service.core.tools.tool import Annotation, Piece
+from assistants_service.core.tools.file_search.wire import CitedFile, FileCitation, FileSearchResult
+from assistants_service.core.tools.tool import Piece
 
 if TYPE_CHECKING:
     from assistants_service.core.protocol.runs.resources import Step
@@ -41,16 +39,10 @@ class Sources:
 
 def sources_of(state: ThreadState, steps: Iterable[Step]) -> Sources:
     """`steps` are those whose results the model is told in its prompt."""
-    texts = (
-        part.text
-        for message in islice(state.messages.newest(), _RECENT)
-        for part in message.content
-        if isinstance(part, TextPart)
-    )
-    cited = (each for text in texts for each in text.annotations if each["type"] == "file_citation")
+    cited = (each for each in state.annotations(_RECENT) if isinstance(each, FileCitation))
     return Sources(
         {place: result for step in steps for _, found in numbered(step.calls) for place, result in found},
-        {each["text"]: each["file_citation"]["file_id"] for each in cited},
+        {each.text: each.file_citation.file_id for each in cited},
     )
 
 
@@ -99,17 +91,16 @@ class MarkerCiter:
         if text:
             yield text, None
 
-    def _annotation(self, found: re.Match[str], start: int) -> Annotation | None:
+    def _annotation(self, found: re.Match[str], start: int) -> FileCitation | None:
         """Models shorten a file's name, or say `source`: the numbers count, unless the name is another result's."""
         file_id, result = self._sources.earlier.get(found[0]), self._sources.results.get((int(found[1]), int(found[2])))
         if result and (found[3] not in self._names or found[3] == plain_name(result.file_name)):
             file_id = result.file_id
         if file_id is None:
             return None
-        return {
-            "type": "file_citation",
-            "text": found[0],
-            "start_index": start,
-            "end_index": start + len(found[0]),
-            "file_citation": {"file_id": file_id},
-        }
+        return FileCitation(
+            text=found[0],
+            start_index=start,
+            end_index=start + len(found[0]),
+            file_citation=CitedFile(file_id=file_id),
+        )

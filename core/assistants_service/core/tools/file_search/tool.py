@@ -16,6 +16,7 @@ from assistants_service.core.tools.file_search.searching import WAIT, ready, sea
 from assistants_service.core.tools.file_search.wire import (
     CONTENTS,
     NOT_SHOWN,
+    FileCitation,
     FileSearch,
     FileSearchBody,
     FileSearchResult,
@@ -23,7 +24,7 @@ from assistants_service.core.tools.file_search.wire import (
     FileSearchToolCall,
     SearchRecord,
 )
-from assistants_service.core.tools.tool import Annotation, Citer, Definition, Execution, Output, Tool, ToolServices
+from assistants_service.core.tools.tool import Citer, Definition, Execution, Output, Tool, ToolServices
 
 if TYPE_CHECKING:
     from assistants_service.core.protocol.runs.resources import Run, Step
@@ -56,7 +57,7 @@ class FileSearchTools(Tool[FileSearchBody, FileSearchTool, FileSearchToolCall]):
     resource = FileSearchTool
     call = FileSearchToolCall
     includes = (CONTENTS,)
-    annotates = "file_citation"
+    annotation = FileCitation
 
     def resource_of(self, body: FileSearchBody) -> FileSearchTool:
         """Normalised as recorded: section 3.1."""
@@ -106,14 +107,6 @@ class FileSearchTools(Tool[FileSearchBody, FileSearchTool, FileSearchToolCall]):
     def citer(self, state: ThreadState, steps: Sequence[Step]) -> Citer | None:
         sources = sources_of(state, steps)
         return MarkerCiter(sources) if sources else None
-
-    def annotation_delta(self, annotation: Annotation) -> Annotation:
-        """With an empty quote, as recorded."""
-        return {**annotation, "file_citation": {**annotation["file_citation"], "quote": ""}}
-
-    def annotation_of(self, delta: Annotation) -> Annotation:
-        cited = {key: value for key, value in delta["file_citation"].items() if key != "quote"}
-        return {**delta, "file_citation": cited}
 
     def as_begun(self, call: FileSearchToolCall) -> FileSearchToolCall:
         return replace(call, file_search=replace(call.file_search, results=()))

@@ -11,7 +11,7 @@ from pydantic_core import PydanticKnownError
 from assistants_service.core.protocol.bodies import Body
 from assistants_service.core.protocol.objects import Struct
 from assistants_service.core.protocol.vector_stores.resources import Attributes, TextContent
-from assistants_service.core.tools.tool import StepCall, ToolStruct
+from assistants_service.core.tools.tool import Annotation, StepCall, ToolStruct
 
 CONTENTS: Final = "step_details.tool_calls[*].file_search.results[*].content"  # of include[]
 
@@ -95,3 +95,28 @@ class FileSearchToolCall(
 
     file_search: FileSearch
     record: SearchRecord = NOT_SHOWN
+
+
+class CitedFile(Struct, frozen=True, kw_only=True):
+    file_id: str
+
+
+class FileCitation(Annotation, frozen=True, kw_only=True, tag_field="type", tag="file_citation"):
+    file_citation: CitedFile
+
+    def as_delta(self) -> FileCitationDelta:
+        quoted = QuotedFile(file_id=self.file_citation.file_id)
+        return FileCitationDelta(
+            text=self.text, start_index=self.start_index, end_index=self.end_index, file_citation=quoted
+        )
+
+
+class QuotedFile(Struct, frozen=True, kw_only=True):
+    """On streams there is a quote, which is empty, as recorded."""
+
+    file_id: str
+    quote: str = ""
+
+
+class FileCitationDelta(Annotation, frozen=True, kw_only=True, tag_field="type", tag="file_citation"):
+    file_citation: QuotedFile
