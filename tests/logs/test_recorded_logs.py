@@ -134,6 +134,9 @@ def stored_kinds() -> set[type[msgspec.Struct]]:
                 found.add(cls)
                 for field in kind.fields:
                     reach(field.type)
+            case msgspec.inspect.TypedDictType():
+                for field in kind.fields:
+                    reach(field.type)
             case msgspec.inspect.UnionType(types=inner) | msgspec.inspect.TupleType(item_types=inner):
                 for each in inner:
                     reach(each)

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 
 from assistants_service.core.ports.models import Deltas, ModelError, ModelInfo, Prompt, Reply, Tokens, ToolCall
 from assistants_service.core.protocol.assistants.resources import StoredAssistant
+from assistants_service.core.protocol.tool_resources import FileSearchStores
 from assistants_service.core.tools.file_search.wire import FileSearchTool
 from assistants_service.core.tools.functions import FunctionDefinition, FunctionTool
 from assistants_service.infra.models.context_windows import known_window
-from scripted_search import stores
 
 CLIENTS_TOOL = FunctionTool(function=FunctionDefinition(name="get_weather"))
 OWN_TOOL = FunctionTool(function=FunctionDefinition(name="lookup"))
@@ -23,7 +23,7 @@ ASSISTANT = StoredAssistant(
     model="plain",
     instructions="Be brief.",
     tools=(CLIENTS_TOOL, OWN_TOOL, FileSearchTool()),
-    tool_resources=stores("vs_1"),
+    tool_resources={"file_search": FileSearchStores(vector_store_ids=("vs_1",))},
 )
 
 

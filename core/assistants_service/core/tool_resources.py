@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
-from assistants_service.core.protocol.objects import ToolResources
 from assistants_service.core.protocol.threads.requests import CreateMessage
+from assistants_service.core.protocol.tool_resources import (
+    CodeInterpreterFiles,
+    FileSearchStores,
+    ToolResources,
+    files_in,
+    stores_in,
+)
 from assistants_service.core.protocol.tools.requests import ToolResourcesBody
 from assistants_service.core.protocol.tools.resources import Tool
 from assistants_service.core.tools.code_interpreter import CodeInterpreterTool
@@ -17,9 +23,9 @@ MAX_CODE_FILES: Final = 20  # of a thread, by the published schema; the newest o
 def resources_from(body: ToolResourcesBody | None) -> ToolResources:
     found: ToolResources = {}
     if body and body.code_interpreter:
-        found["code_interpreter"] = {"file_ids": body.code_interpreter.file_ids or []}
+        found["code_interpreter"] = CodeInterpreterFiles(file_ids=tuple(body.code_interpreter.file_ids or ()))
     if body and body.file_search:
-        found["file_search"] = {"vector_store_ids": body.file_search.vector_store_ids or []}
+        found["file_search"] = FileSearchStores(vector_store_ids=tuple(body.file_search.vector_store_ids or ()))
     return found
 
 
@@ -39,17 +45,21 @@ def overridden(old: ToolResources, body: ToolResourcesBody | None) -> ToolResour
 
 def together(first: ToolResources, second: ToolResources) -> ToolResources:
     """What a run has of its assistant and of its thread: the files and the stores of both."""
-    found: ToolResources = {}
-    for tool, resources in (*first.items(), *second.items()):
-        known = found.setdefault(tool, {})
-        for kind, ids in resources.items():
-            known[kind] = list(dict.fromkeys([*known.get(kind, ()), *ids]))
+    found: ToolResources = {**first, **second}
+    if "code_interpreter" in found:
+        found["code_interpreter"] = CodeInterpreterFiles(file_ids=_distinct((*files_in(first), *files_in(second))))
+    if "file_search" in found:
+        found["file_search"] = FileSearchStores(vector_store_ids=_distinct((*stores_in(first), *stores_in(second))))
     return found
+
+
+def _distinct(ids: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(ids))
 
 
 def with_tools(resources: ToolResources, tools: Sequence[Tool]) -> ToolResources:
     if any(isinstance(tool, CodeInterpreterTool) for tool in tools):
-        return {"code_interpreter": {"file_ids": []}, **resources}
+        return {"code_interpreter": CodeInterpreterFiles(), **resources}
     return resources
 
 
@@ -58,8 +68,8 @@ def with_attached(resources: ToolResources, messages: Sequence[CreateMessage] | 
     files = _for_code(messages)
     if not files:
         return resources
-    before = resources.get("code_interpreter", {}).get("file_ids", [])
-    return {**resources, "code_interpreter": {"file_ids": list(dict.fromkeys([*before, *files]))[-MAX_CODE_FILES:]}}
+    newest = _distinct((*files_in(resources), *files))[-MAX_CODE_FILES:]
+    return {**resources, "code_interpreter": CodeInterpreterFiles(file_ids=newest)}
 
 
 def _for_code(messages: Sequence[CreateMessage] | None) -> list[str]:

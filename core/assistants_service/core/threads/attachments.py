@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from assistants_service.core.errors import ApiError
 from assistants_service.core.protocol.threads.requests import CreateMessage
+from assistants_service.core.protocol.tool_resources import FileSearchStores, stores_in
 from assistants_service.core.request_context import RequestContext
 from assistants_service.core.threads import events as e
 from assistants_service.core.threads.lookups import thread_of
@@ -30,8 +31,7 @@ class IndexedAttachments:
 
 def store_of_thread(state: ThreadState) -> str:
     """The id of the thread's vector store; "" if it has none."""
-    search = (state.thread.tool_resources if state.thread else {}).get("file_search", {})
-    return next(iter(search.get("vector_store_ids", ())), "")
+    return next(iter(stores_in(state.thread.tool_resources) if state.thread else ()), "")
 
 
 def attach(
@@ -44,7 +44,7 @@ def attach(
         if store_of_thread(state) != indexed.before:  # a 409, which the SDKs send again
             raise ApiError("The vector store of the thread has changed. Please retry your request.", status=409)
         if indexed.after != indexed.before:
-            after = {**after, "file_search": {"vector_store_ids": [indexed.after]}}
+            after = {**after, "file_search": FileSearchStores(vector_store_ids=(indexed.after,))}
     return [e.ThreadUpdated(tool_resources=after)] if after != before else []
 
 

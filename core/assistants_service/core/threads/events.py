@@ -6,9 +6,10 @@ import msgspec
 
 from assistants_service.core.log import events as log
 from assistants_service.core.ports.models import Thought
-from assistants_service.core.protocol.objects import LastError, Metadata, ToolResources
+from assistants_service.core.protocol.objects import LastError, Metadata
 from assistants_service.core.protocol.runs.resources import Run, Step, Usage
 from assistants_service.core.protocol.threads.resources import Message, Thread
+from assistants_service.core.protocol.tool_resources import ToolResources
 
 
 class ThreadCreated(log.Event, frozen=True, kw_only=True, tag="thread.created"):

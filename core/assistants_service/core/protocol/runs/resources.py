@@ -7,8 +7,9 @@ from typing import Any, Literal
 
 from msgspec.structs import replace
 
-from assistants_service.core.protocol.objects import LastError, Metadata, ResponseFormat, Struct, ToolResources
+from assistants_service.core.protocol.objects import LastError, Metadata, ResponseFormat, Struct
 from assistants_service.core.protocol.threads.resources import Reason
+from assistants_service.core.protocol.tool_resources import ToolResources
 from assistants_service.core.protocol.tools.resources import StepToolCall, Tool
 from assistants_service.core.tools.functions import FunctionToolCall
 from assistants_service.core.tools.registry import tool_of

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from assistants_service.core.protocol.objects import Metadata, Struct, ToolResources
+from assistants_service.core.protocol.objects import Metadata, Struct
+from assistants_service.core.protocol.tool_resources import ToolResources
 from assistants_service.core.protocol.tools.resources import TextAnnotation
 
 

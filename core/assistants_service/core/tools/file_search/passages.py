@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 from msgspec import UNSET
 
+from assistants_service.core.protocol.tool_resources import stores_in
 from assistants_service.core.protocol.vector_stores.resources import TextContent
 from assistants_service.core.tools.file_search.wire import (
     FileSearchResult,
@@ -38,7 +39,7 @@ Count = Callable[[str], int]  # tokens of a text
 
 def stores_of(run: Run) -> tuple[str, ...]:
     """The vector stores that the run searches: its assistant's and its thread's, as they were when it was created."""
-    return tuple((run.tool_resources.get("file_search") or {}).get("vector_store_ids") or ())
+    return stores_in(run.tool_resources)
 
 
 def tool_in(run: Run) -> FileSearchTool | None:
