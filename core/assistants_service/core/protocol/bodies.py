@@ -7,7 +7,7 @@ look at `model_fields_set`.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from pydantic import (
@@ -25,6 +25,10 @@ T = TypeVar("T")
 class Body(BaseModel):
     # Each schema is built for its first request: all of them together are a tenth of a process's start.
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, defer_build=True)
+
+    def as_given(self) -> dict[str, Any]:
+        """The JSON that it came from, without what was null."""
+        return self.model_dump(exclude_none=True, by_alias=True)
 
 
 def _few_properties(value: dict[str, T]) -> dict[str, T]:

@@ -7,16 +7,18 @@ search's own in its thread, the second counts the results of a step.
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from msgspec import UNSET
 
+from assistants_service.core.ports.search import Weights
 from assistants_service.core.protocol.tool_resources import stores_in
 from assistants_service.core.protocol.vector_stores.resources import TextContent
 from assistants_service.core.tools.file_search.wire import (
     FileSearchResult,
+    FileSearchSettings,
     FileSearchTool,
     FileSearchToolCall,
     RankingOptions,
@@ -46,24 +48,25 @@ def tool_in(run: Run) -> FileSearchTool | None:
     return next((tool for tool in run.tools if isinstance(tool, FileSearchTool)), None)
 
 
-def _options(run: Run) -> Mapping[str, Any]:
+def _settings(run: Run) -> FileSearchSettings:
     tool = tool_in(run)
-    return tool.file_search if tool and tool.file_search is not UNSET else {}
+    return tool.file_search if tool and tool.file_search is not UNSET else FileSearchSettings()
 
 
 def ranking_of(run: Run) -> RankingOptions:
-    given = _options(run).get("ranking_options") or {}
-    return RankingOptions(**{key: given[key] for key in ("ranker", "score_threshold") if given.get(key) is not None})
+    options = _settings(run).ranking_options
+    return RankingOptions(ranker=options.ranker, score_threshold=options.score_threshold)
 
 
-def weights_of(run: Run) -> Mapping[str, float] | None:
+def weights_of(run: Run) -> Weights | None:
     """What HybridSearch asks for, if the run has it."""
-    return (_options(run).get("ranking_options") or {}).get("hybrid_search")
+    given = _settings(run).ranking_options.hybrid_search
+    return Weights(vector=given.embedding_weight, words=given.text_weight) if given else None
 
 
 def most_results(run: Run) -> int:
     default = MOST_RESULTS_GPT_35 if run.model.rpartition("/")[2].startswith("gpt-3.5") else MOST_RESULTS
-    return _options(run).get("max_num_results") or default
+    return _settings(run).max_num_results or default
 
 
 def room(steps: Iterable[Step], window: int, count: Count) -> int:

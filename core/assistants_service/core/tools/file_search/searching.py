@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from assistants_service.core.errors import ApiError
 from assistants_service.core.ports.clock import Clock
-from assistants_service.core.ports.search import Weights
 from assistants_service.core.ports.storage import StorageUnavailable
 from assistants_service.core.tools.file_search import passages
 from assistants_service.core.tools.file_search.passages import Count
@@ -66,8 +65,7 @@ async def search(
         return Output(f"Error: {error}.")
 
     def ask(store_ids: Sequence[str]) -> Awaitable[Sequence[Found]]:
-        given = passages.weights_of(run)
-        weights = Weights(given["embedding_weight"], given["text_weight"]) if given else None
+        weights = passages.weights_of(run)
         return engine.search_stores(project, store_ids, queries, limit=limit, threshold=threshold, weights=weights)
 
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 from msgspec import UNSET
@@ -20,6 +20,7 @@ from assistants_service.core.tools.file_search.wire import (
     FileSearch,
     FileSearchBody,
     FileSearchResult,
+    FileSearchSettings,
     FileSearchTool,
     FileSearchToolCall,
     SearchRecord,
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from assistants_service.core.protocol.runs.resources import Run, Step
     from assistants_service.core.threads.state import ThreadState
 
-RANKING: Final = {"ranker": "default_2024_08_21", "score_threshold": 0.0, "hybrid_search": None}
 DESCRIPTION: Final = (
     "Searches the files that the user has provided, and returns the passages that match best. Use it for every question"
     " that these files may answer, before you answer. Each passage comes with a marker such as 【4:0†report.pdf】. When"
@@ -61,9 +61,8 @@ class FileSearchTools(Tool[FileSearchBody, FileSearchTool, FileSearchToolCall]):
 
     def resource_of(self, body: FileSearchBody) -> FileSearchTool:
         """Normalised as recorded: section 3.1."""
-        options: dict[str, Any] = body.file_search.model_dump(exclude_none=True) if body.file_search else {}
-        ranking = {**RANKING, **(options.pop("ranking_options", None) or {})}
-        return FileSearchTool(file_search={**options, "ranking_options": ranking})
+        given = body.file_search.as_given() if body.file_search else {}
+        return FileSearchTool(file_search=msgspec.convert(given, FileSearchSettings))
 
     def function(self, run: Run) -> Definition | None:
         """A model that could only search in vain would pay for it with a turn."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 from msgspec import UNSET, UnsetType
 from pydantic import Field, ValidationInfo, field_validator
@@ -46,13 +46,31 @@ class FileSearchBody(Body):
     file_search: FileSearchOptions | None = None
 
 
-class FileSearchTool(ToolStruct, frozen=True, kw_only=True, tag_field="type", tag="file_search"):
-    file_search: dict[str, Any] | UnsetType = UNSET
+class HybridWeights(Struct, frozen=True, kw_only=True):
+    embedding_weight: float
+    text_weight: float
 
 
 class RankingOptions(Struct, frozen=True, kw_only=True):
+    """As a call shows them."""
+
     ranker: str = "default_2024_08_21"
     score_threshold: float = 0.0
+
+
+class ToolRankingOptions(RankingOptions, frozen=True, kw_only=True):
+    """As the tool has them."""
+
+    hybrid_search: HybridWeights | None = None
+
+
+class FileSearchSettings(Struct, frozen=True, kw_only=True):
+    max_num_results: int | UnsetType = UNSET
+    ranking_options: ToolRankingOptions = ToolRankingOptions()
+
+
+class FileSearchTool(ToolStruct, frozen=True, kw_only=True, tag_field="type", tag="file_search"):
+    file_search: FileSearchSettings | UnsetType = UNSET
 
 
 class FileSearchResult(Struct, frozen=True, kw_only=True):
