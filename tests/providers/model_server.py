@@ -17,12 +17,12 @@ from typing import Any, Final
 
 from pydantic import SecretStr
 
-from assistants_service.core.ports.models import ContextExceeded, ModelError, Prompt, Reply, Turn
+from assistants_service.core.ports.models import ContextExceeded, ForcedFunction, ModelError, Prompt, Reply, Turn
 from assistants_service.infra.models.kinds import Provider
 from assistants_service.infra.models.providers import ModelRouter
 from scripted_upstreams import WEATHER, Heard
 
-FORCED: Final = {"type": "function", "function": {"name": WEATHER["name"]}}
+FORCED: Final = ForcedFunction(WEATHER["name"])
 HELLO, WHERE = Turn("user", "Say hello."), Turn("user", "How is the weather in Paris?")
 LONG: Final = Turn("user", "word " * int(os.environ.get("LONG", "9000")))
 

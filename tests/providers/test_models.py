@@ -21,6 +21,7 @@ from pydantic import SecretStr
 
 from assistants_service.composition import Parts, tell_of_models
 from assistants_service.core.ports.models import (
+    ForcedFunction,
     Image,
     ModelError,
     ModelInfo,
@@ -30,6 +31,7 @@ from assistants_service.core.ports.models import (
     ToolCall,
     Turn,
 )
+from assistants_service.core.protocol.response_formats import JsonObjectFormat, JsonSchema, JsonSchemaFormat
 from assistants_service.infra.configuration import read_settings
 from assistants_service.infra.models import kinds, providers, reply_builder
 from assistants_service.infra.models.kinds import Provider
@@ -63,7 +65,7 @@ from scripted_upstreams import (
 )
 
 CHAT, RESPONSES = "/v1/chat/completions", "/v1/responses"
-SCHEMA = {"type": "json_schema", "json_schema": {"name": "answer", "schema": {"type": "object"}, "strict": True}}
+SCHEMA = JsonSchemaFormat(json_schema=JsonSchema(name="answer", schema={"type": "object"}, strict=True))
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -100,7 +102,7 @@ async def test_chat_sends_all_that_is_set(upstream: Upstream) -> None:
         prompt(
             instructions="Be brief.",
             tools=(WEATHER,),
-            tool_choice={"type": "function", "function": {"name": "get_weather"}},
+            tool_choice=ForcedFunction("get_weather"),
             parallel_tool_calls=False,
             temperature=0.0,
             top_p=0.5,
@@ -119,7 +121,10 @@ async def test_chat_sends_all_that_is_set(upstream: Upstream) -> None:
         "temperature": 0.0,
         "top_p": 0.5,
         "reasoning_effort": "low",
-        "response_format": SCHEMA,
+        "response_format": {
+            "type": "json_schema",
+            "json_schema": {"name": "answer", "schema": {"type": "object"}, "strict": True},
+        },
         "max_completion_tokens": 300,
     }
 
@@ -452,7 +457,7 @@ async def test_responses_sends_all_that_is_set(upstream: Upstream) -> None:
         prompt(
             instructions="Be brief.",
             tools=(WEATHER, {"name": "now"}),
-            tool_choice={"type": "function", "function": {"name": "now"}},
+            tool_choice=ForcedFunction("now"),
             parallel_tool_calls=False,
             temperature=0.0,
             top_p=0.5,
@@ -487,7 +492,7 @@ async def test_responses_sends_all_that_is_set(upstream: Upstream) -> None:
 async def test_a_function_is_forced_as_the_provider_is_known_to_want(upstream: Upstream, api: str) -> None:
     called = choice(content=None, tool_calls=[function("now", "{}")])
     upstream.script = [whole(called if api == "chat" else response(function_call("now", "{}")))]
-    forced = {"type": "function", "function": {"name": "now"}}
+    forced = ForcedFunction("now")
     await ask(upstream, prompt(tools=(WEATHER, {"name": "now"}), tool_choice=forced), api=api, tool_choice="required")
     (body,) = (body for _, body, _ in upstream.requests)
     assert (body["tool_choice"], len(body["tools"])) == ("required", 1)
@@ -495,7 +500,7 @@ async def test_a_function_is_forced_as_the_provider_is_known_to_want(upstream: U
 
 async def test_responses_sends_simple_choices_and_formats_as_they_are(upstream: Upstream) -> None:
     upstream.script = [whole(response(said("{}")))]
-    asked = prompt(tools=(WEATHER,), tool_choice="required", response_format={"type": "json_object"})
+    asked = prompt(tools=(WEATHER,), tool_choice="required", response_format=JsonObjectFormat())
     await ask(upstream, asked, api="responses")
     assert upstream.body["tool_choice"] == "required"
     assert upstream.body["text"] == {"format": {"type": "json_object"}}

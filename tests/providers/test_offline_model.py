@@ -8,7 +8,13 @@ from typing import Any
 
 import pytest
 
-from assistants_service.core.ports.models import Image, Prompt, Reply, Tokens, Turn
+from assistants_service.core.ports.models import ForcedFunction, Image, Prompt, Reply, Tokens, Turn
+from assistants_service.core.protocol.response_formats import (
+    JsonObjectFormat,
+    JsonSchema,
+    JsonSchemaFormat,
+    TextFormat,
+)
 from assistants_service.core.tools.file_search.tool import FUNCTION
 from assistants_service.infra.models.offline import HONEST, OfflineModel
 from assistants_service.infra.models.offline_arguments import arguments
@@ -60,7 +66,7 @@ async def test_offline_answers_an_empty_conversation() -> None:
         ("Take notes", {}, ["add_note"]),
         ("What is the weather in Paris?", {"tool_choice": "none"}, []),
         ("Hi", {"tool_choice": "required"}, ["get_weather"]),
-        ("weather", {"tool_choice": {"type": "function", "function": {"name": "add_note"}}}, ["add_note"]),
+        ("weather", {"tool_choice": ForcedFunction("add_note")}, ["add_note"]),
     ],
 )
 async def test_offline_calls_functions(text: str, fields: dict[str, Any], names: list[str]) -> None:
@@ -120,12 +126,12 @@ async def test_offline_stops_at_its_limit() -> None:
 
 
 async def test_offline_answers_in_json() -> None:
-    plain = await offline(response_format={"type": "json_object"})
+    plain = await offline(response_format=JsonObjectFormat())
     assert json.loads(plain.text) == {"note": HONEST, "answer": 'You said: "Hi". This conversation has 1 message.'}
     schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
-    shape = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    shape = JsonSchemaFormat(json_schema=JsonSchema(name="x", schema=schema))
     assert json.loads((await offline(Turn("user", "I am 42"), response_format=shape)).text) == {"n": 42}
-    text = await offline(response_format={"type": "text"})
+    text = await offline(response_format=TextFormat())
     assert text.text.startswith(HONEST)
 
 

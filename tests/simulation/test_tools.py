@@ -20,7 +20,7 @@ from msgspec.structs import replace
 from pydantic import Field
 
 import assistants_service
-from assistants_service.core.ports.models import ToolCall
+from assistants_service.core.ports.models import ForcedFunction, ToolCall
 from assistants_service.core.protocol.bodies import Body
 from assistants_service.core.protocol.objects import Struct
 from assistants_service.core.tools import registry
@@ -213,7 +213,7 @@ async def it_is_set_up_called_shown_and_remembered() -> None:
         run = await service.finished(thread, assistant, tool_choice={"type": "dice"})
         first, second = service.prompts
         assert [tool["name"] for tool in first.tools] == ["get_weather", "dice"]
-        assert first.tool_choice == {"type": "function", "function": {"name": "dice"}}
+        assert first.tool_choice == ForcedFunction("dice")
         assert [turn.text for turn in second.turns] == ["Who begins?", "", "Thrown: (4, 2)"]
         assert second.turns[1].calls == (ASKED,)
         step = (await service.steps(run))[0]

@@ -18,7 +18,7 @@ from typing import Any, Final
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from assistants_service.core.ports.models import Image, ToolCall, Turn
+from assistants_service.core.ports.models import ForcedFunction, Image, ToolCall, Turn
 
 WEATHER: Final[dict[str, Any]] = {
     "name": "get_weather",
@@ -26,7 +26,7 @@ WEATHER: Final[dict[str, Any]] = {
     "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
 }
 OTHER: Final[dict[str, Any]] = {"name": "get_time", "description": "Get the time", "parameters": {"type": "object"}}
-FORCED: Final = {"type": "function", "function": {"name": "get_weather"}}
+FORCED: Final = ForcedFunction("get_weather")
 PARIS: Final = '{"city":"Paris"}'
 DONE: Final = "It is sunny."
 GITHUB: Final = "https://github.com/"

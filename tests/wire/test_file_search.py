@@ -16,7 +16,7 @@ import pytest
 from assistants_service import action
 from assistants_service.core.errors import ApiError
 from assistants_service.core.ports.extraction import Chunk, Chunking
-from assistants_service.core.ports.models import ToolCall
+from assistants_service.core.ports.models import ForcedFunction, ToolCall
 from assistants_service.core.ports.search import Weights
 from assistants_service.core.ports.storage import StorageUnavailable
 from assistants_service.core.tools.file_search.passages import MOST_TOKENS
@@ -339,7 +339,7 @@ async def test_the_tools_balance_of_meaning_and_words_reaches_the_search() -> No
 @pytest.mark.parametrize(
     ("choice", "first"),
     [
-        ({"type": "file_search"}, {"type": "function", "function": {"name": "file_search"}}),
+        ({"type": "file_search"}, ForcedFunction("file_search")),
         ("required", "required"),
         ("none", "none"),
     ],

@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from msgspec import to_builtins
 
 from assistants_service.core.ports.models import Reply, Tokens, ToolCall, Turn
 from assistants_service.core.threads.run_commands import RunCommands
@@ -39,7 +40,7 @@ async def test_the_model_gets_the_assistants_configuration() -> None:
         (prompt,) = service.prompts
     assert (prompt.model, prompt.instructions) == ("acme/one", "Be brief.")
     assert (prompt.temperature, prompt.top_p, prompt.reasoning_effort) == (0.5, 0.25, "low")
-    assert prompt.response_format == {"type": "json_object"}
+    assert to_builtins(prompt.response_format) == {"type": "json_object"}
     assert [tool["name"] for tool in prompt.tools] == ["get_weather"]
     assert (prompt.tool_choice, prompt.parallel_tool_calls, prompt.max_completion_tokens) == ("auto", True, None)
     assert {key: run[key] for key in ("model", "instructions", "temperature", "top_p", "reasoning_effort")} == {
@@ -71,7 +72,8 @@ async def test_a_run_overrides_its_assistant() -> None:
         k: v for k, v in overrides.items() if k != "tools"
     }
     assert (prompt.model, prompt.instructions, prompt.temperature, prompt.top_p) == ("two", "Be long.", 1.5, 0.5)
-    assert (prompt.reasoning_effort, prompt.response_format, prompt.max_completion_tokens) == ("high", schema, 50)
+    assert (prompt.reasoning_effort, prompt.max_completion_tokens) == ("high", 50)
+    assert to_builtins(prompt.response_format) == schema
     assert (prompt.parallel_tool_calls, prompt.tool_choice) == (False, "none")
     assert prompt.tools == ({**NEWS["function"], "parameters": {"type": "object", "properties": {}}},)
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from assistants_service import action
-from assistants_service.core.ports.models import ToolCall, Turn
+from assistants_service.core.ports.models import ForcedFunction, ToolCall, Turn
 from inprocess_service import Gate, InProcess, calls, in_process, path_of, says
 from scripted_upstreams import choice, function, router, serving, whole
 
@@ -68,7 +68,10 @@ async def test_a_forced_tool_choice_holds_for_the_first_turn_only(forced: Json) 
         run = await service.finished(assistant=await service.assistant(tools=[WEATHER]), tool_choice=forced)
         assert run["tool_choice"] == forced
         await service.answered(run, call_a="sun")
-        assert [prompt.tool_choice for prompt in service.prompts] == [forced, "auto"]
+        assert [prompt.tool_choice for prompt in service.prompts] == [
+            forced if isinstance(forced, str) else ForcedFunction("get_weather"),
+            "auto",
+        ]
 
 
 async def test_outputs_submitted_twice_have_one_effect() -> None:

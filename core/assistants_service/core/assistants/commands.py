@@ -11,7 +11,7 @@ from assistants_service.core.protocol.assistants.requests import AssistantFields
 from assistants_service.core.protocol.assistants.resources import StoredAssistant
 from assistants_service.core.protocol.runs.requests import RunFields
 from assistants_service.core.tool_resources import overridden, resources_from, with_tools
-from assistants_service.core.tools.setup import plain, tools_from
+from assistants_service.core.tools.setup import format_from, tools_from
 
 SAMPLING = ("temperature", "top_p")
 
@@ -30,7 +30,7 @@ def assistant_from(body: CreateAssistant, assistant_id: str, now: float) -> Stor
         reasoning_effort=body.reasoning_effort,
         tool_resources=with_tools(resources_from(body.tool_resources), tools_from(body.tools)),
         metadata=body.metadata or {},
-        response_format=plain(body.response_format) or "auto",
+        response_format=format_from(body.response_format),
         chosen=chosen_of(body) or UNSET,
     )
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    pass
+    from assistants_service.core.protocol.response_formats import ResponseFormat
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +69,12 @@ class Turn:
         return tuple(part for part in self.parts if isinstance(part, Image))
 
 
+class ForcedFunction(NamedTuple):
+    """The function that the model is to call."""
+
+    name: str
+
+
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """One model call. None means: not set, the provider's default holds."""
@@ -77,12 +83,12 @@ class Prompt:
     instructions: str | None
     turns: tuple[Turn, ...]
     tools: tuple[Mapping[str, Any], ...] = ()  # function definitions: name, description?, parameters, strict
-    tool_choice: str | Mapping[str, Any] = "auto"  # auto, none, required, or {"type": "function", "function": {"name"}}
+    tool_choice: str | ForcedFunction = "auto"  # or none, required
     parallel_tool_calls: bool = True
     temperature: float | None = None
     top_p: float | None = None
     reasoning_effort: str | None = None
-    response_format: Any = "auto"  # "auto" or the wire's object
+    response_format: ResponseFormat = "auto"
     max_completion_tokens: int | None = None
 
 

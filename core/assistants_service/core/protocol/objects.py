@@ -12,9 +12,6 @@ import msgspec
 Metadata = dict[str, str]
 
 
-ResponseFormat = Any  # "auto" or an object that is passed on to the model as it came
-
-
 encode = msgspec.json.Encoder().encode
 
 

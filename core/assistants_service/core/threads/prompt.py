@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
-from assistants_service.core.ports.models import Prompt, Turn
+from assistants_service.core.ports.models import ForcedFunction, Prompt, Turn
 from assistants_service.core.protocol.runs.resources import MessageCreation, Run, Step, ToolCalls
 from assistants_service.core.protocol.threads.resources import Message
 from assistants_service.core.threads.rounds import RECENT, outputs_of, rounds_before
@@ -88,17 +87,17 @@ def _given(name: str, value: float | None, chosen: Collection[str]) -> float | N
     return None if value == 1.0 and name not in chosen else value
 
 
-def _tool_choice(run_state: RunState, offer: Offer) -> str | Mapping[str, Any]:
+def _tool_choice(run_state: RunState, offer: Offer) -> str | ForcedFunction:
     """A forced choice holds for the first turn only (section 4)."""
     choice = run_state.run.tool_choice
     if not offer.definitions or choice in ("auto", "none"):
         return "none" if choice == "none" else "auto"
     if any(run_state.steps):  # not those that a dead worker had begun
         return "auto"
-    if isinstance(choice, Mapping) and choice.get("type") != "function":
-        name = offer.name(choice["type"])
-        return {"type": "function", "function": {"name": name}} if name else "auto"
-    return choice  # type: ignore[no-any-return]
+    if isinstance(choice, str):
+        return choice
+    name = choice.function.name if choice.function else offer.name(choice.type)
+    return ForcedFunction(name) if name else "auto"
 
 
 def _split(done: Iterable[Turn]) -> list[list[Turn]]:

@@ -25,7 +25,7 @@ from assistants_service.core.threads.commands import ThreadCommands, messages_fr
 from assistants_service.core.threads.lookups import run_of, thread_of
 from assistants_service.core.threads.state import ThreadState
 from assistants_service.core.tool_resources import overridden, together
-from assistants_service.core.tools.setup import check_choice, plain, tools_from
+from assistants_service.core.tools.setup import check_choice, choice_from, format_from, tools_from
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ class RunCommands:
         if additional:
             instructions = f"{instructions}\n\n{additional}" if instructions else additional
         truncation, tools = body.truncation_strategy, assistant.tools if body.tools is None else tools_from(body.tools)
-        choice = plain(body.tool_choice) or "auto"
+        choice = choice_from(body.tool_choice)
         check_choice(choice, tools)
         return Run(
             id=run_id,
@@ -110,7 +110,7 @@ class RunCommands:
             truncation_strategy=TruncationStrategy(type=truncation.type, last_messages=truncation.last_messages)
             if truncation
             else TruncationStrategy(),
-            response_format=plain(body.response_format) or assistant.response_format,
+            response_format=format_from(body.response_format) if body.response_format else assistant.response_format,
             tool_choice=choice,
             parallel_tool_calls=body.parallel_tool_calls is not False,
         )

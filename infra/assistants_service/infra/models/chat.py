@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from assistants_service.core.ports.models import Deltas, Image, Prompt, Reply, ToolCall, Turn
+from msgspec import to_builtins
+
+from assistants_service.core.ports.models import Deltas, ForcedFunction, Image, Prompt, Reply, ToolCall, Turn
 from assistants_service.infra.models.asking import ask
 from assistants_service.infra.models.chat_reply import ChatReply
 from assistants_service.infra.models.habits import Habits, Remembered
@@ -55,12 +57,11 @@ class ChatModel:
             body["tools"] = [{"type": "function", "function": _given(tool)} for tool in prompt.tools]
             # Their defaults are not sent: many compatible servers reject fields that they do not know.
             if prompt.tool_choice != "auto":
-                choice = prompt.tool_choice
-                body["tool_choice"] = choice if isinstance(choice, str) else dict(choice)
+                body["tool_choice"] = _tool_choice(prompt.tool_choice)
             if not prompt.parallel_tool_calls:
                 body["parallel_tool_calls"] = False
-        if prompt.response_format not in ("auto", None):
-            body["response_format"] = prompt.response_format
+        if prompt.response_format != "auto":
+            body["response_format"] = to_builtins(prompt.response_format)
         options = {
             "temperature": prompt.temperature,
             "top_p": prompt.top_p,
@@ -68,6 +69,10 @@ class ChatModel:
             "max_completion_tokens": prompt.max_completion_tokens,
         }
         return body | _given(options)
+
+
+def _tool_choice(choice: str | ForcedFunction) -> str | dict[str, Any]:
+    return choice if isinstance(choice, str) else {"type": "function", "function": {"name": choice.name}}
 
 
 def _given(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from assistants_service.core.ports.models import Deltas, Prompt, Reply, Tokens, Turn
+from assistants_service.core.protocol.response_formats import JsonObjectFormat, JsonSchemaFormat
 from assistants_service.core.tools.file_search.tool import PARAMETERS
 from assistants_service.infra.models.offline_arguments import arguments, words
 from assistants_service.infra.models.reply_builder import ReplyBuilder
@@ -71,7 +72,7 @@ def _functions(prompt: Prompt) -> list[Mapping[str, Any]]:
     if not offered or choice == "none" or _outputs(prompt):
         return []
     if not isinstance(choice, str):
-        return [tool for tool in offered if tool["name"] == choice["function"]["name"]][:1]
+        return [tool for tool in offered if tool["name"] == choice.name][:1]
     if choice == "required":
         return offered[:1]
     said = words(_asked(prompt))
@@ -90,20 +91,13 @@ def _concerns(function: Mapping[str, Any], said: list[str]) -> bool:
 
 
 def _answer(prompt: Prompt) -> str:
-    if (kind := _format(prompt)) != "text":
-        return json.dumps(_object(prompt, kind), ensure_ascii=False)
+    match prompt.response_format:
+        case JsonSchemaFormat(json_schema=answer):
+            said = " ".join([_asked(prompt), *(output for _, output in _outputs(prompt))])
+            return json.dumps(arguments(answer.schema or {}, said), ensure_ascii=False)
+        case JsonObjectFormat():
+            return json.dumps({"note": HONEST, "answer": _plain(prompt)}, ensure_ascii=False)
     return f"{HONEST} {_plain(prompt)}"
-
-
-def _format(prompt: Prompt) -> str:
-    return prompt.response_format["type"] if isinstance(prompt.response_format, Mapping) else "text"
-
-
-def _object(prompt: Prompt, kind: str) -> Any:
-    if kind == "json_schema":
-        schema = prompt.response_format["json_schema"].get("schema") or {}
-        return arguments(schema, " ".join([_asked(prompt), *(output for _, output in _outputs(prompt))]))
-    return {"note": HONEST, "answer": _plain(prompt)}
 
 
 def _plain(prompt: Prompt) -> str:

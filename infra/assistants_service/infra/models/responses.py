@@ -6,7 +6,10 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from assistants_service.core.ports.models import Deltas, Image, Prompt, Refused, Reply, Turn
+from msgspec import to_builtins
+
+from assistants_service.core.ports.models import Deltas, ForcedFunction, Image, Prompt, Refused, Reply, Turn
+from assistants_service.core.protocol.response_formats import ResponseFormat
 from assistants_service.infra.models.asking import ask
 from assistants_service.infra.models.habits import Habits, Remembered
 from assistants_service.infra.models.reply_builder import ReplyBuilder
@@ -76,7 +79,7 @@ def _body(prompt: Prompt, provider: str) -> dict[str, Any]:
             body["parallel_tool_calls"] = False
     if prompt.reasoning_effort is not None:
         body["reasoning"] = {"effort": prompt.reasoning_effort}
-    if prompt.response_format not in ("auto", None):
+    if prompt.response_format != "auto":
         body["text"] = {"format": _text_format(prompt.response_format)}
     options = {
         "instructions": prompt.instructions or None,
@@ -113,13 +116,12 @@ def _tool(function: Mapping[str, Any]) -> dict[str, Any]:
     return tool | {name: value for name, value in function.items() if value is not None}
 
 
-def _tool_choice(choice: str | Mapping[str, Any]) -> str | dict[str, Any]:
-    return choice if isinstance(choice, str) else {"type": "function", "name": choice["function"]["name"]}
+def _tool_choice(choice: str | ForcedFunction) -> str | dict[str, Any]:
+    return choice if isinstance(choice, str) else {"type": "function", "name": choice.name}
 
 
-def _text_format(response_format: Mapping[str, Any]) -> dict[str, Any]:
+def _text_format(response_format: ResponseFormat) -> dict[str, Any]:
     """Chat Completions nests the schema's name and options, Responses has them flat."""
-    if response_format["type"] != "json_schema":
-        return dict(response_format)
-    schema = {name: value for name, value in response_format["json_schema"].items() if value is not None}
-    return {"type": "json_schema", **schema}
+    found: dict[str, Any] = to_builtins(response_format)
+    schema: dict[str, Any] = found.pop("json_schema", {})
+    return found | schema

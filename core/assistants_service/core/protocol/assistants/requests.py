@@ -10,7 +10,7 @@ from pydantic import (
 )
 
 from assistants_service.core.protocol.bodies import Body, Effort, Instructions, Metadata, ModelName
-from assistants_service.core.protocol.response_formats import ResponseFormat
+from assistants_service.core.protocol.response_formats import ResponseFormatBody
 from assistants_service.core.protocol.tools.requests import NewToolResources, ToolResourcesBody, Tools
 
 
@@ -24,7 +24,7 @@ class AssistantFields(Body):
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     reasoning_effort: Effort | None = None
-    response_format: ResponseFormat | None = None
+    response_format: ResponseFormatBody | None = None
 
 
 class CreateAssistant(AssistantFields):

@@ -6,7 +6,8 @@ from typing import Literal
 
 from msgspec import UNSET, UnsetType
 
-from assistants_service.core.protocol.objects import Metadata, ResponseFormat, Struct
+from assistants_service.core.protocol.objects import Metadata, Struct
+from assistants_service.core.protocol.response_formats import ResponseFormat
 from assistants_service.core.protocol.tool_resources import ToolResources
 from assistants_service.core.protocol.tools.resources import Tool
 

@@ -12,7 +12,7 @@ from pydantic import (
 )
 
 from assistants_service.core.protocol.bodies import Body, Effort, Instructions, Metadata, ModelName
-from assistants_service.core.protocol.response_formats import ResponseFormat, _string_or_object
+from assistants_service.core.protocol.response_formats import ResponseFormatBody, string_or_object
 from assistants_service.core.protocol.threads.requests import CreateThread, Messages
 from assistants_service.core.protocol.tools.requests import ToolResourcesBody, Tools
 from assistants_service.core.tools.registry import CLIENTS, TOOLS
@@ -52,7 +52,7 @@ NamedToolChoice = Annotated[FunctionChoice | BuiltInChoice, Field(discriminator=
 
 ToolChoice = Annotated[
     Annotated[Literal["none", "auto", "required"], Tag("string")] | Annotated[NamedToolChoice, Tag("object")],
-    Discriminator(_string_or_object),
+    Discriminator(string_or_object),
 ]
 
 
@@ -74,7 +74,7 @@ class RunFields(Body):
     truncation_strategy: TruncationBody | None = None
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
-    response_format: ResponseFormat | None = None
+    response_format: ResponseFormatBody | None = None
 
 
 class CreateRun(RunFields):

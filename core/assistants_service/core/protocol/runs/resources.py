@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import operator
-from typing import Any, Literal
+from typing import Literal
 
 from msgspec.structs import replace
 
-from assistants_service.core.protocol.objects import LastError, Metadata, ResponseFormat, Struct
+from assistants_service.core.protocol.objects import LastError, Metadata, Struct
+from assistants_service.core.protocol.response_formats import ResponseFormat
 from assistants_service.core.protocol.threads.resources import Reason
+from assistants_service.core.protocol.tool_choices import ToolChoice
 from assistants_service.core.protocol.tool_resources import ToolResources
 from assistants_service.core.protocol.tools.resources import StepToolCall, Tool
 from assistants_service.core.tools.functions import FunctionToolCall
@@ -154,7 +156,7 @@ class Run(Struct, frozen=True, kw_only=True):
     incomplete_details: Reason | None = None
     usage: Usage | None = None
     response_format: ResponseFormat = "auto"
-    tool_choice: Any = "auto"
+    tool_choice: ToolChoice = "auto"
     parallel_tool_calls: bool = True
 
     @property
