@@ -22,7 +22,7 @@ from assistants_service.infra.models.kinds import Provider
 from assistants_service.infra.models.providers import ModelRouter
 from scripted_upstreams import WEATHER, Heard
 
-FORCED: Final = ForcedFunction(WEATHER["name"])
+FORCED: Final = ForcedFunction(WEATHER.name)
 HELLO, WHERE = Turn("user", "Say hello."), Turn("user", "How is the weather in Paris?")
 LONG: Final = Turn("user", "word " * int(os.environ.get("LONG", "9000")))
 

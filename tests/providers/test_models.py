@@ -22,6 +22,7 @@ from pydantic import SecretStr
 from assistants_service.composition import Parts, tell_of_models
 from assistants_service.core.ports.models import (
     ForcedFunction,
+    Function,
     Image,
     ModelError,
     ModelInfo,
@@ -111,11 +112,10 @@ async def test_chat_sends_all_that_is_set(upstream: Upstream) -> None:
             max_completion_tokens=300,
         ),
     )
-    weather = {name: value for name, value in WEATHER.items() if value is not None}
     assert upstream.body == {
         "model": "m",
         "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}],
-        "tools": [{"type": "function", "function": weather}],
+        "tools": [{"type": "function", "function": WEATHER.fields}],
         "tool_choice": {"type": "function", "function": {"name": "get_weather"}},
         "parallel_tool_calls": False,
         "temperature": 0.0,
@@ -456,7 +456,7 @@ async def test_responses_sends_all_that_is_set(upstream: Upstream) -> None:
         upstream,
         prompt(
             instructions="Be brief.",
-            tools=(WEATHER, {"name": "now"}),
+            tools=(WEATHER, Function("now")),
             tool_choice=ForcedFunction("now"),
             parallel_tool_calls=False,
             temperature=0.0,
@@ -475,7 +475,7 @@ async def test_responses_sends_all_that_is_set(upstream: Upstream) -> None:
         "store": False,
         "include": ["reasoning.encrypted_content"],
         "tools": [
-            WEATHER | {"type": "function", "strict": False},
+            WEATHER.fields | {"type": "function", "strict": False},
             {"type": "function", "name": "now", "parameters": nothing, "strict": False},
         ],
         "tool_choice": {"type": "function", "name": "now"},
@@ -493,7 +493,7 @@ async def test_a_function_is_forced_as_the_provider_is_known_to_want(upstream: U
     called = choice(content=None, tool_calls=[function("now", "{}")])
     upstream.script = [whole(called if api == "chat" else response(function_call("now", "{}")))]
     forced = ForcedFunction("now")
-    await ask(upstream, prompt(tools=(WEATHER, {"name": "now"}), tool_choice=forced), api=api, tool_choice="required")
+    await ask(upstream, prompt(tools=(WEATHER, Function("now")), tool_choice=forced), api=api, tool_choice="required")
     (body,) = (body for _, body, _ in upstream.requests)
     assert (body["tool_choice"], len(body["tools"])) == ("required", 1)
 

@@ -8,22 +8,21 @@ from typing import Any
 
 import pytest
 
-from assistants_service.core.ports.models import ForcedFunction, Image, Prompt, Reply, Tokens, Turn
+from assistants_service.core.ports.models import ForcedFunction, Function, Image, Prompt, Reply, Tokens, Turn
 from assistants_service.core.protocol.response_formats import (
     JsonObjectFormat,
     JsonSchema,
     JsonSchemaFormat,
     TextFormat,
 )
-from assistants_service.core.tools.file_search.tool import FUNCTION
+from assistants_service.core.tools.file_search.tool import FUNCTION as SEARCH
 from assistants_service.infra.models.offline import HONEST, OfflineModel
 from assistants_service.infra.models.offline_arguments import arguments
 from scripted_upstreams import WEATHER, Heard, assembled, prompt
 
-TIME = {"name": "getLocalTime", "description": "Tells the time somewhere"}
-NOTE = {"name": "add_note", "parameters": {"type": "object", "properties": {"n": {"type": "integer"}}}}
+TIME = Function("getLocalTime", "Tells the time somewhere")
+NOTE = Function("add_note", parameters={"type": "object", "properties": {"n": {"type": "integer"}}})
 TOOLS = (WEATHER, TIME, NOTE)
-SEARCH = {"name": "file_search", **FUNCTION}
 
 
 async def offline(*turns: Turn, deltas: Heard | None = None, **fields: Any) -> Reply:
@@ -151,7 +150,7 @@ async def test_offline_answers_in_json() -> None:
     ],
 )
 def test_offline_finds_strings(text: str, city: str) -> None:
-    assert arguments(WEATHER["parameters"], text) == {"city": city}
+    assert arguments(WEATHER.parameters or {}, text) == {"city": city}
 
 
 @pytest.mark.parametrize(

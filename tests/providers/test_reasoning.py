@@ -17,7 +17,7 @@ from assistants_service.infra.models.thoughts import MOST
 from inprocess_service import InProcess, in_process, path_of, says
 from scripted_upstreams import choice, function, prompt, router, serving, whole
 
-WEATHER = {"type": "function", "function": provider_quirks.WEATHER}
+WEATHER = {"type": "function", "function": provider_quirks.WEATHER.fields}
 THINKERS = {
     "gemini_thought_signature": "c2lnbmF0dXJl",
     "deepseek_reasoning_content": "Paris, then.",

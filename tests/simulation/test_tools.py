@@ -20,13 +20,12 @@ from msgspec.structs import replace
 from pydantic import Field
 
 import assistants_service
-from assistants_service.core.ports.models import ForcedFunction, ToolCall
+from assistants_service.core.ports.models import ForcedFunction, Function, ToolCall
 from assistants_service.core.protocol.bodies import Body
 from assistants_service.core.protocol.objects import Struct
 from assistants_service.core.tools import registry
 from assistants_service.core.tools.tool import (
     Annotation,
-    Definition,
     Execution,
     Output,
     Piece,
@@ -110,9 +109,9 @@ class Dice(Tool[DiceBody, DiceTool, DiceCall]):
     def resource_of(self, body: DiceBody) -> DiceTool:
         return DiceTool(sides=body.dice.sides)
 
-    def function(self, run: Run) -> Definition | None:
+    def function(self, run: Run) -> Function | None:
         sides = next((tool.sides for tool in run.tools if isinstance(tool, DiceTool)), 0)
-        return {"description": f"Throws a die of {sides} sides.", "parameters": {"type": "object"}} if sides else None
+        return Function("dice", f"Throws a die of {sides} sides.", {"type": "object"}) if sides else None
 
     def begin(self, call: ToolCall, run: Run, number: int) -> DiceCall:
         return DiceCall(id=call.id, dice=Throw(reason=self.partial_text(call.arguments)), arguments=call.arguments)
@@ -212,7 +211,7 @@ async def it_is_set_up_called_shown_and_remembered() -> None:
         assert (await service.api.get(f"/assistants/{assistant}"))["tools"][0] == {"type": "dice", "sides": 8}
         run = await service.finished(thread, assistant, tool_choice={"type": "dice"})
         first, second = service.prompts
-        assert [tool["name"] for tool in first.tools] == ["get_weather", "dice"]
+        assert [tool.name for tool in first.tools] == ["get_weather", "dice"]
         assert first.tool_choice == ForcedFunction("dice")
         assert [turn.text for turn in second.turns] == ["Who begins?", "", "Thrown: (4, 2)"]
         assert second.turns[1].calls == (ASKED,)

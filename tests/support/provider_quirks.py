@@ -18,14 +18,12 @@ from typing import Any, Final
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from assistants_service.core.ports.models import ForcedFunction, Image, ToolCall, Turn
+from assistants_service.core.ports.models import ForcedFunction, Function, Image, ToolCall, Turn
 
-WEATHER: Final[dict[str, Any]] = {
-    "name": "get_weather",
-    "description": "Get the weather",
-    "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
-}
-OTHER: Final[dict[str, Any]] = {"name": "get_time", "description": "Get the time", "parameters": {"type": "object"}}
+WEATHER: Final = Function(
+    "get_weather", "Get the weather", {"type": "object", "properties": {"city": {"type": "string"}}}
+)
+OTHER: Final = Function("get_time", "Get the time", {"type": "object"})
 FORCED: Final = ForcedFunction("get_weather")
 PARIS: Final = '{"city":"Paris"}'
 DONE: Final = "It is sunny."

@@ -11,20 +11,19 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from assistants_service.core.ports.models import ModelError, Prompt, Reply, ToolCall, Turn
+from assistants_service.core.ports.models import Function, ModelError, Prompt, Reply, ToolCall, Turn
 from assistants_service.infra.models.kinds import Provider
 from assistants_service.infra.models.providers import ModelRouter
 
-WEATHER: dict[str, Any] = {
-    "name": "get_weather",
-    "description": "Get the current weather for a city",
-    "parameters": {
+WEATHER = Function(
+    "get_weather",
+    "Get the current weather for a city",
+    {
         "type": "object",
         "properties": {"city": {"type": "string"}, "unit": {"type": "string", "enum": ["celsius", "fahrenheit"]}},
         "required": ["city"],
     },
-    "strict": None,
-}
+)
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 

@@ -71,8 +71,8 @@ async def test_a_search_and_a_cited_answer() -> None:
         assert [step["usage"]["total_tokens"] for step in (searched, answered)] == [15, 15]
         offered = service.prompts[0].tools[0]
         output = service.prompts[1].turns[-1].text
-    assert offered["name"] == "file_search"
-    assert offered["parameters"]["required"] == ["queries"]
+    assert offered.name == "file_search"
+    assert offered.parameters["required"] == ["queries"]
     assert engine.asked == [
         {
             "project": "default",

@@ -41,7 +41,7 @@ async def test_the_model_gets_the_assistants_configuration() -> None:
     assert (prompt.model, prompt.instructions) == ("acme/one", "Be brief.")
     assert (prompt.temperature, prompt.top_p, prompt.reasoning_effort) == (0.5, 0.25, "low")
     assert to_builtins(prompt.response_format) == {"type": "json_object"}
-    assert [tool["name"] for tool in prompt.tools] == ["get_weather"]
+    assert [tool.name for tool in prompt.tools] == ["get_weather"]
     assert (prompt.tool_choice, prompt.parallel_tool_calls, prompt.max_completion_tokens) == ("auto", True, None)
     assert {key: run[key] for key in ("model", "instructions", "temperature", "top_p", "reasoning_effort")} == {
         key: configuration[key] for key in ("model", "instructions", "temperature", "top_p", "reasoning_effort")
@@ -75,7 +75,9 @@ async def test_a_run_overrides_its_assistant() -> None:
     assert (prompt.reasoning_effort, prompt.max_completion_tokens) == ("high", 50)
     assert to_builtins(prompt.response_format) == schema
     assert (prompt.parallel_tool_calls, prompt.tool_choice) == (False, "none")
-    assert prompt.tools == ({**NEWS["function"], "parameters": {"type": "object", "properties": {}}},)
+    assert [tool.fields for tool in prompt.tools] == [
+        {**NEWS["function"], "parameters": {"type": "object", "properties": {}}}
+    ]
 
 
 async def test_additional_instructions_are_appended() -> None:

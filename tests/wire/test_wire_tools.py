@@ -142,9 +142,9 @@ async def test_actions_run_in_the_worker_and_no_client_is_asked() -> None:
     async with with_actions(calls(*asked), says("Three.")) as service:
         run = await service.finished(assistant=await service.assistant(tools=OWN))
         assert run["status"] == "completed"
-        offered = {tool["name"]: tool for tool in service.prompts[0].tools}
-        assert offered["add"]["description"] == "Add two numbers."
-        assert offered["add"]["parameters"]["required"] == ["a", "b"]
+        offered = {tool.name: tool for tool in service.prompts[0].tools}
+        assert offered["add"].description == "Add two numbers."
+        assert offered["add"].parameters["required"] == ["a", "b"]
         assert [turn.text for turn in service.prompts[1].turns[2:]] == ['{"sum": 3}', "HI"]
         step = (await service.steps(run))[0]
         assert [call["function"]["output"] for call in step["step_details"]["tool_calls"]] == ['{"sum": 3}', "HI"]

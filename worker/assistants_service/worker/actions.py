@@ -19,6 +19,7 @@ from typing import Any, cast
 from pydantic import TypeAdapter, ValidationError
 
 from assistants_service import ACTION
+from assistants_service.core.ports.models import Function
 from assistants_service.worker.calls import THREADS, ActionTasks, ActionThreads, Hanging, Outcome
 
 OUTPUT_LIMIT = 256 * 1024  # characters of an output that the model gets to see
@@ -35,7 +36,7 @@ class Actions:
         self.tasks = ActionTasks(self.threads)
         self._adapters = {name: TypeAdapter(cast("Any", _checked(function))) for name, function in functions.items()}
         self._functions, self._timeout = dict(functions), timeout
-        self.definitions: dict[str, dict[str, Any]] = {
+        self.definitions: dict[str, Function] = {
             name: _definition(function, self._adapters[name]) for name, function in functions.items()
         }
 
@@ -106,14 +107,11 @@ def _checked(function: Callable[..., Any]) -> Callable[..., Any]:
     return prepared
 
 
-def _definition(function: Callable[..., Any], adapter: TypeAdapter[Any]) -> dict[str, Any]:
+def _definition(function: Callable[..., Any], adapter: TypeAdapter[Any]) -> Function:
     schema = adapter.json_schema()
     schema.pop("additionalProperties", None)
-    return {
-        "name": function.__name__,
-        "description": inspect.getdoc(function) or "",
-        "parameters": {"properties": {}, **schema, "type": "object"},
-    }
+    parameters = {"properties": {}, **schema, "type": "object"}
+    return Function(function.__name__, inspect.getdoc(function) or "", parameters)
 
 
 def _said(name: str, outcome: Outcome) -> str:

@@ -69,6 +69,27 @@ class Turn:
         return tuple(part for part in self.parts if isinstance(part, Image))
 
 
+@dataclass(frozen=True, slots=True)
+class Function:
+    """What a model is told of a function that it may call. `parameters` is a JSON schema. None: not given."""
+
+    name: str
+    description: str | None = None
+    parameters: Mapping[str, Any] | None = None
+    strict: bool | None = None
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """Those that are given, by the names that providers know."""
+        fields = {
+            "name": self.name,
+            "description": self.description,
+            "parameters": self.parameters,
+            "strict": self.strict,
+        }
+        return {name: value for name, value in fields.items() if value is not None}
+
+
 class ForcedFunction(NamedTuple):
     """The function that the model is to call."""
 
@@ -82,7 +103,7 @@ class Prompt:
     model: str
     instructions: str | None
     turns: tuple[Turn, ...]
-    tools: tuple[Mapping[str, Any], ...] = ()  # function definitions: name, description?, parameters, strict
+    tools: tuple[Function, ...] = ()
     tool_choice: str | ForcedFunction = "auto"  # or none, required
     parallel_tool_calls: bool = True
     temperature: float | None = None

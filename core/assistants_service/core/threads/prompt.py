@@ -47,7 +47,7 @@ def build(state: ThreadState, run_state: RunState, offer: Offer, room: int, hist
         model=run.model,
         instructions=run.instructions,
         turns=(),
-        tools=offer.definitions,
+        tools=offer.functions,
         tool_choice=_tool_choice(run_state, offer),
         parallel_tool_calls=run.parallel_tool_calls,
         temperature=_given("temperature", run.temperature, run_state.chosen),
@@ -78,7 +78,8 @@ def build(state: ThreadState, run_state: RunState, offer: Offer, room: int, hist
 
 def tokens_of(prompt: Prompt, count: Count) -> int:
     turns = sum(_tokens(turn, count) for turn in prompt.turns)
-    return turns + count(prompt.instructions or "") + count(str(prompt.tools)) + 2 * ENVELOPE
+    tools = str(tuple(tool.fields for tool in prompt.tools))
+    return turns + count(prompt.instructions or "") + count(tools) + 2 * ENVELOPE
 
 
 def _given(name: str, value: float | None, chosen: Collection[str]) -> float | None:
@@ -90,7 +91,7 @@ def _given(name: str, value: float | None, chosen: Collection[str]) -> float | N
 def _tool_choice(run_state: RunState, offer: Offer) -> str | ForcedFunction:
     """A forced choice holds for the first turn only (section 4)."""
     choice = run_state.run.tool_choice
-    if not offer.definitions or choice in ("auto", "none"):
+    if not offer.functions or choice in ("auto", "none"):
         return "none" if choice == "none" else "auto"
     if any(run_state.steps):  # not those that a dead worker had begun
         return "auto"

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import msgspec
-from msgspec import UNSET, UnsetType, to_builtins
+from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 from pydantic import StringConstraints
 
-from assistants_service.core.ports.models import ToolCall
+from assistants_service.core.ports.models import Function, ToolCall
 from assistants_service.core.protocol.bodies import Body, JsonObject
 from assistants_service.core.protocol.objects import Struct
-from assistants_service.core.tools.tool import Definition, Execution, Output, StepCall, Tool, ToolServices, ToolStruct
+from assistants_service.core.tools.tool import Execution, Output, StepCall, Tool, ToolServices, ToolStruct
 
 if TYPE_CHECKING:
     from assistants_service.core.protocol.runs.resources import Run
@@ -74,10 +74,10 @@ class FunctionTools(Tool[FunctionToolBody, FunctionTool, FunctionToolCall]):
             definition = replace(definition, parameters=function.parameters)
         return FunctionTool(function=definition)
 
-    def offer(self, run: Run, taken: Collection[str], services: ToolServices) -> Sequence[Definition]:
+    def offer(self, run: Run, taken: Collection[str], services: ToolServices) -> Sequence[Function]:
         own = services.functions.definitions
         tools = (tool.function for tool in run.tools if isinstance(tool, FunctionTool))
-        return [_definition(function, own.get(function.name)) for function in tools]
+        return [_offered(function, own.get(function.name)) for function in tools]
 
     def executes(self, name: str, services: ToolServices) -> bool:
         return name in services.functions.definitions
@@ -106,14 +106,14 @@ class FunctionTools(Tool[FunctionToolBody, FunctionTool, FunctionToolCall]):
         return replace(call, function=replace(call.function, arguments="", output=None))
 
 
-def _definition(function: FunctionDefinition, action: Definition | None) -> Definition:
+def _offered(function: FunctionDefinition, action: Function | None) -> Function:
     """As the assistant defines it; what it leaves out of an action, the action's own definition fills."""
-    definition: dict[str, Any] = to_builtins(function)
-    if action and not definition["parameters"].get("properties"):
-        definition["parameters"] = action["parameters"]
-    if action and function.description is UNSET:
-        definition["description"] = action["description"]
-    return definition
+    parameters: Mapping[str, Any] | None = function.parameters
+    if action and not function.parameters.get("properties"):
+        parameters = action.parameters
+    description = function.description
+    told = (action.description if action else None) if description is UNSET else description
+    return Function(function.name, told, parameters, function.strict)
 
 
 FUNCTIONS: Final = FunctionTools()

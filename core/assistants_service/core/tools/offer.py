@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from assistants_service.core.ports.models import ToolCall
+from assistants_service.core.ports.models import Function, ToolCall
 from assistants_service.core.tools.registry import CLIENTS, TOOLS, tool_of
-from assistants_service.core.tools.tool import AnyTool, Definition, StepCall, ToolServices
+from assistants_service.core.tools.tool import AnyTool, StepCall, ToolServices
 
 if TYPE_CHECKING:
     from assistants_service.core.protocol.runs.resources import Run
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    definitions: tuple[Definition, ...] = ()
+    functions: tuple[Function, ...] = ()
     tools: Mapping[str, AnyTool] = field(default_factory=dict)  # by the name of a function
 
     def tool(self, name: str) -> AnyTool:
@@ -35,10 +35,10 @@ class Offer:
 
 
 def offer_of(run: Run, services: ToolServices) -> Offer:
-    definitions: list[Definition] = []
+    functions: list[Function] = []
     tools: dict[str, AnyTool] = {}
     for tool in TOOLS:
-        for definition in tool.offer(run, tools, services):
-            definitions.append(definition)
-            tools[definition["name"]] = tool
-    return Offer(tuple(definitions), tools)
+        for function in tool.offer(run, tools, services):
+            functions.append(function)
+            tools[function.name] = tool
+    return Offer(tuple(functions), tools)

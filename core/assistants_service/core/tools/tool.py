@@ -7,6 +7,7 @@ imports at run time knows nothing of runs, steps and threads, since their types 
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar, cas
 import msgspec
 
 from assistants_service.core.ports.clock import Clock
-from assistants_service.core.ports.models import Tokenizer, ToolCall
+from assistants_service.core.ports.models import Function, Tokenizer, ToolCall
 from assistants_service.core.protocol.bodies import Body
 from assistants_service.core.protocol.objects import Struct
 
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from assistants_service.core.threads.state import RunState, ThreadState
     from assistants_service.core.vector_stores.repository import VectorStoreRepository
     from assistants_service.core.vector_stores.search import Search
-
-Definition = Mapping[str, Any]  # of a function: name, description?, parameters, strict?
 
 
 class ToolStruct(Struct, frozen=True, kw_only=True, tag_field="type"):
@@ -63,7 +62,7 @@ class Functions(Protocol):
     """Functions that this process executes: worker.actions.Actions."""
 
     @property
-    def definitions(self) -> Mapping[str, Definition]: ...
+    def definitions(self) -> Mapping[str, Function]: ...
 
     async def call(self, project: str, name: str, arguments: str) -> str:
         """What the model is told. Raises nothing that the function does."""
@@ -133,13 +132,13 @@ class Tool(Generic[B, T, C]):
         """The tool as assistants and runs show it, with its defaults."""
         return cast("T", type(self).resource())
 
-    def offer(self, run: Run, taken: Collection[str], services: ToolServices) -> Sequence[Definition]:
+    def offer(self, run: Run, taken: Collection[str], services: ToolServices) -> Sequence[Function]:
         """The functions by which the model calls it in this run: one, unless `function` has none for this run."""
         function = self.function(run)
-        return [{"name": _free(self.kind, taken), **function}] if function else []
+        return [dataclasses.replace(function, name=_free(self.kind, taken))] if function else []
 
-    def function(self, run: Run) -> Definition | None:
-        """Without a name: that is the tool's type, unless a function of the assistant has that name."""
+    def function(self, run: Run) -> Function | None:
+        """Its name is the tool's type; another one is found if a function of the assistant has that name."""
         return None
 
     def executes(self, name: str, services: ToolServices) -> bool:

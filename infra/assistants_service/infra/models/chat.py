@@ -54,7 +54,7 @@ class ChatModel:
             messages.insert(0, {"role": "system", "content": prompt.instructions})
         body: dict[str, Any] = {"model": prompt.model, "messages": messages}
         if prompt.tools:
-            body["tools"] = [{"type": "function", "function": _given(tool)} for tool in prompt.tools]
+            body["tools"] = [{"type": "function", "function": tool.fields} for tool in prompt.tools]
             # Their defaults are not sent: many compatible servers reject fields that they do not know.
             if prompt.tool_choice != "auto":
                 body["tool_choice"] = _tool_choice(prompt.tool_choice)

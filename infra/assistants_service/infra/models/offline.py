@@ -6,11 +6,9 @@ import asyncio
 import hashlib
 import json
 import re
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
-from assistants_service.core.ports.models import Deltas, Prompt, Reply, Tokens, Turn
+from assistants_service.core.ports.models import Deltas, Function, Prompt, Reply, Tokens, Turn
 from assistants_service.core.protocol.response_formats import JsonObjectFormat, JsonSchemaFormat
 from assistants_service.core.tools.file_search.tool import PARAMETERS
 from assistants_service.infra.models.offline_arguments import arguments, words
@@ -53,26 +51,26 @@ class OfflineModel:
         return replace(reply, tokens=tokens)
 
 
-async def _call(functions: list[Mapping[str, Any]], prompt: Prompt, draft: ReplyBuilder) -> None:
+async def _call(functions: list[Function], prompt: Prompt, draft: ReplyBuilder) -> None:
     asked = _asked(prompt)
     for position, function in enumerate(functions):
         # From the place in the conversation: a worker that asks again after a crash gets the same ids.
-        seed = json.dumps([len(prompt.turns), position, function["name"], asked])
+        seed = json.dumps([len(prompt.turns), position, function.name, asked])
         call_id = "call_" + hashlib.sha256(seed.encode()).hexdigest()[:24]
-        index = draft.call(call_id, function["name"])
-        given = {"queries": [asked]} if _searches(function) else arguments(function.get("parameters") or {}, asked)
+        index = draft.call(call_id, function.name)
+        given = {"queries": [asked]} if _searches(function) else arguments(function.parameters or {}, asked)
         for piece in _PIECES.findall(json.dumps(given)):
             draft.extend(index, piece)
             await asyncio.sleep(0)
 
 
-def _functions(prompt: Prompt) -> list[Mapping[str, Any]]:
+def _functions(prompt: Prompt) -> list[Function]:
     """The functions to call now; none once their outputs are there, or a run would never end."""
     choice, offered = prompt.tool_choice, list(prompt.tools)
     if not offered or choice == "none" or _outputs(prompt):
         return []
     if not isinstance(choice, str):
-        return [tool for tool in offered if tool["name"] == choice.name][:1]
+        return [tool for tool in offered if tool.name == choice.name][:1]
     if choice == "required":
         return offered[:1]
     said = words(_asked(prompt))
@@ -80,12 +78,12 @@ def _functions(prompt: Prompt) -> list[Mapping[str, Any]]:
     return wanted if prompt.parallel_tool_calls else wanted[:1]
 
 
-def _searches(function: Mapping[str, Any]) -> bool:
-    return function.get("parameters") == PARAMETERS
+def _searches(function: Function) -> bool:
+    return function.parameters == PARAMETERS
 
 
-def _concerns(function: Mapping[str, Any], said: list[str]) -> bool:
-    about = words(f"{function['name']} {function.get('description') or ''}")
+def _concerns(function: Function, said: list[str]) -> bool:
+    about = words(f"{function.name} {function.description or ''}")
     keys = [word for word in about if len(word) >= 4 and word not in _STOP_WORDS]
     return any(heard.startswith(key) for heard in said for key in keys)  # `temperatures` is about `temperature`
 
@@ -102,7 +100,7 @@ def _answer(prompt: Prompt) -> str:
 
 def _plain(prompt: Prompt) -> str:
     if outputs := _outputs(prompt):
-        found = {tool["name"] for tool in prompt.tools if _searches(tool)}
+        found = {tool.name for tool in prompt.tools if _searches(tool)}
         return " ".join(
             _quote(output, _asked(prompt)) if name in found else f"{name} answered: {output}"
             for name, output in outputs

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from msgspec import to_builtins
 
-from assistants_service.core.ports.models import Deltas, ForcedFunction, Image, Prompt, Refused, Reply, Turn
+from assistants_service.core.ports.models import Deltas, ForcedFunction, Function, Image, Prompt, Refused, Reply, Turn
 from assistants_service.core.protocol.response_formats import ResponseFormat
 from assistants_service.infra.models.asking import ask
 from assistants_service.infra.models.habits import Habits, Remembered
@@ -110,10 +110,9 @@ def _part(part: str | Image) -> dict[str, Any]:
     return {"type": "input_image", "image_url": part.url, "detail": part.detail}
 
 
-def _tool(function: Mapping[str, Any]) -> dict[str, Any]:
+def _tool(function: Function) -> dict[str, Any]:
     """Flattened. `strict` and `parameters` are required here; left out in Chat Completions they mean this."""
-    tool = {"type": "function", "parameters": _NO_PARAMETERS, "strict": False}
-    return tool | {name: value for name, value in function.items() if value is not None}
+    return {"type": "function", "parameters": _NO_PARAMETERS, "strict": False} | function.fields
 
 
 def _tool_choice(choice: str | ForcedFunction) -> str | dict[str, Any]:

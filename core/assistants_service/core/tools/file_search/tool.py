@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from assistants_service.core.ports.models import ToolCall
+from assistants_service.core.ports.models import Function, ToolCall
 from assistants_service.core.tools.file_search.citations import MarkerCiter, sources_of
 from assistants_service.core.tools.file_search.passages import numbered, output_of, ranking_of, stores_of, tool_in
 from assistants_service.core.tools.file_search.searching import WAIT, ready, search
@@ -25,7 +25,7 @@ from assistants_service.core.tools.file_search.wire import (
     FileSearchToolCall,
     SearchRecord,
 )
-from assistants_service.core.tools.tool import Citer, Definition, Execution, Output, Tool, ToolServices
+from assistants_service.core.tools.tool import Citer, Execution, Output, Tool, ToolServices
 
 if TYPE_CHECKING:
     from assistants_service.core.protocol.runs.resources import Run, Step
@@ -37,7 +37,7 @@ DESCRIPTION: Final = (
     " a statement of your answer rests on a passage, copy the passage's marker unchanged, right behind the statement."
     " Never make up a marker. If the passages do not answer the question, search again in other words, or say so."
 )
-PARAMETERS: Final[Definition] = {
+PARAMETERS: Final[Mapping[str, Any]] = {
     "type": "object",
     "properties": {
         "queries": {
@@ -48,7 +48,7 @@ PARAMETERS: Final[Definition] = {
     },
     "required": ["queries"],
 }
-FUNCTION: Final[Definition] = {"description": DESCRIPTION, "parameters": PARAMETERS}
+FUNCTION: Final = Function("file_search", DESCRIPTION, PARAMETERS)
 
 
 class FileSearchTools(Tool[FileSearchBody, FileSearchTool, FileSearchToolCall]):
@@ -64,7 +64,7 @@ class FileSearchTools(Tool[FileSearchBody, FileSearchTool, FileSearchToolCall]):
         given = body.file_search.as_given() if body.file_search else {}
         return FileSearchTool(file_search=msgspec.convert(given, FileSearchSettings))
 
-    def function(self, run: Run) -> Definition | None:
+    def function(self, run: Run) -> Function | None:
         """A model that could only search in vain would pay for it with a turn."""
         return FUNCTION if tool_in(run) and stores_of(run) else None
 
