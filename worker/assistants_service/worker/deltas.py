@@ -146,9 +146,9 @@ class DeltaBuffer:
         events: list[sse.Event] = []
         if self.partial.calls_step is None:
             events += sse.opening_step(self.partial.open_calls(self.now()))
-        step = self.partial.open_calls(self.now())
-        for index, known in self._calls.items():
-            tool = self.partial.offer.tool(known.name)
+        step, offer = self.partial.open_calls(self.now()), self.partial.offer
+        for index, known in enumerate(offer.by_step([*self._calls.values()])[0]):  # later steps follow when it has ended
+            tool = offer.tool(known.name)
             if index not in self._sent_calls:
                 self._sent_calls.add(index)
                 begun = self.partial.call(ToolCall(known.id, known.name, ""))

@@ -98,6 +98,10 @@ class PartialReply:
         self.calls_step = self.calls_step or self._step("tool_calls", ToolCalls(), now)
         return self.calls_step
 
+    def later_calls(self, details: ToolCalls, now: float) -> Step:
+        """A step that follows the one of `open_calls`."""
+        return self._step("tool_calls", details, now)
+
     def _step(self, kind: str, details: MessageCreation | ToolCalls, now: float) -> Step:
         return Step(
             id=self.ids.new(STEP.prefix),

@@ -151,13 +151,15 @@ def _calls(
     usage: Usage,
     now: float,
 ) -> list[e.Event]:
-    details = ToolCalls(tool_calls=tuple(map(partial.call, calls)))
-    step = replace(partial.open_calls(now), step_details=details)
+    first, *later = (ToolCalls(tool_calls=tuple(map(partial.call, each))) for each in partial.offer.by_step(calls))
+    step = replace(partial.open_calls(now), step_details=first)
     own = tuple(call.id for call in calls if partial.offer.tool(call.name).executes(call.name, services))
-    events: list[e.Event] = [e.StepCreated(step=step, own=own, usage=usage, thought=thought)]
-    if not own:  # one commit less than to decide it anew
-        events.append(e.RunRequiresAction(run_id=run_state.run.id))
-    return events
+    following = tuple(partial.later_calls(details, now) for details in later)
+    order = tuple(call.id for call in calls) if later else ()
+    created = e.StepCreated(step=step, own=own, usage=usage, thought=thought, later=following, order=order)
+    if own:
+        return [created]
+    return [created, e.RunRequiresAction(run_id=run_state.run.id)]  # one commit less than to decide it anew
 
 
 def _ending(reply: Reply, run_state: RunState, usage: Usage) -> e.Event:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from assistants_service.core.protocol.objects import LastError
+from assistants_service.core.protocol.runs.resources import Usage
 from assistants_service.core.protocol.tools.resources import StepToolCall
 from assistants_service.core.threads import events as e
 from assistants_service.core.threads.endings import cancelled, expired
@@ -129,8 +130,11 @@ def _go_on(run_state: RunState) -> Move:
         return CallTools(run_state, step.id, own)
     if run_state.owed_calls:
         return CommitEvents([e.RunRequiresAction(run_id=run_id)])
+    following = [e.StepCreated(step=each, usage=Usage()) for each in run_state.later[:1]]
     if step:
-        return CommitEvents([e.StepCompleted(run_id=run_id, step_id=step.id)])
+        return CommitEvents([e.StepCompleted(run_id=run_id, step_id=step.id), *following])
+    if following:
+        return CommitEvents([*following])
     if reason := spent(run_state):
         return CommitEvents([e.RunIncomplete(run_id=run_id, reason=reason)])
     return CallModel(run_state)

@@ -97,12 +97,17 @@ class StepBegun(log.Event, frozen=True, kw_only=True, tag="thread.run.step.begun
 
 class StepCreated(log.Event, frozen=True, kw_only=True, tag="thread.run.step.created"):
     """`own` are the call ids that the worker itself executes; `usage` is what the model call of this step cost.
-    `thought` led to the calls: private, for the provider that gave it, and for as long as the run goes on."""
+    `thought` led to the calls: private, for the provider that gave it, and for as long as the run goes on.
+
+    A reply whose calls make several steps: its first one comes with the `later` ones, which are created one after the
+    other, each when the one before has ended. `own` is of all of them, and `order` has all call ids of the reply."""
 
     step: Step
     own: tuple[str, ...] = ()
     usage: Usage | None = None
     thought: Thought | None = None
+    later: tuple[Step, ...] = ()
+    order: tuple[str, ...] = ()
 
 
 class StepOutputs(log.Event, frozen=True, kw_only=True, tag="thread.run.step.outputs"):

@@ -133,7 +133,7 @@ def _run_ended(
 ) -> Named:
     """expires_at is null once terminal, usage the sum over the steps (section 3.4)."""
     run_state = state.runs[event.run_id]
-    run_state.thoughts = {}
+    run_state.thoughts, run_state.later, run_state.joined, run_state.orders = {}, (), (), {}
     changed: dict[str, Any] = {"status": _status(event), "expires_at": None, "required_action": None}
     changed["usage"], run_state.making = run_state.usage, None
     match event:
@@ -167,7 +167,13 @@ def _step_created(state: ThreadState, event: e.StepCreated, at: int) -> Named:
     run_state.published_at, run_state.claims = run_state.claimed_at, 1
     run_state.steps.put(event.step.id, event.step)
     run_state.making = None
-    run_state.own = set(event.own)  # of the open step alone: some models number the calls of each turn anew
+    if run_state.later and event.step.id == run_state.later[0].id:
+        run_state.later, run_state.joined = run_state.later[1:], (*run_state.joined, event.step.id)
+    else:
+        run_state.own = set(event.own)  # of the last reply alone: some models number the calls of each turn anew
+        run_state.later = event.later
+    if event.order:
+        run_state.orders = {**run_state.orders, event.step.id: event.order}
     if event.usage is not None:
         run_state.costs = {**run_state.costs, event.step.id: event.usage}
     if event.thought is not None:

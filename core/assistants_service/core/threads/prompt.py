@@ -7,8 +7,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from assistants_service.core.ports.models import ForcedFunction, Prompt, Turn
-from assistants_service.core.protocol.runs.resources import MessageCreation, Run, Step, ToolCalls
+from assistants_service.core.protocol.runs.resources import MessageCreation, Run, Step
 from assistants_service.core.protocol.threads.resources import Message
+from assistants_service.core.protocol.tools.resources import StepToolCall
 from assistants_service.core.threads.rounds import RECENT, outputs_of, rounds_before
 from assistants_service.core.threads.state import RunState, ThreadState
 from assistants_service.core.threads.turns import turn_of
@@ -182,21 +183,39 @@ class _Past:
 def _done(state: ThreadState, run_state: RunState, offer: Offer) -> Iterator[Turn]:
     """What the run did, as turns: a message and the calls that followed it are one."""
     text = ""
-    for step in run_state.steps:
-        details = step.step_details
-        if step.status != "completed":
-            continue
+    for reply in _replies(run_state):
+        details = reply[0].step_details
         if isinstance(details, MessageCreation):
             message = state.messages.get(details.message_creation.message_id)
             text = turn_of(message).text if message else ""
-        elif isinstance(details, ToolCalls):
-            calls = tuple(offer.model_call(call) for call in details.tool_calls)
-            yield Turn(role="assistant", content=text, calls=calls, thought=run_state.thoughts.get(step.id))
-            text, outputs = "", outputs_of(step)
-            for call in details.tool_calls:
-                yield Turn(role="tool", content=outputs[call.id], call_id=call.id)
+            continue
+        calls, outputs = _calls(reply, run_state), {key: said for step in reply for key, said in outputs_of(step).items()}
+        made = tuple(offer.model_call(call) for call in calls)
+        yield Turn(role="assistant", content=text, calls=made, thought=run_state.thoughts.get(reply[0].id))
+        text = ""
+        for call in calls:
+            yield Turn(role="tool", content=outputs[call.id], call_id=call.id)
     if text:
         yield Turn(role="assistant", content=text)
+
+
+def _replies(run_state: RunState) -> Iterator[list[Step]]:
+    """The completed steps: a message alone, and the calls of one reply together."""
+    reply: list[Step] = []
+    for step in run_state.steps:
+        if step.status == "completed":
+            if reply and step.id not in run_state.joined:
+                yield reply
+                reply = []
+            reply.append(step)
+    if reply:
+        yield reply
+
+
+def _calls(reply: Sequence[Step], run_state: RunState) -> list[StepToolCall]:
+    """In the order in which the model made them: what it thought before them depends on it."""
+    order = {call_id: place for place, call_id in enumerate(run_state.orders.get(reply[0].id, ()))}
+    return sorted((call for step in reply for call in step.calls), key=lambda call: order.get(call.id, 0))
 
 
 def _tokens(turn: Turn, count: Count) -> int:

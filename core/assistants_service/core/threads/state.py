@@ -67,6 +67,10 @@ class RunState(msgspec.Struct, rename={"published_at": "shown_at", "cancel_reque
     costs: dict[str, Usage] = {}  # of steps that are still open
     making: Making | None = None
     thoughts: dict[str, Thought] = {}  # that led to the calls of a step, while the run is active
+    # Of replies whose calls make several steps, while the run is active:
+    later: tuple[Step, ...] = ()  # steps that follow the open one
+    joined: tuple[str, ...] = ()  # ids of steps that followed another one of their reply
+    orders: dict[str, tuple[str, ...]] = {}  # by the id of a reply's first step: its calls as the model made them
 
     @property
     def id(self) -> str:
@@ -81,7 +85,7 @@ class RunState(msgspec.Struct, rename={"published_at": "shown_at", "cancel_reque
     @property
     def rounds(self) -> int:
         """How often the model has called tools, of the client's or of the worker's."""
-        return sum(isinstance(step.step_details, ToolCalls) for step in self.steps)
+        return sum(isinstance(step.step_details, ToolCalls) for step in self.steps) - len(self.joined)
 
     @property
     def usage(self) -> Usage:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from assistants_service.core.ports.models import Function, ToolCall
 from assistants_service.core.tools.registry import CLIENTS, TOOLS, tool_of
@@ -12,6 +12,16 @@ from assistants_service.core.tools.tool import AnyTool, StepCall, ToolServices
 
 if TYPE_CHECKING:
     from assistants_service.core.protocol.runs.resources import Run
+
+
+class Named(Protocol):
+    """A call of a function."""
+
+    @property
+    def name(self) -> str: ...
+
+
+C = TypeVar("C", bound=Named)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +32,20 @@ class Offer:
     def tool(self, name: str) -> AnyTool:
         """The tool of a function. What a model makes up is the client's to answer."""
         return self.tools.get(name, CLIENTS)
+
+    def by_step(self, calls: Sequence[C]) -> list[list[C]]:
+        """The calls of a reply, step by step: those of tools that are `alone` have one each, all others share one."""
+        steps: list[list[C]] = []
+        shared: list[C] = []
+        for call in calls:
+            if self.tool(call.name).alone:
+                steps.append([call])
+            elif shared:
+                shared.append(call)
+            else:
+                shared = [call]
+                steps.append(shared)
+        return steps
 
     def name(self, kind: str) -> str | None:
         """The function that stands for the tool of this type, if it is offered."""

@@ -125,6 +125,7 @@ class Tool(Generic[B, T, C]):
     includes: ClassVar[tuple[str, ...]] = ()  # what include[] may ask for of its calls
     annotation: ClassVar[type[Annotation] | None] = None  # in messages that cite its results
     streams: ClassVar[str | None] = None  # the field of a shown call that grows while the model writes its arguments
+    alone: ClassVar[bool] = False  # each of its calls has a step of its own; those of one reply are executed in order
 
     # -- set up from assistant, thread and run ----------------------------------------------------------------------
 
