@@ -22,6 +22,7 @@ from assistants_service.core.notifier import Notifier
 from assistants_service.core.ports.clock import Clock
 from assistants_service.core.ports.embeddings import Embeddings
 from assistants_service.core.ports.extraction import Extraction
+from assistants_service.core.ports.sandbox import Sandbox
 from assistants_service.core.ports.storage import Storage, StorageUnavailable
 from assistants_service.core.ports.telemetry import SILENCE, Telemetry
 from assistants_service.core.threads.repository import ThreadRepository
@@ -69,6 +70,7 @@ class Parts:
     embeddings: Embeddings
     tokens: EntraTokens | None = None
     telemetry: Telemetry = SILENCE
+    sandbox: Sandbox | None = None
 
 
 @contextlib.asynccontextmanager
@@ -226,6 +228,7 @@ def worker_of(
         max_waiting=waiting,
         searcher=searcher,
         tokenizer=Tiktoken(),
+        sandbox=parts.sandbox,
     )
     return Worker(context)
 

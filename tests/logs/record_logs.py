@@ -39,6 +39,7 @@ from assistants_service.core.vector_stores.state import StoreChange, StoreState
 from assistants_service.infra.version import VERSION
 from inprocess_service import Act, Gate, InProcess, ManualClock, calls, fails, in_process, path_of, says
 from multipart_forms import upload
+from scripted_sandbox import CODE, FakeSandbox, python
 from scripted_search import searching, stores, tool
 
 Json = Any
@@ -69,7 +70,13 @@ class Kind:
 
 def _things_of_thread(state: ThreadState) -> list[Any]:
     steps = [step for held in state.runs for step in held.steps]
-    return [state.thread, *state.messages, *(held.run for held in state.runs), *steps]
+    files = [shown.file for held in state.runs for shown in held.files.values()]
+    return [state.thread, *state.messages, *(held.run for held in state.runs), *steps, *files]
+
+
+def _index_of_thread(state: ThreadState) -> Json:
+    files = {path: [file.file_id, file.bytes] for path, file in state.files.items()}
+    return {"files": files, "shown": sorted(state.shown), "executed": state.executed} if state.executed else {}
 
 
 def _lists_of_thread(state: ThreadState) -> dict[str, list[str]]:
@@ -110,7 +117,7 @@ def _index_of_store(state: StoreState) -> Json:
 
 THREAD = Kind(
     *("threads", names.THREADS, thread_events.from_lines, ThreadView, Change),
-    *(projection.documents, _things_of_thread, _lists_of_thread),
+    *(projection.documents, _things_of_thread, _lists_of_thread, _index_of_thread),
 )
 STORE = Kind(
     *("vector_stores", names.STORE_LOGS, store_events.from_lines, repository.StoreView, StoreChange),
@@ -456,6 +463,32 @@ async def searched(service: InProcess) -> str:
 @case(*SEARCHES, event_log_rollover=2)
 async def searched_rolled_over(service: InProcess) -> str:
     thread = await search_and_cite(service)
+    await service.api.post(f"/threads/{thread}", {"metadata": {"rolled": "over"}})
+    return thread
+
+
+async def execute_and_link(service: InProcess) -> str:
+    """Two calls of code in one reply, beside a function of the client's; an image, a file that the answer links, one
+    that it does not, and one that was removed again."""
+    thread = await service.thread("Count.")
+    run = await service.finished(thread, await service.assistant(tools=[CODE, WEATHER]))
+    await service.answered(run, call_paris="sun")
+    return thread
+
+
+COUNTING = python("print(1); show(b'PNG'); write('a.txt', 'A'); write('b.txt', 'B')", "call_count")
+REMOVING = python("remove('b.txt'); write('c.txt', 'C')", "call_remove")
+EXECUTIONS = calls(COUNTING, PARIS, REMOVING), says("See sandbox:/mnt/data/a.txt.")
+
+
+@case(*EXECUTIONS, sandbox=FakeSandbox())
+async def executed(service: InProcess) -> str:
+    return await execute_and_link(service)
+
+
+@case(*EXECUTIONS, sandbox=FakeSandbox(), event_log_rollover=2)
+async def executed_rolled_over(service: InProcess) -> str:
+    thread = await execute_and_link(service)
     await service.api.post(f"/threads/{thread}", {"metadata": {"rolled": "over"}})
     return thread
 

@@ -149,12 +149,11 @@ def _marks_of(event: e.Event) -> set[str]:
 
 
 def said(message: Message) -> str:
-    part = message.content[0]
-    assert isinstance(part, TextPart)
-    return part.text.value
+    return next(part.text.value for part in message.content if isinstance(part, TextPart))
 
 
 def whole(state: ThreadState) -> bytes:
     """Everything that a state says, whether parts of it are packed or not."""
     indexes = [(index.order, list(index)) for index in (state.messages, state.runs)]
-    return encode((state.version, state.thread, state.deleted, state.active, indexes))
+    files = state.files, sorted(state.shown), state.executed
+    return encode((state.version, state.thread, state.deleted, state.active, indexes, files))

@@ -30,6 +30,7 @@ from assistants_service.core.ports.clock import Clock
 from assistants_service.core.ports.embeddings import Embeddings
 from assistants_service.core.ports.extraction import Extraction
 from assistants_service.core.ports.models import Deltas, ModelError, ModelInfo, Prompt, Reply, Thought, Tokens, ToolCall
+from assistants_service.core.ports.sandbox import Sandbox
 from assistants_service.core.ports.telemetry import SILENCE, Telemetry
 from assistants_service.core.protocol.runs.resources import TERMINAL
 from assistants_service.core.vector_stores.search import Search, Searcher
@@ -544,17 +545,19 @@ async def in_process(
     embeddings: Embeddings | None = None,
     telemetry: Telemetry = SILENCE,
     search: Search | None = None,
+    sandbox: Sandbox | None = None,
     **settings: Any,
 ) -> AsyncIterator[InProcess]:
     """The service with a model that follows `script` (or with `models`), and these settings. Unless others are given,
-    files are read and embedded by the tests' own rules (scripted_ingestion.py). `search` is what runs search with."""
+    files are read and embedded by the tests' own rules (scripted_ingestion.py). `search` is what runs search with,
+    `sandbox` what executes their code: nothing does, unless one is given."""
     extraction, embeddings = extraction or PlainText(), embeddings or Bag()
     given = read_settings({"storage": "sqlite://:memory:", "stream_flush_ms": 1, **settings})
     clock, models = clock or SystemClock(), models or ScriptedModels(script)
     storage = storage_of(given, clock)
     tokens = tokens_of(given, clock)
     shared = ids or Ids(clock), LoudNotifier(), storage, models, extraction, embeddings
-    parts = Parts(given, clock, *shared, tokens, telemetry)
+    parts = Parts(given, clock, *shared, tokens, telemetry, sandbox)
     threads, stores = threads_of(parts), stores_of(parts)
     searcher = searcher_of(parts, stores)
     async with asyncio.timeout(PATIENCE), contextlib.AsyncExitStack() as stack:

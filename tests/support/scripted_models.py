@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from assistants_service.core.ports.models import Deltas, ModelError, ModelInfo, Prompt, Reply, Tokens, ToolCall
 from assistants_service.core.protocol.assistants.resources import StoredAssistant
 from assistants_service.core.protocol.tool_resources import FileSearchStores
+from assistants_service.core.tools.code_interpreter.wire import CodeInterpreterTool
 from assistants_service.core.tools.file_search.wire import FileSearchTool
 from assistants_service.core.tools.functions import FunctionDefinition, FunctionTool
 from assistants_service.infra.models.context_windows import known_window
@@ -22,8 +23,17 @@ ASSISTANT = StoredAssistant(
     created_at=0,
     model="plain",
     instructions="Be brief.",
-    tools=(CLIENTS_TOOL, OWN_TOOL, FileSearchTool()),
+    tools=(CLIENTS_TOOL, OWN_TOOL, CodeInterpreterTool(), FileSearchTool()),
     tool_resources={"file_search": FileSearchStores(vector_store_ids=("vs_1",))},
+)
+
+# What the script `code` executes, round by round. Whatever dies in between, the file has `abc` in the end.
+CELLS = (
+    (
+        "n = 1; write('count.txt', 'a'); write('gone.txt', 'x')",
+        "show(b'PNG'); write('count.txt', read('count.txt') + 'b')",
+    ),
+    ("write('count.txt', read('count.txt') + 'c'); remove('gone.txt')",),
 )
 
 
@@ -55,9 +65,12 @@ class ByName:
         asked = max((place for place, turn in enumerate(prompt.turns) if turn.role == "user"), default=0)
         rounds = sum(turn.role == "assistant" and bool(turn.calls) for turn in prompt.turns[asked:])
         answered = bool(prompt.turns) and prompt.turns[-1].role == "tool"
+        if script == "code" and rounds < len(CELLS):
+            return await said.code(*CELLS[rounds])
         if answered and not (script == "rounds" and rounds < 2):
             cited = re.search("【.*?】", prompt.turns[-1].text)
-            return await said.text(f"Answer {count} is ready{cited[0] if cited else ''}.")
+            link = " sandbox:/mnt/data/count.txt" if script == "code" else ""
+            return await said.text(f"Answer {count} is ready{cited[0] if cited else ''}{link}.")
         match script:
             case "tool" | "rounds":
                 return await said.calls("get_weather")
@@ -108,9 +121,17 @@ class Said:
         return Reply(text=self.so_far, finish=finish, tokens=Tokens(prompt=5, completion=2))
 
     async def calls(self, *tools: str) -> Reply:
+        given = (
+            {"queries": ["w"]} if name == "file_search" else {"word": f"w{index}"} for index, name in enumerate(tools)
+        )
+        return await self._calls(*zip(tools, given, strict=True))
+
+    async def code(self, *cells: str) -> Reply:
+        return await self._calls(*(("python", {"code": cell}) for cell in cells))
+
+    async def _calls(self, *asked: tuple[str, dict[str, object]]) -> Reply:
         made = []
-        for index, name in enumerate(tools):
-            given = {"queries": ["w"]} if name == "file_search" else {"word": f"w{index}"}
+        for index, (name, given) in enumerate(asked):
             call_id, arguments = f"call_{self.prefix}_{index}", json.dumps(given)
             for start in (0, 6):
                 await asyncio.sleep(self.pace)

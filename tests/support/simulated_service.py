@@ -43,6 +43,7 @@ from http_transports import Connection
 from lookup_action import lookup
 from scripted_ingestion import Bag, PlainText
 from scripted_models import ASSISTANT, ByName
+from scripted_sandbox import FakeSandbox
 from scripted_search import FakeSearch, found
 from simulated_functions_host import VISIBILITY_TIMEOUT, Host, Receipts
 from virtual_time import EPOCH, Task, VirtualClock
@@ -114,6 +115,7 @@ class Process:
             max_runs=world.concurrency,
             max_waiting=world.waiting,
             searcher=FakeSearch([found("file-1", "a b.txt", 0.5, "w")], lambda: asyncio.sleep(0.3)),
+            sandbox=FakeSandbox(before=lambda _: asyncio.sleep(0.3)),
         )
         self.worker = Worker(self.context) if "worker" in self.roles else None
         self.host: Host | None = None

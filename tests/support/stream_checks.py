@@ -15,6 +15,7 @@ from assistants_service.core.threads import sse
 from assistants_service.core.threads.events import RunQueued
 from assistants_service.core.threads.state import RunState
 from assistants_service.core.threads.stream import replay
+from assistants_service.core.tools.code_interpreter.wire import CodeInterpreterToolCall
 from assistants_service.core.tools.functions import FunctionToolCall
 from commit_history import Past
 from simulated_clients import Exchange
@@ -149,29 +150,47 @@ def _deltas_add_up(events: list[tuple[str, Any]], past: Past) -> None:
     arguments: dict[tuple[str, int], str] = {}
     heads: Counter[tuple[str, int]] = Counter()
     cited: defaultdict[str, list[str]] = defaultdict(list)
+    images: defaultdict[str, list[Any]] = defaultdict(list)
+    outputs: defaultdict[tuple[str, int], list[Any]] = defaultdict(list)
     for name, thing in events:
         if name == "thread.message.delta":
             for part in thing["delta"]["content"]:
+                if part["type"] == "image_file":
+                    images[thing["id"]].append((part["index"], part["image_file"]))
+                    continue
                 texts[thing["id"]] = texts.get(thing["id"], "") + part["text"]["value"]
                 cited[thing["id"]] += [each["text"] for each in part["text"].get("annotations", ())]
         elif name == "thread.run.step.delta":
             for call in thing["delta"]["step_details"]["tool_calls"]:
                 key = thing["id"], call["index"]
-                arguments[key] = arguments.get(key, "") + call.get("function", {}).get("arguments", "")
+                code = call.get("code_interpreter", {})
+                said = call.get("function", {}).get("arguments", "") + code.get("input", "")
+                arguments[key] = arguments.get(key, "") + said
+                outputs[key] += code.get("outputs", ())
                 heads[key] += "id" in call
     for name, thing in events:
         if name in ("thread.message.completed", "thread.message.incomplete"):
-            text = thing["content"][0]["text"]
+            *shown, text = (part.get("text", part.get("image_file")) for part in thing["content"])
+            assert images[thing["id"]] == list(enumerate(shown)), "P4: images do not add up"
             assert texts[thing["id"]] == text["value"], "P4: deltas do not add up"
             assert cited[thing["id"]] == [each["text"] for each in text["annotations"]], "P4: citations do not add up"
     for held in past.state.runs:
         for step in held.steps:
-            _calls_add_up(step, arguments, heads)
+            _calls_add_up(step, arguments, heads, outputs)
 
 
-def _calls_add_up(step: Step, arguments: Mapping[tuple[str, int], str], heads: Counter[tuple[str, int]]) -> None:
+def _calls_add_up(
+    step: Step,
+    arguments: Mapping[tuple[str, int], str],
+    heads: Counter[tuple[str, int]],
+    outputs: Mapping[tuple[str, int], list[Any]],
+) -> None:
     if isinstance(step.step_details, ToolCalls) and (step.id, 0) in arguments:
         for index, call in enumerate(step.step_details.tool_calls):
             said = call.function.arguments if isinstance(call, FunctionToolCall) else ""
+            if isinstance(call, CodeInterpreterToolCall):
+                said, shown = call.code_interpreter.input, msgspec.to_builtins(call.code_interpreter.outputs)
+                told = [{"index": place, **output} for place, output in enumerate(shown)]
+                assert outputs[step.id, index] == told, "P4: outputs do not add up"
             assert arguments[step.id, index] == said, "P4: arguments do not add up"
             assert heads[step.id, index] == 1, "P4: the id of a call comes once"

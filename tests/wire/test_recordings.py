@@ -234,7 +234,7 @@ def fragments(node: Json) -> Iterator[str]:
             yield from fragments(item)
     elif isinstance(node, dict):
         for key, value in node.items():
-            if key in ("value", "arguments"):
+            if key in ("value", "arguments", "input"):
                 yield value
             else:
                 yield from fragments(value)

@@ -1,13 +1,15 @@
-"""What the tools of a run find in an answer that cites them."""
+"""What the tools of a run add to an answer: citations in its text, attachments, and images before it."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 
-from assistants_service.core.protocol.runs.resources import Step
+from assistants_service.core.protocol.runs.resources import MessageCreation, Step
+from assistants_service.core.protocol.threads.resources import AttachedTool, Attachment
 from assistants_service.core.threads.state import RunState, ThreadState
-from assistants_service.core.tools.registry import TOOLS
-from assistants_service.core.tools.tool import Citer, Piece
+from assistants_service.core.tools.registry import TOOLS, annotator_of, tool_of
+from assistants_service.core.tools.tool import Annotation, Citer, Piece
 
 
 def citations_of(state: ThreadState, run_state: RunState, earlier: Iterable[Step] = ()) -> Citations:
@@ -15,6 +17,25 @@ def citations_of(state: ThreadState, run_state: RunState, earlier: Iterable[Step
     steps = [*earlier, *(step for step in run_state.steps if step.status == "completed")]
     citers = (tool.citer(state, steps) for tool in TOOLS)
     return Citations([citer for citer in citers if citer])
+
+
+def images_of(run_state: RunState) -> list[str]:
+    """Ids of the images that tools have shown since the last message of the run: the next one begins with them."""
+    steps = itertools.takewhile(
+        lambda step: not isinstance(step.step_details, MessageCreation), run_state.steps.newest()
+    )
+    made = (tool_of(call).made(call) for step in reversed([*steps]) for call in step.calls)
+    return [image.file_id for each in made if each for image in each.shown]
+
+
+def attachments_of(annotations: Iterable[Annotation]) -> tuple[Attachment, ...]:
+    """The files that a message has as attachments, since it cites them."""
+    found: dict[str, Attachment] = {}
+    for annotation in annotations:
+        if file_id := annotation.attached:
+            tool = annotator_of(annotation)
+            found[file_id] = Attachment(file_id=file_id, tools=(AttachedTool(type=tool.kind),))
+    return tuple(found.values())
 
 
 class Citations:

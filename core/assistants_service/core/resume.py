@@ -61,6 +61,7 @@ class Resumption:
     clock: Clock
     enqueued: Counter[str] = field(default_factory=Counter)
     unreadable: list[str] = field(default_factory=list)
+    _held: set[str] = field(default_factory=set)  # names of contents that a thread holds, without a document
 
     async def run(self) -> None:
         """In all projects. Reads every log. Raises StorageUnavailable; then it can be done again."""
@@ -106,6 +107,8 @@ class Resumption:
         state, now = (await self.threads.look(project, thread_id)).state, self.clock.now()
         if state.deleted:
             await self._send(PurgeThread(project=project, thread_id=thread_id, sent_at=now))
+        else:
+            self._held.update(names.document(project, file_id) for file_id in state.held_files)
         if state.deleted or state.active_run is None:
             return
         run_id = state.active_run.id
@@ -158,7 +161,7 @@ class Resumption:
     async def _content(self, name: str) -> None:
         """Bytes of a file that was deleted, or that never came to be: the worker removes them in a day, in which one
         that is still coming may come."""
-        if await self.storage.get(names.FILES, name) is None:
+        if name not in self._held and await self.storage.get(names.FILES, name) is None:
             project, _, file_id = name.partition("/")
             await self._send(CleanUpFile(project=project, file_id=file_id, sent_at=self.clock.now()))
 

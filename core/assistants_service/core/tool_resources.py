@@ -15,7 +15,7 @@ from assistants_service.core.protocol.tool_resources import (
 )
 from assistants_service.core.protocol.tools.requests import ToolResourcesBody
 from assistants_service.core.protocol.tools.resources import Tool
-from assistants_service.core.tools.code_interpreter import CodeInterpreterTool
+from assistants_service.core.tools.code_interpreter.wire import CodeInterpreterTool
 
 MAX_CODE_FILES: Final = 20  # of a thread, by the published schema; the newest ones stay
 

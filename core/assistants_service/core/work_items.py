@@ -57,6 +57,13 @@ class PurgeFile(Item, frozen=True, kw_only=True, tag="purge_file"):
     file_id: str
 
 
+class CleanUpOutputs(Item, frozen=True, kw_only=True, tag="tidy_outputs"):
+    """Look whether the thread, or a document, holds these files that a tool has made, or has replaced."""
+
+    thread_id: str
+    file_ids: tuple[str, ...]
+
+
 class CleanUpUpload(Item, frozen=True, kw_only=True, tag="tidy_upload"):
     """Look what became of this upload."""
 
@@ -84,7 +91,15 @@ class PurgeStore(Item, frozen=True, kw_only=True, tag="purge_store"):
 
 
 WorkItem = (
-    AdvanceRun | PurgeThread | CleanUpFile | PurgeFile | CleanUpUpload | MaintainStore | CleanUpStore | PurgeStore
+    AdvanceRun
+    | PurgeThread
+    | CleanUpFile
+    | PurgeFile
+    | CleanUpOutputs
+    | CleanUpUpload
+    | MaintainStore
+    | CleanUpStore
+    | PurgeStore
 )
 
 _decoder: msgspec.json.Decoder[WorkItem] = msgspec.json.Decoder(WorkItem)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from assistants_service.core.files.named import NamedFiles
+from assistants_service.core.files.outputs import OutputFiles
 from assistants_service.core.files.service import FileService
 from assistants_service.core.files.uploads import UploadService
 from assistants_service.core.ids import Ids
+from assistants_service.core.interpreters import Interpreters
 from assistants_service.core.notifier import Notifier
 from assistants_service.core.ports.clock import Clock
 from assistants_service.core.ports.embeddings import Embeddings
 from assistants_service.core.ports.extraction import Extraction
 from assistants_service.core.ports.models import Models, Tokenizer
+from assistants_service.core.ports.sandbox import Sandbox
 from assistants_service.core.ports.storage import Storage
 from assistants_service.core.ports.telemetry import SILENCE, Telemetry
 from assistants_service.core.threads.repository import ThreadRepository
@@ -49,6 +53,9 @@ class WorkerContext:
     max_waiting: int = WAITING  # work items that wait for slots of one kind
     searcher: Search = field(kw_only=True)
     tokenizer: Tokenizer = field(kw_only=True)
+    sandbox: Sandbox | None = field(kw_only=True, default=None)  # None: no code is executed
+    interpreters: Interpreters | None = field(init=False, default=None)
+    named_files: NamedFiles = field(init=False)
     budget: Budget = field(init=False)
     images: Images = field(init=False)
     ingestion: Ingestion = field(init=False)
@@ -58,7 +65,9 @@ class WorkerContext:
 
     def __post_init__(self) -> None:
         self.budget = Budget(self.models, self.tokenizer, self.tool_history_tokens)
-        self.images = Images(self.files)
+        self.images, self.named_files = Images(self.files), NamedFiles(self.files)
+        if self.sandbox:
+            self.interpreters = Interpreters(self.sandbox, self.clock, self.ids)
         patience = self.visibility_timeout / 4  # before an item that waits would have to be hidden anew
         jobs, self.runs, self.chores = (Slots(n, self.max_waiting, patience) for n in (JOBS, self.max_runs, CHORES))
         self.suspects = tuple(Slots(n) for n in SUSPECTS)
@@ -78,7 +87,22 @@ class WorkerContext:
 
     @property
     def tool_services(self) -> ToolServices:
-        return ToolServices(self.actions, self.searcher, self.stores, self.clock, self.tokenizer, self.budget.window)
+        return ToolServices(
+            self.actions,
+            self.searcher,
+            self.stores,
+            self.clock,
+            self.tokenizer,
+            self.budget.window,
+            self.files,
+            self.named_files,
+            self.outputs,
+            self.interpreters,
+        )
+
+    @property
+    def outputs(self) -> OutputFiles:
+        return OutputFiles(self.files, self.ids)
 
     @property
     def files(self) -> FileService:

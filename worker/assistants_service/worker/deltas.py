@@ -119,6 +119,7 @@ class DeltaBuffer:
         if self.partial.message is None:
             step, message = self.partial.open_message(self.now())
             events += [*sse.opening_step(step), *sse.opening_message(message)]
+            events += [sse.image_delta(message.id, self._index(each)[0], each) for each in self.partial.images]
         _, message = self.partial.open_message(self.now())
         events += self._text_deltas(message.id, pieces)
         return [*events, *self._refusal_deltas(message.id, refusal)]
@@ -147,7 +148,9 @@ class DeltaBuffer:
         if self.partial.calls_step is None:
             events += sse.opening_step(self.partial.open_calls(self.now()))
         step, offer = self.partial.open_calls(self.now()), self.partial.offer
-        for index, known in enumerate(offer.by_step([*self._calls.values()])[0]):  # later steps follow when it has ended
+        for index, known in enumerate(
+            offer.by_step([*self._calls.values()])[0]
+        ):  # later steps follow when it has ended
             tool = offer.tool(known.name)
             if index not in self._sent_calls:
                 self._sent_calls.add(index)

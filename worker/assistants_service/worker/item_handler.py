@@ -21,13 +21,14 @@ from assistants_service.core.notifier import Listener
 from assistants_service.core.ports.storage import Conflict, Delivery, StorageUnavailable
 from assistants_service.core.protocol.objects import LastError
 from assistants_service.core.threads.decide import KeepItem, Wait, WaitUntil, failed
-from assistants_service.core.threads.repository import ThreadRepository
+from assistants_service.core.threads.purging import ThreadPurge
 from assistants_service.core.threads.state import ThreadState
 from assistants_service.core.vector_stores.repository import VectorStoreRepository
 from assistants_service.core.work_items import (
     MAX_DELAY,
     AdvanceRun,
     CleanUpFile,
+    CleanUpOutputs,
     CleanUpStore,
     CleanUpUpload,
     MaintainStore,
@@ -169,6 +170,9 @@ class WorkItemHandler:
             case PurgeFile():
                 if not await self.context.files.purge(item.project, item.file_id) and self._age(item) < STALE:
                     await self._put_back(item)
+            case CleanUpOutputs():
+                state = (await self.context.threads.look(item.project, item.thread_id)).state
+                await self.context.outputs.clean_up(item, state.held_files if state.known else ())
             case CleanUpFile():
                 await self._park(item, await self.context.files.tidy(item.project, item.file_id, item.sent_at))
             case CleanUpStore():
@@ -221,9 +225,9 @@ class WorkItemHandler:
 
     async def _purge(self, item: PurgeThread | PurgeStore) -> None:
         """Of what was deleted: first all but its tombstones; much later, by a second item, those as well."""
-        aggregates: ThreadRepository | VectorStoreRepository = self.context.stores
+        aggregates: ThreadPurge | VectorStoreRepository = self.context.stores
         if isinstance(item, PurgeThread):
-            aggregates, log_id = self.context.threads, item.thread_id
+            aggregates, log_id = ThreadPurge(self.context.threads, self.context.outputs), item.thread_id
         else:
             log_id = item.store_id
         state = (await aggregates.look(item.project, log_id)).state

@@ -86,6 +86,8 @@ class Worker:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        if self._context.interpreters:
+            await self._context.interpreters.close()
 
     async def take_over(self, delivery: Delivery) -> None:
         """Answer an item that a host of another kind has received, and hides for as long as it likes.

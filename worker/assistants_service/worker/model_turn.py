@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, replace
 
-from assistants_service.core.citations import citations_of
+from assistants_service.core.citations import citations_of, images_of
 from assistants_service.core.ports.models import ContextExceeded, ModelError, Prompt, Refused, Reply, Tokens
 from assistants_service.core.protocol.runs.requests import MOST_OUTPUTS
 from assistants_service.core.threads.state import RunState, ThreadState
@@ -34,13 +34,15 @@ class ModelTurn:
         """Ask, and ask again with less while the provider says that it is too much, if no client has heard anything.
         None: what max_prompt_tokens leaves is not enough. Raises ModelError and Lost."""
         context, most, streamed = self.lease.context, None, run_state.stream
-        offer = offer_of(run_state.run, context.tool_services)
+        offer = await offer_of(self.lease.item.project, run_state.run, context.tool_services)
         for tries_left in reversed(range(TRIES)):
             fitted = await context.budget.fit(state, run_state, offer, most)
             if fitted is None:
                 return None
             citations = citations_of(state, run_state, fitted.built.earlier)
-            self.partial = partial = PartialReply(run_state.run, context.ids, state.version, offer, citations)
+            self.partial = partial = PartialReply(
+                run_state.run, context.ids, state.version, offer, citations, images_of(run_state)
+            )
             try:
                 reply = await self.lease.guard(self._ask(fitted.prompt, partial, streamed), partial)
             except ContextExceeded as error:

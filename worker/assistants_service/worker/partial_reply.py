@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from assistants_service.core.citations import Citations
@@ -29,6 +29,7 @@ class PartialReply:
     number: int = 0
     offer: Offer = field(default_factory=Offer)
     citations: Citations = field(default_factory=Citations)
+    images: Sequence[str] = ()  # ids of files, with which the message begins
     message: Message | None = None
     message_step: Step | None = None
     calls_step: Step | None = None

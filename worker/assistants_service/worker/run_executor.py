@@ -121,7 +121,7 @@ class RunExecutor:
                     case CallModel():
                         await self._call_model(state, move.run_state)
                     case CallTools():
-                        await self._call_tools(move)
+                        await self._call_tools(state, move)
             except Lost:
                 log.info("run %s: interrupted", self.item.run_id)
             state = await self.context.threads.recall(self.item.project, self.item.thread_id)
@@ -228,7 +228,7 @@ class RunExecutor:
             if_mine(lambda run_state: events_of(*answer, run_state, context.tool_services, context.clock.now()))
         )
 
-    async def _call_tools(self, move: CallTools) -> None:
+    async def _call_tools(self, state: ThreadState, move: CallTools) -> None:
         """At least once: a worker that dies in here leaves the calls to the next one."""
-        outputs = await self.lease.guard(outputs_of(move, self.item.project, self.context))
+        outputs = await self.lease.guard(outputs_of(move, self.item.project, state, self.context))
         await self._commit(self.lease.if_mine(lambda _: [outputs]))

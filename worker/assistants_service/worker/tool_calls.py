@@ -8,18 +8,19 @@ from assistants_service.core.fanout import fan_out
 from assistants_service.core.protocol.tools.resources import StepToolCall
 from assistants_service.core.threads.decide import CallTools
 from assistants_service.core.threads.events import StepOutputs
+from assistants_service.core.threads.state import ThreadState
 from assistants_service.core.tools.registry import tool_of
 from assistants_service.core.tools.tool import Execution, Output
 from assistants_service.worker.context import WorkerContext
 
 
-async def outputs_of(move: CallTools, project: str, context: WorkerContext) -> StepOutputs:
-    """What came of the calls. Raises StorageUnavailable."""
+async def outputs_of(move: CallTools, project: str, state: ThreadState, context: WorkerContext) -> StepOutputs:
+    """What came of the calls. `state` is that of their thread. Raises StorageUnavailable."""
     calls, run_state = move.calls, move.run_state
     kinds = Counter(map(type, calls))
 
     async def execute(call: StepToolCall) -> Output:
-        return await _traced(Execution(project, run_state, call, kinds[type(call)]), context)
+        return await _traced(Execution(project, state, run_state, call, kinds[type(call)]), context)
 
     outputs = dict(zip((call.id for call in calls), await fan_out(execute, calls), strict=True))
     return StepOutputs(

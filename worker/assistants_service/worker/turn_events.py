@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
+from assistants_service.core.citations import attachments_of
 from assistants_service.core.ports.models import ModelError, Prompt, Refused, Reply, Thought, Tokens, ToolCall
 from assistants_service.core.protocol.objects import LastError
 from assistants_service.core.protocol.runs.resources import (
@@ -15,7 +16,16 @@ from assistants_service.core.protocol.runs.resources import (
     ToolCalls,
     Usage,
 )
-from assistants_service.core.protocol.threads.resources import Message, Part, Reason, RefusalPart, Text, TextPart
+from assistants_service.core.protocol.threads.resources import (
+    ImageFile,
+    ImageFilePart,
+    Message,
+    Part,
+    Reason,
+    RefusalPart,
+    Text,
+    TextPart,
+)
 from assistants_service.core.threads import events as e
 from assistants_service.core.threads.state import RunState
 from assistants_service.core.tools.tool import ToolServices
@@ -94,8 +104,8 @@ def cut_off(run_state: RunState, partial: PartialReply | None, end: Sequence[e.E
             return [*end]
     said: list[e.Event] = []
     if message:
-        content = _content(partial.text, partial.refusal, partial)
-        said = [e.MessageIncomplete(message=_incomplete(message, reason, content, now))]
+        message = _with_content(message, partial.text, partial.refusal, partial)
+        said = [e.MessageIncomplete(message=_incomplete(message, reason, now))]
     return [e.StepCreated(step=step), *said, ended, *end]
 
 
@@ -115,31 +125,31 @@ def cause_of(run: Run, error: ModelError | None, provider: str) -> str:
 
 def _message(reply: Reply, run_state: RunState, partial: PartialReply, usage: Usage, now: float) -> list[e.Event]:
     step, message = partial.open_message(now)
-    content = _content(reply.text, reply.refusal, partial)
+    message = _with_content(message, reply.text, reply.refusal, partial)
     cut = {"length": "max_tokens", "content_filter": "content_filter"}.get(reply.finish)
     created = e.StepCreated(step=step, usage=usage)
     if cut is None:
-        whole = replace(message, status="completed", completed_at=int(now), content=content)
+        whole = replace(message, status="completed", completed_at=int(now))
         done = e.StepCompleted(run_id=run_state.run.id, step_id=step.id)
         return [created, e.MessageCompleted(message=whole), done]
     ended: e.Event = e.StepCompleted(run_id=run_state.run.id, step_id=step.id)
     if cut == "content_filter":
         ended = e.StepFailed(run_id=run_state.run.id, step_id=step.id, error=FILTERED.of_step)
-    return [created, e.MessageIncomplete(message=_incomplete(message, cut, content, now)), ended]
+    return [created, e.MessageIncomplete(message=_incomplete(message, cut, now)), ended]
 
 
-def _content(text: str, refusal: str, partial: PartialReply) -> tuple[Part, ...]:
-    content: list[Part] = []
+def _with_content(message: Message, text: str, refusal: str, partial: PartialReply) -> Message:
+    content: list[Part] = [ImageFilePart(image_file=ImageFile(file_id=file_id)) for file_id in partial.images]
+    annotations = partial.annotations_of(text)
     if text or not refusal:
-        content.append(TextPart(text=Text(value=text, annotations=partial.annotations_of(text))))
+        content.append(TextPart(text=Text(value=text, annotations=annotations)))
     if refusal:
         content.append(RefusalPart(refusal=refusal))
-    return tuple(content)
+    return replace(message, content=tuple(content), attachments=attachments_of(annotations))
 
 
-def _incomplete(message: Message, reason: str, content: tuple[Part, ...], now: float) -> Message:
-    details = Reason(reason=reason)
-    return replace(message, status="incomplete", incomplete_at=int(now), incomplete_details=details, content=content)
+def _incomplete(message: Message, reason: str, now: float) -> Message:
+    return replace(message, status="incomplete", incomplete_at=int(now), incomplete_details=Reason(reason=reason))
 
 
 def _calls(

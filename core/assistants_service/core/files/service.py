@@ -18,7 +18,7 @@ from assistants_service.core.errors import ApiError, no_such_file
 from assistants_service.core.ids import made_at
 from assistants_service.core.notifier import Notifier
 from assistants_service.core.ports.clock import Clock
-from assistants_service.core.ports.storage import Conflict, Storage, StorageUnavailable, Stored
+from assistants_service.core.ports.storage import Conflict, Document, Storage, StorageUnavailable, Stored
 from assistants_service.core.protocol.files.requests import CreateFile
 from assistants_service.core.protocol.files.resources import File
 from assistants_service.core.protocol.objects import encode
@@ -30,6 +30,8 @@ FIRST_LOOK: Final = 600.0  # seconds after which a worker looks whether a file c
 PATIENCE: Final = 24 * 3600.0  # seconds that a file may take to come: what is there of it by then is removed
 MARGIN: Final = 600.0  # seconds before that from which on no document is made any more
 BATCH_LIFETIME: Final = 30 * 24 * 3600  # seconds of a file of purpose `batch` that names none (published document)
+OUTPUT: Final = "assistants_output"  # the purpose of files that tools make (outputs.py)
+LAST: Final = 2**62  # version of a tombstone that no document replaces
 SCAN: Final = 500  # documents that are read at once where most may be filtered out
 
 decode_file = msgspec.json.Decoder(File).decode
@@ -169,11 +171,13 @@ class FileService:
 
     async def delete(self, context: RequestContext, file_id: str) -> None:
         """The file is gone at once; the worker removes what is left. Raises the 404 of an unknown file."""
-        await self.fetch(context.project, file_id)
+        file = decode_file((await self.fetch(context.project, file_id)).body)
         # 1. enqueue: a crash after this leaves the file, and an item that is dropped in time.
         await self.enqueue(PurgeFile(project=context.project, file_id=file_id, sent_at=context.now))
         # 2. document
-        if not await self.storage.remove(names.FILES, names.document(context.project, file_id)):
+        if file.purpose == OUTPUT:
+            await self._bury(context.project, file_id)
+        elif not await self.storage.remove(names.FILES, names.document(context.project, file_id)):
             raise no_such_file(file_id)
         self.notifier.notify("work")
 
@@ -189,24 +193,33 @@ class FileService:
         if stored is None:
             if now < begun + PATIENCE:
                 return min(begun + PATIENCE, now + max(FIRST_LOOK, now - begun))
-            await self._empty(project, file_id)
+            await self.empty(project, file_id)
             return None
         file = decode_file(stored.body)
         if not self._expired(file):
             return file.expires_at
         # The document first: a crash after this is mended by the next delivery, which finds none.
         await self.storage.remove(names.FILES, stored.name)
-        await self._empty(project, file_id)
+        await self.empty(project, file_id)
         return None
 
     async def purge(self, project: str, file_id: str) -> bool:
         """Remove what a deleted file has left. False if it is not deleted (yet)."""
         if await self.storage.get(names.FILES, names.document(project, file_id)):
             return False
-        await self._empty(project, file_id)
+        await self.empty(project, file_id)
         return True
 
-    async def _empty(self, project: str, file_id: str) -> None:
+    async def withdraw(self, project: str, file_id: str) -> None:
+        """Remove an output whose thread is gone, whether or not it was shown."""
+        await self._bury(project, file_id)
+        await self.empty(project, file_id)
+
+    async def _bury(self, project: str, file_id: str) -> None:
+        """Of an output the document is made from a log, perhaps once more, by a process that is late."""
+        await self.storage.advance(Document(names.FILES, names.document(project, file_id), b"", LAST))
+
+    async def empty(self, project: str, file_id: str) -> None:
         """All that is left of a file without a document. The content comes last: by its item, this is done again."""
         await self.let_go(project, file_id)
         await self.storage.discard(names.CONTENTS, names.document(project, file_id))

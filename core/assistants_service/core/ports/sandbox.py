@@ -32,8 +32,8 @@ class InterpreterLost(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ChangedFile:
-    """`path` is relative to /mnt/data, with slashes, in UTF-8, without control characters and without `..`. `size` is in
-    bytes."""
+    """`path` is relative to /mnt/data, with slashes, in UTF-8, without control characters and without `..`. `size` is
+    in bytes."""
 
     path: str
     size: int
@@ -85,6 +85,9 @@ class Sandbox(Protocol):
     async def trouble(self) -> str:
         """Empty, or why no code is executed here: one sentence, for the log and for health checks. The first call
         finds out, which takes up to a second; the answer never changes afterwards."""
+
+    async def warm(self) -> None:
+        """Have an interpreter ready before it is needed. Logs what `trouble` says, once."""
 
     async def start(self, session: str) -> Interpreter:
         """An interpreter with an empty /mnt/data. `session` is an opaque name that cannot be guessed, the same for the

@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 from msgspec import UNSET
 from msgspec.structs import replace
 
+from assistants_service.core.files.outputs import KeptFile
 from assistants_service.core.protocol.runs.resources import (
     RequiredAction,
     Run,
@@ -21,8 +22,9 @@ from assistants_service.core.protocol.runs.resources import (
     step_on_wire,
 )
 from assistants_service.core.protocol.threads.resources import Reason, Thread
+from assistants_service.core.protocol.tools.resources import StepToolCall
 from assistants_service.core.threads import events as e
-from assistants_service.core.threads.state import Change, Making, Resource, Results, RunState, ThreadState
+from assistants_service.core.threads.state import Change, Making, Resource, Results, RunState, ShownFile, ThreadState
 from assistants_service.core.tools.registry import tool_of
 
 
@@ -71,9 +73,17 @@ def _thread_deleted(state: ThreadState, event: e.ThreadDeleted, at: int) -> Name
     return [("thread.deleted", _thread(state))]
 
 
-def _message(state: ThreadState, event: e.MessageCreated | e.MessageCompleted | e.MessageIncomplete, at: int) -> Named:
+def _message_created(state: ThreadState, event: e.MessageCreated, at: int) -> Named:
     state.messages.put(event.message.id, event.message)
     return [(_name(event), event.message)]
+
+
+def _message_ended(state: ThreadState, event: e.MessageCompleted | e.MessageIncomplete, at: int) -> Named:
+    message = event.message
+    state.messages.put(message.id, message)
+    attached = {attachment.file_id for attachment in message.attachments}
+    cited = [file for file in state.files.values() if file.file_id in attached] if attached else []
+    return [(_name(event), message), *_shown(state, message.run_id or "", cited, at)]
 
 
 def _message_updated(state: ThreadState, event: e.MessageUpdated, at: int) -> Named:
@@ -133,7 +143,8 @@ def _run_ended(
 ) -> Named:
     """expires_at is null once terminal, usage the sum over the steps (section 3.4)."""
     run_state = state.runs[event.run_id]
-    run_state.thoughts, run_state.later, run_state.joined, run_state.orders = {}, (), (), {}
+    run_state.thoughts = {}
+    run_state.later, run_state.joined, run_state.orders = (), (), {}
     changed: dict[str, Any] = {"status": _status(event), "expires_at": None, "required_action": None}
     changed["usage"], run_state.making = run_state.usage, None
     match event:
@@ -186,7 +197,29 @@ def _step_outputs(state: ThreadState, event: e.StepOutputs, at: int) -> Named:
     run_state.claims = 1
     step = _answered(run_state.steps[event.step_id], event.outputs, event.results)
     run_state.steps.put(step.id, step)
-    return [(_name(event), step)]
+    images = [image for call in step.calls if call.id in event.outputs for image in _made(state, call)]
+    return [(_name(event), step), *_shown(state, event.run_id, images, at)]
+
+
+def _made(state: ThreadState, call: StepToolCall) -> Sequence[KeptFile]:
+    """What a call has made of the thread's files. Returns the images that it shows."""
+    made = tool_of(call).made(call)
+    if made is None:
+        return ()
+    left = {path: file for path, file in state.files.items() if path not in made.removed}
+    state.files = {**left, **{file.path: file for file in made.files}}
+    state.executed = made.state or state.executed
+    return made.shown
+
+
+def _shown(state: ThreadState, run_id: str, files: Iterable[KeptFile], at: int) -> Named:
+    """The files of the API that those become which clients were not shown before."""
+    new = [ShownFile(state.version, at, kept) for kept in files if kept.file_id not in state.shown]
+    for shown in new:
+        run_state, file_id = state.runs[run_id], shown.kept.file_id
+        run_state.files = {**run_state.files, file_id: shown}
+        state.shown.add(file_id)
+    return [("file.created", shown.file) for shown in new]
 
 
 def _step_ended(
@@ -248,9 +281,9 @@ APPLY: dict[type, Callable[[ThreadState, Any, int], Named]] = {
     e.ThreadCreated: _thread_created,
     e.ThreadUpdated: _thread_updated,
     e.ThreadDeleted: _thread_deleted,
-    e.MessageCreated: _message,
-    e.MessageCompleted: _message,
-    e.MessageIncomplete: _message,
+    e.MessageCreated: _message_created,
+    e.MessageCompleted: _message_ended,
+    e.MessageIncomplete: _message_ended,
     e.MessageUpdated: _message_updated,
     e.MessageDeleted: _message_deleted,
     e.RunCreated: _run_created,

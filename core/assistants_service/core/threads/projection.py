@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from assistants_service.core import names
 from assistants_service.core.ports.storage import Document
+from assistants_service.core.protocol.files.resources import File
 from assistants_service.core.protocol.objects import encode
 from assistants_service.core.protocol.runs.resources import Run, Step, step_on_wire
 from assistants_service.core.protocol.threads.resources import Message, Thread
@@ -32,6 +33,8 @@ def _place(thing: Resource) -> tuple[str, ...]:
             return names.RUNS, thing.thread_id, thing.id
         case Step():
             return names.STEPS, thing.thread_id, thing.run_id, thing.id
+        case File():
+            return names.FILES, thing.id
 
 
 def _document(project: str, change: Change, first: Change) -> Document:

@@ -189,7 +189,10 @@ def _done(state: ThreadState, run_state: RunState, offer: Offer) -> Iterator[Tur
             message = state.messages.get(details.message_creation.message_id)
             text = turn_of(message).text if message else ""
             continue
-        calls, outputs = _calls(reply, run_state), {key: said for step in reply for key, said in outputs_of(step).items()}
+        calls, outputs = (
+            _calls(reply, run_state),
+            {key: said for step in reply for key, said in outputs_of(step).items()},
+        )
         made = tuple(offer.model_call(call) for call in calls)
         yield Turn(role="assistant", content=text, calls=made, thought=run_state.thoughts.get(reply[0].id))
         text = ""

@@ -22,6 +22,7 @@ class ThreadRepository(Repository[ThreadState, Change]):
     resource = THREAD
     mended = frozenset(
         {"thread.updated", "thread.deleted", "thread.message.updated", "thread.message.deleted", "thread.run.updated"}
+        | {"file.created"}  # `fetch` cannot make up for it: the id of a file does not tell its thread
     )
 
     def _blank(self) -> ThreadView:
@@ -81,6 +82,7 @@ class ThreadRepository(Repository[ThreadState, Change]):
         if since:
             changed = {change.object.id for change in view.run_history(run_id) if change.version > since}
             things = [thing for thing in things if thing.id in changed]
+        things += [shown.file for shown in run_state.files.values() if shown.version > since]
         await self._advance(documents(project, [Change(view.state.version, "", thing) for thing in things]))
 
     async def purge(self, project: str, thread_id: str) -> None:

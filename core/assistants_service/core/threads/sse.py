@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any
 
 import msgspec
@@ -12,6 +12,8 @@ from msgspec.structs import replace
 from assistants_service.core.protocol.objects import LastError, encode
 from assistants_service.core.protocol.runs.resources import Run, Step, ToolCalls
 from assistants_service.core.protocol.threads.resources import (
+    ImageFile,
+    ImageFilePart,
     Message,
     Part,
     Reason,
@@ -67,6 +69,11 @@ def text_delta(
     return _message_delta(message_id, _text_part(index, value, annotations, first=first))
 
 
+def image_delta(message_id: str, index: int, file_id: str) -> Event:
+    part = msgspec.to_builtins(ImageFilePart(image_file=ImageFile(file_id=file_id)))
+    return _message_delta(message_id, {"index": index, **part})
+
+
 def refusal_delta(message_id: str, index: int, value: str) -> Event:
     return _message_delta(message_id, {"index": index, "type": "refusal", "refusal": value})
 
@@ -111,7 +118,13 @@ def opening_step(step: Step) -> list[Event]:
 def opening_message(message: Message) -> list[Event]:
     """What comes before the first delta of a message."""
     message = replace(
-        message, status="in_progress", completed_at=None, incomplete_at=None, incomplete_details=None, content=()
+        message,
+        status="in_progress",
+        completed_at=None,
+        incomplete_at=None,
+        incomplete_details=None,
+        content=(),
+        attachments=(),
     )
     return [("thread.message.created", message), ("thread.message.in_progress", message)]
 
@@ -152,16 +165,13 @@ class Renderer:
                 _, pieces, annotations = parts.setdefault(part["index"], (kind, [], []))
                 pieces.append(text["value"])
                 annotations += (msgspec.convert(each, TextAnnotation) for each in text.get("annotations", ()))
+            elif kind == "image_file":
+                parts[part["index"]] = (kind, [part["image_file"]["file_id"]], [])
 
     def _content_of(self, message_id: str) -> tuple[Part, ...]:
         """A message as far as it was streamed. Clients look its parts up again when it ends (section 5.3)."""
         parts = sorted(self._deltas.get(message_id, {}).items())
-        return tuple(
-            TextPart(text=Text(value="".join(pieces), annotations=tuple(annotations)))
-            if kind == "text"
-            else RefusalPart(refusal="".join(pieces))
-            for _, (kind, pieces, annotations) in parts
-        )
+        return tuple(_part(*part) for _, part in parts)
 
     def begun(self, object_id: str) -> bool:
         return object_id in self._begun
@@ -231,6 +241,15 @@ class Renderer:
             return []
         error = LastError(code="server_error", message="The worker of this step stopped; another one goes on.")
         return list(self._close_open(keep, replace(run, status="failed", failed_at=now, last_error=error)))
+
+
+def _part(kind: str, pieces: Sequence[str], annotations: Sequence[TextAnnotation]) -> Part:
+    match kind:
+        case "text":
+            return TextPart(text=Text(value="".join(pieces), annotations=tuple(annotations)))
+        case "image_file":
+            return ImageFilePart(image_file=ImageFile(file_id="".join(pieces)))
+    return RefusalPart(refusal="".join(pieces))
 
 
 def _remaining(index: int, part: Part, sent: Part | None) -> Iterator[dict[str, Any]]:

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import PurePosixPath
 
 import msgspec
 
+from assistants_service.core.files.outputs import KeptFile
+from assistants_service.core.files.service import OUTPUT
 from assistants_service.core.log.state import State
 from assistants_service.core.paging import Index
 from assistants_service.core.ports.models import Thought
+from assistants_service.core.protocol.files.resources import File
 from assistants_service.core.protocol.runs.resources import (
     MessageCreation,
     Run,
@@ -23,7 +27,7 @@ from assistants_service.core.protocol.tools.resources import StepToolCall, TextA
 from assistants_service.core.tools.functions import FunctionToolCall
 from assistants_service.core.tools.registry import tool_of
 
-Resource = Thread | Message | Run | Step
+Resource = Thread | Message | Run | Step | File
 Results = Mapping[str, msgspec.Raw]  # what tools store beside the outputs of calls, by call id
 
 
@@ -48,6 +52,19 @@ class Making(msgspec.Struct, frozen=True):
         return next((thing for thing in (self.step, self.message) if thing and thing.id == object_id), None)
 
 
+class ShownFile(msgspec.Struct, frozen=True):
+    """A file that a tool has made, and that clients were shown first at this version of the thread."""
+
+    version: int
+    created_at: int
+    kept: KeptFile
+
+    @property
+    def file(self) -> File:
+        kept, name = self.kept, PurePosixPath(self.kept.path).name
+        return File(id=kept.file_id, purpose=OUTPUT, filename=name, bytes=kept.bytes, created_at=self.created_at)
+
+
 class RunState(msgspec.Struct, rename={"published_at": "shown_at", "cancel_requested_at": "asked_at"}):
     """A run, its steps, and what the wire does not show: who works on it, and which calls are the worker's own."""
 
@@ -67,6 +84,7 @@ class RunState(msgspec.Struct, rename={"published_at": "shown_at", "cancel_reque
     costs: dict[str, Usage] = {}  # of steps that are still open
     making: Making | None = None
     thoughts: dict[str, Thought] = {}  # that led to the calls of a step, while the run is active
+    files: dict[str, ShownFile] = {}  # that its tools made, and that it was the first to show
     # Of replies whose calls make several steps, while the run is active:
     later: tuple[Step, ...] = ()  # steps that follow the open one
     joined: tuple[str, ...] = ()  # ids of steps that followed another one of their reply
@@ -123,6 +141,9 @@ class ThreadState(State):
     messages: Index[Message] = msgspec.field(default_factory=Index)
     runs: Index[RunState] = msgspec.field(default_factory=Index)
     active: str | None = None  # the run that holds the thread's lock
+    files: dict[str, KeptFile] = msgspec.field(default_factory=dict)  # that its tools made and did not remove, by path
+    shown: set[str] = msgspec.field(default_factory=set)  # ids of those that clients were shown, and of images
+    executed: str = ""  # names the state that the last call left which executed something
 
     @property
     def busy(self) -> bool:
@@ -138,6 +159,11 @@ class ThreadState(State):
             for part in message.content:
                 if isinstance(part, TextPart):
                     yield from part.text.annotations
+
+    @property
+    def held_files(self) -> set[str]:
+        """Ids of the files that its tools made, and that stay as long as it does."""
+        return {file.file_id for file in self.files.values()} | self.shown
 
     @property
     def making(self) -> Making | None:

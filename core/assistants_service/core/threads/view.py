@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from assistants_service.core.files.outputs import KeptFile
 from assistants_service.core.log.state import View
 from assistants_service.core.paging import Contents, Index
 from assistants_service.core.protocol.objects import Struct, encode
@@ -36,6 +37,9 @@ class Snapshot(Struct, kw_only=True, frozen=True, rename={"latest_run": "trail",
     runs: Contents
     latest_run: tuple[StoredChange, ...]
     previous_run: tuple[StoredChange, ...]
+    files: dict[str, KeptFile] = msgspec.field(default_factory=dict)
+    shown: set[str] = msgspec.field(default_factory=set)
+    executed: str = ""
 
 
 class ThreadView(View[ThreadState, Change]):
@@ -57,6 +61,9 @@ class ThreadView(View[ThreadState, Change]):
             deleted=line.deleted,
             messages=Index.unpack(line.messages, rest[:runs_at], Message, self.opened),
             runs=Index.unpack(line.runs, rest[runs_at:], RunState, self.opened),
+            files=line.files,
+            shown=line.shown,
+            executed=line.executed,
         )
         self.latest_run, self.previous_run = _changes(line.latest_run), _changes(line.previous_run)
 
@@ -71,6 +78,9 @@ class ThreadView(View[ThreadState, Change]):
             runs=runs,
             latest_run=_stored(state, self.latest_run),
             previous_run=_stored(state, self.previous_run),
+            files=state.files,
+            shown=state.shown,
+            executed=state.executed,
         )
         return b"".join((encode(head), b"\n", *message_bodies, *run_bodies))
 

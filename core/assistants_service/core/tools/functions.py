@@ -74,7 +74,7 @@ class FunctionTools(Tool[FunctionToolBody, FunctionTool, FunctionToolCall]):
             definition = replace(definition, parameters=function.parameters)
         return FunctionTool(function=definition)
 
-    def offer(self, run: Run, taken: Collection[str], services: ToolServices) -> Sequence[Function]:
+    async def offer(self, project: str, run: Run, taken: Collection[str], services: ToolServices) -> Sequence[Function]:
         own = services.functions.definitions
         tools = (tool.function for tool in run.tools if isinstance(tool, FunctionTool))
         return [_offered(function, own.get(function.name)) for function in tools]

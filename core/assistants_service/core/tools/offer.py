@@ -58,11 +58,11 @@ class Offer:
         return ToolCall(call.id, name or self.name(tool.kind) or tool.kind, arguments)
 
 
-def offer_of(run: Run, services: ToolServices) -> Offer:
+async def offer_of(project: str, run: Run, services: ToolServices) -> Offer:
     functions: list[Function] = []
     tools: dict[str, AnyTool] = {}
     for tool in TOOLS:
-        for function in tool.offer(run, tools, services):
+        for function in await tool.offer(project, run, tools, services):
             functions.append(function)
             tools[function.name] = tool
     return Offer(tuple(functions), tools)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, Union
 
-from assistants_service.core.tools.code_interpreter import CODE_INTERPRETER
+from assistants_service.core.tools.code_interpreter.tool import CODE_INTERPRETER
 from assistants_service.core.tools.file_search.tool import FILE_SEARCH
 from assistants_service.core.tools.functions import FUNCTIONS
-from assistants_service.core.tools.tool import AnyTool, StepCall, ToolStruct
+from assistants_service.core.tools.tool import Annotation, AnyTool, StepCall, ToolStruct
 
 CLIENTS: Final[AnyTool] = FUNCTIONS  # whose calls are the client's, where the worker does not execute them
 TOOLS: list[AnyTool] = [FUNCTIONS, CODE_INTERPRETER, FILE_SEARCH]
@@ -22,6 +22,11 @@ def tool_of(thing: StepCall | ToolStruct) -> AnyTool:
     """The tool of a call, or of an entry in `tools`."""
     kind = type(thing)
     return next(tool for tool in TOOLS if kind in (tool.call, tool.resource))
+
+
+def annotator_of(annotation: Annotation) -> AnyTool:
+    """The tool whose results it cites."""
+    return next(tool for tool in TOOLS if tool.annotation is type(annotation))
 
 
 def union_of(kinds: list[Any]) -> Any:

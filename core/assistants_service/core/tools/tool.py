@@ -21,6 +21,10 @@ from assistants_service.core.protocol.bodies import Body
 from assistants_service.core.protocol.objects import Struct
 
 if TYPE_CHECKING:
+    from assistants_service.core.files.named import NamedFiles
+    from assistants_service.core.files.outputs import KeptFile, OutputFiles
+    from assistants_service.core.files.service import FileService
+    from assistants_service.core.interpreters import Interpreters
     from assistants_service.core.protocol.runs.resources import Run, Step
     from assistants_service.core.threads.state import RunState, ThreadState
     from assistants_service.core.vector_stores.repository import VectorStoreRepository
@@ -46,6 +50,11 @@ class Annotation(Struct, frozen=True, kw_only=True, tag_field="type"):
     start_index: int
     end_index: int
 
+    @property
+    def attached(self) -> str | None:
+        """The id of the file that its message has as an attachment. None: it attaches none."""
+        return None
+
     def as_delta(self) -> Annotation:
         """As the stream shows it: its own fields, and maybe more."""
         return self
@@ -70,7 +79,8 @@ class Functions(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ToolServices:
-    """What tools work with in this process, made at its start. `window` tells the tokens that a model takes."""
+    """What tools work with in this process, made at its start. `window` tells the tokens that a model takes;
+    `interpreters` are None where no code is executed."""
 
     functions: Functions
     search: Search
@@ -78,13 +88,19 @@ class ToolServices:
     clock: Clock
     tokenizer: Tokenizer
     window: Callable[[str], int]
+    files: FileService
+    named_files: NamedFiles
+    outputs: OutputFiles
+    interpreters: Interpreters | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Execution(Generic[C]):
-    """One call to be executed. `beside`: how many calls of its tool the model made in this turn, this one included."""
+    """One call to be executed. `thread` is the state of the run's thread. `beside`: how many calls of its tool the
+    model made in this turn, this one included."""
 
     project: str
+    thread: ThreadState
     run_state: RunState
     call: C
     beside: int = 1
@@ -100,6 +116,18 @@ class Output:
     @property
     def raw(self) -> msgspec.Raw | None:
         return msgspec.Raw(msgspec.json.encode(self.stored)) if self.stored else None
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What a call that is done has made of the files of its thread: those that it created or changed, the paths of
+    those that it removed, and the images that clients are `shown`. `state` names the state in which it left what
+    executed it; empty if nothing was executed."""
+
+    state: str = ""
+    files: Sequence[KeptFile] = ()
+    removed: Sequence[str] = ()
+    shown: Sequence[KeptFile] = ()
 
 
 class Citer(Protocol):
@@ -133,10 +161,10 @@ class Tool(Generic[B, T, C]):
         """The tool as assistants and runs show it, with its defaults."""
         return cast("T", type(self).resource())
 
-    def offer(self, run: Run, taken: Collection[str], services: ToolServices) -> Sequence[Function]:
+    async def offer(self, project: str, run: Run, taken: Collection[str], services: ToolServices) -> Sequence[Function]:
         """The functions by which the model calls it in this run: one, unless `function` has none for this run."""
         function = self.function(run)
-        return [dataclasses.replace(function, name=_free(self.kind, taken))] if function else []
+        return [dataclasses.replace(function, name=free_name(self.kind, taken))] if function else []
 
     def function(self, run: Run) -> Function | None:
         """Its name is the tool's type; another one is found if a function of the assistant has that name."""
@@ -167,6 +195,10 @@ class Tool(Generic[B, T, C]):
     def is_pending(self, call: C) -> bool:
         """Whether it is not done yet."""
         raise NotImplementedError
+
+    def made(self, call: C) -> Made | None:
+        """What it made of its thread's files, when it is done. None: nothing."""
+        return None
 
     def on_wire(self, call: C, *, included: bool) -> C:
         """As the wire shows it, without what is the log's alone; `included`: include[] asks for it."""
@@ -204,7 +236,7 @@ class Tool(Generic[B, T, C]):
 AnyTool = Tool[Any, Any, Any]
 
 
-def _free(name: str, taken: Collection[str]) -> str:
+def free_name(name: str, taken: Collection[str]) -> str:
     """A function's name that no other has."""
     numbered = (f"{name}_{number}" for number in itertools.count(2))
     return next(each for each in itertools.chain([name], numbered) if each not in taken)

@@ -1,0 +1,50 @@
+"""The names of users' files, remembered: they are asked for in each turn of a run, and never change."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Final
+
+from cachetools import LRUCache
+
+from assistants_service.core.errors import ApiError
+from assistants_service.core.fanout import fan_out
+from assistants_service.core.files.service import FileService, decode_file
+
+REMEMBERED: Final = 10_000  # names
+
+
+@dataclass(frozen=True, slots=True)
+class NamedFiles:
+    files: FileService
+    _names: LRUCache[tuple[str, str], str] = field(default_factory=lambda: LRUCache(REMEMBERED))
+
+    async def names(self, project: str, file_ids: Sequence[str]) -> dict[str, str]:
+        """For each of the files a name that no other of them has. Those that are not there are left out."""
+        found = await fan_out(lambda file_id: self._name(project, file_id), file_ids)
+        names: dict[str, str] = {}
+        for file_id, name in zip(file_ids, found, strict=True):
+            if name is not None:
+                names[file_id] = _free(name, set(names.values()))
+        return names
+
+    async def _name(self, project: str, file_id: str) -> str | None:
+        name = self._names.get((project, file_id))
+        if name is None:
+            try:
+                name = decode_file((await self.files.fetch(project, file_id)).body).filename
+            except ApiError:
+                return None
+            self._names[project, file_id] = name
+        return name
+
+
+def _free(name: str, taken: set[str]) -> str:
+    """`data.csv`, else `data_2.csv`, and so on."""
+    path, number, free = PurePosixPath(name), 1, name
+    while free in taken:
+        number += 1
+        free = f"{path.stem}_{number}{path.suffix}"
+    return free

@@ -1,0 +1,96 @@
+"""Files that tools make for a thread. The log of the thread is what names them.
+
+1. A work item is sent, then the contents are stored, each under the id of the file that it may become. The commit of
+   the call names them. What no commit names, the worker removes a day later.
+2. The commit that shows a file to clients makes its document, as it makes those of messages and steps. So the document
+   has a version, and what replaces it at its end is a tombstone: a late writer does not bring it back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from assistants_service.core import names
+from assistants_service.core.fanout import fan_out
+from assistants_service.core.files.service import PATIENCE, FileService
+from assistants_service.core.ids import Ids
+from assistants_service.core.protocol.objects import Struct
+from assistants_service.core.resources import FILE
+from assistants_service.core.work_items import CleanUpOutputs
+
+NAMED_AT_ONCE: Final = 500  # files of one work item, which may have 48 KiB
+
+
+class KeptFile(Struct, frozen=True, kw_only=True):
+    """A file that a call made, as the log has it. `path` is relative to the thread's folder; `file_id` names the
+    content, and the file that it becomes when clients are shown it. A file of no bytes has no content."""
+
+    path: str
+    bytes: int
+    file_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class NewFile:
+    """A file to be kept. `read` begins to read it."""
+
+    path: str
+    size: int
+    read: Callable[[], AsyncIterator[bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class OutputFiles:
+    files: FileService
+    ids: Ids
+
+    async def keep(
+        self, project: str, thread_id: str, made: Sequence[NewFile], replaced: Iterable[str]
+    ) -> list[KeptFile]:
+        """Store the contents, one after the other. The caller commits what this returns: all but what `read` raises a
+        ValueError for. `replaced` are ids of files that the same commit makes the thread let go of. Raises
+        StorageUnavailable, and what else `read` raises."""
+        kept = [KeptFile(path=new.path, bytes=new.size, file_id=self.ids.new(FILE.prefix)) for new in made]
+        # 1. enqueue: a crash at any moment leaves nothing that the worker does not find.
+        await self._enqueue(project, thread_id, [*(file.file_id for file in kept), *replaced])
+        # 2. contents
+        stored = [await self._store(project, new, file) for new, file in zip(made, kept, strict=True)]
+        return [file for file in stored if file]
+
+    async def _enqueue(self, project: str, thread_id: str, file_ids: Sequence[str]) -> None:
+        for start in range(0, len(file_ids), NAMED_AT_ONCE):
+            item = CleanUpOutputs(
+                project=project,
+                thread_id=thread_id,
+                file_ids=tuple(file_ids[start : start + NAMED_AT_ONCE]),
+                sent_at=self.files.clock.now(),
+            )
+            await self.files.enqueue(item, delay=PATIENCE)
+
+    async def _store(self, project: str, new: NewFile, file: KeptFile) -> KeptFile | None:
+        if not new.size:
+            return file
+        storage, name = self.files.storage, names.document(project, file.file_id)
+        try:
+            part = await storage.stage(names.CONTENTS, name, "whole", new.read())
+        except ValueError:
+            return None
+        await storage.commit(names.CONTENTS, name, [part])
+        return KeptFile(path=file.path, bytes=part.size, file_id=file.file_id)
+
+    async def clean_up(self, item: CleanUpOutputs, held: Iterable[str]) -> None:
+        """Remove the contents that the thread does not hold, and that no document shows."""
+        for file_id in set(item.file_ids) - set(held):
+            if await self.files.storage.get(names.FILES, names.document(item.project, file_id)) is None:
+                await self.files.empty(item.project, file_id)
+
+    async def withdraw(self, project: str, file_ids: Iterable[str]) -> None:
+        """Remove files of a thread that was deleted. Their tombstones stay until `sweep`."""
+        await fan_out(lambda file_id: self.files.withdraw(project, file_id), file_ids)
+
+    async def sweep(self, project: str, file_ids: Iterable[str]) -> None:
+        """Remove the tombstones, when no late writer is left."""
+        storage = self.files.storage
+        await fan_out(lambda file_id: storage.remove(names.FILES, names.document(project, file_id)), file_ids)

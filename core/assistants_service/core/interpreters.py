@@ -1,0 +1,126 @@
+"""The interpreters of threads. The log is the truth; an interpreter is a cache of what it says.
+
+A thread has one interpreter, which keeps its variables from call to call and from run to run. It is used again only if
+it stands where the log says that the last call ended; else a new one is begun. What a call raises, its cancellation
+included, ends the interpreter: its state would be one that the log does not know.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+from collections import OrderedDict
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from assistants_service.core.ids import Ids
+from assistants_service.core.ports.clock import Clock
+from assistants_service.core.ports.sandbox import Interpreter, Sandbox, SandboxBusy
+
+log = logging.getLogger(__name__)
+
+MOST: Final = 4  # interpreters of a worker
+IDLE: Final = 20 * 60.0  # seconds after its last call that an interpreter is kept
+RETRIES: Final = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 5.0)  # seconds between attempts to start one
+
+Key = tuple[str, str]  # a project and a thread
+
+
+@dataclass(eq=False, slots=True)
+class Session:
+    """An interpreter of a thread. `state` names what it executed last, empty if nothing; `given` are the ids of users'
+    files that were written into it."""
+
+    interpreter: Interpreter
+    state: str = ""
+    given: set[str] = field(default_factory=set)
+    used_at: float = 0.0
+    expiry: asyncio.TimerHandle | None = None
+
+    async def close(self) -> None:
+        if self.expiry:
+            self.expiry.cancel()
+        await self.interpreter.close()
+
+
+class Interpreters:
+    """Those of a worker: at most `most`, each for up to `idle` seconds after its last call. Calls beyond wait in turn;
+    an idle interpreter gives way, the one that was used longest ago first."""
+
+    def __init__(self, sandbox: Sandbox, clock: Clock, ids: Ids, *, most: int = MOST, idle: float = IDLE) -> None:
+        self._sandbox, self._clock, self._ids, self._most, self._idle_for = sandbox, clock, ids, most, idle
+        self._turns, self._used = asyncio.Semaphore(most), 0
+        self._idle: OrderedDict[Key, Session] = OrderedDict()  # used longest ago first
+        self._closing: set[asyncio.Task[None]] = set()
+        self._told = False
+
+    async def available(self) -> bool:
+        """Whether code is executed here. The log says once why it is not."""
+        trouble = await self._sandbox.trouble()
+        if trouble and not self._told:
+            self._told = True
+            log.warning("code_interpreter is off: %s", trouble)
+        return not trouble
+
+    def new_state(self) -> str:
+        """A name that no other execution has, in this process or in another one."""
+        return self._ids.nonce() + self._ids.nonce()
+
+    @contextlib.asynccontextmanager
+    async def session(self, project: str, thread_id: str, state: str) -> AsyncIterator[Session]:
+        """A session for one call. It is a new one, of no state, unless there is one that stands at `state`. The caller
+        sets the state that the call leaves. Raises SandboxUnavailable and SandboxBusy."""
+        key = project, thread_id
+        async with self._turns:
+            self._used += 1
+            try:
+                session = await self._fitting(key, state)
+                try:
+                    yield session
+                except BaseException:
+                    await session.close()
+                    raise
+                await self._keep(key, session)
+            finally:
+                self._used -= 1
+
+    async def close(self) -> None:
+        while self._idle:
+            await self._idle.popitem()[1].close()
+        await asyncio.gather(*self._closing)
+
+    async def _fitting(self, key: Key, state: str) -> Session:
+        kept = self._idle.pop(key, None)
+        if kept and kept.state == state and self._clock.now() < kept.used_at + self._idle_for:
+            return kept
+        if kept:
+            await kept.close()
+        while len(self._idle) + self._used > self._most:
+            await self._idle.popitem(last=False)[1].close()
+        for pause in itertools.chain(RETRIES, (None,)):
+            try:
+                return Session(await self._sandbox.start(self.new_state()))
+            except SandboxBusy:
+                if pause is None:
+                    raise
+                await asyncio.sleep(pause)
+        raise AssertionError
+
+    async def _keep(self, key: Key, session: Session) -> None:
+        if before := self._idle.pop(key, None):  # of a worker that has lost the run, or of the one that has it now
+            await before.close()
+        if session.expiry:
+            session.expiry.cancel()
+        session.used_at, loop = self._clock.now(), asyncio.get_running_loop()
+        session.expiry = loop.call_later(self._idle_for, self._expire, key, session)
+        self._idle[key] = session
+
+    def _expire(self, key: Key, session: Session) -> None:
+        if self._idle.get(key) is session:
+            del self._idle[key]
+            closing = asyncio.create_task(session.close())
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)

@@ -1,0 +1,33 @@
+"""What is left of deleted threads: their own documents and logs, and the files that their tools made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from assistants_service.core.files.outputs import OutputFiles
+from assistants_service.core.log.state import View
+from assistants_service.core.threads.repository import ThreadRepository
+from assistants_service.core.threads.state import Change, ThreadState
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadPurge:
+    threads: ThreadRepository
+    outputs: OutputFiles
+
+    async def look(self, project: str, thread_id: str) -> View[ThreadState, Change]:
+        return await self.threads.look(project, thread_id)
+
+    async def purge(self, project: str, thread_id: str) -> None:
+        """Empty it. The log is left: it names the files."""
+        await self.threads.purge(project, thread_id)
+        await self.outputs.withdraw(project, await self._files(project, thread_id))
+
+    async def sweep(self, project: str, thread_id: str) -> None:
+        """Remove the tombstones, those of the files before the log."""
+        await self.outputs.sweep(project, await self._files(project, thread_id))
+        await self.threads.sweep(project, thread_id)
+
+    async def _files(self, project: str, thread_id: str) -> set[str]:
+        state = await self.threads.recall(project, thread_id)
+        return set() if state.known else state.held_files

@@ -1,0 +1,103 @@
+"""The code in the arguments of a call, while they come and when they are whole.
+
+Models send `{"code": "..."}`, as they are told. Those that were trained on the original's tool send bare Python
+instead, and some wrap it in a Markdown fence, in JSON or not.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, Final
+
+KEY: Final = "code"
+_DECODER: Final = json.JSONDecoder(strict=False)  # strict=False: line ends within strings, as some models write them
+_BODY: Final = r'"((?:[^"\\]|\\.)*)'  # of a JSON string, up to its closing quote or to the end of what came
+_NAME: Final = re.compile(r'[\s,]*"((?:[^"\\]|\\.)*)"\s*:\s*', re.DOTALL)
+_STRING: Final = re.compile(_BODY, re.DOTALL)
+_ESCAPE: Final = re.compile(
+    r"\\(u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|.)", re.DOTALL
+)
+# The beginning of an escape: of one character, or of the second half of a character beyond the first plane.
+_CUT: Final = re.compile(r"\\(?:u[0-9a-fA-F]{0,3})?\Z|\\u[dD][89abAB][0-9a-fA-F]{2}(?:\\(?:u[0-9a-fA-F]{0,3})?)?\Z")
+_PLAIN: Final = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f"}
+_JSON_BEGUN: Final = re.compile(r'\s*(?:\{\s*(?:"|\}|\Z)|")')
+_FENCE: Final = re.compile(r"\s*```[^\n`]*\n")
+_FENCE_BEGUN: Final = re.compile(r"\s*(?:`{0,2}|```[^\n`]*)")
+_FENCE_END: Final = re.compile(r"(?:\r?\n)?`{0,3}\s*\Z")
+_FENCE_CLOSED: Final = re.compile(r"(?:\r?\n)?```\s*\Z")
+
+
+def code_of(arguments: str) -> str:
+    """The code of a whole call."""
+    found = _in_object(arguments, whole=True) if arguments.lstrip()[:1] == "{" else None
+    return _unfenced(_otherwise(arguments) if found is None else found, whole=True)
+
+
+def code_so_far(arguments: str) -> str:
+    """What is certain of the code, after these arguments, which may be the beginning of a call's. It only grows, and
+    `code_of` begins with it."""
+    found: str | None = arguments
+    if _JSON_BEGUN.match(arguments):
+        found = _in_object(arguments, whole=False) if arguments.lstrip()[:1] == "{" else None
+    return _unfenced(found or "", whole=False)
+
+
+def as_json(arguments: str) -> str:
+    """The arguments as a model is told of them later: servers refuse what is no JSON object."""
+    return arguments if isinstance(_decoded(arguments), dict) else json.dumps({KEY: code_of(arguments)})
+
+
+def _in_object(text: str, *, whole: bool) -> str | None:
+    """The value of `code` in a JSON object, as far as it came. None if it did not come, or is no string."""
+    at = text.index("{") + 1
+    while name := _NAME.match(text, at):
+        if _unescaped(name[1]) == KEY:
+            value = _STRING.match(text, name.end())
+            return _unescaped(value[1] if whole else _CUT.sub("", value[1])) if value else None
+        try:
+            _, at = _DECODER.raw_decode(text, name.end())
+        except (ValueError, RecursionError):
+            return None
+    return None
+
+
+def _otherwise(text: str) -> str:
+    """What is no object with `code`: one with another string, a JSON string, or Python itself."""
+    decoded = _decoded(text)
+    if isinstance(decoded, dict):
+        strings = [value for value in decoded.values() if isinstance(value, str)]
+        return _clean(strings[0]) if len(strings) == 1 else ""
+    return _clean(decoded) if isinstance(decoded, str) else text
+
+
+def _decoded(text: str) -> Any:
+    try:
+        return json.loads(text, strict=False)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _unescaped(body: str) -> str:
+    return _ESCAPE.sub(_character, body) if "\\" in body else body
+
+
+def _character(escape: re.Match[str]) -> str:
+    text = escape[1]
+    if len(text) > 1:
+        return _clean(json.loads(f'"\\{text}"'))
+    return _PLAIN.get(text, text)
+
+
+def _clean(text: str) -> str:
+    """Without halves of characters, which could not be stored."""
+    return text.encode(errors="replace").decode()
+
+
+def _unfenced(text: str, *, whole: bool) -> str:
+    if fence := _FENCE.match(text):
+        text = text[fence.end() :]
+        return (_FENCE_CLOSED if whole else _FENCE_END).sub("", text)
+    if not whole and _FENCE_BEGUN.fullmatch(text):
+        return ""
+    return text

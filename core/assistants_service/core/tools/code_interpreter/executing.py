@@ -1,0 +1,163 @@
+"""Executes a call: in the interpreter of its thread, whose files are as the log has them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from msgspec.structs import replace
+
+from assistants_service.core.errors import ApiError
+from assistants_service.core.files.outputs import KeptFile, NewFile
+from assistants_service.core.ports.sandbox import (
+    CellResult,
+    InterpreterLost,
+    SandboxBusy,
+    SandboxUnavailable,
+)
+from assistants_service.core.protocol.tool_resources import files_in
+from assistants_service.core.tools.code_interpreter import told
+from assistants_service.core.tools.code_interpreter.arguments import code_of
+from assistants_service.core.tools.code_interpreter.wire import CodeInterpreterToolCall, Executed
+from assistants_service.core.tools.tool import Execution, Output, ToolServices
+
+if TYPE_CHECKING:
+    from assistants_service.core.interpreters import Session
+    from assistants_service.core.protocol.runs.resources import Run
+    from assistants_service.core.threads.state import ThreadState
+
+log = logging.getLogger(__name__)
+
+MOST_KEPT: Final = 100 * 1024 * 1024  # bytes of the files that one call leaves
+MOST_IMAGES: Final = 20  # of one call
+
+
+def files_of(run: Run) -> tuple[str, ...]:
+    """The user's files: the assistant's, and the thread's with those of its messages, as the run has them."""
+    return files_in(run.tool_resources)
+
+
+async def execute(execution: Execution[CodeInterpreterToolCall], services: ToolServices) -> Output:
+    """At least once, and each time from the files that the last finished call left. Raises StorageUnavailable."""
+    code, interpreters = code_of(execution.call.record.arguments), services.interpreters
+    if not code.strip():
+        return Output(told.NO_CODE, Executed())
+    if interpreters is None:
+        return Output(told.OFF, Executed())
+    project, thread, thread_id = execution.project, execution.thread, execution.run_state.run.thread_id
+    try:
+        async with interpreters.session(project, thread_id, thread.executed) as session:
+            call = Call(project, execution.run_state.run, thread, session, services)
+            output = await call.execute(code, state=interpreters.new_state())
+            session.state = output.stored.state
+            return output
+    except InterpreterLost as lost:
+        log.warning("run %s: its interpreter was lost: %s", execution.run_state.id, lost.reason)
+        return Output(told.LOST.format(reason=lost.reason), Executed(state=interpreters.new_state()))
+    except SandboxBusy:
+        return Output(told.BUSY, Executed())
+    except SandboxUnavailable:
+        return Output(told.OFF, Executed())
+
+
+@dataclass(slots=True)
+class Call:
+    """A call in a session."""
+
+    project: str
+    run: Run
+    thread: ThreadState
+    session: Session
+    services: ToolServices
+    notes: list[str] = field(default_factory=list)
+
+    async def execute(self, code: str, state: str) -> Output:
+        restarted = not self.session.state and self.thread.executed != ""
+        await self._give()
+        if not self.session.state:
+            await self._restore()
+        result = await self.session.interpreter.run(code)
+        images, files = await self._keep(result)
+        logs = told.storable(result.logs)
+        stored = Executed(
+            state=state,
+            logs=told.cut_to(logs, told.MOST_LOGS),
+            images=tuple(images),
+            files=tuple(files),
+            removed=tuple(path for path in result.removed if path in self.thread.files),
+        )
+        text = told.output_of(result, images, files, [*self.notes, *result.notes], restarted=restarted)
+        return Output(told.storable(text), stored)
+
+    # -- what the code finds ---------------------------------------------------------------------------------------
+
+    async def _give(self) -> None:
+        """The user's files that the session does not have yet, under their ids and their names. A file of the thread
+        that has such a name stays."""
+        new = [file_id for file_id in files_of(self.run) if file_id not in self.session.given]
+        names = await self.services.named_files.names(self.project, files_of(self.run)) if new else {}
+        for file_id in new:
+            paths = [path for path in (file_id, names.get(file_id, "")) if path and path not in self.thread.files]
+            await self._give_file(file_id, list(dict.fromkeys(paths)))
+            self.session.given.add(file_id)
+
+    async def _give_file(self, file_id: str, paths: Sequence[str]) -> None:
+        try:
+            await self.services.files.fetch(self.project, file_id)
+        except ApiError:
+            self.notes.append(f"The file {file_id} does not exist any more.")
+            return
+        for path in paths:
+            await self._write(path, self.services.files.read(self.project, file_id))
+
+    async def _restore(self) -> None:
+        """The files as the last finished call left them."""
+        for path, kept in self.thread.files.items():
+            if kept.bytes and not await self.services.files.has_content(self.project, kept.file_id):
+                self.notes.append(f"The file {told.FOLDER}{path} was deleted by the user.")
+                continue
+            await self._write(path, self.services.files.read(self.project, kept.file_id) if kept.bytes else _nothing())
+
+    async def _write(self, path: str, content: AsyncIterator[bytes]) -> None:
+        try:
+            await self.session.interpreter.write(path, content)
+        except ValueError as error:
+            self.notes.append(f"The file {told.FOLDER}{path} is not there: {error}.")
+
+    # -- what it leaves --------------------------------------------------------------------------------------------
+
+    async def _keep(self, result: CellResult) -> tuple[list[KeptFile], list[KeptFile]]:
+        """The images that the code showed and the files that it wrote, stored. Raises InterpreterLost and
+        StorageUnavailable."""
+        files, left = list[NewFile](), MOST_KEPT
+        for changed in result.changed:
+            if changed.size <= left:
+                left -= changed.size
+                files.append(NewFile(changed.path, changed.size, partial(self.session.interpreter.read, changed.path)))
+            else:
+                self.notes.append(
+                    f"The file {told.FOLDER}{changed.path} ({changed.size} bytes) will be lost: a call may leave"
+                    f" {MOST_KEPT} bytes."
+                )
+        images = [NewFile("", len(image), partial(_once, image)) for image in result.images[:MOST_IMAGES]]
+        if len(result.images) > MOST_IMAGES:
+            self.notes.append(f"Only the first {MOST_IMAGES} images are shown.")
+        if not images and not files and not result.removed:
+            return [], []
+        paths = [*(changed.path for changed in result.changed), *result.removed]
+        replaced = [self.thread.files[path].file_id for path in paths if path in self.thread.files]
+        kept = await self.services.outputs.keep(self.project, self.run.thread_id, [*images, *files], replaced)
+        shown = [replace(image, path=f"{image.file_id}.png") for image in kept if not image.path]
+        return shown, [file for file in kept if file.path]
+
+
+async def _once(data: bytes) -> AsyncIterator[bytes]:
+    yield data
+
+
+async def _nothing() -> AsyncIterator[bytes]:
+    return
+    yield b""

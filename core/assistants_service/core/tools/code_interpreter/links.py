@@ -1,0 +1,81 @@
+"""Where an answer links a file of the thread's folder, `sandbox:/mnt/data/plot.png`, it gets a `file_path` annotation.
+
+It covers the link alone, without the Markdown around it. A link to a file that is not there stays text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from urllib.parse import quote
+
+from assistants_service.core.files.outputs import KeptFile
+from assistants_service.core.tools.code_interpreter.told import LINK
+from assistants_service.core.tools.code_interpreter.wire import FilePath, LinkedFile
+from assistants_service.core.tools.tool import Piece
+
+_GOES_ON = r"(?![\w/-])(?!\.\w)"  # a longer path, to a file that is not there
+_OPEN = ("", ".")  # what may follow a link whose end is not certain yet
+
+
+class LinkCiter:
+    """Finds the links in a text that comes in pieces, wherever it is cut."""
+
+    def __init__(self, files: Mapping[str, KeptFile]) -> None:
+        """`files` are those of the thread, by their paths."""
+        quoted = {LINK + quote(path): file.file_id for path, file in files.items()}
+        self._ids = {**quoted, **{LINK + path: file.file_id for path, file in files.items()}}
+        longest_first = sorted(self._ids, key=len, reverse=True)
+        self._links = re.compile(f"(?:{'|'.join(map(re.escape, longest_first))}){_GOES_ON}")
+        self._held = ""  # what may become a link
+        self._place = 0  # code points that were given out
+
+    def feed(self, text: str) -> Iterator[Piece]:
+        """What is certain by now. Held back is at most one link that has begun."""
+        text, self._held = self._held + text, ""
+        start = at = 0  # what was given out of `text`, and how far it is known
+        while (at := text.find(LINK, at)) >= 0:
+            if self._is_open(text[at:]):
+                self._held = text[at:]
+                break
+            if found := self._links.match(text, at):
+                yield from self._plain(text[start:at])
+                yield self._cited(found[0])
+                start = at = found.end()
+            else:
+                at += len(LINK)
+        if not self._held:
+            self._held = _beginning(text[start:])
+        yield from self._plain(text[start : len(text) - len(self._held)])
+
+    def close(self) -> Iterator[Piece]:
+        """The rest."""
+        held, self._held = self._held, ""
+        if found := self._links.match(held):
+            yield self._cited(found[0])
+            held = held[found.end() :]
+        yield from self._plain(held)
+
+    def skip(self, text: str) -> None:
+        """This comes next, and is no link."""
+        self._place += len(text)
+
+    def _is_open(self, text: str) -> bool:
+        """Whether what comes next decides if the text begins with a link, or with which one."""
+        return any(link.startswith(text) or text in (link + more for more in _OPEN) for link in self._ids)
+
+    def _plain(self, text: str) -> Iterator[Piece]:
+        self._place += len(text)
+        if text:
+            yield text, None
+
+    def _cited(self, link: str) -> Piece:
+        start, self._place = self._place, self._place + len(link)
+        linked = LinkedFile(file_id=self._ids[link])
+        return link, FilePath(text=link, start_index=start, end_index=self._place, file_path=linked)
+
+
+def _beginning(text: str) -> str:
+    """The end of the text that may be the beginning of a link."""
+    lengths = range(min(len(LINK) - 1, len(text)), 0, -1)
+    return next((LINK[:length] for length in lengths if text.endswith(LINK[:length])), "")

@@ -1,0 +1,81 @@
+"""What the model is told: of the function that it may call, and of a call that is done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+from assistants_service.core.files.outputs import KeptFile
+from assistants_service.core.ports.models import Function
+from assistants_service.core.ports.sandbox import CellResult
+from assistants_service.core.tools.code_interpreter.arguments import KEY
+
+FOLDER: Final = "/mnt/data/"
+LINK: Final = f"sandbox:{FOLDER}"
+MOST_TOLD: Final = 16 * 1024  # characters of an output that the model is told
+MOST_LOGS: Final = 64 * 1024  # characters of the logs that clients see
+MOST_LISTED: Final = 50  # files
+
+RESTARTED: Final = (
+    "[A new Python process was started: variables, imports and functions of earlier calls are gone. The files in"
+    f" {FOLDER} are as the last finished call left them.]"
+)
+LOST: Final = (
+    "Error: Python ended during this call: {reason}. Variables are gone, and so are the files that this call wrote; the"
+    f" other files in {FOLDER} are as they were before it."
+)
+NO_CODE: Final = "Error: the call had no code."
+BUSY: Final = (
+    "Error: no Python process could be started at the moment. Nothing was executed. Try again, or answer without."
+)
+OFF: Final = "Error: Python is not available. Nothing was executed. Answer without it."
+NOTHING: Final = "(The code has printed nothing, and its last line is no expression with a value.)"
+
+_DESCRIPTION: Final = (
+    "Executes Python code in a process that keeps its variables from call to call, like a notebook. Returns what the"
+    " code prints, and the value of its last line if that is an expression. Use it to compute, to read and write files"
+    f" and to plot. The folder {FOLDER} has the user's files, and whatever is to be kept must be written there. Figures"
+    " that are shown (plt.show()) reach the user as images. There is no internet, no other process can be started, and"
+    f" a call has about a minute. To hand a file over, link it in your answer as [name]({LINK}name)."
+)
+
+
+def function_of(name: str, files: Mapping[str, str]) -> Function:
+    """`files` are the user's: their names, by id."""
+    listed = [f"{FOLDER}{file}" for file in list(files.values())[:MOST_LISTED]]
+    more = [f"and {len(files) - MOST_LISTED} more"] if len(files) > MOST_LISTED else []
+    those = f"\n\nThe user's files:\n{_lines([*listed, *more])}" if files else ""
+    code = {"type": "string", "description": "The Python code."}
+    parameters = {"type": "object", "properties": {KEY: code}, "required": [KEY]}
+    return Function(name, f"{_DESCRIPTION}{those}", parameters)
+
+
+def output_of(
+    result: CellResult, images: Sequence[KeptFile], files: Sequence[KeptFile], notes: Iterable[str], *, restarted: bool
+) -> str:
+    """The output of the function."""
+    said = "\n".join(part.rstrip("\n") for part in (result.logs, result.value, result.error) if part)
+    shown = [f"[{len(images)} image{'s' * (len(images) > 1)} shown to the user.]"] if images else []
+    paths = [f"{FOLDER}{file.path} ({file.bytes} bytes)" for file in files[:MOST_LISTED]]
+    more = [f"and {len(files) - MOST_LISTED} more"] if len(files) > MOST_LISTED else []
+    written = [f"[Files written:\n{_lines([*paths, *more])}]"] if files else []
+    cut = cut_to(said, MOST_TOLD)
+    told = [cut] if cut else [] if shown or written else [NOTHING]
+    return "\n".join([*([RESTARTED] if restarted else []), *told, *shown, *written, *(f"[{note}]" for note in notes)])
+
+
+def cut_to(text: str, limit: int) -> str:
+    """Head and tail of a text that is longer, with a line between them that says so."""
+    if len(text) <= limit:
+        return text
+    left_out = f"\n[... {len(text) - limit} characters are left out here ...]\n"
+    return f"{text[: limit // 2]}{left_out}{text[len(text) - limit + limit // 2 :]}"
+
+
+def storable(text: str) -> str:
+    """Without halves of characters, which no JSON in UTF-8 can have."""
+    return text.encode(errors="replace").decode()
+
+
+def _lines(items: Iterable[str]) -> str:
+    return "\n".join(f"- {item}" for item in items)

@@ -1,0 +1,111 @@
+"""The tool `code_interpreter`: the model runs Python in a session of its thread, on the user's files."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+from msgspec.structs import replace
+
+from assistants_service.core.ports.models import Function, ToolCall
+from assistants_service.core.tools.code_interpreter.arguments import as_json, code_of, code_so_far
+from assistants_service.core.tools.code_interpreter.executing import execute, files_of
+from assistants_service.core.tools.code_interpreter.links import LinkCiter
+from assistants_service.core.tools.code_interpreter.told import function_of
+from assistants_service.core.tools.code_interpreter.wire import (
+    NOT_SHOWN,
+    CodeInterpreter,
+    CodeInterpreterBody,
+    CodeInterpreterTool,
+    CodeInterpreterToolCall,
+    CodeRecord,
+    Executed,
+    FilePath,
+    ImageOutput,
+    LogsOutput,
+    ShownImage,
+)
+from assistants_service.core.tools.tool import (
+    Citer,
+    Execution,
+    Made,
+    Output,
+    Tool,
+    ToolServices,
+    free_name,
+)
+
+if TYPE_CHECKING:
+    from assistants_service.core.protocol.runs.resources import Run, Step
+    from assistants_service.core.threads.state import ThreadState
+
+FUNCTION: Final = "python"
+
+
+class CodeInterpreterTools(Tool[CodeInterpreterBody, CodeInterpreterTool, CodeInterpreterToolCall]):
+    kind = "code_interpreter"
+    body = CodeInterpreterBody
+    resource = CodeInterpreterTool
+    call = CodeInterpreterToolCall
+    annotation = FilePath
+    streams = "input"
+    alone = True
+
+    async def offer(self, project: str, run: Run, taken: Collection[str], services: ToolServices) -> Sequence[Function]:
+        there = any(isinstance(tool, CodeInterpreterTool) for tool in run.tools)
+        if not there or services.interpreters is None or not await services.interpreters.available():
+            return []
+        files = await services.named_files.names(project, files_of(run))
+        return [function_of(free_name(FUNCTION, taken), files)]
+
+    def begin(self, call: ToolCall, run: Run, number: int) -> CodeInterpreterToolCall:
+        shown = CodeInterpreter(input=code_of(call.arguments))
+        return CodeInterpreterToolCall(id=call.id, code_interpreter=shown, record=CodeRecord(arguments=call.arguments))
+
+    async def execute(self, execution: Execution[CodeInterpreterToolCall], services: ToolServices) -> Output:
+        return await execute(execution, services)
+
+    def completed(
+        self, call: CodeInterpreterToolCall, output: str, stored: msgspec.Raw | None
+    ) -> CodeInterpreterToolCall:
+        done = msgspec.json.decode(stored, type=Executed) if stored is not None else Executed()
+        logs = [LogsOutput(logs=done.logs)] if done.logs else []
+        images = [ImageOutput(image=ShownImage(file_id=image.file_id)) for image in done.images]
+        record = replace(
+            call.record, output=output, state=done.state, images=done.images, files=done.files, removed=done.removed
+        )
+        shown = replace(call.code_interpreter, outputs=(*logs, *images))
+        return replace(call, code_interpreter=shown, record=record)
+
+    def is_pending(self, call: CodeInterpreterToolCall) -> bool:
+        return call.record.output is None
+
+    def made(self, call: CodeInterpreterToolCall) -> Made:
+        record = call.record
+        return Made(record.state, record.files, record.removed, record.images)
+
+    def on_wire(self, call: CodeInterpreterToolCall, *, included: bool) -> CodeInterpreterToolCall:
+        return replace(call, record=NOT_SHOWN)
+
+    def called_with(self, call: CodeInterpreterToolCall) -> tuple[None, str]:
+        return None, as_json(call.record.arguments)
+
+    def outputs(self, calls: Sequence[CodeInterpreterToolCall]) -> Iterable[str]:
+        return [call.record.output or "" for call in calls]
+
+    def citer(self, state: ThreadState, steps: Sequence[Step]) -> Citer | None:
+        return LinkCiter(state.files) if state.files else None
+
+    def as_begun(self, call: CodeInterpreterToolCall) -> CodeInterpreterToolCall:
+        return replace(call, code_interpreter=CodeInterpreter())
+
+    def partial_text(self, arguments: str) -> str:
+        return code_so_far(arguments)
+
+    def result_delta(self, call: CodeInterpreterToolCall) -> Mapping[str, Any] | None:
+        outputs = msgspec.to_builtins(call.code_interpreter.outputs)
+        return {"outputs": [{"index": index, **output} for index, output in enumerate(outputs)]} if outputs else None
+
+
+CODE_INTERPRETER: Final = CodeInterpreterTools()

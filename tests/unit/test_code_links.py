@@ -1,0 +1,64 @@
+"""Links to files of the thread's folder, in answers that are cut anywhere."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from assistants_service.core.files.outputs import KeptFile
+from assistants_service.core.tools.code_interpreter.links import LinkCiter
+
+PATHS = ("plot.png", "plot.png.zip", "a b (1).csv", "out/größe.csv", "plot")
+FILES = {path: KeptFile(path=path, bytes=1, file_id=f"file-{place}") for place, path in enumerate(PATHS)}
+L = "sandbox:/mnt/data/"
+
+
+def cited(*pieces: str, files: dict[str, KeptFile] = FILES) -> tuple[str, list[tuple[str, str]]]:
+    """The text that came out, and its links with the files that they are of."""
+    citer = LinkCiter(files)
+    out = [*itertools.chain.from_iterable(map(citer.feed, pieces)), *citer.close()]
+    text, links = "".join(piece for piece, _ in out), [annotation for _, annotation in out if annotation]
+    for each in links:
+        assert text[each.start_index : each.end_index] == each.text
+    return text, [(each.text.removeprefix(L), each.attached or "") for each in links]
+
+
+ANSWERS = [
+    (f"😀 Here: [plot]({L}plot.png).", [("plot.png", "file-0")]),
+    (f"{L}plot.png", [("plot.png", "file-0")]),
+    (f"{L}plot.png.", [("plot.png", "file-0")]),
+    (f"{L}plot.png. And {L}plot, too.", [("plot.png", "file-0"), ("plot", "file-4")]),
+    (f"[a]({L}plot.png.zip)[b]({L}plot.png)", [("plot.png.zip", "file-1"), ("plot.png", "file-0")]),
+    (
+        f"[t]({L}a b (1).csv) [t]({L}a%20b%20%281%29.csv)",
+        [("a b (1).csv", "file-2"), ("a%20b%20%281%29.csv", "file-2")],
+    ),
+    (f"`{L}out/größe.csv`", [("out/größe.csv", "file-3")]),
+    (f"[no]({L}plot.pngx) ({L}plot.png.z) ({L}out/plot.png) {L}Plot {L}plot/x {L}plot-2 {L}", []),
+    (f"sandbox:/mnt/dat{L}plot!", [("plot", "file-4")]),
+    (f"sandbox: sandbox:/mnt/ {L}{L}plot", [("plot", "file-4")]),
+    (f"{L}plot.pn", []),
+    ("No link, but a sandbox:/mnt/data", []),
+]
+
+
+@pytest.mark.parametrize(("answer", "links"), ANSWERS)
+def test_links_are_found_wherever_an_answer_is_cut(answer: str, links: list[tuple[str, str]]) -> None:
+    assert cited(answer) == (answer, links)
+    assert cited(*answer) == (answer, links)
+    for cut in range(len(answer)):
+        assert cited(answer[:cut], answer[cut:]) == (answer, links), f"cut at {cut}"
+
+
+def test_what_is_no_link_is_not_held_back() -> None:
+    citer = LinkCiter(FILES)
+    assert "".join(piece for piece, _ in citer.feed(f"See {L}plot.pngx and s")) == f"See {L}plot.pngx and "
+    assert "".join(piece for piece, _ in citer.feed("o")) == "so"
+
+
+def test_another_tools_citation_moves_the_offsets() -> None:
+    citer = LinkCiter(FILES)
+    citer.skip("【4:0†a】")
+    ((_, annotation),) = [piece for piece in [*citer.feed(f"{L}plot.png "), *citer.close()] if piece[1]]
+    assert annotation and annotation.start_index == len("【4:0†a】")
