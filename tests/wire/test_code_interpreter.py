@@ -14,6 +14,7 @@ import pytest
 from assistants_service import action
 from assistants_service.core.files.service import PATIENCE
 from assistants_service.core.ports.models import ForcedFunction, ToolCall
+from assistants_service.core.resume import Resumption
 from assistants_service.core.tools.code_interpreter import told
 from inprocess_service import Event, InProcess, ManualClock, calls, in_process, path_of, says
 from multipart_forms import download, upload
@@ -441,19 +442,49 @@ async def test_files_go_with_their_thread() -> None:
 async def test_contents_without_an_owner_are_gone_a_day_later() -> None:
     clock = ManualClock()
     script = (
-        calls(python("write('a.csv', 'old')")),
+        calls(python("write('a.csv', 'old'); write('kept.csv', 'kept')")),
         calls(python("write('a.csv', 'new'); write('gone.csv', 'x')", "call_2")),
         calls(python("remove('gone.csv')", "call_3")),
         says(f"{LINK}a.csv"),
     )
     async with coding(*script, clock=clock) as service:
         await service.finished(assistant=await coder(service))
-        assert len(await contents(service)) == 3
+        assert len(await contents(service)) == 4
+        service.advance(PATIENCE + 1)
+        while len(await contents(service)) > 2 or await service.storage.receive(1, visibility_timeout=0):
+            await asyncio.sleep(0.001)
+        assert len(await contents(service)) == 2, "that of a file which no message links, too"
+        (file,) = (await service.api.get("/files"))["data"]
+        assert (await download(service.api, file["id"])).raw == b"new"
+
+
+async def test_a_restore_leaves_the_files_that_threads_hold() -> None:
+    clock = ManualClock()
+    async with coding(calls(python("write('a.csv', 'a')")), says("Written."), clock=clock) as service:
+        await service.finished(assistant=await coder(service))
+        await service.storage.stage("contents", "default/file-lost", "whole", _bytes(b"x"))
+        resumption = Resumption(service.storage, service.threads, service.stores, clock)
+        await resumption.run()
+        assert resumption.enqueued == {"tidy_file": 1}, "of what nothing holds"
         service.advance(PATIENCE + 1)
         while len(await contents(service)) > 1:
             await asyncio.sleep(0.001)
+        assert await contents(service) != ["default/file-lost"]
+
+
+async def _bytes(data: bytes) -> AsyncIterator[bytes]:
+    yield data
+
+
+async def test_a_file_that_was_deleted_stays_so_whoever_comes_late() -> None:
+    async with coding(calls(python(f"show({PNG!r})")), says("A plot.")) as service:
+        run = await service.finished(assistant=await coder(service))
         (file,) = (await service.api.get("/files"))["data"]
-        assert (await download(service.api, file["id"])).raw == b"new"
+        await service.api.delete(f"/files/{file['id']}")
+        await service.threads.project("default", run["thread_id"], run["id"])  # as a worker that takes over does
+        await service.api.refused("GET", f"/files/{file['id']}", status=404)
+        await service.api.refused("DELETE", f"/files/{file['id']}", status=404)
+        assert (await service.api.get("/files"))["data"] == []
 
 
 # --- streams -------------------------------------------------------------------------------------------------------

@@ -38,12 +38,7 @@ class Session:
     state: str = ""
     given: set[str] = field(default_factory=set)
     used_at: float = 0.0
-    expiry: asyncio.TimerHandle | None = None
-
-    async def close(self) -> None:
-        if self.expiry:
-            self.expiry.cancel()
-        await self.interpreter.close()
+    expiry: asyncio.TimerHandle | None = None  # while it is idle
 
 
 class Interpreters:
@@ -81,25 +76,29 @@ class Interpreters:
                 try:
                     yield session
                 except BaseException:
-                    await session.close()
+                    await self._close(session)
                     raise
-                await self._keep(key, session)
             finally:
                 self._used -= 1
+            before = self._kept(key, session)
+        if before:
+            await self._close(before)
 
     async def close(self) -> None:
         while self._idle:
-            await self._idle.popitem()[1].close()
+            await self._close(self._idle.popitem()[1])
         await asyncio.gather(*self._closing)
 
     async def _fitting(self, key: Key, state: str) -> Session:
         kept = self._idle.pop(key, None)
+        if kept and kept.expiry:
+            kept.expiry.cancel()
         if kept and kept.state == state and self._clock.now() < kept.used_at + self._idle_for:
             return kept
         if kept:
-            await kept.close()
+            await self._close(kept)
         while len(self._idle) + self._used > self._most:
-            await self._idle.popitem(last=False)[1].close()
+            await self._close(self._idle.popitem(last=False)[1])
         for pause in itertools.chain(RETRIES, (None,)):
             try:
                 return Session(await self._sandbox.start(self.new_state()))
@@ -109,18 +108,28 @@ class Interpreters:
                 await asyncio.sleep(pause)
         raise AssertionError
 
-    async def _keep(self, key: Key, session: Session) -> None:
-        if before := self._idle.pop(key, None):  # of a worker that has lost the run, or of the one that has it now
-            await before.close()
-        if session.expiry:
-            session.expiry.cancel()
+    def _kept(self, key: Key, session: Session) -> Session | None:
+        """Keep it for the next call. Returns the one that it replaces, of another holder of the run: one of the two has
+        lost it."""
+        before = self._idle.pop(key, None)
         session.used_at, loop = self._clock.now(), asyncio.get_running_loop()
         session.expiry = loop.call_later(self._idle_for, self._expire, key, session)
         self._idle[key] = session
+        return before
 
     def _expire(self, key: Key, session: Session) -> None:
         if self._idle.get(key) is session:
             del self._idle[key]
-            closing = asyncio.create_task(session.close())
-            self._closing.add(closing)
-            closing.add_done_callback(self._closing.discard)
+            self._begin_to_close(session)
+
+    async def _close(self, session: Session) -> None:
+        """To the end, even if who waits for it is cancelled: the process of an interpreter must not stay."""
+        await asyncio.shield(self._begin_to_close(session))
+
+    def _begin_to_close(self, session: Session) -> asyncio.Task[None]:
+        if session.expiry:
+            session.expiry.cancel()
+        closing = asyncio.create_task(session.interpreter.close())
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
+        return closing

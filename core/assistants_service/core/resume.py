@@ -65,6 +65,9 @@ class Resumption:
 
     async def run(self) -> None:
         """In all projects. Reads every log. Raises StorageUnavailable; then it can be done again."""
+        # Before the logs: what a call has stored by now is named by its thread's log when that is looked at, or never
+        # will be, since the run that it belongs to is released.
+        unshown = [name async for some in self._names(names.CONTENTS) for name in await self._unshown(some)]
         known: set[str] = set()
         for container, resume in ((names.THREADS, self._thread), (names.STORE_LOGS, self._store)):
             logs = await self.storage.logs(container)
@@ -77,8 +80,7 @@ class Resumption:
         ):
             async for some in self._pages(container):
                 await fan_out(partial(self._document, container, enqueue), some)
-        async for contents in self._names(names.CONTENTS):
-            await fan_out(self._content, contents)
+        await fan_out(self._content, [name for name in unshown if name not in self._held])
         for container in (names.THREADS, names.SNAPSHOTS):
             async for some_names in self._names(container):
                 await fan_out(self._purge, sorted({*map(_log_of, some_names)} - known))
@@ -107,13 +109,13 @@ class Resumption:
         state, now = (await self.threads.look(project, thread_id)).state, self.clock.now()
         if state.deleted:
             await self._send(PurgeThread(project=project, thread_id=thread_id, sent_at=now))
-        else:
-            self._held.update(names.document(project, file_id) for file_id in state.held_files)
-        if state.deleted or state.active_run is None:
             return
-        run_id = state.active_run.id
-        await self.threads.commit(project, thread_id, partial(_released_run, run_id))
-        await self._send(AdvanceRun(project=project, thread_id=thread_id, run_id=run_id, sent_at=now))
+        if state.active_run:
+            run_id = state.active_run.id
+            await self.threads.commit(project, thread_id, partial(_released_run, run_id))
+            await self._send(AdvanceRun(project=project, thread_id=thread_id, run_id=run_id, sent_at=now))
+        state = await self.threads.recall(project, thread_id)
+        self._held.update(names.document(project, file_id) for file_id in state.held_files)
 
     async def _store(self, project: str, store_id: str) -> None:
         state, now = (await self.stores.look(project, store_id)).state, self.clock.now()
@@ -158,12 +160,16 @@ class Resumption:
 
     # -- what no log and no document tells of any more -------------------------------------------------------------
 
+    async def _unshown(self, contents: Sequence[str]) -> list[str]:
+        """Those of which there is no file."""
+        files = await fan_out(partial(self.storage.get, names.FILES), contents)
+        return [name for name, file in zip(contents, files, strict=True) if file is None]
+
     async def _content(self, name: str) -> None:
         """Bytes of a file that was deleted, or that never came to be: the worker removes them in a day, in which one
         that is still coming may come."""
-        if name not in self._held and await self.storage.get(names.FILES, name) is None:
-            project, _, file_id = name.partition("/")
-            await self._send(CleanUpFile(project=project, file_id=file_id, sent_at=self.clock.now()))
+        project, _, file_id = name.partition("/")
+        await self._send(CleanUpFile(project=project, file_id=file_id, sent_at=self.clock.now()))
 
     async def _purge(self, name: str) -> None:
         """Tombstones and snapshots that a purge has left, which got as far as the log."""
