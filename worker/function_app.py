@@ -1,9 +1,9 @@
-"""The worker as an Azure Functions app: the Functions host takes the items off the queue, this answers them.
+"""The worker as an Azure Functions app: the Functions host receives the items, this handles them.
 
-The host hides an item for ten minutes, which is a run's whole life and cannot be set. So each is taken over from it
-first, by the receipt that comes with it, and is from then on in the hands of the same code as in the worker process
-(worker/main.py): a worker that dies is noticed after WORKER_VISIBILITY_TIMEOUT. What the host does with its own
-receipt when a function returns is refused by the queue, for which the host is prepared.
+The host hides an item for ten minutes, which is a run's whole life and cannot be configured. So each item is first
+taken over, by its receipt, and from then on handled by the same code as in the worker process (worker/main.py): a dead
+worker is noticed after WORKER_VISIBILITY_TIMEOUT. The queue refuses what the host later does with its own receipt,
+which the host tolerates.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from assistants_service.core.names import POISON, WORK
 from assistants_service.core.ports.storage import Delivery
 from assistants_service.hosted import HostedWorker
 
-CONNECTION: Final = "WORK"  # the setting, or the beginning of settings, that says where the queues are
+CONNECTION: Final = "WORK"  # the setting, or the prefix of settings, with the address of the queues
 
 app = func.FunctionApp()
 worker = HostedWorker()
@@ -25,7 +25,7 @@ worker = HostedWorker()
 @app.function_name("work")
 @app.queue_trigger(arg_name="message", queue_name=WORK, connection=CONNECTION)
 async def work(message: func.QueueMessage) -> None:
-    """A work item. Raises while it is, or may be, the host's: then the host delivers it again, after its
+    """Handle a work item. Raises while it is, or may be, the host's: then the host delivers it again after its
     `visibilityTimeout`, and leaves it alone if it is another delivery's."""
     await (await worker.opened()).take_over(delivery_of(message))
 
@@ -33,8 +33,8 @@ async def work(message: func.QueueMessage) -> None:
 @app.function_name("poison")
 @app.queue_trigger(arg_name="message", queue_name=POISON, connection=CONNECTION)
 async def poison(message: func.QueueMessage) -> None:
-    """A work item that the host has delivered `maxDequeueCount` times. Raises if the store does not answer: then the
-    host delivers it again after ten minutes."""
+    """Handle a work item that the host has delivered `maxDequeueCount` times. Raises if the store does not respond:
+    then the host delivers it again after ten minutes."""
     await (await worker.opened()).give_up(delivery_of(message))
 
 

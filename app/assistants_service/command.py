@@ -32,7 +32,7 @@ DESCRIPTION = """The OpenAI Assistants API, self-hosted.
 
 
 async def manage_keys(settings: Settings, arguments: argparse.Namespace) -> None:
-    """What `assistants keys` was asked for."""
+    """Runs the subcommand of `assistants keys`."""
     _check_store(settings, made=arguments.action == "create")
     try:
         key_command.check_arguments(arguments)  # before a store is made for a key that cannot be
@@ -73,8 +73,8 @@ async def reindex(settings: Settings, arguments: argparse.Namespace) -> None:
 
 
 def _check_store(settings: Settings, *, made: bool = False) -> None:
-    """Raises ConfigurationError for a store that ends with this command; and, unless it may be `made`, for one that is
-    not there, which opening it would hide."""
+    """Raises ConfigurationError for a store that would end with this command; and, unless it may be `made`, for one
+    that does not exist, since opening would silently create it."""
     engine = engine_of(settings.storage)
     if not engine.lasting:
         raise ConfigurationError(

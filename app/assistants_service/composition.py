@@ -1,4 +1,4 @@
-"""Puts API and worker together from their parts and the engines that the settings name."""
+"""Builds API and worker from their parts and the engines that the settings select."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("assistants")
 
-WAITS = (0.2, 0.5, 1.0, 2.0)  # seconds between looks for a store that is away; then five
+WAITS = (0.2, 0.5, 1.0, 2.0)  # seconds between attempts to open an unavailable store; then five
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ class Parts:
 
 @contextlib.asynccontextmanager
 async def opened(settings: Settings, stop: asyncio.Event | None = None) -> AsyncIterator[Parts]:
-    """The engines that the settings name, open. Raises ConfigurationError for a store that does not answer in
+    """Opens the engines that the settings select. Raises ConfigurationError for a store that does not respond within
     STORAGE_WAIT, or before `stop`."""
     for old, new in renamed():
         log.warning(
@@ -105,7 +105,7 @@ async def opened(settings: Settings, stop: asyncio.Event | None = None) -> Async
 
 
 async def open_storage(storage: Storage, settings: Settings, stop: asyncio.Event) -> None:
-    """Wait for a store that is away: it may start at the same time, or its rights may still be spreading. Raises
+    """Wait for an unavailable store: it may be starting too, or its role assignments may not be effective yet. Raises
     ConfigurationError."""
     end = time.monotonic() + settings.storage_wait
     for pause in itertools.chain(WAITS, itertools.repeat(5.0)):
@@ -234,7 +234,7 @@ def worker_of(
 
 
 def tell_of_models(parts: Parts) -> None:
-    """No silent substitute for a provider."""
+    """Say which models are available, so that no provider is replaced silently."""
     told = parts.models.without_default
     if told and not parts.settings.default_provider:
         log.info(

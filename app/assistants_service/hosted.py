@@ -22,8 +22,8 @@ from assistants_service.worker.watchdog import watching
 
 
 class HostedWorker:
-    """The worker of a process that is another's, and ends without a word, such as the Azure Functions host's. Raises
-    ConfigurationError for what can be known before an item comes, so that none is taken in vain."""
+    """The worker in a process that another program owns and ends without notice, such as the Azure Functions host.
+    Raises ConfigurationError for errors that can be found before the first item is taken."""
 
     def __init__(self) -> None:
         settings = self._settings = read_settings({})
@@ -37,8 +37,8 @@ class HostedWorker:
         self._kept = contextlib.AsyncExitStack()
 
     async def opened(self) -> Worker:
-        """One for the process, opened with its first items. Raises ConfigurationError, to all that wait, if the store
-        does not answer; the next item tries again."""
+        """The process's one worker, opened with its first items. Raises ConfigurationError, for all that wait, if the
+        store does not respond; the next item tries again."""
         if self._opening is None or (self._opening.done() and self._opening.exception()):
             self._opening = asyncio.create_task(self._open())
         return await asyncio.shield(self._opening)

@@ -1,4 +1,4 @@
-"""`assistants reindex`: has the workers make the index of vector stores anew, and shows how far they are."""
+"""`assistants reindex`: makes the workers rebuild the index of vector stores, and shows their progress."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from assistants_service.core.vector_stores.reindex import NoVectors, Reindexer, 
 from assistants_service.infra.configuration import ConfigurationError
 
 LOOK_EVERY: Final = 2.0  # seconds
-STANDSTILL: Final = 60.0  # seconds without a file that ends, after which that is told
-ABOUT: Final = """Read again the files of vector stores whose index was made with another EMBEDDING_MODEL, by an older
-version of the service, or is not there. They stay completed and are found as before until they are read. The workers do
-it while the service runs; if this command is stopped, they go on, and running it again shows how far they are."""
+STANDSTILL: Final = 60.0  # seconds without a finished file after which the command says so
+ABOUT: Final = """Read again the files of vector stores whose index was made with another EMBEDDING_MODEL or by an older
+version of the service, or is missing. They stay completed and searchable meanwhile. The workers do the work while the
+service runs; if this command is stopped, they continue, and running it again shows their progress."""
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("stores", nargs="*", metavar="STORE", help="id of a vector store (default: all)")
-    command.add_argument("--project", help="the project's vector stores alone")
-    command.add_argument("--all", action="store_true", help="every file, even if its index is as it should be")
+    command.add_argument("--project", help="only the vector stores of this project")
+    command.add_argument("--all", action="store_true", help="every file, even if its index is up to date")
 
 
 async def reindex(parts: Parts, arguments: argparse.Namespace, say: Callable[[str], None] = print) -> None:
@@ -41,7 +41,7 @@ async def reindex(parts: Parts, arguments: argparse.Namespace, say: Callable[[st
     except NoVectors:
         raise ConfigurationError("There is no embedding model on this platform: set EMBEDDING_MODEL.") from None
     except EmbeddingError as error:
-        raise ConfigurationError(f"EMBEDDING_MODEL makes no vectors now: {error}") from None
+        raise ConfigurationError(f"EMBEDDING_MODEL does not work at present: {error}") from None
     except StorageUnavailable as error:
         raise ConfigurationError(f"{str(error).rstrip('.')}. Run it again.") from None
     _check(reindexer, begun)
@@ -49,12 +49,12 @@ async def reindex(parts: Parts, arguments: argparse.Namespace, say: Callable[[st
 
 def _begun(begun: Sequence[StoreProgress]) -> str:
     if not begun:
-        return "Nothing to do: the index of every file is as it should be."
+        return "Nothing to do: the index of every file is up to date."
     return f"{sum(len(store.files) for store in begun)} files of {len(begun)} vector stores are to be read again."
 
 
 async def _follow(reindexer: Reindexer, begun: Sequence[StoreProgress], say: Callable[[str], None]) -> None:
-    """Until none is left."""
+    """Report progress until all files are done."""
     told, moved, failed = -1, time.monotonic(), set[tuple[str, str]]()
     total = sum(len(store.files) for store in begun)
     while True:
@@ -62,7 +62,7 @@ async def _follow(reindexer: Reindexer, begun: Sequence[StoreProgress], say: Cal
         for store in begun:
             for file_id in sorted(store.failed.keys() - {file for of, file in failed if of == store.store_id}):
                 failed.add((store.store_id, file_id))
-                say(f"{file_id} of {store.store_id} is as it was: {store.failed[file_id]}")
+                say(f"{file_id} of {store.store_id} is unchanged: {store.failed[file_id]}")
         left = sum(len(store.left) for store in begun)
         if left != told and begun:
             told, moved = left, time.monotonic()
@@ -79,8 +79,8 @@ async def _follow(reindexer: Reindexer, begun: Sequence[StoreProgress], say: Cal
 def _check(reindexer: Reindexer, begun: Sequence[StoreProgress]) -> None:
     if reindexer.unreadable:
         raise ConfigurationError(
-            f"The logs of these vector stores cannot be read: {', '.join(reindexer.unreadable)}. Take the version of"
-            " the service that wrote them, or bring back what is missing; then run this again."
+            f"The logs of these vector stores cannot be read: {', '.join(reindexer.unreadable)}. Install the version of"
+            " the service that wrote them, or restore what is missing; then run this again."
         )
     if failed := sum(len(store.failed) for store in begun):
-        raise ConfigurationError(f"{failed} files could not be read again, and are as they were. Run this again.")
+        raise ConfigurationError(f"{failed} files could not be read again, and are unchanged. Run this again.")

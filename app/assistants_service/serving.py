@@ -1,4 +1,4 @@
-"""API and worker as a process: from its start to the end of what actions left behind."""
+"""API and worker as a process, from its start until leftover actions have ended."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ from assistants_service.worker.watchdog import watching
 
 log = logging.getLogger("assistants")
 
-# Objects made before a collection, and collections before one of older objects. One of all objects blocks every request
-# while it walks them, and finds next to nothing: reference counts free what a request leaves.
+# Objects created before a garbage collection, and collections before one of older objects. A full collection blocks
+# every request while it walks all objects, and finds next to nothing: reference counting frees what a request leaves.
 COLLECTIONS = (5_000, 10, 100)
-LEFT_OVER = 2.0  # seconds that what actions left behind has to end, when all else has
+LEFT_OVER = 2.0  # seconds for leftover actions to end, after everything else has
 
 
 def stop_signal() -> asyncio.Event:
@@ -51,7 +51,7 @@ def stop_signal() -> asyncio.Event:
 
 
 async def run(settings: Settings, *, api: bool, worker: bool) -> None:
-    """Until SIGTERM or SIGINT; then drain."""
+    """Run until SIGTERM or SIGINT; then drain."""
     if not (api and worker) and not engine_of(settings.storage).lasting:
         raise ConfigurationError(
             f"STORAGE is {settings.storage}, which other processes cannot read. Run `assistants serve`, or set"
@@ -63,7 +63,7 @@ async def run(settings: Settings, *, api: bool, worker: bool) -> None:
             await check_exposure(parts)
         threads, stores = threads_of(parts), stores_of(parts)
         searcher = searcher_of(parts, stores)
-        # First: nothing listens before the settings hold.
+        # First: nothing listens before the settings are valid.
         consumer = worker_of(parts, threads, stores, searcher) if worker else None
         if api:
             await stack.enter_async_context(listening(api_of(parts, threads, stores, searcher, stop), settings))
@@ -84,14 +84,14 @@ async def refuse(settings: Settings, reason: str) -> None:
 
 
 async def warm(models: ModelRouter | None) -> None:
-    """Load what the first run would wait for. What is there then stays: collections pass it over."""
+    """Load what the first run would wait for. Garbage collections skip what is loaded by then."""
     if models:
         await models.warm()
     gc.freeze()
 
 
 async def check_exposure(parts: Parts) -> None:
-    """Raises ConfigurationError for a service without keys that others could reach."""
+    """Raises ConfigurationError for a service without keys that other machines can reach."""
     settings = parts.settings
     if settings.exposed and not settings.api_keys and not parts.tokens and not await keys_of(parts).all():
         raise ConfigurationError(
@@ -102,7 +102,7 @@ async def check_exposure(parts: Parts) -> None:
 
 @contextlib.asynccontextmanager
 async def listening(app: web.Application, settings: Settings) -> AsyncIterator[str]:
-    """The address at which the API listens meanwhile."""
+    """Listens during the context; yields the address."""
     options = {"keepalive_timeout": settings.keep_alive_timeout, **connection_limits.SERVER}
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=5, **options)
     await runner.setup()
@@ -133,7 +133,7 @@ async def listening(app: web.Application, settings: Settings) -> AsyncIterator[s
 @contextlib.asynccontextmanager
 async def working(worker: Worker, settings: Settings, stop: asyncio.Event) -> AsyncIterator[None]:
     consuming = asyncio.create_task(worker.run())
-    consuming.add_done_callback(lambda _: stop.set())  # a service without its worker should end, and say why
+    consuming.add_done_callback(lambda _: stop.set())  # a service without its worker should exit and say why
     log.info("worker ready")
     with watching():
         try:
@@ -144,7 +144,7 @@ async def working(worker: Worker, settings: Settings, stop: asyncio.Event) -> As
 
 
 def allow_open_files() -> None:
-    """As many as the system lets this process have: each connection is one, each model call and each store's too."""
+    """Raise the limit of open files as far as the system allows: each connection needs one, and so does each call."""
     with contextlib.suppress(ImportError, ValueError, OSError):  # Windows has no such limit
         import resource
 
@@ -153,7 +153,7 @@ def allow_open_files() -> None:
 
 
 async def run_to_the_end(settings: Settings, *, api: bool, worker: bool) -> None:
-    """`run`; then the process ends, whatever actions have left in it. Raises what `run` raises."""
+    """`run`; then the process exits, even if actions are still running. Raises what `run` raises."""
     try:
         await run(settings, api=api, worker=worker)
     except ConfigurationError:
@@ -165,8 +165,8 @@ async def run_to_the_end(settings: Settings, *, api: bool, worker: bool) -> None
 
 
 def end_soon(error: BaseException | None) -> None:
-    """The event loop, and then the interpreter, would wait for tasks that swallow their cancellation, and for threads
-    that such a task uses. Runs are handed back by now, and the store is closed."""
+    """Exit although the event loop and the interpreter would wait for tasks that swallow their cancellation, and for
+    threads that such tasks use. By now runs are handed back and the store is closed."""
 
     def end() -> None:
         log.warning("the process ends although some actions have not returned", exc_info=error)
@@ -174,14 +174,14 @@ def end_soon(error: BaseException | None) -> None:
         os._exit(1 if error else 0)
 
     timer = threading.Timer(LEFT_OVER, end)
-    timer.daemon = True  # a process that ends by itself does not wait for it
+    timer.daemon = True  # a process that exits by itself does not wait for it
     timer.start()
 
 
 def _loop(starting: object) -> None:
     try:
         import uvloop
-    except ImportError:  # Windows has none
+    except ImportError:  # not on Windows
         asyncio.run(starting)  # type: ignore[arg-type]
     else:
         uvloop.run(starting)  # type: ignore[arg-type]

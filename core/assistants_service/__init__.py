@@ -1,7 +1,7 @@
 """The OpenAI Assistants API, self-hosted.
 
-The repository keeps the parts of this package in four folders, `core`, `app`, `worker` and `infra`; a wheel has them in
-one.
+The repository keeps the parts of this package in four folders, `core`, `app`, `worker` and `infra`; a wheel combines
+them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pkgutil import extend_path
 from typing import Any, Final, TypeVar
 
-__path__[:] = extend_path(__path__, __name__)  # in a checkout: the other folders
+__path__[:] = extend_path(__path__, __name__)  # the other folders, in a checkout
 
 F = TypeVar("F", bound=Callable[..., Any])
 ACTION: Final = "__assistants_action__"
@@ -18,6 +18,6 @@ ACTION: Final = "__assistants_action__"
 
 def action(function: F) -> F:
     """Mark a function, plain or async, as an action: the service calls it when a model asks for it. ACTIONS names its
-    module. A plain one runs in a thread."""
+    module. A plain function runs in a thread."""
     setattr(function, ACTION, True)
     return function

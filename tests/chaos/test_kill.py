@@ -136,7 +136,7 @@ async def test_p9_no_action_ends_a_process_nor_keeps_it_from_its_end(tmp_path: P
             async with session.post("/v1/threads/runs", json=body) as response:
                 heard = await response.text()
         assert "event: thread.run.completed" in heard
-        for output in ("SystemExit: 3", "SystemExit: 4", "swallows did not answer", "sinks did not answer"):
+        for output in ("SystemExit: 3", "SystemExit: 4", "swallows did not respond", "sinks did not respond"):
             assert output in heard
         assert await asyncio.to_thread(process.terminate) == 0
     finally:

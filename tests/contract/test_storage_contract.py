@@ -1204,7 +1204,7 @@ async def test_discarding_what_is_gone_makes_no_blob(
 
 async def test_replies_that_stay_away_are_an_unavailable_store(lossy: AzureStorage, network: LossyNetwork) -> None:
     network.lose(b"GET /", times=4)
-    with pytest.raises(StorageUnavailable, match=r"^Azure Storage does not answer: [^\n]*$"):
+    with pytest.raises(StorageUnavailable, match=r"^Azure Storage does not respond: [^\n]*$"):
         await lossy.get("assistants", "p/asst_1")
 
 
@@ -1290,7 +1290,7 @@ async def test_an_unreachable_store_is_one_line() -> None:
         f"AccountName=a;AccountKey=a2V5;BlobEndpoint=http://127.0.0.1:{free_port()}/a;"
         f"QueueEndpoint=http://127.0.0.1:{free_port()}/a"
     )
-    with pytest.raises(StorageUnavailable, match=r"^Azure Storage does not answer: [^\n]*$"):
+    with pytest.raises(StorageUnavailable, match=r"^Azure Storage does not respond: [^\n]*$"):
         await store.open()
     with pytest.raises(StorageUnavailable, match=r"^The Azure store is closed.$"):
         await store.ping()
@@ -1314,7 +1314,7 @@ async def test_a_store_that_never_answers_is_one_line_within_seconds(monkeypatch
             f"AccountName=a;AccountKey=a2V5;BlobEndpoint=http://127.0.0.1:{port}/a;"
             f"QueueEndpoint=http://127.0.0.1:{port}/a"
         )
-        with pytest.raises(StorageUnavailable, match=r"^Azure Storage does not answer within [^\n]*$"):
+        with pytest.raises(StorageUnavailable, match=r"^Azure Storage did not respond within [^\n]*$"):
             await store.open()
         await hung_up.wait()
 
@@ -1385,7 +1385,7 @@ async def test_a_wrong_key_is_one_line(azurite: Azurite) -> None:
     [
         ("", "names no account"),
         ("nonsense", "names no account"),
-        ("AccountName=a", "holds no key"),
+        ("AccountName=a", "contains no key"),
         ("AccountName=a;AccountKey=!", "is not Base64"),
     ],
 )

@@ -43,7 +43,7 @@ TAKEN = "a port that is taken"
 
 # name: (settings, the setting that is named, what else is said)
 CASES: dict[str, tuple[dict[str, str], str, str]] = {
-    "storage that does not answer": ({"STORAGE": AWAY}, "STORAGE", "does not answer"),
+    "storage that does not answer": ({"STORAGE": AWAY}, "STORAGE", "does not respond"),
     "storage in a folder that cannot be": ({"STORAGE": "sqlite:////proc/no/x.db"}, "STORAGE", "SQLite cannot open"),
     "storage that is no database": ({"STORAGE": f"sqlite:///{__file__}"}, "STORAGE", "not a database"),
     "a connection string without a key": ({"STORAGE": "AccountName=a"}, "STORAGE", "AccountKey"),

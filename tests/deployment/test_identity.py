@@ -123,7 +123,7 @@ def _start(env: dict[str, str]) -> subprocess.CompletedProcess[str]:
     ids=["in the clear", "one endpoint", "no endpoint"],
 )
 def test_without_a_key_an_account_needs_both_endpoints_by_https(text: str) -> None:
-    with pytest.raises(ValueError, match="holds no key"):
+    with pytest.raises(ValueError, match="contains no key"):
         AzureStorage.from_connection_string(text)
 
 

@@ -865,7 +865,7 @@ async def test_a_provider_that_does_not_answer(upstream: Upstream) -> None:
     upstream.script = [wait]
     error = await fail(upstream, timeout=0.5)
     never.set()
-    assert (error.code, error.message) == ("server_error", "The model provider 'acme' did not answer in time.")
+    assert (error.code, error.message) == ("server_error", "The model provider 'acme' did not respond in time.")
 
 
 async def test_a_token_that_cannot_be_had(upstream: Upstream) -> None:
@@ -951,9 +951,9 @@ async def refusal(models: ModelRouter, name: str) -> str:
 
 async def test_the_name_of_a_provider_alone_names_no_model() -> None:
     models = ModelRouter({"main": Provider(base_url="http://127.0.0.1:9")}, "main", window=5_000)
-    told = "The requested model 'main/' does not exist: behind the provider 'main' stands no name of a model."
+    told = "The requested model 'main/' does not exist: no model name follows the provider 'main'."
     assert await refusal(models, "main/") == told
-    with pytest.raises(ModelError, match="no name of a model"):
+    with pytest.raises(ModelError, match="no model name follows"):
         await models.reply(prompt(model="main/"), None)
     assert models.window("main/") == 5_000
 
@@ -1043,7 +1043,7 @@ async def test_a_provider_that_does_not_list_in_time_is_left_out(
     upstream.script = [wait]
     async with router(upstream.url) as models:
         assert await models.list() == []
-    assert "The model provider 'acme' did not answer in time." in caplog.text
+    assert "The model provider 'acme' did not respond in time." in caplog.text
     never.set()
 
 
@@ -1092,7 +1092,7 @@ async def test_a_provider_that_cannot_be_warmed_is_told_and_tried_again(
         with monkeypatch.context() as patch:
             patch.setattr(kinds.Chat, "open", broken)
             await models.warm()
-        assert "cannot be made ready before the first run" in caplog.text
+        assert "cannot open the provider" in caplog.text
         assert (await models.reply(prompt(), None)).text == "a"
 
 

@@ -216,7 +216,7 @@ async def test_a_task_that_swallows_its_cancellation_is_given_up_and_counts(
     hanging: Actions, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with asyncio.timeout(10):
-        assert await hanging.call("p", "swallows", "{}") == "Error: swallows did not answer within 0.05 seconds."
+        assert await hanging.call("p", "swallows", "{}") == "Error: swallows did not respond within 0.05 seconds."
         assert hanging.tasks.hanging.kinds == {("p", "swallows"): 1}
         assert "action swallows does not return: 1 calls of project p hang" in caplog.text
         released.set()
@@ -296,7 +296,7 @@ async def test_a_task_has_a_moment_to_clean_up(caplog: pytest.LogCaptureFixture)
             cleaned.append(True)
 
     actions = Actions({"act": cleans_up}, timeout=0.01)
-    assert "did not answer" in await actions.call("p", "act", "{}")
+    assert "did not respond" in await actions.call("p", "act", "{}")
     assert cleaned
     assert not actions.tasks.hanging.total
     assert not caplog.text

@@ -98,7 +98,7 @@ async def test_a_process_that_does_not_end_is_not_waited_for(
     monkeypatch.setattr(process, "communicate", ends.wait)
     async with asyncio.timeout(20):
         await readers.close()
-    assert "was killed and does not end" in caplog.text
+    assert "was killed but does not end" in caplog.text
     await process.wait()
 
 

@@ -75,7 +75,7 @@ def test_a_route_with_an_id_of_no_resource_fails_at_import() -> None:
     other = source.replace('"/messages/{message_id}"', '"/messages/{note_id}"')
     assert other != source
     with pytest.raises(
-        TypeError, match=r"^/v1/threads/{thread_id}/messages/{note_id}: {'note_id'} stand for no resource"
+        TypeError, match=r"^/v1/threads/{thread_id}/messages/{note_id}: {'note_id'} belong to no resource"
     ):
         imported(main, other)
 

@@ -179,7 +179,7 @@ async def test_a_segment_that_is_gone_and_one_that_is_damaged_say_so(contents: W
     await contents.put("cut", good[: len(good) // 2])
     await contents.put("textless", good[:-2])
     cache = SegmentCache(contents, CONTAINER, PLENTY)
-    with pytest.raises(SegmentGone, match="segment nowhere is not there"):
+    with pytest.raises(SegmentGone, match="segment nowhere does not exist"):
         await found(cache, "s", "good", "nowhere")
     with pytest.raises(DamagedSegment, match="segment cut is damaged: "):
         await found(cache, "s", "good", "cut")
@@ -244,7 +244,7 @@ async def test_a_segment_that_goes_while_it_is_read_is_gone_and_not_damaged(
                 await contents.storage.discard(container, name)
 
         monkeypatch.setattr(contents, "download", download)
-    with pytest.raises(SegmentGone, match="segment large is not there any more"):
+    with pytest.raises(SegmentGone, match="segment large no longer exists"):
         await found(cache, "s", "large")
     assert cache.memory == 0
 

@@ -66,9 +66,9 @@ async def test_an_image_reaches_the_model_as_data(data: bytes, kind: str, purpos
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (b"<svg/>", "it is no PNG, JPEG, GIF or WebP"),
-        (PNG + b"x" * 100, "it has 114 bytes, and 64 are allowed"),
-        (None, "there is no such file, or not any more"),
+        (b"<svg/>", "it is not PNG, JPEG, GIF or WebP"),
+        (PNG + b"x" * 100, "it has 114 bytes; the limit is 64"),
+        (None, "the file does not exist"),
     ],
 )
 async def test_an_image_that_cannot_be_used_fails_the_run_that_was_to_look_at_it(
@@ -130,7 +130,7 @@ async def test_an_image_that_is_gone_since_it_was_talked_about_leaves_a_note() -
         turn = service.prompts[1].turns[0]
     assert run["status"] == "completed"
     assert turn.images == ()
-    note = f"[The image {file_id} is not shown: there is no such file, or not any more.]"
+    note = f"[The image {file_id} is not shown: the file does not exist.]"
     assert turn.text == f"What is this?\n{note}"
 
 
@@ -162,7 +162,7 @@ async def test_texts_and_images_keep_their_order() -> None:
         first, later = (prompt.turns[0].content for prompt in service.prompts)
     data, linked = Image(data_url("png", PNG)), Image("https://x.test/a.png")
     assert first == ("Compare this", data, "with this", linked, "and this.\nPlease.", data)
-    note = f"[The image {gone} is not shown: there is no such file, or not any more.]"
+    note = f"[The image {gone} is not shown: the file does not exist.]"
     assert later == ("Compare this", data, "with this", linked, f"and this.\nPlease.\n{note}")
 
 
@@ -221,5 +221,5 @@ async def test_of_too_many_images_the_newest_count(monkeypatch: pytest.MonkeyPat
     assert [len(turn.images) for turn in (oldest, *newest)] == [0, 1, 1]
     assert (
         oldest.text
-        == f"[The image {ids[0]} is not shown: the images of a prompt may have {2 * len(PNG)} bytes together.]"
+        == f"[The image {ids[0]} is not shown: together, the images of a prompt have more than {2 * len(PNG)} bytes.]"
     )

@@ -77,7 +77,7 @@ async def test_files_of_another_embedding_model_are_found_by_their_vectors_again
         assert sum(file["usage_bytes"] for file in listed) == after["usage_bytes"] > 0
         state = await state_of(service, store_id)
         assert state.source_segments.keys() == {file.source for file in state.files}  # nothing of what it had before
-        assert await reindex(service) == ["Nothing to do: the index of every file is as it should be."]
+        assert await reindex(service) == ["Nothing to do: the index of every file is up to date."]
 
 
 class Held(PlainText):
@@ -186,10 +186,10 @@ async def test_a_file_that_cannot_be_read_again_stays_as_it_was_and_is_told() ->
             arguments = argparse.Namespace(stores=[store_id], all=False, project="default")
             await reindex_command.reindex(service.parts, arguments, said.append)
         (file,) = (await service.api.get(f"/vector_stores/{store_id}/files"))["data"]
-        assert f"{file['id']} of {store_id} is as it was: The provider does not answer." in said
+        assert f"{file['id']} of {store_id} is unchanged: The provider does not answer." in said
         assert (file["status"], file["last_error"]) == ("completed", None)
         assert await found(service, store_id, "tide") == ["the tide"]
-        with pytest.raises(ConfigurationError, match="EMBEDDING_MODEL makes no vectors now"):
+        with pytest.raises(ConfigurationError, match="EMBEDDING_MODEL does not work at present"):
             await reindex(service)
         bag.embed, bag.fails = embed, False  # type: ignore[method-assign]
         await reindex(service)

@@ -176,7 +176,7 @@ async def test_what_goes_wrong_in_an_action_is_told_to_the_model() -> None:
         outputs = [turn.text for turn in service.prompts[1].turns[2:]]
     assert run["status"] == "completed"
     assert outputs[0] == "Error: RuntimeError: boom"
-    assert outputs[1] == "Error: hang did not answer within 0.05 seconds."
+    assert outputs[1] == "Error: hang did not respond within 0.05 seconds."
     assert all(output.startswith("Error: the arguments do not fit add: ") for output in outputs[2:])
 
 

@@ -20,7 +20,7 @@ _HIDDEN = b'"chosen":'
 
 
 def _shown(body: bytes) -> bytes:
-    """Without what is not on the wire. Few assistants have it: the others are shown as they are kept."""
+    """Remove fields that are stored but not sent. Few assistants have any; the others are returned as stored."""
     return encode(_wire.decode(body)) if _HIDDEN in body else body
 
 

@@ -1,7 +1,8 @@
-"""Who asks: API keys of the settings, API keys of the store, and access tokens of an identity provider.
+"""Authenticates callers: API keys from the settings, API keys from the store, and access tokens of an identity
+provider.
 
-A request with a key that is known costs one hash and one look into a dictionary. What is stored is read anew every
-REFRESH seconds while there are requests, so that a key that is made or revoked anywhere counts within a minute.
+A request with a known key costs one hash and one dictionary lookup. The stored keys are reloaded every REFRESH seconds
+while there are requests, so a key that is created or revoked takes effect within a minute in every process.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ from assistants_service.core.ports.storage import StorageUnavailable
 
 log = logging.getLogger(__name__)
 
-REFRESH: Final = 20.0  # seconds after which the stored keys are read anew, while requests go on
-STALE: Final = 50.0  # seconds after which no request is answered by what was read
-AGAIN: Final = 2.0  # seconds between reads for keys that are not known, however many come
+REFRESH: Final = 20.0  # seconds after which the stored keys are reloaded, while there are requests
+STALE: Final = 50.0  # seconds after which loaded keys are too old to answer any request
+AGAIN: Final = 2.0  # seconds between reloads for unknown keys, regardless of how many requests bring one
 READS = ("GET", "HEAD", "OPTIONS")
 
 
@@ -38,7 +39,7 @@ class Tokens(Protocol):
 
 
 class StoredKeys:
-    """The callers behind the keys of the store, as they were a short while ago."""
+    """The callers of the stored keys, as loaded a short while ago."""
 
     def __init__(self, keys: Keys, clock: Clock) -> None:
         self._keys, self._clock = keys, clock
@@ -54,27 +55,27 @@ class StoredKeys:
         return self._callers.get(hashed)
 
     async def made(self) -> bool:
-        """Whether a key was ever made: to revoke the last one does not open the service again."""
+        """Whether a key was ever created: revoking the last one does not open the service again."""
         if not self._made:
             await self._recent(STALE)
         return self._made
 
     async def _recent(self, age: float) -> None:
-        """Have what is stored as it was `age` seconds ago, or later. Raises StorageUnavailable.
+        """Make sure that the loaded keys are at most `age` seconds old. Raises StorageUnavailable.
 
-        One request in REFRESH seconds waits for the store, and does not mind if it gets nothing; the others only wait
-        if what is known is too old for them.
+        One request every REFRESH seconds waits for the store and ignores its failure; the others wait only if the
+        loaded keys are too old for them.
         """
         due = min(age, REFRESH)
         if self._age() < due or (self._reading.locked() and self._age() < age):
             return
         async with self._reading:
-            if self._age() < due:  # another request read meanwhile
+            if self._age() < due:  # another request has reloaded them in the meantime
                 return
             try:
                 await self._read()
             except StorageUnavailable as error:
-                log.warning("the API keys cannot be read: %s", error)
+                log.warning("cannot read the API keys: %s", error)
                 if self._age() >= age:
                     raise
 
@@ -84,8 +85,8 @@ class StoredKeys:
 
     async def _read(self) -> None:
         begun = self._clock.now()
-        if 0 <= begun - self._failed_at < AGAIN:  # of all who wait, one asks a store that does not answer
-            raise StorageUnavailable("the store did not answer a moment ago")
+        if 0 <= begun - self._failed_at < AGAIN:  # only one of the waiting requests asks a store that does not respond
+            raise StorageUnavailable("the store did not respond a moment ago")
         try:
             found = await self._keys.all()
         except StorageUnavailable:
@@ -97,8 +98,8 @@ class StoredKeys:
 
 
 class Callers:
-    """Tells who is behind a request. `required` False: as long as there are no keys, every caller that `keyless` lets
-    in is `default`."""
+    """Finds the caller of a request. If not `required` and no key exists, every caller that `keyless` accepts is
+    project `default`."""
 
     def __init__(
         self, stored: StoredKeys, fixed: Mapping[str, str], tokens: Tokens | None, keyless: Keyless, *, required: bool
@@ -125,7 +126,7 @@ class Callers:
 
 
 def _chosen(scopes: Mapping[str, Scope], wanted: str | None) -> Caller:
-    """The one project that a token is for; of several, the one that the client names."""
+    """The project that a token is for; if there are several, the one that the client selects."""
     if wanted not in scopes and len(scopes) > 1:
         several = ", ".join(sorted(scopes))
         message = f"This access token is for several projects ({several}). Select one by the header OpenAI-Project."

@@ -1,8 +1,8 @@
-"""What a request says of its body before any of it is read: how it is packed, and whether its client waits to be asked.
-And what becomes of a body that turns out to be none while it is read.
+"""Checks what the headers say about a body before it is read (its encoding, `Expect: 100-continue`), and ends a body
+that turns out to be malformed.
 
-Bodies are taken as they are. To unpack them costs time and memory out of all proportion to what was sent, so the
-server's parser leaves them alone (connection_limits.SERVER), and what says that it is packed is refused.
+Bodies are never decompressed: that can cost far more time and memory than the sender spent. The server's parser leaves
+them alone (connection_limits.SERVER), and a request that declares a compressed body is refused.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ INVITED = web.RequestKey("invited", bool)
 
 
 class SpoiledBody(TimeoutError):
-    """The request's body is not in chunks as its Transfer-Encoding says. (To aiohttp, which reads the rest of bodies
-    after an answer, it must look like one that takes too long: else that would be logged as a fault.)"""
+    """The body is not in the chunks that its Transfer-Encoding announces. (It is a TimeoutError so that aiohttp, which
+    reads the rest of a body after the response, does not log it as a fault.)"""
 
 
 def close_uninvited(request: web.Request, response: web.StreamResponse) -> None:
-    """A client that was not asked for its body may or may not send it: what comes next on this connection could be
-    either, that body or another request (RFC 9110, 10.1.1)."""
+    """A client that was not asked for its body may send it or not, so the next bytes on this connection could be that
+    body or another request (RFC 9110, 10.1.1)."""
     if "Expect" in request.headers and INVITED not in request and not response.prepared:
         response.force_close()
 
@@ -37,7 +37,7 @@ def check_coding(request: web.Request) -> None:
         message = (
             f"Unsupported content encoding: '{coding[:100]}'. Send the body without 'Content-Encoding', uncompressed."
         )
-        # Accept-Encoding: that it is the coding which is not supported, and which ones are (RFC 9110, 15.5.16).
+        # Accept-Encoding says that the encoding is the problem, and which ones are supported (RFC 9110, 15.5.16).
         headers = {"Accept-Encoding": "identity"}
         raise ApiError(
             message, status=415, param="Content-Encoding", code="unsupported_content_encoding", headers=headers
@@ -56,7 +56,7 @@ async def invite(request: web.Request) -> None:
         message = f"Unsupported 'Expect' header: '{expected[:100]}'. The only supported value is '100-continue'."
         raise ApiError(message, status=417, param="Expect", code="unsupported_expectation")
     await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-    request.writer.output_size = 0  # the answer has not begun
+    request.writer.output_size = 0  # the response has not begun
     request[INVITED] = True
 
 
@@ -64,8 +64,8 @@ async def _later(_: web.Request) -> None:
     """Middleware answers."""
 
 
-# aiohttp would answer before any middleware, with or without a key, and in plain text. A handler of one's own can be
-# given to the routes that are added, but unknown paths and methods have routes of their own.
+# aiohttp would send `100 Continue` before any middleware, with or without a key, and errors in plain text. Its handler
+# can be replaced for added routes, but unknown paths and methods have routes of their own.
 web.UrlMappingMatchInfo.expect_handler = property(lambda _: _later)  # type: ignore[method-assign, assignment]
 
 
@@ -73,10 +73,10 @@ _received = RequestHandler.data_received
 
 
 def _receive(self: RequestHandler, data: bytes) -> None:
-    """What the parser refuses in the middle of a body ends that body, whose reader answers, and the connection.
+    """If the parser rejects a body, end that body: its reader responds, and the connection closes.
 
-    aiohttp has a refusal wait until the request before it is answered, even if it is that one's own body which is
-    refused. Nothing ends the body then, so its reader would wait until its time is up."""
+    aiohttp delays a rejection until the previous request is answered, even if the rejected bytes are that request's own
+    body. Nothing would end the body, and its reader would wait until it times out."""
     _received(self, data)
     if not self._messages:
         return
@@ -89,11 +89,11 @@ def _receive(self: RequestHandler, data: bytes) -> None:
 
 def _spoil(connection: RequestHandler, body: StreamReader) -> None:
     if len(connection._messages) > 1 and connection._messages[-2][1] is body:
-        del connection._messages[-2]  # its turn has not come: the refusal is its answer
+        del connection._messages[-2]  # a pipelined request: the rejection is its response
         return
     connection._messages.pop()
     body.set_exception(SpoiledBody())
-    body.feed_eof()  # else aiohttp would read on after the answer
+    body.feed_eof()  # else aiohttp would continue to read after the response
     connection.close()
 
 

@@ -1,6 +1,6 @@
-"""What a client may use of a process before its key is known: connections, bytes and time.
+"""What a client may use of a process before it is authenticated: connections, bytes and time.
 
-docs/threat-model.md names all limits. Those of heads are aiohttp's own, held here so that they stay.
+docs/threat-model.md lists all limits. Those of headers are aiohttp's defaults, fixed here so that they stay.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from assistants_service.core.errors import ApiError, overloaded
 from assistants_service.core.protocol.objects import encode
 
 log = logging.getLogger(__name__)
-Progress = dict[asyncio.Transport, tuple[int, float]]  # bytes that are sent, and since when it is so many
+Progress = dict[asyncio.Transport, tuple[int, float]]  # bytes sent, and since when the number has not changed
 
 HEAD: Final[dict[str, Any]] = {"max_line_size": 8190, "max_field_size": 8190, "max_headers": 128}  # bytes, bytes, lines
-LINGER: Final = 10.0  # seconds in which the rest of a refused body is read and thrown away
+LINGER: Final = 10.0  # seconds for which the rest of a refused body is read and discarded
 # Seconds that a body may take to arrive: a minute, and what this rate needs for its length.
 BODY_TIME, SLOWEST = 60.0, 16 * 1024  # bytes a second
-STALLED: Final = 60.0  # seconds in which a client takes nothing of its answer, until it is cut off
-LOOKS: Final = 6  # in that time
-UNSENT: Final = 256 * 1024  # bytes of a connection that the system takes beyond what is under way
-REFUSED: Final = 5.0  # seconds that a connection beyond the limit may take to ask, and be told so
+STALLED: Final = 60.0  # seconds after which a client that reads nothing of its response is cut off
+LOOKS: Final = 6  # checks in that time
+UNSENT: Final = 256 * 1024  # bytes that the kernel accepts for a connection beyond those in flight
+REFUSED: Final = 5.0  # seconds that a connection beyond the limit gets to send a request and receive the refusal
 # Options of the server, wherever the API is served. Compressed bodies are not unpacked: api.bodies refuses them.
 SERVER: Final[dict[str, Any]] = {**HEAD, "lingering_time": LINGER, "auto_decompress": False}
 
@@ -39,7 +39,7 @@ class SlowBody(TimeoutError):
 
 
 def body_timer(request: web.Request) -> asyncio.TimerHandle | None:
-    """Reading the request's body raises SlowBody if it takes too long. To be cancelled when it is there."""
+    """Makes reading the request's body raise SlowBody if it takes too long. Cancel it when the body is complete."""
     if request.content.is_eof():
         return None  # it came with the head
     size = request.content_length
@@ -51,7 +51,7 @@ def body_timer(request: web.Request) -> asyncio.TimerHandle | None:
 
 
 def guarded(server: web.Server, most: int) -> Callable[[], asyncio.Protocol]:
-    """Connections for a listening socket: `most` of them are served at once, further clients are told so."""
+    """Connections of a listening socket: `most` are served at once, further clients get an error."""
     return lambda: server() if len(server.connections) < most else _Refusal()
 
 
@@ -61,7 +61,7 @@ class _Refusal(asyncio.Protocol):
         self._timer = asyncio.get_running_loop().call_later(REFUSED, transport.close)
 
     def data_received(self, data: bytes) -> None:
-        # After the request, since a close with bytes unread resets the connection, and loses the answer.
+        # After the request: closing with unread bytes resets the connection and loses the response.
         self._transport.write(_answer(overloaded()))
         self._transport.close()
 
@@ -78,21 +78,21 @@ def _answer(error: ApiError) -> bytes:
 
 
 def keep_little_unsent(listener: asyncio.Server) -> None:
-    """Let the system take a little at a time of what waits to be sent, on all connections of this listener. Else its
-    own buffer, of megabytes, hides for a minute that a client takes 20 kB a second of a large answer."""
+    """Let the kernel buffer little of what waits to be sent, for all connections of this listener. Its default of
+    megabytes would hide for a minute that a client reads a large response at only 20 kB/s."""
     if hasattr(socket, "TCP_NOTSENT_LOWAT"):
         for each in listener.sockets:
             each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT)
 
 
 async def cut_off_stalled(server: web.Server) -> None:
-    """Close connections whose clients have taken nothing of what waits for them, for STALLED seconds."""
+    """Close connections whose clients have read nothing of a waiting response for STALLED seconds."""
     known: Progress = {}
     while True:
         await asyncio.sleep(STALLED / LOOKS)
         try:
             known = _look(server, known)
-        except Exception:  # else none would ever be cut off again
+        except Exception:  # else no client would ever be cut off again
             log.exception("cannot check the connections, trying again")
 
 
@@ -110,9 +110,9 @@ def _look(server: web.Server, known: Progress) -> Progress:
 
 
 def taken_by(connection: RequestHandler) -> int:
-    """A number that grows as the client of a connection with something to send takes its answer: of one that is still
-    written, the bytes that are sent. Of those, what waits may be as much as at the last look although the client has
-    taken some, since more is written as soon as there is room; and may grow although it takes none, by heartbeats."""
+    """A number that grows while the client reads its response: the bytes written minus those that wait to be sent. The
+    waiting bytes alone do not tell: they stay constant while the client reads and more is written, and heartbeats add
+    to them although it reads nothing."""
     request, transport = connection._current_request, connection.transport
     waiting = transport.get_write_buffer_size() if transport else 0
     return (request.writer.output_size if request else 0) - waiting

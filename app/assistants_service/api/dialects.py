@@ -1,7 +1,8 @@
 """Two dialects of one protocol: OpenAI's under /v1, Azure OpenAI's under /openai. The handlers are the same.
 
-They differ in where a caller puts its key, in what a request must carry, and in the errors of the gateway that stood
-before the Assistants API on Azure. What the API itself refused (400, and 404 for objects) looked alike on both.
+They differ in where a caller puts its key, in the required headers and parameters, and in the errors of the gateway
+that stood in front of the Assistants API on Azure. Errors of the API itself (400, and 404 for objects) looked alike on
+both.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ API_VERSION = re.compile(r"\d{4}-\d{2}-\d{2}(-preview)?")
 
 
 class Gateway(ApiError):
-    """What Azure's gateway refused before the Assistants API saw the request."""
+    """An error of Azure's gateway, which answered before the Assistants API saw the request."""
 
 
 class Dialect:
@@ -42,8 +43,8 @@ class Dialect:
         )
 
     def check(self, request: web.Request) -> None:
-        """Raises the refusal of a request to a known path that lacks what the dialect asks for: assistants and threads
-        want `OpenAI-Beta: assistants=v2`, models and the rest do not (section 1.2)."""
+        """Raises the error for a request to a known path that lacks what the dialect requires: assistants and threads
+        need `OpenAI-Beta: assistants=v2`, models and the others do not (section 1.2)."""
         sent = listed(request, "OpenAI-Beta")
         if request.path.startswith(NEEDS_BETA) and BETA not in sent:
             wrong = DEPRECATED if "assistants=v1" in sent else MISSING
@@ -55,7 +56,7 @@ class Dialect:
         return ApiError(f"Invalid URL ({request.method} {request.path})", status=404)
 
     def wrong_key(self, key: str) -> ApiError:
-        """The 401 of an unknown key. It does not repeat the key."""
+        """The 401 for an unknown key. It does not repeat the key."""
         masked = f"{key[:3]}...{key[-2:]}" if len(key) > 12 else "***"
         return ApiError(f"Incorrect API key provided: {masked}.", status=401, code="invalid_api_key")
 
@@ -65,12 +66,12 @@ class Dialect:
 
 
 class Azure(Dialect):
-    """What `AzureOpenAI` of the SDKs speaks. The texts are those that the service answered with."""
+    """The dialect of the SDKs' `AzureOpenAI`. The texts are those of the original service."""
 
     prefix = "/openai"
 
     def credential(self, request: web.Request) -> str:
-        """A key in its own header, or a token of Entra ID as everywhere."""
+        """A key in its own header, or an Entra ID token as a bearer token."""
         if key := request.headers.get("api-key", "").strip() or _bearer(request):
             return key
         raise ApiError(
@@ -80,8 +81,8 @@ class Azure(Dialect):
         )
 
     def check(self, request: web.Request) -> None:
-        """Any date is a version: there is one Assistants API, and no other behaviour to choose. Azure did not ask for
-        the beta header."""
+        """Any date is accepted as a version: there is one Assistants API, and no other behaviour to choose. Azure did
+        not require the beta header."""
         if not API_VERSION.fullmatch(request.query.get("api-version", "")):
             raise Gateway(
                 "Resource not found: the query parameter 'api-version' must be a date, such as 2024-05-01-preview.",
@@ -113,7 +114,7 @@ def dialect_of(request: web.BaseRequest) -> Dialect:
 
 
 def is_api(request: web.Request) -> bool:
-    """Whether the path needs a key: all but the health check, the OpenAPI document and the docs page."""
+    """Whether the path needs a key: all except the health checks, the OpenAPI document and the docs page."""
     return request.path.startswith(API)
 
 

@@ -1,4 +1,4 @@
-"""/v1/files: documents, and the contents that they stand for."""
+"""/v1/files: documents, and their contents."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ from assistants_service.core.resources import FILE
 log = logging.getLogger(__name__)
 
 FIELDS = ("purpose", "expires_after[anchor]", "expires_after[seconds]")
-MOST = 10_000  # files of one list, and the default
+MOST = 10_000  # files in one list, and the default
 
 
 async def create(request: web.Request) -> web.Response:
-    """Fields of the form may come before the file and after it: what it is, is known when its last byte is there."""
+    """The form's fields may come before or after the file, so all of them are known only after its last byte."""
     services, context = services_of(request), context_of(request)
     form = Form(request, "file", FIELDS, limit=services.file_limit)
     await form.begin()
-    _check_purpose(form)  # if it comes before the file, none of that is stored in vain
+    _check_purpose(form)  # if it comes before the file, refuse it before storing anything
     async with services.files.receive(context, form.chunks()) as received:
         body = _body(form)
         return await create_under(
@@ -64,7 +64,7 @@ def _check_purpose(form: Form) -> None:
 
 
 def _body(form: Form) -> CreateFile:
-    """The form as the object that it stands for."""
+    """The form as a request object."""
     _check_purpose(form)
     body: dict[str, Any] = {"filename": form.filename} if form.filename is not None else {}
     for name, value in form.fields.items():
@@ -116,7 +116,7 @@ async def list_all(request: web.Request) -> web.Response:
 
 
 async def content(request: web.Request) -> web.StreamResponse:
-    """The bytes, or a range of them, as a download: no browser takes them for a page or a script of this service."""
+    """The bytes, or a range of them, as a download that no browser treats as a page or script of this service."""
     services, project = services_of(request), request[PROJECT]
     file = decode_file((await services.files.fetch(project, path_id(request, FILE))).body)
     start, stop = _range(request, file.bytes)
@@ -141,10 +141,10 @@ async def _send(request: web.Request, response: web.StreamResponse, first: bytes
             await response.write(chunk)
         await response.write_eof()
     except ConnectionResetError:
-        pass  # the client went away
+        pass  # the client disconnected
     except StorageUnavailable as error:
-        # The answer has begun: an end before its announced length is all that can tell the client.
-        log.warning("%s a download broke off: %s", request[REQUEST_ID], error)
+        # The response has begun: ending it before its announced length is the only way to tell the client.
+        log.warning("%s a download was interrupted: %s", request[REQUEST_ID], error)
         response.force_close()
 
 
@@ -162,7 +162,7 @@ def _headers(request: web.Request, file: File) -> dict[str, str]:
 
 
 def _range(request: web.Request, size: int) -> tuple[int, int]:
-    """The first byte and the one behind the last. A Range that is none, or several, counts as the whole (RFC 9110)."""
+    """The first byte and the one after the last. An invalid or multiple Range counts as the whole (RFC 9110)."""
     try:
         asked = request.http_range
     except ValueError:

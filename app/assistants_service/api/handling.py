@@ -1,4 +1,4 @@
-"""How the handlers read a request, and how they answer it."""
+"""How handlers read a request, and how they answer it."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def services_of(request: web.Request) -> Services:
 
 
 def context_of(request: web.Request) -> RequestContext:
-    """What a write says of itself. A read needs the project alone."""
+    """The context of a write. A read needs only the project."""
     return request.app[SERVICES].context(request[PROJECT])
 
 
 def checked_id(value: str, resource: Resource, param: str) -> str:
-    """An id of the right shape. Raises the 400 of a wrong prefix, or the 404 of what cannot exist."""
+    """An id of the right shape. Raises a 400 for a wrong prefix, or a 404 for an id that cannot exist."""
     if resource.strict and not value.startswith(resource.prefix):
         raise invalid_id(param, value[:200], resource.prefix)
     if not SAFE_ID.fullmatch(value):
@@ -56,9 +56,9 @@ async def read_body(request: web.Request, kind: type[B]) -> B:
 
 
 def _check_type(request: web.Request) -> None:
-    """Raises the 400 of a body that does not say that it is JSON, in the original's words
-    (github.com/openai/openai-openapi/issues/194). It also keeps pages of other sites from having a browser
-    send one unasked, which they can only if it is called text, a form, or nothing."""
+    """Raises the 400 for a body that is not declared as JSON, in the original's words
+    (github.com/openai/openai-openapi/issues/194). It also blocks cross-site requests without a preflight: browsers send
+    these only as text, as a form, or without a type."""
     sent = request.headers.get("Content-Type", "")[:200]
     if sent.partition(";")[0].strip().lower() != "application/json":
         raise ApiError(
@@ -69,12 +69,12 @@ def _check_type(request: web.Request) -> None:
 
 
 def page_query(request: web.Request, *, most: int = 100, default: int = 20) -> PageQuery:
-    """`most` and `default` are of `limit`."""
+    """`most` and `default` refer to `limit`."""
     return parse_page(request.query, most=most, default=default)
 
 
 def includes_contents(request: web.Request) -> bool:
-    """Whether the caller wants to see the contents of search results. Raises the 400 of any other include[]."""
+    """Whether the caller asks for the contents of search results. Raises the 400 for any other include[]."""
     return parse_include(request.query)
 
 
@@ -83,7 +83,7 @@ def answer(resource: object, *, headers: dict[str, str] | None = None) -> web.Re
 
 
 def answer_stored(request: web.Request, stored: Stored, *, headers: dict[str, str] | None = None) -> web.Response:
-    """The document's bytes, or 304 if the caller has them."""
+    """The document's bytes, or 304 if the caller has the current version."""
     found = {"ETag": stored.etag, **(headers or {})}
     known = listed(request, "If-None-Match")
     if stored.etag in known or known == ["*"]:

@@ -1,8 +1,8 @@
-"""Headers that a request sends more than once, read alike by every part of the service and by every proxy before it.
+"""Headers that a request repeats, so that every part of the service and every proxy in front of it reads them alike.
 
-Of a repeated header a program may take the first, the last or all, so two of them may see different requests: a gateway
-that checks one `Authorization`, and a service that obeys the other. What has one value is refused if it comes twice; a
-list may come in several lines, which mean the same as one (RFC 9110, 5.3).
+A program may use the first, the last or all of them, so two programs may see different requests: a gateway checks one
+`Authorization`, and the service obeys the other. A repeated header with a single value is refused; a list may be split
+over several lines, which mean the same as one (RFC 9110, 5.3).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from aiohttp import web
 
 from assistants_service.core.errors import ApiError
 
-# All that the service reads and that has one value. aiohttp itself refuses some of them in the newer versions.
+# All single-valued headers that the service reads. Newer versions of aiohttp refuse some of them themselves.
 ONCE: Final = (
     "Authorization",
     "api-key",
@@ -40,7 +40,7 @@ def check_repeated(request: web.Request) -> None:
 
 
 def listed(request: web.Request, name: str) -> list[str]:
-    """The members of a list, of all lines that it came in."""
+    """The members of a list header, from all its lines."""
     if name not in request.headers:
         return []
     return [each.strip() for line in request.headers.getall(name, ()) for each in line.split(",")]

@@ -1,7 +1,7 @@
-"""Idempotency-Key: a POST that creates, sent again with its key, creates nothing new and gets the same answer.
+"""Idempotency-Key: repeating a POST that creates, with the same key, creates nothing new and gets the same answer.
 
-The key reserves the id of what will be created, before it is. The object enters its log (or container) under that id in
-one conditional write; so a client that repeats it, after any crash, can tell whether it happened.
+The key reserves the id of the object before it is created. The object is then written under that id in one conditional
+write, so a repeated request can tell whether it exists, even after a crash.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ NONE = msgspec.Raw(b"null")
 
 
 class Reservation(Struct, frozen=True, kw_only=True):
-    """`digest` is of the request; `answer` comes with the first one that was sent."""
+    """`digest` is that of the request; `answer` is added with the first response."""
 
     digest: str
     id: str
@@ -43,7 +43,7 @@ _decoder = msgspec.json.Decoder(Reservation)
 
 @dataclass(slots=True)
 class Reserved:
-    """The id to create under. `known` is the answer that was given before, if one was."""
+    """The id to create the object under. `known` is the earlier answer, if there is one."""
 
     storage: Storage
     id: str
@@ -57,13 +57,13 @@ class Reserved:
         return None if kept == NONE else web.Response(body=bytes(kept), content_type="application/json")
 
     async def keep(self, response: web.Response) -> web.Response:
-        """Remember the answer, or get the one that was remembered first. A crash before leaves the object itself to
-        answer from."""
+        """Store the answer, or return the one that was stored first. After a crash before this, the answer is made from
+        the object itself."""
         if not self.reservation or not isinstance(response.body, bytes):
             return response
         kept = msgspec.structs.replace(self.reservation, answer=msgspec.Raw(response.body))
         try:
-            # If-Match: of two requests at once, both of the same object, the first answer counts.
+            # If-Match: if two requests answer at once for the same object, the first answer counts.
             await self.storage.replace(names.IDEMPOTENCY, self.name, encode(kept), self.etag)
         except Conflict:
             stored = await self.storage.get(names.IDEMPOTENCY, self.name)
@@ -74,9 +74,9 @@ class Reserved:
 async def create_once(
     request: web.Request, resource: Resource, create: Callable[[str], Awaitable[object]], naming: Body | None = None
 ) -> web.Response:
-    """The answer with what `create` makes under the id that it is given; or the answer that an earlier request with
-    this key got. Raises the 400 of a key that came with another request before, and the 404 of a file or a store that
-    the body `naming` names in vain."""
+    """The answer with what `create` makes under the given id, or the answer to an earlier request with this key. Raises
+    the 400 for a key that was used for a different request, and the 404 for a file or store that the body `naming`
+    refers to and that does not exist."""
     object_id = services_of(request).ids.new(resource.prefix)
     return await create_under(request, object_id, create, content=await request.read(), naming=naming)
 
@@ -89,14 +89,14 @@ async def create_under(
     content: bytes,
     naming: Body | None = None,
 ) -> web.Response:
-    """`create_once` under this id, unless the key reserved another. `content` tells this request from others."""
+    """`create_once` with this id, unless the key has reserved another. `content` identifies the request."""
     reserved = await reserve(request, content, object_id, naming)
     return reserved.known or await reserved.keep(answer(await create(reserved.id)))
 
 
 async def reserve(request: web.Request, body: bytes, object_id: str, naming: Body | None = None) -> Reserved:
-    """This id, or the one that a request with the same key and `body` reserved before. What is refused reserves
-    nothing, so its key is free for the request put right; what was reserved is not refused for what is gone since."""
+    """This id, or the one that an earlier request with the same key and `body` reserved. A refused request reserves
+    nothing, so the client can correct it and reuse the key; a repeated one is not refused for objects deleted since."""
     services, project = services_of(request), request[PROJECT]
     key = request.headers.get("Idempotency-Key")
     if key is None:
@@ -113,7 +113,7 @@ async def reserve(request: web.Request, body: bytes, object_id: str, naming: Bod
         try:
             reservation, etag = await _hold(services, project, name, stored, mine, naming)
         except Conflict:
-            continue  # another request with this key came first: see what it reserved
+            continue  # another request with this key was faster: see what it reserved
         if reservation.digest != mine.digest:
             message = "This Idempotency-Key was already used for a different request. Use another key."
             raise ApiError(message, param="Idempotency-Key", code="idempotency_key_reused")
@@ -123,14 +123,14 @@ async def reserve(request: web.Request, body: bytes, object_id: str, naming: Bod
 async def _hold(
     services: Services, project: str, name: str, stored: Stored | None, mine: Reservation, naming: Body | None
 ) -> tuple[Reservation, str]:
-    """What the key stands for: what was found, or `mine`. Raises Conflict, and the 404 of what `mine` names in vain."""
+    """The key's reservation: the stored one, or `mine`. Raises Conflict, and the 404 for missing objects in `mine`."""
     if stored:
         found = _decoder.decode(stored.body)
         if mine.at - found.at < LIFETIME:
             return found, stored.etag
     await services.references.check(project, naming)
     if stored is None:
-        # Create-if-missing: two requests with one new key.
+        # Create-if-missing: two requests with the same new key.
         return mine, await services.storage.create(names.IDEMPOTENCY, name, encode(mine))
-    # If-Match: two requests with one old key.
+    # If-Match: two requests with the same expired key.
     return mine, await services.storage.replace(names.IDEMPOTENCY, name, encode(mine), stored.etag)

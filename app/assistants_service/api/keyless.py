@@ -1,9 +1,9 @@
-"""What a service without keys asks of a request: that it comes from a program of this machine.
+"""A service without keys accepts only requests from programs on its own machine.
 
-There, every page that a browser on the machine shows can reach the service, too. A page of another site may send it
-requests, though it may not read the answers; and a site that lets its name resolve to 127.0.0.1 after its page was
-loaded ("DNS rebinding") may even read them, as the browser takes both for one site. Programs send no `Origin`, and call
-the service by a name of the machine; browsers tell in `Origin`, `Sec-Fetch-Site` and `Host` what a page cannot change.
+Every page in a browser on that machine can reach the service as well. A page of another site may send requests, though
+it cannot read the answers; and a site that makes its name resolve to 127.0.0.1 after its page has loaded ("DNS
+rebinding") can even read them, because the browser considers both the same site. Programs send no `Origin`, and use a
+name of the machine; browsers send `Origin`, `Sec-Fetch-Site` and `Host`, which a page cannot change.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from aiohttp import web
 
 from assistants_service.core.errors import ApiError
 
-NAMES: Final = 128  # that are remembered: programs call the service by a few, and this is asked of each request
+NAMES: Final = 128  # remembered names: programs use few, and every request is checked
 _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+))(?::\d*)?")
 
 
 class Keyless:
-    """`hosts` are names of the service beside those of the machine itself, `origins` those of pages that may call."""
+    """`hosts` are additional names of the service, `origins` those of pages that may call it."""
 
     def __init__(self, hosts: Collection[str] = (), origins: Collection[str] = ()) -> None:
         self._hosts, self._origins = {host.lower() for host in hosts}, origins
 
     def check(self, request: web.Request) -> None:
-        """Raises the 403 of what a page of another site may have sent."""
+        """Raises the 403 for a request that a page of another site may have sent."""
         host = request.headers.get("Host", "")
         name = _name(host)
         if not (_is_loopback(name) or name in self._hosts):
@@ -44,21 +44,21 @@ class Keyless:
 
 
 def allowed(request: web.Request, origins: Collection[str]) -> bool:
-    """Whether the request is of a page whose origin is one of these; `*` stands for all."""
+    """Whether the request comes from a page of one of these origins; `*` allows all."""
     origin = request.headers.get("Origin")
     return origin is not None and ("*" in origins or origin in origins)
 
 
 @lru_cache(NAMES)
 def _name(host: str) -> str:
-    """Without the port; empty if the header is none."""
+    """Without the port; empty if the header is invalid."""
     found = _HOST.fullmatch(host)
     return (found[1] or found[2]).lower().removesuffix(".") if found else ""
 
 
 @lru_cache(NAMES)
 def _is_loopback(name: str) -> bool:
-    """No one can register a name of `localhost`: it is this machine (RFC 6761, 6.3)."""
+    """`localhost` and names below it cannot be registered: they always mean this machine (RFC 6761, 6.3)."""
     try:
         return ipaddress.ip_address(name).is_loopback
     except ValueError:

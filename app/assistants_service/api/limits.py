@@ -1,8 +1,8 @@
-"""What one project may take: requests a minute, active runs, stored bytes. Beyond a limit it is told 429.
+"""Limits of one project: requests per minute, active runs, stored bytes. Beyond a limit it gets a 429.
 
-Each API process counts by itself, in memory: no request waits for the store because of a limit that is not reached. So
-with N processes a project may have up to N times the requests and the runs. Stored bytes are counted in the store, for
-all processes alike, but only from time to time.
+Each API process counts by itself, in memory, so no request waits for the store because of a limit that is not reached.
+With N processes, a project may therefore have up to N times the requests and runs. Stored bytes are counted in the
+store, for all processes together, but only from time to time.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from assistants_service.core.threads.repository import ThreadRepository
 
 log = logging.getLogger(__name__)
 
-LOOKS: Final = 8  # runs of which a project at its limit is asked at once whether they ended
-FULL: Final = 1.0  # seconds for which the answer holds if none did
-COUNT_EVERY: Final = 60.0  # seconds between counts of a project's bytes, at least
-COUNT_SHARE: Final = 50  # a count that took a second is not repeated for this many
-COUNT_AT_LAST: Final = 3600.0  # seconds after which it is repeated, however long it took
+LOOKS: Final = 8  # runs of a project at its limit that one check looks at
+FULL: Final = 1.0  # seconds for which the result holds if none has ended
+COUNT_EVERY: Final = 60.0  # minimum seconds between counts of a project's bytes
+COUNT_SHARE: Final = 50  # a count that took one second is not repeated for this many
+COUNT_AT_LAST: Final = 3600.0  # seconds after which it is repeated, regardless of how long it took
 COUNTS: Final = 4  # projects that are counted at a time
 HEADERS = web.RequestKey("rate_limit_headers", dict[str, str])
 
@@ -45,14 +45,14 @@ def _too_many(what: str, kind: str, wait: float) -> ApiError:
 
 
 class RequestRate:
-    """`limit` requests a minute, of which all may come at once: a bucket that fills evenly."""
+    """A token bucket: `limit` requests per minute, which may all come at once; it refills evenly."""
 
     def __init__(self, limit: int, clock: Clock) -> None:
         self._limit, self._clock = limit, clock
-        self._buckets: dict[str, tuple[float, float]] = {}  # what is left, and when it was
+        self._buckets: dict[str, tuple[float, float]] = {}  # tokens left, and as of when
 
     def take(self, project: str) -> dict[str, str]:
-        """The headers that tell what is left. Raises the 429 of a project that has nothing left."""
+        """The headers that show what is left. Raises the 429 for a project that has nothing left."""
         now, rate = self._clock.now(), self._limit / 60
         left, at = self._buckets.get(project, (float(self._limit), now))
         left = min(self._limit, left + max(0.0, now - at) * rate)
@@ -74,7 +74,7 @@ class RequestRate:
 
 @dataclass(slots=True)
 class Places:
-    """The threads whose runs a project has begun here, oldest first, and how many it is about to begin."""
+    """The threads whose runs a project has started here, oldest first, and how many it is about to start."""
 
     threads: OrderedDict[str, None] = field(default_factory=OrderedDict)
     beginning: int = 0
@@ -87,8 +87,8 @@ class Places:
 
 
 class ActiveRuns:
-    """`limit` runs at once, of those that began by this process. That one ended is found out when its place is wanted:
-    from what this process knows of the thread, else by a look at its log."""
+    """At most `limit` active runs, of those started by this process. Whether a run has ended is checked only when its
+    place is needed: first in this process's cached state of the thread, then in its log."""
 
     def __init__(self, limit: int, threads: ThreadRepository, clock: Clock) -> None:
         self._limit, self._threads, self._clock = limit, threads, clock
@@ -96,7 +96,7 @@ class ActiveRuns:
 
     @contextlib.asynccontextmanager
     async def beginning(self, project: str, thread_id: str) -> AsyncIterator[None]:
-        """Around the beginning of a run. Raises the 429 of a project that has too many."""
+        """Wraps the creation of a run. Raises the 429 for a project that has too many."""
         places = self._projects.setdefault(project, Places())
         await self._make_room(project, places)
         places.beginning += 1
@@ -105,7 +105,7 @@ class ActiveRuns:
         except ApiError:
             raise  # it was refused
         except BaseException:
-            places.threads[thread_id] = None  # it may have begun: a look will tell
+            places.threads[thread_id] = None  # it may have started: the next check will show
             raise
         else:
             places.threads[thread_id] = None
@@ -114,16 +114,16 @@ class ActiveRuns:
 
     async def _make_room(self, project: str, places: Places) -> None:
         if places.taken >= self._limit:
-            async with places.looking:  # of all that come at once, one looks for them all
-                # Not if the clock was put back meanwhile: the answer would hold until it is there again.
+            async with places.looking:  # of concurrent requests, one checks for all
+                # Not if the clock was set back in the meantime: the result would hold until the clock catches up.
                 if not 0 < places.full_until - self._clock.now() <= FULL:
                     await self._look(project, places)
         if places.taken >= self._limit:
             raise _too_many(f"project {project} on active runs: Limit {self._limit}", "runs", 2 * FULL)
 
     async def _look(self, project: str, places: Places) -> None:
-        """Free the places of runs that ended, oldest first. Those that go on come to the end, so that the next look is
-        at others."""
+        """Free the places of runs that have ended, oldest first. Active ones move to the end, so that the next check
+        looks at others."""
         for thread_id in list(places.threads)[:LOOKS]:
             if await self._runs(project, thread_id):
                 places.threads.move_to_end(thread_id)
@@ -144,7 +144,7 @@ class ActiveRuns:
 
 @dataclass(slots=True)
 class Usage:
-    """Bytes of a project: as they were last counted, and what came since by this process."""
+    """Bytes of a project: as last counted, and what this process has added since."""
 
     counted: int = 0
     since: int = 0
@@ -153,7 +153,8 @@ class Usage:
 
 
 class StoredBytes:
-    """`limit` bytes of what a project keeps. A count runs in the background, and the limit holds once it is done."""
+    """A quota of `limit` stored bytes per project. It is counted in the background and enforced after the first
+    count."""
 
     def __init__(self, limit: int, storage: Storage, clock: Clock) -> None:
         self._limit, self._storage, self._clock = limit, storage, clock
@@ -161,9 +162,9 @@ class StoredBytes:
         self._counts = asyncio.Semaphore(COUNTS)
 
     def check(self, project: str) -> None:
-        """Raises the 429 of a project that keeps too much; the SDKs do not repeat that."""
+        """Raises the 429 for a project that stores too much; the SDKs do not retry it."""
         usage = self._projects.setdefault(project, Usage())
-        # The clock may have been put back since.
+        # The clock may have been set back since.
         if not 0 < usage.due - self._clock.now() <= COUNT_AT_LAST and usage.counting is None:
             usage.counting = asyncio.create_task(self._count(project, usage))
         if usage.counted + usage.since >= self._limit:
@@ -193,7 +194,7 @@ class StoredBytes:
         usage.due = self._clock.now() + pause
 
     async def _weigh(self, project: str, usage: Usage) -> float:
-        """How long it took, in seconds."""
+        """Returns how long it took, in seconds."""
         begun, known = self._clock.now(), usage.since
         sizes = [await self._storage.weigh(container, f"{project}/") for container in names.WEIGHED]
         usage.counted, usage.since = sum(sizes), usage.since - known
@@ -207,7 +208,7 @@ class StoredBytes:
 
 
 class Limits:
-    """All limits; 0 stands for none."""
+    """All limits; 0 means no limit."""
 
     def __init__(
         self,
@@ -241,7 +242,7 @@ def limiting(limits: Limits) -> Middleware:
         project = request[PROJECT]
         if requests:
             request[HEADERS] = requests.take(project)
-        # To delete and to cancel is always allowed: it makes room.
+        # Deleting and cancelling is always allowed: it frees resources.
         if stored is None or request.method != "POST" or request.path.endswith("/cancel"):
             return await handler(request)
         stored.check(project)
@@ -254,5 +255,5 @@ def limiting(limits: Limits) -> Middleware:
 
 
 async def show(request: web.Request, response: web.StreamResponse) -> None:
-    """A signal before each response, streams included: what is left of the requests."""
+    """A signal before each response, streams included: adds the headers that show the remaining requests."""
     response.headers.update(request.get(HEADERS, {}))

@@ -1,4 +1,4 @@
-"""Lists of documents, in the order of their names: pages as section 7 wants them."""
+"""Lists of documents, ordered by name: pages as section 7 defines them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _as_stored(body: bytes) -> bytes:
 async def list_documents(
     request: web.Request, resource: Resource, show: Callable[[bytes], bytes] = _as_stored
 ) -> web.Response:
-    """A page of the project's documents of a resource that is `listed`; `show` makes the wire's bytes of them."""
+    """A page of the project's documents of a `listed` resource; `show` turns a document into what is sent."""
     services, project = services_of(request), request[PROJECT]
     query = page_query(request)
     folder = f"{project}/"
@@ -34,7 +34,7 @@ async def list_documents(
         limit=query.limit + 1,
         newest_first=query.newest_first != backwards,
     )
-    if after and before:  # what lies between them
+    if after and before:  # between the two
         found = [stored for stored in found if stored.name != before and (stored.name > before) == query.newest_first]
     return web.Response(body=_page(found, query.limit, show, backwards=backwards), content_type="application/json")
 

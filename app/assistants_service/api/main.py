@@ -97,10 +97,10 @@ ROUTES: list[web.RouteDef] = [
 
 
 def _check_routes() -> None:
-    """At import: an id in a path is of a resource that core/resources.py knows."""
+    """At import: every id in a path must belong to a resource in core/resources.py."""
     for route in ROUTES:
         if unknown := set(re.findall(r"{(\w+)}", route.path)) - PARAMS:
-            raise TypeError(f"{route.path}: {unknown} stand for no resource")
+            raise TypeError(f"{route.path}: {unknown} belong to no resource")
 
 
 _check_routes()
@@ -108,18 +108,18 @@ STOPPING: web.AppKey[asyncio.Event] = web.AppKey("stopping", asyncio.Event)
 
 
 async def live(_: web.Request) -> web.Response:
-    """200: the process answers."""
+    """200: the process responds."""
     return web.json_response({"status": "ok"})
 
 
 async def health(request: web.Request) -> web.Response:
-    """200 when the store answers, 503 when it does not."""
+    """200 if the store responds, else 503."""
     await request.app[SERVICES].storage.ping()
     return web.json_response({"status": "ok"})
 
 
 async def ready(request: web.Request) -> web.Response:
-    """200 when this process should get requests: the store answers, and the process is not about to end."""
+    """200 if this process should get requests: the store responds, and the process is not shutting down."""
     if request.app[STOPPING].is_set():
         raise errors.stopping()
     return await health(request)
@@ -135,10 +135,10 @@ def create_app(
     hosts: Collection[str] = (),
     stopping: asyncio.Event | None = None,
 ) -> web.Application:
-    """`keys` maps API keys to projects, in addition to those of the store; `tokens` are of an identity provider. As
-    long as there is nothing of the kind, every program of this machine is project `default`, unless a key is
-    `required`; `hosts` are further names that it may call the service by. `origins` may call from browsers. `stopping`
-    is set when the process is told to end."""
+    """`keys` maps API keys to projects, in addition to the stored ones; `tokens` are those of an identity provider.
+    While there are neither, every program on this machine is project `default`, unless a key is `required`; `hosts` are
+    additional names by which it may call the service. Pages of `origins` may call from browsers. `stopping` is set when
+    the process is asked to shut down."""
     stored = StoredKeys(Keys(services.storage, services.clock, services.ids), services.clock)
     app = web.Application(
         client_max_size=MAX_BODY,

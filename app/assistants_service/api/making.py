@@ -1,8 +1,8 @@
-"""Messages and steps in the making. They have no documents: the thread's log tells of those that take a while, and a
-streamed run's stream of each from its first delta on.
+"""Messages and steps in progress. They have no documents: the thread's log contains those that take longer, and the
+stream of a streamed run contains each of them from its first delta on.
 
-Nothing can be torn: in the log they stand for as long as their worker is at them. What a worker that died left open
-ends on the stream, where the next worker closes it, and can be fetched like that as long as streams are kept.
+A crash leaves nothing inconsistent: the log counts them only while their worker is at work. What a dead worker left
+open on a stream is closed there by the next worker, and can be fetched as long as streams are kept.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from assistants_service.core.threads.stream import last_published
 
 
 async def fetch(request: web.Request, container: str, thread_id: str, *ids: str) -> web.Response:
-    """The document of a message or a step, or what the log or its run's stream tells of it. Raises the 404 of what is
-    in none."""
+    """The document of a message or step, or its state in the log or the run's stream. Raises a 404 if it is in none of
+    them."""
     services, project = services_of(request), request[PROJECT]
     try:
         return answer_stored(request, await services.thread_repository.fetch(container, project, thread_id, *ids))
@@ -32,13 +32,13 @@ async def fetch(request: web.Request, container: str, thread_id: str, *ids: str)
             raise
     if found := await find(request, thread_id, *ids):
         return answer(found)
-    # It is not there; or it came whole since the first look.
+    # It does not exist, or it was completed since the first read.
     return answer_stored(request, await services.thread_repository.fetch(container, project, thread_id, *ids))
 
 
 async def find(request: web.Request, thread_id: str, *ids: str) -> Message | Step | None:
-    """`ids` are of a message, or of a run and a step. Reads two streams at most, and none of a run without one. Raises
-    the 404 of a thread that is not there."""
+    """`ids` are those of a message, or of a run and a step. Reads at most two streams, and none for a run without one.
+    Raises the 404 for an unknown thread."""
     services, project = services_of(request), request[PROJECT]
     state = await services.thread_repository.read(project, thread_id)
     *of_run, object_id = ids
@@ -46,7 +46,7 @@ async def find(request: web.Request, thread_id: str, *ids: str) -> Message | Ste
         held = state.runs.get(run_id)
         if held and held.making and (found := held.making.named(object_id)):
             return found
-        if held and held.stream and object_id not in held.known:  # that was deleted, and its stream still has it
+        if held and held.stream and object_id not in held.known:  # known: deleted, but still on its stream
             name = names.document(project, thread_id, run_id)
             if found := await last_published(services.storage, name, object_id):
                 return found
@@ -54,9 +54,9 @@ async def find(request: web.Request, thread_id: str, *ids: str) -> Message | Ste
 
 
 def _runs_of(state: ThreadState, message_id: str) -> list[str]:
-    """The run that had begun last when the message was named; and the next, as clocks of two machines differ."""
+    """The latest run that existed when the message's id was made; and the next one, because clocks differ."""
     try:
         place = bisect_right(state.runs.order, made_at(message_id), key=made_at)
     except ValueError:
-        return []  # no id of ours
+        return []  # not an id of this service
     return state.runs.order[max(0, place - 1) : place + 1]

@@ -1,4 +1,4 @@
-"""Around every request: its id, the dialect, CORS, and the one place that renders errors."""
+"""Middleware for every request: its id, the dialect, CORS, and the one place that renders errors."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ from assistants_service.core.resources import PARAMS
 log = logging.getLogger(__name__)
 
 KNOWN_METHODS = ("GET", "POST", "DELETE", "HEAD", "OPTIONS", "PUT", "PATCH")
-LONGEST_PATH = 200  # characters of it in a trace
+LONGEST_PATH = 200  # characters of the path in a trace
 CORS_HEADERS = "authorization,api-key,content-type,openai-beta,last-event-id,if-none-match,idempotency-key,range"
 EXPOSED = "x-request-id,etag,openai-poll-after-ms,content-disposition,content-range"
 
 
 def tracing(telemetry: Telemetry) -> Middleware:
-    """Around all others: a span of the request, in the caller's trace if it sends a traceparent."""
+    """Wraps all others: a span for the request, in the caller's trace if it sends a traceparent."""
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if request.path.startswith("/health"):  # probes come all the time
+        if request.path.startswith("/health"):  # probes are frequent
             return await handler(request)
         resource = request.match_info.route.resource
         with telemetry.span(
@@ -70,7 +70,7 @@ def tracing(telemetry: Telemetry) -> Middleware:
 
 
 def errors_and_ids() -> Middleware:
-    """The outermost middleware. Nothing that a handler raises leaves as anything but the dialect's error envelope."""
+    """The outermost middleware. Everything that a handler raises becomes the dialect's error envelope."""
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -110,14 +110,14 @@ def errors_and_ids() -> Middleware:
 
 
 def _facts(request: web.Request) -> dict[str, str]:
-    """For logs and traces. What does not have the shape of an id is left out: a caller could write anything there."""
+    """Ids for logs and traces. Values that do not look like ids are left out: a caller could write anything there."""
     ids = {key: value for key, value in request.match_info.items() if key in PARAMS and SAFE_ID.fullmatch(value)}
     return {"request_id": request[REQUEST_ID], "project": request.get(PROJECT, ""), **ids}
 
 
 def _answer(request: web.Request, error: Exception, dialect: Dialect) -> web.StreamResponse:
-    """To what a handler raised. Raises ConnectionResetError, which ends the connection, if an answer has begun: a
-    second head would pass for a part of it."""
+    """The response to what a handler raised. Raises ConnectionResetError, which closes the connection, if a response
+    has already begun: a second head would be read as part of it."""
     what = f"{request.method} {request.path}"
     if request.writer.output_size:
         log.error("%s failed after its response had started", what, exc_info=error)
@@ -172,7 +172,7 @@ def head_checks() -> Middleware:
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if request.match_info.http_exception is None:  # else it is refused for its path, or its method
+        if request.match_info.http_exception is None:  # else its path or method is refused
             if is_api(request):
                 dialect_of(request).check(request)
             check_coding(request)
@@ -184,7 +184,7 @@ def head_checks() -> Middleware:
 
 
 def preflight(origins: Collection[str]) -> Middleware:
-    """Tells browsers what pages of these origins may send; `*` stands for all."""
+    """Tells browsers what pages of these origins may send; `*` allows all."""
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -202,7 +202,7 @@ def preflight(origins: Collection[str]) -> Middleware:
 
 
 def cors(origins: Collection[str]) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
-    """A signal before each response, streams included: browsers may show it to pages of these origins."""
+    """A signal before each response, streams included: lets browsers show it to pages of these origins."""
 
     async def signal(request: web.Request, response: web.StreamResponse) -> None:
         if allowed(request, origins):
@@ -220,8 +220,8 @@ def unparsed(
     exc: BaseException | None = None,
     message: str | None = None,
 ) -> web.StreamResponse:
-    """The envelope for what never became a request: the HTTP parser's refusals (headers too long, broken encodings)."""
-    if request.transport is None and isinstance(exc, ConnectionError | None):  # none: of what took too long
+    """The error envelope for requests that the HTTP parser rejects (headers too long, broken encodings)."""
+    if request.transport is None and isinstance(exc, ConnectionError | None):  # None: of a body that takes too long
         log.info("%s %s: the client disconnected before the response", request.method, request.path)
         raise ConnectionResetError("the client disconnected") from exc
     if request.writer.output_size > 0:
@@ -237,5 +237,5 @@ def unparsed(
     return response
 
 
-# aiohttp has no hook for this: its own answer is plain text.
+# aiohttp has no hook for this: its own response is plain text.
 RequestHandler.handle_error = unparsed  # type: ignore[method-assign, assignment]

@@ -1,4 +1,4 @@
-"""/v1/models: what the configured providers have."""
+"""/v1/models: the models of the configured providers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ async def list_all(request: web.Request) -> web.Response:
 
 
 async def _find(request: web.Request) -> ModelInfo:
-    """Under the name that was asked for: the default provider's models have two."""
+    """By the requested name: the default provider's models have two."""
     services = services_of(request)
     name = request.match_info["model"]
     found = next((model for model in await services.models.list() if name in (model.id, model.full)), None)
@@ -36,7 +36,7 @@ async def retrieve(request: web.Request) -> web.Response:
 
 
 async def delete(request: web.Request) -> web.Response:
-    """Models belong to their providers: nothing is deleted here."""
+    """Models belong to their providers, so nothing is deleted."""
     model = await _find(request)
     raise ApiError(
         f"The model '{model.id}' belongs to its provider and cannot be deleted here.", status=403, param="model"

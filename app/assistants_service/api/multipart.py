@@ -1,4 +1,4 @@
-"""multipart/form-data with one file in it: the file is streamed past, its bytes are never all in memory."""
+"""multipart/form-data with one file: the file is streamed, and never wholly in memory."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from multipart import MultipartError, MultipartSegment, PushMultipartParser, par
 
 from assistants_service.core.errors import ApiError
 
-MAX_TEXT = 4096  # bytes of a field that is no file
-OVERHEAD = 64 * 1024  # bytes that a form may have besides its file
+MAX_TEXT = 4096  # bytes of a field that is not a file
+OVERHEAD = 64 * 1024  # bytes that a form may have in addition to its file
 CHARSETS: Final = frozenset((*aliases, *aliases.values()))
 _WORD: Final = r"=\?[^?\s]+\?[BbQq]\?[^?]*\?="
 _WORDS: Final = re.compile(rf"{_WORD}(?:\s*{_WORD})*")
@@ -27,8 +27,8 @@ _WORDS: Final = re.compile(rf"{_WORD}(?:\s*{_WORD})*")
 class Form:
     """Fields may come before and after the file: first `begin`, then all `chunks`, then `fields` is complete.
 
-    All raise the ApiError of what is wrong. `file` names the field of the file, of `limit` bytes at most, and `fields`
-    the others.
+    All raise the ApiError for an invalid form. `file` names the field of the file, which may have `limit` bytes, and
+    `fields` the others.
     """
 
     def __init__(self, request: web.Request, file: str, fields: Collection[str] = (), *, limit: int) -> None:
@@ -50,7 +50,7 @@ class Form:
             raise ApiError(message, param=self._file, code="missing_required_parameter")
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """The bytes of the file; then what comes after it is read."""
+        """The bytes of the file; then the rest of the form is read."""
         size = 0
         async for event in self._events:
             if not isinstance(event, bytes):
@@ -65,14 +65,14 @@ class Form:
             raise _twice(self._file)
 
     async def _read_fields(self) -> bool:
-        """Whether the file comes next, or else the end."""
+        """Returns whether the file comes next, or else the end."""
         name, text = "", bytearray()
         async for event in self._events:
             if isinstance(event, bytes):
                 text += event
                 if len(text) > MAX_TEXT:
                     raise ApiError(f"Invalid '{name}': string too long.", param=name, code="string_above_max_length")
-            elif event is None and text:  # browsers send fields that were left empty
+            elif event is None and text:  # browsers send empty fields
                 self.fields[name] = text.decode(errors="replace")
             elif event is not None:
                 name, text = decoded(event.name or ""), bytearray()
@@ -89,8 +89,8 @@ class Form:
     async def _parsed(
         self, request: web.Request, boundary: str
     ) -> AsyncGenerator[MultipartSegment | bytes | None, None]:
-        """Of each field its head, its bytes and, at its end, None. What comes behind the last one is read, too: a body
-        that is not as long as its head says breaks off there, or never ends, and is none."""
+        """Yields each field's head, its bytes and, at its end, None. What follows the last field is read as well: a
+        body that is shorter than announced ends there, or never, and is refused."""
         left = self._limit + OVERHEAD
 
         async def read(size: int) -> bytes:
@@ -113,8 +113,8 @@ class Form:
 
 
 def decoded(text: str) -> str:
-    """What was read as Latin-1: UTF-8, as browsers and nearly all clients send it, or else Windows-1252, which has the
-    printable characters of Latin-1 (encoding.spec.whatwg.org/#names-and-labels)."""
+    """Text that was read as Latin-1: UTF-8, as browsers and nearly all clients send it, or else Windows-1252, which has
+    the printable characters of Latin-1 (encoding.spec.whatwg.org/#names-and-labels)."""
     sent = text.encode("latin-1")
     try:
         return sent.decode()
@@ -123,14 +123,14 @@ def decoded(text: str) -> str:
 
 
 def file_name(segment: MultipartSegment) -> str | None:
-    """The name that a field's file has with its sender: `filename*` (RFC 8187), or else `filename`, in which MIME's
-    encoded words (RFC 2047) are decoded. `segment` was read as Latin-1, which loses no byte.
+    """The file name that the sender gives: `filename*` (RFC 8187), or else `filename`, in which MIME encoded words (RFC
+    2047) are decoded. `segment` was read as Latin-1, which loses no byte.
 
-    Forms should have neither (RFC 7578), but .NET sends both, and urllib3 before 1.25 `filename*` alone:
+    Forms should contain neither encoding (RFC 7578), but .NET sends both, and urllib3 before 1.25 only `filename*`:
     https://github.com/dotnet/core/issues/782, https://github.com/psf/requests/issues/4652
     """
     header, plain = decoded(segment.header("Content-Disposition", "")), segment.filename and decoded(segment.filename)
-    with contextlib.suppress(MessageError, LookupError, ValueError):  # what cannot be decoded does not count
+    with contextlib.suppress(MessageError, LookupError, ValueError):  # what cannot be decoded is ignored
         if "filename*" in header.lower() and (extended := _extended(header)) is not None:
             return extended
     with contextlib.suppress(MessageError, LookupError, ValueError):
@@ -149,7 +149,7 @@ def _extended(header: str) -> str | None:
 
 
 def _words(name: str) -> str:
-    """White space between two words is no part of the name, all else around them is."""
+    """White space between two encoded words is dropped; everything else around them is kept."""
     return _WORDS.sub(lambda found: "".join(_word(*part) for part in decode_header(found[0])), name)
 
 
@@ -158,7 +158,8 @@ def _word(sent: bytes, charset: str | None) -> str:
 
 
 def _known(charset: str) -> str:
-    """The charset; raises LookupError. Python keeps each name in memory that it was asked for in vain."""
+    """The charset; raises LookupError. The check comes first because Python caches every unknown name that is looked
+    up."""
     if charset.lower().replace("-", "_") not in CHARSETS:
         raise LookupError(charset)
     return charset

@@ -1,8 +1,8 @@
 """The OpenAPI document at /openapi.json, and Swagger UI at /docs to try it out.
 
 Swagger UI's files are shipped in app/swagger, as released, instead of being loaded from a CDN (the page works offline,
-and no third party sees who reads it) or from a package of the index (those are too old for OpenAPI 3.1, or are made
-for another web framework).
+and no third party sees who reads it) or from a Python package (those are too old for OpenAPI 3.1, or made for another
+web framework).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ HEADERS = {
     ),
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-cache",  # ask with If-None-Match: an upgrade shows at once, and else nothing is sent
+    "Cache-Control": "no-cache",  # revalidate with If-None-Match: upgrades show at once, and otherwise nothing is sent
 }
 
 

@@ -30,7 +30,7 @@ from assistants_service.core.threads.lookups import run_of
 
 
 class RunIds(Struct, frozen=True):
-    """What a stream needs of a run that was answered before."""
+    """What a stream needs of a run whose creation was answered before."""
 
     id: str
     thread_id: str
@@ -62,13 +62,13 @@ async def create_with_thread(request: web.Request) -> web.StreamResponse:
 
 
 async def _stream_of(request: web.Request, created: web.Response) -> web.StreamResponse:
-    """A streamed run is answered by its stream. What is kept for its Idempotency-Key is the run."""
+    """A streamed run is answered with its stream. The Idempotency-Key keeps the run."""
     assert isinstance(created.body, bytes)  # noqa: S101
     return await _stream(request, msgspec.json.decode(created.body, type=RunIds))
 
 
 async def _stream(request: web.Request, run: Run | RunIds, seen: int = 0) -> web.StreamResponse:
-    """Follow the run's stream from the first event after version `seen` of its thread on."""
+    """Follow the run's stream from the first event after version `seen` of its thread."""
     services, project = services_of(request), request[PROJECT]
     source = streaming.stored(services, project, run.thread_id, run.id)
     topics = [f"{names.STREAMS}/{names.document(project, run.thread_id, run.id)}"]
@@ -114,7 +114,7 @@ async def submit_tool_outputs(request: web.Request) -> web.StreamResponse:
 
 
 async def events(request: web.Request) -> web.StreamResponse:
-    """Watch a run from its start, or go on after Last-Event-ID: an addition to the protocol."""
+    """Watch a run from its start, or continue after Last-Event-ID: an addition to the protocol."""
     services, project = services_of(request), request[PROJECT]
     thread_id, run_id = path_id(request, THREAD), path_id(request, RUN)
     run_of(await services.thread_repository.read(project, thread_id), run_id)

@@ -1,4 +1,4 @@
-"""The services of core, put together once for each process: what the handlers work with."""
+"""The services of core, created once for each process. The handlers use them."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """All writes go through the service of their aggregate. Reads may ask its repository.
+    """All writes go through the service of their aggregate. Reads may use its repository.
 
-    `poll_after`: what pollers should wait, in seconds. `file_limit`: bytes of a file that comes by one request.
+    `poll_after`: how long pollers should wait, in seconds. `file_limit`: bytes of a file that is sent in one request.
     """
 
     assistants: AssistantService
@@ -63,7 +63,7 @@ class Services:
         return self.vector_stores.repository
 
     def context(self, project: str) -> RequestContext:
-        """Of a request that comes now."""
+        """The context of a request that has just arrived."""
         return RequestContext(project, self.clock.now(), self.ids, self.telemetry.trace())
 
 
@@ -84,7 +84,7 @@ def services_over(
     telemetry: Telemetry = SILENCE,
     limits: Limits | None = None,
 ) -> Services:
-    """`run_lifetime` in seconds, `upload_limit` of a file that comes by an upload in bytes."""
+    """`run_lifetime` is in seconds, `upload_limit` is the maximum size of an uploaded file in bytes."""
     files = FileService(storage, clock, notifier)
     vector_stores = VectorStoreService(storage, stores, files)
     implicit_stores, references = ImplicitStores(vector_stores), References(models, files, stores)

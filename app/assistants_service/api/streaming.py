@@ -1,4 +1,4 @@
-"""Server-sent events of a run: followed from the store, on any API process, whichever process writes them."""
+"""Server-sent events of a run, read from the store by any API process, whichever process writes them."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from assistants_service.core.threads import sse
 from assistants_service.core.threads.lookups import run_of
 from assistants_service.core.threads.stream import replay
 
-# One line: an empty line after it would be an event without data for the SDK, which keeps the last `id` for the next.
+# One line: an empty line after it would make the SDK see an event without data, and it keeps the last `id`.
 HEARTBEAT = b": keep-alive\n"
 HEARTBEAT_EVERY = 15.0  # seconds without an event
-OUTAGE = 60.0  # seconds without an answer of the store, after which a stream ends with an error
-POLL_FAST, POLL_SLOW, POLL_SLOWEST = 0.02, 0.25, 5.0  # seconds between looks at what another process writes
-LOOKS = 200  # a second, of all idle streams of a process: where there are more than 50, each looks more rarely
-POLL_OUTAGE = 1.0  # seconds between looks while the store does not answer
-PIECE = 256 * 1024  # bytes that are held for one reader, and the event that ends there
+OUTAGE = 60.0  # seconds without a response from the store after which a stream ends with an error
+POLL_FAST, POLL_SLOW, POLL_SLOWEST = 0.02, 0.25, 5.0  # seconds between reads of what another process writes
+LOOKS = 200  # reads per second of all idle streams of a process: with more than 50 of them, each reads less often
+POLL_OUTAGE = 1.0  # seconds between reads while the store does not respond
+PIECE = 256 * 1024  # bytes buffered for one reader, plus the rest of the event that reaches beyond
 _ENDING = re.compile(rb"\nevent: thread\.run\.(?:completed|incomplete|failed|cancelled|expired)\ndata: [^\n]*\n\n")
 _PAUSE = re.compile(
     rb"\nevent: thread\.run\.(?:requires_action|completed|incomplete|failed|cancelled|expired)\ndata: [^\n]*\n\n"
@@ -38,22 +38,22 @@ STREAMS = web.AppKey("streams", set[asyncio.Task[Any]])
 
 
 def stored(services: Services, project: str, thread_id: str, run_id: str) -> Source:
-    """What was written for clients that asked to stream."""
+    """The events that were stored for clients that asked to stream."""
     name, mark = names.document(project, thread_id, run_id), Mark(0, 0)
 
     async def source(offset: int) -> bytes | None:
         nonlocal mark
-        # With the mark of the last look, the store need not send what has not changed.
+        # With the mark of the last read, the store need not send what has not changed.
         since, limit = mark if mark.offset == offset else Mark(0, offset), PIECE
         while tail := await services.storage.read(names.STREAMS, name, since, limit=limit):
             mark, data = tail.mark, tail.data
             end = data.rfind(b"\n\n", 0, PIECE)
-            if end < 0:  # so long is one event
+            if end < 0:  # a single event is longer
                 end = data.find(b"\n\n")
             if end >= 0 or len(data) < limit:
                 return data[: end + 2]
             limit *= 8
-        # Not there yet, since the process that creates it died before that and a worker will; or not any more.
+        # Missing: its creator died before writing it and a worker will, or it has been deleted.
         state = (await services.thread_repository.look(project, thread_id)).state
         return None if state.deleted or state.thread is None else b""
 
@@ -61,13 +61,13 @@ def stored(services: Services, project: str, thread_id: str, run_id: str) -> Sou
 
 
 def watched(services: Services, project: str, thread_id: str, run_id: str) -> Source:
-    """The events of any run: as they were streamed, or from its thread's log. Should a client ask to stream it later,
-    the stream begins with these very bytes, so that a place in the one is a place in the other."""
+    """The events of any run, as streamed or from its thread's log. If a client asks to stream it later, the stream
+    begins with exactly these bytes, so an offset in one is an offset in the other."""
     streamed, log = stored(services, project, thread_id, run_id), names.log(project, thread_id)
     is_streamed = False
-    idle: tuple[int, Mark] | None = None  # an offset that nothing came after, as of this end of the log
+    idle: tuple[int, Mark] | None = None  # an offset after which nothing came, as of this end of the log
     told = 0
-    rest: Iterator[bytes] = iter(())  # the events from there on, as the last look found them
+    rest: Iterator[bytes] = iter(())  # the events from there on, as the last read found them
 
     async def source(offset: int) -> bytes | None:
         nonlocal is_streamed, idle, told, rest
@@ -77,7 +77,7 @@ def watched(services: Services, project: str, thread_id: str, run_id: str) -> So
             told += len(data)
             return data
         if idle and idle[0] == offset:
-            # The log's end alone: to fold the thread for each look of each idle watcher costs too much.
+            # Read only the log's end: folding the thread for each idle watcher costs too much.
             tail = await services.storage.read(names.THREADS, log, idle[1])
             if tail and not tail.data and not tail.restarted:
                 return b""
@@ -87,7 +87,7 @@ def watched(services: Services, project: str, thread_id: str, run_id: str) -> So
         held, mark = run_of(view.state, run_id), view.mark
         if held.stream:
             found = await streamed(offset)
-            # Nothing even at the start, though the run is over: streams are kept for some days only.
+            # Empty from the start although the run is over: streams are deleted after some days.
             is_streamed = found != b"" or held.run.active or bool(await streamed(0))
             if is_streamed:
                 return found
@@ -100,7 +100,7 @@ def watched(services: Services, project: str, thread_id: str, run_id: str) -> So
 
 
 def _without(size: int, events: Iterator[bytes]) -> Iterator[bytes]:
-    """All but the first bytes."""
+    """Skip the first `size` bytes."""
     for event in events:
         if size < len(event):
             yield event[size:]
@@ -108,7 +108,7 @@ def _without(size: int, events: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def _piece(events: Iterator[bytes]) -> bytes:
-    """The next events: what is held for one reader."""
+    """The next events, up to PIECE bytes."""
     piece: list[bytes] = []
     size = 0
     while size < PIECE and (event := next(events, b"")):
@@ -127,9 +127,9 @@ async def follow(
     to_the_end: bool = False,
     watchers: Collection[object] = (),
 ) -> AsyncGenerator[bytes, None]:
-    """Whole events from `offset` on, of what came after version `seen` of the thread, until the run has ended (or waits
-    for its client, unless `to_the_end`); empty bytes where a look found nothing. `watchers` are the open streams of
-    this process."""
+    """Whole events from `offset` on, of those after version `seen` of the thread, until the run has ended (or waits for
+    its client, unless `to_the_end`); empty bytes if a read found nothing. `watchers` are the open streams of this
+    process."""
     stop, pause, now = (_ENDING if to_the_end else _PAUSE), POLL_FAST, asyncio.get_running_loop().time
     answered = now()
     while True:
@@ -140,7 +140,7 @@ async def follow(
                 answered = now()
             except StorageUnavailable:
                 if now() - answered > OUTAGE:
-                    yield _error("The storage of this service does not answer. The run goes on.")
+                    yield _error("The storage of this service is not responding. The run continues.")
                     return
                 data, pause = b"", POLL_OUTAGE
             if data is None:
@@ -148,7 +148,7 @@ async def follow(
                 return
             if data:
                 start, offset, pause = offset, offset + len(data), POLL_FAST
-                if seen:  # a stream may lag: where it ends now need not be where the news begin
+                if seen:  # a stream may lag: its end may still be before version `seen`
                     news = (place for place, version, _, _ in sse.parse(data) if version > seen)
                     if (first := next(news, None)) is None:
                         continue
@@ -177,19 +177,19 @@ def _error(message: str) -> bytes:
 
 
 async def over() -> AsyncGenerator[bytes, None]:
-    """What is left of a stream whose last event its reader has."""
+    """The rest of a stream whose last event the reader already has."""
     yield sse.DONE
 
 
 async def start_offset(source: Source, last_event_id: str | None) -> int | None:
-    """Where to go on after the event of this id: at the next one; None if it was the last.
-    Raises ApiError for an id that was never sent."""
+    """The offset after the event with this id; None if it was the last. Raises ApiError for an id that was never
+    sent."""
     if not last_event_id:
         return 0
     found = re.fullmatch(r"(\d{1,12})\.(\d{1,12})", last_event_id)
     data = await source(int(found[1])) if found else b""
     if data is None:
-        return 0  # the thread was deleted: its followers hear so
+        return 0  # the thread was deleted: `follow` says so
     if not found or not data.startswith(f"id: {last_event_id}\n".encode()):
         shown = last_event_id[:100].encode(errors="replace").decode()
         message = f"Invalid 'Last-Event-ID': '{shown}' is not the id of an event of this run."
@@ -199,7 +199,7 @@ async def start_offset(source: Source, last_event_id: str | None) -> int | None:
 
 
 async def send(request: web.Request, chunks: AsyncGenerator[bytes, None]) -> web.StreamResponse:
-    """Answer with the chunks as they come. A client that goes away ends this, and nothing else."""
+    """Send the chunks as they come. A disconnecting client ends this, and nothing else."""
     response = web.StreamResponse(
         headers={
             "Content-Type": "text/event-stream; charset=utf-8",
@@ -210,7 +210,7 @@ async def send(request: web.Request, chunks: AsyncGenerator[bytes, None]) -> web
     )
     await response.prepare(request)
     if request.method == "HEAD":
-        return response  # whatever followed would pass for the answer to the next request
+        return response  # whatever followed would be read as the response to the next request
     task, now = asyncio.current_task(), asyncio.get_running_loop().time
     open_streams, wrote = request.app[STREAMS], now()
     if task:
@@ -223,10 +223,10 @@ async def send(request: web.Request, chunks: AsyncGenerator[bytes, None]) -> web
                 if chunk or now() - wrote >= HEARTBEAT_EVERY:
                     await response.write(chunk or HEARTBEAT)
                     wrote = now()
-                    await asyncio.sleep(0)  # else, a fast reader of SQLite would block other requests
+                    await asyncio.sleep(0)  # else a fast reader on SQLite would block other requests
         await response.write_eof()
     except ConnectionError:
-        pass  # the client comes back with Last-Event-ID, or not
+        pass  # the client may reconnect with Last-Event-ID
     finally:
         if task:
             open_streams.discard(task)

@@ -1,4 +1,4 @@
-"""The API of a process that cannot serve yet, for a reason that its operator has to know."""
+"""The API of a process that cannot serve because its configuration needs its operator's attention."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from assistants_service.core.errors import ApiError
 
 
 def create_unready_app(reason: str) -> web.Application:
-    """Answers everything but /health/live with 503 and the reason. So the platform takes the instance out of rotation,
-    and does not restart the process over and over, as it would if it ended."""
+    """Answers everything except /health/live with 503 and the reason. The platform then takes the instance out of
+    rotation, and does not restart the process over and over, as it would if it exited."""
 
     async def live(_: web.Request) -> web.StreamResponse:
         return web.json_response({"status": "ok"})

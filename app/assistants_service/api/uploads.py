@@ -1,4 +1,4 @@
-"""/v1/uploads: files that come in parts."""
+"""/v1/uploads: files that are sent in parts."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ async def create(request: web.Request) -> web.Response:
 
 
 async def add_part(request: web.Request) -> web.Response:
-    """Takes no Idempotency-Key: a part that is sent again is another one, which stays unnamed. One that has more bytes
-    than its upload was created for could never be named: it is refused while it comes."""
+    """Takes no Idempotency-Key: a part that is sent twice is two parts, of which the completion names one. A part that
+    is larger than its whole upload is refused while it is received."""
     services, context = services_of(request), context_of(request)
     stored = await services.uploads.pending(context.project, path_id(request, UPLOAD))
     form = Form(request, "data", limit=min(MAX_PART, stored.upload.bytes))

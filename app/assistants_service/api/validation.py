@@ -1,4 +1,4 @@
-"""Turns what breaks a rule of core.protocol into the wire's 400: text, `param`, `code` of the contract's section 6."""
+"""Turns violations of core.protocol's rules into 400s: text, `param` and `code` follow the contract's section 6."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ EXPECTED = {
 
 
 def parse_body(kind: type[B], body: bytes) -> B:
-    """Raises ApiError for the first thing that is wrong with the body."""
+    """Raises ApiError for the first error in the body."""
     try:
         return kind.model_validate_json(body)
     except ValidationError as error:
@@ -53,7 +53,7 @@ def parse_page(query: Mapping[str, str], *, most: int = 100, default: int = 20) 
 
 
 def parse_include(query: MultiMapping[str]) -> bool:
-    """Whether `include[]`, or `include`, asks for what tools show on demand."""
+    """Whether `include[]`, or `include`, asks for the additional contents that tools can show."""
     asked = [value for name in ("include[]", "include") for value in query.getall(name, [])]
     for value in asked:
         choice("include", value, [each for tool in TOOLS for each in tool.includes])
@@ -61,7 +61,7 @@ def parse_include(query: MultiMapping[str]) -> bool:
 
 
 def choice(name: str, value: str | None, choices: Sequence[str]) -> str | None:
-    """A parameter of the query. Raises the 400 of what is not one of the choices."""
+    """A query parameter. Raises the 400 for a value that is not one of the choices."""
     if value is not None and value not in choices:
         raise _invalid_choice(name, value, list(choices))
     return value
@@ -89,14 +89,14 @@ def _api_error(error: Any, body: bytes) -> ApiError:
         if kind == "union_tag_not_found" and isinstance(value, dict):
             return _missing(f"{path}.type" if path else "type")
         expected = EXPECTED[kind]
-        if error["loc"] and expected == f"an {error['loc'][-1]}":  # the tag of what may also be a string
+        if error["loc"] and expected == f"an {error['loc'][-1]}":  # the tag of a union that also allows a string
             expected = f"a string or {expected}"
         return _wrong_type(path, expected, value)
     return RULES.get(kind, _other)(path, context, value)
 
 
 def _path(loc: tuple[Any, ...], body: bytes, *, last_is_missing: bool) -> str:
-    """The path in the client's own words: without the names of alternatives that pydantic puts in between."""
+    """The path as the client wrote it: without the names of union members that pydantic inserts."""
     at, path = json.loads(body), ""
     for place, key in enumerate(loc):
         last = last_is_missing and place == len(loc) - 1
@@ -220,7 +220,7 @@ def _properties(path: str, context: Any, value: Any) -> ApiError:
 
 
 def _empty(path: str, context: Any, value: Any) -> ApiError:
-    """As the original said it, which clients look for."""
+    """The original's text, which clients look for."""
     return ApiError("Message content must be non-empty.", param=path)
 
 

@@ -46,12 +46,12 @@ from assistants_service.core.vector_stores.lookups import batch_of, has_expired
 from assistants_service.core.vector_stores.new import new_file, new_files, new_store
 from assistants_service.core.vector_stores.state import FileState
 
-RESULTS = 10  # of a search that names no number (section 3.8)
+RESULTS = 10  # of a search without max_num_results (section 3.8)
 _decode = msgspec.json.Decoder(VectorStore).decode
 
 
 def _shown(store: VectorStore, now: float) -> VectorStore:
-    """A store expires on the second, however late that is noted."""
+    """Shows a store as expired exactly on time, even if the expiry is committed later."""
     return replace(store, status="expired") if has_expired(store, now) else store
 
 
@@ -80,7 +80,7 @@ async def retrieve(request: web.Request) -> web.Response:
     stored = await services.store_repository.fetch(names.VECTOR_STORES, project, path_id(request, VECTOR_STORE))
     store = _decode(stored.body)
     if store.status != "expired" and has_expired(store, services.clock.now()):
-        return answer(_shown(store, services.clock.now()))  # without an ETag: that is of the document
+        return answer(_shown(store, services.clock.now()))  # without an ETag, which is the document's
     return answer_stored(request, stored, headers=_poll(services.poll_after))
 
 
@@ -105,7 +105,7 @@ async def create_file(request: web.Request) -> web.Response:
     store_id = path_id(request, VECTOR_STORE)
     body = await read_body(request, CreateVectorStoreFile)
     files = [new_file(body)]
-    # The key is for the answer: the id is the file's own.
+    # The key stores only the answer: the id is the file's own.
     return await create_once(request, FILE, lambda _: services.vector_stores.attach(context, store_id, files))
 
 
@@ -162,7 +162,7 @@ async def file_content(request: web.Request) -> web.Response:
 
 
 async def search(request: web.Request) -> web.Response:
-    """`rewrite_query` changes nothing: queries are searched as they are. So does a ranker, of which there is one."""
+    """`rewrite_query` has no effect: queries are searched as given. Neither has a ranker, because there is only one."""
     services, project = services_of(request), request[PROJECT]
     store_id = path_id(request, VECTOR_STORE)
     body = await read_body(request, SearchVectorStore)

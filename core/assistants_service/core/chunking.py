@@ -1,8 +1,8 @@
-"""Where a text is cut into chunks: sizes are in tokens, cuts are at the ends of paragraphs, lines, sentences or words.
+"""Cuts a text into chunks: sizes are in tokens, and cuts are at the ends of paragraphs, lines, sentences or words.
 
-A chunk has at most `size` tokens, and at least 7/8 of it unless it is the last one. Two neighbours share at most
-`overlap` tokens, and at least 7/8 of it (but for 3 tokens, where a code point is not to be torn). Each token is in some
-chunk.
+A chunk has at most `size` tokens, and at least 7/8 of that unless it is the last one. Neighbours share at most
+`overlap` tokens, and at least 7/8 of that (minus up to 3 tokens, so that no code point is split). Every token is in
+some chunk.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ _SENTENCE_ENDS = frozenset(".!?…。！？")
 def spans(text: str, bounds: Sequence[int], chunking: Chunking) -> Iterator[tuple[int, int]]:
     """The chunks as (first token, token after the last one).
 
-    `bounds[i]` is where token i starts in `text`, in code points, and the last of them is where the text ends; a token
-    that starts within a code point has the bound of the one before it.
+    `bounds[i]` is where token i starts in `text`, in code points, and the last element is where the text ends; a token
+    that starts within a code point has the same bound as the one before it.
     """
     first, count = 0, len(bounds) - 1
     while count - first > chunking.size:
@@ -29,7 +29,7 @@ def spans(text: str, bounds: Sequence[int], chunking: Chunking) -> Iterator[tupl
 
 
 def _cut(text: str, bounds: Sequence[int], nominal: int, slack: int, *, step: int) -> int:
-    """The best token to cut before, at most `slack` from the nominal one; of several, the nearest to it."""
+    """The best token to cut before, at most `slack` from the nominal one; of equal ones, the nearest to it."""
     best, rank = nominal, -2
     for token in range(nominal, nominal + step * (slack + 1), step):
         found = _rank(text, bounds, token)

@@ -13,7 +13,7 @@ from assistants_service.core.tools.tool import Annotation, Citer, Piece
 
 
 def citations_of(state: ThreadState, run_state: RunState, earlier: Iterable[Step] = ()) -> Citations:
-    """Of the next answer of a run. `earlier` are steps of earlier runs whose outputs its model is told again."""
+    """For the next answer of a run. `earlier` are steps of earlier runs whose outputs are in its prompt."""
     steps = [*earlier, *(step for step in run_state.steps if step.status == "completed")]
     citers = (tool.citer(state, steps) for tool in TOOLS)
     return Citations([citer for citer in citers if citer])
@@ -39,7 +39,7 @@ def attachments_of(annotations: Iterable[Annotation]) -> tuple[Attachment, ...]:
 
 
 class Citations:
-    """A Citer of several: each looks at what those before it left as text."""
+    """Combines several citers: each searches what the ones before it left as text."""
 
     def __init__(self, citers: Sequence[Citer] = ()) -> None:
         self._citers = citers
@@ -63,7 +63,7 @@ class Citations:
         for piece in pieces:
             if piece[1] is None:
                 yield from self._through(depth + 1, citer.feed(piece[0]))
-            else:  # no citation of this one goes on beyond it
+            else:  # no citation of this citer can span it
                 yield from self._through(depth + 1, citer.close())
                 citer.skip(piece[0])
                 yield from self._through(depth + 1, [piece])

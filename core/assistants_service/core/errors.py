@@ -1,14 +1,14 @@
-"""Errors of the protocol, raised where they are known and rendered once (app.middleware).
+"""Errors of the protocol, raised where they occur and rendered in one place (api.middleware).
 
-Texts, `param` and `code` follow section 6 of the wire contract: the official SDKs map the status to an exception class,
-and a logical conflict is 400 because they would retry a 409.
+Texts, `param` and `code` follow section 6 of the wire contract: the official SDKs map the status to an exception class.
+A logical conflict is a 400 because they would retry a 409.
 """
 
 from __future__ import annotations
 
 
 class ApiError(Exception):
-    """A client's fault, or the service's, in OpenAI's error envelope."""
+    """An error of the client or the service, in OpenAI's error envelope."""
 
     def __init__(
         self,
@@ -21,15 +21,15 @@ class ApiError(Exception):
         headers: dict[str, str] | None = None,
         detailed: bool = False,
     ) -> None:
-        """`detailed`: the message stands beside the envelope, too, as in some errors of files (section 6)."""
-        message = message.encode(errors="replace").decode()  # it may repeat what a client sent, bytes that are no text
+        """`detailed`: the message is also repeated outside the envelope, as in some errors of files (section 6)."""
+        message = message.encode(errors="replace").decode()  # it may quote bytes of the client that are not text
         super().__init__(message)
         self.message, self.status, self.param, self.code, self.kind = message, status, param, code, kind
         self.headers, self.detailed = headers or {}, detailed
 
 
 def no_such(what: str, object_id: str) -> ApiError:
-    """404 for an unknown id, or for one that another project owns: the two look alike on purpose."""
+    """404 for an unknown id, and for one of another project: the two look alike on purpose."""
     return ApiError(f"No {what} found with id '{object_id}'.", status=404)
 
 
@@ -56,7 +56,7 @@ def server_error() -> ApiError:
 
 
 def unreadable() -> ApiError:
-    """500 for what is stored and cannot be read: the SDKs must not ask again, as they do after any other 500."""
+    """500 for stored data that cannot be read: the SDKs must not retry it, as they do any other 500."""
     return ApiError(
         "This object cannot be read: a part of its stored data is missing or damaged. Retrying does not help."
         " Contact the operator of this service, whose log names the part.",
@@ -68,7 +68,7 @@ def unreadable() -> ApiError:
 
 
 def undecided() -> ApiError:
-    """503 for what may have happened: the SDKs must not do it again by themselves (section 2)."""
+    """503 for a request that may have succeeded: the SDKs must not retry it by themselves (section 2)."""
     return ApiError(
         "It is unknown whether your request was saved. Check before retrying.",
         status=503,
@@ -79,7 +79,7 @@ def undecided() -> ApiError:
 
 
 def storage_unavailable() -> ApiError:
-    """503 while the store does not answer; the SDKs wait Retry-After and try again."""
+    """503 while the store does not respond; the SDKs wait Retry-After and try again."""
     return ApiError(
         "The storage of this service is not responding. Please retry your request.",
         status=503,
@@ -90,7 +90,7 @@ def storage_unavailable() -> ApiError:
 
 
 def storage_full() -> ApiError:
-    """503 for what the store has no room for; it is tried again as if the store did not answer."""
+    """503 when the store is full; the SDKs retry it as they do when the store does not respond."""
     return ApiError(
         "Your request was not saved: the disk of this service is full. Please retry when its operator has freed space.",
         status=503,
@@ -101,7 +101,7 @@ def storage_full() -> ApiError:
 
 
 def stopping() -> ApiError:
-    """503 of a process that drains: another one takes the next requests."""
+    """503 of a process that drains: another one serves the next requests."""
     return ApiError(
         "The server is shutting down. Please retry.",
         status=503,
@@ -127,5 +127,5 @@ def too_slow() -> ApiError:
 
 
 def undecodable() -> ApiError:
-    """400 for a body whose framing breaks off."""
+    """400 for a body with broken framing."""
     return ApiError("The request body is not in the chunked encoding that its 'Transfer-Encoding' header announces.")

@@ -1,4 +1,4 @@
-"""Many requests of one kind, with a bound on how many are under way."""
+"""Many requests of one kind, with a limit on concurrency."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Final, TypeVar
 T = TypeVar("T")
 R = TypeVar("R")
 
-AT_ONCE: Final = 32  # requests that are under way
+AT_ONCE: Final = 32  # concurrent requests
 
 
 async def fan_out(act: Callable[[T], Awaitable[R]], items: Iterable[T], at_once: int = AT_ONCE) -> list[R]:
-    """`act` on each of the items, on `at_once` at a time: each is made, and begins, as soon as one before it has ended.
-    The results are in the order of the items. Raises the first error in that order when those that were under way have
-    ended; no others begin then."""
+    """Call `act` for each of the items, with at most `at_once` in progress: each starts as soon as an earlier one has
+    ended. The results are in the order of the items. After an error no more are started, and the first one in that
+    order is raised when those in progress have ended."""
     coming = enumerate(items)  # shared: each worker takes the next one
     found: dict[int, R] = {}
     errors: dict[int, BaseException] = {}

@@ -34,17 +34,17 @@ def id_of(prefix: str, rest: str) -> str:
 
 
 class Ids:
-    """Makes ids that sort in the order in which this process made them, whatever the clock does."""
+    """Makes ids that sort by creation within this process, even if the clock is set back."""
 
     def __init__(self, clock: Clock, source: random.Random | None = None) -> None:
         self._clock, self._random, self._last = clock, source or random.SystemRandom(), 0
 
     def new(self, prefix: str) -> str:
-        """A new id such as `thread_0fj2k...` or `file-0fj2k...`; `prefix` without what follows it."""
+        """A new id such as `thread_0fj2k...` or `file-0fj2k...`; `prefix` without the separator."""
         self._last = max(self._last + 1, int(self._clock.now() * 1_000_000))
         noise = self._random.getrandbits(67)
         return id_of(prefix, _base36(self._last, TIME_DIGITS) + _base36(noise, RANDOM_DIGITS))
 
     def nonce(self) -> str:
-        """A short random word that makes one commit unlike every other."""
+        """A short random string that makes a commit unique."""
         return f"{self._random.getrandbits(48):012x}"

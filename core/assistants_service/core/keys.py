@@ -1,7 +1,7 @@
-"""API keys that the command makes: documents in the store, each with the hash of its key and never the key itself.
+"""API keys created by the command: documents in the store, each with the hash of its key and never the key itself.
 
-A key is 256 random bits, which cannot be guessed or tried out; so one round of SHA-256 keeps it as safe as a slow hash
-would, and every request can afford it. Revoked keys stay, as a record.
+A key is 256 random bits, which cannot be guessed. So one round of SHA-256 protects it as well as a slow hash would, and
+is cheap enough for every request. Revoked keys are kept as a record.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from assistants_service.core.ports.storage import Conflict, Documents
 from assistants_service.core.protocol.objects import Struct, encode
 
 Scope = Literal["read", "full"]
-PAGE = 200  # keys of one look at the store
+PAGE = 200  # keys per read
 LONGEST_NAME = 100
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks: the project of the key, and whether it may change anything there."""
+    """The caller of a request: the project of its key, and whether the key may change anything there."""
 
     project: str
     scope: Scope = "full"
 
 
 class Key(Struct, frozen=True, kw_only=True):
-    """`hash` is the digest of the key in hex, `last` its last four characters, times are Unix times. `name` says for
-    people what it is for; keys of earlier versions have none."""
+    """`hash` is the digest of the key in hex, `last` its last four characters, times are Unix times. `name` describes
+    the key to people; keys of earlier versions have none."""
 
     id: str
     project: str
@@ -53,7 +53,7 @@ _decoder = msgspec.json.Decoder(Key)
 
 
 def digest(key: str) -> bytes:
-    """Keys are looked up by their hashes, so that the time it takes tells nothing about a key."""
+    """Keys are looked up by hash, so that timing reveals nothing about a key."""
     return hashlib.sha256(key.encode(errors="surrogatepass")).digest()
 
 
@@ -72,7 +72,7 @@ class Keys:
         self._storage, self._clock, self._ids = storage, clock, ids
 
     async def create(self, project: str, scope: Scope, name: str = "") -> tuple[str, Key]:
-        """A new key, and what is kept of it. Raises ValueError for a project or a name that cannot be."""
+        """A new key, and its stored record. Raises ValueError for an invalid project or name."""
         check(project, name)
         text = f"sk-{secrets.token_urlsafe(32)}"
         key = Key(
@@ -94,14 +94,14 @@ class Keys:
         while True:
             page = await self._storage.page(names.KEYS, "key_", after=after, limit=PAGE, newest_first=False)
             for stored in page:
-                with contextlib.suppress(msgspec.DecodeError):  # of a later version, or a person's: no key to this one
+                with contextlib.suppress(msgspec.DecodeError):  # by a later version, or by hand: not a key to this one
                     found.append(_decoder.decode(stored.body))
             if len(page) < PAGE:
                 return found
             after = page[-1].name
 
     async def revoke(self, key_id: str) -> Key | None:
-        """The key as it is kept from now on; None if there is no such key. To revoke it again changes nothing."""
+        """The revoked key; None if there is no such key. Revoking it again changes nothing."""
         while True:
             stored = await self._storage.get(names.KEYS, key_id) if re.fullmatch(r"key_\w+", key_id) else None
             if stored is None:
@@ -111,7 +111,7 @@ class Keys:
                 return key
             revoked = replace(key, revoked_at=int(self._clock.now()))
             try:
-                # If-Match: two who revoke at once; the first date stays.
+                # If-Match: two concurrent revocations; the first date stays.
                 await self._storage.replace(names.KEYS, key_id, encode(revoked), stored.etag)
             except Conflict:
                 continue

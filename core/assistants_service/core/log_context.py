@@ -1,4 +1,4 @@
-"""What a task works on, for the lines that it logs: ids, never content."""
+"""The ids that a task's log lines show; never content."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _facts: ContextVar[Facts | None] = ContextVar("facts", default=None)
 
 
 def bind(facts: Facts) -> None:
-    """Of this task and of those that it starts, from here on. `facts` is called only when a line is logged."""
+    """For this task and those that it starts, from here on. `facts` is called only when a line is logged."""
     _facts.set(facts)
 
 

@@ -1,4 +1,4 @@
-"""Wakes waiters in the same process at once. Between processes the waiter's timeout is the poll."""
+"""Wakes waiters in the same process at once. Other processes poll."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 
 
 class Notifier:
-    """Listen first, then look, then wait: a notification between the look and the wait is not missed."""
+    """First listen, then read, then wait: this misses no notification between the read and the wait."""
 
     def __init__(self) -> None:
         self._listeners: dict[str, set[asyncio.Future[None]]] = {}
@@ -29,7 +29,7 @@ class Listener:
         self._listeners, self._topic, self.future = listeners, topic, future
 
     async def wait(self, timeout: float) -> bool:
-        """True if it was notified, False after `timeout` seconds. Serves once."""
+        """True if notified, False after `timeout` seconds. Can be used once."""
         try:
             done, _ = await asyncio.wait((self.future,), timeout=timeout)
             return bool(done)
@@ -37,7 +37,7 @@ class Listener:
             self.close()
 
     def close(self) -> None:
-        """Forget it; harmless if it was notified or closed before."""
+        """Stop listening; harmless if already notified or closed."""
         waiting = self._listeners.get(self._topic)
         if waiting is not None:
             waiting.discard(self.future)

@@ -1,4 +1,4 @@
-"""Lists in the order of the log, and the pages of them that the wire asks for (section 7 of the contract)."""
+"""Lists in the order of the log, and their pages (section 7 of the contract)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from assistants_service.core.protocol.objects import Page, Struct, encode
 T = TypeVar("T")
 Buffer = bytes | memoryview
 Opened = Callable[[int], object]
-GROUP = 64  # objects of a snapshot that are compressed together, to a twentieth at best: reading it is what takes long
+GROUP = 64  # objects of a snapshot that are compressed together, down to 5% at best: reading is what takes long
 
 
 class PageQuery(Struct, frozen=True, kw_only=True):
@@ -30,8 +30,8 @@ class PageQuery(Struct, frozen=True, kw_only=True):
 
 
 class Contents(Struct, frozen=True):
-    """Of objects that stand one after another in a snapshot: their ids in order, how many bytes each has (none, if it
-    was deleted), and how many bytes each group of `GROUP` has, compressed."""
+    """The layout of consecutive objects in a snapshot: their ids in order, the size of each in bytes (0 if deleted),
+    and the compressed size of each group of `GROUP`."""
 
     order: tuple[str, ...] = ()
     sizes: tuple[int, ...] = ()
@@ -39,13 +39,13 @@ class Contents(Struct, frozen=True):
 
 
 class Packed(Generic[T]):
-    """Objects as a snapshot holds them, each decoded when it is asked for: a reader of the last twenty messages does
-    not wait for the ten thousand before them. `opened` is told how many bytes each had."""
+    """Objects in a snapshot, each decoded on demand: a reader of the last twenty messages does not wait for the ten
+    thousand before them. `opened` is called with the size of each decoded object in bytes."""
 
     def __init__(self, contents: Contents, body: memoryview, kind: type[T], opened: Opened) -> None:
         self._body, self._kind, self._opened, self.sizes = body, kind, opened, contents.sizes
         self._starts = list(accumulate(contents.groups, initial=0))
-        self._open: tuple[int, bytes, list[int]] = (-1, b"", [])  # the group that was read last, and where each ends
+        self._open: tuple[int, bytes, list[int]] = (-1, b"", [])  # the group read last, and where each object ends
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -69,13 +69,13 @@ class Packed(Generic[T]):
 
 
 class Index(msgspec.Struct, Generic[T], dict=True):
-    """Objects by id, in the order in which they came. A deleted id keeps its place, so that it still works as a cursor:
-    paging during deletions shows nothing twice and skips nothing."""
+    """Objects by id, in the order of their creation. A deleted id keeps its place, so it still works as a cursor:
+    paging during deletions repeats and skips nothing."""
 
     order: list[str] = []
-    items: dict[str, T | None] = {}  # None: deleted. Without those that are packed, and were not asked for yet.
+    items: dict[str, T | None] = {}  # None: deleted. Without packed objects that were not read yet.
 
-    packed: ClassVar[Packed[Any]] = Packed(Contents(), memoryview(b""), object, int)  # an instance may have its own
+    packed: ClassVar[Packed[Any]] = Packed(Contents(), memoryview(b""), object, int)  # overridden per instance
 
     @classmethod
     def unpack(cls, contents: Contents, body: memoryview, kind: type[T], opened: Opened) -> Self:
@@ -84,7 +84,7 @@ class Index(msgspec.Struct, Generic[T], dict=True):
         return index
 
     def pack(self) -> tuple[Contents, list[Buffer]]:
-        """What `unpack` takes; the second in pieces. Whole groups that were not looked into are as they were."""
+        """The arguments for `unpack`; the second one in pieces. Unread groups are reused as they are."""
         sizes: list[int] = []
         groups: list[Buffer] = []
         seen = {self.places[key] // GROUP for key in self.items}
@@ -115,14 +115,15 @@ class Index(msgspec.Struct, Generic[T], dict=True):
         self.items[key] = item
 
     def reserve(self, key: str) -> None:
-        """A place for an object that may come. Until then it is one that was deleted: a cursor, and not in lists."""
+        """Reserve a place for an object that may follow. Until then it is a cursor like a deleted one, and not
+        listed."""
         if key not in self.places:
             self.places[key] = len(self.order)
             self.order.append(key)
             self.items[key] = None
 
     def put_last(self, key: str, item: T) -> None:
-        """As `put`, but an id that comes again takes a new place: its old one stays a hole."""
+        """Like `put`, but a repeated id moves to the end."""
         place = self.places.pop(key, None)
         if place is not None:
             hole = f"{key}.{place}"
@@ -159,8 +160,8 @@ class Index(msgspec.Struct, Generic[T], dict=True):
         where: Callable[[T], bool] | None = None,
         making: Mapping[str, T] = MappingProxyType({}),
     ) -> Page:
-        """The page; `where` filters, and `making` has what is to be shown in reserved places. Raises the 404 of an
-        unknown cursor. `has_more` looks the way one travels."""
+        """The page; `where` filters, and `making` has the objects to show in reserved places. Raises the 404 for an
+        unknown cursor. `has_more` refers to the direction of travel."""
         backwards = query.before is not None and query.after is None
         found = self._walk(query, what, backwards, where, making)
         kept = found[: query.limit]
@@ -176,13 +177,14 @@ class Index(msgspec.Struct, Generic[T], dict=True):
         where: Callable[[T], bool] | None,
         making: Mapping[str, T],
     ) -> list[T]:
-        """Up to limit + 1 objects beyond the cursor, in the direction of travel; of two cursors, what lies between."""
+        """Up to limit + 1 objects beyond the cursor, in the direction of travel; with two cursors, those between
+        them."""
         step = 1 if query.newest_first == backwards else -1
         cursor = query.before if backwards else query.after
         stop = self._place(query.before, what) if query.before and not backwards else None
         at = self._place(cursor, what) + step if cursor else (0 if step > 0 else len(self.order) - 1)
         found: list[T] = []
-        if stop is not None and (stop - at) * step <= 0:  # nothing does
+        if stop is not None and (stop - at) * step <= 0:  # there are none
             return found
         while 0 <= at < len(self.order) and at != stop and len(found) <= query.limit:
             item = self.get(self.order[at]) or making.get(self.order[at])

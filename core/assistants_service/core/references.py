@@ -1,4 +1,5 @@
-"""Files, stores and models that a body names must be there before anything comes of it: a run finds out too late."""
+"""Checks that the files, stores and models that a body refers to exist before anything is written: a run would fail
+later."""
 
 from __future__ import annotations
 
@@ -21,21 +22,21 @@ KINDS: Final = {"file_id": FILE, "file_ids": FILE, "vector_store_ids": STORE}
 
 @dataclass(frozen=True, slots=True)
 class References:
-    """The check of what bodies name. It stands before the reservation of an Idempotency-Key, and before an update."""
+    """Checks references in bodies, before an Idempotency-Key is reserved and before an update."""
 
     models: Models
     files: FileService
     stores: VectorStoreRepository
 
     async def check(self, project: str, body: Body | None) -> None:
-        """Reads one document for each id, and none if there are no ids. Raises the 404 of a file or a store that is
-        unknown to the project; a store that has expired is known. Raises the 400 of a model that no provider has."""
+        """Reads one document for each id. Raises the 404 for a file or store that is unknown to the project (an expired
+        store is known), and the 400 for a model that no provider has."""
         await self.check_model(getattr(body, "model", None))
         named = list(dict.fromkeys(_named(body)))
         await fan_out(lambda each: self._find(project, *each), named)
 
     async def check_model(self, model: str | None) -> None:
-        """Raises the 400 of a name for which no provider answers."""
+        """Raises the 400 for a name that no provider serves."""
         try:
             if model:
                 await self.models.check(model)
@@ -55,7 +56,7 @@ class References:
 
 
 def _named(node: object, kind: str = "") -> Iterator[tuple[str, str]]:
-    """Kind and id of whatever is named in the body, or in this part of it."""
+    """Kind and id of every reference in the body, or in this part of it."""
     match node:
         case str() if kind:
             yield kind, node

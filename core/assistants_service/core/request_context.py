@@ -1,4 +1,4 @@
-"""Who asks for what: one value goes with every write, from the handler to the command."""
+"""The context of a request, passed with every write from the handler to the command."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from assistants_service.core.ids import Ids
 
 @dataclass(frozen=True, slots=True)
 class RequestContext:
-    """One request of a client. `now` is Unix time, `ids` names new objects, and `trace` is the traceparent of the
-    request ("" if nothing records traces)."""
+    """One request of a client. `now` is Unix time, `ids` makes ids for new objects, and `trace` is the traceparent of
+    the request ("" if traces are not recorded)."""
 
     project: str
     now: float

@@ -1,10 +1,9 @@
-"""What was in flight goes on where the queue that knew of it is lost: a restore brings back none, for one. What was
-being removed is in flight, too.
+"""Resumes work after the queue was lost, for example by a restore, which does not include it. Unfinished deletions are
+resumed as well.
 
-The truth tells what there is to do; of what a removal has left, its name does. What a worker had claimed by an item
-that is lost is released, and then a new item is sent. A crash in between is made up for by doing it all again, which
-harms nothing, nor does it beside workers that live: one whose claim is released loses what it has begun, and an item
-without work is dropped.
+Logs and documents show what there is to do; of an unfinished deletion, remaining names do. Claims by lost work items
+are released, then new items are sent. After a crash, run it again: repetition is harmless, even while workers are
+running. A worker whose claim is released loses the work that it has begun, and an item without work is dropped.
 """
 
 from __future__ import annotations
@@ -45,15 +44,15 @@ from assistants_service.core.work_items import (
 
 log = logging.getLogger(__name__)
 
-PAGE: Final = 100  # documents of one look
-NAMES: Final = 1_000  # names of one look
-TAKEN: Final = "resumed/1"  # the delivery, of no item, that what belonged to lost items belongs to
+PAGE: Final = 100  # documents per read
+NAMES: Final = 1_000  # names per read
+TAKEN: Final = "resumed/1"  # stands for a delivery: what was claimed by lost items is claimed by this
 
 
 @dataclass(frozen=True, slots=True)
 class Resumption:
-    """`enqueued` counts the work items that were sent, by their kinds. `unreadable` are container and name of what
-    cannot be read, of which nothing goes on."""
+    """`enqueued` counts the work items that were sent, by kind. `unreadable` lists container and name of what could not
+    be read and was not resumed."""
 
     storage: Storage
     threads: ThreadRepository
@@ -64,7 +63,7 @@ class Resumption:
     _held: set[str] = field(default_factory=set)  # names of contents that a thread holds, without a document
 
     async def run(self) -> None:
-        """In all projects. Reads every log. Raises StorageUnavailable; then it can be done again."""
+        """Resume in all projects. Reads every log. Raises StorageUnavailable; then it can be run again."""
         # Before the logs: what a call has stored by now is named by its thread's log when that is looked at, or never
         # will be, since the run that it belongs to is released.
         unshown = [name async for some in self._names(names.CONTENTS) for name in await self._unshown(some)]
@@ -93,13 +92,13 @@ class Resumption:
         await self._try(f"{container}/{stored.name}", enqueue(stored))
 
     async def _try(self, what: str, going_on: Awaitable[None]) -> None:
-        """One that cannot be read keeps no other from going on."""
+        """An unreadable object does not keep others from being resumed."""
         try:
             await going_on
         except StorageUnavailable:
             raise
         except Exception as error:
-            why = error if isinstance(error, UnreadableLog) else type(error).__name__  # others may quote content
+            why = error if isinstance(error, UnreadableLog) else type(error).__name__  # other errors may quote content
             log.error("cannot resume %s: %s", what, why)
             self.unreadable.append(what)
 
@@ -129,11 +128,11 @@ class Resumption:
             await self.stores.commit(project, store_id, _released_files)
             await self._drop_unowned(project, store_id)
             await self._send(MaintainStore(project=project, store_id=store_id, sent_at=now))
-        await self.stores.project(project, store_id, "")  # by its document it is listed: the copy may have an old one
+        await self.stores.project(project, store_id, "")  # lists show this document, and the backup may have an old one
 
     async def _drop_unowned(self, project: str, store_id: str) -> None:
-        """Segments that only the holder of a lost item would remove: first their claims are void, then the blobs go,
-        then their names."""
+        """Remove segments that only the holder of a lost item would remove: first invalidate the claims by a commit,
+        then remove the blobs, then their names."""
         state = await self.stores.recall(project, store_id)
         unowned = tuple(name for name, item in state.orphaned.items() if item == TAKEN)
         if unowned and state.known:
@@ -153,12 +152,12 @@ class Resumption:
         await self._send(CleanUpUpload(project=project, upload_id=upload_id, sent_at=self.clock.now()))
 
     async def _note(self, stored: Stored) -> None:
-        """A file that was deleted is to leave the stores that hold it."""
+        """Detach a deleted file from the stores that contain it."""
         project, file_id, _ = stored.name.split("/")
         if await self.storage.get(names.FILES, names.document(project, file_id)) is None:
             await self._send(PurgeFile(project=project, file_id=file_id, sent_at=self.clock.now()))
 
-    # -- what no log and no document tells of any more -------------------------------------------------------------
+    # -- what no log and no document shows any more --------------------------------------------------------------------
 
     async def _unshown(self, contents: Sequence[str]) -> list[str]:
         """Those of which there is no file."""
@@ -166,13 +165,13 @@ class Resumption:
         return [name for name, file in zip(contents, files, strict=True) if file is None]
 
     async def _content(self, name: str) -> None:
-        """Bytes of a file that was deleted, or that never came to be: the worker removes them in a day, in which one
-        that is still coming may come."""
+        """Bytes of a file that was deleted or never created: the worker removes them a day later, so that an upload in
+        progress can still complete."""
         project, _, file_id = name.partition("/")
         await self._send(CleanUpFile(project=project, file_id=file_id, sent_at=self.clock.now()))
 
     async def _purge(self, name: str) -> None:
-        """Tombstones and snapshots that a purge has left, which got as far as the log."""
+        """Resume a purge that has already removed the log, and left tombstones and snapshots."""
         (project, _, log_id), now = name.partition("/"), self.clock.now()
         if log_id.startswith(VECTOR_STORE.prefix):
             await self._send(PurgeStore(project=project, store_id=log_id, sent_at=now))
@@ -186,7 +185,7 @@ class Resumption:
             after = found[-1]
 
     async def _pages(self, container: str) -> AsyncIterator[Sequence[Stored]]:
-        after, newest_first = None, container == names.FILES  # as the engines keep them
+        after, newest_first = None, container == names.FILES  # the engines' order
         while page := await self.storage.page(container, "", after=after, limit=PAGE, newest_first=newest_first):
             yield page
             after = page[-1].name
@@ -212,6 +211,6 @@ def _released_files(state: StoreState) -> Sequence[Event]:
 
 
 def _log_of(name: str) -> str:
-    """Project and id of the log that a name is of: its own, or that of its document, a generation or a snapshot."""
+    """Project and id of the log that a name belongs to: that of a log, a document, a generation or a snapshot."""
     folder, _, last = name.rpartition("/")
     return f"{folder}/{last.partition('.')[0]}"

@@ -1,4 +1,4 @@
-"""`tool_resources`: the files and the stores that the tools of an assistant, a thread and a run have (section 3.1)."""
+"""`tool_resources`: the files and stores for the tools of an assistant, a thread or a run (section 3.1)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from assistants_service.core.protocol.tools.requests import ToolResourcesBody
 from assistants_service.core.protocol.tools.resources import Tool
 from assistants_service.core.tools.code_interpreter.wire import CodeInterpreterTool
 
-MAX_CODE_FILES: Final = 20  # of a thread, by the published schema; the newest ones stay
+MAX_CODE_FILES: Final = 20  # of a thread, by the published schema; the newest are kept
 
 
 def resources_from(body: ToolResourcesBody | None) -> ToolResources:
@@ -30,10 +30,10 @@ def resources_from(body: ToolResourcesBody | None) -> ToolResources:
 
 
 def overridden(old: ToolResources, body: ToolResourcesBody | None) -> ToolResources:
-    """What an update leaves: ids that it gives override those of their tool, and null takes all of them away.
+    """The result of an update: given ids replace those of their tool, and null removes all.
 
-    A tool whose ids are not given keeps them. Those of code_interpreter are given by an empty object, too: in the
-    published schema `file_ids` has the default [], and `vector_store_ids` has none.
+    A tool whose ids are not given keeps them. For code_interpreter an empty object counts as given: in the published
+    schema `file_ids` has the default [], and `vector_store_ids` has none.
     """
     if body is None:
         return {}
@@ -44,7 +44,7 @@ def overridden(old: ToolResources, body: ToolResourcesBody | None) -> ToolResour
 
 
 def together(first: ToolResources, second: ToolResources) -> ToolResources:
-    """What a run has of its assistant and of its thread: the files and the stores of both."""
+    """The resources of a run: the files and stores of its assistant and of its thread."""
     found: ToolResources = {**first, **second}
     if "code_interpreter" in found:
         found["code_interpreter"] = CodeInterpreterFiles(file_ids=_distinct((*files_in(first), *files_in(second))))
@@ -64,7 +64,7 @@ def with_tools(resources: ToolResources, tools: Sequence[Tool]) -> ToolResources
 
 
 def with_attached(resources: ToolResources, messages: Sequence[CreateMessage] | None) -> ToolResources:
-    """With the files that new messages attach for `code_interpreter`."""
+    """Adds the files that new messages attach for `code_interpreter`."""
     files = _for_code(messages)
     if not files:
         return resources

@@ -1,7 +1,7 @@
-"""Work items: work items of a few hundred bytes, never data. A worker reads the store to see what there is to do.
+"""Work items: messages of a few hundred bytes without data. A worker reads the store to find out what there is to do.
 
-Every kind stands here; worker/item_handler.py has the answer to each. `sent_at` is Unix time, and stays when an item is
-put back.
+All kinds are defined here; worker/item_handler.py handles each of them. `sent_at` is Unix time, and stays the same when
+an item is put back.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import msgspec
 
 from assistants_service.core.protocol.objects import Struct, encode
 
-MAX_DELAY: Final = 7 * 24 * 3600.0  # seconds that a queue hides an item at most
+MAX_DELAY: Final = 7 * 24 * 3600.0  # maximum seconds for which a queue hides an item
 
 
 class Item(Struct, frozen=True, kw_only=True, tag_field="kind"):
@@ -21,15 +21,15 @@ class Item(Struct, frozen=True, kw_only=True, tag_field="kind"):
 
     @property
     def facts(self) -> dict[str, str]:
-        """What it is about: the ids, as core.log_context wants them."""
+        """The ids that it concerns, for core.log_context."""
         fields = {name: getattr(self, name) for name in self.__struct_fields__}
         return {name: value for name, value in fields.items() if name == "project" or name.endswith("_id")}
 
 
 class AdvanceRun(Item, frozen=True, kw_only=True, tag="run"):
-    """Look at this run. `seen` is the version of the thread that the sender knew before its commit: a worker that sees
-    no later one came too early. `trace` is the W3C traceparent of the request that sent it, empty
-    if it is not traced. `handed_back` names the delivery whose worker let go of the item, and has not died."""
+    """Advance this run. `seen` is the version of the thread that the sender knew before its commit: a worker that sees
+    no later one came too early. `trace` is the W3C traceparent of the request that sent it, empty if it is not traced.
+    `handed_back` names the delivery whose worker handed the item back, and has not died."""
 
     thread_id: str
     run_id: str
@@ -39,20 +39,20 @@ class AdvanceRun(Item, frozen=True, kw_only=True, tag="run"):
 
 
 class PurgeThread(Item, frozen=True, kw_only=True, tag="purge"):
-    """The thread was deleted: empty what is left of it. It comes once more, for the `tombstones`."""
+    """The thread was deleted: remove its data. Sent a second time for the `tombstones`."""
 
     thread_id: str
     tombstones: bool = False
 
 
 class CleanUpFile(Item, frozen=True, kw_only=True, tag="tidy_file"):
-    """Look whether this file came to be, and when it expires."""
+    """Check whether this file was created, and when it expires."""
 
     file_id: str
 
 
 class PurgeFile(Item, frozen=True, kw_only=True, tag="purge_file"):
-    """The file was deleted: empty what is left of it."""
+    """The file was deleted: remove its data."""
 
     file_id: str
 
@@ -65,26 +65,26 @@ class CleanUpOutputs(Item, frozen=True, kw_only=True, tag="tidy_outputs"):
 
 
 class CleanUpUpload(Item, frozen=True, kw_only=True, tag="tidy_upload"):
-    """Look what became of this upload."""
+    """Check the state of this upload."""
 
     upload_id: str
 
 
 class MaintainStore(Item, frozen=True, kw_only=True, tag="store"):
-    """Look at this vector store: ingest its files, remove what is no part of it any more. `seen` as of a run's item."""
+    """Work on this vector store: ingest its files, remove orphaned segments. `seen` as in a run's item."""
 
     store_id: str
     seen: int = 0
 
 
 class CleanUpStore(Item, frozen=True, kw_only=True, tag="tidy_store"):
-    """Look whether this vector store has expired."""
+    """Check whether this vector store has expired."""
 
     store_id: str
 
 
 class PurgeStore(Item, frozen=True, kw_only=True, tag="purge_store"):
-    """The vector store was deleted: empty what is left of it. It comes once more, for the `tombstones`."""
+    """The vector store was deleted: remove its data. Sent a second time for the `tombstones`."""
 
     store_id: str
     tombstones: bool = False
@@ -106,7 +106,7 @@ _decoder: msgspec.json.Decoder[WorkItem] = msgspec.json.Decoder(WorkItem)
 
 
 def delivery_name(item_id: str, count: int) -> str:
-    """Unlike that of any other delivery."""
+    """A name that is unique to a delivery."""
     return f"{item_id}/{count}"
 
 
@@ -115,5 +115,5 @@ def to_body(item: WorkItem) -> bytes:
 
 
 def from_body(body: bytes) -> WorkItem:
-    """Raises msgspec.ValidationError or DecodeError for what is no work item."""
+    """Raises msgspec.ValidationError or DecodeError for an invalid work item."""
     return _decoder.decode(body)

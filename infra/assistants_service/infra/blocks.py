@@ -1,4 +1,4 @@
-"""Streams of bytes, cut to the size in which an engine stores them."""
+"""Cuts streams of bytes into blocks of the size that an engine stores."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 
 async def blocks(chunks: AsyncIterator[bytes], size: int) -> AsyncIterator[bytes]:
-    """The same bytes in blocks of `size`; the last one may be shorter. Holds one block and one chunk in memory."""
+    """The same bytes in blocks of `size`; the last one may be shorter. Keeps one block and one chunk in memory."""
     gathered = bytearray()
     async for chunk in chunks:
         gathered += chunk

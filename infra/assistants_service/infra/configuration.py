@@ -1,4 +1,4 @@
-"""Reading the settings: what the environment says, and what is wrong with it."""
+"""Reads the settings from the environment, and reports what is wrong with them."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class ConfigurationError(Exception):
 
 
 class UnresolvedReference(ConfigurationError):
-    """A setting is the text of a reference to Key Vault: App Service and Functions leave it so while they cannot
-    resolve it, and restart the app when they can. `names` are the environment variables."""
+    """A setting is an unresolved Key Vault reference: App Service and Functions leave its text in place while they
+    cannot resolve it, and restart the app when they can. `names` are the environment variables."""
 
     def __init__(self, names: list[str]) -> None:
         self.names = names
@@ -32,17 +32,17 @@ class UnresolvedReference(ConfigurationError):
 
 
 VAULT_REFERENCE = "@Microsoft.KeyVault("
-# Names of earlier versions: they are still read, and told.
+# Names of earlier versions: they are still read, with a warning.
 RENAMED: Final = {"LOG_ROLL_AFTER": "EVENT_LOG_ROLLOVER", "WORKER_HIDE_SECONDS": "WORKER_VISIBILITY_TIMEOUT"}
-# Settings that are gone: the value of old that asks for something, and what to do instead.
+# Removed settings: the old value that enabled something, and what to do instead.
 REMOVED: Final = {
     "SEARCH_INDEX": (
         "lancedb",
-        "LanceDB is not part of the service any more. What it held is not found until `assistants reindex` has read"
+        "LanceDB is not part of the service any more. Its files are not found until `assistants reindex` has read"
         " those files again; then unset SEARCH_INDEX",
     )
 }
-# What most installations set, in the order in which a reader meets it. All others tune, or are of one platform.
+# What most installations set, in reading order. The others are for tuning, or for one platform.
 ESSENTIAL: Final = (
     *("storage", "host", "port", "api_keys"),
     *("openai_api_key", "openai_base_url", "azure_openai_endpoint", "providers", "default_provider"),
@@ -51,7 +51,7 @@ ESSENTIAL: Final = (
 
 
 def read_settings(overrides: Mapping[str, object]) -> Settings:
-    """From the environment; `overrides` (the command line) win. Raises ConfigurationError."""
+    """Read the environment; `overrides` (the command line) take precedence. Raises ConfigurationError."""
     known = (name.upper() for name in Settings.model_fields)
     if unresolved := [name for name in known if os.environ.get(name, "").startswith(VAULT_REFERENCE)]:
         raise UnresolvedReference(unresolved)
@@ -74,17 +74,17 @@ def read_settings(overrides: Mapping[str, object]) -> Settings:
 
 
 def renamed() -> list[tuple[str, str]]:
-    """The old names that are set in the environment, and count, with the new ones."""
+    """The old names that the environment sets, and that take effect, with the new ones."""
     return [(old, new) for old, new in RENAMED.items() if os.environ.get(old) and not os.environ.get(new)]
 
 
 def removed() -> list[str]:
-    """What to say of settings in the environment that count no more."""
+    """Messages about settings in the environment that no longer have an effect."""
     return [advice for name, (value, advice) in REMOVED.items() if os.environ.get(name) == value]
 
 
 def grouped() -> tuple[dict[str, FieldInfo], dict[str, FieldInfo]]:
-    """The settings that matter first, and all others, by the names of their fields."""
+    """The most important settings, and all others, by field name."""
     fields = Settings.model_fields
     return {name: fields[name] for name in ESSENTIAL}, {k: v for k, v in fields.items() if k not in ESSENTIAL}
 

@@ -1,8 +1,8 @@
-"""Access tokens of Microsoft Entra ID (or another issuer of OpenID Connect): who signed them, for whom, until when, and
-what their roles allow.
+"""Validates access tokens of Microsoft Entra ID (or another OpenID Connect issuer): signature, audience, expiry and
+roles.
 
-Only RS256 is taken, so no token chooses how it is checked. The issuer's keys are fetched from one configured address,
-never from one that a token names.
+Only RS256 is accepted, so no token chooses how it is checked. The issuer's keys are fetched from one configured
+address, never from one that a token names.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from assistants_service.core.keys import Caller, Scope, digest
 
 log = logging.getLogger(__name__)
 
-ALGORITHM: Final = "RS256"  # what Entra ID signs with
+ALGORITHM: Final = "RS256"  # used by Entra ID
 LEEWAY: Final = 60.0  # seconds that clocks may differ
-RECHECK: Final = 60.0  # seconds for which a token that was checked is known
+RECHECK: Final = 60.0  # seconds for which a validated token is cached
 KNOWN_TOKENS: Final = 10_000
-FRESH: Final = 3600.0  # seconds after which the issuer's keys are fetched anew
-REFETCH: Final = 30.0  # seconds between fetches for keys that are not known, or after one that failed
+FRESH: Final = 3600.0  # seconds after which the issuer's keys are fetched again
+REFETCH: Final = 30.0  # seconds between fetches for unknown keys, or after a failed one
 RETRY: Final = 2.0  # the same, while there are no keys at all
 TIMEOUT: Final = 5.0  # seconds for a fetch
 
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """Whose tokens are good (`issuers`, who sign with the keys at the address `jwks`), for whom they must be made
-    (`audiences`, any of them), and what each role stands for."""
+    """The trusted `issuers`, who sign with the keys at the address `jwks`, the accepted `audiences`, and what each role
+    grants."""
 
     issuers: tuple[str, ...]
     audiences: tuple[str, ...]
@@ -44,7 +44,7 @@ class Trust:
 
 
 class SigningKeys:
-    """The issuer's public keys by id. Old ones count as long as no newer ones can be had."""
+    """The issuer's public keys by id. Old ones stay valid while no newer ones can be fetched."""
 
     def __init__(self, url: str, now: Callable[[], float]) -> None:
         self._url, self._now = url, now
@@ -54,10 +54,10 @@ class SigningKeys:
         self._session: ClientSession | None = None
 
     async def find(self, kid: str) -> jwt.PyJWK | None:
-        """Raises the 503 of an issuer whose keys could never be had."""
+        """Raises the 503 if the issuer's keys could never be fetched."""
         known = kid in self._keys
         pause = RETRY if not self._keys else FRESH if known and self._good else REFETCH
-        # A token of a known key does not wait while another one's is fetched.
+        # A token with a known key does not wait while another key is fetched.
         if self._due(pause) and not (known and self._fetching.locked()):
             async with self._fetching:
                 if self._due(pause):
@@ -103,7 +103,7 @@ class EntraTokens:
         self._known: OrderedDict[bytes, tuple[float, Mapping[str, Scope]]] = OrderedDict()
 
     async def scopes(self, token: str) -> Mapping[str, Scope]:
-        """What the token's roles allow, by project; a token that was checked a moment ago is not checked again."""
+        """What the token's roles grant, by project; recently validated tokens are cached."""
         hashed = digest(token)
         until, scopes = self._known.get(hashed, (0.0, {}))
         if self._now() < until:
@@ -117,7 +117,7 @@ class EntraTokens:
         return scopes
 
     async def _checked(self, token: str) -> dict[str, Any]:
-        """The claims of a token that is good. Raises the 401 of any other."""
+        """The claims of a valid token. Raises the 401 for any other."""
         try:
             header = jwt.get_unverified_header(token)
             if header.get("alg") != ALGORITHM:

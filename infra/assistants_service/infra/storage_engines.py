@@ -1,4 +1,5 @@
-"""Storage engines: what `STORAGE` may name. Each is one object of ENGINES, and nothing else asks which one it is."""
+"""Storage engines: the possible values of `STORAGE`. Each is one object in ENGINES, and no other code depends on which
+one is used."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ _FILE: Final = "sqlite:///"
 class StorageEngine(ABC):
     """A kind of store. `where` is the value of STORAGE."""
 
-    lasting = True  # it outlives its process, and other processes share it
+    lasting = True  # it outlives its process, and processes can share it
     watchable = False  # the Azure Functions host can watch its queue
 
     @abstractmethod
@@ -35,11 +36,11 @@ class StorageEngine(ABC):
         """The store, for people: without keys and signatures."""
 
     def exists(self, where: str) -> bool:
-        """False if opening the store would make an empty one."""
+        """False if opening the store would create an empty one."""
         return True
 
     def vacuum(self, where: str) -> tuple[int, int]:
-        """Give back what the store has free; its bytes before and after. Raises ConfigurationError."""
+        """Compact the store; returns its size before and after, in bytes. Raises ConfigurationError."""
         raise ConfigurationError("STORAGE is not an SQLite file. Only SQLite files can be compacted.")
 
 
@@ -77,8 +78,8 @@ class SqliteFile(StorageEngine):
 
     @staticmethod
     def _path(where: str) -> str:
-        """Raises ConfigurationError for what SQLite takes for a database of each connection's own: other processes
-        would never see keys that are made and runs that wait in it."""
+        """Raises ConfigurationError for paths for which SQLite creates a separate database per connection: other
+        processes would never see its keys and runs."""
         path = where.removeprefix(_FILE)
         if path.strip().lower().startswith((":memory:", "file:")):
             raise ConfigurationError(
@@ -89,7 +90,7 @@ class SqliteFile(StorageEngine):
 
 
 class Azure(StorageEngine):
-    """An account of Azure Storage, or Azurite."""
+    """An Azure Storage account, or Azurite."""
 
     watchable = True
 

@@ -1,4 +1,4 @@
-"""The version of the service. It stands in the code, since a package that azd deploys has no metadata to ask."""
+"""The version of the service. It is in the code, because a package deployed by azd has no metadata."""
 
 from __future__ import annotations
 

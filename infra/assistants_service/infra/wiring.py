@@ -1,4 +1,4 @@
-"""From settings to the engines that they name. Azure's libraries are imported only where they are used."""
+"""Creates the engines that the settings select. Azure's libraries are imported only if needed."""
 
 from __future__ import annotations
 
@@ -43,11 +43,12 @@ def place_of(settings: Settings) -> str:
 
 
 def tokens_of(settings: Settings, clock: Clock) -> EntraTokens | None:
-    """The issuer whose access tokens are taken, if the settings name one. Raises ConfigurationError for half of one."""
+    """The issuer of accepted access tokens, if configured. Raises ConfigurationError for an incomplete
+    configuration."""
     tenant, login = settings.entra_tenant, f"https://login.microsoftonline.com/{settings.entra_tenant}"
     if not tenant and not settings.entra_issuer:
         return None
-    # As tokens of version 2 and of version 1 name the tenant; which one an application gets, its manifest says.
+    # Tokens of version 2 and of version 1 name the tenant differently; the application's manifest selects the version.
     issuers = settings.entra_issuer or (f"{login}/v2.0", f"https://sts.windows.net/{tenant}/")
     jwks = settings.entra_jwks or (f"{login}/discovery/v2.0/keys" if tenant else None)
     if not jwks:
@@ -123,8 +124,8 @@ def models_of(settings: Settings, telemetry: Telemetry = SILENCE) -> ModelRouter
 
 
 def embeddings_of(settings: Settings, models: ModelRouter) -> Embeddings:
-    """Raises ConfigurationError. The built-in model is not the fallback of a provider's, but the default: a key that is
-    set for chat must not change by what an existing vector store is searched."""
+    """Raises ConfigurationError. The built-in model is the default even if a provider is configured: setting a key for
+    chat must not change the vectors with which a vector store is searched."""
     from assistants_service.infra.embeddings.families import Input, manners_of
     from assistants_service.infra.embeddings.offline import OFFLINE, OfflineEmbeddings
     from assistants_service.infra.embeddings.provider import ProviderEmbeddings
@@ -159,7 +160,7 @@ def index_of(settings: Settings, storage: Storage) -> EmbeddedIndex:
 
 @contextlib.asynccontextmanager
 async def telemetry_of(settings: Settings, storage: Storage) -> AsyncIterator[Telemetry]:
-    """Closed at the end, when it exports the rest. Raises ConfigurationError."""
+    """Exports the rest when it is closed. Raises ConfigurationError."""
     if not settings.applicationinsights_connection_string and not settings.otel_exporter_otlp_endpoint:
         yield SILENCE
         return

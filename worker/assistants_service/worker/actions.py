@@ -1,7 +1,7 @@
-"""Custom actions: Python functions that an operator registers, offered to assistants by name as function tools.
+"""Actions: Python functions that an operator registers, offered to assistants by name as function tools.
 
-A module named by the setting ACTIONS marks its functions with `@action`; the worker calls them when a model asks for a
-function tool of that name, and no client is asked. Parameters and description come from the signature and docstring.
+The module that ACTIONS names marks functions with `@action`; the worker calls them when a model calls a function tool
+of that name, without asking the client. Parameters and description come from the signature and docstring.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from assistants_service import ACTION
 from assistants_service.core.ports.models import Function
 from assistants_service.worker.calls import THREADS, ActionTasks, ActionThreads, Hanging, Outcome
 
-OUTPUT_LIMIT = 256 * 1024  # characters of an output that the model gets to see
+OUTPUT_LIMIT = 256 * 1024  # characters of an output that the model gets
 
 
 class Actions:
@@ -31,7 +31,7 @@ class Actions:
     def __init__(
         self, functions: Mapping[str, Callable[..., Any]], timeout: float = 60, threads: int = THREADS
     ) -> None:
-        """`timeout` in seconds, of each call; `threads`: how many there are at most."""
+        """`timeout` in seconds per call; `threads` is the maximum number of threads."""
         self.threads = ActionThreads(threads)
         self.tasks = ActionTasks(self.threads)
         self._adapters = {name: TypeAdapter(cast("Any", _checked(function))) for name, function in functions.items()}
@@ -45,7 +45,7 @@ class Actions:
         """Raises ValueError, in one line, if the module cannot be imported, or has no actions or unusable ones."""
         if not module:
             return cls({}, timeout, threads)
-        if str(Path.cwd()) not in sys.path:  # an installed command does not look where it is started
+        if str(Path.cwd()) not in sys.path:  # an installed command does not search its working directory
             sys.path.append(str(Path.cwd()))
         try:
             loaded = importlib.import_module(module)
@@ -56,14 +56,14 @@ class Actions:
             raise ValueError(f"ACTIONS names '{module}', which has no function marked with @action")
         try:
             return cls(found, timeout, threads)
-        except Exception as error:  # a signature that cannot be described, such as an annotation of an unknown name
+        except Exception as error:  # such as a signature with an annotation of an unknown name
             raise ValueError(f"ACTIONS names '{module}', which has an action that cannot be used: {error!r}") from error
 
     def __contains__(self, name: str) -> bool:
         return name in self._functions
 
     async def call(self, project: str, name: str, arguments: str) -> str:
-        """The output for the model: what the function returns, as text or JSON, or what went wrong."""
+        """The output for the model: the function's result as text or JSON, or an error."""
         if name not in self._functions:
             return f"Error: {name} is not available here."
         try:
@@ -72,10 +72,10 @@ class Actions:
         except Hanging as error:
             return (
                 f"Error: {name} is not available now: calls that have not returned ({error}) leave no room for it. Do"
-                " not call it again in this run; say that it does not answer."
+                " not call it again in this run; say that it does not respond."
             )
-        except TimeoutError:  # none of the function's own, which is an outcome
-            return f"Error: {name} did not answer within {self._timeout:g} seconds."
+        except TimeoutError:  # the service's own; one of the function is an outcome
+            return f"Error: {name} did not respond within {self._timeout:g} seconds."
         except ValidationError as error:  # likewise
             problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_url=False))
             return f"Error: the arguments do not fit {name}: {problems}"
@@ -85,16 +85,17 @@ class Actions:
             call = self._adapters[name].validate_json(arguments)
         except ValidationError:
             raise
-        except BaseException as error:  # of a validator that the operator wrote
+        except BaseException as error:  # from a validator in the operator's code
             return None, error
         outcome = await (self.tasks if inspect.iscoroutine(call) else self.threads).run(project, name, call)
-        if isinstance(outcome[1], Hanging):  # of what an async function handed to a thread
+        if isinstance(outcome[1], Hanging):  # from a thread that an async function started
             raise outcome[1]
         return outcome
 
 
 def _checked(function: Callable[..., Any]) -> Callable[..., Any]:
-    """For pydantic to check the arguments of: it returns the coroutine, or else the call that a thread is to make."""
+    """A function whose arguments pydantic checks: it returns the coroutine, or else the call that a thread is to
+    make."""
     if inspect.iscoroutinefunction(function):
         return function
 
@@ -120,9 +121,9 @@ def _said(name: str, outcome: Outcome) -> str:
         return f"Error: {name} was cancelled."
     try:
         text = _failure(error) if error else _text(result)
-    except BaseException as unspeakable:  # a result that is no JSON, or an object that cannot say what it is
+    except BaseException as unspeakable:  # the result cannot be encoded as JSON, or its conversion to text fails
         text = _failure(unspeakable)
-    return text[:OUTPUT_LIMIT].encode("utf-8", "replace").decode()  # no commit can hold half of a surrogate pair
+    return text[:OUTPUT_LIMIT].encode("utf-8", "replace").decode()  # a commit cannot contain half of a surrogate pair
 
 
 def _failure(error: BaseException) -> str:

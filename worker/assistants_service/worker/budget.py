@@ -1,7 +1,7 @@
-"""How many tokens a prompt may have, and what was learned of models since the process began.
+"""Limits the tokens of prompts, and remembers what providers report about models while the process lives.
 
-A prompt whose texts have fewer bytes than its model takes tokens is not counted at all: no text has more tokens than
-bytes. Others are counted in a thread, as a window of a million tokens takes 0.3 s.
+A prompt whose texts have fewer bytes than its limit in tokens is not counted: no text has more tokens than bytes.
+Others are counted in a thread, because a million tokens take 0.3 s.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ from assistants_service.core.tools.offer import Offer
 
 log = logging.getLogger(__name__)
 
-TRIES: Final = 6  # prompts for one turn, while the provider says that they are too long
-LESS: Final = 0.6  # of the prompt before
-LEARNED: Final = 1_000  # models, and runs: their names are the clients'
-LEAST_COUNTED: Final = 1_000  # tokens of a prompt that tell something of a tokenizer
-# Of a model's tokens to ours. Beyond that it is no tokenizer's doing: some servers count no tokens that they had in a
-# cache, or report none at all.
+TRIES: Final = 6  # attempts for one turn, while the provider says that the prompt is too long
+LESS: Final = 0.6  # of the previous prompt's tokens
+LEARNED: Final = 1_000  # models, and runs: their names come from clients
+LEAST_COUNTED: Final = 1_000  # minimum tokens of a prompt from which a tokenizer's ratio is learned
+# Bounds of the ratio of the provider's tokens to ours. Other values have other causes: some servers do not count cached
+# tokens, or report none at all.
 LEAST_RATIO: Final = 0.5
 MOST_RATIO: Final = 4.0
 
 
 @dataclass(slots=True)
 class Learned:
-    ratio: float = 1.0  # tokens that the provider counted, to ours
-    window: int | None = None  # as the provider said when a prompt was too long
-    whole: bool = False  # it refuses streams, or tells no usage at their end
+    ratio: float = 1.0  # the provider's token count divided by ours
+    window: int | None = None  # reported by the provider when a prompt was too long
+    whole: bool = False  # it refuses streams, or reports no usage at their end
 
 
 @dataclass(slots=True)
 class Fitted:
-    """A prompt with the tokens that it has, if they were counted."""
+    """A prompt, with its number of tokens if they were counted."""
 
     built: Built
     tokens: int | None = None
@@ -53,9 +53,9 @@ class Fitted:
 class Budget:
     models: Models
     tokenizer: Tokenizer
-    history: int  # tokens of what tools said in earlier runs
+    history: int  # tokens for tool outputs of earlier runs
     _learned: OrderedDict[str, Learned] = field(default_factory=OrderedDict)
-    _logged: OrderedDict[str, None] = field(default_factory=OrderedDict)  # runs whose cut was logged
+    _logged: OrderedDict[str, None] = field(default_factory=OrderedDict)  # runs whose omissions were logged
 
     def window(self, model: str) -> int:
         window = self.models.window(model)
@@ -63,7 +63,8 @@ class Budget:
         return min(window, learned.window) if learned and learned.window else window
 
     async def fit(self, state: ThreadState, run_state: RunState, offer: Offer, most: int | None) -> Fitted | None:
-        """The prompt of the run's next turn, of `most` tokens if that is given. None: max_prompt_tokens is too few."""
+        """The prompt of the run's next turn, with at most `most` tokens if given. None: max_prompt_tokens is too
+        low."""
         room = self._room(run_state.run)
         if most is None:
             built = build(state, run_state, offer, room, self.history, bound)
@@ -81,7 +82,7 @@ class Budget:
         return Fitted(built, tokens_of(built.prompt, self.tokenizer.count))
 
     def answered(self, fitted: Fitted, tokens: Tokens) -> None:
-        """What the provider counted corrects what is counted here. Of images each provider has its own opinion."""
+        """Learns from the provider's token count. Images are ignored, because providers count them differently."""
         counted = fitted.tokens or 0
         if counted < LEAST_COUNTED or any(turn.images for turn in fitted.prompt.turns):
             return
@@ -90,9 +91,9 @@ class Budget:
             self._of(fitted.prompt.model).ratio = ratio
 
     def ask_whole(self, model: str, why: str) -> None:
-        """From now on, where no client listens."""
+        """From now on, request whole replies if no client listens."""
         if self.streams(model):
-            log.warning("runs that are not streamed ask %.100r for whole replies from now on: %s", model, why)
+            log.warning("runs without a stream request whole replies of %.100r from now on: %s", model, why)
         self._of(model).whole = True
 
     def streams(self, model: str) -> bool:
@@ -100,14 +101,14 @@ class Budget:
         return learned is None or not learned.whole
 
     async def estimate(self, prompt: Prompt, reply: Reply) -> Tokens:
-        """Of a reply whose provider did not count it: without images, thoughts and what the provider adds."""
+        """For a reply without reported usage: without images, reasoning and the provider's own additions."""
         said = [reply.text, reply.refusal, *(text for call in reply.calls for text in (call.name, call.arguments))]
         count = self.tokenizer.count
         return await asyncio.to_thread(lambda: Tokens(tokens_of(prompt, count), sum(map(count, said))))
 
     async def less(self, fitted: Fitted, error: ContextExceeded) -> int | None:
-        """How many tokens the next try may have, after the provider said that these were too many. None: it has
-        nothing that could be left out."""
+        """The token limit of the next attempt, after the provider said that these were too many. None: nothing is left
+        that could be left out."""
         model = fitted.prompt.model
         if error.window:
             self._of(model).window = error.window
@@ -119,7 +120,7 @@ class Budget:
         return int(counted * LESS)
 
     def _room(self, run: Run) -> int:
-        """Tokens, as they are counted here. What the run asks for the answer is kept for it, up to a half."""
+        """In tokens as counted here. Up to half of the window is reserved for the answer that the run allows."""
         window, learned = self.window(run.model), self._learned.get(run.model)
         kept = min(run.max_completion_tokens or 0, window // 2)
         room = min(int(window * PROMPT_SHARE), window - kept)
@@ -132,12 +133,12 @@ class Budget:
         return learned
 
     def _log_cut(self, run: Run, room: int) -> None:
-        """Once a run."""
+        """Once per run."""
         if run.id not in self._logged:
             self._logged[run.id] = None
             _bound(self._logged)
             log.warning(
-                "run %s: older messages or rounds of tools are left out, as a prompt of %.100r may have %d tokens."
+                "run %s: older messages or rounds of tools are left out: a prompt of %.100r may have %d tokens."
                 " If that is too few, set `window` of its provider in PROVIDERS, or MODEL_WINDOW",
                 run.id,
                 run.model,
@@ -146,7 +147,7 @@ class Budget:
 
 
 def _few(text: str) -> int:
-    """Fewer tokens than most texts have."""
+    """Whether the text has fewer tokens than most."""
     return len(text) // 8
 
 

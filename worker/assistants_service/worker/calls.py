@@ -1,7 +1,7 @@
-"""Calls of functions that may never return: plain ones in threads, of which none can be ended, async ones in tasks,
-which may swallow their cancellation. Each counts from its start until it returns, whether or not it was given up
-meanwhile. So those that hang are bounded, and one project's leave room for others. What an async function hands to a
-thread (`asyncio.to_thread`) is such a call, too.
+"""Calls of functions that may never return: plain ones in threads, which cannot be ended, async ones in tasks, which
+may swallow their cancellation. Each counts from its start until it returns, even if it was given up in the meantime. So
+hanging calls are limited, and those of one project leave room for others. A call that an async function runs in a
+thread (`asyncio.to_thread`) counts as well.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from functools import partial
 from typing import Any, ClassVar, Final
 
 log = logging.getLogger(__name__)
-THREADS: Final = 512  # at once, of all projects
-TASKS: Final = 3_072  # likewise: one function may have as many as a worker, by default, has runs in flight
-LETTING_GO: Final = 1.0  # seconds that a cancelled task has to end, until it counts as one that hangs
+THREADS: Final = 512  # concurrent, of all projects
+TASKS: Final = 3_072  # likewise; by default one function may have as many as a worker has runs in flight
+LETTING_GO: Final = 1.0  # seconds that a cancelled task has to end before it counts as hanging
 Kind = tuple[str, str]  # project, name of the function
-Outcome = tuple[Any, BaseException | None]  # what a function returned, or what it raised
+Outcome = tuple[Any, BaseException | None]  # what a function returned, or raised
 
 
 class Hanging(Exception):
-    """There is no room for a call, since so many that were given up have not returned."""
+    """There is no room for the call, because too many calls that were given up have not returned."""
 
 
 @dataclass(slots=True)
 class Count:
-    """Of calls: in all, of each project, and of each function of a project."""
+    """Numbers of calls: total, per project, and per function of a project."""
 
     total: int = 0
     projects: Counter[str] = field(default_factory=Counter)
@@ -47,37 +47,38 @@ class Count:
 
     def remove(self, kind: Kind) -> None:
         self.total -= 1
-        self.projects -= Counter([kind[0]])  # without what is zero, as there is no end of projects
+        self.projects -= Counter([kind[0]])  # drops zeros, because the number of projects is unlimited
         self.kinds -= Counter([kind])
 
     def leaves_room(self, most: int, kind: Kind) -> bool:
-        """Whether `kind` may have one more where there are `most`."""
+        """Whether `kind` may have one more if the limit is `most`."""
         return self.kinds[kind] < most - self.total - self.projects[kind[0]]
 
 
 class Calls:
-    """At most `most` at once. A project has no more than are free for the others, and a function of a project no more
-    than are free for the project's other functions. A function that hangs holds a third of all, a project less than
-    half, the next one as much of the rest: so there is room for others until some fifteen projects hang. A call
-    that finds none waits."""
+    """At most `most` concurrent calls. A project may use no more than are free for the others, and a function no more
+    than are free for its project's other functions. A hanging function thus occupies a third of all, its project less
+    than half, the next one as much of the rest: there is room for others until some fifteen projects hang. A call
+    without a free place waits.
+    """
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._working = Count()  # given up or not
-        self.hanging = Count()  # given up, and not back yet
-        self._waiting: dict[asyncio.Future[None], Kind] = {}  # in the order of their coming
+        self.hanging = Count()  # given up, and not returned yet
+        self._waiting: dict[asyncio.Future[None], Kind] = {}  # in the order of arrival
 
     def _has_room(self, kind: Kind) -> bool:
         return self._working.leaves_room(self._most, kind)
 
     def _in_vain(self, kind: Kind) -> int:
-        """How many calls hang, if waiting is in vain: what hangs leaves no room, even if all else returned."""
+        """The number of hanging calls, if waiting is futile: they leave no room even if all others return."""
         if self.hanging.leaves_room(self._most, kind):
             return 0
         return self.hanging.kinds[kind] or self.hanging.total
 
     async def _turn(self, kind: Kind) -> None:
-        """Take a place, at once or when others return. Raises Hanging."""
+        """Take a place, now or when another call returns. Raises Hanging."""
         if self._has_room(kind):
             return self._working.add(kind)
         if hanging := self._in_vain(kind):
@@ -88,7 +89,7 @@ class Calls:
             await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled() and not turn.exception():
-                self._release(kind)  # it was given at this very moment
+                self._release(kind)  # it was granted at this very moment
             raise
         finally:
             self._waiting.pop(turn, None)
@@ -101,7 +102,8 @@ class Calls:
                 turn.set_result(None)
 
     async def _outcome(self, kind: Kind, done: asyncio.Future[Outcome], task: asyncio.Task[Any] | None) -> Outcome:
-        """Wait for it. If this wait is cancelled, so is the task, and the call is given up unless it ends soon."""
+        """Wait for the outcome. If this wait is cancelled, so is the task, and the call is given up unless it ends
+        soon."""
         try:
             await asyncio.wait((done,))
         except asyncio.CancelledError:
@@ -131,13 +133,13 @@ class Calls:
 
 
 class ActionThreads(Calls):
-    """Of plain functions."""
+    """Calls of plain functions."""
 
     def __init__(self, most: int = THREADS) -> None:
         super().__init__(most)
 
     async def run(self, project: str, name: str, function: Callable[[], Any]) -> Outcome:
-        """In a daemon thread of its own: one that hangs keeps no process alive. Raises Hanging."""
+        """Run it in a daemon thread of its own, which does not keep the process alive. Raises Hanging."""
         kind = project, name
         await self._turn(kind)
         loop = asyncio.get_running_loop()
@@ -147,7 +149,7 @@ class ActionThreads(Calls):
             outcome: Outcome
             try:
                 outcome = function(), None
-            except BaseException as error:  # such as SystemExit, which ends neither the thread nor the process
+            except BaseException as error:  # such as SystemExit, which must not end the thread
                 outcome = None, error
             with contextlib.suppress(RuntimeError):  # the loop is closed: the process ends
                 loop.call_soon_threadsafe(self._returned, kind, done, outcome)
@@ -164,9 +166,9 @@ CALLING: ContextVar[tuple[ActionThreads, Kind] | None] = ContextVar("calling", d
 
 
 class Executor(ThreadPoolExecutor):
-    """The event loop's own, which has a few threads for all that goes on there, such as searches. What an action hands
-    to it (`asyncio.to_thread`) runs in threads of actions instead: one that hangs takes none of these few, and keeps no
-    process from its end."""
+    """The event loop's default executor, which has a few threads for everything, such as searches. Calls that an action
+    runs in it (`asyncio.to_thread`) run in the threads of actions instead: hanging ones use none of these few, and do
+    not keep the process alive."""
 
     _loops: ClassVar[weakref.WeakSet[asyncio.AbstractEventLoop]] = weakref.WeakSet()
 
@@ -181,7 +183,7 @@ class Executor(ThreadPoolExecutor):
             return super().submit(function, *args, **kwargs)
         future: Future[Any] = Future()
         task = asyncio.create_task(_into(future, *calling, partial(function, *args, **kwargs)))
-        future.add_done_callback(lambda future: future.cancelled() and task.cancel())  # which also keeps the task
+        future.add_done_callback(lambda future: future.cancelled() and task.cancel())  # also keeps a reference to it
         return future
 
 
@@ -202,15 +204,15 @@ async def _into(future: Future[Any], threads: ActionThreads, kind: Kind, functio
 
 
 class ActionTasks(Calls):
-    """Of async functions. What they hand to threads runs in `threads`."""
+    """Calls of async functions. What they run in threads uses `threads`."""
 
     def __init__(self, threads: ActionThreads, most: int = TASKS) -> None:
         super().__init__(most)
         self._threads = threads
-        self._tasks: set[asyncio.Task[Outcome]] = set()  # the loop itself does not keep them
+        self._tasks: set[asyncio.Task[Outcome]] = set()  # the loop itself keeps no references
 
     async def run(self, project: str, name: str, coroutine: Coroutine[Any, Any, Any]) -> Outcome:
-        """In a task of its own, which is cancelled with this call. Raises Hanging."""
+        """Run it in a task of its own, which is cancelled with this call. Raises Hanging."""
         kind = project, name
         try:
             await self._turn(kind)
@@ -234,7 +236,7 @@ class ActionTasks(Calls):
 
 
 async def _caught(coroutine: Coroutine[Any, Any, Any], threads: ActionThreads, kind: Kind) -> Outcome:
-    """A SystemExit that left its task would end the event loop, and with it the process."""
+    """Catches SystemExit as well, which would end the event loop, and with it the process."""
     CALLING.set((threads, kind))
     try:
         return await coroutine, None

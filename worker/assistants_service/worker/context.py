@@ -1,4 +1,4 @@
-"""What a worker works with, made once for a process."""
+"""What a worker uses, created once per process."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ class WorkerContext:
     notifier: Notifier
     flush_interval: float = 0.05  # seconds between writes to a stream
     visibility_timeout: float = VISIBILITY_TIMEOUT
-    max_rounds: int = 100  # of tool calls in one run: a model may call for ever
-    tool_history_tokens: int = 8_000  # tokens of what tools said in earlier runs, in a prompt
-    tombstone_seconds: float = 600.0  # seconds that a deleted thread's tombstones stay: no request takes so long
+    max_rounds: int = 100  # of tool calls in one run: a model may continue for ever
+    tool_history_tokens: int = 8_000  # tokens of a prompt for tool outputs of earlier runs
+    tombstone_seconds: float = 600.0  # seconds that a deleted object's tombstones stay: no request takes so long
     telemetry: Telemetry = SILENCE
     max_runs: int = 1000  # runs in flight; they mostly wait for models
     max_waiting: int = WAITING  # work items that wait for slots of one kind
@@ -68,7 +68,7 @@ class WorkerContext:
         self.images, self.named_files = Images(self.files), NamedFiles(self.files)
         if self.sandbox:
             self.interpreters = Interpreters(self.sandbox, self.clock, self.ids)
-        patience = self.visibility_timeout / 4  # before an item that waits would have to be hidden anew
+        patience = self.visibility_timeout / 4  # before a waiting item would have to be hidden again
         jobs, self.runs, self.chores = (Slots(n, self.max_waiting, patience) for n in (JOBS, self.max_runs, CHORES))
         self.suspects = tuple(Slots(n) for n in SUSPECTS)
         files, readers = self.files, (self.extraction, self.embeddings)
@@ -76,13 +76,13 @@ class WorkerContext:
 
     @property
     def slots(self) -> tuple[Slots, ...]:
-        """Of each kind of work: what fills one kind leaves the others theirs."""
+        """One for each kind of work, so that no kind can block another."""
         return self.runs, self.ingestion.jobs, self.chores, *self.suspects
 
     def isolation_slots(self, claims: int) -> Slots | None:
-        """The slots that a run needs as well, of which nothing came in so many claims: one of those that were in work
-        when a worker died may be the cause. The fewer are in work together, the fewer does it take with it; a
-        run that fails if its worker dies once more is alone among its kind. None: it needs no more than others."""
+        """The additional slots for a run with so many claims without a result: one of those in work when a worker died
+        may be the cause. The fewer work together, the fewer die with it; a run that fails if its worker dies once more
+        works alone among its kind. None: it needs no additional slot."""
         return self.suspects[min(claims, len(self.suspects) + 1) - 2] if claims > 1 else None
 
     @property

@@ -1,4 +1,4 @@
-"""Puts a model's deltas on the run's stream while they come: the first at once, then a few times a second."""
+"""Writes a model's deltas to the run's stream as they arrive: the first at once, then a few times a second."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from assistants_service.core.threads.stream import StreamWriter
 from assistants_service.core.tools.tool import AnyTool, Piece
 from assistants_service.worker.partial_reply import PartialReply
 
-# Between two writes lies this part of the time that the run has taken, at least: some 15,000 writes in a day. Azure
-# takes 50,000 blocks, and the stream must not be full before the run has ended.
+# The minimum pause between two writes is this share of the run's age: some 15,000 writes in a day. Azure allows 50,000
+# blocks, and the stream must not be full before the run has ended.
 WRITES: Final = 2_000
 
 
@@ -25,10 +25,10 @@ class PartialCall:
     id: str
     name: str
     arguments: str = ""
-    sent: int = 0  # characters of what the stream shows of the arguments
+    sent: int = 0  # characters of the arguments that were sent
 
     def news(self, tool: AnyTool) -> str:
-        """What the stream does not show yet."""
+        """What was not sent yet."""
         shown = tool.partial_text(self.arguments)
         news, self.sent = shown[self.sent :], len(shown)
         return news
@@ -36,19 +36,19 @@ class PartialCall:
 
 @dataclass(slots=True)
 class DeltaBuffer:
-    """The `Deltas` of one streamed turn. The model's side only appends to memory; a task writes what gathered.
+    """The `Deltas` of one streamed turn. The model's side only appends to memory; a task writes what has accumulated.
 
-    Once text has come, calls wait for the turn's end, since the message must end on the stream before the next step
-    begins (section 5.2). `still_mine` looks at the log after a lost race on the stream, and raises Lost.
+    After text has begun, calls wait for the turn's end, because the message must end on the stream before the next step
+    begins (section 5.2). `still_mine` reads the log after a conflict on the stream, and raises Lost.
     """
 
     writer: StreamWriter
     partial: PartialReply
-    every: float  # seconds between writes, of a run that does not take long
+    every: float  # minimum seconds between writes
     now: Callable[[], float]
-    still_mine: Callable[[], Awaitable[set[str]]]  # the ids that the log knows of this run
+    still_mine: Callable[[], Awaitable[set[str]]]  # the ids of this run's objects in the log
     _cited: int = 0  # annotations that were sent
-    _taken: int = 0  # of what the partial reply said
+    _taken: int = 0  # deltas of the partial reply that were sent
     _sent_parts: dict[str, int] = field(default_factory=dict)  # kind -> index on the wire
     _calls: dict[int, PartialCall] = field(default_factory=dict)  # by index
     _sent_calls: set[int] = field(default_factory=set)
@@ -76,7 +76,7 @@ class DeltaBuffer:
         """Write until closed. Raises Lost."""
         while True:
             await self._news.wait()
-            closed = self._closed.is_set()  # asked before: what comes while this writes is for the next round
+            closed = self._closed.is_set()  # checked first: what arrives during the write is for the next round
             await self._flush()
             if closed:
                 return
@@ -89,7 +89,7 @@ class DeltaBuffer:
         return self.now() - (run.started_at or run.created_at)
 
     def close(self) -> None:
-        """The model has said everything: let `run` write the rest and return."""
+        """The reply is complete: let `run` write the rest and return."""
         self._closed.set()
         self._news.set()
 
@@ -100,12 +100,12 @@ class DeltaBuffer:
             try:
                 return await self.writer.emit(events)
             except Conflict:
-                # Another process wrote: an API process that cancels, or another worker that took the run over.
+                # Another process wrote: an API process that cancels, or another worker that took over.
                 partial = self.partial
                 await self.writer.take_over(partial.run, mine=self.still_mine, opened=partial.opened, now=self.now())
 
     def _message_events(self) -> list[sse.Event]:
-        # Text that comes after a call has begun waits for the turn's end: the steps do not overlap on the stream.
+        # Text after the start of a call waits for the turn's end: steps must not overlap on the stream.
         if self.partial.calls_step is not None:
             return []
         parts = self.partial.said[self._taken :]

@@ -1,4 +1,4 @@
-"""Images of messages that are files: the model gets their bytes, in data: URLs."""
+"""Images of messages that are files: they are sent to the model as data: URLs."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from assistants_service.core.protocol.files.resources import File
 from assistants_service.core.threads.turns import IMAGE_FILE, content_of
 
 MIB: Final = 1024 * 1024
-LARGEST: Final = 20 * MIB  # bytes of an image, as providers have it
-MOST: Final = 48 * MIB  # bytes of all images of a prompt: the newest count
-KEPT: Final = 64 * MIB  # characters of data: URLs that a process remembers; room for each that is allowed
+LARGEST: Final = 20 * MIB  # bytes of an image, as providers limit it
+MOST: Final = 48 * MIB  # bytes of all images of a prompt: the newest take precedence
+KEPT: Final = 64 * MIB  # characters of cached data: URLs; enough for the largest image
 
-# What the protocol's models take, by the bytes that such a file begins with.
+# The formats that the protocol's models accept, by their first bytes.
 _SIGNS: Final = ((b"\x89PNG\r\n\x1a\n", "png"), (b"\xff\xd8\xff", "jpeg"), (b"GIF87a", "gif"), (b"GIF89a", "gif"))
-GONE: Final = "there is no such file, or not any more"
+GONE: Final = "the file does not exist"
 
 
 class Unusable(Exception):
@@ -30,7 +30,7 @@ class Unusable(Exception):
 
 
 def kind_of(data: bytes) -> str | None:
-    """The image's media type by its content, since a name may say anything."""
+    """The image's media type by its content, because names are unreliable."""
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "image/webp"
     return next((f"image/{kind}" for sign, kind in _SIGNS if data.startswith(sign)), None)
@@ -38,7 +38,7 @@ def kind_of(data: bytes) -> str | None:
 
 @dataclass(slots=True)
 class Images:
-    """Reads images, and remembers those of the last prompts: a run asks for the same ones in each of its turns."""
+    """Reads images, and caches those of the last prompts: a run needs the same ones in each of its turns."""
 
     files: FileService
     kept: int = KEPT
@@ -48,10 +48,10 @@ class Images:
         self._urls = LRUCache(self.kept, len)
 
     async def fill(self, project: str, prompt: Prompt) -> Prompt:
-        """The prompt with data in the place of files.
+        """The prompt with data in place of files.
 
-        An image that has no answer yet has to be there: else this raises ModelError, and the run fails. One that
-        was deleted, or expired, since it was talked about must not end the thread: a note takes its place.
+        An image without an answer after it is required: if it is missing, this raises ModelError, and the run fails. An
+        older one that was deleted, or expired, must not make the thread unusable: a note replaces it.
         """
         if not any(image.url.startswith(IMAGE_FILE) for turn in prompt.turns for image in turn.images):
             return prompt
@@ -72,7 +72,7 @@ class Images:
         return replace(turn, content=content_of(parts)), room
 
     async def _shown(self, project: str, image: Image, room: int, *, needed: bool) -> tuple[str | Image, int]:
-        """The image with its data, or a note, and the bytes that it takes."""
+        """The image with its data, or a note, and its size in bytes."""
         file_id = image.url.removeprefix(IMAGE_FILE)
         try:
             file = await self._file(project, file_id, room)
@@ -83,17 +83,17 @@ class Images:
             return f"[The image {file_id} is not shown: {error}.]", 0
 
     async def _file(self, project: str, file_id: str, room: int) -> File:
-        """Asked each time, as a file that is remembered may be deleted. Raises Unusable."""
-        if not SAFE_ID.fullmatch(file_id):  # a message may name anything; what is no id must not become part of a name
+        """Checked each time, because a cached file may have been deleted. Raises Unusable."""
+        if not SAFE_ID.fullmatch(file_id):  # a message may contain anything; only an id may become part of a name
             raise Unusable(GONE)
         try:
             file = decode_file((await self.files.fetch(project, file_id)).body)
         except ApiError:
             raise Unusable(GONE) from None
         if file.bytes > LARGEST:
-            raise Unusable(f"it has {file.bytes} bytes, and {LARGEST} are allowed")
+            raise Unusable(f"it has {file.bytes} bytes; the limit is {LARGEST}")
         if file.bytes > room:
-            raise Unusable(f"the images of a prompt may have {MOST} bytes together")
+            raise Unusable(f"together, the images of a prompt have more than {MOST} bytes")
         return file
 
     async def _url(self, project: str, file_id: str) -> str:
@@ -109,5 +109,5 @@ class Images:
         if not data:
             raise Unusable(GONE)
         if kind is None:
-            raise Unusable("it is no PNG, JPEG, GIF or WebP")
+            raise Unusable("it is not PNG, JPEG, GIF or WebP")
         return f"data:{kind};base64,{base64.b64encode(data).decode()}"

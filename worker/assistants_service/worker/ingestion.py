@@ -1,7 +1,7 @@
 """Ingestion: files become segments of a vector store's index; small segments are merged, and orphaned ones removed.
 
-A segment is written under the name of file and attempt before the commit that makes it a part of the store; until then
-the log has it among the orphaned. What a claim is, and when a blob may go, stands in store_work.py.
+A segment is written, named by file and attempt, before the commit that makes it part of the store; until then the log
+lists it as orphaned. store_work.py explains claims, and when a blob may be removed.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ from assistants_service.worker.store_work import StoreWork
 
 log = logging.getLogger(__name__)
 
-CLAIMS: Final = 5  # of one file without an end; then it has failed
-SPELL: Final = 120.0  # seconds after which an item takes up no more files, and sends another one for the rest
+CLAIMS: Final = 5  # of one file without a result; then it has failed
+SPELL: Final = 120.0  # seconds after which an item claims no more files, and sends another one for the rest
 WENT_WRONG: Final = LastError(code="server_error", message="Sorry, something went wrong.")
 
 
 @dataclass(slots=True)
 class IngestionJob(StoreWork):
-    """Files of the store, and after them its merges."""
+    """Ingests the files of a store, then merges its segments."""
 
     _tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)  # by segment
-    _ended: int = 0  # files
+    _ended: int = 0  # number of files that have ended
 
     async def run(self) -> Wait | Done:
-        """Raises StorageUnavailable: what was claimed stays so, for the item's next delivery; and GiveWay, if too many
-        stores are in work."""
+        """Raises StorageUnavailable: the claims stay for the item's next delivery; and GiveWay, if too many stores are
+        in work."""
         state = await self.look()
         if state.version <= self.item.seen or not state.version:
             return Wait()
@@ -55,8 +55,8 @@ class IngestionJob(StoreWork):
             return Done()
         if self.count > 1:
             await self._project()
-        # That came again: an earlier holder may have claimed by it, or live and do so yet. None could go on then if it
-        # were put back under another id.
+        # On a redelivery, an earlier holder may have made claims by this item, or may still do so. If the item were put
+        # back under another id, no worker could take them over.
         again = self.count > 1
         async with self.context.jobs.slot(self.item.project, self.item.sent_at, stays=again):
             return await self._tend()
@@ -72,36 +72,35 @@ class IngestionJob(StoreWork):
         await merge(self)
         if any(self._open(file) for file in self.unread(await self.look())):
             await self._hand_on()
-        # Last: of a file that this item's claim was on until just now, and that was taken out since, a segment may be
-        # left, which no other item removes.
+        # Last: a file may have been detached while this item's claim was valid. No other item would remove its segment.
         await self.remove_orphaned()
-        if self.count > 1:  # again: an earlier delivery's claims counted until now, and its worker may have died since
+        if self.count > 1:  # redelivered: earlier claims were valid until now, and their worker may have died since
             await self._project()
         await self.context.stores.index.tidy(self.store, self.known)
         return Done()
 
     async def _hand_on(self) -> None:
-        """Send a new item for the files that are left, so that deliveries do not add up. It has another id, so what
-        earlier deliveries of this one claimed is released to it, in the order of every change: first the new item,
-        then the commit. An item that comes before its commit waits for it: it would find every file claimed, and
-        no other would come after it."""
+        """Send a new item for the remaining files, so that deliveries do not add up. It has another id, so the claims
+        of this item's earlier deliveries are released to it, in the usual order: first the new item, then the commit.
+        The new item waits for the commit if it arrives first: otherwise it would find every file claimed, and no other
+        item would follow."""
         now = self.context.clock.now()
 
         def again(seen: int) -> MaintainStore:
             return MaintainStore(project=self.item.project, store_id=self.item.store_id, seen=seen, sent_at=now)
 
-        if not await self.commit(self._release, again):  # what is left was never claimed
+        if not await self.commit(self._release, again):  # the remaining files were never claimed
             await self.context.storage.send(to_body(again(0)))
 
     # -- files -----------------------------------------------------------------------------------------------------
 
     async def _work(self) -> None:
-        """Until no file is left that this item may claim, or others should have their turn."""
+        """Until no file is left that this item may claim, or other projects should have their turn."""
         begun = self.context.clock.now()
         while True:
             renew = self.context.clock.now() - begun > SPELL or (self._ended > 0 and (self.count > 1 or self._unfair()))
             if not renew and await self._claim() and not self._tasks:
-                continue  # what was open has failed for good
+                continue  # the open files have failed permanently
             if not self._tasks:
                 return
             await asyncio.wait(self._tasks.values(), return_when=asyncio.FIRST_COMPLETED)
@@ -116,9 +115,8 @@ class IngestionJob(StoreWork):
         return self.context.jobs.contested(self.item.project)
 
     async def _claim(self) -> bool:
-        """Files without a holder, or that this item's last one left, if there are any. One that was claimed before is
-        claimed alone, those that were claimed less often first: if it is what kills workers, it takes no other with
-        it."""
+        """Claim files without a holder, or left by this item's last holder, if there are any. A file that was claimed
+        before is claimed alone, those with fewer claims first: if it kills workers, no other file dies with it."""
         room = self.context.at_once - len(self._tasks)
         if room <= 0:
             return False
@@ -148,7 +146,7 @@ class IngestionJob(StoreWork):
         return found
 
     def _open(self, file: FileState | Reindexing) -> bool:
-        """Whether it has no holder, or one that will do no more to it."""
+        """Whether it has no holder, or one that will not continue."""
         return not file.item or self.before(file.item) or self.abandoned(file.claimed_at)
 
     def _release(self, state: StoreState) -> Sequence[e.Event]:
@@ -172,7 +170,7 @@ class IngestionJob(StoreWork):
         try:
             file = decode_file((await self.context.files.fetch(self.item.project, file_id)).body)
         except ApiError:
-            # Deleted, or expired, perhaps before it was attached: its deletion did not find it here.
+            # Deleted or expired, perhaps before it was attached: its deletion did not find it in this store.
             detached = e.FileDetached(file_id=file_id)
             await self.commit(lambda state: [detached] if self._held(state, file_id, attempt) else ())
             note = names.document(self.item.project, file_id, self.item.store_id)
@@ -192,7 +190,7 @@ class IngestionJob(StoreWork):
         if await self._mine(file_id, attempt) is None:
             return
         name, model = segment_of(file_id, attempt), self.context.embeddings.model
-        # The segment first: what the log names is there.
+        # The segment first: what the log names must exist.
         try:
             size = await self.context.stores.index.put(self.store, name, chunks, vectors, model)
         except Conflict:  # removed by the worker that took over
@@ -218,7 +216,7 @@ class IngestionJob(StoreWork):
                 async for piece in self.context.files.read(self.item.project, file.id):
                     await asyncio.to_thread(content.write, piece)
             if path.stat().st_size != file.bytes:
-                raise StorageUnavailable(f"file {file.id} was deleted meanwhile")
+                raise StorageUnavailable(f"file {file.id} was deleted in the meantime")
             return await self.context.extraction.chunks(path, file.filename, sizes)
 
     async def _fail(self, file_id: str, attempt: int, error: LastError) -> None:
@@ -226,7 +224,7 @@ class IngestionJob(StoreWork):
         await self.commit(lambda state: [failed] if self._held(state, file_id, attempt) else ())
 
     async def _mine(self, file_id: str, attempt: int) -> FileState | None:
-        """The file, unless it was cancelled or taken out, or another worker took over."""
+        """The file, unless it was cancelled or detached, or another worker took over."""
         return self._held(await self.look(), file_id, attempt)
 
     def _held(self, state: StoreState, file_id: str, attempt: int) -> FileState | None:
@@ -234,7 +232,7 @@ class IngestionJob(StoreWork):
         return state.files[file_id] if claim and (claim.attempt, claim.item) == (attempt, self.me) else None
 
     async def give_up(self) -> None:
-        """This item is poison: its files have failed, and no run waits for them."""
+        """This item is poison: its files fail, so that no run waits for them."""
 
         def decision(state: StoreState) -> Sequence[e.Event]:
             left = [file for file in self.unread(state) if self._open(file)]
@@ -245,5 +243,5 @@ class IngestionJob(StoreWork):
         await self._project()
 
     async def _project(self) -> None:
-        """Bring up what deliveries of this item committed whose workers did not live to do so."""
+        """Write documents of earlier deliveries' commits, whose workers may have died before writing them."""
         await self.context.stores.project(self.item.project, self.item.store_id, self.item_id)

@@ -1,4 +1,4 @@
-"""A worker's hold on a run. What comes of an act is committed only if the run is still where its claim left it."""
+"""A worker's claim on a run. The result of an act is committed only if the claim is still valid."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from assistants_service.worker.partial_reply import PartialReply
 
 T = TypeVar("T")
 
-LOOK_EVERY = 1.0  # seconds between looks at the log while a model or a tool works
-# Seconds of a model call until the log has what is in the making: at its first look, unless news woke it earlier.
+LOOK_EVERY = 1.0  # seconds between reads of the log while a model or a tool works
+# Seconds of a model call until objects in progress are committed: at the first check, unless news woke it earlier.
 ANNOUNCE_AFTER = 0.9
 
 
@@ -42,7 +42,7 @@ class RunLease:
         return run_state if run_state.run.status == "in_progress" else None
 
     def if_mine(self, events: Callable[[RunState], Sequence[e.Event]]) -> Command[ThreadState]:
-        """The fence: what came of an act is committed only if the run is still where the act began."""
+        """The fence: the result of an act is committed only if the claim under which it began is still valid."""
 
         def decision(state: ThreadState) -> Sequence[e.Event]:
             run_state = self.mine(state)
@@ -51,15 +51,15 @@ class RunLease:
         return decision
 
     async def still_mine(self) -> set[str]:
-        """The ids that the log knows of this run. Raises Lost."""
+        """The ids of this run's objects in the log. Raises Lost."""
         run_state = self.mine((await self.context.threads.look(self.item.project, self.item.thread_id)).state)
         if run_state is None or (run_state.run.expires_at or 0) <= self.context.clock.now():
             raise Lost
         return run_state.known
 
     async def guard(self, act: Awaitable[T], partial: PartialReply | None = None) -> T:
-        """Do it, unless the run is cancelled, expires, is taken over or deleted meanwhile: raises Lost. If it takes a
-        while, the log gets what of `partial` is in the making."""
+        """Perform it, unless the run is cancelled, expires, is taken over or deleted in the meantime: then raises Lost.
+        If it takes a while, the objects in progress of `partial` are committed."""
         task, clock = asyncio.ensure_future(act), asyncio.get_running_loop().time
         announce_at = clock() + ANNOUNCE_AFTER
         try:
@@ -69,7 +69,8 @@ class RunLease:
                 listener.close()
                 if task.done():
                     return _result(task)
-                # The look is there to interrupt. Should the store fail, the act goes on: the fence is at its commit.
+                # The check serves only to interrupt. If the store fails, the act continues: its commit checks the claim
+                # again.
                 with contextlib.suppress(StorageUnavailable):
                     if partial and not partial.announced and clock() >= announce_at:
                         await self._announce(partial)
@@ -78,11 +79,11 @@ class RunLease:
             task.cancel()
             await asyncio.wait((task,))
             if not task.cancelled():
-                task.exception()  # of an act that nothing waits for any more: asyncio would complain
+                task.exception()  # of an abandoned act: else asyncio would complain
 
     async def _announce(self, partial: PartialReply) -> None:
-        """Once for a model call, however many deltas there are. If a crash or another worker comes in between, the fold
-        of what follows forgets it. No document and no stream shows it, so there is nothing to bring up."""
+        """Once per model call, regardless of the number of deltas. If a crash or another worker comes in between, the
+        fold drops it again. No document and no stream shows it, so nothing has to be projected."""
         partial.open_expected(self.context.clock.now())
         if making := partial.making:
             item = self.item
@@ -91,7 +92,7 @@ class RunLease:
 
 
 def _result(task: asyncio.Future[T]) -> T:
-    """The result; of a group of tasks the first error, as if there were no group."""
+    """The result; or the first error of a group of tasks, instead of the group."""
     try:
         return task.result()
     except BaseExceptionGroup as group:

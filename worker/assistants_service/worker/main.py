@@ -1,8 +1,8 @@
-"""The worker as a process: takes work items off the queue and answers each in a task of its own.
+"""The worker as a process: receives work items, and handles each in its own task.
 
-It takes them whether or not there are slots for them: else the items of one project, which come first, would hide those
-of another, and runs that are to end would wait for others that go on. An item is looked at, and waits for a slot (see
-worker/slots.py) if it needs one and there is none.
+It receives items whether or not slots are free: otherwise the items of one project that come first would hide those of
+another, and runs that should end would wait for others. An item is examined, and waits for a slot (worker/slots.py) if
+it needs one and none is free.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from assistants_service.worker.item_handler import WorkItemHandler
 
 log = logging.getLogger(__name__)
 
-POLL_FAST, POLL_SLOW = 0.01, 0.5  # seconds between looks at the queue: while work keeps coming, and after idle time
-POLL_GROWTH = 1.1  # of the pause: an item waits for a tenth of the time that nothing came, at most
-BATCH = 32  # items of one receive: the most that Azure gives
-HOLD_OFF = POLL_SLOW + 0.1  # seconds in which other workers may take what this one gave back, however idle they are
-LOOKED_AT = 256  # items at once that neither have a slot nor wait for one
+POLL_FAST, POLL_SLOW = 0.01, 0.5  # seconds between polls of the queue: while items keep coming, and after idle time
+POLL_GROWTH = 1.1  # growth of the pause: an item waits for at most a tenth of the preceding idle time
+BATCH = 32  # items per receive: the maximum of Azure
+HOLD_OFF = POLL_SLOW + 0.1  # seconds in which other workers can take what this one gave back, even if they poll slowly
+LOOKED_AT = 256  # concurrent items that neither have a slot nor wait for one
 
 
 class Worker:
@@ -34,7 +34,7 @@ class Worker:
         self._idle.set()
 
     async def run(self) -> None:
-        """Raises what no worker can go on with."""
+        """Raises errors that prevent the worker from continuing."""
         self._idle.clear()
         try:
             await self._consume()
@@ -55,7 +55,7 @@ class Worker:
                     self._take(delivery)  # even while stopping: what was received is handed back, not kept hidden
                 if deliveries:
                     pause = POLL_FAST
-                    # Let the new tasks begin; and a worker that has slots have the next items first.
+                    # Let the new tasks start, and let a worker with free slots have the next items first.
                     await asyncio.sleep(POLL_FAST if any(slots.full for slots in self._context.slots) else 0)
                     continue
                 notified = await listener.wait(pause)
@@ -74,10 +74,10 @@ class Worker:
         return len(self._busy) - sum(slots.held for slots in self._context.slots)
 
     async def stop(self, grace: float) -> None:
-        """Take nothing more; give what is in flight `grace` seconds; hand the rest back, for another worker."""
+        """Stop receiving; give items in flight `grace` seconds; hand the rest back to other workers."""
         self._stopping.set()
         self._context.notifier.notify("work")
-        await self._idle.wait()  # a receive may be under way
+        await self._idle.wait()  # a receive may be in progress
         for slots in self._context.slots:
             slots.close()
         tasks = set(self._busy.values())
@@ -90,23 +90,23 @@ class Worker:
             await self._context.interpreters.close()
 
     async def take_over(self, delivery: Delivery) -> None:
-        """Answer an item that a host of another kind has received, and hides for as long as it likes.
+        """Handle an item that a foreign host has received, and hides for a time of its own choice.
 
-        It is hidden anew before anything else. This makes the host's receipt void: whatever the host does with it later
-        is refused. From here on the item is this worker's to hide and to delete, and comes back soon should the worker
-        die.
+        The item is first hidden again, which invalidates the host's receipt: what the host does with it later is
+        refused. From then on this worker hides and deletes the item, and if the worker dies, it becomes visible again
+        soon.
 
-        Raises StorageUnavailable or Conflict if the item was not taken over. The host must hear of it, or it would
-        delete what it still holds: a Conflict may be another delivery's doing, to which the host can do no harm, or the
-        host's own, which has renewed its hold before the function began.
+        Raises StorageUnavailable or Conflict if the item was not taken over. The host must get this error, or it would
+        delete an item that it still holds: a Conflict may be caused by another delivery, to which the host can do no
+        harm, or by the host itself, which has renewed its receipt before the function began.
         """
         mine = await self._context.storage.extend(delivery, visibility_timeout=self._context.visibility_timeout)
         if task := self._take(mine):
             await asyncio.wait((task,))
 
     async def give_up(self, delivery: Delivery) -> None:
-        """End the run of an item that a host of another kind delivers no more, and bury the item. Raises
-        StorageUnavailable."""
+        """End the run of an item that a foreign host no longer delivers, and move the item to the queue for inspection.
+        Raises StorageUnavailable."""
         await self._handler.give_up(delivery)
 
     async def _receive(self, limit: int) -> list[Delivery]:
@@ -119,7 +119,7 @@ class Worker:
 
     def _take(self, delivery: Delivery) -> asyncio.Task[None] | None:
         if delivery.id in self._busy:
-            return None  # the item came back while this process still works on it: its hiding was renewed too late
+            return None  # the item was redelivered while this process still works on it: it was hidden again too late
         task = asyncio.create_task(self._answer(delivery))
         self._busy[delivery.id] = task
         task.add_done_callback(lambda _: self._finished(delivery.id))

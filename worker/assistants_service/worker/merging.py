@@ -1,4 +1,4 @@
-"""Merges of the segments of a vector store: small ones become one, and chunks of files that were taken out go."""
+"""Merges the segments of a vector store: small ones are combined, and chunks of detached files dropped."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from assistants_service.worker.store_work import StoreWork
 
 log = logging.getLogger(__name__)
 
-MERGES: Final = 16  # of one item, at most
+MERGES: Final = 16  # per item, at most
 
 
 async def merge(work: StoreWork) -> None:
@@ -27,7 +27,7 @@ async def merge(work: StoreWork) -> None:
 
 
 async def _merge_some(work: StoreWork) -> bool:
-    """One merge, if one is due and no other worker is at it."""
+    """One merge, if one is due and no other worker is merging."""
     index = work.context.stores.index
     plan: Sequence[str] = ()
     attempt = 0
@@ -43,7 +43,7 @@ async def _merge_some(work: StoreWork) -> bool:
     state = await work.look()
     if not state.segments.keys() >= set(plan):
         return False
-    # Before the merge: meanwhile another task of this process may fold the end of one of them into this state.
+    # Before the merge: another task of this process may fold the end of one of them into this state in the meantime.
     live = {source: chunks for name in plan for source, chunks in state.segments[name].sources.items()}
     into = merged_segment(attempt)
     try:
@@ -53,14 +53,14 @@ async def _merge_some(work: StoreWork) -> bool:
         if state.known and state.segments.keys() >= set(plan):
             store = work.item.store_id
             log.error("vector store %s cannot be merged: %s; run `assistants reindex %s`", store, gone, store)
-        return False  # one of them went meanwhile, or the store, or it is lost
+        return False  # one of them, or the store, was removed in the meantime, or it is lost
     except Conflict:  # removed by the worker that took over
         return False
     if size is None:
         return False
 
     def commit(state: StoreState) -> Sequence[e.Event]:
-        # Nothing if another worker has merged one of them, took over from this one, or the store has expired.
+        # Nothing if another worker has merged one of them or taken over, or if the store has expired.
         if not state.known or state.orphaned.get(into) != work.me or not state.segments.keys() >= set(plan):
             return ()
         return [_merged(state, plan, into, size, sum(live.values()))]
@@ -80,7 +80,7 @@ def _merged(state: StoreState, plan: Sequence[str], into: str, size: int, chunks
 
 
 def _plan(index: EmbeddedIndex, state: StoreState) -> Sequence[str]:
-    """The segments to merge; none while a worker is at it."""
+    """The segments to merge; none while a worker is merging."""
     if not state.known or any(item and name.startswith("merged.") for name, item in state.orphaned.items()):
         return []
     return index.plan(

@@ -1,4 +1,4 @@
-"""One turn of a run's model: from the prompt that fits to a whole reply, streamed or not."""
+"""One turn of a run's model: from a prompt that fits to a whole reply, streamed or not."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TOO_MANY = "The model called {} tools at once; {} are the most whose outputs can
 
 @dataclass(slots=True)
 class ModelTurn:
-    """`partial` is what there is of the reply at any moment: of the last try, if the model is asked again."""
+    """`partial` is the reply received so far: of the last attempt, if the model is called again."""
 
     lease: RunLease
     stream: StreamWriter
@@ -31,8 +31,8 @@ class ModelTurn:
     provider: str = ""  # that answered
 
     async def reply(self, state: ThreadState, run_state: RunState) -> tuple[Reply, PartialReply] | None:
-        """Ask, and ask again with less while the provider says that it is too much, if no client has heard anything.
-        None: what max_prompt_tokens leaves is not enough. Raises ModelError and Lost."""
+        """Call the model, and again with a shorter prompt while the provider says that it is too long, unless a client
+        has seen deltas. None: max_prompt_tokens leaves too little. Raises ModelError and Lost."""
         context, most, streamed = self.lease.context, None, run_state.stream
         offer = await offer_of(self.lease.item.project, run_state.run, context.tool_services)
         for tries_left in reversed(range(TRIES)):
@@ -54,10 +54,10 @@ class ModelTurn:
                 context.budget.answered(fitted, reply.tokens)
                 self._check(reply, run_state)
                 return reply, partial
-        raise AssertionError("the last try either answers or fails")
+        raise AssertionError("the last attempt either answers or fails")
 
     def _check(self, reply: Reply, run_state: RunState) -> None:
-        """Raises ModelError for calls that the run cannot go on with."""
+        """Raises ModelError for calls with which the run cannot continue."""
         called, most_rounds = len(calls_of(reply)), self.lease.context.max_rounds
         if called > MOST_OUTPUTS and run_state.run.parallel_tool_calls:
             raise ModelError("server_error", TOO_MANY.format(called, MOST_OUTPUTS))
@@ -78,7 +78,7 @@ class ModelTurn:
                 buffer.close()
 
     async def _ask_unstreamed(self, prompt: Prompt, partial: PartialReply) -> Reply:
-        """A whole reply costs less than a stream, which only tells earlier what it will be."""
+        """A whole reply costs less than a stream, which only shows earlier what the reply will be."""
         context, model = self.lease.context, prompt.model
         partial.expected = expected(prompt)
         if partial.expected or not context.budget.streams(model):
@@ -94,15 +94,15 @@ class ModelTurn:
             return await self._counted(prompt, reply)
         deltas.restart()
         reply = await context.models.reply(prompt, None)  # no client has asked for a stream: this refusal counts
-        if refused.status and refused.status < 500:  # else it may have been the moment
+        if refused.status and refused.status < 500:  # otherwise it may have been temporary
             context.budget.ask_whole(model, f"it refused a stream with status {refused.status}")
         return reply
 
     async def _counted(self, prompt: Prompt, reply: Reply) -> Reply:
-        """Some servers tell what an answer cost only if it comes whole. One estimate is better than no figure, which
-        no limit of the run would heed."""
+        """Some servers report usage only for whole replies. An estimate is better than none, with which the run's
+        limits would have no effect."""
         if reply.tokens != Tokens():
             return reply
         budget = self.lease.context.budget
-        budget.ask_whole(prompt.model, "its streams tell no usage")
+        budget.ask_whole(prompt.model, "its streams report no usage")
         return replace(reply, tokens=await budget.estimate(prompt, reply))

@@ -1,4 +1,4 @@
-"""A model's reply while it is made: what came of it, and the steps and the message that it makes."""
+"""A model's reply while it is received, and the steps and the message made from it."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from assistants_service.core.tools.tool import Annotation, Piece
 
 @dataclass(slots=True)
 class PartialReply:
-    """The steps and the message of a turn in the making. Their ids are final: the commit uses them.
+    """The steps and the message of a turn in progress. Their ids are final: the commit uses them.
 
-    `number` is the version of the thread on which the model was asked: no other turn of the thread has the same.
+    `number` is the version of the thread on which the model was called: unique to the turn within its thread.
     """
 
     run: Run
@@ -33,15 +33,15 @@ class PartialReply:
     message: Message | None = None
     message_step: Step | None = None
     calls_step: Step | None = None
-    said: list[tuple[str, str]] = field(default_factory=list)  # in deltas: `text` or `refusal`, and what came of it
-    expected: str = ""  # of an answer that comes whole: `message` or `calls`
-    announced: bool = False  # the log knows what was begun
+    said: list[tuple[str, str]] = field(default_factory=list)  # received deltas: `text` or `refusal`, and the value
+    expected: str = ""  # the only possible kind of a reply that comes whole: `message` or `calls`
+    announced: bool = False  # the log contains the objects in progress
     _annotations: list[Annotation] = field(default_factory=list)
-    _cited: int = 0  # code points of the message that were looked through for citations
+    _cited: int = 0  # code points of the message that were searched for citations
 
     @property
     def begun(self) -> bool:
-        """Whether a client may have seen something of it."""
+        """Whether a client may have seen some of it."""
         return self.message is not None or self.calls_step is not None
 
     @property
@@ -53,19 +53,19 @@ class PartialReply:
         return "".join(value for kind, value in self.said if kind == "refusal")
 
     def call(self, call: ToolCall) -> StepToolCall:
-        """As the step shows it before it is done."""
+        """The call as the step shows it before it is done."""
         begun: StepToolCall = self.offer.tool(call.name).begin(call, self.run, self.number)
         return begun
 
     def cited(self, text: str) -> list[Piece]:
-        """The next text of the message, as far as it is certain what of it is a citation."""
+        """The next text of the message, as far as its citations are certain."""
         pieces = list(self.citations.feed(text))
         self._cited += len(text)
         self._note(pieces)
         return pieces
 
     def annotations_of(self, text: str) -> tuple[Annotation, ...]:
-        """Of the whole message, of which `cited` had the beginning, or nothing."""
+        """The annotations of the whole message, of which `cited` may have processed the beginning."""
         self.cited(text[self._cited :])
         self._note(self.citations.close())
         return tuple(self._annotations)
@@ -74,7 +74,7 @@ class PartialReply:
         self._annotations += [annotation for _, annotation in pieces if annotation]
 
     def open_expected(self, now: float) -> None:
-        """Without a listener, what comes is begun as the only thing that it can be."""
+        """Without a listener, begin the only object that the reply can become."""
         if self.expected == "message":
             self.open_message(now)
         elif self.expected == "calls":
@@ -129,7 +129,7 @@ class PartialReply:
 
 @dataclass(frozen=True, slots=True)
 class UnstreamedDeltas:
-    """The `Deltas` of a turn without a stream: they tell whether the model writes a message or calls functions."""
+    """The `Deltas` of a turn without a stream: they show whether the model writes a message or calls functions."""
 
     partial: PartialReply
     now: Callable[[], float]
@@ -142,11 +142,11 @@ class UnstreamedDeltas:
 
     def restart(self) -> bool:
         self.partial.said.clear()
-        return True  # all that was shown is that something is in the making
+        return True  # all that was shown is that an object is in progress
 
     def _say(self, kind: str, value: str) -> None:
         self.partial.said.append((kind, value))
-        if self.partial.calls_step is None:  # else it opens with the turn's end: one thing is in the making at a time
+        if self.partial.calls_step is None:  # else at the turn's end: one object is in progress at a time
             self.partial.open_message(self.now())
 
     def call(self, index: int, call_id: str, name: str, arguments: str) -> None:

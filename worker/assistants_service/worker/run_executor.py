@@ -1,4 +1,4 @@
-"""Advances a run until only its client, or nothing, has work to do: read, fold, decide, act, commit, project."""
+"""Advances a run until it has ended or waits for its client: read, fold, decide, act, commit, project."""
 
 from __future__ import annotations
 
@@ -44,7 +44,8 @@ Outcome = Wait | Done | KeepItem | WaitUntil
 
 @dataclass(slots=True)
 class RunExecutor:
-    """The work on one run for one work item. `item_id` names the item that stands for the run while it is claimed."""
+    """The work on one run for one work item. `item_id` names the item that is responsible for the run while it is
+    claimed."""
 
     context: WorkerContext
     item: AdvanceRun
@@ -54,8 +55,8 @@ class RunExecutor:
     lease: RunLease = field(init=False)
     stream: StreamWriter = field(init=False)
     span: Span = SILENCE
-    published: Struct | None = None  # the run as this claim ended or paused it: its documents and its stream show that
-    _apart: contextlib.AsyncExitStack = field(default_factory=contextlib.AsyncExitStack)  # while it is a suspect
+    published: Struct | None = None  # the run as this claim ended or paused it, if documents and stream show it
+    _apart: contextlib.AsyncExitStack = field(default_factory=contextlib.AsyncExitStack)  # its isolation slot
     _turn: ModelTurn | None = None  # the last one
 
     def __post_init__(self) -> None:
@@ -64,16 +65,16 @@ class RunExecutor:
         self.stream = StreamWriter(context.storage, context.notifier, item.project, item.thread_id, item.run_id)
 
     async def run(self) -> Outcome:
-        """Work until there is nothing to do here. Everything that was committed is projected by then."""
+        """Work until nothing is left to do here. Everything that was committed is projected by then."""
         item = self.item
         state = (await self.context.threads.look(item.project, item.thread_id)).state
         run_state, move = state.runs.get(item.run_id), self._decide(state)
         if run_state is None or isinstance(move, Outcome):
-            return await self._work(state)  # nothing to do: no span tells of it
+            return await self._work(state)  # nothing to do: no span
         if not (isinstance(move, CommitEvents) and move.claim):
-            return await self._traced(state, run_state)  # its end: that waits for nothing
-        # That came again: an earlier holder may have claimed by it, or live and do so yet. None could go on then if it
-        # were put back under another id.
+            return await self._traced(state, run_state)  # its end needs no slot
+        # On a redelivery, an earlier holder may have claimed the run by this item, or may still do so. If the item were
+        # put back under another id, no worker could take the run over.
         again = self.count > 1
         try:
             async with self._apart:
@@ -88,7 +89,7 @@ class RunExecutor:
             way.within = self._left(run_state)
             if way.within > 0:
                 raise
-        return await self._traced(state, run_state)  # it has expired meanwhile
+        return await self._traced(state, run_state)  # it has expired in the meantime
 
     def _left(self, run_state: RunState) -> float:
         return (run_state.run.expires_at or math.inf) - self.context.clock.now()
@@ -126,7 +127,7 @@ class RunExecutor:
                 log.info("run %s: interrupted", self.item.run_id)
             state = await self.context.threads.recall(self.item.project, self.item.thread_id)
             run_state = state.runs.get(self.item.run_id)
-            if run_state is None or run_state.claims <= 1:  # something came of it: others may have its turn
+            if run_state is None or run_state.claims <= 1:  # it has a result: others may use its slot
                 await self._apart.aclose()
 
     def _decide(self, state: ThreadState) -> Move:
@@ -143,7 +144,8 @@ class RunExecutor:
     # -- commits ---------------------------------------------------------------------------------------------------
 
     def _if_next(self, move: CommitEvents) -> Command[ThreadState]:
-        """The move, if by the newest state it is still the next one; else nothing, and the next one is decided anew."""
+        """The move, if it is still the next one by the newest state; otherwise nothing, and the next move is decided
+        again."""
 
         def decision(state: ThreadState) -> Sequence[e.Event]:
             if self._decide(state) != move:
@@ -156,8 +158,8 @@ class RunExecutor:
         return decision
 
     async def _commit(self, decision: Command[ThreadState], *, claim: int = 0, cause: ModelError | None = None) -> None:
-        """Commit what it decides, and see to what follows. `claim`: the attempt that begins with it; `cause`: what a
-        model failed by."""
+        """Commit the decided events, and their consequences. `claim`: the attempt that begins with them; `cause`: the
+        error of the model."""
         item, threads = self.item, self.context.threads
         changes = await self._append(decision)
         run_state = (await threads.recall(item.project, item.thread_id)).runs.get(item.run_id)
@@ -178,7 +180,7 @@ class RunExecutor:
         item, threads = self.item, self.context.threads
         try:
             return await threads.commit(item.project, item.thread_id, decision)
-        except ApiError as error:  # of what a worker writes, only the size is ever refused
+        except ApiError as error:  # of what a worker writes, only the size can be refused
             if self._turn:
                 self._turn.partial = None
             last = LastError(code="server_error", message=error.message)
@@ -191,8 +193,8 @@ class RunExecutor:
             self.context.telemetry.measure("queued", self.context.clock.now() - item.sent_at, project=item.project)
         self.lease.attempt = attempt
         if attempt > 1:
-            # The last committer, a worker or a client's submission, may have died before it projected that; and the
-            # worker that claimed next, before it made up for it.
+            # The last committer, a worker or a client's submission, may have died before projecting; and so may the
+            # worker that claimed next.
             await self.context.threads.project(item.project, item.thread_id, item.run_id, run_state.published_at)
         if run_state.stream:
             now = self.context.clock.now()
@@ -202,7 +204,7 @@ class RunExecutor:
         await self.stream.publish(self.context.threads, self.item.project, self.item.thread_id, self.item.run_id)
 
     async def _mend(self, state: ThreadState) -> None:
-        """Another process worked on the run, or ended it. It may have died before it showed that, or leave it to us."""
+        """Another process worked on the run, or ended it. It may have died before projecting."""
         item, run_state = self.item, state.runs.get(self.item.run_id)
         if run_state is None or state.deleted or run_state.run == self.published:
             return
@@ -229,6 +231,6 @@ class RunExecutor:
         )
 
     async def _call_tools(self, state: ThreadState, move: CallTools) -> None:
-        """At least once: a worker that dies in here leaves the calls to the next one."""
+        """At least once: if this worker dies here, the next one repeats the calls."""
         outputs = await self.lease.guard(outputs_of(move, self.item.project, state, self.context))
         await self._commit(self.lease.if_mine(lambda _: [outputs]))

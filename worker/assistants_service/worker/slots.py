@@ -1,7 +1,7 @@
 """Slots that projects share fairly: the next one goes to the project that has the fewest.
 
-This is max-min fairness. A project that is alone may have all of them; one that comes later gets each slot that becomes
-free, until it has what it wants or as many as the others. No share is reserved, so none stays empty.
+This is max-min fairness. A single project may use all of them; one that comes later gets each slot that becomes free,
+until it has what it needs or as many as the others. No share is reserved, so no slot stays unused.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-CHORES: Final = 32  # work items that neither advance a run nor fill a vector store, at work in one worker
-# Runs at work at once in one worker, of those in whose last 2, 3, and 4 claims or more their workers died.
+CHORES: Final = 32  # work items that neither advance a run nor fill a vector store, in progress in one worker
+# Concurrent runs in one worker, of those whose workers died in their last 2, 3, and 4 or more claims.
 SUSPECTS: Final = (64, 8, 1)
 WAITING: Final = 2_000  # work items that wait in one worker for slots of one kind
-# Of runs in flight, and of items that wait for slots of one kind, where a host delivers the items: to 256 functions at
-# once (host.json), of which those that wait take from the others.
+# The limits of runs in flight, and of items that wait for slots of one kind, if a host delivers the items: to 256
+# concurrent functions (host.json), which waiting items occupy as well.
 HOSTED_RUNS, HOSTED_WAITING = 176, 8
-LONGEST: Final = 86_400.0  # seconds: the longest life of a run; an event loop's timers know no infinity
+LONGEST: Final = 86_400.0  # seconds: the longest life of a run; the timers of an event loop do not accept infinity
 
 
 class GiveWay(Exception):
-    """There was no slot, so the work item goes back to the queue, for `within` seconds at most. `crowded`: too many
+    """There was no slot, so the work item goes back to the queue, for at most `within` seconds. `crowded`: too many
     wait here already."""
 
     def __init__(self, *, crowded: bool) -> None:
@@ -48,8 +48,8 @@ class _Waiter:
 
 @dataclass(slots=True)
 class Slots:
-    """`size` of them. At most `most_waiting` wait; of more, the project that has the most waiting gives way. None waits
-    longer than `patience` seconds: then another worker may have a slot."""
+    """`size` slots. At most `most_waiting` items wait; beyond that, the project with the most waiting items gives way.
+    None waits longer than `patience` seconds: then another worker may have a slot."""
 
     size: int
     most_waiting: int = WAITING
@@ -58,7 +58,7 @@ class Slots:
     waiting: int = field(default=0, init=False)
     taken: Counter[str] = field(default_factory=Counter, init=False)  # by project
     _free: int = field(init=False)
-    _lines: dict[str, list[_Waiter]] = field(default_factory=dict, init=False)  # the longest without a slot comes first
+    _lines: dict[str, list[_Waiter]] = field(default_factory=dict, init=False)  # longest without a new slot first
     _numbers: Iterator[int] = field(default_factory=itertools.count, init=False)
 
     def __post_init__(self) -> None:
@@ -70,11 +70,11 @@ class Slots:
 
     @property
     def held(self) -> int:
-        """How many have a slot or wait for one."""
+        """The number of items that have a slot or wait for one."""
         return self.size - self._free + self.waiting
 
     def contested(self, project: str) -> bool:
-        """Whether another project waits that would have no more than this one if it had one of this one's."""
+        """Whether a waiting project would have no more slots than this one if it got one of this one's."""
         return any(self.taken[other] + 1 < self.taken[project] for other in self._lines)
 
     @contextlib.asynccontextmanager
@@ -83,9 +83,9 @@ class Slots:
     ) -> AsyncIterator[None]:
         """Hold a slot. Of a project's items, the one with the earliest `since` goes first.
 
-        Raises GiveWay if there is none `within` so many seconds, or when too many wait, or for too long. With `stays`
-        the work was begun by this item, and no other could go on with it: it goes before the others, and does not
-        give way to them.
+        Raises GiveWay if there is none `within` so many seconds, or if too many wait, or for too long. With `stays` the
+        work was begun by this item, and no other could continue it: it goes before the others, and does not give way to
+        them.
         """
         if self._free > 0:  # so nothing waits
             self._grant(project)
@@ -98,7 +98,7 @@ class Slots:
             self._leave(project)
 
     def close(self) -> None:
-        """From now on nothing waits but what stays: the process is about to end."""
+        """From now on only items that stay wait: the process is about to end."""
         self.most_waiting = 0
         for waiter in [waiter for line in self._lines.values() for waiter in line if not waiter.stays]:
             self._send_away(waiter)
@@ -124,8 +124,8 @@ class Slots:
             raise GiveWay(crowded=self.most_waiting > 0)
 
     def _patience(self) -> float:
-        """Up to a third less, so that those who wait give way in a few large groups: a worker that has no slots leaves
-        a group to others for a moment, and cannot do that all the time."""
+        """Randomly up to a third less, so that waiting items give way in a few large groups: a worker without free
+        slots then stops receiving for a moment, and cannot do that all the time."""
         now, tick = asyncio.get_running_loop().time(), self.patience / 3
         return self.patience if math.isinf(tick) else (now + self.patience) // tick * tick - now
 
@@ -163,11 +163,11 @@ class Slots:
             self._call(min(self._lines, key=self.taken.__getitem__))
 
     def _call(self, project: str) -> None:
-        """Its first one has a slot now, and the project is the last of those that have equally many."""
+        """Its first item gets the slot, and the project moves behind those with equally many."""
         waiter = self._lines[project][0]
         self._remove(waiter)
         if line := self._lines.pop(project, None):
             self._lines[project] = line
-        if not waiter.granted.done():  # else it was cancelled a moment ago
+        if not waiter.granted.done():  # otherwise it was cancelled a moment ago
             self._grant(project)
             waiter.granted.set_result(True)

@@ -1,10 +1,10 @@
-"""Work on one vector store for one delivery of a work item: what its files and its merges have in common.
+"""Work on one vector store for one delivery of a work item: what ingestion and merging have in common.
 
-A claim is a fence, as of runs: what comes of it is committed only if the last claim is still this one. It is by a
-delivery of a work item, and the holder of a later delivery takes over: the one before must have died, or is too late.
-Nothing is removed that a claim which still counts could make a part of the store: first the claim is made void by a
-commit, then the blob goes, then its name. A holder whose claim is void removes what it wrote; if it dies before that,
-the next work on the store finds a blob that the log does not know.
+A claim is a fence, as for runs: its result is committed only if it is still the last claim. It is made by a delivery of
+a work item, and the holder of a later delivery takes over: the previous one must have died, or is too late. No blob is
+removed that a valid claim could make part of the store: first a commit invalidates the claim, then the blob is removed,
+then its name. A holder whose claim is void removes what it wrote; if it dies before that, the next work on the store
+finds a blob that the log does not name.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from assistants_service.core.vector_stores.state import FileState, Reindexing, S
 from assistants_service.core.work_items import MaintainStore, delivery_name
 from assistants_service.worker.slots import Slots
 
-ABANDONED: Final = 3600.0  # seconds after which a claim counts no more, if its item is gone: nothing takes so long
-JOBS: Final = 8  # stores that are in work in one worker
+ABANDONED: Final = 3600.0  # seconds after which a claim without an item is void: nothing takes so long
+JOBS: Final = 8  # stores in work in one worker
 
 
 @dataclass(slots=True)
 class Ingestion:
-    """What it takes. `at_once` files are in work in one worker; most of the time they wait for others."""
+    """What ingestion uses. `at_once` files are in work in one worker; most of the time they wait for others."""
 
     storage: Storage
     stores: VectorStoreRepository
@@ -45,7 +45,7 @@ class Ingestion:
     jobs: Slots = field(default_factory=lambda: Slots(JOBS))
     at_once: int = 4
     room: Slots = field(init=False)
-    merging: asyncio.Lock = field(default_factory=asyncio.Lock)  # a merge holds its segments in memory
+    merging: asyncio.Lock = field(default_factory=asyncio.Lock)  # a merge keeps its segments in memory
 
     def __post_init__(self) -> None:
         self.room = Slots(self.at_once, self.jobs.size * self.at_once)
@@ -62,7 +62,7 @@ class StoreWork:
 
     @property
     def me(self) -> str:
-        """What this delivery claims by."""
+        """The name under which this delivery makes claims."""
         return delivery_name(self.item_id, self.count)
 
     @property
@@ -75,9 +75,9 @@ class StoreWork:
         return item_id == self.item_id and int(count) < self.count
 
     def _take_over(self, state: StoreState) -> Sequence[e.Event]:
-        """Earlier deliveries are not to take anything up any more, nor to commit a merge that they have begun, even if
-        their holders live: once this one has ended there is no item by which another worker would take over. Nor is
-        a merge to be committed that was begun so long ago that its item is gone: nothing would be merged any more."""
+        """Stop earlier deliveries from claiming anything, and from committing a merge that they have begun, even if
+        their holders live: after this delivery no item is left by which another worker could take over. A merge that
+        was begun so long ago that its item is gone is stopped as well, because it would block all later merges."""
         if not state.known or self.overtaken(state):
             return ()
         old = self.abandoned(state.merging_since)
@@ -93,7 +93,7 @@ class StoreWork:
         return state.deliveries.get(self.item_id, 0) > self.count
 
     async def remove_orphaned(self) -> None:
-        """What can no longer become a part of the store."""
+        """Remove segments that can no longer become part of the store."""
         state = await self.look()
         if self._take_over(state):
             await self.commit(self._take_over)
@@ -128,7 +128,7 @@ class StoreWork:
         return (await self.context.stores.look(self.item.project, self.item.store_id)).state
 
     async def commit(self, decide: Command[StoreState], item_of: ItemOf | None = None) -> bool:
-        """Whether there was something to commit."""
+        """Returns whether there was something to commit."""
         events: Sequence[Event] = ()
 
         def deciding(state: StoreState) -> Sequence[Event]:

@@ -1,4 +1,4 @@
-"""Executes the calls of a step that are the worker's own."""
+"""Executes those calls of a step that are the worker's own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One model call: from the prompt to the events that say what came of it."""
+"""Turns a model's reply into events."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from assistants_service.core.threads.state import RunState
 from assistants_service.core.tools.tool import ToolServices
 from assistants_service.worker.partial_reply import PartialReply
 
-# What these say is about the key, the model, the size or the load; 502 and above, about a server that is not there.
+# These statuses concern the key, the model, the size or the load; 502 and above, an unavailable server.
 NOT_THE_STREAM = frozenset({401, 402, 403, 404, 408, 409, 413, 429})
 BEYOND = 502
 FILTERED = LastError(code="invalid_prompt", message="The model's answer was withheld by its content filter.")
@@ -48,14 +48,14 @@ def usage_of(tokens: Tokens) -> Usage:
 
 
 def expected(prompt: Prompt) -> str:
-    """What can come of a prompt: `message` or `calls`; "" if that is the model's choice."""
+    """The only possible kind of reply to a prompt: `message` or `calls`; "" if the model may choose."""
     if not prompt.tools or prompt.tool_choice == "none":
         return "message"
     return "" if prompt.tool_choice == "auto" else "calls"
 
 
 def may_mean_its_stream(refused: Refused) -> bool:
-    """Servers say it in many words and with many a status; also with 200, in the stream's first event (NVIDIA's,
+    """Servers report this with many texts and statuses; also with 200, in the stream's first event (NVIDIA's,
     github.com/langchain-ai/langchain-nvidia/pull/201)."""
     if refused.code != "server_error":
         return False
@@ -63,16 +63,16 @@ def may_mean_its_stream(refused: Refused) -> bool:
 
 
 def calls_of(reply: Reply) -> tuple[ToolCall, ...]:
-    """A reply that was cut off may hold half a call, which cannot be executed."""
+    """A reply that was cut off may contain half a call, which cannot be executed."""
     return reply.calls if reply.finish in ("stop", "tool_calls") else ()
 
 
 def events_of(
     reply: Reply, partial: PartialReply, run_state: RunState, services: ToolServices, now: float
 ) -> list[e.Event]:
-    """One transaction: the turn's message, its steps, and what the run does next."""
+    """One transaction: the turn's message, its steps, and the run's next status."""
     usage, calls = usage_of(reply.tokens), calls_of(reply)
-    if not run_state.run.parallel_tool_calls:  # which not every provider heeds (section 4)
+    if not run_state.run.parallel_tool_calls:  # not every provider respects it (section 4)
         calls = calls[:1]
     events: list[e.Event] = []
     if reply.text or reply.refusal or not calls or partial.said:
@@ -84,7 +84,8 @@ def events_of(
 
 
 def cut_off(run_state: RunState, partial: PartialReply | None, end: Sequence[e.Event], now: float) -> list[e.Event]:
-    """`end`, and if it ends the run before its model had said all, what a client saw of that: it stays (section 4)."""
+    """`end`, and if it ends the run in the middle of a reply, the partial message that clients have seen (section
+    4)."""
     if partial is None:
         return [*end]
     message, run_id = partial.message if partial.said else None, run_state.run.id
@@ -110,7 +111,7 @@ def cut_off(run_state: RunState, partial: PartialReply | None, end: Sequence[e.E
 
 
 def cause_of(run: Run, error: ModelError | None, provider: str) -> str:
-    """For the log: where a run failed and why, without what was asked or said. `provider` answered last."""
+    """For the log: where a run failed and why, without content. `provider` answered last."""
     last = run.last_error
     foreign = error is not None and error.provider != ""
     fields = {
@@ -118,7 +119,7 @@ def cause_of(run: Run, error: ModelError | None, provider: str) -> str:
         "model": run.model,
         "status": error.status if error else None,
         "code": last.code if last else "",
-        "reason": error.reason if error and foreign else last.message if last else "",  # or in our own words
+        "reason": error.reason if error and foreign else last.message if last else "",  # or the service's own text
     }
     return " ".join(f"{name}={value or '-'}" for name, value in fields.items())
 
@@ -176,7 +177,7 @@ def _ending(reply: Reply, run_state: RunState, usage: Usage) -> e.Event:
     run, prompt = run_state.run, run_state.usage.prompt_tokens + usage.prompt_tokens
     if reply.finish == "content_filter":
         return e.RunFailed(run_id=run.id, error=FILTERED)
-    # A server that does not know the limit, or counts it for the text alone, goes on after it.
+    # A server that does not know the limit, or counts it for the text only, continues beyond it.
     said = run_state.usage.completion_tokens + usage.completion_tokens
     if reply.finish == "length" or (run.max_completion_tokens is not None and said > run.max_completion_tokens):
         return e.RunIncomplete(run_id=run.id, reason="max_completion_tokens")

@@ -1,5 +1,4 @@
-"""What holds the event loop holds all that goes on in the process, and nothing can interrupt it. So at least the log
-tells what it is."""
+"""Logs what blocks the event loop, and with it the whole process. Nothing could interrupt it."""
 
 from __future__ import annotations
 
@@ -15,14 +14,14 @@ from types import FrameType
 from typing import Final
 
 log = logging.getLogger(__name__)
-HELD: Final = 5.0  # seconds until it is told
-LOOK: Final = 1.0  # seconds between two looks
+HELD: Final = 5.0  # seconds until it is logged
+LOOK: Final = 1.0  # seconds between two checks
 FRAMES: Final = 6  # of the stack, the innermost
 
 
 @contextlib.contextmanager
 def watching() -> Iterator[None]:
-    """A thread looks after the running event loop, until the end of the block."""
+    """Watches the running event loop from a thread, until the end of the block."""
     loop, stop = asyncio.get_running_loop(), threading.Event()
     watch = threading.Thread(target=_watch, args=(loop, threading.get_ident(), stop), name="watchdog", daemon=True)
     watch.start()
@@ -53,7 +52,7 @@ def _watch(loop: asyncio.AbstractEventLoop, ident: int, stop: threading.Event) -
 
 
 def _holder(loop: asyncio.AbstractEventLoop, ident: int) -> str:
-    """The task that has the loop, and where it is: no content."""
+    """The task that blocks the loop, and where: no content."""
     task, frame = asyncio.current_task(loop), sys._current_frames().get(ident)
     return f"{task.get_name() if task else 'no task'}, at {' < '.join(_places(frame))}"
 

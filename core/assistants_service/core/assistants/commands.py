@@ -1,4 +1,4 @@
-"""What the API may do to an assistant: pure functions from what a client asks for, and the assistant as it was."""
+"""What clients may do to an assistant: pure functions of the request and the current assistant."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def assistant_from(body: CreateAssistant, assistant_id: str, now: float) -> Stor
 
 
 def chosen_of(body: AssistantFields | RunFields, inherited: Iterable[str] = ()) -> tuple[str, ...]:
-    """Which of the parameters that are 1 unasked are so on purpose. What is not given is inherited."""
+    """Which of the parameters with default 1 were set explicitly. Values that are not given are inherited."""
     kept = {name for name in inherited if getattr(body, name) is None}
     return tuple(name for name in SAMPLING if name in kept or getattr(body, name) == 1)
 
 
 def updated_assistant(old: StoredAssistant, body: UpdateAssistant) -> StoredAssistant:
-    """The given keys replace the old ones whole (section 3.1), but for `tool_resources`; what was not given stays."""
+    """The given keys replace the old ones (section 3.1), `tool_resources` is merged; others stay."""
     new = assistant_from(
         CreateAssistant.model_construct(
             _fields_set=body.model_fields_set, **{**dict(body), "model": body.model or old.model}

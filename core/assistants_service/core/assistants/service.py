@@ -1,4 +1,4 @@
-"""What the API does for a client who makes or changes an assistant: a plain document with an ETag, without a log."""
+"""The service of assistants, which are plain documents with ETags, without a log."""
 
 from __future__ import annotations
 
@@ -29,41 +29,41 @@ class AssistantService:
     references: References
 
     async def create(self, context: RequestContext, assistant_id: str, body: CreateAssistant) -> StoredAssistant:
-        """If there is an assistant of this id, the same request came before: that one, as it is."""
+        """If an assistant with this id exists, the same request came before: return it as it is."""
         body = await self.implicit_stores.for_assistant(context, assistant_id, body)
         assistant = assistant_from(body, assistant_id, context.now)
         name = names.document(context.project, assistant_id)
         try:
-            # Create-if-missing: the same request, sent again.
+            # Create-if-missing: the same request, repeated.
             await self.storage.create(names.ASSISTANTS, name, encode(assistant))
         except Conflict:
             return await self.get(context.project, assistant_id)
         return assistant
 
     async def update(self, context: RequestContext, assistant_id: str, body: UpdateAssistant) -> StoredAssistant:
-        """Raises the 404 of an unknown assistant, and of what the body names in vain."""
+        """Raises the 404 for an unknown assistant, and for missing objects that the body refers to."""
         await self.references.check(context.project, body)
         while True:
             stored = await self.fetch(context.project, assistant_id)
             assistant = updated_assistant(_decode(stored.body), body)
             try:
-                # If-Match: of two updates at once neither is lost.
+                # If-Match: of two concurrent updates, neither is lost.
                 await self.storage.replace(names.ASSISTANTS, stored.name, encode(assistant), stored.etag)
             except Conflict:
                 continue
             return assistant
 
     async def delete(self, context: RequestContext, assistant_id: str) -> None:
-        """Raises the 404 of an unknown assistant."""
+        """Raises the 404 for an unknown assistant."""
         if not await self.storage.remove(names.ASSISTANTS, names.document(context.project, assistant_id)):
             raise ASSISTANT.unknown(assistant_id)
 
     async def get(self, project: str, assistant_id: str) -> StoredAssistant:
-        """Raises the 404 of an unknown assistant."""
+        """Raises the 404 for an unknown assistant."""
         return _decode((await self.fetch(project, assistant_id)).body)
 
     async def fetch(self, project: str, assistant_id: str) -> Stored:
-        """The document. Raises the 404 of an unknown assistant."""
+        """The document. Raises the 404 for an unknown assistant."""
         stored = await self.storage.get(names.ASSISTANTS, names.document(project, assistant_id))
         if stored is None:
             raise ASSISTANT.unknown(assistant_id)

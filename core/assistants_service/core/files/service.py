@@ -1,7 +1,7 @@
-"""Files: a document each, and the content that it stands for. The commit orders stand here.
+"""Files: a document and a content each. This module implements the order of their writes.
 
-Content comes first and goes last, so no file is ever without it. Content without a file, which a crash may leave, is
-removed by a work item that was sent before.
+The content is stored first and removed last, so no file is ever without it. Content without a file, which a crash may
+leave, is removed by a work item that was sent before.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ SCAN: Final = 500  # documents that are read at once where most may be filtered 
 
 decode_file = msgspec.json.Decoder(File).decode
 
-LetGo = Callable[[str, str], Awaitable[None]]  # of project and file
+LetGo = Callable[[str, str], Awaitable[None]]  # of project and file id
 
 
 async def no_holder(project: str, file_id: str) -> None:
-    """Nothing else holds files."""
+    """Nothing else refers to files."""
 
 
 @dataclass(slots=True)
 class Received:
-    """Content of `size` bytes under the id of a file that has no document yet. `used`: it is, or may become, that
-    file's."""
+    """Content of `size` bytes under the id of a file that has no document yet. `used`: the content belongs, or may
+    belong, to that file."""
 
     file_id: str
     size: int
@@ -60,28 +60,28 @@ class FileService:
     storage: Storage
     clock: Clock
     notifier: Notifier
-    let_go: LetGo = no_holder  # what holds a file by its id lets it go, when it is gone
+    let_go: LetGo = no_holder  # detaches a deleted file from what refers to it
 
     @contextlib.asynccontextmanager
     async def receive(self, context: RequestContext, chunks: AsyncIterator[bytes]) -> AsyncIterator[Received]:
-        """The content of a new file, which `create` makes known. If none does, it is removed when the caller is done
-        with it, but for an error after which a retry may find that it is the file's. Raises ApiError for no bytes at
-        all, and for those that took a day to come."""
+        """Receives the content of a new file, for which `create` writes the document. Without a document, the content
+        is removed when the caller is done; but not after an error after which a retry may find the file. Raises
+        ApiError for an empty file, and for an upload that takes a day."""
         project, file_id, begun = context.project, context.ids.new(FILE.prefix), self.clock.now()
         name = names.document(project, file_id)
-        # 1. enqueue, before the first byte: a crash at any moment leaves nothing that the worker does not find.
+        # 1. enqueue, before the first byte: the worker finds whatever a crash leaves.
         await self.enqueue(CleanUpFile(project=project, file_id=file_id, sent_at=begun), delay=FIRST_LOOK)
         # 2. content
         try:
             part = await self.storage.stage(names.CONTENTS, name, "whole", chunks)
-        except BaseException:  # refused while it came, or its client went away
+        except BaseException:  # refused while it arrived, or the client disconnected
             await self._discard_early(name)
             raise
         received = Received(file_id, part.size)
         try:
             if not part.size:
                 raise ApiError("The file is empty.", param="file")
-            if self.clock.now() > begun + PATIENCE - MARGIN:  # the worker might remove it under the document
+            if self.clock.now() > begun + PATIENCE - MARGIN:  # the worker might remove the content under the document
                 raise ApiError("The upload took too long.", status=408)
             await self.storage.commit(names.CONTENTS, name, [part])
             yield received
@@ -93,13 +93,13 @@ class FileService:
             await self._discard_early(name)
 
     async def create(self, context: RequestContext, file_id: str, body: CreateFile, received: Received) -> File:
-        """The file that is described by the body. Its id is that of the content; or another one, if an earlier request
-        with the same Idempotency-Key made that file: then as it is. Raises ApiError if that one's bytes were removed
-        since."""
+        """Create the file that the body describes. Its id is that of the content; or another one, if an earlier request
+        with the same Idempotency-Key created that file, which is then returned. Raises ApiError if its bytes were
+        removed since."""
         received.used = file_id == received.file_id
         if not received.used:
             await self._check_earlier(context.project, file_id)
-        created_at = int(self.clock.now())  # when it is there, and not when its first byte came
+        created_at = int(self.clock.now())  # when it is complete, not when its first byte arrived
         file = File(
             id=file_id,
             purpose=body.purpose,
@@ -112,8 +112,8 @@ class FileService:
         return await self.publish(context.project, file)
 
     async def _check_earlier(self, project: str, file_id: str) -> None:
-        """Of a file whose request died, the worker removes the bytes a day after they began to come: the key that
-        stands for it may be younger. Raises ApiError where a document could come to be without them."""
+        """If the earlier request died, the worker removes its bytes a day after they began to arrive, but the key may
+        be younger. Raises ApiError if the document could end up without bytes."""
         stored = await self.storage.get(names.FILES, names.document(project, file_id))
         if stored is not None:
             return
@@ -122,21 +122,21 @@ class FileService:
             raise ApiError("The file of this Idempotency-Key was deleted. Use another key to upload it again.")
 
     async def _discard_early(self, name: str) -> None:
-        """Before the worker does."""
+        """Remove it before the worker would."""
         with contextlib.suppress(StorageUnavailable):
             await self.storage.discard(names.CONTENTS, name)
 
     async def publish(self, project: str, file: File) -> File:
-        """Make a file known whose content is there. If it is known already, the file as it is."""
+        """Create the document of a file whose content is stored. If it exists, return the file as it is."""
         try:
-            # Create-if-missing: the same request, sent again.
+            # Create-if-missing: the same request, repeated.
             await self.storage.create(names.FILES, names.document(project, file.id), encode(file))
         except Conflict:
             return decode_file((await self.fetch(project, file.id)).body)
         return file
 
     async def fetch(self, project: str, file_id: str) -> Stored:
-        """The document. Raises the 404 of a file that is unknown or has expired."""
+        """The document. Raises the 404 for a file that is unknown or has expired."""
         stored = await self.storage.get(names.FILES, names.document(project, file_id))
         if stored is None or self._expired(decode_file(stored.body)):
             raise no_such_file(file_id)
@@ -145,7 +145,7 @@ class FileService:
     async def page(
         self, project: str, *, purpose: str | None, after: str | None, limit: int, newest_first: bool
     ) -> list[Stored]:
-        """Up to `limit` documents beyond the id `after`, by the time when their upload began."""
+        """Up to `limit` documents after the id `after`, ordered by the start of their upload."""
         found: list[Stored] = []
         cursor = names.document(project, after) if after else None
         while len(found) < limit:
@@ -163,16 +163,16 @@ class FileService:
         return found[:limit]
 
     def read(self, project: str, file_id: str, *, offset: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
-        """The content, as ports.storage.Contents gives it."""
+        """The content, in the form of ports.storage.Contents."""
         return self.storage.download(names.CONTENTS, names.document(project, file_id), offset=offset, length=length)
 
     async def has_content(self, project: str, file_id: str) -> bool:
         return bool([piece async for piece in self.read(project, file_id, length=1)])
 
     async def delete(self, context: RequestContext, file_id: str) -> None:
-        """The file is gone at once; the worker removes what is left. Raises the 404 of an unknown file."""
+        """The file is gone at once; the worker removes the rest. Raises the 404 for an unknown file."""
         file = decode_file((await self.fetch(context.project, file_id)).body)
-        # 1. enqueue: a crash after this leaves the file, and an item that is dropped in time.
+        # 1. enqueue: a crash after this leaves the file, and an item that is dropped after a while.
         await self.enqueue(PurgeFile(project=context.project, file_id=file_id, sent_at=context.now))
         # 2. document
         if file.purpose == OUTPUT:
@@ -181,12 +181,12 @@ class FileService:
             raise no_such_file(file_id)
         self.notifier.notify("work")
 
-    # -- what a worker does ----------------------------------------------------------------------------------------
+    # -- for the worker --------------------------------------------------------------------------------------------
 
     async def tidy(self, project: str, file_id: str, begun: float) -> float | None:
-        """Remove what did not come to be in time, or what has expired. Returns the time of the next look, if any.
+        """Remove a file that was not created in time or has expired. Returns the time of the next check, if any.
 
-        An expired file is hidden from readers the moment it expires, so it does not matter how late this comes.
+        Expired files are hidden from readers immediately, so it does not matter how late this happens.
         """
         now = self.clock.now()
         stored = await self.storage.get(names.FILES, names.document(project, file_id))
@@ -198,13 +198,13 @@ class FileService:
         file = decode_file(stored.body)
         if not self._expired(file):
             return file.expires_at
-        # The document first: a crash after this is mended by the next delivery, which finds none.
+        # The document first: after a crash, the next delivery finds none, and removes the rest.
         await self.storage.remove(names.FILES, stored.name)
         await self.empty(project, file_id)
         return None
 
     async def purge(self, project: str, file_id: str) -> bool:
-        """Remove what a deleted file has left. False if it is not deleted (yet)."""
+        """Remove the rest of a deleted file. False if it is not deleted (yet)."""
         if await self.storage.get(names.FILES, names.document(project, file_id)):
             return False
         await self.empty(project, file_id)
@@ -220,7 +220,8 @@ class FileService:
         await self.storage.advance(Document(names.FILES, names.document(project, file_id), b"", LAST))
 
     async def empty(self, project: str, file_id: str) -> None:
-        """All that is left of a file without a document. The content comes last: by its item, this is done again."""
+        """Remove what is left of a file without a document. The content goes last, so that an interrupted removal is
+        repeated."""
         await self.let_go(project, file_id)
         await self.storage.discard(names.CONTENTS, names.document(project, file_id))
 
@@ -230,13 +231,13 @@ class FileService:
         return file.expires_at is not None and self.clock.now() >= file.expires_at
 
     async def enqueue(self, item: WorkItem, *, delay: float = 0) -> None:
-        """`delay` in seconds, none if it is below zero: Azure would refuse it, again and again. An item that comes
-        earlier, as no queue keeps it so long, is parked again."""
+        """`delay` in seconds, negative values count as 0: Azure would refuse them. An item that arrives early, because
+        no queue hides it for so long, is parked again."""
         await self.storage.send(to_body(item), delay=max(0.0, min(delay, MAX_DELAY)))
 
 
 def expiry(purpose: str, seconds: int | None, created_at: int) -> int | None:
-    """When a file expires that was created then, with this `expires_after`."""
+    """When a file created at that time expires, with this `expires_after`."""
     if seconds is None and purpose == "batch":
         seconds = BATCH_LIFETIME
     return None if seconds is None else created_at + seconds

@@ -1,7 +1,7 @@
-"""Uploads: files that come in parts, each part by a request of its own. The commit orders stand here.
+"""Uploads: files in parts, each sent in its own request. This module implements the order of their writes.
 
-An upload ends by a change of its one document: of a completion, a cancellation and the expiry, one happens. Its parts
-have no documents: the content that they are staged for knows them.
+An upload ends by one change of its document: exactly one of completion, cancellation and expiry succeeds. Its parts
+have no documents: the content that they are staged for lists them.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from assistants_service.core.request_context import RequestContext
 from assistants_service.core.resources import FILE
 from assistants_service.core.work_items import CleanUpFile, CleanUpUpload
 
-LIFETIME: Final = 3600  # seconds in which an upload has to be completed (section 3.7)
+LIFETIME: Final = 3600  # seconds within which an upload has to be completed (section 3.7)
 MAX_PARTS: Final = 10_000
 
 
 class Record(Struct, frozen=True, kw_only=True):
-    """What is stored of an upload. `published`: the file's document was made, and is not made again."""
+    """The stored record of an upload. `published`: the file's document was created, and is not created again."""
 
     upload: Upload
     file_id: str
@@ -45,7 +45,7 @@ _decode = msgspec.json.Decoder(Record).decode
 
 @dataclass(frozen=True, slots=True)
 class StoredUpload:
-    """A record, and the version of its document."""
+    """A record, and the ETag of its document."""
 
     record: Record
     etag: str
@@ -63,7 +63,7 @@ class UploadService:
     limit: int = 8 * 1024**3
 
     async def create(self, context: RequestContext, upload_id: str, body: CreateUpload) -> Upload:
-        """A new upload. If it is there already, as it is."""
+        """A new upload. If it exists, return it as it is."""
         if body.bytes > self.limit:
             message = "Invalid 'bytes': integer above maximum value. Expected a value"
             message = f"{message} <= {self.limit}, but got {body.bytes} instead."
@@ -79,24 +79,24 @@ class UploadService:
         )
         seconds = body.expires_after.seconds if body.expires_after else None
         record = Record(upload=upload, file_id=context.ids.new(FILE.prefix), expires_after=seconds)
-        # 1. enqueue: whatever becomes of the upload, a worker looks when its time is over.
+        # 1. enqueue: a worker checks the upload when its time is over.
         await self.files.enqueue(CleanUpUpload(project=project, upload_id=upload_id, sent_at=now), delay=LIFETIME)
         # 2. document
         try:
-            # Create-if-missing: the same request, sent again.
+            # Create-if-missing: the same request, repeated.
             await self.files.storage.create(names.UPLOADS, names.document(project, upload_id), encode(record))
         except Conflict:
             return (await self._get(project, upload_id)).upload
         return upload
 
     async def pending(self, project: str, upload_id: str) -> StoredUpload:
-        """An upload that takes parts. Raises ApiError for any other."""
+        """An upload that accepts parts. Raises ApiError otherwise."""
         stored = await self._get(project, upload_id)
         self._refuse_ended(stored, "add parts to")
         return stored
 
     async def add_part(self, context: RequestContext, stored: StoredUpload, chunks: AsyncIterator[bytes]) -> UploadPart:
-        """A part that is sent twice is two parts. Those that the completion does not name are dropped."""
+        """A part that is sent twice is two parts. Parts that the completion does not name are dropped."""
         storage, name = self.files.storage, names.document(context.project, stored.record.file_id)
         there = await storage.staged(names.CONTENTS, name)
         if len(there) >= MAX_PARTS or sum(part.size for part in there) >= self.limit:
@@ -107,7 +107,7 @@ class UploadService:
         return UploadPart(id=part.id, created_at=int(self.files.clock.now()), upload_id=stored.upload.id)
 
     async def complete(self, context: RequestContext, upload_id: str, body: CompleteUpload) -> Upload:
-        """The upload with its file. The same request again has the same answer."""
+        """Complete the upload, with its file. Repeating the request returns the same answer."""
         project = context.project
         while True:
             stored = await self._get(project, upload_id)
@@ -116,12 +116,12 @@ class UploadService:
             self._refuse_ended(stored, "complete")
             parts = await self._named(project, stored, body.part_ids)
             try:
-                # 1. content: of two completions with other parts, the first one counts.
+                # 1. content: of two completions with different parts, the first one counts.
                 name = names.document(project, stored.record.file_id)
                 await self.files.storage.commit(names.CONTENTS, name, parts)
             except Conflict:
                 if (await self._get(project, upload_id)).etag != stored.etag:
-                    continue  # it ended meanwhile
+                    continue  # it has ended in the meantime
                 message = "This upload is already being completed with other parts. Cancel it and create another one."
                 raise ApiError(message, param="part_ids") from None
             if body.md5 and (found := await self._md5(project, stored)) != body.md5.lower():
@@ -129,7 +129,7 @@ class UploadService:
                 message = f"The MD5 of the parts is '{found}', not '{body.md5}'. The upload was cancelled."
                 raise ApiError(message, param="md5", code="invalid_value")
             try:
-                # 2. document of the upload. If-Match: one of completion, cancellation and expiry happens.
+                # 2. document of the upload. If-Match: exactly one of completion, cancellation and expiry succeeds.
                 stored = await self._replace(project, stored, self._completed(stored, body.part_ids))
             except Conflict:
                 continue
@@ -137,7 +137,7 @@ class UploadService:
             return await self._publish(project, stored)
 
     async def cancel(self, context: RequestContext, upload_id: str) -> Upload:
-        """Cancelled at once; the worker removes what is left."""
+        """Cancel at once; the worker removes the rest."""
         project = context.project
         while True:
             stored = await self._get(project, upload_id)
@@ -149,19 +149,19 @@ class UploadService:
                 stored = await self._replace(project, stored, _ended(stored, "cancelled"))
             except Conflict:
                 continue
-            # 2. enqueue: without it, the worker would come when the upload's time is over.
+            # 2. enqueue: otherwise the worker would come only when the upload's time is over.
             await self.files.enqueue(CleanUpUpload(project=project, upload_id=upload_id, sent_at=context.now))
             self.files.notifier.notify("work")
             return stored.upload
 
-    # -- what a worker does ----------------------------------------------------------------------------------------
+    # -- for the worker --------------------------------------------------------------------------------------------
 
     async def tidy(self, project: str, upload_id: str) -> float | None:
-        """Finish what a crash left undone, expire what was never completed, forget what is long over. Returns the time
-        of the next look, if any."""
+        """Finish what a crash interrupted, expire incomplete uploads, and remove old ones. Returns the time of the next
+        check, if any."""
         document = await self.files.storage.get(names.UPLOADS, names.document(project, upload_id))
         if document is None:
-            return None  # its creation never came
+            return None  # it was never created
         stored, now = StoredUpload(_decode(document.body), document.etag), self.files.clock.now()
         match stored.upload.status:
             case "completed":
@@ -178,21 +178,21 @@ class UploadService:
                 await self._discard(project, stored)
             case _:
                 await self._discard(project, stored)
-        # A part may still come for an upload that has ended: its bytes are removed a day later.
+        # A part may still arrive for an upload that has ended: its bytes are removed a day later.
         if now < stored.upload.expires_at + PATIENCE:
             return stored.upload.expires_at + PATIENCE
         await self.files.storage.remove(names.UPLOADS, document.name)
         return None
 
     async def _drop_late(self, project: str, stored: StoredUpload) -> None:
-        """Remove parts that came to their end after the completion."""
+        """Remove parts that arrived after the completion."""
         file_id, storage = stored.record.file_id, self.files.storage
         name = names.document(project, file_id)
         if await storage.get(names.FILES, name) is None:  # published, and deleted since
             return await self._discard(project, stored)
         parts = {part.id: part for part in await storage.staged(names.CONTENTS, name)}
-        with contextlib.suppress(KeyError, Conflict):  # deleted meanwhile: the next look comes
-            # The same commit again drops what it does not name.
+        with contextlib.suppress(KeyError, Conflict):  # deleted in the meantime: the next check follows
+            # Repeating the commit drops all parts that it does not name.
             await storage.commit(names.CONTENTS, name, [parts[part_id] for part_id in stored.record.part_ids])
 
     async def _discard(self, project: str, stored: StoredUpload) -> None:
@@ -217,7 +217,7 @@ class UploadService:
             raise ApiError(f"Cannot {verb} an upload with status '{status}'.")
 
     async def _named(self, project: str, stored: StoredUpload, part_ids: Sequence[str]) -> list[Part]:
-        """The parts of these ids. Raises ApiError unless they are there and make up what was announced."""
+        """The parts with these ids. Raises ApiError unless they exist and have the announced total size."""
         there = await self.files.storage.staged(names.CONTENTS, names.document(project, stored.record.file_id))
         by_id = {part.id: part for part in there}
         for index, part_id in enumerate(part_ids):
@@ -258,12 +258,12 @@ class UploadService:
             now = self.files.clock.now()
             item = CleanUpFile(project=project, file_id=file.id, sent_at=now)
             await self.files.enqueue(item, delay=file.expires_at - now)
-        # A content that is gone was deleted with its file, whose publisher died before noting it: a second publisher
-        # would bring the file back.
+        # A missing content was deleted with its file, and the publisher died before recording the publication:
+        # publishing again would restore the file.
         if await self.files.has_content(project, file.id):
             await self.files.publish(project, file)
         try:
-            # If-Match: another one published it.
+            # If-Match: another process has published it.
             await self._replace(project, stored, replace(stored.record, published=True))
         except Conflict:
             pass

@@ -1,4 +1,4 @@
-"""What every aggregate has in common: a thread or a vector store is a log, and the state that it folds into."""
+"""What all aggregates have in common: a log, and the state that it folds into."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from assistants_service.core.log.events import Commit
 from assistants_service.core.paging import Opened
 from assistants_service.core.ports.storage import Mark
 
-VIEW_BYTES: Final = 2_000  # of an aggregate without anything in it
+VIEW_BYTES: Final = 2_000  # of an empty aggregate
 
 
 class UnreadableLog(Exception):
-    """What a log says cannot be known: a snapshot that it goes on from is missing, as in a restore without that
-    container, or bytes are not what this version writes. Trying again does not help. The message names what it is, and
-    quotes nothing of it."""
+    """A log cannot be read: its snapshot is missing, as after a restore without that container, or its bytes are not in
+    a format of this version. Retrying does not help. The message names the object, and contains nothing of its
+    content."""
 
 
 @contextlib.contextmanager
@@ -35,7 +35,7 @@ def decoding(what: str) -> Iterator[None]:
 
 
 class State(msgspec.Struct):
-    """Everything that a log says. `version` is the number of commits folded; 0: there is no such log."""
+    """The folded log. `version` is the number of commits folded; 0: there is no log."""
 
     version: int = 0
     deleted: bool = False
@@ -46,12 +46,12 @@ class State(msgspec.Struct):
 
     @property
     def busy(self) -> bool:
-        """Its log is not rolled over meanwhile."""
+        """While it is busy, its log is not rolled over."""
         return False
 
 
 class Change(Protocol):
-    """What one event did: its name, and the version of the aggregate that it made."""
+    """The effect of one event: its name, and the resulting version of the aggregate."""
 
     @property
     def version(self) -> int: ...
@@ -65,33 +65,33 @@ C = TypeVar("C", bound=Change)
 
 
 class View(ABC, Generic[S, C]):
-    """A folded aggregate in memory, and where its log was read to. `lock` orders the commits and refreshes of this
-    process; other processes meet at the log."""
+    """A folded aggregate in memory, and the log position that it corresponds to. `lock` serialises commits and
+    refreshes within this process; between processes the log's conditions do."""
 
     def __init__(self) -> None:
         self.lock = asyncio.Lock()
-        self.counted = 0  # the part of `weight` that the repository's total knows; 0 if it does not keep this view
+        self.counted = 0  # the part of `weight` in the repository's total; 0 if the view is not cached
         self.grown: set[View[S, C]] = set()  # the repository's: views that have grown since they were counted
         self.reset()
 
     def reset(self) -> None:
-        """Forget the aggregate, but not who waits for the lock."""
+        """Forget the aggregate, but keep the lock and its waiters."""
         self.state: S = self.blank()
         self.mark: Mark | None = None
         self.blocks = 0  # commits in this generation of the log
         self.base = 0  # bytes of the snapshot that the generation began with
-        # Bytes of log and snapshot that were folded, of what was unpacked since, and of a view without any.
+        # Bytes of log and snapshot that were folded, plus those unpacked since, plus a constant.
         self.weight = VIEW_BYTES
 
     def begin(self, snapshot: bytes) -> None:
-        """Start over from what `snapshot` made, of this view or of another process's."""
+        """Start from a snapshot, made by this view or by another process."""
         self.unpack(snapshot)
         self.base, self.weight = len(snapshot), self.weight + len(snapshot)
 
     @property
     def opened(self) -> Opened:
-        """Hears how many bytes were unpacked, whenever they are asked for. It knows this view weakly: in a cycle, a
-        view that was forgotten would stay in memory for a while."""
+        """A callback that counts the bytes unpacked on demand. It refers to this view weakly: a cycle would keep a
+        forgotten view in memory for a while."""
         me = weakref.ref(self)
 
         def opened(size: int) -> None:
@@ -110,7 +110,7 @@ class View(ABC, Generic[S, C]):
 
     @abstractmethod
     def snapshot(self) -> bytes:
-        """What a generation of the log begins with. Of an aggregate that is not busy."""
+        """What the next generation of the log begins with. The aggregate must not be busy."""
 
     @abstractmethod
     def fold(self, commits: Sequence[Commit[Any]]) -> list[C]: ...

@@ -1,7 +1,7 @@
-"""The views that a process keeps in memory: those that were asked for lately, up to a number of bytes of log.
+"""The views that a process caches: the most recently used, up to a number of bytes of log.
 
-Views grow while they are kept, and the newest stays however large it is. A cache of cachetools can do neither: it
-weighs an entry once, and refuses one that is larger than the cache.
+Views grow while they are cached, and the newest stays however large it is. A cachetools cache supports neither: it
+measures an entry once, and refuses one that is larger than the cache.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from assistants_service.core.log.state import C, S, View
 
 
 class Views(OrderedDict[tuple[str, str], View[S, C]], Generic[S, C]):
-    """By project and log, the one that was asked for last at the end. `limit`: how many bytes of log they may stand
-    for. `weight`: how many they do."""
+    """By project and log id, the most recently used last. `limit`: how many bytes of log the views may represent;
+    `weight`: how many they do."""
 
     def __init__(self, blank: Callable[[], View[S, C]], limit: int) -> None:
         super().__init__()
@@ -23,11 +23,11 @@ class Views(OrderedDict[tuple[str, str], View[S, C]], Generic[S, C]):
         self._grown: set[View[S, C]] = set()
 
     def at(self, project: str, log_id: str) -> View[S, C]:
-        """The view that is kept, or a blank one."""
+        """The cached view, or a blank one."""
         return self.setdefault((project, log_id), self._blank())
 
     def keep(self, view: View[S, C], project: str, log_id: str) -> None:
-        """Remember the view, if there is such a log, and forget the ones that were not asked for lately."""
+        """Cache the view, if its log exists, and evict the least recently used."""
         key = (project, log_id)
         if view.mark is None and not view.lock.locked():
             return self.forget(project, log_id)

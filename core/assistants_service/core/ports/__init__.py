@@ -1,1 +1,1 @@
-"""What the domain asks of the world, by what it is for. Engines in infra have these shapes; nothing here has one."""
+"""The ports of the domain, by purpose. infra implements them; there is no implementation here."""

@@ -1,4 +1,4 @@
-"""What the domain asks of a clock."""
+"""The clock port."""
 
 from __future__ import annotations
 

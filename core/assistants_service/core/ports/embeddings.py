@@ -1,4 +1,4 @@
-"""What the domain asks of an embedding model."""
+"""The port of embedding models."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ if TYPE_CHECKING:
 
 
 class EmbeddingError(Exception):
-    """No vectors can be had now, after retries; the message may be shown to clients."""
+    """No vectors are available at present, after retries; the message may be shown to clients."""
 
 
-Kind = Literal["passage", "query"]  # what a text is to a search: many models want to know
+Kind = Literal["passage", "query"]  # the role of a text in a search: many models distinguish them
 
 
 class Embeddings(Protocol):
-    """`model` names what made a vector, and so does the vector's width: vectors that differ in either cannot be
-    compared, so both travel with what is stored."""
+    """`model` identifies the source of a vector: vectors of different models or dimensions cannot be compared, so both
+    are stored with them."""
 
     model: str
-    weights: Weights  # of a hybrid search with these vectors, unless it asks for others
+    weights: Weights  # of a hybrid search with these vectors, unless it overrides them
 
     async def embed(self, texts: Sequence[str], kind: Kind = "passage") -> NDArray[np.float32]:
-        """A row of length 1 (or 0, where a text says nothing to the model) for each text; rows without dimensions if
-        there are no vectors on this platform. Raises EmbeddingError."""
+        """One row for each text, of length 1 (or 0, if the text means nothing to the model); rows without dimensions if
+        this platform has no model. Raises EmbeddingError."""
 
     async def close(self) -> None: ...

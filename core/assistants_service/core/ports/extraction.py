@@ -1,4 +1,4 @@
-"""What the domain asks of a reader of files: their text, in chunks."""
+"""The port of file readers, which return a file's text in chunks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Chunking:
-    """How a text is cut, in tokens; as it stands the strategy `auto` (section 3.8). Requests are checked to have
+    """How a text is cut, in tokens; the defaults are the strategy `auto` (section 3.8). Requests are validated to have
     100 <= size <= 4096 and 0 <= overlap <= size / 2."""
 
     size: int = 800
@@ -22,7 +22,7 @@ class Chunking:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A piece of a file's text. `start` is its place in the text, in code points; `tokens` is its length."""
+    """A piece of a file's text. `start` is its offset in the text, in code points; `tokens` is its length."""
 
     text: str
     start: int
@@ -30,8 +30,8 @@ class Chunk:
 
 
 class Unreadable(Exception):
-    """No text can be had of this file. `code` and `message` are those of its `last_error`: unsupported_file and
-    invalid_file are final, server_error is no fault of the file."""
+    """The file's text cannot be extracted. `code` and `message` become its `last_error`: unsupported_file and
+    invalid_file are final, server_error is not the file's fault."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -40,10 +40,10 @@ class Unreadable(Exception):
 
 class Extraction(Protocol):
     async def chunks(self, path: Path, filename: str, chunking: Chunking) -> Sequence[Chunk]:
-        """The text of the file at `path` in chunks, at least one, in their order; the same for the same bytes.
+        """The text of the file at `path`, at least one chunk, in order; the same bytes give the same chunks.
 
-        What the file is, the extension of `filename` says, or else its bytes. A call that waits for its turn may be
-        cancelled, and one that is at work, too. Raises Unreadable.
+        The extension of `filename` determines the type, or else the content does. A call may be cancelled while it
+        waits or runs. Raises Unreadable.
         """
 
     async def close(self) -> None: ...

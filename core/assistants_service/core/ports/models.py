@@ -1,4 +1,4 @@
-"""What the domain asks of model providers, and what a prompt and a reply are."""
+"""The port of model providers, with prompts and replies."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A function call as the model asked for it; `arguments` is JSON text, not validated (as on the wire)."""
+    """A function call as the model requested it; `arguments` is JSON text, not validated (as on the wire)."""
 
     id: str
     name: str
@@ -20,8 +20,8 @@ class ToolCall:
 
 
 class Image(NamedTuple):
-    """`url` is https:, data:, or `file:` and the id of a file, which the worker replaces by its data before it asks a
-    model."""
+    """`url` is https:, data:, or `file:` and a file's id, which the worker replaces with the file's data before calling
+    a model."""
 
     url: str
     detail: str = "auto"
@@ -29,8 +29,8 @@ class Image(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Thought:
-    """What a model thought before it called functions. `data` is JSON that only its provider's adapter reads; that one
-    provider wants it back with the outputs of the calls. Up to 1 MiB, and never for clients."""
+    """Reasoning that preceded function calls. `data` is JSON that only the provider's adapter reads; the provider
+    expects it back with the outputs of the calls. Up to 1 MiB, and never shown to clients."""
 
     provider: str
     data: str
@@ -43,9 +43,8 @@ Content = str | tuple[str | Image, ...]
 class Turn:
     """One entry of the conversation, oldest first.
 
-    role `user`: `content` is a text or, if it has images, texts and images in their order. role `assistant`: it is a
-    text, and there may be `calls`, and the `thought` that led to them. role `tool`: it is the output of the call
-    `call_id`.
+    role `user`: `content` is a text or, with images, a sequence of texts and images. role `assistant`: it is a text,
+    and there may be `calls`, and the `thought` that preceded them. role `tool`: it is the output of the call `call_id`.
     """
 
     role: str
@@ -56,7 +55,7 @@ class Turn:
 
     @property
     def parts(self) -> tuple[str | Image, ...]:
-        """What there is of it: empty texts are left out."""
+        """The non-empty parts."""
         parts = (self.content,) if isinstance(self.content, str) else self.content
         return tuple(part for part in parts if part)
 
@@ -98,7 +97,7 @@ class ForcedFunction(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One model call. None means: not set, the provider's default holds."""
+    """One model call. None means not set: the provider's default applies."""
 
     model: str
     instructions: str | None
@@ -123,7 +122,7 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What the model of `provider` answered. `finish`: stop, tool_calls, length or content_filter."""
+    """The answer of a model of `provider`. `finish`: stop, tool_calls, length or content_filter."""
 
     text: str = ""
     refusal: str = ""
@@ -135,25 +134,25 @@ class Reply:
 
 
 class Deltas(Protocol):
-    """Where a streamed reply goes while it is made. Cheap, and never waits for a reader."""
+    """Receives a streamed reply. Cheap, and never waits for a reader."""
 
     def text(self, value: str) -> None: ...
 
     def refusal(self, value: str) -> None: ...
 
     def call(self, index: int, call_id: str, name: str, arguments: str) -> None:
-        """A fragment of a function call: id and name come whole with the first fragment, `arguments` grows."""
+        """A fragment of a function call: id and name come complete with the first fragment, `arguments` grows."""
 
     def restart(self) -> bool:
-        """The reply broke off and may be asked for again: forget what came of it. False if a client may have seen
-        something, which cannot be taken back."""
+        """The reply was interrupted and may be requested again: discard what was received. False if a client may have
+        seen some of it, which cannot be undone."""
 
 
 class ModelError(Exception):
     """The provider failed, after its retries. `code`: server_error, rate_limit_exceeded or invalid_prompt.
 
-    `message` is for users, and may quote what was asked. `provider`, the HTTP `status` and the `reason` are for the
-    log: there is no content in them. Empty, where they are not known."""
+    `message` is for users, and may quote the prompt. `provider`, the HTTP `status` and the `reason` are for the log:
+    they contain no content, and are empty if unknown."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -163,17 +162,17 @@ class ModelError(Exception):
 
 
 class Refused(ModelError):
-    """The provider answered with an error. `said`: its words and the fields that it names, not for the log."""
+    """The provider returned an error. `said`: its text and the fields that it names, not for the log."""
 
     said = ""
 
 
 class BrokenOff(ModelError):
-    """The connection ended, or fell silent, in the middle of a streamed reply."""
+    """The connection ended or stalled in the middle of a streamed reply."""
 
 
 class ContextExceeded(ModelError):
-    """The prompt has more tokens than the model takes. `window`: how many that are, if the provider says it."""
+    """The prompt has more tokens than the model accepts. `window`: the limit, if the provider reports it."""
 
     def __init__(self, code: str, message: str, window: int | None = None) -> None:
         super().__init__(code, message)
@@ -182,7 +181,7 @@ class ContextExceeded(ModelError):
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """`full` is PROVIDER/MODEL, by which a run finds it as well as by its id."""
+    """`full` is PROVIDER/MODEL; runs accept it as well as the id."""
 
     id: str
     created: int
@@ -191,27 +190,27 @@ class ModelInfo:
 
 
 class NoSuchModel(ValueError):
-    """No provider has a model of this name. The message says which providers there are."""
+    """No provider has a model of this name. The message lists the providers."""
 
 
 class Models(Protocol):
     async def reply(self, prompt: Prompt, deltas: Deltas | None) -> Reply:
-        """Ask the model once; streamed into `deltas` if given. Raises ModelError."""
+        """Call the model once; streamed into `deltas` if given. Raises ModelError."""
 
     async def check(self, model: str) -> None:
-        """Raises NoSuchModel for a name that no provider has, as far as that is known without asking for an answer."""
+        """Raises NoSuchModel for a name that no provider has, as far as this is known without a model call."""
 
     def window(self, model: str) -> int:
-        """How many tokens prompt and answer may have together, as far as it is known."""
+        """The maximum number of tokens of prompt and answer together, as far as known."""
 
     async def list(self) -> Sequence[ModelInfo]:
-        """The models that are there. A provider that does not answer is left out."""
+        """The available models. A provider that does not respond is left out."""
 
     async def close(self) -> None: ...
 
 
 class Tokenizer(Protocol):
-    """Counts the tokens of a text, nearly: each model has a tokenizer of its own. No text has more than UTF-8 bytes."""
+    """Counts tokens approximately, as each model has its own tokenizer. No text has more tokens than UTF-8 bytes."""
 
     def count(self, text: str) -> int:
-        """What was counted lately is remembered. May be called from threads."""
+        """Recent counts are cached. Thread-safe."""

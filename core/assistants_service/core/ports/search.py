@@ -1,4 +1,4 @@
-"""What is asked of the index of a vector store (core.search.embedded), and what it answers."""
+"""Types of the index of vector stores (core.search.embedded)."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What is searched for. `vector` was made by `model`; None searches by words alone. Segments whose vectors are of
-    another model, or of other dimensions, or that have none, are searched by words alone, too."""
+    """A search query. `vector` was made by `model`; None searches by words only. Segments whose vectors come from
+    another model or have other dimensions, and those without vectors, are searched by words only as well."""
 
     text: str
     vector: NDArray[np.float32] | None = None
@@ -22,8 +22,8 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """How much vectors and words count: only the ratio matters. Of a query that has no vector, or no words, the other
-    one is all that counts."""
+    """The weights of vectors and words: only their ratio matters. If a query has no vector, or no words, only the other
+    one counts."""
 
     vector: float
     words: float
@@ -31,7 +31,7 @@ class Weights:
 
 class Weight(NamedTuple):
     """A segment as the merge policy sees it. `size` of its blob in bytes, `live` is the share of its chunks whose files
-    are still in the store, `model` is that of its vectors, `format` that of its words (core.search.words)."""
+    are still in the store, `model` made its vectors, `format` is that of its words (core.search.words)."""
 
     name: str
     size: int
@@ -46,7 +46,7 @@ class Weight(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """A result of a search: the `number`th chunk (from 0) of a source. `score` in 0..1."""
+    """A search result: chunk `number` (from 0) of a source. `score` is in 0..1."""
 
     source: str
     number: int
@@ -55,4 +55,4 @@ class Passage:
 
 
 class SegmentGone(Exception):
-    """There is no such segment. If it was merged, the state of the store that names it is old: look at it again."""
+    """The segment does not exist. If it was merged, the state that names it is stale: read it again."""

@@ -1,4 +1,4 @@
-"""What the domain tells of its work."""
+"""The telemetry port."""
 
 from __future__ import annotations
 
@@ -13,38 +13,38 @@ Fact = str | int | float | bool | tuple[str, ...]
 
 
 class Span(Protocol):
-    """Something that takes its time, while it lasts."""
+    """An operation with a duration."""
 
     def tell(self, **facts: Fact) -> None:
-        """What became known meanwhile."""
+        """Add facts that became known during the operation."""
 
 
 class Telemetry(Protocol):
-    """What operators get to see: spans, of which those of one run are one trace, and metrics. In the domain's words;
-    the engine knows the names of the standard. Never fails, never waits.
+    """What operators see: spans, those of one run in one trace, and metrics. It uses the domain's terms; the engine
+    maps them to the standard's names. Never fails, never waits.
 
-    Ids, names, numbers and kinds of errors are facts; what users, models and tools say is content, told only if
+    Ids, names, numbers and kinds of errors are facts; what users, models and tools say is content, and recorded only if
     `content` allows it.
     """
 
     content: bool
 
     def span(self, what: str, *, trace: str = "", cause: str = "", **facts: Fact) -> AbstractContextManager[Span]:
-        """`what` is request, run, model or tool. It belongs to `trace`, a W3C traceparent, or else to the span around;
-        `cause` is what made it happen, if that is of another trace."""
+        """`what` is request, run, model or tool. The span belongs to `trace`, a W3C traceparent, or else to the current
+        span; `cause` links the span that caused it, if that is in another trace."""
 
     def trace(self) -> str:
-        """The traceparent of the span around, to travel with a work item. Empty if there is none."""
+        """The traceparent of the current span, to pass on with a work item. Empty if there is none."""
 
     def count(self, what: str, **facts: Fact) -> None:
-        """One more: a run that ended, a delivery of a work item."""
+        """Count one event: a run that ended, a delivery of a work item."""
 
     def measure(self, what: str, value: float, **facts: Fact) -> None:
-        """How long a run was queued, in seconds."""
+        """Record a value: how long a run was queued, in seconds."""
 
 
 class Silence:
-    """Telemetry that is switched off, and a span of it."""
+    """Disabled telemetry, and its span."""
 
     content = False
 

@@ -1,1 +1,1 @@
-"""The protocol's objects, by kind: what a request may say, and what goes over the wire."""
+"""The protocol's objects, by kind: request bodies, and resources as on the wire."""

@@ -1,8 +1,8 @@
-"""What all request bodies share. Every limit is of section 3 of the wire contract; api.validation turns what breaks one
-into a 4xx.
+"""What all request bodies share. All limits are those of section 3 of the wire contract; api.validation turns
+violations into 400s.
 
-Optional fields take null, as the SDKs send it; unknown ones are refused. Updates merge the keys that were given: they
-look at `model_fields_set`.
+Optional fields accept null, as the SDKs send it; unknown fields are refused. Updates merge the given keys: they use
+`model_fields_set`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 class Body(BaseModel):
-    # Each schema is built for its first request: all of them together are a tenth of a process's start.
+    # Each schema is built for its first request: building all of them would be a tenth of a process's start.
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, defer_build=True)
 
     def as_given(self) -> dict[str, Any]:
@@ -38,7 +38,7 @@ def _few_properties(value: dict[str, T]) -> dict[str, T]:
 
 
 def _storable(value: dict[str, JsonValue]) -> dict[str, JsonValue]:
-    """What is written must come back as it was: no NaN, no infinity, no integer that is too long to be read again."""
+    """What is stored must be readable again: no NaN, no infinity, no integer that is too long for the decoder."""
     try:
         same = msgspec.json.decode(msgspec.json.encode(value)) == value
     except (msgspec.MsgspecError, OverflowError, ValueError, RecursionError):
@@ -84,7 +84,7 @@ def _begins(prefix: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-# What assistants, threads and runs name. That it is there is checked by core.references, before anything is written.
+# References of assistants, threads and runs. core.references checks before any write that they exist.
 NamedFile = Annotated[str, StringConstraints(max_length=256), _begins("file")]
 
 

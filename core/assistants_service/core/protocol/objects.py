@@ -1,6 +1,6 @@
-"""What all objects of the wire share (section 3 of the wire contract): field order as recorded, every key always there.
+"""What all objects of the wire share (section 3 of the wire contract): field order as recorded, every key present.
 
-Frozen; `msgspec.structs.replace` makes the next state, `encode` the wire's bytes.
+They are frozen; `msgspec.structs.replace` makes the next state, `encode` the wire's bytes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ encode = msgspec.json.Encoder().encode
 
 
 class Struct(msgspec.Struct, frozen=True):
-    """What all wire objects share: immutable, unknown keys of a later version ignored."""
+    """The base of all wire objects: immutable; unknown keys, written by a later version, are ignored."""
 
 
 class LastError(Struct, frozen=True, kw_only=True):
@@ -25,7 +25,7 @@ class LastError(Struct, frozen=True, kw_only=True):
 
     @property
     def of_step(self) -> LastError:
-        """As a step has it, which knows two codes only (section 3.5)."""
+        """As steps show it: they have only two codes (section 3.5)."""
         return self if self.code == "rate_limit_exceeded" else LastError(code="server_error", message=self.message)
 
 

@@ -1,1 +1,1 @@
-"""The index that comes with the service, and what every search asks."""
+"""The built-in search index, and the body of a search request."""

@@ -15,15 +15,16 @@ from assistants_service.core.search.ranking import HYBRID
 from assistants_service.core.search.segment_cache import SegmentCache
 
 MEMORY: Final = 512 * 1024**2  # bytes
-NAMES: Final = 1000  # that are listed at once
+NAMES: Final = 1000  # listed per request
 
 
 class EmbeddedIndex:
-    """The chunks of vector stores, searched. `store` is `project/store`; `memory` is what the cache keeps, in bytes.
+    """Stores and searches the chunks of vector stores. `store` is `project/store`; `memory` is the cache's limit in
+    bytes.
 
-    A store's log names its *segments*: a file that was ingested is one, named by its source, until a merge makes one of
-    several. What is put is not yet part of the store, and what the log does not name any more is no part of it: neither
-    is ever found, and both are dropped by name. All methods raise StorageUnavailable.
+    A store's log names its *segments*: an ingested file is one, named by its source, until a merge combines several. A
+    segment that the log does not name yet, or any more, is not part of the store: it is never found, and is dropped by
+    name. All methods raise StorageUnavailable.
     """
 
     def __init__(self, contents: Contents, memory: int = MEMORY) -> None:
@@ -33,8 +34,8 @@ class EmbeddedIndex:
     async def put(self, store: str, source: str, chunks: Sequence[Chunk], vectors: segment.Floats, model: str) -> int:
         """Write the segment of one file: its chunks, and a vector for each, made by `model`. Returns its size in bytes.
 
-        There is all of it or nothing. `source` names file and attempt, so the same source has the same chunks; put
-        again, it is there once. Raises Conflict if it was dropped meanwhile.
+        It is stored whole or not at all. `source` names file and attempt, so the same source has the same chunks, and
+        writing it twice stores it once. Raises Conflict if it was dropped in the meantime.
         """
         cut = [segment.Chunk(chunk.text, chunk.start) for chunk in chunks]
         return await self._put(store, source, await asyncio.to_thread(segment.build, source, cut, vectors, model))
@@ -55,49 +56,49 @@ class EmbeddedIndex:
         weights: Weights = HYBRID,
         threshold: float = 0.0,
     ) -> list[Passage]:
-        """The `limit` chunks of the `eligible` sources in these segments that fit one of the queries best, the best
-        first, ties by source and number. `segments` are all that the store has now.
+        """The `limit` chunks of the `eligible` sources in these segments that match one of the queries best, the best
+        first, ties ordered by source and number. `segments` are all current segments of the store.
 
-        A score is in 0..1 and depends on no other result. Chunks below `threshold` are left out, and those that have
+        A score is in 0..1 and independent of other results. Chunks below `threshold` are left out, and those that have
         nothing in common with a query. Raises SegmentGone and DamagedSegment.
         """
         blobs = [_blob(store, name) for name in segments]
         return await self._cache.search(store, blobs, queries, eligible, limit, weights=weights, threshold=threshold)
 
     async def missing(self, store: str, names: Collection[str]) -> set[str]:
-        """Those of these segments that are not there."""
+        """Those of these segments that do not exist."""
         return set(names) - await self._names(store)
 
     async def read(self, store: str, name: str, source: str) -> Sequence[tuple[int, str]]:
-        """The chunks of a source in a segment, in their order, each with its place in the file's text; none if there is
-        no such segment."""
+        """The chunks of a source in a segment, in order, each with its offset in the file's text; empty if there is no
+        such segment."""
         blob = await self._read(store, name)
         return [(chunk.start, chunk.text) for of, chunk in segment.passages(blob) if of == source] if blob else []
 
     async def delete(self, store: str, names: Iterable[str]) -> None:
-        """Remove the store: these segments, which are all that its log knows of, and what else there is. Idempotent."""
+        """Remove the store: the segments that its log names, and any others. Idempotent."""
         self._cache.forget(store)
         await self.drop(store, {*names, *await self._names(store)})
 
     async def tidy(self, store: str, known: Callable[[], Awaitable[Collection[str]]]) -> None:
-        """After work on the store: drop what a worker wrote after another one had taken over and removed it, if it died
-        before it could remove that itself. `known` says of which segments the log knows at the time when it is called:
-        what was there before, and is not among them, belongs to no source."""
-        # The blobs first, then the log: what is written after the look is in neither.
+        """Remove orphaned segments after work on the store: those that a worker wrote after another had taken over and
+        removed them, and that it could not remove because it died. `known` returns the names that the log contains at
+        that moment: a segment that existed before and is not among them belongs to no source."""
+        # List the blobs first, then read the log: a segment that is written in between is not in the list.
         if there := await self._names(store):
             await self.drop(store, there - set(await known()))
 
     def plan(self, segments: Sequence[Weight]) -> Sequence[str]:
-        """The names of the segments that should become one next; none if all is well."""
+        """The names of the segments that should be merged next; none if no merge is due."""
         return merge_policy.plan(segments)
 
     async def merge(self, store: str, names: Sequence[str], live: Collection[str], into: str) -> int | None:
-        """Write what these hold of the `live` sources as `into`. Returns its size in bytes, None if there is nothing.
+        """Write the `live` sources of these segments as `into`. Returns its size in bytes, None if there are none.
 
-        Raises SegmentGone, and Conflict if `into` was dropped meanwhile."""
+        Raises SegmentGone, and Conflict if `into` was dropped in the meantime."""
         blobs = [await self._read(store, name) for name in names]
         if not all(blobs):
-            raise SegmentGone(f"of {len(blobs)} segments that were to be merged, one is not there")
+            raise SegmentGone(f"one of {len(blobs)} segments to be merged does not exist")
         merged = await asyncio.to_thread(segment.merge, blobs, live)
         return await self._put(store, into, merged) if merged else None
 
@@ -107,7 +108,7 @@ class EmbeddedIndex:
         return len(blob)
 
     async def _names(self, store: str) -> set[str]:
-        """Of the segments that are there, or staged."""
+        """The names of existing and staged segments."""
         folder, found = _blob(store, ""), list[str]()
         more = True
         while more:
@@ -118,7 +119,7 @@ class EmbeddedIndex:
         return {name.removeprefix(folder) for name in found}
 
     async def _read(self, store: str, name: str) -> bytes:
-        """Nothing if there is no such segment, or if it was removed while it came."""
+        """Empty if there is no such segment, or if it was removed while it was read."""
         try:
             return b"".join([piece async for piece in self._contents.download(SEGMENTS, _blob(store, name))])
         except ContentGone:

@@ -1,4 +1,4 @@
-"""Filters of a search, over the attributes of files (section 3.8): comparisons, and `and` and `or` of them."""
+"""Search filters on the attributes of files (section 3.8): comparisons, and their combinations by `and` and `or`."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _ORDERS: Final[Mapping[str, Callable[[Any, Any], bool]]] = {"gt": gt, "gte": ge,
 
 
 class Comparison(Body):
-    """One attribute against a value. An attribute that is not there equals nothing, and is in no list.
+    """Compares one attribute with a value. A missing attribute equals nothing, and is in no list.
 
-    A string, a number and a boolean are never equal, nor is one of them greater than another; of strings the one is
-    greater whose code points are. Booleans have no order.
+    Strings, numbers and booleans are never equal or comparable to each other; strings are ordered by code points.
+    Booleans have no order.
     """
 
     type: Literal["eq", "ne", "gt", "gte", "lt", "lte"]
@@ -36,7 +36,7 @@ class Comparison(Body):
 
 
 class Membership(Body):
-    """One attribute against several values, as Comparison has it."""
+    """Compares one attribute with several values, as Comparison does."""
 
     type: Literal["in", "nin"]
     key: str
@@ -49,7 +49,7 @@ class Membership(Body):
 
 
 class Compound(Body):
-    """Filters that must all match, or of which one must."""
+    """Filters of which all, or at least one, must match."""
 
     type: Literal["and", "or"]
     filters: Annotated[list[Filter], Field(min_length=1)]
@@ -62,5 +62,5 @@ Filter = Annotated[Comparison | Membership | Compound, Field(discriminator="type
 
 
 def _kind(value: Attribute | None) -> type:
-    """Numbers are one kind, whether written with a point or without."""
+    """Numbers are one kind, whether integer or decimal."""
     return float if isinstance(value, int) and not isinstance(value, bool) else type(value)

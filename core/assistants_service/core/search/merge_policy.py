@@ -1,7 +1,7 @@
-"""When segments are merged, and which: as log-structured merge trees do it, by tiers of size.
+"""When segments are merged, and which: by tiers of size, as in log-structured merge trees.
 
-A file's segment is merged as often as there are tiers above it, so what a file costs does not grow with its store (it
-grows with its logarithm, up to LARGEST); and a store has few segments, so that it is opened by few reads.
+A file's segment is merged as many times as there are tiers above it, so the cost of a file grows only with the
+logarithm of the store's size (up to LARGEST); and a store has few segments, so few reads open it.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from typing import Final
 from assistants_service.core.ports.search import Weight
 from assistants_service.core.search.words import FORMAT
 
-SMALLEST: Final = 2**17  # bytes: segments below are of the first tier
-FACTOR: Final = 8  # segments of one tier are merged into one of the next
-LARGEST: Final = 2**25  # bytes that a merge writes, at most, in five times the memory. From half of it on, no more
-WASTE: Final = 0.5  # a segment of which less than this share is live is written anew, as is one of an older format
+SMALLEST: Final = 2**17  # bytes: smaller segments are in the first tier
+FACTOR: Final = 8  # segments of one tier that are merged into one of the next
+LARGEST: Final = 2**25  # bytes of a merge's result; it takes five times the memory. Half of it is not merged again
+WASTE: Final = 0.5  # a segment with a smaller live share is rewritten, as is one of an older format
 
 
 def plan(segments: Sequence[Weight]) -> list[str]:
-    """The names of the segments that should be merged into one next, in their order; empty if all is well.
+    """The names of the segments to merge into one next, in order; empty if no merge is due.
 
-    After that merge ask again: there may be more to do. Segments without a live chunk are named alone, for merging them
-    writes nothing.
+    After that merge, call it again: more merges may be due. Segments without live chunks are named separately, because
+    merging them writes nothing.
     """
     if dead := [segment.name for segment in segments if not segment.live]:
         return dead
@@ -43,7 +43,7 @@ def _tier(segment: Weight) -> int:
 
 
 def _fitting(segments: Sequence[Weight]) -> list[str]:
-    """As many, the first ones first, as become one of at most LARGEST."""
+    """The first segments that together fit into LARGEST."""
     taken, size = [], 0.0
     for segment in segments:
         if size + segment.useful <= LARGEST:

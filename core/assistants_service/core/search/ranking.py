@@ -4,15 +4,15 @@ A chunk's score is in 0..1 and depends on no other result. It is the weighted me
 * the cosine of its vector and the query's, or 0 if that is negative, and
 * its BM25 score as a share of the highest that there could be for the query.
 
-BM25 counts over the eligible chunks alone. So what is not eligible (files that were removed, or that a filter excludes)
-has no influence, nor has it how the chunks are spread over segments: the result is that of a store which never held
-anything else, to the last bit.
+BM25 counts only the eligible chunks. So other chunks (of files that were removed or are filtered out) have no
+influence, nor has the distribution of chunks over segments: the result is that of a store that never contained anything
+else, to the last bit.
 
-What only some chunks have must not place them before or behind the others:
-* The beginnings of words count if all eligible segments have them. Else the words alone do, in the newer ones, too.
-* The vectors' weight is that times the square of the share of chunks whose vectors can be compared with the query's: it
-  is the share of pairs of chunks that vectors can put in an order. A chunk without such a vector which has words of the
-  query is taken to be as near to it as the eligible chunks are on average.
+What only some chunks have must not rank them higher or lower than others:
+* Word beginnings count if all eligible segments have them. Otherwise only whole words do, in newer segments, too.
+* The vectors' weight is multiplied by the square of the share of chunks whose vectors are comparable with the query's:
+  it is the share of chunk pairs that vectors can order. A chunk without such a vector that contains words of the query
+  gets the average similarity of the eligible chunks.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from assistants_service.core.search.words import FORMAT, asked, forms, term
 Doubles = NDArray[np.float64]
 Spread = Callable[[Callable[[int], Any], Iterable[int]], Iterable[Any]]
 
-K1: Final = 1.2  # of BM25, as Lucene has it: how soon further occurrences of a word stop counting,
-B: Final = 0.75  # and how much a long chunk counts less
-LEAST: Final = 1e-4  # a score below this is none
-ERROR: Final = 1e-5  # of a score that is computed in float32, at most
-OTHER_FORM: Final = 0.5  # of what a word is worth: another form of it, which may be another word
-QUERY_TERMS: Final = 512  # distinct words of a query, and beginnings of words, that are looked up
-POSTINGS: Final = 250_000  # that a query reads: beyond, its commonest words are left out, which say next to nothing
+K1: Final = 1.2  # of BM25, as in Lucene: how soon further occurrences of a word stop counting,
+B: Final = 0.75  # and how much longer chunks count less
+LEAST: Final = 1e-4  # lower scores count as no match
+ERROR: Final = 1e-5  # maximum error of a float32 score
+OTHER_FORM: Final = 0.5  # weight of another form of a word, which may be another word
+QUERY_TERMS: Final = 512  # distinct words and word beginnings of a query that are looked up
+POSTINGS: Final = 250_000  # postings read by a query: beyond, its most common words, which say little, are left out
 
 
 # Measured on the questions of the test corpus with the offline model: a mean of scores places the right passages higher
@@ -50,7 +50,7 @@ WORDS: Final = Weights(vector=0, words=1)
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """The `number`th chunk (from 0) of a source. It lies at `chunk` in `segment`."""
+    """Chunk `number` (from 0) of a source. It is chunk `chunk` of `segment`."""
 
     source: str
     number: int
@@ -69,10 +69,11 @@ def search(
     threshold: float = 0.0,
     spread: Spread = map,
 ) -> list[Hit]:
-    """The `limit` chunks of the `eligible` sources that fit one of the queries best; ties by source and number.
+    """The `limit` chunks of the `eligible` sources that match one of the queries best; ties ordered by source and
+    number.
 
-    Chunks below `threshold` are left out, and those that have nothing in common with a query. It takes milliseconds to
-    tens of them, mostly without the GIL: not for the event loop. `spread` may be a thread pool's `map`.
+    Chunks below `threshold` are left out, and those that have nothing in common with a query. It takes up to tens of
+    milliseconds, mostly without the GIL: do not call it on the event loop. `spread` may be a thread pool's `map`.
     """
     parts = [part for segment in segments if (part := _part(segment, eligible))]
     measures = [measure for query in queries if (measure := _measure(parts, query, weights))]
@@ -95,7 +96,7 @@ def search(
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """What of a segment is eligible: all of it, if `mask` is None."""
+    """The eligible part of a segment: all of it, if `mask` is None."""
 
     segment: Segment
     mask: Array | None
@@ -103,7 +104,7 @@ class _Part:
     words: int
 
     def fits(self, model: str, dimensions: int) -> bool:
-        """Whether its vectors can be compared with one of that model."""
+        """Whether its vectors are comparable with one of that model."""
         return (self.segment.model, self.segment.vectors.shape[1]) == (model, dimensions) and dimensions > 0
 
 
@@ -121,9 +122,9 @@ Posting = tuple[Array, Array]  # chunks, and how often each has a term
 
 @dataclass(frozen=True, slots=True)
 class _Measure:
-    """A query, part by part. A vector is as long as the vectors' share of a score is large, and empty where it does not
-    fit: there, a chunk that has words of the query gets `usual`. `worth` is what each term adds to a score at most, and
-    `mean` that of the chunks' lengths in words."""
+    """A prepared query, part by part. Each vector is scaled by the vectors' share of the score, and empty where it is
+    not comparable: there, a chunk that contains words of the query gets `usual`. `worth` is each term's maximum
+    contribution to a score, and `mean` the average length of the chunks in words."""
 
     vectors: Sequence[Doubles]
     postings: Sequence[Sequence[Posting]]
@@ -132,7 +133,7 @@ class _Measure:
     usual: float
 
     def by_words(self, place: int, segment: Segment) -> Doubles | None:
-        """What each chunk of the part at `place` gets beside the product with its vector; None if that is nothing."""
+        """What is added to the vector score of each chunk of the part at `place`; None if nothing is."""
         found = _bm25(segment, self.postings[place], self.worth, self.mean)
         if found is not None and self.usual and not len(self.vectors[place]):
             found[found > 0] += self.usual
@@ -140,7 +141,7 @@ class _Measure:
 
 
 def _measure(parts: Sequence[_Part], query: Query, weights: Weights) -> _Measure | None:
-    """None if there is nothing to search in, or by."""
+    """None if there is nothing to search, or nothing to search by."""
     format = min((part.segment.format for part in parts), default=FORMAT)
     own = _numbers(asked(query.text, format))
     terms = np.union1d(own, _numbers(forms(query.text, format)))
@@ -178,14 +179,14 @@ def _numbers(found: Iterable[str]) -> NDArray[np.uint64]:
 
 
 def _mean(parts: Sequence[_Part]) -> Doubles:
-    """Of the eligible vectors. They came as float16: in float64 no bit of their sum is lost, whatever their order."""
+    """The mean of the eligible vectors. They were float16: in float64 their sum is exact, in any order."""
     rows = ((part.segment.vectors if part.mask is None else part.segment.vectors[part.mask]) for part in parts)
     total: Doubles = sum(each.sum(axis=0, dtype=np.float64) for each in rows)
     return total / sum(part.chunks for part in parts)
 
 
 def _postings(part: _Part, terms: Array) -> list[Posting]:
-    """The eligible ones of each term."""
+    """The eligible postings of each term."""
     tables, found = part.segment.tables, []
     places = np.searchsorted(tables.terms, terms)
     for place, wanted in zip(places.tolist(), terms, strict=True):
@@ -204,8 +205,8 @@ def _postings(part: _Part, terms: Array) -> list[Posting]:
 
 @dataclass(frozen=True, slots=True)
 class _Candidates:
-    """The chunks of the part at `place` that may be among the best, with their scores: roughly, and what of them is by
-    words, for each query."""
+    """Chunks of the part at `place` that may be among the best, with approximate scores, and for each query their score
+    by words."""
 
     place: int
     chunks: Array
@@ -213,8 +214,8 @@ class _Candidates:
     by_words: Sequence[Doubles | None]
 
     def exactly(self, segment: Segment, measures: Sequence[_Measure], bound: float) -> Iterator[tuple[int, float]]:
-        """The chunks that are not below `bound`, with their scores. The last bits of a row's BLAS product depend on the
-        rows beside it; those of these sums do not."""
+        """The chunks with at least the score `bound`, with exact scores. The last bits of a BLAS product depend on
+        neighbouring rows; those of these sums do not."""
         near = self.rough >= bound
         chunks = self.chunks[near]
         best = np.zeros(len(chunks))
@@ -248,14 +249,14 @@ def _best(place: int, part: _Part, measures: Sequence[_Measure], limit: int, lea
 
 
 def _bound(scores: Floats, limit: int, least: float) -> float:
-    """What a rough score is at least, if the exact one may be among the `limit` best."""
+    """The minimum approximate score of a chunk whose exact score may be among the `limit` best."""
     if len(scores) <= limit:
         return least - ERROR
     return max(least - ERROR, float(np.partition(scores, -limit)[-limit]) - 2 * ERROR)
 
 
 def _bm25(segment: Segment, postings: Sequence[Posting], worth: Doubles, mean: float) -> Doubles | None:
-    """What the words add to the score of each chunk; None if they are nowhere."""
+    """The words' contribution to the score of each chunk; None if no chunk has any."""
     chunks = np.concatenate([np.zeros(0, np.intp), *(own for own, _ in postings)], dtype=np.intp)
     if not len(chunks):
         return None

@@ -1,4 +1,4 @@
-"""The stores that were searched last, opened: their segments in memory, within a bound."""
+"""The most recently searched stores: their segments in memory, up to a limit."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ from assistants_service.core.ports.storage import ContentGone, Contents
 from assistants_service.core.search.ranking import HYBRID, Hit, search
 from assistants_service.core.search.segment import DamagedSegment, Segment, decode, index_size
 
-FIRST: Final = 2**18  # bytes of a blob that are read before it is known how many are needed: of a small one, all
-AT_ONCE: Final = 16  # reads that are under way, of one search and of the whole cache
-BRIEF: Final = 2_000  # chunks that are searched on the event loop itself, in a millisecond
+FIRST: Final = 2**18  # bytes read before the needed number is known: all of a small blob
+AT_ONCE: Final = 16  # concurrent reads, of one search and of the whole cache
+BRIEF: Final = 2_000  # chunks that are searched on the event loop itself, which takes a millisecond
 
 
 @dataclass(slots=True)
 class _Store:
     segments: dict[str, Segment] = field(default_factory=dict)
-    memory: int = 0  # bytes of the segments, and of those that are being read
-    opening: asyncio.Lock = field(default_factory=asyncio.Lock)  # what two searches miss is read once
+    memory: int = 0  # bytes of the segments, including those being read
+    opening: asyncio.Lock = field(default_factory=asyncio.Lock)  # what two searches need is read once
 
 
 @cache
 def _one_thread_each() -> None:
-    """A search goes over several segments at a time, each by one thread. The threads of BLAS would do the same for each
-    product, and wait for each other at its end: on a machine that is busy, many times as long."""
+    """A search covers several segments in parallel, each in one thread. BLAS would use more threads for each product,
+    which wait for each other at its end: on a busy machine, that takes many times as long."""
     threadpool_limits(1, user_api="blas")
 
 
 class SegmentCache:
-    """Keeps `limit` bytes of segments: those of the stores that were searched least recently go. A store that needs
-    more than that is kept alone. What runs at that time holds its segments until it is done. No cache of cachetools can
-    do this: a store grows while it is kept, and one that is being read must not go.
+    """Keeps up to `limit` bytes of segments; the least recently searched stores are evicted. A larger store is kept
+    alone. A running search holds its segments until it is done. A cachetools cache does not fit: a store grows while it
+    is cached, and must not be evicted while it is read.
 
-    `container` is where the segments' blobs are.
+    `container` contains the segments' blobs.
     """
 
     def __init__(self, contents: Contents, container: str, limit: int) -> None:
@@ -55,7 +55,7 @@ class SegmentCache:
 
     @property
     def memory(self) -> int:
-        """Bytes that are kept."""
+        """Cached bytes."""
         return sum(store.memory for store in self._stores.values())
 
     async def search(
@@ -69,8 +69,8 @@ class SegmentCache:
         weights: Weights = HYBRID,
         threshold: float = 0.0,
     ) -> list[Passage]:
-        """As core.search.ranking.search, in `segments` by name, which are those of a `store`. What the last search in
-        it has read is not read again.
+        """Like core.search.ranking.search, in `segments` by name, which belong to `store`. Segments in memory are not
+        read again.
 
         Raises DamagedSegment, SegmentGone and StorageUnavailable.
         """
@@ -82,15 +82,15 @@ class SegmentCache:
         return [Passage(hit.source, hit.number, hit.score, text) for hit, text in zip(hits, texts, strict=True)]
 
     async def open(self, store: str, segments: Sequence[str]) -> list[Segment]:
-        """The segments, of which those that are not in memory are read. Raises as `search` does."""
+        """The segments; those that are not in memory are read. Raises the same as `search`."""
         opened = self._stores.setdefault(store, _Store())
         async with opened.opening:
-            self._stores[store] = opened  # others may have been in need of room meanwhile
+            self._stores[store] = opened  # it may have been evicted in the meantime
             self._stores.move_to_end(store)
             for name in opened.segments.keys() - set(segments):
                 opened.memory -= opened.segments.pop(name).memory
             missing = [name for name in segments if name not in opened.segments]
-            # An error comes when all that began have ended: no other search may be reading the same.
+            # Raise only when all reads have ended: no other search may be reading the same segments.
             await fan_out(partial(self._load, opened), missing, AT_ONCE)
             return [opened.segments[name] for name in segments]
 
@@ -102,7 +102,7 @@ class SegmentCache:
         async with self._reads:
             data = await self._read(name, 0, FIRST)
             if not data:
-                raise SegmentGone(f"segment {name} is not there")
+                raise SegmentGone(f"segment {name} does not exist")
             reserved = 0
             try:
                 while (missing := index_size(data) - len(data)) > 0:
@@ -122,7 +122,7 @@ class SegmentCache:
         store.segments[name] = segment
 
     def _make_room(self, store: _Store, size: int) -> None:
-        """Before the memory is taken: others go, but none that is being read."""
+        """Evict other stores before the memory is taken, but none that is being read."""
         store.memory += size
         excess = self.memory - self._limit
         for name, other in list(self._stores.items()):
@@ -139,7 +139,7 @@ class SegmentCache:
             if length and not data:
                 await self._look_for(segment.name)
         if len(data) < length:
-            raise DamagedSegment(f"segment {segment.name} is damaged: it ends in a text")
+            raise DamagedSegment(f"segment {segment.name} is damaged: it ends within a text")
         return data.decode(errors="replace")
 
     async def _read(self, name: str, offset: int, length: int) -> bytearray:
@@ -147,11 +147,11 @@ class SegmentCache:
         try:
             async for piece in self._contents.download(self._container, name, offset=offset, length=length):
                 data += piece
-        except ContentGone as gone:  # a merge removed it under the reader
-            raise SegmentGone(f"segment {name} is not there any more") from gone
+        except ContentGone as gone:  # a merge removed it during the read
+            raise SegmentGone(f"segment {name} no longer exists") from gone
         return data
 
     async def _look_for(self, name: str) -> None:
-        """Nothing came from where there should be more. Raises SegmentGone, unless the segment is damaged."""
+        """Nothing was read where more is expected. Raises SegmentGone, unless the segment is damaged."""
         if not await self._read(name, 0, 1):
-            raise SegmentGone(f"segment {name} is not there any more")
+            raise SegmentGone(f"segment {name} no longer exists")

@@ -1,7 +1,7 @@
-"""Attachments of new messages: what they do to their thread, and how they get into its vector store before that.
+"""Attachments of new messages: how they change their thread, and how they are added to its vector store first.
 
-A message with attachments changes two aggregates, the store first: it is indexed, then the command commits the message,
-and names the store if it is new to the thread. A crash in between leaves files in a store, and no message.
+A message with attachments changes two aggregates, the store first: the files are added to it, then the command commits
+the message, and the store's id if the thread had none. A crash in between leaves files in a store, and no message.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from assistants_service.core.vector_stores.implicit_stores import ImplicitStores
 
 @dataclass(frozen=True, slots=True)
 class IndexedAttachments:
-    """The attachments of new messages are in the vector store `after`, since the thread had `before` ("": none)."""
+    """The attachments of new messages are in the vector store `after`; the thread had `before` ("": none)."""
 
     before: str
     after: str
@@ -37,11 +37,11 @@ def store_of_thread(state: ThreadState) -> str:
 def attach(
     state: ThreadState, messages: Sequence[CreateMessage] | None, indexed: IndexedAttachments | None
 ) -> list[e.ThreadUpdated]:
-    """What attachments do to the thread's tool resources (section 3.3)."""
+    """How attachments change the thread's tool resources (section 3.3)."""
     before = thread_of(state).tool_resources
     after = with_attached(before, messages)
     if indexed:
-        if store_of_thread(state) != indexed.before:  # a 409, which the SDKs send again
+        if store_of_thread(state) != indexed.before:  # a 409, which the SDKs retry
             raise ApiError("The vector store of the thread has changed. Please retry your request.", status=409)
         if indexed.after != indexed.before:
             after = {**after, "file_search": FileSearchStores(vector_store_ids=(indexed.after,))}
@@ -61,9 +61,9 @@ class AttachmentIndexing:
         messages: Sequence[CreateMessage] | None,
         command: Callable[[ThreadState], Sequence[e.Event]],
     ) -> IndexedAttachments | None:
-        """Bring the attachments of new messages into the store of their thread, before the command commits them. None
-        if there are none. Raises what the command raises: what is refused is indexed nowhere. `reserved_id` is of what
-        the command creates."""
+        """Add the attachments of new messages to their thread's store, before the command commits them. None if there
+        are none. Raises what the command raises, before anything is indexed. `reserved_id` is the id of what the
+        command creates."""
         files = attached_files(messages)
         if not files:
             return None

@@ -1,6 +1,6 @@
-"""What a client may do to a thread and its messages: pure functions from the folded state to events, or to a refusal.
+"""What clients may do to a thread and its messages: pure functions from the folded state to events, or an ApiError.
 
-The repository commits what comes out, and asks again if another process moved in between.
+The repository commits the events, and evaluates the command again if another process has written in between.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def messages_from(
 
 @dataclass(frozen=True, slots=True)
 class ThreadCommands:
-    """What a client may do to a thread and its messages. Runs have their own: run_commands.py."""
+    """Commands on a thread and its messages. Those on runs are in run_commands.py."""
 
     context: RequestContext
 
@@ -111,7 +111,7 @@ class ThreadCommands:
     def create_message(
         self, state: ThreadState, body: CreateMessage, message_id: str, indexed: IndexedAttachments | None = None
     ) -> list[e.Event]:
-        """Nothing if there is, or was, a message of this id: the same request came before."""
+        """No events if a message with this id exists or existed: the same request came before."""
         thread_id = thread_of(state).id
         if message_id in state.messages.places:
             return []

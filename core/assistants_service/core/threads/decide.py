@@ -1,6 +1,6 @@
 """What a worker does next for a run: a pure function of the folded state and the time.
 
-The worker's loop is: read, fold, decide, act, commit, project. After any crash, any worker decides the same.
+The worker repeats: read, fold, decide, act, commit, project. After a crash, any worker decides the same.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from assistants_service.core.threads import events as e
 from assistants_service.core.threads.endings import cancelled, expired
 from assistants_service.core.threads.state import RunState, ThreadState
 
-# Seconds in which the worker that holds a run may end it: it looks every second, and it alone knows what its model was
-# saying. After that it counts as dead.
+# Seconds in which the worker that holds a run may end it: it checks every second, and only it knows the partial answer
+# of its model. After that it is presumed dead.
 CLOSING = 5.0
-CLAIMS = 5  # of one run in a row whose workers died and left nothing; then it has failed, for it may be what kills them
+CLAIMS = 5  # consecutive claims whose workers died without a result; then the run fails, as it may be the cause
 DEADLY = LastError(
     code="server_error", message=f"{CLAIMS} workers in a row died while they worked on this run. It is not tried again."
 )
@@ -25,24 +25,25 @@ DEADLY = LastError(
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """The log does not show yet what the work item announced; or it is `gone`, and its thread was deleted."""
+    """The log does not yet contain what the work item announced; or, if `gone`, the thread was deleted."""
 
     gone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """Nothing is left to do for this work item: the run has ended, or another item stands for it."""
+    """Nothing is left to do for this work item: the run has ended, or another item is responsible for it."""
 
 
 @dataclass(frozen=True, slots=True)
 class KeepItem:
-    """Another delivery of this very item stands for the run: to delete it would leave the run without a worker."""
+    """Another delivery of this item is responsible for the run: deleting the item would leave the run without a
+    worker."""
 
 
 @dataclass(frozen=True, slots=True)
 class WaitUntil:
-    """Only the client, or the worker that holds the run, can go on; the item comes again then."""
+    """Only the client, or the worker that holds the run, can continue; the item is delivered again at that time."""
 
     until: float
 
@@ -55,7 +56,7 @@ class CommitEvents:
 
     @property
     def claim(self) -> int:
-        """The attempt that begins with them; 0 if none does."""
+        """The attempt that these events begin; 0 if they contain no claim."""
         return next((event.attempt for event in self.events if isinstance(event, e.RunClaimed)), 0)
 
 
@@ -80,12 +81,13 @@ def decide(
     state: ThreadState, run_id: str, *, seen: int, item: str, attempt: int, now: float, handed_back: bool = False
 ) -> Move:
     """`seen` is the version of the thread that the work item's sender knew, `item` the work item's id, `attempt` the
-    claim that this worker holds (0: none). `handed_back`: the item's last holder let go of it, and has not died."""
+    claim that this worker holds (0: none). `handed_back`: the item's last holder has handed it back, and has not
+    died."""
     if state.deleted:
         return Done()
     run_state = state.runs.get(run_id)
     if run_state is None or state.version <= seen:
-        # Only the work item of a new thread comes before the first commit.
+        # Only the work item of a new thread can arrive before the first commit.
         return Wait(gone=not state.version and seen != 0)
     run = run_state.run
     if not run.active:
@@ -105,10 +107,10 @@ def decide(
     if run_state.item != item:
         return Done()
     if attempt:
-        # This worker's claim was taken over by another delivery of its item, maybe an older one, whose holder cannot
-        # hide the item any more: it comes back, and finds the run done, or its holder dead.
+        # Another delivery of the item, maybe an older one, has taken over this worker's claim. Its holder cannot hide
+        # the item any more, so the item is delivered again, and finds the run done or its holder dead.
         return KeepItem()
-    # This very item came again: the worker that claimed the run by it has died, or handed it back.
+    # The same item was delivered again: the worker that claimed the run by it has died, or handed it back.
     if run_state.claims >= CLAIMS and not handed_back:
         return CommitEvents(failed(run_state, DEADLY))
     return CommitEvents(
@@ -117,14 +119,14 @@ def decide(
 
 
 def _end(run_state: RunState, now: float) -> tuple[float, list[e.Event]] | None:
-    """Since when the run is to end, and how, if it is."""
+    """Since when the run should have ended, and the events that end it; None if it should go on."""
     if run_state.run.expires_at is not None and now >= run_state.run.expires_at:
         return run_state.run.expires_at, expired(run_state)
     return (run_state.cancel_requested_at, cancelled(run_state)) if run_state.run.status == "cancelling" else None
 
 
 def _go_on(run_state: RunState) -> Move:
-    """The run is in progress and this worker's."""
+    """The next move for a run that is in progress and claimed by this worker."""
     run_id, step = run_state.run.id, run_state.open_step
     if step and (own := run_state.own_calls):
         return CallTools(run_state, step.id, own)
@@ -141,7 +143,7 @@ def _go_on(run_state: RunState) -> Move:
 
 
 def spent(run_state: RunState) -> str | None:
-    """Which of the run's token limits leaves nothing for another model call."""
+    """The token limit of the run that leaves nothing for another model call."""
     run, usage = run_state.run, run_state.usage
     if run.max_completion_tokens is not None and usage.completion_tokens >= run.max_completion_tokens:
         return "max_completion_tokens"
@@ -151,7 +153,7 @@ def spent(run_state: RunState) -> str | None:
 
 
 def failed(run_state: RunState, error: LastError) -> list[e.Event]:
-    """The end of a run that cannot go on, with its open step."""
+    """The end of a run that cannot continue, with its open step."""
     step, run_id = run_state.open_step, run_state.run.id
     closing: list[e.Event] = []
     if step:

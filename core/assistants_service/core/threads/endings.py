@@ -1,4 +1,4 @@
-"""The ends of a run that need no model, shared by what clients may do and by what a worker decides."""
+"""Ends of a run that need no model, used by clients' commands and by the worker's decisions."""
 
 from __future__ import annotations
 
@@ -23,6 +23,6 @@ def overdue(run_state: RunState, now: float) -> bool:
 
 
 def expire_overdue(state: ThreadState, now: float) -> list[e.Event]:
-    """The expiry of an active run that is past its time: no client waits for a worker to notice."""
+    """Expire an active run that is past its time, so that clients need not wait for a worker."""
     run_state = state.active_run
     return expired(run_state) if run_state and overdue(run_state, now) else []

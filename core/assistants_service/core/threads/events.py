@@ -1,4 +1,4 @@
-"""What happens to a thread: the events of its log."""
+"""The events of a thread's log."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class ThreadDeleted(log.Event, frozen=True, kw_only=True, tag="thread.deleted"):
 
 
 class MessageCreated(log.Event, frozen=True, kw_only=True, tag="thread.message.created"):
-    """A client's message, complete at once."""
+    """A client's message, which is always complete."""
 
     message: Message
 
@@ -45,23 +45,23 @@ class MessageDeleted(log.Event, frozen=True, kw_only=True, tag="thread.message.d
 
 
 class MessageCompleted(log.Event, frozen=True, kw_only=True, tag="thread.message.completed"):
-    """A model's message, whole: what was streamed of it before is not history."""
+    """A model's complete message. Its deltas are not part of the log."""
 
     message: Message
 
 
 class MessageIncomplete(log.Event, frozen=True, kw_only=True, tag="thread.message.incomplete"):
-    """A model's message that the model itself cut off (length, content filter), or the end of its run: then it is what
-    clients had heard, and what came after that."""
+    """A model's message that was cut off by the model (length, content filter) or by the end of its run: then it
+    contains what clients had received, and what followed."""
 
     message: Message
 
 
 class RunCreated(log.Event, frozen=True, kw_only=True, tag="thread.run.created"):
-    """The run as queued, with its assistant's configuration as it was at this moment. `trace` is the W3C traceparent
-    of the request that created it: all work on the run joins that trace. `contents`: its client wants to see what was
-    found in files, on the stream too. `chosen`: which of temperature and top_p are 1 because the run or its assistant
-    said so, and not by default."""
+    """The run as queued, with a copy of its assistant's configuration. `trace` is the W3C traceparent of the request
+    that created it: all work on the run joins that trace. `contents`: its client wants the contents of search results,
+    on the stream as well. `chosen`: which of temperature and top_p are 1 because the run or its assistant set them, and
+    not by default."""
 
     run: Run
     stream: bool = False
@@ -78,8 +78,8 @@ class RunUpdated(log.Event, frozen=True, kw_only=True, tag="thread.run.updated")
 
 
 class RunClaimed(log.Event, frozen=True, kw_only=True, tag="thread.run.claimed"):
-    """Private: a worker took the run up, by the work item `item`. `attempt` grows by one with each claim.
-    `handed_back`: the worker that had it before let go of it, and did not die."""
+    """Private: a worker claimed the run, by the work item `item`. `attempt` increases by one with each claim.
+    `handed_back`: the previous worker handed the run back, and did not die."""
 
     run_id: str
     attempt: int
@@ -88,8 +88,8 @@ class RunClaimed(log.Event, frozen=True, kw_only=True, tag="thread.run.claimed")
 
 
 class StepBegun(log.Event, frozen=True, kw_only=True, tag="thread.run.step.begun"):
-    """Private: a model has been at this step, and at its message if it writes one, for a while. It is told without
-    content, and is not history: it stands until the step comes whole, its run ends, or another worker takes over."""
+    """Private: a model has been working on this step, and on its message if it writes one, for a while. It has no
+    content, and is not history: it counts until the step is completed, its run ends, or another worker takes over."""
 
     step: Step
     message: Message | None = None
@@ -111,7 +111,7 @@ class StepCreated(log.Event, frozen=True, kw_only=True, tag="thread.run.step.cre
 
 
 class StepOutputs(log.Event, frozen=True, kw_only=True, tag="thread.run.step.outputs"):
-    """Private: outputs of calls that the worker executed, by call id: what the model is told. `results` is what else is
+    """Private: outputs of calls that the worker executed, by call id, as sent to the model. `results` is what else is
     stored of them (tools.tool.Output)."""
 
     run_id: str
@@ -145,14 +145,14 @@ class StepExpired(log.Event, frozen=True, kw_only=True, tag="thread.run.step.exp
 
 
 class RunRequiresAction(log.Event, frozen=True, kw_only=True, tag="thread.run.requires_action"):
-    """The client owes the outputs of the open step's calls that have none."""
+    """The client owes outputs for the calls of the open step that have none."""
 
     run_id: str
 
 
 class RunQueued(log.Event, frozen=True, kw_only=True, tag="thread.run.queued"):
-    """All outputs are there, or the work item of the worker that had the run is lost: it waits for a worker again.
-    `stream`: a client asked to stream from here on."""
+    """All outputs are there, or the work item of the run's worker was lost: the run waits for a worker again. `stream`:
+    a client asked to stream from here on."""
 
     run_id: str
     stream: bool = False
@@ -220,5 +220,5 @@ _decoder = msgspec.json.Decoder(Commit)
 
 
 def from_lines(data: bytes) -> list[Commit]:
-    """The commits of whole lines, as a log is read."""
+    """The commits in whole lines of a log."""
     return _decoder.decode_lines(data)

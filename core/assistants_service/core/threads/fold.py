@@ -1,6 +1,6 @@
-"""The state of a thread: a left fold over its log. What an event means stands here once.
+"""The state of a thread: a left fold over its log. This module alone defines what each event means.
 
-`apply` also tells what changed, event by event: the projections and the streams are made from that.
+`apply` also returns the changes, event by event: projections and streams are made from them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from assistants_service.core.tools.registry import tool_of
 
 
 def apply(state: ThreadState, commit: e.Commit) -> list[Change]:
-    """Fold one commit into the state, and tell what changed."""
+    """Fold one commit into the state, and return the changes."""
     state.version += 1
     at = int(commit.at)
     return [
@@ -112,9 +112,9 @@ def _run_updated(state: ThreadState, event: e.RunUpdated, at: int) -> Named:
 def _run_claimed(state: ThreadState, event: e.RunClaimed, at: int) -> Named:
     run_state = state.runs[event.run_id]
     run_state.attempt, run_state.item, run_state.claimed_at = event.attempt, event.item, state.version
-    run_state.making = None  # its worker is dead: this one asks the model anew
+    run_state.making = None  # its worker is dead: this one calls the model again
     run_state.claims = 1 if run_state.run.status == "queued" else run_state.claims + (not event.handed_back)
-    if run_state.run.status != "queued":  # a take-over: on the wire nothing changes
+    if run_state.run.status != "queued":  # a take-over: nothing changes on the wire
         return [(_name(event), run_state.run)]
     return [("thread.run.in_progress", _change(state, event.run_id, status="in_progress", started_at=at))]
 
@@ -163,8 +163,8 @@ def _run_ended(
 
 
 def _step_begun(state: ThreadState, event: e.StepBegun, at: int) -> Named:
-    """The step and the message get their places in the lists, where they stay cursors whatever becomes of them. There
-    is no change: documents and streams tell what is history."""
+    """Reserves the places of step and message in the lists, where they remain cursors in any case. There is no change:
+    documents and streams show only what is history."""
     run_state = state.runs[event.step.run_id]
     run_state.making = Making(event.step, event.message)
     run_state.steps.reserve(event.step.id)
@@ -225,7 +225,7 @@ def _shown(state: ThreadState, run_id: str, files: Iterable[KeptFile], at: int) 
 def _step_ended(
     state: ThreadState, event: e.StepCompleted | e.StepFailed | e.StepCancelled | e.StepExpired, at: int
 ) -> Named:
-    """expires_at is null once ended (section 3.5)."""
+    """expires_at is null once the step has ended (section 3.5)."""
     run_state = state.runs[event.run_id]
     run_state.claims = 1
     step = run_state.steps[event.step_id]

@@ -1,4 +1,4 @@
-"""Objects of a thread's state by their ids: each raises the 404 of what is not there. And objects of what changed."""
+"""Objects of a thread's state by id, or the 404; and objects in a list of changes."""
 
 from __future__ import annotations
 
@@ -40,6 +40,6 @@ def run_of(state: ThreadState, run_id: str) -> RunState:
 
 
 def made(changes: Iterable[Change], name: str, kind: type[R]) -> R | None:
-    """The object as the first event of this name left it; None if there was no such event."""
+    """The object after the first event of this name; None if there was no such event."""
     objects = (change.object for change in changes if change.name == name)
     return next((each for each in objects if isinstance(each, kind)), None)

@@ -16,14 +16,14 @@ from assistants_service.core.threads.state import Change, Resource, ThreadState
 
 
 def documents(project: str, changes: Sequence[Change]) -> list[Document]:
-    """The projections of what changed: the last state of each object, in wire format."""
+    """The projections of the changes: the last state of each object, in wire format."""
     last = {change.object.id: change for change in changes}
     first = {change.object.id: change for change in reversed(changes)}
     return [_document(project, change, first[key]) for key, change in last.items()]
 
 
 def _place(thing: Resource) -> tuple[str, ...]:
-    """The container of an object's document, and the ids that make its name."""
+    """The container of an object's document, and the ids that make up its name."""
     match thing:
         case Thread():
             return names.THREADS, thing.id
@@ -38,7 +38,7 @@ def _place(thing: Resource) -> tuple[str, ...]:
 
 
 def _document(project: str, change: Change, first: Change) -> Document:
-    # All clients see the same document of a step, whatever the client of its run wanted to see.
+    # All clients get the same document of a step, whatever the run's client asked for.
     thing = step_on_wire(change.object) if isinstance(change.object, Step) else change.object
     container, *ids = _place(thing)
     gone = change.name in ("thread.deleted", "thread.message.deleted")
@@ -52,7 +52,7 @@ def _document(project: str, change: Change, first: Change) -> Document:
 
 
 def find(state: ThreadState, container: str, ids: tuple[str, ...]) -> Resource:
-    """The object whose document this is. Raises the 404 of what is not there."""
+    """The object that this document shows. Raises the 404 if there is none."""
     match container:
         case names.MESSAGES:
             return message_of(state, ids[1])

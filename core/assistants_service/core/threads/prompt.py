@@ -1,4 +1,4 @@
-"""What the model is asked: the thread's messages, oldest first, then what this run did so far."""
+"""The prompt of a model call: the thread's messages, oldest first, then what this run has done so far."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from assistants_service.core.threads.state import RunState, ThreadState
 from assistants_service.core.threads.turns import turn_of
 from assistants_service.core.tools.offer import Offer
 
-PROMPT_SHARE = 0.75  # of a window: the rest is for the answer, and for the error of the count
-ENVELOPE = 4  # tokens that a provider puts around each text
+PROMPT_SHARE = 0.75  # of a window: the rest is for the answer, and for errors in the count
+ENVELOPE = 4  # tokens that a provider adds to each text
 IMAGE_TOKENS = 1_000
 Count = Callable[[str], int]  # tokens of a text
 
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """`cut`: older messages, or older rounds of the run itself, had no room. `scarce`: these, or rounds of earlier
-    runs, of which `earlier` are there. `alone`: nothing is left that could be left out."""
+    """`cut`: older messages, or older rounds of the run itself, did not fit. `scarce`: these, or rounds of earlier
+    runs, did not fit; `earlier` are the ones that did. `alone`: nothing is left that could be left out."""
 
     prompt: Prompt
     earlier: tuple[Step, ...] = ()
@@ -39,9 +39,9 @@ def bound(text: str) -> int:
 
 
 def build(state: ThreadState, run_state: RunState, offer: Offer, room: int, history: int, count: Count) -> Built | None:
-    """The prompt of the run's next turn. `offer` has the functions that the model may call; the prompt may have `room`
-    tokens, as `count` counts them, but the newest message is always there. `history` of these may be
-    what tools said in earlier runs. None: not even the newest message fits what max_prompt_tokens leaves."""
+    """The prompt of the run's next turn. `offer` has the functions that the model may call. The prompt may have `room`
+    tokens, as counted by `count`, but always includes the newest message. At most `history` of them are outputs of
+    tools in earlier runs. None: not even the newest message fits into max_prompt_tokens."""
     run = run_state.run
     limit = run.max_completion_tokens
     prompt = Prompt(
@@ -84,17 +84,17 @@ def tokens_of(prompt: Prompt, count: Count) -> int:
 
 
 def _given(name: str, value: float | None, chosen: Collection[str]) -> float | None:
-    """1.0 is sent if it was chosen: models of some servers do something else unasked, and reasoning models refuse to
-    be told."""
+    """1.0 is sent only if it was set explicitly: some servers have other defaults, and reasoning models refuse the
+    parameter."""
     return None if value == 1.0 and name not in chosen else value
 
 
 def _tool_choice(run_state: RunState, offer: Offer) -> str | ForcedFunction:
-    """A forced choice holds for the first turn only (section 4)."""
+    """A forced choice applies to the first turn only (section 4)."""
     choice = run_state.run.tool_choice
     if not offer.functions or choice in ("auto", "none"):
         return "none" if choice == "none" else "auto"
-    if any(run_state.steps):  # not those that a dead worker had begun
+    if any(run_state.steps):  # without those that a dead worker had begun
         return "auto"
     if isinstance(choice, str):
         return choice
@@ -103,7 +103,7 @@ def _tool_choice(run_state: RunState, offer: Offer) -> str | ForcedFunction:
 
 
 def _split(done: Iterable[Turn]) -> list[list[Turn]]:
-    """What the run did, round by round: a round begins with what the model said."""
+    """What the run has done, by rounds: a round begins with the model's reply."""
     rounds: list[list[Turn]] = []
     for turn in done:
         if turn.role == "assistant":
@@ -113,8 +113,8 @@ def _split(done: Iterable[Turn]) -> list[list[Turn]]:
 
 
 def _newest_rounds(rounds: Sequence[Sequence[Turn]], room: int, count: Count) -> tuple[list[Sequence[Turn]], int]:
-    """Those that fit, at least the last one, and the tokens that they have: a run that goes on calling tools must not
-    end because of what they said long ago."""
+    """The newest rounds that fit, at least the last one, and their tokens: old outputs must not end a run that keeps
+    calling tools."""
     used, kept = 0, 0
     for each in reversed(rounds):
         cost = sum(_tokens(turn, count) for turn in each)
@@ -125,13 +125,13 @@ def _newest_rounds(rounds: Sequence[Sequence[Turn]], room: int, count: Count) ->
 
 
 def _before(state: ThreadState, run: Run) -> Iterator[Message]:
-    """The thread's messages without those of this run, newest first."""
+    """The thread's messages before this run, newest first."""
     return (message for message in state.messages.newest() if message.run_id != run.id)
 
 
 @dataclass(slots=True)
 class _Past:
-    """Of the thread what fits, from the newest message back."""
+    """The part of the thread that fits, from the newest message back."""
 
     state: ThreadState
     run: Run
@@ -143,7 +143,7 @@ class _Past:
     scarce: bool = False
 
     def take(self, budget: int, history: int) -> list[Turn]:
-        """Oldest first. Messages have room before the rounds that led to older ones; a quarter is the most of these."""
+        """Oldest first. Messages take precedence over the rounds of older ones; rounds may use at most a quarter."""
         turns: list[Turn] = []
         full, history = self.run.truncation_strategy.last_messages, min(history, max(0, budget) // 4)
         for message in _before(self.state, self.run):
@@ -164,11 +164,11 @@ class _Past:
         return turns
 
     def _orphaned(self, turn: Turn) -> bool:
-        """What has lost its question: servers and templates refuse a conversation that begins so."""
+        """A turn without its question: servers and templates refuse a conversation that begins with it."""
         return bool(turn.calls) or turn.role == "tool" or (self.cut and turn.role == "assistant")
 
     def _rounds(self, message: Message, turns: list[Turn], history: int, budget: int) -> tuple[int, int]:
-        """What is left of both."""
+        """Returns what is left of both."""
         for found in rounds_before(self.state, message, self.offer):
             cost = sum(_tokens(turn, self.count) for turn in found.turns)
             if cost > min(history, budget):
@@ -181,7 +181,7 @@ class _Past:
 
 
 def _done(state: ThreadState, run_state: RunState, offer: Offer) -> Iterator[Turn]:
-    """What the run did, as turns: a message and the calls that followed it are one."""
+    """What the run has done, as turns: a message and the calls that followed it are one."""
     text = ""
     for reply in _replies(run_state):
         details = reply[0].step_details

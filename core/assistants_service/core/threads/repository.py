@@ -1,4 +1,4 @@
-"""Threads: what the repository does for them alone. Streams are made from the histories of their runs."""
+"""The repository of threads. Streams are made from the histories of their runs."""
 
 from __future__ import annotations
 
@@ -50,18 +50,18 @@ class ThreadRepository(Repository[ThreadState, Change]):
         return view
 
     async def run_history(self, project: str, thread_id: str, run_id: str) -> list[Change]:
-        """What is streamed of a run."""
+        """The changes of a run, from which its stream is made."""
         view = await self._thread(project, thread_id)
         return view.run_history(run_id) or await self._old_run_history(project, thread_id, run_id)
 
     async def _old_run_history(self, project: str, thread_id: str, run_id: str) -> list[Change]:
-        """Of a run that others followed: folded again from the log's very beginning, over all its generations."""
+        """The same for a run before the last ones: folds the log from its very beginning, over all generations."""
         log = names.log(project, thread_id)
         tail = await self._storage.read(names.THREADS, log, None)
         older = range(tail.mark.generation if tail else 0)
         pieces = [*[await self._storage.read(names.THREADS, f"{log}.{old}", None) for old in older], tail]
         if None in pieces:
-            return []  # a purge is dropping them
+            return []  # a purge is deleting them
         again = ThreadView()
         for commit in e.from_lines(b"".join(piece.data for piece in pieces if piece)):
             again.fold([commit])
@@ -71,11 +71,11 @@ class ThreadRepository(Repository[ThreadState, Change]):
         return []
 
     async def project(self, project: str, thread_id: str, run_id: str, since: int = 0) -> None:
-        """Bring up the documents of a run, its steps and its messages, which a dead process left: all of them, or what
-        changed since a version of the thread."""
+        """Write the documents of a run, its steps and its messages that a dead process may not have written: all, or
+        those that changed since a version of the thread."""
         view = await self._thread(project, thread_id)
         run_state = view.state.runs.get(run_id)
-        if run_state is None or view.state.deleted:  # under the deletion's version they would keep its tombstones away
+        if run_state is None or view.state.deleted:  # they would keep the deletion's tombstones from being written
             return
         messages = (view.state.messages.get(key) for key in sorted(run_state.known))
         things: list[Resource] = [run_state.run, *run_state.steps, *(message for message in messages if message)]
@@ -86,8 +86,8 @@ class ThreadRepository(Repository[ThreadState, Change]):
         await self._advance(documents(project, [Change(view.state.version, "", thing) for thing in things]))
 
     async def purge(self, project: str, thread_id: str) -> None:
-        """Empty what a deleted thread left: documents and streams. Tombstones stay until `sweep`, so that no late
-        writer brings a document back, and so does the log: a late creation of the same id would begin it anew."""
+        """Empty the documents of a deleted thread and remove its streams. Tombstones stay until `sweep`, so that no
+        late writer restores a document; the log stays, too, so that a late creation with the same id fails."""
         state = (await self.look(project, thread_id)).state
         if state.thread is None or not state.deleted:
             return
@@ -103,12 +103,12 @@ class ThreadRepository(Repository[ThreadState, Change]):
             await self._storage.drop(names.STREAMS, names.document(project, thread_id, run_state.run.id))
 
     async def sweep(self, project: str, thread_id: str) -> None:
-        """Remove the last of a thread that was purged long ago. No error if that is done."""
+        """Remove the last traces of a thread that was purged long ago. Idempotent."""
         await self._storage.remove(names.THREADS, names.document(project, thread_id))
         for container in (names.MESSAGES, names.RUNS, names.STEPS):
             await self._storage.sweep(container, names.document(project, thread_id, ""))
-        # Last the log, then its snapshot, without which it cannot be read: by them `assistants resume` finds what a
-        # sweep that was cut short has left.
+        # The log goes last, then its snapshot, without which it cannot be read: if this is interrupted, `assistants
+        # resume` finds the rest by them.
         await self._storage.drop(names.THREADS, names.log(project, thread_id))
         self._views.forget(project, thread_id)
         await self._forget_snapshots(project, thread_id)

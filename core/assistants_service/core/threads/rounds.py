@@ -1,4 +1,4 @@
-"""Rounds of tool calls: what a model asked of its tools in one turn, and what these said."""
+"""Rounds of tool calls: the calls of one model turn, and their outputs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from assistants_service.core.tools.offer import Offer
 from assistants_service.core.tools.registry import tool_of
 from assistants_service.core.tools.tool import AnyTool
 
-RECENT: Final = 20  # messages of runs whose rounds are looked for: of an old run even its state has to be read
+RECENT: Final = 20  # messages of runs whose rounds are searched: for an older run, even its state has to be read
 _LETTERS: Final = string.ascii_letters + string.digits
 
 
@@ -30,7 +30,7 @@ class Round:
 
 
 def outputs_of(step: Step) -> dict[str, str]:
-    """What the model is told of its calls, by call id."""
+    """The outputs that the model gets, by call id."""
     by_tool: dict[AnyTool, list[StepToolCall]] = {}
     for call in step.calls:
         by_tool.setdefault(tool_of(call), []).append(call)
@@ -44,10 +44,10 @@ def outputs_of(step: Step) -> dict[str, str]:
 def rounds_before(state: ThreadState, message: Message, offer: Offer) -> Iterator[Round]:
     """The rounds that led to a message of an earlier run, the newest first.
 
-    Only complete ones, whose functions are all on `offer`: servers refuse calls without outputs, and some
-    (Anthropic, Bedrock) calls while no tools are offered. A round without a message after it, as of a run that failed,
-    leads to none: Mistral refuses a user's message right after outputs ("Unexpected role 'user' after role 'tool'").
-    The caller sees to it that the message is not empty, since an empty one is not sent.
+    Only complete ones, whose functions are all on `offer`: servers refuse calls without outputs, and some (Anthropic,
+    Bedrock) refuse calls while no tools are offered. A round without a message after it, as in a failed run, is left
+    out: Mistral refuses a user's message right after outputs ("Unexpected role 'user' after role 'tool'"). The caller
+    ensures that the message is not empty, since an empty one is not sent.
     """
     run_state = state.runs.get(message.run_id or "")
     steps = [step for step in run_state.steps if step.status == "completed"] if run_state else []
@@ -76,7 +76,7 @@ def _round(step: Step, offer: Offer) -> Round:
 
 
 def _id(step: Step, place: int) -> str:
-    """Nine letters and digits, as Mistral insists on: the model of the earlier run may have been another provider's,
-    and some models number the calls of each turn anew, which others refuse."""
+    """Nine letters and digits, as Mistral requires. The ids of the earlier run may come from another provider, and some
+    models restart the numbering of calls in each turn, which others refuse."""
     number = int.from_bytes(hashlib.sha256(f"{step.id}/{place}".encode()).digest()[:8])
     return "".join(_LETTERS[number // len(_LETTERS) ** power % len(_LETTERS)] for power in range(9))

@@ -1,6 +1,6 @@
-"""What a client may do to a run: pure functions from the folded state of its thread to events, or to a refusal.
+"""What clients may do to a run: pure functions from the folded state of its thread to events, or an ApiError.
 
-The repository commits what comes out, and asks again if another process moved in between.
+The repository commits the events, and evaluates the command again if another process has written in between.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ class RunCommands:
         *,
         contents: bool = False,
     ) -> list[e.Event]:
-        """Nothing if there is a run of this id: the same request came before. `contents`: its client wants to see what
-        was found in files."""
+        """No events if a run with this id exists: the same request came before. `contents`: the client wants the
+        contents of search results."""
         thread = thread_of(state)
         if run_id in state.runs.places:
             return []
@@ -84,7 +84,7 @@ class RunCommands:
     def _run(
         self, body: RunFields, assistant: StoredAssistant, run_id: str, thread: Thread, additional: str | None
     ) -> Run:
-        """The assistant's configuration of this moment, under the run's own (section 3.4)."""
+        """A copy of the assistant's configuration, with the request's own values on top (section 3.4)."""
         instructions = assistant.instructions if body.instructions is None else body.instructions
         if additional:
             instructions = f"{instructions}\n\n{additional}" if instructions else additional
@@ -147,7 +147,7 @@ class RunCommands:
         ]
 
     def cancel_run(self, state: ThreadState, run_id: str) -> list[e.Event]:
-        """`cancelling`, and at once `cancelled` where no worker holds the run. A second cancel changes nothing."""
+        """`cancelling`, and `cancelled` at once if no worker holds the run. A second cancellation changes nothing."""
         run_state = run_of(state, run_id)
         if run_state.run.status in TERMINAL:
             raise ApiError(f"Cannot cancel run with status '{run_state.run.status}'.")

@@ -1,6 +1,6 @@
-"""What the API does for a client who starts or changes a run: enqueue, commit, project, then bring the run's stream up.
+"""The service of runs: enqueue, commit, project, then update the run's stream.
 
-The first three are the repository's. The stream follows the log: a crash before it leaves that to the run's work item.
+The repository does the first three. After a crash before the last one, the run's work item makes up for it.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from assistants_service.core.work_items import AdvanceRun
 
 
 class RunLimit(Protocol):
-    """How many runs a project may have at once."""
+    """The limit of a project's active runs."""
 
     def beginning(self, project: str, thread_id: str) -> AbstractAsyncContextManager[None]:
-        """Around the beginning of a run. Raises the 429 of a project that has too many."""
+        """Wraps the creation of a run. Raises the 429 for a project that has too many."""
 
 
 class NoLimit:
@@ -45,7 +45,7 @@ class NoLimit:
 
 @dataclass(frozen=True, slots=True)
 class RunService:
-    """The runs of all projects. What changes a run returns it as this request made it, whatever others do to it by now.
+    """The runs of all projects. Changes return the run as this request left it, regardless of later changes by others.
     `lifetime` of a run in seconds."""
 
     storage: Storage
@@ -61,9 +61,9 @@ class RunService:
     async def create(
         self, context: RequestContext, thread_id: str, run_id: str, body: CreateRun, *, contents: bool = False
     ) -> Run:
-        """If there is a run of this id, the same request came before: that one, as it is. Raises the 404 of an unknown
-        thread or assistant, and the 400 of a thread that has an active run. `contents`: its client wants to see what
-        was found in files."""
+        """If a run with this id exists, the same request came before: return it as it is. Raises the 404 for an unknown
+        thread or assistant, and the 400 for a thread that has an active run. `contents`: the client wants the contents
+        of search results."""
         assistant = await self._assistant(context, body)
         create = partial(
             self._commands(context).create_run, body=body, assistant=assistant, run_id=run_id, contents=contents
@@ -74,19 +74,19 @@ class RunService:
         return made(changes, "thread.run.created", Run) or await self._run(context, thread_id, run_id)
 
     async def create_with_thread(self, context: RequestContext, thread_id: str, body: CreateThreadAndRun) -> Run:
-        """If there is a thread of this id, the same request came before: its run, as it is."""
-        run_id = thread_id.replace("thread", "run", 1)  # one Idempotency-Key stands for both
+        """If a thread with this id exists, the same request came before: return its run as it is."""
+        run_id = thread_id.replace("thread", "run", 1)  # one Idempotency-Key reserves both
         assistant = await self._assistant(context, body)
         create = partial(
             self._commands(context).create_thread_and_run, assistant=assistant, thread_id=thread_id, run_id=run_id
         )
         async with self.limit.beginning(context.project, thread_id):
             events = create(body)
-            if body.thread:  # what is refused has no store by now
+            if body.thread:  # a refused request has created no store at this point
                 thread = await self.implicit_stores.for_new_thread(context, thread_id, body.thread)
                 events = events if thread is body.thread else create(body.model_copy(update={"thread": thread}))
             changes: list[Change] = []
-            with contextlib.suppress(Conflict):  # there is such a thread
+            with contextlib.suppress(Conflict):  # the thread exists
                 item_of = self._item(context, thread_id, run_id)
                 changes = await self.repository.start(context.project, thread_id, events, item_of)
                 await self._stream(context.project, thread_id, run_id)
@@ -100,7 +100,7 @@ class RunService:
     async def submit_tool_outputs(
         self, context: RequestContext, thread_id: str, run_id: str, body: SubmitToolOutputs
     ) -> tuple[Run, int]:
-        """The run, queued again, and the version of its thread before: what comes later is new to the client."""
+        """The run, queued again, and the previous version of its thread: later events are new to the client."""
         submit = partial(self._commands(context).submit_tool_outputs, run_id=run_id, body=body)
         changes = await self._commit(context, thread_id, run_id, submit)
         run = made(changes, "thread.run.queued", Run) or await self._run(context, thread_id, run_id)
@@ -117,7 +117,7 @@ class RunService:
         return RunCommands(context, self.lifetime)
 
     async def _assistant(self, context: RequestContext, body: RunFields) -> StoredAssistant:
-        """Raises the 404 of an unknown assistant, and the 400 of a model that no provider has."""
+        """Raises the 404 for an unknown assistant, and the 400 for a model that no provider has."""
         assistant = await self.assistants.get(context.project, body.assistant_id)
         await self.references.check_model(body.model or assistant.model)
         return assistant
@@ -128,7 +128,7 @@ class RunService:
     async def _commit(
         self, context: RequestContext, thread_id: str, run_id: str, command: Command[ThreadState]
     ) -> list[Change]:
-        """A change that a worker has to go on with, and that those hear of who follow the run."""
+        """Commit a change after which a worker has to continue, and update the run's stream."""
         item_of = self._item(context, thread_id, run_id)
         changes = await self.repository.commit(context.project, thread_id, command, item_of, by_client=True)
         await self._stream(context.project, thread_id, run_id)
@@ -145,9 +145,9 @@ class RunService:
         )
 
     async def _stream(self, project: str, thread_id: str, run_id: str) -> None:
-        """Bring the run's stream, if a client asked for one, up to what was just committed.
+        """Bring the run's stream, if there is one, up to the last commit.
 
-        The commit stands whatever becomes of this, so its client is told; what is missing here, the worker writes.
+        The commit is stored, so a failure here is not the client's: the worker writes what is missing.
         """
         with contextlib.suppress(Conflict, StorageUnavailable):
             run_state = (await self.repository.recall(project, thread_id)).runs.get(run_id)

@@ -1,4 +1,4 @@
-"""What the API does for a client who makes or changes a thread, or a message in it."""
+"""The service of threads and messages."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from assistants_service.core.work_items import PurgeThread
 
 @dataclass(frozen=True, slots=True)
 class ThreadService:
-    """The threads of all projects, and their messages. What changes an object returns it as this request made it,
-    whatever others do to it by now."""
+    """The threads of all projects, and their messages. Changes return the object as this request left it, regardless of
+    later changes by others."""
 
     repository: ThreadRepository
     attachments: AttachmentIndexing
@@ -35,15 +35,15 @@ class ThreadService:
     references: References
 
     async def create(self, context: RequestContext, thread_id: str, body: CreateThread) -> Thread:
-        """If there is a thread of this id, the same request came before: that one, as it is."""
+        """If a thread with this id exists, the same request came before: return it as it is."""
         body = await self.implicit_stores.for_new_thread(context, thread_id, body)
         events = ThreadCommands(context).create_thread(body, thread_id)
-        with contextlib.suppress(Conflict):  # there is such a thread
+        with contextlib.suppress(Conflict):  # the thread exists
             await self.repository.start(context.project, thread_id, events)
         return thread_of(await self.repository.recall(context.project, thread_id), thread_id)
 
     async def update(self, context: RequestContext, thread_id: str, body: UpdateThread) -> Thread:
-        """Raises the 404 of an unknown thread, and of what the body names in vain."""
+        """Raises the 404 for an unknown thread, and for missing objects that the body refers to."""
         await self.references.check(context.project, body)
         update = partial(ThreadCommands(context).update_thread, body=body)
         changes = await self.repository.commit(context.project, thread_id, update, by_client=True)
@@ -51,7 +51,7 @@ class ThreadService:
         return updated or thread_of(await self.repository.recall(context.project, thread_id), thread_id)
 
     async def delete(self, context: RequestContext, thread_id: str) -> None:
-        """A tombstone at once; the worker empties what is left."""
+        """The thread is gone at once; the worker removes the rest."""
         item = PurgeThread(project=context.project, thread_id=thread_id, sent_at=context.now)
         delete = ThreadCommands(context).delete_thread
         await self.repository.commit(context.project, thread_id, delete, lambda _: item, by_client=True)
@@ -61,7 +61,7 @@ class ThreadService:
     async def create_message(
         self, context: RequestContext, thread_id: str, message_id: str, body: CreateMessage
     ) -> Message:
-        """If there is a message of this id, the same request came before: that one, as it is."""
+        """If a message with this id exists, the same request came before: return it as it is."""
         project = context.project
         create = partial(ThreadCommands(context).create_message, body=body, message_id=message_id)
         indexed = await self.attachments.index(context, thread_id, message_id, [body], create)

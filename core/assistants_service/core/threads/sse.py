@@ -1,4 +1,4 @@
-"""Server-sent events of a run, made from what changed in its thread, in the recorded orders (section 5)."""
+"""Server-sent events of a run, made from the changes of its thread, in the recorded orders (section 5)."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ Event = tuple[str, Any]  # the wire's event name, and its payload
 ENDINGS = frozenset(f"thread.run.{status}" for status in ("completed", "incomplete", "failed", "cancelled", "expired"))
 PAUSE = "thread.run.requires_action"
 DONE = b"event: done\ndata: [DONE]\n\n"
-# What the wire knows: the log's private events change documents, but no client hears of them.
+# Events of the wire: the log's private events change documents, but are not sent to clients.
 STREAMED = re.compile(
     r"thread\.created|thread\.run\.(created|queued|in_progress|requires_action|cancelling|completed|incomplete|failed"
     r"|cancelled|expired)|thread\.run\.step\.(created|completed|failed|cancelled|expired)"
     r"|thread\.message\.(completed|incomplete)"
 )
-OUTPUTS = "thread.run.step.outputs"  # private, too; tools may have deltas of it
+OUTPUTS = "thread.run.step.outputs"  # private, too; tools may stream deltas for it
 _HEAD = re.compile(rb"(?:^|\n\n)id: (\d+)\.(\d+)\nevent: ([a-z_.]+)\ndata: ([^\n]*)")
 
 
 def streamed(change: Change) -> bool:
-    """Whether a run's stream may tell of it, but for the thread with which it begins."""
+    """Whether the change may appear on a run's stream, apart from the thread that it begins with."""
     if change.name == OUTPUTS and isinstance(change.object, Step):
         return any(tool_of(call).result_delta(call) for call in change.object.calls)
     return STREAMED.fullmatch(change.name) is not None and not isinstance(change.object, Thread)
@@ -107,7 +107,7 @@ def _text_part(
 
 
 def opening_step(step: Step) -> list[Event]:
-    """What comes before the first delta of a step."""
+    """The events before the first delta of a step."""
     details = step.step_details
     if isinstance(details, ToolCalls):
         details = ToolCalls()
@@ -116,7 +116,7 @@ def opening_step(step: Step) -> list[Event]:
 
 
 def opening_message(message: Message) -> list[Event]:
-    """What comes before the first delta of a message."""
+    """The events before the first delta of a message."""
     message = replace(
         message,
         status="in_progress",
@@ -130,7 +130,7 @@ def opening_message(message: Message) -> list[Event]:
 
 
 class Renderer:
-    """Turns changes into events. Knows what is open on a stream: steps and messages that began and did not end."""
+    """Turns changes into events. Tracks open steps and messages: those that have begun on the stream and not ended."""
 
     def __init__(self) -> None:
         self.steps: dict[str, Step] = {}
@@ -140,7 +140,7 @@ class Renderer:
         self._deltas: dict[str, dict[int, tuple[str, list[str], list[TextAnnotation]]]] = {}
 
     def observe(self, name: str, payload: Any) -> None:
-        """Keep up with an event that is on the stream."""
+        """Process an event that is already on the stream."""
         match payload:
             case Step() if name == "thread.run.step.created":
                 self.steps[payload.id] = payload
@@ -169,7 +169,7 @@ class Renderer:
                 parts[part["index"]] = (kind, [part["image_file"]["file_id"]], [])
 
     def _content_of(self, message_id: str) -> tuple[Part, ...]:
-        """A message as far as it was streamed. Clients look its parts up again when it ends (section 5.3)."""
+        """The part of a message that was streamed. Clients read it again from the message's end (section 5.3)."""
         parts = sorted(self._deltas.get(message_id, {}).items())
         return tuple(_part(*part) for _, part in parts)
 
@@ -177,7 +177,7 @@ class Renderer:
         return object_id in self._begun
 
     def render(self, change: Change) -> Iterator[Event]:
-        """The events of one change. What the stream has open when its run ends was torn: the log closes its own."""
+        """The events of one change. At the end of the run, closes what is still open on the stream."""
         match change.object:
             case Run() as run if change.name in ENDINGS:
                 yield from self._close_open(frozenset(), run)
@@ -188,7 +188,7 @@ class Renderer:
                 yield from self._outputs(step)
             case Step() as step:
                 begun = self.steps.get(step.id)
-                # On the stream an ended step still says when it would have expired (recorded), in lists it does not.
+                # On the stream an ended step still has its expires_at (recorded), in lists it does not.
                 yield change.name, replace(step, expires_at=begun.expires_at) if begun else step
             case Message() as message:
                 yield from self._message_ended(message)
@@ -197,7 +197,7 @@ class Renderer:
                 yield change.name, thing
 
     def _step_created(self, step: Step) -> Iterator[Event]:
-        """All of a step that was not streamed; a message's own events follow with the message."""
+        """All events of a step that was not streamed; a message's own events follow with the message."""
         if self.begun(step.id):
             return
         yield from opening_step(step)
@@ -209,15 +209,15 @@ class Renderer:
                 yield call_delta(step.id, index, tool, {tool.streams: whole})
 
     def _outputs(self, step: Step) -> Iterator[Event]:
-        """What the worker's own calls brought, of the tools that stream it."""
+        """The results of the worker's own calls, of those tools that stream them."""
         for index, call in enumerate(step.calls):
             tool = tool_of(call)
             if not tool.is_pending(call) and (results := tool.result_delta(call)):
                 yield call_delta(step.id, index, tool, results)
 
     def _message_ended(self, message: Message) -> Iterator[Event]:
-        """The deltas of a message that was not streamed, one for each part; or what those on the stream did not tell:
-        what was held back, as it might have become a marker, or not written yet when the run was cut off."""
+        """The deltas of a message that was not streamed, one for each part; or the rest of one that was: text that was
+        held back as a possible marker, or not written yet when the run was cut off."""
         if not self.begun(message.id):
             yield from opening_message(message)
         sent = self._content_of(message.id)
@@ -226,7 +226,7 @@ class Renderer:
                 yield _message_delta(message.id, rest)
 
     def _close_open(self, known: Set[str], run: Run) -> Iterator[Event]:
-        """Close what a model was in the middle of when its run ended (section 5.2, 8), or when its worker died."""
+        """Close what a model was writing when its run ended (section 5.2, 8), or when its worker died."""
         at = run.cancelled_at or run.failed_at or run.completed_at
         ending = run.status if run.status in ("cancelled", "expired") else "failed"
         for message in [message for message in self.messages.values() if message.id not in known]:
@@ -236,10 +236,10 @@ class Renderer:
             yield f"thread.run.step.{ending}", _ended(step, ending, at, run)
 
     def abandoned(self, run: Run, keep: Set[str], now: int) -> list[Event]:
-        """Closes what a dead worker left open on the stream, before another one goes on."""
+        """Close what a dead worker left open on the stream, before another one continues."""
         if not (set(self.steps) | set(self.messages)) - keep:
             return []
-        error = LastError(code="server_error", message="The worker of this step stopped; another one goes on.")
+        error = LastError(code="server_error", message="The worker of this step stopped; another one continues.")
         return list(self._close_open(keep, replace(run, status="failed", failed_at=now, last_error=error)))
 
 
@@ -253,7 +253,7 @@ def _part(kind: str, pieces: Sequence[str], annotations: Sequence[TextAnnotation
 
 
 def _remaining(index: int, part: Part, sent: Part | None) -> Iterator[dict[str, Any]]:
-    """What a client does not have of a part, after deltas that came to `sent`."""
+    """The rest of a part, after deltas that add up to `sent`."""
     match part, sent:
         case TextPart(text=text), TextPart(text=before):
             value, cited = text.value[len(before.value) :], text.annotations[len(before.annotations) :]
@@ -282,11 +282,11 @@ def _ended(step: Step, ending: str, at: int | None, run: Run) -> Step:
 
 
 def to_bytes(events: Iterable[tuple[int, Event]], offset: int) -> Iterator[bytes]:
-    """Each of the events, with the version of the thread that it shows, as they lie in the stream from byte `offset` on
-    and as they go over the wire.
+    """The bytes of the events, each with the version of the thread that it shows, as stored in the stream from byte
+    `offset` on, and as sent over the wire.
 
-    An event's id is its own offset, a dot, and that version: Last-Event-ID finds the place again, and what writes
-    next sees what is still missing.
+    An event's id is its own offset, a dot, and that version: Last-Event-ID finds the place again, and the next writer
+    sees which events are missing.
     """
     for version, (name, payload) in events:
         event = f"id: {offset}.{version}\nevent: {name}\ndata: ".encode() + encode(payload) + b"\n\n"
@@ -295,6 +295,6 @@ def to_bytes(events: Iterable[tuple[int, Event]], offset: int) -> Iterator[bytes
 
 
 def parse(data: bytes) -> Iterator[tuple[int, int, str, bytes]]:
-    """(offset, version, name, payload) of each event in a piece of a stream."""
+    """(offset, version, name, payload) of each event in a part of a stream."""
     for found in _HEAD.finditer(data):
         yield int(found[1]), int(found[2]), found[3].decode(), found[4]

@@ -1,4 +1,4 @@
-"""What a thread's log folds into: the thread, its messages and its runs."""
+"""The folded state of a thread's log: the thread, its messages and its runs."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from assistants_service.core.tools.functions import FunctionToolCall
 from assistants_service.core.tools.registry import tool_of
 
 Resource = Thread | Message | Run | Step | File
-Results = Mapping[str, msgspec.Raw]  # what tools store beside the outputs of calls, by call id
+Results = Mapping[str, msgspec.Raw]  # what tools store in addition to the outputs of calls, by call id
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What one event did: the wire's event name and the object as it was right after, at this version of the thread, as
-    the wire shows it to the run's client."""
+    """The effect of one event: the wire's event name, the object right after it as the wire shows it to the run's
+    client, and the resulting version of the thread."""
 
     version: int
     name: str
@@ -42,13 +42,13 @@ class Change:
 
 
 class Making(msgspec.Struct, frozen=True):
-    """What a model is at: a step, and the message that it writes in it. Neither is history yet."""
+    """A step in progress, and the message that is written in it. Neither is history yet."""
 
     step: Step
     message: Message | None = None
 
     def named(self, object_id: str) -> Step | Message | None:
-        """The one that has this id."""
+        """The one with this id, if any."""
         return next((thing for thing in (self.step, self.message) if thing and thing.id == object_id), None)
 
 
@@ -66,24 +66,24 @@ class ShownFile(msgspec.Struct, frozen=True):
 
 
 class RunState(msgspec.Struct, rename={"published_at": "shown_at", "cancel_requested_at": "asked_at"}):
-    """A run, its steps, and what the wire does not show: who works on it, and which calls are the worker's own."""
+    """A run, its steps, and what the wire does not show: its claims, and which calls the worker executes."""
 
     run: Run
     stream: bool = False
     trace: str = ""
-    contents: bool = False  # its client sees what was found in files
-    chosen: tuple[str, ...] = ()  # of temperature and top_p those that are 1 on purpose
+    contents: bool = False  # its client wants the contents of search results
+    chosen: tuple[str, ...] = ()  # those of temperature and top_p that were set explicitly
     attempt: int = 0
-    claims: int = 0  # in a row, the last one included, of which nothing has come yet
+    claims: int = 0  # consecutive claims without a result, the last one included
     item: str = ""
     claimed_at: int = 0  # version of the last claim
-    cancel_requested_at: int = 0  # when its cancellation was asked for
-    published_at: int = 0  # version up to which documents show the run: whichever worker goes on with it saw to that
+    cancel_requested_at: int = 0  # when its cancellation was requested
+    published_at: int = 0  # version up to which its documents are written; ensured by each worker that continues it
     steps: Index[Step] = msgspec.field(default_factory=Index)
     own: set[str] = msgspec.field(default_factory=set)
-    costs: dict[str, Usage] = {}  # of steps that are still open
+    costs: dict[str, Usage] = {}  # of open steps
     making: Making | None = None
-    thoughts: dict[str, Thought] = {}  # that led to the calls of a step, while the run is active
+    thoughts: dict[str, Thought] = {}  # reasoning that preceded the calls of a step, while the run is active
     files: dict[str, ShownFile] = {}  # that its tools made, and that it was the first to show
     # Of replies whose calls make several steps, while the run is active:
     later: tuple[Step, ...] = ()  # steps that follow the open one
@@ -102,25 +102,25 @@ class RunState(msgspec.Struct, rename={"published_at": "shown_at", "cancel_reque
 
     @property
     def rounds(self) -> int:
-        """How often the model has called tools, of the client's or of the worker's."""
+        """How many times the model has called tools, the client's or the worker's."""
         return sum(isinstance(step.step_details, ToolCalls) for step in self.steps) - len(self.joined)
 
     @property
     def usage(self) -> Usage:
-        """Of all model calls so far."""
+        """The sum over all model calls so far."""
         total = sum((step.usage for step in self.steps if step.usage), Usage())
         return sum(self.costs.values(), total)
 
     @property
     def known(self) -> set[str]:
-        """Ids of the steps and messages of this run that the log knows."""
+        """Ids of the run's steps and messages that are in the log."""
         details = (step.step_details for step in self.steps)
         written = {each.message_creation.message_id for each in details if isinstance(each, MessageCreation)}
         return written | {step.id for step in self.steps}
 
     @property
     def own_calls(self) -> list[StepToolCall]:
-        """Calls of the open step that the worker has to execute: they have no output yet."""
+        """Calls of the open step that the worker has to execute: those without an output."""
         return [call for call in self._unanswered() if call.id in self.own]
 
     @property
@@ -135,7 +135,7 @@ class RunState(msgspec.Struct, rename={"published_at": "shown_at", "cancel_reque
 
 
 class ThreadState(State):
-    """Everything that a thread's log says."""
+    """The folded log of a thread."""
 
     thread: Thread | None = None
     messages: Index[Message] = msgspec.field(default_factory=Index)
@@ -167,5 +167,5 @@ class ThreadState(State):
 
     @property
     def making(self) -> Making | None:
-        """What the active run's model is at, as far as the log says."""
+        """The step and message in progress of the active run, as far as the log shows them."""
         return self.active_run.making if self.active_run else None

@@ -1,7 +1,7 @@
-"""The stream of a run: a log of its own that carries the wire's events in order, deltas included.
+"""The stream of a run: a log of its own with the wire's events in order, deltas included.
 
-It exists only where a client asked to stream. Deltas are not history: everything else on it follows from the thread's
-log, so a process that finds the stream behind brings it up, and two at once cannot write the same event twice.
+It exists only if a client asked to stream. Deltas are not history: everything else on it follows from the thread's log,
+so any process can bring it up to date, and two at once cannot write the same event twice.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from assistants_service.core.threads import sse
 from assistants_service.core.threads.repository import ThreadRepository
 from assistants_service.core.threads.state import Change
 
-TRIES = 50  # a stream has few writers at a time; each lost race means that another one wrote
+TRIES = 50  # a stream has few concurrent writers; each lost race means that another one wrote
 
 
 class StreamWriter:
-    """Writes one run's stream. Every append is conditional on where this writer believes that the stream ends."""
+    """Writes one run's stream. Every append is conditional on the position where this writer expects the stream to
+    end."""
 
     def __init__(self, logs: Logs, notifier: Notifier, project: str, thread_id: str, run_id: str) -> None:
         self._logs, self._notifier = logs, notifier
@@ -31,9 +32,9 @@ class StreamWriter:
         self._scanned = False
         self._mark: Mark | None = None
         self._version = 0
-        self._started = False  # it was not there before
+        self._started = False  # it was created by this writer
         self._ended = False  # its last event ended the run: nothing follows
-        self._owned = False  # the mark was read before the log last said that the run is this worker's
+        self._owned = False  # the mark was read before the log last confirmed this worker's claim
         self._renderer = sse.Renderer()
 
     async def publish(self, threads: ThreadRepository, project: str, thread_id: str, run_id: str) -> None:
@@ -41,23 +42,23 @@ class StreamWriter:
         if not self._scanned:
             await self._scan()
         if self._ended:
-            return  # an item that comes late need not read the history of its thread to learn that
+            return  # a late item need not read the thread's history
         await self.catch_up(await threads.run_history(project, thread_id, run_id))
-        if self._started:  # perhaps after a purge had dropped it, of which the history did not know
+        if self._started:  # perhaps after a purge had removed it, which the history did not show
             self._started = False
             state = (await threads.look(project, thread_id)).state
             if state.thread is None or state.deleted:
                 await self._logs.drop(names.STREAMS, self.name)
 
     async def catch_up(self, history: Sequence[Change]) -> None:
-        """Write the events of `history` that the stream does not show yet. Idempotent: run it after every commit, and
+        """Write the events of `history` that the stream does not have yet. Idempotent: called after every commit, and
         again after a crash."""
         for _ in range(TRIES):
             began = self._mark is not None
             if not self._scanned:
                 await self._scan()
             if began and self._mark is None:
-                return None  # its thread was deleted, and nothing is to be written here again
+                return None  # its thread was deleted, and nothing may be written here again
             missing = self._missing(history)
             if not missing:
                 return None
@@ -68,7 +69,7 @@ class StreamWriter:
         raise Conflict
 
     async def emit(self, events: Iterable[sse.Event]) -> None:
-        """Write what a model says at this moment. Raises Conflict if another process wrote: take over first."""
+        """Write what a model is producing. Raises Conflict if another process wrote: take over first."""
         if not self._owned:
             raise Conflict
         await self._append([(self._version, event) for event in events])
@@ -76,11 +77,11 @@ class StreamWriter:
     async def take_over(
         self, run: Run, *, mine: Callable[[], Awaitable[Set[str]]], opened: Set[str], now: float
     ) -> None:
-        """Close what another worker left open. `mine` looks at the log: the ids that it knows, or an exception if the
-        run is another worker's by now. `opened` are the ids that this worker opened."""
+        """Close what another worker left open. `mine` reads the log: it returns the ids that the log has, or raises if
+        another worker has the run by now. `opened` are the ids that this worker opened."""
         for _ in range(TRIES):
-            # The order matters: a later claim of the run finds the stream no shorter than the first
-            # one did, and what it writes makes the next append here fail.
+            # The order matters: a later claim of the run finds the stream at least as long as the first one did, and
+            # what it writes makes the next append here fail.
             await self._scan()
             keep = await mine() | opened
             self._owned = True
@@ -107,13 +108,13 @@ class StreamWriter:
     def _events_of(self, change: Change, run: Run | None, known: Set[str]) -> Iterator[sse.Event]:
         step = change.object
         if isinstance(step, Step) and run and not self._renderer.begun(step.id):
-            # A worker that had lost the run may have opened another one since the last look: steps do not overlap.
+            # A worker that lost the run may have opened another step since the last read: steps must not overlap.
             yield from self._renderer.abandoned(run, known, step.created_at)
         yield from self._renderer.render(change)
 
     async def _append(self, events: list[tuple[int, sse.Event]]) -> None:
         block = b"".join(sse.to_bytes(events, self._mark.offset if self._mark else 0))
-        # At the mark: another worker, or an API process that cancels, may be writing to the same stream.
+        # Conditional on the mark: another worker, or an API process that cancels, may be writing to the same stream.
         if self._mark is None:
             self._mark, _ = await self._logs.start(names.STREAMS, self.name, block)
             self._started = True
@@ -125,7 +126,7 @@ class StreamWriter:
         self._notifier.notify(f"{names.STREAMS}/{self.name}")
 
     async def _scan(self) -> None:
-        """Read the whole stream: what it shows, and what is open on it."""
+        """Read the whole stream: what it contains, and what is open on it."""
         self._owned = False
         tail = await self._logs.read(names.STREAMS, self.name, None)
         self._mark, self._version, self._renderer = (tail.mark if tail else None), 0, sse.Renderer()
@@ -143,7 +144,7 @@ class StreamWriter:
 
 
 async def last_published(logs: Logs, name: str, object_id: str) -> Message | Step | None:
-    """The message or the step as the stream of this name showed it last, deltas aside. None: it never did."""
+    """The last state of the message or step on this stream, without deltas. None if it is not there."""
     tail = await logs.read(names.STREAMS, name, None)
     found: Message | Step | None = None
     for _, _, event, payload in sse.parse(tail.data if tail else b""):
@@ -159,8 +160,8 @@ async def last_published(logs: Logs, name: str, object_id: str) -> Message | Ste
 
 
 def replay(history: Sequence[Change]) -> Iterator[bytes]:
-    """The events of the stream as it would be without streaming: the same ones with the same ids, each message as
-    one delta."""
+    """The stream's events for a run that was not streamed: the same events with the same ids, each message as one
+    delta."""
     return sse.to_bytes(_events_of(history), 0)
 
 

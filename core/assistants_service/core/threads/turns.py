@@ -1,4 +1,4 @@
-"""A message as a turn of the conversation that a model is shown."""
+"""Converts a message into a turn of a prompt."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from assistants_service.core.protocol.threads.resources import (
     TextPart,
 )
 
-IMAGE_FILE = "file:"  # instead of an image's URL: the id of a file follows
+IMAGE_FILE = "file:"  # instead of an image's URL: a file's id follows
 
 
 def turn_of(message: Message) -> Turn:
     parts = [_part(part) for part in message.content]
-    if message.role != "user":  # no provider takes images that an assistant has said
+    if message.role != "user":  # no provider accepts images in assistant messages
         parts = [_named(part) if isinstance(part, Image) else part for part in parts]
     return Turn(role=message.role, content=content_of(parts))
 
@@ -37,12 +37,12 @@ def _part(part: Part) -> str | Image:
 
 
 def _named(image: Image) -> str:
-    """A note in the place of an image. The data of a data: URL would be many words that say nothing."""
+    """A note in place of an image. A data: URL is not quoted, since it would only cost tokens."""
     return f"[image {image.url.removeprefix(IMAGE_FILE).partition(',')[0]}]"
 
 
 def content_of(parts: Iterable[str | Image]) -> Content:
-    """Texts that follow each other are lines of one text; that alone is the content if there is no image."""
+    """Consecutive texts are joined as lines of one text; without images, that text is the content."""
     merged: list[str | Image] = []
     for part in parts:
         last = merged[-1] if merged else None

@@ -1,4 +1,4 @@
-"""A thread in memory: its folded state, where its log was read to, and what was published of its last runs."""
+"""A thread in memory: its folded state, its position in the log, and the streamed changes of its last runs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from assistants_service.core.threads.state import Change, Resource, RunState, Th
 
 
 class StoredChange(Struct, frozen=True):
-    """A change, as a snapshot keeps it."""
+    """A change as stored in a snapshot."""
 
     version: int
     name: str
@@ -27,8 +27,8 @@ class StoredChange(Struct, frozen=True):
 
 
 class Snapshot(Struct, kw_only=True, frozen=True, rename={"latest_run": "trail", "previous_run": "trail_before"}):
-    """What a generation of a log begins with, as its first line: the state, and what clients may have been streamed of
-    the last two runs, since a stream may lag behind its log. The messages follow, then the runs."""
+    """The first line of a snapshot: the state, and the streamed changes of the last two runs, because a stream may lag
+    behind its log. The messages follow, then the runs."""
 
     version: int
     thread: Thread | None
@@ -45,8 +45,8 @@ class Snapshot(Struct, kw_only=True, frozen=True, rename={"latest_run": "trail",
 class ThreadView(View[ThreadState, Change]):
     def reset(self) -> None:
         super().reset()
-        self.latest_run: list[Change] = []  # changes that are streamed of the newest run, from its creation on
-        self.previous_run: list[Change] = []  # and of the one before, which may end as the newest begins
+        self.latest_run: list[Change] = []  # streamed changes of the newest run, from its creation on
+        self.previous_run: list[Change] = []  # and of the run before, which may end as the newest begins
 
     def blank(self) -> ThreadState:
         return ThreadState()
@@ -100,7 +100,7 @@ class ThreadView(View[ThreadState, Change]):
         return changes
 
     def run_history(self, run_id: str) -> list[Change]:
-        """What is streamed of one of the last two runs; of others nothing."""
+        """The streamed changes of one of the last two runs; empty for others."""
         for history in (self.latest_run, self.previous_run):
             if any(change.object.id == run_id for change in history):
                 return list(history)

@@ -1,1 +1,1 @@
-"""The tools of assistants. `tool` says what one is, `registry` holds them."""
+"""The tools of assistants. `tool` defines the interface, `registry` lists the tools."""

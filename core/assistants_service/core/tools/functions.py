@@ -1,4 +1,4 @@
-"""Functions of assistants. The client executes them, and the worker those that its operator registered as actions."""
+"""The tool `function`. The client executes functions, except those that are registered as actions with the worker."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ class FunctionTool(ToolStruct, frozen=True, kw_only=True, tag_field="type", tag=
 
 
 class FunctionCall(Struct, frozen=True, kw_only=True):
-    """`arguments` is JSON text. `output` is null until submitted; required_action leaves it out, and so does whatever
-    is read from a snapshot of that."""
+    """`arguments` is JSON text. `output` is null until submitted; it is left out in required_action, and when read from
+    a snapshot of that."""
 
     name: str
     arguments: str
@@ -107,7 +107,7 @@ class FunctionTools(Tool[FunctionToolBody, FunctionTool, FunctionToolCall]):
 
 
 def _offered(function: FunctionDefinition, action: Function | None) -> Function:
-    """As the assistant defines it; what it leaves out of an action, the action's own definition fills."""
+    """The assistant's definition; for an action, its own definition fills in what the assistant leaves out."""
     parameters: Mapping[str, Any] | None = function.parameters
     if action and not function.parameters.get("properties"):
         parameters = action.parameters

@@ -1,4 +1,4 @@
-"""The functions that a run's model is offered, and the tool of each."""
+"""The functions offered to a run's model, and the tool of each."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ C = TypeVar("C", bound=Named)
 @dataclass(frozen=True, slots=True)
 class Offer:
     functions: tuple[Function, ...] = ()
-    tools: Mapping[str, AnyTool] = field(default_factory=dict)  # by the name of a function
+    tools: Mapping[str, AnyTool] = field(default_factory=dict)  # by function name
 
     def tool(self, name: str) -> AnyTool:
-        """The tool of a function. What a model makes up is the client's to answer."""
+        """The tool of a function. Unknown functions are left to the client."""
         return self.tools.get(name, CLIENTS)
 
     def by_step(self, calls: Sequence[C]) -> list[list[C]]:
@@ -48,11 +48,11 @@ class Offer:
         return steps
 
     def name(self, kind: str) -> str | None:
-        """The function that stands for the tool of this type, if it is offered."""
+        """The function name of the tool of this type, if it is offered."""
         return next((name for name, tool in self.tools.items() if tool.kind == kind), None)
 
     def model_call(self, call: StepCall) -> ToolCall:
-        """A call of a step, as the model made it, or would make it in this run."""
+        """A call of a step, in the form in which the model makes it in this run."""
         tool = tool_of(call)
         name, arguments = tool.called_with(call)
         return ToolCall(call.id, name or self.name(tool.kind) or tool.kind, arguments)

@@ -1,4 +1,4 @@
-"""All tools. Order: in which a model is offered them, and in which errors name them."""
+"""All tools, in the order in which they are offered to models and named in errors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from assistants_service.core.tools.file_search.tool import FILE_SEARCH
 from assistants_service.core.tools.functions import FUNCTIONS
 from assistants_service.core.tools.tool import Annotation, AnyTool, StepCall, ToolStruct
 
-CLIENTS: Final[AnyTool] = FUNCTIONS  # whose calls are the client's, where the worker does not execute them
+CLIENTS: Final[AnyTool] = FUNCTIONS  # the client executes its calls, unless the worker does
 TOOLS: list[AnyTool] = [FUNCTIONS, CODE_INTERPRETER, FILE_SEARCH]
 
 
@@ -30,5 +30,5 @@ def annotator_of(annotation: Annotation) -> AnyTool:
 
 
 def union_of(kinds: list[Any]) -> Any:
-    """Of types that are known when the process starts; mypy knows their base."""
+    """A union of types that are known only at start-up; mypy knows their base."""
     return Union[tuple(kinds)]  # noqa: UP007

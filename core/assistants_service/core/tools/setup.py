@@ -1,4 +1,4 @@
-"""The tools of assistants and runs, from bodies to resources (section 3.1)."""
+"""Converts the tools of assistants and runs from request bodies to resources (section 3.1)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def tools_from(tools: Sequence[ToolBody] | None) -> tuple[Tool, ...]:
 
 
 def check_choice(choice: ToolChoice, tools: Sequence[Tool]) -> None:
-    """A tool that a run is to call must be one of its own. The words are the original's."""
+    """The tool that a run is forced to call must be one of its own. The text is the original's."""
     if isinstance(choice, str):
         return
     if function := choice.function:

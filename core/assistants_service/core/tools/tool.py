@@ -1,8 +1,8 @@
-"""What a tool is: its types on the wire, the function that a model sees, how a call of it is executed, what its step
-and its stream show, what the model hears, and what of it is stored.
+"""The interface of a tool: its wire types, the function offered to the model, how a call is executed, what its step and
+stream show, what the model gets as output, and what is stored.
 
-A tool is one object without state. Everything else knows the registry, and no tool by its name. What a tool's module
-imports at run time knows nothing of runs, steps and threads, since their types are made from the registry.
+A tool is one object without state. All other code uses the registry, and no tool by name. A tool's module must not
+import runs, steps or threads at run time, since their types are made from the registry.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
 
 
 class ToolStruct(Struct, frozen=True, kw_only=True, tag_field="type"):
-    """A tool in the `tools` of an assistant and a run, as on the wire."""
+    """A tool in the `tools` of an assistant or a run, as on the wire."""
 
 
 class StepCall(Struct, frozen=True, kw_only=True, tag_field="type"):
-    """A call in a step, as the log has it. It has a field that is named like its type. On the wire `id` comes first;
-    msgspec puts the tag first. No client minds."""
+    """A call in a step, as stored in the log. It has a field named like its type. On the wire `id` comes first; msgspec
+    puts the tag first, which clients accept."""
 
     id: str
 
@@ -60,7 +60,7 @@ class Annotation(Struct, frozen=True, kw_only=True, tag_field="type"):
         return self
 
 
-Piece = tuple[str, Annotation | None]  # of an answer: some text, or a citation with its annotation
+Piece = tuple[str, Annotation | None]  # of an answer: text, or a citation with its annotation
 
 B = TypeVar("B", bound=Body)
 T = TypeVar("T", bound=ToolStruct)
@@ -68,13 +68,13 @@ C = TypeVar("C", bound=StepCall)
 
 
 class Functions(Protocol):
-    """Functions that this process executes: worker.actions.Actions."""
+    """The functions that this process executes: worker.actions.Actions."""
 
     @property
     def definitions(self) -> Mapping[str, Function]: ...
 
     async def call(self, project: str, name: str, arguments: str) -> str:
-        """What the model is told. Raises nothing that the function does."""
+        """The output for the model. Exceptions of the function become part of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,7 @@ class Execution(Generic[C]):
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What came of a call: what the model is told, and what else is stored, such as results that its step shows."""
+    """The result of a call: the output for the model, and what else is stored, such as results that its step shows."""
 
     text: str
     stored: Any = None
@@ -134,35 +134,35 @@ class Citer(Protocol):
     """Finds citations in an answer that comes in pieces, wherever it is cut. Offsets count code points."""
 
     def feed(self, text: str) -> Iterator[Piece]:
-        """What is certain by now. Held back is at most one citation that has begun."""
+        """Returns what is certain by now. At most the beginning of one citation is held back."""
 
     def close(self) -> Iterator[Piece]:
         """The rest."""
 
     def skip(self, text: str) -> None:
-        """This comes next, and is another tool's citation."""
+        """Pass over another tool's citation."""
 
 
 class Tool(Generic[B, T, C]):
-    """Methods that a tool leaves as they are say: it offers the model nothing, streams nothing, cites nothing."""
+    """By default, a tool offers nothing to the model, streams nothing, and cites nothing."""
 
     kind: ClassVar[str]  # its type on the wire
     body: ClassVar[type[Body]]  # in requests
     resource: ClassVar[type[ToolStruct]]  # in assistants and runs
     call: ClassVar[type[StepCall] | None] = None  # in steps; None: it is never called
-    includes: ClassVar[tuple[str, ...]] = ()  # what include[] may ask for of its calls
+    includes: ClassVar[tuple[str, ...]] = ()  # values of include[] for its calls
     annotation: ClassVar[type[Annotation] | None] = None  # in messages that cite its results
-    streams: ClassVar[str | None] = None  # the field of a shown call that grows while the model writes its arguments
+    streams: ClassVar[str | None] = None  # the field of a call that is streamed while the model writes its arguments
     alone: ClassVar[bool] = False  # each of its calls has a step of its own; those of one reply are executed in order
 
-    # -- set up from assistant, thread and run ----------------------------------------------------------------------
+    # -- setup, from assistant, thread and run ----------------------------------------------------------------------
 
     def resource_of(self, body: B) -> T:
-        """The tool as assistants and runs show it, with its defaults."""
+        """The tool as shown by assistants and runs, with its defaults."""
         return cast("T", type(self).resource())
 
     async def offer(self, project: str, run: Run, taken: Collection[str], services: ToolServices) -> Sequence[Function]:
-        """The functions by which the model calls it in this run: one, unless `function` has none for this run."""
+        """The functions by which the model calls the tool in this run: one, unless `function` returns None."""
         function = self.function(run)
         return [dataclasses.replace(function, name=free_name(self.kind, taken))] if function else []
 
@@ -171,25 +171,26 @@ class Tool(Generic[B, T, C]):
         return None
 
     def executes(self, name: str, services: ToolServices) -> bool:
-        """Whether the worker executes the calls of this function. Else the client does."""
+        """Whether the worker executes calls of this function. Otherwise the client does."""
         return True
 
     # -- a call -----------------------------------------------------------------------------------------------------
 
     def begin(self, call: ToolCall, run: Run, number: int) -> C:
-        """As its step shows it before it is done. `number` is the turn's own in its thread."""
+        """The call as its step shows it before it is done. `number` is unique to the turn within its thread."""
         raise NotImplementedError
 
     async def execute(self, execution: Execution[C], services: ToolServices) -> Output:
-        """At least once: a worker that takes over repeats it. It is cancelled if the run is cancelled, expires, or is
-        taken over. It bounds its own time and the size of its output. What goes wrong is told to the model.
+        """Execute the call, at least once: a worker that takes over repeats it. It is cancelled if the run is
+        cancelled, expires, or is taken over. It must limit its time and the size of its output. Errors are reported to
+        the model in the output.
 
-        Raises StorageUnavailable: then it is repeated when the storage is back.
+        Raises StorageUnavailable: then it is repeated when the storage is available again.
         """
         raise NotImplementedError
 
     def completed(self, call: C, output: str, stored: msgspec.Raw | None) -> C:
-        """As its step shows it when it is done. `stored` is that of the Output, from the log."""
+        """The call as its step shows it when it is done. `stored` is that of the Output, from the log."""
         raise NotImplementedError
 
     def is_pending(self, call: C) -> bool:
@@ -201,31 +202,32 @@ class Tool(Generic[B, T, C]):
         return None
 
     def on_wire(self, call: C, *, included: bool) -> C:
-        """As the wire shows it, without what is the log's alone; `included`: include[] asks for it."""
+        """The call without what only the log has; `included`: include[] asks for additional contents."""
         return call
 
-    # -- what the model hears of it later ---------------------------------------------------------------------------
+    # -- the call in later prompts ----------------------------------------------------------------------------------
 
     def called_with(self, call: C) -> tuple[str | None, str]:
-        """The function that the model called, None for the one that it is offered, and the arguments (JSON text)."""
+        """The function that the model called (None: the offered one), and the arguments (JSON text)."""
         raise NotImplementedError
 
     def outputs(self, calls: Sequence[C]) -> Iterable[str]:
-        """The outputs of its calls in one step, in their order."""
+        """The outputs of its calls in one step, in order."""
         raise NotImplementedError
 
     def citer(self, state: ThreadState, steps: Sequence[Step]) -> Citer | None:
-        """Finds what an answer cites of these steps, and of what earlier answers of the thread cited. None: nothing."""
+        """Finds citations of these steps, and of citations in the thread's earlier answers, in an answer. None:
+        nothing."""
         return None
 
     # -- the stream -------------------------------------------------------------------------------------------------
 
     def as_begun(self, call: C) -> C:
-        """As its first delta shows it."""
+        """The call as its first delta shows it."""
         return call
 
     def partial_text(self, arguments: str) -> str:
-        """What that field has after these arguments, which may be the beginning of a JSON text. It only grows."""
+        """The value of the `streams` field for these arguments, which may be incomplete JSON. It only grows."""
         return arguments
 
     def result_delta(self, call: C) -> Mapping[str, Any] | None:
@@ -237,6 +239,6 @@ AnyTool = Tool[Any, Any, Any]
 
 
 def free_name(name: str, taken: Collection[str]) -> str:
-    """A function's name that no other has."""
+    """A function name that is not taken."""
     numbered = (f"{name}_{number}" for number in itertools.count(2))
     return next(each for each in itertools.chain([name], numbered) if each not in taken)

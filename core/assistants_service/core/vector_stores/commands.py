@@ -1,6 +1,6 @@
-"""What may be done to a vector store: pure functions from the folded state to events, or to a refusal.
+"""What may be done to a vector store: pure functions from the folded state to events, or an ApiError.
 
-The repository commits what comes out, and asks again if another process moved in between.
+The repository commits the events, and evaluates the command again if another process has written in between.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from assistants_service.core.vector_stores.lookups import batch_of, file_of, usa
 from assistants_service.core.vector_stores.new import NewFile, NewStore
 from assistants_service.core.vector_stores.state import StoreState
 
-MAX_FILES: Final = 10_000  # of one store (section 3.8)
-USED_EVERY: Final = 3600  # seconds between notes that a store is used: it expires by days, and a search is no commit
+MAX_FILES: Final = 10_000  # per store (section 3.8)
+USED_EVERY: Final = 3600  # seconds between recorded uses: stores expire by days, and not every search may cost a commit
 
 
 @dataclass(frozen=True, slots=True)
 class VectorStoreCommands:
-    """What the API's decisions need beside the state: the time."""
+    """Commands on a vector store, at a given time."""
 
     now: float
 
@@ -64,12 +64,12 @@ class VectorStoreCommands:
         ]
 
     def attach(self, state: StoreState, files: Sequence[NewFile]) -> list[e.Event]:
-        """A file that is there already stays as it is, but for its attributes if some are given."""
+        """A file that is attached already stays as it is, except that given attributes replace its own."""
         usable(state, self.now)
         return self._attach(state, files)
 
     def create_batch(self, state: StoreState, batch_id: str, files: Sequence[NewFile]) -> list[e.Event]:
-        """Nothing if there is such a batch: the same request came before."""
+        """No events if the batch exists: the same request came before."""
         usable(state, self.now)
         if batch_id in state.batches.places:
             return []
@@ -102,7 +102,7 @@ class VectorStoreCommands:
         return [e.FileDetached(file_id=file_of(state, file_id).id)]
 
     def cancel_batch(self, state: StoreState, batch_id: str) -> list[e.Event]:
-        """Nothing if it has ended (section 3.8)."""
+        """No events if it has ended (section 3.8)."""
         held = batch_of(state, batch_id)
         if held.batch.status != "in_progress":
             return []
@@ -110,7 +110,7 @@ class VectorStoreCommands:
         return [*(e.FileCancelled(file_id=file_id) for file_id in theirs), e.BatchCancelled(batch_id=batch_id)]
 
     def use(self, state: StoreState) -> list[e.Event]:
-        """A search: noted once an hour."""
+        """Record a search, at most once an hour."""
         store = usable(state, self.now)
         return [e.StoreUsed()] if self.now - store.last_active_at >= USED_EVERY else []
 

@@ -1,4 +1,4 @@
-"""What happens to a vector store: the events of its log."""
+"""The events of a vector store's log."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class StoreCreated(log.Event, frozen=True, kw_only=True, tag="vector_store.creat
 
 
 class StoreUpdated(log.Event, frozen=True, kw_only=True, tag="vector_store.updated"):
-    """What was given."""
+    """The fields that were given."""
 
     name: str | UnsetType | None = UNSET
     expires_after: ExpiresAfter | UnsetType | None = UNSET
@@ -28,11 +28,11 @@ class StoreUpdated(log.Event, frozen=True, kw_only=True, tag="vector_store.updat
 
 
 class StoreUsed(log.Event, frozen=True, kw_only=True, tag="vector_store.used"):
-    """Private: the store was searched. Not told of every search."""
+    """Private: the store was searched. Not written for every search."""
 
 
 class StoreExpired(log.Event, frozen=True, kw_only=True, tag="vector_store.expired"):
-    """Its index is gone; what it held is still listed, so that another store can be made of it."""
+    """Its index is removed; its files are still listed, so that another store can be created from them."""
 
 
 class StoreDeleted(log.Event, frozen=True, kw_only=True, tag="vector_store.deleted"):
@@ -40,7 +40,7 @@ class StoreDeleted(log.Event, frozen=True, kw_only=True, tag="vector_store.delet
 
 
 class FileCreated(log.Event, frozen=True, kw_only=True, tag="vector_store.file.created"):
-    """The file was attached, or attached again after it was cancelled or had failed."""
+    """The file was attached, perhaps again after it was cancelled or had failed."""
 
     file_id: str
     chunking: StaticChunking = StaticChunking()
@@ -53,7 +53,7 @@ class FileUpdated(log.Event, frozen=True, kw_only=True, tag="vector_store.file.u
 
 
 class FileClaimed(log.Event, frozen=True, kw_only=True, tag="vector_store.file.claimed"):
-    """Private: a worker took the file up, by the delivery `item` of a work item. `attempt` is unlike any other of the
+    """Private: a worker claimed the file, by the delivery `item` of a work item. `attempt` is unique within the
     store."""
 
     file_id: str
@@ -62,7 +62,7 @@ class FileClaimed(log.Event, frozen=True, kw_only=True, tag="vector_store.file.c
 
 
 class FileReleased(log.Event, frozen=True, kw_only=True, tag="vector_store.file.released"):
-    """Private: the claim counts no more, and others may claim the file."""
+    """Private: the claim is void, and others may claim the file."""
 
     file_id: str
 
@@ -85,8 +85,8 @@ class FileFailed(log.Event, frozen=True, kw_only=True, tag="vector_store.file.fa
 
 
 class FilesReindexing(log.Event, frozen=True, kw_only=True, tag="vector_store.files.reindexing"):
-    """Private: these files, which are completed, are to be read again. They stay completed, and are found by what they
-    have, until `vector_store.file.completed` tells what takes its place. `vector_store.file.failed` leaves it there."""
+    """Private: these completed files are to be read again. They stay completed and searchable.
+    `vector_store.file.completed` replaces their index, `vector_store.file.failed` leaves it as it is."""
 
     file_ids: tuple[str, ...]
 
@@ -100,35 +100,35 @@ class FileDetached(log.Event, frozen=True, kw_only=True, tag="vector_store.file.
 
 
 class BatchCreated(log.Event, frozen=True, kw_only=True, tag="vector_store.file_batch.created"):
-    """Those of the files that were not attached yet are, by events before this one."""
+    """Files that were not attached yet are attached by events before this one."""
 
     batch_id: str
     file_ids: tuple[str, ...]
 
 
 class BatchCancelled(log.Event, frozen=True, kw_only=True, tag="vector_store.file_batch.cancelled"):
-    """The files that are cancelled with it have events of their own, before this one."""
+    """The files that are cancelled with it have their own events before this one."""
 
     batch_id: str
 
 
 class MergeClaimed(log.Event, frozen=True, kw_only=True, tag="vector_store.segments.claimed"):
-    """Private: a worker begins to write a segment that shall stand for others."""
+    """Private: a worker begins to write a segment that is to replace others."""
 
     attempt: int
     item: str
 
 
 class ItemTakenOver(log.Event, frozen=True, kw_only=True, tag="vector_store.segments.taken"):
-    """Private: this delivery of a work item took over from earlier ones. They take nothing up any more, and these
-    segments, which they began to write, are not to become a part of the store."""
+    """Private: this delivery of a work item has taken over from earlier ones. They claim nothing any more, and these
+    segments, which they began to write, must not become part of the store."""
 
     names: tuple[str, ...]
     item: str
 
 
 class SegmentsMerged(log.Event, frozen=True, kw_only=True, tag="vector_store.segments.merged"):
-    """Private. `into` holds so many chunks now; `sources` are those in it that are alive, each with its number."""
+    """Private. `into` contains so many chunks; `sources` are the live ones in it, each with its number of chunks."""
 
     into: str
     merged: tuple[str, ...]
@@ -140,7 +140,7 @@ class SegmentsMerged(log.Event, frozen=True, kw_only=True, tag="vector_store.seg
 
 
 class SegmentsDropped(log.Event, frozen=True, kw_only=True, tag="vector_store.segments.dropped"):
-    """Private: these blobs are gone, which were not, or no longer, part of the store."""
+    """Private: these blobs, which are not part of the store, have been removed."""
 
     names: tuple[str, ...]
 
@@ -174,5 +174,5 @@ _decoder = msgspec.json.Decoder(Commit)
 
 
 def from_lines(data: bytes) -> list[Commit]:
-    """The commits of whole lines, as a log is read."""
+    """The commits in whole lines of a log."""
     return _decoder.decode_lines(data)

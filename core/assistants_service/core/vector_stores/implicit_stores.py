@@ -1,9 +1,9 @@
-"""Stores that come with an assistant or a thread: by `tool_resources.file_search.vector_stores`, or by attachments of
-messages (sections 3.1 and 3.3).
+"""Stores created together with an assistant or thread: by `tool_resources.file_search.vector_stores`, or for
+attachments of messages (sections 3.1 and 3.3).
 
-The store comes first, then the assistant, the thread or the message. Its id is made of the id that the request has
-reserved for what it creates: the same request, sent again after a crash with its key, makes no second store, and no
-other request ever makes, or fills, a store of this id.
+The store is created first, then the assistant, the thread or the message. Its id is derived from the id that the
+request has reserved: the same request, repeated after a crash with its key, creates no second store, and no other
+request creates or fills a store with this id.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from assistants_service.core.vector_stores.service import VectorStoreService
 from assistants_service.core.vector_stores.state import StoreState
 
 B = TypeVar("B", CreateAssistant, CreateThread)
-OF_THREADS: Final = ExpiresAfter(days=7)  # what a thread's store has, unless a client says otherwise (section 3.3)
+OF_THREADS: Final = ExpiresAfter(days=7)  # of a thread's store, unless the client sets another (section 3.3)
 
 
 def attached_files(messages: Sequence[CreateMessage] | None) -> list[str]:
-    """The files that messages want searched."""
+    """The files that messages attach for searching."""
     return [
         attachment.file_id
         for message in messages or ()
@@ -45,14 +45,14 @@ class ImplicitStores:
     vector_stores: VectorStoreService
 
     async def for_assistant(self, context: RequestContext, assistant_id: str, body: CreateAssistant) -> CreateAssistant:
-        """The body, with the id of the store that it wants in its place."""
+        """Replaces the requested store in the body with the id of the created one."""
         wanted = _wanted(body.tool_resources)
         if wanted is None:
             return body
         return _with_store(body, await self._make(context, assistant_id, wanted, [], None))
 
     async def for_new_thread(self, context: RequestContext, thread_id: str, body: CreateThread) -> CreateThread:
-        """As for an assistant. Attachments of its messages go into the thread's store, whichever that is."""
+        """The same for a thread. Attachments of its messages are added to its store."""
         wanted, files = _wanted(body.tool_resources), attached_files(body.messages)
         given = body.tool_resources.file_search if body.tool_resources else None
         if wanted is None and given and given.vector_store_ids and files:
@@ -63,12 +63,12 @@ class ImplicitStores:
         return _with_store(body, await self._make(context, thread_id, wanted or StoreHelper(), files, OF_THREADS))
 
     async def for_messages(self, context: RequestContext, reserved_id: str, store_id: str, files: Sequence[str]) -> str:
-        """The store that the files of new messages are in: that of their thread; or a new one, if the thread has none
-        ("") or its own is gone.
+        """The store that contains the files of new messages: that of their thread; or a new one, if the thread has none
+        ("") or its store is gone.
 
-        `reserved_id` is of the message, or of the run that brings the messages. It is not the thread's: a store that is
-        there was made by the same request, so of two that are the first at once, one would leave its files out; and a
-        thread whose store was deleted would make one of the same id again."""
+        `reserved_id` is the id of the message, or of the run that brings the messages, not of the thread: an existing
+        store means that the same request came before. With the thread's id, one of two concurrent first messages would
+        leave its files out, and a thread whose store was deleted would create one with the same id again."""
         if store_id and _is_usable(await self._look(context, store_id), context.now):
             await self.vector_stores.attach(context, store_id, _new(files))
             return store_id
@@ -93,18 +93,18 @@ class ImplicitStores:
             if _is_usable(state, context.now):
                 await self.vector_stores.attach(context, store_id, new)
                 return store_id
-            store_id = context.ids.new(VECTOR_STORE.prefix)  # and what it made is gone
+            store_id = context.ids.new(VECTOR_STORE.prefix)  # and the store it created is gone
         made = NewStore(new, expires_after=expires_after, metadata=wanted.metadata)
         return (await self.vector_stores.create(context, store_id, made)).id
 
 
 def _is_usable(state: StoreState, now: float) -> bool:
-    """Whether the store is there, and has not expired."""
+    """Whether the store exists and has not expired."""
     return state.store is not None and not state.deleted and not has_expired(state.store, now)
 
 
 def _wanted(resources: NewToolResources | None) -> StoreHelper | None:
-    """Raises the 400 of a body that names a store and wants another."""
+    """Raises the 400 for a body that names a store and asks for a new one."""
     search = resources.file_search if resources else None
     if search is None or not search.vector_stores:
         return None

@@ -1,4 +1,4 @@
-"""Objects of a vector store's state by their ids, or the 404 of what is not there; and whether a store can be used."""
+"""Objects of a vector store's state by id, or the 404; and whether a store is usable."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def batch_of(state: StoreState, batch_id: str) -> BatchState:
 
 
 def has_expired(store: VectorStore, now: float) -> bool:
-    """Whether it was noted or not."""
+    """Whether the store has expired, even if its log does not say so yet."""
     return store.status == "expired" or (store.expires_at is not None and now >= store.expires_at)
 
 
 def usable(state: StoreState, now: float) -> VectorStore:
-    """Raises the 404 of a store that is not there, or the 400 of one that has expired."""
+    """Raises the 404 for an unknown store, or the 400 for an expired one."""
     store = store_of(state)
     if has_expired(store, now):
         raise ApiError(f"Vector store {store.id} has expired.")

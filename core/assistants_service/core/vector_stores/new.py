@@ -1,4 +1,4 @@
-"""What a client wants in a vector store, or as one: bodies as the commands take them."""
+"""Requested vector stores and files: bodies in the form that the commands take."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from assistants_service.core.protocol.vector_stores.resources import Attributes,
 
 @dataclass(frozen=True, slots=True)
 class NewFile:
-    """A file that a client wants in a store. None: not given."""
+    """A file to attach to a store. None: not given."""
 
     file_id: str
     attributes: Attributes | None = None
@@ -26,7 +26,7 @@ class NewFile:
 
 @dataclass(frozen=True, slots=True)
 class NewStore:
-    """A vector store that a client wants."""
+    """A vector store to create."""
 
     files: Sequence[NewFile] = ()
     name: str | None = None
@@ -51,7 +51,7 @@ def new_file(body: CreateVectorStoreFile) -> NewFile:
 
 
 def new_files(body: CreateFileBatch) -> list[NewFile]:
-    """What is given for the whole batch counts for `file_ids` only."""
+    """Values for the whole batch apply to `file_ids` only."""
     if body.files is not None:
         return [new_file(file) for file in body.files]
     chunking = chunking_of(body.chunking_strategy)

@@ -1,9 +1,9 @@
-"""The index of vector stores is made anew from their files' contents: where vectors are of another model, words of an
-older format, or segments are not there.
+"""Rebuilds the index of vector stores from their files' contents, where vectors come from another model, words have an
+older format, or segments are missing.
 
-What is to be read again is committed to the store's log, with a work item that is sent before, as for files that are
-attached; the worker's ingestion does the rest. Until then a file is found by what the index has of it. A crash at any
-point leaves that: it is asked for again, or it goes on.
+The files to read again are committed to the store's log, after a work item is sent, as when files are attached; the
+worker's ingestion does the rest. Until then the old index of a file is searched. After a crash at any point the work
+continues, or the command is run again.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from assistants_service.core.vector_stores.repository import VectorStoreReposito
 from assistants_service.core.vector_stores.state import StoreState
 from assistants_service.core.work_items import MaintainStore
 
-AT_ONCE: Final = 8  # stores that are looked at
+AT_ONCE: Final = 8  # stores examined concurrently
 
 
 class NoVectors(Exception):
-    """There is no embedding model on this platform: files would lose the vectors that they have."""
+    """There is no embedding model on this platform: files would lose their vectors."""
 
 
 @dataclass(slots=True)
 class StoreProgress:
-    """A vector store of which `files` are to be read again. `left` are yet to be; `failed` says why some are as they
-    were. A file that was taken out meanwhile is none of them."""
+    """A vector store of which `files` are to be read again. `left` are not done yet; `failed` contains the errors of
+    those that keep their old index. A file that is detached in the meantime is in none of them."""
 
     project: str
     store_id: str
@@ -47,7 +47,8 @@ class StoreProgress:
 
 @dataclass(frozen=True, slots=True)
 class Reindexer:
-    """`everything`: whether files are read again that need not be. `unreadable` are stores whose log cannot be read."""
+    """`everything`: also read files again whose index is up to date. `unreadable` are stores whose log cannot be
+    read."""
 
     stores: VectorStoreRepository
     embeddings: Embeddings
@@ -57,17 +58,17 @@ class Reindexer:
 
     @staticmethod
     def find(logs: Collection[str], project: str | None, store_ids: Collection[str]) -> list[str]:
-        """Those of these logs that are of the project, and of the stores, where any are named. Raises ValueError for a
-        store that is not there."""
+        """The logs of the project, and of the stores, if any are named. Raises ValueError for a store that does not
+        exist."""
         found = [name for name in logs if project is None or name.startswith(f"{project}/")]
         if missing := [store for store in store_ids if not any(_ids(name)[1] == store for name in found)]:
             raise ValueError(f"No vector store has the id {', '.join(missing)}.")
         return [name for name in found if not store_ids or _ids(name)[1] in store_ids]
 
     async def begin(self, logs: Sequence[str]) -> list[StoreProgress]:
-        """Have what needs it read again; the stores of which something is. What was asked for before, and is not done,
-        is part of it. Raises EmbeddingError, NoVectors and StorageUnavailable."""
-        # One vector tells how wide they are, and whether the model is there at all.
+        """Request reading for all files that need it; returns the stores with such files. Earlier requests that are not
+        done are included. Raises EmbeddingError, NoVectors and StorageUnavailable."""
+        # One vector shows the dimensions, and whether the model is available.
         width = (await self.embeddings.embed(["assistants"])).shape[1]
         if not width:
             raise NoVectors
@@ -79,7 +80,7 @@ class Reindexer:
         try:
             segments = list((await self.stores.look(project, store_id)).state.segments)
             missing = await self.stores.index.missing(names.document(project, store_id), segments)
-            await self.stores.look(project, store_id)  # what a merge has removed meanwhile is not in the log any more
+            await self.stores.look(project, store_id)  # after this, the log does not name segments that a merge removed
         except UnreadableLog:
             self.unreadable.append(store_id)
             return None
@@ -110,7 +111,7 @@ class Reindexer:
                     yield file.id
 
     async def look(self, stores: Sequence[StoreProgress]) -> None:
-        """Bring up those that are not done. Raises StorageUnavailable."""
+        """Refresh those that are not done. Raises StorageUnavailable."""
         await fan_out(self._look, [store for store in stores if store.left], AT_ONCE)
 
     async def _look(self, store: StoreProgress) -> None:

@@ -1,4 +1,4 @@
-"""Vector stores: what the repository does for them alone."""
+"""The repository of vector stores."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from assistants_service.core.work_items import MaintainStore
 
 
 class Snapshot(Struct, kw_only=True, frozen=True):
-    """What a generation of a log begins with, as its first line. The files follow, then the batches."""
+    """The first line of a snapshot. The files follow, then the batches."""
 
     version: int
     store: VectorStore | None
@@ -44,7 +44,7 @@ class Snapshot(Struct, kw_only=True, frozen=True):
     batches: Contents
     waiting: dict[str, None]
     segments: dict[str, SegmentState]
-    source_segments: dict[str, str] = msgspec.field(name="homes")  # as it was stored from the first
+    source_segments: dict[str, str] = msgspec.field(name="homes")  # the stored name is the original one
     orphaned: dict[str, str] = msgspec.field(name="loose")
     attempt: int
     deliveries: dict[str, int] = msgspec.field(default_factory=dict)
@@ -81,11 +81,11 @@ class StoreView(View[StoreState, StoreChange]):
 
 
 class VectorStoreRepository(Repository[StoreState, StoreChange]):
-    """The vector stores, and the index that searches them."""
+    """The vector stores, and their index."""
 
     logs = names.STORE_LOGS
     resource = VECTOR_STORE
-    # What clients do. What a worker does, the next holder of its work item projects.
+    # Changes by clients. Those by a worker are projected by the next holder of its work item.
     mended = frozenset(
         {
             "vector_store.created",
@@ -119,8 +119,8 @@ class VectorStoreRepository(Repository[StoreState, StoreChange]):
         return e.from_lines(data)
 
     def _documents(self, project: str, changes: Sequence[StoreChange]) -> list[Document]:
-        """The projections of what changed: the last state of each object. A file that was only attached has none yet;
-        the first request for it makes it, and a batch of 500 does not wait for 500 documents."""
+        """The projections of the changes: the last state of each object. A file that was only attached has none; its
+        document is created on the first request for it, so that a batch of 500 does not wait for 500 documents."""
         last = {change.object.id: change for change in changes}
         return [_document(project, change) for change in last.values() if change.name != "vector_store.file.created"]
 
@@ -132,13 +132,13 @@ class VectorStoreRepository(Repository[StoreState, StoreChange]):
                 return batch_of(state, ids[1]).batch
         return store_of(state, ids[0])
 
-    # -- what a worker does ----------------------------------------------------------------------------------------
+    # -- for the worker --------------------------------------------------------------------------------------------
 
     async def project(self, project: str, store_id: str, item_id: str | None) -> None:
-        """Bring up the documents of the files that ended by this work item (None: by any), of the batches and of the
-        store, after any crash."""
+        """Write the documents of the files that ended by this work item (None: by any), of the batches and of the
+        store, after a crash."""
         state = (await self.look(project, store_id)).state
-        if state.store is None or state.deleted:  # under the deletion's version they would keep its tombstones away
+        if state.store is None or state.deleted:  # they would keep the deletion's tombstones from being written
             return
         mine = "" if item_id is None else f"{item_id}/"
         ended = (held.file for held in state.files if held.item.startswith(mine) and held.id not in state.waiting)
@@ -146,8 +146,8 @@ class VectorStoreRepository(Repository[StoreState, StoreChange]):
         await self._bring(project, [StoreChange(state.version, "", thing) for thing in things])
 
     async def expire(self, project: str, store_id: str) -> float | None:
-        """Note that the store has expired, if it has. Returns the time of the next look, if any. Readers see it at
-        once, so it does not matter how late this comes."""
+        """Commit the expiry of the store, if it has expired. Returns the time of the next check, if any. Readers see it
+        at once, so it does not matter how late this happens."""
         now = self._clock.now()
         if _overdue((await self.look(project, store_id)).state, now):
             await self.commit(
@@ -159,7 +159,7 @@ class VectorStoreRepository(Repository[StoreState, StoreChange]):
         state = await self.recall(project, store_id)
         if state.store is None or state.deleted:
             return None
-        if state.store.status == "expired":  # the process that noted it may have died before it was projected
+        if state.store.status == "expired":  # the process that committed it may have died before projecting it
             cancelled = (held.file for held in state.files if held.file.status == "cancelled")
             things: list[Resource] = [state.store, *(held.batch for held in state.batches), *cancelled]
             await self._bring(project, [StoreChange(state.version, "", thing) for thing in things])
@@ -167,8 +167,8 @@ class VectorStoreRepository(Repository[StoreState, StoreChange]):
         return state.store.expires_at
 
     async def purge(self, project: str, store_id: str) -> None:
-        """Empty what a deleted store left: documents, index, and the notes that files are in it. Tombstones stay until
-        `sweep`, and the log, by which `sweep` finds what may still be being written."""
+        """Empty the documents of a deleted store, and remove its index and its notes of files. Tombstones stay until
+        `sweep`, and so does the log, by which `sweep` finds what may still be being written."""
         state = (await self.look(project, store_id)).state
         if state.store is None or not state.deleted:
             return
@@ -176,23 +176,23 @@ class VectorStoreRepository(Repository[StoreState, StoreChange]):
         things += [held.file for held in state.files]
         await self._bring(project, [StoreChange(state.version, "vector_store.deleted", thing) for thing in things])
         await self.index.delete(names.document(project, store_id), (*state.segments, *state.orphaned))
-        for file_id in state.files.order:  # those that were detached, too
+        for file_id in state.files.order:  # including those that were detached
             await self._storage.remove(names.FILE_STORES, names.document(project, file_id, store_id))
 
     async def sweep(self, project: str, store_id: str) -> None:
-        """Remove the last of a store that was purged long ago. No error if that is done."""
+        """Remove the last traces of a store that was purged long ago. Idempotent."""
         state = (await self.look(project, store_id)).state
         await self.index.delete(names.document(project, store_id), (*state.segments, *state.orphaned))
         await self._storage.remove(names.VECTOR_STORES, names.document(project, store_id))
         for container in (names.STORE_FILES, names.STORE_BATCHES):
             await self._storage.sweep(container, names.document(project, store_id, ""))
-        # Last the log, by which all this is found, and what it begins with: it cannot be read without.
+        # The log goes last, because it leads to all of this, then its snapshot, without which it cannot be read.
         await self._storage.drop(names.STORE_LOGS, names.log(project, store_id))
         self._views.forget(project, store_id)
         await self._forget_snapshots(project, store_id)
 
     async def let_go(self, project: str, file_id: str) -> None:
-        """A file is gone: take it out of all stores that may hold it, by the notes that they wrote."""
+        """Detach a deleted file from all stores that may contain it, found by their notes."""
         folder = f"{names.document(project, file_id)}/"
         while notes := await self._storage.page(names.FILE_STORES, folder, after=None, limit=100, newest_first=False):
             for note in notes:
@@ -209,7 +209,7 @@ class VectorStoreRepository(Repository[StoreState, StoreChange]):
         )
         state = await self.recall(project, store_id)
         if not changes and state.known and state.store and file_id in state.files.places:
-            # Another process has done it, and may have died before it was projected.
+            # Another process has done it, and may have died before projecting it.
             gone = Document(names.STORE_FILES, names.document(project, store_id, file_id), b"", state.version)
             await self._storage.advance(gone)
             await self._bring(project, [StoreChange(state.version, "", state.store)])

@@ -1,4 +1,4 @@
-"""Search in vector stores: what the search endpoint and the tool `file_search` of runs both call."""
+"""Search in vector stores, used by the search endpoint and the tool `file_search`."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from assistants_service.core.vector_stores.state import FileState, StoreState
 
 log = logging.getLogger(__name__)
 
-TRIES: Final = 10  # of one search, when segments are merged under it
-STORES: Final = 256  # of which is remembered what is lost
+TRIES: Final = 10  # of one search, if segments are merged during it
+STORES: Final = 256  # whose lost segments are remembered
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Found:
 
 
 class Search(Protocol):
-    """A Searcher, as far as runs need it."""
+    """The part of a Searcher that runs use."""
 
     async def search_stores(
         self,
@@ -51,12 +51,12 @@ class Search(Protocol):
         threshold: float,
         weights: Weights | None,
     ) -> Sequence[Found]:
-        """Raises ApiError, if a store is not there or has expired, and StorageUnavailable."""
+        """Raises ApiError for a missing or expired store, and StorageUnavailable."""
 
 
 @dataclass(frozen=True, slots=True)
 class Searcher:
-    """Searches the stores of all projects. API and worker of one process share one, and with it what is in memory."""
+    """Searches the stores of all projects. API and worker in one process share one, including its cache."""
 
     stores: VectorStoreRepository
     embeddings: Embeddings
@@ -74,17 +74,17 @@ class Searcher:
         weights: Weights | None = None,
         threshold: float = 0.0,
     ) -> list[Found]:
-        """The `limit` passages of these stores that fit one of the queries best, the best first; each passage once, and
-        those with the same score in the order of store, file and place.
+        """The `limit` passages of these stores that match one of the queries best, the best first; each passage once,
+        and those with the same score in the order of store, file and place.
 
-        `filter` is on the attributes of files, before any ranking; `threshold` is a score in 0..1. Searched are the
-        files that are completed when it begins. Without `weights` those of the embedding model hold. That it was
-        searched is noted in the stores' logs once an hour.
+        `filter` applies to the attributes of files, before ranking; `threshold` is a score in 0..1. The files that are
+        completed at the start are searched. Without `weights` those of the embedding model apply. The use is recorded
+        in the stores' logs once an hour.
 
-        Raises the 404 of a store that is unknown to the project, the 400 of one that has expired, StorageUnavailable,
-        and DamagedSegment. If no query can be embedded now, they are searched by words alone.
+        Raises the 404 for a store that is unknown to the project, the 400 for an expired one, StorageUnavailable, and
+        DamagedSegment. If the queries cannot be embedded at present, only words are searched.
         """
-        # The stores first: a search that is refused costs no vectors.
+        # The stores first: a refused search costs no vectors.
         states = {store_id: await self._usable(project, store_id) for store_id in dict.fromkeys(store_ids)}
         asked = await self._queries(queries)
         found: list[Found] = []
@@ -99,7 +99,7 @@ class Searcher:
         try:
             vectors = await self.embeddings.embed(texts, "query")
         except EmbeddingError as error:
-            log.warning("searching by words alone: %s", error)
+            log.warning("searching by words only: %s", error)
             return [Query(text) for text in texts]
         return [Query(text, vector, self.embeddings.model) for text, vector in zip(texts, vectors, strict=True)]
 
@@ -121,7 +121,7 @@ class Searcher:
     ) -> list[Found]:
         store = names.document(project, store_id)
         for left in reversed(range(TRIES)):
-            eligible = _eligible(state, filter)  # now: the state may move on while the index is read
+            eligible = _eligible(state, filter)  # now: the state may change while the index is read
             try:
                 passages = await self.stores.index.search(
                     store,
@@ -133,7 +133,7 @@ class Searcher:
                     threshold=threshold,
                 )
                 break
-            except SegmentGone:  # merged meanwhile: the log says into what. Or it is lost
+            except SegmentGone:  # merged in the meantime: the log names the new segment. Or it is lost
                 if not left:
                     raise
                 missing = await self.stores.index.missing(store, list(state.segments))
@@ -143,14 +143,14 @@ class Searcher:
         return [_found(store_id, eligible[passage.source], passage) for passage in passages]
 
     def _note_lost(self, store: str, segments: AbstractSet[str]) -> None:
-        """These were in the log before they were missed, and are yet: no merge has removed them. What is left of the
-        store is searched without them."""
+        """These segments were in the log before they were missed, and still are: no merge has removed them. The rest of
+        the store is searched without them."""
         if segments:
             while len(self.lost) >= STORES:
                 del self.lost[next(iter(self.lost))]
             self.lost[store] = frozenset(segments)
             log.error(
-                "%d segments of vector store %s are not in the storage, and what they held is not found:"
+                "%d segments of vector store %s are missing from the storage, and their content is not found:"
                 " run `assistants reindex %s`",
                 len(segments),
                 store,
@@ -163,8 +163,8 @@ class Searcher:
             await self.stores.commit(project, store_id, commands.use, by_client=True)
 
     async def content(self, project: str, store_id: str, file_id: str) -> list[str]:
-        """The text of a file that is completed, in pieces as it was cut, without what they share; of any other file
-        none. Raises the 404 of an unknown store or file."""
+        """The text of a completed file, in chunks without their overlap; empty for any other file. Raises the 404 for
+        an unknown store or file."""
         for left in reversed(range(TRIES)):
             state = await self.stores.read(project, store_id)
             held = file_of(state, file_id)
@@ -182,7 +182,7 @@ class Searcher:
 
 
 def _eligible(state: StoreState, filter: Filter | None) -> Mapping[str, FileState]:
-    """The completed files that the filter lets through, by source. What is shown of them is as it is now."""
+    """The completed files that match the filter, by source, with their current attributes."""
     held = (held for held in state.files if held.file.status == "completed" and held.source in state.source_segments)
     return {each.source: each for each in held if filter is None or filter.matches(each.file.attributes)}
 

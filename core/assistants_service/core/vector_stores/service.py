@@ -1,9 +1,8 @@
-"""What the API does for a client who makes or changes a vector store.
+"""The service of vector stores.
 
-The order of an attach: 1. notes that the store may hold the file, by which a file that is deleted is found there;
-2. enqueue; 3. commit; 4. project. The last three are the repository's. What a crash after the first leaves is a note
-too many, which goes with its file. So does the note of a file that is detached: to remove it would race with the next
-attach.
+The order of an attach: 1. write notes that the store may contain the file, by which a deleted file is found there; 2.
+enqueue; 3. commit; 4. project. The repository does the last three. A crash after the first leaves an extra note, which
+is removed with its file. So is the note of a detached file: removing it earlier would race with the next attach.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ class VectorStoreService:
     files: FileService
 
     async def create(self, context: RequestContext, store_id: str, new: NewStore) -> VectorStore:
-        """If there is a store of this id, the same request came before: that one, as it is now. Raises the 404 of an
+        """If a store with this id exists, the same request came before: return it as it is now. Raises the 404 for an
         unknown file."""
         project = context.project
         events = VectorStoreCommands(context.now).create(store_id, new)
@@ -64,14 +63,14 @@ class VectorStoreService:
         project = context.project
         before = store_of(await self.repository.read(project, store_id)).expires_at
         after = ExpiresAfter(days=body.expires_after.days) if body.expires_after else None
-        if before is None or before > (expiry(after, int(context.now)) or before):  # else an item comes in time
+        if before is None or before > (expiry(after, int(context.now)) or before):  # otherwise an item arrives in time
             await self._enqueue_expiry(context, store_id, after)
         update = partial(VectorStoreCommands(context.now).update, body=body)
         await self.repository.commit(project, store_id, update, by_client=True)
         return store_of(await self.repository.recall(project, store_id))
 
     async def delete(self, context: RequestContext, store_id: str) -> None:
-        """It is gone at once; the worker empties what is left."""
+        """The store is gone at once; the worker removes the rest."""
         item = PurgeStore(project=context.project, store_id=store_id, sent_at=context.now)
         delete = VectorStoreCommands(context.now).delete
         await self.repository.commit(context.project, store_id, delete, lambda _: item, by_client=True)
@@ -79,7 +78,7 @@ class VectorStoreService:
     # -- files -----------------------------------------------------------------------------------------------------
 
     async def attach(self, context: RequestContext, store_id: str, files: Sequence[NewFile]) -> VectorStoreFile:
-        """The last of the files. Raises the 404 of an unknown store or file."""
+        """Returns the last of the files. Raises the 404 for an unknown store or file."""
         attach = partial(VectorStoreCommands(context.now).attach, files=files)
         changes = await self._add(context, store_id, files, attach)
         made = [change.object for change in changes if isinstance(change.object, VectorStoreFile)]
@@ -96,7 +95,7 @@ class VectorStoreService:
         return file_of(await self.repository.recall(context.project, store_id), file_id).file
 
     async def detach(self, context: RequestContext, store_id: str, file_id: str) -> None:
-        """The file itself stays. Raises the 404 of one that is not in the store."""
+        """The file itself stays. Raises the 404 for one that is not in the store."""
         await self._commit(context, store_id, partial(VectorStoreCommands(context.now).detach, file_id=file_id))
 
     # -- batches ---------------------------------------------------------------------------------------------------
@@ -118,7 +117,7 @@ class VectorStoreService:
     async def _add(
         self, context: RequestContext, store_id: str, files: Sequence[NewFile], command: Command[StoreState]
     ) -> list[StoreChange]:
-        command(await self.repository.read(context.project, store_id))  # what is refused leaves no note
+        command(await self.repository.read(context.project, store_id))  # a refused request leaves no note
         await self._note(context, store_id, files)
         return await self._commit(context, store_id, command)
 
@@ -130,7 +129,7 @@ class VectorStoreService:
         return lambda seen: MaintainStore(project=context.project, store_id=store_id, seen=seen, sent_at=context.now)
 
     async def _note(self, context: RequestContext, store_id: str, files: Sequence[NewFile]) -> None:
-        """Raises the 404 of an unknown file, before anything is written."""
+        """Raises the 404 for an unknown file, before anything is written."""
         file_ids = list(dict.fromkeys(file.file_id for file in files))
         unsafe = next((file_id for file_id in file_ids if not SAFE_ID.fullmatch(file_id)), None)
         if unsafe is not None:
@@ -139,11 +138,11 @@ class VectorStoreService:
         await fan_out(partial(self._note_one, context.project, store_id), file_ids)
 
     async def _note_one(self, project: str, store_id: str, file_id: str) -> None:
-        with contextlib.suppress(Conflict):  # there is one
+        with contextlib.suppress(Conflict):  # it exists
             await self.storage.create(names.FILE_STORES, names.document(project, file_id, store_id), b"{}")
 
     async def _enqueue_expiry(self, context: RequestContext, store_id: str, after: ExpiresAfter | None) -> None:
-        """Before the commit: a crash in between leaves an item that finds nothing to do."""
+        """Called before the commit: a crash in between leaves an item that finds nothing to do."""
         until = expiry(after, int(context.now))
         if until is not None:
             item = CleanUpStore(project=context.project, store_id=store_id, sent_at=context.now)

@@ -1,4 +1,4 @@
-"""What a vector store's log folds into: the store, its files, batches and segments."""
+"""The folded state of a vector store's log: the store, its files, batches and segments."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from assistants_service.core.protocol.vector_stores.resources import (
 )
 
 DAY: Final = 86_400
-DELIVERIES: Final = 100  # that are remembered: holders that were overtaken before those are long gone
+DELIVERIES: Final = 100  # remembered: the holders of older ones are long gone
 Resource = VectorStore | VectorStoreFile | VectorStoreFileBatch
 
 
 @dataclass(frozen=True, slots=True)
 class StoreChange:
-    """What one event did: its name and the object as it was right after, at this version of the store."""
+    """The effect of one event: its name, the object right after it, and the resulting version of the store."""
 
     version: int
     name: str
@@ -31,7 +31,7 @@ class StoreChange:
 
 
 class FileState(msgspec.Struct):
-    """A file in a store, and what the wire does not show: who works on it, and since when it is in which batches."""
+    """A file in a store, and what the wire does not show: its claims, and the batches that wait for it."""
 
     file: VectorStoreFile
     filename: str = ""  # known when it is completed
@@ -39,7 +39,7 @@ class FileState(msgspec.Struct):
     claims: int = 0  # since it was attached
     claimed_at: float = 0.0
     item: str = ""  # the delivery of a work item by which it was last claimed
-    batches: tuple[str, ...] = ()  # that wait for its end
+    batches: tuple[str, ...] = ()  # waiting for its end
 
     @property
     def id(self) -> str:
@@ -47,13 +47,13 @@ class FileState(msgspec.Struct):
 
     @property
     def source(self) -> str:
-        """What its chunks are known by in the index: no other file or attempt of the store has this name."""
+        """The name of its chunks in the index, unique to file and attempt within the store."""
         return segment_of(self.file.id, self.attempt)
 
 
 class Reindexing(msgspec.Struct):
-    """A file that is completed and is read again: who works on it. With an `error` that has failed, and the file is as
-    it was."""
+    """A completed file that is being read again, and its claims. With an `error` that has failed, and the file keeps
+    its old index."""
 
     id: str
     attempt: int = 0
@@ -77,7 +77,7 @@ class BatchState(msgspec.Struct):
 
 
 class SegmentState(msgspec.Struct):
-    """A blob of the index: its size in bytes, and the sources in it that are alive, with their numbers of chunks."""
+    """A blob of the index: its size in bytes, and its live sources with their numbers of chunks."""
 
     size: int
     model: str
@@ -87,25 +87,25 @@ class SegmentState(msgspec.Struct):
 
 
 class StoreState(State):
-    """Everything that a store's log says. Names of segments are those of their blobs, without project and store."""
+    """The folded log of a store. Segments are named by their blobs, without project and store."""
 
     store: VectorStore | None = None
     files: Index[FileState] = msgspec.field(default_factory=Index)
     batches: Index[BatchState] = msgspec.field(default_factory=Index)
-    waiting: dict[str, None] = msgspec.field(default_factory=dict)  # files in progress, in the order in which they came
+    waiting: dict[str, None] = msgspec.field(default_factory=dict)  # files in progress, in the order of attachment
     segments: dict[str, SegmentState] = msgspec.field(default_factory=dict)
-    source_segments: dict[str, str] = msgspec.field(default_factory=dict)  # which segment a source is in
-    # Blobs that may be there and are not, or no longer, part of the store. The value is the delivery of a work item
-    # whose holder may be writing it: that one, or the holder of a later delivery, removes it. "": any worker.
+    source_segments: dict[str, str] = msgspec.field(default_factory=dict)  # the segment that contains a source
+    # Blobs that may exist and are not part of the store. The value is the delivery of a work item whose holder may be
+    # writing the blob: it, or the holder of a later delivery, removes it. "": any worker.
     orphaned: dict[str, str] = msgspec.field(default_factory=dict)
-    attempt: int = 0  # the last one that was given away
-    # Of work items that came again: which delivery has taken over. Earlier ones take nothing up any more.
+    attempt: int = 0  # the last one assigned
+    # The latest known delivery of each redelivered work item. Earlier ones claim nothing any more.
     deliveries: dict[str, int] = msgspec.field(default_factory=dict)
     merging_since: float = 0.0  # when the last merge was claimed
-    reindexing: dict[str, Reindexing] = msgspec.field(default_factory=dict)  # in the order in which it was asked for
+    reindexing: dict[str, Reindexing] = msgspec.field(default_factory=dict)  # in the order of the requests
 
     def unread(self) -> Iterator[FileState | Reindexing]:
-        """The files that workers are to read: those in progress first."""
+        """The files that workers have to read: those in progress first."""
         yield from (self.files[file_id] for file_id in self.waiting)
         yield from (file for file in self.reindexing.values() if not file.error)
 

@@ -1,21 +1,21 @@
-"""A circuit breaker: a store that does not answer is asked seldom, however many requests wait."""
+"""A circuit breaker: a store that does not respond gets few requests, however many are waiting."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable
 
-# It opens after so many failures in a row, without an answer for so many seconds: what is shorter, retries bear.
+# It opens after so many consecutive failures and so many seconds without a response: retries cover shorter outages.
 FAILURES, PATIENCE = 5, 1.5
-# Seconds between two requests while it is open; twice as long each time, and each a random part of it, but half of it.
+# Seconds between two requests while it is open; doubled each time, and randomised between half and all of it.
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 5.0
 
 
 class Breaker:
-    """Closed, it admits every request. Open, it admits one request after each pause, until one is answered."""
+    """Closed, it admits every request. Open, it admits one request after each pause, until one gets a response."""
 
     def __init__(self, now: Callable[[], float]) -> None:
-        """`now` tells seconds of any clock that does not go back."""
+        """`now` returns the seconds of a monotonic clock."""
         self._now = now
         self._open, self._failures, self._since = False, 0, 0.0
         self._pause, self._until = FIRST_PAUSE, 0.0
@@ -26,7 +26,7 @@ class Breaker:
             return True
         if self._now() < self._until:
             return False
-        self._rest()  # this one tries; unless it is answered, the next one waits longer
+        self._rest()  # this request tries; unless it gets a response, the next one waits longer
         return True
 
     def answered(self) -> None:

@@ -1,7 +1,7 @@
-"""Requests to Azure Storage: counted, sent again where no answer came, and their errors in the port's terms.
+"""Requests to Azure Storage: counted, retried without a response, and their errors in the port's terms.
 
-The SDK's own retry is off: it would turn a write that was stored, but whose reply was lost, into a refusal by its own
-condition. Here a refusal tells whether the request had been sent before, so that a writer can look for its own work.
+The SDK's own retries are off: a write that was stored, but whose response was lost, would be refused by its own
+condition. Here a refusal says whether the request had been sent before, so that a writer can look for its own work.
 """
 
 from __future__ import annotations
@@ -28,35 +28,35 @@ T = TypeVar("T")
 PAUSES: Final = (0.0, 0.2, 1.0)  # seconds before further attempts, with jitter; the first is for a stale connection
 CONNECT_TIMEOUT: Final = 3.0
 READ_TIMEOUT: Final = 10.0  # seconds without a byte
-LARGE_BODY: Final = 256 * 1024  # bytes; sent in pieces, so that the event loop goes on meanwhile
-BLOB_CLIENTS: Final = 500  # kept, since making one costs 0.1 ms, a sixth of a request
+LARGE_BODY: Final = 256 * 1024  # bytes; sent in pieces, so that the event loop is not blocked
+BLOB_CLIENTS: Final = 500  # cached, since creating one takes 0.1 ms, a sixth of a request
 
-# What the store says when a condition does not hold, or when the thing itself (not its container) is missing or there.
+# Responses when a condition does not hold, or when the object itself (not its container) is missing or exists.
 MOVED: Final = {204, 304, 412, 416}  # 204: the SDK's error for a queue that exists
 CODES: Final = {
     *("BlobNotFound", "MessageNotFound", "BlobAlreadyExists", "ContainerAlreadyExists", "QueueAlreadyExists"),
     *("PopReceiptMismatch", "InvalidBlockList"),
 }
-# No answer about the request: it may have been done, or may be done now.
+# No response about the request: it may have been executed, or may still be.
 UNDECIDED: Final = {408, 429, 500, 502, 503, 504}
 RETRIES: Final[Counter[str]] = Counter()  # of this process, by status or "connection"
 
 
 class Refused(Exception):
-    """The store answered: no. With `resent`, it may be because an earlier sending of the same request was done."""
+    """The store refused the request. With `resent`, the cause may be an earlier sending of the same request."""
 
     def __init__(self, status: int, code: str, size: int | None, resent: bool) -> None:
         super().__init__(f"{status} {code}")
         self.status, self.code, self.resent = status, code, resent
-        self.size = size  # of the blob, where a range beyond its end was asked for
+        self.size = size  # of the blob, if the requested range was beyond its end
 
 
 class Resting(ServiceRequestError):
-    """Not sent: the service has answered no request for a while, and another request is to try whether it does."""
+    """Not sent: the service has not responded for a while, and another request tests whether it does."""
 
 
 class Transport(AioHttpTransport):  # type: ignore[misc]  # the SDK resolves the name at run time
-    """One service's way out over the session that all share. Counts requests by service, method and operation."""
+    """The transport of one service over a shared session. Counts requests by service, method and operation."""
 
     def __init__(self, session: ClientSession, service: str, operations: Counter[str]) -> None:
         super().__init__(
@@ -67,7 +67,7 @@ class Transport(AioHttpTransport):  # type: ignore[misc]  # the SDK resolves the
 
     async def send(self, request: Any, **config: Any) -> Any:
         if not self._breaker.admits():
-            raise Resting(f"the {self._service} service has answered no request for a while")
+            raise Resting(f"the {self._service} service has not responded for a while")
         operation = request.url.partition("comp=")[2].partition("&")[0]
         self._operations[f"{self._service} {request.method} {operation}".rstrip()] += 1
         if isinstance(request.data, bytes) and len(request.data) > LARGE_BODY:
@@ -75,7 +75,7 @@ class Transport(AioHttpTransport):  # type: ignore[misc]  # the SDK resolves the
         try:
             response = await super().send(request, **config)
         except AzureError as error:
-            # A connection that was dropped is none: it may have been idle for too long.
+            # A dropped connection does not count: it may have been idle for too long.
             if isinstance(error.inner_exception, TimeoutError | ClientConnectorError):
                 self._breaker.failed()
             raise
@@ -87,7 +87,7 @@ class Transport(AioHttpTransport):  # type: ignore[misc]  # the SDK resolves the
 
 
 class AzureClients:
-    """What the parts of the engine share: the clients of an open store."""
+    """The clients of an open store, shared by the parts of the engine."""
 
     def __init__(self) -> None:
         self.operations: Counter[str] = Counter()  # requests sent, by kind
@@ -111,17 +111,17 @@ def opened(client: T | None) -> T:
 
 
 def new_session(*, proxied: bool) -> ClientSession:
-    """`proxied`: by way of the proxy that the environment names, if any."""
+    """`proxied`: through the proxy that the environment names, if any."""
     session = ClientSession(cookie_jar=DummyCookieJar(), auto_decompress=False, trust_env=proxied)
-    # aiohttp sends a PUT again by itself when a reused connection drops. There is no public switch (its own test client
-    # uses this one), and that retry would hide from `call` that a refusal may be its own doing.
+    # aiohttp repeats a PUT by itself when a reused connection drops. There is no public switch (its own test client
+    # uses this one), and that retry would hide from `call` that a refusal may be caused by the request itself.
     session._retry_connection = False
     return session
 
 
 async def call(send: Callable[[], Awaitable[T]], *, pauses: tuple[float, ...] = PAUSES) -> T:
-    """Send until there is an answer. Raises Refused if it is no, StorageUnavailable if there is none, and Unsent if
-    nothing was sent."""
+    """Send until there is a response. Raises Refused for a refusal, StorageUnavailable without a response, and Unsent
+    if nothing was sent."""
     resent = False
     for pause in (*pauses, None):
         try:
@@ -140,7 +140,7 @@ async def call(send: Callable[[], Awaitable[T]], *, pauses: tuple[float, ...] = 
 
 
 async def write(send: Callable[[], Awaitable[T]], mine: Callable[[], Awaitable[T | None]]) -> T:
-    """A conditional write. A refusal after a lost reply is success if `mine` finds what was to be written in place.
+    """A conditional write. A refusal after a lost response counts as success if `mine` finds the new data in place.
 
     Raises Conflict otherwise.
     """
@@ -149,7 +149,7 @@ async def write(send: Callable[[], Awaitable[T]], mine: Callable[[], Awaitable[T
     except Refused as refusal:
         try:
             found = await mine() if refusal.resent else None
-        except Unsent as error:  # the question was not, but the write was
+        except Unsent as error:  # the check was not sent, but the write was
             raise StorageUnavailable(str(error)) from None
         if found is None:
             raise Conflict(str(refusal)) from None
@@ -163,19 +163,19 @@ def is_refusal(error: HttpResponseError) -> bool:
 def is_undecided(error: AzureError) -> bool:
     if isinstance(error, ClientAuthenticationError):
         return False
-    # Whatever has no status is a broken connection: at any point, even if the SDK calls it an error of the request.
+    # An error without a status is a broken connection: at any point, even if the SDK calls it an error of the request.
     status = error.status_code if isinstance(error, HttpResponseError) else None
     return status is None or status in UNDECIDED
 
 
 def describe(error: BaseException) -> str:
-    """One line for the log of an operator."""
+    """One line for the operator's log."""
     if isinstance(error, HttpResponseError) and error.status_code:
         return f"Azure Storage refuses the request: {error.status_code} {_code(error)}".rstrip() + "."
     reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(" .:")
     if isinstance(error, ClientAuthenticationError):
         return f"Azure Storage cannot be reached with this identity: {reason}."
-    return f"Azure Storage does not answer: {reason}."
+    return f"Azure Storage does not respond: {reason}."
 
 
 def _refused(error: HttpResponseError, resent: bool) -> Refused:

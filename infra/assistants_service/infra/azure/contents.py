@@ -1,6 +1,7 @@
-"""Contents as block blobs. A part is a row of staged blocks, and a commit is one Put Block List: no byte is copied.
+"""Contents as block blobs. A part is a sequence of staged blocks, and a commit is one Put Block List: no byte is
+copied.
 
-What was staged and never committed vanishes from Azure by itself after a week.
+Azure removes uncommitted blocks after a week.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from assistants_service.infra.azure.calls import AzureClients, Refused, call
 from assistants_service.infra.azure.documents import IF_MISSING
 from assistants_service.infra.blocks import blocks
 
-BLOCK: Final = 4 * 1024 * 1024  # bytes of all blocks of a part but the last; 50,000 blocks are the most of a blob
+BLOCK: Final = 4 * 1024 * 1024  # bytes of each block of a part except the last; a blob can have 50,000 blocks
 OCTETS: Final = ContentSettings(content_type="application/octet-stream")
 
 
@@ -26,7 +27,7 @@ class AzureContents(AzureClients):
     async def stage(self, container: str, name: str, part: str, chunks: AsyncIterator[bytes]) -> Part:
         blob, size, number = self._blob(container, name), 0, 0
         async for block in blocks(chunks, BLOCK):
-            # Sent twice, a block replaces itself: the same id has the same bytes.
+            # A block that is sent twice replaces itself: the same id has the same bytes.
             await call(lambda b=block, n=number: blob.stage_block(_block_id(part, n), b, length=len(b)))  # type: ignore[misc]
             size, number = size + len(block), number + 1
         return Part(part, size)
@@ -46,11 +47,11 @@ class AzureContents(AzureClients):
         blob = self._blob(container, name)
         ids = [_block_id(part.id, number) for part in parts for number in range(-(-part.size // BLOCK))]
         try:
-            # If-None-Match: * closes the race of two orders of the parts: the first one stays.
+            # If-None-Match: * closes the race of two commits with different parts: the first one stays.
             listed = [BlobBlock(block_id) for block_id in ids]
             await call(lambda: blob.commit_block_list(listed, content_settings=OCTETS, **IF_MISSING))
         except Refused as refusal:
-            # By the same commit, whether another one or this one whose reply was lost: then there is nothing to do.
+            # The same commit, by another process or by this one with a lost response: nothing is left to do.
             if await self._committed(container, name) != ids:
                 raise Conflict(str(refusal)) from None
 
@@ -90,15 +91,16 @@ class AzureContents(AzureClients):
         except Refused:
             return  # there is nothing
         if waiting:
-            # Staged blocks cannot be deleted, only left out of a commit. That makes an empty blob, and so it is done
-            # only where such blocks are: of two workers that discard the same content, one could make it when the other
-            # has ended, and die. If-None-Match: * spares a content that was committed meanwhile; it is deleted next.
+            # Staged blocks cannot be deleted, only left out of a commit. That creates an empty blob, so it is done only
+            # if there are such blocks: of two workers that discard the same content, one could create it after the
+            # other has finished, and die. If-None-Match: * spares a content that was committed in the meantime; it is
+            # deleted next.
             with contextlib.suppress(Refused):
                 await call(lambda: blob.commit_block_list([], **IF_MISSING))
-        with contextlib.suppress(Refused):  # by another one, just now
+        with contextlib.suppress(Refused):  # another process was faster
             await call(blob.delete_blob)
 
 
 def _block_id(part: str, number: int) -> str:
-    """Azure wants ids of one length for all blocks of a blob (64 bytes at most)."""
+    """Azure requires ids of one length for all blocks of a blob (at most 64 bytes)."""
     return f"{part}.{number:05}"

@@ -1,4 +1,4 @@
-"""Logs as append blobs. A generation is one blob's life: rolling over replaces it by an empty one of the same name."""
+"""Logs as append blobs. A generation is one blob: rolling over replaces it with an empty one of the same name."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from assistants_service.core.ports.storage import Conflict, Document, Mark, Proj
 from assistants_service.infra.azure.calls import Refused, call, opened, write
 from assistants_service.infra.azure.documents import IF_MISSING, AzureDocuments, if_match
 
-MAX_BLOCK: Final = 64 * 1024 * 1024  # Azure takes 100 MiB since its API version 2022-11-02
+MAX_BLOCK: Final = 64 * 1024 * 1024  # Azure accepts 100 MiB since its API version 2022-11-02
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Some bytes of a log, and where its whole ends."""
+    """Some bytes of a log, and the log's end."""
 
     data: bytes
     mark: Mark
 
 
 class AzureLogs(AzureDocuments):
-    """ports.storage.Logs. The generation stands in the blob's metadata; a first one has none."""
+    """ports.storage.Logs. The generation is in the blob's metadata; a first one has none."""
 
     async def start(
         self, container: str, name: str, block: bytes, project: Project = nothing
@@ -37,7 +37,8 @@ class AzureLogs(AzureDocuments):
             # If-None-Match: * closes the race of two creators of one name.
             etag = str((await call(lambda: blob.create_append_blob(**IF_MISSING)))["etag"])
         except Refused:
-            # Only an empty first generation may be begun: its creator died, or lost a reply, before the first block.
+            # Only an empty first generation may be started: its creator died, or lost a response, before the first
+            # block.
             mark = await self._end(container, name)
             if mark is None or (mark.generation, mark.offset) != (0, 0):
                 raise Conflict(f"The log {container}/{name} exists.") from None
@@ -51,7 +52,7 @@ class AzureLogs(AzureDocuments):
         if len(block) > MAX_BLOCK:
             raise ValueError(f"A block has {MAX_BLOCK} bytes at most, this one {len(block)}.")
         blob = self._blob(container, name)
-        # The position closes the race of two appenders. If-Match adds that it is the position in this generation.
+        # The position closes the race of two appenders. If-Match ensures that it is the position in this generation.
         condition = if_match(mark.etag) if mark.etag else {}
         end = mark.offset + len(block)
 
@@ -62,9 +63,9 @@ class AzureLogs(AzureDocuments):
         return await write(send, lambda: self._mine(container, name, mark, block)), project()
 
     async def _mine(self, container: str, name: str, mark: Mark, block: bytes) -> Mark | None:
-        """Where the log stands after this block of mine, if it is there at all."""
+        """The log's position after this process's own block, if the block is there."""
         end = Mark(mark.generation, mark.offset + len(block), mark.etag)
-        for kept in (name, archive_name(name, mark.generation)):  # the log itself, or rolled over meanwhile
+        for kept in (name, archive_name(name, mark.generation)):  # the log, or its archive after a roll-over
             try:
                 piece = await self._piece(container, kept, mark.offset, len(block))
             except Refused:
@@ -73,13 +74,13 @@ class AzureLogs(AzureDocuments):
                 continue
             if piece.data != block:
                 return None
-            # If the log went on already, the old ETag makes the next append fail, as it should.
+            # If the log has grown already, the old ETag makes the next append fail, as it should.
             ours_is_last = kept == name and piece.mark.offset == end.offset
             return piece.mark if ours_is_last else end
         return None
 
     async def read(self, container: str, name: str, since: Mark | None, *, limit: int | None = None) -> Tail | None:
-        """One request, unless the log was rolled over since."""
+        """One request, unless the log has been rolled over since."""
         if since is None:
             return await self._whole(container, name)
         condition: dict[str, Any] = {}
@@ -90,15 +91,15 @@ class AzureLogs(AzureDocuments):
         except Refused as refusal:
             if refusal.status == 404:
                 return None
-            # 304: unchanged. 416: no byte beyond the mark. If the log ends right there, there is nothing new; but where
-            # it ends elsewhere, or its ETag is another one, it may be another generation.
+            # 304: unchanged. 416: no byte beyond the mark. If the log ends exactly there, there is nothing new; if it
+            # ends elsewhere, or its ETag differs, it may be another generation.
             if refusal.status == 416 and (since.etag or refusal.size not in {None, since.offset}):
                 return await self._behind(container, name, since)
             return Tail(b"", since)
         if piece.mark.generation != since.generation:
             return await self._whole(container, name, since)
         end = since.offset + len(piece.data)
-        # Without the ETag, which says "nothing new" to a reader that is not at the end.
+        # Without the ETag: it would answer "unchanged" to a reader that is not at the end.
         return Tail(piece.data, piece.mark if end == piece.mark.offset else Mark(piece.mark.generation, end))
 
     async def _behind(self, container: str, name: str, since: Mark) -> Tail | None:
@@ -122,7 +123,7 @@ class AzureLogs(AzureDocuments):
         self, container: str, name: str, offset: int, length: int | None, condition: dict[str, Any] | None = None
     ) -> Piece:
         blob = self._blob(container, name)
-        # An offset of 0 is left out: a range of an empty blob is an error, which the whole of it is not.
+        # An offset of 0 is left out: a range of an empty blob is an error, the whole of it is not.
         options = {**(condition or {}), **({"offset": offset} if offset or length else {})}
 
         async def download() -> Piece:
@@ -135,18 +136,18 @@ class AzureLogs(AzureDocuments):
 
     async def roll_over(self, container: str, name: str, mark: Mark) -> Mark:
         blob = self._blob(container, name)
-        # 1. What the mark stands for, read under the ETag that step 3 insists on.
+        # 1. Read up to the mark, under the ETag that step 3 requires.
         try:
             piece = await self._piece(container, name, 0, None)
         except Refused as refusal:
             raise Conflict(str(refusal)) from None
         if (piece.mark.generation, piece.mark.offset) != (mark.generation, mark.offset):
-            raise Conflict(f"The log {container}/{name} moved.")
-        # 2. Keep it. A roller that stood still since step 1 must not put a shorter text over a longer one: its length
-        #    is the version, and a document never goes back.
+            raise Conflict(f"The log {container}/{name} has changed.")
+        # 2. Archive it. A process delayed since step 1 must not replace a longer text with a shorter one: the length is
+        # the version, and a document never goes back.
         archive = archive_name(name, mark.generation)
         await self.advance(Document(container, archive, piece.data, mark.offset, created=True))
-        # 3. If-Match closes the race with an append since step 1, and with another roller.
+        # 3. If-Match closes the race with an append since step 1, and with another process that rolls over.
         mine, metadata = mark.generation + 1, {"generation": str(mark.generation + 1)}
 
         async def send() -> Mark:
@@ -163,7 +164,7 @@ class AzureLogs(AzureDocuments):
         end = await self._end(container, name)
         if end is None:
             return
-        # The log goes last: a process that takes over a drop that was cut short finds the generations to delete by it.
+        # The log goes last: after a crash, the next process finds the generations by it.
         archives = (archive_name(name, generation) for generation in range(end.generation))
         await fan_out(partial(self._delete, container), archives)
         await self._delete(container, name)

@@ -15,10 +15,10 @@ FOR_EVER = -1
 
 
 class AzureQueue(AzureClients):
-    """ports.storage.Queue. Times are rounded up to whole seconds. A stale receipt and a gone message mean: lost."""
+    """ports.storage.Queue. Times are rounded up to whole seconds. A stale receipt or a missing message means: lost."""
 
     async def send(self, body: bytes, *, delay: float = 0) -> None:
-        # A lost reply makes a second message: the queue delivers at least once anyway.
+        # A lost response leads to a second message: the queue delivers at least once anyway.
         work = opened(self._work)
         await call(lambda: work.send_message(body.decode(), visibility_timeout=math.ceil(delay), time_to_live=FOR_EVER))
 
@@ -26,7 +26,7 @@ class AzureQueue(AzureClients):
         work = opened(self._work)
 
         async def first_page() -> list[QueueMessage]:
-            # One request: to go on to the next page would be to poll again.
+            # One request: reading the next page would be another poll.
             pages = work.receive_messages(
                 messages_per_page=limit, visibility_timeout=_seconds(visibility_timeout)
             ).by_page()
@@ -38,7 +38,7 @@ class AzureQueue(AzureClients):
         return [Delivery(m.id, m.content.encode(), m.dequeue_count or 1, m.pop_receipt or "") for m in messages]
 
     async def extend(self, delivery: Delivery, *, visibility_timeout: float) -> Delivery:
-        """After a lost reply this is a Conflict too: the new receipt is unknown, so the item comes back in time."""
+        """A lost response is a Conflict, too: the new receipt is unknown, so the item will be delivered again."""
         work, timeout, body = opened(self._work), _seconds(visibility_timeout), delivery.body.decode()
         update = partial(work.update_message, delivery.id, content=body, visibility_timeout=timeout)
         try:
@@ -51,10 +51,10 @@ class AzureQueue(AzureClients):
         try:
             await call(partial(opened(self._work).delete_message, delivery.id, pop_receipt=delivery.receipt))
         except Refused:
-            pass  # another worker's by now, or gone
+            pass  # another worker has it by now, or it is gone
 
     async def bury(self, delivery: Delivery, reason: str) -> None:
-        # Copied first: a crash in between leaves the item twice, never nowhere.
+        # Copied first: a crash in between leaves the item twice rather than nowhere.
         buried = opened(self._buried)
         item = json.dumps({"item": delivery.body.decode(errors="replace"), "reason": reason}, ensure_ascii=False)
         await call(lambda: buried.send_message(item, time_to_live=FOR_EVER))

@@ -1,4 +1,4 @@
-"""The storage engine on Azure Storage and its emulator, Azurite: blobs for all that is kept, a queue for work."""
+"""The storage engine on Azure Storage and its emulator, Azurite: blobs for all data, a queue for work."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from assistants_service.infra.azure.queue import AzureQueue
 
 OPEN_TIMEOUT: Final = 5.0  # seconds
 IDENTITY_TIMEOUT: Final = 30.0  # seconds; the first token may take a few
-QUICK: Final = (0.2,)  # one more attempt, where a caller waits to know whether the store is there
+QUICK: Final = (0.2,)  # one more attempt, where a caller waits to know whether the store is available
 MAX_DOWNLOAD: Final = 256 * 1024 * 1024  # bytes fetched by one request
 EMULATOR_VERSION: Final = "2025-11-05"  # of the service's API; the SDK's own default is too new for the emulator
 DEVELOPMENT = (  # the emulator's well-known account, the same everywhere
@@ -39,7 +39,7 @@ NEEDS = "The storage connection string is not valid: {}. Copy it whole from the 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """Where the account is, and how to get in: a connection string, or the URLs of its services (by identity)."""
+    """The account and its credentials: a connection string, or the URLs of its services (for an identity)."""
 
     connection_string: str = ""
     blob_url: str = ""
@@ -48,7 +48,7 @@ class Account:
 
 
 class AzureStorage(AzureLogs, AzureContents, AzureQueue):
-    """ports.storage.Storage. Made by `from_connection_string` or `with_identity`; `transport` is a seam for tests."""
+    """ports.storage.Storage. Created by `from_connection_string` or `with_identity`; tests replace `transport`."""
 
     def __init__(self, account: Account, transport: type[Transport] = Transport) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class AzureStorage(AzureLogs, AzureContents, AzureQueue):
     @classmethod
     def from_connection_string(cls, text: str, transport: type[Transport] = Transport) -> AzureStorage:
         """`text` is an account's connection string, or `UseDevelopmentStorage=true`. One with two endpoints and no key
-        is for an identity. Raises ValueError if it is neither."""
+        is for an identity. Raises ValueError otherwise."""
         text = text.strip().rstrip(";")
         parts = [part.partition("=") for part in text.split(";")]
         settings = {name.strip().lower(): value for name, _, value in parts}
@@ -94,7 +94,7 @@ class AzureStorage(AzureLogs, AzureContents, AzureQueue):
                 await self._create_missing()
         except TimeoutError:
             await self.close()
-            raise StorageUnavailable(f"Azure Storage does not answer within {seconds:.0f} seconds.") from None
+            raise StorageUnavailable(f"Azure Storage did not respond within {seconds:.0f} seconds.") from None
         except BaseException:
             await self.close()
             raise
@@ -126,7 +126,7 @@ class AzureStorage(AzureLogs, AzureContents, AzureQueue):
             opened(self._work).create_queue,
             opened(self._buried).create_queue,
         ]
-        # One first, alone: if the store does not answer, this is one error rather than nine.
+        # One first, alone: if the store does not respond, there is one error rather than nine.
         await _create(creations[0])
         for result in await asyncio.gather(*map(_create, creations[1:]), return_exceptions=True):
             if result is not None:
@@ -153,7 +153,7 @@ async def _create(creation: Callable[[], Awaitable[object]]) -> None:
 
 
 def _for_identity(settings: dict[str, str]) -> bool:
-    """Both endpoints, by https (a token is never sent in the clear), and no secret."""
+    """Both endpoints, with https (a token is never sent in clear), and no secret."""
     secret = settings.get("accountkey") or settings.get("sharedaccesssignature")
     return not secret and all(
         settings.get(name, "").startswith("https://") for name in ("blobendpoint", "queueendpoint")
@@ -167,7 +167,7 @@ def _check(settings: dict[str, str]) -> None:
         return
     key = settings.get("accountkey", "")
     if not key:
-        raise ValueError(NEEDS.format("it holds no key (AccountKey=... or SharedAccessSignature=...)"))
+        raise ValueError(NEEDS.format("it contains no key (AccountKey=... or SharedAccessSignature=...)"))
     try:
         base64.b64decode(key, validate=True)
     except binascii.Error:
@@ -175,7 +175,7 @@ def _check(settings: dict[str, str]) -> None:
 
 
 def _is_emulator(endpoint: str) -> bool:
-    """On this machine, or with the account's name in the path (Azure has it in the host)."""
+    """On this machine, or with the account's name in the path (Azure has it in the host name)."""
     url = urlsplit(endpoint)
     try:
         loopback = url.hostname == "localhost" or ip_address(url.hostname or "").is_loopback

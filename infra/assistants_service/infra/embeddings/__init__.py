@@ -1,1 +1,1 @@
-"""Vectors of texts: of the built-in model, or of a provider."""
+"""Embeddings: of the built-in model, or of a provider."""

@@ -1,4 +1,4 @@
-"""What embedding models want to be told, and how much their cosines say: by the families of their names."""
+"""The input formats that embedding models expect, and the weights of their cosines, by model family."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from assistants_service.core.search.ranking import HYBRID
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """How a text is sent: behind `prefix`, and with these fields of the request beside it."""
+    """How a text is sent: after `prefix`, and with these additional fields in the request."""
 
     prefix: str = ""
     fields: Mapping[str, Any] = field(default_factory=dict)
@@ -22,7 +22,7 @@ class Input:
 
 @dataclass(frozen=True, slots=True)
 class Manners:
-    """`weights` are those of a hybrid search that asks for none."""
+    """`weights` are the defaults for hybrid searches."""
 
     query: Input = Input()
     passage: Input = Input()
@@ -33,11 +33,11 @@ class Manners:
 
 
 # Cosines of E5 lie between .7 and 1 (FAQ of its model card; measured between .71 and .83), and so do those of ada-002,
-# and of the first BGE (.6 to 1, its README): what tells passages apart is a fifth of their range.
+# and of the first BGE (.6 to 1, its README): only a fifth of their range distinguishes passages.
 _NARROW: Final = Weights(vector=0.8, words=0.2)
 _INSTRUCT: Final = "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:"
 _REPRESENT: Final = "Represent this sentence for searching relevant passages: "
-# By the cards of the models; the first that fits. What a family does not say is as of any other model.
+# From the model cards; the first match applies. Where a family sets nothing, the general defaults apply.
 _FAMILIES: Final = (
     (r"e5-.*instruct|e5-mistral", Manners(Input(f"{_INSTRUCT} "), weights=_NARROW)),
     (r"\be5\b", Manners(Input("query: "), Input("passage: "), _NARROW)),
@@ -53,6 +53,6 @@ _FAMILIES: Final = (
 
 
 def manners_of(model: str) -> Manners:
-    """Of a model by its name, whatever provider and folder stand before it."""
+    """For a model name, with any provider and folder in front of it."""
     name = model.lower().replace("_", "-")
     return next((manners for pattern, manners in _FAMILIES if re.search(pattern, name)), Manners())

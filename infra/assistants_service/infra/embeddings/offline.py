@@ -1,4 +1,4 @@
-"""Vectors for texts (ports.embeddings.Embeddings) of a small model that needs no network."""
+"""Embeddings (ports.embeddings.Embeddings) of a small model that needs no network."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from assistants_service.core.search.ranking import HYBRID
 log = logging.getLogger(__name__)
 
 OFFLINE: Final = "offline"
-_AT_ONCE: Final = 64  # texts for which the offline model works without a pause
+_AT_ONCE: Final = 64  # texts that the offline model embeds without a pause
 _TOKENS: Final = 4096  # looked up at once: a question of 32,000 rare characters is 128,000 tokens, and 65 MB of vectors
 
 
 def normalised(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Each row of length 1; zeros stay zeros. Raises ValueError for what is no number."""
+    """Scales each row to length 1; zeros stay zeros. Raises ValueError for values that are not finite numbers."""
     if not np.isfinite(vectors).all():
-        raise ValueError("a vector that is no vector of numbers")
+        raise ValueError("a vector contains values that are not numbers")
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     rows: NDArray[np.float32] = np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)
     return rows
 
 
 class OfflineEmbeddings:
-    """The direction of the sum of the vectors of a text's tokens, from the tables that the package `wordllama` carries.
-    On a platform that lacks it or what reads the tables, vectors have no dimensions: files are found by their words.
+    """The normalised sum of the vectors of a text's tokens, from the tables in the package `wordllama`. On a platform
+    without the package, or without what reads its tables, vectors have no dimensions: files are found by words only.
 
     The package itself is not imported: it pads each text of a batch to the longest, which takes 268 MB for 64 texts of
-    4,096 tokens, and sets up logging. One thread does the work, off the event loop, in pieces.
+    4,096 tokens, and it configures logging. One thread does the work, off the event loop, in pieces.
     """
 
     model = "offline/wordllama-l2-supercat-256"
@@ -83,7 +83,7 @@ def _offline(texts: Sequence[str]) -> NDArray[np.float32]:
 
 @functools.cache
 def _tables() -> tuple[Callable[[str], list[int]], NDArray[np.float16]]:
-    """From a text to its tokens, and the vector of each token. Raises ImportError."""
+    """A function from a text to its tokens, and the vector of each token. Raises ImportError."""
     found = importlib.util.find_spec("wordllama")
     if found is None or found.origin is None:
         raise ImportError("wordllama")

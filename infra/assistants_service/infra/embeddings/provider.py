@@ -1,8 +1,8 @@
-"""Vectors of a model provider's embeddings endpoint (ports.embeddings.Embeddings), whatever its limits.
+"""Embeddings from a model provider's endpoint (ports.embeddings.Embeddings), adapting to its limits.
 
-Servers take as many texts at once, and as long ones, as they like, and few say so beforehand. So what is refused is
-sent again in halves: a batch, and at last a text, of whose parts the vectors are averaged by their length. What was
-learned is kept as long as the process lives.
+Servers limit the number and the length of texts in a request, and few publish their limits. So a refused request is
+split in halves: first the batch, then a single text, whose vector is the mean of its parts', weighted by length.
+Learned limits are remembered while the process lives.
 """
 
 from __future__ import annotations
@@ -26,31 +26,32 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float32]
 
-# Of one request. OpenAI takes 2,048 texts of 300,000 tokens together, and a token is a byte at least.
+# Per request. OpenAI accepts 2,048 texts with 300,000 tokens together, and a token is at least one byte.
 MOST_TEXTS: Final = 128
 MOST_BYTES: Final = 256 * 1024
-SHORTEST: Final = 64  # characters of a text that is not halved any more
+SHORTEST: Final = 64  # characters of a text that is not split further
 
 _REFUSED: Final = (400, 413, 422)
-# llama.cpp's server says with status 500 that a text exceeds its physical batch (its issue 12295; so did build 11434).
+# llama.cpp's server reports with status 500 that a text exceeds its physical batch (its issue 12295; so did build
+# 11434).
 _TOO_LARGE: Final = re.compile(r"too (large|long|big)|physical batch", re.IGNORECASE)
 
 
 class ProviderEmbeddings:
-    """`model` is routed as the names of chat models are; `dimensions` shortens the vectors, where the model can;
-    `manners` are what the model wants to be told."""
+    """`model` is routed like the names of chat models; `dimensions` shortens the vectors, if the model can; `manners`
+    is the input format that the model expects."""
 
     def __init__(
         self, router: ModelRouter, model: str, dimensions: int | None = None, manners: Manners | None = None
     ) -> None:
-        """Raises ValueError if no provider is there for the model."""
+        """Raises ValueError if no provider has the model."""
         self._router, self._dimensions, self._manners = router, dimensions, manners or Manners()
         self._provider, self._model = router.route(model)
         if not router.embeds(self._provider):
             raise ValueError(f"no configured provider has the model '{model}'")
         self.model = f"{self._provider}/{self._model}" + (f"@{dimensions}" if dimensions else "")
         self.weights = self._manners.weights
-        self._most, self._longest = MOST_TEXTS, MOST_BYTES  # texts, and bytes of one, that were not refused yet
+        self._most, self._longest = MOST_TEXTS, MOST_BYTES  # number of texts, and bytes of one, not refused so far
         self._format, self._refusals = True, 0
 
     async def embed(self, texts: Sequence[str], kind: Kind = "passage") -> Floats:
@@ -67,7 +68,7 @@ class ProviderEmbeddings:
             raise EmbeddingError(error.message) from error
 
     async def close(self) -> None:
-        """The router closes what it opened."""
+        """The router closes the connections."""
 
     async def _rows(self, upstream: Upstream, texts: Sequence[str], given: Input) -> list[Floats]:
         pieces = [_pieces(text, self._longest) for text in texts]
@@ -80,9 +81,9 @@ class ProviderEmbeddings:
         return [_mean(each, [next(left) for _ in each]) for each in pieces]
 
     async def _ask(self, upstream: Upstream, batch: Sequence[str], given: Input) -> list[Floats]:
-        """Halved as often as it takes: at most 7 times to a single text, and then 12 times to SHORTEST. The first part
-        that fails for good ends it."""
-        told = self._format  # others may learn meanwhile that it is refused
+        """Splits a refused batch as needed: at most 7 times down to a single text, and then 12 times down to SHORTEST.
+        Ends with the first part that fails for another reason."""
+        told = self._format  # concurrent requests may learn in the meantime that it is refused
         try:
             return _vectors(await upstream.post("/embeddings", self._body(batch, given)), batch)
         except Exception as error:
@@ -97,7 +98,7 @@ class ProviderEmbeddings:
         before = self._refusals
         halves = [batch[: len(batch) // 2], batch[len(batch) // 2 :]] if len(batch) > 1 else [_halves(batch[0])]
         rows = [await self._ask(upstream, half, given) for half in halves]
-        if self._refusals == before:  # so it was the size
+        if self._refusals == before:  # so the size was the reason
             self._learn(batch)
         return [row for half in rows for row in half] if len(batch) > 1 else [_mean(halves[0], rows[0])]
 
@@ -108,14 +109,14 @@ class ProviderEmbeddings:
             self._longest = min(self._longest, len(refused[0].encode()) - 1)
 
     def _body(self, batch: Sequence[str], given: Input) -> Mapping[str, Any]:
-        # An empty text is refused by OpenAI, and nothing is left of the whole request.
+        # OpenAI refuses the whole request for an empty text.
         body = {"model": self._model, "input": [given.prefix + (text or " ") for text in batch], **given.fields}
         body |= {"encoding_format": "float"} if self._format else {}
         return body | ({"dimensions": self._dimensions} if self._dimensions else {})
 
 
 def _refused(error: Exception) -> bool:
-    """Whether it is this request that the provider does not take; not an outage, nor a key that is wrong."""
+    """Whether the provider refuses this request; not an outage or a wrong key."""
     status = getattr(error, "status_code", None)
     return status in _REFUSED or (status == 500 and bool(_TOO_LARGE.search(_said(error))))
 
@@ -125,7 +126,7 @@ def _said(error: Exception) -> str:
 
 
 def batches(texts: Sequence[str], most: int = MOST_TEXTS) -> Iterator[Sequence[str]]:
-    """As many as go into one request, at least one, in order."""
+    """As many as fit into one request, at least one, in order."""
     start = weight = 0
     for place, text in enumerate(texts):
         size = len(text.encode())
@@ -137,14 +138,14 @@ def batches(texts: Sequence[str], most: int = MOST_TEXTS) -> Iterator[Sequence[s
 
 
 def _pieces(text: str, longest: int) -> list[str]:
-    """The text, in halves of halves, until none has more bytes; but see SHORTEST."""
+    """The text, split in halves until no part has more bytes; but see SHORTEST."""
     if len(text.encode()) <= longest or len(text) < 2 * SHORTEST:
         return [text]
     return [piece for half in _halves(text) for piece in _pieces(half, longest)]
 
 
 def _halves(text: str) -> list[str]:
-    """Cut at the space that is nearest to the middle, if one is near."""
+    """Split at the space nearest to the middle, if one is near."""
     middle, near = len(text) // 2, len(text) // 8
     places = (place for off in range(near) for place in (middle - off, middle + off) if text[place].isspace())
     cut = next(places, middle)
@@ -152,7 +153,7 @@ def _halves(text: str) -> list[str]:
 
 
 def _mean(texts: Sequence[str], vectors: Sequence[Floats]) -> Floats:
-    """Of the vectors of a text's pieces, by their lengths."""
+    """The mean of the vectors of a text's parts, weighted by length."""
     if len(vectors) == 1:
         return vectors[0]
     mean: Floats = np.average(vectors, axis=0, weights=[len(text.encode()) for text in texts]).astype(np.float32)
@@ -160,8 +161,8 @@ def _mean(texts: Sequence[str], vectors: Sequence[Floats]) -> Floats:
 
 
 def _vectors(data: Mapping[str, Any], batch: Sequence[str]) -> list[Floats]:
-    """Of length 1, in the order of the texts, whatever order the answer has. Raises ValueError for an answer to another
-    question."""
+    """Vectors of length 1, in the order of the texts, regardless of the order in the response. Raises ValueError for a
+    response that does not match the request."""
     entries = data["data"]
     if any(entry.get("index") is not None for entry in entries):
         entries = sorted(entries, key=lambda entry: int(entry["index"]))
@@ -173,7 +174,7 @@ def _vectors(data: Mapping[str, Any], batch: Sequence[str]) -> list[Floats]:
 
 
 def _vector(value: Any) -> Floats:
-    """A list of numbers, or the base64 of such in 32 bits, which some send unasked."""
+    """A list of numbers, or base64 of 32-bit floats, which some servers send without being asked."""
     if isinstance(value, str):
         return np.frombuffer(base64.b64decode(value, validate=True), "<f4").astype(np.float32)
     return np.asarray(value, np.float32)

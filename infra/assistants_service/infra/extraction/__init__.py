@@ -1,1 +1,1 @@
-"""From files to chunks, in processes of their own: `pool` starts and ends them, `reader` is what runs in them."""
+"""Extracts chunks from files, in separate processes: `pool` manages them, `reader` runs in them."""

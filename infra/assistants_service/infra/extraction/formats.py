@@ -1,6 +1,5 @@
-"""What can be read, by extension: the files that OpenAI's file search takes, and their relatives. What has no such
-extension is told by its bytes.
-
+"""The supported formats, by extension: those of OpenAI's file search, and related ones. Files without such an extension
+are recognised by their content.
 https://developers.openai.com/api/docs/assistants/tools/file-search#supported-files
 """
 
@@ -38,7 +37,7 @@ MAGIC: Final = {
     **dict.fromkeys((".doc", ".ppt", ".xls"), b"\xd0\xcf\x11\xe0"),
     ".rtf": b"{\\rtf",
 }
-UNMISTAKABLE: Final = {".pdf": b"%PDF-", ".rtf": MAGIC[".rtf"]}  # whatever their file is called
+UNMISTAKABLE: Final = {".pdf": b"%PDF-", ".rtf": MAGIC[".rtf"]}  # regardless of the file's name
 
 
 def extension(filename: str) -> str:

@@ -1,8 +1,9 @@
 """Load pdfium, which reads PDF files for kreuzberg, from a folder that no other user can write to.
 
 kreuzberg carries pdfium as bytes. At the first PDF it unpacks them into the folder `kreuzberg-pdfium` of the temporary
-folder, unless a file of that name and about that size is there already, which it takes for its own
-(crates/kreuzberg/src/pdf/bundled.rs). In a shared temporary folder that may be a stranger's code. So it gets a
+kreuzberg contains pdfium as bytes. At the first PDF it unpacks them into the folder `kreuzberg-pdfium` of the temporary
+folder, unless a file of that name and about that size exists, which it then loads
+(crates/kreuzberg/src/pdf/bundled.rs). In a shared temporary folder that may be another user's code. So it gets a
 private folder, which is deleted as soon as pdfium is loaded.
 """
 
@@ -18,8 +19,8 @@ from pathlib import Path
 from typing import Final
 
 _PREFIX: Final = "assistants-reader-"
-_LEFT_BEHIND: Final = 3600.0  # seconds after which a folder is that of a process that was killed in between
-# One page without anything on it.
+_LEFT_BEHIND: Final = 3600.0  # seconds after which a folder must be left over from a killed process
+# An empty page.
 _BLANK: Final = (
     b"%PDF-1.4\n1 0 obj<</Type/Catalog/Pages 2 0 R>>endobj\n2 0 obj<</Type/Pages/Kids[3 0 R]/Count 1>>endobj\n"
     b"3 0 obj<</Type/Page/Parent 2 0 R/MediaBox[0 0 9 9]>>endobj\ntrailer<</Root 1 0 R>>"
@@ -28,7 +29,7 @@ _BLANK: Final = (
 
 @functools.cache
 def trouble() -> str:
-    """Loads pdfium, once in a process. Empty, or why it cannot be had."""
+    """Load pdfium, once per process. Returns why it cannot be loaded, or an empty text."""
     import kreuzberg
 
     config = kreuzberg.ExtractionConfig(use_cache=False, disable_ocr=True)  # type: ignore[call-arg] # missing in its stub
@@ -36,7 +37,7 @@ def trouble() -> str:
     try:
         with tempfile.TemporaryDirectory(prefix=_PREFIX, ignore_cleanup_errors=True) as folder:
             _sweep(Path(shared), owner=Path(folder).stat().st_uid)
-            # For good: then what else wants a temporary folder finds none. Windows calls it TMP.
+            # Permanently: from then on nothing finds a temporary folder. Windows calls it TMP.
             os.environ["TMPDIR"] = os.environ["TMP"] = folder
             kreuzberg.extract_bytes_sync(_BLANK, "application/pdf", config)
     except (OSError, kreuzberg.KreuzbergError) as error:

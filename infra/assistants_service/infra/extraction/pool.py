@@ -1,4 +1,4 @@
-"""Readers: a few warm processes, each of which reads one file at a time and is killed when it breaks a limit."""
+"""A pool of warm reader processes. Each reads one file at a time, and is killed when it exceeds a limit."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from assistants_service.infra.extraction.reader import FAULT, Answer, Request
 
 logger = logging.getLogger(__name__)
 
-MOST_ANSWER: Final = 256 * 1024**2  # bytes; of what a reader may say at most, this is twice
-IDLE: Final = 60.0  # seconds after which a reader that has nothing to do is let go
-# Of the environment: what Python may need to start, and where it may write until it reads files; no secrets.
+MOST_ANSWER: Final = 256 * 1024**2  # bytes; twice the maximum of what a reader may send
+IDLE: Final = 60.0  # seconds after which an idle reader is stopped
+# Environment variables that Python may need to start, and temporary folders; no secrets.
 _INHERITED: Final = ("LD_LIBRARY_PATH", "SYSTEMROOT", "TMPDIR", "TEMP", "TMP")
-_LAST_BREATH: Final = 5.0  # seconds for a process to end that is about to
-_FROM_OUTSIDE: Final = (-signal.SIGKILL, -signal.SIGTERM)  # ends that no file brings about
-# Isolated from its surroundings (-I), but with the modules of this process, wherever a platform puts them.
+_LAST_BREATH: Final = 5.0  # seconds for a process to exit that is about to
+_FROM_OUTSIDE: Final = (-signal.SIGKILL, -signal.SIGTERM)  # exit codes that no file can cause
+# Isolated from its environment (-I), but with the modules of this process, wherever they are installed.
 _PROGRAM: Final = (
     "import sys; sys.path[:] = sys.argv.pop().split('\\n'); "
     "from assistants_service.infra.extraction.reader import main; main()"
 )
-_ENVIRONMENT: Final = {  # one thread each: the pool is what runs at once
+_ENVIRONMENT: Final = {  # one thread each: the pool runs processes in parallel
     "LANG": "C.UTF-8",
     "MALLOC_ARENA_MAX": "2",
     "RAYON_NUM_THREADS": "1",
@@ -39,7 +39,7 @@ _ENVIRONMENT: Final = {  # one thread each: the pool is what runs at once
 
 
 class _Reader:
-    """One process. After an exception or a cancellation in `ask`, the caller has to `kill` it."""
+    """One process. After an exception or a cancellation in `ask`, the caller must `kill` it."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
@@ -55,15 +55,15 @@ class _Reader:
                 *(sys.executable, "-I", "-c", _PROGRAM, str(memory), str(int(timeout) + 1), modules),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
-                stderr=None,  # the service's own, until the process is ready to read
+                stderr=None,  # the service's own, until the process is ready
                 env=environment | _ENVIRONMENT,
                 cwd="/",
-                start_new_session=True,  # Ctrl-C is for the parent
+                start_new_session=True,  # Ctrl-C is for the parent only
             )
         )
 
     async def ask(self, request: Request) -> Answer:
-        """Raises EOFError or OSError if the process ended, ValueError if it says what no reader says."""
+        """Raises EOFError or OSError if the process ended, ValueError for an invalid answer."""
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin  # noqa: S101
         assert stdout  # noqa: S101
@@ -72,26 +72,26 @@ class _Reader:
         await stdin.drain()
         size = int.from_bytes(await stdout.readexactly(4))
         if size > MOST_ANSWER:
-            raise ValueError("an answer that is too long")
+            raise ValueError("the answer is too long")
         return msgspec.msgpack.decode(await stdout.readexactly(size), type=Answer)
 
     async def end(self) -> int:
-        """Of a process that has closed its side: the exit code. A kill meanwhile would race asyncio for the code."""
+        """The exit code of a process that has closed its side. Killing it now would race with asyncio for the code."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_LAST_BREATH):
                 await self._process.wait()
         return await self.kill()
 
     async def kill(self) -> int:
-        """The exit code; -SIGKILL also of a process that the system does not end in time."""
+        """The exit code; -SIGKILL also for a process that does not end in time."""
         if self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._process.pid, signal.SIGKILL)  # with what it started, which may hold its pipes open
+                os.killpg(self._process.pid, signal.SIGKILL)  # including its children, which may hold its pipes open
         try:
             async with asyncio.timeout(_LAST_BREATH):
                 await self._process.communicate()
         except TimeoutError:
-            logger.error("The process %d, which reads files, was killed and does not end", self._process.pid)
+            logger.error("The reader process %d was killed but does not end", self._process.pid)
         code = self._process.returncode
         return -signal.SIGKILL if code is None else code
 
@@ -101,10 +101,10 @@ class _Reader:
 
 
 class ReaderPool:
-    """Text and chunks of files (ports.extraction.Extraction), `processes` at once.
+    """Extracts the text of files in chunks (ports.extraction.Extraction), `processes` at a time.
 
-    `memory` is in MiB, for each process beyond what it needs itself; `timeout` in seconds, for each file. Neither hurts
-    another file than the one that asks for more.
+    `memory` is in MiB, per process beyond its baseline; `timeout` in seconds, per file. A file that exceeds a limit
+    affects no other file.
     """
 
     def __init__(self, *, processes: int = 2, memory: int = 1024, timeout: float = 60) -> None:
@@ -117,7 +117,7 @@ class ReaderPool:
         async with self._turns:
             answer = await self._read(Request(str(path.absolute()), filename, chunking.size, chunking.overlap))
         if answer.fault:
-            logger.warning("The library that reads files failed: %s", answer.fault)
+            logger.warning("The extraction library failed: %s", answer.fault)
         if answer.code:
             raise Unreadable(answer.code, answer.message)
         return [Chunk(answer.text[start:end], start, tokens) for start, end, tokens in answer.spans]
@@ -132,8 +132,8 @@ class ReaderPool:
         try:
             reader = await self._take()
         except OSError as error:
-            logger.warning("No process to read files could be started: %s", error)
-            raise Unreadable("server_error", "No process to read files could be started.") from error
+            logger.warning("Cannot start a reader process: %s", error)
+            raise Unreadable("server_error", "The process that reads files could not be started.") from error
         try:
             async with asyncio.timeout(self._timeout):
                 answer = await reader.ask(request)
@@ -172,7 +172,7 @@ class ReaderPool:
         return task
 
     def _broken(self, code: int, error: Exception) -> Unreadable:
-        logger.warning("A process that reads files ended with %s: %r", code, error)
+        logger.warning("A reader process exited with %s: %r", code, error)
         if code == -signal.SIGXCPU:
             return Unreadable("invalid_file", f"Reading the file takes more than {self._timeout:g} seconds.")
         if code == FAULT or (code < 0 and code not in _FROM_OUTSIDE):

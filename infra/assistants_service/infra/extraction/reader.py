@@ -1,6 +1,6 @@
-"""The process that reads files, one after another: requests on stdin, answers on stdout, no rights that it can spare.
+"""The process that reads files, one after another: requests on stdin, answers on stdout, with minimal privileges.
 
-Started by `pool`. With `pdfium`, the only module that knows the extraction library.
+`pool` starts it. Only this module and `pdfium` use the extraction library.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     import kreuzberg
 
 MOST_TOKENS: Final = 5_000_000  # of a file, as OpenAI publishes it for file search
-MOST_UNPACKED: Final = 512 * 1024**2  # bytes of all that a zipped document says it holds
+MOST_UNPACKED: Final = 512 * 1024**2  # total bytes that a zipped document may declare
 MOST_ENTRIES: Final = 10_000  # files in a zipped document
-FAULT: Final = 3  # exit code of a process that a file broke, if no signal ended it
+FAULT: Final = 3  # exit code of a process that a file crashed, if no signal ended it
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -39,8 +39,8 @@ class Request(msgspec.Struct, frozen=True):
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """Of text and spans, or of a failure. A span is (start, end, tokens), in code points. `fault` is for the log: what
-    the library did, if it failed rather than the file, without anything of the file."""
+    """The answer to a request: text and spans, or a failure. A span is (start, end, tokens), in code points. `fault` is
+    for the log: the library's failure, without content of the file."""
 
     text: str = ""
     spans: list[tuple[int, int, int]] = []
@@ -50,11 +50,11 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class LibraryError(Exception):
-    """The extraction library failed. The message holds nothing of the file."""
+    """The extraction library failed. The message contains nothing of the file."""
 
 
 def read(request: Request) -> Answer:
-    """All that can go wrong with a file, but for what ends the process, comes back as an answer."""
+    """Returns all errors of a file as answers, unless they end the process."""
     from assistants_service.infra.extraction.tokens import bounds
 
     try:
@@ -82,14 +82,14 @@ def _text(path: str, filename: str) -> str:
         text = _document(file, size, kind) if kind in DOCUMENTS else decoded(file, size)
     text = text.replace("\r\n", "\n").replace("\r", "\n").encode(errors="replace").decode()
     if not text.strip():
-        raise Unreadable("invalid_file", "The file holds no text; of scanned pages the text is not recognised.")
+        raise Unreadable("invalid_file", "The file contains no text; text in scanned pages is not recognised.")
     if len(text) > MOST_TEXT:
         raise Unreadable("invalid_file", f"The file has more than {MOST_TEXT:,} characters.")
     return text
 
 
 def _kind(file: BinaryIO, kind: str) -> str:
-    """What the extension says; or else the first bytes, of a text or of a document that nothing else begins like."""
+    """The type: the extension, or else by the first bytes, if they are unmistakably those of a text or a document."""
     if kind in DOCUMENTS or kind in TEXTS:
         return kind
     head = file.read(SNIFFED)
@@ -107,13 +107,13 @@ def _kind(file: BinaryIO, kind: str) -> str:
 def _document(file: BinaryIO, size: int, kind: str) -> str:
     head = file.read(1024)
     if kind in ZIPPED and head.startswith(MAGIC[".doc"]):
-        raise Unreadable("invalid_file", f"The file is encrypted with a password, or no {kind} file.")
+        raise Unreadable("invalid_file", f"The file is encrypted with a password, or is not a {kind} file.")
     if not head.startswith(MAGIC.get(kind, b"")) or (kind == ".pdf" and b"%PDF-" not in head):
-        raise Unreadable("invalid_file", f"The file is no {kind} file, which its extension says it is.")
+        raise Unreadable("invalid_file", f"The file is not a {kind} file, as its extension says.")
     if kind in ZIPPED:
         _check_entries(file)
     file.seek(0)
-    # The library takes each HTML file for UTF-8.
+    # The library reads every HTML file as UTF-8.
     source = decoded(file, size).encode() if kind in (".html", ".htm") else None
     import kreuzberg
 
@@ -129,26 +129,26 @@ def _document(file: BinaryIO, size: int, kind: str) -> str:
         said = str(error).lower()
         if "password" in said or "encrypt" in said:
             raise Unreadable("invalid_file", "The file is encrypted with a password.") from None
-        raise Unreadable("invalid_file", f"The file is damaged, or no {kind} file.") from None
-    except BaseException as error:  # panics of Rust are no Exception; what they say may quote the file
+        raise Unreadable("invalid_file", f"The file is damaged, or is not a {kind} file.") from None
+    except BaseException as error:  # Rust panics are not Exceptions; their messages may quote the file
         raise LibraryError(f"{type(error).__name__} at a {kind} file") from None
 
 
 def _check_entries(file: BinaryIO) -> None:
-    """What a bomb admits to be. One that lies is stopped by the limits of the process."""
+    """Checks what a zip bomb declares. If it lies, the limits of the process stop it."""
     try:
         entries = zipfile.ZipFile(file).infolist()
     except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError):
         raise Unreadable("invalid_file", "The file is damaged.") from None
     if len(entries) > MOST_ENTRIES or sum(entry.file_size for entry in entries) > MOST_UNPACKED:
-        raise Unreadable("invalid_file", "The file unpacks to more than a document may hold.")
+        raise Unreadable("invalid_file", "The file unpacks to more than a document may contain.")
     if any(entry.flag_bits & 1 for entry in entries):
         raise Unreadable("invalid_file", "The file is encrypted with a password.")
 
 
 def _config(kind: str) -> kreuzberg.ExtractionConfig:
-    """All that is there. As Markdown, tables stay tables; but of PDF and HTML files that drops titles, and makes lists
-    of what is none."""
+    """Extracts all content. As Markdown, tables stay tables; but for PDF and HTML files that drops titles, and makes
+    lists of other text."""
     import kreuzberg
 
     return kreuzberg.ExtractionConfig(
@@ -166,14 +166,14 @@ def _config(kind: str) -> kreuzberg.ExtractionConfig:
 
 
 def confine() -> None:
-    """Before anything is loaded: no network, no core dumps, an end with the parent."""
+    """Before anything is loaded: no network, no core dumps, exit with the parent."""
     if sys.platform == "linux":
         libc = ctypes.CDLL(None, use_errno=True)
         libc.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
         libc.prctl(38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS
-        if libc.unshare(0x40000000):  # CLONE_NEWNET: no interface but one that is down; for root, or else
-            libc.unshare(0x40000000 | 0x10000000)  # in a user namespace of its own. Where neither is allowed: without
-    with contextlib.suppress(ImportError):  # Windows has no limits
+        if libc.unshare(0x40000000):  # CLONE_NEWNET: no usable network interface; for root, or else
+            libc.unshare(0x40000000 | 0x10000000)  # in a new user namespace. If neither is allowed: without
+    with contextlib.suppress(ImportError):  # not on Windows
         import resource
 
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -181,7 +181,7 @@ def confine() -> None:
 
 
 def forbid_writing() -> None:
-    """Before a file is read, and after the libraries are loaded, one of which has to be unpacked for that."""
+    """Before the first file is read, and after the libraries are loaded, one of which has to be unpacked first."""
     with contextlib.suppress(ImportError):
         import resource
 
@@ -189,7 +189,7 @@ def forbid_writing() -> None:
 
 
 def limit_memory(megabytes: int) -> None:
-    """What files may cost beyond what the process has now, libraries and tables included. Only Linux heeds it."""
+    """Memory that files may use beyond the process's present size, libraries and tables included. Linux only."""
     with contextlib.suppress(ImportError, OSError, ValueError):
         import resource
 
@@ -199,13 +199,13 @@ def limit_memory(megabytes: int) -> None:
 
 
 def main() -> None:
-    """Arguments: MiB of memory, seconds of CPU a file. A request and an answer are 4 bytes of length and msgpack."""
+    """Arguments: MiB of memory, CPU seconds per file. Requests and answers are 4 bytes of length and msgpack."""
     memory, seconds = int(sys.argv[1]), int(sys.argv[2])
     answers, nowhere = os.fdopen(os.dup(1), "wb"), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)  # what a library prints is no answer
+    os.dup2(nowhere, 1)  # libraries may print
     confine()
     _warm()
-    os.dup2(nowhere, 2)  # the service's own until here, so that a failed start is told; from here on it may quote files
+    os.dup2(nowhere, 2)  # until here the service's own, so that a failed start is logged; now it may quote files
     forbid_writing()
     limit_memory(memory)
     while head := sys.stdin.buffer.read(4):
@@ -220,7 +220,7 @@ def main() -> None:
 
 
 def limit_time(seconds: int) -> None:
-    """CPU, of all threads; the parent counts the time on the clock."""
+    """CPU time of all threads; the parent limits wall-clock time."""
     with contextlib.suppress(ImportError):
         import resource
 

@@ -1,7 +1,7 @@
 """Tokens of cl100k_base, the encoding of OpenAI's embedding models.
 
-tiktoken fetches its tables when they are first used, which a service without a network cannot. So the table is part of
-this package: https://openaipublic.blob.core.windows.net/encodings/cl100k_base.tiktoken, compressed (MIT, as tiktoken).
+tiktoken downloads its tables on first use, which a service without a network cannot do. So the table is part of this
+package: https://openaipublic.blob.core.windows.net/encodings/cl100k_base.tiktoken, compressed (MIT, as tiktoken).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import tiktoken
 from numpy.typing import NDArray
 
 _TABLE = Path(__file__).with_name("cl100k_base.tiktoken.gz")
-# As tiktoken_ext.openai_public has it.
+# As in tiktoken_ext.openai_public.
 _PATTERN = (
     r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+"
     r"|\s++$|\s*[\r\n]|\s+(?!\S)|\s"
@@ -25,7 +25,7 @@ _PATTERN = (
 
 @functools.cache
 def _tables() -> tuple[tiktoken.Encoding, NDArray[np.uint8]]:
-    """The encoding, and the length in bytes of each token. Takes half a second of CPU for the first time."""
+    """The encoding, and the length in bytes of each token. The first call takes half a second of CPU time."""
     lines = (line.split() for line in gzip.decompress(_TABLE.read_bytes()).splitlines())
     ranks = {base64.b64decode(token): int(rank) for token, rank in lines}
     lengths = np.zeros(len(ranks), np.uint8)
@@ -38,12 +38,12 @@ def encoding() -> tiktoken.Encoding:
 
 
 def bounds(text: str) -> memoryview[int]:
-    """Where each token starts in the text, in code points, and where the text ends: as core.chunking wants it."""
+    """Where each token starts in the text, in code points, and where the text ends: the input of core.chunking."""
     encoding, lengths = _tables()
     tokens = encoding.encode_to_numpy(text, disallowed_special=())
     data = np.frombuffer(text.encode(), np.uint8)
     starts = (data & 0xC0) != 0x80  # the first byte of each code point
-    begun = np.concatenate(([0], np.cumsum(starts, dtype=np.uint32)))  # code points before a byte, the torn one too
+    begun = np.concatenate(([0], np.cumsum(starts, dtype=np.uint32)))  # code points before a byte, or split by it
     places = np.concatenate(([0], np.cumsum(lengths[tokens], dtype=np.uint32)))
     torn = np.concatenate((~starts, [False]))[places]
     return (begun[places] - torn).astype(np.uint32).data

@@ -1,6 +1,6 @@
-"""What comes back from a provider, with a limit on everything: bodies, events of a stream, redirects.
+"""Limits the responses of providers: bodies, events of a stream, redirects.
 
-A service must not run out of memory because a server, or what stands before it, sends without end.
+The service must not run out of memory because a server, or a proxy in front of it, sends without end.
 """
 
 from __future__ import annotations
@@ -14,28 +14,28 @@ import msgspec
 import openai
 
 MIB: Final = 1024 * 1024
-# Bytes of a whole body, or of one event of a stream. An answer of 4 MiB, the most that is stored, may take four times
-# as many in JSON; vectors of a batch of texts take more.
+# Bytes of a whole body, or of one event of a stream. An answer of 4 MiB, the most that is stored, may need four times
+# as many in JSON; the vectors of a batch of texts need more.
 MOST: Final = 16 * MIB
 MOST_VECTORS: Final = 64 * MIB
-# iana.org/assignments/http-parameters, "HTTP Content Coding". Some say `none` or a charset, which compresses nothing.
+# iana.org/assignments/http-parameters, "HTTP Content Coding". Some send `none` or a charset: no compression.
 _COMPRESSIONS: Final = {"gzip", "x-gzip", "deflate", "br", "zstd", "dcb", "dcz", "compress", "x-compress"}
 REDIRECTED: Final = "redirected_to"
-_BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"  # that a stream may begin with
+_BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"  # a stream may begin with it
 
 
 class TooLong(openai.OpenAIError):
-    """The answer was not read to its end. An error of the SDK, which therefore does not ask again."""
+    """The response was too long and not read to its end. An error of the SDK, so that the SDK does not retry."""
 
 
 class Compressed(openai.OpenAIError):
-    """A few bytes may unpack to gigabytes; requests ask for answers as they are."""
+    """A compressed response: a few bytes may unpack to gigabytes, and requests ask for uncompressed ones."""
 
 
 async def limit(response: httpx2.Response) -> None:
-    """A hook of the HTTP client: sees a response before its body is read, and before a redirect is followed.
+    """A hook of the HTTP client: runs before a response's body is read, and before a redirect is followed.
 
-    Prompts and keys go to the origin that is configured, and to no other: a redirect elsewhere is the answer itself.
+    Prompts and keys go only to the configured origin: a redirect elsewhere is not followed.
     """
     if _COMPRESSIONS & {each.strip().lower() for each in response.headers.get("content-encoding", "").split(",")}:
         raise Compressed
@@ -47,7 +47,7 @@ async def limit(response: httpx2.Response) -> None:
 
 
 def _at_home(response: httpx2.Response) -> bool:
-    """Whether a redirect stays with the origin: another port of the host may belong to another service or user."""
+    """Whether a redirect stays within the origin: another port of the host may belong to another service or user."""
     here = response.request.url
     there = here.join(response.headers["location"])
     return (there.scheme, there.host, there.port) == (here.scheme, here.host, here.port)
@@ -69,8 +69,8 @@ class _Limited(httpx2.AsyncByteStream):
 
 
 def decode(data: bytes) -> Any:
-    """JSON. Some servers cut a character outside the Basic Multilingual Plane in two: half of a surrogate pair each in
-    an event of its own, which strict decoders refuse."""
+    """Decodes JSON. Some servers split a character outside the Basic Multilingual Plane into two events, each with half
+    of a surrogate pair, which strict decoders refuse."""
     try:
         return msgspec.json.decode(data)
     except msgspec.DecodeError:
@@ -78,12 +78,12 @@ def decode(data: bytes) -> Any:
 
 
 async def events(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """The data of each server-sent event, up to `[DONE]`. A body that is no stream, but JSON, is its only event.
+    """The data of each server-sent event, up to `[DONE]`. A body that is JSON instead of a stream is its only event.
 
-    Source: html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream; what stands in other fields
-    than `data`, the protocols here repeat in it, with two exceptions: llama.cpp of 2025 has errors in a field `error`,
-    and behind `event: error` others send plain text. Both come as all errors do, as an object with the key `error`.
-    Raises TooLong.
+    Source: html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream. Other fields than `data` are
+    ignored, because the protocols repeat their content in it, with two exceptions: llama.cpp of 2025 has errors in a
+    field `error`, and other servers send plain text after `event: error`. Both are returned like all errors, as an
+    object with the key `error`. Raises TooLong.
     """
     data: list[bytes] = []
     first, failed, skipped = True, False, 0
@@ -107,10 +107,10 @@ async def events(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         else:
             if line.startswith(b"event:"):
                 failed = line.removeprefix(b"event:").strip() == b"error"
-            skipped += len(line) + 1  # comments, which keep a connection alive, but not for ever
+            skipped += len(line) + 1  # comments keep a connection alive, but not for ever
             if skipped > MOST:
                 raise TooLong
-    if data and not data[0].startswith(b"[DONE]"):  # of a server that ends without an empty line
+    if data and not data[0].startswith(b"[DONE]"):  # the server ends without an empty line
         yield _event(data, failed)
 
 
@@ -127,7 +127,7 @@ def _error(value: bytes) -> bytes:
 
 
 async def _lines(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """With what is left at the end. A line that has not ended yet is not searched again for its end."""
+    """Includes the rest at the end. An incomplete line is not searched again for its end."""
     begun: list[bytes] = []
     size = 0
     async for piece in pieces:

@@ -1,4 +1,4 @@
-"""A provider is asked once, and again in another way where it refuses or ignores what was asked, on either API."""
+"""Calls a provider, and again with a changed request if it refuses or ignores a part; for both APIs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Body = dict[str, Any]
 
 
 def as_refused(wanted: Body, refused: Refused) -> Body:
-    """There is no other way."""
+    """There is no alternative."""
     raise refused
 
 
@@ -24,8 +24,8 @@ async def ask(
     send: Callable[[Body, ReplyBuilder], Awaitable[Reply]],
     otherwise: Callable[[Body, Refused], Body] = as_refused,
 ) -> Reply:
-    """`known` learns what the provider was seen to take. `otherwise` is another request for one whose refusal tells of
-    no habit, or raises the refusal. Raises what `send` does."""
+    """`known` learns what the provider accepts. `otherwise` makes another request if the refusal matches no habit, or
+    raises the refusal. Raises what `send` raises."""
     habits = known.copy()
     while True:
         body = habits.apply(wanted)

@@ -1,4 +1,4 @@
-"""Models behind the Chat Completions API: OpenAI, Azure OpenAI, Ollama, vLLM and most others."""
+"""Models with the Chat Completions API: OpenAI, Azure OpenAI, Ollama, vLLM and most others."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _PATH = "/chat/completions"
 
 
 class ChatModel:
-    """`max_tokens_field` is for servers that only know the older `max_tokens`; `forced` is how a function is forced
-    that servers of another kind ignore: see Habits."""
+    """`max_tokens_field` is for servers that know only the older `max_tokens`; `forced` selects how a function is
+    forced on servers that ignore the usual way: see Habits."""
 
     def __init__(
         self, upstream: Upstream, *, max_tokens_field: str = "max_completion_tokens", forced: str = "object"
@@ -30,8 +30,8 @@ class ChatModel:
         self._habits = Remembered(lambda: Habits(max_tokens_field, forced=forced))
 
     async def reply(self, prompt: Prompt, deltas: Deltas | None) -> Reply:
-        """Ask once, and again without what the provider does not take; streamed only if a client listens, for a stream
-        costs more than a whole reply."""
+        """Call the model, and again without what the provider refuses; streamed only if a client listens, because a
+        stream costs more than a whole reply."""
         wanted = self._body(prompt)
         if deltas is not None:
             wanted |= {"stream": True, "stream_options": {"include_usage": True}}
@@ -55,7 +55,7 @@ class ChatModel:
         body: dict[str, Any] = {"model": prompt.model, "messages": messages}
         if prompt.tools:
             body["tools"] = [{"type": "function", "function": tool.fields} for tool in prompt.tools]
-            # Their defaults are not sent: many compatible servers reject fields that they do not know.
+            # Defaults are not sent: many compatible servers reject unknown fields.
             if prompt.tool_choice != "auto":
                 body["tool_choice"] = _tool_choice(prompt.tool_choice)
             if not prompt.parallel_tool_calls:

@@ -1,4 +1,4 @@
-"""What Chat Completions answers, whole or in chunks, by the types that a reply must have to be stored."""
+"""Responses of Chat Completions, whole or in chunks, validated so that they can be stored."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class _Message(msgspec.Struct):
     refusal: str | None = None
     tool_calls: list[_Call] | None = None
     function_call: _Function | None = None
-    # What is not shown, but given back, may be anything.
+    # Fields that are returned to the provider unchanged may have any type.
     reasoning_content: Any = None
     reasoning: Any = None
     reasoning_details: Any = None
@@ -60,12 +60,12 @@ class _Answer(msgspec.Struct):
 
 
 class ChatReply:
-    """A whole answer is read like a stream of one chunk. Raises msgspec.ValidationError for what has other types."""
+    """Reads a whole response like a stream of one chunk. Raises msgspec.ValidationError for wrong types."""
 
     def __init__(self, draft: ReplyBuilder, upstream: Upstream) -> None:
         self._draft, self._upstream = draft, upstream
         self._open: dict[int | None, tuple[int, str]] = {}  # the wire's index: (index in the draft, id)
-        # Calls whose name may still come: id, arguments, and what was thought before them.
+        # Calls whose name may still follow: id, arguments, and the number of thoughts before them.
         self._unnamed: dict[int | None, tuple[str, str, dict[str, Any]]] = {}
         self._thinking = Thinking()
         self._finish: str | None = None
@@ -105,7 +105,7 @@ class ChatReply:
         return replace(reply, thought=self._thinking.kept(self._upstream.provider)) if reply.calls else reply
 
     def _whole_calls(self, message: _Message) -> None:
-        """Each is a call of its own, even if a server gives all the same index or id."""
+        """Each is a separate call, even if a server gives all the same index or id."""
         self._complete = True
         for place, call in enumerate(message.tool_calls or ()):
             call.index = place
@@ -137,7 +137,7 @@ class ChatReply:
 
 
 def _another(key: int | None, call_id: str, known_id: str) -> bool:
-    """A named fragment for an index that is taken. Some servers number all their calls 0, or none of them."""
+    """A named fragment for an index that is in use. Some servers number all their calls 0, or none of them."""
     return call_id != known_id if call_id else key is None
 
 
@@ -146,7 +146,7 @@ def _arguments(value: str | dict[str, Any] | None) -> str:
 
 
 def _text(content: str | list[_Part] | None) -> str:
-    """Text, or the parts of it that some servers send."""
+    """Text, or the text of the parts that some servers send."""
     if isinstance(content, list):
         return "".join(part.text or "" for part in content if part.type == "text")
     return content or ""

@@ -1,6 +1,7 @@
-"""How providers say that a prompt is too long for its model. Few have a code for it; the others are known by words.
+"""Recognises errors that say that a prompt is too long for its model. Few providers have a code for it; the others are
+recognised by their text.
 
-Sources: the servers' own code and public reports of what they answered, by line.
+Sources: the servers' code, and public reports of their responses, by line.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ _TEXTS: Final = re.compile(
             r"keep the first \d+ tokens when context the overflows",  # LM Studio
             r"range of input length should be",  # DashScope
             r"`inputs` must have less than \d+ tokens",  # Text Embeddings Inference, Text Generation Inference
-            r"contextwindowexceedederror",  # LiteLLM's proxy, before the words of the provider
+            r"contextwindowexceedederror",  # LiteLLM's proxy, before the provider's text
         )
     ),
     re.IGNORECASE,
@@ -61,16 +62,16 @@ _WINDOWS: Final = tuple(
         r"`inputs` must have less than NUMBER tokens",
     )
 )
-_SENSIBLE: Final = range(256, 100_000_000)  # tokens of a window: other numbers are not what they were taken for
+_SENSIBLE: Final = range(256, 100_000_000)  # tokens of a window: other numbers mean something else
 
 
 def exceeded(error: Mapping[str, Any], message: str) -> bool:
-    """Whether an error object of the wire, whose words are `message`, says so."""
+    """Whether an error object with the text `message` says so."""
     return bool(_CODES & {str(error.get("code")), str(error.get("type"))} or _TEXTS.search(message))
 
 
 def window_in(error: Mapping[str, Any], message: str) -> int | None:
-    """How many tokens the model takes, if the error says it."""
+    """The model's maximum number of tokens, if the error names it."""
     told = [
         str(error.get("n_ctx")),
         *(re.sub(r"\D", "", found[1]) for pattern in _WINDOWS if (found := pattern.search(message))),

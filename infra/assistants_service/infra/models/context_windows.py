@@ -1,8 +1,8 @@
-"""Context windows of models that are known by name: tokens that prompt and answer may have together.
+"""Context windows of well-known models: tokens of prompt and answer together.
 
 Source: the vendors' model pages (developers.openai.com/api/docs/models, learn.microsoft.com/azure/ai-foundry, "Models
 sold directly by Azure"; platform.claude.com/docs, "Models overview"; ai.google.dev/gemini-api/docs/models; November
-2026). Models with open weights have no place here: their window is what a server gives them.
+2026). Models with open weights are not listed: the server determines their window.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from __future__ import annotations
 import re
 from typing import Final
 
-# Of their 400,000 tokens 272,000 may be a prompt: three quarters of this (core.threads.prompt.PROMPT_SHARE).
+# 272,000 of their 400,000 tokens may be the prompt: that is three quarters of this (core.threads.prompt.PROMPT_SHARE).
 _GPT_5: Final = 362_000
 _LONG: Final = 1_050_000
 _WINDOWS: Final = {
     "gpt-3.5-turbo": 16_385,
     "gpt-3.5-turbo-16k": 16_385,
-    "gpt-35-turbo": 16_385,  # as it is called on Azure
+    "gpt-35-turbo": 16_385,  # the name on Azure
     "gpt-4": 8_192,
     "gpt-4-32k": 32_768,
     "gpt-4-turbo": 128_000,
@@ -54,13 +54,13 @@ _WINDOWS: Final = {
     "claude-opus-4": 200_000,
     **{f"gemini-{kind}": 1_048_576 for kind in ("2.0-flash", "2.5-flash", "2.5-flash-lite", "2.5-pro", "3-pro")},
 }
-# What a vendor adds to a name: gpt-4o-2024-08-06, gpt-4-0613, claude-sonnet-4-20250514, gpt-4-turbo-preview.
+# Suffixes that vendors add to a name: gpt-4o-2024-08-06, gpt-4-0613, claude-sonnet-4-20250514, gpt-4-turbo-preview.
 _SNAPSHOT: Final = re.compile(r"-(\d{4}-\d{2}-\d{2}|\d{8}|\d{4}|latest|preview)$")
 
 
 def known_window(model: str) -> int | None:
-    """By the whole name, or that of a snapshot, whatever router stands before it (openai/gpt-4o:free). A deployment
-    that is called like a model, but not as it (gpt-41), may be anything: None."""
+    """Looks up the whole name, or that of a snapshot, with any router's prefix (openai/gpt-4o:free). A deployment with
+    a similar name (gpt-41) may be any model: None."""
     name = model.rpartition("/")[2]
     if name.startswith("ft:"):  # fine-tuned: ft:MODEL:ORGANISATION:NAME:ID
         name = name.removeprefix("ft:")

@@ -1,5 +1,4 @@
-"""How providers say that something failed: the words for users, and what a log may tell without content.
-
+"""Error formats of providers: extracts the text for users, and what a log may contain.
 {"error": {"message": ..., "type": ..., "code": ...}}   OpenAI and most others
 {"error": "..."}                                        Ollama's own API, Text Generation Inference
 [{"error": {"code": 400, "message": ...}}]              Gemini (github.com/cyberchitta/openai_ex/pull/126)
@@ -14,7 +13,7 @@
 {"errorMessage": ..., "errorType": ...}                 AWS Lambda behind API Gateway, with status 200
 {"error": {"message": "Provider returned error", "metadata": {"raw": ...}}}   OpenRouter
 
-Keys are compared without case and underscores. A string in the place of an object is the words themselves.
+Keys are compared without case and underscores. A string in place of an object is the text itself.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-DEEPEST: Final = 6  # of nested lists and objects, in which words are looked for
+DEEPEST: Final = 6  # levels of nested lists and objects that are searched for text
 _WORDS: Final = (
     "message",
     "error",
@@ -40,7 +39,7 @@ _CODES: Final = ("code", "type", "status", "statuscode", "errorcode", "errortype
 _ANSWERS: Final = ("choices", "output", "data")
 _PLACE: Final = re.compile(r"""['"]loc['"]: ?[(\[][^)\]]{0,300}[)\]], ?['"]msg['"]: ?(['"]).{0,300}?\1""")
 _ECHO: Final = re.compile(r"""['"]input['"]: ?""")
-_IDENTIFIER: Final = re.compile(r"[A-Za-z0-9_.]{1,64}")  # no hyphen, which keys have
+_IDENTIFIER: Final = re.compile(r"[A-Za-z0-9_.]{1,64}")  # no hyphens, because keys have them
 
 _RATE_CODES: Final = {"rate_limit_exceeded", "insufficient_quota", "too_many_requests", "429", "resource_exhausted"}
 _PROMPT_CODES: Final = {
@@ -52,7 +51,7 @@ _PROMPT_CODES: Final = {
 
 
 def is_error(found: Mapping[str, Any]) -> bool:
-    """Of an object that came with status 200, or inside a stream: an error, or words where an answer should be."""
+    """Whether an object with status 200, or inside a stream, is an error, or text where an answer should be."""
     if found.get("error") or "error" in (found.get("type"), found.get("object")):
         return True
     event = str(found.get("type") or "").startswith("response.")
@@ -60,7 +59,7 @@ def is_error(found: Mapping[str, Any]) -> bool:
 
 
 def words(error: object, depth: int = 0) -> str:
-    """What the provider says, or nothing if it says nothing or sends a page of HTML."""
+    """The provider's error text; empty if there is none, or for an HTML page."""
     if isinstance(error, str):
         return "" if error.lstrip().startswith("<") else error.strip()
     if depth == DEEPEST:
@@ -72,10 +71,10 @@ def words(error: object, depth: int = 0) -> str:
 
 def _of_object(error: Mapping[str, Any], depth: int) -> str:
     named = _named(error)
-    if named.get("statuscode") == 0:  # MiniMax's words for success
+    if named.get("statuscode") == 0:  # MiniMax's text for success
         return ""
     found = next(filter(None, (words(named.get(key), depth + 1) for key in _WORDS)), "")
-    place = error.get("loc")  # of pydantic's: the field that is meant
+    place = error.get("loc")  # of pydantic: the field that is meant
     if found and isinstance(place, list):
         found = f"{'.'.join(map(str, place))}: {found}"
     metadata = error.get("metadata")
@@ -85,7 +84,7 @@ def _of_object(error: Mapping[str, Any], depth: int) -> str:
 
 
 def objects(error: object, depth: int = 0) -> Iterator[Mapping[str, Any]]:
-    """The error's object, and those in it: one of them has the code."""
+    """The error's object, and those nested in it: one of them has the code."""
     inner = error if isinstance(error, list) else []
     if isinstance(error, Mapping):
         yield error
@@ -96,7 +95,7 @@ def objects(error: object, depth: int = 0) -> Iterator[Mapping[str, Any]]:
 
 
 def code_of(status: int | None, error: object) -> str:
-    """As `last_error` has it."""
+    """The code for `last_error`."""
     codes = {code.lower() for code in _codes(error)}
     if status == 429 or (status is None and codes & _RATE_CODES):
         return "rate_limit_exceeded"
@@ -106,7 +105,7 @@ def code_of(status: int | None, error: object) -> str:
 
 
 def reason_of(error: object) -> str:
-    """For the log: codes and types, which are identifiers; words may quote what was asked."""
+    """For the log: codes and types, which are identifiers; texts may quote the prompt."""
     return " ".join(dict.fromkeys(word for word in _codes(error) if _IDENTIFIER.fullmatch(word)))
 
 
@@ -120,13 +119,13 @@ def _named(error: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def text_of(error: object) -> str:
-    """Its words and the names of the fields that it means, without the request, which validators repeat."""
+    """The error's text and the names of the fields that it refers to, without the request, which validators repeat."""
     named = (str(each["param"]) for each in objects(error) if each.get("param"))
     return " ".join([_without_echo(words(error)[:100_000]), *named])
 
 
 def _without_echo(said: str) -> str:
-    """vLLM's words are pydantic's errors as Python writes them, each with the whole request as its `input`
+    """vLLM's error texts are pydantic's errors as Python writes them, each with the whole request as its `input`
     (vllm/entrypoints/openai/api_server.py, validation_exception_handler)."""
     places = [found[0] for found in _PLACE.finditer(said)]
     return " ".join(places) if places else _ECHO.split(said, maxsplit=1)[0]

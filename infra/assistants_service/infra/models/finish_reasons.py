@@ -1,8 +1,8 @@
-"""Why a model stopped, in the words of all its servers. A word that stands in no list is told in the log.
+"""Maps the finish reasons of all servers to those of the protocol. Unknown reasons are logged.
 
-The lists are in snake case. Servers write the same words with hyphens (Vercel's SDK), in capitals (Gemini, Cohere), in
-camel case (SDKs for .NET), or behind the name of their enumeration (`FinishReason.STOP`, `FINISH_REASON_MAX_TOKENS`).
-LiteLLM's own table of them: github.com/BerriAI/litellm/blob/main/litellm/litellm_core_utils/core_helpers.py
+The lists are in snake case. Servers write the same reasons with hyphens (Vercel's SDK), in capitals (Gemini, Cohere),
+in camel case (SDKs for .NET), or after the name of their enumeration (`FinishReason.STOP`, `FINISH_REASON_MAX_TOKENS`).
+LiteLLM's table of them: github.com/BerriAI/litellm/blob/main/litellm/litellm_core_utils/core_helpers.py
 """
 
 from __future__ import annotations
@@ -77,8 +77,8 @@ _FAILED: Final = {
 
 
 def finish_of(reason: str | None, provider: str, *, empty: bool) -> str:
-    """stop, length, content_filter or error. Some servers end whole replies without a reason; for an unknown one, like
-    Gemini's `OTHER`, it counts whether the reply is empty."""
+    """Returns stop, length, content_filter or error. Some servers end whole replies without a reason; for an unknown
+    one, like Gemini's `OTHER`, the result depends on whether the reply is empty."""
     if found := _meaning(reason or "stop"):
         return found
     taken = "error" if empty else "stop"
@@ -89,14 +89,14 @@ def finish_of(reason: str | None, provider: str, *, empty: bool) -> str:
 
 
 def incomplete_of(reason: str | None) -> str:
-    """Of a reply that its provider calls incomplete: length, content_filter, or error for all else."""
+    """For a reply that its provider calls incomplete: length, content_filter, or error in all other cases."""
     found = _meaning(reason or "")
     return found if found in ("length", "content_filter") else "error"
 
 
 def _meaning(reason: str) -> str:
     words = [_in_snake_case(word) for word in reason.split(":")]
-    for word in reversed(words):  # the narrower one stands last
+    for word in reversed(words):  # the more specific one is last
         if word in _FILTER:
             return "content_filter"
         if word in _LENGTH:

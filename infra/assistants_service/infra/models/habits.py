@@ -1,7 +1,7 @@
-"""What a provider turned out not to take, learned from its refusals, and remembered while the process lives.
+"""Learns from refusals which parts of a request a provider does not accept, and remembers it while the process lives.
 
-Servers that call themselves compatible refuse a request for a field that they do not know. They name it; then it is
-left out, or said in another way, and asked again at once:
+Servers that are called compatible refuse a request for a field that they do not know, and name the field. Then it is
+left out, or expressed differently, and the request is repeated at once:
 
 * `stream_options`: older deployments of Azure ("Unknown parameter: 'stream_options'.",
   github.com/agno-agi/agno/issues/1066). A stream then ends without usage.
@@ -60,17 +60,17 @@ _LEARNED: Final = (
     *("wants_reasoning", "wants_signatures"),
 )
 FIELDS: Final = ("max_completion_tokens", "max_tokens")
-# What Gemini takes in the place of a signature that it did not give, or that was lost: documented for histories of
-# other models, ai.google.dev/gemini-api/docs/thought-signatures.
+# Gemini accepts this in place of a signature that it did not give, or that was lost: documented for histories of other
+# models, ai.google.dev/gemini-api/docs/thought-signatures.
 UNSIGNED: Final = {"extra_content": {"google": {"thought_signature": "skip_thought_signature_validator"}}}
 
 
 T = TypeVar("T")
-_MODELS: Final = 1000  # names of models are the clients'
+_MODELS: Final = 1000  # model names come from clients
 
 
 class Remembered(Generic[T]):
-    """What was learned of each model: one provider has many, of different makers."""
+    """What was learned about each model: one provider has many, from different vendors."""
 
     def __init__(self, new: Callable[[], T]) -> None:
         self._new, self._known = new, dict[str, T]()
@@ -93,7 +93,7 @@ class Habits:
         self.wants_signatures = False
 
     def apply(self, body: dict[str, Any]) -> dict[str, Any]:
-        """A request as this provider takes it."""
+        """The request in the form that this provider accepts."""
         body = {name: value for name, value in body.items() if not self._leaves_out(name, value)}
         if self.answers_whole or (self.answers_whole_with_tools and "tools" in body):
             body = {name: value for name, value in body.items() if name not in _OF_STREAMS}
@@ -115,7 +115,7 @@ class Habits:
         return copy.deepcopy(self)
 
     def keep(self, tried: Habits) -> None:
-        """What a copy has learned, once the provider has taken a request that heeds it."""
+        """Adopt what a copy has learned, after the provider has accepted a request in that form."""
         self._refused |= tried._refused
         for name in _LEARNED:
             setattr(self, name, getattr(self, name) or getattr(tried, name))
@@ -146,8 +146,8 @@ class Habits:
         return name not in self._refused
 
     def learn(self, said: str, body: Mapping[str, Any]) -> None:
-        """From the refusal of a request: what the provider said (failures.text_of), and what was sent. A guess: see
-        `keep`."""
+        """Learn from the refusal of a request: the provider's text (failures.text_of), and what was sent. This is a
+        guess: see `keep`."""
         if _ID_RULE.search(said):
             self.short_ids = True
             return
@@ -167,7 +167,7 @@ class Habits:
             self.answers_whole |= "tools" not in body
 
     def _learn_fields(self, said: str, body: Mapping[str, Any]) -> bool:
-        """Whether there was one to learn of."""
+        """Returns whether a field was recognised."""
         named = _named(said) & _sent(body)
         if "include" in body and _ENCRYPTED.search(said):
             named.add("include")
@@ -180,7 +180,7 @@ class Habits:
         return self._refused != known or forced
 
     def ignored(self, body: Mapping[str, Any], called: bool) -> bool:
-        """Whether the provider did not heed a forced function, which is asked for in another way from then on."""
+        """Whether the provider ignored a forced function; it is then forced in another way from now on."""
         if called or not self.forces(body):
             return False
         self.forces_alone = True
@@ -203,13 +203,13 @@ def _named(said: str) -> set[str]:
 
 
 def _function(tool: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Of a tool, or a choice of one: Responses has its fields flat."""
+    """The function of a tool, or of a choice: in Responses its fields are not nested."""
     found: Mapping[str, Any] = tool.get("function", tool)
     return found
 
 
 def _short(call_id: str) -> str:
-    """The same for the same id."""
+    """A short id; the same one for the same id."""
     if re.fullmatch(r"[A-Za-z0-9]{9}", call_id):
         return call_id
     digest = hashlib.sha256(call_id.encode()).digest()

@@ -1,7 +1,7 @@
-"""Kinds of model providers: how models are called and listed. Each is one object of KINDS, and nothing else asks which
-one a provider is of.
+"""Kinds of model providers: how models are called and listed. Each is one object in KINDS, and no other code depends on
+a provider's kind.
 
-The openai SDK takes more than a second to import, so a kind imports it, and azure-identity, when a provider is opened.
+Importing the openai SDK takes more than a second, so a kind imports it, and azure-identity, when a provider is opened.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-LIST_TIMEOUT: Final = 3.0  # seconds, for a provider that does not answer
-CONNECT_TIMEOUT: Final = 5.0  # seconds, as the SDK's own
-NO_KEY: Final = "not-needed"  # local servers ask for none, but the SDK insists, and would send OPENAI_API_KEY to them
+LIST_TIMEOUT: Final = 3.0  # seconds, for a provider that does not respond
+CONNECT_TIMEOUT: Final = 5.0  # seconds, the SDK's default
+NO_KEY: Final = "not-needed"  # local servers need none, but the SDK requires one, and would send OPENAI_API_KEY to them
 
 
 @dataclass(frozen=True, slots=True)
 class Provider:
     """`api` is the name of its kind. `base_url` None: OpenAI's, or OPENAI_BASE_URL. `api_key` may be a function that
-    gets a token; `identity` stands for the one that gets those of the service's identity on Azure. `models` is a fixed
-    list for `GET /models`, for servers that list none or too many. `window` is that of its models in tokens, `windows`
-    of some by their names."""
+    returns a token; `identity` requests tokens of the service's managed identity on Azure. `models` is a fixed list for
+    `GET /models`, for servers that list none or too many. `window` is the context window of its models in tokens,
+    `windows` those of single models by name."""
 
     api: str = "chat"
     base_url: str | None = None
@@ -48,35 +48,35 @@ class Provider:
 
 
 class Model(Protocol):
-    """What the router calls: a provider's adapter."""
+    """A provider's adapter, called by the router."""
 
     async def reply(self, prompt: Prompt, deltas: Deltas | None) -> Reply: ...
 
 
 class Opened(ABC):
-    """A provider in use. `upstream` is its server, if it is one, for what is no conversation."""
+    """An open provider. `upstream` is its server, if it has one, for requests other than conversations."""
 
     model: Model
     upstream: Upstream | None = None
 
     @abstractmethod
     async def list(self) -> Sequence[ModelInfo]:
-        """Its models, under its own names of them; none, and a warning in the log, if it does not answer."""
+        """Its models, by their own names; none, and a warning in the log, if it does not respond."""
 
     @abstractmethod
     async def close(self) -> None: ...
 
 
 class ProviderKind(ABC):
-    """`embeds`: whether its servers may have an endpoint of embeddings. `notice` is for operators who did not choose a
-    provider of this kind and get one: what that means."""
+    """`embeds`: whether its servers may have an embeddings endpoint. `notice` tells operators who use this kind without
+    having chosen it what that means."""
 
     embeds = True
     notice = ""
 
     @abstractmethod
     def open(self, name: str, provider: Provider, *, timeout: float, max_retries: int) -> Opened:
-        """Ready to be called. May take seconds, in which it blocks; `timeout` is in seconds."""
+        """Prepares the provider. May block for seconds; `timeout` is in seconds."""
 
 
 class Offline(ProviderKind):
@@ -101,7 +101,7 @@ class _BuiltIn(Opened):
 
 
 class OpenAIKind(ProviderKind):
-    """Servers that are called by the openai SDK."""
+    """Servers that are called through the openai SDK."""
 
     @abstractmethod
     def model(self, upstream: Upstream, provider: Provider) -> Model: ...
@@ -123,7 +123,7 @@ class OpenAIKind(ProviderKind):
             api_key=(key.get_secret_value() if isinstance(key, SecretStr) else key) or NO_KEY,
             timeout=openai.Timeout(timeout, connect=min(timeout, CONNECT_TIMEOUT)),
             max_retries=max_retries,
-            # Half the CPU of the default one.
+            # Half the CPU time of the default client.
             http_client=openai.DefaultAioHttpClient(event_hooks={"response": [limit]}),
         )
         upstream = Upstream(client, name)
@@ -140,7 +140,7 @@ class _Server(Opened):
                 async with asyncio.timeout(LIST_TIMEOUT):
                     return [*_infos(await self._server.get("/models", timeout=LIST_TIMEOUT), self._name)]
         except ModelError as error:
-            logger.warning("Models of provider '%s' are not listed: %s", self._name, error.message)
+            logger.warning("Cannot list the models of provider '%s': %s", self._name, error.message)
             return []
 
     async def close(self) -> None:
@@ -150,7 +150,7 @@ class _Server(Opened):
 
 
 class Chat(OpenAIKind):
-    """OpenAI's chat completions, which most servers speak."""
+    """The Chat Completions API, which most servers support."""
 
     def model(self, upstream: Upstream, provider: Provider) -> Model:
         from assistants_service.infra.models.chat import ChatModel

@@ -1,4 +1,4 @@
-"""The built-in model: no key, no network and no intelligence, but every feature of a run, the same way each time."""
+"""The built-in model: no key, no network and no intelligence, but every feature of a run, deterministically."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LONGEST_QUOTE = 500
 _PIECES = re.compile(r"\s*\S+")
 _PASSAGE = re.compile(r"^(【\d+:\d+†[^【】\n]*】)\n(.*?)(?=\n\n【\d+:\d+†|\Z)", re.DOTALL | re.MULTILINE)
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])|\n+")
-# Words of function names and descriptions that say nothing about when to call them.
+# Words of function names and descriptions that do not indicate when to call them.
 _STOP_WORDS = frozenset(
     words("""about also based call called calls check current data does each example fetch find from function functions
     gets give given gives have here information into like look lookup make makes more name need only other please
@@ -30,8 +30,8 @@ _STOP_WORDS = frozenset(
 
 
 class OfflineModel:
-    """Calls the functions whose name or description shares a word with the last user message, quotes what they answer,
-    and otherwise quotes the message itself. Files it searches for the message, and cites the sentence that shares most
+    """Calls the functions whose name or description shares a word with the last user message, quotes their outputs, and
+    otherwise quotes the message itself. It searches files for the message, and cites the sentence that shares most
     words with it. Tokens are words."""
 
     async def reply(self, prompt: Prompt, deltas: Deltas | None) -> Reply:
@@ -44,7 +44,7 @@ class OfflineModel:
             pieces, limit = _PIECES.findall(_answer(prompt)), prompt.max_completion_tokens
         for piece in pieces[:limit]:
             draft.text(piece)
-            await asyncio.sleep(0)  # lets a reader see the words come
+            await asyncio.sleep(0)  # lets readers see the words one by one
         reply = draft.reply("length" if limit is not None and len(pieces) > limit else "stop", Tokens())
         spoken = [reply.text, *(call.arguments for call in reply.calls)]
         tokens = Tokens(prompt=_count(_heard(prompt)), completion=_count(spoken))
@@ -54,7 +54,7 @@ class OfflineModel:
 async def _call(functions: list[Function], prompt: Prompt, draft: ReplyBuilder) -> None:
     asked = _asked(prompt)
     for position, function in enumerate(functions):
-        # From the place in the conversation: a worker that asks again after a crash gets the same ids.
+        # Derived from the position in the conversation: a worker that repeats the call after a crash gets the same ids.
         seed = json.dumps([len(prompt.turns), position, function.name, asked])
         call_id = "call_" + hashlib.sha256(seed.encode()).hexdigest()[:24]
         index = draft.call(call_id, function.name)
@@ -65,7 +65,7 @@ async def _call(functions: list[Function], prompt: Prompt, draft: ReplyBuilder) 
 
 
 def _functions(prompt: Prompt) -> list[Function]:
-    """The functions to call now; none once their outputs are there, or a run would never end."""
+    """The functions to call now; none if their outputs are there, or a run would never end."""
     choice, offered = prompt.tool_choice, list(prompt.tools)
     if not offered or choice == "none" or _outputs(prompt):
         return []
@@ -113,7 +113,7 @@ def _plain(prompt: Prompt) -> str:
 
 
 def _quote(found: str, asked: str) -> str:
-    """The sentence of the passages that shares most words with the question, with the marker that cites it."""
+    """The sentence of the passages that shares most words with the question, with its citation marker."""
     said = set(words(asked)) - _STOP_WORDS
     sentences = [
         (len(said & set(words(sentence))), marker, sentence.strip())

@@ -1,4 +1,4 @@
-"""Makes a value that fits a JSON schema out of a sentence, for the offline model. By rules, the same way each time."""
+"""Makes a value that matches a JSON schema from a sentence, for the offline model; deterministic."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-_WORD = re.compile(r"[^\W\d_]+")  # so snake_case comes apart
-_HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")  # and camelCase
+_WORD = re.compile(r"[^\W\d_]+")  # splits snake_case
+_HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")  # splits camelCase
 _QUOTED = re.compile(r"\"([^\"]+)\"|“([^”]+)”|(?<!\w)'([^']+)'(?!\w)")
 _PIECE = re.compile(r"[^\W\d_][\w'’-]*|, (?=[A-Z]{2}\b)|[^\w\s]")
 _I = re.compile(r"I(['’]\w+)?")
 _PLACE = re.compile(r"\b(?:in|for|at) (\w+)", re.IGNORECASE)
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
-_DEEPEST = 12  # of schemas that contain themselves
+_DEEPEST = 12  # levels of recursive schemas
 
 Schema = Mapping[str, Any]
 
@@ -23,7 +23,7 @@ def words(text: str) -> list[str]:
 
 
 def arguments(schema: Schema, text: str) -> Any:
-    """An object for a function's parameters, or whatever else the schema wants."""
+    """An object for a function's parameters, or whatever else the schema requires."""
     return _Maker(schema, text).value(schema if _kind(schema) else {**schema, "type": "object"}, 0)
 
 
@@ -56,7 +56,7 @@ class _Maker:
         return _string(self._text)
 
     def _object(self, schema: Schema, depth: int) -> dict[str, Any]:
-        """All that is required, and of the rest what the text speaks of."""
+        """All required properties, and others that the text mentions."""
         required = schema.get("required") or ()
         properties = (schema.get("properties") or {}).items()
         wanted = [(name, inner) for name, inner in properties if name in required or self._concerns(name, inner)]
@@ -74,7 +74,7 @@ class _Maker:
         return found[0] if found else "1"
 
     def _resolved(self, schema: Any) -> Schema:
-        """References followed, and the first alternative that is not null taken."""
+        """Follows references, and takes the first alternative that is not null."""
         for _ in range(_DEEPEST):
             if not isinstance(schema, Mapping):  # `true` allows anything
                 return {}
@@ -103,7 +103,7 @@ def _kind(schema: Schema) -> str | None:
 
 
 def _string(text: str) -> str:
-    """What is in quotes; else the last name; else the word after in, for or at; else all of it."""
+    """The text in quotes; else the last name; else the word after in, for or at; else the whole text."""
     if quoted := _QUOTED.search(text):
         return next(group for group in quoted.groups() if group)
     if names := _names(text):

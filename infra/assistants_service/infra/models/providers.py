@@ -1,7 +1,7 @@
-"""Which provider answers for a model: `name/model` goes to the provider of that name, a bare name to the default one.
+"""Routes model names to providers: `name/model` goes to the provider of that name, a bare name to the default one.
 
-A provider is opened with its first call, or by `warm`, in a thread: what that imports takes more than a second, in
-which the service starts and its event loop goes on.
+A provider is opened by its first call, or by `warm`, in a thread: its imports take more than a second, and must not
+block the event loop.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ logger = logging.getLogger(__name__)
 _LIST_CACHE = 60.0  # seconds
 _MOST_REMEMBERED = 1_000  # models
 _LONGEST_NAME = 100  # characters of a model's name in an error
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 8.0  # seconds before a broken stream is asked for again, as the SDK's own
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 8.0  # seconds before an interrupted stream is requested again, as in the SDK
 
 
 class ModelRouter:
-    """Models of all providers (ports.models.Models). `timeout` is in seconds, for each try and between two pieces of a
-    stream; `max_retries` are the SDK's, which waits between them as the provider asks or 0.5 to 8 s. `window` is that
-    of models of which nothing is known."""
+    """Models of all providers (ports.models.Models). `timeout` is in seconds, per attempt and between two pieces of a
+    stream; `max_retries` are the SDK's, which waits as long as the provider asks, or 0.5 to 8 s. `window` applies to
+    models of which nothing is known."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class ModelRouter:
 
     @property
     def without_default(self) -> str | None:
-        """What becomes of model names without a provider, if no server answers for them: for operators."""
+        """What happens to model names without a provider, if no server handles them: for operators."""
         if self._default is None:
             return "model names without a provider are refused"
         return self._kind(self._default).notice or None
@@ -95,8 +95,8 @@ class ModelRouter:
             return reply
 
     async def _ask(self, name: str, prompt: Prompt, deltas: Deltas | None) -> Reply:
-        """Some models refuse a conversation for its form or its images: it is asked again as they take it, and what
-        holds for the model is remembered. Each mend is tried once."""
+        """Some models refuse the form or the images of a conversation: it is sent again in a changed form, which is
+        remembered for the model if it applies in general. Each change is tried once."""
         model = (self._opened.get(name) or await self._open(name)).model
         mends = self._mends.get((name, prompt.model), ())
         while True:
@@ -115,14 +115,14 @@ class ModelRouter:
     def _remember(self, name: str, model: str, mends: tuple[turns.Mend, ...]) -> None:
         if not mends or self._mends.get((name, model)) == mends:
             return
-        if len(self._mends) >= _MOST_REMEMBERED:  # names of models are the clients'
+        if len(self._mends) >= _MOST_REMEMBERED:  # model names come from clients
             self._mends.clear()
-        logger.warning("%d forms of conversations that '%s' refuses are sent to it in another way", len(mends), name)
+        logger.warning("%d forms of conversations that '%s' refuses will be changed for it", len(mends), name)
         self._mends[name, model] = mends
 
     async def _whole(self, model: Model, prompt: Prompt, deltas: Deltas | None) -> Reply:
-        """The SDK asks again until a stream has begun. One that breaks off later is asked for again as often, if no
-        client has seen anything of it."""
+        """The SDK retries until a stream has begun. A stream that breaks off later is requested again the same number
+        of times, if no client has seen any of it."""
         for again in range(self._max_retries):
             try:
                 return await model.reply(prompt, deltas)
@@ -133,9 +133,9 @@ class ModelRouter:
         return await model.reply(prompt, deltas)
 
     async def check(self, model: str) -> None:
-        """`name/model` needs a provider of that name, or a default one that lists models whose names begin so, as the
-        servers of many vendors' models do (`meta-llama/...`). One that lists nothing is left to judge by itself, and
-        so is a name without a slash."""
+        """`name/model` requires a provider of that name, or a default one that lists models with that prefix, as
+        servers with the models of several vendors do (`meta-llama/...`). If the default provider lists nothing, or the
+        name has no slash, the provider itself decides."""
         provider, rest = self.route(model)
         prefix, slash, _ = rest.partition("/")
         if rest != model or not slash:
@@ -148,7 +148,7 @@ class ModelRouter:
             )
 
     def window(self, model: str) -> int:
-        """As it is configured for the model or its provider, or else as it is known of models of that name."""
+        """The configured window of the model or its provider, or else the known window of models with that name."""
         try:
             name, model = self.route(model)
         except NoSuchModel:
@@ -161,20 +161,20 @@ class ModelRouter:
         return [info for infos in lists for info in infos]
 
     async def _listed_by(self, name: str) -> Sequence[ModelInfo]:
-        async with self._listing[name]:  # callers that come together ask the provider once
+        async with self._listing[name]:  # concurrent callers cause one request
             known = self._listed.get(name)
             if known is None or self._now() - known[0] >= _LIST_CACHE:
                 known = self._listed[name] = self._now(), await self._list_one(name)
             return known[1]
 
     async def warm(self) -> None:
-        """Make the default provider ready, so that the first run does not wait for it. What fails is told in the log,
-        and tried again by that run."""
+        """Open the default provider, so that the first run does not wait for it. Errors are logged, and the first run
+        tries again."""
         try:
             if self._default:
                 await self._open(self._default)
         except Exception:
-            logger.exception("the provider %s cannot be made ready before the first run", self._default)
+            logger.exception("cannot open the provider %s before the first run", self._default)
 
     async def close(self) -> None:
         async with self._opening:
@@ -182,14 +182,14 @@ class ModelRouter:
         await asyncio.gather(*(one.close() for one in opened.values()))
 
     def route(self, model: str) -> tuple[str, str]:
-        """The provider that answers for a model, and the model's name there. Raises NoSuchModel if the name is a
-        provider's alone, or has none, and there is no default one."""
+        """The provider of a model, and the model's name there. Raises NoSuchModel if the name is only a provider's, or
+        has no provider and there is no default."""
         name, slash, rest = model.partition("/")
         if slash and name in self._providers:
             if not rest:
                 raise NoSuchModel(
-                    f"The requested model '{_short(model)}' does not exist: behind the provider '{_short(name)}' stands"
-                    " no name of a model."
+                    f"The requested model '{_short(model)}' does not exist: no model name follows the provider"
+                    f" '{_short(name)}'."
                 )
             return name, rest
         if self._default is None:
@@ -207,11 +207,11 @@ class ModelRouter:
         return KINDS[self._providers[name].api]
 
     def embeds(self, name: str) -> bool:
-        """Whether a provider may have an endpoint of embeddings."""
+        """Whether a provider may have an embeddings endpoint."""
         return self._kind(name).embeds
 
     async def upstream(self, name: str) -> Upstream:
-        """The server of a provider that `embeds`, for what is no conversation."""
+        """The server of a provider that `embeds`, for requests other than conversations."""
         upstream = (await self._open(name)).upstream
         assert upstream  # noqa: S101
         return upstream

@@ -1,4 +1,4 @@
-"""A model's reply while it is made: pieces go to `deltas` as they come, the whole comes out at the end."""
+"""Builds a model's reply: fragments go to `deltas` as they arrive, the whole reply is returned at the end."""
 
 from __future__ import annotations
 
@@ -10,38 +10,38 @@ from typing import Final
 from assistants_service.core.ports.models import Deltas, Reply, Tokens, ToolCall
 
 _ID_LETTERS: Final = string.ascii_letters + string.digits
-MOST: Final = 4 * 1024 * 1024 - 64 * 1024  # bytes of all texts and arguments: a commit has room for them
+MOST: Final = 4 * 1024 * 1024 - 64 * 1024  # bytes of all texts and arguments, so that they fit into a commit
 
 
-# What brings nothing to the answer: thoughts, and empty events. A model that says 128,000 tokens thinks no more.
+# Content that adds nothing to the answer: reasoning and empty events. 128,000 tokens of reasoning fit into it.
 MOST_SILENT: Final = 64 * 1024 * 1024  # bytes of events
 MOST_SILENT_EVENTS: Final = 250_000
 
 
 class TooMuch(Exception):
-    """The answer is longer than what can be stored: there is no use in the rest."""
+    """The answer is too long to be stored, so the rest is not read."""
 
 
 class TooSilent(TooMuch):
-    """A stream brings thoughts or empty events, and does not come to an answer."""
+    """A stream contains only reasoning or empty events, and no answer."""
 
 
 def new_call_id() -> str:
-    """For providers that give their calls no id: tool outputs are matched to calls by it. Nine letters and digits, as
-    Mistral's models insist on, and no other minds (github.com/HKUDS/nanobot/pull/1293)."""
+    """For providers that give their calls no id: tool outputs are matched to calls by it. Nine letters and digits,
+    which Mistral's models require and all others accept (github.com/HKUDS/nanobot/pull/1293)."""
     return "".join(secrets.choice(_ID_LETTERS) for _ in range(9))
 
 
 class Pieces:
     """A text in pieces, of which one may end with the first half of a surrogate pair, and the next begin with the
-    other. Half a pair without its other half is no character: it cannot be stored, and U+FFFD takes its place."""
+    second. A half without the other is not a character: it cannot be stored, and U+FFFD replaces it."""
 
     def __init__(self) -> None:
         self.whole: list[str] = []
         self._half = ""
 
     def add(self, value: str) -> str:
-        """What there is to tell of it now."""
+        """Returns what can be sent of it now."""
         value, self._half = self._half + value, ""
         if value[-1:] and "\ud800" <= value[-1] <= "\udbff":
             value, self._half = value[:-1], value[-1]
@@ -64,7 +64,7 @@ class Pieces:
 
 
 def clean(text: str) -> str:
-    """With surrogate pairs as the characters that they are, and U+FFFD for halves."""
+    """Combines surrogate pairs into characters, and replaces halves with U+FFFD."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -73,8 +73,8 @@ def clean(text: str) -> str:
 
 
 class Held:
-    """Deltas of a reply that has to call a function. What the model says before waits for the call: if it only says
-    something, the provider has ignored what was forced, and is asked in another way."""
+    """Deltas of a reply that must call a function. Text before the call is held back: if there is no call, the provider
+    has ignored the forced function, and is asked in another way."""
 
     def __init__(self, deltas: Deltas) -> None:
         self._deltas = deltas
@@ -108,7 +108,7 @@ class Held:
 
 
 class ReplyBuilder:
-    """`most` is in bytes. Raises TooMuch where more would come."""
+    """`most` is in bytes. Raises TooMuch beyond that."""
 
     def __init__(self, deltas: Deltas | None, most: int = MOST) -> None:
         self._deltas, self._left = deltas, most
@@ -134,7 +134,7 @@ class ReplyBuilder:
         self._tell_refusal(self._refusal.add(value))
 
     def call(self, call_id: str, name: str, arguments: str = "") -> int:
-        """Begin a function call; `arguments` are its first part, or all of them. Returns its index."""
+        """Begin a function call; `arguments` are their first part, or all of them. Returns its index."""
         if not name:
             raise ValueError("the model called a function without a name")
         if not call_id or any(call_id == known for known, _, _ in self._calls):
@@ -150,18 +150,18 @@ class ReplyBuilder:
         return index
 
     def extend(self, index: int, arguments: str) -> None:
-        """More arguments of a call. Id and name were told with its first fragment and are empty from here on."""
+        """Add arguments to a call. Id and name were sent with its first fragment and are empty from here on."""
         self._weigh(arguments)
         self._tell_arguments(index, self._calls[index][2].add(arguments))
 
     def complete(self, index: int, arguments: str) -> None:
-        """All arguments of a call, of which some or none have come in pieces. What listeners have seen stays."""
+        """All arguments of a call, of which some or none have arrived in pieces. What listeners have seen stays."""
         so_far = str(self._calls[index][2])
         if arguments.startswith(so_far):
             self.extend(index, arguments[len(so_far) :])
 
     def event(self, size: int) -> None:
-        """After each event of a stream, with its bytes. Raises TooSilent after too many that brought nothing."""
+        """Call this after each event of a stream, with its size. Raises TooSilent after too many that added nothing."""
         if self._left < self._told_left:
             self._told_left = self._left
             return
@@ -171,16 +171,16 @@ class ReplyBuilder:
             raise TooSilent
 
     def reply(self, finish: str, tokens: Tokens) -> Reply:
-        """The whole. `finish` is stop, length or content_filter; a stop with calls is `tool_calls`.
+        """The whole reply. `finish` is stop, length or content_filter; a stop with calls becomes `tool_calls`.
 
-        Many servers finish with `stop` although they call a function, OpenAI's among them when the call was forced.
+        Many servers finish with `stop` although they call a function, and so does OpenAI if the call was forced.
         """
         self._tell_text(self._text.end())
         self._tell_refusal(self._refusal.end())
         for index, (_, _, pieces) in enumerate(self._calls):
             self._tell_arguments(index, pieces.end())
             if finish == "stop" and not pieces:
-                self.extend(index, "{}")  # no arguments: the wire's clients parse them, so they have to be JSON
+                self.extend(index, "{}")  # no arguments: clients parse them, so they must be JSON
         calls = tuple(ToolCall(call_id, name, str(pieces)) for call_id, name, pieces in self._calls)
         finish = "tool_calls" if calls and finish == "stop" else finish
         return Reply(str(self._text), str(self._refusal), calls, finish, tokens)

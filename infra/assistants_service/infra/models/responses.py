@@ -1,4 +1,4 @@
-"""Models behind the Responses API, used without its server-side state: nothing is stored there."""
+"""Models with the Responses API, used without its server-side state: nothing is stored there."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from assistants_service.infra.models.upstream import Upstream
 
 _PATH = "/responses"
 _NO_PARAMETERS = {"type": "object", "properties": {}}
-# What a model thought is not stored there, so it comes back encrypted (platform.openai.com/docs/guides/reasoning).
+# Reasoning is not stored there, so it is returned encrypted (platform.openai.com/docs/guides/reasoning).
 _INCLUDE = {"include": ["reasoning.encrypted_content"]}
-# A deployment of another key cannot read it ("could not be verified", github.com/openai/codex/issues/3573): then the
-# model thinks anew. A server that does not know it refuses to be asked for it: see Habits.
+# A deployment with another key cannot read it ("could not be verified", github.com/openai/codex/issues/3573): then the
+# model reasons again. A server that does not support it refuses the request for it: see Habits.
 _ENCRYPTED = re.compile(r"encrypted.content", re.IGNORECASE)
 
 
 class ResponsesModel:
-    """`forced` as for ChatModel."""
+    """`forced` as in ChatModel."""
 
     def __init__(self, upstream: Upstream, *, forced: str = "object") -> None:
         self._upstream = upstream
         self._habits = Remembered(lambda: Habits(forced=forced))
 
     async def reply(self, prompt: Prompt, deltas: Deltas | None) -> Reply:
-        """Ask once, and again without what the provider does not take; streamed only if a client listens, for a stream
-        costs more than a whole reply."""
+        """Call the model, and again without what the provider refuses; streamed only if a client listens, because a
+        stream costs more than a whole reply."""
         wanted = _body(prompt, self._upstream.provider)
         if deltas is not None:
             wanted["stream"] = True
@@ -58,7 +58,7 @@ class ResponsesModel:
 
 
 def _thoughtless(body: dict[str, Any], refused: Refused) -> dict[str, Any]:
-    """Raises the refusal if it is not about thoughts, or there are none."""
+    """Removes the reasoning. Raises the refusal if it is not about reasoning, or if there is none."""
     rest = [item for item in body["input"] if item["type"] != "reasoning"]
     if not _ENCRYPTED.search(refused.said) or len(rest) == len(body["input"]):
         raise refused
@@ -111,7 +111,7 @@ def _part(part: str | Image) -> dict[str, Any]:
 
 
 def _tool(function: Function) -> dict[str, Any]:
-    """Flattened. `strict` and `parameters` are required here; left out in Chat Completions they mean this."""
+    """Not nested. `strict` and `parameters` are required here; these values are the defaults of Chat Completions."""
     return {"type": "function", "parameters": _NO_PARAMETERS, "strict": False} | function.fields
 
 
@@ -120,7 +120,7 @@ def _tool_choice(choice: str | ForcedFunction) -> str | dict[str, Any]:
 
 
 def _text_format(response_format: ResponseFormat) -> dict[str, Any]:
-    """Chat Completions nests the schema's name and options, Responses has them flat."""
+    """Chat Completions nests the schema's name and options, Responses does not."""
     found: dict[str, Any] = to_builtins(response_format)
     schema: dict[str, Any] = found.pop("json_schema", {})
     return found | schema

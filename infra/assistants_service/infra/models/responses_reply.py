@@ -1,4 +1,4 @@
-"""What the Responses API answers, whole or in events, by the types that a reply must have to be stored."""
+"""Responses of the Responses API, whole or in events, validated so that they can be stored."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class _Event(msgspec.Struct):
 
 
 class ResponsesReply:
-    """Raises msgspec.ValidationError for what has other types."""
+    """Raises msgspec.ValidationError for wrong types."""
 
     def __init__(self, draft: ReplyBuilder, upstream: Upstream) -> None:
         self._draft, self._upstream = draft, upstream
@@ -63,11 +63,11 @@ class ResponsesReply:
         self._response = _Response()
 
     def advance(self, data: Mapping[str, Any]) -> bool:
-        """Whether that was the end."""
+        """Returns whether that was the last event."""
         if data.get("type") in _ENDINGS:
             self.end(data["response"])
             return True
-        if data.get("type") is None and "output" in data:  # a whole answer, though a stream was asked for
+        if data.get("type") is None and "output" in data:  # a whole response, although a stream was requested
             self.end(data)
             return True
         self._event(msgspec.convert(data, _Event))
@@ -87,8 +87,8 @@ class ResponsesReply:
             self._thoughts_of(output or ())
 
     def reply(self, limit: int | None) -> Reply:
-        """llama.cpp calls a reply `completed` that its limit has cut off. Raises ModelError for one that is incomplete
-        for another reason than its length or a content filter."""
+        """llama.cpp reports `completed` for a reply that was cut off by its limit. Raises ModelError for one that is
+        incomplete for another reason than its length or a content filter."""
         details = self._response.incomplete_details
         reason = details.reason if details else None
         tokens = tokens_of(self._response.usage)
@@ -101,7 +101,7 @@ class ResponsesReply:
         return replace(reply, thought=self._thinking.kept(self._upstream.provider)) if reply.calls else reply
 
     def _event(self, event: _Event) -> None:
-        # llama.cpp gives no index, but the id of the item.
+        # llama.cpp sends no index, but the item's id.
         kind, key = event.type, event.item_id if event.output_index is None else event.output_index
         if kind == "response.output_text.delta":
             self._draft.text(msgspec.convert(event.delta, str))
@@ -145,8 +145,7 @@ class ResponsesReply:
             calls += item.get("type") == "function_call"
 
     def _think(self, item: Mapping[str, Any], before: int) -> None:
-        """One that has neither an encrypted text nor an open one has nothing to give back but its id, and its server
-        does not store it."""
+        """An item without encrypted or plain text has nothing to return but its id, which its server does not store."""
         self._thought = True
         if item.get("encrypted_content") or item.get("content"):
             kept = {name: value for name, value in item.items() if name != "status" and value is not None}

@@ -1,13 +1,14 @@
-"""What a thinking model said to itself before it called functions, as its server wants it back with their outputs.
+"""The reasoning of a model before its function calls, in the form in which its server expects it back with their
+outputs.
 
-Without it servers refuse the next turn of a run, or the model has to think anew:
+Without it, servers refuse the next turn of a run, or the model has to reason again:
 
 * Gemini: `extra_content.google.thought_signature` of a call (ai.google.dev/gemini-api/docs/thought-signatures).
 * DeepSeek, Moonshot, Z.ai and others: `reasoning_content` (api-docs.deepseek.com/guides/thinking_mode#tool-calls).
 * OpenRouter: `reasoning_details` (openrouter.ai/docs/use-cases/reasoning-tokens#preserving-reasoning-blocks).
 * Groq and vLLM for gpt-oss: `reasoning`. LiteLLM: `thinking_blocks`, and `provider_specific_fields` of a call.
 
-The fields go back as they came, as opaque as they are, and to the same provider only.
+The fields are returned unchanged, and to the same provider only.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ from assistants_service.infra.models.reply_builder import clean
 
 logger = logging.getLogger(__name__)
 
-MOST: Final = 1024 * 1024  # bytes of JSON, kept in the log beside a step
+MOST: Final = 1024 * 1024  # bytes of JSON, stored in the log with a step
 OF_MESSAGES: Final = ("reasoning_content", "reasoning", "reasoning_details", "thinking_blocks", "extra_content")
 OF_CALLS: Final = ("extra_content", "provider_specific_fields")
-_GROWING: Final = ("text", "summary", "thinking")  # fields of a block, of which a stream sends the next part
+_GROWING: Final = ("text", "summary", "thinking")  # fields of a block that a stream sends in parts
 
 
 class Thinking:
-    """Gathers it, from a whole message or from the deltas of one."""
+    """Collects it, from a whole message or from deltas."""
 
     def __init__(self) -> None:
         self._message: dict[str, Any] = {}
@@ -47,7 +48,7 @@ class Thinking:
                 self._calls.setdefault(call_id, {})[name] = value
 
     def item(self, item: Mapping[str, Any], before: int) -> None:
-        """An item of Responses, which came before the call of that number."""
+        """An item of Responses, which preceded the call of that number."""
         if self._room(item):
             self._message.setdefault("items", []).append([before, item])
 
@@ -56,14 +57,14 @@ class Thinking:
         return self._size <= MOST
 
     def kept(self, provider: str) -> Thought | None:
-        """None: nothing, or more than is kept; the provider is not given half of it."""
+        """None if there is none, or too much to store; the provider never gets only a part of it."""
         if not self._size:
             return None
         if self._message.get("reasoning_details"):  # `reasoning` is the same without its signatures
             self._message.pop("reasoning", None)
         data = json.dumps({"message": self._message, "calls": self._calls}, separators=(",", ":"))
         if self._size > MOST or len(data) > MOST:
-            logger.warning("What a model of '%s' thought is not kept: it is too long", provider)
+            logger.warning("The reasoning of a model of '%s' is not stored: it is too long", provider)
             return None
         return Thought(provider, data)
 
@@ -84,7 +85,7 @@ def _blocks(value: Any) -> bool:
 
 
 def _add(blocks: list[dict[str, Any]], block: Mapping[str, Any]) -> None:
-    """A part of the last block, or of the one with its index, or a block of its own."""
+    """Adds a part of the last block, or of the one with the same index, or a new block."""
     last = next(
         (known for known in reversed(blocks) if _kind(known) == _kind(block)),
         None,
@@ -109,7 +110,7 @@ def of_turn(turn: Turn, provider: str) -> tuple[dict[str, Any], dict[str, dict[s
         return {}, {}
     try:
         data = _clean(json.loads(turn.thought.data))
-    except RecursionError:  # nested a thousand times: nothing that a server would miss
+    except RecursionError:  # nested a thousand times: not what a server would need
         return {}, {}
     return data["message"], data["calls"]
 

@@ -1,16 +1,17 @@
-"""The conversation as every server takes it: no message is blank, and users and assistants take turns.
+"""Changes a conversation into a form that every server accepts: no blank messages, and alternating users and
+assistants.
 
-* Anthropic and Bedrock refuse a message without content, and one of spaces alone ("text content blocks must be
-  non-empty", "must contain non-whitespace text", github.com/anthropics/claude-code/issues/23440), vLLM an assistant's
-  whose content is null without calls. It stays in the thread, so every later run would fail. An assistant's is left
-  out; in the place of a user's or a tool's stands a note.
+* Anthropic and Bedrock refuse a message without content or with only spaces ("text content blocks must be non-empty",
+  "must contain non-whitespace text", github.com/anthropics/claude-code/issues/23440), and vLLM an assistant's message
+  with null content and no calls. The message stays in the thread, so every later run would fail. An assistant's is left
+  out; a user's or a tool's is replaced by a note.
 * The templates of Gemma and Mistral refuse two messages of one role in a row ("Conversation roles must alternate
   user/assistant/user/assistant/...", github.com/vllm-project/vllm/issues/6862), and so does Bedrock. A failed run that
-  is followed by another message leaves two of the user. Anthropic's API joins such messages by itself.
+  is followed by another message leaves two messages of the user. Anthropic's API joins such messages itself.
 
-So neighbours are joined for every server: a server's template cannot be told from here, and one text after the other
-says the same as two messages. What only some refuse is mended when they do, and what that says of the model is
-remembered (providers): MENDS.
+So neighbours are joined for every server: the service does not know a server's template, and joined texts mean the same
+as two messages. What only some servers refuse is changed when they do, and general changes are remembered for the model
+(providers): MENDS.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ _BLANK: Final = {"user": "(This message is empty.)", "tool": "(no output)"}
 
 @dataclass(frozen=True, slots=True)
 class Mend:
-    """What a model is sent in another way, once it was refused in such words. `remembered`: whether that is so for all
-    prompts, and not for what this one holds."""
+    """A change to the prompt for models that refuse it with such a text. `remembered`: whether the model needs it for
+    all prompts, and not only for this one's content."""
 
     words: re.Pattern[str]
     apply: Callable[[Prompt], Prompt]
@@ -41,7 +42,7 @@ class Mend:
 
 
 def mend_of(prompt: Prompt, error: ModelError) -> Mend | None:
-    """The first that changes the prompt and may help."""
+    """The first change that applies to the prompt and may help."""
     if error.code != "server_error":
         return None
     said = (mend for mend in MENDS if mend.words.search(error.message))
@@ -49,19 +50,20 @@ def mend_of(prompt: Prompt, error: ModelError) -> Mend | None:
 
 
 def opened(prompt: Prompt) -> Prompt:
-    """With something for the assistant to answer. Only where it has to be: others take greetings for what they are."""
+    """Adds a user message for the assistant to answer. Only where it is required: others accept a greeting at the
+    start."""
     speaks_first = bool(prompt.turns) and prompt.turns[0].role == "assistant"
     return replace(prompt, turns=(OPENING, *prompt.turns)) if speaks_first else prompt
 
 
 def closed(prompt: Prompt) -> Prompt:
-    """For a run without a new message of the user: most models then say more, some want to be asked."""
+    """For a run without a new user message: most models then continue, some require a question."""
     speaks_last = bool(prompt.turns) and prompt.turns[-1].role == "assistant"
     return replace(prompt, turns=(*prompt.turns, CLOSING)) if speaks_last else prompt
 
 
 def bridged(prompt: Prompt) -> Prompt:
-    """With an answer between a tool's output and the next message, as after a run that failed there."""
+    """Adds an answer between a tool's output and the next message, for example after a run that failed there."""
     turns: list[Turn] = []
     for turn in joined(prompt.turns):
         if turns and (turns[-1].role, turn.role) == ("tool", "user"):
@@ -71,7 +73,7 @@ def bridged(prompt: Prompt) -> Prompt:
 
 
 def without_images(prompt: Prompt) -> Prompt:
-    """With a note in the place of each: what one message shows must not end the thread."""
+    """Replaces each image with a note: one image must not make the thread unusable."""
     turns = tuple(_described(turn) if turn.images else turn for turn in prompt.turns)
     return replace(prompt, turns=turns) if turns != prompt.turns else prompt
 
@@ -85,8 +87,8 @@ _WRONG: Final = (
     r"|at most \d|not (?:support|valid)|error)"
 )
 MENDS: Final = (
-    # An assistant speaks first, as in a thread that begins with a greeting: Bedrock ("A conversation must start with a
-    # user message"), Anthropic's models there ("first message must use the "user" role",
+    # The conversation begins with an assistant message, for example a greeting: refused by Bedrock ("A conversation
+    # must start with a user message"), Anthropic's models there ("first message must use the "user" role",
     # github.com/lobehub/lobehub/issues/1601), and the templates above.
     Mend(
         re.compile(
@@ -95,19 +97,19 @@ MENDS: Final = (
         ),
         opened,
     ),
-    # It spoke last: Mistral ("Expected last role User or Tool (or Assistant with prefix True) for serving but got
-    # assistant", github.com/huggingface/smolagents/issues/757), Anthropic's newer models ("This model does not support
-    # assistant message prefill. The conversation must end with a user message.",
-    # github.com/ericc-ch/copilot-api/pull/261), llama.cpp with a thinking model
-    # ("Assistant response prefill is incompatible with enable_thinking.").
+    # It ends with one: refused by Mistral ("Expected last role User or Tool (or Assistant with prefix True) for serving
+    # but got assistant", github.com/huggingface/smolagents/issues/757), Anthropic's newer models ("This model does not
+    # support assistant message prefill. The conversation must end with a user message.",
+    # github.com/ericc-ch/copilot-api/pull/261), llama.cpp with a thinking model ("Assistant response prefill is
+    # incompatible with enable_thinking.").
     Mend(
         re.compile(r"expected last role user|must end with a user message|message prefill|response prefill", re.I),
         closed,
     ),
     # Mistral (github.com/NousResearch/hermes-agent/issues/20154).
     Mend(re.compile(r"unexpected role 'user' after role 'tool'", re.I), bridged),
-    # A model that sees nothing: OpenRouter ("No endpoints found that support image input",
-    # github.com/nexu-io/nexu/issues/875, a thread that failed for ever), Ollama ("this model does not support image
+    # A model without image input: OpenRouter ("No endpoints found that support image input",
+    # github.com/nexu-io/nexu/issues/875, a thread that failed permanently), Ollama ("this model does not support image
     # input", github.com/ollama/ollama/issues/17301), vLLM, llama.cpp, OpenAI, DeepSeek.
     Mend(
         re.compile(
@@ -117,7 +119,7 @@ MENDS: Final = (
         ),
         without_images,
     ),
-    # One that cannot see this image: too large, broken, gone.
+    # A model that cannot process this image: too large, broken, missing.
     Mend(
         re.compile(rf"{_WRONG}.{{0,80}}image|image.{{0,120}}{_WRONG}|while downloading", re.I | re.S),
         without_images,
@@ -140,7 +142,7 @@ def joined(turns: Iterable[Turn]) -> list[Turn]:
 
 
 def _without_blanks(turn: Turn) -> Turn:
-    """White space alone says nothing, also beside an image."""
+    """Texts of white space are dropped, also next to an image."""
     if all(isinstance(part, Image) or part.strip() for part in turn.parts):
         return turn
     return replace(turn, content=content_of(part for part in turn.parts if isinstance(part, Image) or part.strip()))
@@ -151,7 +153,7 @@ def _filled(turn: Turn) -> Turn:
 
 
 def _both(first: Turn, second: Turn) -> Content:
-    """A paragraph each."""
+    """Joins the two as paragraphs."""
     if first.images or second.images:
         return content_of([*first.parts, *second.parts])
     return "\n\n".join(turn.text for turn in (first, second) if turn.text)

@@ -1,7 +1,7 @@
 """Calls to a model provider through the openai SDK: its transport and its retries, without its response classes.
 
-Building pydantic objects costs 4 ms of CPU a call, so requests go out as bytes and replies come back as plain JSON.
-Importing this module imports the SDK, which takes more than a second: do it where nothing waits (see providers).
+Building pydantic objects costs 4 ms of CPU time per call, so requests are sent as bytes and responses parsed as plain
+JSON. Importing this module imports the SDK, which takes more than a second: do it where nothing waits (see providers).
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ _UNREADABLE = (LookupError, TypeError, ValueError, AttributeError)
 
 
 class Upstream:
-    """One provider. Retries are the SDK's (`max_retries` of the client): connection errors, 408, 409, 429 and 5xx,
-    before the first byte of a stream. What still fails is a ModelError; a stream that ends too early is BrokenOff."""
+    """One provider. The SDK retries (`max_retries` of the client) connection errors, 408, 409, 429 and 5xx, before the
+    first byte of a stream. Remaining failures are ModelErrors; a stream that ends too early is BrokenOff."""
 
     def __init__(self, client: AsyncOpenAI, provider: str) -> None:
         self._client = client
@@ -55,8 +55,8 @@ class Upstream:
     async def stream(
         self, path: str, body: Mapping[str, Any], draft: ReplyBuilder
     ) -> AsyncIterator[AsyncIterator[dict[str, Any]]]:
-        """The data of the server-sent events, which the caller reads into `draft`. Closed with the block, so that a
-        cancel hangs up at once."""
+        """The data of the server-sent events, which the caller reads into `draft`. Closed at the end of the block, so
+        that a cancellation disconnects at once."""
         stream = await self._client.post(
             path,
             cast_to=object,
@@ -73,13 +73,13 @@ class Upstream:
         async for data in answers.events(pieces):
             yield self._object(data)
             draft.event(len(data))  # the caller has read it
-        # Nothing follows [DONE]; the end of the body, once it is read, leaves the connection to the next request.
+        # Nothing follows [DONE]; reading to the end of the body makes the connection reusable.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_LAST_BYTES):
                 await anext(pieces, None)
 
     def _object(self, data: bytes) -> dict[str, Any]:
-        """An error may come with status 200, and inside a stream. Raises ModelError; ValueError for no object."""
+        """An error may have status 200, or be inside a stream. Raises ModelError; ValueError if it is not an object."""
         found = answers.decode(data)
         if isinstance(found, list) and found and isinstance(found[0], dict):
             found = found[0]
@@ -90,7 +90,7 @@ class Upstream:
         raise ValueError("no object")
 
     async def get(self, path: str, *, timeout: float) -> dict[str, Any]:
-        """Once, without retries: for what can be left out."""
+        """One attempt, without retries: for optional information."""
         options: Any = {"timeout": timeout, "max_retries": 0}
         response = await self._client.get(path, cast_to=httpx2.Response, options=options)
         return self._object(response.content)
@@ -100,17 +100,17 @@ class Upstream:
 
     @contextmanager
     def errors(self) -> Iterator[None]:
-        """Whatever goes wrong inside, while asking or while reading the answer, becomes a ModelError."""
+        """Turns all errors of the request and of reading the response into ModelErrors."""
         try:
             yield
         except ModelError:
             raise
         except TimeoutError as error:  # the caller's own limit
-            raise self.failure(f"The model provider '{self._provider}' did not answer in time.") from error
+            raise self.failure(f"The model provider '{self._provider}' did not respond in time.") from error
         except openai.APIConnectionError as error:
             raise self.failure(self._unreachable(error.__cause__)) from error
         except openai.APIStatusError as error:
-            # Not chained: the redacted message says all that the original does.
+            # Not chained: the redacted message contains all that the original does.
             raise self._answered(error) from None
         except TooSilent as error:
             raise self.failure(
@@ -121,7 +121,7 @@ class Upstream:
         except httpx2.TransportError as error:
             raise self._broken(self._unreachable(error)) from error
         except Exception as error:
-            # Not with its traceback, whose last line may quote the answer.
+            # Without the traceback, whose last line may quote the answer.
             kind = type(error).__name__
             logger.warning("A call of the model provider '%s' failed: %s", self._provider, kind)
             unreadable = isinstance(error, (*_UNREADABLE, answers.Compressed))
@@ -140,7 +140,7 @@ class Upstream:
         return self.failed(_body(error), error.status_code)
 
     def failed(self, error: object, status: int | None = None) -> ModelError:
-        """For what the wire says, in an error response, in an object or in a stream."""
+        """For an error of the provider, in an error response, in an object or in a stream."""
         message = failures.words(error)
         if not message:
             message = f"The model provider '{self._provider}' failed" + (f" with status {status}." if status else ".")
@@ -155,7 +155,7 @@ class Upstream:
         return self._told(refused, status, reason)
 
     def ended(self, reason: str, error: object) -> ModelError:
-        """For a reply that the provider itself ended as a failure; `error` is what it says of it, if it does."""
+        """For a reply that the provider ended as a failure; `error` is its explanation, if any."""
         said = failures.words(error)
         message = f"The model provider '{self._provider}' ended its reply with '{reason[:100]}'"
         return self._told(
@@ -169,7 +169,7 @@ class Upstream:
         return self._told(BrokenOff("server_error", message), None, message)
 
     def failure(self, message: str, status: int | None = None) -> ModelError:
-        """In our own words, which the log may repeat."""
+        """With a text of the service, which may be logged."""
         return self._told(ModelError("server_error", self._short(message)), status, message)
 
     def _told(self, error: ModelError, status: int | None, reason: str) -> ModelError:
@@ -178,13 +178,13 @@ class Upstream:
 
     def _unreachable(self, cause: BaseException | None) -> str:
         if isinstance(cause, httpx2.ReadTimeout):
-            return f"The model provider '{self._provider}' did not answer in time."
+            return f"The model provider '{self._provider}' did not respond in time."
         if isinstance(cause, httpx2.ReadError | httpx2.RemoteProtocolError):
             return f"The model provider '{self._provider}' broke off its reply."
         return f"The model provider '{self._provider}' could not be reached."
 
     def _short(self, message: str) -> str:
-        """Messages end up in `last_error`, which clients read: short, storable, and never with a key in it."""
+        """Messages end up in `last_error`, which clients read: short, storable, and without keys."""
         message = clean(message)
         if key := self._client.api_key:
             message = message.replace(key, "***")
@@ -193,8 +193,8 @@ class Upstream:
 
 
 def _body(error: openai.APIStatusError) -> object:
-    """All of it. The SDK keeps what stands under `error`, which may be no more than the name of the status."""
+    """The whole body. The SDK keeps only what is in `error`, which may be just the name of the status."""
     try:
         return answers.decode(error.response.content)
-    except (ValueError, RuntimeError):  # no JSON, nested too deep, or not read
+    except (ValueError, RuntimeError):  # not JSON, nested too deeply, or not read
         return error.body

@@ -1,4 +1,4 @@
-"""What a call cost, as the provider counted it."""
+"""Token usage of a call, as counted by the provider."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import msgspec
 
 from assistants_service.core.ports.models import Tokens
 
-_MOST = 2**53 - 1  # what every client can read
+_MOST = 2**53 - 1  # readable by every client
 
 
 class Details(msgspec.Struct):
@@ -15,7 +15,7 @@ class Details(msgspec.Struct):
 
 
 class Usage(msgspec.Struct):
-    """Of both APIs: Chat Completions says prompt and completion, Responses input and output."""
+    """For both APIs: Chat Completions has prompt and completion tokens, Responses input and output tokens."""
 
     prompt_tokens: int | float | None = None
     completion_tokens: int | float | None = None
@@ -41,5 +41,5 @@ def tokens_of(usage: Usage | None) -> Tokens:
 
 
 def _number(value: float | None) -> int:
-    """Some write whole numbers with a decimal point."""
+    """Some servers write whole numbers with a decimal point."""
     return int(min(max(0, value or 0), _MOST))

@@ -1,4 +1,4 @@
-"""The connection to an SQLite file: statements run on the event loop, transactions wait their turn."""
+"""The connection to an SQLite file: statements run on the event loop, transactions are queued."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from assistants_service.core.ports.storage import (
     Unsent,
 )
 
-# Seconds that a write waits for another process's transaction (each takes well under a millisecond), and how it waits.
+# Seconds that a write waits for another process's transaction (each takes well under a millisecond), and the pauses.
 BUSY_TIMEOUT, BUSY_PAUSE = 5.0, 0.01
-PAGE = 2048  # bytes: a commit writes whole pages, and most rows are far smaller than SQLite's own 4,096
+PAGE = 2048  # bytes: a commit writes whole pages, and most rows are far smaller than SQLite's default of 4,096
 
 
 class SqliteConnection:
-    """What the parts of the engine share. `path` is a file, or ":memory:"."""
+    """Shared by the parts of the engine. `path` is a file, or ":memory:"."""
 
     def __init__(self, path: str, clock: Clock) -> None:
         self._path, self._clock = path, clock
@@ -31,7 +31,7 @@ class SqliteConnection:
         self.retries: Counter[str] = Counter()
         self._waiting = asyncio.Lock()
         self._db: sqlite3.Connection | None = None
-        self._looked = math.inf  # the time of the last look at the queue
+        self._looked = math.inf  # the time of the last read of the queue
 
     @property
     def _sql(self) -> sqlite3.Connection:
@@ -41,7 +41,7 @@ class SqliteConnection:
 
     def _connect(self) -> sqlite3.Connection:
         db = sqlite3.connect(self._path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
-        db.execute(f"PRAGMA page_size={PAGE}")  # of a new file; one that is there keeps its own
+        db.execute(f"PRAGMA page_size={PAGE}")  # of a new file; an existing one keeps its own
         db.execute("PRAGMA journal_mode=WAL")
         db.execute("PRAGMA synchronous=NORMAL")
         db.execute("PRAGMA wal_autocheckpoint=0")
@@ -50,8 +50,8 @@ class SqliteConnection:
 
     @contextlib.asynccontextmanager
     async def _transaction(self) -> AsyncIterator[sqlite3.Connection]:
-        """All or nothing. Nothing may be awaited inside: all callers share the connection. Raises Unsent if it was
-        nothing, and StorageUnavailable if that cannot be told."""
+        """All or nothing. Nothing may be awaited inside, because all callers share the connection. Raises Unsent if it
+        certainly had no effect, and StorageUnavailable if that is unknown."""
         try:
             await self._begin()
             sql = self._sql
@@ -69,13 +69,13 @@ class SqliteConnection:
             sql.execute("COMMIT")
         except sqlite3.Error as error:
             _undo(sql)
-            # On a full disk, what makes the rest count, which comes last, was not written whole. After another fault of
-            # the disk it may be there, for the process that opens the file next.
+            # On a full disk, the end of the transaction, which makes it valid, was not written whole. After another
+            # disk error it may be there, for the next process that opens the file.
             certain = getattr(error, "sqlite_errorcode", 0) in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY)
             raise (_undone(error) if certain else StorageUnavailable(f"SQLite: {error}")) from error
 
     async def _begin(self) -> None:
-        """Wait for another process's transaction without holding up this process's other work."""
+        """Wait for another process's transaction without blocking this process's other work."""
         self.operations["transaction"] += 1
         if self._begun():
             return

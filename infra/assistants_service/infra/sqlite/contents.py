@@ -1,4 +1,4 @@
-"""Contents as rows of a mebibyte each."""
+"""Contents as rows of 1 MiB each."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ class SqliteContents(SqliteConnection):
         size = number = 0
         try:
             async for chunk in blocks(chunks, CHUNK):
-                async with self._transaction() as sql:  # one each: a long upload holds up no other writer
+                async with self._transaction() as sql:  # one each: a long upload blocks no other writer
                     place = (container, name, part, number, len(chunk), chunk)
-                    # Sent twice, a chunk is there once, as on Azure: the same id has the same bytes.
+                    # A chunk that is sent twice is stored once, as on Azure: the same id has the same bytes.
                     sql.execute("INSERT OR IGNORE INTO chunks VALUES(?, ?, ?, ?, ?, ?)", place)
                 size, number = size + len(chunk), number + 1
         except Exception:
-            with contextlib.suppress(StorageUnavailable):  # then it goes with the content
+            with contextlib.suppress(StorageUnavailable):  # then it is deleted with the content
                 await self._drop(container, name, "part=?", part)
             raise
         return Part(part, size)
@@ -49,12 +49,13 @@ class SqliteContents(SqliteConnection):
     async def commit(self, container: str, name: str, parts: Sequence[Part]) -> None:
         mine = json.dumps([(part.id, part.size) for part in parts])
         async with self._transaction() as sql:
-            # One transaction: of two orders of the parts the first one stays, and no part goes in between.
+            # One transaction: of two commits with different parts the first one stays, and no part is removed in
+            # between.
             there = sql.execute("SELECT parts FROM contents WHERE container=? AND name=?", (container, name)).fetchone()
             if there is None and not set(parts) <= {*self._parts(container, name)}:
-                raise Conflict("a part is not there")
+                raise Conflict("a part does not exist")
             if there is not None and there[0] != mine:
-                raise Conflict("there is a content of other parts")
+                raise Conflict("the content has other parts")
             sql.execute("INSERT OR IGNORE INTO contents VALUES(?, ?, ?)", (container, name, mine))
         await self._drop_others(container, name, [part.id for part in parts])
 
@@ -72,7 +73,7 @@ class SqliteContents(SqliteConnection):
                 if end is not None and low >= end:
                     return
                 if high > offset:
-                    await asyncio.sleep(0)  # else, a reader that takes all at once would block other tasks
+                    await asyncio.sleep(0)  # else a fast reader would block other tasks
                     data = self._chunk(container, name, part, number)
                     yield data[max(0, offset - low) : None if end is None else end - low]
             start += size
@@ -96,8 +97,8 @@ class SqliteContents(SqliteConnection):
         await self._drop(container, name, "part NOT IN (SELECT value FROM json_each(?))", json.dumps(kept))
 
     async def _drop(self, container: str, name: str, which: str, value: str) -> None:
-        """Delete the chunks of these parts: a few in each transaction, so that the deletion of gigabytes holds up
-        no writer. The same `commit` or `discard` again does what a crash left undone."""
+        """Delete the chunks of these parts: a few in each transaction, so that deleting gigabytes does not block
+        writers. Repeating `commit` or `discard` completes what a crash interrupted."""
         done = DROPPED
         while done == DROPPED:
             async with self._transaction() as sql:

@@ -22,7 +22,7 @@ class SqliteDocuments(SqliteConnection):
 
     async def create(self, container: str, name: str, body: bytes) -> str:
         async with self._transaction() as sql:
-            # OR IGNORE: two creators of one name; the second finds nothing changed.
+            # OR IGNORE: two processes create the same name; the second one changes nothing.
             done = sql.execute("INSERT OR IGNORE INTO documents VALUES(?, ?, 1, ?)", (container, name, body)).rowcount
         if not done:
             raise Conflict
@@ -31,7 +31,7 @@ class SqliteDocuments(SqliteConnection):
     async def replace(self, container: str, name: str, body: bytes, etag: str) -> str:
         version = int(etag.strip('"'))
         async with self._transaction() as sql:
-            # version=?: a writer that read before another one wrote.
+            # version=?: fails for a writer that read before another one wrote.
             done = sql.execute(
                 "UPDATE documents SET body=?, version=version+1 WHERE container=? AND name=? AND version=?",
                 (body, container, name, version),

@@ -1,4 +1,4 @@
-"""Logs as rows of blocks. A generation that is rolled over keeps its blocks under a name of its own."""
+"""Logs as rows of blocks. A roll-over moves the blocks of the old generation to a name of its own."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class SqliteLogs(SqliteDocuments):
         self, container: str, name: str, block: bytes, project: Project = nothing
     ) -> tuple[Mark, Sequence[Document]]:
         async with self._transaction() as sql:
-            # OR IGNORE: two creators of one log; the second finds nothing changed.
+            # OR IGNORE: two processes create the same log; the second one changes nothing.
             if not sql.execute("INSERT OR IGNORE INTO logs VALUES(?, ?, 0, 0)", (container, name)).rowcount:
                 raise Conflict
             return self._append(sql, container, name, Mark(0, 0), block, project), ()
@@ -44,7 +44,7 @@ class SqliteLogs(SqliteDocuments):
         if len(block) > MAX_BLOCK:
             raise ValueError(f"a block has {MAX_BLOCK} bytes at most, this one {len(block)}")
         end = mark.offset + len(block)
-        # generation and length: a writer that has not seen another's block, or a roll-over.
+        # generation and length: fails for a writer that has not seen another's block, or a roll-over.
         done = sql.execute(
             "UPDATE logs SET length=? WHERE container=? AND name=? AND generation=? AND length=?",
             (end, container, name, mark.generation, mark.offset),
@@ -71,13 +71,13 @@ class SqliteLogs(SqliteDocuments):
             if since and limit and not restarted:
                 mark = Mark(mark.generation, min(mark.offset, start + limit))
             data = self._bytes(container, name, mark, start)
-        if data is None:  # another process rolled the log over, or dropped it, in between
+        if data is None:  # another process rolled the log over, or deleted it, in between
             return await self.read(container, name, since, limit=limit)
         return Tail(data, mark, restarted)
 
     def _bytes(self, container: str, name: str, mark: Mark, start: int) -> bytes | None:
-        # The block that holds `start` may begin before it, as a stream may be read from any frame; the last one may end
-        # after `mark`.
+        # The block that contains `start` may begin before it, as a stream may be read from any event; the last one may
+        # end after `mark`.
         rows = self._sql.execute(
             "SELECT offset, data FROM blocks WHERE container=? AND name=? AND generation=? AND offset >= ("
             "SELECT max(offset) FROM blocks WHERE container=? AND name=? AND generation=? AND offset<=?)"
@@ -88,7 +88,7 @@ class SqliteLogs(SqliteDocuments):
 
     async def roll_over(self, container: str, name: str, mark: Mark) -> Mark:
         async with self._transaction() as sql:
-            # generation and length, as for an append: no other block falls between the snapshot and the new generation.
+            # generation and length, as in an append: no block falls between the snapshot and the new generation.
             done = sql.execute(
                 "UPDATE logs SET generation=generation+1, length=0"
                 " WHERE container=? AND name=? AND generation=? AND length=?",
@@ -105,7 +105,7 @@ class SqliteLogs(SqliteDocuments):
         return Mark(mark.generation + 1, 0)
 
     async def drop(self, container: str, name: str) -> None:
-        """And what was kept of its old generations."""
+        """Deletes its old generations as well."""
         async with self._transaction() as sql:
             row = sql.execute("SELECT generation FROM logs WHERE container=? AND name=?", (container, name)).fetchone()
             for gone in [name, *(f"{name}.{generation}" for generation in range(row[0] if row else 0))]:
@@ -118,7 +118,7 @@ class SqliteLogs(SqliteDocuments):
             return [name for (name,) in rows]
 
     async def weigh(self, container: str, prefix: str) -> int:
-        """In a thread, with its own connection; of a store in memory, there is but one."""
+        """Runs in a thread, with its own connection; a store in memory has only one."""
 
         def work(db: sqlite3.Connection) -> int:
             statement = (

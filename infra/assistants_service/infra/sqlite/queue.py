@@ -1,4 +1,4 @@
-"""The work queue as rows, hidden until a time."""
+"""The work queue as rows, each hidden until a time."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class SqliteQueue(SqliteConnection):
             await self._put_back(now)
         self._looked = now
         with self._errors():
-            # Looked at first without a write lock: polling an empty queue costs other writers nothing.
+            # First without a write lock: polling an empty queue costs other writers nothing.
             ids = self._sql.execute(
                 "SELECT id FROM queue WHERE name='work' AND visible_at<=? ORDER BY visible_at, id LIMIT ?", (now, limit)
             ).fetchall()
@@ -39,7 +39,7 @@ class SqliteQueue(SqliteConnection):
             return []
         async with self._transaction() as sql:
             rows = [
-                # visible_at again: two receivers of one item; the second finds it hidden.
+                # visible_at again: if two processes receive the same item, the second one finds it hidden.
                 sql.execute(
                     "UPDATE queue SET visible_at=?, since=?, count=count+1 WHERE id=? AND visible_at<=?"
                     " RETURNING id, body, count",
@@ -50,19 +50,19 @@ class SqliteQueue(SqliteConnection):
         return [Delivery(str(row[0]), row[1], row[2], str(row[2])) for row in rows if row]
 
     async def _put_back(self, now: float) -> None:
-        """The clock went back, perhaps while no process ran. What was hidden by the time before is hidden for as long
-        again, from now on, and no longer."""
+        """The clock was set back, perhaps while no process ran. Hide items for as long as they were to be hidden,
+        counted from now, and no longer."""
         with self._errors():
             if not self._sql.execute("SELECT 1 FROM queue WHERE since>? LIMIT 1", (now,)).fetchone():
                 return
         async with self._transaction() as sql:
-            # since: of two processes that notice, the second changes nothing.
+            # since: if two processes notice this, the second one changes nothing.
             sql.execute("UPDATE queue SET visible_at=visible_at-since+:now, since=:now WHERE since>:now", {"now": now})
 
     async def extend(self, delivery: Delivery, *, visibility_timeout: float) -> Delivery:
         now = self._clock.now()
         async with self._transaction() as sql:
-            # count is the receipt: a holder whose time ran out, and whose item was delivered to another.
+            # count is the receipt: it fails after the item was delivered to another worker.
             done = sql.execute(
                 "UPDATE queue SET visible_at=?, since=?, body=? WHERE id=? AND count=?",
                 (now + visibility_timeout, now, delivery.body, int(delivery.id), int(delivery.receipt)),
@@ -76,7 +76,7 @@ class SqliteQueue(SqliteConnection):
             self._delete(delivery)
 
     def _delete(self, delivery: Delivery) -> None:
-        # count: as in extend; another holder's item stays.
+        # count: as in extend; another worker's item stays.
         self._sql.execute("DELETE FROM queue WHERE id=? AND count=?", (int(delivery.id), int(delivery.receipt)))
 
     async def bury(self, delivery: Delivery, reason: str) -> None:

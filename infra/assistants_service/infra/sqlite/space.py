@@ -1,4 +1,4 @@
-"""What an SQLite file gives back to the disk: deleted rows leave free pages in it, for what comes next."""
+"""Compacts an SQLite file: deleted rows leave free pages in it, which are reused, but not returned to the disk."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from assistants_service.core.ports.storage import StorageUnavailable
 
 
 def vacuum(path: str) -> tuple[int, int]:
-    """Write the file anew, without free pages. Its bytes before and after, the write-ahead log's included. Meanwhile it
-    needs up to twice as much on the disk, and nothing else can be written.
+    """Rewrite the file without free pages. Returns its size before and after, in bytes, with the write-ahead log. This
+    needs up to twice as much space on the disk, and blocks all writes.
 
-    Raises StorageUnavailable if it cannot, and then nothing has changed.
+    Raises StorageUnavailable if it fails, and then nothing has changed.
     """
     file = existing(path)
     before = _size(file)
     try:
         with contextlib.closing(sqlite3.connect(file, timeout=5, isolation_level=None)) as db:
             db.execute("VACUUM")
-            # The new file is in the write-ahead log now; this makes it the file.
+            # The new content is still in the write-ahead log; this moves it to the file.
             busy, _, _ = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     except sqlite3.Error as error:
-        raise StorageUnavailable(f"'{path}' cannot be written anew: {error}") from None
+        raise StorageUnavailable(f"'{path}' cannot be rewritten: {error}") from None
     if busy:
-        raise StorageUnavailable(f"'{path}' is being read: its bytes are given back a while after that has ended")
+        raise StorageUnavailable(f"'{path}' is being read: its space is freed some time after that has ended")
     return before, _size(file)
 
 
 def existing(path: str) -> Path:
-    """The file. Raises StorageUnavailable if there is none: opening it would make an empty one."""
+    """The file. Raises StorageUnavailable if it does not exist, because opening it would create an empty one."""
     file = Path(path).expanduser()
     if not file.exists():
         raise StorageUnavailable(f"there is no file '{path}'")

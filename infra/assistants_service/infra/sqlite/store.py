@@ -1,8 +1,8 @@
 """The embedded storage engine: one SQLite file (or memory), for one machine.
 
-A commit and its documents are one transaction. WAL with synchronous=NORMAL: what was acknowledged survives the death of
-every process; an operating system that dies may lose the last moments. Statements run on the event loop itself, since
-one takes 10 to 100 microseconds, less than a hop to a thread and back; the checkpoints, which fsync, run in a thread.
+A commit and its documents are one transaction. WAL with synchronous=NORMAL: acknowledged writes survive the death of
+every process; a crash of the operating system may lose the most recent ones. Statements run on the event loop itself:
+they take 10 to 100 microseconds, less than a hop to a thread and back. Checkpoints, which fsync, run in a thread.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from assistants_service.infra.sqlite.queue import SqliteQueue
 
 log = logging.getLogger(__name__)
 
-# Tables of large rows have a rowid: in one without, a search reads whole rows on its way, snapshots of megabytes too.
+# Tables of large rows have a rowid: without one, a search would read whole rows on its way, even snapshots of
+# megabytes.
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS documents(
     container TEXT NOT NULL, name TEXT NOT NULL, version INTEGER NOT NULL, body BLOB NOT NULL,
@@ -49,14 +50,14 @@ CREATE TABLE IF NOT EXISTS queue(
     visible_at REAL NOT NULL, count INTEGER NOT NULL DEFAULT 0, since REAL NOT NULL DEFAULT 0);
 CREATE INDEX IF NOT EXISTS queue_visible ON queue(name, visible_at);
 """
-CHECKPOINT_EVERY = 2.0  # seconds between looks at the write-ahead log
-WRITE_EVERY = 5.0  # seconds between tries whether the file can be written to, for health checks
-ROOM = 16 * 1024 * 1024  # bytes that a disk must have left: the largest commit with its documents, and then some
-TIDY_EVERY = 3600.0  # seconds between looks for what is kept no longer
+CHECKPOINT_EVERY = 2.0  # seconds between checks of the write-ahead log
+WRITE_EVERY = 5.0  # seconds between test writes for health checks
+ROOM = 16 * 1024 * 1024  # bytes that must be free on the disk: more than the largest commit with its documents
+TIDY_EVERY = 3600.0  # seconds between deletions of expired data
 
 
 class SqliteStorage(SqliteLogs, SqliteContents, SqliteQueue):
-    """`path` is a file, or ":memory:" for an engine that lives and dies with this object (tests, simulations)."""
+    """`path` is a file, or ":memory:" for a store that exists as long as this object (tests, simulations)."""
 
     def __init__(self, path: str, clock: Clock) -> None:
         super().__init__(path, clock)
@@ -72,7 +73,7 @@ class SqliteStorage(SqliteLogs, SqliteContents, SqliteQueue):
             self._db = self._connect()
             self._db.executescript(SCHEMA)
             upgrade(self._db)
-            self._db.execute(f"PRAGMA busy_timeout={int(BUSY_PAUSE * 1000)}")  # from here on, waiting is `_begin`'s
+            self._db.execute(f"PRAGMA busy_timeout={int(BUSY_PAUSE * 1000)}")  # from here on, `_begin` waits
         except (OSError, sqlite3.Error) as error:
             raise StorageUnavailable(f"SQLite cannot open '{self._path}': {error}") from None
         if self._path != ":memory:":
@@ -91,8 +92,8 @@ class SqliteStorage(SqliteLogs, SqliteContents, SqliteQueue):
             self._db = None
 
     async def ping(self) -> None:
-        """With a write, as a store that can only be read is of no use; at most one each WRITE_EVERY seconds. One more
-        page may find room in the write-ahead log of a disk that is full, so that is asked, too."""
+        """Writes, at most once in WRITE_EVERY seconds, because a read-only store is of no use. Also checks the free
+        space: on a full disk, a small write may still fit into the write-ahead log."""
         if self._path != ":memory:" and shutil.disk_usage(Path(self._path).expanduser().parent).free < ROOM:
             raise StorageUnavailable(f"SQLite: the disk of '{self._path}' is full")
         with self._errors():
@@ -112,7 +113,7 @@ class SqliteStorage(SqliteLogs, SqliteContents, SqliteQueue):
             return [name for (name,) in self._sql.execute(f"{each} ORDER BY name LIMIT :limit", values)]
 
     async def _every(self, seconds: float, chore: Callable[[sqlite3.Connection], None]) -> None:
-        """What waits for the disk, or looks at everything: in a thread, with a connection of its own."""
+        """For work that waits for the disk, or reads everything: in a thread, with its own connection."""
 
         def work() -> None:
             with contextlib.closing(self._connect()) as db:
@@ -122,7 +123,7 @@ class SqliteStorage(SqliteLogs, SqliteContents, SqliteQueue):
             try:
                 await asyncio.to_thread(work)
             except Exception as error:
-                # A busy moment is no failure: the next time will do.
+                # A busy moment is not an error: the next time will do.
                 if getattr(error, "sqlite_errorcode", None) not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
                     log.warning("SQLite: background maintenance failed, trying again in %g s", seconds, exc_info=error)
             await asyncio.sleep(seconds)

@@ -1,6 +1,6 @@
-"""What was asked and answered, as OpenTelemetry's GenAI conventions want it in a span: JSON of roles and parts.
+"""Prompts and answers as attributes of a span, by OpenTelemetry's GenAI conventions: JSON of roles and parts.
 
-Only for who has allowed content in traces. Images are told by their URL, with data: URLs cut off.
+Only used if content in traces is allowed. Images are shown by their URLs, with data: URLs cut off.
 """
 
 from __future__ import annotations

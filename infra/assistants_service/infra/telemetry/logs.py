@@ -1,6 +1,6 @@
-"""Logs: lines for people, or JSON for machines. Both tell what the line is about (core.log_context) and of which trace.
+"""Log formats: text for people, or JSON for machines. Both contain the ids of core.log_context, and the trace.
 
-Content and secrets never come here: nothing in the service hands them to a logger, and a test greps for them.
+Content and secrets are never logged: no code passes them to a logger, and a test checks that.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from assistants_service.core import log_context
 from assistants_service.infra.settings import Settings
 
 NOISY = ("azure", "httpx2", "httpcore2", "openai", "opentelemetry")
-# A caller chooses a part of what is logged, such as the path of a request: it must not look like a line of ours.
+# Callers choose parts of what is logged, such as a request's path: it must not be able to imitate a log line.
 CONTROL = {code: f"\\u{code:04x}" for code in (*range(32), *range(127, 160), 0x2028, 0x2029)}
 
 
 def configure(settings: Settings, *, hosted: bool = False) -> None:
-    """Log as the settings say: to stderr, or in a process of another's (`hosted`) to where its handlers lead."""
+    """Configure logging by the settings: to stderr, or in a host's process (`hosted`) to its handlers."""
     root = logging.getLogger()
     if not hosted:
         logging.basicConfig(handlers=[logging.StreamHandler()], force=True)
@@ -29,7 +29,7 @@ def configure(settings: Settings, *, hosted: bool = False) -> None:
         handler.setFormatter(JsonLines() if settings.log_format == "json" else Lines())
     for noisy in NOISY:
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    logging.getLogger("azure.identity").setLevel(logging.ERROR)  # its warnings are pages, and follow as our error
+    logging.getLogger("azure.identity").setLevel(logging.ERROR)  # very long warnings of errors logged here anyway
 
 
 class Lines(logging.Formatter):
@@ -43,7 +43,7 @@ class Lines(logging.Formatter):
 
 
 class JsonLines(logging.Formatter):
-    """An object a line: time (RFC 3339), level, logger, message, exception (a traceback), and what it is about."""
+    """One object per line: time (RFC 3339), level, logger, message, exception (a traceback), and the ids."""
 
     def format(self, record: logging.LogRecord) -> str:
         line = {
@@ -61,7 +61,7 @@ class JsonLines(logging.Formatter):
 def facts() -> Mapping[str, str]:
     """request_id, project, thread_id, run_id, trace_id, span_id: those that are known here."""
     known = {key: value for key, value in log_context.current().items() if value}
-    # Imported only where telemetry is on.
+    # Imported only if telemetry is on.
     if tracing := sys.modules.get("opentelemetry.trace"):
         span = tracing.get_current_span().get_span_context()
         if span.is_valid:

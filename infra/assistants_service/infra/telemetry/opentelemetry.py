@@ -1,7 +1,7 @@
-"""Telemetry by OpenTelemetry: to Application Insights, to whatever speaks OTLP, or to both.
+"""Telemetry by OpenTelemetry: to Application Insights, to an OTLP endpoint, or to both.
 
-Everything is this object's own, nothing is global: two services in one process (a test) do not hear each other.
-Importing this module takes a tenth of a second, and Azure's exporter half a second: done only where it is switched on.
+There is no global state: two services in one process (in a test) do not mix. Importing this module takes 0.1 s, and
+Azure's exporter 0.5 s, so it is imported only if telemetry is on.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _W3C = TraceContextTextMapPropagator()
 
 
 class OpenTelemetry:
-    """ports.telemetry.Telemetry. `content` allows spans to hold what users, models and tools say."""
+    """ports.telemetry.Telemetry. `content` allows what users, models and tools say in spans."""
 
     def __init__(
         self,
@@ -100,7 +100,7 @@ class OpenTelemetry:
         self._histograms[what].record(value, _attributes(facts))
 
     def ended(self, what: str, seconds: float, facts: Mapping[str, Fact]) -> None:
-        """A span has ended: its metrics, which know of it even if it is not among the traces that are sampled."""
+        """Record the metrics of an ended span, whether or not its trace is sampled."""
         few = {fact: facts[fact] for fact in SPANS[what].dimensions if fact in facts}
         self._durations[what].record(seconds, {**SPANS[what].fixed, **_attributes(few)})
         for fact, kind in (("input_tokens", "input"), ("output_tokens", "output")):
@@ -109,7 +109,7 @@ class OpenTelemetry:
                 self._tokens.record(int(facts[fact]), attributes)  # type: ignore[arg-type]
 
     def watch(self, storage: Storage) -> None:
-        """Export what the store counts."""
+        """Export the store's counters."""
 
         def operations(_: CallbackOptions) -> list[Observation]:
             return [Observation(n, _attributes({"operation": kind})) for kind, n in dict(storage.operations).items()]
@@ -121,13 +121,13 @@ class OpenTelemetry:
             self._meter.create_observable_counter(metric.name, [callback], metric.unit, metric.description)
 
     async def close(self) -> None:
-        """Export the rest. An endpoint that does not answer does not hold up the end: the thread is not waited for."""
+        """Export the rest, but do not wait for an endpoint that does not respond."""
         loop, done = asyncio.get_running_loop(), asyncio.Event()
 
         def flush() -> None:
             self.traces.shutdown()
             self._metrics.shutdown(timeout_millis=FLUSH_TIMEOUT * 1000)
-            with contextlib.suppress(RuntimeError):  # the loop is gone: it took too long
+            with contextlib.suppress(RuntimeError):  # the loop is closed: it took too long
                 loop.call_soon_threadsafe(done.set)
 
         threading.Thread(target=flush, daemon=True).start()
@@ -137,7 +137,7 @@ class OpenTelemetry:
 
 
 class _Outside:
-    """The time in which a run waits for models and actions, of which several may be at work at once."""
+    """The time in which a run waits for models and actions, which may overlap."""
 
     def __init__(self) -> None:
         self.busy, self.since, self.seconds = 0, 0.0, 0.0
@@ -189,7 +189,7 @@ class _Span:
     def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
         now, telemetry = time.perf_counter(), self._telemetry
         if error is not None:
-            # No message and no traceback: they may hold content.
+            # Without message and traceback: they may contain content.
             self.tell(error=str(getattr(error, "code", None) or type(error).__name__))
         if "error" in self._facts:
             self._span.set_status(StatusCode.ERROR)
@@ -210,16 +210,16 @@ def _attributes(facts: Mapping[str, Fact]) -> dict[str, Any]:
 
 
 def _context(traceparent: str) -> Context:
-    """A context in which that span is the current one; the empty one if it is no traceparent."""
+    """A context with that span as the current one; an empty one if the traceparent is invalid."""
     return _W3C.extract({"traceparent": traceparent}, Context())
 
 
 def telemetry_to(settings: Settings) -> OpenTelemetry:
-    """Exported to where the settings say. Raises ConfigurationError."""
+    """Telemetry to the configured destinations. Raises ConfigurationError."""
     insights: dict[str, Any] = {}
     readers: list[MetricReader] = []
     if settings.applicationinsights_connection_string:
-        # Without these the exporter also reports on itself to Microsoft, and asks there how it is to be configured.
+        # Without these, the exporter also reports about itself to Microsoft, and gets its configuration there.
         os.environ.setdefault("APPLICATIONINSIGHTS_STATSBEAT_DISABLED_ALL", "true")
         os.environ.setdefault("APPLICATIONINSIGHTS_CONTROLPLANE_DISABLED", "true")
         from azure.monitor.opentelemetry.exporter import AzureMonitorMetricExporter, AzureMonitorTraceExporter

@@ -1,6 +1,7 @@
-"""What the service's telemetry is called: names of OpenTelemetry's semantic conventions, where they have one.
+"""Names in telemetry: those of OpenTelemetry's semantic conventions, where they exist.
 
-HTTP: semantic conventions 1.44. GenAI: as of 1.42, still in development, so they may change; all of them stand here.
+HTTP: semantic conventions 1.44. GenAI: as of 1.42, still in development, so they may change. All names are defined
+here.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-# Seconds. Those of model calls are the conventions'; requests and queueing are faster by far.
+# Bounds in seconds. Those of model calls are the conventions'; requests and queueing are much faster.
 FAST: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 SLOW: Final = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
 TOKEN_BUCKETS: Final = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576, 4194304, 16777216, 67108864)
@@ -17,7 +18,7 @@ TOKEN_BUCKETS: Final = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144, 104
 
 @dataclass(frozen=True, slots=True)
 class Convention:
-    """A kind of span. `name` is made of its facts; `duration` is the histogram of how long they take, by the facts
+    """A kind of span. `name` is made from its facts; `duration` is the histogram of its duration, by the facts in
     `dimensions`, which have few values each: no ids."""
 
     name: str
@@ -33,7 +34,7 @@ SPANS: Final[Mapping[str, Convention]] = {
     "request": Convention(
         "{method} {route}", "SERVER", "http.server.request.duration", ("method", "route", "code", "error"), {}, FAST
     ),
-    # A worker's work on a run, for one work item: until it ends, or waits for its client.
+    # A worker's work on a run for one work item: until the run ends, or waits for its client.
     "run": Convention(
         "invoke_agent",
         "CONSUMER",
@@ -45,7 +46,7 @@ SPANS: Final[Mapping[str, Convention]] = {
             "messaging.destination.name": "work",
         },
     ),
-    # A call of a model, with the retries of it.
+    # A model call, including retries.
     "model": Convention(
         "chat {model}",
         "CLIENT",
@@ -102,7 +103,7 @@ ATTRIBUTES: Final[Mapping[str, str]] = {
     # actions
     "tool": "gen_ai.tool.name",
     "call_id": "gen_ai.tool.call.id",
-    # content: only if it is allowed
+    # content: only if allowed
     "instructions": "gen_ai.system_instructions",
     "messages": "gen_ai.input.messages",
     "reply": "gen_ai.output.messages",
@@ -130,8 +131,8 @@ COUNTERS: Final[Mapping[str, Metric]] = {
 }
 
 HISTOGRAMS: Final[Mapping[str, Metric]] = {
-    "queued": Metric("assistants.run.queued", "s", "From the request to the worker that takes the run up."),
-    "overhead": Metric("assistants.run.overhead", "s", "A worker's work on a run, without models and actions."),
+    "queued": Metric("assistants.run.queued", "s", "From the request until a worker claims the run."),
+    "overhead": Metric("assistants.run.overhead", "s", "A worker's time for a run, without models and actions."),
 }
 
 # Read where they are counted anyway (infra.azure.calls, infra.sqlite.store).

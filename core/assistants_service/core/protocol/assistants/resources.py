@@ -30,7 +30,7 @@ class Assistant(Struct, frozen=True, kw_only=True):
 
 
 class StoredAssistant(Assistant, frozen=True, kw_only=True):
-    """As it is kept. `chosen` is not on the wire: which of temperature and top_p are 1 because a client said so, and
-    not because that is what the wire shows for nothing."""
+    """An assistant as stored. `chosen` is not on the wire: which of temperature and top_p are 1 because a client set
+    them, and not because 1 is what the wire shows for unset values."""
 
     chosen: tuple[str, ...] | UnsetType = UNSET

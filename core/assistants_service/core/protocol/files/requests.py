@@ -17,7 +17,8 @@ from assistants_service.core.protocol.bodies import Body
 
 
 def _file_name(value: str) -> str:
-    """The name alone, as some clients send a path; with nothing in it that a terminal or a header would obey."""
+    """Only the file name, because some clients send a path; without characters that a terminal or a header
+    interprets."""
     name = re.split(r"[/\\]", value)[-1]
     if name in {"", ".", ".."} or any(unicodedata.category(character) in {"Cc", "Cs"} for character in name):
         raise PydanticCustomError("value_error", "not a file name")
@@ -36,7 +37,7 @@ class ExpiresAfter(Body):
 
 
 class CreateFile(Body):
-    """The fields of the form; the file itself is streamed past them. `filename` is the file's."""
+    """The fields of the form; the file itself is streamed separately. `filename` is that of the file."""
 
     filename: FileName
     purpose: Purpose

@@ -65,7 +65,7 @@ StepStatus = Literal["in_progress", "completed", "failed", "cancelled", "expired
 
 
 class Step(Struct, frozen=True, kw_only=True):
-    """`expires_at` is the recordings', `expired_at` and `metadata` the specification's: all three (section 10)."""
+    """`expires_at` comes from the recordings, `expired_at` and `metadata` from the specification (section 10)."""
 
     id: str
     object: Literal["thread.run.step"] = "thread.run.step"
@@ -91,7 +91,7 @@ class Step(Struct, frozen=True, kw_only=True):
 
 
 def step_on_wire(step: Step, *, contents: bool = False) -> Step:
-    """The step as the wire shows it; what include[] asks for, only to who asked."""
+    """The step as on the wire; contents only for callers that ask for them by include[]."""
     calls = tuple(tool_of(call).on_wire(call, included=contents) for call in step.calls)
     if all(map(operator.is_, calls, step.calls)):
         return step
@@ -161,5 +161,5 @@ class Run(Struct, frozen=True, kw_only=True):
 
     @property
     def active(self) -> bool:
-        """The thread is locked: no other run, no new message."""
+        """An active run locks its thread: no other run, no new message."""
         return self.status not in TERMINAL

@@ -82,7 +82,7 @@ class CreateMessage(Body):
 
 
 class UpdateMetadata(Body):
-    """Messages and runs: only their metadata can change."""
+    """For messages and runs: only their metadata can change."""
 
     metadata: Metadata | None = None
 

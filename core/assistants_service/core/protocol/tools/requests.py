@@ -39,6 +39,6 @@ class ToolResourcesBody(Body):
 
 
 class NewToolResources(ToolResourcesBody):
-    """Of what is created: it may have a store made for it."""
+    """For new objects, which may have a store created for them."""
 
     file_search: NewFileSearchResources | None = None

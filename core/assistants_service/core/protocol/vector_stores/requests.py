@@ -44,7 +44,7 @@ Chunking = Annotated[AutoChunkingBody | StaticChunkingBody, Field(discriminator=
 
 
 class StoreHelper(Body):
-    """A store to be made with the assistant or the thread that it is for."""
+    """A store to create together with an assistant or thread."""
 
     file_ids: Annotated[list[NamedFile], Field(max_length=10_000)] | None = None
     chunking_strategy: Chunking | None = None
@@ -59,7 +59,7 @@ def _kind_of_value(value: Any) -> str:
     return "number" if isinstance(value, float) else "string"
 
 
-MOST = 2**53  # beyond, a JSON number is no exact integer, whichever way it is written: 10000000000000001, or 1e16
+MOST = 2**53  # beyond this, a JSON number may not be an exact integer in either notation: 10000000000000001, or 1e16
 
 
 AttributeValue = Annotated[
@@ -104,7 +104,7 @@ class CreateVectorStoreFile(Body):
 
 
 class UpdateVectorStoreFile(Body):
-    """`attributes` replaces the old ones whole; null takes them all away."""
+    """`attributes` replaces all old ones; null removes them."""
 
     attributes: Attributes | None
 

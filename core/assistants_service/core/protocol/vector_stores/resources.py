@@ -1,4 +1,4 @@
-"""Vector stores, their files and batches, and what a search finds, as they go over the wire."""
+"""Vector stores, their files and batches, and search results, as they go over the wire."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class StaticChunking(Struct, frozen=True, kw_only=True):
 
 
 class ChunkingStrategy(Struct, frozen=True, kw_only=True):
-    """`auto` is told as what it stands for (section 3.8)."""
+    """`auto` is shown as the values that it stands for (section 3.8)."""
 
     type: Literal["static"] = "static"
     static: StaticChunking = StaticChunking()

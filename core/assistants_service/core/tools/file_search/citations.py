@@ -1,7 +1,7 @@
-"""Where an answer has the marker of a search result, it gets a `file_citation` annotation (section 3.3).
+"""Turns markers of search results in an answer into `file_citation` annotations (section 3.3).
 
-A marker that stands for nothing that was found stays in the text, without an annotation: nothing that a model says is
-changed. Offsets count code points, as recorded.
+A marker that matches no result stays in the text without an annotation: the model's text is never changed. Offsets
+count code points, as recorded.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from assistants_service.core.protocol.runs.resources import Step
     from assistants_service.core.threads.state import ThreadState
 
-# A file's name has 255 characters at most. What cannot become a marker is not held back while an answer is streamed.
+# File names have at most 255 characters. Text that cannot become a marker is not held back during streaming.
 _MARKER = re.compile(r"【(\d{1,12}):(\d{1,9})†([^【】\n]{0,300})】")
 _BEGUN = re.compile(r"【(?:\d{0,12}|\d{1,12}:\d{0,9}|\d{1,12}:\d{1,9}†[^【】\n]{0,300})")
 
@@ -28,17 +28,17 @@ _RECENT = 100  # messages of the thread whose citations may be repeated
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """What an answer may cite: results of its run, and what earlier answers of the thread cited, by their markers."""
+    """What an answer may cite, by marker: results of its run, and citations of earlier answers in the thread."""
 
     results: Mapping[Place, FileSearchResult] = field(default_factory=dict)
-    earlier: Mapping[str, str] = field(default_factory=dict)  # from a marker to the id of the file
+    earlier: Mapping[str, str] = field(default_factory=dict)  # from a marker to a file's id
 
     def __bool__(self) -> bool:
         return bool(self.results or self.earlier)
 
 
 def sources_of(state: ThreadState, steps: Iterable[Step]) -> Sources:
-    """`steps` are those whose results the model is told in its prompt."""
+    """`steps` are those whose results are in the model's prompt."""
     cited = (each for each in state.annotations(_RECENT) if isinstance(each, FileCitation))
     return Sources(
         {place: result for step in steps for _, found in numbered(step.calls) for place, result in found},
@@ -52,16 +52,16 @@ class MarkerCiter:
     def __init__(self, sources: Sources) -> None:
         self._sources = sources
         self._names = {plain_name(result.file_name) for result in sources.results.values()}
-        self._held = ""  # what may become a marker
-        self._place = 0  # code points that were given out
+        self._held = ""  # may become a marker
+        self._place = 0  # code points returned so far
 
     def feed(self, text: str) -> Iterator[Piece]:
-        """What is certain by now. Held back is at most one marker that has begun."""
+        """Returns what is certain by now. At most the beginning of one marker is held back."""
         if not self._sources:
             yield from self._plain(text)
             return
         text, self._held = self._held + text, ""
-        start = at = 0  # what was given out of `text`, and how far it is known
+        start = at = 0  # how much of `text` was returned, and how far it was examined
         while (at := text.find("【", at)) >= 0:
             if found := _MARKER.match(text, at):
                 if annotation := self._annotation(found, self._place + at - start):
@@ -83,7 +83,7 @@ class MarkerCiter:
         yield from self._plain(held)
 
     def skip(self, text: str) -> None:
-        """This comes next, and is no marker."""
+        """Pass over text that contains no marker."""
         self._place += len(text)
 
     def _plain(self, text: str) -> Iterator[Piece]:
@@ -92,7 +92,8 @@ class MarkerCiter:
             yield text, None
 
     def _annotation(self, found: re.Match[str], start: int) -> FileCitation | None:
-        """Models shorten a file's name, or say `source`: the numbers count, unless the name is another result's."""
+        """Models shorten file names, or write `source`: the numbers count, unless the name is that of another
+        result."""
         file_id, result = self._sources.earlier.get(found[0]), self._sources.results.get((int(found[1]), int(found[2])))
         if result and (found[3] not in self._names or found[3] == plain_name(result.file_name)):
             file_id = result.file_id

@@ -1,7 +1,7 @@
-"""What a run's searches ask for, and how the model is told what was found.
+"""The options of a run's searches, and the text in which a model gets the results.
 
-Each result comes with a marker, 【4:0†report.pdf】, by which an answer cites it (citations.py). The first number is the
-search's own in its thread, the second counts the results of a step.
+Each result comes with a marker, 【4:0†report.pdf】, by which an answer cites it (citations.py). The first number is
+unique to the search within its thread, the second counts the results of a step.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ if TYPE_CHECKING:
 MOST_QUERIES: Final = 5
 LONGEST_QUERY: Final = 4_096  # characters
 MOST_RESULTS, MOST_RESULTS_GPT_35 = 20, 5  # by default (published document)
-MOST_TOKENS: Final = 16_000  # of the passages that a model gets for the searches of a turn (the vendor's guide)
-WINDOW_SHARE: Final = 0.25  # of its window, at most,
-RUN_SHARE: Final = 0.5  # and of all searches of a run together
+MOST_TOKENS: Final = 16_000  # of passages for the searches of one turn (the vendor's guide)
+WINDOW_SHARE: Final = 0.25  # maximum share of the model's window,
+RUN_SHARE: Final = 0.5  # and for all searches of a run together
 
 Count = Callable[[str], int]  # tokens of a text
 
 
 def stores_of(run: Run) -> tuple[str, ...]:
-    """The vector stores that the run searches: its assistant's and its thread's, as they were when it was created."""
+    """The vector stores that the run searches: its assistant's and its thread's, as of its creation."""
     return stores_in(run.tool_resources)
 
 
@@ -59,7 +59,7 @@ def ranking_of(run: Run) -> RankingOptions:
 
 
 def weights_of(run: Run) -> Weights | None:
-    """What HybridSearch asks for, if the run has it."""
+    """The run's hybrid_search weights, if it sets them."""
     given = _settings(run).ranking_options.hybrid_search
     return Weights(vector=given.embedding_weight, words=given.text_weight) if given else None
 
@@ -70,20 +70,20 @@ def most_results(run: Run) -> int:
 
 
 def room(steps: Iterable[Step], window: int, count: Count) -> int:
-    """How many tokens of passages a model with this window may still get for the searches of a turn, after what it got
-    in these steps of the run. Passages stay in the prompt until the run ends."""
+    """How many tokens of passages a model with this window may still get for the searches of a turn, in addition to
+    those of these steps of the run. Passages stay in the prompt until the run ends."""
     results = (result for step in steps for _, found in numbered(step.calls) for _, result in found)
     used = sum(count(text) for result in results for text in _texts(result))
     return max(0, min(MOST_TOKENS, int(window * WINDOW_SHARE), int(window * RUN_SHARE) - used))
 
 
 def queries_of(arguments: str) -> list[str]:
-    """What the model wants to search for. Raises ValueError, in words for the model."""
+    """The model's queries. Raises ValueError with a message for the model."""
     try:
         given = msgspec.json.decode(arguments or "{}", type=dict[str, Any])
     except msgspec.MsgspecError as error:
         raise ValueError(f"the arguments are not a JSON object: {error}") from None
-    queries = given.get("queries", given.get("query"))  # some models know better
+    queries = given.get("queries", given.get("query"))  # some models use this name
     queries = [queries] if isinstance(queries, str) else queries
     if not isinstance(queries, list) or not all(isinstance(query, str) for query in queries):
         raise ValueError("`queries` must be an array of strings")
@@ -94,7 +94,7 @@ def queries_of(arguments: str) -> list[str]:
 
 
 def results_of(found: Sequence[Found], tokens: int, count: Count) -> tuple[FileSearchResult, ...]:
-    """What was found, best first, as far as its passages have so many tokens; of the first, as much as fits."""
+    """The best results whose passages fit into so many tokens; the first one is shortened to fit."""
     kept: list[FileSearchResult] = []
     for each in found:
         text = each.text
@@ -116,7 +116,7 @@ def results_of(found: Sequence[Found], tokens: int, count: Count) -> tuple[FileS
 
 
 def _beginning(text: str, tokens: int, count: Count) -> str:
-    """As much of the text as has so many tokens."""
+    """The longest beginning of the text that has at most so many tokens."""
     return text[: bisect.bisect_right(range(len(text)), tokens, key=lambda end: count(text[:end])) - 1]
 
 
@@ -124,7 +124,7 @@ Place = tuple[int, int]  # the numbers of a marker
 
 
 def numbered(calls: Iterable[StepCall]) -> Iterator[tuple[FileSearchToolCall, list[tuple[Place, FileSearchResult]]]]:
-    """The searches among the calls of a step, each with its results and the places by which these are cited."""
+    """The searches among the calls of a step, each with its results and the numbers of their markers."""
     first = 0
     for call in calls:
         if isinstance(call, FileSearchToolCall):
@@ -138,12 +138,12 @@ def marker(place: Place, result: FileSearchResult) -> str:
 
 
 def plain_name(name: str) -> str:
-    """A file's name, as it can stand in a marker."""
+    """A file's name in the form used in markers."""
     return "".join(" " if character in "【】†\n\r" else character for character in name)
 
 
 def output_of(call: FileSearchToolCall, found: Sequence[tuple[Place, FileSearchResult]]) -> str:
-    """The output of the function, as the model reads it."""
+    """The output of the call, as the model reads it."""
     passages = ["\n".join([marker(place, result), *_texts(result)]) for place, result in found]
     note = [call.record.note] if call.record.note else []
     return "\n\n".join([*passages, *note]) or "Nothing was found."

@@ -1,4 +1,4 @@
-"""Runs the model's searches in files. What goes wrong with one is told to the model, which goes on without it."""
+"""Runs the model's searches. The model gets errors as the call's output, and continues without the results."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-TIMEOUT = 60.0  # seconds of one search, with its embeddings
+TIMEOUT = 60.0  # seconds for one search, including its embeddings
 WAIT = 60.0  # seconds after its start that a run waits for the files of its stores (the vendor's guide)
-LOOK_EVERY = 1.0  # seconds between looks at a store whose files another process reads
+LOOK_EVERY = 1.0  # seconds between reads of a store whose files another process ingests
 FAILED = "The files cannot be searched at the moment."
 FULL = "There is no room for more passages. Do not search again: answer from those that you have."
 GO_ON = "Do not search again now: tell the user, and do not guess."
 
-Ask = Callable[[Sequence[str]], Awaitable["Sequence[Found]"]]  # these stores
+Ask = Callable[[Sequence[str]], Awaitable["Sequence[Found]"]]  # searches these stores
 
 
 async def ready(stores: VectorStoreRepository, clock: Clock, project: str, store_id: str, until: float) -> None:
-    """Wait for the files of a store that are not read yet, until this time at most."""
+    """Wait until the files of a store are ingested, or until this time."""
     while (left := until - clock.now()) > 0:
         listener = stores.listen(project, store_id)
         try:
@@ -48,11 +48,11 @@ async def ready(stores: VectorStoreRepository, clock: Clock, project: str, store
 async def search(
     engine: Search, project: str, run_state: RunState, call: FileSearchToolCall, window: int, share: int, count: Count
 ) -> Output:
-    """What the model is told beside what was found, and that. `window` is the model's, in tokens;
-    `share` is the number of searches that divide its part of the window; `count` counts tokens, in a thread. It changes
-    nothing that a client could see, so it may be repeated.
+    """The output of a search, with its results. `window` is the model's, in tokens; `share` is the number of searches
+    that divide its part of the window; `count` counts tokens, in a thread. A search has no visible effect, so it may be
+    repeated.
 
-    Raises StorageUnavailable: nothing of the run can be stored either, so it waits until the store is back.
+    Raises StorageUnavailable: then nothing of the run could be stored either, so it waits for the store.
     """
     run, threshold = run_state.run, call.file_search.ranking_options.score_threshold
     stores, limit = passages.stores_of(run), passages.most_results(run)
@@ -73,7 +73,7 @@ async def search(
             found, problems = await _search(ask, stores, limit)
     except StorageUnavailable:
         raise
-    except Exception:  # a model's answer that says so is worth more than a run that fails
+    except Exception:  # an error that the model can report is better than a failed run
         log.exception("run %s: a search failed", run.id)
         return Output(f"Error: {FAILED} {GO_ON}")
     told = f"Error: {' '.join(problems)} {GO_ON}" if problems else ""
@@ -81,7 +81,7 @@ async def search(
 
 
 async def _search(ask: Ask, store_ids: Sequence[str], limit: int) -> tuple[Sequence[Found], list[str]]:
-    """What was found, and which stores could not be searched, and why: the others are searched all the same."""
+    """The results, and the errors of stores that could not be searched: the others are searched all the same."""
     try:
         return await ask(store_ids), []
     except ApiError as error:

@@ -65,7 +65,7 @@ class FileSearchTools(Tool[FileSearchBody, FileSearchTool, FileSearchToolCall]):
         return FileSearchTool(file_search=msgspec.convert(given, FileSearchSettings))
 
     def function(self, run: Run) -> Function | None:
-        """A model that could only search in vain would pay for it with a turn."""
+        """Not offered without stores: a search that can find nothing would cost a turn."""
         return FUNCTION if tool_in(run) and stores_of(run) else None
 
     def begin(self, call: ToolCall, run: Run, number: int) -> FileSearchToolCall:
@@ -74,7 +74,7 @@ class FileSearchTools(Tool[FileSearchBody, FileSearchTool, FileSearchToolCall]):
 
     async def execute(self, execution: Execution[FileSearchToolCall], services: ToolServices) -> Output:
         run, project = execution.run_state.run, execution.project
-        # What was attached a moment ago is to be found: by a user, or by a program that made its assistant anew.
+        # Files that were attached a moment ago must be found: users and programs expect it.
         until = (run.started_at or run.created_at) + WAIT
         for store_id in stores_of(run):
             await ready(services.stores, services.clock, project, store_id, until)

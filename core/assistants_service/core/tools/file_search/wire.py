@@ -1,4 +1,4 @@
-"""The types of `file_search` on the wire."""
+"""The wire types of `file_search`."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from assistants_service.core.protocol.objects import Struct
 from assistants_service.core.protocol.vector_stores.resources import Attributes, TextContent
 from assistants_service.core.tools.tool import Annotation, StepCall, ToolStruct
 
-CONTENTS: Final = "step_details.tool_calls[*].file_search.results[*].content"  # of include[]
+CONTENTS: Final = "step_details.tool_calls[*].file_search.results[*].content"  # the value of include[]
 
 
 class HybridSearch(Body):
-    """How much meaning and words count in a passage's score: only the ratio matters."""
+    """The weights of vectors and words in a passage's score: only their ratio matters."""
 
     embedding_weight: Annotated[float, Field(ge=0, le=1)]
     text_weight: Annotated[float, Field(ge=0, le=1)]
@@ -74,7 +74,7 @@ class FileSearchTool(ToolStruct, frozen=True, kw_only=True, tag_field="type", ta
 
 
 class FileSearchResult(Struct, frozen=True, kw_only=True):
-    """`content` is shown to who asks for it with include[]."""
+    """`content` is shown only if include[] asks for it."""
 
     file_id: str
     file_name: str
@@ -89,8 +89,8 @@ class FileSearch(Struct, frozen=True, kw_only=True):
 
 
 class SearchRecord(Struct, frozen=True, kw_only=True, rename={"note": "told"}):
-    """What the log knows of a search and the wire does not show: its arguments as the model gave them (JSON text), the
-    number by which its results are cited, and what the model was told beside them. None: it is not done yet."""
+    """What the log stores of a search and the wire does not show: its arguments as the model gave them (JSON text), the
+    first number of its results' markers, and notes to the model. None: it is not done yet."""
 
     arguments: str
     number: int
@@ -109,7 +109,7 @@ class FileSearchToolCall(
     omit_defaults=True,
     rename={"record": "asked"},
 ):
-    """`record` never leaves the log."""
+    """`record` is only in the log."""
 
     file_search: FileSearch
     record: SearchRecord = NOT_SHOWN
