@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +18,8 @@ from assistants_service.core.protocol.response_formats import (
     JsonSchemaFormat,
     TextFormat,
 )
+from assistants_service.core.tools.code_interpreter.arguments import code_of
+from assistants_service.core.tools.code_interpreter.told import function_of
 from assistants_service.core.tools.file_search.tool import FUNCTION as SEARCH
 from assistants_service.infra.models.offline import HONEST, OfflineModel
 from assistants_service.infra.models.offline_arguments import arguments
@@ -202,3 +207,62 @@ def test_offline_ends_in_schemas_that_contain_themselves() -> None:
     assert json.dumps(arguments(node, "x")).count("next") == 13
     assert json.dumps(arguments(tree, "x")).count("[]") == 1
     assert arguments(loop, "x") == {"a": "x"}
+
+
+# --- code ------------------------------------------------------------------------------------------------------------
+
+PYTHON = function_of("python_2", {"file-1": "notes.txt", "file-2": "sales.csv", "file-3": "costs.csv"})
+SALES = "month,sold,price\nJan,10,1.5\nFeb,30,2\n"
+
+
+def printed(code: str, folder: Path) -> str:
+    """What the program prints, with this folder in the place of /mnt/data."""
+    heard = io.StringIO()
+    with contextlib.redirect_stdout(heard):
+        exec(code.replace("/mnt/data/", f"{folder}/"), {})
+    return heard.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("asked", "heard"),
+    [
+        ("What is 3 * (4 + 5)?", "27"),
+        ("How much is 2^10 - 24.", "1000"),
+        ("1,000 + 2.5, please", "1002.5"),
+        ("(1 + 2", "3"),
+        ("What is the average of costs.csv?", "1 rows\npaid: sum 7, mean 7, from 7 to 7"),
+        (
+            "Summarize my sales!",
+            "2 rows\nsold: sum 40, mean 20, from 10 to 30\nprice: sum 3.5, mean 1.75, from 1.5 to 2",
+        ),
+    ],
+)
+async def test_offline_has_python_compute(asked: str, heard: str, tmp_path: Path) -> None:
+    (tmp_path / "sales.csv").write_text(SALES, encoding="utf-8")
+    (tmp_path / "costs.csv").write_text("what,paid\nrent,7\n", encoding="utf-8")
+    reply = await offline(Turn("user", asked), tools=(PYTHON,))
+    (call,) = reply.calls
+    assert call.name == "python_2"
+    assert printed(code_of(call.arguments), tmp_path).strip() == heard
+
+
+@pytest.mark.parametrize("asked", ["Hello", "I have 3 cats.", "It is 2026-11-29.", "Call 555-1234.", "Read my files."])
+async def test_offline_has_python_do_nothing_else(asked: str) -> None:
+    assert not (await offline(Turn("user", asked), tools=(PYTHON,))).calls
+
+
+async def test_offline_plots_a_file_and_links_the_plot() -> None:
+    asked = Turn("user", "Plot sales.csv, please.")
+    reply = await offline(asked, tools=(PYTHON,))
+    code = code_of(reply.calls[0].arguments)
+    compile(code, "<plot>", "exec")
+    assert "/mnt/data/sales.csv" in code
+    assert 'plt.savefig("/mnt/data/plot.png")' in code
+    output = Turn("tool", "2 rows\n[Files written:\n- /mnt/data/plot.png (9 bytes)]", call_id=reply.calls[0].id)
+    answer = await offline(asked, Turn("assistant", calls=reply.calls), output, tools=(PYTHON,))
+    assert answer.text.endswith("[plot.png](sandbox:/mnt/data/plot.png)")
+
+
+async def test_offline_runs_python_if_it_must() -> None:
+    reply = await offline(Turn("user", "Hello"), tools=(PYTHON,), tool_choice=ForcedFunction("python_2"))
+    compile(code_of(reply.calls[0].arguments), "<forced>", "exec")

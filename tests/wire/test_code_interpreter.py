@@ -147,6 +147,18 @@ async def test_without_a_sandbox_the_tool_is_accepted_and_not_offered(caplog: py
     ]
 
 
+async def test_what_no_one_expects_of_a_sandbox_is_told_to_the_model() -> None:
+    async def before(code: str) -> None:
+        raise RuntimeError("a defect")
+
+    sandbox = FakeSandbox(before=before)
+    async with coding(calls(python("1")), says("Sorry."), sandbox=sandbox) as service:
+        run = await service.finished(assistant=await coder(service))
+        assert run["status"] == "completed"
+        assert told_last(service) == told.FAILED
+        assert not sandbox.live
+
+
 # --- sessions ------------------------------------------------------------------------------------------------------
 
 

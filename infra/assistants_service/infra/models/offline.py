@@ -7,10 +7,12 @@ import hashlib
 import json
 import re
 from dataclasses import replace
+from typing import Any
 
 from assistants_service.core.ports.models import Deltas, Function, Prompt, Reply, Tokens, Turn
 from assistants_service.core.protocol.response_formats import JsonObjectFormat, JsonSchemaFormat
 from assistants_service.core.tools.file_search.tool import PARAMETERS
+from assistants_service.infra.models import offline_code
 from assistants_service.infra.models.offline_arguments import arguments, words
 from assistants_service.infra.models.reply_builder import ReplyBuilder
 
@@ -32,7 +34,7 @@ _STOP_WORDS = frozenset(
 class OfflineModel:
     """Calls the functions whose name or description shares a word with the last user message, quotes their outputs, and
     otherwise quotes the message itself. It searches files for the message, and cites the sentence that shares most
-    words with it. Tokens are words."""
+    words with it. It has Python compute sums, and the figures and the plot of a CSV file. Tokens are words."""
 
     async def reply(self, prompt: Prompt, deltas: Deltas | None) -> Reply:
         draft = ReplyBuilder(deltas)
@@ -58,10 +60,18 @@ async def _call(functions: list[Function], prompt: Prompt, draft: ReplyBuilder) 
         seed = json.dumps([len(prompt.turns), position, function.name, asked])
         call_id = "call_" + hashlib.sha256(seed.encode()).hexdigest()[:24]
         index = draft.call(call_id, function.name)
-        given = {"queries": [asked]} if _searches(function) else arguments(function.parameters or {}, asked)
+        given = _given(function, asked)
         for piece in _PIECES.findall(json.dumps(given)):
             draft.extend(index, piece)
             await asyncio.sleep(0)
+
+
+def _given(function: Function, asked: str) -> Any:
+    if _searches(function):
+        return {"queries": [asked]}
+    if offline_code.executes(function):
+        return {"code": offline_code.program(function, asked) or f"print({HONEST!r})\n"}
+    return arguments(function.parameters or {}, asked)
 
 
 def _functions(prompt: Prompt) -> list[Function]:
@@ -74,8 +84,14 @@ def _functions(prompt: Prompt) -> list[Function]:
     if choice == "required":
         return offered[:1]
     said = words(_asked(prompt))
-    wanted = [tool for tool in offered if _searches(tool) or _concerns(tool, said)]
+    wanted = [tool for tool in offered if _is_wanted(tool, _asked(prompt), said)]
     return wanted if prompt.parallel_tool_calls else wanted[:1]
+
+
+def _is_wanted(function: Function, asked: str, said: list[str]) -> bool:
+    if offline_code.executes(function):
+        return bool(offline_code.program(function, asked))
+    return _searches(function) or _concerns(function, said)
 
 
 def _searches(function: Function) -> bool:
@@ -100,16 +116,20 @@ def _answer(prompt: Prompt) -> str:
 
 def _plain(prompt: Prompt) -> str:
     if outputs := _outputs(prompt):
-        found = {tool.name for tool in prompt.tools if _searches(tool)}
-        return " ".join(
-            _quote(output, _asked(prompt)) if name in found else f"{name} answered: {output}"
-            for name, output in outputs
-        )
+        tools = {tool.name: tool for tool in prompt.tools}
+        return " ".join(_told(tools.get(name), name, output, _asked(prompt)) for name, output in outputs)
     turns = [turn for turn in prompt.turns if turn.role != "tool" and not (turn.calls and not turn.text)]
     images = sum(len(turn.images) for turn in turns)
     facts = [_plural(len(turns), "message")] + ([_plural(images, "image")] if images else [])
     given = " I was given instructions." if prompt.instructions else ""
     return f'You said: "{_asked(prompt)[:_LONGEST_QUOTE]}". This conversation has {" and ".join(facts)}.{given}'
+
+
+def _told(tool: Function | None, name: str, output: str, asked: str) -> str:
+    if tool and _searches(tool):
+        return _quote(output, asked)
+    links = offline_code.links(output) if tool and offline_code.executes(tool) else ""
+    return f"{name} answered: {output}{links}"
 
 
 def _quote(found: str, asked: str) -> str:

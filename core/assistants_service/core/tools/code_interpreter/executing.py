@@ -18,6 +18,7 @@ from assistants_service.core.ports.sandbox import (
     SandboxBusy,
     SandboxUnavailable,
 )
+from assistants_service.core.ports.storage import StorageUnavailable
 from assistants_service.core.protocol.tool_resources import files_in
 from assistants_service.core.tools.code_interpreter import told
 from assistants_service.core.tools.code_interpreter.arguments import code_of
@@ -61,6 +62,11 @@ async def execute(execution: Execution[CodeInterpreterToolCall], services: ToolS
         return Output(told.BUSY, Executed())
     except SandboxUnavailable:
         return Output(told.OFF, Executed())
+    except StorageUnavailable:
+        raise
+    except Exception:  # a model's answer that says so is worth more than a run that fails
+        log.exception("run %s: a call of code failed", execution.run_state.id)
+        return Output(told.FAILED, Executed(state=interpreters.new_state()))
 
 
 @dataclass(slots=True)

@@ -28,9 +28,15 @@ NO_CODE: Final = "Error: the call had no code."
 BUSY: Final = (
     "Error: no Python process could be started at the moment. Nothing was executed. Try again, or answer without."
 )
+FAILED: Final = f"Error: Python failed. Variables are gone; the files in {FOLDER} are as they were before this call."
 OFF: Final = "Error: Python is not available. Nothing was executed. Answer without it."
 NOTHING: Final = "(The code has printed nothing, and its last line is no expression with a value.)"
 
+PARAMETERS: Final = {
+    "type": "object",
+    "properties": {KEY: {"type": "string", "description": "The Python code."}},
+    "required": [KEY],
+}
 _DESCRIPTION: Final = (
     "Executes Python code in a process that keeps its variables from call to call, like a notebook. Returns what the"
     " code prints, and the value of its last line if that is an expression. Use it to compute, to read and write files"
@@ -45,9 +51,7 @@ def function_of(name: str, files: Mapping[str, str]) -> Function:
     listed = [f"{FOLDER}{file}" for file in list(files.values())[:MOST_LISTED]]
     more = [f"and {len(files) - MOST_LISTED} more"] if len(files) > MOST_LISTED else []
     those = f"\n\nThe user's files:\n{_lines([*listed, *more])}" if files else ""
-    code = {"type": "string", "description": "The Python code."}
-    parameters = {"type": "object", "properties": {KEY: code}, "required": [KEY]}
-    return Function(name, f"{_DESCRIPTION}{those}", parameters)
+    return Function(name, f"{_DESCRIPTION}{those}", PARAMETERS)
 
 
 def output_of(
