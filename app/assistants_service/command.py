@@ -84,7 +84,7 @@ def _check_store(settings: Settings, *, made: bool = False) -> None:
         raise ConfigurationError(f"STORAGE does not exist: there is no file '{place_of(settings)}'.")
 
 
-def give_back(settings: Settings) -> None:
+def vacuum(settings: Settings) -> None:
     """`assistants vacuum`."""
     before, after = engine_of(settings.storage).vacuum(settings.storage)
     print(f"{place_of(settings)}: {before} bytes before, {after} bytes after.")
@@ -128,7 +128,7 @@ def main() -> None:
         elif arguments.command == "reindex":
             _loop(reindex(settings, arguments))
         elif arguments.command == "vacuum":
-            give_back(settings)
+            vacuum(settings)
         else:
             allow_open_files()
             gc.set_threshold(*COLLECTIONS)

@@ -233,12 +233,12 @@ def worker_of(
     return Worker(context)
 
 
-def tell_of_models(parts: Parts) -> None:
+def log_model_notices(parts: Parts) -> None:
     """Say which models are available, so that no provider is replaced silently."""
-    told = parts.models.without_default
-    if told and not parts.settings.default_provider:
+    notice = parts.models.without_default
+    if notice and not parts.settings.default_provider:
         log.info(
             "no model provider is the default, so %s; set OPENAI_API_KEY, AZURE_OPENAI_ENDPOINT, or PROVIDERS and"
             " DEFAULT_PROVIDER",
-            told,
+            notice,
         )

@@ -7,10 +7,10 @@ import contextlib
 
 from assistants_service.composition import (
     actions_of,
+    log_model_notices,
     opened,
     searcher_of,
     stores_of,
-    tell_of_models,
     threads_of,
     worker_of,
 )
@@ -46,7 +46,7 @@ class HostedWorker:
     async def _open(self) -> Worker:
         parts = await self._kept.enter_async_context(opened(self._settings))
         self._kept.enter_context(watching())
-        tell_of_models(parts)
+        log_model_notices(parts)
         self._warming = asyncio.create_task(parts.models.warm())
         stores = stores_of(parts)
         return worker_of(parts, threads_of(parts), stores, searcher_of(parts, stores), hosted=True)

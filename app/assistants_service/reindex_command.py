@@ -55,23 +55,23 @@ def _begun(begun: Sequence[StoreProgress]) -> str:
 
 async def _follow(reindexer: Reindexer, begun: Sequence[StoreProgress], say: Callable[[str], None]) -> None:
     """Report progress until all files are done."""
-    told, moved, failed = -1, time.monotonic(), set[tuple[str, str]]()
+    shown, changed_at, failed = -1, time.monotonic(), set[tuple[str, str]]()
     total = sum(len(store.files) for store in begun)
     while True:
-        await reindexer.look(begun)
+        await reindexer.refresh(begun)
         for store in begun:
             for file_id in sorted(store.failed.keys() - {file for of, file in failed if of == store.store_id}):
                 failed.add((store.store_id, file_id))
                 say(f"{file_id} of {store.store_id} is unchanged: {store.failed[file_id]}")
         left = sum(len(store.left) for store in begun)
-        if left != told and begun:
-            told, moved = left, time.monotonic()
+        if left != shown and begun:
+            shown, changed_at = left, time.monotonic()
             done = sum(not store.left for store in begun)
             say(f"{total - left} of {total} files are done, {done} of {len(begun)} vector stores.")
         if not left:
             return
-        if time.monotonic() - moved > STANDSTILL:
-            moved = time.monotonic()
+        if time.monotonic() - changed_at > STANDSTILL:
+            changed_at = time.monotonic()
             say(f"No file was read for {STANDSTILL:.0f} s: is a worker running with this STORAGE?")
         await asyncio.sleep(LOOK_EVERY)
 

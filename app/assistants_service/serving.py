@@ -20,10 +20,10 @@ from assistants_service.composition import (
     Parts,
     api_of,
     keys_of,
+    log_model_notices,
     opened,
     searcher_of,
     stores_of,
-    tell_of_models,
     threads_of,
     worker_of,
 )
@@ -69,7 +69,7 @@ async def run(settings: Settings, *, api: bool, worker: bool) -> None:
             await stack.enter_async_context(listening(api_of(parts, threads, stores, searcher, stop), settings))
         if consumer:
             await stack.enter_async_context(working(consumer, settings, stop))
-        tell_of_models(parts)
+        log_model_notices(parts)
         warming = asyncio.create_task(warm(parts.models if worker else None))
         stack.callback(warming.cancel)
         await stop.wait()

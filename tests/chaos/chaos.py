@@ -98,8 +98,8 @@ async def spare(world: Reality, visitors: Iterable[Visitor], most: int = CLAIMS 
     must come of those that have lost nearly so many."""
     for visitor in list(visitors):
         while visitor.thread and not visitor.gone:
-            held = (await world.threads.look(PROJECT, visitor.thread)).state.active_run
-            if held is None or held.run.status != "in_progress" or held.claims <= most:
+            run_state = (await world.threads.load(PROJECT, visitor.thread)).state.active_run
+            if run_state is None or run_state.run.status != "in_progress" or run_state.claims <= most:
                 break
             await asyncio.sleep(LOOK_AGAIN)
 
@@ -285,7 +285,7 @@ async def stores(server: Azurite, count: int, seed: int) -> Tally:
                 state = await filled.end()
             del open_[number]
             tally.files += len(state.files.order)
-            tally.read_again += sum(held.claims > 1 for held in state.files)
+            tally.read_again += sum(file_state.claims > 1 for file_state in state.files)
             progress.show(f"{world.kills} workers killed, {tally.read_again} files read again")
 
     async def read() -> int:
@@ -387,11 +387,11 @@ class Tally:
         told += [message for message in visitor.messages if message not in known]
         return cls(
             runs=len(past.state.runs.items),
-            ended=sum(held.run.status in TERMINAL for held in past.state.runs),
+            ended=sum(run_state.run.status in TERMINAL for run_state in past.state.runs),
             lost=len(told),
             doubled=len(known) - len(visitor.messages) + sum(count - 1 for count in ends.values()),
             take_overs=sum(past.claims.values()),
-            given_up=sum(held.run.last_error == DEADLY for held in past.state.runs),
+            given_up=sum(run_state.run.last_error == DEADLY for run_state in past.state.runs),
         )
 
     def __add__(self, other: Tally) -> Tally:

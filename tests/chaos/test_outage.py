@@ -82,7 +82,10 @@ def test_a_storm_of_30_seconds_loses_nothing(layout: tuple[str, ...], apart: boo
             assert asyncio.get_running_loop().time() < END + 90
             await check(world)
             for client in clients:
-                assert {held.run.status for held in (await runs_of(world, client))} <= {"completed", "cancelled"}
+                assert {run_state.run.status for run_state in (await runs_of(world, client))} <= {
+                    "completed",
+                    "cancelled",
+                }
         # A worker looks for work twice a second; an API asks once for each request, and once a second for each stream.
         for process, calls in storm.during.items():
             limit = 2 * len(clients) if "api" in process else 3

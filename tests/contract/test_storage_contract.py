@@ -239,8 +239,8 @@ async def test_a_sweep_deletes_the_tombstones_of_a_prefix_and_nothing_else(engin
     others = [replace(DOCUMENT, name="p/thread_1/msg_9"), replace(DOCUMENT, name="p/thread_2/msg_1", body=b"")]
     for document in tombstones + others:
         await engine.store.advance(document)
-    await engine.other.sweep("messages", "p/thread_1/")
-    await engine.other.sweep("messages", "p/thread_1/")
+    await engine.other.remove_tombstones("messages", "p/thread_1/")
+    await engine.other.remove_tombstones("messages", "p/thread_1/")
     assert await engine.store.get("messages", "p/thread_1/msg_9")
     for document in tombstones:  # gone for good: an older version is as good as a first one
         await engine.other.advance(replace(document, body=b"again", version=1))
@@ -737,9 +737,9 @@ async def test_a_delayed_item_comes_when_its_time_has_come(engine: Engine) -> No
     assert (await one(engine.store)).count == 1
 
 
-async def test_a_buried_item_is_gone_from_the_queue(engine: Engine) -> None:
+async def test_a_dead_lettered_item_is_gone_from_the_queue(engine: Engine) -> None:
     await engine.store.send(b'{"run":"run_1"}')
-    await engine.store.bury(await one(engine.store, visibility_timeout=1), "five failures")
+    await engine.store.dead_letter(await one(engine.store, visibility_timeout=1), "five failures")
     await engine.wait(1.1)
     assert await engine.store.receive(32, visibility_timeout=1) == []
 
@@ -1255,22 +1255,22 @@ async def test_a_sweep_leaves_what_a_late_writer_puts_in_the_place_of_a_tombston
         return found
 
     monkeypatch.setattr("assistants_service.infra.azure.documents.call", listed)
-    await lossy.sweep(DOCUMENT.container, "p/thread_1/")
+    await lossy.remove_tombstones(DOCUMENT.container, "p/thread_1/")
     assert await lossy.get(DOCUMENT.container, DOCUMENT.name)
 
 
-async def test_a_buried_item_is_kept_with_its_reason(azurite: Azurite) -> None:
+async def test_a_dead_lettered_item_is_kept_with_its_reason(azurite: Azurite) -> None:
     store = AzureStorage.from_connection_string(azurite.account())
     await store.open()
     await store.send(b'{"run":"run_1"}')
-    await store.bury(await one(store), "five failures")
-    assert store._buried is not None
-    (kept,) = await call(store._buried.peek_messages)
+    await store.dead_letter(await one(store), "five failures")
+    assert store._dead_letters is not None
+    (kept,) = await call(store._dead_letters.peek_messages)
     assert json.loads(kept.content) == {"item": '{"run":"run_1"}', "reason": "five failures"}
     await store.close()
 
 
-async def test_an_item_that_cannot_be_buried_stays_on_the_queue(
+async def test_an_item_that_cannot_be_dead_lettered_stays_on_the_queue(
     lossy: AzureStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await lossy.send(b"{}")
@@ -1279,9 +1279,9 @@ async def test_an_item_that_cannot_be_buried_stays_on_the_queue(
     async def refuse(*_: object, **__: object) -> None:
         raise ClientAuthenticationError("no")
 
-    monkeypatch.setattr(lossy._buried, "send_message", refuse)
+    monkeypatch.setattr(lossy._dead_letters, "send_message", refuse)
     with pytest.raises(StorageUnavailable):
-        await lossy.bury(delivery, "five failures")
+        await lossy.dead_letter(delivery, "five failures")
     await lossy.extend(delivery, visibility_timeout=30)
 
 
@@ -1428,11 +1428,11 @@ async def test_sqlite_removes_what_is_kept_no_longer(tmp_path: Path, container: 
         )
         return {found for (found,) in rows}
 
-    chores.tidy(store._sql, clock.now() + KEPT_DAYS[container] * 86_400)
+    chores.delete_expired(store._sql, clock.now() + KEPT_DAYS[container] * 86_400)
     assert container in tables()
-    chores.tidy(store._sql, clock.now() + KEPT_DAYS[container] * 86_400 + 1)
+    chores.delete_expired(store._sql, clock.now() + KEPT_DAYS[container] * 86_400 + 1)
     assert container not in tables()
-    chores.tidy(store._sql, clock.now() + 1_000 * 86_400)
+    chores.delete_expired(store._sql, clock.now() + 1_000 * 86_400)
     assert tables() == {"threads", "runs"}
     assert not store._sql.execute("SELECT 1 FROM blocks WHERE container='streams'").fetchall()
     await store.close()
@@ -1447,7 +1447,7 @@ async def test_sqlite_leaves_a_key_that_is_reserved_anew_while_it_tidies(tmp_pat
         reserve = "UPDATE documents SET version=version+1 WHERE name='p/key'"
         with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as tidying:
             tidying.set_trace_callback(lambda sql: sql.startswith("DELETE") and other.execute(reserve))
-            chores.tidy(tidying, clock.now())
+            chores.delete_expired(tidying, clock.now())
     assert await store.get("idempotency", "p/key")
     await store.close()
 

@@ -267,7 +267,7 @@ async def test_an_index_that_is_tidied_finds_the_same(indexed: Indexed) -> None:
     await indexed.drop("file-07.1")
     before = [await indexed.search(text) for text in ("tide 3", "moon", "tide 7 9")]
     pinned = await reader.search(STORE, await known(indexed), [Query("moon")], {"file-11.1"}, 5, weights=WORDS)
-    await indexed.index.tidy(STORE, lambda: known(indexed))
+    await indexed.index.remove_orphaned(STORE, lambda: known(indexed))
     indexed.index = index_of(indexed.settings, indexed.storage)  # nothing is remembered
     assert [await indexed.search(text) for text in ("tide 3", "moon", "tide 7 9")] == before
     # Who has opened it before goes on.
@@ -284,7 +284,7 @@ async def test_tidying_spares_what_is_put_meanwhile(indexed: Indexed) -> None:
         await indexed.put("file-late.9", "the tide")  # claimed and put after the look
         return names
 
-    await indexed.index.tidy(STORE, looking)
+    await indexed.index.remove_orphaned(STORE, looking)
     assert "file-late.9" in await indexed.sources("tide")
 
 
@@ -297,7 +297,7 @@ async def test_what_no_source_owns_is_dropped_when_tidied_or_deleted(indexed: In
     for number in range(4):
         await indexed.put(f"file-{number}.1", "the tide")
     indexed.logged[STORE] = ["file-0.1", "file-1.1"]
-    await indexed.index.tidy(STORE, lambda: known(indexed))
+    await indexed.index.remove_orphaned(STORE, lambda: known(indexed))
     assert await left() == [0, 1]
     await indexed.index.delete(STORE, ["file-0.1"])
     assert await left() == []
@@ -342,7 +342,7 @@ async def test_processes_that_write_at_once_and_are_killed_leave_whole_files(ind
             tell(writers, 2)
             acknowledged += [await said(writer) for writer in writers]
             await indexed.put(f"file-{len(acknowledged)}.1", "a train")
-            await indexed.index.tidy(STORE, claimed)
+            await indexed.index.remove_orphaned(STORE, claimed)
         tell(writers, 100)
         acknowledged += [await said(writer) for writer in writers]
     finally:

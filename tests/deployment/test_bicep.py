@@ -389,7 +389,10 @@ def roles(files: Files) -> Iterator[str]:
 
 def containers_and_queues(files: Files) -> Iterator[str]:
     storage = files["storage.bicep"]
-    for var, wanted in (("containers", set(names.CONTAINERS)), ("queues", {names.WORK, names.BURIED, names.POISON})):
+    for var, wanted in (
+        ("containers", set(names.CONTAINERS)),
+        ("queues", {names.WORK, names.DEAD_LETTERS, names.POISON}),
+    ):
         made = literal(storage.declared[var].value)
         assert isinstance(made, list)
         yield from (f"{var}: {each} is missing" for each in sorted(wanted - set(made)))

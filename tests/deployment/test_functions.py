@@ -281,9 +281,9 @@ async def test_a_run_whose_item_the_host_gives_up_fails(azurite: Azurite, deploy
                 assert (ended.status, ended.last_error.code) == ("failed", "server_error")
                 assert not world.models.calls[run.model]
                 await ask(one, "plain")  # the thread takes the next one
-            while await world.queued(names.BURIED) < len(lost):
+            while await world.queued(names.DEAD_LETTERS) < len(lost):
                 await asyncio.sleep(0.1)
-        buried = [json.loads(kept) for kept in await world.peeked(names.BURIED)]
+        buried = [json.loads(kept) for kept in await world.peeked(names.DEAD_LETTERS)]
         assert {json.loads(kept["item"])["run_id"] for kept in buried} == {run.id for _, run in lost}
         assert {kept["reason"] for kept in buried} == {"given up by its host"}
 

@@ -69,9 +69,9 @@ class Kind:
 
 
 def _things_of_thread(state: ThreadState) -> list[Any]:
-    steps = [step for held in state.runs for step in held.steps]
-    files = [shown.file for held in state.runs for shown in held.files.values()]
-    return [state.thread, *state.messages, *(held.run for held in state.runs), *steps, *files]
+    steps = [step for run_state in state.runs for step in run_state.steps]
+    files = [shown.file for run_state in state.runs for shown in run_state.files.values()]
+    return [state.thread, *state.messages, *(run_state.run for run_state in state.runs), *steps, *files]
 
 
 def _index_of_thread(state: ThreadState) -> Json:
@@ -80,12 +80,12 @@ def _index_of_thread(state: ThreadState) -> Json:
 
 
 def _lists_of_thread(state: ThreadState) -> dict[str, list[str]]:
-    steps = {f"steps of {held.id}": [step.id for step in held.steps] for held in state.runs}
+    steps = {f"steps of {run_state.id}": [step.id for step in run_state.steps] for run_state in state.runs}
     messages = [message.id for message in state.messages]
-    if state.active_run and (making := state.making):
-        steps[f"steps of {state.active_run.id}"].append(making.step.id)
-        messages += [making.message.id] if making.message else []
-    return {"messages": messages, "runs": [held.id for held in state.runs], **steps}
+    if state.active_run and (in_progress := state.in_progress):
+        steps[f"steps of {state.active_run.id}"].append(in_progress.step.id)
+        messages += [in_progress.message.id] if in_progress.message else []
+    return {"messages": messages, "runs": [run_state.id for run_state in state.runs], **steps}
 
 
 def _documents_of_store(project: str, changes: Sequence[StoreChange]) -> list[Document]:
@@ -94,23 +94,40 @@ def _documents_of_store(project: str, changes: Sequence[StoreChange]) -> list[Do
 
 
 def _things_of_store(state: StoreState) -> list[Any]:
-    return [state.store, *(held.file for held in state.files), *(held.batch for held in state.batches)]
+    return [
+        state.store,
+        *(file_state.file for file_state in state.files),
+        *(batch_state.batch for batch_state in state.batches),
+    ]
 
 
 def _lists_of_store(state: StoreState) -> dict[str, list[str]]:
-    theirs = {f"files of {held.id}": [key for key in held.file_ids if state.files.get(key)] for held in state.batches}
-    return {"files": [held.id for held in state.files], **theirs}
+    theirs = {
+        f"files of {batch_state.id}": [key for key in batch_state.file_ids if state.files.get(key)]
+        for batch_state in state.batches
+    }
+    return {"files": [file_state.id for file_state in state.files], **theirs}
 
 
 def _index_of_store(state: StoreState) -> Json:
     return {
-        "segments": {name: [held.size, held.model, held.chunks, held.sources] for name, held in state.segments.items()},
+        "segments": {
+            name: [segment_state.size, segment_state.model, segment_state.chunks, segment_state.sources]
+            for name, segment_state in state.segments.items()
+        },
         "homes": state.source_segments,
         "loose": state.orphaned,
         "attempt": state.attempt,
         "waiting": list(state.waiting),
         "files": {
-            held.id: [held.filename, held.attempt, held.claims, held.item, *held.batches] for held in state.files
+            file_state.id: [
+                file_state.filename,
+                file_state.attempt,
+                file_state.claims,
+                file_state.item,
+                *file_state.batches,
+            ]
+            for file_state in state.files
         },
     }
 
@@ -387,10 +404,10 @@ async def handed_back(service: InProcess) -> str:
 async def in_the_making(service: InProcess) -> str:
     """The log was told of a message of a worker who went, and then of the next one's."""
     run = await service.start_run()
-    first = await service.making(run)
+    first = await service.in_progress(run)
     await service.stop_worker()
     service.start_worker()
-    await service.making(run, first.step.id)
+    await service.in_progress(run, first.step.id)
     return str(run["thread_id"])
 
 

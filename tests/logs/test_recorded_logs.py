@@ -66,9 +66,9 @@ def test_a_fold_from_a_snapshot_tells_runs_as_the_log_does(log: Path) -> None:
         return
     now = view.ThreadView()
     now.begin(was.snapshot())
-    for held in was.state.runs:
-        if held.stream:
-            assert [*replay(now.run_history(held.id))] == [*replay(was.run_history(held.id))]
+    for run_state in was.state.runs:
+        if run_state.stream:
+            assert [*replay(now.run_history(run_state.id))] == [*replay(was.run_history(run_state.id))]
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -13,7 +13,7 @@ import pytest
 from aiohttp import web
 
 from assistants_service.core.ports.embeddings import EmbeddingError
-from assistants_service.infra.embeddings.families import Input, Manners, manners_of
+from assistants_service.infra.embeddings.families import Family, Input, family_of
 from assistants_service.infra.embeddings.provider import SHORTEST, ProviderEmbeddings
 from assistants_service.infra.settings import Settings
 from assistants_service.infra.wiring import embeddings_of, models_of
@@ -235,18 +235,18 @@ async def test_an_outage_in_the_midst_of_halving_is_waited_for(upstream: Upstrea
     ],
 )
 def test_families_of_models_are_known_by_their_names(model: str, query: str, passage: str, weight: float) -> None:
-    manners = manners_of(model)
-    assert manners.query.prefix.startswith(query) and bool(manners.query.prefix) == bool(query)
-    assert manners.passage.prefix == passage
-    assert manners.weights.vector == pytest.approx(weight)
-    assert manners.weights.vector + manners.weights.words == pytest.approx(1)
+    family = family_of(model)
+    assert family.query.prefix.startswith(query) and bool(family.query.prefix) == bool(query)
+    assert family.passage.prefix == passage
+    assert family.weights.vector == pytest.approx(weight)
+    assert family.weights.vector + family.weights.words == pytest.approx(1)
 
 
 async def test_queries_and_passages_are_told_apart(upstream: Upstream) -> None:
     upstream.script = [habit(vllm)]
-    manners = Manners(Input("query: "), Input("passage: ", {"input_type": "passage"}))
+    family = Family(Input("query: "), Input("passage: ", {"input_type": "passage"}))
     async with router(upstream.url) as models:
-        model = ProviderEmbeddings(models, "small", manners=manners)
+        model = ProviderEmbeddings(models, "small", family=family)
         await model.embed(["a"], "query")
         await model.embed(["a " * 600, ""])
     asked, *passages = [body for _, body, _ in upstream.requests]
@@ -263,8 +263,8 @@ async def test_settings_overrule_what_is_known_of_a_model() -> None:
     settings = Settings(**given, embedding_input=told, embedding_weight=0.25)
     model = embeddings_of(settings, models_of(settings))
     assert isinstance(model, ProviderEmbeddings)
-    assert model._manners.query == Input("Q: ")
-    assert model._manners.passage == Input("", {"input_type": "passage"})
+    assert model._family.query == Input("Q: ")
+    assert model._family.passage == Input("", {"input_type": "passage"})
     assert (model.weights.vector, model.weights.words) == (0.25, 0.75)
     offline = Settings(embedding_weight=0.5)
     assert embeddings_of(offline, models_of(offline)).weights.vector == 0.5

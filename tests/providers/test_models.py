@@ -19,7 +19,7 @@ from aiohttp import web
 from aiohttp.test_utils import unused_port
 from pydantic import SecretStr
 
-from assistants_service.composition import Parts, tell_of_models
+from assistants_service.composition import Parts, log_model_notices
 from assistants_service.core.ports.models import (
     ForcedFunction,
     Function,
@@ -986,7 +986,7 @@ def test_the_start_says_if_no_server_answers(
 ) -> None:
     caplog.set_level("INFO", "assistants")
     given = read_settings(settings)
-    tell_of_models(cast(Parts, SimpleNamespace(settings=given, models=models_of(given))))
+    log_model_notices(cast(Parts, SimpleNamespace(settings=given, models=models_of(given))))
     lines = [record.getMessage() for record in caplog.records]
     assert len(lines) == (told is not None)
     assert not lines or (told or "") in lines[0]

@@ -21,7 +21,7 @@ from assistants_service.core.protocol.response_formats import (
 from assistants_service.core.tools.code_interpreter.arguments import code_of
 from assistants_service.core.tools.code_interpreter.told import function_of
 from assistants_service.core.tools.file_search.tool import FUNCTION as SEARCH
-from assistants_service.infra.models.offline import HONEST, OfflineModel
+from assistants_service.infra.models.offline import DISCLAIMER, OfflineModel
 from assistants_service.infra.models.offline_arguments import arguments
 from scripted_upstreams import WEATHER, Heard, assembled, prompt
 
@@ -42,7 +42,8 @@ async def test_offline_answers_from_the_conversation() -> None:
     turns = (Turn("user", "Hello"), Turn("assistant", "Yes?"), Turn("user", "How many legs has an ant?"))
     reply = await offline(*turns, instructions="Be kind.")
     assert reply.text == (
-        f'{HONEST} You said: "How many legs has an ant?". This conversation has 3 messages. I was given instructions.'
+        f'{DISCLAIMER} You said: "How many legs has an ant?".'
+        " This conversation has 3 messages. I was given instructions."
     )
     assert reply.finish == "stop"
     assert reply.tokens == Tokens(prompt=10, completion=len(reply.text.split()))
@@ -99,7 +100,7 @@ async def test_offline_quotes_outputs_and_ends() -> None:
     outputs = (Turn("tool", "sunny", call_id=calls[0].id), Turn("tool", "noon", call_id=calls[1].id))
     turns = (asked, Turn("assistant", calls=calls), *outputs)
     reply = await offline(*turns, tools=TOOLS, tool_choice="required")
-    assert reply.text == f"{HONEST} get_weather answered: sunny getLocalTime answered: noon"
+    assert reply.text == f"{DISCLAIMER} get_weather answered: sunny getLocalTime answered: noon"
     again = await offline(*turns, Turn("assistant", reply.text), asked, tools=TOOLS)
     assert called(again) == called(await offline(asked, tools=TOOLS))
     assert {call.id for call in again.calls}.isdisjoint(call.id for call in calls)
@@ -112,7 +113,7 @@ async def test_offline_searches_files_for_what_was_said_and_cites_the_best_sente
     found = "【4:0†a b.txt】\nRex ate. It rained.\n\n【4:1†c.txt】\nNobody.\nAnna ate the cake!\n\n也吃了。蛋糕。"
     turns = asked, Turn("assistant", calls=(call,)), Turn("tool", found, call_id=call.id)
     reply = await offline(*turns, tools=(search,))
-    assert reply.text == f'{HONEST} Your files say: "Anna ate the cake!"【4:1†c.txt】'
+    assert reply.text == f'{DISCLAIMER} Your files say: "Anna ate the cake!"【4:1†c.txt】'
 
 
 @pytest.mark.parametrize("output", ["Nothing was found.", "Error: Vector store vs_1 has expired."])
@@ -121,7 +122,7 @@ async def test_offline_says_why_it_cites_nothing(output: str) -> None:
     (call,) = (await offline(asked, tools=(search,))).calls
     turns = asked, Turn("assistant", calls=(call,)), Turn("tool", output, call_id=call.id)
     reply = await offline(*turns, tools=(search,))
-    assert reply.text == f"{HONEST} Your files say nothing about it: {output}"
+    assert reply.text == f"{DISCLAIMER} Your files say nothing about it: {output}"
 
 
 async def test_offline_stops_at_its_limit() -> None:
@@ -131,12 +132,12 @@ async def test_offline_stops_at_its_limit() -> None:
 
 async def test_offline_answers_in_json() -> None:
     plain = await offline(response_format=JsonObjectFormat())
-    assert json.loads(plain.text) == {"note": HONEST, "answer": 'You said: "Hi". This conversation has 1 message.'}
+    assert json.loads(plain.text) == {"note": DISCLAIMER, "answer": 'You said: "Hi". This conversation has 1 message.'}
     schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
     shape = JsonSchemaFormat(json_schema=JsonSchema(name="x", schema=schema))
     assert json.loads((await offline(Turn("user", "I am 42"), response_format=shape)).text) == {"n": 42}
     text = await offline(response_format=TextFormat())
-    assert text.text.startswith(HONEST)
+    assert text.text.startswith(DISCLAIMER)
 
 
 @pytest.mark.parametrize(

@@ -49,11 +49,11 @@ async def test_a_thought_outlives_its_process_and_is_never_on_the_wire(
             run = await service.answered(run, call_1="sunny")
             seen += await everything(service, run)
             said = await service.said(thread)
-            held = (await service.threads.look("default", thread)).state.runs[run["id"]]
+            run_state = (await service.threads.load("default", thread)).state.runs[run["id"]]
             log = await service.storage.read(names.THREADS, names.log("default", thread), None)
     assert (run["status"], said[-1]) == ("completed", provider_quirks.DONE)
     assert thought not in seen
-    assert held.thoughts == {}
+    assert run_state.thoughts == {}
     (kept,) = [
         event.thought
         for commit in e.from_lines(log.data)

@@ -113,8 +113,8 @@ async def _play(seed: int, show: Callable[[str], None] | None) -> World:
 def no_run_was_given_up(world: World) -> None:
     """None has killed its workers; those that die by chance, and the items that come again, are too few in a row."""
     for name, blocks in world.threads.items():
-        for held in Past(name.rpartition("/")[2], blocks).state.runs:
-            assert held.run.last_error != DEADLY, f"P2: {held.id} was taken for one that kills workers"
+        for run_state in Past(name.rpartition("/")[2], blocks).state.runs:
+            assert run_state.run.last_error != DEADLY, f"P2: {run_state.id} was taken for one that kills workers"
 
 
 async def epilogue(world: World, books: dict[str, Book]) -> None:

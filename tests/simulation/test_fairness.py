@@ -28,7 +28,7 @@ from assistants_service.core.protocol.runs.resources import Run
 from assistants_service.core.protocol.vector_stores.resources import FileCounts, VectorStore
 from assistants_service.core.vector_stores.new import NewFile, NewStore
 from assistants_service.worker.main import POLL_SLOW, Worker
-from assistants_service.worker.slots import CHORES, HOSTED_RUNS, HOSTED_WAITING, GiveWay, Slots
+from assistants_service.worker.slots import CHORES, HOSTED_RUNS, HOSTED_WAITING, NoSlot, Slots
 from assistants_service.worker.store_work import JOBS
 from inprocess_service import Api, ScriptedModels, in_process, says
 from multipart_forms import upload
@@ -352,7 +352,7 @@ class Queue:
                 self.order.append(name)
                 await self.go_on.wait()
                 await asyncio.sleep(1)
-        except GiveWay:
+        except NoSlot:
             self.gave_way.append(name)
 
 
@@ -365,7 +365,7 @@ def test_who_has_the_fewest_is_next_and_of_a_projects_items_the_oldest() -> None
         queue.go_on.set()
         await asyncio.sleep(10)
         assert queue.order == ["a1", "a2", "b1", "a3", "c1", "b2", "a4", "a5"]
-        assert (queue.slots.held, queue.slots.taken) == (0, {})
+        assert (queue.slots.item_count, queue.slots.taken) == (0, {})
 
     run(main())
 
@@ -385,7 +385,7 @@ def test_of_too_many_the_newest_of_the_largest_project_gives_way_and_never_what_
         queue.go_on.set()
         await asyncio.sleep(5)
         assert queue.order == ["a1", "a5"]
-        assert queue.slots.held == 0
+        assert queue.slots.item_count == 0
 
     run(main())
 
@@ -424,7 +424,7 @@ def test_no_slot_is_lost_with_who_is_cancelled_when_it_is_granted() -> None:
 
 
 async def all_is_free(queue: Queue) -> None:
-    assert (queue.slots.held, queue.slots.full) == (0, False)
+    assert (queue.slots.item_count, queue.slots.full) == (0, False)
     queue.go_on.set()
     await queue.add("b1")
     assert queue.order[-1] == "b1"

@@ -157,7 +157,7 @@ class Counting(Transport):
 async def test_azure_is_asked_for_a_few_things_at_a_time(azurite: Azurite, monkeypatch: pytest.MonkeyPatch) -> None:
     """A page of documents; the tombstones of a thread, in several looks; the generations of a log."""
     monkeypatch.setattr(Counting, "under_way", {})
-    monkeypatch.setattr(azure_documents, "SWEPT", 40)
+    monkeypatch.setattr(azure_documents, "TOMBSTONES_PAGE", 40)
     store = AzureStorage.from_connection_string(azurite.account(), transport=Counting)
     await store.open()
     try:
@@ -166,7 +166,7 @@ async def test_azure_is_asked_for_a_few_things_at_a_time(azurite: Azurite, monke
         kept = Document("messages", "p/thread_1/msg_01kept", b"{}", 2, created=True)
         await store.advance(kept)
         deletes = Counting.under_way.setdefault("DELETE", UnderWay())
-        await store.sweep("messages", "p/thread_1/")
+        await store.remove_tombstones("messages", "p/thread_1/")
         assert (deletes.calls, deletes.most) == (MANY, AT_ONCE)
         left = await store.page("messages", "p/", after=None, limit=100, newest_first=False)
         assert [each.name for each in left] == [kept.name]
@@ -256,7 +256,7 @@ ALLOWED = {
     ): "waits for tasks that are there; what they ask the store for has a bound in the item handler",
     (
         "worker/assistants_service/worker/ingestion.py",
-        "_tend",
+        "_maintain",
     ): "waits for the files that are in work, Ingestion.at_once",
     ("worker/assistants_service/worker/ingestion.py", "_claim"): "Ingestion.at_once",
     (

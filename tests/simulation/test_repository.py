@@ -100,7 +100,7 @@ def test_p3_who_waits_while_an_append_gets_no_answer_knows_what_the_log_says(how
             said = [say(process, client.thread, text) for text in ("One", "Two")]
             first, second = await asyncio.gather(*said, return_exceptions=True)
             assert isinstance(first, StorageUnavailable) and isinstance(second, str)
-            state = await process.threads.recall(PROJECT, client.thread)
+            state = await process.threads.cached(PROJECT, client.thread)
             assert whole(state) == whole(past_of(world, client.thread).state)
 
     run(main())

@@ -134,9 +134,9 @@ async def talk(scenario: Any, plan: Plan, *, purged: bool = False, kind: type[Re
         await world.at_rest()
         past = await past_in(world.store, client.thread)
         paused = {event.run_id for _, event in past.events(e.RunRequiresAction)}  # its client gave no outputs
-        for held in past.state.runs:
-            assert held.run.status in TERMINAL
-            assert held.run.status != "expired" or held.id in paused or scenario in LATE
+        for run_state in past.state.runs:
+            assert run_state.run.status in TERMINAL
+            assert run_state.run.status != "expired" or run_state.id in paused or scenario in LATE
         if past.commits and not past.deleted:
             await go_on(client)
         elif client.thread:
@@ -180,7 +180,7 @@ async def ask_for_everything(world: World) -> None:
         if container == names.STORE_LOGS:
             store_id = name.removeprefix(f"{PROJECT}/").removesuffix(".log")
             stores = world.processes[0].stores
-            state = (await stores.look(PROJECT, store_id)).state
+            state = (await stores.load(PROJECT, store_id)).state
             for file in state.files:
                 await stores.fetch(names.STORE_FILES, PROJECT, store_id, file.id)
             for batch in state.batches:

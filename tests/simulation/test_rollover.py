@@ -46,9 +46,9 @@ async def lists(world: World, client: Client) -> list[bytes]:
     pages = [
         state.messages.page(PageQuery(limit=100), "message"),
         state.messages.page(PageQuery(limit=2, newest_first=False), "message"),
-        *(held.steps.page(PageQuery(limit=100), "run step") for held in state.runs),
+        *(run_state.steps.page(PageQuery(limit=100), "run step") for run_state in state.runs),
     ]
-    return [encode(page) for page in pages] + [encode(held.run) for held in state.runs]
+    return [encode(page) for page in pages] + [encode(run_state.run) for run_state in state.runs]
 
 
 async def told(rollover_after: int, layout: tuple[str, ...]) -> tuple[int, list[bytes], dict[tuple[str, str], bytes]]:

@@ -82,8 +82,8 @@ def plant(defect: Plant) -> Plant:
 @plant
 def a_worker_that_was_taken_over_commits_all_the_same(patch: pytest.MonkeyPatch) -> None:
     def mine(self: lease.RunLease, state: Any) -> Any:
-        held = state.runs.get(self.item.run_id)
-        return held if held and held.run.status == "in_progress" and not state.deleted else None
+        run_state = state.runs.get(self.item.run_id)
+        return run_state if run_state and run_state.run.status == "in_progress" and not state.deleted else None
 
     patch.setattr(lease.RunLease, "mine", mine)
 

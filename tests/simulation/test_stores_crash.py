@@ -292,7 +292,7 @@ async def play(scenario: Scenario, plan: Plan, *, retries: int = 0, **options: A
 
 async def check(world: World, owner: Owner) -> None:
     assert not world.errors, world.errors
-    assert world.queued(names.BURIED) == 0
+    assert world.queued(names.DEAD_LETTERS) == 0
     await check_stores(world, owner.stores)
 
 
@@ -477,7 +477,7 @@ async def show(client: Client, file: NewFile, by: str = "messages") -> None:
 
 async def store_of(world: World, client: Client) -> str:
     process = await world.api()
-    return store_of_thread((await process.threads.look(PROJECT, client.thread)).state)
+    return store_of_thread((await process.threads.load(PROJECT, client.thread)).state)
 
 
 def test_of_two_messages_at_once_that_are_the_first_with_files_both_are_in_the_store() -> None:
@@ -513,7 +513,7 @@ def test_the_id_of_a_threads_store_never_comes_again(by: str) -> None:
             await asyncio.sleep(5)
             old = await store_of(world, client)
             for process in world.processes:
-                await process.stores.look(PROJECT, old)
+                await process.stores.load(PROJECT, old)
             await owner.delete(old)
             await asyncio.sleep(3 * world.tombstones)
             assert await world.store.read(names.STORE_LOGS, names.log(PROJECT, old), None) is None

@@ -218,7 +218,7 @@ async def it_is_set_up_called_shown_and_remembered() -> None:
         step = (await service.steps(run))[0]
         assert step["step_details"]["tool_calls"] == [DONE]
         assert added_up(await deltas(service, "GET", f"{path_of(run)}/events")) == DONE  # from the log
-        state = (await threads_of(service.parts).look("default", thread)).state  # as another process reads it
+        state = (await threads_of(service.parts).load("default", thread)).state  # as another process reads it
         assert state.runs[run["id"]].steps[step["id"]].calls[0].dice.thrown == (4, 2)  # type: ignore[attr-defined]
         await service.finished(thread, assistant)  # a later run remembers it
         assert [turn.text for turn in service.prompts[-1].turns][1:3] == ["", "Thrown: (4, 2)"]
@@ -243,7 +243,7 @@ async def answers_that_cite_it_have_its_annotations() -> None:
         assert await annotations_of(service, thread, "POST", f"/threads/{thread}/runs", body) == [cited(10)]
         run = await service.finished(thread, assistant)
         assert await annotations_of(service, thread, "GET", f"{path_of(run)}/events") == [cited(7)]  # from the log
-        state = (await threads_of(service.parts).look("default", thread)).state  # as another process reads it
+        state = (await threads_of(service.parts).load("default", thread)).state  # as another process reads it
         assert [msgspec.to_builtins(each) for each in state.annotations(4)] == [cited(7), cited(10)]
 
 

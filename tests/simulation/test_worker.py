@@ -138,12 +138,12 @@ def test_p3_p6_what_comes_of_a_run_that_was_taken_over_counts_for_nothing(script
             await overtaken
             await finished(world, client, work)
             past = past_of(world, client.thread)
-            held = past.state.runs[work.id]
-            assert held.attempt == 2
+            run_state = past.state.runs[work.id]
+            assert run_state.attempt == 2
             assert [change.name for change in past.of(work.id)].count("thread.run.in_progress") == 1
-            kinds = Counter(type(step.step_details) for step in held.steps)
+            kinds = Counter(type(step.step_details) for step in run_state.steps)
             assert kinds[ToolCalls] == (script == "own")
-            assert world.models.calls[work.model] == len(list(held.steps)) + 1
+            assert world.models.calls[work.model] == len(list(run_state.steps)) + 1
 
     run(main())
 

@@ -211,9 +211,9 @@ async def p9_stores_are_whole(world: World, shared: SharedNotes, *, tidied: bool
         if notes.gone and await world.store.read(names.STORE_LOGS, names.log(PROJECT, store_id), None) is None:
             continue
         state = await folded(world, store_id)
-        missing = notes.files - notes.taken_out - shared.deleted - {held.id for held in state.files}
+        missing = notes.files - notes.taken_out - shared.deleted - {file_state.id for file_state in state.files}
         assert not missing, f"P9: {missing} were attached to {store_id}, and are not there"
-        assert notes.batches <= {held.id for held in state.batches}, f"P9: a batch of {store_id} is not there"
+        assert notes.batches <= {each.id for each in state.batches}, f"P9: a batch of {store_id} is not there"
         world.counts["checked: vector stores"] += 1
 
 
@@ -223,6 +223,6 @@ async def count(world: World, shared: SharedNotes) -> None:
             world.counts["happened: vector stores deleted"] += 1
             continue
         state = await folded(world, store_id)
-        world.counts.update(f"files: {held.file.status}" for held in state.files)
-        world.counts["happened: files claimed again"] += sum(held.claims > 1 for held in state.files)
+        world.counts.update(f"files: {file_state.file.status}" for file_state in state.files)
+        world.counts["happened: files claimed again"] += sum(file_state.claims > 1 for file_state in state.files)
         world.counts["happened: segments merged"] += any(name.startswith("merged.") for name in state.segments)

@@ -126,7 +126,7 @@ REASONS: dict[str, Reason] = {
         now.runs.get(each.ids[1]) == found[1] or (found[1] == "expired" and now.runs.get(each.ids[1]))
     ),
     r"Expected tool outputs for call_ids": lambda now, _, each: now.runs.get(each.ids[1]) == "requires_action",
-    r"Message (\w+) is still in progress": lambda now, found, _: found[1] == now.making,
+    r"Message (\w+) is still in progress": lambda now, found, _: found[1] == now.in_progress,
     r"This Idempotency-Key was already used": lambda *_: True,
 }
 

@@ -28,7 +28,7 @@ class Moment:
     messages: tuple[str, ...] = ()
     runs: dict[str, str] = field(default_factory=dict)  # statuses
     steps: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    making: str | None = None  # the message
+    in_progress: str | None = None  # the message
 
 
 class Past:
@@ -44,7 +44,7 @@ class Past:
         self.turns: Counter[str] = Counter()  # model calls that came to something, by run
         self.marks: defaultdict[str, list[int]] = defaultdict(list)  # versions that bear a client's mark
         self.most_active = 0
-        self.making: dict[str, e.StepBegun] = {}  # by run
+        self.in_progress: dict[str, e.StepBegun] = {}  # by run
         for commit, block in zip(self.commits, blocks, strict=True):
             self._fold(commit, block.at)
 
@@ -61,36 +61,36 @@ class Past:
         self.changes += changes
         for change in changes:
             self.bodies[change.object.id].append((change.version, encode(change.object)))
-        self.most_active = max(self.most_active, sum(held.run.active for held in state.runs))
+        self.most_active = max(self.most_active, sum(run_state.run.active for run_state in state.runs))
         self._make(commit)
-        said = before.making or any(change.name.startswith("thread.message.") for change in changes)
+        said = before.in_progress or any(change.name.startswith("thread.message.") for change in changes)
         messages = tuple(message.id for message in state.messages) if said else before.messages
-        runs = {held.id: held.run.status for held in state.runs}
-        steps = {held.id: tuple(step.id for step in held.steps) for held in state.runs}
-        making = None
-        for run_id, begun in self.making.items():
+        runs = {run_state.id: run_state.run.status for run_state in state.runs}
+        steps = {run_state.id: tuple(step.id for step in run_state.steps) for run_state in state.runs}
+        in_progress = None
+        for run_id, begun in self.in_progress.items():
             steps[run_id] += (begun.step.id,)
-            making = begun.message.id if begun.message else None
-        messages += (making,) if making else ()
-        self.moments.append(Moment(at, state.deleted, True, state.active, messages, runs, steps, making))
+            in_progress = begun.message.id if begun.message else None
+        messages += (in_progress,) if in_progress else ()
+        self.moments.append(Moment(at, state.deleted, True, state.active, messages, runs, steps, in_progress))
 
     def _make(self, commit: e.Commit) -> None:
         """What is in the making, until it is whole, its run has ended, or its worker was taken for dead."""
         for event in commit.events:
             match event:
                 case e.StepBegun(step=step, message=message):
-                    self.making[step.run_id] = event
+                    self.in_progress[step.run_id] = event
                     for thing in (step, message):
                         if thing:
                             self.bodies[thing.id].append((self.state.version, encode(thing)))
                 case e.StepCreated(step=step):
-                    self.making.pop(step.run_id, None)
+                    self.in_progress.pop(step.run_id, None)
                 case e.RunClaimed() | e.RunFailed() | e.RunCancelled() | e.RunExpired():
-                    self.making.pop(event.run_id, None)
+                    self.in_progress.pop(event.run_id, None)
                 case e.RunCompleted() | e.RunIncomplete():
-                    self.making.pop(event.run_id, None)
+                    self.in_progress.pop(event.run_id, None)
                 case e.ThreadDeleted():
-                    self.making.clear()
+                    self.in_progress.clear()
 
     @property
     def deleted(self) -> bool:

@@ -191,7 +191,7 @@ class Faulty(Storage):
         ears: Ears | None = None,
     ) -> None:
         self._store, self._plan, self._process, self._died = store, plan, process, died
-        self._apart, self._mischief, self._ears = apart, mischief or Mischief(random.Random(0)), ears or Ears()
+        self._isolation, self._mischief, self._ears = apart, mischief or Mischief(random.Random(0)), ears or Ears()
         self.alive = True
         self.cut_until = self.still_until = 0.0
         self.under_way = 0  # calls, but for looks at the queue
@@ -279,8 +279,8 @@ class Faulty(Storage):
     async def advance(self, document: Document) -> None:
         await self._call(f"advance {document.container}", lambda: self._store.advance(document), document.name)
 
-    async def sweep(self, container: str, prefix: str) -> None:
-        await self._call(f"sweep {container}", lambda: self._store.sweep(container, prefix))
+    async def remove_tombstones(self, container: str, prefix: str) -> None:
+        await self._call(f"remove_tombstones {container}", lambda: self._store.remove_tombstones(container, prefix))
 
     # -- logs ------------------------------------------------------------------------------------------------------
 
@@ -313,7 +313,7 @@ class Faulty(Storage):
             left.extend(project())
             return ()
 
-        chosen = put_aside if self._apart else project
+        chosen = put_aside if self._isolation else project
         mark, rest = await self._call(f"{verb} {container}", lambda: write(chosen), name, block)
         return mark, [*rest, *left]
 
@@ -399,8 +399,8 @@ class Faulty(Storage):
     async def delete(self, delivery: Delivery) -> None:
         await self._call("delete", lambda: self._store.delete(delivery), delivery.id)
 
-    async def bury(self, delivery: Delivery, reason: str) -> None:
-        await self._call("bury", lambda: self._store.bury(delivery, reason))
+    async def dead_letter(self, delivery: Delivery, reason: str) -> None:
+        await self._call("dead_letter", lambda: self._store.dead_letter(delivery, reason))
 
 
 async def _nothing() -> None: ...

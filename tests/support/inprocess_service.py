@@ -464,20 +464,20 @@ class InProcess:
         while True:
             listener = self.threads.listen(project, run["thread_id"])
             try:
-                held = (await self.threads.look(project, run["thread_id"])).state.runs.get(run["id"])
-                if held.run.status in (statuses or SETTLED):
+                run_state = (await self.threads.load(project, run["thread_id"])).state.runs.get(run["id"])
+                if run_state.run.status in (statuses or SETTLED):
                     return await self.api.get(path_of(run)) if project == "default" else None
-                assert await listener.wait(60), f"run is {held.run.status}, and nothing happens"
+                assert await listener.wait(60), f"run is {run_state.run.status}, and nothing happens"
             finally:
                 listener.close()
 
-    async def making(self, run: Json, *before: str) -> Any:
+    async def in_progress(self, run: Json, *before: str) -> Any:
         """What the log tells to be in the making, once that is another step than those before. Nothing waits for the
         worker's next look at the log: it is made to look."""
         while True:
-            held = (await self.threads.look("default", run["thread_id"])).state.runs.get(run["id"])
-            if held.making and held.making.step.id not in before:
-                return held.making
+            run_state = (await self.threads.load("default", run["thread_id"])).state.runs.get(run["id"])
+            if run_state.in_progress and run_state.in_progress.step.id not in before:
+                return run_state.in_progress
             self.notifier.notify_all()  # type: ignore[attr-defined]
             await asyncio.sleep(0.002)
 
@@ -486,7 +486,7 @@ class InProcess:
         while True:
             listener = self.stores.listen(project, store["id"])
             try:
-                state = (await self.stores.look(project, store["id"])).state
+                state = (await self.stores.load(project, store["id"])).state
                 if not state.waiting:
                     return await self.api.get(f"/vector_stores/{store['id']}") if project == "default" else None
                 assert await listener.wait(60), f"{list(state.waiting)} wait, and nothing happens"

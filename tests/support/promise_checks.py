@@ -54,7 +54,7 @@ async def check(world: World) -> None:
     world.counts["checked: histories"] += 1
     pasts = {name: Past(name.rpartition("/")[2], blocks) for name, blocks in world.threads.items()}
     await keeps_its_promises(world, pasts, world.exchanges)
-    asked = {held.run.model for past in pasts.values() for held in past.state.runs}
+    asked = {run_state.run.model for past in pasts.values() for run_state in past.state.runs}
     assert world.models.calls.keys() <= asked, "P6: the model was called for no run"
     p7_and_p8(world)
     for name, exchanges in by_thread(world.exchanges).items():
@@ -82,8 +82,8 @@ async def keeps_its_promises(world: World | Reality, pasts: Pasts, exchanges: Se
             await nothing_is_left(world, past.thread_id, project)
         else:
             await documents_show_what_the_log_says(world, project, past)
-            for held in past.state.runs:
-                await p4_in_a_stream(world, project, past, held)
+            for run_state in past.state.runs:
+                await p4_in_a_stream(world, project, past, run_state)
     for name, about_it in about.items():
         assert not [each for each in about_it if each.ok and "/thread_" in name], f"P1: {name} was acknowledged"
 
@@ -97,7 +97,7 @@ def by_thread(exchanges: Sequence[Exchange]) -> defaultdict[str, list[Exchange]]
 
 
 def count(counts: Counter[str], past: Past) -> None:
-    counts.update(f"runs: {held.run.status}" for held in past.state.runs)
+    counts.update(f"runs: {run_state.run.status}" for run_state in past.state.runs)
     counts["happened: take-overs of a run"] += past.claims.total()
     counts["happened: told in the making"] += sum(1 for _ in past.events(e.StepBegun))
     counts["happened: threads deleted"] += past.deleted
@@ -168,10 +168,10 @@ def p3_the_model_said_what_is_there(world: World | Reality, past: Past) -> None:
     assert len(set(texts)) == len(texts), "P3: an answer is there twice"
     written = Counter(message.run_id for message in answers)
     for message, text in zip(answers, texts, strict=True):
-        held = past.state.runs[message.run_id or ""]
-        assert text in world.models.said[held.run.model], f"P3: the model never said '{text}'"
-        assert written[held.id] <= past.turns[held.id], "P3: one message a turn"
-        assert message.id in held.known, "P3: a message without its step"
+        run_state = past.state.runs[message.run_id or ""]
+        assert text in world.models.said[run_state.run.model], f"P3: the model never said '{text}'"
+        assert written[run_state.id] <= past.turns[run_state.id], "P3: one message a turn"
+        assert message.id in run_state.known, "P3: a message without its step"
 
 
 # --- P2, P5, P6 -----------------------------------------------------------------------------------------------------
@@ -183,12 +183,12 @@ def p2_every_run_has_ended_once_and_in_time(world: World | Reality, past: Past) 
         if isinstance(change.object, Run) and change.name in ENDINGS:
             ends[change.object.id].append(change.version)
     created = [event.run for _, event in past.events(e.RunCreated)]
-    assert not past.making, f"P2: {past.making} is in the making for ever"
+    assert not past.in_progress, f"P2: {past.in_progress} is in the making for ever"
     for run in created:
         status = past.state.runs[run.id].run.status
         if past.deleted and not ends[run.id]:
             continue
-        assert past.state.runs[run.id].making is None, f"P2: {run.id} is {status}, and its step in progress"
+        assert past.state.runs[run.id].in_progress is None, f"P2: {run.id} is {status}, and its step in progress"
         assert len(ends[run.id]) == 1, f"P2: {run.id} ended {len(ends[run.id])} times, and is {status}"
         ended = past.at(ends[run.id][0])
         due = (run.expires_at or 0) - world.epoch
@@ -206,10 +206,10 @@ def p5_one_active_run_at_most(past: Past) -> None:
 def p6_the_model_was_not_called_too_often(world: World | Reality, pasts: Pasts) -> None:
     allowed: Counter[str] = Counter()
     for past in pasts.values():
-        for held in past.state.runs:
+        for run_state in past.state.runs:
             # A run that did not come to its own end was in the middle of a turn that left nothing.
-            unfinished = held.run.status != "completed"
-            allowed[held.run.model] += past.turns[held.id] + past.claims[held.id] + unfinished
+            unfinished = run_state.run.status != "completed"
+            allowed[run_state.run.model] += past.turns[run_state.id] + past.claims[run_state.id] + unfinished
     for model, most in allowed.items():
         calls = world.models.calls[model]
         assert calls <= most, f"P6: {calls} calls of {model}, {most} allowed"
@@ -234,8 +234,8 @@ async def the_log_is_whole(world: World, project: str, past: Past) -> None:
 async def documents_show_what_the_log_says(world: World | Reality, project: str, past: Past) -> None:
     state = past.state
     assert state.thread is not None
-    steps = [step for held in state.runs for step in held.steps]
-    things = [state.thread, *state.messages, *(held.run for held in state.runs), *steps]
+    steps = [step for run_state in state.runs for step in run_state.steps]
+    things = [state.thread, *state.messages, *(run_state.run for run_state in state.runs), *steps]
     wanted = {
         (each.container, each.name): each.body
         for each in documents(project, [Change(state.version, "", thing) for thing in things])

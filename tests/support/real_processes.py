@@ -284,8 +284,8 @@ class Reality:
             await visitor.check_lists()
 
     async def _read_streams(self, past: Past) -> None:
-        for held in past.state.runs:
-            name = names.document(PROJECT, past.thread_id, held.id)
+        for run_state in past.state.runs:
+            name = names.document(PROJECT, past.thread_id, run_state.id)
             if tail := await self.store.read(names.STREAMS, name, None):
                 self.streams[name] = tail.data
 
@@ -332,7 +332,7 @@ class Reality:
     async def queued(self, queue: str) -> int:
         if isinstance(self.store, SqliteStorage):
             return self.store._sql.execute("SELECT count(*) FROM queue WHERE name=?", (queue,)).fetchone()[0]
-        client = self.store._work if queue == "work" else self.store._buried  # type: ignore[attr-defined]
+        client = self.store._work if queue == "work" else self.store._dead_letters  # type: ignore[attr-defined]
         return (await call(client.get_queue_properties)).approximate_message_count
 
     async def peeked(self, queue: str) -> list[str]:

@@ -28,12 +28,12 @@ OPENING = ("thread.message.created", "thread.message.in_progress")
 STEP_OPENING = ("thread.run.step.created", "thread.run.step.in_progress")
 
 
-async def p4_in_a_stream(world: World | Reality, project: str, past: Past, held: RunState) -> None:
-    name = names.document(project, past.thread_id, held.id)
+async def p4_in_a_stream(world: World | Reality, project: str, past: Past, run_state: RunState) -> None:
+    name = names.document(project, past.thread_id, run_state.id)
     tail = await world.store.read(names.STREAMS, name, None)
-    assert (tail is not None) == held.stream, "a stream exists where a client asked for it"
+    assert (tail is not None) == run_state.stream, "a stream exists where a client asked for it"
     if tail:
-        p4_each_event_once_and_in_order(past, held.id, tail.data)
+        p4_each_event_once_and_in_order(past, run_state.id, tail.data)
         await p4_a_reader_goes_on_where_he_was(tail.data)
         assert tail.data == world.streams[name]
 
@@ -174,8 +174,8 @@ def _deltas_add_up(events: list[tuple[str, Any]], past: Past) -> None:
             assert images[thing["id"]] == list(enumerate(shown)), "P4: images do not add up"
             assert texts[thing["id"]] == text["value"], "P4: deltas do not add up"
             assert cited[thing["id"]] == [each["text"] for each in text["annotations"]], "P4: citations do not add up"
-    for held in past.state.runs:
-        for step in held.steps:
+    for run_state in past.state.runs:
+        for step in run_state.steps:
             _calls_add_up(step, arguments, heads, outputs)
 
 

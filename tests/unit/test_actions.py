@@ -95,7 +95,7 @@ async def of(run: Coroutine[Any, Any, Outcome]) -> Any:
 def hanging(monkeypatch: pytest.MonkeyPatch) -> Iterator[Actions]:
     """Actions with 9 threads and 9 tasks, whose time is up soon. What hangs returns at the end."""
     released.clear()
-    monkeypatch.setattr(calls, "LETTING_GO", 0.05)
+    monkeypatch.setattr(calls, "CANCEL_GRACE", 0.05)
     functions = {"hangs": hangs, "answers": answers, "swallows": swallows, "answers_async": answers_async}
     functions |= {each.__name__: each for each in (hangs_in_a_thread, answers_from_threads, fails_in_a_thread)}
     actions = Actions(functions, timeout=0.05)
@@ -271,7 +271,7 @@ async def test_what_a_task_hands_to_threads_waits_for_room_and_comes_back() -> N
 
 
 def test_a_thread_that_a_task_has_left_keeps_no_loop_from_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calls, "LETTING_GO", 0.05)
+    monkeypatch.setattr(calls, "CANCEL_GRACE", 0.05)
     released.clear()
     done = threading.Event()
 

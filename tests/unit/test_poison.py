@@ -175,18 +175,18 @@ async def test_a_store_that_fails_for_long_poisons_no_item(bench: Bench, caplog:
 
 
 @pytest.mark.parametrize("bench", [RuntimeError("a bug")], indirect=True)
-async def test_p2_a_poison_item_is_buried_when_its_run_has_ended(
+async def test_p2_a_poison_item_is_dead_lettered_when_its_run_has_ended(
     bench: Bench, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A crash in between leaves an item that finds nothing to do, and not a run that no worker looks at."""
     caplog.set_level(logging.CRITICAL)
-    run, whole, statuses = await bench.run(), bench.store.bury, []
+    run, whole, statuses = await bench.run(), bench.store.dead_letter, []
 
-    async def bury(delivery: Delivery, reason: str) -> None:
+    async def dead_letter(delivery: Delivery, reason: str) -> None:
         statuses.append((await bench.now(run)).status)
         await whole(delivery, reason)
 
-    monkeypatch.setattr(bench.store, "bury", bury)
+    monkeypatch.setattr(bench.store, "dead_letter", dead_letter)
     for _ in range(DELIVERIES):
         await bench.deliver()
     assert statuses == ["failed"]
@@ -281,14 +281,14 @@ async def damage(bench: Bench, container: str, log_id: str, line: bytes) -> None
     bench.services.thread_repository._views.clear()
 
 
-def only_buried(bench: Bench) -> None:
+def only_dead_lettered(bench: Bench) -> None:
     assert not bench.queued("work")
     assert len(bench.queued("work-buried")) == 1
 
 
 @pytest.mark.parametrize("bench", [None], indirect=True)
 @pytest.mark.parametrize("item", [AdvanceRun, PurgeThread, MaintainStore, PurgeStore])
-async def test_an_item_whose_log_cannot_be_read_is_buried(
+async def test_an_item_whose_log_cannot_be_read_is_dead_lettered(
     bench: Bench, item: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It would come for ever, and cost a delivery each time. The log says in one line which one it is."""
@@ -301,7 +301,7 @@ async def test_an_item_whose_log_cannot_be_read_is_buried(
     container = names.STORE_LOGS if item in (MaintainStore, PurgeStore) else names.THREADS
     await damage(bench, container, damaged, b"{secret\n")
     assert [await bench.deliver() for _ in range(DELIVERIES)] == [1, 2, 3, 4, 5]
-    only_buried(bench)
+    only_dead_lettered(bench)
     errors = [record for record in caplog.records if record.levelno >= logging.ERROR]
     (message,) = (record.getMessage() for record in errors)
     assert message.endswith(f"after 5 deliveries: {container}/p/{damaged}.log cannot be decoded: DecodeError")
@@ -310,27 +310,27 @@ async def test_an_item_whose_log_cannot_be_read_is_buried(
 
 
 @pytest.mark.parametrize("bench", [None], indirect=True)
-async def test_an_item_whose_log_has_events_that_do_not_fit_is_buried(
+async def test_an_item_whose_log_has_events_that_do_not_fit_is_dead_lettered(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.CRITICAL)
     run = await bench.run()
     await damage(bench, names.THREADS, run.thread_id, NOT_FITTING)
     assert [await bench.deliver() for _ in range(DELIVERIES)] == [1, 2, 3, 4, 5]
-    only_buried(bench)
+    only_dead_lettered(bench)
 
 
 @pytest.mark.parametrize("bench", [None], indirect=True)
 async def test_a_log_whose_events_do_not_fit_is_never_shown_half_folded(bench: Bench) -> None:
     run, threads = await bench.run(), bench.services.thread_repository
     await damage(bench, names.THREADS, run.thread_id, NOT_FITTING)
-    for look in (threads.look, threads.recall):
+    for look in (threads.load, threads.cached):
         with pytest.raises(KeyError):
             await look("p", run.thread_id)
 
 
 @pytest.mark.parametrize("bench", [None], indirect=True)
-async def test_an_item_that_its_host_gives_up_is_buried_though_its_log_cannot_be_read(
+async def test_an_item_that_its_host_gives_up_is_dead_lettered_though_its_log_cannot_be_read(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.CRITICAL)
@@ -338,12 +338,12 @@ async def test_an_item_that_its_host_gives_up_is_buried_though_its_log_cannot_be
     await damage(bench, names.THREADS, run.thread_id, b"{\n")
     (lost,) = await bench.store.receive(1, visibility_timeout=1)
     await bench.handler.give_up(lost)
-    only_buried(bench)
+    only_dead_lettered(bench)
 
 
 @pytest.mark.parametrize("bench", [RuntimeError("a bug")], indirect=True)
 @pytest.mark.parametrize("error", [StorageUnavailable("a storm"), Conflict()], ids=["storm", "conflict"])
-async def test_p2_no_item_is_buried_while_its_run_cannot_be_ended(
+async def test_p2_no_item_is_dead_lettered_while_its_run_cannot_be_ended(
     bench: Bench, error: Exception, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level(logging.CRITICAL)
@@ -362,12 +362,14 @@ async def test_p2_no_item_is_buried_while_its_run_cannot_be_ended(
         assert not bench.queued("work-buried")
     await bench.deliver()
     assert (await bench.now(run)).status == "failed"
-    only_buried(bench)
+    only_dead_lettered(bench)
 
 
 @pytest.mark.parametrize("bench", [RuntimeError("unused")], indirect=True)
 @pytest.mark.parametrize("body", [b"not json", b"{}", b'{"kind": "other"}', b"\xff"])
-async def test_what_is_no_work_item_is_buried(bench: Bench, body: bytes, caplog: pytest.LogCaptureFixture) -> None:
+async def test_what_is_no_work_item_is_dead_lettered(
+    bench: Bench, body: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.CRITICAL)
     await bench.store.send(body)
     assert await bench.deliver() == 1
@@ -384,7 +386,9 @@ async def test_a_poison_item_shows_in_metrics_and_logs(bench: Bench, caplog: pyt
     run = await bench.run()
     for _ in range(DELIVERIES):
         await bench.deliver()
-    buried = [record.getMessage() for record in caplog.records if "is buried" in record.getMessage()]
+    buried = [
+        record.getMessage() for record in caplog.records if "moved to the dead-letter queue" in record.getMessage()
+    ]
     assert [message.partition("after ")[2] for message in buried] == ["1 deliveries", f"{DELIVERIES} deliveries"]
     assert exported.metric("assistants.work.deliveries", assistants__work__outcome="poison") == 2
     assert exported.metric("assistants.work.deliveries", assistants__work__outcome="failed") == DELIVERIES - 1

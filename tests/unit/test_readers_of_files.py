@@ -94,7 +94,7 @@ async def test_a_process_that_does_not_end_is_not_waited_for(
     readers = ReaderPool(processes=1)
     await read(readers, text_file(tmp_path))
     process, ends = readers._idle[0]._process, asyncio.Event()
-    monkeypatch.setattr(pool, "_LAST_BREATH", 0.05)
+    monkeypatch.setattr(pool, "_EXIT_TIMEOUT", 0.05)
     monkeypatch.setattr(process, "communicate", ends.wait)
     async with asyncio.timeout(20):
         await readers.close()

@@ -14,7 +14,7 @@ from assistants_service.core.ports.storage import StorageUnavailable
 from assistants_service.core.search.merge_policy import FACTOR
 from assistants_service.core.search.ranking import search
 from assistants_service.core.search.segment import Chunk, DamagedSegment, build, decode, merge
-from assistants_service.core.search.segment_cache import BRIEF, FIRST, SegmentCache, SegmentGone
+from assistants_service.core.search.segment_cache import FIRST, INLINE_CHUNKS, SegmentCache, SegmentGone
 from assistants_service.infra.sqlite.store import SqliteStorage
 from assistants_service.infra.wiring import SystemClock
 from inprocess_service import InProcess, in_process
@@ -151,7 +151,7 @@ async def test_an_index_longer_than_the_first_read_is_read_in_two(contents: Watc
 
 
 async def test_a_large_store_is_searched_by_several_threads_with_the_same_result(contents: Watched) -> None:
-    blobs = {name: blob(f"{name}.1", *[f"tide {number % 7}" for number in range(BRIEF)]) for name in "abc"}
+    blobs = {name: blob(f"{name}.1", *[f"tide {number % 7}" for number in range(INLINE_CHUNKS)]) for name in "abc"}
     for name, data in blobs.items():
         await contents.put(name, data)
     everything = {f"{name}.1" for name in blobs}
@@ -276,7 +276,7 @@ async def merged(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Merged]:
         async def merge() -> None:
             monkeypatch.setattr(index, "drop", later)
             await service.api.post(f"/vector_stores/{store}/files", {"file_id": files[0]})
-            while len((await service.stores.look("default", store)).state.segments) != 1:
+            while len((await service.stores.load("default", store)).state.segments) != 1:
                 await asyncio.sleep(0.001)
             monkeypatch.setattr(index, "drop", drop)
             made.gone = goes_under_the_reader(storage, monkeypatch)

@@ -21,7 +21,7 @@ from assistants_service.core.threads.state import Change
 from assistants_service.core.threads.stream import StreamWriter
 from assistants_service.infra.sqlite.store import SqliteStorage
 from assistants_service.worker.deltas import DeltaBuffer
-from assistants_service.worker.lease import Lost
+from assistants_service.worker.lease import LeaseLost
 from assistants_service.worker.partial_reply import PartialReply
 
 RUN = Run(
@@ -103,12 +103,12 @@ async def test_a_writer_that_is_overtaken_between_its_looks_closes_nothing_of_it
 
     async def overtaken() -> set[str]:
         if await paper.names() != [*BEGUN, *OPEN]:
-            raise Lost
+            raise LeaseLost
         second = await paper.worker(mine)  # claims the run in this very moment
         await second.emit(opening())
         return set()
 
-    with pytest.raises(Lost):
+    with pytest.raises(LeaseLost):
         await paper.writer().take_over(RUN, mine=overtaken, opened=NOTHING, now=2)
     assert await paper.names() == [*BEGUN, *OPEN, *CLOSED, *OPEN]
 

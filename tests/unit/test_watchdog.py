@@ -16,7 +16,7 @@ from assistants_service.worker.actions import Actions
 async def test_an_action_that_holds_the_event_loop_is_told(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(watchdog, "HELD", 0.05)
+    monkeypatch.setattr(watchdog, "BLOCKED", 0.05)
     monkeypatch.setattr(watchdog, "LOOK", 0.01)
 
     async def lookup() -> str:

@@ -318,7 +318,7 @@ class Reference:
         match run.doc["model"]:
             case "fails":
                 error = {"code": "server_error", "message": "Oops."}
-                heard = self._heard(run, "Broken", error) if run.streamed else ([], [])
+                heard = self._prompt_texts(run, "Broken", error) if run.streamed else ([], [])
                 self._end(run, "failed", failed_at=self.time, last_error=error)
                 return heard
             case "calls":
@@ -349,7 +349,7 @@ class Reference:
             self._end(run, "completed", turns, completed_at=self.time)
         return [step], [message]
 
-    def _heard(self, run: Run, text: str, error: Json) -> tuple[list[Json], list[Json]]:
+    def _prompt_texts(self, run: Run, text: str, error: Json) -> tuple[list[Json], list[Json]]:
         """What a client heard before the run failed."""
         message = message_doc(run.doc["thread_id"], text, self.time)
         message |= {"role": "assistant", "assistant_id": run.doc["assistant_id"], "run_id": run.doc["id"]}

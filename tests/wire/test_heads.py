@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from assistants_service.api.heads import ONCE
+from assistants_service.api.repeated_headers import ONCE
 from inprocess_service import in_process
 from test_connections import answered, served
 

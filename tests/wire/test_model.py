@@ -504,7 +504,7 @@ def some(examples: int, steps: int) -> settings:
 
 @pytest.fixture(autouse=True)
 def _nothing_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The reference has no clock for what a model is at: test_making.py shows that."""
+    """The reference has no clock for what a model is at: test_in_progress.py shows that."""
     monkeypatch.setattr(lease, "ANNOUNCE_AFTER", float("inf"))
 
 

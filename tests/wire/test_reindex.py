@@ -53,7 +53,7 @@ async def found(service: InProcess, store_id: str, text: str, **options: Any) ->
 
 
 async def state_of(service: InProcess, store_id: str) -> StoreState:
-    return (await service.stores.look("default", store_id)).state
+    return (await service.stores.load("default", store_id)).state
 
 
 async def blobs(service: InProcess) -> set[str]:

@@ -26,7 +26,7 @@ from assistants_service.core.vector_stores.repository import VectorStoreReposito
 from assistants_service.core.vector_stores.state import StoreState
 from assistants_service.core.work_items import MaintainStore, PurgeStore, from_body, to_body
 from assistants_service.infra.embeddings.offline import OfflineEmbeddings
-from assistants_service.worker.ingestion import CLAIMS, WENT_WRONG, IngestionJob
+from assistants_service.worker.ingestion import CLAIMS, INTERNAL_ERROR, IngestionJob
 from assistants_service.worker.store_work import ABANDONED
 from inprocess_service import InProcess, ManualClock, in_process
 from multipart_forms import upload
@@ -243,12 +243,12 @@ async def test_a_file_that_kills_workers_fails_at_last_and_takes_no_other_with_i
             with contextlib.suppress(asyncio.CancelledError):
                 await IngestionJob(context, item, "1" if same else str(delivery), delivery if same else 1).run()
             clock.time += 0 if same else ABANDONED + 1
-        state = (await service.stores.look("default", store["id"])).state
+        state = (await service.stores.load("default", store["id"])).state
         assert not state.waiting
         assert not state.orphaned
-        assert [held.id for held in state.files if held.file.status == "failed"] == [deadly]
+        assert [file_state.id for file_state in state.files if file_state.file.status == "failed"] == [deadly]
         assert state.files[deadly].claims == CLAIMS
-        assert max(held.claims for held in state.files if held.id != deadly) <= 2
+        assert max(file_state.claims for file_state in state.files if file_state.id != deadly) <= 2
 
 
 async def test_a_delivery_that_was_overtaken_takes_nothing_up_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,7 +259,7 @@ async def test_a_delivery_that_was_overtaken_takes_nothing_up_any_more(monkeypat
         item = MaintainStore(project="default", store_id=store["id"], sent_at=0)
 
         async def state() -> StoreState:
-            return (await service.stores.look("default", store["id"])).state
+            return (await service.stores.load("default", store["id"])).state
 
         async def unmerged(_: IngestionJob) -> None: ...
 
@@ -291,7 +291,7 @@ async def test_the_item_for_the_files_of_a_dead_worker_waits_for_their_release(m
         item, at_once = MaintainStore(project="default", store_id=store["id"], sent_at=0), []
 
         async def state() -> StoreState:
-            return (await service.stores.look("default", store["id"])).state
+            return (await service.stores.load("default", store["id"])).state
 
         async def answered_at_once(body: bytes, *, delay: float = 0) -> None:
             again = from_body(body)
@@ -322,7 +322,7 @@ async def test_a_file_of_a_dead_worker_that_is_taken_out_at_last_leaves_nothing(
         item = MaintainStore(project="default", store_id=store["id"], sent_at=0)
 
         async def state() -> StoreState:
-            return (await service.stores.look("default", store["id"])).state
+            return (await service.stores.load("default", store["id"])).state
 
         ids, hand_on = list((await state()).waiting), IngestionJob._hand_on
         claims = [e.FileClaimed(file_id=file_id, attempt=n, item="1/1") for n, file_id in enumerate(ids)]
@@ -345,7 +345,7 @@ async def test_what_an_overtaken_worker_did_last_is_shown_though_it_died(monkeyp
         store = await service.api.post("/vector_stores", {"file_ids": await files(service, 3)})
         context = worker_of(service.parts, service.threads, service.stores, service.searcher)._context.ingestion
         item, path = MaintainStore(project="default", store_id=store["id"], sent_at=0), f"/vector_stores/{store['id']}"
-        first, *others = (await service.stores.look("default", store["id"])).state.waiting
+        first, *others = (await service.stores.load("default", store["id"])).state.waiting
         claims = [e.FileClaimed(file_id=first, attempt=1, item="1/1")]
         await service.stores.commit("default", store["id"], lambda _: claims)
         assert (await service.api.get(f"{path}/files/{first}"))["status"] == "in_progress"  # it has a document now
@@ -367,7 +367,7 @@ async def test_what_workers_of_a_poison_item_did_last_is_shown_though_they_died(
     async with in_process(worker=False) as service:
         store = await service.api.post("/vector_stores", {"file_ids": await files(service, 2)})
         worker = worker_of(service.parts, service.threads, service.stores, service.searcher)
-        state = (await service.stores.look("default", store["id"])).state
+        state = (await service.stores.load("default", store["id"])).state
         paths = {each: f"/vector_stores/{store['id']}/files/{each}" for each in state.waiting}
         claims = [e.FileClaimed(file_id=file_id, attempt=n, item="1/4") for n, file_id in enumerate(paths)]
         await service.stores.commit("default", store["id"], lambda _: claims)
@@ -384,7 +384,7 @@ async def test_what_workers_of_a_poison_item_did_last_is_shown_though_they_died(
 
 async def fails_and_dies(service: InProcess, store_id: str, file_id: str) -> None:
     """Another process commits that this file has failed, and does not live to project it, as can be on Azure."""
-    clock, failed = service.parts.clock, e.FileFailed(file_id=file_id, error=WENT_WRONG)
+    clock, failed = service.parts.clock, e.FileFailed(file_id=file_id, error=INTERNAL_ERROR)
     stores = VectorStoreRepository(service.parts.storage, clock, Ids(clock), Notifier())
     stores._documents = lambda *_: []  # type: ignore[method-assign]
     await stores.commit("default", store_id, lambda _: [failed])
@@ -399,10 +399,10 @@ async def test_a_look_at_a_deleted_store_brings_back_none_of_its_documents() -> 
         await service.api.delete(path)
         storage = service.parts.storage
         await service.stores.purge("default", store["id"])
-        await storage.sweep(names.STORE_BATCHES, f"default/{store['id']}/")
+        await storage.remove_tombstones(names.STORE_BATCHES, f"default/{store['id']}/")
         clock = service.parts.clock
         other = VectorStoreRepository(storage, clock, Ids(clock), Notifier())
-        assert (await other.look("default", store["id"])).state.deleted
+        assert (await other.load("default", store["id"])).state.deleted
         assert not await storage.page(names.STORE_BATCHES, "default/", after=None, limit=9, newest_first=False)
 
 
@@ -411,13 +411,13 @@ async def test_a_poison_item_that_was_delivered_often_leaves_no_file_waiting() -
     async with in_process(worker=False) as service:
         store = await service.api.post("/vector_stores", {"file_ids": await files(service, 2)})
         worker = worker_of(service.parts, service.threads, service.stores, service.searcher)
-        state = (await service.stores.look("default", store["id"])).state
+        state = (await service.stores.load("default", store["id"])).state
         claims = [e.FileClaimed(file_id=file_id, attempt=n, item="1/9") for n, file_id in enumerate(state.waiting)]
         await service.stores.commit("default", store["id"], lambda _: claims)
         item = MaintainStore(project="default", store_id=store["id"], sent_at=0)
         await worker._handler._give_up(item, Delivery("1", to_body(item), 9, ""))
-        state = (await service.stores.look("default", store["id"])).state
-        assert {held.file.status for held in state.files} == {"failed"}
+        state = (await service.stores.load("default", store["id"])).state
+        assert {file_state.file.status for file_state in state.files} == {"failed"}
 
 
 async def test_the_last_of_a_store_goes_whole_though_its_first_purge_never_came() -> None:
@@ -443,7 +443,7 @@ async def test_small_segments_are_merged_and_nothing_is_lost() -> None:
         store = await service.api.post("/vector_stores", {"file_ids": ids})
         await service.ingested(store)
         await service.stop_worker(5)
-        state = (await service.stores.look("default", store["id"])).state
+        state = (await service.stores.load("default", store["id"])).state
         assert len(state.segments) < 10
         assert not state.orphaned
         for number, file_id in enumerate(ids):
@@ -535,13 +535,13 @@ async def test_segments_of_an_older_format_are_renewed_when_a_file_is_added(monk
             for module in ("ingestion", "merging"):
                 old.setattr(f"assistants_service.worker.{module}.FORMAT", WHOLE)
             await IngestionJob(context, item, "1").run()
-        state = (await service.stores.look("default", store["id"])).state
-        assert [held.format for held in state.segments.values()] == [WHOLE]  # of all that were merged
+        state = (await service.stores.load("default", store["id"])).state
+        assert [segment_state.format for segment_state in state.segments.values()] == [WHOLE]  # of all that were merged
         assert await found() == []
         await service.api.post(f"/vector_stores/{store['id']}/files", {"file_id": late})
         await IngestionJob(context, item, "2").run()
-        state = (await service.stores.look("default", store["id"])).state
-        assert [held.format for held in state.segments.values()] == [FORMAT, FORMAT]
+        state = (await service.stores.load("default", store["id"])).state
+        assert [segment_state.format for segment_state in state.segments.values()] == [FORMAT, FORMAT]
         assert set(await found()) == {*ids, late}
 
 

@@ -11,27 +11,27 @@ from aiohttp import HttpVersion11, web
 from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
-from assistants_service.api.heads import listed
+from assistants_service.api.repeated_headers import list_header
 from assistants_service.core.errors import ApiError
 
-INVITED = web.RequestKey("invited", bool)
+CONTINUE_SENT = web.RequestKey("continue_sent", bool)
 
 
-class SpoiledBody(TimeoutError):
+class MalformedBody(TimeoutError):
     """The body is not in the chunks that its Transfer-Encoding announces. (It is a TimeoutError so that aiohttp, which
     reads the rest of a body after the response, does not log it as a fault.)"""
 
 
-def close_uninvited(request: web.Request, response: web.StreamResponse) -> None:
+def close_without_continue(request: web.Request, response: web.StreamResponse) -> None:
     """A client that was not asked for its body may send it or not, so the next bytes on this connection could be that
     body or another request (RFC 9110, 10.1.1)."""
-    if "Expect" in request.headers and INVITED not in request and not response.prepared:
+    if "Expect" in request.headers and CONTINUE_SENT not in request and not response.prepared:
         response.force_close()
 
 
 def check_coding(request: web.Request) -> None:
     """Raises the 415 of a body that is compressed."""
-    codings = listed(request, "Content-Encoding")
+    codings = list_header(request, "Content-Encoding")
     if any(each.lower() not in ("", "identity") for each in codings):
         coding = ", ".join(codings)
         message = (
@@ -57,7 +57,7 @@ async def invite(request: web.Request) -> None:
         raise ApiError(message, status=417, param="Expect", code="unsupported_expectation")
     await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     request.writer.output_size = 0  # the response has not begun
-    request[INVITED] = True
+    request[CONTINUE_SENT] = True
 
 
 async def _later(_: web.Request) -> None:
@@ -84,15 +84,15 @@ def _receive(self: RequestHandler, data: bytes) -> None:
     if not isinstance(message, _ErrInfo):
         self._cache["body"] = body
     elif (body := self._cache.get("body", body)) and not body.is_eof():
-        _spoil(self, body)
+        _fail_body(self, body)
 
 
-def _spoil(connection: RequestHandler, body: StreamReader) -> None:
+def _fail_body(connection: RequestHandler, body: StreamReader) -> None:
     if len(connection._messages) > 1 and connection._messages[-2][1] is body:
         del connection._messages[-2]  # a pipelined request: the rejection is its response
         return
     connection._messages.pop()
-    body.set_exception(SpoiledBody())
+    body.set_exception(MalformedBody())
     body.feed_eof()  # else aiohttp would continue to read after the response
     connection.close()
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from aiohttp import web
 
-from assistants_service.api.heads import listed
+from assistants_service.api.repeated_headers import list_header
 from assistants_service.core.errors import ApiError
 
 NEEDS_BETA = ("/v1/assistants", "/v1/threads")
@@ -45,7 +45,7 @@ class Dialect:
     def check(self, request: web.Request) -> None:
         """Raises the error for a request to a known path that lacks what the dialect requires: assistants and threads
         need `OpenAI-Beta: assistants=v2`, models and the others do not (section 1.2)."""
-        sent = listed(request, "OpenAI-Beta")
+        sent = list_header(request, "OpenAI-Beta")
         if request.path.startswith(NEEDS_BETA) and BETA not in sent:
             wrong = DEPRECATED if "assistants=v1" in sent else MISSING
             raise ApiError(

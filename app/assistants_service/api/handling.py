@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from aiohttp import web
 
-from assistants_service.api.heads import listed
+from assistants_service.api.repeated_headers import list_header
 from assistants_service.api.services import Services
 from assistants_service.api.validation import parse_body, parse_include, parse_page
 from assistants_service.core.errors import ApiError, invalid_id
@@ -85,7 +85,7 @@ def answer(resource: object, *, headers: dict[str, str] | None = None) -> web.Re
 def answer_stored(request: web.Request, stored: Stored, *, headers: dict[str, str] | None = None) -> web.Response:
     """The document's bytes, or 304 if the caller has the current version."""
     found = {"ETag": stored.etag, **(headers or {})}
-    known = listed(request, "If-None-Match")
+    known = list_header(request, "If-None-Match")
     if stored.etag in known or known == ["*"]:
         return web.Response(status=304, headers=found)
     return web.Response(body=stored.body, content_type="application/json", headers=found)

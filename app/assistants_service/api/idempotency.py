@@ -111,7 +111,7 @@ async def reserve(request: web.Request, body: bytes, object_id: str, naming: Bod
     while True:
         stored = await services.storage.get(names.IDEMPOTENCY, name)
         try:
-            reservation, etag = await _hold(services, project, name, stored, mine, naming)
+            reservation, etag = await _reserve(services, project, name, stored, mine, naming)
         except Conflict:
             continue  # another request with this key was faster: see what it reserved
         if reservation.digest != mine.digest:
@@ -120,7 +120,7 @@ async def reserve(request: web.Request, body: bytes, object_id: str, naming: Bod
         return Reserved(services.storage, reservation.id, name, reservation, etag)
 
 
-async def _hold(
+async def _reserve(
     services: Services, project: str, name: str, stored: Stored | None, mine: Reservation, naming: Body | None
 ) -> tuple[Reservation, str]:
     """The key's reservation: the stored one, or `mine`. Raises Conflict, and the 404 for missing objects in `mine`."""

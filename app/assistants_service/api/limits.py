@@ -135,11 +135,11 @@ class ActiveRuns:
     async def _runs(self, project: str, thread_id: str) -> bool:
         """Whether the thread has an active run."""
         now = self._clock.now()
-        state = await self._threads.recall(project, thread_id)
+        state = await self._threads.cached(project, thread_id)
         if state.active_run and not state.deleted:
-            state = (await self._threads.look(project, thread_id)).state
-        held = state.active_run
-        return bool(held and not state.deleted and now < (held.run.expires_at or now))
+            state = (await self._threads.load(project, thread_id)).state
+        run_state = state.active_run
+        return bool(run_state and not state.deleted and now < (run_state.run.expires_at or now))
 
 
 @dataclass(slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from assistants_service.api import making
+from assistants_service.api import in_progress
 from assistants_service.api.handling import (
     PROJECT,
     answer,
@@ -39,13 +39,13 @@ async def list_all(request: web.Request) -> web.Response:
         checked_id(run_id, RUN, "run_id")
     state = await services.thread_repository.read(project, thread_id)
     where = (lambda message: message.run_id == run_id) if run_id else None
-    making = state.making.message if state.making else None
-    return answer(state.messages.page(query, "message", where, {making.id: making} if making else {}))
+    unfinished = state.in_progress.message if state.in_progress else None
+    return answer(state.messages.page(query, "message", where, {unfinished.id: unfinished} if unfinished else {}))
 
 
 async def retrieve(request: web.Request) -> web.Response:
     thread_id, message_id = path_id(request, THREAD), path_id(request, MESSAGE)
-    return await making.fetch(request, names.MESSAGES, thread_id, message_id)
+    return await in_progress.fetch(request, names.MESSAGES, thread_id, message_id)
 
 
 async def update(request: web.Request) -> web.Response:

@@ -12,12 +12,12 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 from aiohttp.web_protocol import RequestHandler
 
-from assistants_service.api.bodies import SpoiledBody, check_coding, close_uninvited, invite, waits
+from assistants_service.api.bodies import MalformedBody, check_coding, close_without_continue, invite, waits
 from assistants_service.api.connection_limits import SlowBody, body_timer
 from assistants_service.api.dialects import OPENAI, Dialect, dialect_of, is_api
 from assistants_service.api.handling import PROJECT, REQUEST_ID
-from assistants_service.api.heads import check_repeated
 from assistants_service.api.keyless import allowed
+from assistants_service.api.repeated_headers import check_repeated
 from assistants_service.core import log_context
 from assistants_service.core.errors import (
     ApiError,
@@ -61,9 +61,9 @@ def tracing(telemetry: Telemetry) -> Middleware:
             scheme=request.scheme,
         ) as span:
             response = await handler(request)
-            span.tell(code=response.status, **log_context.current())
+            span.record(code=response.status, **log_context.current())
             if response.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-                span.tell(error=str(response.status))
+                span.record(error=str(response.status))
             return response
 
     return middleware
@@ -85,7 +85,7 @@ def errors_and_ids() -> Middleware:
         except SlowBody:
             response = render(too_slow(), dialect)
             response.force_close()
-        except SpoiledBody:
+        except MalformedBody:
             response = render(undecodable(), dialect)
             response.force_close()
         except (ConnectionResetError, TimeoutError):
@@ -99,7 +99,7 @@ def errors_and_ids() -> Middleware:
                 timer.cancel()
         took = int((time.perf_counter() - begun) * 1000)
         log.debug("%s %s: %d after %d ms", request.method, request.path, response.status, took)
-        close_uninvited(request, response)
+        close_without_continue(request, response)
         if not response.prepared:
             response.headers["x-request-id"] = request_id
             response.headers["openai-version"] = "2020-10-01"

@@ -82,7 +82,7 @@ async def list_all(request: web.Request) -> web.Response:
     thread_id = path_id(request, THREAD)
     query = page_query(request)
     page = (await services.thread_repository.read(project, thread_id)).runs.page(query, "run")
-    return answer(replace(page, data=tuple(held.run for held in page.data)))
+    return answer(replace(page, data=tuple(run_state.run for run_state in page.data)))
 
 
 async def retrieve(request: web.Request) -> web.Response:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 from msgspec.structs import replace
 
-from assistants_service.api import making
+from assistants_service.api import in_progress
 from assistants_service.api.handling import PROJECT, answer, includes_contents, page_query, path_id, services_of
 from assistants_service.core import names
 from assistants_service.core.protocol.runs.resources import step_on_wire
@@ -19,9 +19,9 @@ async def list_all(request: web.Request) -> web.Response:
     query = page_query(request)
     contents = includes_contents(request)
     state = await services.thread_repository.read(project, thread_id)
-    held = run_of(state, run_id)
-    making = {held.making.step.id: held.making.step} if held.making else {}
-    page = held.steps.page(query, "run step", making=making)
+    run_state = run_of(state, run_id)
+    unfinished = {run_state.in_progress.step.id: run_state.in_progress.step} if run_state.in_progress else {}
+    page = run_state.steps.page(query, "run step", in_progress=unfinished)
     return answer(replace(page, data=tuple(step_on_wire(step, contents=contents) for step in page.data)))
 
 
@@ -33,4 +33,4 @@ async def retrieve(request: web.Request) -> web.Response:
         step = run_of(await services.thread_repository.read(project, thread_id), run_id).steps.get(step_id)
         if step is not None:
             return answer(step_on_wire(step, contents=True))
-    return await making.fetch(request, names.STEPS, thread_id, run_id, step_id)
+    return await in_progress.fetch(request, names.STEPS, thread_id, run_id, step_id)

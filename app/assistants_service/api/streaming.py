@@ -54,7 +54,7 @@ def stored(services: Services, project: str, thread_id: str, run_id: str) -> Sou
                 return data[: end + 2]
             limit *= 8
         # Missing: its creator died before writing it and a worker will, or it has been deleted.
-        state = (await services.thread_repository.look(project, thread_id)).state
+        state = (await services.thread_repository.load(project, thread_id)).state
         return None if state.deleted or state.thread is None else b""
 
     return source
@@ -66,34 +66,34 @@ def watched(services: Services, project: str, thread_id: str, run_id: str) -> So
     streamed, log = stored(services, project, thread_id, run_id), names.log(project, thread_id)
     is_streamed = False
     idle: tuple[int, Mark] | None = None  # an offset after which nothing came, as of this end of the log
-    told = 0
+    served = 0
     rest: Iterator[bytes] = iter(())  # the events from there on, as the last read found them
 
     async def source(offset: int) -> bytes | None:
-        nonlocal is_streamed, idle, told, rest
+        nonlocal is_streamed, idle, served, rest
         if is_streamed:
             return await streamed(offset)
-        if told == offset and (data := _piece(rest)):
-            told += len(data)
+        if served == offset and (data := _piece(rest)):
+            served += len(data)
             return data
         if idle and idle[0] == offset:
             # Read only the log's end: folding the thread for each idle watcher costs too much.
             tail = await services.storage.read(names.THREADS, log, idle[1])
             if tail and not tail.data and not tail.restarted:
                 return b""
-        view = await services.thread_repository.look(project, thread_id)
+        view = await services.thread_repository.load(project, thread_id)
         if view.state.deleted or view.mark is None:
             return None
-        held, mark = run_of(view.state, run_id), view.mark
-        if held.stream:
+        run_state, mark = run_of(view.state, run_id), view.mark
+        if run_state.stream:
             found = await streamed(offset)
             # Empty from the start although the run is over: streams are deleted after some days.
-            is_streamed = found != b"" or held.run.active or bool(await streamed(0))
+            is_streamed = found != b"" or run_state.run.active or bool(await streamed(0))
             if is_streamed:
                 return found
         rest = _without(offset, replay(await services.thread_repository.run_history(project, thread_id, run_id)))
         data = _piece(rest)
-        told, idle = offset + len(data), None if data else (offset, mark)
+        served, idle = offset + len(data), None if data else (offset, mark)
         return data
 
     return source
@@ -149,8 +149,8 @@ async def follow(
             if data:
                 start, offset, pause = offset, offset + len(data), POLL_FAST
                 if seen:  # a stream may lag: its end may still be before version `seen`
-                    news = (place for place, version, _, _ in sse.parse(data) if version > seen)
-                    if (first := next(news, None)) is None:
+                    unseen = (place for place, version, _, _ in sse.parse(data) if version > seen)
+                    if (first := next(unseen, None)) is None:
                         continue
                     data, seen = data[first - start :], 0
                 end = stop.search(data)

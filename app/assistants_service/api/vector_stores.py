@@ -144,8 +144,8 @@ def _filter(request: web.Request) -> str | None:
 
 
 def _page(files: Index[FileState], query: PageQuery, status: str | None) -> Page:
-    page = files.page(query, "file", (lambda held: held.file.status == status) if status else None)
-    return replace(page, data=tuple(held.file for held in page.data))
+    page = files.page(query, "file", (lambda file_state: file_state.file.status == status) if status else None)
+    return replace(page, data=tuple(file_state.file for file_state in page.data))
 
 
 def _poll(seconds: float) -> dict[str, str]:
@@ -230,9 +230,9 @@ async def list_batch_files(request: web.Request) -> web.Response:
     store_id, batch_id, query = path_id(request, VECTOR_STORE), path_id(request, FILE_BATCH), page_query(request)
     status = _filter(request)
     state = await services.store_repository.read(project, store_id)
-    theirs: Index[FileState] = Index(order=[], items={})
+    batch_files: Index[FileState] = Index(order=[], items={})
     for file_id in batch_of(state, batch_id).file_ids:
-        held = state.files.get(file_id)
-        if held:
-            theirs.put(file_id, held)
-    return answer(_page(theirs, query, status))
+        file_state = state.files.get(file_id)
+        if file_state:
+            batch_files.put(file_id, file_state)
+    return answer(_page(batch_files, query, status))

@@ -35,7 +35,7 @@ PASSING = (STREAMS, IDEMPOTENCY)
 CONTAINERS = (*TRUTH, *PROJECTIONS, *PASSING)
 # Queues: work; poison items, for inspection; and items that the Azure Functions host gave up, in a queue that the host
 # names, until worker/function_app.py handles them.
-WORK, BURIED, POISON = "work", "work-buried", "work-poison"
+WORK, DEAD_LETTERS, POISON = "work", "work-buried", "work-poison"
 WEIGHED = (THREADS, CONTENTS, STORE_LOGS, SEGMENTS)  # what counts towards stored bytes: originals, not projections
 
 # Valid project names: a project is the first part of all names, so it must be unambiguous in every engine.

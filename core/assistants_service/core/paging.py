@@ -158,12 +158,12 @@ class Index(msgspec.Struct, Generic[T], dict=True):
         query: PageQuery,
         what: str,
         where: Callable[[T], bool] | None = None,
-        making: Mapping[str, T] = MappingProxyType({}),
+        in_progress: Mapping[str, T] = MappingProxyType({}),
     ) -> Page:
-        """The page; `where` filters, and `making` has the objects to show in reserved places. Raises the 404 for an
-        unknown cursor. `has_more` refers to the direction of travel."""
+        """The page; `where` filters, and `in_progress` has the objects to show in reserved places. Raises the 404 for
+        an unknown cursor. `has_more` refers to the direction of travel."""
         backwards = query.before is not None and query.after is None
-        found = self._walk(query, what, backwards, where, making)
+        found = self._walk(query, what, backwards, where, in_progress)
         kept = found[: query.limit]
         if backwards:
             kept.reverse()
@@ -175,7 +175,7 @@ class Index(msgspec.Struct, Generic[T], dict=True):
         what: str,
         backwards: bool,
         where: Callable[[T], bool] | None,
-        making: Mapping[str, T],
+        in_progress: Mapping[str, T],
     ) -> list[T]:
         """Up to limit + 1 objects beyond the cursor, in the direction of travel; with two cursors, those between
         them."""
@@ -187,7 +187,7 @@ class Index(msgspec.Struct, Generic[T], dict=True):
         if stop is not None and (stop - at) * step <= 0:  # there are none
             return found
         while 0 <= at < len(self.order) and at != stop and len(found) <= query.limit:
-            item = self.get(self.order[at]) or making.get(self.order[at])
+            item = self.get(self.order[at]) or in_progress.get(self.order[at])
             if item is not None and (where is None or where(item)):
                 found.append(item)
             at += step

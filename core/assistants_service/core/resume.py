@@ -105,7 +105,7 @@ class Resumption:
     # -- logs ------------------------------------------------------------------------------------------------------
 
     async def _thread(self, project: str, thread_id: str) -> None:
-        state, now = (await self.threads.look(project, thread_id)).state, self.clock.now()
+        state, now = (await self.threads.load(project, thread_id)).state, self.clock.now()
         if state.deleted:
             await self._send(PurgeThread(project=project, thread_id=thread_id, sent_at=now))
             return
@@ -113,11 +113,11 @@ class Resumption:
             run_id = state.active_run.id
             await self.threads.commit(project, thread_id, partial(_released_run, run_id))
             await self._send(AdvanceRun(project=project, thread_id=thread_id, run_id=run_id, sent_at=now))
-        state = await self.threads.recall(project, thread_id)
+        state = await self.threads.cached(project, thread_id)
         self._held.update(names.document(project, file_id) for file_id in state.held_files)
 
     async def _store(self, project: str, store_id: str) -> None:
-        state, now = (await self.stores.look(project, store_id)).state, self.clock.now()
+        state, now = (await self.stores.load(project, store_id)).state, self.clock.now()
         if state.deleted:
             await self._send(PurgeStore(project=project, store_id=store_id, sent_at=now))
         if not state.known or state.store is None:
@@ -133,7 +133,7 @@ class Resumption:
     async def _drop_unowned(self, project: str, store_id: str) -> None:
         """Remove segments that only the holder of a lost item would remove: first invalidate the claims by a commit,
         then remove the blobs, then their names."""
-        state = await self.stores.recall(project, store_id)
+        state = await self.stores.cached(project, store_id)
         unowned = tuple(name for name, item in state.orphaned.items() if item == TAKEN)
         if unowned and state.known:
             await self.stores.index.drop(names.document(project, store_id), unowned)
@@ -196,8 +196,9 @@ class Resumption:
 
 
 def _released_run(run_id: str, state: ThreadState) -> Sequence[Event]:
-    held = state.runs.get(run_id)
-    return [RunQueued(run_id=run_id)] if held and held.run.status == "in_progress" and not state.deleted else ()
+    run_state = state.runs.get(run_id)
+    lost = run_state and run_state.run.status == "in_progress" and not state.deleted
+    return [RunQueued(run_id=run_id)] if lost else ()
 
 
 def _released_files(state: StoreState) -> Sequence[Event]:

@@ -49,14 +49,14 @@ class SigningKeys:
     def __init__(self, url: str, now: Callable[[], float]) -> None:
         self._url, self._now = url, now
         self._keys: dict[str, jwt.PyJWK] = {}
-        self._tried_at, self._good = float("-inf"), False
+        self._tried_at, self._fresh = float("-inf"), False
         self._fetching = asyncio.Lock()
         self._session: ClientSession | None = None
 
     async def find(self, kid: str) -> jwt.PyJWK | None:
         """Raises the 503 if the issuer's keys could never be fetched."""
         known = kid in self._keys
-        pause = RETRY if not self._keys else FRESH if known and self._good else REFETCH
+        pause = RETRY if not self._keys else FRESH if known and self._fresh else REFETCH
         # A token with a known key does not wait while another key is fetched.
         if self._due(pause) and not (known and self._fetching.locked()):
             async with self._fetching:
@@ -70,7 +70,7 @@ class SigningKeys:
         return not 0 <= self._now() - self._tried_at < pause
 
     async def _fetch(self) -> None:
-        self._tried_at, self._good = self._now(), False
+        self._tried_at, self._fresh = self._now(), False
         try:
             async with self._open().get(self._url, allow_redirects=False, raise_for_status=True) as response:
                 found = await response.json(content_type=None)
@@ -81,7 +81,7 @@ class SigningKeys:
         signs = (key for key in keys if key.algorithm_name == ALGORITHM and key.public_key_use in (None, "sig"))
         usable = {key.key_id: key for key in signs if key.key_id}
         if usable:
-            self._keys, self._good = usable, True
+            self._keys, self._fresh = usable, True
 
     def _open(self) -> ClientSession:
         if self._session is None:

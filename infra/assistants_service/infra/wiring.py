@@ -126,20 +126,20 @@ def models_of(settings: Settings, telemetry: Telemetry = SILENCE) -> ModelRouter
 def embeddings_of(settings: Settings, models: ModelRouter) -> Embeddings:
     """Raises ConfigurationError. The built-in model is the default even if a provider is configured: setting a key for
     chat must not change the vectors with which a vector store is searched."""
-    from assistants_service.infra.embeddings.families import Input, manners_of
+    from assistants_service.infra.embeddings.families import Input, family_of
     from assistants_service.infra.embeddings.offline import OFFLINE, OfflineEmbeddings
     from assistants_service.infra.embeddings.provider import ProviderEmbeddings
 
-    manners = manners_of(settings.embedding_model)
+    family = family_of(settings.embedding_model)
     if settings.embedding_input:
-        told = {kind: Input(given.prefix, given.fields) for kind, given in settings.embedding_input.items()}
-        manners = replace(manners, query=told.get("query", Input()), passage=told.get("passage", Input()))
+        configured = {kind: Input(given.prefix, given.fields) for kind, given in settings.embedding_input.items()}
+        family = replace(family, query=configured.get("query", Input()), passage=configured.get("passage", Input()))
     if (weight := settings.embedding_weight) is not None:
-        manners = replace(manners, weights=Weights(vector=weight, words=1 - weight))
+        family = replace(family, weights=Weights(vector=weight, words=1 - weight))
     if settings.embedding_model == OFFLINE:
-        return OfflineEmbeddings(manners.weights)
+        return OfflineEmbeddings(family.weights)
     try:
-        return ProviderEmbeddings(models, settings.embedding_model, settings.embedding_dimensions, manners)
+        return ProviderEmbeddings(models, settings.embedding_model, settings.embedding_dimensions, family)
     except ValueError as error:
         raise ConfigurationError(f"EMBEDDING_MODEL is not valid: {error}.") from None
 

@@ -23,7 +23,7 @@ from typing import Any, ClassVar, Final
 log = logging.getLogger(__name__)
 THREADS: Final = 512  # concurrent, of all projects
 TASKS: Final = 3_072  # likewise; by default one function may have as many as a worker has runs in flight
-LETTING_GO: Final = 1.0  # seconds that a cancelled task has to end before it counts as hanging
+CANCEL_GRACE: Final = 1.0  # seconds that a cancelled task has to end before it counts as hanging
 Kind = tuple[str, str]  # project, name of the function
 Outcome = tuple[Any, BaseException | None]  # what a function returned, or raised
 
@@ -71,7 +71,7 @@ class Calls:
     def _has_room(self, kind: Kind) -> bool:
         return self._working.leaves_room(self._most, kind)
 
-    def _in_vain(self, kind: Kind) -> int:
+    def _futile(self, kind: Kind) -> int:
         """The number of hanging calls, if waiting is futile: they leave no room even if all others return."""
         if self.hanging.leaves_room(self._most, kind):
             return 0
@@ -81,7 +81,7 @@ class Calls:
         """Take a place, now or when another call returns. Raises Hanging."""
         if self._has_room(kind):
             return self._working.add(kind)
-        if hanging := self._in_vain(kind):
+        if hanging := self._futile(kind):
             raise Hanging(hanging)
         turn = asyncio.get_running_loop().create_future()
         self._waiting[turn] = kind
@@ -109,10 +109,10 @@ class Calls:
         except asyncio.CancelledError:
             try:
                 if task and task.cancel():
-                    await asyncio.wait((done,), timeout=LETTING_GO)
+                    await asyncio.wait((done,), timeout=CANCEL_GRACE)
             finally:
                 if done.cancel():  # not if it returned at this very moment
-                    self._gave_up(kind)
+                    self._abandon(kind)
             raise
         return done.result()
 
@@ -123,12 +123,12 @@ class Calls:
             done.set_result(outcome)
         self._release(kind)
 
-    def _gave_up(self, kind: Kind) -> None:
+    def _abandon(self, kind: Kind) -> None:
         self.hanging.add(kind)
         count = self.hanging.kinds[kind]
         log.warning("action %s does not return: %d calls of project %s hang", kind[1], count, kind[0])
         for turn, waiting in self._waiting.items():
-            if not turn.done() and (hanging := self._in_vain(waiting)):
+            if not turn.done() and (hanging := self._futile(waiting)):
                 turn.set_exception(Hanging(hanging))
 
 

@@ -25,7 +25,7 @@ from assistants_service.core.vector_stores.search import Search
 from assistants_service.worker.actions import Actions
 from assistants_service.worker.budget import Budget
 from assistants_service.worker.images import Images
-from assistants_service.worker.slots import CHORES, SUSPECTS, WAITING, Slots
+from assistants_service.worker.slots import CHORES, ISOLATION, WAITING, Slots
 from assistants_service.worker.store_work import JOBS, Ingestion
 
 VISIBILITY_TIMEOUT = 45.0  # seconds that a dead worker's item stays hidden: how late a crash is noticed
@@ -70,7 +70,7 @@ class WorkerContext:
             self.interpreters = Interpreters(self.sandbox, self.clock, self.ids)
         patience = self.visibility_timeout / 4  # before a waiting item would have to be hidden again
         jobs, self.runs, self.chores = (Slots(n, self.max_waiting, patience) for n in (JOBS, self.max_runs, CHORES))
-        self.suspects = tuple(Slots(n) for n in SUSPECTS)
+        self.suspects = tuple(Slots(n) for n in ISOLATION)
         files, readers = self.files, (self.extraction, self.embeddings)
         self.ingestion = Ingestion(self.storage, self.stores, files, *readers, self.clock, jobs)
 
@@ -106,7 +106,7 @@ class WorkerContext:
 
     @property
     def files(self) -> FileService:
-        return FileService(self.storage, self.clock, self.notifier, self.stores.let_go)
+        return FileService(self.storage, self.clock, self.notifier, self.stores.detach_file)
 
     @property
     def uploads(self) -> UploadService:

@@ -27,11 +27,11 @@ class PartialCall:
     arguments: str = ""
     sent: int = 0  # characters of the arguments that were sent
 
-    def news(self, tool: AnyTool) -> str:
+    def unsent(self, tool: AnyTool) -> str:
         """What was not sent yet."""
         shown = tool.partial_text(self.arguments)
-        news, self.sent = shown[self.sent :], len(shown)
-        return news
+        unsent, self.sent = shown[self.sent :], len(shown)
+        return unsent
 
 
 @dataclass(slots=True)
@@ -39,7 +39,7 @@ class DeltaBuffer:
     """The `Deltas` of one streamed turn. The model's side only appends to memory; a task writes what has accumulated.
 
     After text has begun, calls wait for the turn's end, because the message must end on the stream before the next step
-    begins (section 5.2). `still_mine` reads the log after a conflict on the stream, and raises Lost.
+    begins (section 5.2). `still_mine` reads the log after a conflict on the stream, and raises LeaseLost.
     """
 
     writer: StreamWriter
@@ -56,11 +56,11 @@ class DeltaBuffer:
     _closed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def text(self, value: str) -> None:
-        self.partial.said.append(("text", value))
+        self.partial.received.append(("text", value))
         self._news.set()
 
     def refusal(self, value: str) -> None:
-        self.partial.said.append(("refusal", value))
+        self.partial.received.append(("refusal", value))
         self._news.set()
 
     def call(self, index: int, call_id: str, name: str, arguments: str) -> None:
@@ -70,10 +70,10 @@ class DeltaBuffer:
         self._news.set()
 
     def restart(self) -> bool:
-        return not (self.partial.said or self._calls)
+        return not (self.partial.received or self._calls)
 
     async def run(self) -> None:
-        """Write until closed. Raises Lost."""
+        """Write until closed. Raises LeaseLost."""
         while True:
             await self._news.wait()
             closed = self._closed.is_set()  # checked first: what arrives during the write is for the next round
@@ -108,7 +108,7 @@ class DeltaBuffer:
         # Text after the start of a call waits for the turn's end: steps must not overlap on the stream.
         if self.partial.calls_step is not None:
             return []
-        parts = self.partial.said[self._taken :]
+        parts = self.partial.received[self._taken :]
         self._taken += len(parts)
         # What may become a citation is held back. If that is so to the end, it is told when the message ends.
         pieces = self.partial.cited("".join(value for kind, value in parts if kind == "text"))
@@ -156,6 +156,6 @@ class DeltaBuffer:
                 self._sent_calls.add(index)
                 begun = self.partial.call(ToolCall(known.id, known.name, ""))
                 events.append(sse.call_begun(step.id, index, begun))
-            if tool.streams and (news := known.news(tool)):
-                events.append(sse.call_delta(step.id, index, tool, {tool.streams: news}))
+            if tool.streams and (unsent := known.unsent(tool)):
+                events.append(sse.call_delta(step.id, index, tool, {tool.streams: unsent}))
         return events

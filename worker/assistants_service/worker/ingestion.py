@@ -34,8 +34,8 @@ from assistants_service.worker.store_work import StoreWork
 log = logging.getLogger(__name__)
 
 CLAIMS: Final = 5  # of one file without a result; then it has failed
-SPELL: Final = 120.0  # seconds after which an item claims no more files, and sends another one for the rest
-WENT_WRONG: Final = LastError(code="server_error", message="Sorry, something went wrong.")
+ITEM_TIME: Final = 120.0  # seconds after which an item claims no more files, and sends another one for the rest
+INTERNAL_ERROR: Final = LastError(code="server_error", message="Sorry, something went wrong.")
 
 
 @dataclass(slots=True)
@@ -46,9 +46,9 @@ class IngestionJob(StoreWork):
     _ended: int = 0  # number of files that have ended
 
     async def run(self) -> Wait | Done:
-        """Raises StorageUnavailable: the claims stay for the item's next delivery; and GiveWay, if too many stores are
+        """Raises StorageUnavailable: the claims stay for the item's next delivery; and NoSlot, if too many stores are
         in work."""
-        state = await self.look()
+        state = await self.load()
         if state.version <= self.item.seen or not state.version:
             return Wait()
         if state.deleted:
@@ -59,9 +59,9 @@ class IngestionJob(StoreWork):
         # back under another id, no worker could take them over.
         again = self.count > 1
         async with self.context.jobs.slot(self.item.project, self.item.sent_at, stays=again):
-            return await self._tend()
+            return await self._maintain()
 
-    async def _tend(self) -> Done:
+    async def _maintain(self) -> Done:
         try:
             await self.remove_orphaned()
             await self._work()
@@ -70,13 +70,13 @@ class IngestionJob(StoreWork):
                 task.cancel()
             await asyncio.gather(*self._tasks.values(), return_exceptions=True)
         await merge(self)
-        if any(self._open(file) for file in self.unread(await self.look())):
+        if any(self._open(file) for file in self.unread(await self.load())):
             await self._hand_on()
         # Last: a file may have been detached while this item's claim was valid. No other item would remove its segment.
         await self.remove_orphaned()
         if self.count > 1:  # redelivered: earlier claims were valid until now, and their worker may have died since
             await self._project()
-        await self.context.stores.index.tidy(self.store, self.known)
+        await self.context.stores.index.remove_orphaned(self.store, self.known)
         return Done()
 
     async def _hand_on(self) -> None:
@@ -98,7 +98,9 @@ class IngestionJob(StoreWork):
         """Until no file is left that this item may claim, or other projects should have their turn."""
         begun = self.context.clock.now()
         while True:
-            renew = self.context.clock.now() - begun > SPELL or (self._ended > 0 and (self.count > 1 or self._unfair()))
+            renew = self.context.clock.now() - begun > ITEM_TIME or (
+                self._ended > 0 and (self.count > 1 or self._should_yield())
+            )
             if not renew and await self._claim() and not self._tasks:
                 continue  # the open files have failed permanently
             if not self._tasks:
@@ -110,7 +112,7 @@ class IngestionJob(StoreWork):
                     task.result()
                     self._ended += 1
 
-    def _unfair(self) -> bool:
+    def _should_yield(self) -> bool:
         """Whether another project, with fewer stores in work, waits for this one's slot."""
         return self.context.jobs.contested(self.item.project)
 
@@ -132,11 +134,11 @@ class IngestionJob(StoreWork):
             events: list[e.Event] = []
             for number, file in enumerate(new or alone, 1):
                 if file.claims >= CLAIMS:
-                    events.append(e.FileFailed(file_id=file.id, error=WENT_WRONG))
+                    events.append(e.FileFailed(file_id=file.id, error=INTERNAL_ERROR))
                 else:
                     attempt = state.attempt + number
                     taken.append((file.id, attempt))
-                    events.append(e.FileClaimed(file_id=file.id, attempt=attempt, item=self.me))
+                    events.append(e.FileClaimed(file_id=file.id, attempt=attempt, item=self.claimant))
             return events
 
         found = await self.commit(decision)
@@ -147,7 +149,7 @@ class IngestionJob(StoreWork):
 
     def _open(self, file: FileState | Reindexing) -> bool:
         """Whether it has no holder, or one that will not continue."""
-        return not file.item or self.before(file.item) or self.abandoned(file.claimed_at)
+        return not file.item or self.is_earlier(file.item) or self.abandoned(file.claimed_at)
 
     def _release(self, state: StoreState) -> Sequence[e.Event]:
         left = [file for file in self.unread(state) if file.item and self._open(file)]
@@ -161,23 +163,23 @@ class IngestionJob(StoreWork):
                 raise
             except Exception:
                 log.exception("file %s of vector store %s: attempt %d failed", file_id, self.item.store_id, attempt)
-                await self._fail(file_id, attempt, WENT_WRONG)
+                await self._fail(file_id, attempt, INTERNAL_ERROR)
 
     async def _ingest(self, file_id: str, attempt: int) -> None:
-        held = await self._mine(file_id, attempt)
-        if held is None:
+        file_state = await self._mine(file_id, attempt)
+        if file_state is None:
             return
         try:
             file = decode_file((await self.context.files.fetch(self.item.project, file_id)).body)
         except ApiError:
             # Deleted or expired, perhaps before it was attached: its deletion did not find it in this store.
             detached = e.FileDetached(file_id=file_id)
-            await self.commit(lambda state: [detached] if self._held(state, file_id, attempt) else ())
+            await self.commit(lambda state: [detached] if self._claimed_file(state, file_id, attempt) else ())
             note = names.document(self.item.project, file_id, self.item.store_id)
             await self.context.storage.remove(names.FILE_STORES, note)
             return
         try:
-            chunks = await self._chunks(file, held.file.chunking_strategy.static)
+            chunks = await self._chunks(file, file_state.file.chunking_strategy.static)
             if await self._mine(file_id, attempt) is None:
                 return
             vectors = await self.context.embeddings.embed([chunk.text for chunk in chunks])
@@ -205,7 +207,7 @@ class IngestionJob(StoreWork):
             model=f"{model} {vectors.shape[1]}",
             format=FORMAT,
         )
-        if not await self.commit(lambda state: [completed] if self._held(state, file_id, attempt) else ()):
+        if not await self.commit(lambda state: [completed] if self._claimed_file(state, file_id, attempt) else ()):
             await self.discard(name)
 
     async def _chunks(self, file: File, chunking: StaticChunking) -> Sequence[Chunk]:
@@ -221,22 +223,22 @@ class IngestionJob(StoreWork):
 
     async def _fail(self, file_id: str, attempt: int, error: LastError) -> None:
         failed = e.FileFailed(file_id=file_id, error=error)
-        await self.commit(lambda state: [failed] if self._held(state, file_id, attempt) else ())
+        await self.commit(lambda state: [failed] if self._claimed_file(state, file_id, attempt) else ())
 
     async def _mine(self, file_id: str, attempt: int) -> FileState | None:
         """The file, unless it was cancelled or detached, or another worker took over."""
-        return self._held(await self.look(), file_id, attempt)
+        return self._claimed_file(await self.load(), file_id, attempt)
 
-    def _held(self, state: StoreState, file_id: str, attempt: int) -> FileState | None:
+    def _claimed_file(self, state: StoreState, file_id: str, attempt: int) -> FileState | None:
         claim = state.to_read(file_id) if state.known else None
-        return state.files[file_id] if claim and (claim.attempt, claim.item) == (attempt, self.me) else None
+        return state.files[file_id] if claim and (claim.attempt, claim.item) == (attempt, self.claimant) else None
 
     async def give_up(self) -> None:
         """This item is poison: its files fail, so that no run waits for them."""
 
         def decision(state: StoreState) -> Sequence[e.Event]:
             left = [file for file in self.unread(state) if self._open(file)]
-            return [e.FileFailed(file_id=file.id, error=WENT_WRONG) for file in left]
+            return [e.FileFailed(file_id=file.id, error=INTERNAL_ERROR) for file in left]
 
         await self.commit(decision)
         await self.remove_orphaned()

@@ -43,7 +43,7 @@ from assistants_service.core.work_items import (
 from assistants_service.worker.context import WorkerContext
 from assistants_service.worker.ingestion import IngestionJob
 from assistants_service.worker.run_executor import Outcome, RunExecutor
-from assistants_service.worker.slots import GiveWay
+from assistants_service.worker.slots import NoSlot
 from assistants_service.worker.store_work import ABANDONED
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ STALE = 600.0  # seconds after which a work item whose commit never came is drop
 NOTHING_NEW = -1  # seen by the sender of a work item that announces no commit
 DELIVERIES = 5  # of one item; the last failed one ends its run
 REASON = 4_000  # characters that are kept of an error: an item and its reason are one message of the queue
-OUTLIVED = 2_000  # deliveries that a process remembers
+REMEMBERED = 2_000  # deliveries that a process remembers
 RETRY, MAX_RETRY = 2.0, 30.0  # seconds, doubled with each failed delivery
 
 
@@ -76,17 +76,17 @@ class WorkItemHandler:
     # Requests that let go of items. Thousands may wait for a slot, and all give way together when the worker stops.
     _returning: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE), init=False)
     # Names of deliveries whose items an outage kept this process from hiding, or from handing back. It has not died.
-    _outlived: deque[str] = field(default_factory=lambda: deque(maxlen=OUTLIVED), init=False)
+    _lost_deliveries: deque[str] = field(default_factory=lambda: deque(maxlen=REMEMBERED), init=False)
 
     async def answer(self, delivery: Delivery) -> None:
         """Do the work and delete the item; or leave it, so that it is delivered again."""
         try:
             item = from_body(delivery.body)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            return await self._bury(delivery, f"not a work item: {error}")
+            return await self._dead_letter(delivery, f"not a work item: {error}")
         log_context.bind(lambda: item.facts)
         hold = Hold(delivery)
-        item = self._vouched(item, delivery)
+        item = self._with_own_loss(item, delivery)
         extending = asyncio.create_task(self._keep(hold))
         try:
             done = await self._work(item, delivery)
@@ -108,10 +108,10 @@ class WorkItemHandler:
                 await self.context.storage.delete(hold.delivery)
         self.context.telemetry.count("delivery", outcome="done" if done else "left")
 
-    def _vouched(self, item: WorkItem, delivery: Delivery) -> WorkItem:
+    def _with_own_loss(self, item: WorkItem, delivery: Delivery) -> WorkItem:
         """The item that says so, if it was this very process that had it before, and lost it by an outage."""
         before = delivery_name(delivery.id, delivery.count - 1)
-        vouched = isinstance(item, AdvanceRun) and before in self._outlived
+        vouched = isinstance(item, AdvanceRun) and before in self._lost_deliveries
         return replace(item, handed_back=before) if vouched else item
 
     async def _keep(self, hold: Hold) -> None:
@@ -124,7 +124,7 @@ class WorkItemHandler:
             except Conflict:
                 return  # another worker holds it by now: the log's fence decides
             except StorageUnavailable as error:
-                self._outlived.append(delivery_name(hold.delivery.id, hold.delivery.count))
+                self._lost_deliveries.append(delivery_name(hold.delivery.id, hold.delivery.count))
                 log.warning("the queue is not responding: %s", error)
             except Exception:  # else the item would come back while this worker is at it
                 log.exception("an item cannot be hidden anew, and this is tried again")
@@ -139,7 +139,7 @@ class WorkItemHandler:
         except Conflict:
             pass  # another worker holds it by now
         except StorageUnavailable:
-            self._outlived.append(name)
+            self._lost_deliveries.append(name)
 
     async def _work(self, item: WorkItem, delivery: Delivery) -> bool:
         """Whether the item may be deleted."""
@@ -152,11 +152,11 @@ class WorkItemHandler:
                 case _:
                     async with self.context.chores.slot(item.project, item.sent_at):
                         await self._do(item)
-        except GiveWay as way:
-            await self._give_way(item, way)
+        except NoSlot as way:
+            await self._send_again(item, way)
         return True
 
-    async def _give_way(self, item: WorkItem, way: GiveWay) -> None:
+    async def _send_again(self, item: WorkItem, way: NoSlot) -> None:
         """Another item, so that no delivery counts for which nothing was tried. No log names this one, and none
         will: what was delivered before stays."""
         delay = min(max(CROWDED, self._age(item) / 4), LONG_CROWDED) if way.crowded else 0.0
@@ -171,14 +171,14 @@ class WorkItemHandler:
                 if not await self.context.files.purge(item.project, item.file_id) and self._age(item) < STALE:
                     await self._put_back(item)
             case CleanUpOutputs():
-                state = (await self.context.threads.look(item.project, item.thread_id)).state
+                state = (await self.context.threads.load(item.project, item.thread_id)).state
                 await self.context.outputs.clean_up(item, state.held_files if state.known else ())
             case CleanUpFile():
-                await self._park(item, await self.context.files.tidy(item.project, item.file_id, item.sent_at))
+                await self._park(item, await self.context.files.clean_up(item.project, item.file_id, item.sent_at))
             case CleanUpStore():
                 await self._park(item, await self.context.stores.expire(item.project, item.store_id))
             case CleanUpUpload():
-                await self._park(item, await self.context.uploads.tidy(item.project, item.upload_id))
+                await self._park(item, await self.context.uploads.clean_up(item.project, item.upload_id))
 
     async def _run(self, item: AdvanceRun, item_id: str, count: int) -> bool:
         match await self._advance(item, item_id, count):
@@ -230,15 +230,15 @@ class WorkItemHandler:
             aggregates, log_id = ThreadPurge(self.context.threads, self.context.outputs), item.thread_id
         else:
             log_id = item.store_id
-        state = (await aggregates.look(item.project, log_id)).state
+        state = (await aggregates.load(item.project, log_id)).state
         if item.tombstones:
             if await self._too_early(item):
                 return
             if not state.known:  # else another one has this id by now
                 # The holder of the first item may have died before its purge, and this one may come before that one.
                 await aggregates.purge(item.project, log_id)
-                await aggregates.sweep(item.project, log_id)
-        elif not state.known:  # or a purge or a sweep has died after the log went
+                await aggregates.purge_tombstones(item.project, log_id)
+        elif not state.known:  # or a purge has died after the log was removed
             again = replace(item, sent_at=self.context.clock.now(), tombstones=True)
             await self.context.storage.send(to_body(again), delay=self.context.tombstone_seconds)
             await aggregates.purge(item.project, log_id)
@@ -280,7 +280,7 @@ class WorkItemHandler:
             await self._hand_back(delivery, item, MAX_RETRY)
             raise
         detail = f": {error}" if isinstance(error, UnreadableLog) else ""  # others may quote content
-        await self._bury(delivery, f"{type(error).__name__}: {error}", detail)
+        await self._dead_letter(delivery, f"{type(error).__name__}: {error}", detail)
 
     async def give_up(self, delivery: Delivery) -> None:
         """For an item that its host delivers no more, and has moved under a new id. So it is unknown whether a run in
@@ -288,15 +288,15 @@ class WorkItemHandler:
         try:
             item = from_body(delivery.body)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            return await self._bury(delivery, f"not a work item: {error}")
+            return await self._dead_letter(delivery, f"not a work item: {error}")
         log_context.bind(lambda: item.facts)
         if await self._end(item, delivery):
             await self._enqueue_once_more(item)
-        await self._bury(delivery, "given up by its host")
+        await self._dead_letter(delivery, "given up by its host")
 
     async def _enqueue_once_more(self, item: WorkItem) -> None:
         if isinstance(item, AdvanceRun):
-            state = await self.context.threads.recall(item.project, item.thread_id)
+            state = await self.context.threads.cached(item.project, item.thread_id)
             run_state = state.runs.get(item.run_id)
             if run_state and run_state.run.active and not state.deleted:
                 await self._park(replace(item, seen=NOTHING_NEW), run_state.run.expires_at)
@@ -304,10 +304,12 @@ class WorkItemHandler:
             await self.context.stores.project(item.project, item.store_id, None)
             await self._park(replace(item, seen=0), self.context.clock.now() + ABANDONED + 1)
 
-    async def _bury(self, delivery: Delivery, reason: str, detail: str = "") -> None:
-        await self.context.storage.bury(delivery, reason[:REASON])
+    async def _dead_letter(self, delivery: Delivery, reason: str, detail: str = "") -> None:
+        await self.context.storage.dead_letter(delivery, reason[:REASON])
         self.context.telemetry.count("delivery", outcome="poison")
-        log.error("work item %s is buried after %d deliveries%s", delivery.id, delivery.count, detail)
+        log.error(
+            "work item %s moved to the dead-letter queue after %d deliveries%s", delivery.id, delivery.count, detail
+        )
 
     async def _end(self, item: WorkItem, delivery: Delivery) -> bool:
         """Whether what waits for the item could be ended. Where its log cannot be read, that waits for people, who have

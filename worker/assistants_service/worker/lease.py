@@ -23,7 +23,7 @@ LOOK_EVERY = 1.0  # seconds between reads of the log while a model or a tool wor
 ANNOUNCE_AFTER = 0.9
 
 
-class Lost(Exception):
+class LeaseLost(Exception):
     """The run is not this worker's any more: stop at once, write nothing."""
 
 
@@ -51,15 +51,15 @@ class RunLease:
         return decision
 
     async def still_mine(self) -> set[str]:
-        """The ids of this run's objects in the log. Raises Lost."""
-        run_state = self.mine((await self.context.threads.look(self.item.project, self.item.thread_id)).state)
+        """The ids of this run's objects in the log. Raises LeaseLost."""
+        run_state = self.mine((await self.context.threads.load(self.item.project, self.item.thread_id)).state)
         if run_state is None or (run_state.run.expires_at or 0) <= self.context.clock.now():
-            raise Lost
+            raise LeaseLost
         return run_state.known
 
     async def guard(self, act: Awaitable[T], partial: PartialReply | None = None) -> T:
-        """Perform it, unless the run is cancelled, expires, is taken over or deleted in the meantime: then raises Lost.
-        If it takes a while, the objects in progress of `partial` are committed."""
+        """Perform it, unless the run is cancelled, expires, is taken over or deleted in the meantime: then raises
+        LeaseLost. If it takes a while, the objects in progress of `partial` are committed."""
         task, clock = asyncio.ensure_future(act), asyncio.get_running_loop().time
         announce_at = clock() + ANNOUNCE_AFTER
         try:
@@ -85,9 +85,9 @@ class RunLease:
         """Once per model call, regardless of the number of deltas. If a crash or another worker comes in between, the
         fold drops it again. No document and no stream shows it, so nothing has to be projected."""
         partial.open_expected(self.context.clock.now())
-        if making := partial.making:
+        if in_progress := partial.in_progress:
             item = self.item
-            await self.context.threads.commit(item.project, item.thread_id, self.if_mine(lambda _: [making]))
+            await self.context.threads.commit(item.project, item.thread_id, self.if_mine(lambda _: [in_progress]))
             partial.announced = True
 
 

@@ -20,7 +20,7 @@ POLL_FAST, POLL_SLOW = 0.01, 0.5  # seconds between polls of the queue: while it
 POLL_GROWTH = 1.1  # growth of the pause: an item waits for at most a tenth of the preceding idle time
 BATCH = 32  # items per receive: the maximum of Azure
 HOLD_OFF = POLL_SLOW + 0.1  # seconds in which other workers can take what this one gave back, even if they poll slowly
-LOOKED_AT = 256  # concurrent items that neither have a slot nor wait for one
+MAX_EXAMINED = 256  # concurrent items that neither have a slot nor wait for one
 
 
 class Worker:
@@ -44,7 +44,7 @@ class Worker:
     async def _consume(self) -> None:
         pause = POLL_FAST
         while not self._stopping.is_set():
-            if (room := LOOKED_AT - self._looked_at) <= 0:
+            if (room := MAX_EXAMINED - self._examined) <= 0:
                 await asyncio.sleep(POLL_FAST)
                 continue
             await self._hold_off()
@@ -70,8 +70,8 @@ class Worker:
             await asyncio.sleep(min(HOLD_OFF, self._context.runs.patience / 15))
 
     @property
-    def _looked_at(self) -> int:
-        return len(self._busy) - sum(slots.held for slots in self._context.slots)
+    def _examined(self) -> int:
+        return len(self._busy) - sum(slots.item_count for slots in self._context.slots)
 
     async def stop(self, grace: float) -> None:
         """Stop receiving; give items in flight `grace` seconds; hand the rest back to other workers."""

@@ -35,12 +35,12 @@ async def _merge_some(work: StoreWork) -> bool:
     def claim(state: StoreState) -> Sequence[e.Event]:
         nonlocal plan, attempt
         plan, attempt = () if work.overtaken(state) else _plan(index, state), state.attempt + 1
-        return [e.MergeClaimed(attempt=attempt, item=work.me)] if plan else ()
+        return [e.MergeClaimed(attempt=attempt, item=work.claimant)] if plan else ()
 
     await work.commit(claim)
     if not plan:
         return False
-    state = await work.look()
+    state = await work.load()
     if not state.segments.keys() >= set(plan):
         return False
     # Before the merge: another task of this process may fold the end of one of them into this state in the meantime.
@@ -49,7 +49,7 @@ async def _merge_some(work: StoreWork) -> bool:
     try:
         size = await index.merge(work.store, plan, set(live), into)
     except SegmentGone as gone:
-        state = await work.look()
+        state = await work.load()
         if state.known and state.segments.keys() >= set(plan):
             store = work.item.store_id
             log.error("vector store %s cannot be merged: %s; run `assistants reindex %s`", store, gone, store)
@@ -61,7 +61,7 @@ async def _merge_some(work: StoreWork) -> bool:
 
     def commit(state: StoreState) -> Sequence[e.Event]:
         # Nothing if another worker has merged one of them or taken over, or if the store has expired.
-        if not state.known or state.orphaned.get(into) != work.me or not state.segments.keys() >= set(plan):
+        if not state.known or state.orphaned.get(into) != work.claimant or not state.segments.keys() >= set(plan):
             return ()
         return [_merged(state, plan, into, size, sum(live.values()))]
 
@@ -85,7 +85,13 @@ def _plan(index: EmbeddedIndex, state: StoreState) -> Sequence[str]:
         return []
     return index.plan(
         [
-            Weight(name, held.size, sum(held.sources.values()) / held.chunks, held.model, held.format)
-            for name, held in state.segments.items()
+            Weight(
+                name,
+                segment_state.size,
+                sum(segment_state.sources.values()) / segment_state.chunks,
+                segment_state.model,
+                segment_state.format,
+            )
+            for name, segment_state in state.segments.items()
         ]
     )

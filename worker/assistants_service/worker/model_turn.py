@@ -32,7 +32,7 @@ class ModelTurn:
 
     async def reply(self, state: ThreadState, run_state: RunState) -> tuple[Reply, PartialReply] | None:
         """Call the model, and again with a shorter prompt while the provider says that it is too long, unless a client
-        has seen deltas. None: max_prompt_tokens leaves too little. Raises ModelError and Lost."""
+        has seen deltas. None: max_prompt_tokens leaves too little. Raises ModelError and LeaseLost."""
         context, most, streamed = self.lease.context, None, run_state.stream
         offer = await offer_of(self.lease.item.project, run_state.run, context.tool_services)
         for tries_left in reversed(range(TRIES)):

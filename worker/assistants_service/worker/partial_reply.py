@@ -33,7 +33,7 @@ class PartialReply:
     message: Message | None = None
     message_step: Step | None = None
     calls_step: Step | None = None
-    said: list[tuple[str, str]] = field(default_factory=list)  # received deltas: `text` or `refusal`, and the value
+    received: list[tuple[str, str]] = field(default_factory=list)  # received deltas: `text` or `refusal`, and the value
     expected: str = ""  # the only possible kind of a reply that comes whole: `message` or `calls`
     announced: bool = False  # the log contains the objects in progress
     _annotations: list[Annotation] = field(default_factory=list)
@@ -46,11 +46,11 @@ class PartialReply:
 
     @property
     def text(self) -> str:
-        return "".join(value for kind, value in self.said if kind == "text")
+        return "".join(value for kind, value in self.received if kind == "text")
 
     @property
     def refusal(self) -> str:
-        return "".join(value for kind, value in self.said if kind == "refusal")
+        return "".join(value for kind, value in self.received if kind == "refusal")
 
     def call(self, call: ToolCall) -> StepToolCall:
         """The call as the step shows it before it is done."""
@@ -116,7 +116,7 @@ class PartialReply:
         )
 
     @property
-    def making(self) -> e.StepBegun | None:
+    def in_progress(self) -> e.StepBegun | None:
         """What was begun first."""
         if self.message_step:
             return e.StepBegun(step=self.message_step, message=self.message)
@@ -141,11 +141,11 @@ class UnstreamedDeltas:
         self._say("refusal", value)
 
     def restart(self) -> bool:
-        self.partial.said.clear()
+        self.partial.received.clear()
         return True  # all that was shown is that an object is in progress
 
     def _say(self, kind: str, value: str) -> None:
-        self.partial.said.append((kind, value))
+        self.partial.received.append((kind, value))
         if self.partial.calls_step is None:  # else at the turn's end: one object is in progress at a time
             self.partial.open_message(self.now())
 

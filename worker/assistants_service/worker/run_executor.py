@@ -31,9 +31,9 @@ from assistants_service.core.threads.state import Change, RunState, ThreadState
 from assistants_service.core.threads.stream import StreamWriter
 from assistants_service.core.work_items import AdvanceRun, delivery_name
 from assistants_service.worker.context import WorkerContext
-from assistants_service.worker.lease import Lost, RunLease
+from assistants_service.worker.lease import LeaseLost, RunLease
 from assistants_service.worker.model_turn import ModelTurn
-from assistants_service.worker.slots import GiveWay
+from assistants_service.worker.slots import NoSlot
 from assistants_service.worker.tool_calls import outputs_of
 from assistants_service.worker.turn_events import cause_of, cut_off, events_of
 
@@ -56,7 +56,7 @@ class RunExecutor:
     stream: StreamWriter = field(init=False)
     span: Span = SILENCE
     published: Struct | None = None  # the run as this claim ended or paused it, if documents and stream show it
-    _apart: contextlib.AsyncExitStack = field(default_factory=contextlib.AsyncExitStack)  # its isolation slot
+    _isolation: contextlib.AsyncExitStack = field(default_factory=contextlib.AsyncExitStack)  # its isolation slot
     _turn: ModelTurn | None = None  # the last one
 
     def __post_init__(self) -> None:
@@ -67,7 +67,7 @@ class RunExecutor:
     async def run(self) -> Outcome:
         """Work until nothing is left to do here. Everything that was committed is projected by then."""
         item = self.item
-        state = (await self.context.threads.look(item.project, item.thread_id)).state
+        state = (await self.context.threads.load(item.project, item.thread_id)).state
         run_state, move = state.runs.get(item.run_id), self._decide(state)
         if run_state is None or isinstance(move, Outcome):
             return await self._work(state)  # nothing to do: no span
@@ -77,15 +77,15 @@ class RunExecutor:
         # put back under another id, no worker could take the run over.
         again = self.count > 1
         try:
-            async with self._apart:
+            async with self._isolation:
                 if suspects := self.context.isolation_slots(run_state.claims):
                     slot = suspects.slot(item.project, item.sent_at, within=self._left(run_state), stays=True)
-                    await self._apart.enter_async_context(slot)
+                    await self._isolation.enter_async_context(slot)
                 async with self.context.runs.slot(
                     item.project, item.sent_at, within=self._left(run_state), stays=again
                 ):
                     return await self._traced(state, run_state)
-        except GiveWay as way:
+        except NoSlot as way:
             way.within = self._left(run_state)
             if way.within > 0:
                 raise
@@ -115,7 +115,7 @@ class RunExecutor:
                     case Wait() | KeepItem():
                         return move
                     case Done() | WaitUntil():
-                        await self._mend(state)
+                        await self._project_missing(state)
                         return move
                     case CommitEvents():
                         await self._commit(self._if_next(move), claim=move.claim)
@@ -123,12 +123,12 @@ class RunExecutor:
                         await self._call_model(state, move.run_state)
                     case CallTools():
                         await self._call_tools(state, move)
-            except Lost:
+            except LeaseLost:
                 log.info("run %s: interrupted", self.item.run_id)
-            state = await self.context.threads.recall(self.item.project, self.item.thread_id)
+            state = await self.context.threads.cached(self.item.project, self.item.thread_id)
             run_state = state.runs.get(self.item.run_id)
             if run_state is None or run_state.claims <= 1:  # it has a result: others may use its slot
-                await self._apart.aclose()
+                await self._isolation.aclose()
 
     def _decide(self, state: ThreadState) -> Move:
         return decide(
@@ -162,10 +162,10 @@ class RunExecutor:
         error of the model."""
         item, threads = self.item, self.context.threads
         changes = await self._append(decision)
-        run_state = (await threads.recall(item.project, item.thread_id)).runs.get(item.run_id)
+        run_state = (await threads.cached(item.project, item.thread_id)).runs.get(item.run_id)
         if run_state is None or not changes:
             return
-        self.span.tell(status=run_state.run.status)
+        self.span.record(status=run_state.run.status)
         if changes[-1].name == "thread.run.failed":
             provider = self._turn.provider if self._turn else ""
             log.warning("run %s failed: %s", item.run_id, cause_of(run_state.run, cause, provider))
@@ -203,7 +203,7 @@ class RunExecutor:
     async def _catch_up(self) -> None:
         await self.stream.publish(self.context.threads, self.item.project, self.item.thread_id, self.item.run_id)
 
-    async def _mend(self, state: ThreadState) -> None:
+    async def _project_missing(self, state: ThreadState) -> None:
         """Another process worked on the run, or ended it. It may have died before projecting."""
         item, run_state = self.item, state.runs.get(self.item.run_id)
         if run_state is None or state.deleted or run_state.run == self.published:

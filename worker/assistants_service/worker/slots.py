@@ -18,7 +18,7 @@ from typing import Final
 
 CHORES: Final = 32  # work items that neither advance a run nor fill a vector store, in progress in one worker
 # Concurrent runs in one worker, of those whose workers died in their last 2, 3, and 4 or more claims.
-SUSPECTS: Final = (64, 8, 1)
+ISOLATION: Final = (64, 8, 1)
 WAITING: Final = 2_000  # work items that wait in one worker for slots of one kind
 # The limits of runs in flight, and of items that wait for slots of one kind, if a host delivers the items: to 256
 # concurrent functions (host.json), which waiting items occupy as well.
@@ -26,7 +26,7 @@ HOSTED_RUNS, HOSTED_WAITING = 176, 8
 LONGEST: Final = 86_400.0  # seconds: the longest life of a run; the timers of an event loop do not accept infinity
 
 
-class GiveWay(Exception):
+class NoSlot(Exception):
     """There was no slot, so the work item goes back to the queue, for at most `within` seconds. `crowded`: too many
     wait here already."""
 
@@ -69,7 +69,7 @@ class Slots:
         return self._free <= 0
 
     @property
-    def held(self) -> int:
+    def item_count(self) -> int:
         """The number of items that have a slot or wait for one."""
         return self.size - self._free + self.waiting
 
@@ -83,7 +83,7 @@ class Slots:
     ) -> AsyncIterator[None]:
         """Hold a slot. Of a project's items, the one with the earliest `since` goes first.
 
-        Raises GiveWay if there is none `within` so many seconds, or if too many wait, or for too long. With `stays` the
+        Raises NoSlot if there is none `within` so many seconds, or if too many wait, or for too long. With `stays` the
         work was begun by this item, and no other could continue it: it goes before the others, and does not give way to
         them.
         """
@@ -101,13 +101,13 @@ class Slots:
         """From now on only items that stay wait: the process is about to end."""
         self.most_waiting = 0
         for waiter in [waiter for line in self._lines.values() for waiter in line if not waiter.stays]:
-            self._send_away(waiter)
+            self._evict(waiter)
 
     async def _wait(self, waiter: _Waiter, within: float) -> None:
         bisect.insort(self._lines.setdefault(waiter.project, []), waiter, key=lambda other: other.place)
         self.waiting += 1
         if self.waiting > self.most_waiting:
-            self._crowd_out()
+            self._evict_newest()
         patience = math.inf if waiter.stays else self._patience()
         try:
             async with asyncio.timeout(min(within, patience, LONGEST)):
@@ -118,10 +118,10 @@ class Slots:
                 self._leave(waiter.project)
             if isinstance(error, TimeoutError):
                 self.given_back |= patience <= within
-                raise GiveWay(crowded=False) from None
+                raise NoSlot(crowded=False) from None
             raise
         if not granted:
-            raise GiveWay(crowded=self.most_waiting > 0)
+            raise NoSlot(crowded=self.most_waiting > 0)
 
     def _patience(self) -> float:
         """Randomly up to a third less, so that waiting items give way in a few large groups: a worker without free
@@ -129,15 +129,15 @@ class Slots:
         now, tick = asyncio.get_running_loop().time(), self.patience / 3
         return self.patience if math.isinf(tick) else (now + self.patience) // tick * tick - now
 
-    def _crowd_out(self) -> None:
-        newest = max((line[-1] for line in self._lines.values()), key=self._gives_way)
+    def _evict_newest(self) -> None:
+        newest = max((line[-1] for line in self._lines.values()), key=self._eviction_order)
         if not newest.stays:
-            self._send_away(newest)
+            self._evict(newest)
 
-    def _gives_way(self, newest: _Waiter) -> tuple[bool, int]:
+    def _eviction_order(self, newest: _Waiter) -> tuple[bool, int]:
         return not newest.stays, len(self._lines[newest.project])
 
-    def _send_away(self, waiter: _Waiter) -> None:
+    def _evict(self, waiter: _Waiter) -> None:
         self._remove(waiter)
         if not waiter.granted.done():
             waiter.granted.set_result(False)

@@ -61,7 +61,7 @@ class StoreWork:
     count: int = 1
 
     @property
-    def me(self) -> str:
+    def claimant(self) -> str:
         """The name under which this delivery makes claims."""
         return delivery_name(self.item_id, self.count)
 
@@ -69,7 +69,7 @@ class StoreWork:
     def store(self) -> str:
         return names.document(self.item.project, self.item.store_id)
 
-    def before(self, item: str) -> bool:
+    def is_earlier(self, item: str) -> bool:
         """Whether this was an earlier delivery of the same item."""
         item_id, _, count = item.rpartition("/")
         return item_id == self.item_id and int(count) < self.count
@@ -84,20 +84,20 @@ class StoreWork:
         begun = tuple(
             name
             for name, item in state.orphaned.items()
-            if name.startswith("merged.") and item not in ("", self.me) and (old or self.before(item))
+            if name.startswith("merged.") and item not in ("", self.claimant) and (old or self.is_earlier(item))
         )
-        told = self.count == 1 or state.deliveries.get(self.item_id) == self.count
-        return () if told and not begun else [e.ItemTakenOver(names=begun, item=self.me)]
+        recorded = self.count == 1 or state.deliveries.get(self.item_id) == self.count
+        return () if recorded and not begun else [e.ItemTakenOver(names=begun, item=self.claimant)]
 
     def overtaken(self, state: StoreState) -> bool:
         return state.deliveries.get(self.item_id, 0) > self.count
 
     async def remove_orphaned(self) -> None:
         """Remove segments that can no longer become part of the store."""
-        state = await self.look()
+        state = await self.load()
         if self._take_over(state):
             await self.commit(self._take_over)
-            state = await self.look()
+            state = await self.load()
         if not state.known:
             return
         counting = {file.source for file in self.unread(state) if file.item}
@@ -105,7 +105,7 @@ class StoreWork:
             name
             for name, item in state.orphaned.items()
             if name not in counting
-            and (item in ("", self.me) or (self.before(item) and not name.startswith("merged.")))
+            and (item in ("", self.claimant) or (self.is_earlier(item) and not name.startswith("merged.")))
         ]
         if orphaned:
             await self.discard(*orphaned)
@@ -121,11 +121,11 @@ class StoreWork:
         await self.context.stores.index.drop(self.store, segments)
 
     async def known(self) -> Collection[str]:
-        state = await self.look()
+        state = await self.load()
         return {*state.segments, *state.orphaned}
 
-    async def look(self) -> StoreState:
-        return (await self.context.stores.look(self.item.project, self.item.store_id)).state
+    async def load(self) -> StoreState:
+        return (await self.context.stores.load(self.item.project, self.item.store_id)).state
 
     async def commit(self, decide: Command[StoreState], item_of: ItemOf | None = None) -> bool:
         """Returns whether there was something to commit."""

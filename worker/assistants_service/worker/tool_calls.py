@@ -38,5 +38,5 @@ async def _traced(execution: Execution[StepToolCall], context: WorkerContext) ->
     with telemetry.span("tool", tool=name or tool.kind, call_id=call.id) as span:
         output = await tool.execute(execution, context.tool_services)
         if telemetry.content:
-            span.tell(arguments=arguments, **({"output": output.text} if output.text else {}))
+            span.record(arguments=arguments, **({"output": output.text} if output.text else {}))
         return output

@@ -75,7 +75,7 @@ def events_of(
     if not run_state.run.parallel_tool_calls:  # not every provider respects it (section 4)
         calls = calls[:1]
     events: list[e.Event] = []
-    if reply.text or reply.refusal or not calls or partial.said:
+    if reply.text or reply.refusal or not calls or partial.received:
         events += _message(reply, run_state, partial, usage, now)
     if calls:
         cost = Usage() if events else usage
@@ -88,9 +88,9 @@ def cut_off(run_state: RunState, partial: PartialReply | None, end: Sequence[e.E
     4)."""
     if partial is None:
         return [*end]
-    message, run_id = partial.message if partial.said else None, run_state.run.id
+    message, run_id = partial.message if partial.received else None, run_state.run.id
     step = partial.message_step if message else partial.calls_step
-    seen = run_state.stream or (run_state.making is not None and run_state.making.step == step)
+    seen = run_state.stream or (run_state.in_progress is not None and run_state.in_progress.step == step)
     if not seen or step is None or step.id in run_state.known:
         return [*end]
     ended: e.Event

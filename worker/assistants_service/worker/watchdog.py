@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Final
 
 log = logging.getLogger(__name__)
-HELD: Final = 5.0  # seconds until it is logged
+BLOCKED: Final = 5.0  # seconds until it is logged
 LOOK: Final = 1.0  # seconds between two checks
 FRAMES: Final = 6  # of the stack, the innermost
 
@@ -38,12 +38,12 @@ def _watch(loop: asyncio.AbstractEventLoop, ident: int, stop: threading.Event) -
             loop.call_soon_threadsafe(answered.set)
         except RuntimeError:  # the loop is closed
             return
-        if answered.wait(HELD):
+        if answered.wait(BLOCKED):
             continue
         log.error(
             "the event loop has been blocked for %g s, and all its tasks: %s",
-            HELD,
-            _holder(loop, ident),
+            BLOCKED,
+            _blocking_task(loop, ident),
         )
         while not answered.wait(LOOK):
             if stop.is_set():
@@ -51,7 +51,7 @@ def _watch(loop: asyncio.AbstractEventLoop, ident: int, stop: threading.Event) -
         log.warning("the event loop runs again, after %.0f s", time.monotonic() - begun)
 
 
-def _holder(loop: asyncio.AbstractEventLoop, ident: int) -> str:
+def _blocking_task(loop: asyncio.AbstractEventLoop, ident: int) -> str:
     """The task that blocks the loop, and where: no content."""
     task, frame = asyncio.current_task(loop), sys._current_frames().get(ident)
     return f"{task.get_name() if task else 'no task'}, at {' < '.join(_places(frame))}"

@@ -87,10 +87,10 @@ class OutputFiles:
                 await self.files.empty(item.project, file_id)
 
     async def withdraw(self, project: str, file_ids: Iterable[str]) -> None:
-        """Remove files of a thread that was deleted. Their tombstones stay until `sweep`."""
+        """Remove files of a thread that was deleted. Their tombstones stay until `purge_tombstones`."""
         await fan_out(lambda file_id: self.files.withdraw(project, file_id), file_ids)
 
-    async def sweep(self, project: str, file_ids: Iterable[str]) -> None:
+    async def purge_tombstones(self, project: str, file_ids: Iterable[str]) -> None:
         """Remove the tombstones, when no late writer is left."""
         storage = self.files.storage
         await fan_out(lambda file_id: storage.remove(names.FILES, names.document(project, file_id)), file_ids)

@@ -36,10 +36,10 @@ SCAN: Final = 500  # documents that are read at once where most may be filtered 
 
 decode_file = msgspec.json.Decoder(File).decode
 
-LetGo = Callable[[str, str], Awaitable[None]]  # of project and file id
+DetachFile = Callable[[str, str], Awaitable[None]]  # of project and file id
 
 
-async def no_holder(project: str, file_id: str) -> None:
+async def not_attached(project: str, file_id: str) -> None:
     """Nothing else refers to files."""
 
 
@@ -60,7 +60,7 @@ class FileService:
     storage: Storage
     clock: Clock
     notifier: Notifier
-    let_go: LetGo = no_holder  # detaches a deleted file from what refers to it
+    detach_file: DetachFile = not_attached  # detaches a deleted file from what refers to it
 
     @contextlib.asynccontextmanager
     async def receive(self, context: RequestContext, chunks: AsyncIterator[bytes]) -> AsyncIterator[Received]:
@@ -176,14 +176,14 @@ class FileService:
         await self.enqueue(PurgeFile(project=context.project, file_id=file_id, sent_at=context.now))
         # 2. document
         if file.purpose == OUTPUT:
-            await self._bury(context.project, file_id)
+            await self._dead_letter(context.project, file_id)
         elif not await self.storage.remove(names.FILES, names.document(context.project, file_id)):
             raise no_such_file(file_id)
         self.notifier.notify("work")
 
     # -- for the worker --------------------------------------------------------------------------------------------
 
-    async def tidy(self, project: str, file_id: str, begun: float) -> float | None:
+    async def clean_up(self, project: str, file_id: str, begun: float) -> float | None:
         """Remove a file that was not created in time or has expired. Returns the time of the next check, if any.
 
         Expired files are hidden from readers immediately, so it does not matter how late this happens.
@@ -212,17 +212,17 @@ class FileService:
 
     async def withdraw(self, project: str, file_id: str) -> None:
         """Remove an output whose thread is gone, whether or not it was shown."""
-        await self._bury(project, file_id)
+        await self._dead_letter(project, file_id)
         await self.empty(project, file_id)
 
-    async def _bury(self, project: str, file_id: str) -> None:
+    async def _dead_letter(self, project: str, file_id: str) -> None:
         """Of an output the document is made from a log, perhaps once more, by a process that is late."""
         await self.storage.advance(Document(names.FILES, names.document(project, file_id), b"", LAST))
 
     async def empty(self, project: str, file_id: str) -> None:
         """Remove what is left of a file without a document. The content goes last, so that an interrupted removal is
         repeated."""
-        await self.let_go(project, file_id)
+        await self.detach_file(project, file_id)
         await self.storage.discard(names.CONTENTS, names.document(project, file_id))
 
     # --------------------------------------------------------------------------------------------------------------

@@ -156,7 +156,7 @@ class UploadService:
 
     # -- for the worker --------------------------------------------------------------------------------------------
 
-    async def tidy(self, project: str, upload_id: str) -> float | None:
+    async def clean_up(self, project: str, upload_id: str) -> float | None:
         """Finish what a crash interrupted, expire incomplete uploads, and remove old ones. Returns the time of the next
         check, if any."""
         document = await self.files.storage.get(names.UPLOADS, names.document(project, upload_id))

@@ -38,7 +38,7 @@ from assistants_service.core.work_items import WorkItem, to_body
 log = logging.getLogger(__name__)
 
 MAX_BLOCK: Final = 4 * 1024 * 1024  # bytes of one commit
-MEND_WINDOW: Final = 60.0  # seconds that a commit may wait for its projection before its writer counts as dead
+PROJECTION_WINDOW: Final = 60.0  # seconds that a commit may wait for its projection before its writer counts as dead
 ROLLOVER_AFTER: Final = 200  # commits that a first touch folds, of a log that is not large
 ROLLOVER_SHARE: Final = 16  # a generation grows to this part of its snapshot: what a first touch folds stays the less
 ROLLOVER_AT_LAST: Final = 40_000  # commits: Azure takes 50,000 blocks, and no generation ends during a run
@@ -61,7 +61,7 @@ class Repository(ABC, Generic[S, C]):
     logs: ClassVar[str]  # the container of the logs
     resource: ClassVar[Resource]  # the aggregate itself
     # Changes that no work item stands for. What was created needs none either: `fetch` makes up for a missing document.
-    mended: ClassVar[frozenset[str]]
+    projected_again: ClassVar[frozenset[str]]
 
     def __init__(
         self,
@@ -101,7 +101,7 @@ class Repository(ABC, Generic[S, C]):
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
-    async def look(self, project: str, log_id: str) -> View[S, C]:
+    async def load(self, project: str, log_id: str) -> View[S, C]:
         """The aggregate as the log has it now. Its state is empty (version 0) if there is no such one."""
         view = self._views.at(project, log_id)
         try:
@@ -113,7 +113,7 @@ class Repository(ABC, Generic[S, C]):
 
     async def read(self, project: str, log_id: str) -> S:
         """The state. Raises the 404 of what is unknown, or deleted."""
-        state = (await self.look(project, log_id)).state
+        state = (await self.load(project, log_id)).state
         self._check_known(state, log_id)
         return state
 
@@ -124,12 +124,12 @@ class Repository(ABC, Generic[S, C]):
     def _unknown(self, log_id: str) -> ApiError:
         return self.resource.unknown(log_id)
 
-    async def recall(self, project: str, log_id: str) -> S:
+    async def cached(self, project: str, log_id: str) -> S:
         """The state as this process knows it, without a look at the log if it has one: for a caller that commits
         next, and so will hear if it is stale."""
         view = self._views.get((project, log_id))
         if view is None or view.mark is None:
-            view = await self.look(project, log_id)
+            view = await self.load(project, log_id)
         return view.state
 
     def listen(self, project: str, log_id: str) -> Listener:
@@ -285,7 +285,7 @@ class Repository(ABC, Generic[S, C]):
             await asyncio.sleep(pause)
             pause = min(pause * 2, 30.0)
             try:
-                state = (await self.look(project, log_id)).state
+                state = (await self.load(project, log_id)).state
                 # The outage may have outlasted the aggregate, and even its tombstones.
                 return await self._advance(documents) if state.known else None
             except Exception as error:
@@ -341,10 +341,10 @@ class Repository(ABC, Generic[S, C]):
         view.mark, view.weight = tail.mark, view.weight + len(tail.data)
         # A process that folds a commit after its writer's death mends it before its own commit. So of a log that this
         # process never saw, only the last moments can lack a projection: of all others a process saw the end.
-        recent = len(commits) if not cold else sum(c.at > commits[-1].at - MEND_WINDOW for c in commits)
+        recent = len(commits) if not cold else sum(c.at > commits[-1].at - PROJECTION_WINDOW for c in commits)
         if view.state.deleted:  # its end alone: a purge may have swept the documents of all before, and looks no more
             recent = min(recent, 1)
-        await self._mend(project, [c for c in changes if c.version > before + len(commits) - recent])
+        await self._project_missing(project, [c for c in changes if c.version > before + len(commits) - recent])
 
     async def _refresh_again(self, view: View[S, C], project: str, log_id: str, generation: int) -> None:
         """Without the snapshot of this generation: the log was rolled over once more in between. Raises UnreadableLog
@@ -356,9 +356,11 @@ class Repository(ABC, Generic[S, C]):
             raise UnreadableLog(f"{self.logs}/{name} lacks its snapshot, {names.SNAPSHOTS}/{snapshot}")
         await self._refresh(view, project, log_id)
 
-    async def _mend(self, project: str, changes: Sequence[C]) -> None:
+    async def _project_missing(self, project: str, changes: Sequence[C]) -> None:
         """Bring up documents whose writer may have died between commit and projection."""
-        await self._advance(self._documents(project, [change for change in changes if change.name in self.mended]))
+        await self._advance(
+            self._documents(project, [change for change in changes if change.name in self.projected_again])
+        )
 
     async def _roll_over(self, view: View[S, C], project: str, log_id: str) -> None:
         """Begin a new generation of a long log, while the aggregate is not busy."""

@@ -145,7 +145,7 @@ class Documents(Protocol):
     async def advance(self, document: Document) -> None:
         """Project: write unless the stored version is the same or later. Idempotent; never goes back in time."""
 
-    async def sweep(self, container: str, prefix: str) -> None:
+    async def remove_tombstones(self, container: str, prefix: str) -> None:
         """Delete the tombstones whose names start with `prefix` permanently, once no late writer is left."""
 
 
@@ -246,7 +246,7 @@ class Queue(Protocol):
     async def delete(self, delivery: Delivery) -> None:
         """The work is done. No error if another worker has the item by now, or if it is gone."""
 
-    async def bury(self, delivery: Delivery, reason: str) -> None:
+    async def dead_letter(self, delivery: Delivery, reason: str) -> None:
         """Move a poison item to the queue for inspection."""
 
 

@@ -15,7 +15,7 @@ Fact = str | int | float | bool | tuple[str, ...]
 class Span(Protocol):
     """An operation with a duration."""
 
-    def tell(self, **facts: Fact) -> None:
+    def record(self, **facts: Fact) -> None:
         """Add facts that became known during the operation."""
 
 
@@ -51,7 +51,7 @@ class Silence:
     def span(self, what: str, *, trace: str = "", cause: str = "", **facts: Fact) -> Silence:
         return self
 
-    def tell(self, **facts: Fact) -> None: ...
+    def record(self, **facts: Fact) -> None: ...
 
     def trace(self) -> str:
         return ""

@@ -80,7 +80,7 @@ class EmbeddedIndex:
         self._cache.forget(store)
         await self.drop(store, {*names, *await self._names(store)})
 
-    async def tidy(self, store: str, known: Callable[[], Awaitable[Collection[str]]]) -> None:
+    async def remove_orphaned(self, store: str, known: Callable[[], Awaitable[Collection[str]]]) -> None:
         """Remove orphaned segments after work on the store: those that a worker wrote after another had taken over and
         removed them, and that it could not remove because it died. `known` returns the names that the log contains at
         that moment: a segment that existed before and is not among them belongs to no source."""

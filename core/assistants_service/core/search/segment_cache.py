@@ -21,7 +21,7 @@ from assistants_service.core.search.segment import DamagedSegment, Segment, deco
 
 FIRST: Final = 2**18  # bytes read before the needed number is known: all of a small blob
 AT_ONCE: Final = 16  # concurrent reads, of one search and of the whole cache
-BRIEF: Final = 2_000  # chunks that are searched on the event loop itself, which takes a millisecond
+INLINE_CHUNKS: Final = 2_000  # chunks that are searched on the event loop itself, which takes a millisecond
 
 
 @dataclass(slots=True)
@@ -76,7 +76,7 @@ class SegmentCache:
         """
         opened = await self.open(store, segments)
         find = partial(search, opened, queries, eligible, limit, weights=weights, threshold=threshold)
-        brief = sum(map(len, opened)) <= BRIEF
+        brief = sum(map(len, opened)) <= INLINE_CHUNKS
         hits = find() if brief else await asyncio.to_thread(find, spread=self._pool.map)
         texts = await fan_out(self._text, hits, AT_ONCE)
         return [Passage(hit.source, hit.number, hit.score, text) for hit, text in zip(hits, texts, strict=True)]

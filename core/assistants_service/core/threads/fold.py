@@ -24,7 +24,15 @@ from assistants_service.core.protocol.runs.resources import (
 from assistants_service.core.protocol.threads.resources import Reason, Thread
 from assistants_service.core.protocol.tools.resources import StepToolCall
 from assistants_service.core.threads import events as e
-from assistants_service.core.threads.state import Change, Making, Resource, Results, RunState, ShownFile, ThreadState
+from assistants_service.core.threads.state import (
+    Change,
+    InProgress,
+    Resource,
+    Results,
+    RunState,
+    ShownFile,
+    ThreadState,
+)
 from assistants_service.core.tools.registry import tool_of
 
 
@@ -112,7 +120,7 @@ def _run_updated(state: ThreadState, event: e.RunUpdated, at: int) -> Named:
 def _run_claimed(state: ThreadState, event: e.RunClaimed, at: int) -> Named:
     run_state = state.runs[event.run_id]
     run_state.attempt, run_state.item, run_state.claimed_at = event.attempt, event.item, state.version
-    run_state.making = None  # its worker is dead: this one calls the model again
+    run_state.in_progress = None  # its worker is dead: this one calls the model again
     run_state.claims = 1 if run_state.run.status == "queued" else run_state.claims + (not event.handed_back)
     if run_state.run.status != "queued":  # a take-over: nothing changes on the wire
         return [(_name(event), run_state.run)]
@@ -146,7 +154,7 @@ def _run_ended(
     run_state.thoughts = {}
     run_state.later, run_state.joined, run_state.orders = (), (), {}
     changed: dict[str, Any] = {"status": _status(event), "expires_at": None, "required_action": None}
-    changed["usage"], run_state.making = run_state.usage, None
+    changed["usage"], run_state.in_progress = run_state.usage, None
     match event:
         case e.RunCompleted():
             changed["completed_at"] = at
@@ -166,7 +174,7 @@ def _step_begun(state: ThreadState, event: e.StepBegun, at: int) -> Named:
     """Reserves the places of step and message in the lists, where they remain cursors in any case. There is no change:
     documents and streams show only what is history."""
     run_state = state.runs[event.step.run_id]
-    run_state.making = Making(event.step, event.message)
+    run_state.in_progress = InProgress(event.step, event.message)
     run_state.steps.reserve(event.step.id)
     if event.message:
         state.messages.reserve(event.message.id)
@@ -177,7 +185,7 @@ def _step_created(state: ThreadState, event: e.StepCreated, at: int) -> Named:
     run_state = state.runs[event.step.run_id]
     run_state.published_at, run_state.claims = run_state.claimed_at, 1
     run_state.steps.put(event.step.id, event.step)
-    run_state.making = None
+    run_state.in_progress = None
     if run_state.later and event.step.id == run_state.later[0].id:
         run_state.later, run_state.joined = run_state.later[1:], (*run_state.joined, event.step.id)
     else:

@@ -27,7 +27,7 @@ def message_of(state: ThreadState, message_id: str) -> Message:
 
 
 def whole_message(state: ThreadState, message_id: str) -> Message:
-    if state.making and state.making.named(message_id):
+    if state.in_progress and state.in_progress.named(message_id):
         raise ApiError(f"Message {message_id} is still in progress: it can't be changed or deleted yet.")
     return message_of(state, message_id)
 

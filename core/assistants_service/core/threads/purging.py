@@ -15,19 +15,19 @@ class ThreadPurge:
     threads: ThreadRepository
     outputs: OutputFiles
 
-    async def look(self, project: str, thread_id: str) -> View[ThreadState, Change]:
-        return await self.threads.look(project, thread_id)
+    async def load(self, project: str, thread_id: str) -> View[ThreadState, Change]:
+        return await self.threads.load(project, thread_id)
 
     async def purge(self, project: str, thread_id: str) -> None:
         """Empty it. The log is left: it names the files."""
         await self.threads.purge(project, thread_id)
         await self.outputs.withdraw(project, await self._files(project, thread_id))
 
-    async def sweep(self, project: str, thread_id: str) -> None:
+    async def purge_tombstones(self, project: str, thread_id: str) -> None:
         """Remove the tombstones, those of the files before the log."""
-        await self.outputs.sweep(project, await self._files(project, thread_id))
-        await self.threads.sweep(project, thread_id)
+        await self.outputs.purge_tombstones(project, await self._files(project, thread_id))
+        await self.threads.purge_tombstones(project, thread_id)
 
     async def _files(self, project: str, thread_id: str) -> set[str]:
-        state = await self.threads.recall(project, thread_id)
+        state = await self.threads.cached(project, thread_id)
         return set() if state.known else state.held_files

@@ -20,7 +20,7 @@ from assistants_service.core.threads.view import ThreadView
 class ThreadRepository(Repository[ThreadState, Change]):
     logs = names.THREADS
     resource = THREAD
-    mended = frozenset(
+    projected_again = frozenset(
         {"thread.updated", "thread.deleted", "thread.message.updated", "thread.message.deleted", "thread.run.updated"}
         | {"file.created"}  # `fetch` cannot make up for it: the id of a file does not tell its thread
     )
@@ -45,7 +45,7 @@ class ThreadRepository(Repository[ThreadState, Change]):
                 self._telemetry.count("run", project=project, status=run.status, error=error)
 
     async def _thread(self, project: str, thread_id: str) -> ThreadView:
-        view = await self.look(project, thread_id)
+        view = await self.load(project, thread_id)
         assert isinstance(view, ThreadView)  # noqa: S101
         return view
 
@@ -86,9 +86,9 @@ class ThreadRepository(Repository[ThreadState, Change]):
         await self._advance(documents(project, [Change(view.state.version, "", thing) for thing in things]))
 
     async def purge(self, project: str, thread_id: str) -> None:
-        """Empty the documents of a deleted thread and remove its streams. Tombstones stay until `sweep`, so that no
-        late writer restores a document; the log stays, too, so that a late creation with the same id fails."""
-        state = (await self.look(project, thread_id)).state
+        """Empty the documents of a deleted thread and remove its streams. Tombstones stay until `purge_tombstones`, so
+        that no late writer restores a document; the log stays, too, so that a late creation with the same id fails."""
+        state = (await self.load(project, thread_id)).state
         if state.thread is None or not state.deleted:
             return
         runs = list(state.runs)
@@ -102,11 +102,11 @@ class ThreadRepository(Repository[ThreadState, Change]):
         for run_state in runs:
             await self._storage.drop(names.STREAMS, names.document(project, thread_id, run_state.run.id))
 
-    async def sweep(self, project: str, thread_id: str) -> None:
+    async def purge_tombstones(self, project: str, thread_id: str) -> None:
         """Remove the last traces of a thread that was purged long ago. Idempotent."""
         await self._storage.remove(names.THREADS, names.document(project, thread_id))
         for container in (names.MESSAGES, names.RUNS, names.STEPS):
-            await self._storage.sweep(container, names.document(project, thread_id, ""))
+            await self._storage.remove_tombstones(container, names.document(project, thread_id, ""))
         # The log goes last, then its snapshot, without which it cannot be read: if this is interrupted, `assistants
         # resume` finds the rest by them.
         await self._storage.drop(names.THREADS, names.log(project, thread_id))

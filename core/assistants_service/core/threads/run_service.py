@@ -123,7 +123,7 @@ class RunService:
         return assistant
 
     async def _run(self, context: RequestContext, thread_id: str, run_id: str) -> Run:
-        return run_of(await self.repository.recall(context.project, thread_id), run_id).run
+        return run_of(await self.repository.cached(context.project, thread_id), run_id).run
 
     async def _commit(
         self, context: RequestContext, thread_id: str, run_id: str, command: Command[ThreadState]
@@ -150,7 +150,7 @@ class RunService:
         The commit is stored, so a failure here is not the client's: the worker writes what is missing.
         """
         with contextlib.suppress(Conflict, StorageUnavailable):
-            run_state = (await self.repository.recall(project, thread_id)).runs.get(run_id)
+            run_state = (await self.repository.cached(project, thread_id)).runs.get(run_id)
             if run_state is not None and run_state.stream:
                 writer = StreamWriter(self.storage, self.notifier, project, thread_id, run_id)
                 await writer.publish(self.repository, project, thread_id, run_id)

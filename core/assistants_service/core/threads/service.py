@@ -40,7 +40,7 @@ class ThreadService:
         events = ThreadCommands(context).create_thread(body, thread_id)
         with contextlib.suppress(Conflict):  # the thread exists
             await self.repository.start(context.project, thread_id, events)
-        return thread_of(await self.repository.recall(context.project, thread_id), thread_id)
+        return thread_of(await self.repository.cached(context.project, thread_id), thread_id)
 
     async def update(self, context: RequestContext, thread_id: str, body: UpdateThread) -> Thread:
         """Raises the 404 for an unknown thread, and for missing objects that the body refers to."""
@@ -48,7 +48,7 @@ class ThreadService:
         update = partial(ThreadCommands(context).update_thread, body=body)
         changes = await self.repository.commit(context.project, thread_id, update, by_client=True)
         updated = made(changes, "thread.updated", Thread)
-        return updated or thread_of(await self.repository.recall(context.project, thread_id), thread_id)
+        return updated or thread_of(await self.repository.cached(context.project, thread_id), thread_id)
 
     async def delete(self, context: RequestContext, thread_id: str) -> None:
         """The thread is gone at once; the worker removes the rest."""
@@ -67,7 +67,7 @@ class ThreadService:
         indexed = await self.attachments.index(context, thread_id, message_id, [body], create)
         changes = await self.repository.commit(project, thread_id, partial(create, indexed=indexed), by_client=True)
         created = made(changes, "thread.message.created", Message)
-        return created or message_of(await self.repository.recall(project, thread_id), message_id)
+        return created or message_of(await self.repository.cached(project, thread_id), message_id)
 
     async def update_message(
         self, context: RequestContext, thread_id: str, message_id: str, body: UpdateMetadata
@@ -75,7 +75,7 @@ class ThreadService:
         update = partial(ThreadCommands(context).update_message, message_id=message_id, body=body)
         changes = await self.repository.commit(context.project, thread_id, update, by_client=True)
         updated = made(changes, "thread.message.updated", Message)
-        return updated or message_of(await self.repository.recall(context.project, thread_id), message_id)
+        return updated or message_of(await self.repository.cached(context.project, thread_id), message_id)
 
     async def delete_message(self, context: RequestContext, thread_id: str, message_id: str) -> None:
         delete = partial(ThreadCommands(context).delete_message, message_id=message_id)

@@ -41,7 +41,7 @@ class Change:
     object: Resource
 
 
-class Making(msgspec.Struct, frozen=True):
+class InProgress(msgspec.Struct, frozen=True):
     """A step in progress, and the message that is written in it. Neither is history yet."""
 
     step: Step
@@ -65,7 +65,9 @@ class ShownFile(msgspec.Struct, frozen=True):
         return File(id=kept.file_id, purpose=OUTPUT, filename=name, bytes=kept.bytes, created_at=self.created_at)
 
 
-class RunState(msgspec.Struct, rename={"published_at": "shown_at", "cancel_requested_at": "asked_at"}):
+class RunState(
+    msgspec.Struct, rename={"published_at": "shown_at", "cancel_requested_at": "asked_at", "in_progress": "making"}
+):
     """A run, its steps, and what the wire does not show: its claims, and which calls the worker executes."""
 
     run: Run
@@ -82,7 +84,7 @@ class RunState(msgspec.Struct, rename={"published_at": "shown_at", "cancel_reque
     steps: Index[Step] = msgspec.field(default_factory=Index)
     own: set[str] = msgspec.field(default_factory=set)
     costs: dict[str, Usage] = {}  # of open steps
-    making: Making | None = None
+    in_progress: InProgress | None = None
     thoughts: dict[str, Thought] = {}  # reasoning that preceded the calls of a step, while the run is active
     files: dict[str, ShownFile] = {}  # that its tools made, and that it was the first to show
     # Of replies whose calls make several steps, while the run is active:
@@ -166,6 +168,6 @@ class ThreadState(State):
         return {file.file_id for file in self.files.values()} | self.shown
 
     @property
-    def making(self) -> Making | None:
+    def in_progress(self) -> InProgress | None:
         """The step and message in progress of the active run, as far as the log shows them."""
-        return self.active_run.making if self.active_run else None
+        return self.active_run.in_progress if self.active_run else None

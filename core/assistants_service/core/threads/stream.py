@@ -46,7 +46,7 @@ class StreamWriter:
         await self.catch_up(await threads.run_history(project, thread_id, run_id))
         if self._started:  # perhaps after a purge had removed it, which the history did not show
             self._started = False
-            state = (await threads.look(project, thread_id)).state
+            state = (await threads.load(project, thread_id)).state
             if state.thread is None or state.deleted:
                 await self._logs.drop(names.STREAMS, self.name)
 

@@ -78,17 +78,17 @@ class VectorStoreCommands:
 
     def _attach(self, state: StoreState, files: Sequence[NewFile]) -> list[e.Event]:
         events: list[e.Event] = []
-        news = {file.file_id: file for file in files}
-        for file_id, file in news.items():
-            held = state.files.get(file_id)
-            if held and held.file.status in ("in_progress", "completed"):
-                if file.attributes is not None and file.attributes != held.file.attributes:
+        wanted = {file.file_id: file for file in files}
+        for file_id, file in wanted.items():
+            file_state = state.files.get(file_id)
+            if file_state and file_state.file.status in ("in_progress", "completed"):
+                if file.attributes is not None and file.attributes != file_state.file.attributes:
                     events.append(e.FileUpdated(file_id=file_id, attributes=file.attributes))
                 continue
             chunking = file.chunking or StaticChunking()
             events.append(e.FileCreated(file_id=file_id, chunking=chunking, attributes=file.attributes or {}))
-        held_now = state.store.file_counts.total if state.store else 0
-        if held_now + sum(isinstance(event, e.FileCreated) for event in events) > MAX_FILES:
+        attached = state.store.file_counts.total if state.store else 0
+        if attached + sum(isinstance(event, e.FileCreated) for event in events) > MAX_FILES:
             raise ApiError(f"A vector store holds at most {MAX_FILES} files.", code="max_files_exceeded")
         return events
 
@@ -103,11 +103,11 @@ class VectorStoreCommands:
 
     def cancel_batch(self, state: StoreState, batch_id: str) -> list[e.Event]:
         """No events if it has ended (section 3.8)."""
-        held = batch_of(state, batch_id)
-        if held.batch.status != "in_progress":
+        batch_state = batch_of(state, batch_id)
+        if batch_state.batch.status != "in_progress":
             return []
-        theirs = [file_id for file_id in held.file_ids if file_id in state.waiting]
-        return [*(e.FileCancelled(file_id=file_id) for file_id in theirs), e.BatchCancelled(batch_id=batch_id)]
+        waiting_files = [file_id for file_id in batch_state.file_ids if file_id in state.waiting]
+        return [*(e.FileCancelled(file_id=file_id) for file_id in waiting_files), e.BatchCancelled(batch_id=batch_id)]
 
     def use(self, state: StoreState) -> list[e.Event]:
         """Record a search, at most once an hour."""

@@ -108,7 +108,7 @@ def _file_updated(state: StoreState, event: e.FileUpdated, at: int) -> Named:
 
 def _file_claimed(state: StoreState, event: e.FileClaimed, at: int) -> Named:
     file = state.reindexing.get(event.file_id) or state.files[event.file_id]
-    _disown(state, file.source)  # the holder before is dead, or removes what it wrote
+    _mark_orphaned(state, file.source)  # the holder before is dead, or removes what it wrote
     file.attempt, file.item, file.claims, file.claimed_at = event.attempt, event.item, file.claims + 1, at
     state.attempt = max(state.attempt, event.attempt)
     state.orphaned[file.source] = event.item
@@ -118,7 +118,7 @@ def _file_claimed(state: StoreState, event: e.FileClaimed, at: int) -> Named:
 def _file_released(state: StoreState, event: e.FileReleased, at: int) -> Named:
     file = state.reindexing.get(event.file_id) or state.files[event.file_id]
     file.item = ""
-    _disown(state, file.source)
+    _mark_orphaned(state, file.source)
     return []
 
 
@@ -144,10 +144,10 @@ def _file_completed(state: StoreState, event: e.FileCompleted, at: int) -> Named
 
 def _file_failed(state: StoreState, event: e.FileFailed, at: int) -> Named:
     if again := state.reindexing.get(event.file_id):
-        _disown(state, again.source)
+        _mark_orphaned(state, again.source)
         state.reindexing[again.id] = Reindexing(again.id, error=event.error.message)
         return []
-    _disown(state, state.files[event.file_id].source)
+    _mark_orphaned(state, state.files[event.file_id].source)
     return _ended(state, event.file_id, "failed", "vector_store.file.failed", last_error=event.error)
 
 
@@ -161,7 +161,7 @@ def _files_reindexing(state: StoreState, event: e.FilesReindexing, at: int) -> N
 def _no_reindexing(state: StoreState, file_id: str) -> None:
     """A worker that is at it removes what it wrote."""
     if again := state.reindexing.pop(file_id, None):
-        _disown(state, again.source)
+        _mark_orphaned(state, again.source)
 
 
 def _file_cancelled(state: StoreState, event: e.FileCancelled, at: int) -> Named:
@@ -278,7 +278,7 @@ def _leave_segment(state: StoreState, source: str) -> None:
         _retire(state, home)
 
 
-def _disown(state: StoreState, name: str) -> None:
+def _mark_orphaned(state: StoreState, name: str) -> None:
     """Any worker may remove this blob."""
     if name in state.orphaned:
         state.orphaned[name] = ""

@@ -75,7 +75,7 @@ class ImplicitStores:
         return await self._make(context, reserved_id, StoreHelper(), files, OF_THREADS)
 
     async def _look(self, context: RequestContext, store_id: str) -> StoreState:
-        return (await self.vector_stores.repository.look(context.project, store_id)).state
+        return (await self.vector_stores.repository.load(context.project, store_id)).state
 
     async def _make(
         self,

@@ -15,17 +15,17 @@ def store_of(state: StoreState, store_id: str = "") -> VectorStore:
 
 
 def file_of(state: StoreState, file_id: str) -> FileState:
-    held = state.files.get(file_id)
-    if held is None:
+    file_state = state.files.get(file_id)
+    if file_state is None:
         raise STORE_FILE.unknown(file_id)
-    return held
+    return file_state
 
 
 def batch_of(state: StoreState, batch_id: str) -> BatchState:
-    held = state.batches.get(batch_id)
-    if held is None:
+    batch_state = state.batches.get(batch_id)
+    if batch_state is None:
         raise FILE_BATCH.unknown(batch_id)
-    return held
+    return batch_state
 
 
 def has_expired(store: VectorStore, now: float) -> bool:

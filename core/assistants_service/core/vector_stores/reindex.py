@@ -78,9 +78,9 @@ class Reindexer:
     async def _begin(self, model: str, name: str) -> StoreProgress | None:
         project, store_id = _ids(name)
         try:
-            segments = list((await self.stores.look(project, store_id)).state.segments)
+            segments = list((await self.stores.load(project, store_id)).state.segments)
             missing = await self.stores.index.missing(names.document(project, store_id), segments)
-            await self.stores.look(project, store_id)  # after this, the log does not name segments that a merge removed
+            await self.stores.load(project, store_id)  # after this, the log does not name segments that a merge removed
         except UnreadableLog:
             self.unreadable.append(store_id)
             return None
@@ -98,7 +98,7 @@ class Reindexer:
             command,
             lambda seen: MaintainStore(project=project, store_id=store_id, seen=seen, sent_at=now),
         )
-        left = _left(await self.stores.recall(project, store_id))
+        left = _left(await self.stores.cached(project, store_id))
         return StoreProgress(project, store_id, left, left)
 
     def _outdated(self, state: StoreState, model: str, missing: Collection[str]) -> Iterator[str]:
@@ -110,12 +110,12 @@ class Reindexer:
                 if old or self.everything:
                     yield file.id
 
-    async def look(self, stores: Sequence[StoreProgress]) -> None:
+    async def refresh(self, stores: Sequence[StoreProgress]) -> None:
         """Refresh those that are not done. Raises StorageUnavailable."""
-        await fan_out(self._look, [store for store in stores if store.left], AT_ONCE)
+        await fan_out(self._refresh, [store for store in stores if store.left], AT_ONCE)
 
-    async def _look(self, store: StoreProgress) -> None:
-        state = (await self.stores.look(store.project, store.store_id)).state
+    async def _refresh(self, store: StoreProgress) -> None:
+        state = (await self.stores.load(store.project, store.store_id)).state
         store.left = _left(state) & store.files
         errors = {again.id: again.error for again in state.reindexing.values() if again.error and state.known}
         store.failed = {file_id: error for file_id, error in errors.items() if file_id in store.files}

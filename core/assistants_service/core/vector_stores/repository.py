@@ -86,7 +86,7 @@ class VectorStoreRepository(Repository[StoreState, StoreChange]):
     logs = names.STORE_LOGS
     resource = VECTOR_STORE
     # Changes by clients. Those by a worker are projected by the next holder of its work item.
-    mended = frozenset(
+    projected_again = frozenset(
         {
             "vector_store.created",
             "vector_store.updated",
@@ -137,69 +137,71 @@ class VectorStoreRepository(Repository[StoreState, StoreChange]):
     async def project(self, project: str, store_id: str, item_id: str | None) -> None:
         """Write the documents of the files that ended by this work item (None: by any), of the batches and of the
         store, after a crash."""
-        state = (await self.look(project, store_id)).state
+        state = (await self.load(project, store_id)).state
         if state.store is None or state.deleted:  # they would keep the deletion's tombstones from being written
             return
         mine = "" if item_id is None else f"{item_id}/"
-        ended = (held.file for held in state.files if held.item.startswith(mine) and held.id not in state.waiting)
-        things: list[Resource] = [state.store, *(held.batch for held in state.batches), *ended]
-        await self._bring(project, [StoreChange(state.version, "", thing) for thing in things])
+        ended = (each.file for each in state.files if each.item.startswith(mine) and each.id not in state.waiting)
+        things: list[Resource] = [state.store, *(batch_state.batch for batch_state in state.batches), *ended]
+        await self._project_changes(project, [StoreChange(state.version, "", thing) for thing in things])
 
     async def expire(self, project: str, store_id: str) -> float | None:
         """Commit the expiry of the store, if it has expired. Returns the time of the next check, if any. Readers see it
         at once, so it does not matter how late this happens."""
         now = self._clock.now()
-        if _overdue((await self.look(project, store_id)).state, now):
+        if _overdue((await self.load(project, store_id)).state, now):
             await self.commit(
                 project,
                 store_id,
                 lambda state: [e.StoreExpired()] if _overdue(state, now) else (),
                 lambda seen: MaintainStore(project=project, store_id=store_id, seen=seen, sent_at=now),
             )
-        state = await self.recall(project, store_id)
+        state = await self.cached(project, store_id)
         if state.store is None or state.deleted:
             return None
         if state.store.status == "expired":  # the process that committed it may have died before projecting it
-            cancelled = (held.file for held in state.files if held.file.status == "cancelled")
-            things: list[Resource] = [state.store, *(held.batch for held in state.batches), *cancelled]
-            await self._bring(project, [StoreChange(state.version, "", thing) for thing in things])
+            cancelled = (file_state.file for file_state in state.files if file_state.file.status == "cancelled")
+            things: list[Resource] = [state.store, *(batch_state.batch for batch_state in state.batches), *cancelled]
+            await self._project_changes(project, [StoreChange(state.version, "", thing) for thing in things])
             return None
         return state.store.expires_at
 
     async def purge(self, project: str, store_id: str) -> None:
         """Empty the documents of a deleted store, and remove its index and its notes of files. Tombstones stay until
-        `sweep`, and so does the log, by which `sweep` finds what may still be being written."""
-        state = (await self.look(project, store_id)).state
+        `purge_tombstones`, and so does the log, by which `purge_tombstones` finds what may still be being written."""
+        state = (await self.load(project, store_id)).state
         if state.store is None or not state.deleted:
             return
-        things: list[Resource] = [state.store, *(held.batch for held in state.batches)]
-        things += [held.file for held in state.files]
-        await self._bring(project, [StoreChange(state.version, "vector_store.deleted", thing) for thing in things])
+        things: list[Resource] = [state.store, *(batch_state.batch for batch_state in state.batches)]
+        things += [file_state.file for file_state in state.files]
+        await self._project_changes(
+            project, [StoreChange(state.version, "vector_store.deleted", thing) for thing in things]
+        )
         await self.index.delete(names.document(project, store_id), (*state.segments, *state.orphaned))
         for file_id in state.files.order:  # including those that were detached
             await self._storage.remove(names.FILE_STORES, names.document(project, file_id, store_id))
 
-    async def sweep(self, project: str, store_id: str) -> None:
+    async def purge_tombstones(self, project: str, store_id: str) -> None:
         """Remove the last traces of a store that was purged long ago. Idempotent."""
-        state = (await self.look(project, store_id)).state
+        state = (await self.load(project, store_id)).state
         await self.index.delete(names.document(project, store_id), (*state.segments, *state.orphaned))
         await self._storage.remove(names.VECTOR_STORES, names.document(project, store_id))
         for container in (names.STORE_FILES, names.STORE_BATCHES):
-            await self._storage.sweep(container, names.document(project, store_id, ""))
+            await self._storage.remove_tombstones(container, names.document(project, store_id, ""))
         # The log goes last, because it leads to all of this, then its snapshot, without which it cannot be read.
         await self._storage.drop(names.STORE_LOGS, names.log(project, store_id))
         self._views.forget(project, store_id)
         await self._forget_snapshots(project, store_id)
 
-    async def let_go(self, project: str, file_id: str) -> None:
+    async def detach_file(self, project: str, file_id: str) -> None:
         """Detach a deleted file from all stores that may contain it, found by their notes."""
         folder = f"{names.document(project, file_id)}/"
         while notes := await self._storage.page(names.FILE_STORES, folder, after=None, limit=100, newest_first=False):
             for note in notes:
-                await self._let_go_of(project, note.name.removeprefix(folder), file_id)
+                await self._detach_file(project, note.name.removeprefix(folder), file_id)
                 await self._storage.remove(names.FILE_STORES, note.name)
 
-    async def _let_go_of(self, project: str, store_id: str, file_id: str) -> None:
+    async def _detach_file(self, project: str, store_id: str, file_id: str) -> None:
         now = self._clock.now()
         changes = await self.commit(
             project,
@@ -207,14 +209,14 @@ class VectorStoreRepository(Repository[StoreState, StoreChange]):
             lambda state: [e.FileDetached(file_id=file_id)] if state.known and state.files.get(file_id) else (),
             lambda seen: MaintainStore(project=project, store_id=store_id, seen=seen, sent_at=now),
         )
-        state = await self.recall(project, store_id)
+        state = await self.cached(project, store_id)
         if not changes and state.known and state.store and file_id in state.files.places:
             # Another process has done it, and may have died before projecting it.
             gone = Document(names.STORE_FILES, names.document(project, store_id, file_id), b"", state.version)
             await self._storage.advance(gone)
-            await self._bring(project, [StoreChange(state.version, "", state.store)])
+            await self._project_changes(project, [StoreChange(state.version, "", state.store)])
 
-    async def _bring(self, project: str, changes: Sequence[StoreChange]) -> None:
+    async def _project_changes(self, project: str, changes: Sequence[StoreChange]) -> None:
         await self._advance(_document(project, change) for change in changes)
 
 

@@ -167,11 +167,11 @@ class Searcher:
         an unknown store or file."""
         for left in reversed(range(TRIES)):
             state = await self.stores.read(project, store_id)
-            held = file_of(state, file_id)
-            home = state.source_segments.get(held.source)
-            if home is None:
+            file_state = file_of(state, file_id)
+            segment = state.source_segments.get(file_state.source)
+            if segment is None:
                 return []
-            chunks = await self.stores.index.read(names.document(project, store_id), home, held.source)
+            chunks = await self.stores.index.read(names.document(project, store_id), segment, file_state.source)
             if chunks or not left:
                 break
         pieces, end = [], 0
@@ -183,16 +183,18 @@ class Searcher:
 
 def _eligible(state: StoreState, filter: Filter | None) -> Mapping[str, FileState]:
     """The completed files that match the filter, by source, with their current attributes."""
-    held = (held for held in state.files if held.file.status == "completed" and held.source in state.source_segments)
-    return {each.source: each for each in held if filter is None or filter.matches(each.file.attributes)}
+    searchable = (
+        each for each in state.files if each.file.status == "completed" and each.source in state.source_segments
+    )
+    return {each.source: each for each in searchable if filter is None or filter.matches(each.file.attributes)}
 
 
-def _found(store_id: str, held: FileState, passage: Passage) -> Found:
+def _found(store_id: str, file_state: FileState, passage: Passage) -> Found:
     return Found(
         store_id,
-        held.id,
-        held.filename,
-        held.file.attributes,
+        file_state.id,
+        file_state.filename,
+        file_state.file.attributes,
         passage.number,
         passage.score,
         passage.text,

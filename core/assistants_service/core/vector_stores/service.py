@@ -67,7 +67,7 @@ class VectorStoreService:
             await self._enqueue_expiry(context, store_id, after)
         update = partial(VectorStoreCommands(context.now).update, body=body)
         await self.repository.commit(project, store_id, update, by_client=True)
-        return store_of(await self.repository.recall(project, store_id))
+        return store_of(await self.repository.cached(project, store_id))
 
     async def delete(self, context: RequestContext, store_id: str) -> None:
         """The store is gone at once; the worker removes the rest."""
@@ -84,7 +84,7 @@ class VectorStoreService:
         made = [change.object for change in changes if isinstance(change.object, VectorStoreFile)]
         if made:
             return made[-1]
-        return file_of(await self.repository.recall(context.project, store_id), files[-1].file_id).file
+        return file_of(await self.repository.cached(context.project, store_id), files[-1].file_id).file
 
     async def update_file(
         self, context: RequestContext, store_id: str, file_id: str, body: UpdateVectorStoreFile
@@ -92,7 +92,7 @@ class VectorStoreService:
         commands = VectorStoreCommands(context.now)
         update = partial(commands.update_file, file_id=file_id, attributes=body.attributes or {})
         await self.repository.commit(context.project, store_id, update, by_client=True)
-        return file_of(await self.repository.recall(context.project, store_id), file_id).file
+        return file_of(await self.repository.cached(context.project, store_id), file_id).file
 
     async def detach(self, context: RequestContext, store_id: str, file_id: str) -> None:
         """The file itself stays. Raises the 404 for one that is not in the store."""
@@ -106,11 +106,11 @@ class VectorStoreService:
         create = partial(VectorStoreCommands(context.now).create_batch, batch_id=batch_id, files=files)
         changes = await self._add(context, store_id, files, create)
         made = [change.object for change in changes if isinstance(change.object, VectorStoreFileBatch)]
-        return made[-1] if made else batch_of(await self.repository.recall(context.project, store_id), batch_id).batch
+        return made[-1] if made else batch_of(await self.repository.cached(context.project, store_id), batch_id).batch
 
     async def cancel_batch(self, context: RequestContext, store_id: str, batch_id: str) -> VectorStoreFileBatch:
         await self._commit(context, store_id, partial(VectorStoreCommands(context.now).cancel_batch, batch_id=batch_id))
-        return batch_of(await self.repository.recall(context.project, store_id), batch_id).batch
+        return batch_of(await self.repository.cached(context.project, store_id), batch_id).batch
 
     # --------------------------------------------------------------------------------------------------------------
 

@@ -32,7 +32,7 @@ LARGE_BODY: Final = 256 * 1024  # bytes; sent in pieces, so that the event loop 
 BLOB_CLIENTS: Final = 500  # cached, since creating one takes 0.1 ms, a sixth of a request
 
 # Responses when a condition does not hold, or when the object itself (not its container) is missing or exists.
-MOVED: Final = {204, 304, 412, 416}  # 204: the SDK's error for a queue that exists
+REFUSALS: Final = {204, 304, 412, 416}  # 204: the SDK's error for a queue that exists
 CODES: Final = {
     *("BlobNotFound", "MessageNotFound", "BlobAlreadyExists", "ContainerAlreadyExists", "QueueAlreadyExists"),
     *("PopReceiptMismatch", "InvalidBlockList"),
@@ -94,7 +94,7 @@ class AzureClients:
         self.retries = RETRIES
         self._service: BlobServiceClient | None = None
         self._work: QueueClient | None = None
-        self._buried: QueueClient | None = None
+        self._dead_letters: QueueClient | None = None
         self._clients: LRUCache[tuple[str, str], BlobClient] = LRUCache(BLOB_CLIENTS)
 
     def _blob(self, container: str, name: str) -> BlobClient:
@@ -157,7 +157,7 @@ async def write(send: Callable[[], Awaitable[T]], mine: Callable[[], Awaitable[T
 
 
 def is_refusal(error: HttpResponseError) -> bool:
-    return error.status_code in MOVED or _code(error) in CODES
+    return error.status_code in REFUSALS or _code(error) in CODES
 
 
 def is_undecided(error: AzureError) -> bool:

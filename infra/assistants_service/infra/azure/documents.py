@@ -32,7 +32,7 @@ CACHED_BODIES: Final = 32 * 1024 * 1024  # bytes; a list of 10,000 files reads n
 CACHED_BODY: Final = 64 * 1024  # bytes of one at most
 ENTRY: Final = 1024  # bytes that an entry of the cache takes besides its body
 WEIGHED_PAGE: Final = 200  # rows
-SWEPT: Final = 1_000  # rows that are looked at, and known, at a time
+TOMBSTONES_PAGE: Final = 1_000  # rows that are looked at, and known, at a time
 ADVANCES: Final = 100  # attempts at one document; each failure means that another writer got a version further
 
 
@@ -145,7 +145,7 @@ class AzureDocuments(AzureClients):
         found = self._versions[container, name] = Version(str(there.etag), number)
         return found
 
-    async def sweep(self, container: str, prefix: str) -> None:
+    async def remove_tombstones(self, container: str, prefix: str) -> None:
         async def delete(row: Row) -> None:
             # If-Match: what a late writer has put there since the listing is no tombstone.
             condition = if_match(f'"{row.etag}"')
@@ -156,7 +156,7 @@ class AzureDocuments(AzureClients):
             self._versions.pop((container, row.name), None)
 
         after = None
-        while rows := await call(lambda after=after: self._along(container, prefix, after, SWEPT)):  # type: ignore[misc]
+        while rows := await call(lambda after=after: self._along(container, prefix, after, TOMBSTONES_PAGE)):  # type: ignore[misc]
             await fan_out(delete, [row for row in rows if row.size == 0])
             after = rows[-1].name
 

@@ -53,11 +53,11 @@ class AzureQueue(AzureClients):
         except Refused:
             pass  # another worker has it by now, or it is gone
 
-    async def bury(self, delivery: Delivery, reason: str) -> None:
+    async def dead_letter(self, delivery: Delivery, reason: str) -> None:
         # Copied first: a crash in between leaves the item twice rather than nowhere.
-        buried = opened(self._buried)
+        dead_letters = opened(self._dead_letters)
         item = json.dumps({"item": delivery.body.decode(errors="replace"), "reason": reason}, ensure_ascii=False)
-        await call(lambda: buried.send_message(item, time_to_live=FOR_EVER))
+        await call(lambda: dead_letters.send_message(item, time_to_live=FOR_EVER))
         await self.delete(delivery)
 
 

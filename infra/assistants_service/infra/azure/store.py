@@ -16,7 +16,7 @@ from azure.core.credentials_async import AsyncTokenCredential
 from azure.storage.blob.aio import BlobServiceClient
 from azure.storage.queue.aio import QueueServiceClient
 
-from assistants_service.core.names import ASSISTANTS, BURIED, CONTAINERS, WORK
+from assistants_service.core.names import ASSISTANTS, CONTAINERS, DEAD_LETTERS, WORK
 from assistants_service.core.ports.storage import StorageUnavailable
 from assistants_service.infra.azure.calls import Refused, Transport, call, new_session, opened
 from assistants_service.infra.azure.contents import AzureContents
@@ -117,14 +117,14 @@ class AzureStorage(AzureLogs, AzureContents, AzureQueue):
             self._service = BlobServiceClient(self._account.blob_url, credential, **blob, **options)
             self._queues = QueueServiceClient(self._account.queue_url, credential, **queue, **options)
         self._work = self._queues.get_queue_client(WORK)
-        self._buried = self._queues.get_queue_client(BURIED)
+        self._dead_letters = self._queues.get_queue_client(DEAD_LETTERS)
 
     async def _create_missing(self) -> None:
         service = opened(self._service)
         creations: list[Callable[[], Awaitable[object]]] = [
             *(service.get_container_client(name).create_container for name in CONTAINERS),
             opened(self._work).create_queue,
-            opened(self._buried).create_queue,
+            opened(self._dead_letters).create_queue,
         ]
         # One first, alone: if the store does not respond, there is one error rather than nine.
         await _create(creations[0])
@@ -133,8 +133,8 @@ class AzureStorage(AzureLogs, AzureContents, AzureQueue):
                 raise result
 
     async def close(self) -> None:
-        closing = (self._work, self._buried, self._queues, self._service, self._credential, self._session)
-        self._work = self._buried = self._queues = self._service = self._credential = self._session = None
+        closing = (self._work, self._dead_letters, self._queues, self._service, self._credential, self._session)
+        self._work = self._dead_letters = self._queues = self._service = self._credential = self._session = None
         self._clients.clear()
         for client in closing:
             if client is not None:

@@ -21,7 +21,7 @@ class Input:
 
 
 @dataclass(frozen=True, slots=True)
-class Manners:
+class Family:
     """`weights` are the defaults for hybrid searches."""
 
     query: Input = Input()
@@ -39,20 +39,20 @@ _INSTRUCT: Final = "Instruct: Given a web search query, retrieve relevant passag
 _REPRESENT: Final = "Represent this sentence for searching relevant passages: "
 # From the model cards; the first match applies. Where a family sets nothing, the general defaults apply.
 _FAMILIES: Final = (
-    (r"e5-.*instruct|e5-mistral", Manners(Input(f"{_INSTRUCT} "), weights=_NARROW)),
-    (r"\be5\b", Manners(Input("query: "), Input("passage: "), _NARROW)),
-    (r"nomic-embed", Manners(Input("search_query: "), Input("search_document: "))),
-    (r"embeddinggemma", Manners(Input("task: search result | query: "), Input("title: none | text: "))),
-    (r"qwen3-embedding", Manners(Input(_INSTRUCT))),
-    (r"arctic-embed.*(2\.0|2:|-v2)|arctic-embed2", Manners(Input("query: "))),
-    (r"arctic-embed|mxbai-embed-large", Manners(Input(_REPRESENT))),
-    (r"\bbge-(small|base|large)-en-v1\.5", Manners(Input(_REPRESENT))),
-    (r"\bbge-(small|base|large)-en", Manners(Input(_REPRESENT), weights=_NARROW)),
-    (r"text-embedding-ada-002", Manners(weights=_NARROW)),
+    (r"e5-.*instruct|e5-mistral", Family(Input(f"{_INSTRUCT} "), weights=_NARROW)),
+    (r"\be5\b", Family(Input("query: "), Input("passage: "), _NARROW)),
+    (r"nomic-embed", Family(Input("search_query: "), Input("search_document: "))),
+    (r"embeddinggemma", Family(Input("task: search result | query: "), Input("title: none | text: "))),
+    (r"qwen3-embedding", Family(Input(_INSTRUCT))),
+    (r"arctic-embed.*(2\.0|2:|-v2)|arctic-embed2", Family(Input("query: "))),
+    (r"arctic-embed|mxbai-embed-large", Family(Input(_REPRESENT))),
+    (r"\bbge-(small|base|large)-en-v1\.5", Family(Input(_REPRESENT))),
+    (r"\bbge-(small|base|large)-en", Family(Input(_REPRESENT), weights=_NARROW)),
+    (r"text-embedding-ada-002", Family(weights=_NARROW)),
 )
 
 
-def manners_of(model: str) -> Manners:
+def family_of(model: str) -> Family:
     """For a model name, with any provider and folder in front of it."""
     name = model.lower().replace("_", "-")
-    return next((manners for pattern, manners in _FAMILIES if re.search(pattern, name)), Manners())
+    return next((family for pattern, family in _FAMILIES if re.search(pattern, name)), Family())

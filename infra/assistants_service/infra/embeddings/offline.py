@@ -47,7 +47,7 @@ class OfflineEmbeddings:
     def __init__(self, weights: Weights = HYBRID) -> None:
         self.weights = weights
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="embeddings")
-        self._told = False
+        self._warned = False
 
     async def embed(self, texts: Sequence[str], kind: Kind = "passage") -> NDArray[np.float32]:
         loop = asyncio.get_running_loop()
@@ -57,8 +57,8 @@ class OfflineEmbeddings:
                 for start in range(0, max(len(texts), 1), _AT_ONCE)
             ]
         except (ImportError, OSError) as error:
-            if not self._told:
-                self._told = True
+            if not self._warned:
+                self._warned = True
                 log.warning(
                     "The built-in embeddings cannot be used here (%s): files are searched by their words alone. For"
                     " vectors, install the package wordllama with what it needs, or set EMBEDDING_MODEL.",

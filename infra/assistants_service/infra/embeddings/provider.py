@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from assistants_service.core.ports.embeddings import EmbeddingError, Kind
 from assistants_service.core.ports.models import ModelError
-from assistants_service.infra.embeddings.families import Input, Manners
+from assistants_service.infra.embeddings.families import Family, Input
 from assistants_service.infra.embeddings.offline import normalised
 
 if TYPE_CHECKING:
@@ -42,15 +42,15 @@ class ProviderEmbeddings:
     is the input format that the model expects."""
 
     def __init__(
-        self, router: ModelRouter, model: str, dimensions: int | None = None, manners: Manners | None = None
+        self, router: ModelRouter, model: str, dimensions: int | None = None, family: Family | None = None
     ) -> None:
         """Raises ValueError if no provider has the model."""
-        self._router, self._dimensions, self._manners = router, dimensions, manners or Manners()
+        self._router, self._dimensions, self._family = router, dimensions, family or Family()
         self._provider, self._model = router.route(model)
         if not router.embeds(self._provider):
             raise ValueError(f"no configured provider has the model '{model}'")
         self.model = f"{self._provider}/{self._model}" + (f"@{dimensions}" if dimensions else "")
-        self.weights = self._manners.weights
+        self.weights = self._family.weights
         self._most, self._longest = MOST_TEXTS, MOST_BYTES  # number of texts, and bytes of one, not refused so far
         self._format, self._refusals = True, 0
 
@@ -60,7 +60,7 @@ class ProviderEmbeddings:
         try:
             upstream = await self._router.upstream(self._provider)
             with upstream.errors():
-                rows = await self._rows(upstream, texts, self._manners.of(kind))
+                rows = await self._rows(upstream, texts, self._family.of(kind))
                 if len(widths := {len(row) for row in rows}) > 1 or (self._dimensions and widths != {self._dimensions}):
                     raise ValueError(f"vectors of {sorted(widths)} dimensions")
                 return normalised(np.asarray(rows, np.float32))
@@ -83,13 +83,13 @@ class ProviderEmbeddings:
     async def _ask(self, upstream: Upstream, batch: Sequence[str], given: Input) -> list[Floats]:
         """Splits a refused batch as needed: at most 7 times down to a single text, and then 12 times down to SHORTEST.
         Ends with the first part that fails for another reason."""
-        told = self._format  # concurrent requests may learn in the meantime that it is refused
+        asked_format = self._format  # concurrent requests may learn in the meantime that it is refused
         try:
             return _vectors(await upstream.post("/embeddings", self._body(batch, given)), batch)
         except Exception as error:
             if not _refused(error):
                 raise
-            if told and "encoding_format" in _said(error):
+            if asked_format and "encoding_format" in _said(error):
                 self._format = False
                 return await self._ask(upstream, batch, given)
             if len(batch) == 1 and len(batch[0]) < 2 * SHORTEST:

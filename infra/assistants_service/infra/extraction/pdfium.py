@@ -36,7 +36,7 @@ def trouble() -> str:
     shared = tempfile.gettempdir()
     try:
         with tempfile.TemporaryDirectory(prefix=_PREFIX, ignore_cleanup_errors=True) as folder:
-            _sweep(Path(shared), owner=Path(folder).stat().st_uid)
+            _remove_left_over(Path(shared), owner=Path(folder).stat().st_uid)
             # Permanently: from then on nothing finds a temporary folder. Windows calls it TMP.
             os.environ["TMPDIR"] = os.environ["TMP"] = folder
             kreuzberg.extract_bytes_sync(_BLANK, "application/pdf", config)
@@ -45,7 +45,7 @@ def trouble() -> str:
     return ""
 
 
-def _sweep(shared: Path, owner: int) -> None:
+def _remove_left_over(shared: Path, owner: int) -> None:
     for folder in shared.glob(f"{_PREFIX}*"):
         with contextlib.suppress(OSError):
             found = folder.lstat()

@@ -23,7 +23,7 @@ MOST_ANSWER: Final = 256 * 1024**2  # bytes; twice the maximum of what a reader 
 IDLE: Final = 60.0  # seconds after which an idle reader is stopped
 # Environment variables that Python may need to start, and temporary folders; no secrets.
 _INHERITED: Final = ("LD_LIBRARY_PATH", "SYSTEMROOT", "TMPDIR", "TEMP", "TMP")
-_LAST_BREATH: Final = 5.0  # seconds for a process to exit that is about to
+_EXIT_TIMEOUT: Final = 5.0  # seconds for a process to exit that is about to
 _FROM_OUTSIDE: Final = (-signal.SIGKILL, -signal.SIGTERM)  # exit codes that no file can cause
 # Isolated from its environment (-I), but with the modules of this process, wherever they are installed.
 _PROGRAM: Final = (
@@ -78,7 +78,7 @@ class _Reader:
     async def end(self) -> int:
         """The exit code of a process that has closed its side. Killing it now would race with asyncio for the code."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_LAST_BREATH):
+            async with asyncio.timeout(_EXIT_TIMEOUT):
                 await self._process.wait()
         return await self.kill()
 
@@ -88,7 +88,7 @@ class _Reader:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)  # including its children, which may hold its pipes open
         try:
-            async with asyncio.timeout(_LAST_BREATH):
+            async with asyncio.timeout(_EXIT_TIMEOUT):
                 await self._process.communicate()
         except TimeoutError:
             logger.error("The reader process %d was killed but does not end", self._process.pid)

@@ -39,14 +39,14 @@ async def limit(response: httpx2.Response) -> None:
     """
     if _COMPRESSIONS & {each.strip().lower() for each in response.headers.get("content-encoding", "").split(",")}:
         raise Compressed
-    if response.has_redirect_location and not _at_home(response):
+    if response.has_redirect_location and not _same_origin(response):
         response.extensions[REDIRECTED] = response.headers.pop("location")
     if "text/event-stream" not in response.headers.get("content-type", ""):
         most = MOST_VECTORS if response.request.url.path.endswith("/embeddings") else MOST
         response.stream = _Limited(response.stream, most)  # type: ignore[arg-type]
 
 
-def _at_home(response: httpx2.Response) -> bool:
+def _same_origin(response: httpx2.Response) -> bool:
     """Whether a redirect stays within the origin: another port of the host may belong to another service or user."""
     here = response.request.url
     there = here.join(response.headers["location"])

@@ -7,7 +7,7 @@ from typing import Any
 
 from assistants_service.core.ports.models import Deltas, Refused, Reply
 from assistants_service.infra.models.habits import Habits
-from assistants_service.infra.models.reply_builder import Held, ReplyBuilder
+from assistants_service.infra.models.reply_builder import ReplyBuilder, WithheldDeltas
 
 Body = dict[str, Any]
 
@@ -29,8 +29,8 @@ async def ask(
     habits = known.copy()
     while True:
         body = habits.apply(wanted)
-        held = Held(deltas) if deltas is not None and habits.forces(body) else None
-        draft = ReplyBuilder(held or deltas)
+        withheld = WithheldDeltas(deltas) if deltas is not None and habits.forces(body) else None
+        draft = ReplyBuilder(withheld or deltas)
         try:
             reply = await send(body, draft)
         except Refused as refused:
@@ -41,7 +41,7 @@ async def ask(
                 wanted = otherwise(wanted, refused)
             continue
         if not habits.ignored(body, bool(reply.calls)) or reply.finish == "content_filter":
-            if held:
-                held.release()
+            if withheld:
+                withheld.release()
             known.keep(habits)
             return reply

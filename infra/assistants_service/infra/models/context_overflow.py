@@ -72,9 +72,9 @@ def exceeded(error: Mapping[str, Any], message: str) -> bool:
 
 def window_in(error: Mapping[str, Any], message: str) -> int | None:
     """The model's maximum number of tokens, if the error names it."""
-    told = [
+    values = [
         str(error.get("n_ctx")),
         *(re.sub(r"\D", "", found[1]) for pattern in _WINDOWS if (found := pattern.search(message))),
     ]
-    numbers = (int(each) for each in told if each.isdecimal())
+    numbers = (int(each) for each in values if each.isdecimal())
     return next((number for number in numbers if number in _SENSIBLE), None)

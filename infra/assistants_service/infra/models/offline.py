@@ -16,7 +16,7 @@ from assistants_service.infra.models import offline_code
 from assistants_service.infra.models.offline_arguments import arguments, words
 from assistants_service.infra.models.reply_builder import ReplyBuilder
 
-HONEST = "This is the offline model of Assistants Service: it repeats and counts, it does not think."
+DISCLAIMER = "This is the offline model of Assistants Service: it repeats and counts, it does not think."
 
 _LONGEST_QUOTE = 500
 _PIECES = re.compile(r"\s*\S+")
@@ -49,7 +49,7 @@ class OfflineModel:
             await asyncio.sleep(0)  # lets readers see the words one by one
         reply = draft.reply("length" if limit is not None and len(pieces) > limit else "stop", Tokens())
         spoken = [reply.text, *(call.arguments for call in reply.calls)]
-        tokens = Tokens(prompt=_count(_heard(prompt)), completion=_count(spoken))
+        tokens = Tokens(prompt=_count(_prompt_texts(prompt)), completion=_count(spoken))
         return replace(reply, tokens=tokens)
 
 
@@ -70,7 +70,7 @@ def _given(function: Function, asked: str) -> Any:
     if _searches(function):
         return {"queries": [asked]}
     if offline_code.executes(function):
-        return {"code": offline_code.program(function, asked) or f"print({HONEST!r})\n"}
+        return {"code": offline_code.program(function, asked) or f"print({DISCLAIMER!r})\n"}
     return arguments(function.parameters or {}, asked)
 
 
@@ -101,7 +101,7 @@ def _searches(function: Function) -> bool:
 def _concerns(function: Function, said: list[str]) -> bool:
     about = words(f"{function.name} {function.description or ''}")
     keys = [word for word in about if len(word) >= 4 and word not in _STOP_WORDS]
-    return any(heard.startswith(key) for heard in said for key in keys)  # `temperatures` is about `temperature`
+    return any(word.startswith(key) for word in said for key in keys)  # `temperatures` is about `temperature`
 
 
 def _answer(prompt: Prompt) -> str:
@@ -110,8 +110,8 @@ def _answer(prompt: Prompt) -> str:
             said = " ".join([_asked(prompt), *(output for _, output in _outputs(prompt))])
             return json.dumps(arguments(answer.schema or {}, said), ensure_ascii=False)
         case JsonObjectFormat():
-            return json.dumps({"note": HONEST, "answer": _plain(prompt)}, ensure_ascii=False)
-    return f"{HONEST} {_plain(prompt)}"
+            return json.dumps({"note": DISCLAIMER, "answer": _plain(prompt)}, ensure_ascii=False)
+    return f"{DISCLAIMER} {_plain(prompt)}"
 
 
 def _plain(prompt: Prompt) -> str:
@@ -167,7 +167,7 @@ def _outputs(prompt: Prompt) -> list[tuple[str, str]]:
     return [(names.get(turn.call_id, "The function"), turn.text) for turn in recent if turn.role == "tool"]
 
 
-def _heard(prompt: Prompt) -> list[str]:
+def _prompt_texts(prompt: Prompt) -> list[str]:
     calls = [call.arguments for turn in prompt.turns for call in turn.calls]
     return [prompt.instructions or "", *(turn.text for turn in prompt.turns), *calls]
 

@@ -58,7 +58,7 @@ class ModelRouter:
         self._window = window
         self._opened: dict[str, Opened] = {}
         self._opening = asyncio.Lock()
-        self._mends: dict[tuple[str, str], tuple[turns.Mend, ...]] = {}  # by provider and model
+        self._workarounds: dict[tuple[str, str], tuple[turns.Workaround, ...]] = {}  # by provider and model
         self._listed: dict[str, tuple[float, Sequence[ModelInfo]]] = {}
         self._listing: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
@@ -77,13 +77,13 @@ class ModelRouter:
         prompt, content = replace(prompt, model=model), self._telemetry.content
         with self._telemetry.span("model", provider=name, model=model, stream=deltas is not None) as span:
             if content:
-                span.tell(**asked(prompt))
+                span.record(**asked(prompt))
             try:
                 reply = replace(await self._ask(name, prompt, deltas), provider=name)
             except ModelError as error:
                 error.provider = name
                 raise
-            span.tell(
+            span.record(
                 finish=(reply.finish,),
                 input_tokens=reply.tokens.prompt,
                 output_tokens=reply.tokens.completion,
@@ -91,34 +91,34 @@ class ModelRouter:
                 reasoning_tokens=reply.tokens.reasoning,
             )
             if content:
-                span.tell(**answered(reply))
+                span.record(**answered(reply))
             return reply
 
     async def _ask(self, name: str, prompt: Prompt, deltas: Deltas | None) -> Reply:
         """Some models refuse the form or the images of a conversation: it is sent again in a changed form, which is
         remembered for the model if it applies in general. Each change is tried once."""
         model = (self._opened.get(name) or await self._open(name)).model
-        mends = self._mends.get((name, prompt.model), ())
+        workarounds = self._workarounds.get((name, prompt.model), ())
         while True:
-            mended = functools.reduce(lambda given, mend: mend.apply(given), mends, prompt)
+            adapted = functools.reduce(lambda given, workaround: workaround.apply(given), workarounds, prompt)
             try:
-                reply = await self._whole(model, mended, deltas)
+                reply = await self._whole(model, adapted, deltas)
             except ModelError as error:
-                mend = turns.mend_of(mended, error)
-                if mend is None or (deltas is not None and error.status is None and not deltas.restart()):
+                workaround = turns.workaround_for(adapted, error)
+                if workaround is None or (deltas is not None and error.status is None and not deltas.restart()):
                     raise
-                mends = (*mends, mend)
+                workarounds = (*workarounds, workaround)
                 continue
-            self._remember(name, prompt.model, tuple(mend for mend in mends if mend.remembered))
+            self._remember(name, prompt.model, tuple(workaround for workaround in workarounds if workaround.remembered))
             return reply
 
-    def _remember(self, name: str, model: str, mends: tuple[turns.Mend, ...]) -> None:
-        if not mends or self._mends.get((name, model)) == mends:
+    def _remember(self, name: str, model: str, workarounds: tuple[turns.Workaround, ...]) -> None:
+        if not workarounds or self._workarounds.get((name, model)) == workarounds:
             return
-        if len(self._mends) >= _MOST_REMEMBERED:  # model names come from clients
-            self._mends.clear()
-        logger.warning("%d forms of conversations that '%s' refuses will be changed for it", len(mends), name)
-        self._mends[name, model] = mends
+        if len(self._workarounds) >= _MOST_REMEMBERED:  # model names come from clients
+            self._workarounds.clear()
+        logger.warning("%d forms of conversations that '%s' refuses will be changed for it", len(workarounds), name)
+        self._workarounds[name, model] = workarounds
 
     async def _whole(self, model: Model, prompt: Prompt, deltas: Deltas | None) -> Reply:
         """The SDK retries until a stream has begun. A stream that breaks off later is requested again the same number

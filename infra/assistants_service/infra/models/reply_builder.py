@@ -72,7 +72,7 @@ def clean(text: str) -> str:
     return text
 
 
-class Held:
+class WithheldDeltas:
     """Deltas of a reply that must call a function. Text before the call is held back: if there is no call, the provider
     has ignored the forced function, and is asked in another way."""
 
@@ -82,10 +82,10 @@ class Held:
         self._released = False
 
     def text(self, value: str) -> None:
-        self._tell(self._deltas.text, value)
+        self._pass_on(self._deltas.text, value)
 
     def refusal(self, value: str) -> None:
-        self._tell(self._deltas.refusal, value)
+        self._pass_on(self._deltas.refusal, value)
 
     def call(self, index: int, call_id: str, name: str, arguments: str) -> None:
         self.release()
@@ -97,14 +97,14 @@ class Held:
 
     def release(self) -> None:
         waiting, self._waiting, self._released = self._waiting, [], True
-        for tell, value in waiting:
-            tell(value)
+        for pass_on, value in waiting:
+            pass_on(value)
 
-    def _tell(self, tell: Callable[[str], None], value: str) -> None:
+    def _pass_on(self, pass_on: Callable[[str], None], value: str) -> None:
         if self._released:
-            tell(value)
+            pass_on(value)
         else:
-            self._waiting.append((tell, value))
+            self._waiting.append((pass_on, value))
 
 
 class ReplyBuilder:
@@ -127,11 +127,11 @@ class ReplyBuilder:
 
     def text(self, value: str) -> None:
         self._weigh(value)
-        self._tell_text(self._text.add(value))
+        self._send_text(self._text.add(value))
 
     def refusal(self, value: str) -> None:
         self._weigh(value)
-        self._tell_refusal(self._refusal.add(value))
+        self._send_refusal(self._refusal.add(value))
 
     def call(self, call_id: str, name: str, arguments: str = "") -> int:
         """Begin a function call; `arguments` are their first part, or all of them. Returns its index."""
@@ -152,7 +152,7 @@ class ReplyBuilder:
     def extend(self, index: int, arguments: str) -> None:
         """Add arguments to a call. Id and name were sent with its first fragment and are empty from here on."""
         self._weigh(arguments)
-        self._tell_arguments(index, self._calls[index][2].add(arguments))
+        self._send_arguments(index, self._calls[index][2].add(arguments))
 
     def complete(self, index: int, arguments: str) -> None:
         """All arguments of a call, of which some or none have arrived in pieces. What listeners have seen stays."""
@@ -175,10 +175,10 @@ class ReplyBuilder:
 
         Many servers finish with `stop` although they call a function, and so does OpenAI if the call was forced.
         """
-        self._tell_text(self._text.end())
-        self._tell_refusal(self._refusal.end())
+        self._send_text(self._text.end())
+        self._send_refusal(self._refusal.end())
         for index, (_, _, pieces) in enumerate(self._calls):
-            self._tell_arguments(index, pieces.end())
+            self._send_arguments(index, pieces.end())
             if finish == "stop" and not pieces:
                 self.extend(index, "{}")  # no arguments: clients parse them, so they must be JSON
         calls = tuple(ToolCall(call_id, name, str(pieces)) for call_id, name, pieces in self._calls)
@@ -190,14 +190,14 @@ class ReplyBuilder:
         if self._left < 0:
             raise TooMuch
 
-    def _tell_text(self, value: str) -> None:
+    def _send_text(self, value: str) -> None:
         if value and self._deltas is not None:
             self._deltas.text(value)
 
-    def _tell_refusal(self, value: str) -> None:
+    def _send_refusal(self, value: str) -> None:
         if value and self._deltas is not None:
             self._deltas.refusal(value)
 
-    def _tell_arguments(self, index: int, value: str) -> None:
+    def _send_arguments(self, index: int, value: str) -> None:
         if value and self._deltas is not None:
             self._deltas.call(index, "", "", value)

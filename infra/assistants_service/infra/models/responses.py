@@ -42,7 +42,7 @@ class ResponsesModel:
             wanted["stream"] = True
         if prompt.tools:
             wanted |= _INCLUDE
-        return await ask(self._habits.of(prompt.model), wanted, deltas, self._ask, _thoughtless)
+        return await ask(self._habits.of(prompt.model), wanted, deltas, self._ask, _without_reasoning)
 
     async def _ask(self, body: dict[str, Any], draft: ReplyBuilder) -> Reply:
         reply = ResponsesReply(draft, self._upstream)
@@ -57,7 +57,7 @@ class ResponsesModel:
             raise self._upstream.broken_off()
 
 
-def _thoughtless(body: dict[str, Any], refused: Refused) -> dict[str, Any]:
+def _without_reasoning(body: dict[str, Any], refused: Refused) -> dict[str, Any]:
     """Removes the reasoning. Raises the refusal if it is not about reasoning, or if there is none."""
     rest = [item for item in body["input"] if item["type"] != "reasoning"]
     if not _ENCRYPTED.search(refused.said) or len(rest) == len(body["input"]):

@@ -11,7 +11,7 @@ assistants.
 
 So neighbours are joined for every server: the service does not know a server's template, and joined texts mean the same
 as two messages. What only some servers refuse is changed when they do, and general changes are remembered for the model
-(providers): MENDS.
+(providers): WORKAROUNDS.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _BLANK: Final = {"user": "(This message is empty.)", "tool": "(no output)"}
 
 
 @dataclass(frozen=True, slots=True)
-class Mend:
+class Workaround:
     """A change to the prompt for models that refuse it with such a text. `remembered`: whether the model needs it for
     all prompts, and not only for this one's content."""
 
@@ -41,12 +41,12 @@ class Mend:
     remembered: bool = True
 
 
-def mend_of(prompt: Prompt, error: ModelError) -> Mend | None:
+def workaround_for(prompt: Prompt, error: ModelError) -> Workaround | None:
     """The first change that applies to the prompt and may help."""
     if error.code != "server_error":
         return None
-    said = (mend for mend in MENDS if mend.words.search(error.message))
-    return next((mend for mend in said if mend.apply(prompt) is not prompt), None)
+    matching = (workaround for workaround in WORKAROUNDS if workaround.words.search(error.message))
+    return next((workaround for workaround in matching if workaround.apply(prompt) is not prompt), None)
 
 
 def opened(prompt: Prompt) -> Prompt:
@@ -86,11 +86,11 @@ _WRONG: Final = (
     r"(?:invalid|unsupported|could ?n.t|could not|failed|unable|cannot|can.t|too (?:large|small|many|big)|exceed"
     r"|at most \d|not (?:support|valid)|error)"
 )
-MENDS: Final = (
+WORKAROUNDS: Final = (
     # The conversation begins with an assistant message, for example a greeting: refused by Bedrock ("A conversation
     # must start with a user message"), Anthropic's models there ("first message must use the "user" role",
     # github.com/lobehub/lobehub/issues/1601), and the templates above.
-    Mend(
+    Workaround(
         re.compile(
             r"must start with a user|first message must|roles must alternate|must alternate between user and assistant",
             re.I,
@@ -102,16 +102,16 @@ MENDS: Final = (
     # support assistant message prefill. The conversation must end with a user message.",
     # github.com/ericc-ch/copilot-api/pull/261), llama.cpp with a thinking model ("Assistant response prefill is
     # incompatible with enable_thinking.").
-    Mend(
+    Workaround(
         re.compile(r"expected last role user|must end with a user message|message prefill|response prefill", re.I),
         closed,
     ),
     # Mistral (github.com/NousResearch/hermes-agent/issues/20154).
-    Mend(re.compile(r"unexpected role 'user' after role 'tool'", re.I), bridged),
+    Workaround(re.compile(r"unexpected role 'user' after role 'tool'", re.I), bridged),
     # A model without image input: OpenRouter ("No endpoints found that support image input",
     # github.com/nexu-io/nexu/issues/875, a thread that failed permanently), Ollama ("this model does not support image
     # input", github.com/ollama/ollama/issues/17301), vLLM, llama.cpp, OpenAI, DeepSeek.
-    Mend(
+    Workaround(
         re.compile(
             r"support image input|image input is not supported|image_url is only supported by|at most 0 image"
             r"|not a multimodal model|unknown variant `image_url`|not support (images|vision)",
@@ -120,7 +120,7 @@ MENDS: Final = (
         without_images,
     ),
     # A model that cannot process this image: too large, broken, missing.
-    Mend(
+    Workaround(
         re.compile(rf"{_WRONG}.{{0,80}}image|image.{{0,120}}{_WRONG}|while downloading", re.I | re.S),
         without_images,
         remembered=False,

@@ -147,18 +147,18 @@ class Upstream:
         code, found = failures.code_of(status, error), list(failures.objects(error))
         reason = failures.reason_of(error) or "an error without a code"
         if any(overflow.exceeded(fields, message) for fields in found or [{}]):
-            told = (overflow.window_in(fields, message) for fields in found or [{}])
-            window = next((each for each in told if each), None)
-            return self._told(ContextExceeded("invalid_prompt", self._short(message), window), status, reason)
+            windows = (overflow.window_in(fields, message) for fields in found or [{}])
+            window = next((each for each in windows if each), None)
+            return self._annotated(ContextExceeded("invalid_prompt", self._short(message), window), status, reason)
         refused = Refused(code, self._short(message))
         refused.said = failures.text_of(error)
-        return self._told(refused, status, reason)
+        return self._annotated(refused, status, reason)
 
     def ended(self, reason: str, error: object) -> ModelError:
         """For a reply that the provider ended as a failure; `error` is its explanation, if any."""
         said = failures.words(error)
         message = f"The model provider '{self._provider}' ended its reply with '{reason[:100]}'"
-        return self._told(
+        return self._annotated(
             ModelError("server_error", self._short(f"{message}: {said}" if said else f"{message}.")), None, reason[:100]
         )
 
@@ -166,13 +166,13 @@ class Upstream:
         return self._broken(f"The model provider '{self._provider}' broke off its reply.")
 
     def _broken(self, message: str) -> ModelError:
-        return self._told(BrokenOff("server_error", message), None, message)
+        return self._annotated(BrokenOff("server_error", message), None, message)
 
     def failure(self, message: str, status: int | None = None) -> ModelError:
         """With a text of the service, which may be logged."""
-        return self._told(ModelError("server_error", self._short(message)), status, message)
+        return self._annotated(ModelError("server_error", self._short(message)), status, message)
 
-    def _told(self, error: ModelError, status: int | None, reason: str) -> ModelError:
+    def _annotated(self, error: ModelError, status: int | None, reason: str) -> ModelError:
         error.provider, error.status, error.reason = self._provider, status, clean(reason)
         return error
 

@@ -32,7 +32,7 @@ def checkpoint(db: sqlite3.Connection) -> None:
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
-def tidy(db: sqlite3.Connection, now: float) -> None:
+def delete_expired(db: sqlite3.Connection, now: float) -> None:
     """Delete what has outlived names.KEPT_DAYS, as lifecycle rules do on Azure: in small transactions, because other
     writers wait for them."""
     streams, keys = (now - names.KEPT_DAYS[container] * DAY for container in (names.STREAMS, names.IDEMPOTENCY))

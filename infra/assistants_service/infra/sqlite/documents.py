@@ -72,7 +72,7 @@ class SqliteDocuments(SqliteConnection):
             (document.container, document.name, document.version, document.body),
         )
 
-    async def sweep(self, container: str, prefix: str) -> None:
+    async def remove_tombstones(self, container: str, prefix: str) -> None:
         async with self._transaction() as sql:
             sql.execute(
                 "DELETE FROM documents WHERE container=? AND name>=? AND name<? AND length(body)=0",

@@ -129,9 +129,9 @@ class SqliteLogs(SqliteDocuments):
             values = {"c": container, "low": prefix, "high": prefix + "\U0010ffff"}
             return int(db.execute(statement, values).fetchone()[0])
 
-        def apart() -> int:
+        def in_thread() -> int:
             with contextlib.closing(self._connect()) as db:
                 return work(db)
 
         with self._errors():
-            return work(self._sql) if self._path == ":memory:" else await asyncio.to_thread(apart)
+            return work(self._sql) if self._path == ":memory:" else await asyncio.to_thread(in_thread)

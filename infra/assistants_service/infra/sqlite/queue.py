@@ -79,8 +79,8 @@ class SqliteQueue(SqliteConnection):
         # count: as in extend; another worker's item stays.
         self._sql.execute("DELETE FROM queue WHERE id=? AND count=?", (int(delivery.id), int(delivery.receipt)))
 
-    async def bury(self, delivery: Delivery, reason: str) -> None:
+    async def dead_letter(self, delivery: Delivery, reason: str) -> None:
         item = json.dumps({"item": delivery.body.decode(errors="replace"), "reason": reason}).encode()
         async with self._transaction():
-            self._send(names.BURIED, item, 0)
+            self._send(names.DEAD_LETTERS, item, 0)
             self._delete(delivery)

@@ -20,7 +20,7 @@ from assistants_service.core.ports.clock import Clock
 from assistants_service.core.ports.storage import (
     StorageUnavailable,
 )
-from assistants_service.infra.sqlite.chores import checkpoint, tidy, upgrade
+from assistants_service.infra.sqlite.chores import checkpoint, delete_expired, upgrade
 from assistants_service.infra.sqlite.connection import BUSY_PAUSE
 from assistants_service.infra.sqlite.contents import SqliteContents
 from assistants_service.infra.sqlite.logs import SqliteLogs
@@ -53,7 +53,7 @@ CREATE INDEX IF NOT EXISTS queue_visible ON queue(name, visible_at);
 CHECKPOINT_EVERY = 2.0  # seconds between checks of the write-ahead log
 WRITE_EVERY = 5.0  # seconds between test writes for health checks
 ROOM = 16 * 1024 * 1024  # bytes that must be free on the disk: more than the largest commit with its documents
-TIDY_EVERY = 3600.0  # seconds between deletions of expired data
+EXPIRY_EVERY = 3600.0  # seconds between deletions of expired data
 
 
 class SqliteStorage(SqliteLogs, SqliteContents, SqliteQueue):
@@ -79,7 +79,7 @@ class SqliteStorage(SqliteLogs, SqliteContents, SqliteQueue):
         if self._path != ":memory:":
             self._chores = [
                 asyncio.create_task(self._every(CHECKPOINT_EVERY, checkpoint)),
-                asyncio.create_task(self._every(TIDY_EVERY, lambda db: tidy(db, self._clock.now()))),
+                asyncio.create_task(self._every(EXPIRY_EVERY, lambda db: delete_expired(db, self._clock.now()))),
             ]
 
     async def close(self) -> None:

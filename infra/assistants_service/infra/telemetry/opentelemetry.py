@@ -173,7 +173,7 @@ class _Span:
         )
         self._outside: Token[_Outside | None] | None = None
 
-    def tell(self, **facts: Fact) -> None:
+    def record(self, **facts: Fact) -> None:
         self._facts.update(facts)
         self._span.set_attributes(_attributes(facts))
 
@@ -190,7 +190,7 @@ class _Span:
         now, telemetry = time.perf_counter(), self._telemetry
         if error is not None:
             # Without message and traceback: they may contain content.
-            self.tell(error=str(getattr(error, "code", None) or type(error).__name__))
+            self.record(error=str(getattr(error, "code", None) or type(error).__name__))
         if "error" in self._facts:
             self._span.set_status(StatusCode.ERROR)
         outside = _outside.get()

@@ -52,7 +52,7 @@ class MarkerCiter:
     def __init__(self, sources: Sources) -> None:
         self._sources = sources
         self._names = {plain_name(result.file_name) for result in sources.results.values()}
-        self._held = ""  # may become a marker
+        self._pending = ""  # may become a marker
         self._place = 0  # code points returned so far
 
     def feed(self, text: str) -> Iterator[Piece]:
@@ -60,7 +60,7 @@ class MarkerCiter:
         if not self._sources:
             yield from self._plain(text)
             return
-        text, self._held = self._held + text, ""
+        text, self._pending = self._pending + text, ""
         start = at = 0  # how much of `text` was returned, and how far it was examined
         while (at := text.find("【", at)) >= 0:
             if found := _MARKER.match(text, at):
@@ -71,16 +71,16 @@ class MarkerCiter:
                     start = found.end()
                 at = found.end()
             elif _BEGUN.fullmatch(text, at):
-                self._held = text[at:]
+                self._pending = text[at:]
                 break
             else:
                 at += 1
-        yield from self._plain(text[start : len(text) - len(self._held)])
+        yield from self._plain(text[start : len(text) - len(self._pending)])
 
     def close(self) -> Iterator[Piece]:
         """The rest."""
-        held, self._held = self._held, ""
-        yield from self._plain(held)
+        pending, self._pending = self._pending, ""
+        yield from self._plain(pending)
 
     def skip(self, text: str) -> None:
         """Pass over text that contains no marker."""

@@ -37,7 +37,7 @@ async def ready(stores: VectorStoreRepository, clock: Clock, project: str, store
     while (left := until - clock.now()) > 0:
         listener = stores.listen(project, store_id)
         try:
-            state = (await stores.look(project, store_id)).state
+            state = (await stores.load(project, store_id)).state
             if state.deleted or not state.waiting:
                 return
             await listener.wait(min(left, LOOK_EVERY))
@@ -76,8 +76,8 @@ async def search(
     except Exception:  # an error that the model can report is better than a failed run
         log.exception("run %s: a search failed", run.id)
         return Output(f"Error: {FAILED} {GO_ON}")
-    told = f"Error: {' '.join(problems)} {GO_ON}" if problems else ""
-    return Output(told, await asyncio.to_thread(passages.results_of, found, tokens, count))
+    note = f"Error: {' '.join(problems)} {GO_ON}" if problems else ""
+    return Output(note, await asyncio.to_thread(passages.results_of, found, tokens, count))
 
 
 async def _search(ask: Ask, store_ids: Sequence[str], limit: int) -> tuple[Sequence[Found], list[str]]:

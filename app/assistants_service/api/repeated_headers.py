@@ -39,7 +39,7 @@ def check_repeated(request: web.Request) -> None:
             raise ApiError(message, param=name, code="duplicate_header")
 
 
-def listed(request: web.Request, name: str) -> list[str]:
+def list_header(request: web.Request, name: str) -> list[str]:
     """The members of a list header, from all its lines."""
     if name not in request.headers:
         return []

@@ -43,10 +43,10 @@ async def find(request: web.Request, thread_id: str, *ids: str) -> Message | Ste
     state = await services.thread_repository.read(project, thread_id)
     *of_run, object_id = ids
     for run_id in of_run or _runs_of(state, object_id):
-        held = state.runs.get(run_id)
-        if held and held.making and (found := held.making.named(object_id)):
+        run_state = state.runs.get(run_id)
+        if run_state and run_state.in_progress and (found := run_state.in_progress.named(object_id)):
             return found
-        if held and held.stream and object_id not in held.known:  # known: deleted, but still on its stream
+        if run_state and run_state.stream and object_id not in run_state.known:  # known: it was deleted
             name = names.document(project, thread_id, run_id)
             if found := await last_published(services.storage, name, object_id):
                 return found

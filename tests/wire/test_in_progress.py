@@ -12,7 +12,7 @@ from unittest.mock import ANY
 
 import pytest
 
-from assistants_service.api import making
+from assistants_service.api import in_progress
 from assistants_service.core.ports.models import ContextExceeded, Deltas, Prompt, Reply, Tokens, ToolCall
 from assistants_service.core.ports.storage import StorageUnavailable
 from assistants_service.core.threads.decide import CLOSING
@@ -48,7 +48,7 @@ async def statuses(service: InProcess, run: Json) -> list[str]:
 
 async def version(service: InProcess, run: Json) -> int:
     """How many commits the thread has."""
-    return int((await service.threads.look("default", run["thread_id"])).state.version)
+    return int((await service.threads.load("default", run["thread_id"])).state.version)
 
 
 @pytest.mark.parametrize("tools", [[], [WEATHER]], ids=["whole", "in_deltas"])
@@ -63,7 +63,7 @@ async def test_a_message_in_the_making_is_shown_and_comes_whole_under_its_id(too
                 run = (await told.until("thread.run.created")).data
         else:
             run = await service.start_run(thread, assistant)
-        begun = await service.making(run)
+        begun = await service.in_progress(run)
         message, (step,) = (await messages(service, run))[-1], await service.steps(run)
         assert (message["id"], message["status"], message["content"]) == (begun.message.id, "in_progress", [])
         assert (message["completed_at"], message["run_id"], message["role"]) == (None, run["id"], "assistant")
@@ -98,7 +98,7 @@ async def test_a_call_in_the_making_is_shown_and_comes_whole_under_its_id() -> N
 
     async with in_process(half_a_call) as service:
         run = await service.start_run(assistant=await service.assistant(tools=[WEATHER]))
-        begun = await service.making(run)
+        begun = await service.in_progress(run)
         (step,) = await service.steps(run)
         assert (begun.message, step["id"], step["status"]) == (None, begun.step.id, "in_progress")
         assert step["step_details"] == {"type": "tool_calls", "tool_calls": []}
@@ -107,8 +107,8 @@ async def test_a_call_in_the_making_is_shown_and_comes_whole_under_its_id() -> N
         assert (await service.until(run))["status"] == "requires_action"
         (step,) = await service.steps(run)
         assert (step["id"], step["step_details"]["tool_calls"][0]["id"]) == (begun.step.id, "call_a")
-        state = (await service.threads.look("default", run["thread_id"])).state
-        assert state.runs[run["id"]].making is None  # it is whole
+        state = (await service.threads.load("default", run["thread_id"])).state
+        assert state.runs[run["id"]].in_progress is None  # it is whole
 
 
 async def test_what_is_told_first_stays_in_its_place() -> None:
@@ -124,7 +124,7 @@ async def test_what_is_told_first_stays_in_its_place() -> None:
 
     async with in_process(mixed) as service:
         run = await service.start_run(assistant=await service.assistant(tools=[WEATHER]))
-        begun = await service.making(run)
+        begun = await service.in_progress(run)
         assert [step["id"] for step in await service.steps(run)] == [begun.step.id]
         gate.open()
         await service.until(run)
@@ -156,7 +156,7 @@ async def test_a_short_model_call_costs_no_commit_more_whatever_the_worker_hears
 async def test_it_is_a_cursor_and_is_counted_like_any_other() -> None:
     async with in_process(says("Hel", Gate())) as service:
         run = await service.start_run(await service.thread("One", "Two"))
-        first = await service.making(run)
+        first = await service.in_progress(run)
         begun = first.message.id
         page = await service.api.get(f"/threads/{run['thread_id']}/messages?limit=2")
         assert (page["first_id"], page["has_more"]) == (begun, True)
@@ -166,7 +166,7 @@ async def test_it_is_a_cursor_and_is_counted_like_any_other() -> None:
         assert [m["id"] for m in await messages(service, run, f"order=asc&before={begun}")] == [one, two]
         await service.stop_worker()
         service.start_worker()
-        other = (await service.making(run, first.step.id)).message.id
+        other = (await service.in_progress(run, first.step.id)).message.id
         assert [m["id"] for m in await messages(service, run, f"order=asc&after={begun}")] == [other]
 
 
@@ -174,7 +174,7 @@ async def test_it_cannot_be_changed_or_deleted_yet() -> None:
     gate = Gate()
     async with in_process(says("Hel", gate, "lo")) as service:
         run = await service.start_run()
-        path = f"/threads/{run['thread_id']}/messages/{(await service.making(run)).message.id}"
+        path = f"/threads/{run['thread_id']}/messages/{(await service.in_progress(run)).message.id}"
         for method, body in (("POST", {"metadata": {"a": "b"}}), ("DELETE", None)):
             error = await service.api.refused(method, path, body)
             assert "is still in progress" in error["message"]
@@ -189,12 +189,12 @@ async def test_what_a_dead_worker_was_at_is_gone_once_another_one_goes_on() -> N
     gate = Gate()
     async with in_process(says("Hel", Gate()), says("Hi", gate, ".")) as service:
         run = await service.start_run(assistant=await service.assistant(tools=[WEATHER]))
-        dead = await service.making(run)
+        dead = await service.in_progress(run)
         await service.stop_worker()
         assert await statuses(service, run) == ["in_progress", "in_progress"]  # for all that is known
         service.start_worker()
         await gate.reached.wait()
-        alive = await service.making(run, dead.step.id)
+        alive = await service.in_progress(run, dead.step.id)
         assert [m["id"] for m in (await messages(service, run))[1:]] == [alive.message.id]
         assert [step["id"] for step in await service.steps(run)] == [alive.step.id]
         await service.api.refused("GET", f"/threads/{run['thread_id']}/messages/{dead.message.id}", status=404)
@@ -209,7 +209,7 @@ async def test_what_a_dead_worker_was_at_is_not_in_the_next_prompt() -> None:
     async with in_process(calls(PARIS, first=[Gate()]), calls(PARIS)) as service:
         assistant = await service.assistant(tools=[WEATHER])
         run = await service.start_run(assistant=assistant, tool_choice=FORCED)
-        await service.making(run)
+        await service.in_progress(run)
         await service.stop_worker()
         service.start_worker()
         assert (await service.until(run))["status"] == "requires_action"
@@ -223,7 +223,7 @@ async def test_what_a_dead_worker_was_at_ends_on_its_stream() -> None:
         body = {"assistant_id": await service.assistant(), "stream": True}
         async with service.api.stream("POST", f"/threads/{await service.thread('Hello')}/runs", body) as stream:
             run = (await stream.until("thread.run.created")).data
-            dead = await service.making(run)
+            dead = await service.in_progress(run)
             await service.stop_worker()
             service.start_worker()
             await stream.rest()
@@ -377,7 +377,7 @@ async def test_a_model_that_does_something_else_than_it_was_told(choice: str) ->
     async with in_process(act) as service:
         assistant = await service.assistant(tools=[WEATHER])
         run = await service.start_run(assistant=assistant, tool_choice=choice)
-        begun = await service.making(run)
+        begun = await service.in_progress(run)
         assert [step["type"] for step in await service.steps(run)] == [begun.step.type]
         gate.open()
         assert (await service.until(run))["status"] == ("completed" if choice == "required" else "requires_action")
@@ -389,7 +389,7 @@ async def test_a_model_that_does_something_else_than_it_was_told(choice: str) ->
 async def test_a_call_that_was_expected_ends_visibly_with_its_run() -> None:
     async with in_process(calls(PARIS, first=[Gate()])) as service:
         run = await service.start_run(assistant=await service.assistant(tools=[WEATHER]), tool_choice=FORCED)
-        await service.making(run)
+        await service.in_progress(run)
         await service.api.post(f"{path_of(run)}/cancel")
         await service.until(run)
         assert await statuses(service, run) == ["cancelled"]
@@ -399,7 +399,7 @@ async def test_a_claim_forgets_it_at_once() -> None:
     """The next worker may take long before it asks the model."""
     async with in_process(says("Hel", Gate()), says(Gate())) as service:
         run = await service.start_run(assistant=await service.assistant(tools=[WEATHER]))
-        await service.making(run)
+        await service.in_progress(run)
         await service.stop_worker()
         service.start_worker()
         while len(service.prompts) < 2:
@@ -413,7 +413,7 @@ async def test_what_was_shown_ends_visibly_with_its_run(ending: str) -> None:
     act = says("Hel", gate) if ending == "cancelled" else fails("server_error", "Gone.", "Hel", gate)
     async with in_process(act, says("Hi.")) as service:
         run = await service.start_run(assistant=await service.assistant(tools=[WEATHER]))
-        begun = await service.making(run)
+        begun = await service.in_progress(run)
         if ending == "cancelled":
             await service.api.post(f"{path_of(run)}/cancel")
         else:
@@ -428,7 +428,7 @@ async def test_what_was_shown_ends_visibly_with_its_run(ending: str) -> None:
 async def test_what_was_heard_of_in_no_word_goes_with_its_run() -> None:
     async with in_process(says("Hel", Gate())) as service:
         run = await service.start_run()
-        begun = await service.making(run)
+        begun = await service.in_progress(run)
         await service.api.post(f"{path_of(run)}/cancel")
         await service.until(run)
         assert await statuses(service, run) == []
@@ -445,7 +445,7 @@ async def test_what_a_dead_worker_was_at_ends_with_its_run(stream: bool) -> None
                 run = (await told.until("thread.run.created")).data
         else:
             run = await service.api.post(f"/threads/{thread}/runs", body)
-        await service.making(run)
+        await service.in_progress(run)
         await service.stop_worker()
         await service.api.post(f"{path_of(run)}/cancel")
         service.advance(CLOSING)
@@ -467,7 +467,7 @@ async def test_a_prompt_that_was_too_long_is_asked_again_though_its_message_was_
 
     async with in_process(too_long, says("Hi.")) as service:
         run = await service.start_run(await service.thread(*["Hello"] * 4))
-        await service.making(run)
+        await service.in_progress(run)
         gate.open()
         assert (await service.until(run))["status"] == "completed"
         assert await statuses(service, run) == ["completed", "completed"]
@@ -497,14 +497,14 @@ async def test_what_comes_whole_between_two_looks_is_found(monkeypatch: pytest.M
     gate = Gate()
     async with in_process(says("Hel", gate, "lo")) as service:
         run = await service.start_run()
-        begun, find = await service.making(run), making.find
+        begun, find = await service.in_progress(run), in_progress.find
 
         async def late(*given: Any) -> Any:
             gate.open()
             await service.until(run)
             return await find(*given)
 
-        monkeypatch.setattr(making, "find", late)
+        monkeypatch.setattr(in_progress, "find", late)
         path = f"/threads/{run['thread_id']}/messages/{begun.message.id}"
         assert (await service.api.get(path))["status"] == "completed"
 
@@ -523,7 +523,7 @@ async def test_a_store_that_fails_for_a_moment_is_told_at_the_next_look(monkeypa
             return await commit(*given, **more)
 
         monkeypatch.setattr(service.threads, "commit", refusing)
-        await service.making(run)
+        await service.in_progress(run)
         assert refused
         gate.open()
         assert (await service.until(run))["status"] == "completed"
