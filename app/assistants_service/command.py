@@ -23,8 +23,8 @@ from assistants_service.serving import COLLECTIONS, _loop, allow_open_files, ref
 DESCRIPTION = """The OpenAI Assistants API, self-hosted.
 
   assistants serve    the API and the worker in one process
-  assistants api      the API alone
-  assistants worker   the worker alone; any number of each may share one store
+  assistants api      only the API
+  assistants worker   only the worker; any number of each may share one store
   assistants keys     create, list and revoke API keys
   assistants resume   after a restore without the queue: enqueue what was in progress
   assistants reindex  rebuild the index of vector stores, for example after EMBEDDING_MODEL has changed

@@ -30,7 +30,7 @@ def close_without_continue(request: web.Request, response: web.StreamResponse) -
 
 
 def check_coding(request: web.Request) -> None:
-    """Raises the 415 of a body that is compressed."""
+    """Raises the 415 for a compressed body."""
     codings = list_header(request, "Content-Encoding")
     if any(each.lower() not in ("", "identity") for each in codings):
         coding = ", ".join(codings)

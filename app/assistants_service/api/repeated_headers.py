@@ -30,7 +30,7 @@ ONCE: Final = (
 
 
 def check_repeated(request: web.Request) -> None:
-    """Before anything reads a header. Raises the 400 of one that has one value and comes twice."""
+    """Runs before anything reads a header. Raises the 400 for a repeated header with a single value."""
     if len(request.headers) == len(set(map(str.lower, request.headers))):
         return
     for name in ONCE:

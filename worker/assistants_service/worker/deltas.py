@@ -110,7 +110,7 @@ class DeltaBuffer:
             return []
         parts = self.partial.received[self._taken :]
         self._taken += len(parts)
-        # What may become a citation is held back. If that is so to the end, it is told when the message ends.
+        # What may become a citation is held back. If it is incomplete at the end, the message's end sends it.
         pieces = self.partial.cited("".join(value for kind, value in parts if kind == "text"))
         refusal = "".join(value for kind, value in parts if kind == "refusal")
         if not pieces and not refusal:

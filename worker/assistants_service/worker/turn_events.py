@@ -170,7 +170,7 @@ def _calls(
     created = e.StepCreated(step=step, own=own, usage=usage, thought=thought, later=following, order=order)
     if own:
         return [created]
-    return [created, e.RunRequiresAction(run_id=run_state.run.id)]  # one commit less than to decide it anew
+    return [created, e.RunRequiresAction(run_id=run_state.run.id)]  # one commit less than deciding again
 
 
 def _ending(reply: Reply, run_state: RunState, usage: Usage) -> e.Event:

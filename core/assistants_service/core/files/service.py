@@ -26,13 +26,13 @@ from assistants_service.core.request_context import RequestContext
 from assistants_service.core.resources import FILE
 from assistants_service.core.work_items import MAX_DELAY, CleanUpFile, PurgeFile, WorkItem, to_body
 
-FIRST_LOOK: Final = 600.0  # seconds after which a worker looks whether a file came to be
-PATIENCE: Final = 24 * 3600.0  # seconds that a file may take to come: what is there of it by then is removed
-MARGIN: Final = 600.0  # seconds before that from which on no document is made any more
-BATCH_LIFETIME: Final = 30 * 24 * 3600  # seconds of a file of purpose `batch` that names none (published document)
+FIRST_LOOK: Final = 600.0  # seconds after which a worker checks whether the file was created
+PATIENCE: Final = 24 * 3600.0  # seconds that an upload may take: after that, its bytes are removed
+MARGIN: Final = 600.0  # seconds before that time in which no document is created any more
+BATCH_LIFETIME: Final = 30 * 24 * 3600  # default lifetime in seconds of a file of purpose `batch` (published document)
 OUTPUT: Final = "assistants_output"  # the purpose of files that tools make (outputs.py)
 LAST: Final = 2**62  # version of a tombstone that no document replaces
-SCAN: Final = 500  # documents that are read at once where most may be filtered out
+SCAN: Final = 500  # documents per read if most may be filtered out
 
 decode_file = msgspec.json.Decoder(File).decode
 

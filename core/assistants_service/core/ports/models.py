@@ -70,7 +70,7 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """What a model is told of a function that it may call. `parameters` is a JSON schema. None: not given."""
+    """The definition of a function that is offered to a model. `parameters` is a JSON schema. None: not given."""
 
     name: str
     description: str | None = None

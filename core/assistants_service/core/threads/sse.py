@@ -86,7 +86,7 @@ def call_begun(step_id: str, index: int, call: StepToolCall) -> Event:
 
 
 def call_delta(step_id: str, index: int, tool: AnyTool, fields: Mapping[str, Any]) -> Event:
-    """What else the stream tells of a call: some of the fields that it shows."""
+    """A further delta of a call: some of the fields that it shows."""
     return _step_delta(step_id, {"index": index, "type": tool.kind, tool.kind: fields})
 
 

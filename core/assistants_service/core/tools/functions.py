@@ -112,8 +112,8 @@ def _offered(function: FunctionDefinition, action: Function | None) -> Function:
     if action and not function.parameters.get("properties"):
         parameters = action.parameters
     description = function.description
-    told = (action.description if action else None) if description is UNSET else description
-    return Function(function.name, told, parameters, function.strict)
+    described = (action.description if action else None) if description is UNSET else description
+    return Function(function.name, described, parameters, function.strict)
 
 
 FUNCTIONS: Final = FunctionTools()

@@ -79,8 +79,8 @@ class Functions(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ToolServices:
-    """What tools work with in this process, made at its start. `window` tells the tokens that a model takes;
-    `interpreters` are None where no code is executed."""
+    """What tools use in this process, created at its start. `window` returns the context size of a model in tokens;
+    `interpreters` are None if no code is executed."""
 
     functions: Functions
     search: Search
@@ -96,8 +96,8 @@ class ToolServices:
 
 @dataclass(frozen=True, slots=True)
 class Execution(Generic[C]):
-    """One call to be executed. `thread` is the state of the run's thread. `beside`: how many calls of its tool the
-    model made in this turn, this one included."""
+    """One call to execute. `thread` is the state of the run's thread. `beside`: the number of calls of its tool in this
+    turn, including this one."""
 
     project: str
     thread: ThreadState
@@ -231,7 +231,7 @@ class Tool(Generic[B, T, C]):
         return arguments
 
     def result_delta(self, call: C) -> Mapping[str, Any] | None:
-        """What a delta tells of a call that is done: fields of what it shows. None: the step's end tells it."""
+        """The delta of a completed call, as fields of what it shows. None: the step's end shows the result."""
         return None
 
 

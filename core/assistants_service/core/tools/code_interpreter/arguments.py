@@ -1,6 +1,6 @@
 """The code in the arguments of a call, while they come and when they are whole.
 
-Models send `{"code": "..."}`, as they are told. Those that were trained on the original's tool send bare Python
+Models send `{"code": "..."}`, as they are asked to. Those that were trained on the original's tool send bare Python
 instead, and some wrap it in a Markdown fence, in JSON or not.
 """
 
@@ -44,7 +44,7 @@ def code_so_far(arguments: str) -> str:
 
 
 def as_json(arguments: str) -> str:
-    """The arguments as a model is told of them later: servers refuse what is no JSON object."""
+    """The arguments in later prompts: servers refuse arguments that are not a JSON object."""
     return arguments if isinstance(_decoded(arguments), dict) else json.dumps({KEY: code_of(arguments)})
 
 

@@ -52,8 +52,8 @@ class Executed(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class CodeRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What the log knows of a call and the wire does not show: its arguments as the model gave them, what the model was
-    told (None: it is not done yet), and the rest of `Executed`."""
+    """What the log stores of a call and the wire does not show: its arguments as the model gave them, the output for
+    the model (None: it is not done yet), and the rest of `Executed`."""
 
     arguments: str
     output: str | None = None
