@@ -12,7 +12,7 @@ UV_READY := $(VENV)/.uv-$(UV_VERSION)
 INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
 INSTALLED_BROWSER := $(VENV)/.installed-browser
-SYNC := $(UV) sync --frozen --inexact
+SYNC := $(UV) sync --frozen --inexact --extra code
 
 export UV_PROJECT_ENVIRONMENT := $(VENV)
 export UV_PYTHON_DOWNLOADS := never
@@ -21,7 +21,7 @@ unexport VIRTUAL_ENV
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test lint format browser bench sim clients sweep model modelserver fuzz chaos storm mutants docs clean
+.PHONY: help install serve test lint format browser bench sim clients sweep model modelserver sandbox fuzz chaos storm mutants docs clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,6 +62,9 @@ sweep: $(INSTALLED_DEV) ## crash at every storage call of every scenario; make t
 
 modelserver: $(INSTALLED_DEV) ## send all kinds of requests of a run to a real model server: URL=http://.../v1 MODEL=name
 	PYTHONPATH=tests/support $(VENV)/bin/python tests/providers/model_server.py $(URL) $(MODEL)
+
+sandbox: $(INSTALLED_DEV) ## attack the sandbox as root, as another user, in an emulated container, on an older kernel; needs root
+	PYTHONPATH=tests/sandbox $(VENV)/bin/python tests/sandbox/environments.py
 
 model: $(INSTALLED_DEV) ## compare hundreds of random sequences of operations with the reference; others in each run
 	MODEL=$${MODEL:-30} $(VENV)/bin/pytest -n auto tests/wire/test_model.py $(ARGS)

@@ -1,0 +1,98 @@
+"""The files of /mnt/data, as the interpreter sees them: which there are, which have changed, and their bytes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import time
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from assistants_service.infra.sandbox.frames import CHUNK
+
+_TICK: Final = 0.02  # seconds; two changes within less may leave the same time of the last change
+
+MOST_PATH: Final = 1024  # bytes
+
+State = dict[str, tuple[int, int, int]]  # inode, time of the last change in ns, size: by path
+
+
+@dataclass(frozen=True)
+class Changes:
+    changed: list[tuple[str, int]]
+    removed: list[str]
+    unnamed: int  # files with names that cannot be told
+
+
+def state(root: str) -> State:
+    """Regular files alone, by path relative to `root`. Walks without recursion: a cell may have nested deeply."""
+    found: State = {}
+    waiting = [""]
+    while waiting:
+        prefix = waiting.pop()
+        for name, status in _entries(os.path.join(root, prefix)):  # noqa: PTH118
+            if stat.S_ISDIR(status.st_mode):
+                waiting.append(f"{prefix}{name}/")
+            elif stat.S_ISREG(status.st_mode):
+                found[prefix + name] = (status.st_ino, status.st_mtime_ns, status.st_size)
+    return found
+
+
+def _entries(path: str) -> Iterator[tuple[str, os.stat_result]]:
+    """Without what is removed meanwhile, and what cannot be reached: a path that is too long, a folder without
+    rights."""
+    with contextlib.suppress(OSError), os.scandir(path) as found:
+        for entry in found:
+            with contextlib.suppress(OSError):
+                yield entry.name, entry.stat(follow_symlinks=False)
+
+
+def settled(root: str) -> State:
+    """The state, when a change from now on is sure to show."""
+    found = state(root)
+    newest = max((changed for _, changed, _ in found.values()), default=0) / 1e9
+    time.sleep(min(_TICK, max(0.0, newest + _TICK - time.time())))
+    return found
+
+
+def changes(before: State, after: State) -> Changes:
+    """Sorted by path."""
+    changed = [(path, found[2]) for path, found in sorted(after.items()) if before.get(path) != found]
+    removed = [path for path in sorted(before) if path not in after]
+    told = [(path, size) for path, size in changed if is_valid(path)]
+    return Changes(told, [path for path in removed if is_valid(path)], len(changed) - len(told))
+
+
+def is_valid(path: str) -> bool:
+    """Relative, in UTF-8 and not too long, without control characters and without steps upwards."""
+    try:
+        if len(path.encode()) > MOST_PATH:
+            return False
+    except UnicodeEncodeError:
+        return False
+    parts = path.split("/")
+    return not ({"", ".", ".."} & set(parts)) and not any(unicodedata.category(each) == "Cc" for each in path)
+
+
+def opened_to_read(root: str, path: str) -> int:
+    """Raises OSError, also for what is no regular file."""
+    file = os.open(os.path.join(root, path), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)  # noqa: PTH118
+    if not stat.S_ISREG(os.fstat(file).st_mode):
+        os.close(file)
+        raise OSError("it is no regular file")
+    return file
+
+
+def opened_to_write(root: str, path: str) -> int:
+    """With the folders that it needs. Raises OSError."""
+    whole = os.path.join(root, path)  # noqa: PTH118
+    os.makedirs(os.path.dirname(whole), exist_ok=True)  # noqa: PTH103, PTH120
+    return os.open(whole, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+
+
+def pieces(file: int) -> Iterator[bytes]:
+    while piece := os.read(file, CHUNK):
+        yield piece

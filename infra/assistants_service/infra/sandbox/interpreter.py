@@ -1,0 +1,285 @@
+"""One session: requests to its process, and what comes of them (ports.sandbox.Interpreter).
+
+What the process says may be a cell's doing. So all of it is bounded and checked, and nothing that a cell made is opened
+here."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import signal
+from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeVar
+
+import msgspec
+
+from assistants_service.core.ports.sandbox import CellResult, ChangedFile, InterpreterLost
+from assistants_service.infra.sandbox import confinement, frames
+from assistants_service.infra.sandbox.child import Setup
+from assistants_service.infra.sandbox.data_folder import DATA
+from assistants_service.infra.sandbox.folder import is_valid
+from assistants_service.infra.sandbox.limits import Limits, shown
+from assistants_service.infra.sandbox.logs import Logs
+from assistants_service.infra.sandbox.process import ChildProcess, ForgedFrame
+from assistants_service.infra.sandbox.watch import Watch
+from assistants_service.infra.sandbox.workspace import Workspace
+
+T = TypeVar("T")
+
+_TRANSFER: Final = 30.0  # seconds that a frame of a file may take
+_PNG: Final = b"\x89PNG\r\n\x1a\n"
+_MOST_NOTES: Final = 10
+
+
+class _Result(msgspec.Struct, frozen=True):
+    value: str | None
+    error: str | None
+    changed: list[tuple[str, int]]
+    removed: list[str]
+    notes: list[str]
+
+
+@dataclass(slots=True)
+class _Call:
+    nonce: bytes
+    watch: Watch
+    interrupted: bool = False
+
+
+class LocalInterpreter:
+    """Only `start` makes one. `ended` is called once, when nothing is left of it. `missing` are the libraries that were
+    to be loaded and are not installed."""
+
+    def __init__(self, process: ChildProcess, folder: Path, logs: Logs, workspace: Workspace, limits: Limits) -> None:
+        self._process, self._folder, self._logs = process, folder, logs
+        self._workspace, self._limits = workspace, limits
+        self._closing: asyncio.Task[int | None] | None = None
+        self._written = 0
+        self.missing: tuple[str, ...] = ()
+        self.on_end: Callable[[], None] = lambda: None
+
+    @classmethod
+    async def start(cls, workspace: Workspace, limits: Limits, modules: Iterable[str]) -> LocalInterpreter:
+        """Ready for the first cell. Raises InterpreterLost, and OSError."""
+        folder = await asyncio.to_thread(workspace.folder)
+        logs = Logs(folder)
+        setup = Setup(
+            parent=os.getpid(),
+            folder=str(folder),
+            readable=confinement.readable(),
+            modules=tuple(modules),
+            memory=limits.memory,
+            largest_file=limits.file,
+            images=limits.images,
+        )
+        try:
+            process = await ChildProcess.start(setup, logs.descriptor)
+        except BaseException:
+            logs.close()
+            await asyncio.to_thread(workspace.remove, folder)
+            raise
+        started = cls(process, folder, logs, workspace, limits)
+        await started._wait_until_ready()
+        return started
+
+    async def run(self, code: str) -> CellResult:
+        images: list[bytes] = []
+        async with self._call(frames.EXECUTE, code.encode(errors="replace")) as call, self._limited(call):
+            while (frame := await self._process.receive(call.nonce))[0] == frames.IMAGE:
+                if len(images) == self._limits.images or not frame[1].startswith(_PNG):
+                    raise ForgedFrame
+                images.append(frame[1])
+            if frame[0] != frames.RESULT:
+                raise ForgedFrame
+            result = _decoded(frame[1], _Result)
+            return self._told(result, tuple(images), call.interrupted)
+
+    async def write(self, path: str, content: AsyncIterator[bytes]) -> None:
+        _check(path)
+        async with self._call(frames.WRITE, path.encode()) as call:
+            fits = True
+            async for part in content:
+                self._written += len(part)
+                if not (fits := self._written <= self._limits.folder):
+                    break
+                for start in range(0, len(part), frames.CHUNK):
+                    await self._transfer(call, frames.DATA, part[start : start + frames.CHUNK])
+            await self._transfer(call, frames.END if fits else frames.DROP)
+            kind, said = await self._answer(call)
+            if not fits:
+                raise ValueError(f"The files have more than {shown(self._limits.folder)} in total.")
+            if kind == frames.REFUSED:
+                reason = said.decode(errors="replace")
+                raise ValueError(f"{path} cannot be stored: {reason}. A file may have {shown(self._limits.file)}.")
+            if kind != frames.END:
+                raise ForgedFrame
+
+    async def read(self, path: str) -> AsyncIterator[bytes]:
+        _check(path)
+        size = 0
+        async with self._call(frames.READ, path.encode()) as call:
+            while (frame := await self._answer(call))[0] == frames.DATA:
+                size += len(frame[1])
+                if size > self._limits.file:
+                    raise ForgedFrame
+                yield frame[1]
+            if frame[0] == frames.REFUSED:
+                raise ValueError(f"{path} cannot be read: {frame[1].decode(errors='replace')}.")
+            if frame[0] != frames.END:
+                raise ForgedFrame
+
+    async def close(self) -> None:
+        await asyncio.shield(self._end())
+
+    @property
+    def alive(self) -> bool:
+        return not self._closing and not self._process.ended
+
+    @contextlib.asynccontextmanager
+    async def _call(self, kind: bytes, payload: bytes) -> AsyncIterator[_Call]:
+        """The process works while this lasts. After an error it is of no use, but for ValueError: all was said."""
+        if self._closing:
+            raise InterpreterLost("was closed")
+        self._logs.clear()
+        call = _Call(secrets.token_bytes(16), Watch(self._process.pid, self._folder, self._limits, self._process.kill))
+        try:
+            self._process.resume()
+            await self._process.send(frames.pack(call.nonce, kind, payload))
+            yield call
+        except ValueError:
+            raise
+        except ForgedFrame:
+            await self.close()
+            raise InterpreterLost("wrote to the channel that its answers take") from None
+        except TimeoutError:
+            await self.close()
+            raise InterpreterLost(f"did not answer within {_TRANSFER:g} s") from None
+        except (EOFError, OSError):
+            status = await asyncio.shield(self._end())
+            raise InterpreterLost(call.watch.reason or _reason(status)) from None
+        except BaseException:
+            await self.close()
+            raise
+        finally:
+            call.watch.stop()
+            self._process.pause()
+
+    @contextlib.asynccontextmanager
+    async def _limited(self, call: _Call) -> AsyncIterator[None]:
+        """SIGINT at the limit, SIGKILL at the end of the grace."""
+        limits = self._limits
+
+        def interrupt() -> None:
+            call.interrupted = True
+            self._process.interrupt()
+
+        alarm = asyncio.get_running_loop().call_later(limits.seconds, interrupt)
+        try:
+            async with asyncio.timeout(limits.seconds + limits.grace):
+                yield
+        except TimeoutError:
+            await self.close()
+            raise InterpreterLost(f"did not end within {limits.seconds:g} s and {limits.grace:g} s of grace") from None
+        finally:
+            alarm.cancel()
+
+    async def _transfer(self, call: _Call, kind: bytes, payload: bytes = b"") -> None:
+        async with asyncio.timeout(_TRANSFER):
+            await self._process.send(frames.pack(call.nonce, kind, payload))
+
+    async def _answer(self, call: _Call) -> tuple[bytes, bytes]:
+        async with asyncio.timeout(_TRANSFER):
+            return await self._process.receive(call.nonce)
+
+    def _end(self) -> asyncio.Task[int | None]:
+        """Once, to its end, whoever waits for it."""
+        self._closing = self._closing or asyncio.ensure_future(self._ending())
+        return self._closing
+
+    async def _ending(self) -> int | None:
+        try:
+            status = await self._process.end()
+            self._logs.close()
+            await asyncio.to_thread(self._workspace.remove, self._folder)
+            return status
+        finally:
+            self.on_end()
+
+    async def _wait_until_ready(self) -> None:
+        try:
+            async with asyncio.timeout(self._limits.start):
+                kind, payload = await self._process.receive(frames.NO_NONCE)
+            if kind != frames.READY:
+                raise ForgedFrame
+            self.missing = tuple(_decoded(payload, list[str]))
+        except (EOFError, ForgedFrame, TimeoutError):
+            said = self._logs.text(1000)[0].strip().rpartition("\n")[2]
+            reason = _reason(await asyncio.shield(self._end()))
+            raise InterpreterLost(said or reason) from None
+        except BaseException:
+            await self.close()
+            raise
+        self._process.pause()
+
+    def _told(self, result: _Result, images: tuple[bytes, ...], interrupted: bool) -> CellResult:
+        limits = self._limits
+        logs, left_out = self._logs.text(limits.logs)
+        notes = [self._mapped(note) or "" for note in result.notes[:_MOST_NOTES]]
+        if interrupted:
+            notes.append(f"The code was interrupted after {limits.seconds:g} seconds.")
+        if left_out:
+            notes.append(f"The output was cut to {shown(limits.logs)}: {left_out:,} bytes were left out in the middle.")
+        changed, dropped = self._kept(result.changed)
+        if dropped:
+            notes.append(
+                f"Only files of {shown(limits.kept)} in total are kept of a call; not kept: {', '.join(dropped[:20])}."
+            )
+        removed = tuple(path for path in result.removed if is_valid(path))
+        value, error = self._mapped(result.value), self._mapped(result.error)
+        return CellResult(self._mapped(logs) or "", value, error, images, changed, removed, tuple(notes))
+
+    def _kept(self, reported: list[tuple[str, int]]) -> tuple[tuple[ChangedFile, ...], list[str]]:
+        kept, dropped, total = [], [], 0
+        for path, size in reported:
+            if not is_valid(path) or size < 0:
+                raise ForgedFrame
+            if total + size > self._limits.kept:
+                dropped.append(path)
+            else:
+                total += size
+                kept.append(ChangedFile(path, size))
+        return tuple(kept), dropped
+
+    def _mapped(self, text: str | None) -> str | None:
+        """Valid Unicode, with the folder under the name that cells know."""
+        if text is None:
+            return None
+        own = f"{self._folder}/data"
+        return text.replace(own, DATA).encode(errors="backslashreplace").decode()
+
+
+def _decoded(payload: bytes, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(payload, type=kind)
+    except msgspec.DecodeError:  # a ValueError, as the caller's fault would be
+        raise ForgedFrame from None
+
+
+def _check(path: str) -> None:
+    if not is_valid(path):
+        raise ValueError(f"{path!r} is no valid path of a file in {DATA}.")
+
+
+def _reason(status: int | None) -> str:
+    if status is None or status == -signal.SIGKILL:
+        return "was killed, perhaps because the machine is short of memory"
+    if status == -signal.SIGSYS:
+        return "made a system call of another architecture"
+    if status < 0:
+        with contextlib.suppress(ValueError):
+            return f"crashed ({signal.Signals(-status).name})"
+    return f"ended its own process (status {status})"

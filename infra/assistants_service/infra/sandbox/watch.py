@@ -1,0 +1,111 @@
+"""What no limit of the kernel holds without privileges: bytes and entries on disk, and threads. Looked at 10 to 20
+times a second.
+
+It never opens what a cell made: it lists folders, and asks for the state of files.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+from assistants_service.infra.sandbox.limits import Limits, shown
+
+_PAUSE, _LONG_PAUSE = 0.05, 0.1  # seconds between looks; the second if one takes long
+_LONG: Final = 0.005  # seconds
+_MOST_MAPS: Final = 16 * 1024**2  # bytes of /proc/PID/maps
+
+
+class Watch:
+    """Of one process while it executes something. Calls `kill` from a thread of its own; `reason` says why."""
+
+    def __init__(self, pid: int, folder: Path, limits: Limits, kill: Callable[[], None]) -> None:
+        self.reason = ""
+        self._pid, self._folder, self._limits, self._kill = pid, str(folder), limits, kill
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="sandbox-watch", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._over.set()
+
+    def _run(self) -> None:
+        pause = _PAUSE
+        while not self._over.wait(pause):
+            began = time.monotonic()
+            if reason := excess(self._pid, self._folder, self._limits):
+                self.reason = reason
+                return self._kill()
+            pause = _LONG_PAUSE if time.monotonic() - began > _LONG else _PAUSE
+
+
+def excess(pid: int, folder: str, limits: Limits) -> str:
+    """Empty, or what the process has too much of. A process that has ended has nothing."""
+    try:
+        if os.stat(f"/proc/{pid}/task").st_nlink - 2 > limits.threads:  # noqa: PTH116
+            return f"started more than {limits.threads} threads"
+        size = _unlinked(pid, os.stat(folder).st_dev, limits)  # noqa: PTH116
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+    except OSError as error:
+        return f"cannot be watched ({error})"
+    for entries, status in enumerate(_statuses(folder), 1):
+        if status is None:
+            return "created folders that cannot be listed, or that are nested too deeply"
+        size += status.st_blocks * 512
+        if entries > limits.entries:
+            return f"created more than {limits.entries:,} files and folders"
+        if size > limits.folder:
+            break
+    return f"wrote more than {shown(limits.folder)} to disk" if size > limits.folder else ""
+
+
+def _unlinked(pid: int, device: int, limits: Limits) -> int:
+    """Bytes of files that no folder shows any more: those that are open, and, as the largest that there can be, those
+    that are mapped."""
+    open_files = {}
+    for number in os.listdir(f"/proc/{pid}/fd"):  # noqa: PTH208
+        status = _status(f"/proc/{pid}/fd/{number}")
+        if status and stat.S_ISREG(status.st_mode) and not status.st_nlink:
+            open_files[status.st_ino] = status.st_blocks * 512
+    mapped = _mapped(pid, device) - set(open_files)
+    return sum(open_files.values()) + len(mapped) * limits.file
+
+
+def _mapped(pid: int, device: int) -> set[int]:
+    """Inodes of files of that device that are mapped and were removed. A line of maps is: address, rights, offset,
+    device, inode, path."""
+    with open(f"/proc/{pid}/maps", "rb") as file:  # noqa: PTH123
+        lines = file.read(_MOST_MAPS).splitlines()
+    named = b"%02x:%02x" % (os.major(device), os.minor(device))
+    fields = (line.split(None, 5) for line in lines if line.endswith(b" (deleted)"))
+    return {int(field[4]) for field in fields if field[3] == named}
+
+
+def _statuses(root: str) -> Iterator[os.stat_result | None]:
+    """Of all that is in the folder. None for a folder that cannot be listed."""
+    waiting = [root]
+    while waiting:
+        try:
+            with os.scandir(waiting.pop()) as entries:
+                for entry in entries:
+                    if status := _status(entry.path):
+                        yield status
+                        if stat.S_ISDIR(status.st_mode):
+                            waiting.append(entry.path)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR):  # removed meanwhile
+                yield None
+
+
+def _status(path: str) -> os.stat_result | None:
+    try:
+        return os.stat(path, follow_symlinks="/proc/" in path)  # noqa: PTH116
+    except FileNotFoundError:
+        return None

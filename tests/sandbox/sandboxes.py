@@ -1,0 +1,20 @@
+"""Sandboxes for tests: without libraries, so that an interpreter starts in a moment.
+
+LANDLOCK=1 has interpreters know the first version of Landlock alone, as on Linux 5.13.
+"""
+
+from __future__ import annotations
+
+import os
+
+from assistants_service.infra.sandbox import process
+from assistants_service.infra.sandbox.limits import Limits
+from assistants_service.infra.sandbox.local import LocalSandbox
+
+if version := os.environ.get("LANDLOCK"):
+    older = f"import assistants_service.infra.sandbox.landlock as landlock; landlock.NEWEST = {int(version)}; "
+    process._PROGRAM = process._PROGRAM.replace("from ", older + "from ", 1)
+
+
+def bare_sandbox(**limits: float) -> LocalSandbox:
+    return LocalSandbox(Limits(**limits), libraries=())
