@@ -53,6 +53,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("assistants")
 
+DAY = 24 * 3600.0  # seconds
 WAITS = (0.2, 0.5, 1.0, 2.0)  # seconds between attempts to open an unavailable store; then five
 
 
@@ -229,6 +230,7 @@ def worker_of(
         searcher=searcher,
         tokenizer=Tiktoken(),
         sandbox=parts.sandbox,
+        outputs_kept=settings.code_interpreter_keep_days * DAY,
     )
     return Worker(context)
 

@@ -451,6 +451,42 @@ async def test_files_go_with_their_thread() -> None:
             await asyncio.sleep(0.001)
 
 
+async def test_files_outlive_their_thread_if_the_operator_wants_that() -> None:
+    clock = ManualClock()
+    script = (
+        calls(python("write('a.csv', 'a'); write('b.csv', 'b'); write('c.csv', 'c')")),
+        says(f"{LINK}a.csv {LINK}c.csv"),
+    )
+    async with coding(*script, clock=clock, code_interpreter_keep_days=30) as service:
+        run = await service.finished(assistant=await coder(service))
+        second, first = (await service.api.get("/files"))["data"]
+        await service.api.delete(f"/files/{second['id']}")
+        await service.api.delete(f"/threads/{run['thread_id']}")
+        while len(await contents(service)) > 1:
+            await asyncio.sleep(0.001)
+        await settled(service)
+        file = await service.api.get(f"/files/{first['id']}")
+        assert file["expires_at"] == int(clock.now()) + 30 * 24 * 3600
+        service.advance(24 * 3600)
+        await settled(service)
+        assert (await service.api.get("/files"))["data"] == [file]
+        assert (await download(service.api, first["id"])).raw == b"a"
+        assert len(await service.storage.list_names("files", after=None, limit=10)) == 1, "no tombstone stays"
+        for _ in range(5):  # no queue hides an item for as long
+            service.advance(7 * 24 * 3600)
+            await settled(service)
+        assert (await service.api.get("/files"))["data"] == []
+        assert await contents(service) == []
+
+
+async def settled(service: InProcess) -> None:
+    """Until the worker has done what there is to do by now."""
+    while await service.storage.receive(1, visibility_timeout=0):
+        await asyncio.sleep(0.001)
+    await service.stop_worker(grace=10)
+    service.start_worker()
+
+
 async def test_contents_without_an_owner_are_gone_a_day_later() -> None:
     clock = ManualClock()
     script = (

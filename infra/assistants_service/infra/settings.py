@@ -254,6 +254,13 @@ class Settings(BaseSettings):
     action_threads: Annotated[int, Field(ge=4)] = Field(
         512, description="maximum number of threads for actions in one worker, including those that hang"
     )
+    code_interpreter_keep_days: Annotated[int, Field(ge=0, le=3650)] = Field(
+        0,
+        description=(
+            "days that files which code_interpreter created for users are kept after their thread is deleted; 0: they"
+            " are deleted with it"
+        ),
+    )
     max_tool_rounds: Annotated[int, Field(ge=1)] = Field(
         100, description="rounds of tool calls after which a run fails if the model still calls tools"
     )

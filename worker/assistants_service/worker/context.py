@@ -53,6 +53,7 @@ class WorkerContext:
     max_waiting: int = WAITING  # work items that wait for slots of one kind
     searcher: Search = field(kw_only=True)
     tokenizer: Tokenizer = field(kw_only=True)
+    outputs_kept: float = field(kw_only=True, default=0.0)  # seconds that files which tools made outlive their thread
     sandbox: Sandbox | None = field(kw_only=True, default=None)  # None: no code is executed
     interpreters: Interpreters | None = field(init=False, default=None)
     named_files: NamedFiles = field(init=False)
@@ -102,7 +103,7 @@ class WorkerContext:
 
     @property
     def outputs(self) -> OutputFiles:
-        return OutputFiles(self.files, self.ids)
+        return OutputFiles(self.files, self.ids, self.outputs_kept)
 
     @property
     def files(self) -> FileService:

@@ -12,13 +12,17 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from msgspec.structs import replace
+
 from assistants_service.core import names
 from assistants_service.core.fanout import fan_out
-from assistants_service.core.files.service import PATIENCE, FileService
+from assistants_service.core.files.service import LAST, PATIENCE, FileService, decode_file
 from assistants_service.core.ids import Ids
-from assistants_service.core.protocol.objects import Struct
+from assistants_service.core.ports.storage import Document
+from assistants_service.core.protocol.files.resources import File
+from assistants_service.core.protocol.objects import Struct, encode
 from assistants_service.core.resources import FILE
-from assistants_service.core.work_items import CleanUpOutputs
+from assistants_service.core.work_items import CleanUpFile, CleanUpOutputs
 
 NAMED_AT_ONCE: Final = 500  # files of one work item, which may have 48 KiB
 
@@ -43,8 +47,11 @@ class NewFile:
 
 @dataclass(frozen=True, slots=True)
 class OutputFiles:
+    """`kept` is how many seconds the files that clients were shown outlive their thread."""
+
     files: FileService
     ids: Ids
+    kept: float = 0.0
 
     async def keep(
         self, project: str, thread_id: str, made: Sequence[NewFile], replaced: Iterable[str]
@@ -83,14 +90,35 @@ class OutputFiles:
     async def clean_up(self, item: CleanUpOutputs, held: Iterable[str]) -> None:
         """Remove the contents that the thread does not hold, and that no document shows."""
         for file_id in set(item.file_ids) - set(held):
-            if await self.files.storage.get(names.FILES, names.document(item.project, file_id)) is None:
+            if await self._shown(item.project, file_id) is None:
                 await self.files.empty(item.project, file_id)
 
     async def withdraw(self, project: str, file_ids: Iterable[str]) -> None:
-        """Remove files of a thread that was deleted. Their tombstones stay until `purge_tombstones`."""
-        await fan_out(lambda file_id: self.files.withdraw(project, file_id), file_ids)
+        """Remove files of a thread that was deleted, or let them expire. Idempotent. Their tombstones stay until
+        `purge_tombstones`."""
+        await fan_out(lambda file_id: self._withdraw(project, file_id), file_ids)
+
+    async def _withdraw(self, project: str, file_id: str) -> None:
+        shown = await self._shown(project, file_id) if self.kept else None
+        if shown is None:
+            await self.files.withdraw(project, file_id)
+        elif shown.expires_at is None:
+            expired = replace(shown, expires_at=int(self.files.clock.now() + self.kept))
+            # 1. enqueue: a crash after this leaves a file without an expiry, and the purge comes again.
+            item = CleanUpFile(project=project, file_id=file_id, sent_at=self.files.clock.now())
+            await self.files.enqueue(item, delay=self.kept)
+            # 2. document, which no late writer replaces
+            name = names.document(project, file_id)
+            await self.files.storage.advance(Document(names.FILES, name, encode(expired), LAST - 1))
 
     async def purge_tombstones(self, project: str, file_ids: Iterable[str]) -> None:
         """Remove the tombstones, when no late writer is left."""
-        storage = self.files.storage
-        await fan_out(lambda file_id: storage.remove(names.FILES, names.document(project, file_id)), file_ids)
+        await fan_out(lambda file_id: self._purge_tombstone(project, file_id), file_ids)
+
+    async def _purge_tombstone(self, project: str, file_id: str) -> None:
+        if await self._shown(project, file_id) is None:
+            await self.files.storage.remove(names.FILES, names.document(project, file_id))
+
+    async def _shown(self, project: str, file_id: str) -> File | None:
+        stored = await self.files.storage.get(names.FILES, names.document(project, file_id))
+        return decode_file(stored.body) if stored else None
