@@ -123,7 +123,7 @@ def an_item_is_deleted_before_its_work_is_done(patch: pytest.MonkeyPatch) -> Non
 def what_a_dead_writer_left_is_not_mended(patch: pytest.MonkeyPatch) -> None:
     async def nothing(*_: Any) -> None: ...
 
-    patch.setattr(threads.Repository, "_mend", nothing)
+    patch.setattr(threads.Repository, "_project_missing", nothing)
 
 
 @plant
