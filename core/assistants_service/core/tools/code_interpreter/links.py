@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from urllib.parse import quote
 
 from assistants_service.core.files.outputs import KeptFile
@@ -14,7 +15,7 @@ from assistants_service.core.tools.code_interpreter.told import LINK
 from assistants_service.core.tools.code_interpreter.wire import FilePath, LinkedFile
 from assistants_service.core.tools.tool import Piece
 
-_GOES_ON = r"(?![\w/-])(?!\.\w)"  # a longer path, to a file that is not there
+_GOES_ON = re.compile(r"[\w/-]|\.\w")  # a longer path, to a file that is not there
 _OPEN = ("", ".")  # what may follow a link whose end is not certain yet
 
 
@@ -23,12 +24,16 @@ class LinkCiter:
 
     def __init__(self, files: Mapping[str, KeptFile]) -> None:
         """`files` are those of the thread, by their paths."""
-        quoted = {LINK + quote(path): file.file_id for path, file in files.items()}
-        self._ids = {**quoted, **{LINK + path: file.file_id for path, file in files.items()}}
-        longest_first = sorted(self._ids, key=len, reverse=True)
-        self._links = re.compile(f"(?:{'|'.join(map(re.escape, longest_first))}){_GOES_ON}")
+        self._files = files
         self._held = ""  # what may become a link
         self._place = 0  # code points that were given out
+
+    @cached_property
+    def _ids(self) -> Mapping[str, str]:
+        """Of the files, by their links, the longest first. Most answers have no link, and there may be many files."""
+        quoted = {LINK + quote(path): file.file_id for path, file in self._files.items()}
+        ids = {**quoted, **{LINK + path: file.file_id for path, file in self._files.items()}}
+        return dict(sorted(ids.items(), key=lambda each: len(each[0]), reverse=True))
 
     def feed(self, text: str) -> Iterator[Piece]:
         """What is certain by now. Held back is at most one link that has begun."""
@@ -38,10 +43,10 @@ class LinkCiter:
             if self._is_open(text[at:]):
                 self._held = text[at:]
                 break
-            if found := self._links.match(text, at):
+            if link := self._link(text, at):
                 yield from self._plain(text[start:at])
-                yield self._cited(found[0])
-                start = at = found.end()
+                yield self._cited(link)
+                start = at = at + len(link)
             else:
                 at += len(LINK)
         if not self._held:
@@ -51,14 +56,19 @@ class LinkCiter:
     def close(self) -> Iterator[Piece]:
         """The rest."""
         held, self._held = self._held, ""
-        if found := self._links.match(held):
-            yield self._cited(found[0])
-            held = held[found.end() :]
+        if held.startswith(LINK) and (link := self._link(held, 0)):
+            yield self._cited(link)
+            held = held[len(link) :]
         yield from self._plain(held)
 
     def skip(self, text: str) -> None:
         """This comes next, and is no link."""
         self._place += len(text)
+
+    def _link(self, text: str, at: int) -> str | None:
+        """The link that is there."""
+        links = (link for link in self._ids if text.startswith(link, at))
+        return next((link for link in links if not _GOES_ON.match(text, at + len(link))), None)
 
     def _is_open(self, text: str) -> bool:
         """Whether what comes next decides if the text begins with a link, or with which one."""
