@@ -1,12 +1,12 @@
-"""Segments: what the index of a vector store consists of. Each is a blob that never changes: a file that was ingested
-is one, and small ones are merged into bigger ones.
+"""Segments: the parts of a vector store's index. Each is an immutable blob: an ingested file is one, and small ones are
+merged into larger ones.
 
     magic | header | tables | vectors | texts
 
-The header (MessagePack) says how long the rest is, and what the tables have of the words (core.search.words). These are
-arrays of numbers: words with their postings, and of each chunk its length in words, its place in its file, and where
-its text is. Vectors are float16, of length 1. A search reads all up to the texts, and of the texts those that it found.
-All numbers are little-endian.
+The header (MessagePack) contains the sizes of the rest, and which terms the tables contain (core.search.words). The
+tables are arrays of numbers: terms with their postings, and for each chunk its length in words, its offset in its file,
+and the offset of its text. Vectors are float16, of length 1. A search reads everything up to the texts, and of the
+texts only those that it found. All numbers are little-endian.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ Buffer = bytes | bytearray | memoryview
 
 _MAGIC: Final = b"segment1"
 _HEAD: Final = struct.Struct(f"<{len(_MAGIC)}sII")  # magic, length and CRC-32 of the header
-_OBJECTS: Final = 2000  # bytes of what Python keeps for a segment beside numbers
-_MOST: Final = 255  # occurrences of a word in a chunk that are counted: more do not change a score
+_OBJECTS: Final = 2000  # bytes of a segment's Python objects beside numbers
+_MOST: Final = 255  # counted occurrences of a word in a chunk: more do not change a score
 
 
 class DamagedSegment(Exception):
-    """These bytes are no whole segment of this version."""
+    """These bytes are not a complete segment of this version."""
 
 
 class Chunk(NamedTuple):
@@ -47,10 +47,10 @@ class Chunk(NamedTuple):
 
 
 class _Header(msgspec.Struct, frozen=True, array_like=True):
-    """`sources` are in the order of their chunks, each with their number. `model` made the vectors, which have so many
+    """`sources` are in the order of their chunks, each with its number of chunks. `model` made the vectors, which have
     `dimensions` (0: there are none). `size` is that of the texts in bytes; `checks` are the CRC-32 of what a search
-    reads, and of the texts. A version that does not know of `format` reads and merges these segments all the same: the
-    words are there, and what it has merged says that it has no more than those."""
+    reads, and of the texts. A version that does not know `format` reads and merges these segments as well: they contain
+    the words, and its merges are marked as containing nothing else."""
 
     model: str
     dimensions: int
@@ -66,7 +66,7 @@ class _Header(msgspec.Struct, frozen=True, array_like=True):
         return sum(chunks for _, chunks in self.sources)
 
     def tables(self) -> list[tuple[np.dtype[Any], int]]:
-        """The arrays as they lie in the blob: type and length. The widest first, so each is aligned."""
+        """The arrays in the order of the blob: type and length. The widest come first, so each is aligned."""
         chunk = "<u2" if self.chunks <= 2**16 else "<u4"
         shape = [("<u8", self.terms), ("<u8", self.chunks + 1), ("<u4", self.terms + 1), ("<u4", self.chunks)]
         shape += [("<u4", self.chunks), (chunk, self.postings), ("u1", self.postings)]
@@ -79,42 +79,42 @@ class _Header(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Tables(NamedTuple):
-    """As `_Header.tables` has their types and lengths."""
+    """The types and lengths are those of `_Header.tables`."""
 
-    terms: Array  # sorted, each once
-    texts: Array  # text of chunk i: bytes texts[i] to texts[i + 1] of the texts
+    terms: Array  # sorted, unique
+    texts: Array  # the text of chunk i: bytes texts[i] to texts[i + 1] of the texts
     ends: Array  # postings of term i: ends[i] to ends[i + 1]
     lengths: Array  # words of each chunk
     starts: Array  # of each chunk, as in Chunk
     chunks: Array  # of each posting: ascending within a term
-    counts: Array  # of each posting: how often the chunk has the term
+    counts: Array  # of each posting: occurrences of the term in the chunk
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Segment:
-    """A segment as a search needs it, in memory: without its texts."""
+    """A segment in memory, as a search needs it: without its texts."""
 
     name: str
     model: str
     sources: tuple[str, ...]
     firsts: Array  # chunks of source i: firsts[i] to firsts[i + 1]
     tables: Tables
-    vectors: Floats  # a row a chunk. Twice the memory of float16, which numpy multiplies 25 times more slowly
-    size: int  # of what a search reads of the blob: the texts begin there
+    vectors: Floats  # one row per chunk. Twice the memory of float16, which numpy multiplies 25 times more slowly
+    size: int  # bytes of the blob that a search reads: the texts begin there
     format: int  # of its words
 
     def __len__(self) -> int:
-        """How many chunks it has."""
+        """The number of chunks."""
         return len(self.tables.lengths)
 
     @property
     def memory(self) -> int:
-        """Bytes that it takes in memory."""
+        """Bytes in memory."""
         objects = _OBJECTS + 100 * len(self.sources)
         return objects + self.vectors.nbytes + self.firsts.nbytes + sum(table.nbytes for table in self.tables)
 
     def source(self, chunk: int) -> tuple[str, int]:
-        """Which source a chunk is of, and which of its chunks it is."""
+        """The source of a chunk, and the chunk's number within it."""
         place = int(np.searchsorted(self.firsts, chunk, side="right")) - 1
         return self.sources[place], chunk - int(self.firsts[place])
 
@@ -128,11 +128,11 @@ class Segment:
 
 
 def build(source: str, chunks: Sequence[Chunk], vectors: Floats | None, model: str) -> bytes:
-    """The segment of one file. `source` names the file and the attempt to ingest it: unlike any other that its store
-    ever had, since what was removed stays in its segment until that is merged.
+    """The segment of one file. `source` identifies the file and the attempt to ingest it: unique within the store's
+    whole history, because removed sources stay in their segment until it is merged.
 
-    `vectors` has a row for each chunk, made by `model`; None if there is no such model. They are normalised here.
-    Raises ValueError if their number is another one than that of the chunks, or one is not finite.
+    `vectors` has one row per chunk, made by `model`; None if there is no such model. They are normalised here. Raises
+    ValueError if their number differs from that of the chunks, or one is not finite.
     """
     if vectors is None:
         vectors = np.zeros((len(chunks), 0), np.float32)
@@ -146,7 +146,7 @@ def build(source: str, chunks: Sequence[Chunk], vectors: Floats | None, model: s
 
 
 def _index(chunks: Sequence[Chunk]) -> tuple[Array, Array, Array, Array]:
-    """The chunks' lengths in words; and the postings in any order that ascends within a term: term, chunk, count."""
+    """The chunks' lengths in words, and the postings, with ascending chunks within a term: term, chunk, count."""
     numbered, lengths, distinct = cache(term), [], []
     terms: list[int] = []
     counts: list[int] = []
@@ -189,16 +189,16 @@ def _encode(
 
 
 def merge(blobs: Sequence[Buffer], live: Collection[str]) -> bytes | None:
-    """One segment of what these hold of the `live` sources, in their order; None if that is nothing. Nothing is
-    embedded again, and split into words again only what is of an older format: the result is of the newest. It takes
-    five times the memory of its result, beside the blobs.
+    """One segment of the `live` sources of these, in order; None if there are none. Nothing is embedded again, and only
+    segments of an older format are split into words again: the result has the newest format. This takes five times the
+    memory of the result, in addition to the blobs.
 
-    Raises DamagedSegment, and ValueError if their vectors are of several models."""
+    Raises DamagedSegment, and ValueError if the vectors come from several models."""
     parts = [part for blob in blobs if (part := _kept(blob, live))]
     if not parts:
         return None
     if len({(part.header.model, part.header.dimensions) for part in parts}) > 1:
-        raise ValueError("vectors of different models do not go into one segment")
+        raise ValueError("vectors of different models cannot be in one segment")
     before = np.cumsum([0, *(len(part.lengths) for part in parts)])
     return _encode(
         parts[0].header.model,
@@ -214,7 +214,7 @@ def merge(blobs: Sequence[Buffer], live: Collection[str]) -> bytes | None:
 
 
 class _Part(NamedTuple):
-    """What is live of a segment, its chunks numbered anew."""
+    """The live part of a segment, with its chunks renumbered."""
 
     header: _Header
     sources: list[tuple[str, int]]
@@ -244,7 +244,7 @@ def _kept(blob: Buffer, live: Collection[str]) -> _Part | None:
 
 
 def _postings(tables: Tables, kept: Array) -> tuple[Array, Array, Array, Array]:
-    """As _index has them, of the chunks that are kept."""
+    """As in _index, for the chunks that are kept."""
     numbers = np.cumsum(kept, dtype=np.uint32) - np.uint32(1)
     posted = kept[tables.chunks]
     terms = np.repeat(tables.terms, np.diff(tables.ends))[posted]
@@ -260,13 +260,13 @@ def _renewed(texts: Sequence[memoryview]) -> tuple[Array, Array, Array, Array]:
 
 
 def index_size(data: Buffer) -> int:
-    """How many bytes of a blob a search reads, by the first bytes of it; or how many are needed to tell, if that is
-    more than these. Raises DamagedSegment."""
+    """The number of bytes that a search reads of a blob, from its first bytes; or the number of bytes needed to
+    determine it, if more than these. Raises DamagedSegment."""
     if len(data) < _HEAD.size:
         return _HEAD.size
     magic, length, _ = _HEAD.unpack_from(data)
     if magic != _MAGIC:
-        raise DamagedSegment("it does not begin as a segment of this version")
+        raise DamagedSegment("it does not begin like a segment of this version")
     end: int = _HEAD.size + length
     if len(data) < end:
         return end
@@ -275,11 +275,11 @@ def index_size(data: Buffer) -> int:
 
 
 def decode(name: str, data: Buffer) -> Segment:
-    """The segment `name` of its blob, or of the first `index_size` bytes of that. Raises DamagedSegment."""
+    """The segment `name` from its blob, or from the first `index_size` bytes of it. Raises DamagedSegment."""
     header, tables, vectors = _searched(data)
     firsts = np.cumsum([0, *(number for _, number in header.sources)])
     sources = tuple(source for source, _ in header.sources)
-    owned = Tables(*(table.copy() for table in tables))  # so that `data` can go
+    owned = Tables(*(table.copy() for table in tables))  # so that `data` can be freed
     single, size = vectors.astype(np.float32), index_size(data)
     return Segment(name, header.model, sources, firsts, owned, single, size, header.format)
 
@@ -297,18 +297,18 @@ def _header(data: Buffer) -> _Header:
     _, length, check = _HEAD.unpack_from(data)
     packed = memoryview(data)[_HEAD.size : _HEAD.size + length]
     if zlib.crc32(packed) != check:
-        raise DamagedSegment("its header is not as it was written")
+        raise DamagedSegment("its header is corrupt")
     return msgspec.msgpack.decode(packed, type=_Header)
 
 
 def _searched(data: Buffer) -> tuple[_Header, Tables, Array]:
-    """What a search reads, in place."""
+    """The part that a search reads, in place."""
     if len(data) < (size := index_size(data)):
         raise DamagedSegment(f"it ends after {len(data)} of {size} bytes")
     header, view = _header(data), memoryview(data)
     searched = view[size - sum(header.sizes()[:2]) : size]
     if zlib.crc32(searched) != header.checks[0]:
-        raise DamagedSegment("its tables or vectors are not as they were written")
+        raise DamagedSegment("its tables or vectors are corrupt")
     tables, place = [], 0
     for kind, length in header.tables():
         tables.append(np.frombuffer(searched, kind, length, place))
@@ -321,5 +321,5 @@ def _whole(blob: Buffer) -> tuple[_Header, Tables, Array, memoryview]:
     header, tables, vectors = _searched(blob)
     texts = memoryview(blob)[index_size(blob) :]
     if len(texts) != header.size or zlib.crc32(texts) != header.checks[1]:
-        raise DamagedSegment("its texts are not as they were written")
+        raise DamagedSegment("its texts are corrupt")
     return header, tables, vectors, texts

@@ -1,4 +1,4 @@
-"""The state of a vector store: a left fold over its log. Counts are made here, event by event: they always add up."""
+"""The state of a vector store: a left fold over its log. Counts are derived event by event, so they always add up."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def expiry(after: ExpiresAfter | None, active_at: int) -> int | None:
 
 
 def apply(state: StoreState, commit: e.Commit) -> list[StoreChange]:
-    """Fold one commit into the state, and tell what changed."""
+    """Fold one commit into the state, and return the changes."""
     state.version += 1
     at = int(commit.at)
     return [
@@ -97,7 +97,7 @@ def _file_created(state: StoreState, event: e.FileCreated, at: int) -> Named:
     state.files.put_last(file.id, FileState(file=file))
     state.waiting[file.id] = None
     _count(state, before.file.status if before else None, "in_progress")
-    # Of one that was there before, a document may show how it ended.
+    # If it was attached before, a document may show how that ended.
     name = "vector_store.file.updated" if before else "vector_store.file.created"
     return [(name, file), ("vector_store.updated", _active(state, at))]
 
@@ -108,7 +108,7 @@ def _file_updated(state: StoreState, event: e.FileUpdated, at: int) -> Named:
 
 def _file_claimed(state: StoreState, event: e.FileClaimed, at: int) -> Named:
     file = state.reindexing.get(event.file_id) or state.files[event.file_id]
-    _mark_orphaned(state, file.source)  # the holder before is dead, or removes what it wrote
+    _mark_orphaned(state, file.source)  # the previous holder is dead, or removes what it wrote
     file.attempt, file.item, file.claims, file.claimed_at = event.attempt, event.item, file.claims + 1, at
     state.attempt = max(state.attempt, event.attempt)
     state.orphaned[file.source] = event.item
@@ -159,7 +159,7 @@ def _files_reindexing(state: StoreState, event: e.FilesReindexing, at: int) -> N
 
 
 def _no_reindexing(state: StoreState, file_id: str) -> None:
-    """A worker that is at it removes what it wrote."""
+    """End reading again; a worker that is doing it removes what it wrote."""
     if again := state.reindexing.pop(file_id, None):
         _mark_orphaned(state, again.source)
 
@@ -171,7 +171,7 @@ def _file_cancelled(state: StoreState, event: e.FileCancelled, at: int) -> Named
 def _file_detached(state: StoreState, event: e.FileDetached, at: int) -> Named:
     held = state.files[event.file_id]
     batches: Named = []
-    if held.file.status == "in_progress":  # for its batches, which are no less for it, it is cancelled
+    if held.file.status == "in_progress":  # for its batches it counts as cancelled, so they still complete
         batches = [
             ("vector_store.file_batch.updated", thing)
             for _, thing in _ended(state, held.id, "cancelled", "")
@@ -180,7 +180,7 @@ def _file_detached(state: StoreState, event: e.FileDetached, at: int) -> Named:
     file = state.files.remove(event.file_id).file
     _count(state, file.status, None)
     store = _store(state)
-    if store.status != "expired":  # since then nothing counts of what the file had
+    if store.status != "expired":  # an expired store no longer counts its files' bytes
         store = _store(state, usage_bytes=store.usage_bytes - file.usage_bytes)
     _no_reindexing(state, file.id)
     _leave_segment(state, held.source)
@@ -188,7 +188,7 @@ def _file_detached(state: StoreState, event: e.FileDetached, at: int) -> Named:
 
 
 def _ended(state: StoreState, file_id: str, status: FileStatus, name: str, **changed: Any) -> Named:
-    """A file in progress came to its end, for the store and for the batches that waited for it."""
+    """End a file in progress, for the store and for the batches that wait for it."""
     held = state.files[file_id]
     state.waiting.pop(file_id)
     _count(state, held.file.status, status)
@@ -226,7 +226,7 @@ def _batch_cancelled(state: StoreState, event: e.BatchCancelled, at: int) -> Nam
 
 
 def _status(batch: VectorStoreFileBatch, counts: FileCounts) -> FileStatus:
-    """A batch whose files all failed has failed. One that was cancelled stays so."""
+    """A batch whose files have all failed has failed. A cancelled one stays cancelled."""
     if counts.in_progress or batch.status == "cancelled":
         return batch.status
     return "failed" if counts.failed and counts.failed == counts.total else "completed"
@@ -268,7 +268,7 @@ def _segments_dropped(state: StoreState, event: e.SegmentsDropped, at: int) -> N
 
 
 def _leave_segment(state: StoreState, source: str) -> None:
-    """The source is no part of the store any more."""
+    """Remove a source from the segment that contains it."""
     home = state.source_segments.pop(source, None)
     if home is None:
         return
@@ -294,7 +294,7 @@ def _retire(state: StoreState, name: str) -> None:
 
 
 def _active(state: StoreState, at: int, **changed: Any) -> VectorStore:
-    """The store was used."""
+    """Record that the store was used."""
     after = changed.get("expires_after", _store(state).expires_after)
     return _store(state, **changed, last_active_at=at, expires_at=expiry(after, at))
 
@@ -321,7 +321,7 @@ def _count(state: StoreState, before: FileStatus | None, after: FileStatus | Non
 
 
 def _moved(counts: FileCounts, before: FileStatus | None, after: FileStatus | None) -> FileCounts:
-    """One file more of a status, one less of another."""
+    """One more file with a status, one less with another."""
     moved = msgspec.structs.asdict(counts)
     for status, number in ((before, -1), (after, 1)):
         if status is not None:
