@@ -123,20 +123,20 @@ def _file_released(state: StoreState, event: e.FileReleased, at: int) -> Named:
 
 
 def _file_completed(state: StoreState, event: e.FileCompleted, at: int) -> Named:
-    held = state.files[event.file_id]
+    file_state = state.files[event.file_id]
     again = state.reindexing.pop(event.file_id, None)
     if again:
-        _leave_segment(state, held.source)
-        held.attempt, held.item, held.claims = again.attempt, again.item, again.claims
-        held.claimed_at = again.claimed_at
-    held.filename = event.filename
-    state.orphaned.pop(held.source, None)
-    state.segments[held.source] = SegmentState(
-        event.size, event.model, event.chunks, {held.source: event.chunks}, event.format
+        _leave_segment(state, file_state.source)
+        file_state.attempt, file_state.item, file_state.claims = again.attempt, again.item, again.claims
+        file_state.claimed_at = again.claimed_at
+    file_state.filename = event.filename
+    state.orphaned.pop(file_state.source, None)
+    state.segments[file_state.source] = SegmentState(
+        event.size, event.model, event.chunks, {file_state.source: event.chunks}, event.format
     )
-    state.source_segments[held.source] = held.source
+    state.source_segments[file_state.source] = file_state.source
     store = _store(state)
-    state.store = replace(store, usage_bytes=store.usage_bytes - held.file.usage_bytes + event.size)
+    state.store = replace(store, usage_bytes=store.usage_bytes - file_state.file.usage_bytes + event.size)
     if again:
         return [("", _change(state, event.file_id, usage_bytes=event.size)), ("", _store(state))]
     return _ended(state, event.file_id, "completed", "vector_store.file.completed", usage_bytes=event.size)
@@ -169,12 +169,12 @@ def _file_cancelled(state: StoreState, event: e.FileCancelled, at: int) -> Named
 
 
 def _file_detached(state: StoreState, event: e.FileDetached, at: int) -> Named:
-    held = state.files[event.file_id]
+    file_state = state.files[event.file_id]
     batches: Named = []
-    if held.file.status == "in_progress":  # for its batches it counts as cancelled, so they still complete
+    if file_state.file.status == "in_progress":  # for its batches it counts as cancelled, so they still complete
         batches = [
             ("vector_store.file_batch.updated", thing)
-            for _, thing in _ended(state, held.id, "cancelled", "")
+            for _, thing in _ended(state, file_state.id, "cancelled", "")
             if isinstance(thing, VectorStoreFileBatch)
         ]
     file = state.files.remove(event.file_id).file
@@ -183,23 +183,23 @@ def _file_detached(state: StoreState, event: e.FileDetached, at: int) -> Named:
     if store.status != "expired":  # an expired store no longer counts its files' bytes
         store = _store(state, usage_bytes=store.usage_bytes - file.usage_bytes)
     _no_reindexing(state, file.id)
-    _leave_segment(state, held.source)
+    _leave_segment(state, file_state.source)
     return [("vector_store.file.deleted", file), *batches, ("vector_store.updated", store)]
 
 
 def _ended(state: StoreState, file_id: str, status: FileStatus, name: str, **changed: Any) -> Named:
     """End a file in progress, for the store and for the batches that wait for it."""
-    held = state.files[file_id]
+    file_state = state.files[file_id]
     state.waiting.pop(file_id)
-    _count(state, held.file.status, status)
+    _count(state, file_state.file.status, status)
     file = _change(state, file_id, status=status, **changed)
     named: Named = [(name, file)]
-    for batch_id in held.batches:
+    for batch_id in file_state.batches:
         batch = state.batches[batch_id]
         counts = _moved(batch.batch.file_counts, "in_progress", status)
         batch.batch = replace(batch.batch, file_counts=counts, status=_status(batch.batch, counts))
         named.append(("", batch.batch))
-    held.batches = ()
+    file_state.batches = ()
     return [*named, ("", _store(state))]
 
 
@@ -209,10 +209,10 @@ def _ended(state: StoreState, file_id: str, status: FileStatus, name: str, **cha
 def _batch_created(state: StoreState, event: e.BatchCreated, at: int) -> Named:
     counts = FileCounts()
     for file_id in event.file_ids:
-        held = state.files[file_id]
-        counts = _moved(counts, None, held.file.status)
-        if held.file.status == "in_progress":
-            held.batches = (*held.batches, event.batch_id)
+        file_state = state.files[file_id]
+        counts = _moved(counts, None, file_state.file.status)
+        if file_state.file.status == "in_progress":
+            file_state.batches = (*file_state.batches, event.batch_id)
     batch = VectorStoreFileBatch(id=event.batch_id, created_at=at, vector_store_id=_store(state).id, file_counts=counts)
     batch = replace(batch, status=_status(batch, counts))
     state.batches.put(batch.id, BatchState(batch, event.file_ids))
@@ -220,9 +220,9 @@ def _batch_created(state: StoreState, event: e.BatchCreated, at: int) -> Named:
 
 
 def _batch_cancelled(state: StoreState, event: e.BatchCancelled, at: int) -> Named:
-    held = state.batches[event.batch_id]
-    held.batch = replace(held.batch, status="cancelled")
-    return [("vector_store.file_batch.updated", held.batch), ("vector_store.updated", _store(state))]
+    batch_state = state.batches[event.batch_id]
+    batch_state.batch = replace(batch_state.batch, status="cancelled")
+    return [("vector_store.file_batch.updated", batch_state.batch), ("vector_store.updated", _store(state))]
 
 
 def _status(batch: VectorStoreFileBatch, counts: FileCounts) -> FileStatus:
@@ -308,9 +308,9 @@ def _store(state: StoreState, **changed: Any) -> VectorStore:
 
 
 def _change(state: StoreState, file_id: str, **changed: Any) -> VectorStoreFile:
-    held = state.files[file_id]
-    held.file = replace(held.file, **changed)
-    return held.file
+    file_state = state.files[file_id]
+    file_state.file = replace(file_state.file, **changed)
+    return file_state.file
 
 
 def _count(state: StoreState, before: FileStatus | None, after: FileStatus | None) -> None:
