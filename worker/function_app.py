@@ -13,7 +13,7 @@ from typing import Final
 import azure.functions as func
 
 from assistants_service.core.names import POISON, WORK
-from assistants_service.core.ports.storage import Delivery
+from assistants_service.core.ports.queue import Delivery
 from assistants_service.hosted import HostedWorker
 
 CONNECTION: Final = "WORK"  # the setting, or the prefix of settings, with the address of the queues

@@ -22,16 +22,11 @@ from azure.storage.blob.aio import BlobClient
 from assistants_service.api.idempotency import LIFETIME
 from assistants_service.core.ids import Ids
 from assistants_service.core.names import KEPT_DAYS
-from assistants_service.core.ports.storage import (
-    Conflict,
-    ContentGone,
-    Delivery,
-    Document,
-    Mark,
-    Part,
-    Storage,
-    StorageUnavailable,
-)
+from assistants_service.core.ports.contents import Part
+from assistants_service.core.ports.documents import Document
+from assistants_service.core.ports.logs import Mark
+from assistants_service.core.ports.queue import Delivery
+from assistants_service.core.ports.storage import Conflict, ContentGone, Storage, StorageUnavailable
 from assistants_service.infra.azure import store as azure_store
 from assistants_service.infra.azure.calls import call
 from assistants_service.infra.azure.store import AzureStorage

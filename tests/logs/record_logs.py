@@ -24,8 +24,8 @@ from assistants_service.core import names
 from assistants_service.core.ids import Ids
 from assistants_service.core.log.events import Commit
 from assistants_service.core.log.state import View
+from assistants_service.core.ports.documents import Document
 from assistants_service.core.ports.models import Thought, Tokens, ToolCall
-from assistants_service.core.ports.storage import Document
 from assistants_service.core.ports.telemetry import Silence
 from assistants_service.core.protocol.objects import LastError
 from assistants_service.core.threads import events as thread_events

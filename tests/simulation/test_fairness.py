@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from assistants_service.core import names
 from assistants_service.core.ports.embeddings import Kind
 from assistants_service.core.ports.models import Deltas, Prompt, Reply
-from assistants_service.core.ports.storage import Delivery
+from assistants_service.core.ports.queue import Delivery
 from assistants_service.core.protocol.files.resources import File
 from assistants_service.core.protocol.objects import encode
 from assistants_service.core.protocol.runs.requests import CreateThreadAndRun

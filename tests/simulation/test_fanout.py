@@ -11,7 +11,7 @@ from typing import Any, ClassVar, TypeVar
 import pytest
 
 from assistants_service.core.fanout import AT_ONCE, fan_out
-from assistants_service.core.ports.storage import Document
+from assistants_service.core.ports.documents import Document
 from assistants_service.core.protocol.threads.requests import CreateMessage
 from assistants_service.core.search import segment_cache
 from assistants_service.core.threads import events as e

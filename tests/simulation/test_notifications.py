@@ -12,7 +12,7 @@ from assistants_service.api import streaming
 from assistants_service.core import names
 from assistants_service.core.notifier import Notifier
 from assistants_service.core.ports.models import Deltas, Prompt, Reply
-from assistants_service.core.ports.storage import Delivery
+from assistants_service.core.ports.queue import Delivery
 from assistants_service.worker.item_handler import WorkItemHandler
 from faults import How
 from simulated_clients import Client

@@ -13,7 +13,8 @@ from assistants_service.core.errors import ApiError
 from assistants_service.core.fanout import AT_ONCE
 from assistants_service.core.ids import Ids
 from assistants_service.core.log import repository
-from assistants_service.core.ports.storage import Document, StorageUnavailable, Undecided
+from assistants_service.core.ports.documents import Document
+from assistants_service.core.ports.storage import StorageUnavailable, Undecided
 from assistants_service.core.protocol.threads.requests import CreateMessage
 from assistants_service.core.threads import events as e
 from assistants_service.core.threads.commands import message_from

@@ -11,7 +11,8 @@ import pytest
 from assistants_service.core import names
 from assistants_service.core.errors import ApiError
 from assistants_service.core.paging import PageQuery
-from assistants_service.core.ports.storage import Document, Mark
+from assistants_service.core.ports.documents import Document
+from assistants_service.core.ports.logs import Mark
 from assistants_service.core.protocol.objects import encode
 from assistants_service.core.threads.stream import replay
 from commit_history import whole

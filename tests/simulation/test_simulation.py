@@ -17,7 +17,9 @@ import pytest
 from assistants_service.api import authentication, idempotency
 from assistants_service.core.keys import Caller
 from assistants_service.core.log import repository as threads
-from assistants_service.core.ports.storage import Conflict, Document, Mark
+from assistants_service.core.ports.documents import Document
+from assistants_service.core.ports.logs import Mark
+from assistants_service.core.ports.storage import Conflict
 from assistants_service.core.threads import endings, stream
 from assistants_service.core.threads.state import ThreadState
 from assistants_service.infra.sqlite.store import SqliteStorage

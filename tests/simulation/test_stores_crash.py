@@ -17,7 +17,7 @@ import pytest
 
 from assistants_service.core import names
 from assistants_service.core.errors import ApiError
-from assistants_service.core.ports.storage import Delivery
+from assistants_service.core.ports.queue import Delivery
 from assistants_service.core.protocol.files.resources import File
 from assistants_service.core.protocol.objects import encode
 from assistants_service.core.protocol.vector_stores.resources import ExpiresAfter, FileCounts, VectorStore

@@ -13,7 +13,8 @@ import pytest
 
 from assistants_service.core import names
 from assistants_service.core.ports.models import Deltas, Prompt, Reply
-from assistants_service.core.ports.storage import Conflict, Delivery, StorageUnavailable
+from assistants_service.core.ports.queue import Delivery
+from assistants_service.core.ports.storage import Conflict, StorageUnavailable
 from assistants_service.core.protocol.runs.resources import Run, ToolCalls
 from assistants_service.core.threads import sse
 from assistants_service.core.work_items import AdvanceRun, PurgeThread, to_body

@@ -13,18 +13,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from assistants_service.core.ports.storage import (
-    Delivery,
-    Document,
-    Mark,
-    Part,
-    Project,
-    Storage,
-    StorageUnavailable,
-    Stored,
-    Tail,
-    nothing,
-)
+from assistants_service.core.ports.contents import Part
+from assistants_service.core.ports.documents import Document, Stored
+from assistants_service.core.ports.logs import Mark, Project, Tail, nothing
+from assistants_service.core.ports.queue import Delivery
+from assistants_service.core.ports.storage import Storage, StorageUnavailable
 
 T = TypeVar("T")
 LATENCY = 0.0005  # seconds to the store, and back

@@ -9,7 +9,8 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from assistants_service.core.ports.storage import Conflict, Delivery, Storage, StorageUnavailable
+from assistants_service.core.ports.queue import Delivery
+from assistants_service.core.ports.storage import Conflict, Storage, StorageUnavailable
 from assistants_service.infra.sqlite.store import SqliteStorage
 from assistants_service.worker.main import Worker
 

@@ -14,7 +14,7 @@ from assistants_service.api.main import create_app
 from assistants_service.api.services import services_over
 from assistants_service.core.ids import Ids
 from assistants_service.core.notifier import Notifier
-from assistants_service.core.ports.storage import Delivery
+from assistants_service.core.ports.queue import Delivery
 from assistants_service.core.threads.repository import ThreadRepository
 from assistants_service.core.vector_stores.repository import VectorStoreRepository
 from assistants_service.core.vector_stores.search import Searcher

@@ -14,7 +14,8 @@ from assistants_service.core import names
 from assistants_service.core.ids import Ids
 from assistants_service.core.notifier import Notifier
 from assistants_service.core.ports.models import Deltas, ModelInfo, Prompt, Reply
-from assistants_service.core.ports.storage import Conflict, Delivery, StorageUnavailable
+from assistants_service.core.ports.queue import Delivery
+from assistants_service.core.ports.storage import Conflict, StorageUnavailable
 from assistants_service.core.protocol.assistants.resources import StoredAssistant
 from assistants_service.core.protocol.objects import encode
 from assistants_service.core.protocol.runs.requests import CreateThreadAndRun

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from assistants_service.core.ports.storage import Mark, StorageUnavailable, Unsent
+from assistants_service.core.ports.logs import Mark
+from assistants_service.core.ports.storage import StorageUnavailable, Unsent
 from assistants_service.infra.sqlite import store as sqlite_store
 from assistants_service.infra.sqlite.store import SqliteStorage
 from inprocess_service import ManualClock, in_process

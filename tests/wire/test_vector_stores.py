@@ -17,8 +17,8 @@ from assistants_service.core.ids import Ids
 from assistants_service.core.notifier import Notifier
 from assistants_service.core.ports.embeddings import Kind
 from assistants_service.core.ports.extraction import Chunk, Chunking
+from assistants_service.core.ports.queue import Delivery
 from assistants_service.core.ports.search import Weights
-from assistants_service.core.ports.storage import Delivery
 from assistants_service.core.search.words import FORMAT, WHOLE
 from assistants_service.core.threads.decide import Wait
 from assistants_service.core.vector_stores import events as e

@@ -12,7 +12,7 @@ from assistants_service.api.validation import parse_body, parse_include, parse_p
 from assistants_service.core.errors import ApiError, invalid_id
 from assistants_service.core.ids import SAFE_ID
 from assistants_service.core.paging import PageQuery
-from assistants_service.core.ports.storage import Stored
+from assistants_service.core.ports.documents import Stored
 from assistants_service.core.protocol.bodies import Body
 from assistants_service.core.protocol.objects import encode
 from assistants_service.core.request_context import RequestContext

@@ -17,7 +17,8 @@ from assistants_service.api.handling import PROJECT, answer, services_of
 from assistants_service.api.services import Services
 from assistants_service.core import names
 from assistants_service.core.errors import ApiError
-from assistants_service.core.ports.storage import Conflict, Storage, Stored
+from assistants_service.core.ports.documents import Stored
+from assistants_service.core.ports.storage import Conflict, Storage
 from assistants_service.core.protocol.bodies import Body
 from assistants_service.core.protocol.objects import Struct, encode
 from assistants_service.core.resources import Resource

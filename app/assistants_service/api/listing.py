@@ -8,7 +8,7 @@ import msgspec
 from aiohttp import web
 
 from assistants_service.api.handling import PROJECT, checked_id, page_query, services_of
-from assistants_service.core.ports.storage import Stored
+from assistants_service.core.ports.documents import Stored
 from assistants_service.core.protocol.objects import encode
 from assistants_service.core.resources import Resource
 

@@ -14,7 +14,8 @@ from assistants_service.api.handling import REQUEST_ID
 from assistants_service.api.services import Services
 from assistants_service.core import names
 from assistants_service.core.errors import ApiError
-from assistants_service.core.ports.storage import Mark, StorageUnavailable
+from assistants_service.core.ports.logs import Mark
+from assistants_service.core.ports.storage import StorageUnavailable
 from assistants_service.core.protocol.objects import encode
 from assistants_service.core.threads import sse
 from assistants_service.core.threads.lookups import run_of

@@ -19,7 +19,8 @@ from msgspec.structs import replace
 from assistants_service.core import names
 from assistants_service.core.ids import Ids
 from assistants_service.core.ports.clock import Clock
-from assistants_service.core.ports.storage import Conflict, Documents
+from assistants_service.core.ports.documents import Documents
+from assistants_service.core.ports.storage import Conflict
 from assistants_service.core.protocol.objects import Struct, encode
 
 Scope = Literal["read", "full"]

@@ -21,7 +21,8 @@ from assistants_service.core.files.service import decode_file
 from assistants_service.core.log.events import Event
 from assistants_service.core.log.state import UnreadableLog
 from assistants_service.core.ports.clock import Clock
-from assistants_service.core.ports.storage import Storage, StorageUnavailable, Stored
+from assistants_service.core.ports.documents import Stored
+from assistants_service.core.ports.storage import Storage, StorageUnavailable
 from assistants_service.core.resources import VECTOR_STORE
 from assistants_service.core.threads.events import RunQueued
 from assistants_service.core.threads.repository import ThreadRepository

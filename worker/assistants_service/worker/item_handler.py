@@ -18,7 +18,8 @@ from assistants_service.core.fanout import AT_ONCE
 from assistants_service.core.log.events import Event
 from assistants_service.core.log.state import UnreadableLog
 from assistants_service.core.notifier import Listener
-from assistants_service.core.ports.storage import Conflict, Delivery, StorageUnavailable
+from assistants_service.core.ports.queue import Delivery
+from assistants_service.core.ports.storage import Conflict, StorageUnavailable
 from assistants_service.core.protocol.objects import LastError
 from assistants_service.core.threads.decide import KeepItem, Wait, WaitUntil, failed
 from assistants_service.core.threads.purging import ThreadPurge

@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from assistants_service.core.ports.storage import Delivery, StorageUnavailable
+from assistants_service.core.ports.queue import Delivery
+from assistants_service.core.ports.storage import StorageUnavailable
 from assistants_service.worker.context import WorkerContext
 from assistants_service.worker.item_handler import WorkItemHandler
 

@@ -8,7 +8,8 @@ import msgspec
 
 from assistants_service.core import names
 from assistants_service.core.assistants.commands import assistant_from, updated_assistant
-from assistants_service.core.ports.storage import Conflict, Storage, Stored
+from assistants_service.core.ports.documents import Stored
+from assistants_service.core.ports.storage import Conflict, Storage
 from assistants_service.core.protocol.assistants.requests import CreateAssistant, UpdateAssistant
 from assistants_service.core.protocol.assistants.resources import StoredAssistant
 from assistants_service.core.protocol.objects import encode

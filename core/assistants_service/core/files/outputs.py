@@ -18,7 +18,7 @@ from assistants_service.core import names
 from assistants_service.core.fanout import fan_out
 from assistants_service.core.files.service import LAST, PATIENCE, FileService, decode_file
 from assistants_service.core.ids import Ids
-from assistants_service.core.ports.storage import Document
+from assistants_service.core.ports.documents import Document
 from assistants_service.core.protocol.files.resources import File
 from assistants_service.core.protocol.objects import Struct, encode
 from assistants_service.core.resources import FILE

@@ -18,7 +18,8 @@ from assistants_service.core.errors import ApiError, no_such_file
 from assistants_service.core.ids import made_at
 from assistants_service.core.notifier import Notifier
 from assistants_service.core.ports.clock import Clock
-from assistants_service.core.ports.storage import Conflict, Document, Storage, StorageUnavailable, Stored
+from assistants_service.core.ports.documents import Document, Stored
+from assistants_service.core.ports.storage import Conflict, Storage, StorageUnavailable
 from assistants_service.core.protocol.files.requests import CreateFile
 from assistants_service.core.protocol.files.resources import File
 from assistants_service.core.protocol.objects import encode

@@ -18,7 +18,8 @@ from msgspec.structs import replace
 from assistants_service.core import names
 from assistants_service.core.errors import ApiError, no_such_upload
 from assistants_service.core.files.service import PATIENCE, FileService, expiry
-from assistants_service.core.ports.storage import Conflict, Part
+from assistants_service.core.ports.contents import Part
+from assistants_service.core.ports.storage import Conflict
 from assistants_service.core.protocol.files.requests import CompleteUpload, CreateUpload
 from assistants_service.core.protocol.files.resources import File, Upload, UploadPart
 from assistants_service.core.protocol.objects import Struct, encode

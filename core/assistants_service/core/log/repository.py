@@ -21,15 +21,8 @@ from assistants_service.core.log.state import C, S, UnreadableLog, View, decodin
 from assistants_service.core.log.views import Views
 from assistants_service.core.notifier import Listener, Notifier
 from assistants_service.core.ports.clock import Clock
-from assistants_service.core.ports.storage import (
-    Conflict,
-    Document,
-    Storage,
-    StorageUnavailable,
-    Stored,
-    Undecided,
-    Unsent,
-)
+from assistants_service.core.ports.documents import Document, Stored
+from assistants_service.core.ports.storage import Conflict, Storage, StorageUnavailable, Undecided, Unsent
 from assistants_service.core.ports.telemetry import SILENCE, Telemetry
 from assistants_service.core.protocol.objects import Struct, encode
 from assistants_service.core.resources import BY_CONTAINER, Resource

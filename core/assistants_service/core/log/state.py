@@ -13,7 +13,7 @@ import msgspec
 
 from assistants_service.core.log.events import Commit
 from assistants_service.core.paging import Opened
-from assistants_service.core.ports.storage import Mark
+from assistants_service.core.ports.logs import Mark
 
 VIEW_BYTES: Final = 2_000  # of an empty aggregate
 

@@ -7,9 +7,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iter
 from typing import Final
 
 from assistants_service.core.names import SEGMENTS
+from assistants_service.core.ports.contents import Contents
 from assistants_service.core.ports.extraction import Chunk
 from assistants_service.core.ports.search import Passage, Query, SegmentGone, Weight, Weights
-from assistants_service.core.ports.storage import ContentGone, Contents
+from assistants_service.core.ports.storage import ContentGone
 from assistants_service.core.search import merge_policy, segment
 from assistants_service.core.search.ranking import HYBRID
 from assistants_service.core.search.segment_cache import SegmentCache

@@ -14,8 +14,9 @@ from typing import Final
 from threadpoolctl import threadpool_limits
 
 from assistants_service.core.fanout import fan_out
+from assistants_service.core.ports.contents import Contents
 from assistants_service.core.ports.search import Passage, Query, SegmentGone, Weights
-from assistants_service.core.ports.storage import ContentGone, Contents
+from assistants_service.core.ports.storage import ContentGone
 from assistants_service.core.search.ranking import HYBRID, Hit, search
 from assistants_service.core.search.segment import DamagedSegment, Segment, decode, index_size
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from assistants_service.core import names
-from assistants_service.core.ports.storage import Document
+from assistants_service.core.ports.documents import Document
 from assistants_service.core.protocol.files.resources import File
 from assistants_service.core.protocol.objects import encode
 from assistants_service.core.protocol.runs.resources import Run, Step, step_on_wire

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from assistants_service.core import names
 from assistants_service.core.log.repository import Repository
-from assistants_service.core.ports.storage import Document
+from assistants_service.core.ports.documents import Document
 from assistants_service.core.protocol.runs.resources import Run
 from assistants_service.core.resources import THREAD
 from assistants_service.core.threads import events as e

@@ -12,7 +12,8 @@ import msgspec
 
 from assistants_service.core import names
 from assistants_service.core.notifier import Notifier
-from assistants_service.core.ports.storage import Conflict, Logs, Mark
+from assistants_service.core.ports.logs import Logs, Mark
+from assistants_service.core.ports.storage import Conflict
 from assistants_service.core.protocol.runs.resources import Run, Step
 from assistants_service.core.protocol.threads.resources import Message
 from assistants_service.core.threads import sse

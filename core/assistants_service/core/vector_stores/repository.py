@@ -14,7 +14,8 @@ from assistants_service.core.log.state import View
 from assistants_service.core.notifier import Notifier
 from assistants_service.core.paging import Contents, Index
 from assistants_service.core.ports.clock import Clock
-from assistants_service.core.ports.storage import Document, Storage
+from assistants_service.core.ports.documents import Document
+from assistants_service.core.ports.storage import Storage
 from assistants_service.core.protocol.objects import Struct, encode
 from assistants_service.core.protocol.vector_stores.resources import VectorStore, VectorStoreFile, VectorStoreFileBatch
 from assistants_service.core.resources import VECTOR_STORE

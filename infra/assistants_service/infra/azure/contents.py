@@ -12,7 +12,8 @@ from typing import Final
 
 from azure.storage.blob import BlobBlock, ContentSettings
 
-from assistants_service.core.ports.storage import Conflict, ContentGone, Part
+from assistants_service.core.ports.contents import Part
+from assistants_service.core.ports.storage import Conflict, ContentGone
 from assistants_service.infra.azure.calls import AzureClients, Refused, call
 from assistants_service.infra.azure.documents import IF_MISSING
 from assistants_service.infra.blocks import blocks

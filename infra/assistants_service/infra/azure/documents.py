@@ -13,7 +13,8 @@ from azure.storage.blob import ContentSettings
 from cachetools import LRUCache
 
 from assistants_service.core.fanout import fan_out
-from assistants_service.core.ports.storage import Document, StorageUnavailable, Stored
+from assistants_service.core.ports.documents import Document, Stored
+from assistants_service.core.ports.storage import StorageUnavailable
 from assistants_service.infra.azure.calls import AzureClients, Refused, call, opened, write
 
 # Containers that are listed, newest first as a rule. The service lists names in ascending order only, so here the last

@@ -11,7 +11,9 @@ from azure.core import MatchConditions
 from azure.storage.blob import BlobProperties
 
 from assistants_service.core.fanout import fan_out
-from assistants_service.core.ports.storage import Conflict, Document, Mark, Project, Tail, nothing
+from assistants_service.core.ports.documents import Document
+from assistants_service.core.ports.logs import Mark, Project, Tail, nothing
+from assistants_service.core.ports.storage import Conflict
 from assistants_service.infra.azure.calls import Refused, call, opened, write
 from assistants_service.infra.azure.documents import IF_MISSING, AzureDocuments, if_match
 

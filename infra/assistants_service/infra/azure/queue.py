@@ -8,7 +8,8 @@ from functools import partial
 
 from azure.storage.queue import QueueMessage
 
-from assistants_service.core.ports.storage import Conflict, Delivery
+from assistants_service.core.ports.queue import Delivery
+from assistants_service.core.ports.storage import Conflict
 from assistants_service.infra.azure.calls import AzureClients, Refused, call, opened
 
 FOR_EVER = -1

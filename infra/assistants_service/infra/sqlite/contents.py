@@ -7,12 +7,8 @@ import contextlib
 import json
 from collections.abc import AsyncIterator, Sequence
 
-from assistants_service.core.ports.storage import (
-    Conflict,
-    ContentGone,
-    Part,
-    StorageUnavailable,
-)
+from assistants_service.core.ports.contents import Part
+from assistants_service.core.ports.storage import Conflict, ContentGone, StorageUnavailable
 from assistants_service.infra.blocks import blocks
 from assistants_service.infra.sqlite.connection import SqliteConnection
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from assistants_service.core.ports.storage import (
-    Conflict,
-    Document,
-    Stored,
-)
+from assistants_service.core.ports.documents import Document, Stored
+from assistants_service.core.ports.storage import Conflict
 from assistants_service.infra.sqlite.connection import SqliteConnection
 
 

@@ -7,14 +7,9 @@ import contextlib
 import sqlite3
 from collections.abc import Sequence
 
-from assistants_service.core.ports.storage import (
-    Conflict,
-    Document,
-    Mark,
-    Project,
-    Tail,
-    nothing,
-)
+from assistants_service.core.ports.documents import Document
+from assistants_service.core.ports.logs import Mark, Project, Tail, nothing
+from assistants_service.core.ports.storage import Conflict
 from assistants_service.infra.sqlite.documents import SqliteDocuments
 
 MAX_BLOCK = 64 * 1024 * 1024  # as on Azure

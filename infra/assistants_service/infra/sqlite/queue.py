@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 
 from assistants_service.core import names
-from assistants_service.core.ports.storage import (
-    Conflict,
-    Delivery,
-)
+from assistants_service.core.ports.queue import Delivery
+from assistants_service.core.ports.storage import Conflict
 from assistants_service.infra.sqlite.connection import SqliteConnection
 
 
