@@ -10,8 +10,10 @@ from typing import Any
 import openai
 import pytest
 
+from assistants_service.api.active_runs import FULL, LOOKS
 from assistants_service.api.handling import SERVICES
-from assistants_service.api.limits import COUNT_EVERY, COUNT_SHARE, COUNTS, FULL, LOOKS, Limits
+from assistants_service.api.limits import Limits
+from assistants_service.api.stored_bytes import COUNT_EVERY, COUNT_SHARE, COUNTS
 from assistants_service.core import names
 from assistants_service.core.errors import ApiError
 from assistants_service.core.ports.storage import StorageUnavailable

@@ -6,6 +6,8 @@ A logical conflict is a 400 because they would retry a 409.
 
 from __future__ import annotations
 
+import math
+
 
 class ApiError(Exception):
     """An error of the client or the service, in OpenAI's error envelope."""
@@ -129,3 +131,9 @@ def too_slow() -> ApiError:
 def undecodable() -> ApiError:
     """400 for a body with broken framing."""
     return ApiError("The request body is not in the chunked encoding that its 'Transfer-Encoding' header announces.")
+
+
+def rate_limit_reached(what: str, kind: str, wait: float) -> ApiError:
+    headers = {"Retry-After": str(math.ceil(wait)), "retry-after-ms": str(math.ceil(wait * 1000))}
+    message = f"Rate limit reached for {what}. Please try again in {wait:.3g}s."
+    return ApiError(message, status=429, kind=kind, code="rate_limit_exceeded", headers=headers)
