@@ -164,7 +164,7 @@ async def telemetry_of(settings: Settings, storage: Storage) -> AsyncIterator[Te
     if not settings.applicationinsights_connection_string and not settings.otel_exporter_otlp_endpoint:
         yield SILENCE
         return
-    from assistants_service.infra.telemetry.opentelemetry import telemetry_to
+    from assistants_service.infra.telemetry.exporters import telemetry_to
 
     telemetry = telemetry_to(settings)
     telemetry.watch(storage)

@@ -20,17 +20,14 @@ from opentelemetry import context as contexts
 from opentelemetry.context import Context
 from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
+from opentelemetry.sdk.metrics.export import MetricReader
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Link, SpanKind, StatusCode, get_current_span, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from assistants_service.core.ports.storage import Storage
 from assistants_service.core.ports.telemetry import Fact
-from assistants_service.infra.configuration import ConfigurationError
-from assistants_service.infra.settings import Settings
 from assistants_service.infra.telemetry.semantic_conventions import (
     ATTRIBUTES,
     COUNTERS,
@@ -212,38 +209,3 @@ def _attributes(facts: Mapping[str, Fact]) -> dict[str, Any]:
 def _context(traceparent: str) -> Context:
     """A context with that span as the current one; an empty one if the traceparent is invalid."""
     return _W3C.extract({"traceparent": traceparent}, Context())
-
-
-def telemetry_to(settings: Settings) -> OpenTelemetry:
-    """Telemetry to the configured destinations. Raises ConfigurationError."""
-    insights: dict[str, Any] = {}
-    readers: list[MetricReader] = []
-    if settings.applicationinsights_connection_string:
-        # Without these, the exporter also reports about itself to Microsoft, and gets its configuration there.
-        os.environ.setdefault("APPLICATIONINSIGHTS_STATSBEAT_DISABLED_ALL", "true")
-        os.environ.setdefault("APPLICATIONINSIGHTS_CONTROLPLANE_DISABLED", "true")
-        from azure.monitor.opentelemetry.exporter import AzureMonitorMetricExporter, AzureMonitorTraceExporter
-
-        insights["connection_string"] = settings.applicationinsights_connection_string.get_secret_value()
-        insights["disable_offline_storage"] = True  # the root file system may be read-only
-        try:
-            readers.append(PeriodicExportingMetricReader(AzureMonitorMetricExporter(**insights)))
-        except ValueError as error:
-            raise ConfigurationError(f"APPLICATIONINSIGHTS_CONNECTION_STRING is not valid: {error}") from None
-    if settings.otel_exporter_otlp_endpoint:
-        # Endpoint, headers, certificates, intervals and samplers are read from the environment: OTEL_*.
-        from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-
-        readers.append(PeriodicExportingMetricReader(OTLPMetricExporter()))
-    telemetry = OpenTelemetry(
-        readers,
-        service_name=settings.otel_service_name,
-        content=settings.otel_instrumentation_genai_capture_message_content,
-    )
-    if insights:
-        exporter = AzureMonitorTraceExporter(tracer_provider=telemetry.traces, **insights)
-        telemetry.traces.add_span_processor(BatchSpanProcessor(exporter))
-    if settings.otel_exporter_otlp_endpoint:
-        telemetry.traces.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-    return telemetry
