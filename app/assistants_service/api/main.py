@@ -23,6 +23,7 @@ from assistants_service.api import (
     vector_stores,
 )
 from assistants_service.api.authentication import Callers, StoredKeys, Tokens, authentication
+from assistants_service.api.cors import cors, preflight
 from assistants_service.api.dialects import in_azure
 from assistants_service.api.handling import SERVICES
 from assistants_service.api.keyless import Keyless
@@ -145,7 +146,7 @@ def create_app(
         middlewares=[
             *([middleware.tracing(services.telemetry)] if services.telemetry is not SILENCE else []),
             middleware.errors_and_ids(),
-            *([middleware.preflight(origins)] if origins else []),
+            *([preflight(origins)] if origins else []),
             authentication(Callers(stored, keys, tokens, Keyless(hosts, origins), required=required)),
             *([limiting(services.limits)] if services.limits else []),
             middleware.head_checks(),
@@ -155,7 +156,7 @@ def create_app(
     app[STOPPING] = stopping or asyncio.Event()
     app[streaming.STREAMS] = set()
     if origins:
-        app.on_response_prepare.append(middleware.cors(origins))
+        app.on_response_prepare.append(cors(origins))
     app.on_shutdown.append(streaming.end_streams)
     if services.limits:
         app.on_response_prepare.append(show)
