@@ -8,16 +8,18 @@ RUN pip install --no-cache-dir uv==0.13.8
 WORKDIR /build
 # The dependencies first: they change less often than the code.
 COPY pyproject.toml uv.lock ./
-RUN uv sync --frozen --no-dev --no-install-project
+RUN uv sync --frozen --no-dev --extra code --no-install-project
 COPY . .
-RUN uv sync --frozen --no-dev --no-editable
+RUN uv sync --frozen --no-dev --extra code --no-editable
 
 FROM python:3.13-slim
 # No shell account, no home, and no pip: nothing is installed in here any more.
 RUN pip uninstall --yes --no-cache-dir pip \
     && groupadd --system --gid 10001 assistants \
     && useradd --system --uid 10001 --gid 10001 --no-create-home --shell /usr/sbin/nologin assistants \
-    && install --directory --owner 10001 --group 10001 /data
+    && install --directory --owner 10001 --group 10001 /data \
+    # Each interpreter of code_interpreter finds its own folder there: infra/sandbox/data_folder.py
+    && ln --symbolic /proc/self/fd/9 /mnt/data
 COPY --from=build /opt/assistants /opt/assistants
 # Bytecode is there already, and the root file system may be read-only.
 ENV PATH=/opt/assistants/bin:$PATH PYTHONDONTWRITEBYTECODE=1 HOST=0.0.0.0 PORT=8000 STORAGE=sqlite:////data/assistants.db

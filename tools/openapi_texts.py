@@ -164,7 +164,9 @@ def _probe(name: str, summary: str, failure: str = "") -> Json:
 
 HEALTH = {
     "/health": _probe(
-        "getHealth", "Tells whether the service works, its storage included.", "Storage does not answer."
+        "getHealth",
+        "Tells whether the service works, its storage included, and whether a worker of this process executes code.",
+        "Storage does not answer.",
     ),
     "/health/live": _probe("getLiveness", "Tells whether this process answers."),
     "/health/ready": _probe(

@@ -39,6 +39,7 @@ from assistants_service.infra.wiring import (
     index_of,
     models_of,
     place_of,
+    sandbox_of,
     storage_of,
     telemetry_of,
     tokens_of,
@@ -91,14 +92,15 @@ async def opened(settings: Settings, stop: asyncio.Event | None = None) -> Async
     async with telemetry_of(settings, storage) as telemetry:
         models = models_of(settings, telemetry)
         extraction, embeddings = extraction_of(settings), embeddings_of(settings, models)
+        sandbox = sandbox_of(settings)
         try:
             await open_storage(storage, settings, stop or asyncio.Event())
-            yield Parts(
-                settings, clock, Ids(clock), Notifier(), storage, models, extraction, embeddings, tokens, telemetry
-            )
+            given = (storage, models, extraction, embeddings, tokens, telemetry, sandbox)
+            yield Parts(settings, clock, Ids(clock), Notifier(), *given)
         finally:
             if tokens:
                 await tokens.close()
+            await sandbox.close()
             await extraction.close()
             await embeddings.close()
             await models.close()
@@ -154,7 +156,10 @@ def api_of(
     stores: VectorStoreRepository,
     searcher: Searcher,
     stopping: asyncio.Event | None = None,
+    *,
+    worker: bool = False,
 ) -> web.Application:
+    """`worker`: whether this process has one, too."""
     settings = parts.settings
     limits = Limits(
         parts.storage,
@@ -188,6 +193,7 @@ def api_of(
         origins=settings.cors_origins,
         hosts=settings.allowed_hosts,
         stopping=stopping,
+        sandbox=parts.sandbox if worker else None,
     )
 
 
@@ -231,6 +237,7 @@ def worker_of(
         tokenizer=Tiktoken(),
         sandbox=parts.sandbox,
         outputs_kept=settings.code_interpreter_keep_days * DAY,
+        max_interpreters=settings.code_interpreter_processes,
     )
     return Worker(context)
 

@@ -28,7 +28,6 @@ from assistants_service.composition import (
     worker_of,
 )
 from assistants_service.infra.configuration import ConfigurationError
-from assistants_service.infra.models.providers import ModelRouter
 from assistants_service.infra.settings import Settings
 from assistants_service.infra.storage_engines import engine_of
 from assistants_service.worker.main import Worker
@@ -65,12 +64,16 @@ async def run(settings: Settings, *, api: bool, worker: bool) -> None:
         searcher = searcher_of(parts, stores)
         # First: nothing listens before the settings are valid.
         consumer = worker_of(parts, threads, stores, searcher) if worker else None
+        if worker:
+            await check_sandbox(parts)
         if api:
-            await stack.enter_async_context(listening(api_of(parts, threads, stores, searcher, stop), settings))
+            await stack.enter_async_context(
+                listening(api_of(parts, threads, stores, searcher, stop, worker=worker), settings)
+            )
         if consumer:
             await stack.enter_async_context(working(consumer, settings, stop))
         log_model_notices(parts)
-        warming = asyncio.create_task(warm(parts.models if worker else None))
+        warming = asyncio.create_task(warm(parts, consumer))
         stack.callback(warming.cancel)
         await stop.wait()
         log.info("stopping: runs in flight have %g s to finish", settings.shutdown_grace)
@@ -83,10 +86,12 @@ async def refuse(settings: Settings, reason: str) -> None:
         await stop.wait()
 
 
-async def warm(models: ModelRouter | None) -> None:
+async def warm(parts: Parts, worker: Worker | None) -> None:
     """Load what the first run would wait for. Garbage collections skip what is loaded by then."""
-    if models:
-        await models.warm()
+    if worker:
+        await parts.models.warm()
+        if parts.settings.code_interpreter != "off":
+            await worker.check()
     gc.freeze()
 
 
@@ -97,6 +102,14 @@ async def check_exposure(parts: Parts) -> None:
         raise ConfigurationError(
             f"HOST is {settings.host}, which other machines can reach, and there are no keys. Run `assistants keys"
             " create PROJECT`, or set API_KEYS=project:key,..., ENTRA_TENANT or HOST=127.0.0.1."
+        )
+
+
+async def check_sandbox(parts: Parts) -> None:
+    """Raises ConfigurationError if CODE_INTERPRETER demands what this machine cannot do."""
+    if parts.settings.code_interpreter == "local" and parts.sandbox and (trouble := await parts.sandbox.trouble()):
+        raise ConfigurationError(
+            f"CODE_INTERPRETER is local, which is impossible here: {trouble} Set it to auto or off."
         )
 
 

@@ -33,7 +33,7 @@ class Process:
         self._ready = threading.Event()
         self._process = subprocess.Popen(
             [*self.program, command],
-            env={**clean, "PORT": "0", **env},
+            env={**clean, "PORT": "0", "CODE_INTERPRETER": "off", **env},  # which is tried at each start of a worker
             stdin=self.stdin,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

@@ -33,6 +33,7 @@ from assistants_service.api.limits import limiting, show
 from assistants_service.api.services import Services
 from assistants_service.core import errors
 from assistants_service.core.keys import Keys
+from assistants_service.core.ports.sandbox import Sandbox
 from assistants_service.core.ports.telemetry import SILENCE
 from assistants_service.core.resources import PARAMS
 
@@ -107,6 +108,7 @@ def _check_routes() -> None:
 
 
 _check_routes()
+SANDBOX: web.AppKey[Sandbox] = web.AppKey("sandbox")  # of the worker in this process
 STOPPING: web.AppKey[asyncio.Event] = web.AppKey("stopping", asyncio.Event)
 
 
@@ -116,16 +118,22 @@ async def live(_: web.Request) -> web.Response:
 
 
 async def health(request: web.Request) -> web.Response:
-    """200 if the store responds, else 503."""
+    """200 if the store responds, else 503. If this process has a worker: whether it executes code, or why not."""
     await request.app[SERVICES].storage.ping()
-    return web.json_response({"status": "ok"})
+    sandbox = request.app.get(SANDBOX)
+    if sandbox is None:
+        return web.json_response({"status": "ok"})
+    trouble = await sandbox.trouble()
+    code = {"status": "off", "reason": trouble} if trouble else {"status": "on"}
+    return web.json_response({"status": "ok", "code_interpreter": code})
 
 
 async def ready(request: web.Request) -> web.Response:
     """200 if this process should get requests: the store responds, and the process is not shutting down."""
     if request.app[STOPPING].is_set():
         raise errors.stopping()
-    return await health(request)
+    await request.app[SERVICES].storage.ping()
+    return web.json_response({"status": "ok"})
 
 
 def create_app(
@@ -137,6 +145,7 @@ def create_app(
     origins: Collection[str] = (),
     hosts: Collection[str] = (),
     stopping: asyncio.Event | None = None,
+    sandbox: Sandbox | None = None,
 ) -> web.Application:
     """`keys` maps API keys to projects, in addition to the stored ones; `tokens` are those of an identity provider.
     While there are neither, every program on this machine is project `default`, unless a key is `required`; `hosts` are
@@ -155,6 +164,8 @@ def create_app(
         ],
     )
     app[SERVICES] = services
+    if sandbox:
+        app[SANDBOX] = sandbox
     app[STOPPING] = stopping or asyncio.Event()
     app[streaming.STREAMS] = set()
     if origins:

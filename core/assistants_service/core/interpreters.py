@@ -53,6 +53,13 @@ class Interpreters:
         self._told = False
 
     async def available(self) -> bool:
+        """Whether code is executed here. If so, an interpreter is started while the model thinks."""
+        executed = await self.check()
+        if executed:
+            await self._sandbox.warm()
+        return executed
+
+    async def check(self) -> bool:
         """Whether code is executed here. The log says once why it is not."""
         trouble = await self._sandbox.trouble()
         if trouble and not self._told:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import replace
@@ -13,6 +14,7 @@ from assistants_service.core.keys import Caller
 from assistants_service.core.ports.clock import Clock
 from assistants_service.core.ports.embeddings import Embeddings
 from assistants_service.core.ports.extraction import Extraction
+from assistants_service.core.ports.sandbox import Sandbox
 from assistants_service.core.ports.search import Weights
 from assistants_service.core.ports.storage import Storage
 from assistants_service.core.ports.telemetry import SILENCE, Telemetry
@@ -152,6 +154,25 @@ def extraction_of(settings: Settings) -> Extraction:
         memory=settings.extraction_memory_mb,
         timeout=settings.extraction_timeout,
     )
+
+
+def sandbox_of(settings: Settings) -> Sandbox:
+    """Starts nothing yet."""
+    from assistants_service.infra.sandbox.off import NoSandbox
+
+    if settings.code_interpreter == "off":
+        return NoSandbox("CODE_INTERPRETER is off.")
+    if sys.platform != "linux":
+        return NoSandbox(f"Python is confined on Linux only, and this is {sys.platform}.")
+    from assistants_service.infra.sandbox.limits import MIB, Limits
+    from assistants_service.infra.sandbox.local import LocalSandbox
+
+    limits = Limits(
+        interpreters=settings.code_interpreter_processes,
+        memory=settings.code_interpreter_memory_mb * MIB,
+        seconds=settings.code_interpreter_timeout,
+    )
+    return LocalSandbox(limits)
 
 
 def index_of(settings: Settings, storage: Storage) -> EmbeddedIndex:

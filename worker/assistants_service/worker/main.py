@@ -34,6 +34,11 @@ class Worker:
         self._idle = asyncio.Event()  # nothing more is received
         self._idle.set()
 
+    async def check(self) -> None:
+        """Find out what this machine cannot do, and log it."""
+        if self._context.interpreters:
+            await self._context.interpreters.check()
+
     async def run(self) -> None:
         """Raises errors that prevent the worker from continuing."""
         self._idle.clear()

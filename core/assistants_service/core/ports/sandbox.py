@@ -87,7 +87,7 @@ class Sandbox(Protocol):
         finds out, which takes up to a second; the answer never changes afterwards."""
 
     async def warm(self) -> None:
-        """Have an interpreter ready before it is needed. Logs what `trouble` says, once."""
+        """Begin to start an interpreter, so that the next call of `start` finds it ready. Does not wait for it."""
 
     async def start(self, session: str) -> Interpreter:
         """An interpreter with an empty /mnt/data. `session` is an opaque name that cannot be guessed, the same for the

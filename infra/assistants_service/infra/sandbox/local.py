@@ -29,7 +29,7 @@ class LocalSandbox:
         self._live: set[LocalInterpreter] = set()
 
     async def trouble(self) -> str:
-        self._verdict = self._verdict or asyncio.ensure_future(self._judged())
+        self._verdict = self._verdict or asyncio.ensure_future(self._tested())
         return await asyncio.shield(self._verdict)
 
     async def warm(self) -> None:
@@ -85,15 +85,9 @@ class LocalSandbox:
 
     async def _tested(self) -> str:
         if platform.machine() not in MACHINES:
-            return f"interpreters are confined on {' and '.join(MACHINES)} only, and this is {platform.machine()}"
+            return f"Python is confined on {' and '.join(MACHINES)} only, and this is {platform.machine()}."
         try:
             self._workspace = await asyncio.to_thread(Workspace)
         except OSError as error:
-            return f"the temporary folder cannot be used: {error}"
+            return f"The temporary folder cannot be used: {error}."
         return await self_test.weakness(self._workspace, self._limits)
-
-    async def _judged(self) -> str:
-        reason = await self._tested()
-        if reason:
-            logger.warning("code_interpreter is off: %s", reason)
-        return reason

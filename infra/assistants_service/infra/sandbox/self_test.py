@@ -109,9 +109,9 @@ async def weakness(workspace: Workspace, limits: Limits) -> str:
     try:
         return await _tried(workspace, limits, canary)
     except InterpreterLost as lost:
-        return f"no interpreter could be started and tried: {lost.reason}"
+        return f"No interpreter could be started and tested: {lost.reason}."
     except OSError as error:
-        return f"no interpreter could be started: {error}"
+        return f"No interpreter could be started: {error}."
 
 
 async def _tried(workspace: Workspace, limits: Limits, canary: Path) -> str:
@@ -121,7 +121,7 @@ async def _tried(workspace: Workspace, limits: Limits, canary: Path) -> str:
     finally:
         await interpreter.close()
     if result.error:
-        return f"the attacks of the self-test failed: {result.error.strip().rpartition(chr(10))[2]}"
+        return f"The self-test of interpreters failed: {result.error.strip().splitlines()[-1]}."
     if result.value != "[]":
-        return f"an interpreter was able to do what it must not do, or unable to work: {result.value}"
+        return f"An interpreter was able to do what it must not do, or unable to work: {result.value}."
     return ""

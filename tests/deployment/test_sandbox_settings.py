@@ -1,0 +1,56 @@
+"""CODE_INTERPRETER: what a process of the service does with it, and whom it tells."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from assistants_service.composition import Parts
+from assistants_service.infra.configuration import ConfigurationError
+from assistants_service.infra.sandbox import self_test
+from assistants_service.infra.settings import Settings
+from assistants_service.infra.wiring import sandbox_of
+from assistants_service.serving import check_sandbox
+from inprocess_service import in_process
+from scripted_sandbox import FakeSandbox
+from service_process import get, service
+
+
+def health(url: str) -> dict[str, object]:
+    return json.loads(get(f"{url}/health")[1])
+
+
+def test_a_service_that_can_confine_python_says_so(tmp_path: Path) -> None:
+    with service(f"sqlite:///{tmp_path}/a.db", CODE_INTERPRETER="local") as process:
+        assert health(process.url) == {"status": "ok", "code_interpreter": {"status": "on"}}
+    assert not [line for line in process.log if "code_interpreter" in line]
+
+
+def test_a_service_that_executes_no_code_says_why(tmp_path: Path) -> None:
+    with service(f"sqlite:///{tmp_path}/a.db") as process:
+        off = {"status": "off", "reason": "CODE_INTERPRETER is off."}
+        assert health(process.url) == {"status": "ok", "code_interpreter": off}
+
+
+async def test_a_process_without_a_sandbox_says_nothing_of_it() -> None:
+    async with in_process() as running:
+        assert (await running.api.send("GET", "/health")).body == {"status": "ok"}
+
+
+async def test_a_machine_that_cannot_do_what_is_demanded_does_not_start() -> None:
+    parts = Parts(
+        Settings(code_interpreter="local"), *[None] * 7, sandbox=FakeSandbox(off="This system has no Landlock.")
+    )
+    with pytest.raises(ConfigurationError, match="impossible here: This system has no Landlock"):
+        await check_sandbox(parts)
+    await check_sandbox(replace(parts, settings=Settings(code_interpreter="auto")))
+
+
+async def test_a_sandbox_that_fails_its_self_test_starts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(self_test, "_ATTACKS", self_test._ATTACKS.replace("attacks = {", "attacks = {'x': int, ", 1))
+    sandbox = sandbox_of(Settings())
+    assert await sandbox.trouble() == ("An interpreter was able to do what it must not do, or unable to work: ['x'].")
+    await sandbox.close()
