@@ -105,7 +105,7 @@ def test_what_is_pinned_twice_is_pinned_alike() -> None:
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[Process]:
-    with service("sqlite://:memory:", API_KEYS=f"default:{KEY}") as process:
+    with service("sqlite://:memory:", API_KEYS=f"default:{KEY}", CODE_INTERPRETER="auto") as process:
         yield process
 
 
@@ -139,6 +139,14 @@ def test_a_file_is_asked(running: Process) -> None:
     done = _python("ask_files.py", running)
     assert done.startswith("[1] is diary.txt\n")
     assert 'Your files say: "On Tuesday Filip ate a cake, and nobody else had any." [1]' in done
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="code is confined on Linux only")
+def test_a_file_is_plotted(running: Process, tmp_path: Path) -> None:
+    done = _python("plot_file.py", running, str(tmp_path))
+    assert "sold: sum 360, mean 120, from 90 to 150" in done
+    assert done.endswith("saved plot.png\n")
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_actions_answer_in_the_clients_place() -> None:

@@ -238,6 +238,7 @@ def worker_of(
         sandbox=parts.sandbox,
         outputs_kept=settings.code_interpreter_keep_days * DAY,
         max_interpreters=settings.code_interpreter_processes,
+        interpreter_seconds=settings.code_interpreter_timeout,
     )
     return Worker(context)
 

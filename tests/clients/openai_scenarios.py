@@ -699,6 +699,51 @@ async def file_search(client: Any) -> None:
         assert (result.content and len(result.content)) == contents
 
 
+CODE = """\
+from pathlib import Path
+import matplotlib.pyplot as plt
+
+print("größe 😀")
+Path("/mnt/data/out.txt").write_text(Path("/mnt/data/in.txt").read_text() * 2)
+plt.plot([1, 2])
+plt.show()
+"""
+
+
+@scenario
+async def code_interpreter(client: Any) -> None:
+    """Code is executed by the service: it reads a user's file, prints, shows a figure and writes a file, which the
+    answer links."""
+    file = await done(client.files.create(file=("in.txt", b"ab"), purpose="assistants"))
+    resources = {"code_interpreter": {"file_ids": [file.id]}}
+    assistant = await assistant_of(client, tools=[{"type": "code_interpreter"}], tool_resources=resources)
+    link = "sandbox:/mnt/data/out.txt"
+    thread = await thread_of(client, script({"calls": [["python", {"code": CODE}]]}, {"say": f"🍰 [it]({link})"}))
+    notes = await heard(client, client.beta.threads.runs.stream, thread_id=thread.id, assistant_id=assistant.id)
+    (message,) = await done(notes.get_final_messages())
+    image, part = valid(message).content
+    (annotation,) = part.text.annotations
+    assert (annotation.type, annotation.text) == ("file_path", link)
+    assert part.text.value[annotation.start_index : annotation.end_index] == link
+    assert message == await newest(client, thread.id)
+    assert [one.file_id for one in message.attachments] == [annotation.file_path.file_id]
+
+    deltas = [delta.code_interpreter for delta, _ in notes.all("on_tool_call_delta")]
+    assert "".join(delta.input or "" for delta in deltas) == CODE
+    outputs = [output for delta in deltas for output in delta.outputs or []]
+    assert [output.type for output in outputs] == ["logs", "image"]
+    assert outputs[0].logs == "größe 😀\n"
+    assert outputs[1].image.file_id == image.image_file.file_id
+    assert [one.file_id for (one,) in notes.all("on_image_file_done")] == [image.image_file.file_id]
+    (executed, _) = [step for (step,) in notes.all("on_run_step_done")]
+    (call,) = valid(executed).step_details.tool_calls
+    assert (call.code_interpreter.input, len(call.code_interpreter.outputs)) == (CODE, 2)
+
+    written = await done(client.files.content(annotation.file_path.file_id))
+    assert written.content == b"abab"
+    assert (await done(client.files.retrieve(image.image_file.file_id))).purpose == "assistants_output"
+
+
 @scenario
 async def handler_of_talk_before_tools(client: Any) -> None:
     """One turn that says something and calls: the message ends before the calls' step begins."""

@@ -36,6 +36,7 @@ def services(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
             "OPENAI_BASE_URL": stack.enter_context(scripted_model()),
             "OPENAI_API_KEY": "sk-scripted",
             "API_KEYS": api_keys(),
+            "CODE_INTERPRETER": "local",
         }
         found = {}
         for store in {item.callspec.params["store"] for item in _selected(request)}:

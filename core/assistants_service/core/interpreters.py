@@ -23,6 +23,7 @@ from assistants_service.core.ports.sandbox import Interpreter, Sandbox, SandboxB
 log = logging.getLogger(__name__)
 
 MOST: Final = 4  # interpreters of a worker
+SECONDS: Final = 60.0  # of a call
 IDLE: Final = 20 * 60.0  # seconds after its last call that an interpreter is kept
 RETRIES: Final = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 5.0)  # seconds between attempts to start one
 
@@ -45,8 +46,19 @@ class Interpreters:
     """Those of a worker: at most `most`, each for up to `idle` seconds after its last call. Calls beyond wait in turn;
     an idle interpreter gives way, the one that was used longest ago first."""
 
-    def __init__(self, sandbox: Sandbox, clock: Clock, ids: Ids, *, most: int = MOST, idle: float = IDLE) -> None:
+    def __init__(
+        self,
+        sandbox: Sandbox,
+        clock: Clock,
+        ids: Ids,
+        *,
+        most: int = MOST,
+        idle: float = IDLE,
+        seconds: float = SECONDS,
+    ) -> None:
+        """`seconds` of a call, as models are told; the sandbox sees to it."""
         self._sandbox, self._clock, self._ids, self._most, self._idle_for = sandbox, clock, ids, most, idle
+        self.seconds = seconds
         self._turns, self._used = asyncio.Semaphore(most), 0
         self._idle: OrderedDict[Key, Session] = OrderedDict()  # used longest ago first
         self._closing: set[asyncio.Task[None]] = set()

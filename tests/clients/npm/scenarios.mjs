@@ -280,6 +280,42 @@ scenario('file_search', async (client) => {
   assert.deepEqual([result.file_id, result.file_name, result.content.length], [held.id, 'foods.txt', 1]);
 });
 
+scenario('code_interpreter', async (client) => {
+  const code = [
+    'from pathlib import Path',
+    'import matplotlib.pyplot as plt',
+    'print("größe 😀")',
+    'Path("/mnt/data/out.txt").write_text(Path("/mnt/data/in.txt").read_text() * 2)',
+    'plt.plot([1, 2])',
+    'plt.show()',
+  ].join('\n');
+  const file = await client.files.create({ file: await toFile(Buffer.from('ab'), 'in.txt'), purpose: 'assistants' });
+  const tool_resources = { code_interpreter: { file_ids: [file.id] } };
+  const assistant = await assistantOf(client, { tools: [{ type: 'code_interpreter' }], tool_resources });
+  const link = 'sandbox:/mnt/data/out.txt';
+  const thread = await threadOf(client, script({ calls: [['python', { code }]] }, { say: `🍰 [it](${link})` }));
+  const stream = client.beta.threads.runs.stream(thread.id, { assistant_id: assistant.id });
+  const heard = listening(stream);
+  const images = [];
+  stream.on('imageFileDone', (image) => images.push(image.file_id));
+  const [message] = await stream.finalMessages();
+  const [image, { text }] = message.content;
+  const [annotation] = text.annotations;
+  assert.deepEqual([annotation.type, annotation.text], ['file_path', link]);
+  assert.equal([...text.value].slice(annotation.start_index, annotation.end_index).join(''), link); // code points
+  assert.deepEqual(message, await newest(client, thread.id));
+  assert.deepEqual(message.attachments.map((one) => one.file_id), [annotation.file_path.file_id]);
+  const deltas = heard.all('toolCallDelta').map(([delta]) => delta.code_interpreter);
+  assert.equal(deltas.map((delta) => delta.input ?? '').join(''), code);
+  const outputs = deltas.flatMap((delta) => delta.outputs ?? []);
+  assert.deepEqual(outputs.map((output) => output.type), ['logs', 'image']);
+  assert.equal(outputs[0].logs, 'größe 😀\n');
+  assert.equal(outputs[1].image.file_id, image.image_file.file_id);
+  assert.deepEqual(images, [image.image_file.file_id]);
+  const written = await client.files.content(annotation.file_path.file_id);
+  assert.equal(await written.text(), 'abab');
+});
+
 scenario('stream_thread_and_run', async (client) => {
   const assistant = await assistantOf(client);
   const thread = { messages: [{ role: 'user', content: script({ say: 'Hello.' }) }] };

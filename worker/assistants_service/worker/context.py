@@ -9,7 +9,7 @@ from assistants_service.core.files.outputs import OutputFiles
 from assistants_service.core.files.service import FileService
 from assistants_service.core.files.uploads import UploadService
 from assistants_service.core.ids import Ids
-from assistants_service.core.interpreters import MOST, Interpreters
+from assistants_service.core.interpreters import MOST, SECONDS, Interpreters
 from assistants_service.core.notifier import Notifier
 from assistants_service.core.ports.clock import Clock
 from assistants_service.core.ports.embeddings import Embeddings
@@ -56,6 +56,7 @@ class WorkerContext:
     outputs_kept: float = field(kw_only=True, default=0.0)  # seconds that files which tools made outlive their thread
     sandbox: Sandbox | None = field(kw_only=True, default=None)  # None: no code is executed
     max_interpreters: int = field(kw_only=True, default=MOST)  # Python processes, one for a thread
+    interpreter_seconds: float = field(kw_only=True, default=SECONDS)  # of a call
     interpreters: Interpreters | None = field(init=False, default=None)
     named_files: NamedFiles = field(init=False)
     budget: Budget = field(init=False)
@@ -69,7 +70,9 @@ class WorkerContext:
         self.budget = Budget(self.models, self.tokenizer, self.tool_history_tokens)
         self.images, self.named_files = Images(self.files), NamedFiles(self.files)
         if self.sandbox:
-            self.interpreters = Interpreters(self.sandbox, self.clock, self.ids, most=self.max_interpreters)
+            self.interpreters = Interpreters(
+                self.sandbox, self.clock, self.ids, most=self.max_interpreters, seconds=self.interpreter_seconds
+            )
         patience = self.visibility_timeout / 4  # before a waiting item would have to be hidden again
         jobs, self.runs, self.chores = (Slots(n, self.max_waiting, patience) for n in (JOBS, self.max_runs, CHORES))
         self.suspects = tuple(Slots(n) for n in ISOLATION)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from assistants_service.core.files.outputs import KeptFile
+from assistants_service.core.interpreters import SECONDS
 from assistants_service.core.ports.models import Function
 from assistants_service.core.ports.sandbox import CellResult
 from assistants_service.core.tools.code_interpreter.arguments import KEY
@@ -42,16 +43,16 @@ _DESCRIPTION: Final = (
     " code prints, and the value of its last line if that is an expression. Use it to compute, to read and write files"
     f" and to plot. The folder {FOLDER} has the user's files, and whatever is to be kept must be written there. Figures"
     " that are shown (plt.show()) reach the user as images. There is no internet, no other process can be started, and"
-    f" a call has about a minute. To hand a file over, link it in your answer as [name]({LINK}name)."
+    f" a call may take {{seconds:g}} seconds. To hand a file over, link it in your answer as [name]({LINK}name)."
 )
 
 
-def function_of(name: str, files: Mapping[str, str]) -> Function:
-    """`files` are the user's: their names, by id."""
+def function_of(name: str, files: Mapping[str, str], seconds: float = SECONDS) -> Function:
+    """`files` are the user's: their names, by id. `seconds` is how long a call may take."""
     listed = [f"{FOLDER}{file}" for file in list(files.values())[:MOST_LISTED]]
     more = [f"and {len(files) - MOST_LISTED} more"] if len(files) > MOST_LISTED else []
     those = f"\n\nThe user's files:\n{_lines([*listed, *more])}" if files else ""
-    return Function(name, f"{_DESCRIPTION}{those}", PARAMETERS)
+    return Function(name, f"{_DESCRIPTION.format(seconds=seconds)}{those}", PARAMETERS)
 
 
 def output_of(

@@ -57,7 +57,7 @@ class CodeInterpreterTools(Tool[CodeInterpreterBody, CodeInterpreterTool, CodeIn
         if not there or services.interpreters is None or not await services.interpreters.available():
             return []
         files = await services.named_files.names(project, files_of(run))
-        return [function_of(free_name(FUNCTION, taken), files)]
+        return [function_of(free_name(FUNCTION, taken), files, services.interpreters.seconds)]
 
     def begin(self, call: ToolCall, run: Run, number: int) -> CodeInterpreterToolCall:
         shown = CodeInterpreter(input=code_of(call.arguments))
