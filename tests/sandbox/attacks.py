@@ -255,7 +255,7 @@ UNFELT = {
     "allocate memory in small pieces": "kept = []\nwhile True:\n    kept.append(bytearray(16 << 20))",
     "map all memory": "mmap.mmap(-1, 64 << 30)",
     "fill shared mappings": "kept = []\nwhile True:\n    kept.append(mmap.mmap(-1, 256 << 20))",
-    "open files without end": "kept = []\nwhile True:\n    kept.append(own())",
+    "open files without end": "def more(*kept):\n    while True:\n        kept += (own(),)\nmore()\n",
     "make pipes without end": "kept = []\nwhile True:\n    kept.append(os.pipe())",
     "write a file that is too large": "os.pwrite(own('large'), b'x', 1 << 40)",
     "make a sparse file of a petabyte": "os.truncate(own('sparse'), 1 << 50)",
@@ -273,7 +273,19 @@ UNFELT = {
     "replace the streams": "sys.stdout = sys.stderr = sys.stdin = None",
     "ignore SIGINT": "signal.signal(signal.SIGINT, signal.SIG_IGN)",
     "ask for input": "input()",
+    "print without end": "while True:\n    print('x' * 10_000)",
+    "write to the log without end": "while True:\n    os.write(1, b'x' * 1_000_000)",
+    "make the log look large": "os.ftruncate(1, 1 << 23)",
 }
+
+# The object that answers the worker, which a cell can find in its own process.
+SERVICE = "import gc\nservice = next(each for each in gc.get_objects() if type(each).__name__ == '_Service')\n"
+
+
+def forged(changed):
+    result = f'{{"value": null, "error": null, "changed": {changed}, "removed": [], "notes": []}}'
+    return f"{SERVICE}service._answer(b'j', {result.encode()!r})\ntime.sleep(9)"
+
 
 LOST = {
     "end its process": ("os._exit(7)", "ended its own process"),
@@ -283,6 +295,48 @@ LOST = {
     "kill itself": ("os.kill(os.getpid(), signal.SIGKILL)", "killed"),
     "close all descriptors": ("os.closerange(0, 256)", ""),
     "forge a frame": ("os.write(11, b'\\0' * 100)", "channel"),
+    "forge a result that names a file elsewhere": (
+        forged('[["../../store", 1]]'),
+        "channel",
+    ),
+    "forge a result with a size below zero": (
+        forged('[["a", -1]]'),
+        "channel",
+    ),
+    "forge a result that is none": (SERVICE + "service._answer(b'j', b'{')\ntime.sleep(9)", "channel"),
+    "forge an answer of another kind": (SERVICE + "service._answer(b'd', b'x')\ntime.sleep(9)", "channel"),
+    "forge an image that is none": (SERVICE + "service._answer(b'i', b'<svg>')\ntime.sleep(9)", "channel"),
+    "forge images without end": (
+        SERVICE + "while True:\n    service._answer(b'i', b'\\x89PNG\\r\\n\\x1a\\n')",
+        "channel",
+    ),
+    "announce a frame that is too long": (
+        SERVICE + "os.write(11, struct.pack('>I16sc', 0xFFFFFFFF, service._nonce, b'j'))\ntime.sleep(9)",
+        "channel",
+    ),
+    "write without end": (
+        "for n in range(1 << 40):\n    open(f'/mnt/data/f{n % 1000}', 'wb').write(bytes(1 << 20))",
+        "wrote more than 64 MiB to disk",
+    ),
+    "write without end to temporary files": (
+        "import tempfile\nwhile True:\n    open(tempfile.mkstemp()[1], 'wb').write(bytes(1 << 20))",
+        "wrote more than 64 MiB to disk",
+    ),
+    "hide files by removing them while they are open": (
+        "kept = []\nwhile True:\n    kept.append(own('hidden'))\n    os.write(kept[-1], bytes(1 << 23))\n"
+        "    os.unlink('/mnt/data/hidden')",
+        "wrote more than 64 MiB to disk",
+    ),
+    "hide files by removing them while they are mapped": (
+        "libc.mmap.restype = ctypes.c_void_p\nwhile True:\n    fd = own('hidden')\n    os.write(fd, bytes(1 << 23))\n"
+        "    libc.mmap(None, 4096, 1, 1, fd, ctypes.c_long(0))\n    os.unlink('/mnt/data/hidden')\n    os.close(fd)",
+        "wrote more than 64 MiB to disk",
+    ),
+    "hide files in a folder that cannot be listed": (
+        "os.mkdir('/mnt/data/closed', 0o300)\nfor n in range(1 << 40):\n"
+        "    open(f'/mnt/data/closed/{n % 1000}', 'wb').write(bytes(1 << 20))",
+        "",
+    ),
     "start threads without end": (
         "threading.stack_size(1 << 16)\nwhile True:\n    threading.Thread(target=time.sleep, args=(99,)).start()",
         "threads",

@@ -236,6 +236,7 @@ async def test_a_call_that_cannot_be_interrupted_is_killed(code: str) -> None:
         with pytest.raises(InterpreterLost, match="did not end within"):
             await session.run(code)
     assert not session.alive
+    await session.close()
     assert not session._folder.exists()
     assert (await (await sandbox.start("next")).run("1")).value == "1"
     await sandbox.close()

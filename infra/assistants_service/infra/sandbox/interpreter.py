@@ -51,8 +51,8 @@ class _Call:
 
 
 class LocalInterpreter:
-    """Only `start` makes one. `ended` is called once, when nothing is left of it. `missing` are the libraries that were
-    to be loaded and are not installed."""
+    """Only `start` makes one. `on_end` is called once, when its process has ended. `missing` are the libraries that
+    were to be loaded and are not installed."""
 
     def __init__(self, process: ChildProcess, folder: Path, logs: Logs, workspace: Workspace, limits: Limits) -> None:
         self._process, self._folder, self._logs = process, folder, logs
@@ -65,7 +65,7 @@ class LocalInterpreter:
     @classmethod
     async def start(cls, workspace: Workspace, limits: Limits, modules: Iterable[str]) -> LocalInterpreter:
         """Ready for the first cell. Raises InterpreterLost, and OSError."""
-        folder = await asyncio.to_thread(workspace.folder)
+        folder = workspace.folder()
         logs = Logs(folder)
         setup = Setup(
             parent=os.getpid(),
@@ -80,7 +80,7 @@ class LocalInterpreter:
             process = await ChildProcess.start(setup, logs.descriptor)
         except BaseException:
             logs.close()
-            await asyncio.to_thread(workspace.remove, folder)
+            await workspace.discard(folder)
             raise
         started = cls(process, folder, logs, workspace, limits)
         await started._wait_until_ready()
@@ -133,7 +133,8 @@ class LocalInterpreter:
                 raise ForgedFrame
 
     async def close(self) -> None:
-        await asyncio.shield(self._end())
+        await self._ended()
+        await self._workspace.discard(self._folder)
 
     @property
     def alive(self) -> bool:
@@ -153,16 +154,16 @@ class LocalInterpreter:
         except ValueError:
             raise
         except ForgedFrame:
-            await self.close()
+            await self._ended()
             raise InterpreterLost("wrote to the channel that its answers take") from None
         except TimeoutError:
-            await self.close()
+            await self._ended()
             raise InterpreterLost(f"did not answer within {_TRANSFER:g} s") from None
         except (EOFError, OSError):
-            status = await asyncio.shield(self._end())
+            status = await self._ended()
             raise InterpreterLost(call.watch.reason or _reason(status)) from None
         except BaseException:
-            await self.close()
+            await self._ended()
             raise
         finally:
             call.watch.stop()
@@ -182,7 +183,7 @@ class LocalInterpreter:
             async with asyncio.timeout(limits.seconds + limits.grace):
                 yield
         except TimeoutError:
-            await self.close()
+            await self._ended()
             raise InterpreterLost(f"did not end within {limits.seconds:g} s and {limits.grace:g} s of grace") from None
         finally:
             alarm.cancel()
@@ -195,18 +196,17 @@ class LocalInterpreter:
         async with asyncio.timeout(_TRANSFER):
             return await self._process.receive(call.nonce)
 
-    def _end(self) -> asyncio.Task[int | None]:
-        """Once, to its end, whoever waits for it."""
+    async def _ended(self) -> int | None:
+        """Kill it. Its exit status. Once, to the end, even if all that wait are cancelled."""
         self._closing = self._closing or asyncio.ensure_future(self._ending())
-        return self._closing
+        return await asyncio.shield(self._closing)
 
     async def _ending(self) -> int | None:
         try:
-            status = await self._process.end()
-            self._logs.close()
-            await asyncio.to_thread(self._workspace.remove, self._folder)
-            return status
+            return await self._process.end()
         finally:
+            self._logs.close()
+            self._workspace.discard(self._folder)
             self.on_end()
 
     async def _wait_until_ready(self) -> None:
@@ -218,10 +218,10 @@ class LocalInterpreter:
             self.missing = tuple(_decoded(payload, list[str]))
         except (EOFError, ForgedFrame, TimeoutError):
             said = self._logs.text(1000)[0].strip().rpartition("\n")[2]
-            reason = _reason(await asyncio.shield(self._end()))
+            reason = _reason(await self._ended())
             raise InterpreterLost(said or reason) from None
         except BaseException:
-            await self.close()
+            await self._ended()
             raise
         self._process.pause()
 

@@ -63,7 +63,7 @@ class LocalSandbox:
         spare = [each for each in ended if isinstance(each, LocalInterpreter)]
         await asyncio.gather(*(each.close() for each in (*self._live, *spare)))
         if self._workspace:
-            await asyncio.to_thread(self._workspace.close)
+            await self._workspace.close()
 
     def _prepare(self) -> None:
         if self._spare is None and len(self._live) + self._starting < self._limits.interpreters:

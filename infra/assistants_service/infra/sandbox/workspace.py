@@ -2,42 +2,58 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import fcntl
 import itertools
+import logging
 import os
 import tempfile
 from pathlib import Path
 from typing import Final
+
+logger = logging.getLogger(__name__)
 
 _PREFIX: Final = "assistants-code-"
 _LOCK: Final = "lock"  # held by the worker, as long as it lives
 
 
 class Workspace:
-    """A folder in the temporary folder, that no other user can enter. Blocks: not for the event loop."""
+    """A folder in the temporary folder that no other user can enter. To make one takes time: not on the event loop."""
 
     def __init__(self) -> None:
         _sweep(Path(tempfile.gettempdir()))
         self.root = Path(tempfile.mkdtemp(prefix=_PREFIX)).resolve()
         self._lock = _locked(self.root / _LOCK)
         self._numbers = itertools.count(1)
+        self._removals: dict[Path, asyncio.Task[None]] = {}
 
     def folder(self) -> Path:
         """A new one, with `data` and `scratch` in it."""
         made = self.root / str(next(self._numbers))
-        made.mkdir(0o700)
-        (made / "data").mkdir()
-        (made / "scratch").mkdir()
+        for each in (made, made / "data", made / "scratch"):
+            each.mkdir(0o700)
         return made
 
-    def remove(self, folder: Path) -> None:
-        """Of an interpreter that has ended."""
-        remove_tree(folder)
+    def discard(self, folder: Path) -> asyncio.Future[None]:
+        """Remove it, if its interpreter has ended. That takes seconds where a cell made many files."""
+        if folder not in self._removals:
+            task = self._removals[folder] = asyncio.ensure_future(asyncio.to_thread(_remove, folder))
+            task.add_done_callback(lambda _: self._removals.pop(folder))
+        return asyncio.shield(self._removals[folder])
 
-    def close(self) -> None:
-        remove_tree(self.root)
+    async def close(self) -> None:
+        await asyncio.gather(*self._removals.values())
+        await asyncio.to_thread(_remove, self.root)
         os.close(self._lock)
+
+
+def _remove(folder: Path) -> None:
+    try:
+        if folder.exists():  # it may have been removed before
+            remove_tree(folder)
+    except OSError as error:
+        logger.warning("The folder %s of an interpreter could not be removed: %s", folder, error)
 
 
 def remove_tree(root: Path) -> None:
@@ -48,8 +64,11 @@ def remove_tree(root: Path) -> None:
     while waiting:
         folder = waiting.pop()
         for path in _emptied(folder):
-            path.chmod(0o700)  # to move a folder is to write in it
-            waiting.append(path.rename(root / f".removed-{next(numbers)}"))
+            try:
+                path.rmdir()
+            except OSError:  # it is not empty
+                path.chmod(0o700)  # to move a folder is to write in it
+                waiting.append(path.rename(root / f".removed-{next(numbers)}"))
         if folder != root:
             folder.rmdir()
     root.rmdir()
