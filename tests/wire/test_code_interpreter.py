@@ -431,6 +431,30 @@ async def test_a_file_is_the_clients_when_a_message_links_it() -> None:
         assert (await service.api.get("/files"))["data"] == []
 
 
+async def test_an_empty_file_can_be_linked_and_downloaded() -> None:
+    async with coding(calls(python("write('empty.txt', '')")), says(f"{LINK}empty.txt")) as service:
+        await service.finished(assistant=await coder(service))
+        (file,) = (await service.api.get("/files"))["data"]
+        assert (file["filename"], file["bytes"]) == ("empty.txt", 0)
+        answer = await download(service.api, file["id"])
+        assert (answer.status, answer.raw) == (200, b"")
+
+
+async def test_what_a_call_may_not_leave_is_told_to_the_model() -> None:
+    sandbox, most = FakeSandbox(notes=("The output was cut.",)), 10
+    code = f"write('a', 'x' * {most}); write('b', 'y'); [show(b'%d' % n) for n in range(25)]; None"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("assistants_service.core.tools.code_interpreter.executing.MOST_KEPT", most)
+        async with coding(calls(python(code)), says("Done."), sandbox=sandbox) as service:
+            run = await service.finished(assistant=await coder(service))
+            assert len(shown((await service.steps(run))[0])["outputs"]) == 20
+            heard = told_last(service)
+    assert "- /mnt/data/a (10 bytes)" in heard
+    assert "The file /mnt/data/b (1 bytes) will be lost" in heard
+    assert "Only the first 20 images are shown." in heard
+    assert heard.endswith("[The output was cut.]")
+
+
 async def contents(service: InProcess) -> list[str]:
     return list(await service.storage.list_names("contents", after=None, limit=100))
 

@@ -122,7 +122,7 @@ async def content(request: web.Request) -> web.StreamResponse:
     start, stop = _range(request, file.bytes)
     chunks = services.files.read(project, file.id, offset=start, length=stop - start)
     first = await anext(chunks, b"")
-    if not first:
+    if not first and file.bytes:
         raise no_such_file(file.id)  # deleted since its document was read
     response = web.StreamResponse(status=206 if stop - start < file.bytes else 200, headers=_headers(request, file))
     response.content_length = stop - start
