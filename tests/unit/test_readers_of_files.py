@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import fpdf
 import pytest
 
 import hostile_files
-from assistants_service.core.ports.extraction import Chunk
+from assistants_service.core.ports.extraction import Chunk, Chunking
 from assistants_service.infra.extraction import pool
 from assistants_service.infra.extraction.pool import ReaderPool
 from reader_pools import failure, read, text_file
@@ -164,7 +165,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The temporary folder of a machine where no file was read before."""
     folder = tmp_path / "temporary"
     folder.mkdir()
-    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
     return folder
 
 
@@ -179,7 +180,8 @@ async def test_pdfium_is_loaded_from_a_private_folder_that_is_gone_at_once(
     loaded = [line for line in Path(f"/proc/{children().pop()}/maps").read_text().splitlines() if "pdfium" in line]
     assert loaded
     assert all(f"{temporary}/assistants-reader-" in line and line.endswith("(deleted)") for line in loaded)
-    assert [*temporary.rglob("*")] == [planted.parent, planted]
+    (home,) = temporary.glob("assistants-reader-*")  # of the process, and empty
+    assert {*temporary.rglob("*")} == {planted.parent, planted, home}
     assert planted.read_bytes() == b"not pdfium"
 
 
@@ -192,6 +194,9 @@ async def test_what_a_killed_process_left_unpacked_is_removed(
         (folder / "libpdfium.so").touch()
     os.utime(old, (0, 0))
     await read(readers, text_file(tmp_path))
+    assert young in temporary.iterdir()
+    assert old not in temporary.iterdir()
+    await readers.close()
     assert [*temporary.iterdir()] == [young]
 
 
@@ -269,3 +274,58 @@ asyncio.run(main())
     command = (sys.executable, "-c", program)
     done = await asyncio.to_thread(subprocess.run, command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert "over there" in done.stdout
+
+
+# --- a process that a file has taken over --------------------------------------------------------------------------
+
+TAKEN_OVER = """
+import os, socket, subprocess
+from assistants_service.infra.extraction import reader
+
+def attempts(request):
+    yield "read the store", lambda: open(request.filename).read()
+    yield "write the store", lambda: open(request.filename, "a")
+    yield "list other files", lambda: os.listdir(os.path.dirname(request.filename))
+    yield "read the environment of the service", lambda: open(f"/proc/{os.getppid()}/environ").read()
+    yield "write a file", lambda: os.write(os.open(request.path + ".new", os.O_WRONLY | os.O_CREAT), b"x")
+    yield "reach a server", lambda: socket.socket(socket.AF_INET)
+    yield "reach a local service", lambda: socket.socket(socket.AF_UNIX)
+    yield "run a program", lambda: subprocess.run(["true"])
+    yield "fork", lambda: os.fork() or os._exit(0)
+    yield "signal the service", lambda: os.kill(os.getppid(), 0)
+
+def taken_over(request):
+    done = []
+    for name, attempt in attempts(request):
+        try:
+            attempt()
+        except OSError:
+            continue
+        done.append(name)
+    text = repr((len(open(request.path).read()), done))
+    return reader.Answer(text, [(0, len(text), 1)])
+
+reader.read = taken_over
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the confinement is Linux's")
+async def test_a_process_that_a_file_takes_over_reaches_nothing(
+    readers: ReaderPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "store").mkdir()
+    store = tmp_path / "store" / "assistants.db"
+    store.write_text("secret")
+    program = pool._PROGRAM.replace("from assist", f"exec({TAKEN_OVER!r}); from assist", 1)
+    monkeypatch.setattr(pool, "_PROGRAM", program)
+    (chunk,) = await readers.chunks(text_file(tmp_path), str(store), Chunking())
+    assert chunk.text == repr((len(hostile_files.HARMLESS), []))
+    assert store.read_text() == "secret"
+
+
+async def test_a_workbook_is_read_whatever_its_file_is_called(readers: ReaderPool, tmp_path: Path) -> None:
+    """The worker's copy has no extension, by which the library decides whether it needs 512 GiB."""
+    hostile_files.wide_workbook(tmp_path / "wide.xlsx")
+    path = (tmp_path / "wide.xlsx").rename(tmp_path / "content")
+    (chunk,) = await readers.chunks(path, "wide.xlsx", Chunking())
+    assert hostile_files.HARMLESS in chunk.text

@@ -15,14 +15,16 @@ from typing import Final
 import msgspec
 
 from assistants_service.core.ports.extraction import Chunk, Chunking, Unreadable
+from assistants_service.infra.extraction.formats import DOCUMENTS, extension
+from assistants_service.infra.extraction.home import Home
 from assistants_service.infra.extraction.reader import FAULT, Answer, Request
 
 logger = logging.getLogger(__name__)
 
 MOST_ANSWER: Final = 256 * 1024**2  # bytes; twice the maximum of what a reader may send
 IDLE: Final = 60.0  # seconds after which an idle reader is stopped
-# Environment variables that Python may need to start, and temporary folders; no secrets.
-_INHERITED: Final = ("LD_LIBRARY_PATH", "SYSTEMROOT", "TMPDIR", "TEMP", "TMP")
+# Environment variables that Python may need to start; no secrets.
+_INHERITED: Final = ("LD_LIBRARY_PATH", "SYSTEMROOT")
 _EXIT_TIMEOUT: Final = 5.0  # seconds for a process to exit that is about to
 _FROM_OUTSIDE: Final = (-signal.SIGKILL, -signal.SIGTERM)  # exit codes that no file can cause
 # Isolated from its environment (-I), but with the modules of this process, wherever they are installed.
@@ -41,8 +43,8 @@ _ENVIRONMENT: Final = {  # one thread each: the pool runs processes in parallel
 class _Reader:
     """One process. After an exception or a cancellation in `ask`, the caller must `kill` it."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self._process = process
+    def __init__(self, process: asyncio.subprocess.Process, home: Home) -> None:
+        self._process, self._home = process, home
         self.retiring: asyncio.TimerHandle | None = None
 
     @classmethod
@@ -50,20 +52,30 @@ class _Reader:
         """`memory` in MiB, `timeout` in seconds. Raises OSError."""
         modules = "\n".join(str(Path(entry).absolute()) for entry in sys.path)
         environment = {name: os.environ[name] for name in _INHERITED if name in os.environ}
-        return cls(
-            await asyncio.create_subprocess_exec(
+        home = Home()
+        places = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(home.path))
+        try:
+            process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-I", "-c", _PROGRAM, str(memory), str(int(timeout) + 1), modules),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=None,  # the service's own, until the process is ready
-                env=environment | _ENVIRONMENT,
+                env=environment | _ENVIRONMENT | places,
                 cwd="/",
                 start_new_session=True,  # Ctrl-C is for the parent only
             )
-        )
+        except BaseException:
+            home.remove()
+            raise
+        return cls(process, home)
 
     async def ask(self, request: Request) -> Answer:
         """Raises EOFError or OSError if the process ended, ValueError for an invalid answer."""
+        kind = extension(request.filename)
+        with self._home.holding(Path(request.path), kind if kind in DOCUMENTS else "") as path:
+            return await self._ask(msgspec.structs.replace(request, path=str(path)))
+
+    async def _ask(self, request: Request) -> Answer:
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin  # noqa: S101
         assert stdout  # noqa: S101
@@ -92,6 +104,7 @@ class _Reader:
                 await self._process.communicate()
         except TimeoutError:
             logger.error("The reader process %d was killed but does not end", self._process.pid)
+        self._home.remove()
         code = self._process.returncode
         return -signal.SIGKILL if code is None else code
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
@@ -165,11 +166,11 @@ def main() -> None:
     memory, seconds = int(sys.argv[1]), int(sys.argv[2])
     answers, nowhere = os.fdopen(os.dup(1), "wb"), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)  # libraries may print
-    confine()
+    mapped = confine(tempfile.gettempdir())
     _warm()
     os.dup2(nowhere, 2)  # until here the service's own, so that a failed start is logged; now it may quote files
     forbid_writing()
-    limit_memory(memory)
+    limit_memory(memory, mapped)
     while head := sys.stdin.buffer.read(4):
         request = msgspec.msgpack.decode(sys.stdin.buffer.read(int.from_bytes(head)), type=Request)
         limit_time(seconds)

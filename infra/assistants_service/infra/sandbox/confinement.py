@@ -98,9 +98,8 @@ def _limit_resources(largest_file: int) -> None:
         (resource.RLIMIT_MSGQUEUE, 0),
         (resource.RLIMIT_RTPRIO, 0),
     ):
-        _, now = resource.getrlimit(kind)
-        limit = most if now == resource.RLIM_INFINITY else min(most, now)
-        resource.setrlimit(kind, (limit, limit))
+        limits = (most if now == resource.RLIM_INFINITY else min(most, now) for now in resource.getrlimit(kind))
+        resource.setrlimit(kind, (next(limits), next(limits)))
 
 
 class _Header(ctypes.Structure):
