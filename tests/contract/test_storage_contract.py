@@ -954,6 +954,24 @@ async def network(azurite: Azurite) -> AsyncIterator[LossyNetwork]:
     await asyncio.sleep(0)
 
 
+async def test_an_open_that_fails_before_its_first_request_is_done_again(
+    azurite: Azurite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(*_: object, **__: object) -> None:
+        raise OSError("no such file")
+
+    store = AzureStorage.from_connection_string(azurite.account())
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="no such file"):
+        patch.setattr("azure.storage.queue.aio.QueueServiceClient.from_connection_string", missing)
+        await store.open()
+    await store.open()
+    try:
+        await store.ping()
+        await store.send(b"work")
+    finally:
+        await store.close()
+
+
 @pytest.fixture
 async def lossy(azurite: Azurite, network: LossyNetwork) -> AsyncIterator[AzureStorage]:
     """An engine over the lossy network, with a connection that has been used before."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 import sqlite3
 import subprocess
@@ -15,8 +16,9 @@ import pytest
 
 from assistants_service.core.ports.logs import Mark
 from assistants_service.core.ports.storage import StorageUnavailable, Unsent
+from assistants_service.infra.sqlite import connection as sqlite_connection
 from assistants_service.infra.sqlite import store as sqlite_store
-from assistants_service.infra.sqlite.store import SqliteStorage
+from assistants_service.infra.sqlite.store import SCHEMA, SqliteStorage
 from inprocess_service import ManualClock, in_process
 
 HOUR = 3600.0
@@ -73,10 +75,7 @@ async def test_what_its_holder_extends_after_the_clock_went_back_is_hidden_as_lo
 async def test_the_queue_of_a_file_of_an_earlier_version_goes_on(tmp_path: Path) -> None:
     clock = ManualClock()
     with contextlib.closing(sqlite3.connect(tmp_path / "a.db")) as db:
-        db.execute(
-            "CREATE TABLE queue(id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL, body BLOB NOT NULL,"
-            " visible_at REAL NOT NULL, count INTEGER NOT NULL DEFAULT 0)"
-        )
+        db.execute(OLD_QUEUE)
         add = "INSERT INTO queue(name, body, visible_at) VALUES('work', ?, ?)"
         db.executemany(add, [(b"due", clock.now()), (b"later", clock.now() + 60)])
         db.commit()
@@ -84,6 +83,90 @@ async def test_the_queue_of_a_file_of_an_earlier_version_goes_on(tmp_path: Path)
         assert [item.body for item in await store.receive(9, visibility_timeout=30)] == [b"due"]
         clock.time += 60
         assert {item.body for item in await other.receive(9, visibility_timeout=30)} == {b"due", b"later"}
+
+
+# --- a store that cannot be opened yet ------------------------------------------------------------------------------
+
+OLD_QUEUE = (
+    "CREATE TABLE queue(id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL, body BLOB NOT NULL,"
+    " visible_at REAL NOT NULL, count INTEGER NOT NULL DEFAULT 0)"
+)
+
+
+@pytest.mark.parametrize("content", ["nothing", "an earlier version"])
+async def test_a_store_that_was_locked_at_first_is_opened_whole_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str
+) -> None:
+    monkeypatch.setattr(sqlite_connection, "BUSY_TIMEOUT", 0)
+    store = SqliteStorage(str(tmp_path / "a.db"), ManualClock())
+    with contextlib.closing(sqlite3.connect(tmp_path / "a.db", isolation_level=None)) as other:
+        other.execute("PRAGMA journal_mode=WAL")
+        if content == "an earlier version":
+            other.executescript(SCHEMA)
+            other.executescript(f"DROP TABLE queue; {OLD_QUEUE}")
+        other.execute("BEGIN IMMEDIATE")
+        for _ in range(2):
+            with pytest.raises(StorageUnavailable, match="locked"):
+                await store.open()
+        other.execute("ROLLBACK")
+    await store.open()
+    try:
+        await store.ping()
+        await store.send(b"work")
+        assert [item.body for item in await store.receive(9, visibility_timeout=30)] == [b"work"]
+        assert len(store._chores) == 2
+    finally:
+        await store.close()
+
+
+@pytest.mark.parametrize("error", [sqlite3.OperationalError("no"), OSError("no"), KeyboardInterrupt()])
+async def test_an_open_that_fails_at_any_step_leaves_nothing_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    """Step by step, on a new file each, until no step is left that fails."""
+
+    class Connection(sqlite3.Connection):
+        def execute(self, *given: Any) -> sqlite3.Cursor:
+            step()
+            return super().execute(*given)
+
+        def executescript(self, *given: Any) -> sqlite3.Cursor:
+            step()
+            return super().executescript(*given)
+
+        def close(self) -> None:
+            closed.append(self)
+            super().close()
+
+    def step() -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            raise error
+
+    async def idle(*_: object) -> None:
+        """Chores of their own connections, in threads, would be counted with it."""
+
+    monkeypatch.setattr(SqliteStorage, "_every", idle)
+    monkeypatch.setattr(sqlite3, "connect", functools.partial(sqlite3.connect, factory=Connection))
+    for steps in range(1, 100):
+        left, closed = steps, list[sqlite3.Connection]()
+        store = SqliteStorage(str(tmp_path / f"{steps}.db"), ManualClock())
+        try:
+            await store.open()
+        except (StorageUnavailable, KeyboardInterrupt):
+            assert len(closed) == 1
+        else:
+            assert (left > 0, closed) == (True, [])
+        reached = left <= 0
+        left = 0
+        await store.open()
+        await store.send(b"work")
+        assert len(store._chores) == 2
+        await store.close()
+        if not reached:
+            break
+    assert steps > 7
 
 
 # --- full disks -----------------------------------------------------------------------------------------------------

@@ -87,9 +87,9 @@ class AzureStorage(AzureLogs, AzureContents, AzureQueue):
     async def open(self) -> None:
         if self._service is not None:
             return
-        self._connect()
-        seconds = IDENTITY_TIMEOUT if self._credential else OPEN_TIMEOUT
+        seconds = OPEN_TIMEOUT if self._account.connection_string else IDENTITY_TIMEOUT
         try:
+            self._connect()
             async with asyncio.timeout(seconds):
                 await self._create_missing()
         except TimeoutError:

@@ -41,11 +41,14 @@ class SqliteConnection:
 
     def _connect(self) -> sqlite3.Connection:
         db = sqlite3.connect(self._path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
-        db.execute(f"PRAGMA page_size={PAGE}")  # of a new file; an existing one keeps its own
-        db.execute("PRAGMA journal_mode=WAL")
-        db.execute("PRAGMA synchronous=NORMAL")
-        db.execute("PRAGMA wal_autocheckpoint=0")
-        db.execute("PRAGMA cache_size=-16384")
+        with contextlib.ExitStack() as failed:
+            failed.callback(db.close)
+            db.execute(f"PRAGMA page_size={PAGE}")  # of a new file; an existing one keeps its own
+            db.execute("PRAGMA journal_mode=WAL")
+            db.execute("PRAGMA synchronous=NORMAL")
+            db.execute("PRAGMA wal_autocheckpoint=0")
+            db.execute("PRAGMA cache_size=-16384")
+            failed.pop_all()
         return db
 
     @contextlib.asynccontextmanager

@@ -70,12 +70,15 @@ class SqliteStorage(SqliteLogs, SqliteContents, SqliteQueue):
         try:
             if self._path != ":memory:":
                 Path(self._path).expanduser().parent.mkdir(parents=True, exist_ok=True)
-            self._db = self._connect()
-            self._db.executescript(SCHEMA)
-            upgrade(self._db)
-            self._db.execute(f"PRAGMA busy_timeout={int(BUSY_PAUSE * 1000)}")  # from here on, `_begin` waits
+            with contextlib.ExitStack() as failed:
+                db = failed.enter_context(contextlib.closing(self._connect()))
+                db.executescript(SCHEMA)
+                upgrade(db)
+                db.execute(f"PRAGMA busy_timeout={int(BUSY_PAUSE * 1000)}")  # from here on, `_begin` waits
+                failed.pop_all()
         except (OSError, sqlite3.Error) as error:
             raise StorageUnavailable(f"SQLite cannot open '{self._path}': {error}") from None
+        self._db = db  # only a whole store: after a failure, the next `open` does all of it again
         if self._path != ":memory:":
             self._chores = [
                 asyncio.create_task(self._every(CHECKPOINT_EVERY, checkpoint)),
@@ -101,6 +104,7 @@ class SqliteStorage(SqliteLogs, SqliteContents, SqliteQueue):
                 self._sql.execute("SELECT 1 FROM queue LIMIT 1").fetchone()
                 return
         async with self._transaction() as sql:
+            sql.execute("SELECT 1 FROM queue LIMIT 1")
             sql.execute("PRAGMA user_version=0")
         self._written = time.monotonic()
 
