@@ -69,7 +69,7 @@ async def files_are_whole(world: World, past: Past) -> None:
 
 
 @pytest.mark.parametrize("streamed", [True, False])
-@pytest.mark.parametrize("how", [How.CRASH_BEFORE, How.CRASH_AFTER, How.REFUSED])
+@pytest.mark.parametrize("how", How)
 def test_code_whatever_storage_call_fails(how: How, streamed: bool) -> None:
     points = run(play(Plan(), streamed=streamed)).plan.points(how)
     for number in points[:: math.ceil(len(points) / POINTS)]:
@@ -79,6 +79,13 @@ def test_code_whatever_storage_call_fails(how: How, streamed: bool) -> None:
         except BaseException as error:
             error.add_note(f"{number}: {plan.hits}")
             raise
+
+
+@pytest.mark.parametrize("how", [How.CRASH_BEFORE, How.CRASH_AFTER])
+def test_code_where_a_commit_and_its_documents_are_one(how: How) -> None:
+    points = run(play(Plan(), streamed=True, apart=False)).plan.points(how)
+    for number in points[:: math.ceil(len(points) / POINTS)]:
+        run(play(Plan.at(number, how), streamed=True, apart=False, rollover_after=3))
 
 
 def test_a_thread_takes_its_files_with_it_whatever_storage_call_fails() -> None:
