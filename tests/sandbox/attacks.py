@@ -2,7 +2,7 @@
 
 REFUSED: the cell must end in an OSError. UNFELT: whatever the cell hears, nothing outside has changed. LOST: the cell
 ends its interpreter, for the reason given. Targets that exist (a store, another session, a process, sockets, shared
-memory) are made by `targets`, which is also what tells whether one was reached.
+memory) are made by `targets`, which is also what tells whether one was reached. No attack hurts the machine that it succeeds on.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ PROCESSES = {
     "kill another process": "os.kill(VICTIM, signal.SIGKILL)",
     "ask whether the service is there": "os.kill(PARENT, 0)",
     "stop the service": "os.kill(PARENT, signal.SIGSTOP)",
-    "kill all processes": "os.kill(-1, signal.SIGKILL)",
+    "kill all processes": "os.kill(-1, 0)",
     "kill a group of processes": "os.killpg(VICTIM, signal.SIGKILL)",
     "kill a thread of another process": "system(234, 131, VICTIM, VICTIM, 9)",
     "kill a thread wherever it is": "system(200, 130, VICTIM, 9)",
@@ -224,8 +224,8 @@ KERNEL = {
     "add a ruleset": "system(444, 444, buffer(8), 8, 0)",
     "change the personality": "system(135, 92, 0x0400000)",
     "raise the limit of files": "resource.setrlimit(resource.RLIMIT_NOFILE, (100_000, 100_000))",
-    "set the clock": "time.clock_settime(time.CLOCK_REALTIME, 0)",
-    "set the host's name": "socket.sethostname('planted')",
+    "set the clock": "time.clock_settime(time.CLOCK_REALTIME, time.time())",
+    "set the host's name": "socket.sethostname(socket.gethostname())",
     "reboot": "call('reboot', 0)",
     "load a module": "system(175, 105, buffer(), 8, b'')",
     "switch off swap": "call('swapoff', b'/dev/vda2')",
@@ -282,8 +282,11 @@ UNFELT = {
 SERVICE = "import gc\nservice = next(each for each in gc.get_objects() if type(each).__name__ == '_Service')\n"
 
 
+RESULT = '{"value": null, "error": null, "changed": [], "removed": [], "notes": []}'
+
+
 def forged(changed):
-    result = f'{{"value": null, "error": null, "changed": {changed}, "removed": [], "notes": []}}'
+    result = RESULT.replace("[]", changed, 1)
     return f"{SERVICE}service._answer(b'j', {result.encode()!r})\ntime.sleep(9)"
 
 
@@ -301,6 +304,11 @@ LOST = {
     ),
     "forge a result with a size below zero": (
         forged('[["a", -1]]'),
+        "channel",
+    ),
+    "forge a result of another call": (
+        f"import struct\nos.write(11, struct.pack('>I16sc', {len(RESULT)}, bytes(16), b'j') + {RESULT.encode()!r})\n"
+        "time.sleep(9)",
         "channel",
     ),
     "forge a result that is none": (SERVICE + "service._answer(b'j', b'{')\ntime.sleep(9)", "channel"),

@@ -7,13 +7,25 @@ from __future__ import annotations
 
 import os
 
-from assistants_service.infra.sandbox import process
+import pytest
+
+from assistants_service.infra.sandbox import landlock, process
 from assistants_service.infra.sandbox.limits import Limits
 from assistants_service.infra.sandbox.local import LocalSandbox
 
 if version := os.environ.get("LANDLOCK"):
     older = f"import assistants_service.infra.sandbox.landlock as landlock; landlock.NEWEST = {int(version)}; "
     process._PROGRAM = process._PROGRAM.replace("from ", older + "from ", 1)
+
+
+def _confines() -> bool:
+    try:
+        return landlock.version() > 0
+    except OSError:
+        return False
+
+
+needs_landlock = pytest.mark.skipif(not _confines(), reason="this system has no Landlock")
 
 
 def bare_sandbox(**limits: float) -> LocalSandbox:

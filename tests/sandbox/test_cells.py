@@ -13,9 +13,9 @@ import pytest_asyncio
 from assistants_service.core.ports.sandbox import ChangedFile, InterpreterLost, SandboxBusy
 from assistants_service.infra.sandbox.interpreter import LocalInterpreter
 from assistants_service.infra.sandbox.local import LocalSandbox
-from sandboxes import bare_sandbox
+from sandboxes import bare_sandbox, needs_landlock
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [needs_landlock, pytest.mark.asyncio(loop_scope="module")]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -220,6 +220,27 @@ async def test_a_call_that_takes_too_long_is_interrupted_and_keeps_its_state() -
     assert result.error.endswith("KeyboardInterrupt\n")
     assert result.notes == ("The code was interrupted after 0.3 seconds.",)
     assert int((await session.run("x")).value or 0) > 1
+    await sandbox.close()
+
+
+async def test_no_more_is_kept_of_a_call_than_allowed() -> None:
+    sandbox = bare_sandbox(kept=10)
+    session = await sandbox.start("session")
+    result = await session.run("for name in 'abc':\n    open(name, 'w').write('12345')")
+    assert [each.path for each in result.changed] == ["a", "b"]
+    assert result.notes == ("Only files of 10 bytes in total are kept of a call; not kept: c.",)
+    await sandbox.close()
+
+
+async def test_a_file_that_does_not_fit_is_refused_and_leaves_nothing() -> None:
+    sandbox = bare_sandbox(file=1 << 20, folder=3 << 20)
+    session = await sandbox.start("session")
+    with pytest.raises(ValueError, match=r"large cannot be stored: File too large. A file may have 1 MiB."):
+        await session.write("large", parts(bytes(1 << 20), b"x"))
+    await session.write("small", parts(bytes(1 << 20)))
+    with pytest.raises(ValueError, match="more than 3 MiB in total"):
+        await session.write("one too many", parts(bytes(1 << 20)))
+    assert (await session.run("import os\nos.listdir('/mnt/data')")).value == "['small']"
     await sandbox.close()
 
 

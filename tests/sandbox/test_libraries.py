@@ -10,8 +10,9 @@ import pytest_asyncio
 
 from assistants_service.infra.sandbox.interpreter import LocalInterpreter
 from assistants_service.infra.sandbox.local import LocalSandbox
+from sandboxes import needs_landlock
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [needs_landlock, pytest.mark.asyncio(loop_scope="module")]
 PNG = b"\x89PNG\r\n\x1a\n"
 PLOT = "import matplotlib.pyplot as plt\nplt.plot([1, 2, 3])\n"
 

@@ -9,9 +9,10 @@ import pytest
 from assistants_service.infra.sandbox.local import LocalSandbox
 from inprocess_service import calls, in_process, says
 from multipart_forms import download, upload
-from sandboxes import bare_sandbox
+from sandboxes import bare_sandbox, needs_landlock
 from scripted_sandbox import CODE, python
 
+pytestmark = needs_landlock
 SUM = "import csv\nrows = list(csv.DictReader(open('/mnt/data/table.csv')))\ntotal = sum(int(row['b']) for row in rows)"
 WRITE = "open('/mnt/data/total.txt', 'w').write(f'{total}\\n')\nprint(total)\ntotal"
 LINK = "sandbox:/mnt/data/total.txt"
