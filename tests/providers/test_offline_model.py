@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import io
 import json
@@ -250,6 +251,12 @@ async def test_offline_has_python_compute(asked: str, heard: str, tmp_path: Path
 @pytest.mark.parametrize("asked", ["Hello", "I have 3 cats.", "It is 2026-11-29.", "Call 555-1234.", "Read my files."])
 async def test_offline_has_python_do_nothing_else(asked: str) -> None:
     assert not (await offline(Turn("user", asked), tools=(PYTHON,))).calls
+
+
+@pytest.mark.parametrize("asked", ["1" * 250_000, "1 " * 100_000, "1" * 900 + " " * 250_000, "1+" * 100_000])
+async def test_offline_reads_any_message_in_a_moment(asked: str) -> None:
+    async with asyncio.timeout(10):
+        await offline(Turn("user", asked), tools=(PYTHON,))
 
 
 async def test_offline_plots_a_file_and_links_the_plot() -> None:

@@ -65,6 +65,12 @@ def test_models_are_told_of_json_objects_alone() -> None:
     assert json.loads(as_json("[1]")) == {"code": "[1]"}
 
 
+def test_a_model_that_repeats_itself_costs_no_more_than_it_says() -> None:
+    """Linear: what is quadratic would take minutes."""
+    for text in ("```\n" + "\n" * 200_000 + "x", "```\n" + "`" * 200_000 + "x", '{"code": "' + "\\" * 200_000):
+        assert code_of(text).startswith(code_so_far(text))
+
+
 def test_what_is_nested_too_deeply_is_python() -> None:
     deep = '{"a": ' + "[" * 100_000
     assert code_of(deep) == deep

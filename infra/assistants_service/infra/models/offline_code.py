@@ -9,13 +9,14 @@ from assistants_service.core.ports.models import Function
 from assistants_service.core.tools.code_interpreter.told import FOLDER, LINK, PARAMETERS
 from assistants_service.infra.models.offline_arguments import words
 
+_READ_OF_A_MESSAGE: Final = 1_000  # characters
 PLOT: Final = "plot.png"
 _PLOTS: Final = frozenset(words("plot plots chart charts graph graphs draw diagram visualize visualise"))
 _FIGURES: Final = frozenset(
     words("""compute calculate sum sums total totals average averages mean means minimum maximum statistics analyse
     analyze summarise summarize""")
 )
-_SUM: Final = re.compile(r"[-+(]*\d[\d\s.,()]*(?:\s*(?:\*\*|[-+*/%^])\s*[-+(]*\d[\d\s.()]*)+")
+_SUM: Final = re.compile(r"[-+(]*\d[\d\s.,()]*(?:(?:\*\*|[-+*/%^])\s*[-+(]*\d[\d\s.()]*)+")
 _DATE: Final = re.compile(r"\d+(?:-\d+)+[\s.,)]*")  # or the number of a telephone
 _FILE: Final = re.compile(rf"^- {FOLDER}(.+\.csv)$", re.MULTILINE | re.IGNORECASE)
 _WRITTEN: Final = re.compile(rf"^- {FOLDER}(.+) \(\d+ bytes\)\]?$", re.MULTILINE)
@@ -60,6 +61,7 @@ def executes(function: Function) -> bool:
 
 def program(function: Function, asked: str) -> str:
     """What computes or plots what was asked for. Empty, if nothing was."""
+    asked = asked[:_READ_OF_A_MESSAGE]
     said, sums = set(words(asked)), [found for found in _SUM.findall(asked) if not _DATE.fullmatch(found)]
     csv = _csv_of(function, asked)
     if csv and said & _PLOTS:

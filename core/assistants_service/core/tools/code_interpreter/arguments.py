@@ -12,8 +12,8 @@ from typing import Any, Final
 
 KEY: Final = "code"
 _DECODER: Final = json.JSONDecoder(strict=False)  # strict=False: line ends within strings, as some models write them
-_BODY: Final = r'"((?:[^"\\]|\\.)*)'  # of a JSON string, up to its closing quote or to the end of what came
-_NAME: Final = re.compile(r'[\s,]*"((?:[^"\\]|\\.)*)"\s*:\s*', re.DOTALL)
+_BODY: Final = r'"([^"\\]*(?:\\.[^"\\]*)*)'  # of a JSON string, up to its closing quote or to the end of what came
+_NAME: Final = re.compile(rf'[\s,]*{_BODY}"\s*:\s*', re.DOTALL)
 _STRING: Final = re.compile(_BODY, re.DOTALL)
 _ESCAPE: Final = re.compile(
     r"\\(u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|.)", re.DOTALL
@@ -24,8 +24,6 @@ _PLAIN: Final = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f"}
 _JSON_BEGUN: Final = re.compile(r'\s*(?:\{\s*(?:"|\}|\Z)|")')
 _FENCE: Final = re.compile(r"\s*```[^\n`]*\n")
 _FENCE_BEGUN: Final = re.compile(r"\s*(?:`{0,2}|```[^\n`]*)")
-_FENCE_END: Final = re.compile(r"(?:\r?\n)?`{0,3}\s*\Z")
-_FENCE_CLOSED: Final = re.compile(r"(?:\r?\n)?```\s*\Z")
 
 
 def code_of(arguments: str) -> str:
@@ -96,8 +94,12 @@ def _clean(text: str) -> str:
 
 def _unfenced(text: str, *, whole: bool) -> str:
     if fence := _FENCE.match(text):
-        text = text[fence.end() :]
-        return (_FENCE_CLOSED if whole else _FENCE_END).sub("", text)
+        code = text[fence.end() :]
+        shown = code.rstrip()
+        ticks = min(3, len(shown) - len(shown.rstrip("`")))
+        if whole and ticks < 3:
+            return code
+        return shown[: len(shown) - ticks].removesuffix("\n").removesuffix("\r")
     if not whole and _FENCE_BEGUN.fullmatch(text):
         return ""
     return text
