@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from assistants_service.worker import calls
+from assistants_service.worker.action_tasks import ActionTasks
+from assistants_service.worker.action_threads import ActionThreads
 from assistants_service.worker.actions import Actions
-from assistants_service.worker.calls import ActionTasks, ActionThreads, Hanging, Outcome
+from assistants_service.worker.calls import Hanging, Outcome
 
 released = threading.Event()
 

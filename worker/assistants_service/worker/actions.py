@@ -20,7 +20,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from assistants_service import ACTION
 from assistants_service.core.ports.models import Function
-from assistants_service.worker.calls import THREADS, ActionTasks, ActionThreads, Hanging, Outcome
+from assistants_service.worker.action_tasks import ActionTasks
+from assistants_service.worker.action_threads import THREADS, ActionThreads
+from assistants_service.worker.calls import Hanging, Outcome
 
 OUTPUT_LIMIT = 256 * 1024  # characters of an output that the model gets
 

@@ -7,22 +7,12 @@ thread (`asyncio.to_thread`) counts as well.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import contextvars
 import logging
-import threading
-import weakref
 from collections import Counter
-from collections.abc import Callable, Coroutine
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextvars import ContextVar
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 log = logging.getLogger(__name__)
-THREADS: Final = 512  # concurrent, of all projects
-TASKS: Final = 3_072  # likewise; by default one function may have as many as a worker has runs in flight
 CANCEL_GRACE: Final = 1.0  # seconds that a cancelled task has to end before it counts as hanging
 Kind = tuple[str, str]  # project, name of the function
 Outcome = tuple[Any, BaseException | None]  # what a function returned, or raised
@@ -130,115 +120,3 @@ class Calls:
         for turn, waiting in self._waiting.items():
             if not turn.done() and (hanging := self._futile(waiting)):
                 turn.set_exception(Hanging(hanging))
-
-
-class ActionThreads(Calls):
-    """Calls of plain functions."""
-
-    def __init__(self, most: int = THREADS) -> None:
-        super().__init__(most)
-
-    async def run(self, project: str, name: str, function: Callable[[], Any]) -> Outcome:
-        """Run it in a daemon thread of its own, which does not keep the process alive. Raises Hanging."""
-        kind = project, name
-        await self._turn(kind)
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[Outcome] = loop.create_future()
-
-        def work() -> None:
-            outcome: Outcome
-            try:
-                outcome = function(), None
-            except BaseException as error:  # such as SystemExit, which must not end the thread
-                outcome = None, error
-            with contextlib.suppress(RuntimeError):  # the loop is closed: the process ends
-                loop.call_soon_threadsafe(self._returned, kind, done, outcome)
-
-        try:
-            threading.Thread(target=contextvars.copy_context().run, args=(work,), daemon=True).start()
-        except BaseException:  # such as a limit of the system
-            self._release(kind)
-            raise
-        return await self._outcome(kind, done, None)
-
-
-CALLING: ContextVar[tuple[ActionThreads, Kind] | None] = ContextVar("calling", default=None)  # in the task of an action
-
-
-class Executor(ThreadPoolExecutor):
-    """The event loop's default executor, which has a few threads for everything, such as searches. Calls that an action
-    runs in it (`asyncio.to_thread`) run in the threads of actions instead: hanging ones use none of these few, and do
-    not keep the process alive."""
-
-    _loops: ClassVar[weakref.WeakSet[asyncio.AbstractEventLoop]] = weakref.WeakSet()
-
-    @classmethod
-    def install(cls, loop: asyncio.AbstractEventLoop) -> None:
-        if loop not in cls._loops:
-            cls._loops.add(loop)
-            loop.set_default_executor(cls(thread_name_prefix="asyncio"))
-
-    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        if (calling := CALLING.get()) is None:
-            return super().submit(function, *args, **kwargs)
-        future: Future[Any] = Future()
-        task = asyncio.create_task(_into(future, *calling, partial(function, *args, **kwargs)))
-        future.add_done_callback(lambda future: future.cancelled() and task.cancel())  # also keeps a reference to it
-        return future
-
-
-async def _into(future: Future[Any], threads: ActionThreads, kind: Kind, function: Callable[[], Any]) -> None:
-    try:
-        result, error = await threads.run(*kind, function)
-    except asyncio.CancelledError:
-        future.cancel()
-        raise
-    except Exception as failed:  # such as Hanging
-        result, error = None, failed
-    if not future.set_running_or_notify_cancel():
-        return
-    if error is not None:
-        future.set_exception(error)
-    else:
-        future.set_result(result)
-
-
-class ActionTasks(Calls):
-    """Calls of async functions. What they run in threads uses `threads`."""
-
-    def __init__(self, threads: ActionThreads, most: int = TASKS) -> None:
-        super().__init__(most)
-        self._threads = threads
-        self._tasks: set[asyncio.Task[Outcome]] = set()  # the loop itself keeps no references
-
-    async def run(self, project: str, name: str, coroutine: Coroutine[Any, Any, Any]) -> Outcome:
-        """Run it in a task of its own, which is cancelled with this call. Raises Hanging."""
-        kind = project, name
-        try:
-            await self._turn(kind)
-        except BaseException:
-            coroutine.close()
-            raise
-        loop = asyncio.get_running_loop()
-        Executor.install(loop)
-        done: asyncio.Future[Outcome] = loop.create_future()
-
-        def ended(task: asyncio.Task[Outcome]) -> None:
-            self._tasks.discard(task)
-            coroutine.close()  # if the task was cancelled before it began
-            self._returned(kind, done, (None, asyncio.CancelledError()) if task.cancelled() else task.result())
-
-        calling = _caught(coroutine, self._threads, kind)
-        task = asyncio.create_task(calling, name=f"action {name} of project {project}")
-        self._tasks.add(task)
-        task.add_done_callback(ended)
-        return await self._outcome(kind, done, task)
-
-
-async def _caught(coroutine: Coroutine[Any, Any, Any], threads: ActionThreads, kind: Kind) -> Outcome:
-    """Catches SystemExit as well, which would end the event loop, and with it the process."""
-    CALLING.set((threads, kind))
-    try:
-        return await coroutine, None
-    except BaseException as error:
-        return None, error
