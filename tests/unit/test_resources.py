@@ -11,7 +11,7 @@ import pytest
 
 from assistants_service.api import main
 from assistants_service.core import names, resources
-from assistants_service.infra.azure.documents import LISTED
+from assistants_service.infra.azure.blob_names import LISTED
 
 ROWS = [
     node

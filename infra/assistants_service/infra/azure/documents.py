@@ -15,16 +15,8 @@ from cachetools import LRUCache
 from assistants_service.core.fanout import fan_out
 from assistants_service.core.ports.documents import Document, Stored
 from assistants_service.core.ports.storage import StorageUnavailable
+from assistants_service.infra.azure.blob_names import LISTED, blob_name
 from assistants_service.infra.azure.calls import AzureClients, Refused, call, opened, write
-
-# Containers that are listed, newest first as a rule. The service lists names in ascending order only, so here the last
-# segment of a blob's name is mirrored (0 for z, 1 for y, ...). All ids of a container have one prefix and one length,
-# in lower-case letters and digits, so the mirrored names are in exactly the reverse order. Elsewhere names are plain.
-# This is the layout of what is stored, so it does not follow core/resources.py by itself: a container that holds blobs
-# cannot change sides. A test compares the two: a kind of object that is to be listed has such names from its first one.
-LISTED: Final = frozenset({"assistants", "files", "vector-stores"})
-ALPHABET: Final = "0123456789abcdefghijklmnopqrstuvwxyz"
-MIRROR: Final = str.maketrans(ALPHABET, ALPHABET[::-1])
 
 JSON: Final = ContentSettings(content_type="application/json")
 IF_MISSING: Final[dict[str, Any]] = {"match_condition": MatchConditions.IfMissing}
@@ -234,14 +226,6 @@ class AzureDocuments(AzureClients):
         if stored and len(stored.body) <= CACHED_BODY:
             self._bodies[container, row.name] = stored
         return stored
-
-
-def blob_name(container: str, name: str) -> str:
-    """The blob's name for a document's, and the other way round. Prefixes map alike."""
-    if container not in LISTED:
-        return name
-    folder, slash, segment = name.rpartition("/")
-    return folder + slash + segment.translate(MIRROR)
 
 
 def if_match(etag: str) -> dict[str, Any]:
