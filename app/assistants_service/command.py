@@ -9,7 +9,7 @@ import sys
 
 from assistants_service import reindex_command
 from assistants_service.api import key_command
-from assistants_service.composition import keys_of, opened, stores_of, threads_of
+from assistants_service.composition import keys_of, stores_of, threads_of
 from assistants_service.core.ports.storage import StorageUnavailable
 from assistants_service.core.resume import Resumption
 from assistants_service.infra.configuration import ConfigurationError, UnresolvedReference, describe, read_settings
@@ -18,6 +18,7 @@ from assistants_service.infra.storage_engines import engine_of
 from assistants_service.infra.telemetry import logs
 from assistants_service.infra.version import VERSION
 from assistants_service.infra.wiring import place_of
+from assistants_service.parts import opened
 from assistants_service.serving import COLLECTIONS, _loop, allow_open_files, refuse, run_to_the_end
 
 DESCRIPTION = """The OpenAI Assistants API, self-hosted.

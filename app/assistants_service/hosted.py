@@ -5,18 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-from assistants_service.composition import (
-    actions_of,
-    log_model_notices,
-    opened,
-    searcher_of,
-    stores_of,
-    threads_of,
-    worker_of,
-)
+from assistants_service.composition import actions_of, log_model_notices, searcher_of, stores_of, threads_of, worker_of
 from assistants_service.infra.configuration import ConfigurationError, read_settings
 from assistants_service.infra.storage_engines import engine_of
 from assistants_service.infra.telemetry import logs
+from assistants_service.parts import opened
 from assistants_service.worker.main import Worker
 from assistants_service.worker.watchdog import watching
 

@@ -8,12 +8,13 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from assistants_service.composition import Parts, stores_of
+from assistants_service.composition import stores_of
 from assistants_service.core import names
 from assistants_service.core.ports.embeddings import EmbeddingError
 from assistants_service.core.ports.storage import StorageUnavailable
 from assistants_service.core.vector_stores.reindex import NoVectors, Reindexer, StoreProgress
 from assistants_service.infra.configuration import ConfigurationError
+from assistants_service.parts import Parts
 
 LOOK_EVERY: Final = 2.0  # seconds
 STANDSTILL: Final = 60.0  # seconds without a finished file after which the command says so

@@ -17,11 +17,9 @@ from aiohttp import web
 from assistants_service.api import connection_limits
 from assistants_service.api.unready import create_unready_app
 from assistants_service.composition import (
-    Parts,
     api_of,
     keys_of,
     log_model_notices,
-    opened,
     searcher_of,
     stores_of,
     threads_of,
@@ -30,6 +28,7 @@ from assistants_service.composition import (
 from assistants_service.infra.configuration import ConfigurationError
 from assistants_service.infra.settings import Settings
 from assistants_service.infra.storage_engines import engine_of
+from assistants_service.parts import Parts, opened
 from assistants_service.worker.main import Worker
 from assistants_service.worker.watchdog import watching
 

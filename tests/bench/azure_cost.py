@@ -23,9 +23,10 @@ from azure.storage.queue import QueueMessage
 from azure.storage.queue.aio import QueueServiceClient
 
 sys.path.extend(str(Path(__file__).resolve().parents[1] / folder) for folder in ("support", "unit"))
-from assistants_service.composition import opened, searcher_of, stores_of, threads_of, worker_of
+from assistants_service.composition import searcher_of, stores_of, threads_of, worker_of
 from assistants_service.infra.azure.store import EMULATOR_VERSION
 from assistants_service.infra.configuration import read_settings
+from assistants_service.parts import opened
 from test_operations import HEADERS, Separate
 
 BLOCK, DOCUMENT = b"x" * 600, b"x" * 900  # bytes, about those of a run's commits and documents

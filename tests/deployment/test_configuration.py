@@ -20,11 +20,11 @@ from typing import Any
 import pytest
 
 from assistants_service.command import parser
-from assistants_service.composition import opened
 from assistants_service.infra.configuration import ConfigurationError, read_settings
 from assistants_service.infra.settings import Settings
 from assistants_service.infra.version import VERSION
 from assistants_service.infra.wiring import place_of
+from assistants_service.parts import opened
 from assistants_service.serving import run
 from real_processes import free_port
 from service_process import COMMAND, get, service

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from assistants_service.composition import Parts
 from assistants_service.infra.configuration import ConfigurationError
 from assistants_service.infra.sandbox import self_test
 from assistants_service.infra.settings import Settings
 from assistants_service.infra.wiring import sandbox_of
+from assistants_service.parts import Parts
 from assistants_service.serving import check_sandbox
 from inprocess_service import in_process
 from scripted_sandbox import FakeSandbox

@@ -19,7 +19,7 @@ from aiohttp import web
 from aiohttp.test_utils import unused_port
 from pydantic import SecretStr
 
-from assistants_service.composition import Parts, log_model_notices
+from assistants_service.composition import log_model_notices
 from assistants_service.core.ports.models import (
     ForcedFunction,
     Function,
@@ -39,6 +39,7 @@ from assistants_service.infra.models.kinds import Provider
 from assistants_service.infra.models.providers import ModelRouter
 from assistants_service.infra.models.turns import joined
 from assistants_service.infra.wiring import models_of
+from assistants_service.parts import Parts
 from scripted_upstreams import (
     WEATHER,
     Answer,

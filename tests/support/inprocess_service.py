@@ -23,7 +23,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from assistants_service.api import connection_limits
-from assistants_service.composition import Parts, api_of, searcher_of, stores_of, threads_of, worker_of
+from assistants_service.composition import api_of, searcher_of, stores_of, threads_of, worker_of
 from assistants_service.core.ids import Ids
 from assistants_service.core.notifier import Notifier
 from assistants_service.core.ports.clock import Clock
@@ -37,6 +37,7 @@ from assistants_service.core.vector_stores.search import Search, Searcher
 from assistants_service.infra.configuration import read_settings
 from assistants_service.infra.models.context_windows import known_window
 from assistants_service.infra.wiring import SystemClock, storage_of, tokens_of
+from assistants_service.parts import Parts
 from openapi_checks import check_event, check_response
 from scripted_ingestion import Bag, PlainText
 
