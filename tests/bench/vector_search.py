@@ -19,8 +19,9 @@ from assistants_service.core import names
 from assistants_service.core.ports.search import Query, Weights
 from assistants_service.core.ports.storage import Storage
 from assistants_service.core.search.ranking import HYBRID, VECTOR, WORDS, Spread, search
-from assistants_service.core.search.segment import Chunk, Floats, Segment, build
+from assistants_service.core.search.segment import Chunk, Floats, Segment
 from assistants_service.core.search.segment_cache import SegmentCache
+from assistants_service.core.search.segment_writer import build
 from assistants_service.infra.settings import Settings
 from assistants_service.infra.wiring import SystemClock, storage_of
 from helper import resident_mb

@@ -19,17 +19,8 @@ from hypothesis import strategies as st
 
 from assistants_service.core.ports.search import Query, Weights
 from assistants_service.core.search.ranking import HYBRID, K1, LEAST, VECTOR, WORDS, B, Hit, search
-from assistants_service.core.search.segment import (
-    Chunk,
-    DamagedSegment,
-    Segment,
-    _Header,
-    build,
-    decode,
-    index_size,
-    merge,
-    passages,
-)
+from assistants_service.core.search.segment import Chunk, DamagedSegment, Header, Segment, decode, index_size, passages
+from assistants_service.core.search.segment_writer import build, merge
 from assistants_service.core.search.words import BEGINNING, BEGUN, FORMAT, WHOLE, forms, indexed, term, words
 
 quickly = settings(deadline=None, max_examples=40)  # other tests take the processor meanwhile
@@ -50,7 +41,7 @@ class File:
 
     def of_words_alone(self) -> bytes:
         """Its segment as 0.1.0 wrote it (`test_segments_of_old_are_what_these_tests_make`)."""
-        with mock.patch.multiple("assistants_service.core.search.segment", indexed=list, FORMAT=WHOLE):
+        with mock.patch.multiple("assistants_service.core.search.segment_writer", indexed=list, FORMAT=WHOLE):
             return self.segment()
 
     def of(self, format: int) -> bytes:
@@ -411,7 +402,7 @@ def test_segments_of_old_are_what_these_tests_make() -> None:
     blobs = {path.stem: path.read_bytes() for path in sorted((RECORDED / "0.1.0").iterdir())}
     for name in ("file-a.1", "file-b.2"):
         segment, held = decode(name, blobs[name]), list(passages(blobs[name]))
-        with mock.patch.multiple("assistants_service.core.search.segment", indexed=list, FORMAT=WHOLE):
+        with mock.patch.multiple("assistants_service.core.search.segment_writer", indexed=list, FORMAT=WHOLE):
             made = decode(name, build(name, [chunk for _, chunk in held], segment.vectors, segment.model))
         assert made.format == segment.format == WHOLE
         assert all(map(np.array_equal, made.tables, segment.tables))
@@ -438,12 +429,12 @@ def test_what_a_version_of_old_makes_of_new_segments_is_as_if_they_were_old(
         size: int
         checks: tuple[int, int]
         format: ClassVar = WHOLE
-        chunks, tables, sizes = _Header.chunks, _Header.tables, _Header.sizes
+        chunks, tables, sizes = Header.chunks, Header.tables, Header.sizes
 
-    with mock.patch.multiple("assistants_service.core.search.segment", _Header=OldHeader, FORMAT=WHOLE):
+    with mock.patch("assistants_service.core.search.segment.Header", OldHeader):
         assert shape(search(opened(new), asked, sources, limit, weights=by)) == old
-    with mock.patch.multiple(
-        "assistants_service.core.search.segment", FORMAT=WHOLE
+    with mock.patch(
+        "assistants_service.core.search.segment_writer.FORMAT", WHOLE
     ):  # what it merges, as far as its header goes
         unmarked = merge(new, sources)
     if unmarked:

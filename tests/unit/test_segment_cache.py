@@ -13,8 +13,9 @@ from assistants_service.core.ports.search import Query
 from assistants_service.core.ports.storage import StorageUnavailable
 from assistants_service.core.search.merge_policy import FACTOR
 from assistants_service.core.search.ranking import search
-from assistants_service.core.search.segment import Chunk, DamagedSegment, build, decode, merge
+from assistants_service.core.search.segment import Chunk, DamagedSegment, decode
 from assistants_service.core.search.segment_cache import FIRST, INLINE_CHUNKS, SegmentCache, SegmentGone
+from assistants_service.core.search.segment_writer import build, merge
 from assistants_service.infra.sqlite.store import SqliteStorage
 from assistants_service.infra.wiring import SystemClock
 from inprocess_service import InProcess, in_process

@@ -11,7 +11,7 @@ from assistants_service.core.ports.contents import Contents
 from assistants_service.core.ports.extraction import Chunk
 from assistants_service.core.ports.search import Passage, Query, SegmentGone, Weight, Weights
 from assistants_service.core.ports.storage import ContentGone
-from assistants_service.core.search import merge_policy, segment
+from assistants_service.core.search import merge_policy, segment, segment_writer
 from assistants_service.core.search.ranking import HYBRID
 from assistants_service.core.search.segment_cache import SegmentCache
 
@@ -39,7 +39,9 @@ class EmbeddedIndex:
         writing it twice stores it once. Raises Conflict if it was dropped in the meantime.
         """
         cut = [segment.Chunk(chunk.text, chunk.start) for chunk in chunks]
-        return await self._put(store, source, await asyncio.to_thread(segment.build, source, cut, vectors, model))
+        return await self._put(
+            store, source, await asyncio.to_thread(segment_writer.build, source, cut, vectors, model)
+        )
 
     async def drop(self, store: str, names: Iterable[str]) -> None:
         """Remove segments. Idempotent."""
@@ -100,7 +102,7 @@ class EmbeddedIndex:
         blobs = [await self._read(store, name) for name in names]
         if not all(blobs):
             raise SegmentGone(f"one of {len(blobs)} segments to be merged does not exist")
-        merged = await asyncio.to_thread(segment.merge, blobs, live)
+        merged = await asyncio.to_thread(segment_writer.merge, blobs, live)
         return await self._put(store, into, merged) if merged else None
 
     async def _put(self, store: str, name: str, blob: bytes) -> int:

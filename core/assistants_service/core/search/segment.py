@@ -13,26 +13,23 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from assistants_service.core.search.words import FORMAT, WHOLE, indexed, term, words
+from assistants_service.core.search.words import WHOLE
 
 Floats = NDArray[np.float32]
 Array = NDArray[Any]
 Buffer = bytes | bytearray | memoryview
 
-_MAGIC: Final = b"segment1"
-_HEAD: Final = struct.Struct(f"<{len(_MAGIC)}sII")  # magic, length and CRC-32 of the header
+MAGIC: Final = b"segment1"
+HEAD: Final = struct.Struct(f"<{len(MAGIC)}sII")  # magic, length and CRC-32 of the header
 _OBJECTS: Final = 2000  # bytes of a segment's Python objects beside numbers
-_MOST: Final = 255  # counted occurrences of a word in a chunk: more do not change a score
 
 
 class DamagedSegment(Exception):
@@ -46,7 +43,7 @@ class Chunk(NamedTuple):
     start: int
 
 
-class _Header(msgspec.Struct, frozen=True, array_like=True):
+class Header(msgspec.Struct, frozen=True, array_like=True):
     """`sources` are in the order of their chunks, each with its number of chunks. `model` made the vectors, which have
     `dimensions` (0: there are none). `size` is that of the texts in bytes; `checks` are the CRC-32 of what a search
     reads, and of the texts. A version that does not know `format` reads and merges these segments as well: they contain
@@ -79,7 +76,7 @@ class _Header(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Tables(NamedTuple):
-    """The types and lengths are those of `_Header.tables`."""
+    """The types and lengths are those of `Header.tables`."""
 
     terms: Array  # sorted, unique
     texts: Array  # the text of chunk i: bytes texts[i] to texts[i + 1] of the texts
@@ -124,150 +121,15 @@ class Segment:
         return self.size + begin, end - begin
 
 
-# --- writing ------------------------------------------------------------------------------------------------------
-
-
-def build(source: str, chunks: Sequence[Chunk], vectors: Floats | None, model: str) -> bytes:
-    """The segment of one file. `source` identifies the file and the attempt to ingest it: unique within the store's
-    whole history, because removed sources stay in their segment until it is merged.
-
-    `vectors` has one row per chunk, made by `model`; None if there is no such model. They are normalised here. Raises
-    ValueError if their number differs from that of the chunks, or one is not finite.
-    """
-    if vectors is None:
-        vectors = np.zeros((len(chunks), 0), np.float32)
-    if vectors.ndim != 2 or len(vectors) != len(chunks) or not np.isfinite(vectors).all():
-        raise ValueError(f"{len(chunks)} chunks need as many vectors of finite numbers, not {vectors.shape}")
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    unit = np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0)
-    texts = [chunk.text.encode(errors="replace") for chunk in chunks]
-    starts = np.array([chunk.start for chunk in chunks], np.uint32)
-    return _encode(model, [(source, len(chunks))], unit.astype("<f2"), starts, texts, *_index(chunks))
-
-
-def _index(chunks: Sequence[Chunk]) -> tuple[Array, Array, Array, Array]:
-    """The chunks' lengths in words, and the postings, with ascending chunks within a term: term, chunk, count."""
-    numbered, lengths, distinct = cache(term), [], []
-    terms: list[int] = []
-    counts: list[int] = []
-    for chunk in chunks:
-        said = words(chunk.text)
-        found = Counter(indexed(said))
-        lengths.append(len(said))
-        distinct.append(len(found))
-        terms += map(numbered, found)
-        counts += found.values()
-    owners = np.repeat(np.arange(len(chunks)), distinct)
-    return np.array(lengths, np.uint32), np.array(terms, np.uint64), owners, np.minimum(counts, _MOST)
-
-
-def _encode(
-    model: str,
-    sources: Sequence[tuple[str, int]],
-    vectors: Array,
-    starts: Array,
-    texts: Sequence[bytes | memoryview],
-    lengths: Array,
-    terms: Array,
-    chunks: Array,
-    counts: Array,
-) -> bytes:
-    order = np.argsort(terms, kind="stable")
-    terms = terms[order]
-    begins = np.flatnonzero(np.append(terms[:1] == terms[:1], terms[1:] != terms[:-1]))
-    distinct = terms[begins]
-    places = np.cumsum([0, *map(len, texts)], dtype=np.uint64)
-    header = _Header(
-        model, vectors.shape[1], tuple(sources), len(distinct), len(terms), int(places[-1]), (0, 0), FORMAT
-    )
-    arrays = (distinct, places, np.append(begins, len(terms)), lengths, starts, chunks[order], counts[order])
-    tables = [np.asarray(array, kind).tobytes() for array, (kind, _) in zip(arrays, header.tables(), strict=True)]
-    searched, read = b"".join([*tables, vectors.tobytes()]), b"".join(texts)
-    header = msgspec.structs.replace(header, checks=(zlib.crc32(searched), zlib.crc32(read)))
-    packed = msgspec.msgpack.encode(header)
-    return b"".join([_HEAD.pack(_MAGIC, len(packed), zlib.crc32(packed)), packed, searched, read])
-
-
-def merge(blobs: Sequence[Buffer], live: Collection[str]) -> bytes | None:
-    """One segment of the `live` sources of these, in order; None if there are none. Nothing is embedded again, and only
-    segments of an older format are split into words again: the result has the newest format. This takes five times the
-    memory of the result, in addition to the blobs.
-
-    Raises DamagedSegment, and ValueError if the vectors come from several models."""
-    parts = [part for blob in blobs if (part := _kept(blob, live))]
-    if not parts:
-        return None
-    if len({(part.header.model, part.header.dimensions) for part in parts}) > 1:
-        raise ValueError("vectors of different models cannot be in one segment")
-    before = np.cumsum([0, *(len(part.lengths) for part in parts)])
-    return _encode(
-        parts[0].header.model,
-        [source for part in parts for source in part.sources],
-        np.concatenate([part.vectors for part in parts]),
-        np.concatenate([part.starts for part in parts]),
-        [text for part in parts for text in part.texts],
-        np.concatenate([part.lengths for part in parts]),
-        np.concatenate([part.terms for part in parts]),
-        np.concatenate([part.chunks + np.uint32(first) for first, part in zip(before, parts, strict=False)]),
-        np.concatenate([part.counts for part in parts]),
-    )
-
-
-class _Part(NamedTuple):
-    """The live part of a segment, with its chunks renumbered."""
-
-    header: _Header
-    sources: list[tuple[str, int]]
-    vectors: Array
-    starts: Array
-    texts: list[memoryview]
-    lengths: Array
-    terms: Array
-    chunks: Array
-    counts: Array
-
-
-def _kept(blob: Buffer, live: Collection[str]) -> _Part | None:
-    header, tables, vectors, texts = _whole(blob)
-    kept = np.repeat([source in live for source, _ in header.sources], [number for _, number in header.sources])
-    if not kept.any():
-        return None
-    read = [texts[tables.texts[chunk] : tables.texts[chunk + 1]] for chunk in np.flatnonzero(kept)]
-    return _Part(
-        header,
-        [(source, number) for source, number in header.sources if source in live],
-        vectors[kept],
-        tables.starts[kept],
-        read,
-        *(_postings(tables, kept) if header.format == FORMAT else _renewed(read)),
-    )
-
-
-def _postings(tables: Tables, kept: Array) -> tuple[Array, Array, Array, Array]:
-    """As in _index, for the chunks that are kept."""
-    numbers = np.cumsum(kept, dtype=np.uint32) - np.uint32(1)
-    posted = kept[tables.chunks]
-    terms = np.repeat(tables.terms, np.diff(tables.ends))[posted]
-    return tables.lengths[kept], terms, numbers[tables.chunks[posted]], tables.counts[posted]
-
-
-def _renewed(texts: Sequence[memoryview]) -> tuple[Array, Array, Array, Array]:
-    lengths, terms, chunks, counts = _index([Chunk(str(text, "utf-8"), 0) for text in texts])
-    return lengths, terms, chunks.astype(np.uint32), counts
-
-
-# --- reading ------------------------------------------------------------------------------------------------------
-
-
 def index_size(data: Buffer) -> int:
     """The number of bytes that a search reads of a blob, from its first bytes; or the number of bytes needed to
     determine it, if more than these. Raises DamagedSegment."""
-    if len(data) < _HEAD.size:
-        return _HEAD.size
-    magic, length, _ = _HEAD.unpack_from(data)
-    if magic != _MAGIC:
+    if len(data) < HEAD.size:
+        return HEAD.size
+    magic, length, _ = HEAD.unpack_from(data)
+    if magic != MAGIC:
         raise DamagedSegment("it does not begin like a segment of this version")
-    end: int = _HEAD.size + length
+    end: int = HEAD.size + length
     if len(data) < end:
         return end
     tables, vectors, _ = _header(data).sizes()
@@ -286,22 +148,22 @@ def decode(name: str, data: Buffer) -> Segment:
 
 def passages(blob: Buffer) -> Iterator[tuple[str, Chunk]]:
     """All chunks of a segment with their sources. Raises DamagedSegment."""
-    header, tables, _, texts = _whole(blob)
+    header, tables, _, texts = read_whole(blob)
     owners = (source for source, number in header.sources for _ in range(number))
     for number, source in enumerate(owners):
         text = bytes(texts[tables.texts[number] : tables.texts[number + 1]])
         yield source, Chunk(text.decode(), int(tables.starts[number]))
 
 
-def _header(data: Buffer) -> _Header:
-    _, length, check = _HEAD.unpack_from(data)
-    packed = memoryview(data)[_HEAD.size : _HEAD.size + length]
+def _header(data: Buffer) -> Header:
+    _, length, check = HEAD.unpack_from(data)
+    packed = memoryview(data)[HEAD.size : HEAD.size + length]
     if zlib.crc32(packed) != check:
         raise DamagedSegment("its header is corrupt")
-    return msgspec.msgpack.decode(packed, type=_Header)
+    return msgspec.msgpack.decode(packed, type=Header)
 
 
-def _searched(data: Buffer) -> tuple[_Header, Tables, Array]:
+def _searched(data: Buffer) -> tuple[Header, Tables, Array]:
     """The part that a search reads, in place."""
     if len(data) < (size := index_size(data)):
         raise DamagedSegment(f"it ends after {len(data)} of {size} bytes")
@@ -317,7 +179,7 @@ def _searched(data: Buffer) -> tuple[_Header, Tables, Array]:
     return header, Tables(*tables), vectors.reshape(header.chunks, header.dimensions)
 
 
-def _whole(blob: Buffer) -> tuple[_Header, Tables, Array, memoryview]:
+def read_whole(blob: Buffer) -> tuple[Header, Tables, Array, memoryview]:
     header, tables, vectors = _searched(blob)
     texts = memoryview(blob)[index_size(blob) :]
     if len(texts) != header.size or zlib.crc32(texts) != header.checks[1]:
