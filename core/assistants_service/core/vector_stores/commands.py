@@ -20,7 +20,7 @@ from assistants_service.core.protocol.vector_stores.resources import (
     VectorStore,
 )
 from assistants_service.core.vector_stores import events as e
-from assistants_service.core.vector_stores.fold import expiry
+from assistants_service.core.vector_stores.fold_store import expiry
 from assistants_service.core.vector_stores.lookups import batch_of, file_of, usable
 from assistants_service.core.vector_stores.new import NewFile, NewStore
 from assistants_service.core.vector_stores.state import StoreState

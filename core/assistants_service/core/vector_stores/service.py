@@ -28,7 +28,7 @@ from assistants_service.core.protocol.vector_stores.resources import (
 )
 from assistants_service.core.request_context import RequestContext
 from assistants_service.core.vector_stores.commands import VectorStoreCommands
-from assistants_service.core.vector_stores.fold import expiry
+from assistants_service.core.vector_stores.fold_store import expiry
 from assistants_service.core.vector_stores.lookups import batch_of, file_of, store_of
 from assistants_service.core.vector_stores.new import NewFile, NewStore
 from assistants_service.core.vector_stores.repository import VectorStoreRepository
