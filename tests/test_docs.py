@@ -17,7 +17,7 @@ from pydantic.fields import FieldInfo
 
 from assistants_service.core import names
 from assistants_service.infra.configuration import grouped
-from assistants_service.infra.settings import Settings
+from assistants_service.infra.settings.settings import Settings
 from service_process import Process, service
 
 ROOT = Path(__file__).resolve().parent.parent

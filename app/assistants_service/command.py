@@ -13,7 +13,7 @@ from assistants_service.composition import keys_of, stores_of, threads_of
 from assistants_service.core.ports.storage import StorageUnavailable
 from assistants_service.core.resume import Resumption
 from assistants_service.infra.configuration import ConfigurationError, UnresolvedReference, describe, read_settings
-from assistants_service.infra.settings import Settings
+from assistants_service.infra.settings.settings import Settings
 from assistants_service.infra.storage_engines import engine_of
 from assistants_service.infra.telemetry import logs
 from assistants_service.infra.version import VERSION

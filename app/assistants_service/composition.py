@@ -15,7 +15,7 @@ from assistants_service.core.threads.repository import ThreadRepository
 from assistants_service.core.vector_stores.repository import VectorStoreRepository
 from assistants_service.core.vector_stores.search import Search, Searcher
 from assistants_service.infra.configuration import ConfigurationError
-from assistants_service.infra.settings import Settings
+from assistants_service.infra.settings.settings import Settings
 from assistants_service.infra.tokenizer import Tiktoken
 from assistants_service.infra.wiring import index_of
 from assistants_service.parts import Parts

@@ -21,7 +21,7 @@ from assistants_service.core.ports.storage import Storage, StorageUnavailable
 from assistants_service.core.ports.telemetry import SILENCE, Telemetry
 from assistants_service.infra.configuration import ConfigurationError, removed, renamed
 from assistants_service.infra.models.providers import ModelRouter
-from assistants_service.infra.settings import Settings
+from assistants_service.infra.settings.settings import Settings
 from assistants_service.infra.wiring import (
     SystemClock,
     embeddings_of,

@@ -26,7 +26,7 @@ from assistants_service.composition import (
     worker_of,
 )
 from assistants_service.infra.configuration import ConfigurationError
-from assistants_service.infra.settings import Settings
+from assistants_service.infra.settings.settings import Settings
 from assistants_service.infra.storage_engines import engine_of
 from assistants_service.parts import Parts, opened
 from assistants_service.worker.main import Worker

@@ -22,7 +22,7 @@ from assistants_service.core.ports.search import Query
 from assistants_service.core.ports.storage import StorageUnavailable
 from assistants_service.core.search.embedded import MEMORY
 from assistants_service.core.search.segment_cache import SegmentCache
-from assistants_service.infra.settings import Settings
+from assistants_service.infra.settings.settings import Settings
 from assistants_service.infra.wiring import SystemClock, storage_of
 from helper import resident_mb
 from vector_search import MODEL, QUESTION, Store, file, source, vectors

@@ -22,7 +22,7 @@ from assistants_service.core.search.ranking import HYBRID, VECTOR, WORDS, Spread
 from assistants_service.core.search.segment import Chunk, Floats, Segment
 from assistants_service.core.search.segment_cache import SegmentCache
 from assistants_service.core.search.segment_writer import build
-from assistants_service.infra.settings import Settings
+from assistants_service.infra.settings.settings import Settings
 from assistants_service.infra.wiring import SystemClock, storage_of
 from helper import resident_mb
 from stand import Figure, Stand, at_most

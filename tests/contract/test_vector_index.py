@@ -21,7 +21,7 @@ from assistants_service.core.search.ranking import HYBRID, VECTOR, WORDS
 from assistants_service.infra.configuration import read_settings
 from assistants_service.infra.embeddings.offline import OfflineEmbeddings
 from assistants_service.infra.extraction.pool import ReaderPool
-from assistants_service.infra.settings import Settings
+from assistants_service.infra.settings.settings import Settings
 from assistants_service.infra.wiring import SystemClock, index_of, storage_of
 from index_filler import STORE, put
 from scripted_ingestion import Bag

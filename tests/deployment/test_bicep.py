@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from assistants_service.core import names
-from assistants_service.infra.settings import Settings
+from assistants_service.infra.settings.settings import Settings
 from assistants_service.infra.telemetry.semantic_conventions import (
     ATTRIBUTES,
     COUNTERS,

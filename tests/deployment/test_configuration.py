@@ -21,7 +21,7 @@ import pytest
 
 from assistants_service.command import parser
 from assistants_service.infra.configuration import ConfigurationError, read_settings
-from assistants_service.infra.settings import Settings
+from assistants_service.infra.settings.settings import Settings
 from assistants_service.infra.version import VERSION
 from assistants_service.infra.wiring import place_of
 from assistants_service.parts import opened

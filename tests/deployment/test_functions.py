@@ -23,7 +23,7 @@ from assistants_service.core.protocol.runs.resources import Run
 from assistants_service.core.work_items import AdvanceRun, to_body
 from assistants_service.hosted import HostedWorker
 from assistants_service.infra.configuration import ConfigurationError
-from assistants_service.infra.settings import Settings
+from assistants_service.infra.settings.settings import Settings
 from azurite import Azurite
 from chaos import talk_and_kill
 from functions_host import VISIBILITY_TIMEOUT, Options

@@ -10,7 +10,7 @@ import pytest
 
 from assistants_service.infra.configuration import ConfigurationError
 from assistants_service.infra.sandbox import self_test
-from assistants_service.infra.settings import Settings
+from assistants_service.infra.settings.settings import Settings
 from assistants_service.infra.wiring import sandbox_of
 from assistants_service.parts import Parts
 from assistants_service.serving import check_sandbox

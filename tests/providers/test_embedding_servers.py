@@ -15,7 +15,7 @@ from aiohttp import web
 from assistants_service.core.ports.embeddings import EmbeddingError
 from assistants_service.infra.embeddings.families import Family, Input, family_of
 from assistants_service.infra.embeddings.provider import SHORTEST, ProviderEmbeddings
-from assistants_service.infra.settings import Settings
+from assistants_service.infra.settings.settings import Settings
 from assistants_service.infra.wiring import embeddings_of, models_of
 from scripted_upstreams import Upstream, hang_up, router, serving, whole
 

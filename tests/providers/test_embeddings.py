@@ -18,7 +18,7 @@ from assistants_service.core.ports.embeddings import EmbeddingError
 from assistants_service.infra.configuration import ConfigurationError
 from assistants_service.infra.embeddings.offline import OfflineEmbeddings
 from assistants_service.infra.embeddings.provider import MOST_BYTES, ProviderEmbeddings, batches
-from assistants_service.infra.settings import Settings
+from assistants_service.infra.settings.settings import Settings
 from assistants_service.infra.wiring import embeddings_of, models_of
 from scripted_upstreams import Upstream, hang_up, router, serving, whole
 

@@ -25,7 +25,7 @@ from assistants_service.core.threads import events as e
 from assistants_service.core.threads.repository import ThreadRepository
 from assistants_service.core.vector_stores.repository import VectorStoreRepository
 from assistants_service.infra.configuration import ConfigurationError
-from assistants_service.infra.settings import Settings
+from assistants_service.infra.settings.settings import Settings
 from assistants_service.infra.sqlite.store import SqliteStorage
 from assistants_service.infra.storage_engines import MEMORY
 from assistants_service.infra.wiring import SystemClock

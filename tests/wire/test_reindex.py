@@ -17,7 +17,7 @@ from assistants_service.core.search.words import FORMAT, WHOLE
 from assistants_service.core.vector_stores import events as e
 from assistants_service.core.vector_stores.fold import StoreState
 from assistants_service.infra.configuration import ConfigurationError
-from assistants_service.infra.settings import Settings
+from assistants_service.infra.settings.settings import Settings
 from assistants_service.worker.ingestion import IngestionJob
 from inprocess_service import InProcess, in_process
 from multipart_forms import upload

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import SettingsError
 
-from assistants_service.infra.settings import Settings
+from assistants_service.infra.settings.settings import Settings
 
 
 class ConfigurationError(Exception):

@@ -22,7 +22,7 @@ from assistants_service.core.search.embedded import EmbeddedIndex
 from assistants_service.infra.configuration import ConfigurationError
 from assistants_service.infra.models.kinds import Provider
 from assistants_service.infra.models.providers import ModelRouter
-from assistants_service.infra.settings import Settings
+from assistants_service.infra.settings.settings import Settings
 from assistants_service.infra.storage_engines import engine_of
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetr
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 from assistants_service.infra.configuration import ConfigurationError
-from assistants_service.infra.settings import Settings
+from assistants_service.infra.settings.settings import Settings
 from assistants_service.infra.telemetry.opentelemetry import OpenTelemetry
 
 

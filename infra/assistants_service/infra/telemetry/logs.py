@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from assistants_service.core import log_context
-from assistants_service.infra.settings import Settings
+from assistants_service.infra.settings.settings import Settings
 
 NOISY = ("azure", "httpx2", "httpcore2", "openai", "opentelemetry")
 # Callers choose parts of what is logged, such as a request's path: it must not be able to imitate a log line.

@@ -1,0 +1,1 @@
+"""Settings: environment variables, one module for each subject. `settings.py` puts them together."""
