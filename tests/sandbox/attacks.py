@@ -2,7 +2,7 @@
 
 REFUSED: the cell must end in an OSError. UNFELT: whatever the cell hears, nothing outside has changed. LOST: the cell
 ends its interpreter, for the reason given. Targets that exist (a store, another session, a process, sockets, shared
-memory) are made by `targets`, which is also what tells whether one was reached. No attack hurts the machine that it succeeds on.
+memory) are made by `targets`, which also tells whether one was reached. No attack hurts the machine if it succeeds.
 """
 
 from __future__ import annotations
@@ -252,11 +252,13 @@ UNFELT = {
     "leave a thread that writes on": "threading.Thread(target=lambda: [open('/mnt/data/late', 'a').write('x') for _ in iter(int, 1)],"
     " daemon=True).start()",
     "allocate all memory": "bytearray(64 << 30)",
-    "allocate memory in small pieces": "kept = []\nwhile True:\n    kept.append(bytearray(16 << 20))",
+    "allocate memory in small pieces": "kept = []\ntry:\n    while True:\n        kept.append(bytearray(16 << 20))\nfinally:\n    del kept",
     "map all memory": "mmap.mmap(-1, 64 << 30)",
-    "fill shared mappings": "kept = []\nwhile True:\n    kept.append(mmap.mmap(-1, 256 << 20))",
-    "open files without end": "def more(*kept):\n    while True:\n        kept += (own(),)\nmore()\n",
-    "make pipes without end": "kept = []\nwhile True:\n    kept.append(os.pipe())",
+    "fill shared mappings": "kept = []\ntry:\n    while True:\n        kept.append(mmap.mmap(-1, 1 << 20))\nfinally:\n    del kept",
+    "open files without end": "kept = []\ntry:\n    while True:\n        kept.append(own())\nfinally:\n"
+    "    [os.close(each) for each in kept]",
+    "make pipes without end": "kept = []\ntry:\n    while True:\n        kept.append(os.pipe())\nfinally:\n"
+    "    [os.close(each) for pair in kept for each in pair]",
     "write a file that is too large": "os.pwrite(own('large'), b'x', 1 << 40)",
     "make a sparse file of a petabyte": "os.truncate(own('sparse'), 1 << 50)",
     "reserve too much space": "os.posix_fallocate(own('reserved'), 0, 1 << 40)",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -296,6 +297,23 @@ async def test_no_more_interpreters_than_allowed() -> None:
     await one.close()
     await one.close()
     assert (await (await sandbox.start("three")).run("3")).value == "3"
+    await sandbox.close()
+
+
+async def test_what_cannot_be_started_in_advance_is_started_when_it_is_needed(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    sandbox = bare_sandbox()
+    assert await sandbox.trouble() == ""
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "executable", "/nowhere/python")
+        await sandbox.warm()
+        async with asyncio.timeout(10):
+            while "No interpreter could be started in advance" not in caplog.text:
+                await asyncio.sleep(0.01)
+        with pytest.raises(SandboxBusy):
+            await sandbox.start("session")
+    assert (await (await sandbox.start("session")).run("1")).value == "1"
     await sandbox.close()
 
 

@@ -19,6 +19,7 @@ from assistants_service.infra.sandbox.figures import Figures
 
 MOST_TEXT: Final = 64 * 1024  # characters of a value, and of a traceback
 _PATH: Final = re.compile(rf"{DATA}(?![\w.-])")
+_PATH_BYTES: Final = re.compile(_PATH.pattern.encode())
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ class _Literals(ast.NodeTransformer):
         if isinstance(value, str) and DATA in value:
             node.value = _PATH.sub(lambda _: self._data, value)
         elif isinstance(value, bytes) and DATA.encode() in value:
-            node.value = value.replace(DATA.encode(), self._data.encode())
+            node.value = _PATH_BYTES.sub(lambda _: self._data.encode(), value)
         return node
 
 

@@ -68,6 +68,13 @@ class LocalSandbox:
     def _prepare(self) -> None:
         if self._spare is None and len(self._live) + self._starting < self._limits.interpreters:
             self._spare = asyncio.ensure_future(self._started())
+            self._spare.add_done_callback(self._prepared)
+
+    def _prepared(self, spare: asyncio.Task[LocalInterpreter]) -> None:
+        """One that could not be started stands in no one's way."""
+        if spare is self._spare and not spare.cancelled() and (error := spare.exception()):
+            self._spare = None
+            logger.warning("No interpreter could be started in advance: %s", error)
 
     async def _next(self) -> LocalInterpreter:
         spare, self._spare = self._spare, None
