@@ -34,7 +34,8 @@ from assistants_service.core.ports.models import (
 )
 from assistants_service.core.protocol.response_formats import JsonObjectFormat, JsonSchema, JsonSchemaFormat
 from assistants_service.infra.configuration import read_settings
-from assistants_service.infra.models import kinds, providers, reply_builder
+from assistants_service.infra.models import failures, kinds, providers, reply_builder
+from assistants_service.infra.models.finish_reasons import finish_of, incomplete_of
 from assistants_service.infra.models.kinds import Provider
 from assistants_service.infra.models.providers import ModelRouter
 from assistants_service.infra.models.turns import joined
@@ -295,6 +296,31 @@ async def test_chat_finishes_texts(upstream: Upstream, reason: str, finish: str)
     async with router(upstream.url) as models:
         assert await models.reply(prompt(), None) == Reply("a", finish=finish)
         assert await models.reply(prompt(), Heard()) == Reply("a", finish=finish)
+
+
+ENDINGS = {
+    "error": "canceled cancelled FAILED failed server_error internal_error system_error rate_limit RATE_LIMITED"
+    " preempted deadline_exceeded DeadlineExceeded EngineDeadError finish_reason_error TIMEOUT FinishReason.TIMED_OUT",
+    "content_filter": "content_policy_violation SafetyViolation FINISHREASON_SAFETY FINISH_REASON_SAFETY"
+    " FinishReasonSafety moderation content_moderated guardrail_violation",
+    "length": "max_new_tokens MAX_TOKENS_REACHED exceeded_context_window context_length_exceeded token_limit_reached",
+    "stop": "FINISHREASON_STOP StopReason.END_TURN done tired eos_token_reached stop_id_encountered",
+}
+
+
+@pytest.mark.parametrize(("reason", "finish"), [(word, end) for end in ENDINGS for word in ENDINGS[end].split()])
+def test_finish_reasons_of_servers_that_are_not_known(reason: str, finish: str) -> None:
+    """`exceeded_context_window` is Apple's (github.com/apple/python-apple-fm-sdk), the others were not found in public
+    answers: a server may send them, as it may any other."""
+    assert finish_of(reason, "acme", empty=False) == finish
+    assert incomplete_of(reason) == ("error" if finish == "stop" else finish)
+
+
+@pytest.mark.parametrize("deltas", [None, Heard()], ids=["whole", "streamed"])
+async def test_text_before_a_failure_completes_no_run(upstream: Upstream, deltas: Heard | None) -> None:
+    ends = choice("server_error", content="a"), chunk("server_error", content="a")
+    upstream.script = [events(ends[1]) if deltas else whole(ends[0])]
+    assert "ended its reply with 'server_error'" in (await fail(upstream, deltas)).message
 
 
 async def test_an_unknown_finish_reason_is_told_in_the_log(
@@ -726,6 +752,118 @@ async def test_error_messages_hold_no_key(upstream: Upstream) -> None:
     assert error.__cause__ is None  # nor does a traceback in a log
 
 
+def nested(text: str, levels: int) -> str:
+    return text if not levels else json.dumps({"error": {"message": nested(text, levels - 1)}})
+
+
+WHY = "The quota is spent."
+FORMS: list[Any] = [
+    {"fault": {"faultstring": WHY, "detail": {"errorcode": "policies.ratelimit.QuotaViolation"}}},
+    {"type": "about:blank", "title": WHY, "status": 400},
+    {"error": {"reason": WHY}},
+    {"error": {"description": WHY}},
+    {"error": "invalid_client", "error_description": WHY},
+    {"reason": WHY},
+    {"details": WHY},
+    {"details": [{"reason": WHY}]},
+    {"status": {"message": WHY}},
+    {"response": {"error": {"message": WHY}}},
+    {"data": {"error": {"message": WHY}}},
+    {"exception": WHY},
+    {"err": WHY},
+    {"Error": {"Message": WHY}},
+    nested(WHY, 1),
+    nested(WHY, 3),
+]
+
+
+@pytest.mark.parametrize("form", FORMS, ids=str)
+async def test_the_providers_reason_is_found(upstream: Upstream, form: Any) -> None:
+    """With a status of its own, with 200, and in a stream that has begun."""
+    begun = chunk(content="a")
+    upstream.script = [whole(form, 400), whole(form), whole(form), events(form), events(begun, form)]
+    for deltas in (None, None, Heard(), Heard(), Heard()):
+        assert (await fail(upstream, deltas)).message == WHY
+
+
+@pytest.mark.parametrize("deltas", [None, Heard()], ids=["whole", "streamed"])
+async def test_a_code_is_the_reason_where_there_is_no_other(upstream: Upstream, deltas: Heard | None) -> None:
+    error = {"error": {"code": "NoCredit", "type": "billing", "param": None}}
+    upstream.script = [whole(error, 402), events(error) if deltas else whole(error)]
+    assert (
+        await fail(upstream, deltas)
+    ).message == "The model provider 'acme' failed with status 402: NoCredit billing"
+    assert (await fail(upstream, deltas)).message == "The model provider 'acme' failed: NoCredit billing"
+
+
+def test_json_in_strings_is_unwrapped_to_a_bounded_depth() -> None:
+    deep = nested(WHY, 10)
+    assert WHY in failures.words(deep) and failures.words(deep).startswith("{")
+    assert failures.words("[" * 100_000) == "[" * 100_000
+    assert failures.words({"error": {"message": "{broken"}}) == "{broken"
+
+
+def test_what_stands_beside_an_answer_is_no_error() -> None:
+    for answer in ({"choices": [{}], "message": "ok"}, {"data": [{}], "status": {"message": "ok"}}, {"choices": []}):
+        assert not failures.is_error(answer)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        whole("The quota\nis spent."),
+        whole("The quota is spent.", content_type="text/plain"),
+        events(then="data: The quota is spent.\n\n"),
+        events(chunk(content="a"), then="data: The quota is spent.\n\ndata: [DONE]\n\n"),
+        events(then="The quota is spent.\n"),
+    ],
+    ids=["whole", "text/plain", "data", "data after text", "a stream without fields"],
+)
+@pytest.mark.parametrize("deltas", [None, Heard()], ids=["whole", "streamed"])
+async def test_plain_text_in_place_of_an_answer(upstream: Upstream, answer: Answer, deltas: Heard | None) -> None:
+    upstream.script = [answer]
+    error = await fail(upstream, deltas)
+    assert error.message.startswith("The model provider 'acme' sent a reply that cannot be read: ")
+    assert WHY in error.message and WHY not in error.reason
+
+
+@pytest.mark.parametrize(
+    ("key", "sent", "told"),
+    [
+        ("k", "API key not valid", "API key not valid"),
+        ("x", "max exceeded: 'x' is no key", "max exceeded: '***' is no key"),
+        ("none", "nonetheless", "nonetheless"),
+        ("ollama", "ollama_chat cannot be called", "ollama_chat cannot be called"),
+        ("hunter2", "Bad key: hunter2.", "Bad key: ***."),
+        ("my-own-key", "Bad key:my-own-key/v1", "Bad key:***/v1"),
+        ("my-own-key", "Bad xmy-own-keyx", "Bad x***x"),
+    ],
+)
+async def test_a_short_key_is_no_part_of_words(upstream: Upstream, key: str, sent: str, told: str) -> None:
+    upstream.script = [whole({"error": {"message": sent}}, 400)]
+    assert (await fail(upstream, api_key=SecretStr(key))).message == told
+
+
+async def test_control_characters_are_not_passed_on(upstream: Upstream) -> None:
+    upstream.script = [whole("\x1b[31mNo\x00.\x1b[0m\tmy-\x00own-key \u202egnol", 400), whole(choice("err\x1b[2J\n"))]
+    error = await fail(upstream, api_key=SecretStr("my-own-key"))
+    assert error.message == "No. *** gnol"
+
+
+@pytest.mark.parametrize("finish", [None, ""])
+async def test_a_stream_that_ends_with_done_is_complete(
+    upstream: Upstream, finish: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    called = [fragment(0, "call_1", "get_weather", "{}")]
+    upstream.script = [events(chunk(finish, content="a")), events(chunk(finish, tool_calls=called)), events(chunk())]
+    async with router(upstream.url) as models:
+        assert await models.reply(prompt(), Heard()) == Reply("a")
+        assert "with [DONE], but without a reason" in caplog.text
+        assert (await models.reply(prompt(tools=(WEATHER,)), Heard())).finish == "tool_calls"
+        with pytest.raises(ModelError, match="broke off"):
+            await models.reply(prompt(), Heard())
+
+
 async def test_an_error_with_status_200(upstream: Upstream) -> None:
     upstream.script = [whole({"error": {"message": "Slow down.", "code": 429}})]
     error = await fail(upstream)
@@ -758,7 +896,7 @@ UNREADABLE = "The model provider 'acme' sent a reply that cannot be read."
 @pytest.mark.parametrize("api", ["chat", "responses"])
 @pytest.mark.parametrize(
     "body",
-    ["not json", "[]", "{}", {"choices": [], "output": [{}]}, {"choices": [{"message": 1}], "output": [1]}],
+    ["{not json", "<html>", "[]", "{}", {"choices": [], "output": [{}]}, {"choices": [{"message": 1}], "output": [1]}],
     ids=str,
 )
 async def test_replies_that_cannot_be_read(upstream: Upstream, body: Any, api: str) -> None:
@@ -782,7 +920,7 @@ async def test_streams_that_cannot_be_read(upstream: Upstream, stream: Answer) -
 
 
 @pytest.mark.parametrize("api", ["chat", "responses"])
-@pytest.mark.parametrize("end", [broken, events, lambda *data: events(*data, then="")], ids=["cut", "done", "nothing"])
+@pytest.mark.parametrize("end", [broken, lambda *data: events(*data, then="")], ids=["cut", "nothing"])
 async def test_a_stream_that_breaks_off(upstream: Upstream, end: Callable[..., Answer], api: str) -> None:
     begun = chunk(content="Hel") if api == "chat" else advance("output_text.delta", output_index=0, delta="Hel")
     upstream.script = [end(begun)]

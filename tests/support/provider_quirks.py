@@ -966,9 +966,15 @@ def a_whole_answer_where_a_stream_was_asked_for(ask: Ask) -> Answer:
     return Answer({"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]})
 
 
-@habit(GITHUB + "vllm-project/vllm/issues/27572", fails="broke off", streams=(True,))
+@habit(GITHUB + "vllm-project/vllm/issues/27572", streams=(True,))
+def vllm_done_without_a_finish_reason(ask: Ask) -> Answer:
+    """And SGLang: github.com/sgl-project/sglang/issues/4550."""
+    return Answer(events=[chunk({"content": DONE})])
+
+
+@habit(unreported("https://platform.openai.com/docs/api-reference/chat-streaming"), fails="broke off", streams=(True,))
 def a_stream_without_its_end(ask: Ask) -> Answer:
-    return Answer(events=[chunk({"content": "It"})])
+    return Answer(events=[chunk({"content": "It"})], end="")
 
 
 @habit(unreported("https://html.spec.whatwg.org/multipage/server-sent-events.html"), streams=(True,))

@@ -21,6 +21,9 @@ MOST_VECTORS: Final = 64 * MIB
 # iana.org/assignments/http-parameters, "HTTP Content Coding". Some send `none` or a charset: no compression.
 _COMPRESSIONS: Final = {"gzip", "x-gzip", "deflate", "br", "zstd", "dcb", "dcz", "compress", "x-compress"}
 REDIRECTED: Final = "redirected_to"
+DONE: Final = b"[DONE]"
+_LONGEST_TEXT: Final = 1_000  # bytes of plain text where a stream should be
+_FIELD: Final = (b":", b"event:", b"id:", b"retry:")  # of server-sent events, beside `data`
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"  # a stream may begin with it
 
 
@@ -78,7 +81,8 @@ def decode(data: bytes) -> Any:
 
 
 async def events(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """The data of each server-sent event, up to `[DONE]`. A body that is JSON instead of a stream is its only event.
+    """The data of each server-sent event, with `DONE` as the last if the server sends it. A body that is JSON or plain
+    text instead of a stream is its only event.
 
     Source: html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream. Other fields than `data` are
     ignored, because the protocols repeat their content in it, with two exceptions: llama.cpp of 2025 has errors in a
@@ -86,6 +90,7 @@ async def events(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     object with the key `error`. Raises TooLong.
     """
     data: list[bytes] = []
+    stray, silent = b"", True
     first, failed, skipped = True, False, 0
     async for whole in _lines(pieces):
         line = whole.removeprefix(_BYTE_ORDER_MARK) if first else whole
@@ -100,18 +105,23 @@ async def events(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
                 raise TooLong
             skipped = 0
         elif not line.strip() and data:
-            if data[0].startswith(b"[DONE]"):
+            if data[0].startswith(DONE):
+                yield DONE
                 return
             yield _event(data, failed)
-            data, failed = [], False
+            data, failed, silent = [], False, False
         else:
             if line.startswith(b"event:"):
                 failed = line.removeprefix(b"event:").strip() == b"error"
+            elif silent and line.strip() and not line.startswith(_FIELD):
+                stray = (stray + line + b"\n")[:_LONGEST_TEXT]
             skipped += len(line) + 1  # comments keep a connection alive, but not for ever
             if skipped > MOST:
                 raise TooLong
-    if data and not data[0].startswith(b"[DONE]"):  # the server ends without an empty line
-        yield _event(data, failed)
+    if data:  # the server ends without an empty line
+        yield DONE if data[0].startswith(DONE) else _event(data, failed)
+    elif silent and stray:
+        yield stray
 
 
 def _event(data: list[bytes], failed: bool) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +15,8 @@ from assistants_service.infra.models.reply_builder import ReplyBuilder
 from assistants_service.infra.models.thoughts import OF_CALLS, OF_MESSAGES, Thinking
 from assistants_service.infra.models.upstream import Upstream
 from assistants_service.infra.models.usage import Usage, tokens_of
+
+logger = logging.getLogger(__name__)
 
 
 class _Function(msgspec.Struct):
@@ -92,7 +95,12 @@ class ChatReply:
 
     def streamed(self) -> Reply:
         if self._finish is None and not self._complete:
-            raise self._upstream.broken_off()
+            if not self._draft.done or self._draft.empty:
+                raise self._upstream.broken_off()
+            logger.warning(
+                "Model provider '%s' ended a stream with [DONE], but without a reason: taken for stop",
+                self._upstream.provider,
+            )
         return self._reply()
 
     def _reply(self) -> Reply:

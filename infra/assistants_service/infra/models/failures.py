@@ -12,29 +12,45 @@
 {"error_code": 110, "error_msg": ...}                   Baidu
 {"errorMessage": ..., "errorType": ...}                 AWS Lambda behind API Gateway, with status 200
 {"error": {"message": "Provider returned error", "metadata": {"raw": ...}}}   OpenRouter
+{"fault": {"faultstring": ..., "detail": {"errorcode": ...}}}                 Apigee
+{"type": ..., "title": ..., "status": 403, "detail": ...}                     RFC 9457, where all are optional
+{"error": {"message": "{\"error\": {\"message\": ...}}"}}                     proxies that quote another server
 
-Keys are compared without case and underscores. A string in place of an object is the text itself.
+These forms are not told apart: the first of the usual keys that has text counts, down to a bounded depth, also in JSON
+within a string. Keys are compared without case and underscores. A string in place of an object is the text itself.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
-DEEPEST: Final = 6  # levels of nested lists and objects that are searched for text
+import msgspec
+
+DEEPEST: Final = 10  # levels of nested lists, objects and quoted JSON that are searched for text
+_LONGEST_QUOTE: Final = 100_000  # characters of JSON in a string
+# By preference; those of OAuth (RFC 6749, 5.2), Apigee and RFC 9457 have a code or a name beside them.
 _WORDS: Final = (
     "message",
+    "errordescription",
     "error",
     "detail",
+    "faultstring",
     "msg",
-    "errordescription",
     "errormessage",
     "errormsg",
     "statusmsg",
     "errors",
-    "baseresp",
+    "details",
+    "reason",
+    "description",
+    "title",
+    "err",
+    "exception",
 )
+# Objects that may contain these; a string here is not an explanation.
+_AROUND: Final = ("fault", "baseresp", "status", "response", "data")
 _CODES: Final = ("code", "type", "status", "statuscode", "errorcode", "errortype")
 _ANSWERS: Final = ("choices", "output", "data")
 _PLACE: Final = re.compile(r"""['"]loc['"]: ?[(\[][^)\]]{0,300}[)\]], ?['"]msg['"]: ?(['"]).{0,300}?\1""")
@@ -55,13 +71,18 @@ def is_error(found: Mapping[str, Any]) -> bool:
     if found.get("error") or "error" in (found.get("type"), found.get("object")):
         return True
     event = str(found.get("type") or "").startswith("response.")
-    return not event and not any(found.get(key) for key in _ANSWERS) and bool(words(found))
+    return not event and not any(map(_answers, map(found.get, _ANSWERS))) and bool(words(found))
+
+
+def _answers(value: object) -> bool:
+    return bool(value) and not (isinstance(value, Mapping) and value.get("error"))
 
 
 def words(error: object, depth: int = 0) -> str:
     """The provider's error text; empty if there is none, or for an HTML page."""
     if isinstance(error, str):
-        return "" if error.lstrip().startswith("<") else error.strip()
+        quoted = _quoted(error)
+        return (words(quoted, depth + 1) if quoted and depth < DEEPEST else "") or _text(error)
     if depth == DEEPEST:
         return ""
     if isinstance(error, list):
@@ -69,27 +90,47 @@ def words(error: object, depth: int = 0) -> str:
     return _of_object(error, depth) if isinstance(error, Mapping) else ""
 
 
+def _text(error: str) -> str:
+    return "" if error.lstrip().startswith("<") else error.strip()
+
+
+def _quoted(text: str) -> object:
+    """An object or a list that is written as JSON; else None."""
+    if text.lstrip()[:1] not in ("{", "[") or len(text) > _LONGEST_QUOTE:
+        return None
+    try:
+        return msgspec.json.decode(text.encode("utf-8", "replace"))
+    except (msgspec.DecodeError, RecursionError):
+        return None
+
+
 def _of_object(error: Mapping[str, Any], depth: int) -> str:
     named = _named(error)
     if named.get("statuscode") == 0:  # MiniMax's text for success
         return ""
-    found = next(filter(None, (words(named.get(key), depth + 1) for key in _WORDS)), "")
+    found = next(filter(None, (words(inner, depth + 1) for inner in _inner(named))), "")
     place = error.get("loc")  # of pydantic: the field that is meant
     if found and isinstance(place, list):
         found = f"{'.'.join(map(str, place))}: {found}"
     metadata = error.get("metadata")
-    if isinstance(metadata, Mapping) and isinstance(raw := metadata.get("raw"), str) and raw:
+    if isinstance(metadata, Mapping) and isinstance(raw := metadata.get("raw"), str) and (raw := words(raw, depth + 1)):
         return f"{found}: {raw}"
     return found
 
 
+def _inner(named: Mapping[str, Any]) -> Iterator[object]:
+    yield from (named[key] for key in _WORDS if key in named)
+    yield from (named[key] for key in _AROUND if isinstance(named.get(key), Mapping | list))
+
+
 def objects(error: object, depth: int = 0) -> Iterator[Mapping[str, Any]]:
     """The error's object, and those nested in it: one of them has the code."""
-    inner = error if isinstance(error, list) else []
+    inner: Iterable[object] = error if isinstance(error, list) else []
     if isinstance(error, Mapping):
         yield error
-        named = _named(error)
-        inner = [named.get(key) for key in _WORDS]
+        inner = _inner(_named(error))
+    elif isinstance(error, str):
+        inner = filter(None, [_quoted(error)])
     for each in inner if depth < DEEPEST else []:
         yield from objects(each, depth + 1)
 

@@ -108,7 +108,9 @@ class WithheldDeltas:
 
 
 class ReplyBuilder:
-    """`most` is in bytes. Raises TooMuch beyond that."""
+    """`most` is in bytes. Raises TooMuch beyond that. `done` is whether the server has marked the end of its stream."""
+
+    done = False
 
     def __init__(self, deltas: Deltas | None, most: int = MOST) -> None:
         self._deltas, self._left = deltas, most

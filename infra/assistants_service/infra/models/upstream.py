@@ -28,7 +28,11 @@ logger = logging.getLogger(__name__)
 
 _JSON: Any = {"headers": {"Content-Type": "application/json", "Accept-Encoding": "identity"}}
 _KEY = re.compile(r"\bsk-[\w*-]+")
+_SHORTEST_KEY = 8  # characters
+_CONTROLS = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|[\x00-\x08\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _LONGEST_MESSAGE = 300
+_LONGEST_TEXT = 1_000  # bytes of an answer in plain text
+_NO_TEXT = ("<", "{", "[", '"')  # HTML, XML, and JSON
 _LAST_BYTES = 1.0  # seconds, for a server that keeps its stream open after [DONE]
 _UNREADABLE = (LookupError, TypeError, ValueError, AttributeError)
 
@@ -71,6 +75,9 @@ class Upstream:
     async def _objects(self, response: httpx2.Response, draft: ReplyBuilder) -> AsyncIterator[dict[str, Any]]:
         pieces = response.aiter_bytes()
         async for data in answers.events(pieces):
+            if data is answers.DONE:
+                draft.done = True
+                continue
             yield self._object(data)
             draft.event(len(data))  # the caller has read it
         # Nothing follows [DONE]; reading to the end of the body makes the connection reusable.
@@ -80,7 +87,10 @@ class Upstream:
 
     def _object(self, data: bytes) -> dict[str, Any]:
         """An error may have status 200, or be inside a stream. Raises ModelError; ValueError if it is not an object."""
-        found = answers.decode(data)
+        try:
+            found = answers.decode(data)
+        except ValueError:
+            raise self._unreadable(data) from None
         if isinstance(found, list) and found and isinstance(found[0], dict):
             found = found[0]
         if isinstance(found, dict) and not failures.is_error(found):
@@ -88,6 +98,14 @@ class Upstream:
         if isinstance(found, dict) or failures.words(found):
             raise self.failed(found)
         raise ValueError("no object")
+
+    def _unreadable(self, data: bytes) -> Exception:
+        """Plain text in place of an answer is probably the server's explanation; JSON that is cut off is not."""
+        said = data[:_LONGEST_TEXT].decode(errors="replace").strip()
+        if not said or said.startswith(_NO_TEXT):
+            return ValueError("no JSON")
+        message = f"The model provider '{self._provider}' sent a reply that cannot be read: {said}"
+        return self._annotated(ModelError("server_error", self._short(message)), None, "plain text instead of JSON")
 
     async def get(self, path: str, *, timeout: float) -> dict[str, Any]:
         """One attempt, without retries: for optional information."""
@@ -143,7 +161,7 @@ class Upstream:
         """For an error of the provider, in an error response, in an object or in a stream."""
         message = failures.words(error)
         if not message:
-            message = f"The model provider '{self._provider}' failed" + (f" with status {status}." if status else ".")
+            message = self._unexplained(status, failures.reason_of(error))
         code, found = failures.code_of(status, error), list(failures.objects(error))
         reason = failures.reason_of(error) or "an error without a code"
         if any(overflow.exceeded(fields, message) for fields in found or [{}]):
@@ -153,6 +171,10 @@ class Upstream:
         refused = Refused(code, self._short(message))
         refused.said = failures.text_of(error)
         return self._annotated(refused, status, reason)
+
+    def _unexplained(self, status: int | None, codes: str) -> str:
+        how = f" with status {status}" if status else ""
+        return f"The model provider '{self._provider}' failed{how}" + (f": {codes}" if codes else ".")
 
     def ended(self, reason: str, error: object) -> ModelError:
         """For a reply that the provider ended as a failure; `error` is its explanation, if any."""
@@ -173,7 +195,7 @@ class Upstream:
         return self._annotated(ModelError("server_error", self._short(message)), status, message)
 
     def _annotated(self, error: ModelError, status: int | None, reason: str) -> ModelError:
-        error.provider, error.status, error.reason = self._provider, status, clean(reason)
+        error.provider, error.status, error.reason = self._provider, status, _printable(reason)
         return error
 
     def _unreachable(self, cause: BaseException | None) -> str:
@@ -185,11 +207,21 @@ class Upstream:
 
     def _short(self, message: str) -> str:
         """Messages end up in `last_error`, which clients read: short, storable, and without keys."""
-        message = clean(message)
-        if key := self._client.api_key:
-            message = message.replace(key, "***")
-        message = " ".join(_KEY.sub("sk-***", message).split())
+        message = " ".join(_KEY.sub("sk-***", _without(self._client.api_key, _printable(message))).split())
         return message if len(message) <= _LONGEST_MESSAGE else message[: _LONGEST_MESSAGE - 1] + "…"
+
+
+def _printable(text: str) -> str:
+    """Without control characters: they could change what a terminal or a log viewer shows."""
+    return _CONTROLS.sub("", clean(text))
+
+
+def _without(key: str, message: str) -> str:
+    """A short key (`x`, `none`, a password) is redacted only where it stands alone, because it may be part of many
+    words. It is not left: it may be a secret nevertheless, and a word too little is better than a key too much."""
+    if len(key) >= _SHORTEST_KEY:
+        return message.replace(key, "***")
+    return re.sub(rf"(?<![\w-]){re.escape(key)}(?![\w-])", "***", message) if key else message
 
 
 def _body(error: openai.APIStatusError) -> object:
