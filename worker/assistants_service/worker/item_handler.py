@@ -1,4 +1,4 @@
-"""One work item, from its delivery to its deletion."""
+"""Handles one work item, from its delivery to its deletion."""
 
 from __future__ import annotations
 
@@ -50,33 +50,33 @@ from assistants_service.worker.store_work import ABANDONED
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-# Seconds between looks for what the work item announced, before it is put back.
+# Pauses in seconds while waiting for what the work item announced, before it is put back.
 EARLY = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
-PUT_BACK = 1.0  # seconds at least; the older a work item, the longer
-CROWDED, LONG_CROWDED = 2.0, 15.0  # likewise, at least and at most, where too many wait for a slot
-STALE = 600.0  # seconds after which a work item whose commit never came is dropped: no request takes so long
-NOTHING_NEW = -1  # seen by the sender of a work item that announces no commit
+PUT_BACK = 1.0  # minimum seconds; the older a work item, the longer
+CROWDED, LONG_CROWDED = 2.0, 15.0  # likewise, minimum and maximum, if too many items wait for a slot
+STALE = 600.0  # seconds after which a work item is dropped if its commit never came: no request takes so long
+NOTHING_NEW = -1  # the sender of a work item that announces no commit has seen this version
 DELIVERIES = 5  # of one item; the last failed one ends its run
-REASON = 4_000  # characters that are kept of an error: an item and its reason are one message of the queue
+REASON = 4_000  # characters of an error that are kept: an item and its reason are one message of the queue
 REMEMBERED = 2_000  # deliveries that a process remembers
 RETRY, MAX_RETRY = 2.0, 30.0  # seconds, doubled with each failed delivery
 
 
 @dataclass(slots=True)
 class Hold:
-    """The delivery as last extended: only the newest receipt proves anything."""
+    """The delivery as last extended: only the newest receipt is valid."""
 
     delivery: Delivery
 
 
 @dataclass(slots=True)
 class WorkItemHandler:
-    """Answers deliveries. Nothing here knows what host they come from."""
+    """Handles deliveries, regardless of the host from which they come."""
 
     context: WorkerContext
-    # Requests that let go of items. Thousands may wait for a slot, and all give way together when the worker stops.
+    # Hand-backs in progress. Thousands of items may wait for a slot, and all are handed back when the worker stops.
     _returning: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE), init=False)
-    # Names of deliveries whose items an outage kept this process from hiding, or from handing back. It has not died.
+    # Names of deliveries that this process lost or could not hand back because of an outage. It has not died.
     _lost_deliveries: deque[str] = field(default_factory=lambda: deque(maxlen=REMEMBERED), init=False)
 
     async def answer(self, delivery: Delivery) -> None:
@@ -96,7 +96,7 @@ class WorkItemHandler:
                 await self._hand_back(hold.delivery, item, 0)  # drained: another worker takes over at once
             raise
         except Exception as error:
-            if isinstance(error, UnreadableLog):  # says all that there is to say
+            if isinstance(error, UnreadableLog):  # its message says everything
                 log.warning("delivery %d failed of %s: %s", delivery.count, item, error)
             else:
                 log.exception("delivery %d failed of %s", delivery.count, item)
@@ -110,40 +110,40 @@ class WorkItemHandler:
         self.context.telemetry.count("delivery", outcome="done" if done else "left")
 
     def _with_own_loss(self, item: WorkItem, delivery: Delivery) -> WorkItem:
-        """The item that says so, if it was this very process that had it before, and lost it by an outage."""
+        """The item, marked as handed back if this process had it before and lost it in an outage."""
         before = delivery_name(delivery.id, delivery.count - 1)
         vouched = isinstance(item, AdvanceRun) and before in self._lost_deliveries
         return replace(item, handed_back=before) if vouched else item
 
     async def _keep(self, hold: Hold) -> None:
-        """Keep the item hidden from others while this worker is alive."""
+        """Keep the item hidden from other workers while this one is alive."""
         timeout = self.context.visibility_timeout
         while True:
             await asyncio.sleep(timeout / 3)
             try:
                 hold.delivery = await self.context.storage.extend(hold.delivery, visibility_timeout=timeout)
             except Conflict:
-                return  # another worker holds it by now: the log's fence decides
+                return  # another worker has it by now: the claim in the log decides
             except StorageUnavailable as error:
                 self._lost_deliveries.append(delivery_name(hold.delivery.id, hold.delivery.count))
                 log.warning("the queue is not responding: %s", error)
-            except Exception:  # else the item would come back while this worker is at it
-                log.exception("an item cannot be hidden anew, and this is tried again")
+            except Exception:  # otherwise the item would be delivered again while this worker works on it
+                log.exception("cannot extend the visibility timeout of an item, trying again")
 
     async def _hand_back(self, delivery: Delivery, item: WorkItem, visibility_timeout: float) -> None:
-        """Let others have it after `visibility_timeout` seconds. The item says so, since this worker has not died."""
+        """Make it visible to others after `visibility_timeout` seconds, with a note that this worker has not died."""
         name = delivery_name(delivery.id, delivery.count)
         if isinstance(item, AdvanceRun):
             delivery = dataclasses.replace(delivery, body=to_body(replace(item, handed_back=name)))
         try:
             await self.context.storage.extend(delivery, visibility_timeout=visibility_timeout)
         except Conflict:
-            pass  # another worker holds it by now
+            pass  # another worker has it by now
         except StorageUnavailable:
             self._lost_deliveries.append(name)
 
     async def _work(self, item: WorkItem, delivery: Delivery) -> bool:
-        """Whether the item may be deleted."""
+        """Returns whether the item may be deleted."""
         try:
             match item:
                 case AdvanceRun():
@@ -158,8 +158,8 @@ class WorkItemHandler:
         return True
 
     async def _send_again(self, item: WorkItem, way: NoSlot) -> None:
-        """Another item, so that no delivery counts for which nothing was tried. No log names this one, and none
-        will: what was delivered before stays."""
+        """Send a new item, so that this delivery, in which nothing was tried, does not count. No log names this item,
+        and none will: a redelivered item stays."""
         delay = min(max(CROWDED, self._age(item) / 4), LONG_CROWDED) if way.crowded else 0.0
         async with self._returning:
             await self.context.storage.send(to_body(item), delay=max(0.0, min(delay, way.within)))
@@ -188,7 +188,7 @@ class WorkItemHandler:
             case Wait() if self._age(item) < STALE and item.seen != NOTHING_NEW:
                 return await self._put_back(item, count)
             case Wait(gone=False):
-                log.info("run %s: its commit never came, the work item is dropped", item.run_id)
+                log.info("run %s: its commit never came, dropping the work item", item.run_id)
             case KeepItem():
                 return False
         return True
@@ -203,7 +203,7 @@ class WorkItemHandler:
 
     @staticmethod
     async def _early(listen: Callable[[], Listener], look: Callable[[], Awaitable[T]]) -> T:
-        """A work item is sent before its commit: one that came too early looks again a few times."""
+        """A work item is sent before its commit: if it arrives too early, check again a few times."""
         for pause in (*EARLY, None):
             listener = listen()
             try:
@@ -225,7 +225,7 @@ class WorkItemHandler:
         return True
 
     async def _purge(self, item: PurgeThread | PurgeStore) -> None:
-        """Of what was deleted: first all but its tombstones; much later, by a second item, those as well."""
+        """Purge a deleted object: first everything but its tombstones; much later, by a second item, those as well."""
         aggregates: ThreadPurge | VectorStoreRepository = self.context.stores
         if isinstance(item, PurgeThread):
             aggregates, log_id = ThreadPurge(self.context.threads, self.context.outputs), item.thread_id
@@ -235,8 +235,9 @@ class WorkItemHandler:
         if item.tombstones:
             if await self._too_early(item):
                 return
-            if not state.known:  # else another one has this id by now
-                # The holder of the first item may have died before its purge, and this one may come before that one.
+            if not state.known:  # else the id has been used again
+                # The holder of the first item may have died before its purge, and this item may be handled before that
+                # one.
                 await aggregates.purge(item.project, log_id)
                 await aggregates.purge_tombstones(item.project, log_id)
         elif not state.known:  # or a purge has died after the log was removed
@@ -247,22 +248,23 @@ class WorkItemHandler:
             await self._put_back(item)
 
     async def _too_early(self, item: WorkItem) -> bool:
-        """A queue may deliver before the time; what is late then would be written where no tombstone is any more."""
+        """A queue may deliver early; a late write would then find no tombstone any more."""
         early = self._age(item) < self.context.tombstone_seconds / 2  # clocks of two machines may differ by seconds
         if early:
             await self._park(item, item.sent_at + self.context.tombstone_seconds)
         return early
 
     async def _park(self, item: WorkItem, until: float | None) -> None:
-        """Have the item delivered again at this time, if at any; or earlier, if the queue does not keep it so long."""
+        """Have the item delivered again at this time, if any; or earlier, if the queue cannot hide it for so long."""
         if until is not None:
-            # The order matters: first the new item, then (in `answer`) the end of this one.
+            # The order matters: first the new item, then (in `answer`) the deletion of this one.
             delay = min(max(0.0, until - self.context.clock.now()), MAX_DELAY)
             await self.context.storage.send(to_body(item), delay=delay)
 
     async def _put_back(self, item: WorkItem, count: int = 1) -> bool:
-        """Whether another item stands for this one now. Of a later delivery an earlier holder may live, and claim by
-        this item as soon as the commit comes: were it gone then, and that holder died, none would go on."""
+        """Returns whether a new item replaces this one. If the item was redelivered, an earlier holder may still be
+        alive, and claim by this item when the commit comes: if the item were gone then, and that holder died, no worker
+        could continue."""
         if count == 1:
             await self.context.storage.send(to_body(item), delay=max(PUT_BACK, self._age(item) / 4))
         return count == 1
@@ -271,7 +273,7 @@ class WorkItemHandler:
         return self.context.clock.now() - item.sent_at
 
     async def _failed(self, delivery: Delivery, item: WorkItem, error: Exception) -> None:
-        # A store that fails is no fault of the item: it is tried for as long as it takes.
+        # A failing store is not the item's fault: retry for as long as it takes.
         if delivery.count < DELIVERIES or isinstance(error, StorageUnavailable):
             self.context.telemetry.count("delivery", outcome="failed")
             return await self._hand_back(delivery, item, min(RETRY * 2 ** (delivery.count - 1), MAX_RETRY))
@@ -280,12 +282,12 @@ class WorkItemHandler:
         except (StorageUnavailable, Conflict):
             await self._hand_back(delivery, item, MAX_RETRY)
             raise
-        detail = f": {error}" if isinstance(error, UnreadableLog) else ""  # others may quote content
+        detail = f": {error}" if isinstance(error, UnreadableLog) else ""  # other errors may quote content
         await self._dead_letter(delivery, f"{type(error).__name__}: {error}", detail)
 
     async def give_up(self, delivery: Delivery) -> None:
-        """For an item that its host delivers no more, and has moved under a new id. So it is unknown whether a run in
-        progress is this item's or another's: such a run is left, and looked at when it expires."""
+        """For an item that its host no longer delivers and has moved under a new id. So it is unknown whether a run in
+        progress belongs to this item: such a run is left alone, and checked again when it expires."""
         try:
             item = from_body(delivery.body)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -301,7 +303,7 @@ class WorkItemHandler:
             run_state = state.runs.get(item.run_id)
             if run_state and run_state.run.active and not state.deleted:
                 await self._park(replace(item, seen=NOTHING_NEW), run_state.run.expires_at)
-        if isinstance(item, MaintainStore):  # nor whose files these are, until their claims are too old to count
+        if isinstance(item, MaintainStore):  # likewise for files, until their claims are too old to be valid
             await self.context.stores.project(item.project, item.store_id, None)
             await self._park(replace(item, seen=0), self.context.clock.now() + ABANDONED + 1)
 
@@ -313,23 +315,23 @@ class WorkItemHandler:
         )
 
     async def _end(self, item: WorkItem, delivery: Delivery) -> bool:
-        """Whether what waits for the item could be ended. Where its log cannot be read, that waits for people, who have
-        the buried item for it; else the item would come for ever. Raises StorageUnavailable and Conflict: then it does
-        come again."""
+        """Returns whether what waits for the item could be ended. If its log cannot be read, it has to wait for the
+        operator, who finds the item in the dead-letter queue; otherwise it would be delivered for ever. Raises
+        StorageUnavailable and Conflict: then the item is delivered again."""
         try:
             await self._give_up(item, delivery)
         except (StorageUnavailable, Conflict):
             raise
         except UnreadableLog as error:
-            log.warning("what waits for work item %s is not ended: %s", delivery.id, error)
+            log.warning("cannot end what waits for work item %s: %s", delivery.id, error)
         except Exception:
-            log.exception("what waits for work item %s is not ended", delivery.id)
+            log.exception("cannot end what waits for work item %s", delivery.id)
         else:
             return True
         return False
 
     async def _give_up(self, item: WorkItem, delivery: Delivery) -> None:
-        """A poison item never leaves a run hanging."""
+        """A poison item must not leave a run in progress."""
         if isinstance(item, MaintainStore):
             return await IngestionJob(self.context.ingestion, item, delivery.id, delivery.count + 1).give_up()
         if not isinstance(item, AdvanceRun):
@@ -341,13 +343,13 @@ class WorkItemHandler:
             if run_state is None or not run_state.run.active or state.deleted:
                 return ()
             if run_state.run.status == "in_progress" and run_state.item != delivery.id:
-                return ()  # it is that item's
+                return ()  # it belongs to that item
             return failed(run_state, error)
 
         await self.context.threads.commit(item.project, item.thread_id, decision)
         try:
-            await RunExecutor(self.context, item, "", -1).run()  # brings up the stream
+            await RunExecutor(self.context, item, "", -1).run()  # updates the stream
         except StorageUnavailable:
             raise
         except Exception:
-            log.exception("run %s: its stream cannot be brought up", item.run_id)
+            log.exception("run %s: cannot update its stream", item.run_id)

@@ -1,7 +1,7 @@
-"""Aggregates: load one, change it, project what changed. The commit orders stand here, and nowhere else.
+"""Aggregates: load one, change it, project the changes. This is the only place that implements the order of a commit.
 
-A view is an aggregate's folded state, kept in memory; it is refreshed by reading only what the log gained since. What
-there is of threads and of vector stores alone stands in the repository.py of each.
+A view is an aggregate's folded state, cached in memory; a refresh reads only what was appended to its log. What is
+specific to threads or vector stores is in the repository.py of each.
 """
 
 from __future__ import annotations
@@ -31,29 +31,28 @@ from assistants_service.core.work_items import WorkItem, to_body
 log = logging.getLogger(__name__)
 
 MAX_BLOCK: Final = 4 * 1024 * 1024  # bytes of one commit
-PROJECTION_WINDOW: Final = 60.0  # seconds that a commit may wait for its projection before its writer counts as dead
-ROLLOVER_AFTER: Final = 200  # commits that a first touch folds, of a log that is not large
-ROLLOVER_SHARE: Final = 16  # a generation grows to this part of its snapshot: what a first touch folds stays the less
-ROLLOVER_AT_LAST: Final = 40_000  # commits: Azure takes 50,000 blocks, and no generation ends during a run
-MOST_LATE: Final = 1_000  # commits of one process whose documents the store refused, and that are told all the same
-TRIES: Final = 500  # of one command; each lost race means that another writer's commit went through
+PROJECTION_WINDOW: Final = 60.0  # seconds before the writer of an unprojected commit is presumed dead
+ROLLOVER_AFTER: Final = 200  # commits that opening a log has to fold, unless the log is large
+ROLLOVER_SHARE: Final = 16  # a generation may grow to this share of its snapshot: then it adds little to opening
+ROLLOVER_AT_LAST: Final = 40_000  # commits: Azure allows 50,000 blocks, and no generation ends during a run
+MOST_LATE: Final = 1_000  # commits of one process whose documents are written later; clients get their answer
+TRIES: Final = 500  # attempts of one command; each lost race means that another writer succeeded
 
-Command = Callable[[S], Sequence[Event]]  # pure: from the state to events, or to a refusal
+Command = Callable[[S], Sequence[Event]]  # pure: from the state to events, or an ApiError
 ItemOf = Callable[[int], WorkItem]  # from the version seen to the work item
 
 
 class Repository(ABC, Generic[S, C]):
     """The aggregates of one kind, of all projects, over one store.
 
-    `rollover_after`: commits after which a log begins a new generation, once the aggregate is not busy. It waits for
-    more of them where the state is large, so that rewriting that costs each commit little, but never for
-    `ROLLOVER_AT_LAST`.
-    `view_bytes`: how much log the views in memory may stand for.
+    `rollover_after`: number of commits after which a log begins a new generation, once the aggregate is not busy. A
+    large state delays this, so that rewriting it costs each commit little, but not beyond `ROLLOVER_AT_LAST`.
+    `view_bytes`: how many bytes of log the cached views may represent.
     """
 
     logs: ClassVar[str]  # the container of the logs
     resource: ClassVar[Resource]  # the aggregate itself
-    # Changes that no work item stands for. What was created needs none either: `fetch` makes up for a missing document.
+    # Changes that have no work item. Created objects need none either: `fetch` writes a missing document.
     projected_again: ClassVar[frozenset[str]]
 
     def __init__(
@@ -72,30 +71,30 @@ class Repository(ABC, Generic[S, C]):
         self._rollover_after, self._views = rollover_after, Views[S, C](self._blank, view_bytes)
         self._late: set[asyncio.Task[None]] = set()  # projections that the store refused at first
 
-    # -- what a kind of aggregate adds -----------------------------------------------------------------------------
+    # -- specific to each kind of aggregate ------------------------------------------------------------------------
 
     @abstractmethod
     def _blank(self) -> View[S, C]: ...
 
     @abstractmethod
     def _commits(self, data: bytes) -> list[Commit[Any]]:
-        """Those of whole lines of a log. Raises ValueError for what this version cannot decode."""
+        """Decode whole lines of a log. Raises ValueError for what this version cannot decode."""
 
     @abstractmethod
     def _documents(self, project: str, changes: Sequence[C]) -> list[Document]:
-        """The projections of what changed."""
+        """The projections of the changes."""
 
     @abstractmethod
     def _find(self, state: S, container: str, ids: tuple[str, ...]) -> Struct:
-        """The object whose document this is. Raises the 404 of what is not there."""
+        """The object that this document shows. Raises the 404 if there is none."""
 
     def _record_metrics(self, project: str, changes: Sequence[C]) -> None:
-        """What was committed, for telemetry."""
+        """Record the changes in telemetry."""
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
     async def load(self, project: str, log_id: str) -> View[S, C]:
-        """The aggregate as the log has it now. Its state is empty (version 0) if there is no such one."""
+        """The aggregate as of the log's current end. Its state is empty (version 0) if it does not exist."""
         view = self._views.at(project, log_id)
         try:
             async with view.lock:
@@ -105,7 +104,7 @@ class Repository(ABC, Generic[S, C]):
         return view
 
     async def read(self, project: str, log_id: str) -> S:
-        """The state. Raises the 404 of what is unknown, or deleted."""
+        """The state. Raises the 404 for an unknown or deleted aggregate."""
         state = (await self.load(project, log_id)).state
         self._check_known(state, log_id)
         return state
@@ -118,15 +117,15 @@ class Repository(ABC, Generic[S, C]):
         return self.resource.unknown(log_id)
 
     async def cached(self, project: str, log_id: str) -> S:
-        """The state as this process knows it, without a look at the log if it has one: for a caller that commits
-        next, and so will hear if it is stale."""
+        """The cached state, without reading the log if there is one: for a caller that commits next, which fails on
+        stale state."""
         view = self._views.get((project, log_id))
         if view is None or view.mark is None:
             view = await self.load(project, log_id)
         return view.state
 
     def listen(self, project: str, log_id: str) -> Listener:
-        """Hear of the next commit of this process."""
+        """Get notified of the next commit of this process."""
         return self._notifier.listen(self._topic(project, log_id))
 
     def _topic(self, project: str, log_id: str) -> str:
@@ -135,7 +134,7 @@ class Repository(ABC, Generic[S, C]):
     # -- writing ---------------------------------------------------------------------------------------------------
 
     async def start(self, project: str, log_id: str, events: Sequence[Event], item_of: ItemOf | None = None) -> list[C]:
-        """A new aggregate. Raises Conflict if there is, or was, one of this id."""
+        """Create an aggregate. Raises Conflict if one with this id exists or existed."""
         view = self._blank()
         async with view.lock:
             await self._enqueue(item_of, 0)
@@ -153,11 +152,11 @@ class Repository(ABC, Generic[S, C]):
         *,
         by_client: bool = False,
     ) -> list[C]:
-        """Commit what the command makes of the state, as one transaction; nothing if it makes nothing.
+        """Commit the events that the command returns, as one transaction; nothing if it returns none.
 
-        Raises what the command raises, once it has seen the newest state. `by_client`: raises the 404 of what is
-        unknown or deleted; and once the commit stands the client is told so, even if the store refuses the documents
-        for a while.
+        Raises what the command raises, after evaluating it on the newest state. `by_client`: raises the 404 for an
+        unknown or deleted aggregate; and once the commit is stored, the client gets its answer even if the store
+        refuses the documents for a while.
         """
         view = self._views.at(project, log_id)
         try:
@@ -165,7 +164,7 @@ class Repository(ABC, Generic[S, C]):
                 changes, rest = await self._commit(view, project, log_id, command, item_of, by_client=by_client)
         finally:
             self._views.keep(view, project, log_id)
-        # 4. project: any crash before leaves a document behind the log, never the other way round.
+        # 4. project: a crash before this leaves a document behind the log, never ahead of it.
         await self._after(project, log_id, rest, enqueued=item_of is not None, by_client=by_client)
         return changes
 
@@ -186,7 +185,7 @@ class Repository(ABC, Generic[S, C]):
             try:
                 if by_client:
                     self._check_known(view.state, log_id)
-                # 1. decide, on the view as it is: if it is stale, the append finds out.
+                # 1. decide, on the cached view: if it is stale, the append fails.
                 events = command(view.state)
             except ApiError:
                 if fresh:
@@ -194,7 +193,7 @@ class Repository(ABC, Generic[S, C]):
                 events = ()
             if not events and fresh:
                 return [], ()
-            if not events:  # no refusal on old news, nor the answer that there is nothing to do
+            if not events:  # neither a refusal nor "nothing to do" may rest on stale state
                 await self._refresh(view, project, log_id)
                 fresh = True
                 continue
@@ -204,7 +203,7 @@ class Repository(ABC, Generic[S, C]):
                 await self._roll_over(view, project, log_id)
                 # 2. enqueue: a crash after this leaves a work item that finds nothing new, and is dropped.
                 await self._enqueue(item_of, view.state.version)
-                # 3. append, where this decision's state ends: another process that moved in between makes it void.
+                # 3. append, at the end of the decision's state: fails if another process has written in between.
                 return await self._append(view, project, log_id, events)
             except Conflict:
                 await self._refresh(view, project, log_id)
@@ -229,15 +228,15 @@ class Repository(ABC, Generic[S, C]):
             return self._documents(project, changes)
 
         name = names.log(project, log_id)
-        mark, view.mark = view.mark, None  # whatever ends the append half-way: the log is read anew
+        mark, view.mark = view.mark, None  # if the append fails half-way, the log is read from the start
         try:
             if mark is None:
-                # Create-if-missing: an id made twice.
+                # Create-if-missing: an id that was made twice.
                 view.mark, rest = await self._storage.start(self.logs, name, block, fold)
             else:
                 view.mark, rest = await self._storage.append(self.logs, name, mark, block, fold)
         except (Conflict, Unsent):
-            if not folded:  # else the view has what is not in the log
+            if not folded:  # else the view contains what is not in the log
                 view.mark = mark
             raise
         except StorageUnavailable as error:
@@ -263,13 +262,13 @@ class Repository(ABC, Generic[S, C]):
                 raise  # the work item stays, and the worker that gets it next projects
             if len(self._late) >= MOST_LATE:
                 raise Undecided(f"documents are late: {error}") from error
-            # The commit stands, so its client is told: an error would make it try again.
+            # The commit is stored, so the client gets its answer: an error would make it try again.
             late = asyncio.create_task(self._advance_late(project, log_id, rest))
             self._late.add(late)
             late.add_done_callback(self._late.discard)
 
     async def _advance(self, documents: Iterable[Document]) -> None:
-        """A few at a time: one commit may have thousands, which would block all other tasks."""
+        """A few at a time: one commit may have thousands of documents, which would block all other tasks."""
         await fan_out(self._storage.advance, documents)
 
     async def _advance_late(self, project: str, log_id: str, documents: Sequence[Document]) -> None:
@@ -279,21 +278,21 @@ class Repository(ABC, Generic[S, C]):
             pause = min(pause * 2, 30.0)
             try:
                 state = (await self.load(project, log_id)).state
-                # The outage may have outlasted the aggregate, and even its tombstones.
+                # The outage may have outlasted the aggregate and even its tombstones.
                 return await self._advance(documents) if state.known else None
             except Exception as error:
                 if not isinstance(error, StorageUnavailable):
                     log.exception("cannot write the documents of %s %s, trying again", self.logs, log_id)
 
     async def fetch(self, container: str, project: str, *ids: str) -> Stored:
-        """The document of an object: `ids` are the aggregate's, then its own. Raises the 404 of what is not there."""
+        """The document of an object: `ids` are the aggregate's, then its own. Raises the 404 if there is none."""
         view = self._views.get((project, ids[0]))
         if view and view.state.deleted:
             raise self._unknown(ids[0])
         name = names.document(project, *ids)
         stored = await self._storage.get(container, name)
         if stored is None:
-            # Unknown; or its writer died between commit and projection, and the log knows better.
+            # Unknown; or its writer died between commit and projection, and the log has it.
             state = await self.read(project, ids[0])
             body = encode(self._find(state, container, ids))
             await self._storage.advance(Document(container, name, body, state.version))
@@ -310,14 +309,14 @@ class Repository(ABC, Generic[S, C]):
     # -- views -----------------------------------------------------------------------------------------------------
 
     async def _refresh(self, view: View[S, C], project: str, log_id: str) -> None:
-        """Fold what the log gained. The caller holds the view's lock."""
+        """Fold what was appended to the log. The caller holds the view's lock."""
         cold = view.mark is None
         tail = await self._storage.read(self.logs, names.log(project, log_id), view.mark)
         if cold or tail is None or tail.restarted:
             view.reset()
         if tail is None:
             return None
-        if view.mark and not tail.data:  # nothing was gained
+        if view.mark and not tail.data:  # nothing was appended
             view.mark = tail.mark
             return None
         if view.mark is None and tail.mark.generation:
@@ -329,18 +328,18 @@ class Repository(ABC, Generic[S, C]):
         with decoding(f"{self.logs}/{names.log(project, log_id)}"):
             commits = self._commits(tail.data)
         before = view.state.version
-        view.mark = None  # a fold that fails half-way: the log is read anew
+        view.mark = None  # if the fold fails half-way, the log is read from the start
         changes = view.fold(commits)
         view.mark, view.weight = tail.mark, view.weight + len(tail.data)
-        # A process that folds a commit after its writer's death mends it before its own commit. So of a log that this
-        # process never saw, only the last moments can lack a projection: of all others a process saw the end.
+        # A process that reads a commit after its writer's death projects it before it commits itself. So of a log that
+        # this process has not read before, only the most recent commits can lack their projection.
         recent = len(commits) if not cold else sum(c.at > commits[-1].at - PROJECTION_WINDOW for c in commits)
-        if view.state.deleted:  # its end alone: a purge may have swept the documents of all before, and looks no more
+        if view.state.deleted:  # only the deletion: a purge may have removed all other documents for good
             recent = min(recent, 1)
         await self._project_missing(project, [c for c in changes if c.version > before + len(commits) - recent])
 
     async def _refresh_again(self, view: View[S, C], project: str, log_id: str, generation: int) -> None:
-        """Without the snapshot of this generation: the log was rolled over once more in between. Raises UnreadableLog
+        """Reload without the missing snapshot: the log may have been rolled over again in between. Raises UnreadableLog
         if it was not."""
         name = names.log(project, log_id)
         tail = await self._storage.read(self.logs, name, None)
@@ -350,31 +349,31 @@ class Repository(ABC, Generic[S, C]):
         await self._refresh(view, project, log_id)
 
     async def _project_missing(self, project: str, changes: Sequence[C]) -> None:
-        """Bring up documents whose writer may have died between commit and projection."""
+        """Write documents whose writer may have died between commit and projection."""
         await self._advance(
             self._documents(project, [change for change in changes if change.name in self.projected_again])
         )
 
     async def _roll_over(self, view: View[S, C], project: str, log_id: str) -> None:
-        """Begin a new generation of a long log, while the aggregate is not busy."""
+        """Begin a new generation of a long log, if the aggregate is not busy."""
         if view.blocks < self._rollover_after or view.state.busy or view.mark is None:
             return
         if view.mark.offset * ROLLOVER_SHARE < view.base and view.blocks < ROLLOVER_AT_LAST:
             return
-        # 1. the snapshot: until 2. no reader looks for it, and a later version of it wins.
+        # 1. the snapshot: nothing reads it before step 2, and a later version of it wins.
         name = names.snapshot(project, log_id, view.mark.generation + 1)
         body = view.snapshot()
         await self._storage.advance(Document(names.SNAPSHOTS, name, body, view.state.version))
-        # 2. the new generation, where this snapshot's state ends.
+        # 2. the new generation, conditional on the snapshot's position.
         log = names.log(project, log_id)
         try:
             view.mark = await self._storage.roll_over(self.logs, log, view.mark)
         except Conflict:
-            if await self._storage.read(self.logs, log, None) is None:  # purged before 1.: nothing else removes it
+            if await self._storage.read(self.logs, log, None) is None:  # purged before step 1: nothing else removes it
                 await self._storage.remove(names.SNAPSHOTS, name)
             raise
         view.blocks, view.base = 0, len(body)
-        # 3. the snapshot before: a reader that was about to read it finds the log restarted, and looks again.
+        # 3. remove the previous snapshot: a reader that was about to read it finds the log restarted, and reads again.
         if view.mark.generation > 1:
             await self._storage.remove(names.SNAPSHOTS, names.snapshot(project, log_id, view.mark.generation - 1))
 
