@@ -450,9 +450,19 @@ async def test_what_a_call_may_not_leave_is_told_to_the_model() -> None:
             assert len(shown((await service.steps(run))[0])["outputs"]) == 20
             heard = told_last(service)
     assert "- /mnt/data/a (10 bytes)" in heard
-    assert "The file /mnt/data/b (1 bytes) will be lost" in heard
+    assert "[/mnt/data/b will be lost: a call may leave 10 bytes in files.]" in heard
     assert "Only the first 20 images are shown." in heard
     assert heard.endswith("[The output was cut.]")
+
+
+async def test_files_with_long_names_fit_into_a_commit() -> None:
+    code = "for n in range(2000): write(chr(34) * 1000 + str(n), '')"
+    async with coding(calls(python(code)), says("Done.")) as service:
+        run = await service.finished(assistant=await coder(service))
+        assert run["status"] == "completed"
+        heard = told_last(service)
+        assert len(heard) < told.MOST_LINES + 2_000
+        assert "more will be lost" in heard
 
 
 async def contents(service: InProcess) -> list[str]:

@@ -14,6 +14,7 @@ from assistants_service.core.errors import ApiError
 from assistants_service.core.files.outputs import KeptFile, NewFile
 from assistants_service.core.ports.sandbox import (
     CellResult,
+    ChangedFile,
     InterpreterLost,
     SandboxBusy,
     SandboxUnavailable,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MOST_KEPT: Final = 100 * 1024 * 1024  # bytes of the files that one call leaves
+MOST_NAMES: Final = 512 * 1024  # characters of their paths: with the rest of a call they are one commit
 MOST_IMAGES: Final = 20  # of one call
 
 
@@ -135,19 +137,24 @@ class Call:
 
     # -- what it leaves --------------------------------------------------------------------------------------------
 
+    def _files_of(self, changed: Sequence[ChangedFile]) -> list[NewFile]:
+        """Those that there is room for: in the store, and for their names in the log."""
+        read, room, names = self.session.interpreter.read, MOST_KEPT, MOST_NAMES
+        files, lost = list[NewFile](), list[str]()
+        for file in changed:
+            if file.size <= room and len(file.path) <= names:
+                room, names = room - file.size, names - len(file.path)
+                files.append(NewFile(file.path, file.size, partial(read, file.path)))
+            else:
+                lost.append(f"{told.FOLDER}{file.path}")
+        if lost:
+            self.notes.append(f"{told.listed(lost)} will be lost: a call may leave {MOST_KEPT} bytes in files.")
+        return files
+
     async def _keep(self, result: CellResult) -> tuple[list[KeptFile], list[KeptFile]]:
         """The images that the code showed and the files that it wrote, stored. Raises InterpreterLost and
         StorageUnavailable."""
-        files, left = list[NewFile](), MOST_KEPT
-        for changed in result.changed:
-            if changed.size <= left:
-                left -= changed.size
-                files.append(NewFile(changed.path, changed.size, partial(self.session.interpreter.read, changed.path)))
-            else:
-                self.notes.append(
-                    f"The file {told.FOLDER}{changed.path} ({changed.size} bytes) will be lost: a call may leave"
-                    f" {MOST_KEPT} bytes."
-                )
+        files = self._files_of(result.changed)
         images = [NewFile("", len(image), partial(_once, image)) for image in result.images[:MOST_IMAGES]]
         if len(result.images) > MOST_IMAGES:
             self.notes.append(f"Only the first {MOST_IMAGES} images are shown.")

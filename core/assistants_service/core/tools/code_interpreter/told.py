@@ -16,6 +16,8 @@ LINK: Final = f"sandbox:{FOLDER}"
 MOST_TOLD: Final = 16 * 1024  # characters of an output that the model is told
 MOST_LOGS: Final = 64 * 1024  # characters of the logs that clients see
 MOST_LISTED: Final = 50  # files
+MOST_LINES: Final = 4 * 1024  # characters of the list of files
+MOST_NOTE: Final = 500  # characters of a note
 
 RESTARTED: Final = (
     "[A new Python process was started: variables, imports and functions of earlier calls are gone. The files in"
@@ -63,10 +65,24 @@ def output_of(
     shown = [f"[{len(images)} image{'s' * (len(images) > 1)} shown to the user.]"] if images else []
     paths = [f"{FOLDER}{file.path} ({file.bytes} bytes)" for file in files[:MOST_LISTED]]
     more = [f"and {len(files) - MOST_LISTED} more"] if len(files) > MOST_LISTED else []
-    written = [f"[Files written:\n{_lines([*paths, *more])}]"] if files else []
+    written = [f"[Files written:\n{cut_to(_lines([*paths, *more]), MOST_LINES)}]"] if files else []
     cut = cut_to(said, MOST_TOLD)
     told = [cut] if cut else [] if shown or written else [NOTHING]
-    return "\n".join([*([RESTARTED] if restarted else []), *told, *shown, *written, *(f"[{note}]" for note in notes)])
+    return "\n".join(
+        [
+            *([RESTARTED] if restarted else []),
+            *told,
+            *shown,
+            *written,
+            *(f"[{cut_to(note, MOST_NOTE)}]" for note in notes),
+        ]
+    )
+
+
+def listed(paths: Sequence[str]) -> str:
+    """The first few, and how many more there are."""
+    few = ", ".join(path[:100] for path in paths[:3])
+    return f"{few} and {len(paths) - 3} more" if len(paths) > 3 else few
 
 
 def cut_to(text: str, limit: int) -> str:
