@@ -23,7 +23,6 @@ def corrected(document: Json) -> Json:
     _allow_null(schemas["VectorStoreObject"], "name", "expires_after")
     _allow_null(schemas["OpenAIFile"], "expires_at", "status_details")
     schemas["OpenAIFile"]["properties"]["purpose"]["enum"] += ["evals"]
-    schemas["CreateUploadRequest"]["properties"]["purpose"]["enum"] += ["user_data", "evals"]  # as the SDKs have it
     schemas["Upload"]["properties"]["file"] = _or_null({"$ref": "#/components/schemas/OpenAIFile"})
     document["paths"]["/files/{file_id}/content"]["get"]["responses"] = DOWNLOAD
     schemas["VectorStoreFileBatchObject"]["properties"]["object"]["enum"] += ["vector_store.file_batch"]
@@ -36,11 +35,9 @@ def corrected(document: Json) -> Json:
         usage = schemas[name]["anyOf"][0]["properties"]
         usage["prompt_token_details"] = _counts("cached_tokens")
         usage["completion_tokens_details"] = _counts("reasoning_tokens")
-    for name in ("RunObject", "CreateRunRequest", "CreateThreadAndRunRequest"):  # as many as an assistant has
-        properties = schemas[name]["properties"]
-        first_with(properties["tools"], "maxItems")["maxItems"] = 128
-        for limit in ("max_prompt_tokens", "max_completion_tokens"):  # 16 was accepted
-            first_with(properties[limit], "minimum")["minimum"] = 1
+    first_with(run["tools"], "maxItems")["maxItems"] = 128  # as many as an assistant has
+    for limit in ("max_prompt_tokens", "max_completion_tokens"):  # 16 was accepted
+        first_with(run[limit], "minimum")["minimum"] = 1
     return document
 
 

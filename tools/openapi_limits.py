@@ -1,149 +1,140 @@
-"""What request models check and the published document leaves to its prose, or leaves out."""
+"""What the service checks of a request, in the served document: whatever the document allows is accepted, as far as a
+schema can tell, and what it forbids is refused.
+
+The limits of bodies are those of the request models, the beginnings of ids those of core/resources.py. By hand is what
+no field has alone: rules about two fields of an object.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
-from openapi_corrections import alternatives_of, every_node, first_with, reachable, referenced
+from assistants_service.api import files, validation
+from assistants_service.core.protocol.assistants.requests import CreateAssistant, UpdateAssistant
+from assistants_service.core.protocol.bodies import Body
+from assistants_service.core.protocol.files.requests import CompleteUpload, CreateFile, CreateUpload
+from assistants_service.core.protocol.runs.requests import CreateRun, CreateThreadAndRun, SubmitToolOutputs
+from assistants_service.core.protocol.threads.requests import CreateMessage, CreateThread, UpdateMetadata, UpdateThread
+from assistants_service.core.protocol.vector_stores.requests import (
+    CreateFileBatch,
+    CreateVectorStore,
+    CreateVectorStoreFile,
+    UpdateVectorStore,
+    UpdateVectorStoreFile,
+)
+from assistants_service.core.resources import RESOURCES
+from assistants_service.core.search.filters import Comparison, Membership
+from assistants_service.core.search.request import SearchVectorStore
+from openapi_corrections import alternatives_of, first_with, referenced
+from openapi_models import Narrowing
 
 Json = Any
 
-# What core/protocol and core/search/request.py check and the published document leaves to its prose, or leaves out:
-# by the property's name.
-ID = {"minLength": 1, "maxLength": 256}
-FILE, STORE = {"pattern": "^file", "maxLength": 256}, {"pattern": "^vs", "maxLength": 256}
-LONG = {"maxLength": 256_000}
-TOKENS = {"maximum": 2**31 - 1}
-MANY = {"maxItems": 1000}
-LIMITS: dict[str, Json] = {
-    "additional_instructions": LONG,
-    "additional_messages": MANY,
-    "assistant_id": {"pattern": "^asst"},
-    "attachments": {"maxItems": 500},
-    "bytes": {"minimum": 1, "maximum": 8 * 1024**3},
-    "chunk_overlap_tokens": {"minimum": 0, "maximum": 2048},  # and at most half of the chunk
-    "data": {"minLength": 1},
-    "file": {"minLength": 1},
-    "file_id": FILE,
-    "file_ids": FILE,
-    "filename": {
-        "pattern": r"^([^\u0000-\u001f\u007f-\u009f]*[/\\])?(?!\.{1,2}$)[^\u0000-\u001f\u007f-\u009f/\\]+$",
-        "maxLength": 255,
-    },
-    "instructions": LONG,
-    "max_completion_tokens": TOKENS,
-    "max_prompt_tokens": TOKENS,
-    "messages": MANY,
-    "mime_type": ID,
-    "model": ID,
-    "output": {"maxLength": 1_048_576},
-    "part_ids": {"minItems": 1, "maxItems": 10_000},
-    "text": LONG,
-    "tool_outputs": {"maxItems": 512},
-    "url": {"pattern": "^(https?://|data:image/)", "maxLength": 20_000_000},
-    "vector_store_ids": STORE,
+BODIES: Final[dict[str, type[Body]]] = {  # what the handlers of these operations parse
+    "createAssistant": CreateAssistant,
+    "modifyAssistant": UpdateAssistant,
+    "createThread": CreateThread,
+    "modifyThread": UpdateThread,
+    "createMessage": CreateMessage,
+    "modifyMessage": UpdateMetadata,
+    "createRun": CreateRun,
+    "createThreadAndRun": CreateThreadAndRun,
+    "modifyRun": UpdateMetadata,
+    "submitToolOuputsToRun": SubmitToolOutputs,
+    "createUpload": CreateUpload,
+    "completeUpload": CompleteUpload,
+    "createVectorStore": CreateVectorStore,
+    "modifyVectorStore": UpdateVectorStore,
+    "createVectorStoreFile": CreateVectorStoreFile,
+    "updateVectorStoreFileAttributes": UpdateVectorStoreFile,
+    "createVectorStoreFileBatch": CreateFileBatch,
+    "searchVectorStore": SearchVectorStore,
 }
-LIMITS_OF_STORES = LIMITS | {"file_id": ID, "file_ids": ID}  # to them any other id is an unknown file
-PREFIXES = {
-    "assistant_id": "asst",
-    "batch_id": "vsfb",
-    "file_id": "file",
-    "message_id": "msg",
-    "run_id": "run",
-    "step_id": "step",
-    "thread_id": "thread",
-    "upload_id": "upload",
-    "vector_store_id": "vs",
+FORMS: Final[dict[str, tuple[str, type[Body] | None]]] = {  # the part that has the bytes, and what the others stand for
+    "createFile": ("file", CreateFile),
+    "addUploadPart": ("data", None),
 }
-LISTED = {"listAssistants": "asst", "listVectorStores": "vs"}  # what is listed as documents, and its ids' beginning
+BY_PARAM: Final = {resource.param: resource for resource in RESOURCES}
 
 
 def exact(paths: Json, schemas: Json) -> None:
-    """Whatever the document allows is accepted, as far as a schema can tell; what it forbids is refused."""
-    operations = [each for item in paths.values() for each in item.values() if "operationId" in each]
+    _exact_parameters(paths)
+    operations = [each for item in paths.values() for each in item.values() if "requestBody" in each]
+    narrowing = Narrowing(schemas)
     for operation in operations:
-        for parameter in operation.get("parameters", ()):
-            _exact_parameter(operation["operationId"], parameter)
-    bodies = [operation["requestBody"] for operation in operations if "requestBody" in operation]
-    for body in bodies:
-        (content,) = body["content"].values()
-        schema = schemas[referenced(content["schema"])]  # no body at all counts as an empty object
+        body = operation["requestBody"]
+        schema = schemas[referenced(next(iter(body["content"].values()))["schema"])]
+        narrowing.apply(schema, schema_of(operation["operationId"]))
+        # No body at all counts as an empty object.
         body["required"] = all("required" in each for each in alternatives_of(schema) or [schema])
-    for name in reachable(bodies, schemas):
-        for node in every_node(schemas[name]):
-            _exact_object(node, LIMITS_OF_STORES if "VectorStore" in name else LIMITS)
-    function, answer = schemas["FunctionObject"], schemas["ResponseFormatJsonSchema"]["properties"]["json_schema"]
-    _limit(function["properties"]["description"], {"maxLength": 65_536})
-    for named in (function, answer):
-        _limit(named["properties"]["name"], {"pattern": "^[a-zA-Z0-9_-]+$", "maxLength": 64})
-    del schemas["FileSearchRankingOptions"]["required"]
-    weight = {"type": "number", "minimum": 0, "maximum": 1}
-    search = schemas["VectorStoreSearchRequest"]["properties"]["ranking_options"]
-    for ranking in (schemas["FileSearchRankingOptions"], search):
-        ranking["properties"]["hybrid_search"] = {
-            "type": ["object", "null"],
-            "description": "How much meaning and words count in a passage's score. One of them is above 0.",
-            "properties": {"embedding_weight": weight, "text_weight": weight},
-            "required": ["embedding_weight", "text_weight"],
-            "additionalProperties": False,
-        }
-    message = schemas["CreateMessageRequest"]["properties"]
-    _limit(alternatives_of(message["content"])[0], {"minLength": 1, "maxLength": 256_000})
-    attachments = alternatives_of(message["attachments"])[0]
-    attachments["items"]["required"] = [attachments.pop("required")[0]]
-    attachments["items"]["properties"]["tools"]["maxItems"] = 2
-    metadata = alternatives_of(schemas["Metadata"])[0]
-    metadata |= {"maxProperties": 16, "propertyNames": {"maxLength": 64}}
-    metadata["additionalProperties"]["maxLength"] = 512
-    _exact_stores(schemas)
+    _rules_of_two_fields(schemas)
     for name in ("ThreadStreamEvent", "RunStreamEvent", "RunStepStreamEvent", "MessageStreamEvent", "ErrorEvent"):
         for event in alternatives_of(schemas[name]) or [schemas[name]]:
             _as_text(event["properties"])
 
 
-def _exact_stores(schemas: Json) -> None:
-    """Vector stores, what is in them, and searches."""
-    attribute = alternatives_of(schemas["VectorStoreFileAttributes"])[0]["additionalProperties"]
-    next(kind for kind in attribute["oneOf"] if kind["type"] == "number").update(minimum=-(2**53), maximum=2**53)
+def schema_of(operation: str) -> Json:
+    """What is taken as the body of an operation."""
+    return BODIES[operation].model_json_schema() if operation in BODIES else _form(*FORMS[operation])
+
+
+def _form(content: str, fields: type[Body] | None) -> Json:
+    """Its fields by their names on the wire; the name of the file is no field."""
+    model = fields.model_json_schema() if fields else {"properties": {}}
+    taken: dict[str, Json] = {content: {"type": "string", "minLength": 1}}
+    for name, schema in model["properties"].items():
+        inner = [model["$defs"][referenced(each)] for each in alternatives_of(schema) if "$ref" in each]
+        if inner:
+            taken |= {f"{name}[{part}]": each for part, each in inner[0]["properties"].items()}
+        elif name != "filename":
+            taken[name] = schema
+    required = [name for name in taken if name in (content, *model.get("required", ()))]
+    return {"type": "object", "properties": taken, "required": required}
+
+
+def _exact_parameters(paths: Json) -> None:
+    for path, item in paths.items():
+        for operation in item.values():
+            if "operationId" in operation:  # the others are servers, and prose
+                for parameter in operation.get("parameters", ()):
+                    _exact_parameter(path, paths, parameter)
+
+
+def _exact_parameter(path: str, paths: Json, parameter: Json) -> None:
+    name, schema = parameter["name"], parameter["schema"]
+    if name in BY_PARAM:
+        prefix = BY_PARAM[name].prefix
+        schema["pattern"] = f"^{prefix}" if parameter["in"] == "path" else f"^({prefix}|$)"
+    elif name in ("after", "before"):
+        listed = [each for each in RESOURCES if f"{path}/{{{each.param}}}" in paths and each.listed and each.strict]
+        if listed:
+            schema["pattern"] = f"^({listed[0].prefix}|$)"
+    elif name == "limit":
+        schema |= {"minimum": 1, "maximum": files.MOST if path == "/files" else validation.MOST}
+
+
+def _rules_of_two_fields(schemas: Json) -> None:
     for name in ("CreateAssistantRequest", "CreateThreadRequest"):
         search = first_with(schemas[name]["properties"]["tool_resources"], "properties")["properties"]["file_search"]
         del search["oneOf"]  # one of two; here also none, and an empty list counts as none
         search["anyOf"] = [{"properties": {each: {"maxItems": 0}}} for each in ("vector_store_ids", "vector_stores")]
-        search["properties"]["vector_stores"]["items"]["properties"]["file_ids"] |= {
-            "description": "A list of file IDs to add to the vector store, which holds at most 10,000 files.",
-            "maxItems": 10_000,
-        }
-    create = schemas["CreateVectorStoreRequest"]
-    for body in (create, schemas["UpdateVectorStoreRequest"]):
-        _limit(body["properties"]["name"], {"maxLength": 256})
-    _limit(create["properties"]["description"], {"maxLength": 512})
-    create["anyOf"] = [
+        search["properties"]["vector_stores"]["items"]["properties"]["file_ids"]["description"] = (
+            "A list of file IDs to add to the vector store, which holds at most 10,000 files."
+        )
+    schemas["CreateVectorStoreRequest"]["anyOf"] = [
         {"required": ["file_ids"], "properties": {"file_ids": {"minItems": 1}}},
         {"properties": {"chunking_strategy": False}},
     ]
     batch = schemas["CreateVectorStoreFileBatchRequest"]
     batch["oneOf"] = batch.pop("anyOf")
-    one, several = alternatives_of(schemas["VectorStoreSearchRequest"]["properties"]["query"])
-    one |= {"minLength": 1, "maxLength": 32_768}
-    several |= {"minItems": 1, "maxItems": 32, "items": one}
-    schemas["CompoundFilter"]["properties"]["filters"]["minItems"] = 1
-    comparison = schemas["ComparisonFilter"]
-    orders = [order for order in comparison["properties"]["type"]["enum"] if order not in ("in", "nin")]
-    comparison["oneOf"] = [
-        {"properties": {"type": {"enum": orders}, "value": {"type": ["string", "number", "boolean"]}}},
-        {"properties": {"type": {"enum": ["in", "nin"]}, "value": {"type": "array"}}},
-    ]
+    schemas["ComparisonFilter"]["oneOf"] = [_filter(Comparison), _filter(Membership)]
 
 
-def _exact_object(node: Json, limits: dict[str, Json]) -> None:
-    """An object of a request: what it may hold, and nothing else."""
-    if "properties" not in node:
-        return
-    node.setdefault("additionalProperties", False)
-    for name, schema in node["properties"].items():
-        _limit(schema, limits.get(name, {}))
-        if "pattern" in schema:
-            schema.pop("format", None)
+def _filter(model: type[Body]) -> Json:
+    """Which values go with which type."""
+    fields = model.model_json_schema()["properties"]
+    kinds = [each["type"] for each in alternatives_of(fields["value"]) or [fields["value"]]]
+    return {"properties": {"type": {"enum": fields["type"]["enum"]}, "value": {"type": kinds}}}
 
 
 def _as_text(event: Json) -> None:
@@ -151,21 +142,3 @@ def _as_text(event: Json) -> None:
     event.pop("enabled", None)  # strayed into the document from another API
     kind = {"$ref": "#/components/schemas/ErrorResponse"} if event["event"]["enum"] == ["error"] else event["data"]
     event["data"] = {"type": "string", "contentMediaType": "application/json", "contentSchema": kind}
-
-
-def _exact_parameter(operation: str, parameter: Json) -> None:
-    name, schema = parameter["name"], parameter["schema"]
-    if name in PREFIXES:
-        schema["pattern"] = f"^{PREFIXES[name]}" if parameter["in"] == "path" else f"^({PREFIXES[name]}|$)"
-    elif name in ("after", "before") and operation in LISTED:
-        schema["pattern"] = f"^({LISTED[operation]}|$)"
-    elif name == "limit":
-        schema |= {"minimum": 1, "maximum": max(100, schema["default"])}
-
-
-def _limit(schema: Json, limit: Json) -> None:
-    """On the strings, numbers or arrays that a schema allows; a string's limit also on an array's items."""
-    wanted = "array" if "maxItems" in limit else "integer" if "maximum" in limit else "string"
-    for node in [schema, *alternatives_of(schema), schema.get("items", {})]:
-        if wanted in node.get("type", ()):
-            node.update(limit)

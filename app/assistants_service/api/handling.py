@@ -8,7 +8,7 @@ from aiohttp import web
 
 from assistants_service.api.repeated_headers import list_header
 from assistants_service.api.services import Services
-from assistants_service.api.validation import parse_body, parse_include, parse_page
+from assistants_service.api.validation import MOST, parse_body, parse_include, parse_page
 from assistants_service.core.errors import ApiError, invalid_id
 from assistants_service.core.ids import SAFE_ID
 from assistants_service.core.paging import PageQuery
@@ -68,7 +68,7 @@ def _check_type(request: web.Request) -> None:
         )
 
 
-def page_query(request: web.Request, *, most: int = 100, default: int = 20) -> PageQuery:
+def page_query(request: web.Request, *, most: int = MOST, default: int = 20) -> PageQuery:
     """`most` and `default` refer to `limit`."""
     return parse_page(request.query, most=most, default=default)
 

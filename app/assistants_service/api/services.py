@@ -14,6 +14,7 @@ from assistants_service.core.ports.clock import Clock
 from assistants_service.core.ports.models import Models
 from assistants_service.core.ports.storage import Storage
 from assistants_service.core.ports.telemetry import SILENCE, Telemetry
+from assistants_service.core.protocol.files.requests import MAX_UPLOAD
 from assistants_service.core.references import References
 from assistants_service.core.request_context import RequestContext
 from assistants_service.core.threads.attachments import AttachmentIndexing
@@ -80,7 +81,7 @@ def services_over(
     run_lifetime: int = 600,
     poll_after: float = 0.1,
     file_limit: int = 512 * 1024**2,
-    upload_limit: int = 8 * 1024**3,
+    upload_limit: int = MAX_UPLOAD,
     telemetry: Telemetry = SILENCE,
     limits: Limits | None = None,
 ) -> Services:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from multidict import MultiMapping
 from pydantic import ValidationError
@@ -24,6 +24,8 @@ from assistants_service.core.protocol.bodies import Body
 from assistants_service.core.tools.registry import TOOLS
 
 B = TypeVar("B", bound=Body)
+
+MOST: Final = 100  # objects of a page
 
 EXPECTED = {
     "string_type": "a string",
@@ -49,7 +51,7 @@ def parse_body(kind: type[B], body: bytes) -> B:
         raise not_json("it is nested too deeply") from None
 
 
-def parse_page(query: Mapping[str, str], *, most: int = 100, default: int = 20) -> PageQuery:
+def parse_page(query: Mapping[str, str], *, most: int = MOST, default: int = 20) -> PageQuery:
     order = query.get("order", "desc")
     if order not in ("asc", "desc"):
         raise invalid_choice("order", order, ["asc", "desc"])

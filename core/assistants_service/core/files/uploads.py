@@ -20,7 +20,7 @@ from assistants_service.core.errors import ApiError, no_such_upload
 from assistants_service.core.files.service import PATIENCE, FileService, expiry
 from assistants_service.core.ports.contents import Part
 from assistants_service.core.ports.storage import Conflict
-from assistants_service.core.protocol.files.requests import CompleteUpload, CreateUpload
+from assistants_service.core.protocol.files.requests import MAX_UPLOAD, CompleteUpload, CreateUpload
 from assistants_service.core.protocol.files.resources import File, Upload, UploadPart
 from assistants_service.core.protocol.objects import Struct, encode
 from assistants_service.core.request_context import RequestContext
@@ -61,7 +61,7 @@ class UploadService:
     """The uploads of all projects. `limit` of one in bytes."""
 
     files: FileService
-    limit: int = 8 * 1024**3
+    limit: int = MAX_UPLOAD
 
     async def create(self, context: RequestContext, upload_id: str, body: CreateUpload) -> Upload:
         """A new upload. If it exists, return it as it is."""

@@ -2,24 +2,29 @@
 violations into 400s.
 
 Optional fields accept null, as the SDKs send it; unknown fields are refused. Updates merge the given keys: they use
-`model_fields_set`.
+`model_fields_set`. The served OpenAPI document takes its limits from these models (tools/openapi_limits.py).
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 import msgspec
 from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
+    Field,
     JsonValue,
     StringConstraints,
 )
 from pydantic_core import PydanticCustomError
 
+from assistants_service.core.resources import FILE, VECTOR_STORE
+
 T = TypeVar("T")
+
+MOST_PROPERTIES: Final = 16
 
 
 class Body(BaseModel):
@@ -31,9 +36,15 @@ class Body(BaseModel):
         return self.model_dump(exclude_none=True, by_alias=True)
 
 
+def documented(**keywords: Any) -> Any:
+    """What a JSON Schema says of a rule that a validator of our own checks: pydantic cannot tell."""
+    return Field(json_schema_extra=keywords)
+
+
 def _few_properties(value: dict[str, T]) -> dict[str, T]:
-    if len(value) > 16:
-        raise PydanticCustomError("object_above_max_properties", "{count}", {"count": len(value), "max": 16})
+    if len(value) > MOST_PROPERTIES:
+        context = {"count": len(value), "max": MOST_PROPERTIES}
+        raise PydanticCustomError("object_above_max_properties", "{count}", context)
     return value
 
 
@@ -57,7 +68,9 @@ MetadataKey = Annotated[str, StringConstraints(max_length=64)]
 MetadataValue = Annotated[str, StringConstraints(max_length=512)]
 
 
-Metadata = Annotated[dict[MetadataKey, MetadataValue], AfterValidator(_few_properties)]
+Metadata = Annotated[
+    dict[MetadataKey, MetadataValue], AfterValidator(_few_properties), documented(maxProperties=MOST_PROPERTIES)
+]
 
 
 Instructions = Annotated[str, StringConstraints(max_length=256_000)]
@@ -85,7 +98,11 @@ def _begins(prefix: str) -> AfterValidator:
 
 
 # References of assistants, threads and runs. core.references checks before any write that they exist.
-NamedFile = Annotated[str, StringConstraints(max_length=256), _begins("file")]
+NamedFile = Annotated[
+    str, StringConstraints(max_length=256), _begins(FILE.prefix), documented(pattern=f"^{FILE.prefix}")
+]
 
 
-NamedStore = Annotated[str, StringConstraints(max_length=256), _begins("vs")]
+NamedStore = Annotated[
+    str, StringConstraints(max_length=256), _begins(VECTOR_STORE.prefix), documented(pattern=f"^{VECTOR_STORE.prefix}")
+]

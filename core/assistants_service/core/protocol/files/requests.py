@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import (
     AfterValidator,
@@ -13,7 +13,9 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from assistants_service.core.protocol.bodies import Body
+from assistants_service.core.protocol.bodies import Body, documented
+
+MAX_UPLOAD: Final = 8 * 1024**3  # bytes of a file that comes in parts
 
 
 def _file_name(value: str) -> str:
@@ -25,7 +27,12 @@ def _file_name(value: str) -> str:
     return name
 
 
-FileName = Annotated[str, StringConstraints(max_length=255), AfterValidator(_file_name)]
+FILE_NAME: Final = (  # as far as a pattern can say what _file_name checks
+    r"^([^\u0000-\u001f\u007f-\u009f]*[/\\])?(?!\.{1,2}$)[^\u0000-\u001f\u007f-\u009f/\\]+$"
+)
+
+
+FileName = Annotated[str, StringConstraints(max_length=255), AfterValidator(_file_name), documented(pattern=FILE_NAME)]
 
 
 Purpose = Literal["fine-tune", "assistants", "batch", "user_data", "vision", "evals"]
@@ -47,7 +54,7 @@ class CreateFile(Body):
 class CreateUpload(Body):
     filename: FileName
     purpose: Purpose
-    bytes: Annotated[int, Field(ge=1)]
+    bytes: Annotated[int, Field(ge=1), documented(maximum=MAX_UPLOAD)]
     mime_type: Annotated[str, StringConstraints(min_length=1, max_length=256)]
     expires_after: ExpiresAfter | None = None
 

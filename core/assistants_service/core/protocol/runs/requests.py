@@ -11,10 +11,11 @@ from pydantic import (
     Tag,
 )
 
-from assistants_service.core.protocol.bodies import Body, Effort, Instructions, Metadata, ModelName
+from assistants_service.core.protocol.bodies import Body, Effort, Instructions, Metadata, ModelName, documented
 from assistants_service.core.protocol.response_formats import ResponseFormatBody, string_or_object
 from assistants_service.core.protocol.threads.requests import CreateThread, Messages
 from assistants_service.core.protocol.tools.requests import ToolResourcesBody, Tools
+from assistants_service.core.resources import ASSISTANT
 from assistants_service.core.tools.registry import CLIENTS, TOOLS
 
 
@@ -60,7 +61,7 @@ MaxTokens = Annotated[int, Field(ge=1, le=2**31 - 1)]
 
 
 class RunFields(Body):
-    assistant_id: str
+    assistant_id: Annotated[str, documented(pattern=f"^{ASSISTANT.prefix}")]
     model: ModelName | None = None
     instructions: Instructions | None = None
     tools: Tools | None = None

@@ -13,7 +13,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from assistants_service.core.protocol.bodies import Body, Detail, Metadata, NamedFile
+from assistants_service.core.protocol.bodies import Body, Detail, Metadata, NamedFile, documented
 from assistants_service.core.protocol.tools.requests import NewToolResources, ToolResourcesBody
 
 MessageText = Annotated[str, StringConstraints(max_length=256_000)]
@@ -58,7 +58,7 @@ def _says_something(content: str | list[TextPartBody | ImageUrlPartBody | ImageF
 
 
 Content = Annotated[
-    Annotated[MessageText, Tag("string")]
+    Annotated[MessageText, documented(minLength=1), Tag("string")]
     | Annotated[list[PartBody], Field(min_length=1, max_length=1000), Tag("array")],
     Discriminator(_string_or_array),
     AfterValidator(_says_something),

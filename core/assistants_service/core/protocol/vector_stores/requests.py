@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
     AfterValidator,
@@ -15,7 +15,18 @@ from pydantic import (
 )
 from pydantic_core import PydanticKnownError
 
-from assistants_service.core.protocol.bodies import Body, FileId, Metadata, MetadataKey, NamedFile, _few_properties
+from assistants_service.core.protocol.bodies import (
+    MOST_PROPERTIES,
+    Body,
+    FileId,
+    Metadata,
+    MetadataKey,
+    NamedFile,
+    _few_properties,
+    documented,
+)
+
+MOST_TOKENS: Final = 4096  # of a chunk
 
 
 class AutoChunkingBody(Body):
@@ -23,13 +34,13 @@ class AutoChunkingBody(Body):
 
 
 class StaticSizes(Body):
-    max_chunk_size_tokens: Annotated[int, Field(ge=100, le=4096)]
-    chunk_overlap_tokens: Annotated[int, Field(ge=0)]
+    max_chunk_size_tokens: Annotated[int, Field(ge=100, le=MOST_TOKENS)]
+    chunk_overlap_tokens: Annotated[int, Field(ge=0), documented(maximum=MOST_TOKENS // 2)]
 
     @field_validator("chunk_overlap_tokens")
     @classmethod
     def _at_most_half(cls, value: int, info: ValidationInfo) -> int:
-        most = info.data.get("max_chunk_size_tokens", 4096) // 2
+        most = info.data.get("max_chunk_size_tokens", MOST_TOKENS) // 2
         if value > most:
             raise PydanticKnownError("less_than_equal", {"le": most})
         return value
@@ -71,7 +82,9 @@ AttributeValue = Annotated[
 ]
 
 
-Attributes = Annotated[dict[MetadataKey, AttributeValue], AfterValidator(_few_properties)]
+Attributes = Annotated[
+    dict[MetadataKey, AttributeValue], AfterValidator(_few_properties), documented(maxProperties=MOST_PROPERTIES)
+]
 
 
 class StoreExpiresAfter(Body):

@@ -17,7 +17,7 @@ CONTENTS: Final = "step_details.tool_calls[*].file_search.results[*].content"  #
 
 
 class HybridSearch(Body):
-    """The weights of vectors and words in a passage's score: only their ratio matters."""
+    """The weights of vectors and words in a passage's score: only their ratio matters, and one of them is above 0."""
 
     embedding_weight: Annotated[float, Field(ge=0, le=1)]
     text_weight: Annotated[float, Field(ge=0, le=1)]
