@@ -35,6 +35,7 @@ OWN_ID = {
     "vector_store.file_batch": "batch_id",
 }
 OFTEN = 0.8
+PART = b"Hello"
 WEATHER = {"type": "function", "function": {"name": "get_weather"}}
 QUESTION = {"role": "user", "content": "What is the weather in Oslo?"}
 
@@ -55,7 +56,7 @@ def before_call(context: HookContext, case: Case, kwargs: dict[str, Any]) -> Non
     url = case.operation.schema.get_base_url()
     body = case.body if isinstance(case.body, dict) else {}
     if "upload_id" in case.path_parameters:
-        upload, part = pending_upload(url)
+        upload, part = pending_upload(url, size=1_000_000 if case.path.endswith("/parts") else len(PART))
         case.path_parameters["upload_id"] = upload
         if "part_ids" in body:
             body["part_ids"] = [part]
@@ -69,6 +70,8 @@ def before_call(context: HookContext, case: Case, kwargs: dict[str, Any]) -> Non
         return
     if case.headers:
         case.headers.pop("Last-Event-ID", None)  # of no event of the run
+    for cursor in ("after", "before"):
+        (case.query or {}).pop(cursor, None)  # of nothing in the list
     wanted = case.path_parameters.keys()
     if wanted:
         case.path_parameters.update(chance.choice(fitting(wanted, url) or [case.path_parameters]))
@@ -127,12 +130,12 @@ def waiting_run(url: str) -> Json:
         return run
 
 
-def pending_upload(url: str) -> tuple[str, str]:
-    """An upload that takes parts, and the one that it has."""
+def pending_upload(url: str, size: int) -> tuple[str, str]:
+    """An upload that takes parts, up to this many bytes in total, and the one that it has."""
     with requests.Session() as session:
-        body = {"filename": "notes.txt", "purpose": "assistants", "bytes": 5, "mime_type": "text/plain"}
+        body = {"filename": "notes.txt", "purpose": "assistants", "bytes": size, "mime_type": "text/plain"}
         upload = session.post(f"{url}/uploads", json=body).json()["id"]
-        return upload, session.post(f"{url}/uploads/{upload}/parts", files={"data": b"Hello"}).json()["id"]
+        return upload, session.post(f"{url}/uploads/{upload}/parts", files={"data": PART}).json()["id"]
 
 
 @schemathesis.hook
