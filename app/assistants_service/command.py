@@ -81,8 +81,8 @@ def _check_store(settings: Settings, *, made: bool = False) -> None:
         raise ConfigurationError(
             f"STORAGE is {settings.storage}, which is lost when the process ends. Set the STORAGE of the service."
         )
-    if not made and not engine.exists(settings.storage):
-        raise ConfigurationError(f"STORAGE does not exist: there is no file '{place_of(settings)}'.")
+    if not made:
+        engine.check_existing(settings.storage)
 
 
 def vacuum(settings: Settings) -> None:

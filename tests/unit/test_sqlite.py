@@ -14,11 +14,15 @@ from typing import Any
 
 import pytest
 
+from assistants_service import command, parts
 from assistants_service.core.ports.logs import Mark
 from assistants_service.core.ports.storage import StorageUnavailable, Unsent
+from assistants_service.infra.configuration import ConfigurationError
+from assistants_service.infra.settings.settings import Settings
 from assistants_service.infra.sqlite import connection as sqlite_connection
 from assistants_service.infra.sqlite import store as sqlite_store
 from assistants_service.infra.sqlite.store import SCHEMA, SqliteStorage
+from assistants_service.infra.storage_engines import engine_of
 from inprocess_service import ManualClock, in_process
 
 HOUR = 3600.0
@@ -126,6 +130,11 @@ async def test_an_open_that_fails_at_any_step_leaves_nothing_open(
     """Step by step, on a new file each, until no step is left that fails."""
 
     class Connection(sqlite3.Connection):
+        def __init__(self, *given: Any, **named: Any) -> None:
+            nonlocal unclosed
+            unclosed += 1
+            super().__init__(*given, **named)
+
         def execute(self, *given: Any) -> sqlite3.Cursor:
             step()
             return super().execute(*given)
@@ -135,7 +144,8 @@ async def test_an_open_that_fails_at_any_step_leaves_nothing_open(
             return super().executescript(*given)
 
         def close(self) -> None:
-            closed.append(self)
+            nonlocal unclosed
+            unclosed -= 1
             super().close()
 
     def step() -> None:
@@ -150,14 +160,15 @@ async def test_an_open_that_fails_at_any_step_leaves_nothing_open(
     monkeypatch.setattr(SqliteStorage, "_every", idle)
     monkeypatch.setattr(sqlite3, "connect", functools.partial(sqlite3.connect, factory=Connection))
     for steps in range(1, 100):
-        left, closed = steps, list[sqlite3.Connection]()
+        left, unclosed = steps, 0
+        (tmp_path / f"{steps}.db").touch()
         store = SqliteStorage(str(tmp_path / f"{steps}.db"), ManualClock())
         try:
             await store.open()
         except (StorageUnavailable, KeyboardInterrupt):
-            assert len(closed) == 1
+            assert unclosed == 0
         else:
-            assert (left > 0, closed) == (True, [])
+            assert (left > 0, unclosed) == (True, 1)
         reached = left <= 0
         left = 0
         await store.open()
@@ -167,6 +178,78 @@ async def test_an_open_that_fails_at_any_step_leaves_nothing_open(
         if not reached:
             break
     assert steps > 7
+
+
+async def test_a_file_that_was_moved_away_is_not_ready_and_works_again_when_it_is_back(tmp_path: Path) -> None:
+    home, away = tmp_path / "home", tmp_path / "away"
+    async with in_process(storage=f"sqlite:///{home / 'a.db'}") as service:
+        for moved, to in ((home, away), (home / "a.db", home / "b.db")):
+            moved.rename(to)
+            for path in ("/health", "/health/ready"):
+                answer = await service.api.send("GET", path)
+                assert (answer.status, answer.error["code"]) == (503, "storage_unavailable")
+            to.rename(moved)
+            assert (await service.api.send("GET", "/health/ready")).status == 200
+
+
+# --- files of others ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["empty", "another program's", "with a table of the same name", "no database"])
+def no_store(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    path = tmp_path / "a #1?.db"  # a name that a URI would have to quote
+    path.write_bytes(b"hello, world\n" * 100 if request.param == "no database" else b"")
+    if table := {"another program's": "x", "with a table of the same name": "documents"}.get(request.param):
+        with contextlib.closing(sqlite3.connect(path)) as db:
+            db.execute(f"CREATE TABLE {table}(body, name)")
+    return path
+
+
+def everything(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+@pytest.mark.parametrize("words", [["keys", "list"], ["keys", "revoke", "key_1"], ["resume"], ["reindex"], ["vacuum"]])
+async def test_a_command_refuses_a_file_that_is_no_store_and_leaves_it_as_it_is(
+    no_store: Path, words: list[str]
+) -> None:
+    before, settings = everything(no_store.parent), Settings(storage=f"sqlite:///{no_store}")
+    arguments = command.parser().parse_args(words)
+    with pytest.raises(ConfigurationError, match="is not a store of this service"):
+        match words[0]:
+            case "keys":
+                await command.manage_keys(settings, arguments)
+            case "resume":
+                await command.resume(settings)
+            case "reindex":
+                await command.reindex(settings, arguments)
+            case "vacuum":
+                command.vacuum(settings)
+    assert everything(no_store.parent) == before
+
+
+async def test_a_service_takes_an_empty_file_and_no_other_that_is_not_its_own(no_store: Path) -> None:
+    """At once: waiting would not help."""
+    before = everything(no_store.parent)
+    async with contextlib.AsyncExitStack() as stack:
+        opening = stack.enter_async_context(parts.opened(Settings(storage=f"sqlite:///{no_store}")))
+        if before[no_store.name]:
+            with pytest.raises(ConfigurationError, match=r"is not a store of this service.*Check STORAGE"):
+                await opening
+            assert everything(no_store.parent) == before
+        else:
+            await (await opening).storage.ping()
+
+
+async def test_a_path_may_begin_with_the_home_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert engine_of("sqlite:///~/a.db").shown("sqlite:///~/a.db") == f"{tmp_path}/a.db"
+    storage = engine_of("sqlite:///~/a.db").storage("sqlite:///~/a.db", ManualClock())
+    await storage.open()
+    await storage.close()
+    assert (tmp_path / "a.db").exists()
+    with pytest.raises(ConfigurationError, match="no home directory"):
+        engine_of("sqlite:///~/a.db").storage("sqlite:///~none-such/a.db", ManualClock())
 
 
 # --- full disks -----------------------------------------------------------------------------------------------------

@@ -257,5 +257,5 @@ async def test_a_store_that_ends_with_the_command_is_refused(tmp_path: Path) -> 
     arguments = argparse.Namespace(stores=[], all=False, project=None)
     with pytest.raises(ConfigurationError, match="lost when the process ends"):
         await command.reindex(Settings(storage="sqlite://:memory:"), arguments)
-    with pytest.raises(ConfigurationError, match="does not exist"):
+    with pytest.raises(ConfigurationError, match="there is no file"):
         await command.reindex(Settings(storage=f"sqlite:///{tmp_path}/none.db"), arguments)

@@ -10,6 +10,7 @@ from typing import Final
 from assistants_service.core.ports.clock import Clock
 from assistants_service.core.ports.storage import Storage, StorageUnavailable
 from assistants_service.infra.configuration import ConfigurationError
+from assistants_service.infra.sqlite.recognition import existing
 from assistants_service.infra.sqlite.space import vacuum
 from assistants_service.infra.sqlite.store import SqliteStorage
 
@@ -35,9 +36,8 @@ class StorageEngine(ABC):
     def shown(self, where: str) -> str:
         """The store, for people: without keys and signatures."""
 
-    def exists(self, where: str) -> bool:
-        """False if opening the store would create an empty one."""
-        return True
+    def check_existing(self, where: str) -> None:  # noqa: B027
+        """Raises ConfigurationError if opening the store would create an empty one."""
 
     def vacuum(self, where: str) -> tuple[int, int]:
         """Compact the store; returns its size before and after, in bytes. Raises ConfigurationError."""
@@ -65,28 +65,34 @@ class SqliteFile(StorageEngine):
         return SqliteStorage(self._path(where), clock)
 
     def shown(self, where: str) -> str:
-        return str(Path(self._path(where)).expanduser().absolute())
+        return str(Path(self._path(where)).absolute())
 
-    def exists(self, where: str) -> bool:
-        return Path(self._path(where)).expanduser().exists()
+    def check_existing(self, where: str) -> None:
+        try:
+            existing(self.shown(where))
+        except (StorageUnavailable, ValueError) as error:
+            raise ConfigurationError(f"{error}. Check STORAGE.") from None
 
     def vacuum(self, where: str) -> tuple[int, int]:
         try:
-            return vacuum(self._path(where))
-        except StorageUnavailable as error:
-            raise ConfigurationError(str(error)) from None
+            return vacuum(self.shown(where))
+        except (StorageUnavailable, ValueError) as error:
+            raise ConfigurationError(f"{error}. Check STORAGE.") from None
 
     @staticmethod
     def _path(where: str) -> str:
-        """Raises ConfigurationError for paths for which SQLite creates a separate database per connection: other
-        processes would never see its keys and runs."""
+        """The path, with `~` expanded. Raises ConfigurationError for paths for which SQLite creates a separate database
+        per connection: other processes would never see its keys and runs."""
         path = where.removeprefix(_FILE)
         if path.strip().lower().startswith((":memory:", "file:")):
             raise ConfigurationError(
                 f"STORAGE is not valid: {path!r} is not the path of a file, so processes could not share it. Set"
                 f" sqlite:///PATH, or {MEMORY} for a store that is lost when `assistants serve` ends."
             )
-        return path
+        try:
+            return str(Path(path).expanduser())
+        except RuntimeError:
+            raise ConfigurationError(f"STORAGE is not valid: there is no home directory for {path!r}.") from None
 
 
 class Azure(StorageEngine):

@@ -103,7 +103,7 @@ class SqliteConnection:
     def _errors(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.Error as error:
+        except (OSError, sqlite3.Error) as error:
             raise StorageUnavailable(f"SQLite: {error}") from error
 
 

@@ -7,34 +7,28 @@ import sqlite3
 from pathlib import Path
 
 from assistants_service.core.ports.storage import StorageUnavailable
+from assistants_service.infra.sqlite.recognition import existing
 
 
 def vacuum(path: str) -> tuple[int, int]:
     """Rewrite the file without free pages. Returns its size before and after, in bytes, with the write-ahead log. This
     needs up to twice as much space on the disk, and blocks all writes.
 
-    Raises StorageUnavailable if it fails, and then nothing has changed.
+    Raises StorageUnavailable if it fails, and ValueError for another program's file; then nothing has changed.
     """
     file = existing(path)
-    before = _size(file)
     try:
+        before = _size(file)
         with contextlib.closing(sqlite3.connect(file, timeout=5, isolation_level=None)) as db:
             db.execute("VACUUM")
             # The new content is still in the write-ahead log; this moves it to the file.
             busy, _, _ = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-    except sqlite3.Error as error:
+        after = _size(file)
+    except (OSError, sqlite3.Error) as error:
         raise StorageUnavailable(f"'{path}' cannot be rewritten: {error}") from None
     if busy:
         raise StorageUnavailable(f"'{path}' is being read: its space is freed some time after that has ended")
-    return before, _size(file)
-
-
-def existing(path: str) -> Path:
-    """The file. Raises StorageUnavailable if it does not exist, because opening it would create an empty one."""
-    file = Path(path).expanduser()
-    if not file.exists():
-        raise StorageUnavailable(f"there is no file '{path}'")
-    return file
+    return before, after
 
 
 def _size(file: Path) -> int:

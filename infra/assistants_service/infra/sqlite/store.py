@@ -25,6 +25,7 @@ from assistants_service.infra.sqlite.connection import BUSY_PAUSE
 from assistants_service.infra.sqlite.contents import SqliteContents
 from assistants_service.infra.sqlite.logs import SqliteLogs
 from assistants_service.infra.sqlite.queue import SqliteQueue
+from assistants_service.infra.sqlite.recognition import refuse_foreign
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +70,8 @@ class SqliteStorage(SqliteLogs, SqliteContents, SqliteQueue):
             return
         try:
             if self._path != ":memory:":
-                Path(self._path).expanduser().parent.mkdir(parents=True, exist_ok=True)
+                Path(self._path).parent.mkdir(parents=True, exist_ok=True)
+                refuse_foreign(self._path)
             with contextlib.ExitStack() as failed:
                 db = failed.enter_context(contextlib.closing(self._connect()))
                 db.executescript(SCHEMA)
@@ -95,11 +97,10 @@ class SqliteStorage(SqliteLogs, SqliteContents, SqliteQueue):
             self._db = None
 
     async def ping(self) -> None:
-        """Writes, at most once in WRITE_EVERY seconds, because a read-only store is of no use. Also checks the free
-        space: on a full disk, a small write may still fit into the write-ahead log."""
-        if self._path != ":memory:" and shutil.disk_usage(Path(self._path).expanduser().parent).free < ROOM:
-            raise StorageUnavailable(f"SQLite: the disk of '{self._path}' is full")
+        """Writes, at most once in WRITE_EVERY seconds, because a read-only store is of no use."""
         with self._errors():
+            if self._path != ":memory:":
+                self._check_file(Path(self._path))
             if time.monotonic() < self._written + WRITE_EVERY:
                 self._sql.execute("SELECT 1 FROM queue LIMIT 1").fetchone()
                 return
@@ -107,6 +108,13 @@ class SqliteStorage(SqliteLogs, SqliteContents, SqliteQueue):
             sql.execute("SELECT 1 FROM queue LIMIT 1")
             sql.execute("PRAGMA user_version=0")
         self._written = time.monotonic()
+
+    def _check_file(self, file: Path) -> None:
+        """SQLite goes on writing to a file that was moved or deleted, and those writes are lost when the process ends.
+        And on a full disk, a small write may still fit into the write-ahead log."""
+        file.stat()
+        if shutil.disk_usage(file.parent).free < ROOM:
+            raise StorageUnavailable(f"SQLite: the disk of '{self._path}' is full")
 
     async def list_names(self, container: str, *, after: str | None, limit: int, prefix: str = "") -> Sequence[str]:
         tables = ("documents", "logs", "contents", "chunks")
