@@ -6,8 +6,11 @@ import itertools
 
 import pytest
 
+from assistants_service.core.citations import Citations
 from assistants_service.core.files.outputs import KeptFile
 from assistants_service.core.tools.code_interpreter.links import LinkCiter
+from assistants_service.core.tools.file_search.citations import MarkerCiter, Sources
+from assistants_service.core.tools.file_search.wire import FileSearchResult
 
 PATHS = ("plot.png", "plot.png.zip", "a b (1).csv", "out/größe.csv", "plot")
 FILES = {path: KeptFile(path=path, bytes=1, file_id=f"file-{place}") for place, path in enumerate(PATHS)}
@@ -62,3 +65,15 @@ def test_another_tools_citation_moves_the_offsets() -> None:
     citer.skip("【4:0†a】")
     ((_, annotation),) = [piece for piece in [*citer.feed(f"{L}plot.png "), *citer.close()] if piece[1]]
     assert annotation and annotation.start_index == len("【4:0†a】")
+
+
+def test_links_and_markers_in_one_answer() -> None:
+    result = FileSearchResult(file_id="file-s", file_name="a.txt", score=1.0, attributes={})
+    answer = f"As 【4:0†a.txt】 says: {L}plot.png【4:0†a.txt】 and [it]({L}plot)."
+    for cut in range(len(answer)):
+        citers = Citations([LinkCiter(FILES), MarkerCiter(Sources({(4, 0): result}))])
+        out = [*citers.feed(answer[:cut]), *citers.feed(answer[cut:]), *citers.close()]
+        assert "".join(piece for piece, _ in out) == answer
+        found = [annotation for _, annotation in out if annotation]
+        assert [answer[each.start_index : each.end_index] for each in found] == [each.text for each in found]
+        assert [each.attached for each in found] == [None, "file-0", None, "file-4"], f"cut at {cut}"
