@@ -23,6 +23,10 @@ BOMB = gzip.compress(b" " * (64 * 1024 * 1024))
 CREATE = (
     b"POST /v1/threads HTTP/1.1\r\nHost: localhost\r\nOpenAI-Beta: assistants=v2\r\nContent-Type: application/json\r\n"
 )
+UPLOAD = (
+    b"POST /v1/files HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+    b"OpenAI-Beta: assistants=v2\r\n"
+)
 KEY = b"Authorization: Bearer key\r\n"
 
 
@@ -109,12 +113,19 @@ async def test_a_client_that_waits_is_asked_for_its_body() -> None:
         (CREATE + KEY + b"Content-Encoding: gzip\r\n", 415),
         (CREATE.replace(b"threads", b"nothing") + KEY, 404),
         (CREATE.replace(b"POST", b"PUT") + KEY, 405),
+        (CREATE.replace(b"application/json", b"text/plain") + KEY, 400),
+        (CREATE + KEY + b"Content-Length: 5000000\r\n", 413),
+        (UPLOAD + KEY + b"Content-Length: 600000000\r\n", 413),
+        (UPLOAD.replace(b"multipart/form-data", b"text/plain") + KEY + b"Content-Length: 9\r\n", 400),
+        (UPLOAD.replace(b"files", b"uploads/upload_1/parts") + KEY, 404),
+        (CREATE.replace(b"threads", b"threads/thread_1/messages").replace(b"json", b"xml") + KEY, 400),
     ],
 )
 async def test_a_client_that_is_refused_is_not_asked_and_its_connection_ends(lines: bytes, status: int) -> None:
     """What came next on it could be the body, or another request."""
     async with served(api_keys="p:key") as (_, port), asyncio.timeout(30):
-        raw = await _all_of(port, lines + b"Expect: 100-continue\r\nContent-Length: 2\r\n\r\n")
+        length = b"" if b"Content-Length" in lines else b"Content-Length: 2\r\n"
+        raw = await _all_of(port, lines + length + b"Expect: 100-continue\r\n\r\n")
     got, _ = refusal(raw)
     assert got == status and b"100 Continue" not in raw and b"connection: close" in raw.lower()
 
@@ -125,6 +136,24 @@ async def _all_of(port: int, data: bytes) -> bytes:
         head = await reader.readuntil(b"\r\n\r\n")
         length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length: "))
         return head + await reader.readexactly(int(length.split()[1]))
+
+
+async def test_a_form_that_waits_is_asked_for() -> None:
+    data = file_form(b"x")
+    async with served() as (_, port), connected(port) as (reader, writer), asyncio.timeout(30):
+        writer.write(file_head(len(data)).replace(b"\r\n\r\n", b"\r\nExpect: 100-continue\r\n\r\n"))
+        assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        writer.write(data)
+        assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
+
+
+@pytest.mark.parametrize("coding", [b"gzip, chunked", b"x-lzma, chunked"])
+async def test_a_body_packed_for_its_transfer_is_refused(coding: bytes) -> None:
+    async with served() as (_, port), asyncio.timeout(30):
+        lines = CREATE + b"Transfer-Encoding: " + coding + b"\r\n\r\n2\r\n{}\r\n0\r\n\r\n"
+        status, error = refusal(await _all_of(port, lines))
+    assert (status, error["param"], error["type"]) == (501, "Transfer-Encoding", "invalid_request_error")
+    assert "'chunked'" in error["message"]
 
 
 async def test_another_expectation_is_refused_in_the_envelope() -> None:

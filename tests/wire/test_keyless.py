@@ -110,6 +110,9 @@ async def test_what_tells_nothing_is_open_to_probes_by_any_name() -> None:
         {"Origin": "null"},  # a file, or a frame in a sandbox
         {"Origin": "http://localhost:3000"},  # what another program of this machine serves
         {"Origin": ""},
+        {"Origin": "https"},
+        {"Origin": "https", "X_Forwarded_Proto": "https"},
+        {"Origin": "evil"},
         {"Sec_Fetch_Site": "cross-site"},
         {"Sec_Fetch_Site": "same-site"},
         {"Origin": "same", "Sec_Fetch_Site": "cross-site"},
@@ -119,7 +122,8 @@ async def test_what_tells_nothing_is_open_to_probes_by_any_name() -> None:
 async def test_a_page_of_another_site_is_refused(method: str, headers: dict[str, str]) -> None:
     async with in_process() as service:
         own = f"http://{service.url.host}:{service.url.port}"
-        sent = {name: own if value == "same" else value for name, value in headers.items()}
+        schemes = {"same": own, "https": own.replace("http:", "https:"), "evil": own.replace("http:", "evil:")}
+        sent = {name: schemes.get(value, value) if name == "Origin" else value for name, value in headers.items()}
         assert refused(await asked(service, "/v1/threads", method, **sent))
         assert await service.storage.page("threads", "", after=None, limit=1, newest_first=False) == []
 
@@ -164,6 +168,24 @@ async def test_json_may_name_its_charset_and_no_body_needs_no_type() -> None:
             answer = await service.api.send("POST", "/v1/threads", data=b"{}", headers={"Content-Type": kind})
             assert answer.status == 200
         assert (await service.api.send("POST", "/v1/threads", headers={"Content-Type": None})).status == 200
+
+
+CANCELS = ["/v1/threads/thread_1/runs/run_1/cancel", "/v1/uploads/upload_1/cancel"]
+CANCELS.append("/v1/vector_stores/vs_1/file_batches/vsfb_1/cancel")
+
+
+@pytest.mark.parametrize("path", CANCELS)
+async def test_a_body_that_is_not_needed_must_say_that_it_is_json(path: str) -> None:
+    async with in_process() as service:
+        for kind, data, status in (
+            ("text/plain", b"x", 400),
+            ("", b"{}", 400),
+            ("application/json", b"{}", 404),
+            ("text/plain", b"", 404),
+            (None, None, 404),
+        ):
+            answer = await service.api.send("POST", path, data=data, headers={"Content-Type": kind})
+            assert answer.status == status, (kind, answer.raw)
 
 
 async def test_a_form_is_taken_where_files_are() -> None:

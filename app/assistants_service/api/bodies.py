@@ -1,6 +1,9 @@
 """Checks what the headers say about a body before it is read (its encoding, `Expect: 100-continue`), and ends a body
 that turns out to be malformed.
 
+A client that waits for `100 Continue` gets it when its body is about to be read: by then everything that the head alone
+can be refused for has been checked, by the middlewares and by the handler.
+
 Bodies are never decompressed: that can cost far more time and memory than the sender spent. The server's parser leaves
 them alone (connection_limits.SERVER), and a request that declares a compressed body is refused.
 """
@@ -30,7 +33,9 @@ def close_without_continue(request: web.Request, response: web.StreamResponse) -
 
 
 def check_coding(request: web.Request) -> None:
-    """Raises the 415 for a compressed body."""
+    """Raises the 415 for a compressed body, and the 501 for one that is compressed for its transfer."""
+    if "Transfer-Encoding" in request.headers:
+        _check_transfer(list_header(request, "Transfer-Encoding"))
     codings = list_header(request, "Content-Encoding")
     if any(each.lower() not in ("", "identity") for each in codings):
         coding = ", ".join(codings)
@@ -44,17 +49,28 @@ def check_coding(request: web.Request) -> None:
         )
 
 
+def _check_transfer(codings: list[str]) -> None:
+    """RFC 9112, 6.1. The parser has read the body's chunks, but not what they contain."""
+    if [each.lower() for each in codings] != ["chunked"]:
+        message = f"Unsupported transfer encoding: '{', '.join(codings)[:100]}'. The only supported value is 'chunked'."
+        raise ApiError(message, status=501, param="Transfer-Encoding", code="unsupported_transfer_encoding")
+
+
 def waits(request: web.Request) -> bool:
     """Whether the client waits to be asked for the body."""
     return "Expect" in request.headers and request.version >= HttpVersion11
 
 
-async def invite(request: web.Request) -> None:
-    """Ask a client that waits for it to send the body. Raises the 417 of another expectation."""
+def check_expectation(request: web.Request) -> None:
+    """Raises the 417 for a client that waits for anything else than to be asked."""
     expected = request.headers["Expect"]
     if expected.strip().lower() != "100-continue":
         message = f"Unsupported 'Expect' header: '{expected[:100]}'. The only supported value is '100-continue'."
         raise ApiError(message, status=417, param="Expect", code="unsupported_expectation")
+
+
+async def invite(request: web.Request) -> None:
+    """Ask a client that waits for it to send the body. Everything that can be refused without the body is checked."""
     await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     request.writer.output_size = 0  # the response has not begun
     request[CONTINUE_SENT] = True

@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from aiohttp import web
 
+from assistants_service.api.bodies import invite, waits
 from assistants_service.api.repeated_headers import list_header
 from assistants_service.api.services import Services
 from assistants_service.api.validation import MOST, parse_body, parse_include, parse_page
@@ -49,10 +50,30 @@ def path_id(request: web.Request, resource: Resource) -> str:
 
 async def read_body(request: web.Request, kind: type[B]) -> B:
     """The request's JSON; no body at all counts as an empty object. Raises ApiError naming what is wrong."""
+    return parse_body(kind, await _read_json(request) or b"{}")
+
+
+async def ignore_body(request: web.Request) -> None:
+    """For a POST that needs no body. One that is sent must be declared as JSON, as everywhere."""
+    if request.can_read_body:
+        await _read_json(request)
+
+
+async def _read_json(request: web.Request) -> bytes:
+    if waits(request) and request.can_read_body:
+        _check_type(request)
+        _check_length(request)
+        await invite(request)
     body = await request.read()
     if body:
         _check_type(request)
-    return parse_body(kind, body or b"{}")
+    return body
+
+
+def _check_length(request: web.Request) -> None:
+    length, most = request.content_length or 0, request.client_max_size
+    if length > most:  # as aiohttp refuses it after reading that much
+        raise web.HTTPRequestEntityTooLarge(max_size=most, actual_size=length)
 
 
 def _check_type(request: web.Request) -> None:

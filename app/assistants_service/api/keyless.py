@@ -37,7 +37,9 @@ class Keyless:
         if allowed(request, self._origins):
             return
         origin, site = request.headers.get("Origin"), request.headers.get("Sec-Fetch-Site", "none")
-        if origin is not None and origin.partition("://")[2] != host:
+        # The scheme is the connection's own: nothing proves that X-Forwarded-Proto is a proxy's word. Behind a proxy
+        # with TLS, the service's own pages need CORS_ORIGINS.
+        if origin is not None and origin != f"{request.scheme}://{host}":
             raise _refused(f"pages of '{origin[:200]}' may not call it. Set CORS_ORIGINS to that origin")
         if site not in ("none", "same-origin"):
             raise _refused("pages of other sites may not call it. Set CORS_ORIGINS to their origin")

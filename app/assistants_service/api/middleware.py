@@ -10,7 +10,7 @@ from http import HTTPStatus
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from assistants_service.api.bodies import MalformedBody, check_coding, close_without_continue, invite, waits
+from assistants_service.api.bodies import MalformedBody, check_coding, check_expectation, close_without_continue, waits
 from assistants_service.api.connection_limits import SlowBody, body_timer
 from assistants_service.api.dialects import dialect_of, is_api
 from assistants_service.api.error_responses import error_response, render
@@ -100,8 +100,7 @@ def _facts(request: web.Request) -> dict[str, str]:
 
 
 def head_checks() -> Middleware:
-    """What is asked of every request to a path that is there, behind all else that may refuse it: only then a client
-    that waits for `100 Continue` is asked for the body."""
+    """What is asked of every request to a path that is there, behind all else that may refuse it."""
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -110,7 +109,7 @@ def head_checks() -> Middleware:
                 dialect_of(request).check(request)
             check_coding(request)
             if waits(request):
-                await invite(request)
+                check_expectation(request)
         return await handler(request)
 
     return middleware

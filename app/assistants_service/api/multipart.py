@@ -8,18 +8,22 @@ import re
 from collections.abc import AsyncGenerator, AsyncIterator, Collection
 from email.errors import MessageError
 from email.header import decode_header
-from email.message import Message
 from encodings.aliases import aliases
 from typing import Final
+from urllib.parse import unquote_to_bytes
 
 from aiohttp import web
 from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
 
+from assistants_service.api.bodies import invite, waits
 from assistants_service.core.errors import ApiError
 
 MAX_TEXT = 4096  # bytes of a field that is not a file
 OVERHEAD = 64 * 1024  # bytes that a form may have in addition to its file
+MAX_PIECES: Final = 100  # of one file name
 CHARSETS: Final = frozenset((*aliases, *aliases.values()))
+_PARAMETER: Final = re.compile(r';\s*([^\s;="]+)\s*=\s*("(?:\\.|[^"\\])*"|[^;"]*)')
+_ESCAPED: Final = re.compile(r"\\(.)")
 _WORD: Final = r"=\?[^?\s]+\?[BbQq]\?[^?]*\?="
 _WORDS: Final = re.compile(rf"{_WORD}(?:\s*{_WORD})*")
 
@@ -92,6 +96,8 @@ class Form:
         """Yields each field's head, its bytes and, at its end, None. What follows the last field is read as well: a
         body that is shorter than announced ends there, or never, and is refused."""
         left = self._limit + OVERHEAD
+        if waits(request):
+            await invite(request)
 
         async def read(size: int) -> bytes:
             nonlocal left
@@ -123,29 +129,49 @@ def decoded(text: str) -> str:
 
 
 def file_name(segment: MultipartSegment) -> str | None:
-    """The file name that the sender gives: `filename*` (RFC 8187), or else `filename`, in which MIME encoded words (RFC
-    2047) are decoded. `segment` was read as Latin-1, which loses no byte.
+    """The file name that the sender gives: `filename*` (RFC 8187), also in numbered pieces (RFC 2231, 3), or else
+    `filename`, in which MIME encoded words (RFC 2047) are decoded. `segment` was read as Latin-1, which loses no byte.
 
     Forms should contain neither encoding (RFC 7578), but .NET sends both, and urllib3 before 1.25 only `filename*`:
     https://github.com/dotnet/core/issues/782, https://github.com/psf/requests/issues/4652
     """
-    header, plain = decoded(segment.header("Content-Disposition", "")), segment.filename and decoded(segment.filename)
-    with contextlib.suppress(MessageError, LookupError, ValueError):  # what cannot be decoded is ignored
-        if "filename*" in header.lower() and (extended := _extended(header)) is not None:
+    header, plain = segment.header("Content-Disposition", ""), segment.filename and decoded(segment.filename)
+    with contextlib.suppress(LookupError, ValueError):  # what cannot be decoded is ignored, and what is empty
+        if "filename*" in header.lower() and (extended := _extended(header)):
             return extended
     with contextlib.suppress(MessageError, LookupError, ValueError):
         return _words(plain) if plain and "=?" in plain else plain
     return plain
 
 
-def _extended(header: str) -> str | None:
-    parsed = Message()
-    parsed["Content-Disposition"] = header
-    for name, value in parsed.get_params([], header="Content-Disposition"):
-        if name.lower() == "filename" and isinstance(value, tuple):
-            charset, _, text = value
-            return text.encode("latin-1").decode(_known(charset or "utf-8"))
-    return None
+def _extended(header: str) -> str:
+    """Empty if there is none. The last of several counts, as for `filename`."""
+    found = {name.lower(): _unquoted(value) for name, value in _PARAMETER.findall(header)}
+    if "filename*" in found:
+        return _joined([("*", found["filename*"])])
+    pieces: list[tuple[str, str]] = []
+    for number in range(MAX_PIECES):
+        star = "*" if f"filename*{number}*" in found else ""
+        if f"filename*{number}{star}" not in found:
+            break
+        pieces.append((star, found[f"filename*{number}{star}"]))
+    return _joined(pieces)
+
+
+def _unquoted(value: str) -> str:
+    return _ESCAPED.sub(r"\1", value[1:-1]) if value.startswith('"') else value.strip()
+
+
+def _joined(pieces: list[tuple[str, str]]) -> str:
+    """A value in pieces. Those with a star are percent-encoded; if the first is one, the charset stands before it.
+    Raises ValueError and LookupError for what cannot be decoded."""
+    charset = ""
+    if pieces and pieces[0][0]:
+        charset, _, first = pieces[0][1].split("'", 2)
+        pieces = [("*", first), *pieces[1:]]
+    sent = [(star, text.encode("latin-1")) for star, text in pieces]
+    whole = b"".join(unquote_to_bytes(text) if star else text for star, text in sent)
+    return whole.decode(_known(charset or "utf-8"))
 
 
 def _words(name: str) -> str:
@@ -154,7 +180,7 @@ def _words(name: str) -> str:
 
 
 def _word(sent: bytes, charset: str | None) -> str:
-    return sent.decode(_known(charset or ""))
+    return sent.decode(_known((charset or "").partition("*")[0]))  # without the language of RFC 2231, 5
 
 
 def _known(charset: str) -> str:

@@ -14,6 +14,7 @@ from assistants_service.api.handling import (
     answer_stored,
     checked_id,
     context_of,
+    ignore_body,
     includes_contents,
     page_query,
     path_id,
@@ -102,6 +103,7 @@ async def update(request: web.Request) -> web.Response:
 async def cancel(request: web.Request) -> web.Response:
     services, context = services_of(request), context_of(request)
     thread_id, run_id = path_id(request, THREAD), path_id(request, RUN)
+    await ignore_body(request)
     return answer(await services.runs.cancel(context, thread_id, run_id))
 
 

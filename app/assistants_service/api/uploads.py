@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from assistants_service.api.handling import answer, context_of, path_id, read_body, services_of
+from assistants_service.api.handling import answer, context_of, ignore_body, path_id, read_body, services_of
 from assistants_service.api.idempotency import create_once
 from assistants_service.api.multipart import Form
 from assistants_service.core.protocol.files.requests import CompleteUpload, CreateUpload
@@ -38,4 +38,5 @@ async def complete(request: web.Request) -> web.Response:
 
 async def cancel(request: web.Request) -> web.Response:
     services, context = services_of(request), context_of(request)
+    await ignore_body(request)
     return answer(await services.uploads.cancel(context, path_id(request, UPLOAD)))

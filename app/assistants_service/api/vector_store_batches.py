@@ -9,6 +9,7 @@ from assistants_service.api.handling import (
     answer,
     answer_stored,
     context_of,
+    ignore_body,
     page_query,
     path_id,
     read_body,
@@ -52,6 +53,7 @@ async def retrieve_batch(request: web.Request) -> web.Response:
 
 async def cancel_batch(request: web.Request) -> web.Response:
     services, context = services_of(request), context_of(request)
+    await ignore_body(request)
     return answer(
         await services.vector_stores.cancel_batch(context, path_id(request, VECTOR_STORE), path_id(request, FILE_BATCH))
     )
