@@ -845,9 +845,10 @@ async def test_a_short_key_is_no_part_of_words(upstream: Upstream, key: str, sen
 
 
 async def test_control_characters_are_not_passed_on(upstream: Upstream) -> None:
-    upstream.script = [whole("\x1b[31mNo\x00.\x1b[0m\tmy-\x00own-key \u202egnol", 400), whole(choice("err\x1b[2J\n"))]
+    upstream.script = [whole("\x1b[31mNo\x00.\x1b[0m\tmy-\x00own-key \u202egnol", 400), whole(choice("err\x1b[2J\n2"))]
     error = await fail(upstream, api_key=SecretStr("my-own-key"))
     assert error.message == "No. *** gnol"
+    assert (await fail(upstream)).reason == "err 2"  # which is logged
 
 
 @pytest.mark.parametrize("finish", [None, ""])

@@ -195,7 +195,8 @@ class Upstream:
         return self._annotated(ModelError("server_error", self._short(message)), status, message)
 
     def _annotated(self, error: ModelError, status: int | None, reason: str) -> ModelError:
-        error.provider, error.status, error.reason = self._provider, status, _printable(reason)
+        error.provider, error.status = self._provider, status
+        error.reason = " ".join(_printable(reason).split())
         return error
 
     def _unreachable(self, cause: BaseException | None) -> str:
