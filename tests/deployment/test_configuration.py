@@ -18,9 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import SecretStr, ValidationError
 
 from assistants_service.command import parser
 from assistants_service.infra.configuration import ConfigurationError, read_settings
+from assistants_service.infra.settings.models import ProviderSettings
 from assistants_service.infra.settings.settings import Settings
 from assistants_service.infra.version import VERSION
 from assistants_service.infra.wiring import place_of
@@ -59,7 +61,7 @@ CASES: dict[str, tuple[dict[str, str], str, str]] = {
     "a host that cannot be": ({"HOST": "256.0.0.1", "API_KEYS": "a:b"}, "HOST", "Cannot listen"),
     "no keys where others can reach": ({"HOST": "0.0.0.0"}, "API_KEYS", "other machines can reach"),
     "no keys where others can reach, by IPv6": ({"HOST": "::"}, "API_KEYS", "other machines can reach"),
-    "keys without a project": ({"API_KEYS": "abc"}, "API_KEYS", "project:key"),
+    "keys without a project": ({"API_KEYS": "abc"}, "API_KEYS", "project:key; separate several by commas."),
     "a key of two projects": ({"API_KEYS": "a:key,b:key"}, "API_KEYS", "twice"),
     "an unknown provider": ({"DEFAULT_PROVIDER": "acme"}, "DEFAULT_PROVIDER", "'acme', which is not configured"),
     "an unknown provider where none is": (
@@ -93,6 +95,39 @@ CASES: dict[str, tuple[dict[str, str], str, str]] = {
     "a module that is no Python": ({"ACTIONS": "wrong_actions"}, "ACTIONS", "cannot be imported"),
     "a module that quits": ({"ACTIONS": "quitting_actions"}, "ACTIONS", "cannot be imported"),
     "an action that cannot be described": ({"ACTIONS": "unusable_actions"}, "ACTIONS", "cannot be used"),
+    "a wait without an end": ({"STORAGE_WAIT": "inf"}, "STORAGE_WAIT", "finite"),
+    "a wait of years": ({"STORAGE_WAIT": "1e9"}, "STORAGE_WAIT", "86400"),
+    "a timeout without an end": ({"MODEL_TIMEOUT": "inf"}, "MODEL_TIMEOUT", "finite"),
+    "a timeout that is no number": ({"ACTION_TIMEOUT": "nan"}, "ACTION_TIMEOUT", "finite"),
+    **{
+        f"JSON without an end in {name}": ({name: "[" * 100_000}, name, "nested too deeply")
+        for name in ("PROVIDERS", "ENTRA_ROLES", "EMBEDDING_INPUT")
+    },
+    **{
+        f"an origin that no browser sends, {given}": (
+            {"CORS_ORIGINS": f"https://ok.example,{given}"},
+            "CORS_ORIGINS",
+            words,
+        )
+        for given, words in {
+            "foo.example": "write https://foo.example.",
+            "https://foo.example/": "write https://foo.example.",
+            "http://Foo.example:80": "write http://foo.example.",
+            "https://foo.example:8443/a?b": "write https://foo.example:8443.",
+            "https://bücher.example": "write https://xn--bcher-kva.example.",
+            "https://*.foo.example": "or * for all",
+            "https://foo.example:http": "expected https://HOST",
+        }.items()
+    },
+    "a provider without a URL": ({"PROVIDERS": '{"a": {"api_key": "k"}}'}, "PROVIDERS", "a: base_url is missing"),
+    **{
+        f"the field {field} for embeddings": (
+            {"EMBEDDING_INPUT": json.dumps({"query": {"fields": {field: "x"}}})},
+            "EMBEDDING_INPUT",
+            "the service itself sets",
+        )
+        for field in ("input", "model", "encoding_format", "dimensions")
+    },
     "a lifetime of nothing": ({"RUN_EXPIRES_AFTER": "0"}, "RUN_EXPIRES_AFTER", "1"),
     "a level that is none": ({"LOG_LEVEL": "loud"}, "LOG_LEVEL", "'debug'"),
     "a format of logs that is none": ({"LOG_FORMAT": "xml"}, "LOG_FORMAT", "'json'"),
@@ -275,6 +310,29 @@ def test_a_wrong_command_line_is_refused(arguments: list[str], capsys: pytest.Ca
         parser().parse_args(arguments)
     assert ended.value.code == 2
     assert "usage: assistants" in capsys.readouterr().err
+
+
+def test_every_number_is_finite() -> None:
+    numbers = [name for name, field in Settings.model_fields.items() if "float" in str(field.annotation)]
+    assert len(numbers) > 5
+    for name in numbers:
+        for value in ("inf", "nan"):
+            with pytest.raises(ValidationError):
+                Settings(**{name: value})  # type: ignore[arg-type]
+
+
+def test_a_provider_needs_a_url_unless_it_is_the_offline_model() -> None:
+    with pytest.raises(ValidationError, match="base_url is missing"):
+        ProviderSettings(api_key=SecretStr("k"))
+    assert ProviderSettings(api="offline").base_url is None
+
+
+ORIGINS = ["https://a.example", "http://127.0.0.1:3000", "http://[::1]:3000", "tauri://localhost", "null"]
+
+
+def test_origins_are_accepted_as_browsers_send_them() -> None:
+    assert Settings(cors_origins=",".join(ORIGINS)).cors_origins == tuple(ORIGINS)  # type: ignore[arg-type]
+    assert Settings(cors_origins="*").cors_origins == ("*",)  # type: ignore[arg-type]
 
 
 # --- a store that is away, and one that no other process sees--------------------------------------------------------

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field, SecretStr, field_validator
 from pydantic_settings import NoDecode
 
 from assistants_service.core import names
-from assistants_service.infra.settings.urls import SafeUrl
+from assistants_service.infra.settings.urls import SafeUrl, origin_of
 
 
 class AccessSettings(BaseModel):
@@ -63,7 +63,7 @@ class AccessSettings(BaseModel):
             return value
         pairs = [pair.strip().partition(":") for pair in value.split(",") if pair.strip()]
         if any(not project or not key for project, _, key in pairs):
-            raise ValueError("expected project:key,project:key,...")
+            raise ValueError("expected project:key; separate several by commas")
         for project, _, _ in pairs:
             if not names.PROJECT.fullmatch(project):
                 raise ValueError(f"{project!r} is not a valid project name: {names.PROJECT_RULE}")
@@ -75,6 +75,15 @@ class AccessSettings(BaseModel):
     @classmethod
     def _listed(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for given in origins:
+            if given not in ("*", "null") and given != (meant := origin_of(given)):
+                write = f"write {meant}" if meant else "expected https://HOST or https://HOST:PORT, or * for all"
+                raise ValueError(f"no browser sends the origin {given!r}: {write}")
+        return origins
 
     @property
     def keys(self) -> dict[str, str]:

@@ -14,7 +14,10 @@ class Environment(EnvSettingsSource):
         """JSON in which each key stands once: of two values the last would win, without a word."""
         if NoDecode in field.metadata:
             return value
-        return json.loads(value, object_pairs_hook=_once)
+        try:
+            return json.loads(value, object_pairs_hook=_once)
+        except RecursionError:
+            raise ValueError("it is nested too deeply") from None
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
+
+
+def _free(name: str) -> str:
+    if name in ("input", "model", "encoding_format", "dimensions"):
+        raise ValueError("the service itself sets this field of the request")
+    return name
 
 
 class InputSettings(BaseModel):
@@ -13,7 +19,7 @@ class InputSettings(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     prefix: str = ""
-    fields: dict[str, JsonValue] = Field(default_factory=dict)
+    fields: dict[Annotated[str, AfterValidator(_free)], JsonValue] = Field(default_factory=dict)
 
 
 class SearchSettings(BaseModel):

@@ -30,7 +30,9 @@ class Settings(
 ):
     """The names in upper case are the environment variables. The fields of the last base come first."""
 
-    model_config = SettingsConfigDict(extra="ignore", env_ignore_empty=True, hide_input_in_errors=True)
+    model_config = SettingsConfigDict(
+        extra="ignore", env_ignore_empty=True, hide_input_in_errors=True, allow_inf_nan=False
+    )
 
     @classmethod
     def settings_customise_sources(

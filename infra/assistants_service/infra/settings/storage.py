@@ -19,7 +19,7 @@ class StorageSettings(BaseModel):
             " UseDevelopmentStorage=true (Azurite), or https://ACCOUNT.blob.core.windows.net (managed identity)"
         ),
     )
-    storage_wait: Annotated[float, Field(ge=0)] = Field(
+    storage_wait: Annotated[float, Field(ge=0, le=86_400)] = Field(
         60, description="seconds to wait at start for a store that is not responding"
     )
     event_log_rollover: Annotated[int, Field(ge=2, le=40_000)] = Field(

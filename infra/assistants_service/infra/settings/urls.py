@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Final
+from urllib.parse import urlsplit
 
 from pydantic import Field
 
@@ -10,3 +11,20 @@ Url = Annotated[str, Field(pattern=r"^https?://.")]
 # Tokens of an identity are sent there: never in the clear, but to this machine.
 SAFE_URL = r"^(https://.|http://(localhost|127\.0\.0\.1)(:\d+)?(/|$))"
 SafeUrl = Annotated[str, Field(pattern=SAFE_URL)]
+
+_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+
+
+def origin_of(text: str) -> str | None:
+    """The origin of a URL or of a host, as browsers send it (RFC 6454, section 6.2): in lower case and ASCII, without
+    the default port and without a path. None if there is none."""
+    try:
+        url = urlsplit(text if "://" in text else f"https://{text}")
+        host, port = url.hostname or "", url.port
+        host = host if host.isascii() else host.encode("idna").decode()
+    except ValueError:  # UnicodeError too
+        return None
+    if not host or "*" in host or " " in host:
+        return None
+    shown = f"[{host}]" if ":" in host else host
+    return f"{url.scheme}://{shown}" + (f":{port}" if port not in (None, _DEFAULT_PORTS.get(url.scheme)) else "")
