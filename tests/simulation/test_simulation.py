@@ -43,7 +43,8 @@ SOME = [
     *(f"answered: {status}" for status in (200, 400, 404, 503, "not at all")),
     *(f"files: {status}" for status in ("completed", "failed", "cancelled")),
     *(f"happened: {what}" for what in ("files of dead workers handed on", "segments merged", "vector stores deleted")),
-    *("fault: function late", "queue: commits long after their items", "checked: vector stores"),
+    *("happened: vector stores read again", "checked: vector stores"),
+    *("fault: function late", "queue: commits long after their items"),
     *(f"asked: {what}" for what in ("list files of a store", "get a file of a store")),
     *(f"checked: {what}" for what in ("answers", "documents", "streams heard")),
 ]

@@ -389,6 +389,8 @@ class World:
             case "append vector-store-logs":
                 released = call.block.count(b"vector_store.file.released")
                 self.counts["happened: files of dead workers handed on"] += released
+                reindexed = call.block.count(b"vector_store.files.reindexing")
+                self.counts["happened: vector stores read again"] += reindexed
             case "drop threads" | "drop vector-store-logs":
                 self.purged[call.about.removesuffix(".log")] = now
             case "start streams" | "advance snapshots":
