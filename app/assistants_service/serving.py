@@ -106,9 +106,13 @@ async def check_exposure(parts: Parts) -> None:
 
 async def check_sandbox(parts: Parts) -> None:
     """Raises ConfigurationError if CODE_INTERPRETER demands what this machine cannot do."""
-    if parts.settings.code_interpreter == "local" and parts.sandbox and (trouble := await parts.sandbox.trouble()):
+    if (
+        parts.settings.code_interpreter == "local"
+        and parts.sandbox
+        and (unavailable := await parts.sandbox.unavailable_reason())
+    ):
         raise ConfigurationError(
-            f"CODE_INTERPRETER is local, which is impossible here: {trouble} Set it to auto or off."
+            f"CODE_INTERPRETER is local, which is impossible here: {unavailable} Set it to auto or off."
         )
 
 

@@ -57,7 +57,7 @@ class Bare:
 async def first_and_further(rounds: int) -> None:
     first, further, bare_first, bare_further, cold, bare_cold = [], [], [], [], [], []
     sandbox = LocalSandbox(Limits(interpreters=2))
-    print(f"self-test {await timed(sandbox.trouble):.0f} ms")
+    print(f"self-test {await timed(sandbox.unavailable_reason):.0f} ms")
     for _ in range(rounds):
         await sandbox.warm()
         cold.append(await timed(lambda: asyncio.shield(sandbox._spare)))

@@ -52,5 +52,7 @@ async def test_a_machine_that_cannot_do_what_is_demanded_does_not_start() -> Non
 async def test_a_sandbox_that_fails_its_self_test_starts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(self_test, "_ATTACKS", self_test._ATTACKS.replace("attacks = {", "attacks = {'x': int, ", 1))
     sandbox = sandbox_of(Settings())
-    assert await sandbox.trouble() == ("An interpreter was able to do what it must not do, or unable to work: ['x'].")
+    assert await sandbox.unavailable_reason() == (
+        "An interpreter was able to do what it must not do, or unable to work: ['x']."
+    )
     await sandbox.close()

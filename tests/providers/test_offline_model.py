@@ -20,7 +20,7 @@ from assistants_service.core.protocol.response_formats import (
     TextFormat,
 )
 from assistants_service.core.tools.code_interpreter.arguments import code_of
-from assistants_service.core.tools.code_interpreter.told import function_of
+from assistants_service.core.tools.code_interpreter.model_texts import function_of
 from assistants_service.core.tools.file_search.tool import FUNCTION as SEARCH
 from assistants_service.infra.models.offline import DISCLAIMER, OfflineModel
 from assistants_service.infra.models.offline_arguments import arguments

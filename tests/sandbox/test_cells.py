@@ -44,7 +44,7 @@ async def content(session: LocalInterpreter, path: str) -> bytes:
 
 
 async def test_this_machine_confines_interpreters(sandbox: LocalSandbox) -> None:
-    assert await sandbox.trouble() == ""
+    assert await sandbox.unavailable_reason() == ""
 
 
 async def test_variables_live_as_long_as_the_session(session: LocalInterpreter) -> None:
@@ -304,7 +304,7 @@ async def test_what_cannot_be_started_in_advance_is_started_when_it_is_needed(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     sandbox = bare_sandbox()
-    assert await sandbox.trouble() == ""
+    assert await sandbox.unavailable_reason() == ""
     with monkeypatch.context() as patch:
         patch.setattr(sys, "executable", "/nowhere/python")
         await sandbox.warm()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from assistants_service.core.tools.code_interpreter import told
+from assistants_service.core.tools.code_interpreter import model_texts
 from assistants_service.infra.models.offline import OfflineModel
 from assistants_service.infra.sandbox.limits import Limits
 from assistants_service.infra.sandbox.local import LocalSandbox
@@ -70,7 +70,7 @@ async def test_files_outlive_an_interpreter_that_dies(sandbox: LocalSandbox) -> 
         assert run["status"] == "completed"
         _, lost, again = outputs(service)
         assert lost.startswith("Error: Python ended during this call: ")
-        assert again == f"{told.RESTARTED}\n(False, ['a.bin'], 255)"
+        assert again == f"{model_texts.RESTARTED}\n(False, ['a.bin'], 255)"
 
 
 async def test_a_cancelled_run_stops_its_code(sandbox: LocalSandbox) -> None:

@@ -95,7 +95,7 @@ class FakeSandbox:
     live: list[FakeInterpreter] = field(default_factory=list)
     started: list[FakeInterpreter] = field(default_factory=list)
 
-    async def trouble(self) -> str:
+    async def unavailable_reason(self) -> str:
         return self.off
 
     async def warm(self) -> None:

@@ -15,7 +15,7 @@ from assistants_service import action
 from assistants_service.core.files.service import PATIENCE
 from assistants_service.core.ports.models import ForcedFunction, ToolCall
 from assistants_service.core.resume import Resumption
-from assistants_service.core.tools.code_interpreter import told
+from assistants_service.core.tools.code_interpreter import model_texts
 from inprocess_service import Event, InProcess, ManualClock, calls, in_process, path_of, says
 from multipart_forms import download, upload
 from scripted_sandbox import CODE, PNG, FakeSandbox, python
@@ -62,7 +62,7 @@ def shown(step: Json) -> Json:
         ("print('a')\nprint('b')", [{"type": "logs", "logs": "a\nb\n"}], "a\nb"),
         ("print('a')\n7", [{"type": "logs", "logs": "a\n"}], "a\n7"),
         ("1/0", [], "ZeroDivisionError: division by zero"),
-        ("x = 1", [], told.NOTHING),
+        ("x = 1", [], model_texts.NOTHING),
         ("print('\\ud83d')", [{"type": "logs", "logs": "?\n"}], "?"),
     ],
 )
@@ -110,7 +110,7 @@ async def test_long_output_is_cut_and_both_hear_of_it() -> None:
     async with coding(calls(python(code)), says("Done.")) as service:
         run = await service.finished(assistant=await coder(service))
         (output,) = shown((await service.steps(run))[0])["outputs"]
-        for text, most in ((output["logs"], told.MOST_LOGS), (told_last(service), told.MOST_TOLD)):
+        for text, most in ((output["logs"], model_texts.MOST_LOGS), (told_last(service), model_texts.MOST_TOLD)):
             assert text.startswith("headx")
             assert text.rstrip().endswith("xtail")
             assert "characters are left out here" in text
@@ -126,7 +126,7 @@ async def test_no_code_and_no_interpreter_are_told_to_the_model() -> None:
             run = await service.finished(assistant=await coder(service))
             heard = [turn.text for turn in service.prompts[-1].turns if turn.role == "tool"]
     assert run["status"] == "completed"
-    assert heard == [told.NO_CODE, told.BUSY]
+    assert heard == [model_texts.NO_CODE, model_texts.BUSY]
 
 
 async def test_an_interpreter_that_is_busy_for_a_moment_is_waited_for() -> None:
@@ -155,7 +155,7 @@ async def test_what_no_one_expects_of_a_sandbox_is_told_to_the_model() -> None:
     async with coding(calls(python("1")), says("Sorry."), sandbox=sandbox) as service:
         run = await service.finished(assistant=await coder(service))
         assert run["status"] == "completed"
-        assert told_last(service) == told.FAILED
+        assert told_last(service) == model_texts.FAILED
         assert not sandbox.live
 
 
@@ -196,7 +196,7 @@ async def test_a_new_worker_restores_the_files_and_tells_the_model_so() -> None:
         service.start_worker()
         run = await service.finished(thread, assistant)
         restarted = service.prompts[-2].turns[-1].text
-        assert restarted == f"{told.RESTARTED}\nFalse AA \nKeyError: 'b.txt'"
+        assert restarted == f"{model_texts.RESTARTED}\nFalse AA \nKeyError: 'b.txt'"
         assert shown((await service.steps(run))[0])["outputs"] == [{"type": "logs", "logs": "False AA \n"}]
         assert told_last(service) == "1"
     assert sandbox.started[1].written == ["a.txt", "empty"]
@@ -220,7 +220,7 @@ async def test_a_call_that_loses_its_interpreter_leaves_the_files_as_they_were()
         assert [step["status"] for step in await service.steps(run)] == ["completed"] * 4
         heard = [turn.text for turn in service.prompts[-1].turns if turn.role == "tool"]
     assert heard[1].startswith("Error: Python ended during this call: used more than 2 GiB of memory.")
-    assert heard[2] == f"{told.RESTARTED}\n'A'"
+    assert heard[2] == f"{model_texts.RESTARTED}\n'A'"
 
 
 async def test_the_users_files_are_there_under_their_ids_and_their_names() -> None:
@@ -249,7 +249,9 @@ async def test_the_users_files_are_there_under_their_ids_and_their_names() -> No
         service.start_worker()
         await service.api.delete(f"/files/{one['id']}")
         await service.finished(thread, assistant)
-        assert told_last(service) == (f"{told.RESTARTED}\n'minetwo'\n[The file {one['id']} does not exist any more.]")
+        assert told_last(service) == (
+            f"{model_texts.RESTARTED}\n'minetwo'\n[The file {one['id']} does not exist any more.]"
+        )
 
 
 async def test_a_cancelled_run_ends_its_interpreter() -> None:
@@ -461,7 +463,7 @@ async def test_files_with_long_names_fit_into_a_commit() -> None:
         run = await service.finished(assistant=await coder(service))
         assert run["status"] == "completed"
         heard = told_last(service)
-        assert len(heard) < told.MOST_LINES + 2_000
+        assert len(heard) < model_texts.MOST_LINES + 2_000
         assert "more will be lost" in heard
 
 

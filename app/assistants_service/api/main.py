@@ -123,8 +123,8 @@ async def health(request: web.Request) -> web.Response:
     sandbox = request.app.get(SANDBOX)
     if sandbox is None:
         return web.json_response({"status": "ok"})
-    trouble = await sandbox.trouble()
-    code = {"status": "off", "reason": trouble} if trouble else {"status": "on"}
+    unavailable = await sandbox.unavailable_reason()
+    code = {"status": "off", "reason": unavailable} if unavailable else {"status": "on"}
     return web.json_response({"status": "ok", "code_interpreter": code})
 
 

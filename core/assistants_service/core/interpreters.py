@@ -73,11 +73,11 @@ class Interpreters:
 
     async def check(self) -> bool:
         """Whether code is executed here. The log says once why it is not."""
-        trouble = await self._sandbox.trouble()
-        if trouble and not self._told:
+        unavailable = await self._sandbox.unavailable_reason()
+        if unavailable and not self._told:
             self._told = True
-            log.warning("code_interpreter is off: %s", trouble)
-        return not trouble
+            log.warning("code_interpreter is off: %s", unavailable)
+        return not unavailable
 
     def new_state(self) -> str:
         """A name that no other execution has, in this process or in another one."""

@@ -82,7 +82,7 @@ class Sandbox(Protocol):
     """Starts interpreters, a limited number at the same time. Which of them are idle, and which one is given up for
     another session, its caller decides."""
 
-    async def trouble(self) -> str:
+    async def unavailable_reason(self) -> str:
         """Empty, or why no code is executed here: one sentence, for the log and for health checks. The first call
         finds out, which takes up to a second; the answer never changes afterwards."""
 
@@ -90,8 +90,8 @@ class Sandbox(Protocol):
         """Begin to start an interpreter, so that the next call of `start` finds it ready. Does not wait for it."""
 
     async def start(self, session: str) -> Interpreter:
-        """An interpreter with an empty /mnt/data. `session` is an opaque name that cannot be guessed, the same for the
-        same thread. Raises SandboxUnavailable and SandboxBusy."""
+        """An interpreter with an empty /mnt/data. `session` is an opaque name that cannot be guessed, another one for
+        each interpreter, so that two workers never meet in one. Raises SandboxUnavailable and SandboxBusy."""
 
     async def close(self) -> None:
         """Close all interpreters."""

@@ -22,7 +22,7 @@ _BLANK: Final = (
 
 
 @functools.cache
-def trouble() -> str:
+def unavailable_reason() -> str:
     """Load pdfium, once per process. Returns why it cannot be loaded, or an empty text."""
     import kreuzberg
 

@@ -116,7 +116,7 @@ def _document(file: BinaryIO, size: int, kind: str) -> str:
     source = decoded(file, size).encode() if kind in (".html", ".htm") else None
     import kreuzberg
 
-    if kind == ".pdf" and (unusable := pdfium.trouble()):
+    if kind == ".pdf" and (unusable := pdfium.unavailable_reason()):
         raise LibraryError(unusable)
     try:
         if source is None:
@@ -189,4 +189,4 @@ def _warm() -> None:
     from assistants_service.infra.extraction.tokens import bounds
 
     bounds("warm")
-    pdfium.trouble()
+    pdfium.unavailable_reason()

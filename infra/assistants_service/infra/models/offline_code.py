@@ -6,7 +6,7 @@ import re
 from typing import Final
 
 from assistants_service.core.ports.models import Function
-from assistants_service.core.tools.code_interpreter.told import FOLDER, LINK, PARAMETERS
+from assistants_service.core.tools.code_interpreter.model_texts import FOLDER, LINK, PARAMETERS
 from assistants_service.infra.models.offline_arguments import words
 
 _READ_OF_A_MESSAGE: Final = 1_000  # characters

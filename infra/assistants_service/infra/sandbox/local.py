@@ -28,16 +28,16 @@ class LocalSandbox:
         self._starting = 0
         self._live: set[LocalInterpreter] = set()
 
-    async def trouble(self) -> str:
+    async def unavailable_reason(self) -> str:
         self._verdict = self._verdict or asyncio.ensure_future(self._tested())
         return await asyncio.shield(self._verdict)
 
     async def warm(self) -> None:
-        if not await self.trouble():
+        if not await self.unavailable_reason():
             self._prepare()
 
     async def start(self, session: str) -> LocalInterpreter:  # a process knows no name
-        if reason := await self.trouble():
+        if reason := await self.unavailable_reason():
             raise SandboxUnavailable(reason)
         if len(self._live) + self._starting >= self._limits.interpreters:
             raise SandboxBusy

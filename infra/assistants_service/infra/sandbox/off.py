@@ -9,7 +9,7 @@ class NoSandbox:
     def __init__(self, reason: str) -> None:
         self._reason = reason
 
-    async def trouble(self) -> str:
+    async def unavailable_reason(self) -> str:
         return self._reason
 
     async def warm(self) -> None:

@@ -21,7 +21,7 @@ from assistants_service.core.ports.sandbox import (
 )
 from assistants_service.core.ports.storage import StorageUnavailable
 from assistants_service.core.protocol.tool_resources import files_in
-from assistants_service.core.tools.code_interpreter import told
+from assistants_service.core.tools.code_interpreter import model_texts
 from assistants_service.core.tools.code_interpreter.arguments import code_of
 from assistants_service.core.tools.code_interpreter.wire import CodeInterpreterToolCall, Executed
 from assistants_service.core.tools.tool import Execution, Output, ToolServices
@@ -47,9 +47,9 @@ async def execute(execution: Execution[CodeInterpreterToolCall], services: ToolS
     """At least once, and each time from the files that the last finished call left. Raises StorageUnavailable."""
     code, interpreters = code_of(execution.call.record.arguments), services.interpreters
     if not code.strip():
-        return Output(told.NO_CODE, Executed())
+        return Output(model_texts.NO_CODE, Executed())
     if interpreters is None:
-        return Output(told.OFF, Executed())
+        return Output(model_texts.OFF, Executed())
     project, thread, thread_id = execution.project, execution.thread, execution.run_state.run.thread_id
     try:
         async with interpreters.session(project, thread_id, thread.executed) as session:
@@ -59,16 +59,16 @@ async def execute(execution: Execution[CodeInterpreterToolCall], services: ToolS
             return output
     except InterpreterLost as lost:
         log.warning("run %s: its interpreter was lost: %s", execution.run_state.id, lost.reason)
-        return Output(told.LOST.format(reason=lost.reason), Executed(state=interpreters.new_state()))
+        return Output(model_texts.LOST.format(reason=lost.reason), Executed(state=interpreters.new_state()))
     except SandboxBusy:
-        return Output(told.BUSY, Executed())
+        return Output(model_texts.BUSY, Executed())
     except SandboxUnavailable:
-        return Output(told.OFF, Executed())
+        return Output(model_texts.OFF, Executed())
     except StorageUnavailable:
         raise
     except Exception:  # a model's answer that says so is worth more than a run that fails
         log.exception("run %s: a call of code failed", execution.run_state.id)
-        return Output(told.FAILED, Executed(state=interpreters.new_state()))
+        return Output(model_texts.FAILED, Executed(state=interpreters.new_state()))
 
 
 @dataclass(slots=True)
@@ -89,16 +89,16 @@ class Call:
             await self._restore()
         result = await self.session.interpreter.run(code)
         images, files = await self._keep(result)
-        logs = told.storable(result.logs)
+        logs = model_texts.storable(result.logs)
         stored = Executed(
             state=state,
-            logs=told.cut_to(logs, told.MOST_LOGS),
+            logs=model_texts.cut_to(logs, model_texts.MOST_LOGS),
             images=tuple(images),
             files=tuple(files),
             removed=tuple(path for path in result.removed if path in self.thread.files),
         )
-        text = told.output_of(result, images, files, [*self.notes, *result.notes], restarted=restarted)
-        return Output(told.storable(text), stored)
+        text = model_texts.output_of(result, images, files, [*self.notes, *result.notes], restarted=restarted)
+        return Output(model_texts.storable(text), stored)
 
     # -- what the code finds ---------------------------------------------------------------------------------------
 
@@ -125,7 +125,7 @@ class Call:
         """The files as the last finished call left them."""
         for path, kept in self.thread.files.items():
             if kept.bytes and not await self.services.files.has_content(self.project, kept.file_id):
-                self.notes.append(f"The file {told.FOLDER}{path} was deleted by the user.")
+                self.notes.append(f"The file {model_texts.FOLDER}{path} was deleted by the user.")
                 continue
             await self._write(path, self.services.files.read(self.project, kept.file_id) if kept.bytes else _nothing())
 
@@ -133,7 +133,7 @@ class Call:
         try:
             await self.session.interpreter.write(path, content)
         except ValueError as error:
-            self.notes.append(f"The file {told.FOLDER}{path} is not there: {error}.")
+            self.notes.append(f"The file {model_texts.FOLDER}{path} is not there: {error}.")
 
     # -- what it leaves --------------------------------------------------------------------------------------------
 
@@ -146,9 +146,9 @@ class Call:
                 room, names = room - file.size, names - len(file.path)
                 files.append(NewFile(file.path, file.size, partial(read, file.path)))
             else:
-                lost.append(f"{told.FOLDER}{file.path}")
+                lost.append(f"{model_texts.FOLDER}{file.path}")
         if lost:
-            self.notes.append(f"{told.listed(lost)} will be lost: a call may leave {MOST_KEPT} bytes in files.")
+            self.notes.append(f"{model_texts.listed(lost)} will be lost: a call may leave {MOST_KEPT} bytes in files.")
         return files
 
     async def _keep(self, result: CellResult) -> tuple[list[KeptFile], list[KeptFile]]:

@@ -11,7 +11,7 @@ from functools import cached_property
 from urllib.parse import quote
 
 from assistants_service.core.files.outputs import KeptFile
-from assistants_service.core.tools.code_interpreter.told import LINK
+from assistants_service.core.tools.code_interpreter.model_texts import LINK
 from assistants_service.core.tools.code_interpreter.wire import FilePath, LinkedFile
 from assistants_service.core.tools.tool import Piece
 

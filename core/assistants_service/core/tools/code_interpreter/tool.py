@@ -12,7 +12,7 @@ from assistants_service.core.ports.models import Function, ToolCall
 from assistants_service.core.tools.code_interpreter.arguments import as_json, code_of, code_so_far
 from assistants_service.core.tools.code_interpreter.executing import execute, files_of
 from assistants_service.core.tools.code_interpreter.links import LinkCiter
-from assistants_service.core.tools.code_interpreter.told import function_of
+from assistants_service.core.tools.code_interpreter.model_texts import function_of
 from assistants_service.core.tools.code_interpreter.wire import (
     NOT_SHOWN,
     CodeInterpreter,
