@@ -160,7 +160,7 @@ async def test_the_identity_is_one_of_production_unless_the_developer_says_other
         ({"azure_openai_endpoint": "http://acme.test"}, "AZURE_OPENAI_ENDPOINT"),
         ({"providers": {"a": {"base_url": "http://acme.test", "identity": True}}}, "needs a base_url with https"),
         ({"providers": {"a": {"base_url": "http://localhost.acme.test", "identity": True}}}, "needs a base_url"),
-        ({"providers": {"a": {"identity": True}}}, "needs a base_url"),
+        ({"providers": {"a": {"identity": True}}}, "base_url is missing"),
         ({"providers": {"a": {"base_url": "https://a", "identity": True, "api_key": "k"}}}, "not both"),
     ],
 )

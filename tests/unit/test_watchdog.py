@@ -33,7 +33,7 @@ async def test_an_action_that_holds_the_event_loop_is_told(
     told, again = caplog.records[:2]
     assert (told.levelno, again.levelno) == (logging.ERROR, logging.WARNING)
     assert "action lookup of project p, at test_watchdog.py:" in told.getMessage()
-    assert " lookup < calls.py:" in told.getMessage()
+    assert " lookup < action_tasks.py:" in told.getMessage()
 
 
 async def test_a_watchdog_ends_with_its_block(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -247,8 +247,8 @@ async def test_the_command_makes_lists_and_revokes(tmp_path: Path, capsys: pytes
         ("sqlite:////proc/no/x.db", ["list"], "STORAGE"),
         ("file", ["create", "a/b"], "'a/b' is not a valid project name"),
         ("file", ["create", "one", "--name", "two\nlines"], "single line of at most 100 characters"),
-        ("file", ["list"], "STORAGE does not exist: there is no file '"),
-        ("file", ["revoke", "key_unknown"], "STORAGE does not exist: there is no file '"),
+        ("file", ["list"], "there is no file '"),
+        ("file", ["revoke", "key_unknown"], "there is no file '"),
     ],
 )
 async def test_what_the_command_cannot_do_is_told_in_a_line(
