@@ -177,7 +177,7 @@ class FileService:
         await self.enqueue(PurgeFile(project=context.project, file_id=file_id, sent_at=context.now))
         # 2. document
         if file.purpose == OUTPUT:
-            await self._dead_letter(context.project, file_id)
+            await self._write_tombstone(context.project, file_id)
         elif not await self.storage.remove(names.FILES, names.document(context.project, file_id)):
             raise no_such_file(file_id)
         self.notifier.notify("work")
@@ -213,10 +213,10 @@ class FileService:
 
     async def withdraw(self, project: str, file_id: str) -> None:
         """Remove an output whose thread is gone, whether or not it was shown."""
-        await self._dead_letter(project, file_id)
+        await self._write_tombstone(project, file_id)
         await self.empty(project, file_id)
 
-    async def _dead_letter(self, project: str, file_id: str) -> None:
+    async def _write_tombstone(self, project: str, file_id: str) -> None:
         """Of an output the document is made from a log, perhaps once more, by a process that is late."""
         await self.storage.advance(Document(names.FILES, names.document(project, file_id), b"", LAST))
 
