@@ -18,6 +18,7 @@ ROWS = [
     for node in ast.walk(ast.parse(inspect.getsource(resources)))
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Resource"
 ]
+NAMES = [name for name, value in vars(resources).items() if isinstance(value, resources.Resource)]
 PARTS = ("noun", "prefix", "param", "container")
 
 
@@ -41,6 +42,19 @@ def without(row: int, part: str) -> ast.Module:
     return tree
 
 
+class Without(ast.NodeTransformer):
+    """Removes a name from the table RESOURCES, and the resource itself if `whole`."""
+
+    def __init__(self, name: str, whole: bool) -> None:
+        self.name, self.whole = name, whole
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AnnAssign | None:
+        target = ast.unparse(node.target)
+        if target == "RESOURCES" and isinstance(node.value, ast.Tuple):
+            node.value.elts = [each for each in node.value.elts if ast.unparse(each) != self.name]
+        return None if self.whole and target == self.name else node
+
+
 def test_the_table_is_imported_as_it_is() -> None:
     assert len(imported(resources)["RESOURCES"]) == len(ROWS) == len(resources.RESOURCES)
 
@@ -50,6 +64,14 @@ def test_the_table_is_imported_as_it_is() -> None:
 def test_a_resource_without_a_part_fails_at_import(row: int, part: str) -> None:
     with pytest.raises(TypeError, match="missing 1 required"):
         imported(resources, without(row, part))
+
+
+@pytest.mark.parametrize(("whole", "said"), [(False, "^RESOURCES lacks"), (True, "are of no resource")])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_resource_that_is_not_in_the_table_fails_at_import(name: str, whole: bool, said: str) -> None:
+    tree = Without(name, whole).visit(ast.parse(inspect.getsource(resources)))
+    with pytest.raises(TypeError, match=said):
+        imported(resources, tree)
 
 
 def test_a_container_that_is_not_there_fails_at_import(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,7 +87,7 @@ def test_a_list_that_no_backup_holds_fails_at_import(monkeypatch: pytest.MonkeyP
 
 
 def test_documents_without_a_resource_fail_at_import(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(names, "PROJECTIONS", (*names.PROJECTIONS, "pins"))
+    monkeypatch.setattr(names, "CONTAINERS", (*names.CONTAINERS, "pins"))
     with pytest.raises(TypeError, match=r"^documents of {'pins'} are of no resource"):
         imported(resources)
 

@@ -33,6 +33,8 @@ TRUTH = (
 PROJECTIONS = (MESSAGES, RUNS, STEPS, STORE_FILES, STORE_BATCHES)
 PASSING = (STREAMS, IDEMPOTENCY)
 CONTAINERS = (*TRUTH, *PROJECTIONS, *PASSING)
+# Containers without objects of the API. The documents of all others belong to a resource: core/resources.py.
+INTERNAL = (*(SNAPSHOTS, CONTENTS, STORE_LOGS, FILE_STORES, SEGMENTS, KEYS), *PASSING)
 # Queues: work; poison items, for inspection; and items that the Azure Functions host gave up, in a queue that the host
 # names, until worker/function_app.py handles them.
 WORK, DEAD_LETTERS, POISON = "work", "work-buried", "work-poison"

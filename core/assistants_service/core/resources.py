@@ -55,8 +55,10 @@ def _check() -> None:
             raise TypeError(f"{resource.noun}: there is no container '{resource.container}' in core/names.py")
         if resource.listed and resource.container not in names.TRUTH:
             raise TypeError(f"{resource.noun}: it is listed, so '{resource.container}' belongs to names.TRUTH")
-    if lost := set(names.PROJECTIONS) - set(BY_CONTAINER):
-        raise TypeError(f"documents of {lost} are of no resource")
+    if absent := [each.noun for each in globals().values() if isinstance(each, Resource) and each not in RESOURCES]:
+        raise TypeError(f"RESOURCES lacks {absent}")
+    if lost := set(names.CONTAINERS) - set(names.INTERNAL) - set(BY_CONTAINER):
+        raise TypeError(f"documents of {lost} are of no resource: add one, or add the container to names.INTERNAL")
 
 
 _check()
