@@ -1,0 +1,1 @@
+"""The HTTP API: routes and handlers over the services of core."""

@@ -1,0 +1,1 @@
+"""The worker: executes runs, and does other work from the queue."""
