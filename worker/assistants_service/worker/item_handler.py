@@ -175,16 +175,18 @@ class WorkItemHandler:
                 state = (await self.context.threads.load(item.project, item.thread_id)).state
                 await self.context.outputs.clean_up(item, state.held_files if state.known else ())
             case CleanUpFile():
-                await self._park(item, await self.context.files.clean_up(item.project, item.file_id, item.sent_at))
+                await self._redeliver_at(
+                    item, await self.context.files.clean_up(item.project, item.file_id, item.sent_at)
+                )
             case CleanUpStore():
-                await self._park(item, await self.context.stores.expire(item.project, item.store_id))
+                await self._redeliver_at(item, await self.context.stores.expire(item.project, item.store_id))
             case CleanUpUpload():
-                await self._park(item, await self.context.uploads.clean_up(item.project, item.upload_id))
+                await self._redeliver_at(item, await self.context.uploads.clean_up(item.project, item.upload_id))
 
     async def _run(self, item: AdvanceRun, item_id: str, count: int) -> bool:
         match await self._advance(item, item_id, count):
             case WaitUntil(until=until):
-                await self._park(replace(item, seen=NOTHING_NEW), until)
+                await self._redeliver_at(replace(item, seen=NOTHING_NEW), until)
             case Wait() if self._age(item) < STALE and item.seen != NOTHING_NEW:
                 return await self._put_back(item, count)
             case Wait(gone=False):
@@ -251,10 +253,10 @@ class WorkItemHandler:
         """A queue may deliver early; a late write would then find no tombstone any more."""
         early = self._age(item) < self.context.tombstone_seconds / 2  # clocks of two machines may differ by seconds
         if early:
-            await self._park(item, item.sent_at + self.context.tombstone_seconds)
+            await self._redeliver_at(item, item.sent_at + self.context.tombstone_seconds)
         return early
 
-    async def _park(self, item: WorkItem, until: float | None) -> None:
+    async def _redeliver_at(self, item: WorkItem, until: float | None) -> None:
         """Have the item delivered again at this time, if any; or earlier, if the queue cannot hide it for so long."""
         if until is not None:
             # The order matters: first the new item, then (in `answer`) the deletion of this one.
@@ -302,10 +304,10 @@ class WorkItemHandler:
             state = await self.context.threads.cached(item.project, item.thread_id)
             run_state = state.runs.get(item.run_id)
             if run_state and run_state.run.active and not state.deleted:
-                await self._park(replace(item, seen=NOTHING_NEW), run_state.run.expires_at)
+                await self._redeliver_at(replace(item, seen=NOTHING_NEW), run_state.run.expires_at)
         if isinstance(item, MaintainStore):  # likewise for files, until their claims are too old to be valid
             await self.context.stores.project(item.project, item.store_id, None)
-            await self._park(replace(item, seen=0), self.context.clock.now() + ABANDONED + 1)
+            await self._redeliver_at(replace(item, seen=0), self.context.clock.now() + ABANDONED + 1)
 
     async def _dead_letter(self, delivery: Delivery, reason: str, detail: str = "") -> None:
         await self.context.storage.dead_letter(delivery, reason[:REASON])

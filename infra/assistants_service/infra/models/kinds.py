@@ -83,7 +83,10 @@ class Offline(ProviderKind):
     """The built-in model."""
 
     embeds = False
-    notice = "the offline model answers for model names without a provider: it repeats and counts"
+    notice = (
+        "the offline model answers for model names without a provider."
+        " It is for tests: it repeats messages and calls functions"
+    )
 
     def open(self, name: str, provider: Provider, *, timeout: float, max_retries: int) -> Opened:
         return _BuiltIn(name)

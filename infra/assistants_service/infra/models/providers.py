@@ -117,7 +117,9 @@ class ModelRouter:
             return
         if len(self._workarounds) >= _MOST_REMEMBERED:  # model names come from clients
             self._workarounds.clear()
-        logger.warning("%d forms of conversations that '%s' refuses will be changed for it", len(workarounds), name)
+        logger.warning(
+            "'%s' refuses parts of conversations: these will be rewritten in %d ways", name, len(workarounds)
+        )
         self._workarounds[name, model] = workarounds
 
     async def _whole(self, model: Model, prompt: Prompt, deltas: Deltas | None) -> Reply:

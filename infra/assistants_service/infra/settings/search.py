@@ -29,7 +29,7 @@ class SearchSettings(BaseModel):
         "offline",
         description=(
             "model that creates the embeddings of vector stores, such as text-embedding-3-small or ollama/bge-m3;"
-            " offline: the built-in one. Files embedded by another model are found by keywords only"
+            " offline: the built-in one. Files embedded by another model are found by words only"
         ),
     )
     embedding_dimensions: Annotated[int, Field(ge=1)] | None = Field(
@@ -46,7 +46,7 @@ class SearchSettings(BaseModel):
     embedding_weight: Annotated[float, Field(ge=0, le=1)] | None = Field(
         None,
         description=(
-            "weight of embeddings in a search score, 0 to 1; keywords have the rest. Default: 0.4, or 0.8 for"
+            "weight of embeddings in a search score, 0 to 1; words have the rest. Default: 0.4, or 0.8 for"
             " models such as E5, whose cosines are close to each other"
         ),
     )
