@@ -13,7 +13,7 @@ from assistants_service.api import files, validation
 from assistants_service.core.protocol.assistants.requests import CreateAssistant, UpdateAssistant
 from assistants_service.core.protocol.bodies import Body
 from assistants_service.core.protocol.files.requests import CompleteUpload, CreateFile, CreateUpload
-from assistants_service.core.protocol.runs.requests import CreateRun, CreateThreadAndRun, SubmitToolOutputs
+from assistants_service.core.protocol.runs.requests import CreateRun, CreateThreadAndRun, SubmitToolOutputsBody
 from assistants_service.core.protocol.threads.requests import CreateMessage, CreateThread, UpdateMetadata, UpdateThread
 from assistants_service.core.protocol.vector_stores.requests import (
     CreateFileBatch,
@@ -40,7 +40,7 @@ BODIES: Final[dict[str, type[Body]]] = {  # what the handlers of these operation
     "createRun": CreateRun,
     "createThreadAndRun": CreateThreadAndRun,
     "modifyRun": UpdateMetadata,
-    "submitToolOuputsToRun": SubmitToolOutputs,
+    "submitToolOuputsToRun": SubmitToolOutputsBody,
     "createUpload": CreateUpload,
     "completeUpload": CompleteUpload,
     "createVectorStore": CreateVectorStore,

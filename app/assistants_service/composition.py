@@ -7,7 +7,7 @@ import logging
 
 from aiohttp import web
 
-from assistants_service.api.limits import Limits
+from assistants_service.api.limits import ProjectLimits
 from assistants_service.api.main import create_app
 from assistants_service.api.services import services_over
 from assistants_service.core.keys import Keys
@@ -67,7 +67,7 @@ def api_of(
 ) -> web.Application:
     """`worker`: whether this process has one, too."""
     settings = parts.settings
-    limits = Limits(
+    limits = ProjectLimits(
         parts.storage,
         threads,
         parts.clock,

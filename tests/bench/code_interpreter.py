@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from assistants_service.core.ports.sandbox import SandboxBusy
-from assistants_service.infra.sandbox.limits import LIBRARIES, Limits
+from assistants_service.infra.sandbox.limits import LIBRARIES, InterpreterLimits
 from assistants_service.infra.sandbox.local import LocalSandbox
 
 CELL = "import pandas as pd\npd.DataFrame({'a': range(1000)}).a.sum()"
@@ -56,7 +56,7 @@ class Bare:
 
 async def first_and_further(rounds: int) -> None:
     first, further, bare_first, bare_further, cold, bare_cold = [], [], [], [], [], []
-    sandbox = LocalSandbox(Limits(interpreters=2))
+    sandbox = LocalSandbox(InterpreterLimits(interpreters=2))
     print(f"self-test {await timed(sandbox.unavailable_reason):.0f} ms")
     for _ in range(rounds):
         await sandbox.warm()
@@ -93,7 +93,7 @@ def rss(pid: int) -> float:
 
 
 async def many(sessions: int) -> None:
-    sandbox = LocalSandbox(Limits())
+    sandbox = LocalSandbox(InterpreterLimits())
 
     async def one(number: int) -> None:
         while True:

@@ -19,7 +19,7 @@ from assistants_service.core import names
 from assistants_service.core.ports.search import Query, Weights
 from assistants_service.core.ports.storage import Storage
 from assistants_service.core.search.ranking import HYBRID, VECTOR, WORDS, Spread, search
-from assistants_service.core.search.segment import Chunk, Floats, Segment
+from assistants_service.core.search.segment import Floats, IndexedChunk, Segment
 from assistants_service.core.search.segment_cache import SegmentCache
 from assistants_service.core.search.segment_writer import build
 from assistants_service.infra.settings.settings import Settings
@@ -55,7 +55,7 @@ def texts(seed: int, number: int) -> list[str]:
 
 def file(seed: int, number: int) -> bytes:
     """The segment of a file of so many chunks."""
-    chunks = [Chunk(text, 0) for text in texts(seed, number)]
+    chunks = [IndexedChunk(text, 0) for text in texts(seed, number)]
     return build(source(seed), chunks, vectors(number, seed), MODEL)
 
 

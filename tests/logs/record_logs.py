@@ -30,7 +30,7 @@ from assistants_service.core.ports.telemetry import Silence
 from assistants_service.core.protocol.objects import LastError
 from assistants_service.core.threads import events as thread_events
 from assistants_service.core.threads import projection
-from assistants_service.core.threads.state import Change, ThreadState
+from assistants_service.core.threads.state import ThreadChange, ThreadState
 from assistants_service.core.threads.view import ThreadView
 from assistants_service.core.vector_stores import events as store_events
 from assistants_service.core.vector_stores import repository
@@ -133,7 +133,7 @@ def _index_of_store(state: StoreState) -> Json:
 
 
 THREAD = Kind(
-    *("threads", names.THREADS, thread_events.from_lines, ThreadView, Change),
+    *("threads", names.THREADS, thread_events.from_lines, ThreadView, ThreadChange),
     *(projection.documents, _things_of_thread, _lists_of_thread, _index_of_thread),
 )
 STORE = Kind(

@@ -107,8 +107,8 @@ NEVER = {
     (thread_state.RunState, "joined"): "of active runs, likewise",
     (thread_state.RunState, "orders"): "of active runs, likewise",
     (Step, "metadata"): "no request can give any",
-    (view.Snapshot, "deleted"): "what is deleted is not written to",
-    (repository.Snapshot, "deleted"): "what is deleted is not written to",
+    (view.ThreadSnapshot, "deleted"): "what is deleted is not written to",
+    (repository.StoreSnapshot, "deleted"): "what is deleted is not written to",
 }
 
 
@@ -148,11 +148,11 @@ def stored_kinds() -> set[type[msgspec.Struct]]:
             case msgspec.inspect.DictType():
                 reach(kind.value_type)
 
-    of_threads = [view.Snapshot, Message, thread_state.RunState]
-    of_stores = [repository.Snapshot, store_state.FileState, store_state.BatchState]
+    of_threads = [view.ThreadSnapshot, Message, thread_state.RunState]
+    of_stores = [repository.StoreSnapshot, store_state.FileState, store_state.BatchState]
     for root in msgspec.inspect.multi_type_info([thread_events.Commit, store_events.Commit, *of_threads, *of_stores]):
         reach(root)
-    return {kind for kind in found if isinstance(kind, type) and kind is not paging.Contents}  # without Index[...]
+    return {kind for kind in found if isinstance(kind, type) and kind is not paging.PackedLayout}  # without Index[...]
 
 
 def recorded_values(log: Path) -> Iterator[tuple[type, str]]:
@@ -162,7 +162,7 @@ def recorded_values(log: Path) -> Iterator[tuple[type, str]]:
         yield from values(aggregate.latest_run)
     snapshot = log.with_suffix(".snapshot")
     if snapshot.exists():
-        head = view.Snapshot if isinstance(aggregate, view.ThreadView) else repository.Snapshot
+        head = view.ThreadSnapshot if isinstance(aggregate, view.ThreadView) else repository.StoreSnapshot
         yield from values(msgspec.json.decode(snapshot.read_bytes().partition(b"\n")[0], type=head))
 
 
@@ -171,7 +171,7 @@ def values(node: Any) -> Iterator[tuple[type, str]]:
     match node:
         case paging.Index():
             yield from values(list(node))
-        case thread_state.Change():
+        case thread_state.ThreadChange():
             yield from values(node.object)
         case msgspec.Struct():
             for field in msgspec.structs.fields(node):

@@ -10,7 +10,7 @@ import os
 import pytest
 
 from assistants_service.infra.sandbox import landlock, process
-from assistants_service.infra.sandbox.limits import Limits
+from assistants_service.infra.sandbox.limits import InterpreterLimits
 from assistants_service.infra.sandbox.local import LocalSandbox
 
 if version := os.environ.get("LANDLOCK"):
@@ -29,4 +29,4 @@ needs_landlock = pytest.mark.skipif(not _confines(), reason="this system has no 
 
 
 def bare_sandbox(**limits: float) -> LocalSandbox:
-    return LocalSandbox(Limits(**limits), libraries=())
+    return LocalSandbox(InterpreterLimits(**limits), libraries=())

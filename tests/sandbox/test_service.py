@@ -11,7 +11,7 @@ import pytest_asyncio
 
 from assistants_service.core.tools.code_interpreter import model_texts
 from assistants_service.infra.models.offline import OfflineModel
-from assistants_service.infra.sandbox.limits import Limits
+from assistants_service.infra.sandbox.limits import InterpreterLimits
 from assistants_service.infra.sandbox.local import LocalSandbox
 from inprocess_service import InProcess, calls, in_process, path_of, says
 from multipart_forms import download, upload
@@ -81,7 +81,7 @@ async def test_a_cancelled_run_stops_its_code(sandbox: LocalSandbox) -> None:
             await asyncio.sleep(0.01)
         await service.api.post(f"{path_of(run)}/cancel")
         assert (await service.until(run))["status"] == "cancelled"
-    for interpreter in [await sandbox.start(f"session {number}") for number in range(Limits().interpreters)]:
+    for interpreter in [await sandbox.start(f"session {number}") for number in range(InterpreterLimits().interpreters)]:
         await interpreter.close()  # all of them could be started: none was left
 
 

@@ -18,7 +18,7 @@ from assistants_service.core import names
 from assistants_service.core.errors import ApiError
 from assistants_service.core.files.service import PATIENCE, decode_file
 from assistants_service.core.ports.storage import StorageUnavailable
-from assistants_service.core.protocol.files.requests import CompleteUpload, CreateFile, CreateUpload, ExpiresAfter
+from assistants_service.core.protocol.files.requests import CompleteUpload, CreateFile, CreateUpload, ExpiresAfterBody
 from assistants_service.core.protocol.files.resources import File
 from assistants_service.infra.sqlite import contents
 from faults import How, Plan
@@ -77,7 +77,7 @@ class Owner:
             raise Unanswered from None
 
     async def create(self, *, breaks: bool = False, expires_after: int | None = None) -> str:
-        expiry = ExpiresAfter(anchor="created_at", seconds=expires_after) if expires_after else None
+        expiry = ExpiresAfterBody(anchor="created_at", seconds=expires_after) if expires_after else None
         body = CreateFile(filename="fox", purpose="assistants", expires_after=expiry)
 
         async def create(process: Process) -> File:
@@ -102,7 +102,7 @@ class Owner:
         self.gone.add(file_id)
 
     async def begin(self, size: int = 2 * len(BYTES), *, expires_after: float | None = None) -> str:
-        expiry = ExpiresAfter(anchor="created_at", seconds=int(expires_after)) if expires_after else None
+        expiry = ExpiresAfterBody(anchor="created_at", seconds=int(expires_after)) if expires_after else None
         body = CreateUpload(
             filename="foxes", purpose="assistants", bytes=size, mime_type="text/plain", expires_after=expiry
         )

@@ -12,7 +12,7 @@ from assistants_service.core.protocol.threads.resources import Message, TextPart
 from assistants_service.core.threads import events as e
 from assistants_service.core.threads import sse
 from assistants_service.core.threads.fold import apply
-from assistants_service.core.threads.state import Change, ThreadState
+from assistants_service.core.threads.state import ThreadChange, ThreadState
 from simulated_service import Block
 
 
@@ -38,7 +38,7 @@ class Past:
         self.thread_id, self.state = thread_id, ThreadState()
         self.commits = e.from_lines(b"".join(block.data for block in blocks))
         self.moments = [Moment(float("-inf"))]
-        self.changes: list[Change] = []
+        self.changes: list[ThreadChange] = []
         self.bodies: defaultdict[str, list[tuple[int, bytes]]] = defaultdict(list)
         self.claims: Counter[str] = Counter()  # take-overs, by run
         self.turns: Counter[str] = Counter()  # model calls that came to something, by run
@@ -114,7 +114,7 @@ class Past:
         before = [body for version, body in self.bodies[object_id] if version <= versions[0]][-1:]
         return {*before, *(body for version, body in self.bodies[object_id] if version in versions)}
 
-    def of(self, run_id: str) -> list[Change]:
+    def of(self, run_id: str) -> list[ThreadChange]:
         """What the wire hears of a run."""
         found = [change for change in self.changes if _run_of(change) == run_id]
         began = next(change.version for change in found if change.name == "thread.run.created")
@@ -129,7 +129,7 @@ class Past:
                     yield version, event
 
 
-def _run_of(change: Change) -> str | None:
+def _run_of(change: ThreadChange) -> str | None:
     return change.object.id if isinstance(change.object, Run) else getattr(change.object, "run_id", None)
 
 

@@ -15,7 +15,7 @@ from assistants_service.core.protocol.runs.resources import Run
 from assistants_service.core.threads import events as e
 from assistants_service.core.threads.projection import documents
 from assistants_service.core.threads.sse import ENDINGS
-from assistants_service.core.threads.state import Change
+from assistants_service.core.threads.state import ThreadChange
 from commit_history import Past, said, whole
 from simulated_clients import Exchange
 from simulated_service import PROJECT, Block, World
@@ -238,7 +238,7 @@ async def documents_show_what_the_log_says(world: World | Reality, project: str,
     things = [state.thread, *state.messages, *(run_state.run for run_state in state.runs), *steps]
     wanted = {
         (each.container, each.name): each.body
-        for each in documents(project, [Change(state.version, "", thing) for thing in things])
+        for each in documents(project, [ThreadChange(state.version, "", thing) for thing in things])
     }
     there = await all_documents(world, past.thread_id, project)
     gone = {name for name in there if name not in wanted}

@@ -19,7 +19,15 @@ from hypothesis import strategies as st
 
 from assistants_service.core.ports.search import Query, Weights
 from assistants_service.core.search.ranking import HYBRID, K1, LEAST, VECTOR, WORDS, B, Hit, search
-from assistants_service.core.search.segment import Chunk, DamagedSegment, Header, Segment, decode, index_size, passages
+from assistants_service.core.search.segment import (
+    DamagedSegment,
+    Header,
+    IndexedChunk,
+    Segment,
+    decode,
+    index_size,
+    passages,
+)
 from assistants_service.core.search.segment_writer import build, merge
 from assistants_service.core.search.words import BEGINNING, BEGUN, FORMAT, WHOLE, forms, indexed, term, words
 
@@ -37,7 +45,7 @@ class File:
 
     def segment(self, model: str = MODEL) -> bytes:
         vectors = np.array(self.vectors, np.float32).reshape(len(self.texts), DIMENSIONS)
-        return build(self.source, [Chunk(text, 0) for text in self.texts], vectors, model)
+        return build(self.source, [IndexedChunk(text, 0) for text in self.texts], vectors, model)
 
     def of_words_alone(self) -> bytes:
         """Its segment as 0.1.0 wrote it (`test_segments_of_old_are_what_these_tests_make`)."""
@@ -122,7 +130,7 @@ def test_what_is_not_eligible_is_never_found(
 def test_a_segment_of_another_model_is_searched_by_words_alone(model: str, dimensions: int) -> None:
     """Until it is embedded anew, its files can still be found."""
     made = File("file-1.1", ("tide", "moon"), ((1, 0, 0),) * 2).segment()
-    chunks = [Chunk("tide", 0), Chunk("moon", 0)]
+    chunks = [IndexedChunk("tide", 0), IndexedChunk("moon", 0)]
     other = build("file-2.1", chunks, np.ones((2, dimensions), np.float32), model)
     query = Query("tide", np.array([1, 0, 0], np.float32), MODEL)
     hits = search(opened([made, other]), [query], {"file-1.1", "file-2.1"}, 10)
@@ -256,7 +264,7 @@ def test_a_query_as_long_as_a_book_reads_a_bounded_part_of_the_index(monkeypatch
 @quickly
 @given(st.lists(st.tuples(st.text(st.characters(codec="utf-8"), max_size=20), st.integers(0, 2**32 - 1)), max_size=5))
 def test_a_segment_gives_its_chunks_back(made: list[tuple[str, int]]) -> None:
-    chunks = [Chunk(*chunk) for chunk in made]
+    chunks = [IndexedChunk(*chunk) for chunk in made]
     blob = build("file-1.1", chunks, None, "")
     assert list(passages(blob)) == [("file-1.1", chunk) for chunk in chunks]
     segment = decode("segment", blob[: index_size(blob)])
@@ -295,7 +303,7 @@ def test_a_segment_that_is_cut_off_is_damaged(length: int) -> None:
 
 
 def test_vectors_must_fit_their_chunks() -> None:
-    chunk = Chunk("tide", 0)
+    chunk = IndexedChunk("tide", 0)
     for wrong in (np.ones((2, 3), np.float32), np.ones(3, np.float32), np.full((1, 3), np.nan, np.float32)):
         with pytest.raises(ValueError, match="1 chunks need as many vectors"):
             build("file-1.1", [chunk], wrong, MODEL)
@@ -320,7 +328,7 @@ def test_merging_drops_what_is_not_live() -> None:
 
 def test_more_chunks_than_two_bytes_can_number() -> None:
     many = 2**16 + 10
-    chunks = [Chunk("rare" if number >= 2**16 else "common", 0) for number in range(many)]
+    chunks = [IndexedChunk("rare" if number >= 2**16 else "common", 0) for number in range(many)]
     segment = decode("segment", build("file-1.1", chunks, None, ""))
     hits = search([segment], [Query("rare")], {"file-1.1"}, 50)
     assert [hit.number for hit in hits] == list(range(2**16, many))

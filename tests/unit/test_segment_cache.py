@@ -13,7 +13,7 @@ from assistants_service.core.ports.search import Query
 from assistants_service.core.ports.storage import StorageUnavailable
 from assistants_service.core.search.merge_policy import FACTOR
 from assistants_service.core.search.ranking import search
-from assistants_service.core.search.segment import Chunk, DamagedSegment, decode
+from assistants_service.core.search.segment import DamagedSegment, IndexedChunk, decode
 from assistants_service.core.search.segment_cache import FIRST, INLINE_CHUNKS, SegmentCache, SegmentGone
 from assistants_service.core.search.segment_writer import build, merge
 from assistants_service.infra.sqlite.store import SqliteStorage
@@ -65,7 +65,7 @@ async def contents() -> AsyncIterator[Watched]:
 
 def blob(source: str, *texts: str, dimensions: int = 8) -> bytes:
     vectors = np.ones((len(texts), dimensions), np.float32)
-    return build(source, [Chunk(text, 0) for text in texts], vectors, "model")
+    return build(source, [IndexedChunk(text, 0) for text in texts], vectors, "model")
 
 
 async def found(cache: SegmentCache, store: str, *names: str, word: str = "tide") -> list[tuple[str, str]]:

@@ -17,7 +17,7 @@ from assistants_service.core.notifier import Notifier
 from assistants_service.core.ports.storage import Conflict
 from assistants_service.core.protocol.runs.resources import Run
 from assistants_service.core.threads import sse
-from assistants_service.core.threads.state import Change
+from assistants_service.core.threads.state import ThreadChange
 from assistants_service.core.threads.stream import StreamWriter
 from assistants_service.infra.sqlite.store import SqliteStorage
 from assistants_service.worker.deltas import DeltaBuffer
@@ -27,8 +27,8 @@ from assistants_service.worker.partial_reply import PartialReply
 RUN = Run(
     id="run_1", created_at=1, assistant_id="asst_1", thread_id="thread_1", model="m", status="in_progress", expires_at=9
 )
-TRAIL = [Change(1, "thread.run.created", RUN), Change(2, "thread.run.in_progress", RUN)]
-CANCELLING = Change(3, "thread.run.cancelling", RUN)
+TRAIL = [ThreadChange(1, "thread.run.created", RUN), ThreadChange(2, "thread.run.in_progress", RUN)]
+CANCELLING = ThreadChange(3, "thread.run.cancelling", RUN)
 NOTHING: frozenset[str] = frozenset()
 
 
@@ -132,7 +132,7 @@ async def test_what_a_late_worker_opened_is_closed_before_the_next_step_is_shown
     await late.emit(opening())
     step, _ = PartialReply(RUN, IDS).open_message(2)
     ended = replace(step, status="failed", failed_at=3)
-    steps = [Change(3, "thread.run.step.created", step), Change(3, "thread.run.step.failed", ended)]
+    steps = [ThreadChange(3, "thread.run.step.created", step), ThreadChange(3, "thread.run.step.failed", ended)]
     await second.catch_up([*TRAIL, *steps])
     assert await paper.names() == [
         *BEGUN,

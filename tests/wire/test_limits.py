@@ -12,7 +12,7 @@ import pytest
 
 from assistants_service.api.active_runs import FULL, LOOKS
 from assistants_service.api.handling import SERVICES
-from assistants_service.api.limits import Limits
+from assistants_service.api.limits import ProjectLimits
 from assistants_service.api.stored_bytes import COUNT_EVERY, COUNT_SHARE, COUNTS
 from assistants_service.core import names
 from assistants_service.core.errors import ApiError
@@ -23,7 +23,7 @@ from inprocess_service import Answer, Gate, InProcess, ManualClock, in_process, 
 KEYS = "one:key-of-one,two:key-of-two"
 
 
-def limits_of(service: InProcess) -> Limits:
+def limits_of(service: InProcess) -> ProjectLimits:
     limits = service._server.app[SERVICES].limits
     assert limits
     return limits

@@ -31,7 +31,7 @@ AGAIN: Final = 2.0  # seconds between reloads for unknown keys, regardless of ho
 READS = ("GET", "HEAD", "OPTIONS")
 
 
-class Tokens(Protocol):
+class AccessTokens(Protocol):
     """Access tokens of an identity provider."""
 
     async def scopes(self, token: str) -> Mapping[str, Scope]:
@@ -102,7 +102,13 @@ class Callers:
     project `default`."""
 
     def __init__(
-        self, stored: StoredKeys, fixed: Mapping[str, str], tokens: Tokens | None, keyless: Keyless, *, required: bool
+        self,
+        stored: StoredKeys,
+        fixed: Mapping[str, str],
+        tokens: AccessTokens | None,
+        keyless: Keyless,
+        *,
+        required: bool,
     ) -> None:
         self._stored, self._tokens, self._keyless = stored, tokens, keyless
         self._fixed = {digest(key): Caller(project) for key, project in fixed.items()}

@@ -65,7 +65,7 @@ class Dialect:
         return found | ({"detail": {"message": error.message, "code": error.code}} if error.detailed else {})
 
 
-class Azure(Dialect):
+class AzureDialect(Dialect):
     """The dialect of the SDKs' `AzureOpenAI`. The texts are those of the original service."""
 
     prefix = "/openai"
@@ -105,7 +105,7 @@ class Azure(Dialect):
         return {"error": {"code": str(error.status), "message": error.message}}
 
 
-OPENAI, AZURE = Dialect(), Azure()
+OPENAI, AZURE = Dialect(), AzureDialect()
 API = (OPENAI.prefix, f"{AZURE.prefix}/")
 
 

@@ -22,7 +22,7 @@ from assistants_service.core.threads.repository import ThreadRepository
 HEADERS = web.RequestKey("rate_limit_headers", dict[str, str])
 
 
-class Limits:
+class ProjectLimits:
     """All limits; 0 means no limit."""
 
     def __init__(
@@ -47,7 +47,7 @@ class Limits:
             await self.stored.close()
 
 
-def limiting(limits: Limits) -> Middleware:
+def limiting(limits: ProjectLimits) -> Middleware:
     requests, stored = limits.requests, limits.stored
 
     @web.middleware

@@ -24,7 +24,7 @@ from assistants_service.api import (
     vector_store_files,
     vector_stores,
 )
-from assistants_service.api.authentication import Callers, StoredKeys, Tokens, authentication
+from assistants_service.api.authentication import AccessTokens, Callers, StoredKeys, authentication
 from assistants_service.api.cors import cors, preflight
 from assistants_service.api.dialects import in_azure
 from assistants_service.api.handling import SERVICES
@@ -140,7 +140,7 @@ def create_app(
     services: Services,
     *,
     keys: Mapping[str, str],
-    tokens: Tokens | None = None,
+    tokens: AccessTokens | None = None,
     required: bool = False,
     origins: Collection[str] = (),
     hosts: Collection[str] = (),

@@ -23,7 +23,7 @@ from assistants_service.api.handling import (
 )
 from assistants_service.api.idempotency import create_once
 from assistants_service.core import names
-from assistants_service.core.protocol.runs.requests import CreateRun, CreateThreadAndRun, SubmitToolOutputs
+from assistants_service.core.protocol.runs.requests import CreateRun, CreateThreadAndRun, SubmitToolOutputsBody
 from assistants_service.core.protocol.runs.resources import Run
 from assistants_service.core.protocol.threads.requests import UpdateMetadata
 from assistants_service.core.resources import ASSISTANT, RUN, THREAD
@@ -110,7 +110,7 @@ async def cancel(request: web.Request) -> web.Response:
 async def submit_tool_outputs(request: web.Request) -> web.StreamResponse:
     services, context = services_of(request), context_of(request)
     thread_id, run_id = path_id(request, THREAD), path_id(request, RUN)
-    body = await read_body(request, SubmitToolOutputs)
+    body = await read_body(request, SubmitToolOutputsBody)
     run, seen = await services.runs.submit_tool_outputs(context, thread_id, run_id, body)
     return await _stream(request, run, seen) if body.stream else answer(run)
 

@@ -27,7 +27,7 @@ from assistants_service.core.vector_stores.search import Searcher
 from assistants_service.core.vector_stores.service import VectorStoreService
 
 if TYPE_CHECKING:
-    from assistants_service.api.limits import Limits
+    from assistants_service.api.limits import ProjectLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Services:
     ids: Ids
     notifier: Notifier
     telemetry: Telemetry
-    limits: Limits | None
+    limits: ProjectLimits | None
     poll_after: float
     file_limit: int
 
@@ -83,7 +83,7 @@ def services_over(
     file_limit: int = 512 * 1024**2,
     upload_limit: int = MAX_UPLOAD,
     telemetry: Telemetry = SILENCE,
-    limits: Limits | None = None,
+    limits: ProjectLimits | None = None,
 ) -> Services:
     """`run_lifetime` is in seconds, `upload_limit` is the maximum size of an uploaded file in bytes."""
     files = FileService(storage, clock, notifier)

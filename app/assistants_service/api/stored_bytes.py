@@ -21,7 +21,7 @@ COUNTS: Final = 4  # projects that are counted at a time
 
 
 @dataclass(slots=True)
-class Usage:
+class StoredUsage:
     """Bytes of a project: as last counted, and what this process has added since."""
 
     counted: int = 0
@@ -36,12 +36,12 @@ class StoredBytes:
 
     def __init__(self, limit: int, storage: Storage, clock: Clock) -> None:
         self._limit, self._storage, self._clock = limit, storage, clock
-        self._projects: dict[str, Usage] = {}
+        self._projects: dict[str, StoredUsage] = {}
         self._counts = asyncio.Semaphore(COUNTS)
 
     def check(self, project: str) -> None:
         """Raises the 429 for a project that stores too much; the SDKs do not retry it."""
-        usage = self._projects.setdefault(project, Usage())
+        usage = self._projects.setdefault(project, StoredUsage())
         # The clock may have been set back since.
         if not 0 < usage.due - self._clock.now() <= COUNT_AT_LAST and usage.counting is None:
             usage.counting = asyncio.create_task(self._count(project, usage))
@@ -58,7 +58,7 @@ class StoredBytes:
     def add(self, project: str, size: int) -> None:
         self._projects[project].since += size
 
-    async def _count(self, project: str, usage: Usage) -> None:
+    async def _count(self, project: str, usage: StoredUsage) -> None:
         try:
             async with self._counts:
                 took = await self._weigh(project, usage)
@@ -71,7 +71,7 @@ class StoredBytes:
             usage.counting = None
         usage.due = self._clock.now() + pause
 
-    async def _weigh(self, project: str, usage: Usage) -> float:
+    async def _weigh(self, project: str, usage: StoredUsage) -> float:
         """Returns how long it took, in seconds."""
         begun, known = self._clock.now(), usage.since
         sizes = [await self._storage.weigh(container, f"{project}/") for container in names.WEIGHED]

@@ -29,7 +29,7 @@ class PageQuery(Struct, frozen=True, kw_only=True):
     before: str | None = None
 
 
-class Contents(Struct, frozen=True):
+class PackedLayout(Struct, frozen=True):
     """The layout of consecutive objects in a snapshot: their ids in order, the size of each in bytes (0 if deleted),
     and the compressed size of each group of `GROUP`."""
 
@@ -42,7 +42,7 @@ class Packed(Generic[T]):
     """Objects in a snapshot, each decoded on demand: a reader of the last twenty messages does not wait for the ten
     thousand before them. `opened` is called with the size of each decoded object in bytes."""
 
-    def __init__(self, contents: Contents, body: memoryview, kind: type[T], opened: Opened) -> None:
+    def __init__(self, contents: PackedLayout, body: memoryview, kind: type[T], opened: Opened) -> None:
         self._body, self._kind, self._opened, self.sizes = body, kind, opened, contents.sizes
         self._starts = list(accumulate(contents.groups, initial=0))
         self._open: tuple[int, bytes, list[int]] = (-1, b"", [])  # the group read last, and where each object ends
@@ -75,15 +75,15 @@ class Index(msgspec.Struct, Generic[T], dict=True):
     order: list[str] = []
     items: dict[str, T | None] = {}  # None: deleted. Without packed objects that were not read yet.
 
-    packed: ClassVar[Packed[Any]] = Packed(Contents(), memoryview(b""), object, int)  # overridden per instance
+    packed: ClassVar[Packed[Any]] = Packed(PackedLayout(), memoryview(b""), object, int)  # overridden per instance
 
     @classmethod
-    def unpack(cls, contents: Contents, body: memoryview, kind: type[T], opened: Opened) -> Self:
+    def unpack(cls, contents: PackedLayout, body: memoryview, kind: type[T], opened: Opened) -> Self:
         index = cls(order=list(contents.order))
         index.__dict__["packed"] = Packed(contents, body, kind, opened)
         return index
 
-    def pack(self) -> tuple[Contents, list[Buffer]]:
+    def pack(self) -> tuple[PackedLayout, list[Buffer]]:
         """The arguments for `unpack`; the second one in pieces. Unread groups are reused as they are."""
         sizes: list[int] = []
         groups: list[Buffer] = []
@@ -96,7 +96,7 @@ class Index(msgspec.Struct, Generic[T], dict=True):
                 pieces = [self._bytes(key) for key in self.order[start : start + GROUP]]
                 sizes += map(len, pieces)
                 groups.append(zlib.compress(b"".join(pieces), 1))
-        return Contents(tuple(self.order), tuple(sizes), tuple(map(len, groups))), groups
+        return PackedLayout(tuple(self.order), tuple(sizes), tuple(map(len, groups))), groups
 
     def _bytes(self, key: str) -> bytes:
         if key not in self.items:

@@ -95,7 +95,7 @@ class SqliteFile(StorageEngine):
             raise ConfigurationError(f"STORAGE is not valid: there is no home directory for {path!r}.") from None
 
 
-class Azure(StorageEngine):
+class AzureEngine(StorageEngine):
     """An Azure Storage account, or Azurite."""
 
     watchable = True
@@ -123,7 +123,7 @@ class Azure(StorageEngine):
         return f"account {settings_of['accountname']}" if "accountname" in settings_of else "Azurite on this machine"
 
 
-ENGINES: Final[tuple[StorageEngine, ...]] = (SqliteMemory(), SqliteFile(), Azure())
+ENGINES: Final[tuple[StorageEngine, ...]] = (SqliteMemory(), SqliteFile(), AzureEngine())
 
 
 def engine_of(where: str) -> StorageEngine:

@@ -164,10 +164,10 @@ def sandbox_of(settings: Settings) -> Sandbox:
         return NoSandbox("CODE_INTERPRETER is off.")
     if sys.platform != "linux":
         return NoSandbox(f"Python is confined on Linux only, and this is {sys.platform}.")
-    from assistants_service.infra.sandbox.limits import MIB, Limits
+    from assistants_service.infra.sandbox.limits import MIB, InterpreterLimits
     from assistants_service.infra.sandbox.local import LocalSandbox
 
-    limits = Limits(
+    limits = InterpreterLimits(
         interpreters=settings.code_interpreter_processes,
         memory=settings.code_interpreter_memory_mb * MIB,
         seconds=settings.code_interpreter_timeout,

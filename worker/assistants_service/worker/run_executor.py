@@ -27,7 +27,7 @@ from assistants_service.core.threads.decide import (
     decide,
     failed,
 )
-from assistants_service.core.threads.state import Change, RunState, ThreadState
+from assistants_service.core.threads.state import RunState, ThreadChange, ThreadState
 from assistants_service.core.threads.stream import StreamWriter
 from assistants_service.core.work_items import AdvanceRun, delivery_name
 from assistants_service.worker.context import WorkerContext
@@ -176,7 +176,7 @@ class RunExecutor:
         settled = self.lease.attempt > 0 and changes[-1].name in (*sse.ENDINGS, sse.PAUSE)
         self.published = changes[-1].object if settled else None
 
-    async def _append(self, decision: Command[ThreadState]) -> list[Change]:
+    async def _append(self, decision: Command[ThreadState]) -> list[ThreadChange]:
         item, threads = self.item, self.context.threads
         try:
             return await threads.commit(item.project, item.thread_id, decision)
@@ -187,7 +187,7 @@ class RunExecutor:
             decision = self.lease.if_mine(lambda run_state: failed(run_state, last))
             return await threads.commit(item.project, item.thread_id, decision)
 
-    async def _claimed(self, attempt: int, first: Change, run_state: RunState) -> None:
+    async def _claimed(self, attempt: int, first: ThreadChange, run_state: RunState) -> None:
         item = self.item
         if first.name == "thread.run.in_progress":  # and not taken over from another worker
             self.context.telemetry.measure("queued", self.context.clock.now() - item.sent_at, project=item.project)

@@ -37,7 +37,7 @@ class KeptFile(Struct, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True, slots=True)
-class NewFile:
+class CreatedFile:
     """A file to be kept. `read` begins to read it."""
 
     path: str
@@ -54,7 +54,7 @@ class OutputFiles:
     kept: float = 0.0
 
     async def keep(
-        self, project: str, thread_id: str, made: Sequence[NewFile], replaced: Iterable[str]
+        self, project: str, thread_id: str, made: Sequence[CreatedFile], replaced: Iterable[str]
     ) -> list[KeptFile]:
         """Store the contents, one after the other. The caller commits what this returns: all but what `read` raises a
         ValueError for. `replaced` are ids of files that the same commit makes the thread let go of. Raises
@@ -76,7 +76,7 @@ class OutputFiles:
             )
             await self.files.enqueue(item, delay=PATIENCE)
 
-    async def _store(self, project: str, new: NewFile, file: KeptFile) -> KeptFile | None:
+    async def _store(self, project: str, new: CreatedFile, file: KeptFile) -> KeptFile | None:
         if not new.size:
             return file
         storage, name = self.files.storage, names.document(project, file.file_id)

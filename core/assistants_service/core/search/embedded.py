@@ -38,7 +38,7 @@ class EmbeddedIndex:
         It is stored whole or not at all. `source` names file and attempt, so the same source has the same chunks, and
         writing it twice stores it once. Raises Conflict if it was dropped in the meantime.
         """
-        cut = [segment.Chunk(chunk.text, chunk.start) for chunk in chunks]
+        cut = [segment.IndexedChunk(chunk.text, chunk.start) for chunk in chunks]
         return await self._put(
             store, source, await asyncio.to_thread(segment_writer.build, source, cut, vectors, model)
         )

@@ -36,7 +36,7 @@ class DamagedSegment(Exception):
     """These bytes are not a complete segment of this version."""
 
 
-class Chunk(NamedTuple):
+class IndexedChunk(NamedTuple):
     """A passage of a file. `start` is the code point of the file's text at which it begins: passages may overlap."""
 
     text: str
@@ -82,7 +82,7 @@ class Tables(NamedTuple):
     texts: Array  # the text of chunk i: bytes texts[i] to texts[i + 1] of the texts
     ends: Array  # postings of term i: ends[i] to ends[i + 1]
     lengths: Array  # words of each chunk
-    starts: Array  # of each chunk, as in Chunk
+    starts: Array  # of each chunk, as in IndexedChunk
     chunks: Array  # of each posting: ascending within a term
     counts: Array  # of each posting: occurrences of the term in the chunk
 
@@ -146,13 +146,13 @@ def decode(name: str, data: Buffer) -> Segment:
     return Segment(name, header.model, sources, firsts, owned, single, size, header.format)
 
 
-def passages(blob: Buffer) -> Iterator[tuple[str, Chunk]]:
+def passages(blob: Buffer) -> Iterator[tuple[str, IndexedChunk]]:
     """All chunks of a segment with their sources. Raises DamagedSegment."""
     header, tables, _, texts = read_whole(blob)
     owners = (source for source, number in header.sources for _ in range(number))
     for number, source in enumerate(owners):
         text = bytes(texts[tables.texts[number] : tables.texts[number + 1]])
-        yield source, Chunk(text.decode(), int(tables.starts[number]))
+        yield source, IndexedChunk(text.decode(), int(tables.starts[number]))
 
 
 def _header(data: Buffer) -> Header:

@@ -11,13 +11,23 @@ from typing import Final, NamedTuple
 import msgspec
 import numpy as np
 
-from assistants_service.core.search.segment import HEAD, MAGIC, Array, Buffer, Chunk, Floats, Header, Tables, read_whole
+from assistants_service.core.search.segment import (
+    HEAD,
+    MAGIC,
+    Array,
+    Buffer,
+    Floats,
+    Header,
+    IndexedChunk,
+    Tables,
+    read_whole,
+)
 from assistants_service.core.search.words import FORMAT, indexed, term, words
 
 _MOST: Final = 255  # counted occurrences of a word in a chunk: more do not change a score
 
 
-def build(source: str, chunks: Sequence[Chunk], vectors: Floats | None, model: str) -> bytes:
+def build(source: str, chunks: Sequence[IndexedChunk], vectors: Floats | None, model: str) -> bytes:
     """The segment of one file. `source` identifies the file and the attempt to ingest it: unique within the store's
     whole history, because removed sources stay in their segment until it is merged.
 
@@ -35,7 +45,7 @@ def build(source: str, chunks: Sequence[Chunk], vectors: Floats | None, model: s
     return _encode(model, [(source, len(chunks))], unit.astype("<f2"), starts, texts, *_index(chunks))
 
 
-def _index(chunks: Sequence[Chunk]) -> tuple[Array, Array, Array, Array]:
+def _index(chunks: Sequence[IndexedChunk]) -> tuple[Array, Array, Array, Array]:
     """The chunks' lengths in words, and the postings, with ascending chunks within a term: term, chunk, count."""
     numbered, lengths, distinct = cache(term), [], []
     terms: list[int] = []
@@ -140,5 +150,5 @@ def _postings(tables: Tables, kept: Array) -> tuple[Array, Array, Array, Array]:
 
 
 def _renewed(texts: Sequence[memoryview]) -> tuple[Array, Array, Array, Array]:
-    lengths, terms, chunks, counts = _index([Chunk(str(text, "utf-8"), 0) for text in texts])
+    lengths, terms, chunks, counts = _index([IndexedChunk(str(text, "utf-8"), 0) for text in texts])
     return lengths, terms, chunks.astype(np.uint32), counts

@@ -56,7 +56,7 @@ def message_from(body: CreateMessage, thread_id: str, message_id: str, now: floa
     )
 
 
-def _attachment(body: requests.Attachment) -> Attachment:
+def _attachment(body: requests.AttachmentBody) -> Attachment:
     return Attachment(file_id=body.file_id, tools=tuple(AttachedTool(type=tool.type) for tool in body.tools or ()))
 
 

@@ -25,23 +25,23 @@ from assistants_service.core.protocol.threads.resources import Reason, Thread
 from assistants_service.core.protocol.tools.resources import StepToolCall
 from assistants_service.core.threads import events as e
 from assistants_service.core.threads.state import (
-    Change,
     InProgress,
     Resource,
     Results,
     RunState,
     ShownFile,
+    ThreadChange,
     ThreadState,
 )
 from assistants_service.core.tools.registry import tool_of
 
 
-def apply(state: ThreadState, commit: e.Commit) -> list[Change]:
+def apply(state: ThreadState, commit: e.Commit) -> list[ThreadChange]:
     """Fold one commit into the state, and return the changes."""
     state.version += 1
     at = int(commit.at)
     return [
-        Change(state.version, name, _published(state, thing))
+        ThreadChange(state.version, name, _published(state, thing))
         for event in commit.events
         for name, thing in APPLY[type(event)](state, event, at)
     ]

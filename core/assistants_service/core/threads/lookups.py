@@ -8,7 +8,7 @@ from typing import TypeVar
 from assistants_service.core.errors import ApiError
 from assistants_service.core.protocol.threads.resources import Message, Thread
 from assistants_service.core.resources import MESSAGE, RUN, THREAD
-from assistants_service.core.threads.state import Change, Resource, RunState, ThreadState
+from assistants_service.core.threads.state import Resource, RunState, ThreadChange, ThreadState
 
 R = TypeVar("R", bound=Resource)
 
@@ -39,7 +39,7 @@ def run_of(state: ThreadState, run_id: str) -> RunState:
     return run_state
 
 
-def made(changes: Iterable[Change], name: str, kind: type[R]) -> R | None:
+def made(changes: Iterable[ThreadChange], name: str, kind: type[R]) -> R | None:
     """The object after the first event of this name; None if there was no such event."""
     objects = (change.object for change in changes if change.name == name)
     return next((each for each in objects if isinstance(each, kind)), None)

@@ -12,10 +12,10 @@ from assistants_service.core.protocol.runs.resources import Run, Step, step_on_w
 from assistants_service.core.protocol.threads.resources import Message, Thread
 from assistants_service.core.resources import STEP
 from assistants_service.core.threads.lookups import message_of, run_of, thread_of
-from assistants_service.core.threads.state import Change, Resource, ThreadState
+from assistants_service.core.threads.state import Resource, ThreadChange, ThreadState
 
 
-def documents(project: str, changes: Sequence[Change]) -> list[Document]:
+def documents(project: str, changes: Sequence[ThreadChange]) -> list[Document]:
     """The projections of the changes: the last state of each object, in wire format."""
     last = {change.object.id: change for change in changes}
     first = {change.object.id: change for change in reversed(changes)}
@@ -37,7 +37,7 @@ def _place(thing: Resource) -> tuple[str, ...]:
             return names.FILES, thing.id
 
 
-def _document(project: str, change: Change, first: Change) -> Document:
+def _document(project: str, change: ThreadChange, first: ThreadChange) -> Document:
     # All clients get the same document of a step, whatever the run's client asked for.
     thing = step_on_wire(change.object) if isinstance(change.object, Step) else change.object
     container, *ids = _place(thing)

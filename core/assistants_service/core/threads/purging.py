@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from assistants_service.core.files.outputs import OutputFiles
 from assistants_service.core.log.state import View
 from assistants_service.core.threads.repository import ThreadRepository
-from assistants_service.core.threads.state import Change, ThreadState
+from assistants_service.core.threads.state import ThreadChange, ThreadState
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +15,7 @@ class ThreadPurge:
     threads: ThreadRepository
     outputs: OutputFiles
 
-    async def load(self, project: str, thread_id: str) -> View[ThreadState, Change]:
+    async def load(self, project: str, thread_id: str) -> View[ThreadState, ThreadChange]:
         return await self.threads.load(project, thread_id)
 
     async def purge(self, project: str, thread_id: str) -> None:

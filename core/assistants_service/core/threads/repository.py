@@ -13,11 +13,11 @@ from assistants_service.core.resources import THREAD
 from assistants_service.core.threads import events as e
 from assistants_service.core.threads.projection import documents, find
 from assistants_service.core.threads.sse import ENDINGS
-from assistants_service.core.threads.state import Change, Resource, ThreadState
+from assistants_service.core.threads.state import Resource, ThreadChange, ThreadState
 from assistants_service.core.threads.view import ThreadView
 
 
-class ThreadRepository(Repository[ThreadState, Change]):
+class ThreadRepository(Repository[ThreadState, ThreadChange]):
     logs = names.THREADS
     resource = THREAD
     projected_again = frozenset(
@@ -31,13 +31,13 @@ class ThreadRepository(Repository[ThreadState, Change]):
     def _commits(self, data: bytes) -> list[e.Commit]:
         return e.from_lines(data)
 
-    def _documents(self, project: str, changes: Sequence[Change]) -> list[Document]:
+    def _documents(self, project: str, changes: Sequence[ThreadChange]) -> list[Document]:
         return documents(project, changes)
 
     def _find(self, state: ThreadState, container: str, ids: tuple[str, ...]) -> Resource:
         return find(state, container, ids)
 
-    def _record_metrics(self, project: str, changes: Sequence[Change]) -> None:
+    def _record_metrics(self, project: str, changes: Sequence[ThreadChange]) -> None:
         for change in changes:
             if change.name in ENDINGS and isinstance(change.object, Run):
                 run = change.object
@@ -49,12 +49,12 @@ class ThreadRepository(Repository[ThreadState, Change]):
         assert isinstance(view, ThreadView)  # noqa: S101
         return view
 
-    async def run_history(self, project: str, thread_id: str, run_id: str) -> list[Change]:
+    async def run_history(self, project: str, thread_id: str, run_id: str) -> list[ThreadChange]:
         """The changes of a run, from which its stream is made."""
         view = await self._thread(project, thread_id)
         return view.run_history(run_id) or await self._old_run_history(project, thread_id, run_id)
 
-    async def _old_run_history(self, project: str, thread_id: str, run_id: str) -> list[Change]:
+    async def _old_run_history(self, project: str, thread_id: str, run_id: str) -> list[ThreadChange]:
         """The same for a run before the last ones: folds the log from its very beginning, over all generations."""
         log = names.log(project, thread_id)
         tail = await self._storage.read(names.THREADS, log, None)
@@ -83,7 +83,7 @@ class ThreadRepository(Repository[ThreadState, Change]):
             changed = {change.object.id for change in view.run_history(run_id) if change.version > since}
             things = [thing for thing in things if thing.id in changed]
         things += [shown.file for shown in run_state.files.values() if shown.version > since]
-        await self._advance(documents(project, [Change(view.state.version, "", thing) for thing in things]))
+        await self._advance(documents(project, [ThreadChange(view.state.version, "", thing) for thing in things]))
 
     async def purge(self, project: str, thread_id: str) -> None:
         """Empty the documents of a deleted thread and remove its streams. Tombstones stay until `purge_tombstones`, so
@@ -96,7 +96,7 @@ class ThreadRepository(Repository[ThreadState, Change]):
         things: Iterable[Resource] = itertools.chain(
             [state.thread], state.messages, (run_state.run for run_state in runs), steps
         )
-        deleted = (Change(state.version, "thread.deleted", thing) for thing in things)
+        deleted = (ThreadChange(state.version, "thread.deleted", thing) for thing in things)
         emptied = (document for change in deleted for document in documents(project, [change]))
         await self._advance(emptied)
         for run_state in runs:

@@ -13,7 +13,12 @@ from msgspec.structs import replace
 from assistants_service.core.assistants.commands import chosen_of
 from assistants_service.core.errors import ApiError
 from assistants_service.core.protocol.assistants.resources import StoredAssistant
-from assistants_service.core.protocol.runs.requests import CreateRun, CreateThreadAndRun, RunFields, SubmitToolOutputs
+from assistants_service.core.protocol.runs.requests import (
+    CreateRun,
+    CreateThreadAndRun,
+    RunFields,
+    SubmitToolOutputsBody,
+)
 from assistants_service.core.protocol.runs.resources import TERMINAL, Run, TruncationStrategy
 from assistants_service.core.protocol.threads.requests import CreateThread, UpdateMetadata
 from assistants_service.core.protocol.threads.resources import Thread
@@ -130,7 +135,7 @@ class RunCommands:
             return []
         return [e.RunUpdated(run_id=run_state.run.id, metadata=body.metadata or {})]
 
-    def submit_tool_outputs(self, state: ThreadState, run_id: str, body: SubmitToolOutputs) -> list[e.Event]:
+    def submit_tool_outputs(self, state: ThreadState, run_id: str, body: SubmitToolOutputsBody) -> list[e.Event]:
         run_state = run_of(state, run_id)
         status = "expired" if endings.overdue(run_state, self.context.now) else run_state.run.status
         step = run_state.open_step

@@ -16,7 +16,12 @@ from assistants_service.core.log.repository import Command, ItemOf
 from assistants_service.core.notifier import Notifier
 from assistants_service.core.ports.storage import Conflict, Storage, StorageUnavailable
 from assistants_service.core.protocol.assistants.resources import StoredAssistant
-from assistants_service.core.protocol.runs.requests import CreateRun, CreateThreadAndRun, RunFields, SubmitToolOutputs
+from assistants_service.core.protocol.runs.requests import (
+    CreateRun,
+    CreateThreadAndRun,
+    RunFields,
+    SubmitToolOutputsBody,
+)
 from assistants_service.core.protocol.runs.resources import Run
 from assistants_service.core.protocol.threads.requests import UpdateMetadata
 from assistants_service.core.references import References
@@ -25,7 +30,7 @@ from assistants_service.core.threads.attachments import AttachmentIndexing
 from assistants_service.core.threads.lookups import made, run_of
 from assistants_service.core.threads.repository import ThreadRepository
 from assistants_service.core.threads.run_commands import RunCommands
-from assistants_service.core.threads.state import Change, ThreadState
+from assistants_service.core.threads.state import ThreadChange, ThreadState
 from assistants_service.core.threads.stream import StreamWriter
 from assistants_service.core.vector_stores.implicit_stores import ImplicitStores
 from assistants_service.core.work_items import AdvanceRun
@@ -85,7 +90,7 @@ class RunService:
             if body.thread:  # a refused request has created no store at this point
                 thread = await self.implicit_stores.for_new_thread(context, thread_id, body.thread)
                 events = events if thread is body.thread else create(body.model_copy(update={"thread": thread}))
-            changes: list[Change] = []
+            changes: list[ThreadChange] = []
             with contextlib.suppress(Conflict):  # the thread exists
                 item_of = self._item(context, thread_id, run_id)
                 changes = await self.repository.start(context.project, thread_id, events, item_of)
@@ -98,7 +103,7 @@ class RunService:
         return made(changes, "thread.run.updated", Run) or await self._run(context, thread_id, run_id)
 
     async def submit_tool_outputs(
-        self, context: RequestContext, thread_id: str, run_id: str, body: SubmitToolOutputs
+        self, context: RequestContext, thread_id: str, run_id: str, body: SubmitToolOutputsBody
     ) -> tuple[Run, int]:
         """The run, queued again, and the previous version of its thread: later events are new to the client."""
         submit = partial(self._commands(context).submit_tool_outputs, run_id=run_id, body=body)
@@ -127,7 +132,7 @@ class RunService:
 
     async def _commit(
         self, context: RequestContext, thread_id: str, run_id: str, command: Command[ThreadState]
-    ) -> list[Change]:
+    ) -> list[ThreadChange]:
         """Commit a change after which a worker has to continue, and update the run's stream."""
         item_of = self._item(context, thread_id, run_id)
         changes = await self.repository.commit(context.project, thread_id, command, item_of, by_client=True)

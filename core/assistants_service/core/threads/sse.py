@@ -23,7 +23,7 @@ from assistants_service.core.protocol.threads.resources import (
     Thread,
 )
 from assistants_service.core.protocol.tools.resources import StepToolCall, TextAnnotation
-from assistants_service.core.threads.state import Change
+from assistants_service.core.threads.state import ThreadChange
 from assistants_service.core.tools.registry import tool_of
 from assistants_service.core.tools.tool import AnyTool
 
@@ -42,7 +42,7 @@ OUTPUTS = "thread.run.step.outputs"  # private, too; tools may stream deltas for
 _HEAD = re.compile(rb"(?:^|\n\n)id: (\d+)\.(\d+)\nevent: ([a-z_.]+)\ndata: ([^\n]*)")
 
 
-def streamed(change: Change) -> bool:
+def streamed(change: ThreadChange) -> bool:
     """Whether the change may appear on a run's stream, apart from the thread that it begins with."""
     if change.name == OUTPUTS and isinstance(change.object, Step):
         return any(tool_of(call).result_delta(call) for call in change.object.calls)
@@ -176,7 +176,7 @@ class Renderer:
     def begun(self, object_id: str) -> bool:
         return object_id in self._begun
 
-    def render(self, change: Change) -> Iterator[Event]:
+    def render(self, change: ThreadChange) -> Iterator[Event]:
         """The events of one change. At the end of the run, closes what is still open on the stream."""
         match change.object:
             case Run() as run if change.name in ENDINGS:

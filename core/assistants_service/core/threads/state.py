@@ -32,7 +32,7 @@ Results = Mapping[str, msgspec.Raw]  # what tools store in addition to the outpu
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class ThreadChange:
     """The effect of one event: the wire's event name, the object right after it as the wire shows it to the run's
     client, and the resulting version of the thread."""
 

@@ -18,7 +18,7 @@ from assistants_service.core.protocol.runs.resources import Run, Step
 from assistants_service.core.protocol.threads.resources import Message
 from assistants_service.core.threads import sse
 from assistants_service.core.threads.repository import ThreadRepository
-from assistants_service.core.threads.state import Change
+from assistants_service.core.threads.state import ThreadChange
 
 TRIES = 50  # a stream has few concurrent writers; each lost race means that another one wrote
 
@@ -51,7 +51,7 @@ class StreamWriter:
             if state.thread is None or state.deleted:
                 await self._logs.drop(names.STREAMS, self.name)
 
-    async def catch_up(self, history: Sequence[Change]) -> None:
+    async def catch_up(self, history: Sequence[ThreadChange]) -> None:
         """Write the events of `history` that the stream does not have yet. Idempotent: called after every commit, and
         again after a crash."""
         for _ in range(TRIES):
@@ -95,7 +95,7 @@ class StreamWriter:
                 continue
         raise Conflict
 
-    def _missing(self, history: Sequence[Change]) -> list[tuple[int, sse.Event]]:
+    def _missing(self, history: Sequence[ThreadChange]) -> list[tuple[int, sse.Event]]:
         missing: list[tuple[int, sse.Event]] = []
         known, run = {change.object.id for change in history}, None
         for change in history:
@@ -106,7 +106,7 @@ class StreamWriter:
                     missing.append((change.version, event))
         return missing
 
-    def _events_of(self, change: Change, run: Run | None, known: Set[str]) -> Iterator[sse.Event]:
+    def _events_of(self, change: ThreadChange, run: Run | None, known: Set[str]) -> Iterator[sse.Event]:
         step = change.object
         if isinstance(step, Step) and run and not self._renderer.begun(step.id):
             # A worker that lost the run may have opened another step since the last read: steps must not overlap.
@@ -160,13 +160,13 @@ async def last_published(logs: Logs, name: str, object_id: str) -> Message | Ste
     return found
 
 
-def replay(history: Sequence[Change]) -> Iterator[bytes]:
+def replay(history: Sequence[ThreadChange]) -> Iterator[bytes]:
     """The stream's events for a run that was not streamed: the same events with the same ids, each message as one
     delta."""
     return sse.to_bytes(_events_of(history), 0)
 
 
-def _events_of(history: Sequence[Change]) -> Iterator[tuple[int, sse.Event]]:
+def _events_of(history: Sequence[ThreadChange]) -> Iterator[tuple[int, sse.Event]]:
     renderer = sse.Renderer()
     for change in history:
         for event in renderer.render(change):

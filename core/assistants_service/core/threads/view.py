@@ -8,14 +8,14 @@ import msgspec
 
 from assistants_service.core.files.outputs import KeptFile
 from assistants_service.core.log.state import View
-from assistants_service.core.paging import Contents, Index
+from assistants_service.core.paging import Index, PackedLayout
 from assistants_service.core.protocol.objects import Struct, encode
 from assistants_service.core.protocol.runs.resources import Run, Step
 from assistants_service.core.protocol.threads.resources import Message, Thread
 from assistants_service.core.threads import events as e
 from assistants_service.core.threads.fold import apply
 from assistants_service.core.threads.sse import streamed
-from assistants_service.core.threads.state import Change, Resource, RunState, ThreadState
+from assistants_service.core.threads.state import Resource, RunState, ThreadChange, ThreadState
 
 
 class StoredChange(Struct, frozen=True):
@@ -26,15 +26,15 @@ class StoredChange(Struct, frozen=True):
     object: msgspec.Raw
 
 
-class Snapshot(Struct, kw_only=True, frozen=True, rename={"latest_run": "trail", "previous_run": "trail_before"}):
+class ThreadSnapshot(Struct, kw_only=True, frozen=True, rename={"latest_run": "trail", "previous_run": "trail_before"}):
     """The first line of a snapshot: the state, and the streamed changes of the last two runs, because a stream may lag
     behind its log. The messages follow, then the runs."""
 
     version: int
     thread: Thread | None
     deleted: bool
-    messages: Contents
-    runs: Contents
+    messages: PackedLayout
+    runs: PackedLayout
     latest_run: tuple[StoredChange, ...]
     previous_run: tuple[StoredChange, ...]
     files: dict[str, KeptFile] = msgspec.field(default_factory=dict)
@@ -42,11 +42,11 @@ class Snapshot(Struct, kw_only=True, frozen=True, rename={"latest_run": "trail",
     executed: str = ""
 
 
-class ThreadView(View[ThreadState, Change]):
+class ThreadView(View[ThreadState, ThreadChange]):
     def reset(self) -> None:
         super().reset()
-        self.latest_run: list[Change] = []  # streamed changes of the newest run, from its creation on
-        self.previous_run: list[Change] = []  # and of the run before, which may end as the newest begins
+        self.latest_run: list[ThreadChange] = []  # streamed changes of the newest run, from its creation on
+        self.previous_run: list[ThreadChange] = []  # and of the run before, which may end as the newest begins
 
     def blank(self) -> ThreadState:
         return ThreadState()
@@ -70,7 +70,7 @@ class ThreadView(View[ThreadState, Change]):
     def snapshot(self) -> bytes:
         state = self.state
         (messages, message_bodies), (runs, run_bodies) = state.messages.pack(), state.runs.pack()
-        head = Snapshot(
+        head = ThreadSnapshot(
             version=state.version,
             thread=state.thread,
             deleted=state.deleted,
@@ -84,8 +84,8 @@ class ThreadView(View[ThreadState, Change]):
         )
         return b"".join((encode(head), b"\n", *message_bodies, *run_bodies))
 
-    def fold(self, commits: Sequence[e.Commit]) -> list[Change]:
-        changes: list[Change] = []
+    def fold(self, commits: Sequence[e.Commit]) -> list[ThreadChange]:
+        changes: list[ThreadChange] = []
         for commit in commits:
             folded = apply(self.state, commit)
             self.blocks += 1
@@ -99,7 +99,7 @@ class ThreadView(View[ThreadState, Change]):
             changes += folded
         return changes
 
-    def run_history(self, run_id: str) -> list[Change]:
+    def run_history(self, run_id: str) -> list[ThreadChange]:
         """The streamed changes of one of the last two runs; empty for others."""
         for history in (self.latest_run, self.previous_run):
             if any(change.object.id == run_id for change in history):
@@ -107,18 +107,21 @@ class ThreadView(View[ThreadState, Change]):
         return []
 
 
-_decoder = msgspec.json.Decoder(Snapshot)
+_decoder = msgspec.json.Decoder(ThreadSnapshot)
 
 
-def _stored(state: ThreadState, history: Sequence[Change]) -> tuple[StoredChange, ...]:
+def _stored(state: ThreadState, history: Sequence[ThreadChange]) -> tuple[StoredChange, ...]:
     run_state = state.runs.get(next((change.object.id for change in history if isinstance(change.object, Run)), ""))
     if run_state is None or not run_state.stream:
         return ()
     return tuple(StoredChange(c.version, c.name, msgspec.Raw(encode(c.object))) for c in history)
 
 
-def _changes(stored: Sequence[StoredChange]) -> list[Change]:
-    return [Change(each.version, each.name, msgspec.json.decode(each.object, type=_kind(each.name))) for each in stored]
+def _changes(stored: Sequence[StoredChange]) -> list[ThreadChange]:
+    return [
+        ThreadChange(each.version, each.name, msgspec.json.decode(each.object, type=_kind(each.name)))
+        for each in stored
+    ]
 
 
 def _kind(name: str) -> type[Resource]:

@@ -12,7 +12,7 @@ from assistants_service.core.ids import Ids
 from assistants_service.core.log.repository import ROLLOVER_AFTER, Repository
 from assistants_service.core.log.state import View
 from assistants_service.core.notifier import Notifier
-from assistants_service.core.paging import Contents, Index
+from assistants_service.core.paging import Index, PackedLayout
 from assistants_service.core.ports.clock import Clock
 from assistants_service.core.ports.documents import Document
 from assistants_service.core.ports.storage import Storage
@@ -35,14 +35,14 @@ from assistants_service.core.vector_stores.state import (
 from assistants_service.core.work_items import MaintainStore
 
 
-class Snapshot(Struct, kw_only=True, frozen=True):
+class StoreSnapshot(Struct, kw_only=True, frozen=True):
     """The first line of a snapshot. The files follow, then the batches."""
 
     version: int
     store: VectorStore | None
     deleted: bool
-    files: Contents
-    batches: Contents
+    files: PackedLayout
+    batches: PackedLayout
     waiting: dict[str, None]
     segments: dict[str, SegmentState]
     source_segments: dict[str, str] = msgspec.field(name="homes")  # the stored name is the original one
@@ -53,7 +53,7 @@ class Snapshot(Struct, kw_only=True, frozen=True):
     reindexing: dict[str, Reindexing] = msgspec.field(default_factory=dict)
 
 
-_decoder = msgspec.json.Decoder(Snapshot)
+_decoder = msgspec.json.Decoder(StoreSnapshot)
 
 
 class StoreView(View[StoreState, StoreChange]):
@@ -73,7 +73,7 @@ class StoreView(View[StoreState, StoreChange]):
         state = self.state
         (files, file_bodies), (batches, batch_bodies) = state.files.pack(), state.batches.pack()
         kept: dict[str, Any] = {field: getattr(state, field) for field in state.__struct_fields__}
-        head = Snapshot(**(kept | {"files": files, "batches": batches}))
+        head = StoreSnapshot(**(kept | {"files": files, "batches": batches}))
         return b"".join((encode(head), b"\n", *file_bodies, *batch_bodies))
 
     def fold(self, commits: Sequence[e.Commit]) -> list[StoreChange]:

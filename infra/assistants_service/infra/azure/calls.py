@@ -42,7 +42,7 @@ UNDECIDED: Final = {408, 429, 500, 502, 503, 504}
 RETRIES: Final[Counter[str]] = Counter()  # of this process, by status or "connection"
 
 
-class Refused(Exception):
+class StoreRefused(Exception):
     """The store refused the request. With `resent`, the cause may be an earlier sending of the same request."""
 
     def __init__(self, status: int, code: str, size: int | None, resent: bool) -> None:
@@ -120,8 +120,8 @@ def new_session(*, proxied: bool) -> ClientSession:
 
 
 async def call(send: Callable[[], Awaitable[T]], *, pauses: tuple[float, ...] = PAUSES) -> T:
-    """Send until there is a response. Raises Refused for a refusal, StorageUnavailable without a response, and Unsent
-    if nothing was sent."""
+    """Send until there is a response. Raises StoreRefused for a refusal, StorageUnavailable without a response, and
+    Unsent if nothing was sent."""
     resent = False
     for pause in (*pauses, None):
         try:
@@ -146,7 +146,7 @@ async def write(send: Callable[[], Awaitable[T]], mine: Callable[[], Awaitable[T
     """
     try:
         return await call(send)
-    except Refused as refusal:
+    except StoreRefused as refusal:
         try:
             found = await mine() if refusal.resent else None
         except Unsent as error:  # the check was not sent, but the write was
@@ -178,9 +178,9 @@ def describe(error: BaseException) -> str:
     return f"Azure Storage does not respond: {reason}."
 
 
-def _refused(error: HttpResponseError, resent: bool) -> Refused:
+def _refused(error: HttpResponseError, resent: bool) -> StoreRefused:
     size = _header(error, "Content-Range").rpartition("/")[2]
-    return Refused(error.status_code or 0, _code(error), int(size) if size.isdigit() else None, resent)
+    return StoreRefused(error.status_code or 0, _code(error), int(size) if size.isdigit() else None, resent)
 
 
 def _code(error: HttpResponseError) -> str:

@@ -14,7 +14,7 @@ from azure.storage.blob import BlobBlock, ContentSettings
 
 from assistants_service.core.ports.contents import Part
 from assistants_service.core.ports.storage import Conflict, ContentGone
-from assistants_service.infra.azure.calls import AzureClients, Refused, call
+from assistants_service.infra.azure.calls import AzureClients, StoreRefused, call
 from assistants_service.infra.azure.documents import IF_MISSING
 from assistants_service.infra.blocks import blocks
 
@@ -37,7 +37,7 @@ class AzureContents(AzureClients):
         sizes: dict[str, int] = {}
         try:
             committed, waiting = await call(lambda: self._blob(container, name).get_block_list("all"))
-        except Refused:
+        except StoreRefused:
             return []
         for block in [*committed, *waiting]:
             part = str(block.id).rpartition(".")[0]
@@ -51,7 +51,7 @@ class AzureContents(AzureClients):
             # If-None-Match: * closes the race of two commits with different parts: the first one stays.
             listed = [BlobBlock(block_id) for block_id in ids]
             await call(lambda: blob.commit_block_list(listed, content_settings=OCTETS, **IF_MISSING))
-        except Refused as refusal:
+        except StoreRefused as refusal:
             # The same commit, by another process or by this one with a lost response: nothing is left to do.
             if await self._committed(container, name) != ids:
                 raise Conflict(str(refusal)) from None
@@ -59,7 +59,7 @@ class AzureContents(AzureClients):
     async def _committed(self, container: str, name: str) -> list[str]:
         try:
             committed, _ = await call(lambda: self._blob(container, name).get_block_list("committed"))
-        except Refused:
+        except StoreRefused:
             return []
         return [str(block.id) for block in committed]
 
@@ -77,7 +77,7 @@ class AzureContents(AzureClients):
 
             try:
                 data, size = await call(fetch)
-            except Refused as refusal:
+            except StoreRefused as refusal:
                 if offset == start:
                     return  # there is no such content, or it ends before
                 raise ContentGone(f"The content {container}/{name} is gone: {refusal}") from None
@@ -89,16 +89,16 @@ class AzureContents(AzureClients):
         blob = self._blob(container, name)
         try:
             _, waiting = await call(lambda: blob.get_block_list("all"))
-        except Refused:
+        except StoreRefused:
             return  # there is nothing
         if waiting:
             # Staged blocks cannot be deleted, only left out of a commit. That creates an empty blob, so it is done only
             # if there are such blocks: of two workers that discard the same content, one could create it after the
             # other has finished, and die. If-None-Match: * spares a content that was committed in the meantime; it is
             # deleted next.
-            with contextlib.suppress(Refused):
+            with contextlib.suppress(StoreRefused):
                 await call(lambda: blob.commit_block_list([], **IF_MISSING))
-        with contextlib.suppress(Refused):  # another process was faster
+        with contextlib.suppress(StoreRefused):  # another process was faster
             await call(blob.delete_blob)
 
 

@@ -16,7 +16,7 @@ from assistants_service.core.fanout import fan_out
 from assistants_service.core.ports.documents import Document, Stored
 from assistants_service.core.ports.storage import StorageUnavailable
 from assistants_service.infra.azure.blob_names import LISTED, blob_name
-from assistants_service.infra.azure.calls import AzureClients, Refused, call, opened, write
+from assistants_service.infra.azure.calls import AzureClients, StoreRefused, call, opened, write
 
 JSON: Final = ContentSettings(content_type="application/json")
 IF_MISSING: Final[dict[str, Any]] = {"match_condition": MatchConditions.IfMissing}
@@ -65,7 +65,7 @@ class AzureDocuments(AzureClients):
 
         try:
             found = await call(download)
-        except Refused:
+        except StoreRefused:
             return None
         return found if found.body else None
 
@@ -95,7 +95,7 @@ class AzureDocuments(AzureClients):
         blob = self._blob(container, blob_name(container, name))
         try:
             await call(blob.delete_blob)
-        except Refused as refusal:
+        except StoreRefused as refusal:
             return refusal.resent  # the earlier sending deleted it
         finally:
             self._versions.pop((container, name), None)
@@ -117,7 +117,7 @@ class AzureDocuments(AzureClients):
             condition = if_match(known.etag) if known else IF_MISSING
             try:
                 etag = await call(lambda condition=condition: self._put_version(document, condition))  # type: ignore[misc]
-            except Refused:  # by another writer, or by this one, whose reply was lost: the version tells
+            except StoreRefused:  # by another writer, or by this one, whose reply was lost: the version tells
                 known = await self._version(container, name)
                 continue
             self._versions[container, name] = Version(etag, document.version)
@@ -131,7 +131,7 @@ class AzureDocuments(AzureClients):
     async def _version(self, container: str, name: str) -> Version | None:
         try:
             there = await call(self._blob(container, blob_name(container, name)).get_blob_properties)
-        except Refused:
+        except StoreRefused:
             self._versions.pop((container, name), None)
             return None
         number = int((there.metadata or {}).get("version", 0))
@@ -144,7 +144,7 @@ class AzureDocuments(AzureClients):
             condition = if_match(f'"{row.etag}"')
             try:
                 await call(lambda: self._blob(container, blob_name(container, row.name)).delete_blob(**condition))
-            except Refused:
+            except StoreRefused:
                 pass  # changed, or gone already
             self._versions.pop((container, row.name), None)
 

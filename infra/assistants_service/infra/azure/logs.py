@@ -14,7 +14,7 @@ from assistants_service.core.fanout import fan_out
 from assistants_service.core.ports.documents import Document
 from assistants_service.core.ports.logs import Mark, Project, Tail, nothing
 from assistants_service.core.ports.storage import Conflict
-from assistants_service.infra.azure.calls import Refused, call, opened, write
+from assistants_service.infra.azure.calls import StoreRefused, call, opened, write
 from assistants_service.infra.azure.documents import IF_MISSING, AzureDocuments, if_match
 
 MAX_BLOCK: Final = 64 * 1024 * 1024  # Azure accepts 100 MiB since its API version 2022-11-02
@@ -38,7 +38,7 @@ class AzureLogs(AzureDocuments):
         try:
             # If-None-Match: * closes the race of two creators of one name.
             etag = str((await call(lambda: blob.create_append_blob(**IF_MISSING)))["etag"])
-        except Refused:
+        except StoreRefused:
             # Only an empty first generation may be started: its creator died, or lost a response, before the first
             # block.
             mark = await self._end(container, name)
@@ -70,7 +70,7 @@ class AzureLogs(AzureDocuments):
         for kept in (name, archive_name(name, mark.generation)):  # the log, or its archive after a roll-over
             try:
                 piece = await self._piece(container, kept, mark.offset, len(block))
-            except Refused:
+            except StoreRefused:
                 continue
             if kept == name and piece.mark.generation != mark.generation:
                 continue
@@ -90,7 +90,7 @@ class AzureLogs(AzureDocuments):
             condition = {"etag": since.etag, "match_condition": MatchConditions.IfModified}
         try:
             piece = await self._piece(container, name, since.offset, limit, condition)
-        except Refused as refusal:
+        except StoreRefused as refusal:
             if refusal.status == 404:
                 return None
             # 304: unchanged. 416: no byte beyond the mark. If the log ends exactly there, there is nothing new; if it
@@ -115,7 +115,7 @@ class AzureLogs(AzureDocuments):
     async def _whole(self, container: str, name: str, since: Mark | None = None) -> Tail | None:
         try:
             piece = await self._piece(container, name, 0, None)
-        except Refused:
+        except StoreRefused:
             return None
         if piece.mark.offset == 0 and piece.mark.generation == 0:
             return None  # its creator has not written the first block yet, or never will
@@ -141,7 +141,7 @@ class AzureLogs(AzureDocuments):
         # 1. Read up to the mark, under the ETag that step 3 requires.
         try:
             piece = await self._piece(container, name, 0, None)
-        except Refused as refusal:
+        except StoreRefused as refusal:
             raise Conflict(str(refusal)) from None
         if (piece.mark.generation, piece.mark.offset) != (mark.generation, mark.offset):
             raise Conflict(f"The log {container}/{name} has changed.")
@@ -181,13 +181,13 @@ class AzureLogs(AzureDocuments):
     async def _delete(self, container: str, name: str) -> None:
         try:
             await call(self._blob(container, name).delete_blob)
-        except Refused:
+        except StoreRefused:
             pass  # gone already
 
     async def _end(self, container: str, name: str) -> Mark | None:
         try:
             properties = await call(self._blob(container, name).get_blob_properties)
-        except Refused:
+        except StoreRefused:
             return None
         return _mark(properties, properties.size)
 

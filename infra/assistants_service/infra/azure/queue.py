@@ -10,7 +10,7 @@ from azure.storage.queue import QueueMessage
 
 from assistants_service.core.ports.queue import Delivery
 from assistants_service.core.ports.storage import Conflict
-from assistants_service.infra.azure.calls import AzureClients, Refused, call, opened
+from assistants_service.infra.azure.calls import AzureClients, StoreRefused, call, opened
 
 FOR_EVER = -1
 
@@ -44,14 +44,14 @@ class AzureQueue(AzureClients):
         update = partial(work.update_message, delivery.id, content=body, visibility_timeout=timeout)
         try:
             message = await call(partial(update, pop_receipt=delivery.receipt))
-        except Refused as refusal:
+        except StoreRefused as refusal:
             raise Conflict(str(refusal)) from None
         return Delivery(delivery.id, delivery.body, delivery.count, message.pop_receipt or "")
 
     async def delete(self, delivery: Delivery) -> None:
         try:
             await call(partial(opened(self._work).delete_message, delivery.id, pop_receipt=delivery.receipt))
-        except Refused:
+        except StoreRefused:
             pass  # another worker has it by now, or it is gone
 
     async def dead_letter(self, delivery: Delivery, reason: str) -> None:

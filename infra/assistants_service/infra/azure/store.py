@@ -18,7 +18,7 @@ from azure.storage.queue.aio import QueueServiceClient
 
 from assistants_service.core.names import ASSISTANTS, CONTAINERS, DEAD_LETTERS, WORK
 from assistants_service.core.ports.storage import StorageUnavailable
-from assistants_service.infra.azure.calls import Refused, Transport, call, new_session, opened
+from assistants_service.infra.azure.calls import StoreRefused, Transport, call, new_session, opened
 from assistants_service.infra.azure.contents import AzureContents
 from assistants_service.infra.azure.identity import new_credential
 from assistants_service.infra.azure.logs import AzureLogs
@@ -148,7 +148,7 @@ class AzureStorage(AzureLogs, AzureContents, AzureQueue):
 async def _create(creation: Callable[[], Awaitable[object]]) -> None:
     try:
         await call(creation, pauses=QUICK)
-    except Refused:
+    except StoreRefused:
         pass  # exists
 
 

@@ -14,7 +14,7 @@ from assistants_service.infra.models.finish_reasons import finish_of
 from assistants_service.infra.models.reply_builder import ReplyBuilder
 from assistants_service.infra.models.thoughts import OF_CALLS, OF_MESSAGES, Thinking
 from assistants_service.infra.models.upstream import Upstream
-from assistants_service.infra.models.usage import Usage, tokens_of
+from assistants_service.infra.models.usage import ProviderUsage, tokens_of
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class _Choice(msgspec.Struct):
 
 class _Answer(msgspec.Struct):
     choices: list[_Choice] | None = None
-    usage: Usage | None = None
+    usage: ProviderUsage | None = None
 
 
 class ChatReply:
@@ -73,7 +73,7 @@ class ChatReply:
         self._thinking = Thinking()
         self._finish: str | None = None
         self._error: Any = None
-        self._usage: Usage | None = None
+        self._usage: ProviderUsage | None = None
         self._said = self._complete = False
 
     def absorb(self, data: dict[str, Any]) -> None:

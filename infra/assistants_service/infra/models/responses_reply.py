@@ -13,7 +13,7 @@ from assistants_service.infra.models.finish_reasons import incomplete_of
 from assistants_service.infra.models.reply_builder import ReplyBuilder
 from assistants_service.infra.models.thoughts import Thinking
 from assistants_service.infra.models.upstream import Upstream
-from assistants_service.infra.models.usage import Usage, tokens_of
+from assistants_service.infra.models.usage import ProviderUsage, tokens_of
 
 _ENDINGS: Final = ("response.completed", "response.incomplete", "response.failed", "response.cancelled")
 
@@ -26,7 +26,7 @@ class _Response(msgspec.Struct):
     output: list[dict[str, Any]] | None = None
     status: str | None = None
     incomplete_details: _Reason | None = None
-    usage: Usage | None = None
+    usage: ProviderUsage | None = None
     error: Any = None
 
 

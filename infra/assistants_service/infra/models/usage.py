@@ -14,7 +14,7 @@ class Details(msgspec.Struct):
     reasoning_tokens: int | float | None = None
 
 
-class Usage(msgspec.Struct):
+class ProviderUsage(msgspec.Struct):
     """For both APIs: Chat Completions has prompt and completion tokens, Responses input and output tokens."""
 
     prompt_tokens: int | float | None = None
@@ -27,7 +27,7 @@ class Usage(msgspec.Struct):
     output_tokens_details: Details | None = None
 
 
-def tokens_of(usage: Usage | None) -> Tokens:
+def tokens_of(usage: ProviderUsage | None) -> Tokens:
     if usage is None:
         return Tokens()
     asked, said = usage.prompt_tokens_details, usage.completion_tokens_details

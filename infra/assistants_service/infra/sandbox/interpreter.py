@@ -22,8 +22,8 @@ from assistants_service.infra.sandbox import confinement, frames
 from assistants_service.infra.sandbox.child import Setup
 from assistants_service.infra.sandbox.data_folder import DATA
 from assistants_service.infra.sandbox.folder import is_valid
-from assistants_service.infra.sandbox.limits import Limits, shown
-from assistants_service.infra.sandbox.logs import Logs
+from assistants_service.infra.sandbox.limits import InterpreterLimits, shown
+from assistants_service.infra.sandbox.logs import OutputLog
 from assistants_service.infra.sandbox.process import ChildProcess, ForgedFrame
 from assistants_service.infra.sandbox.watch import Watch
 from assistants_service.infra.sandbox.workspace import Workspace
@@ -54,7 +54,9 @@ class LocalInterpreter:
     """Only `start` makes one. `on_end` is called once, when its process has ended. `missing` are the libraries that
     were to be loaded and are not installed."""
 
-    def __init__(self, process: ChildProcess, folder: Path, logs: Logs, workspace: Workspace, limits: Limits) -> None:
+    def __init__(
+        self, process: ChildProcess, folder: Path, logs: OutputLog, workspace: Workspace, limits: InterpreterLimits
+    ) -> None:
         self._process, self._folder, self._logs = process, folder, logs
         self._workspace, self._limits = workspace, limits
         self._closing: asyncio.Task[int | None] | None = None
@@ -63,10 +65,10 @@ class LocalInterpreter:
         self.on_end: Callable[[], None] = lambda: None
 
     @classmethod
-    async def start(cls, workspace: Workspace, limits: Limits, modules: Iterable[str]) -> LocalInterpreter:
+    async def start(cls, workspace: Workspace, limits: InterpreterLimits, modules: Iterable[str]) -> LocalInterpreter:
         """Ready for the first cell. Raises InterpreterLost, and OSError."""
         folder = workspace.folder()
-        logs = Logs(folder)
+        logs = OutputLog(folder)
         setup = Setup(
             parent=os.getpid(),
             folder=str(folder),

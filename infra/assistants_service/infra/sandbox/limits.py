@@ -11,7 +11,7 @@ LIBRARIES: Final = ("numpy", "pandas", "matplotlib.pyplot", "openpyxl", "PIL.Ima
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class InterpreterLimits:
     """Sizes are in bytes, times in seconds. `grace` is the time between SIGINT and SIGKILL. `kept` bounds the changed
     files of one call, `folder` and `entries` all that an interpreter has on disk."""
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from assistants_service.core.ports.sandbox import InterpreterLost, SandboxBusy, SandboxUnavailable
 from assistants_service.infra.sandbox import self_test
 from assistants_service.infra.sandbox.interpreter import LocalInterpreter
-from assistants_service.infra.sandbox.limits import LIBRARIES, Limits
+from assistants_service.infra.sandbox.limits import LIBRARIES, InterpreterLimits
 from assistants_service.infra.sandbox.seccomp import MACHINES
 from assistants_service.infra.sandbox.workspace import Workspace
 
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 class LocalSandbox:
     """Nothing is started before the first call."""
 
-    def __init__(self, limits: Limits = Limits(), libraries: Sequence[str] = LIBRARIES) -> None:  # noqa: B008
+    def __init__(self, limits: InterpreterLimits = InterpreterLimits(), libraries: Sequence[str] = LIBRARIES) -> None:  # noqa: B008
         self._limits, self._libraries = limits, libraries
         self._workspace: Workspace | None = None
         self._verdict: asyncio.Task[str] | None = None

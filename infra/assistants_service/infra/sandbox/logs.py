@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 
-class Logs:
+class OutputLog:
     """The kernel bounds it as it does each file of the interpreter. Only the worker reads it, and never more than it
     returns."""
 

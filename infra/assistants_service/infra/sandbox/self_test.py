@@ -12,7 +12,7 @@ from typing import Final
 
 from assistants_service.core.ports.sandbox import InterpreterLost
 from assistants_service.infra.sandbox.interpreter import LocalInterpreter
-from assistants_service.infra.sandbox.limits import Limits
+from assistants_service.infra.sandbox.limits import InterpreterLimits
 from assistants_service.infra.sandbox.workspace import Workspace
 
 _ATTACKS: Final = """
@@ -102,7 +102,7 @@ weak + ([] if succeeds(works) and works() else ["work at all"])
 """
 
 
-async def weakness(workspace: Workspace, limits: Limits) -> str:
+async def weakness(workspace: Workspace, limits: InterpreterLimits) -> str:
     """Empty, or why this machine confines no interpreter, in one sentence."""
     canary = workspace.root / "canary"
     canary.write_text("secret")
@@ -114,7 +114,7 @@ async def weakness(workspace: Workspace, limits: Limits) -> str:
         return f"No interpreter could be started: {error}."
 
 
-async def _tried(workspace: Workspace, limits: Limits, canary: Path) -> str:
+async def _tried(workspace: Workspace, limits: InterpreterLimits, canary: Path) -> str:
     interpreter = await LocalInterpreter.start(workspace, limits, modules=())
     try:
         result = await interpreter.run(f"CANARY, PARENT = {str(canary)!r}, {os.getpid()}\n{_ATTACKS}")

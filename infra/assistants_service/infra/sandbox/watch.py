@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-from assistants_service.infra.sandbox.limits import Limits, shown
+from assistants_service.infra.sandbox.limits import InterpreterLimits, shown
 
 _PAUSE, _LONG_PAUSE = 0.05, 0.1  # seconds between looks; the second if one takes long
 _LONG: Final = 0.005  # seconds
@@ -25,7 +25,7 @@ _MOST_MAPS: Final = 16 * 1024**2  # bytes of /proc/PID/maps
 class Watch:
     """Of one process while it executes something. Calls `kill` from a thread of its own; `reason` says why."""
 
-    def __init__(self, pid: int, folder: Path, limits: Limits, kill: Callable[[], None]) -> None:
+    def __init__(self, pid: int, folder: Path, limits: InterpreterLimits, kill: Callable[[], None]) -> None:
         self.reason = ""
         self._pid, self._folder, self._limits, self._kill = pid, str(folder), limits, kill
         self._over = threading.Event()
@@ -45,7 +45,7 @@ class Watch:
             pause = _LONG_PAUSE if time.monotonic() - began > _LONG else _PAUSE
 
 
-def excess(pid: int, folder: str, limits: Limits) -> str:
+def excess(pid: int, folder: str, limits: InterpreterLimits) -> str:
     """Empty, or what the process has too much of. A process that has ended has nothing."""
     try:
         if os.stat(f"/proc/{pid}/task").st_nlink - 2 > limits.threads:  # noqa: PTH116
@@ -66,7 +66,7 @@ def excess(pid: int, folder: str, limits: Limits) -> str:
     return f"wrote more than {shown(limits.folder)} to disk" if size > limits.folder else ""
 
 
-def _unlinked(pid: int, device: int, limits: Limits) -> int:
+def _unlinked(pid: int, device: int, limits: InterpreterLimits) -> int:
     """Bytes of files that no folder shows any more: those that are open, and, as the largest that there can be, those
     that are mapped."""
     open_files = {}

@@ -38,7 +38,7 @@ FileName = Annotated[str, StringConstraints(max_length=255), AfterValidator(_fil
 Purpose = Literal["fine-tune", "assistants", "batch", "user_data", "vision", "evals"]
 
 
-class ExpiresAfter(Body):
+class ExpiresAfterBody(Body):
     anchor: Literal["created_at"]
     seconds: Annotated[int, Field(ge=3600, le=2_592_000)]
 
@@ -48,7 +48,7 @@ class CreateFile(Body):
 
     filename: FileName
     purpose: Purpose
-    expires_after: ExpiresAfter | None = None
+    expires_after: ExpiresAfterBody | None = None
 
 
 class CreateUpload(Body):
@@ -56,7 +56,7 @@ class CreateUpload(Body):
     purpose: Purpose
     bytes: Annotated[int, Field(ge=1), documented(maximum=MAX_UPLOAD)]
     mime_type: Annotated[str, StringConstraints(min_length=1, max_length=256)]
-    expires_after: ExpiresAfter | None = None
+    expires_after: ExpiresAfterBody | None = None
 
 
 class CompleteUpload(Body):

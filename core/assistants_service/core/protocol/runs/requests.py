@@ -96,6 +96,6 @@ class ToolOutput(Body):
 MOST_OUTPUTS = 512
 
 
-class SubmitToolOutputs(Body):
+class SubmitToolOutputsBody(Body):
     tool_outputs: Annotated[list[ToolOutput], Field(max_length=MOST_OUTPUTS)]
     stream: bool | None = None

@@ -69,7 +69,7 @@ class AttachmentTool(Body):
     type: Literal["code_interpreter", "file_search"]
 
 
-class Attachment(Body):
+class AttachmentBody(Body):
     file_id: NamedFile
     tools: Annotated[list[AttachmentTool], Field(max_length=2)] | None = None
 
@@ -77,7 +77,7 @@ class Attachment(Body):
 class CreateMessage(Body):
     role: Literal["user", "assistant"]
     content: Content
-    attachments: Annotated[list[Attachment], Field(max_length=500)] | None = None
+    attachments: Annotated[list[AttachmentBody], Field(max_length=500)] | None = None
     metadata: Metadata | None = None
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from msgspec.structs import replace
 
 from assistants_service.core.errors import ApiError
-from assistants_service.core.files.outputs import KeptFile, NewFile
+from assistants_service.core.files.outputs import CreatedFile, KeptFile
 from assistants_service.core.ports.sandbox import (
     CellResult,
     ChangedFile,
@@ -137,14 +137,14 @@ class Call:
 
     # -- what it leaves --------------------------------------------------------------------------------------------
 
-    def _files_of(self, changed: Sequence[ChangedFile]) -> list[NewFile]:
+    def _files_of(self, changed: Sequence[ChangedFile]) -> list[CreatedFile]:
         """Those that there is room for: in the store, and for their names in the log."""
         read, room, names = self.session.interpreter.read, MOST_KEPT, MOST_NAMES
-        files, lost = list[NewFile](), list[str]()
+        files, lost = list[CreatedFile](), list[str]()
         for file in changed:
             if file.size <= room and len(file.path) <= names:
                 room, names = room - file.size, names - len(file.path)
-                files.append(NewFile(file.path, file.size, partial(read, file.path)))
+                files.append(CreatedFile(file.path, file.size, partial(read, file.path)))
             else:
                 lost.append(f"{model_texts.FOLDER}{file.path}")
         if lost:
@@ -155,7 +155,7 @@ class Call:
         """The images that the code showed and the files that it wrote, stored. Raises InterpreterLost and
         StorageUnavailable."""
         files = self._files_of(result.changed)
-        images = [NewFile("", len(image), partial(_once, image)) for image in result.images[:MOST_IMAGES]]
+        images = [CreatedFile("", len(image), partial(_once, image)) for image in result.images[:MOST_IMAGES]]
         if len(result.images) > MOST_IMAGES:
             self.notes.append(f"Only the first {MOST_IMAGES} images are shown.")
         if not images and not files and not result.removed:
