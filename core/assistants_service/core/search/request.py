@@ -8,8 +8,8 @@ from pydantic import Discriminator, Field, StringConstraints, Tag
 
 from assistants_service.core.ports.search import Weights
 from assistants_service.core.protocol.bodies import Body
+from assistants_service.core.protocol.hybrid_search import HybridSearch
 from assistants_service.core.search.filters import Filter
-from assistants_service.core.tools.file_search.wire import HybridSearch
 
 
 def _string_or_array(value: Any) -> str:

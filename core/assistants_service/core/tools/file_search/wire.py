@@ -5,29 +5,15 @@ from __future__ import annotations
 from typing import Annotated, Final, Literal
 
 from msgspec import UNSET, UnsetType
-from pydantic import Field, ValidationInfo, field_validator
-from pydantic_core import PydanticKnownError
+from pydantic import Field
 
 from assistants_service.core.protocol.bodies import Body
+from assistants_service.core.protocol.hybrid_search import HybridSearch
 from assistants_service.core.protocol.objects import Struct
 from assistants_service.core.protocol.vector_stores.resources import Attributes, TextContent
 from assistants_service.core.tools.tool import Annotation, StepCall, ToolStruct
 
 CONTENTS: Final = "step_details.tool_calls[*].file_search.results[*].content"  # the value of include[]
-
-
-class HybridSearch(Body):
-    """The weights of vectors and words in a passage's score: only their ratio matters, and one of them is above 0."""
-
-    embedding_weight: Annotated[float, Field(ge=0, le=1)]
-    text_weight: Annotated[float, Field(ge=0, le=1)]
-
-    @field_validator("text_weight")
-    @classmethod
-    def _one_counts(cls, value: float, info: ValidationInfo) -> float:
-        if not value and not info.data.get("embedding_weight", 1):
-            raise PydanticKnownError("greater_than", {"gt": 0})
-        return value
 
 
 class RankingOptionsBody(Body):
