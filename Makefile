@@ -39,7 +39,7 @@ lint: $(INSTALLED_DEV) ## check style, types and the allowed imports
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/mypy --config-file tests/mypy.ini # names that tests use and that no longer exist
-	$(VENV)/bin/python -c 'import assistants_service; from importlinter.cli import lint_imports_command; lint_imports_command()' # import-linter finds all four folders only if the package is imported
+	$(VENV)/bin/python tools/lint_imports.py
 
 format: $(INSTALLED_DEV) ## format the code, and apply the linter's fixes
 	$(VENV)/bin/ruff format .
