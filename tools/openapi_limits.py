@@ -1,8 +1,8 @@
-"""What the service checks of a request, in the served document: whatever the document allows is accepted, as far as a
-schema can tell, and what it forbids is refused.
+"""Writes the rules that the service checks in requests into the served document. What the document forbids is refused,
+and what it allows is accepted, except for rules that a schema cannot express.
 
-The limits of bodies are those of the request models, the beginnings of ids those of core/resources.py. By hand is what
-no field has alone: rules about two fields of an object.
+The limits of bodies come from the request models, the prefixes of ids from core/resources.py. Only rules about two
+fields of an object are written here by hand.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from openapi_models import Narrowing
 
 Json = Any
 
-BODIES: Final[dict[str, type[Body]]] = {  # what the handlers of these operations parse
+BODIES: Final[dict[str, type[Body]]] = {  # the models that the handlers of these operations parse
     "createAssistant": CreateAssistant,
     "modifyAssistant": UpdateAssistant,
     "createThread": CreateThread,
@@ -50,7 +50,7 @@ BODIES: Final[dict[str, type[Body]]] = {  # what the handlers of these operation
     "createVectorStoreFileBatch": CreateFileBatch,
     "searchVectorStore": SearchVectorStore,
 }
-FORMS: Final[dict[str, tuple[str, type[Body] | None]]] = {  # the part that has the bytes, and what the others stand for
+FORMS: Final[dict[str, tuple[str, type[Body] | None]]] = {  # the part with the bytes, and the model of the other parts
     "createFile": ("file", CreateFile),
     "addUploadPart": ("data", None),
 }
@@ -65,7 +65,7 @@ def exact(paths: Json, schemas: Json) -> None:
         body = operation["requestBody"]
         schema = schemas[referenced(next(iter(body["content"].values()))["schema"])]
         narrowing.apply(schema, schema_of(operation["operationId"]))
-        # No body at all counts as an empty object.
+        # A missing body counts as an empty object.
         body["required"] = all("required" in each for each in alternatives_of(schema) or [schema])
     _rules_of_two_fields(schemas)
     for name in ("ThreadStreamEvent", "RunStreamEvent", "RunStepStreamEvent", "MessageStreamEvent", "ErrorEvent"):
@@ -74,12 +74,12 @@ def exact(paths: Json, schemas: Json) -> None:
 
 
 def schema_of(operation: str) -> Json:
-    """What is taken as the body of an operation."""
+    """The JSON Schema of the body that an operation accepts."""
     return BODIES[operation].model_json_schema() if operation in BODIES else _form(*FORMS[operation])
 
 
 def _form(content: str, fields: type[Body] | None) -> Json:
-    """Its fields by their names on the wire; the name of the file is no field."""
+    """The schema of a multipart form: its fields by their names on the wire. The file name is not a field."""
     model = fields.model_json_schema() if fields else {"properties": {}}
     taken: dict[str, Json] = {content: {"type": "string", "minLength": 1}}
     for name, schema in model["properties"].items():
@@ -95,7 +95,7 @@ def _form(content: str, fields: type[Body] | None) -> Json:
 def _exact_parameters(paths: Json) -> None:
     for path, item in paths.items():
         for operation in item.values():
-            if "operationId" in operation:  # the others are servers, and prose
+            if "operationId" in operation:  # the other entries are servers and descriptions
                 for parameter in operation.get("parameters", ()):
                     _exact_parameter(path, paths, parameter)
 
@@ -116,7 +116,7 @@ def _exact_parameter(path: str, paths: Json, parameter: Json) -> None:
 def _rules_of_two_fields(schemas: Json) -> None:
     for name in ("CreateAssistantRequest", "CreateThreadRequest"):
         search = first_with(schemas[name]["properties"]["tool_resources"], "properties")["properties"]["file_search"]
-        del search["oneOf"]  # one of two; here also none, and an empty list counts as none
+        del search["oneOf"]  # it requires exactly one of two; the service also accepts neither, or an empty list
         search["anyOf"] = [{"properties": {each: {"maxItems": 0}}} for each in ("vector_store_ids", "vector_stores")]
         search["properties"]["vector_stores"]["items"]["properties"]["file_ids"]["description"] = (
             "A list of file IDs to add to the vector store, which holds at most 10,000 files."
@@ -131,14 +131,14 @@ def _rules_of_two_fields(schemas: Json) -> None:
 
 
 def _filter(model: type[Body]) -> Json:
-    """Which values go with which type."""
+    """The types of values that each type of filter accepts."""
     fields = model.model_json_schema()["properties"]
     kinds = [each["type"] for each in alternatives_of(fields["value"]) or [fields["value"]]]
     return {"properties": {"type": {"enum": fields["type"]["enum"]}, "value": {"type": kinds}}}
 
 
 def _as_text(event: Json) -> None:
-    """The data of an event is a line of JSON. An error's is in its envelope, since the Python SDK looks for that."""
-    event.pop("enabled", None)  # strayed into the document from another API
+    """The data of an event is a line of JSON. That of an error has the error envelope, which the Python SDK expects."""
+    event.pop("enabled", None)  # it belongs to another API
     kind = {"$ref": "#/components/schemas/ErrorResponse"} if event["event"]["enum"] == ["error"] else event["data"]
     event["data"] = {"type": "string", "contentMediaType": "application/json", "contentSchema": kind}

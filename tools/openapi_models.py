@@ -1,4 +1,4 @@
-"""What request models check, written into the published schemas of the bodies that they parse."""
+"""Writes the limits of request models into the published schemas of the bodies that they parse."""
 
 from __future__ import annotations
 
@@ -15,30 +15,32 @@ LIMITS = (
     *("enum", "pattern", "minLength", "maxLength", "minimum", "maximum", "minItems", "maxItems"),
     *("required", "maxProperties", "propertyNames"),
 )
-TAG = "type"  # by which objects are told apart: the document and the models need not split them in the same way
+TAG = "type"  # the field that distinguishes kinds of objects; the document and the models may divide them differently
 
 
 @dataclass(frozen=True)
 class Narrowing:
-    """Writes the limits of models into `schemas`, which are the document's. One value serves a whole document."""
+    """Writes the limits of models into `schemas`, those of the document. Use one instance for a whole document."""
 
     schemas: dict[str, Json]
-    written: dict[int, Json] = field(default_factory=dict)  # what a node was given, by its id: nodes are shared
+    written: dict[int, Json] = field(
+        default_factory=dict
+    )  # the limits written to each node, by its id(): nodes are shared
 
     def apply(self, published: Json, model: Json) -> None:
-        """`model` is the JSON Schema of a request model, as pydantic makes it. Raises ValueError where the two do not
-        fit: one of them knows a property or a kind of value that the other does not know, or another model has other
-        limits for what is one schema in the document."""
+        """`model` is the JSON Schema of a request model, as pydantic generates it. Raises ValueError if the two do not
+        match: only one of them has a property or a kind of value, or another model has different limits for the same
+        schema of the document."""
         _Body(self, model.get("$defs", {})).apply(published, model, "body")
 
 
 @dataclass(frozen=True)
 class _Body:
-    """One model: `definitions` are what it refers to."""
+    """The application of one model. `definitions` are the schemas that it refers to."""
 
     narrowing: Narrowing
     definitions: dict[str, Json]
-    seen: set[tuple[int, str]] = field(default_factory=set)  # a filter is in a filter
+    seen: set[tuple[int, str]] = field(default_factory=set)  # pairs that were processed: filters contain filters
 
     def apply(self, published: Json, model: Json, where: str) -> None:
         shown = list(_alternatives(published, self.narrowing.schemas))
@@ -53,7 +55,7 @@ class _Body:
             self._narrow(each, fitting, where)
 
     def _narrow(self, shown: Json, taken: list[Json], where: str) -> None:
-        """`taken` are of one kind: several objects, for one of the document that does not tell them apart."""
+        """`taken` are the models of one kind of value: several for objects that the document does not distinguish."""
         here = (id(shown), json.dumps(taken))
         if here in self.seen:
             return
@@ -83,7 +85,8 @@ class _Body:
 
 
 def _alternatives(schema: Json, definitions: dict[str, Json]) -> Iterator[Json]:
-    """What a schema allows besides null. Beside properties, alternatives are rules about them."""
+    """The alternatives that a schema allows, without null. If it has properties, its alternatives are only rules about
+    them."""
     if "$ref" in schema:
         yield from _alternatives(definitions[referenced(schema)], definitions)
     elif "properties" not in schema and (several := alternatives_of(schema)):
@@ -94,7 +97,7 @@ def _alternatives(schema: Json, definitions: dict[str, Json]) -> Iterator[Json]:
 
 
 def _fits(shown: Json, taken: Json) -> bool:
-    """An integer is also a number. Objects are of one kind unless their tags say otherwise."""
+    """Whether both are of one kind. An integer is also a number; objects match unless their tags differ."""
     kinds = _kinds(taken) | ({"number"} if "integer" in _kinds(taken) else set())
     tags = _tags(shown), _tags(taken)
     return bool(_kinds(shown) & kinds) and (not all(tags) or bool(tags[0] & tags[1]))
@@ -114,7 +117,8 @@ def _choices(schema: Json) -> list[Json]:
 
 
 def _limits(taken: list[Json], where: str) -> Json:
-    """For several the document has one limit, integers and numbers for one. It requires what all objects do."""
+    """The limits that all of these models share. Required are the fields that all of them require. Raises ValueError if
+    other limits differ."""
     found = [{name: each[name] for name in LIMITS if name in each and name != "required"} for each in taken]
     for limits, each in zip(found, taken, strict=True):
         if choices := _choices(each):
@@ -132,14 +136,14 @@ def _write(shown: Json, limits: Json) -> None:
         if name not in limits:
             shown.pop(name, None)
     for name, limit in limits.items():
-        if not isinstance(limit, list) or {*limit} != {*shown.get(name, ())}:  # else the order stays, too
+        if not isinstance(limit, list) or {*limit} != {*shown.get(name, ())}:  # otherwise the document keeps its order
             shown[name] = int(limit) if isinstance(limit, float) and limit.is_integer() else limit
     if "pattern" in limits:
         shown.pop("format", None)
 
 
 def _inlined(schema: Json, definitions: dict[str, Json]) -> Json:
-    """As it stands in the document, which has no definitions of models, nor names and defaults of fields."""
+    """The schema without references to definitions, titles and null defaults, none of which the document has."""
     if isinstance(schema, list):
         return [_inlined(each, definitions) for each in schema]
     if not isinstance(schema, dict):

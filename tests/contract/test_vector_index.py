@@ -1,4 +1,4 @@
-"""What the index of vector stores must do, over both storage engines."""
+"""What the index of vector stores must do, on both storage engines."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ HERE = Path(__file__).parent
 
 @dataclass
 class Indexed:
-    """An index, and what the logs would say: the segments of each store."""
+    """An index, and the segments that the log of each store would name."""
 
     settings: Settings
     storage: Storage
@@ -108,7 +108,7 @@ async def test_words_are_found_in_their_other_forms(indexed: Indexed) -> None:
 
 
 async def test_files_without_vectors_are_found_by_their_words(indexed: Indexed) -> None:
-    """On a platform that lacks the built-in model; and beside files with vectors, once it is there."""
+    """Such files are from a platform without the built-in model. Files with vectors may be added later."""
     chunks = [Chunk(text, 0, 2) for text in ("the tide", "a train")]
     await indexed.index.put(STORE, "file-a.1", chunks, np.zeros((2, 0), np.float32), Bag.model)
     indexed.logged[STORE].append("file-a.1")
@@ -159,7 +159,7 @@ async def test_a_segment_that_is_put_again_is_there_once(indexed: Indexed) -> No
 
 
 async def test_what_the_log_does_not_name_is_never_found(indexed: Indexed) -> None:
-    """A worker died, or still works, between index and log; or the log has let go what is not dropped yet."""
+    """A segment is stored but not yet, or never, in the log; or it was removed from the log and is not yet deleted."""
     await indexed.put("file-a.1", "the tide")
     for number in range(5):
         await put(indexed.index, STORE, f"file-b.{number}", ["the tide"] * 50)
@@ -190,7 +190,7 @@ async def test_a_store_that_is_deleted_is_gone_and_no_other(indexed: Indexed) ->
     indexed.logged[STORE].clear()
     assert await indexed.search("tide") == []
     assert await indexed.sources("tide", store=OTHER) == ["file-a.1"]
-    await indexed.put("file-b.1", "another tide")  # by a worker that is late
+    await indexed.put("file-b.1", "another tide")  # by a delayed worker
     assert await indexed.sources("tide") == ["file-b.1"]
 
 
@@ -268,9 +268,9 @@ async def test_an_index_that_is_tidied_finds_the_same(indexed: Indexed) -> None:
     before = [await indexed.search(text) for text in ("tide 3", "moon", "tide 7 9")]
     pinned = await reader.search(STORE, await known(indexed), [Query("moon")], {"file-11.1"}, 5, weights=WORDS)
     await indexed.index.remove_orphaned(STORE, lambda: known(indexed))
-    indexed.index = index_of(indexed.settings, indexed.storage)  # nothing is remembered
+    indexed.index = index_of(indexed.settings, indexed.storage)  # with an empty cache
     assert [await indexed.search(text) for text in ("tide 3", "moon", "tide 7 9")] == before
-    # Who has opened it before goes on.
+    # A process that has already opened the store can continue.
     again = await reader.search(STORE, await known(indexed), [Query("moon")], {"file-11.1"}, 5, weights=WORDS)
     assert again == pinned
 
@@ -281,7 +281,7 @@ async def test_tidying_spares_what_is_put_meanwhile(indexed: Indexed) -> None:
 
     async def looking() -> list[str]:
         names = list(indexed.logged[STORE])
-        await indexed.put("file-late.9", "the tide")  # claimed and put after the look
+        await indexed.put("file-late.9", "the tide")  # claimed and stored after the log was read
         return names
 
     await indexed.index.remove_orphaned(STORE, looking)
@@ -289,7 +289,7 @@ async def test_tidying_spares_what_is_put_meanwhile(indexed: Indexed) -> None:
 
 
 async def test_what_no_source_owns_is_dropped_when_tidied_or_deleted(indexed: Indexed) -> None:
-    """A worker that was overtaken put it after its successor had dropped it, and died."""
+    """A worker that had lost its claim stored it after its successor had deleted it, and died."""
 
     async def left() -> list[int]:
         return [n for n in range(4) if await indexed.index.read(STORE, f"file-{n}.1", f"file-{n}.1")]
@@ -307,7 +307,7 @@ async def test_what_no_source_owns_is_dropped_when_tidied_or_deleted(indexed: In
 
 
 async def filling(indexed: Indexed, first: int) -> asyncio.subprocess.Process:
-    """Another process, which puts files of 20 chunks and says so, until its input ends."""
+    """Start a process that stores files of 20 chunks and prints the name of each, until its input ends."""
     settings = indexed.settings.storage
     return await asyncio.create_subprocess_exec(
         *(sys.executable, HERE / "index_filler.py", settings, str(first)),
@@ -318,7 +318,7 @@ async def filling(indexed: Indexed, first: int) -> asyncio.subprocess.Process:
 
 
 def tell(writers: Iterable[asyncio.subprocess.Process], files: int) -> None:
-    """Let each put so many files more, while its parent goes on."""
+    """Make each process store this number of further files, without waiting for it."""
     for writer in writers:
         assert writer.stdin
         writer.stdin.write(b"\n" * files)
@@ -330,7 +330,7 @@ async def said(process: asyncio.subprocess.Process) -> str:
 
 
 async def test_processes_that_write_at_once_and_are_killed_leave_whole_files(indexed: Indexed) -> None:
-    """And so does one that tidies while they write."""
+    """Meanwhile, this process removes orphaned segments."""
 
     async def claimed() -> list[str]:
         return [f"file-{number}.1" for number in range(10_000)]
@@ -357,7 +357,7 @@ async def test_processes_that_write_at_once_and_are_killed_leave_whole_files(ind
         number = source.removeprefix("file-").removesuffix(".1")
         read = await indexed.index.read(STORE, source, source)
         assert [text for _, text in read] == [text.format(number) for text in whole]
-    for first in (1000, 5000):  # the one that was under way: all of it or nothing
+    for first in (1000, 5000):  # the file that was being stored when the process was killed: complete or absent
         number = 1 + max(int(source[5:-2]) for source in acknowledged if source < f"file-{first + 4000}")
         assert len(await indexed.index.read(STORE, f"file-{number}.1", f"file-{number}.1")) in (0, 20)
         await put(indexed.index, STORE, f"file-{number}.1", [f"tide {number} {place}" for place in range(20)])

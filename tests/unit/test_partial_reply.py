@@ -67,8 +67,8 @@ def test_a_run_that_takes_long_writes_more_rarely() -> None:
     async def written(age: float) -> int:
         writer: Any = SlowWriter()
         writer.go.set()
-        draft, began = PartialReply(replace(RUN, started_at=0), Ids(Clock())), asyncio.get_running_loop().time()
-        live = DeltaBuffer(writer, draft, 0.05, lambda: age + asyncio.get_running_loop().time() - began, still_mine)
+        partial, began = PartialReply(replace(RUN, started_at=0), Ids(Clock())), asyncio.get_running_loop().time()
+        live = DeltaBuffer(writer, partial, 0.05, lambda: age + asyncio.get_running_loop().time() - began, still_mine)
         running = asyncio.create_task(live.run())
         for _ in range(1000):
             live.text("word ")
@@ -85,8 +85,8 @@ def test_a_run_that_takes_long_writes_more_rarely() -> None:
 async def test_text_that_comes_after_a_call_has_begun_waits_and_the_call_goes_on() -> None:
     writer: Any = SlowWriter()
     writer.go.set()
-    draft = PartialReply(RUN, Ids(Clock()))
-    live = DeltaBuffer(writer, draft, 0.001, Clock().now, still_mine)
+    partial = PartialReply(RUN, Ids(Clock()))
+    live = DeltaBuffer(writer, partial, 0.001, Clock().now, still_mine)
     running = asyncio.create_task(live.run())
     live.call(0, "call_1", "add", '{"a": ')
     await writer.writing.wait()
@@ -96,7 +96,7 @@ async def test_text_that_comes_after_a_call_has_begun_waits_and_the_call_goes_on
     await running
     calls = [p.delta["step_details"]["tool_calls"][0] for n, p in writer.events if n == "thread.run.step.delta"]
     assert "".join(call["function"].get("arguments", "") for call in calls) == '{"a": 1}'
-    assert draft.message is None
+    assert partial.message is None
 
 
 def test_a_message_that_is_cut_keeps_what_was_said() -> None:

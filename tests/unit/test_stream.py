@@ -143,8 +143,8 @@ async def test_what_a_late_worker_opened_is_closed_before_the_next_step_is_shown
 
 
 async def test_what_the_log_knows_is_not_torn(paper: Paper) -> None:
-    draft = PartialReply(RUN, IDS)
-    step, message = draft.open_message(2)
+    partial = PartialReply(RUN, IDS)
+    step, message = partial.open_message(2)
     dead = await paper.worker(mine)
     await dead.emit([*sse.opening_step(step), *sse.opening_message(message)])
 

@@ -1,5 +1,5 @@
-"""Messages and steps in the making: what the API shows of them while a model is at them, and what becomes of them. What
-streams tell is held in test_wire_streams.py."""
+"""Messages and steps in progress: what the API shows of them while the model generates them, and how they end. What
+streams show of them is tested in test_wire_streams.py."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PARIS = ToolCall("call_a", "get_weather", '{"city":"Paris"}')
 
 @pytest.fixture(autouse=True)
 def _at_the_first_look(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test waits a second: `InProcess.making` makes the worker look."""
+    """No test waits for a second: `InProcess.in_progress` makes the worker announce them at once."""
     monkeypatch.setattr(lease, "ANNOUNCE_AFTER", 0.0)
 
 
@@ -41,13 +41,13 @@ async def messages(service: InProcess, run: Json, query: str = "order=asc") -> l
 
 
 async def statuses(service: InProcess, run: Json) -> list[str]:
-    """Of all messages of the run, and of its steps."""
+    """The statuses of the run's messages, then of its steps."""
     shown = [*await messages(service, run, f"order=asc&run_id={run['id']}"), *await service.steps(run)]
     return [each["status"] for each in shown]
 
 
 async def version(service: InProcess, run: Json) -> int:
-    """How many commits the thread has."""
+    """The number of commits of the thread."""
     return int((await service.threads.load("default", run["thread_id"])).state.version)
 
 
@@ -73,7 +73,7 @@ async def test_a_message_in_the_making_is_shown_and_comes_whole_under_its_id(too
         assert await service.api.get(f"{path_of(run)}/steps/{step['id']}") == step
         assert [m["id"] for m in await messages(service, run, f"run_id={run['id']}")] == [message["id"]]
         before = await version(service, run)
-        for _ in range(5):  # more looks of the worker tell nothing new
+        for _ in range(5):  # further checks of the worker commit nothing
             service.notifier.notify_all()  # type: ignore[attr-defined]
             await asyncio.sleep(0.01)
         gate.open()
@@ -108,11 +108,11 @@ async def test_a_call_in_the_making_is_shown_and_comes_whole_under_its_id() -> N
         (step,) = await service.steps(run)
         assert (step["id"], step["step_details"]["tool_calls"][0]["id"]) == (begun.step.id, "call_a")
         state = (await service.threads.load("default", run["thread_id"])).state
-        assert state.runs[run["id"]].in_progress is None  # it is whole
+        assert state.runs[run["id"]].in_progress is None  # it is complete
 
 
 async def test_what_is_told_first_stays_in_its_place() -> None:
-    """Text may come before calls, and calls before text."""
+    """A model may send text before calls, or calls before text."""
     gate = Gate()
 
     async def mixed(prompt: Prompt, deltas: Deltas | None) -> Reply:
@@ -147,7 +147,7 @@ async def test_a_short_model_call_costs_no_commit_more_whatever_the_worker_hears
         run = await service.start_run()
         await gate.reached.wait()
         await service.api.post(f"/threads/{run['thread_id']}", {"metadata": {"a": "b"}})
-        await asyncio.sleep(0.02)  # in which the worker looks
+        await asyncio.sleep(0.02)  # the worker reads the log in this time
         gate.open()
         await service.until(run)
         assert await version(service, run) == 5  # with the change of the thread
@@ -218,7 +218,7 @@ async def test_what_a_dead_worker_was_at_is_not_in_the_next_prompt() -> None:
 
 
 async def test_what_a_dead_worker_was_at_ends_on_its_stream() -> None:
-    """As what the log was never told of does."""
+    """They are closed like objects that were on the stream only."""
     async with in_process(says("Hel", Gate()), says("Hi.")) as service:
         body = {"assistant_id": await service.assistant(), "stream": True}
         async with service.api.stream("POST", f"/threads/{await service.thread('Hello')}/runs", body) as stream:
@@ -237,7 +237,7 @@ async def test_what_a_dead_worker_was_at_ends_on_its_stream() -> None:
 
 
 async def test_a_model_is_asked_for_deltas_only_if_they_tell_something() -> None:
-    """A whole reply costs less."""
+    """A complete reply costs less than a streamed one."""
     asked = []
 
     async def act(prompt: Prompt, deltas: Deltas | None) -> Reply:
@@ -265,7 +265,8 @@ async def test_a_model_whose_streams_have_no_usage_is_asked_for_whole_replies() 
 
 
 def refusing(monkeypatch: pytest.MonkeyPatch, api: str, answer: Callable[[Ask], Answer]) -> list[bool]:
-    """A server that answers so under the name `refusing`. Returns which requests were for streams."""
+    """Add a server `refusing` that answers with `answer`. Returns a list that gets, for each request, whether it asked
+    for a stream."""
     asked: list[bool] = []
 
     def heard(ask: Ask) -> Answer:
@@ -293,7 +294,7 @@ ONCE, EACH_TIME = [True, False, False], [True, False, True, False]
     [
         (WORDS, 400, ONCE),
         (WORDS, 422, ONCE),
-        (WORDS, 500, EACH_TIME),  # it may have been the moment
+        (WORDS, 500, EACH_TIME),  # the error may have been temporary
         (WORDS, 200, EACH_TIME),  # in the stream
         ("Streaming with tools is not supported", 422, ONCE),
         ("stream is not supported", 400, ONCE),
@@ -328,7 +329,7 @@ async def test_a_stream_that_no_client_asked_for_fails_no_run(
 async def test_a_refusal_that_the_stream_is_not_to_blame_for_is_told(
     status: int, asked_for: list[bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was said of the last request counts; and what is no matter of the stream is not asked twice."""
+    """The run shows the error of the last request. An error that has nothing to do with streaming is not retried."""
     asked = refusing(monkeypatch, "chat", lambda ask: refused(f"{WORDS} {ask.streamed}", status))
     async with serving_habits() as url, router(f"{url}/refusing/v1") as models, in_process(models=models) as service:
         run = await service.finished(assistant=await service.assistant(tools=[WEATHER]))
@@ -371,7 +372,7 @@ async def test_half_a_reply_that_an_error_ended_is_forgotten_for_the_whole_one(
 
 @pytest.mark.parametrize("choice", ["required", "none"])
 async def test_a_model_that_does_something_else_than_it_was_told(choice: str) -> None:
-    """What was shown of the expected step is gone, and no empty message is there."""
+    """The expected step, which was shown, is gone, and there is no empty message."""
     gate = Gate()
     act = says("Hello", gate, ".") if choice == "required" else calls(PARIS, first=[gate])
     async with in_process(act) as service:
@@ -396,7 +397,7 @@ async def test_a_call_that_was_expected_ends_visibly_with_its_run() -> None:
 
 
 async def test_a_claim_forgets_it_at_once() -> None:
-    """The next worker may take long before it asks the model."""
+    """The objects of the dead worker disappear with the claim, since the next model call may begin much later."""
     async with in_process(says("Hel", Gate()), says(Gate())) as service:
         run = await service.start_run(assistant=await service.assistant(tools=[WEATHER]))
         await service.in_progress(run)
@@ -452,7 +453,7 @@ async def test_what_a_dead_worker_was_at_ends_with_its_run(stream: bool) -> None
         service.start_worker()
         assert (await service.until(run))["status"] == "cancelled"
         assert await statuses(service, run) == []
-        await service.finished(thread, assistant)  # over a snapshot, in which their places are holes
+        await service.finished(thread, assistant)  # rolls the log over; the snapshot has gaps in their places
         service.threads._views.clear()
         assert await service.said(thread) == ["Hello", "Hi."]
         assert await statuses(service, run) == []
@@ -479,7 +480,7 @@ async def test_a_prompt_that_was_too_long_is_asked_again_though_its_message_was_
 async def test_a_run_that_is_not_streamed_survives_a_stream_that_breaks_off(
     breaks: int, status: str, api: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As often as the SDK asks again for a whole reply, and with none of the half texts."""
+    """The request is retried as often as the SDK retries, and the reply contains nothing of the broken ones."""
     monkeypatch.setattr(providers, "_FIRST_PAUSE", 0.0)
     whole = events(chunk(content="It is "), chunk("stop", content="sunny."))
     if api == "responses":
@@ -530,9 +531,9 @@ async def test_a_store_that_fails_for_a_moment_is_told_at_the_next_look(monkeypa
 
 
 def test_half_a_text_goes_with_its_stream() -> None:
-    draft = PartialReply(run=ANY, ids=ANY)
-    heard = UnstreamedDeltas(draft, lambda: 0.0)
-    draft.message = draft.message_step = ANY  # it was begun, and may have been shown so
+    partial = PartialReply(run=ANY, ids=ANY)
+    heard = UnstreamedDeltas(partial, lambda: 0.0)
+    partial.message = partial.message_step = ANY  # it was begun, and may have been shown so
     heard.text("It ")
     heard.refusal("No")
-    assert heard.restart() and not (draft.text or draft.refusal)
+    assert heard.restart() and not (partial.text or partial.refusal)

@@ -22,7 +22,7 @@ from openapi_limits import BODIES, FORMS, schema_of
 from openapi_models import LIMITS, TAG, Narrowing
 
 Json = Any
-CHANGED = {*LIMITS} - {"required"}  # of several objects as one, what only some require changes nothing
+CHANGED = {*LIMITS} - {"required"}  # fields that only some of the merged objects require are not in the document
 DOCUMENT = json.loads(SERVED.read_text(encoding="utf-8"))
 OPERATIONS = {
     operation["operationId"]: (path, operation)
@@ -41,7 +41,7 @@ def narrowed(operation: str, model: Json) -> Json:
 
 
 def changed(model: Json) -> Iterator[tuple[str, Json]]:
-    """The model with each of its limits changed, one at a time, and which that is."""
+    """The path of each limit in the model, and a copy of the model in which only this limit is changed."""
     for path in limits(model, ()):
         other = copy.deepcopy(model)
         node = other
@@ -72,7 +72,7 @@ def test_a_limit_that_changes_in_a_model_changes_the_document(operation: str) ->
         try:
             assert narrowed(operation, other) != DOCUMENT["components"]["schemas"], limit
         except ValueError:
-            pass  # one schema of the document stands for two places: whoever changes one of them is told
+            pass  # the document uses one schema in two places: an error names the conflict
 
 
 def test_the_document_is_made_from_the_models(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Around every request: its id, the dialect, a span, and what becomes of an error."""
+"""Middleware for every request: its id, the dialect, a span, and the conversion of errors into responses."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def _facts(request: web.Request) -> dict[str, str]:
 
 
 def head_checks() -> Middleware:
-    """What is asked of every request to a path that is there, behind all else that may refuse it."""
+    """The innermost middleware: the checks of headers that all requests to an existing path must pass."""
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:

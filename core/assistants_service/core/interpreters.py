@@ -1,8 +1,8 @@
-"""The interpreters of threads. The log is the truth; an interpreter is a cache of what it says.
+"""The interpreters of threads. The log is the source of truth; an interpreter is a cache of the state that it names.
 
-A thread has one interpreter, which keeps its variables from call to call and from run to run. It is used again only if
-it stands where the log says that the last call ended; else a new one is begun. What a call raises, its cancellation
-included, ends the interpreter: its state would be one that the log does not know.
+A thread has one interpreter, which keeps its variables from call to call and from run to run. It is reused only if its
+state is the one that the log names as the result of the last call; otherwise a new one is started. An exception during
+a call, including its cancellation, ends the interpreter, because the log does not contain the state that it is in.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 MOST: Final = 4  # interpreters of a worker
 SECONDS: Final = 60.0  # of a call
-IDLE: Final = 20 * 60.0  # seconds after its last call that an interpreter is kept
+IDLE: Final = 20 * 60.0  # seconds for which an interpreter is kept after its last call
 RETRIES: Final = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 5.0)  # seconds between attempts to start one
 
 Key = tuple[str, str]  # a project and a thread
@@ -32,8 +32,8 @@ Key = tuple[str, str]  # a project and a thread
 
 @dataclass(eq=False, slots=True)
 class Session:
-    """An interpreter of a thread. `state` names what it executed last, empty if nothing; `given` are the ids of users'
-    files that were written into it."""
+    """An interpreter of a thread. `state` identifies its state after the last call, and is empty before the first;
+    `given` are the ids of users' files that were written into it."""
 
     interpreter: Interpreter
     state: str = ""
@@ -43,8 +43,9 @@ class Session:
 
 
 class Interpreters:
-    """Those of a worker: at most `most`, each for up to `idle` seconds after its last call. Calls beyond wait in turn;
-    an idle interpreter gives way, the one that was used longest ago first."""
+    """The interpreters of one worker: at most `most`, each kept for up to `idle` seconds after its last call. If all
+    are in use, further calls wait in order. An idle interpreter is closed to make room for a new one, the one that was
+    used longest ago first."""
 
     def __init__(
         self,
@@ -56,13 +57,13 @@ class Interpreters:
         idle: float = IDLE,
         seconds: float = SECONDS,
     ) -> None:
-        """`seconds` of a call, as models are told; the sandbox sees to it."""
+        """`seconds` is the time limit of a call that models are told; the sandbox enforces it."""
         self._sandbox, self._clock, self._ids, self._most, self._idle_for = sandbox, clock, ids, most, idle
         self.seconds = seconds
         self._turns, self._used = asyncio.Semaphore(most), 0
         self._idle: OrderedDict[Key, Session] = OrderedDict()  # used longest ago first
         self._closing: set[asyncio.Task[None]] = set()
-        self._told = False
+        self._logged = False
 
     async def available(self) -> bool:
         """Whether code is executed here. If so, an interpreter is started while the model thinks."""
@@ -74,8 +75,8 @@ class Interpreters:
     async def check(self) -> bool:
         """Whether code is executed here. The log says once why it is not."""
         unavailable = await self._sandbox.unavailable_reason()
-        if unavailable and not self._told:
-            self._told = True
+        if unavailable and not self._logged:
+            self._logged = True
             log.warning("code_interpreter is off: %s", unavailable)
         return not unavailable
 
@@ -85,8 +86,8 @@ class Interpreters:
 
     @contextlib.asynccontextmanager
     async def session(self, project: str, thread_id: str, state: str) -> AsyncIterator[Session]:
-        """A session for one call. It is a new one, of no state, unless there is one that stands at `state`. The caller
-        sets the state that the call leaves. Raises SandboxUnavailable and SandboxBusy."""
+        """A session for one call: the thread's idle one if it is in this `state`, otherwise a new one. The caller sets
+        the session's state after the call. Raises SandboxUnavailable and SandboxBusy."""
         key = project, thread_id
         async with self._turns:
             self._used += 1
@@ -128,8 +129,8 @@ class Interpreters:
         raise AssertionError
 
     def _kept(self, key: Key, session: Session) -> Session | None:
-        """Keep it for the next call. Returns the one that it replaces, of another holder of the run: one of the two has
-        lost it."""
+        """Keep the session for the next call. Returns the session that it replaces, if any. There are two only if
+        two executors of this process worked on the run at once; one of them has lost its claim."""
         before = self._idle.pop(key, None)
         session.used_at, loop = self._clock.now(), asyncio.get_running_loop()
         session.expiry = loop.call_later(self._idle_for, self._expire, key, session)
@@ -142,7 +143,7 @@ class Interpreters:
             self._begin_to_close(session)
 
     async def _close(self, session: Session) -> None:
-        """To the end, even if who waits for it is cancelled: the process of an interpreter must not stay."""
+        """Close the session completely even if the caller is cancelled, so that its process does not remain."""
         await asyncio.shield(self._begin_to_close(session))
 
     def _begin_to_close(self, session: Session) -> asyncio.Task[None]:

@@ -1,9 +1,9 @@
 """Resumes work after the queue was lost, for example by a restore, which does not include it. Unfinished deletions are
 resumed as well.
 
-Logs and documents show what there is to do; of an unfinished deletion, remaining names do. Claims by lost work items
-are released, then new items are sent. After a crash, run it again: repetition is harmless, even while workers are
-running. A worker whose claim is released loses the work that it has begun, and an item without work is dropped.
+Logs and documents show what is left to do; an unfinished deletion is found by the names that remain. Claims by lost
+work items are released, then new items are sent. After a crash, run this again: repetition is harmless, even while
+workers are running. A worker whose claim is released loses its unfinished work, and an item without work is dropped.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ log = logging.getLogger(__name__)
 
 PAGE: Final = 100  # documents per read
 NAMES: Final = 1_000  # names per read
-TAKEN: Final = "resumed/1"  # stands for a delivery: what was claimed by lost items is claimed by this
+TAKEN: Final = "resumed/1"  # the name of a delivery that never happened: it replaces lost items in claims
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +61,12 @@ class Resumption:
     clock: Clock
     enqueued: Counter[str] = field(default_factory=Counter)
     unreadable: list[str] = field(default_factory=list)
-    _held: set[str] = field(default_factory=set)  # names of contents that a thread holds, without a document
+    _in_use: set[str] = field(default_factory=set)  # names of contents without a document that a thread refers to
 
     async def run(self) -> None:
         """Resume in all projects. Reads every log. Raises StorageUnavailable; then it can be run again."""
-        # Before the logs: what a call has stored by now is named by its thread's log when that is looked at, or never
-        # will be, since the run that it belongs to is released.
+        # Before the logs: a content that a call has already stored is in its thread's log when that is read, or never
+        # will be, because the claim of its run is released.
         unshown = [name async for some in self._names(names.CONTENTS) for name in await self._unshown(some)]
         known: set[str] = set()
         for container, resume in ((names.THREADS, self._thread), (names.STORE_LOGS, self._store)):
@@ -80,7 +80,7 @@ class Resumption:
         ):
             async for some in self._pages(container):
                 await fan_out(partial(self._document, container, enqueue), some)
-        await fan_out(self._content, [name for name in unshown if name not in self._held])
+        await fan_out(self._content, [name for name in unshown if name not in self._in_use])
         for container in (names.THREADS, names.SNAPSHOTS):
             async for some_names in self._names(container):
                 await fan_out(self._purge, sorted({*map(_log_of, some_names)} - known))
@@ -115,7 +115,7 @@ class Resumption:
             await self.threads.commit(project, thread_id, partial(_released_run, run_id))
             await self._send(AdvanceRun(project=project, thread_id=thread_id, run_id=run_id, sent_at=now))
         state = await self.threads.cached(project, thread_id)
-        self._held.update(names.document(project, file_id) for file_id in state.held_files)
+        self._in_use.update(names.document(project, file_id) for file_id in state.held_files)
 
     async def _store(self, project: str, store_id: str) -> None:
         state, now = (await self.stores.load(project, store_id)).state, self.clock.now()
@@ -158,10 +158,10 @@ class Resumption:
         if await self.storage.get(names.FILES, names.document(project, file_id)) is None:
             await self._send(PurgeFile(project=project, file_id=file_id, sent_at=self.clock.now()))
 
-    # -- what no log and no document shows any more --------------------------------------------------------------------
+    # -- what is in no log and no document any more --------------------------------------------------------------------
 
     async def _unshown(self, contents: Sequence[str]) -> list[str]:
-        """Those of which there is no file."""
+        """The contents that have no document."""
         files = await fan_out(partial(self.storage.get, names.FILES), contents)
         return [name for name, file in zip(contents, files, strict=True) if file is None]
 

@@ -38,7 +38,7 @@ class NoSlot(Exception):
 @dataclass(eq=False, slots=True)
 class _Waiter:
     project: str
-    place: tuple[float, int]  # in the line of its project
+    place: tuple[float, int]  # sort key in the queue of its project
     granted: asyncio.Future[bool]  # False: it gives way
 
     @property
@@ -74,7 +74,7 @@ class Slots:
         return self.size - self._free + self.waiting
 
     def contested(self, project: str) -> bool:
-        """Whether a waiting project would have no more slots than this one if it got one of this one's."""
+        """Whether a project waits that would still have no more slots than this one if this one gave it a slot."""
         return any(self.taken[other] + 1 < self.taken[project] for other in self._lines)
 
     @contextlib.asynccontextmanager

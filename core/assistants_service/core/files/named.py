@@ -1,4 +1,4 @@
-"""The names of users' files, remembered: they are asked for in each turn of a run, and never change."""
+"""A cache of the names of users' files, which each turn of a run needs, and which never change."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class NamedFiles:
     _names: LRUCache[tuple[str, str], str] = field(default_factory=lambda: LRUCache(REMEMBERED))
 
     async def names(self, project: str, file_ids: Sequence[str]) -> dict[str, str]:
-        """For each of the files a name that no other of them has. Those that are not there are left out."""
+        """The names of these files by id, made unique (see `_free`). Files that do not exist are left out."""
         found = await fan_out(lambda file_id: self._name(project, file_id), file_ids)
         names: dict[str, str] = {}
         for file_id, name in zip(file_ids, found, strict=True):
@@ -42,7 +42,7 @@ class NamedFiles:
 
 
 def _free(name: str, taken: set[str]) -> str:
-    """`data.csv`, else `data_2.csv`, and so on."""
+    """The name if it is not taken; otherwise `data_2.csv` for `data.csv`, and so on."""
     path, number, free = PurePosixPath(name), 1, name
     while free in taken:
         number += 1

@@ -1,9 +1,9 @@
-"""Files that tools make for a thread. The log of the thread is what names them.
+"""Files that tools create for a thread. They exist because the thread's log names them.
 
-1. A work item is sent, then the contents are stored, each under the id of the file that it may become. The commit of
-   the call names them. What no commit names, the worker removes a day later.
-2. The commit that shows a file to clients makes its document, as it makes those of messages and steps. So the document
-   has a version, and what replaces it at its end is a tombstone: a late writer does not bring it back.
+1. A work item is sent, then the contents are stored, each under the id that its file will have. The commit of the call
+   names them. A day later, the worker removes contents that no commit names.
+2. The commit that shows a file to clients also writes its document, as for messages and steps. So the document has a
+   version, and a tombstone replaces it in the end: a late write does not restore it.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ NAMED_AT_ONCE: Final = 500  # files of one work item, which may have 48 KiB
 
 
 class KeptFile(Struct, frozen=True, kw_only=True):
-    """A file that a call made, as the log has it. `path` is relative to the thread's folder; `file_id` names the
-    content, and the file that it becomes when clients are shown it. A file of no bytes has no content."""
+    """A file that a call created, as stored in the log. `path` is relative to the thread's folder. `file_id` is the id
+    of its content, and of the file that clients are shown. An empty file has no content."""
 
     path: str
     bytes: int
@@ -38,7 +38,7 @@ class KeptFile(Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class CreatedFile:
-    """A file to be kept. `read` begins to read it."""
+    """A file to store. `read` returns its content."""
 
     path: str
     size: int
@@ -47,7 +47,7 @@ class CreatedFile:
 
 @dataclass(frozen=True, slots=True)
 class OutputFiles:
-    """`kept` is how many seconds the files that clients were shown outlive their thread."""
+    """`kept`: the number of seconds for which files that clients were shown are kept after their thread is deleted."""
 
     files: FileService
     ids: Ids
@@ -56,11 +56,11 @@ class OutputFiles:
     async def keep(
         self, project: str, thread_id: str, made: Sequence[CreatedFile], replaced: Iterable[str]
     ) -> list[KeptFile]:
-        """Store the contents, one after the other. The caller commits what this returns: all but what `read` raises a
-        ValueError for. `replaced` are ids of files that the same commit makes the thread let go of. Raises
-        StorageUnavailable, and what else `read` raises."""
+        """Store the contents, one after the other, and return the stored files, which the caller commits. A file whose
+        `read` raises ValueError is skipped. `replaced` are the ids of files that the same commit removes from the
+        thread. Raises StorageUnavailable, and other errors of `read`."""
         kept = [KeptFile(path=new.path, bytes=new.size, file_id=self.ids.new(FILE.prefix)) for new in made]
-        # 1. enqueue: a crash at any moment leaves nothing that the worker does not find.
+        # 1. enqueue: whenever this process crashes, the worker finds what it left.
         await self._enqueue(project, thread_id, [*(file.file_id for file in kept), *replaced])
         # 2. contents
         stored = [await self._store(project, new, file) for new, file in zip(made, kept, strict=True)]
@@ -87,9 +87,9 @@ class OutputFiles:
         await storage.commit(names.CONTENTS, name, [part])
         return KeptFile(path=file.path, bytes=part.size, file_id=file.file_id)
 
-    async def clean_up(self, item: CleanUpOutputs, held: Iterable[str]) -> None:
-        """Remove the contents that the thread does not hold, and that no document shows."""
-        for file_id in set(item.file_ids) - set(held):
+    async def clean_up(self, item: CleanUpOutputs, in_use: Iterable[str]) -> None:
+        """Remove the contents that neither the thread (`in_use`) nor a document refers to."""
+        for file_id in set(item.file_ids) - set(in_use):
             if await self._shown(item.project, file_id) is None:
                 await self.files.empty(item.project, file_id)
 
@@ -104,7 +104,7 @@ class OutputFiles:
             await self.files.withdraw(project, file_id)
         elif shown.expires_at is None:
             expired = replace(shown, expires_at=int(self.files.clock.now() + self.kept))
-            # 1. enqueue: a crash after this leaves a file without an expiry, and the purge comes again.
+            # 1. enqueue: a crash after this leaves a file without an expiry, and the purge is repeated.
             item = CleanUpFile(project=project, file_id=file_id, sent_at=self.files.clock.now())
             await self.files.enqueue(item, delay=self.kept)
             # 2. document, which no late writer replaces
@@ -112,7 +112,7 @@ class OutputFiles:
             await self.files.storage.advance(Document(names.FILES, name, encode(expired), LAST - 1))
 
     async def purge_tombstones(self, project: str, file_ids: Iterable[str]) -> None:
-        """Remove the tombstones, when no late writer is left."""
+        """Remove the tombstones. Call this when no late write can arrive any more."""
         await fan_out(lambda file_id: self._purge_tombstone(project, file_id), file_ids)
 
     async def _purge_tombstone(self, project: str, file_id: str) -> None:

@@ -46,8 +46,8 @@ async def not_attached(project: str, file_id: str) -> None:
 
 @dataclass(slots=True)
 class Received:
-    """Content of `size` bytes under the id of a file that has no document yet. `used`: the content belongs, or may
-    belong, to that file."""
+    """Content of `size` bytes, stored under the id of a file that has no document yet. `used`: that file has been
+    created, or may have been."""
 
     file_id: str
     size: int
@@ -113,8 +113,9 @@ class FileService:
         return await self.publish(context.project, file)
 
     async def _check_earlier(self, project: str, file_id: str) -> None:
-        """If the earlier request died, the worker removes its bytes a day after they began to arrive, but the key may
-        be younger. Raises ApiError if the document could end up without bytes."""
+        """Check that the bytes of the earlier request with this Idempotency-Key are still there. If that request ended
+        before it created the file, the worker removes them a day after their upload began, and the key may be valid for
+        longer. Raises ApiError if the document could be created without bytes."""
         stored = await self.storage.get(names.FILES, names.document(project, file_id))
         if stored is not None:
             return
@@ -164,7 +165,7 @@ class FileService:
         return found[:limit]
 
     def read(self, project: str, file_id: str, *, offset: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
-        """The content, in the form of ports.storage.Contents."""
+        """The content, as ports.contents returns it."""
         return self.storage.download(names.CONTENTS, names.document(project, file_id), offset=offset, length=length)
 
     async def has_content(self, project: str, file_id: str) -> bool:
@@ -217,7 +218,8 @@ class FileService:
         await self.empty(project, file_id)
 
     async def _write_tombstone(self, project: str, file_id: str) -> None:
-        """Of an output the document is made from a log, perhaps once more, by a process that is late."""
+        """Replace the document by a permanent tombstone: a process that still projects the log could otherwise write it
+        again."""
         await self.storage.advance(Document(names.FILES, names.document(project, file_id), b"", LAST))
 
     async def empty(self, project: str, file_id: str) -> None:
@@ -232,13 +234,13 @@ class FileService:
         return file.expires_at is not None and self.clock.now() >= file.expires_at
 
     async def enqueue(self, item: WorkItem, *, delay: float = 0) -> None:
-        """`delay` in seconds, negative values count as 0: Azure would refuse them. An item that arrives early, because
-        no queue hides it for so long, is parked again."""
+        """`delay` in seconds, negative values count as 0: Azure would refuse them. If it is longer than the queue
+        allows, the item arrives early, and is sent again for the rest of the time."""
         await self.storage.send(to_body(item), delay=max(0.0, min(delay, MAX_DELAY)))
 
 
 def expiry(purpose: str, seconds: int | None, created_at: int) -> int | None:
-    """When a file created at that time expires, with this `expires_after`."""
+    """The time at which a file created at `created_at` expires. `seconds` is its `expires_after`; None: the default."""
     if seconds is None and purpose == "batch":
         seconds = BATCH_LIFETIME
     return None if seconds is None else created_at + seconds

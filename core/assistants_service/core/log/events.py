@@ -1,7 +1,7 @@
-"""A log: lines of JSON, one a commit, each commit a batch of events that hold together or not at all.
+"""The format of a log: one line of JSON for each commit, which is a batch of events that is stored atomically.
 
-The wire's event names are the vocabulary; a few private ones are marked so. An event says what changed, not the whole
-object. Kinds and fields that were ever released keep their meaning: new fields get defaults, old ones stay.
+Events have the names of the wire; the few that exist only in the log are marked as private. An event contains what
+changed, not the whole object. Released types and fields keep their meaning: new fields have defaults, old ones stay.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from assistants_service.core.protocol.objects import Struct
 
 
 class Event(Struct, frozen=True, kw_only=True, tag_field="type"):
-    """What an event of any aggregate is. Those of threads and of vector stores stand with them."""
+    """The base of all events. Those of threads and of vector stores are defined in the events.py of each."""
 
 
 E = TypeVar("E", bound=Event)
 
 
 class Commit(Struct, Generic[E], frozen=True, kw_only=True):
-    """A transaction. `id` makes its bytes unlike any other's, `at` is Unix time in seconds."""
+    """A transaction. `id` is unique, so no two commits have the same bytes; `at` is Unix time in seconds."""
 
     id: str
     at: float

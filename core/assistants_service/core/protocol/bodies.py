@@ -32,12 +32,12 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, defer_build=True)
 
     def as_given(self) -> dict[str, Any]:
-        """The JSON that it came from, without what was null."""
+        """The JSON of the request, without nulls."""
         return self.model_dump(exclude_none=True, by_alias=True)
 
 
 def documented(**keywords: Any) -> Any:
-    """What a JSON Schema says of a rule that a validator of our own checks: pydantic cannot tell."""
+    """Keywords for the JSON Schema of a field that a custom validator checks, from which pydantic derives none."""
     return Field(json_schema_extra=keywords)
 
 
@@ -49,7 +49,7 @@ def _few_properties(value: dict[str, T]) -> dict[str, T]:
 
 
 def _storable(value: dict[str, JsonValue]) -> dict[str, JsonValue]:
-    """What is stored must be readable again: no NaN, no infinity, no integer that is too long for the decoder."""
+    """Refuse what could not be read back from the store: NaN, infinity, integers too long for the decoder."""
     try:
         same = msgspec.json.decode(msgspec.json.encode(value)) == value
     except (msgspec.MsgspecError, OverflowError, ValueError, RecursionError):

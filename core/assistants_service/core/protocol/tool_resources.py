@@ -1,4 +1,4 @@
-"""`tool_resources` of assistants, threads and runs, as they go over the wire and as the log has them."""
+"""`tool_resources` of assistants, threads and runs, as on the wire and in the log."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ class FileSearchStores(Struct, frozen=True, kw_only=True):
 
 
 class ToolResources(TypedDict, total=False):
-    """Of each tool that has any. No struct: the order is that in which they were given, and stays so. Never changed in
-    place."""
+    """The resources of each tool that has any. This is a dict and not a struct because responses keep the order of the
+    request. Never changed in place."""
 
     code_interpreter: CodeInterpreterFiles
     file_search: FileSearchStores
 
 
 def files_in(resources: ToolResources) -> tuple[str, ...]:
-    """What code_interpreter has."""
+    """The ids of the files of code_interpreter."""
     return resources.get("code_interpreter", CodeInterpreterFiles()).file_ids
 
 
 def stores_in(resources: ToolResources) -> tuple[str, ...]:
-    """What file_search has."""
+    """The ids of the vector stores of file_search."""
     return resources.get("file_search", FileSearchStores()).vector_store_ids

@@ -42,18 +42,18 @@ class ThreadChange:
 
 
 class InProgress(msgspec.Struct, frozen=True):
-    """A step in progress, and the message that is written in it. Neither is history yet."""
+    """A step in progress, and the message that is written in it. Neither is in the run's history yet."""
 
     step: Step
     message: Message | None = None
 
     def named(self, object_id: str) -> Step | Message | None:
-        """The one with this id, if any."""
+        """The step or the message if it has this id."""
         return next((thing for thing in (self.step, self.message) if thing and thing.id == object_id), None)
 
 
 class ShownFile(msgspec.Struct, frozen=True):
-    """A file that a tool has made, and that clients were shown first at this version of the thread."""
+    """A file that a tool has created, and the version of the thread that first showed it to clients."""
 
     version: int
     created_at: int
@@ -80,14 +80,14 @@ class RunState(
     item: str = ""
     claimed_at: int = 0  # version of the last claim
     cancel_requested_at: int = 0  # when its cancellation was requested
-    published_at: int = 0  # version up to which its documents are written; ensured by each worker that continues it
+    published_at: int = 0  # its documents are written up to this version; each worker that continues the run ensures it
     steps: Index[Step] = msgspec.field(default_factory=Index)
     own: set[str] = msgspec.field(default_factory=set)
     costs: dict[str, Usage] = {}  # of open steps
     in_progress: InProgress | None = None
     thoughts: dict[str, Thought] = {}  # reasoning that preceded the calls of a step, while the run is active
-    files: dict[str, ShownFile] = {}  # that its tools made, and that it was the first to show
-    # Of replies whose calls make several steps, while the run is active:
+    files: dict[str, ShownFile] = {}  # that its tools created, and that it showed first
+    # For replies whose calls become several steps, while the run is active:
     later: tuple[Step, ...] = ()  # steps that follow the open one
     joined: tuple[str, ...] = ()  # ids of steps that followed another one of their reply
     orders: dict[str, tuple[str, ...]] = {}  # by the id of a reply's first step: its calls as the model made them
@@ -142,10 +142,10 @@ class ThreadState(State):
     thread: Thread | None = None
     messages: Index[Message] = msgspec.field(default_factory=Index)
     runs: Index[RunState] = msgspec.field(default_factory=Index)
-    active: str | None = None  # the run that holds the thread's lock
-    files: dict[str, KeptFile] = msgspec.field(default_factory=dict)  # that its tools made and did not remove, by path
-    shown: set[str] = msgspec.field(default_factory=set)  # ids of those that clients were shown, and of images
-    executed: str = ""  # names the state that the last call left which executed something
+    active: str | None = None  # id of the active run
+    files: dict[str, KeptFile] = msgspec.field(default_factory=dict)  # created by its tools, not removed since; by path
+    shown: set[str] = msgspec.field(default_factory=set)  # ids of files that clients were shown, and of images
+    executed: str = ""  # state of the interpreter after the last call that executed code
 
     @property
     def busy(self) -> bool:
@@ -156,7 +156,7 @@ class ThreadState(State):
         return self.runs.get(self.active) if self.active else None
 
     def annotations(self, messages: int) -> Iterator[TextAnnotation]:
-        """Of so many of the newest messages, the newest one's first."""
+        """The annotations of that number of newest messages, beginning with the newest message."""
         for message in islice(self.messages.newest(), messages):
             for part in message.content:
                 if isinstance(part, TextPart):
@@ -164,7 +164,7 @@ class ThreadState(State):
 
     @property
     def held_files(self) -> set[str]:
-        """Ids of the files that its tools made, and that stay as long as it does."""
+        """Ids of the files that its tools created and that must exist as long as the thread does."""
         return {file.file_id for file in self.files.values()} | self.shown
 
     @property

@@ -52,11 +52,11 @@ class Annotation(Struct, frozen=True, kw_only=True, tag_field="type"):
 
     @property
     def attached(self) -> str | None:
-        """The id of the file that its message has as an attachment. None: it attaches none."""
+        """The id of the file that the annotation attaches to its message, if any."""
         return None
 
     def as_delta(self) -> Annotation:
-        """As the stream shows it: its own fields, and maybe more."""
+        """The annotation as the stream shows it: its own fields, and possibly more."""
         return self
 
 
@@ -120,9 +120,9 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """What a call that is done has made of the files of its thread: those that it created or changed, the paths of
-    those that it removed, and the images that clients are `shown`. `state` names the state in which it left what
-    executed it; empty if nothing was executed."""
+    """What a completed call did to the files of its thread: `files` that it created or changed, the paths that it
+    `removed`, and images that clients are `shown`. `state` identifies the interpreter's state after the call; empty if
+    no code was executed."""
 
     state: str = ""
     files: Sequence[KeptFile] = ()
@@ -134,7 +134,7 @@ class Citer(Protocol):
     """Finds citations in an answer that comes in pieces, wherever it is cut. Offsets count code points."""
 
     def feed(self, text: str) -> Iterator[Piece]:
-        """Returns what is certain by now. At most the beginning of one citation is held back."""
+        """Returns the part whose citations are certain. At most the beginning of one citation is held back."""
 
     def close(self) -> Iterator[Piece]:
         """The rest."""
@@ -194,11 +194,11 @@ class Tool(Generic[B, T, C]):
         raise NotImplementedError
 
     def is_pending(self, call: C) -> bool:
-        """Whether it is not done yet."""
+        """Whether the call has no output yet."""
         raise NotImplementedError
 
     def made(self, call: C) -> Made | None:
-        """What it made of its thread's files, when it is done. None: nothing."""
+        """What the completed call did to the thread's files. None: nothing."""
         return None
 
     def on_wire(self, call: C, *, included: bool) -> C:
@@ -216,8 +216,8 @@ class Tool(Generic[B, T, C]):
         raise NotImplementedError
 
     def citer(self, state: ThreadState, steps: Sequence[Step]) -> Citer | None:
-        """Finds citations of these steps, and of citations in the thread's earlier answers, in an answer. None:
-        nothing."""
+        """Finds citations in an answer: of results of these steps, and of results that earlier answers of the thread
+        cited. None: the tool has no citations."""
         return None
 
     # -- the stream -------------------------------------------------------------------------------------------------

@@ -16,8 +16,8 @@ import msgspec
 
 from assistants_service.core.ports.extraction import Chunk, Chunking, Unreadable
 from assistants_service.infra.extraction.formats import DOCUMENTS, extension
-from assistants_service.infra.extraction.home import Home
 from assistants_service.infra.extraction.reader import FAULT, Answer, Request
+from assistants_service.infra.extraction.reader_folder import ReaderFolder
 
 logger = logging.getLogger(__name__)
 
@@ -43,8 +43,8 @@ _ENVIRONMENT: Final = {  # one thread each: the pool runs processes in parallel
 class _Reader:
     """One process. After an exception or a cancellation in `ask`, the caller must `kill` it."""
 
-    def __init__(self, process: asyncio.subprocess.Process, home: Home) -> None:
-        self._process, self._home = process, home
+    def __init__(self, process: asyncio.subprocess.Process, folder: ReaderFolder) -> None:
+        self._process, self._folder = process, folder
         self.retiring: asyncio.TimerHandle | None = None
 
     @classmethod
@@ -52,8 +52,8 @@ class _Reader:
         """`memory` in MiB, `timeout` in seconds. Raises OSError."""
         modules = "\n".join(str(Path(entry).absolute()) for entry in sys.path)
         environment = {name: os.environ[name] for name in _INHERITED if name in os.environ}
-        home = Home()
-        places = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(home.path))
+        folder = ReaderFolder()
+        places = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(folder.path))
         try:
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-I", "-c", _PROGRAM, str(memory), str(int(timeout) + 1), modules),
@@ -65,14 +65,14 @@ class _Reader:
                 start_new_session=True,  # Ctrl-C is for the parent only
             )
         except BaseException:
-            home.remove()
+            folder.remove()
             raise
-        return cls(process, home)
+        return cls(process, folder)
 
     async def ask(self, request: Request) -> Answer:
         """Raises EOFError or OSError if the process ended, ValueError for an invalid answer."""
         kind = extension(request.filename)
-        with self._home.holding(Path(request.path), kind if kind in DOCUMENTS else "") as path:
+        with self._folder.linked(Path(request.path), kind if kind in DOCUMENTS else "") as path:
             return await self._ask(msgspec.structs.replace(request, path=str(path)))
 
     async def _ask(self, request: Request) -> Answer:
@@ -104,7 +104,7 @@ class _Reader:
                 await self._process.communicate()
         except TimeoutError:
             logger.error("The reader process %d was killed but does not end", self._process.pid)
-        self._home.remove()
+        self._folder.remove()
         code = self._process.returncode
         return -signal.SIGKILL if code is None else code
 

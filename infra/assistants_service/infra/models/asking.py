@@ -30,12 +30,12 @@ async def ask(
     while True:
         body = habits.apply(wanted)
         withheld = WithheldDeltas(deltas) if deltas is not None and habits.forces(body) else None
-        draft = ReplyBuilder(withheld or deltas)
+        builder = ReplyBuilder(withheld or deltas)
         try:
-            reply = await send(body, draft)
+            reply = await send(body, builder)
         except Refused as refused:
             habits.learn(refused.said, body)
-            if not draft.empty:
+            if not builder.empty:
                 raise
             if habits.apply(wanted) == body:
                 wanted = otherwise(wanted, refused)

@@ -37,13 +37,13 @@ class ChatModel:
             wanted |= {"stream": True, "stream_options": {"include_usage": True}}
         return await ask(self._habits.of(prompt.model), wanted, deltas, self._ask)
 
-    async def _ask(self, body: dict[str, Any], draft: ReplyBuilder) -> Reply:
-        reply = ChatReply(draft, self._upstream)
+    async def _ask(self, body: dict[str, Any], builder: ReplyBuilder) -> Reply:
+        reply = ChatReply(builder, self._upstream)
         with self._upstream.errors():
             if "stream" not in body:
                 reply.absorb(await self._upstream.post(_PATH, body))
                 return reply.whole()
-            async with self._upstream.stream(_PATH, body, draft) as chunks:
+            async with self._upstream.stream(_PATH, body, builder) as chunks:
                 async for chunk in chunks:
                     reply.absorb(chunk)
             return reply.streamed()

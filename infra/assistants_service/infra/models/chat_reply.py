@@ -65,9 +65,9 @@ class _Answer(msgspec.Struct):
 class ChatReply:
     """Reads a whole response like a stream of one chunk. Raises msgspec.ValidationError for wrong types."""
 
-    def __init__(self, draft: ReplyBuilder, upstream: Upstream) -> None:
-        self._draft, self._upstream = draft, upstream
-        self._open: dict[int | None, tuple[int, str]] = {}  # the wire's index: (index in the draft, id)
+    def __init__(self, builder: ReplyBuilder, upstream: Upstream) -> None:
+        self._builder, self._upstream = builder, upstream
+        self._open: dict[int | None, tuple[int, str]] = {}  # the wire's index: (index in the builder, id)
         # Calls whose name may still follow: id, arguments, and the number of thoughts before them.
         self._unnamed: dict[int | None, tuple[str, str, dict[str, Any]]] = {}
         self._thinking = Thinking()
@@ -95,7 +95,7 @@ class ChatReply:
 
     def streamed(self) -> Reply:
         if self._finish is None and not self._complete:
-            if not self._draft.done or self._draft.empty:
+            if not self._builder.done or self._builder.empty:
                 raise self._upstream.broken_off()
             logger.warning(
                 "Model provider '%s' ended a stream with [DONE], but without a reason: taken for stop",
@@ -106,10 +106,10 @@ class ChatReply:
     def _reply(self) -> Reply:
         if any(arguments for _, arguments, _ in self._unnamed.values()):
             raise ValueError("the model called a function without a name")
-        finish = finish_of(self._finish, self._upstream.provider, empty=self._draft.empty)
+        finish = finish_of(self._finish, self._upstream.provider, empty=self._builder.empty)
         if finish == "error" or self._error:
             raise self._upstream.ended(self._finish or "error", self._error)
-        reply = self._draft.reply(finish, tokens_of(self._usage))
+        reply = self._builder.reply(finish, tokens_of(self._usage))
         return replace(reply, thought=self._thinking.kept(self._upstream.provider)) if reply.calls else reply
 
     def _whole_calls(self, message: _Message) -> None:
@@ -119,8 +119,8 @@ class ChatReply:
             call.index = place
 
     def _message(self, message: _Message) -> None:
-        self._draft.text(_text(message.content))
-        self._draft.refusal(message.refusal or "")
+        self._builder.text(_text(message.content))
+        self._builder.refusal(message.refusal or "")
         self._thinking.message({name: getattr(message, name) for name in OF_MESSAGES})
         for fragment in message.tool_calls or ():
             self._fragment(fragment, fragment.function or _Function())
@@ -138,10 +138,10 @@ class ChatReply:
                 self._unnamed[key] = call_id, arguments, thought
                 return
         if known is None or (name and _another(key, call_id, known[1])):
-            known = self._open[key] = self._draft.call(call_id, name, arguments), call_id
+            known = self._open[key] = self._builder.call(call_id, name, arguments), call_id
         else:
-            self._draft.extend(known[0], arguments)
-        self._thinking.call(self._draft.calls[known[0]], thought)
+            self._builder.extend(known[0], arguments)
+        self._thinking.call(self._builder.calls[known[0]], thought)
 
 
 def _another(key: int | None, call_id: str, known_id: str) -> bool:

@@ -37,32 +37,32 @@ class OfflineModel:
     words with it. It has Python compute sums, and the figures and the plot of a CSV file. Tokens are words."""
 
     async def reply(self, prompt: Prompt, deltas: Deltas | None) -> Reply:
-        draft = ReplyBuilder(deltas)
+        builder = ReplyBuilder(deltas)
         functions = _functions(prompt)
         if functions:
-            await _call(functions, prompt, draft)
+            await _call(functions, prompt, builder)
             pieces, limit = [], None
         else:
             pieces, limit = _PIECES.findall(_answer(prompt)), prompt.max_completion_tokens
         for piece in pieces[:limit]:
-            draft.text(piece)
+            builder.text(piece)
             await asyncio.sleep(0)  # lets readers see the words one by one
-        reply = draft.reply("length" if limit is not None and len(pieces) > limit else "stop", Tokens())
+        reply = builder.reply("length" if limit is not None and len(pieces) > limit else "stop", Tokens())
         spoken = [reply.text, *(call.arguments for call in reply.calls)]
         tokens = Tokens(prompt=_count(_prompt_texts(prompt)), completion=_count(spoken))
         return replace(reply, tokens=tokens)
 
 
-async def _call(functions: list[Function], prompt: Prompt, draft: ReplyBuilder) -> None:
+async def _call(functions: list[Function], prompt: Prompt, builder: ReplyBuilder) -> None:
     asked = _asked(prompt)
     for position, function in enumerate(functions):
         # Derived from the position in the conversation: a worker that repeats the call after a crash gets the same ids.
         seed = json.dumps([len(prompt.turns), position, function.name, asked])
         call_id = "call_" + hashlib.sha256(seed.encode()).hexdigest()[:24]
-        index = draft.call(call_id, function.name)
+        index = builder.call(call_id, function.name)
         given = _given(function, asked)
         for piece in _PIECES.findall(json.dumps(given)):
-            draft.extend(index, piece)
+            builder.extend(index, piece)
             await asyncio.sleep(0)
 
 
@@ -117,7 +117,7 @@ def _answer(prompt: Prompt) -> str:
 def _plain(prompt: Prompt) -> str:
     if outputs := _outputs(prompt):
         tools = {tool.name: tool for tool in prompt.tools}
-        return " ".join(_told(tools.get(name), name, output, _asked(prompt)) for name, output in outputs)
+        return " ".join(_output_text(tools.get(name), name, output, _asked(prompt)) for name, output in outputs)
     turns = [turn for turn in prompt.turns if turn.role != "tool" and not (turn.calls and not turn.text)]
     images = sum(len(turn.images) for turn in turns)
     facts = [_plural(len(turns), "message")] + ([_plural(images, "image")] if images else [])
@@ -125,7 +125,7 @@ def _plain(prompt: Prompt) -> str:
     return f'You said: "{_asked(prompt)[:_LONGEST_QUOTE]}". This conversation has {" and ".join(facts)}.{given}'
 
 
-def _told(tool: Function | None, name: str, output: str, asked: str) -> str:
+def _output_text(tool: Function | None, name: str, output: str, asked: str) -> str:
     if tool and _searches(tool):
         return _quote(output, asked)
     links = offline_code.links(output) if tool and offline_code.executes(tool) else ""

@@ -114,7 +114,7 @@ class ReplyBuilder:
 
     def __init__(self, deltas: Deltas | None, most: int = MOST) -> None:
         self._deltas, self._left = deltas, most
-        self._told_left, self._silent, self._silent_events = most, 0, 0
+        self._left_before, self._silent, self._silent_events = most, 0, 0
         self._text, self._refusal = Pieces(), Pieces()
         self._calls: list[tuple[str, str, Pieces]] = []
 
@@ -164,8 +164,8 @@ class ReplyBuilder:
 
     def event(self, size: int) -> None:
         """Call this after each event of a stream, with its size. Raises TooSilent after too many that added nothing."""
-        if self._left < self._told_left:
-            self._told_left = self._left
+        if self._left < self._left_before:
+            self._left_before = self._left
             return
         self._silent += size
         self._silent_events += 1

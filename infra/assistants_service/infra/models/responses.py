@@ -44,13 +44,13 @@ class ResponsesModel:
             wanted |= _INCLUDE
         return await ask(self._habits.of(prompt.model), wanted, deltas, self._ask, _without_reasoning)
 
-    async def _ask(self, body: dict[str, Any], draft: ReplyBuilder) -> Reply:
-        reply = ResponsesReply(draft, self._upstream)
+    async def _ask(self, body: dict[str, Any], builder: ReplyBuilder) -> Reply:
+        reply = ResponsesReply(builder, self._upstream)
         with self._upstream.errors():
             if "stream" not in body:
                 reply.end(await self._upstream.post(_PATH, body))
                 return reply.reply(body.get("max_output_tokens"))
-            async with self._upstream.stream(_PATH, body, draft) as events:
+            async with self._upstream.stream(_PATH, body, builder) as events:
                 async for event in events:
                     if reply.advance(event):
                         return reply.reply(body.get("max_output_tokens"))

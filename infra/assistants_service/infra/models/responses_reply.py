@@ -56,9 +56,9 @@ class _Event(msgspec.Struct):
 class ResponsesReply:
     """Raises msgspec.ValidationError for wrong types."""
 
-    def __init__(self, draft: ReplyBuilder, upstream: Upstream) -> None:
-        self._draft, self._upstream = draft, upstream
-        self._calls: dict[int | str | None, int] = {}  # the wire's output index: index in the draft
+    def __init__(self, builder: ReplyBuilder, upstream: Upstream) -> None:
+        self._builder, self._upstream = builder, upstream
+        self._calls: dict[int | str | None, int] = {}  # the wire's output index: index in the builder
         self._thinking, self._thought = Thinking(), False
         self._response = _Response()
 
@@ -78,9 +78,9 @@ class ResponsesReply:
         if self._response.status in ("failed", "cancelled"):
             raise self._upstream.failed(self._response.error)
         output = self._response.output
-        if output is None and self._draft.empty:
+        if output is None and self._builder.empty:
             raise ValueError("no output")
-        if self._draft.empty:  # nothing was streamed
+        if self._builder.empty:  # nothing was streamed
             for item in output or ():
                 self._item(item)
         elif not self._thought:
@@ -97,45 +97,45 @@ class ResponsesReply:
             finish = "length"
         if finish == "error":
             raise self._upstream.ended(reason or "incomplete", self._response.error)
-        reply = self._draft.reply(finish, tokens)
+        reply = self._builder.reply(finish, tokens)
         return replace(reply, thought=self._thinking.kept(self._upstream.provider)) if reply.calls else reply
 
     def _event(self, event: _Event) -> None:
         # llama.cpp sends no index, but the item's id.
         kind, key = event.type, event.item_id if event.output_index is None else event.output_index
         if kind == "response.output_text.delta":
-            self._draft.text(msgspec.convert(event.delta, str))
+            self._builder.text(msgspec.convert(event.delta, str))
         elif kind == "response.refusal.delta":
-            self._draft.refusal(msgspec.convert(event.delta, str))
+            self._builder.refusal(msgspec.convert(event.delta, str))
         elif kind == "response.function_call_arguments.delta":
-            self._draft.extend(self._calls[key], msgspec.convert(event.delta, str))
+            self._builder.extend(self._calls[key], msgspec.convert(event.delta, str))
         elif kind == "response.function_call_arguments.done":
-            self._draft.complete(self._calls[key], event.arguments or "")
+            self._builder.complete(self._calls[key], event.arguments or "")
         elif kind in ("response.output_item.added", "response.output_item.done"):
             self._of_item(event.item or {}, key, done=kind.endswith("done"))
 
     def _of_item(self, item: Mapping[str, Any], key: int | str | None, *, done: bool) -> None:
         if item.get("type") == "reasoning" and done:
-            self._think(item, len(self._draft.calls))
+            self._think(item, len(self._builder.calls))
         if item.get("type") != "function_call":
             return
         call = msgspec.convert(item, _Item)
         key = call.id if key is None else key
         if key not in self._calls:
-            self._calls[key] = self._draft.call(call.call_id or "", call.name or "", call.arguments or "")
+            self._calls[key] = self._builder.call(call.call_id or "", call.name or "", call.arguments or "")
         elif done:
-            self._draft.complete(self._calls[key], call.arguments or "")
+            self._builder.complete(self._calls[key], call.arguments or "")
 
     def _item(self, data: Mapping[str, Any]) -> None:
         item = msgspec.convert(data, _Item)
         if item.type == "function_call":
-            self._draft.call(item.call_id or "", item.name or "", item.arguments or "")
+            self._builder.call(item.call_id or "", item.name or "", item.arguments or "")
         elif item.type == "reasoning":
-            self._think(data, len(self._draft.calls))
+            self._think(data, len(self._builder.calls))
         elif item.type == "message":
             for part in item.content or ():
-                self._draft.text(part.text or "")
-                self._draft.refusal(part.refusal or "")
+                self._builder.text(part.text or "")
+                self._builder.refusal(part.refusal or "")
 
     def _thoughts_of(self, output: list[dict[str, Any]] | tuple[()]) -> None:
         calls = 0

@@ -57,9 +57,9 @@ class Upstream:
 
     @asynccontextmanager
     async def stream(
-        self, path: str, body: Mapping[str, Any], draft: ReplyBuilder
+        self, path: str, body: Mapping[str, Any], builder: ReplyBuilder
     ) -> AsyncIterator[AsyncIterator[dict[str, Any]]]:
-        """The data of the server-sent events, which the caller reads into `draft`. Closed at the end of the block, so
+        """The data of the server-sent events, which the caller reads into `builder`. Closed at the end of the block, so
         that a cancellation disconnects at once."""
         stream = await self._client.post(
             path,
@@ -70,16 +70,16 @@ class Upstream:
             stream_cls=AsyncStream[object],
         )
         async with stream:
-            yield self._objects(stream.response, draft)
+            yield self._objects(stream.response, builder)
 
-    async def _objects(self, response: httpx2.Response, draft: ReplyBuilder) -> AsyncIterator[dict[str, Any]]:
+    async def _objects(self, response: httpx2.Response, builder: ReplyBuilder) -> AsyncIterator[dict[str, Any]]:
         pieces = response.aiter_bytes()
         async for data in answers.events(pieces):
             if data is answers.DONE:
-                draft.done = True
+                builder.done = True
                 continue
             yield self._object(data)
-            draft.event(len(data))  # the caller has read it
+            builder.event(len(data))  # the caller has read it
         # Nothing follows [DONE]; reading to the end of the body makes the connection reusable.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_LAST_BYTES):

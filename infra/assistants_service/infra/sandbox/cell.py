@@ -47,7 +47,7 @@ class Cells:
             try:
                 outcome = Outcome(value=self._evaluate(code))
             except BaseException as error:
-                outcome = Outcome(error=shortened(_told(error)))
+                outcome = Outcome(error=shortened(_error_text(error)))
             self._figures.show_open()
             self._armed = False
         except (
@@ -106,7 +106,7 @@ def shortened(text: str) -> str:
     return f"{text[:half]}\n... {len(text) - 2 * half:,} characters are left out ...\n{text[-half:]}"
 
 
-def _told(error: BaseException) -> str:
+def _error_text(error: BaseException) -> str:
     frames = error.__traceback__
     while frames and not frames.tb_frame.f_code.co_filename.startswith("<cell "):
         frames = frames.tb_next

@@ -1,7 +1,7 @@
-"""What a process gives up before it does anything risky: files, system calls, capabilities, resources. For good.
+"""Permanently takes from a process, before it does anything risky: files, system calls, capabilities, resources.
 
-Landlock and the filter of system calls hold for the thread that asks for them and for threads that it starts, so
-`confine` comes before any library has started some.
+Landlock and the filter of system calls apply to the calling thread and to threads that it starts, so `confine` is
+called before any library starts threads.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Final
 
 from assistants_service.infra.sandbox import landlock, seccomp
 
-# Libraries, fonts, time zones and types of files. Not all of /usr: applications, and their data, live there as well.
+# Libraries, fonts, time zones and file types. Not all of /usr, which also contains applications and their data.
 _SYSTEM: Final = (
     *("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/share", "/usr/local/lib", "/usr/local/share"),
     *(
@@ -41,8 +41,8 @@ class ConfinementError(Exception):
 
 
 def readable() -> tuple[str, ...]:
-    """What Python and its libraries are read from. Only folders of libraries: an installation, and a folder of
-    sys.path, may hold data of the service as well."""
+    """The paths that Python and its libraries are read from. These are folders of libraries only: an installation, or a
+    folder of sys.path, may also contain data of the service."""
     paths = sysconfig.get_paths()
     libraries = [paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")]
     base = [os.fspath(Path(sys.base_prefix, name)) for name in ("lib", "lib64")]
@@ -51,14 +51,14 @@ def readable() -> tuple[str, ...]:
 
 
 def end_with(parent: int) -> None:
-    """The process ends when the thread that started it does. Raises ConfinementError if that has ended already."""
+    """End this process when the thread that started it ends. Raises ConfinementError if it has already ended."""
     _prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     if os.getppid() != parent:
         raise ConfinementError("the process that started this one has ended")
 
 
 def yield_to_others() -> None:
-    """Of memory that runs out, and of processors that are busy, this process loses first."""
+    """If memory runs out, the kernel kills this process first; if processors are busy, others get them first."""
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
     with contextlib.suppress(OSError):
@@ -66,7 +66,7 @@ def yield_to_others() -> None:
 
 
 def confine(*, readable: Iterable[str], writable: Iterable[str], largest_file: int) -> None:
-    """`largest_file` in bytes. Raises ConfinementError."""
+    """Confine this process. `largest_file` is in bytes. Raises ConfinementError."""
     if len(os.listdir("/proc/self/task")) != 1:  # noqa: PTH208
         raise ConfinementError("threads run already, which cannot be confined any more")
     try:
@@ -82,7 +82,7 @@ def confine(*, readable: Iterable[str], writable: Iterable[str], largest_file: i
 
 
 def limit_memory(size: int, mapped: int) -> None:
-    """Bytes beyond what the process has mapped now. `mapped` is a descriptor of MAPPED, opened before the
+    """Allow `size` bytes more than the process has mapped now. `mapped` is a descriptor of MAPPED, opened before the
     confinement."""
     pages = int(os.pread(mapped, 100, 0).split()[0])
     most = pages * resource.getpagesize() + size
@@ -107,7 +107,7 @@ class _Header(ctypes.Structure):
 
 
 def _drop_capabilities() -> None:
-    """All three sets. Root without any is an ordinary user who owns many files."""
+    """Drop all three sets. Without capabilities, root has the rights of an ordinary user."""
     header, nothing = _Header(0x20080522, 0), (ctypes.c_uint32 * 6)()  # _LINUX_CAPABILITY_VERSION_3
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.capset(ctypes.byref(header), nothing):

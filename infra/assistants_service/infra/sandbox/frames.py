@@ -1,8 +1,8 @@
-"""Frames between a worker and an interpreter: a length, the request's nonce, a kind, and as many bytes.
+"""Frames between a worker and an interpreter: a length, the request's nonce, a kind, and a payload of that length.
 
-Whatever a cell writes to the pipe is no answer, but by chance of one in 2**128; and a cell that searches its process
-for the nonce, and forges an answer, lies about itself alone. The worker takes no more frames and bytes than an answer
-may have."""
+What a cell writes to the pipe passes as an answer only with a probability of one in 2**128. A cell can find the nonce
+in the memory of its process and forge an answer, but only an answer about itself. The worker limits the frames and
+bytes that it accepts for each answer."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import struct
 from typing import Final
 
 HEADER: Final = struct.Struct(">I16sc")
-NO_NONCE: Final = bytes(16)  # of READY, before there was a request
+NO_NONCE: Final = bytes(16)  # of READY, which no request precedes
 
-# Requests. EXECUTE: the code. WRITE: a path, then frames of DATA, then END, or DROP. READ: a path.
+# Requests. EXECUTE has the code; WRITE a path, then DATA frames follow, then END or DROP; READ has a path.
 EXECUTE, WRITE, READ = b"x", b"w", b"r"
 DATA, END, DROP = b"d", b"e", b"c"
-# Answers. READY, once. IMAGE: a PNG; RESULT: JSON, the end of EXECUTE. DATA and END: of READ; END: of WRITE.
-# REFUSED: why a file cannot be read or written.
+# Answers. READY: once, at the start. To EXECUTE: IMAGE (a PNG) any number of times, then RESULT (JSON). To READ: DATA,
+# then END. To WRITE: END. REFUSED has the reason why a file cannot be read or written.
 READY, IMAGE, RESULT, REFUSED = b"!", b"i", b"j", b"n"
 
-CHUNK: Final = 256 * 1024  # bytes of a frame of DATA at most
+CHUNK: Final = 256 * 1024  # maximum bytes of a DATA frame
 
 
 def pack(nonce: bytes, kind: bytes, payload: bytes = b"") -> bytes:

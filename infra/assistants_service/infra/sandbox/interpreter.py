@@ -1,7 +1,7 @@
-"""One session: requests to its process, and what comes of them (ports.sandbox.Interpreter).
+"""One session: requests to its process, and their results (ports.sandbox.Interpreter).
 
-What the process says may be a cell's doing. So all of it is bounded and checked, and nothing that a cell made is opened
-here."""
+A cell can control what its process answers. So every answer is limited and checked, and the worker opens no file that a
+cell created."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from assistants_service.infra.sandbox.workspace import Workspace
 
 T = TypeVar("T")
 
-_TRANSFER: Final = 30.0  # seconds that a frame of a file may take
+_TRANSFER: Final = 30.0  # maximum seconds for a frame of a file
 _PNG: Final = b"\x89PNG\r\n\x1a\n"
 _MOST_NOTES: Final = 10
 
@@ -51,8 +51,8 @@ class _Call:
 
 
 class LocalInterpreter:
-    """Only `start` makes one. `on_end` is called once, when its process has ended. `missing` are the libraries that
-    were to be loaded and are not installed."""
+    """Created by `start` only. `on_end` is called once, when its process has ended. `missing` are the libraries that
+    should have been loaded and are not installed."""
 
     def __init__(
         self, process: ChildProcess, folder: Path, logs: OutputLog, workspace: Workspace, limits: InterpreterLimits
@@ -66,7 +66,7 @@ class LocalInterpreter:
 
     @classmethod
     async def start(cls, workspace: Workspace, limits: InterpreterLimits, modules: Iterable[str]) -> LocalInterpreter:
-        """Ready for the first cell. Raises InterpreterLost, and OSError."""
+        """Start an interpreter and wait until it is ready for the first cell. Raises InterpreterLost and OSError."""
         folder = workspace.folder()
         logs = OutputLog(folder)
         setup = Setup(
@@ -98,7 +98,7 @@ class LocalInterpreter:
             if frame[0] != frames.RESULT:
                 raise ForgedFrame
             result = _decoded(frame[1], _Result)
-            return self._told(result, tuple(images), call.interrupted)
+            return self._cell_result(result, tuple(images), call.interrupted)
 
     async def write(self, path: str, content: AsyncIterator[bytes]) -> None:
         _check(path)
@@ -144,7 +144,8 @@ class LocalInterpreter:
 
     @contextlib.asynccontextmanager
     async def _call(self, kind: bytes, payload: bytes) -> AsyncIterator[_Call]:
-        """The process works while this lasts. After an error it is of no use, but for ValueError: all was said."""
+        """The process runs only inside this context. Every error ends it, except ValueError: then it has answered
+        completely and can be used again."""
         if self._closing:
             raise InterpreterLost("was closed")
         self._logs.clear()
@@ -173,7 +174,7 @@ class LocalInterpreter:
 
     @contextlib.asynccontextmanager
     async def _limited(self, call: _Call) -> AsyncIterator[None]:
-        """SIGINT at the limit, SIGKILL at the end of the grace."""
+        """Send SIGINT at the time limit, and SIGKILL at the end of the grace period."""
         limits = self._limits
 
         def interrupt() -> None:
@@ -199,7 +200,7 @@ class LocalInterpreter:
             return await self._process.receive(call.nonce)
 
     async def _ended(self) -> int | None:
-        """Kill it. Its exit status. Once, to the end, even if all that wait are cancelled."""
+        """Kill the process once, and return its exit status. This completes even if all callers are cancelled."""
         self._closing = self._closing or asyncio.ensure_future(self._ending())
         return await asyncio.shield(self._closing)
 
@@ -227,7 +228,7 @@ class LocalInterpreter:
             raise
         self._process.pause()
 
-    def _told(self, result: _Result, images: tuple[bytes, ...], interrupted: bool) -> CellResult:
+    def _cell_result(self, result: _Result, images: tuple[bytes, ...], interrupted: bool) -> CellResult:
         limits = self._limits
         logs, left_out = self._logs.text(limits.logs)
         notes = [self._mapped(note) or "" for note in result.notes[:_MOST_NOTES]]
@@ -257,7 +258,7 @@ class LocalInterpreter:
         return tuple(kept), dropped
 
     def _mapped(self, text: str | None) -> str | None:
-        """Valid Unicode, with the folder under the name that cells know."""
+        """The text as valid Unicode, in which the real path of the folder is replaced by the one that cells use."""
         if text is None:
             return None
         own = f"{self._folder}/data"
@@ -267,7 +268,7 @@ class LocalInterpreter:
 def _decoded(payload: bytes, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(payload, type=kind)
-    except msgspec.DecodeError:  # a ValueError, as the caller's fault would be
+    except msgspec.DecodeError:  # it is a ValueError, which would blame the caller
         raise ForgedFrame from None
 
 

@@ -1,4 +1,4 @@
-"""Interpreters on this machine, the next one of them ready before it is needed (ports.sandbox.Sandbox)."""
+"""Interpreters on this machine (ports.sandbox.Sandbox). The next one is started before it is needed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 class LocalSandbox:
-    """Nothing is started before the first call."""
+    """No process is started before the first call."""
 
     def __init__(self, limits: InterpreterLimits = InterpreterLimits(), libraries: Sequence[str] = LIBRARIES) -> None:  # noqa: B008
         self._limits, self._libraries = limits, libraries
@@ -36,7 +36,7 @@ class LocalSandbox:
         if not await self.unavailable_reason():
             self._prepare()
 
-    async def start(self, session: str) -> LocalInterpreter:  # a process knows no name
+    async def start(self, session: str) -> LocalInterpreter:  # the process does not need the name
         if reason := await self.unavailable_reason():
             raise SandboxUnavailable(reason)
         if len(self._live) + self._starting >= self._limits.interpreters:
@@ -45,7 +45,7 @@ class LocalSandbox:
         try:
             interpreter = await self._next()
         except (InterpreterLost, OSError) as error:
-            logger.warning("No interpreter could be started: %s", error)
+            logger.warning("cannot start an interpreter: %s", error)
             raise SandboxBusy from error
         finally:
             self._starting -= 1
@@ -71,10 +71,10 @@ class LocalSandbox:
             self._spare.add_done_callback(self._prepared)
 
     def _prepared(self, spare: asyncio.Task[LocalInterpreter]) -> None:
-        """One that could not be started stands in no one's way."""
+        """If it could not be started, forget it, so that the next call tries again."""
         if spare is self._spare and not spare.cancelled() and (error := spare.exception()):
             self._spare = None
-            logger.warning("No interpreter could be started in advance: %s", error)
+            logger.warning("cannot start an interpreter in advance: %s", error)
 
     async def _next(self) -> LocalInterpreter:
         spare, self._spare = self._spare, None

@@ -1,4 +1,4 @@
-"""The process of an interpreter, from the worker's side: it is started, asked, stopped between requests, and killed."""
+"""The process of an interpreter, from the worker's side: starting it, sending requests, pausing it, killing it."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ _PROGRAM: Final = (
     "import sys; sys.path[:] = sys.argv.pop(1).split('\\n'); "
     "from assistants_service.infra.sandbox.child import main; main()"
 )
-# What was there at exec stays readable for good, so it is clean from the beginning. Libraries compute in one thread
-# each.
+# The environment at exec stays readable to the process, so it must not contain secrets. Each library computes in one
+# thread.
 _ENVIRONMENT: Final = {
     "LANG": "C.UTF-8",
     "PATH": "/usr/bin:/bin",
@@ -44,26 +44,26 @@ _LARGEST: Final = {  # bytes of a frame
     frames.END: 0,
     frames.REFUSED: 4096,
 }
-_LAST_BREATH: Final = 5.0  # seconds for a process to end that was killed
+_LAST_BREATH: Final = 5.0  # seconds for a killed process to end
 
 
 class ForgedFrame(Exception):
-    """Bytes that no interpreter sends, unless a cell wrote them."""
+    """Bytes that only a cell can have written."""
 
 
 class ChildProcess:
-    """Only `start` makes one."""
+    """Created by `start` only."""
 
     def __init__(self, process: asyncio.subprocess.Process, handle: int) -> None:
         self.pid = process.pid
         self._process, self._handle = process, handle
         self._signalling = (
             threading.Lock()
-        )  # no signal goes to a handle that is closed, or to the next one of its number
+        )  # no signal is sent to a handle that was closed, whose number may be in use again
 
     @classmethod
     async def start(cls, setup: Setup, logs: int) -> ChildProcess:
-        """`logs` is the descriptor of the file that takes what it prints. Raises OSError."""
+        """`logs` is the descriptor of the file for its stderr, which has what cells print. Raises OSError."""
         modules = "\n".join(str(Path(entry).absolute()) for entry in sys.path)
         place = f"{setup.folder}/scratch"
         own = {"TMPDIR": place, "HOME": place, "MPLCONFIGDIR": place}
@@ -82,7 +82,7 @@ class ChildProcess:
         try:
             process = await asyncio.shield(starting)
             return cls(process, os.pidfd_open(process.pid))
-        except BaseException:  # cancelled while asyncio has a process that no one else knows; or it has ended
+        except BaseException:  # cancelled while asyncio started the process, or the process has ended
             process = await starting
             if process.returncode is None:
                 process.kill()
@@ -97,11 +97,11 @@ class ChildProcess:
         await stdin.drain()
 
     async def receive(self, nonce: bytes) -> tuple[bytes, bytes]:
-        """Kind and payload. Raises EOFError if the process has ended or closed its side, and ForgedFrame."""
+        """A frame's kind and payload. Raises EOFError if the process has ended or closed the pipe; and ForgedFrame."""
         stdout = self._process.stdout
         assert stdout  # noqa: S101
-        size, told, kind = frames.HEADER.unpack(await stdout.readexactly(frames.HEADER.size))
-        if told != nonce or size > _LARGEST.get(kind, -1):
+        size, answered, kind = frames.HEADER.unpack(await stdout.readexactly(frames.HEADER.size))
+        if answered != nonce or size > _LARGEST.get(kind, -1):
             raise ForgedFrame
         return kind, await stdout.readexactly(size)
 
@@ -109,18 +109,18 @@ class ChildProcess:
         self._signal(signal.SIGCONT)
 
     def pause(self) -> None:
-        """Between requests nothing works in there: no thread that a cell left behind, either."""
+        """Stop the process until the next request, including threads that a cell has left running."""
         self._signal(signal.SIGSTOP)
 
     def interrupt(self) -> None:
         self._signal(signal.SIGINT)
 
     def kill(self) -> None:
-        """From any thread."""
+        """Kill it. May be called from any thread."""
         self._signal(signal.SIGKILL)
 
     async def end(self) -> int | None:
-        """Kill it, and wait. The exit status: negative for a signal, None if the system does not end it in time."""
+        """Kill it, wait, and return the exit status: negative for a signal, None if it does not end in time."""
         if self._handle < 0:
             return self._process.returncode
         self.kill()

@@ -1,10 +1,10 @@
-"""What an interpreter may ask of the kernel: system calls by what becomes of them, with their numbers.
+"""The system calls of an interpreter, grouped by how the filter answers them, with their numbers.
 
 Each entry is NAME:X86_64:AARCH64, with `-` where a machine has no such call. The numbers are those of
-arch/x86/entry/syscalls/syscall_64.tbl and include/uapi/asm-generic/unistd.h of Linux. What is in no table is refused
-(EPERM). That includes execve, fork, socket, connect, link, symlink, mknod, truncate, memfd_create, inotify, shmget,
-mq_open, ptrace, process_vm_readv, pidfd_open, io_uring_setup, userfaultfd, bpf, keyctl, mount and all that changes ids,
-priorities or time."""
+arch/x86/entry/syscalls/syscall_64.tbl and include/uapi/asm-generic/unistd.h of Linux. System calls in no table are
+refused (EPERM), among them execve, fork, socket, connect, link, symlink, mknod, truncate, memfd_create, inotify,
+shmget, mq_open, ptrace, process_vm_readv, pidfd_open, io_uring_setup, userfaultfd, bpf, keyctl, mount, and those that
+change ids, priorities or time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Numbers = dict[str, int]  # by name, of one machine
 
 X86_64: Final = 0
 AARCH64: Final = 1
-LAST: Final = 452  # the highest number that was looked at; what came later does not exist here (ENOSYS)
+LAST: Final = 452  # the highest number that was reviewed; newer system calls get ENOSYS
 
 
 def _table(text: str) -> tuple[Numbers, Numbers]:
@@ -55,17 +55,18 @@ CHECKED: Final = _table("""
     open:2:- openat:257:56 clone:56:220 fcntl:72:25 ioctl:16:29 kill:62:129 tgkill:234:131 prctl:157:167
     prlimit64:302:261 socketpair:53:199 sendto:44:206
 """)
-# Answered with success, and not done: Landlock does not mediate them, and shutil.copy and zipfile call them.
+# They report success and do nothing: Landlock does not control them, and shutil.copy and zipfile call them.
 IGNORED: Final = _table("""
     chmod:90:- fchmod:91:52 fchmodat:268:53 chown:92:- lchown:94:- fchown:93:55 fchownat:260:54 utime:132:-
     utimes:235:- futimesat:261:- utimensat:280:88 setxattr:188:5 lsetxattr:189:6 fsetxattr:190:7 removexattr:197:14
     lremovexattr:198:15 fremovexattr:199:16 fchmodat2:452:452
 """)
-# As on a file system without extended attributes, which shutil.copystat expects.
+# They get ENOTSUP, as on a file system without extended attributes: shutil.copystat accepts that.
 UNSUPPORTED: Final = _table("""
     getxattr:191:8 lgetxattr:192:9 fgetxattr:193:10 listxattr:194:11 llistxattr:195:12 flistxattr:196:13
 """)
-# As on a kernel without them: their arguments are in memory, where a filter cannot see them. libc has other ways.
+# They get ENOSYS, as on an older kernel, and libc uses other system calls instead. A filter cannot read their
+# arguments, which are in memory.
 MISSING: Final = _table("""
     clone3:435:435 openat2:437:437
 """)

@@ -1,7 +1,7 @@
-"""What no limit of the kernel holds without privileges: bytes and entries on disk, and threads. Looked at 10 to 20
-times a second.
+"""Enforces limits for which the kernel has none without privileges: bytes and entries on disk, and threads. They are
+checked 10 to 20 times a second.
 
-It never opens what a cell made: it lists folders, and asks for the state of files.
+No file that a cell created is opened: folders are listed, and files are examined by stat.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from typing import Final
 
 from assistants_service.infra.sandbox.limits import InterpreterLimits, shown
 
-_PAUSE, _LONG_PAUSE = 0.05, 0.1  # seconds between looks; the second if one takes long
+_PAUSE, _LONG_PAUSE = 0.05, 0.1  # seconds between checks; the second one if a check takes long
 _LONG: Final = 0.005  # seconds
 _MOST_MAPS: Final = 16 * 1024**2  # bytes of /proc/PID/maps
 
 
 class Watch:
-    """Of one process while it executes something. Calls `kill` from a thread of its own; `reason` says why."""
+    """Watches one process during a request, from a thread of its own. If a limit is exceeded, it sets `reason` and
+    calls `kill`."""
 
     def __init__(self, pid: int, folder: Path, limits: InterpreterLimits, kill: Callable[[], None]) -> None:
         self.reason = ""
@@ -46,7 +47,7 @@ class Watch:
 
 
 def excess(pid: int, folder: str, limits: InterpreterLimits) -> str:
-    """Empty, or what the process has too much of. A process that has ended has nothing."""
+    """The limit that the process exceeds, as the end of a sentence; empty if there is none or the process has ended."""
     try:
         if os.stat(f"/proc/{pid}/task").st_nlink - 2 > limits.threads:  # noqa: PTH116
             return f"started more than {limits.threads} threads"
@@ -67,8 +68,8 @@ def excess(pid: int, folder: str, limits: InterpreterLimits) -> str:
 
 
 def _unlinked(pid: int, device: int, limits: InterpreterLimits) -> int:
-    """Bytes of files that no folder shows any more: those that are open, and, as the largest that there can be, those
-    that are mapped."""
+    """Bytes of deleted files that the process has open or mapped. The size of a mapped one is unknown, so it counts
+    with the maximum size of a file."""
     open_files = {}
     for number in os.listdir(f"/proc/{pid}/fd"):  # noqa: PTH208
         status = _status(f"/proc/{pid}/fd/{number}")
@@ -79,8 +80,8 @@ def _unlinked(pid: int, device: int, limits: InterpreterLimits) -> int:
 
 
 def _mapped(pid: int, device: int) -> set[int]:
-    """Inodes of files of that device that are mapped and were removed. A line of maps is: address, rights, offset,
-    device, inode, path."""
+    """Inodes of deleted files of this device that are mapped. The fields of a line of maps are: address, permissions,
+    offset, device, inode, path."""
     with open(f"/proc/{pid}/maps", "rb") as file:  # noqa: PTH123
         lines = file.read(_MOST_MAPS).splitlines()
     named = b"%02x:%02x" % (os.major(device), os.minor(device))
@@ -89,7 +90,7 @@ def _mapped(pid: int, device: int) -> set[int]:
 
 
 def _statuses(root: str) -> Iterator[os.stat_result | None]:
-    """Of all that is in the folder. None for a folder that cannot be listed."""
+    """The status of everything in the folder and below it; None for a folder that cannot be listed."""
     waiting = [root]
     while waiting:
         try:

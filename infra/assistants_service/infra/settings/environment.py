@@ -11,7 +11,7 @@ from pydantic_settings import EnvSettingsSource, NoDecode
 
 class Environment(EnvSettingsSource):
     def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
-        """JSON in which each key stands once: of two values the last would win, without a word."""
+        """Parse JSON. Raises ValueError for a duplicate key, for which json.loads would silently use the last value."""
         if NoDecode in field.metadata:
             return value
         try:

@@ -25,7 +25,7 @@ class LinkCiter:
     def __init__(self, files: Mapping[str, KeptFile]) -> None:
         """`files` are those of the thread, by their paths."""
         self._files = files
-        self._held = ""  # what may become a link
+        self._pending = ""  # the end of the text, which may become a link
         self._place = 0  # code points that were given out
 
     @cached_property
@@ -36,12 +36,12 @@ class LinkCiter:
         return dict(sorted(ids.items(), key=lambda each: len(each[0]), reverse=True))
 
     def feed(self, text: str) -> Iterator[Piece]:
-        """What is certain by now. Held back is at most one link that has begun."""
-        text, self._held = self._held + text, ""
+        """The part whose links are certain. At most the beginning of one link is held back."""
+        text, self._pending = self._pending + text, ""
         start = at = 0  # what was given out of `text`, and how far it is known
         while (at := text.find(LINK, at)) >= 0:
             if self._is_open(text[at:]):
-                self._held = text[at:]
+                self._pending = text[at:]
                 break
             if link := self._link(text, at):
                 yield from self._plain(text[start:at])
@@ -49,29 +49,29 @@ class LinkCiter:
                 start = at = at + len(link)
             else:
                 at += len(LINK)
-        if not self._held:
-            self._held = _beginning(text[start:])
-        yield from self._plain(text[start : len(text) - len(self._held)])
+        if not self._pending:
+            self._pending = _beginning(text[start:])
+        yield from self._plain(text[start : len(text) - len(self._pending)])
 
     def close(self) -> Iterator[Piece]:
         """The rest."""
-        held, self._held = self._held, ""
-        if held.startswith(LINK) and (link := self._link(held, 0)):
+        rest, self._pending = self._pending, ""
+        if rest.startswith(LINK) and (link := self._link(rest, 0)):
             yield self._cited(link)
-            held = held[len(link) :]
-        yield from self._plain(held)
+            rest = rest[len(link) :]
+        yield from self._plain(rest)
 
     def skip(self, text: str) -> None:
-        """This comes next, and is no link."""
+        """Pass over text that contains no link."""
         self._place += len(text)
 
     def _link(self, text: str, at: int) -> str | None:
-        """The link that is there."""
+        """The link at this place, if any."""
         links = (link for link in self._ids if text.startswith(link, at))
         return next((link for link in links if not _GOES_ON.match(text, at + len(link))), None)
 
     def _is_open(self, text: str) -> bool:
-        """Whether what comes next decides if the text begins with a link, or with which one."""
+        """Whether the next text decides if this one begins with a link, or with which link."""
         return any(link.startswith(text) or text in (link + more for more in _OPEN) for link in self._ids)
 
     def _plain(self, text: str) -> Iterator[Piece]:

@@ -15,7 +15,7 @@ _PREFIX: Final = "assistants-reader-"
 _LEFT_BEHIND: Final = 3600.0  # seconds after which a folder must be left over from a killed process
 
 
-class Home:
+class ReaderFolder:
     """In the temporary folder; no other user can enter it. Raises OSError."""
 
     def __init__(self) -> None:
@@ -23,18 +23,18 @@ class Home:
         self.path = Path(tempfile.mkdtemp(prefix=_PREFIX)).resolve()
 
     @contextlib.contextmanager
-    def holding(self, file: Path, kind: str) -> Iterator[Path]:
+    def linked(self, file: Path, kind: str) -> Iterator[Path]:
         """The file under a second name, since a reader may open nothing outside. The name has the extension `kind`:
         kreuzberg reads a wide workbook in little memory only if its name says what it is."""
-        held = self.path / f"file{kind}"
+        inside = self.path / f"file{kind}"
         try:
-            os.link(file, held)
+            os.link(file, inside)
         except OSError:  # it is on another file system
-            shutil.copyfile(file, held)
+            shutil.copyfile(file, inside)
         try:
-            yield held
+            yield inside
         finally:
-            held.unlink()
+            inside.unlink()
 
     def remove(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
