@@ -176,8 +176,8 @@ async def test_a_removed_document_is_gone_and_cannot_be_replaced(store: Storage)
 
 
 @pytest.mark.parametrize("created", [True, False])
-async def test_a_projection_is_there_after_advance(store: Storage, created: bool) -> None:
-    await store.advance(replace(DOCUMENT, created=created))
+async def test_a_projection_is_there_after_write_if_newer(store: Storage, created: bool) -> None:
+    await store.write_if_newer(replace(DOCUMENT, created=created))
     found = await store.get(DOCUMENT.container, DOCUMENT.name)
     assert found is not None
     assert found.body == DOCUMENT.body
@@ -185,26 +185,26 @@ async def test_a_projection_is_there_after_advance(store: Storage, created: bool
 
 async def test_a_projection_never_goes_back_in_time(engine: Engine) -> None:
     for store in (engine.store, engine.other):
-        await engine.store.advance(replace(DOCUMENT, body=b"5", version=5))
-        await store.advance(replace(DOCUMENT, body=b"4", version=4))
-        await store.advance(replace(DOCUMENT, body=b"4", version=4, created=True))
+        await engine.store.write_if_newer(replace(DOCUMENT, body=b"5", version=5))
+        await store.write_if_newer(replace(DOCUMENT, body=b"4", version=4))
+        await store.write_if_newer(replace(DOCUMENT, body=b"4", version=4, created=True))
         found = await engine.other.get(DOCUMENT.container, DOCUMENT.name)
         assert found is not None
         assert found.body == b"5"
 
 
 async def test_the_same_version_again_changes_nothing(engine: Engine) -> None:
-    await engine.store.advance(DOCUMENT)
+    await engine.store.write_if_newer(DOCUMENT)
     before = await engine.store.get(DOCUMENT.container, DOCUMENT.name)
-    await engine.store.advance(DOCUMENT)
-    await engine.other.advance(replace(DOCUMENT, created=True))
+    await engine.store.write_if_newer(DOCUMENT)
+    await engine.other.write_if_newer(replace(DOCUMENT, created=True))
     assert await engine.store.get(DOCUMENT.container, DOCUMENT.name) == before
 
 
 async def test_projections_by_two_processes_take_turns(engine: Engine) -> None:
     for version in range(1, 7):
         writer = engine.store if version % 2 else engine.other
-        await writer.advance(replace(DOCUMENT, body=b"%d" % version, version=version))
+        await writer.write_if_newer(replace(DOCUMENT, body=b"%d" % version, version=version))
         found = await engine.store.get(DOCUMENT.container, DOCUMENT.name)
         assert found is not None
         assert found.body == b"%d" % version
@@ -214,7 +214,7 @@ async def test_whatever_the_order_of_many_projections_the_last_version_stays(eng
     stores = [engine.store, engine.other]
     order = [(i * 7) % 20 + 1 for i in range(20)]
     await asyncio.gather(
-        *(stores[i % 2].advance(replace(DOCUMENT, body=b"%d" % i, version=i, created=i == 1)) for i in order)
+        *(stores[i % 2].write_if_newer(replace(DOCUMENT, body=b"%d" % i, version=i, created=i == 1)) for i in order)
     )
     found = await engine.store.get(DOCUMENT.container, DOCUMENT.name)
     assert found is not None
@@ -222,9 +222,9 @@ async def test_whatever_the_order_of_many_projections_the_last_version_stays(eng
 
 
 async def test_a_tombstone_stays(engine: Engine) -> None:
-    await engine.store.advance(DOCUMENT)
-    await engine.store.advance(replace(DOCUMENT, body=b"", version=9))
-    await engine.other.advance(replace(DOCUMENT, version=8))
+    await engine.store.write_if_newer(DOCUMENT)
+    await engine.store.write_if_newer(replace(DOCUMENT, body=b"", version=9))
+    await engine.other.write_if_newer(replace(DOCUMENT, version=8))
     assert await engine.store.get(DOCUMENT.container, DOCUMENT.name) is None
     assert await engine.other.get(DOCUMENT.container, DOCUMENT.name) is None
 
@@ -233,14 +233,14 @@ async def test_a_sweep_deletes_the_tombstones_of_a_prefix_and_nothing_else(engin
     tombstones = [replace(DOCUMENT, name=f"p/thread_1/msg_{number}", body=b"") for number in range(3)]
     others = [replace(DOCUMENT, name="p/thread_1/msg_9"), replace(DOCUMENT, name="p/thread_2/msg_1", body=b"")]
     for document in tombstones + others:
-        await engine.store.advance(document)
+        await engine.store.write_if_newer(document)
     await engine.other.remove_tombstones("messages", "p/thread_1/")
     await engine.other.remove_tombstones("messages", "p/thread_1/")
     assert await engine.store.get("messages", "p/thread_1/msg_9")
     for document in tombstones:  # gone for good: an older version is as good as a first one
-        await engine.other.advance(replace(document, body=b"again", version=1))
+        await engine.other.write_if_newer(replace(document, body=b"again", version=1))
         assert await engine.store.get("messages", document.name)
-    await engine.other.advance(replace(others[1], body=b"again", version=1))
+    await engine.other.write_if_newer(replace(others[1], body=b"again", version=1))
     assert await engine.store.get("messages", others[1].name) is None
 
 
@@ -302,7 +302,7 @@ async def test_a_page_shows_the_newest_version_of_each_document(store: Storage) 
 async def test_a_page_is_full_in_spite_of_tombstones(store: Storage, container: str) -> None:
     for number in range(8):
         body = b"" if number in (1, 2, 5) else b"body"
-        await store.advance(Document(container, f"p/id_{number}", body, 1, created=True))
+        await store.write_if_newer(Document(container, f"p/id_{number}", body, 1, created=True))
     for newest_first, expected in ((False, "034"), (True, "764")):
         page = await store.page(container, "p/", after=None, limit=3, newest_first=newest_first)
         assert [entry.name for entry in page] == [f"p/id_{number}" for number in expected]
@@ -317,9 +317,9 @@ async def test_a_page_of_nothing_is_empty(store: Storage) -> None:
 # -- logs --------------------------------------------------------------------------------------------------------------
 
 
-async def advance_all(store: Storage, rest: Any) -> None:
+async def write_all(store: Storage, rest: Any) -> None:
     for document in rest:
-        await store.advance(document)
+        await store.write_if_newer(document)
 
 
 async def test_an_unknown_log_is_none_and_takes_no_block(store: Storage) -> None:
@@ -412,11 +412,11 @@ async def test_of_many_racers_on_one_append_position_exactly_one_wins(engine: En
 
 async def test_the_documents_of_a_block_are_stored_or_handed_back(store: Storage) -> None:
     mark, rest = await store.start("threads", "p/thread_1", b"one\n", lambda: [DOCUMENT])
-    await advance_all(store, rest)
+    await write_all(store, rest)
     _, rest = await store.append(
         "threads", "p/thread_1", mark, b"two\n", lambda: [replace(DOCUMENT, body=b"new", version=4)]
     )
-    await advance_all(store, rest)
+    await write_all(store, rest)
     found = await store.get(DOCUMENT.container, DOCUMENT.name)
     assert found is not None
     assert found.body == b"new"
@@ -479,7 +479,7 @@ async def test_the_write_ahead_log_begins_anew_under_a_load_that_never_rests(
     async def shrunk() -> None:
         size = 0
         while size <= (size := (tmp_path / "store.db-wal").stat().st_size):
-            await store.advance(replace(DOCUMENT, name=f"{next(numbers)}", body=b"x" * 10_000))
+            await store.write_if_newer(replace(DOCUMENT, name=f"{next(numbers)}", body=b"x" * 10_000))
             await asyncio.sleep(0)
 
     async with asyncio.timeout(60):
@@ -1091,10 +1091,10 @@ async def test_a_create_or_replace_whose_reply_was_lost_is_success(lossy: AzureS
     assert network.lost == 2
 
 
-async def test_an_advance_whose_reply_was_lost_is_success(lossy: AzureStorage, network: LossyNetwork) -> None:
+async def test_a_write_if_newer_whose_reply_was_lost_is_success(lossy: AzureStorage, network: LossyNetwork) -> None:
     for version, created in ((1, True), (2, False), (3, False)):
         network.lose(PUT)
-        await lossy.advance(replace(DOCUMENT, body=b"%d" % version, version=version, created=created))
+        await lossy.write_if_newer(replace(DOCUMENT, body=b"%d" % version, version=version, created=created))
     assert network.lost == 3
     found = await lossy.get(DOCUMENT.container, DOCUMENT.name)
     assert found is not None
@@ -1125,12 +1125,12 @@ async def test_a_roller_that_loses_the_race_leaves_the_archive_to_the_winner(
     """A block comes between the archive and the new generation."""
     mark, _ = await lossy.start("threads", "p/thread_1", b"one\n")
 
-    async def advance(document: Document) -> None:
+    async def write_if_newer(document: Document) -> None:
         monkeypatch.undo()
-        await lossy.advance(document)
+        await lossy.write_if_newer(document)
         await lossy.append("threads", "p/thread_1", mark, b"two\n")
 
-    monkeypatch.setattr(lossy, "advance", advance)
+    monkeypatch.setattr(lossy, "write_if_newer", write_if_newer)
     with pytest.raises(Conflict):
         await lossy.roll_over("threads", "p/thread_1", mark)
     tail = await lossy.read("threads", "p/thread_1", None)
@@ -1167,7 +1167,7 @@ async def test_a_late_roller_never_shortens_what_was_kept(azurite: Azurite) -> N
     later, _ = await store.append("threads", "p/thread_1", mark, b"two\n")
     await store.roll_over("threads", "p/thread_1", later)
     # What a roller does that read the log at `mark` and stood still until now.
-    await store.advance(Document("threads", "p/thread_1.0", b"one\n", mark.offset, created=True))
+    await store.write_if_newer(Document("threads", "p/thread_1.0", b"one\n", mark.offset, created=True))
     assert await bytes_of(store, "p/thread_1.0") == b"one\ntwo\n"
     await store.close()
 
@@ -1229,8 +1229,8 @@ async def test_requests_are_counted_by_kind(azurite: Azurite) -> None:
     mark, _ = await store.append("threads", "p/thread_1", mark, b"two\n")
     assert store.operations == {"blob PUT": 1, "blob PUT appendblock": 2}
     store.operations.clear()
-    await store.advance(replace(DOCUMENT, version=1, created=True))
-    await store.advance(replace(DOCUMENT, version=2))
+    await store.write_if_newer(replace(DOCUMENT, version=1, created=True))
+    await store.write_if_newer(replace(DOCUMENT, version=2))
     assert store.operations == {"blob PUT": 2}
     store.operations.clear()
     await store.read("threads", "p/thread_1", mark)
@@ -1259,12 +1259,12 @@ async def test_a_sweep_leaves_what_a_late_writer_puts_in_the_place_of_a_tombston
     lossy: AzureStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between the listing and the deletion."""
-    await lossy.advance(replace(DOCUMENT, body=b""))
+    await lossy.write_if_newer(replace(DOCUMENT, body=b""))
 
     async def listed(send: Callable[[], Awaitable[Any]]) -> Any:
         monkeypatch.undo()
         found = await send()
-        await lossy.advance(replace(DOCUMENT, version=DOCUMENT.version + 1))
+        await lossy.write_if_newer(replace(DOCUMENT, version=DOCUMENT.version + 1))
         return found
 
     monkeypatch.setattr("assistants_service.infra.azure.documents.call", listed)
@@ -1338,7 +1338,7 @@ async def test_logs_are_listed_without_their_old_generations_and_without_documen
     await store.roll_over("threads", "p/thread_1.log", mark)
     await store.start("threads", "p2/thread_2.log", b"2")
     await store.start("vector-store-logs", "p/vs_1.log", b"3")
-    await store.advance(Document("threads", "p/thread_1", b"{}", 1))
+    await store.write_if_newer(Document("threads", "p/thread_1", b"{}", 1))
     assert sorted(await store.logs("threads")) == ["p/thread_1.log", "p2/thread_2.log"]
 
 
@@ -1346,8 +1346,8 @@ async def test_all_names_of_a_container_are_listed_page_by_page(store: Storage) 
     """Of documents, tombstones, logs and their old generations, and contents."""
     mark, _ = await store.start("threads", "p/thread_1.log", b"1")
     await store.roll_over("threads", "p/thread_1.log", mark)
-    await store.advance(Document("threads", "p/thread_1", b"{}", 1))
-    await store.advance(Document("threads", "p2/thread_2", b"", 1))
+    await store.write_if_newer(Document("threads", "p/thread_1", b"{}", 1))
+    await store.write_if_newer(Document("threads", "p2/thread_2", b"", 1))
     for name in ("p/file-a", "p/file-b", "p2/file-0"):
         await store.create("files", name, b"{}")
         await store.commit("contents", name, [await store.stage("contents", name, "part", pieces(b"1"))])
@@ -1375,7 +1375,7 @@ async def test_bytes_are_weighed_by_prefix(store: Storage) -> None:
     await store.start("threads", "p/thread_2.log", b"x" * 1000)
     await store.start("threads", "p2/thread_3.log", b"of another project")
     await store.start("streams", "p/thread_1/run_1", b"of another container")
-    await store.advance(Document("threads", "p/thread_1", b"{}", 1))
+    await store.write_if_newer(Document("threads", "p/thread_1", b"{}", 1))
     assert await store.weigh("threads", "p/") == 8 + 1000 + 2
     await store.roll_over("threads", "p/thread_1.log", mark)
     assert await store.weigh("threads", "p/") == 8 + 1000 + 2
@@ -1433,7 +1433,7 @@ async def test_sqlite_removes_what_is_kept_no_longer(tmp_path: Path, container: 
     await store.start("streams", run, b"a stream")
     await store.start("threads", run, b"a log")
     await store.create("idempotency", "p/key", json.dumps({"at": clock.now()}).encode())
-    await store.advance(Document("runs", run, b"a document", 1))
+    await store.write_if_newer(Document("runs", run, b"a document", 1))
 
     def tables() -> set[str]:
         rows = store._sql.execute(

@@ -571,7 +571,7 @@ async def test_responses_sends_the_conversation(upstream: Upstream) -> None:
     ]
 
 
-def advance(kind: str, **fields: Any) -> dict[str, Any]:
+def response_event(kind: str, **fields: Any) -> dict[str, Any]:
     return {"type": f"response.{kind}", **fields}
 
 
@@ -596,14 +596,14 @@ async def test_responses_finishes_texts(upstream: Upstream, fields: dict[str, An
     upstream.script = [
         whole(answer),
         events(
-            advance("created", response=response(status="in_progress")),
-            advance("output_item.added", output_index=0, item=reasoning),
-            advance("output_item.added", output_index=1, item=said("")),
-            advance("output_text.delta", output_index=1, delta="Hel"),
-            advance("output_text.delta", output_index=1, delta="lo"),
-            advance("output_text.done", output_index=1, text="Hello"),
-            advance("output_item.done", output_index=1, item=said("Hello")),
-            advance(answer["status"], response=answer),
+            response_event("created", response=response(status="in_progress")),
+            response_event("output_item.added", output_index=0, item=reasoning),
+            response_event("output_item.added", output_index=1, item=said("")),
+            response_event("output_text.delta", output_index=1, delta="Hel"),
+            response_event("output_text.delta", output_index=1, delta="lo"),
+            response_event("output_text.done", output_index=1, text="Hello"),
+            response_event("output_item.done", output_index=1, item=said("Hello")),
+            response_event(answer["status"], response=answer),
         ),
     ]
     async with router(upstream.url, "responses") as models:
@@ -618,9 +618,9 @@ async def test_responses_reads_refusals(upstream: Upstream) -> None:
     upstream.script = [
         whole(refused),
         events(
-            advance("refusal.delta", output_index=0, delta="I "),
-            advance("refusal.delta", output_index=0, delta="cannot."),
-            advance("completed", response=refused),
+            response_event("refusal.delta", output_index=0, delta="I "),
+            response_event("refusal.delta", output_index=0, delta="cannot."),
+            response_event("completed", response=refused),
         ),
     ]
     heard = Heard()
@@ -633,26 +633,26 @@ async def test_responses_reads_refusals(upstream: Upstream) -> None:
 TWO_CALLS = (function_call("a", '{"x":1}'), function_call("b", "{}", "call_2"))
 CALL_EVENTS = {
     "as OpenAI does": [
-        advance("output_item.added", output_index=0, item=function_call("a", "")),
-        advance("function_call_arguments.delta", output_index=0, delta='{"x"'),
-        advance("function_call_arguments.delta", output_index=0, delta=":1}"),
-        advance("function_call_arguments.done", output_index=0, arguments='{"x":1}'),
-        advance("output_item.done", output_index=0, item=TWO_CALLS[0]),
-        advance("output_item.added", output_index=1, item=function_call("b", "", "call_2")),
-        advance("function_call_arguments.delta", output_index=1, delta="{}"),
-        advance("output_item.done", output_index=1, item=TWO_CALLS[1]),
+        response_event("output_item.added", output_index=0, item=function_call("a", "")),
+        response_event("function_call_arguments.delta", output_index=0, delta='{"x"'),
+        response_event("function_call_arguments.delta", output_index=0, delta=":1}"),
+        response_event("function_call_arguments.done", output_index=0, arguments='{"x":1}'),
+        response_event("output_item.done", output_index=0, item=TWO_CALLS[0]),
+        response_event("output_item.added", output_index=1, item=function_call("b", "", "call_2")),
+        response_event("function_call_arguments.delta", output_index=1, delta="{}"),
+        response_event("output_item.done", output_index=1, item=TWO_CALLS[1]),
     ],
     "arguments only when done": [
-        advance("output_item.added", output_index=0, item=function_call("a", "")),
-        advance("function_call_arguments.done", output_index=0, arguments='{"x":1}'),
-        advance("output_item.added", output_index=1, item=function_call("b", "", "call_2")),
-        advance("output_item.done", output_index=1, item=TWO_CALLS[1]),
+        response_event("output_item.added", output_index=0, item=function_call("a", "")),
+        response_event("function_call_arguments.done", output_index=0, arguments='{"x":1}'),
+        response_event("output_item.added", output_index=1, item=function_call("b", "", "call_2")),
+        response_event("output_item.done", output_index=1, item=TWO_CALLS[1]),
     ],
     "whole when added": [
-        advance("output_item.added", output_index=0, item=TWO_CALLS[0]),
-        advance("function_call_arguments.done", output_index=0, arguments='{"x":1}'),
-        advance("output_item.done", output_index=0, item=TWO_CALLS[0]),
-        advance("output_item.done", output_index=1, item=TWO_CALLS[1]),
+        response_event("output_item.added", output_index=0, item=TWO_CALLS[0]),
+        response_event("function_call_arguments.done", output_index=0, arguments='{"x":1}'),
+        response_event("output_item.done", output_index=0, item=TWO_CALLS[0]),
+        response_event("output_item.done", output_index=1, item=TWO_CALLS[1]),
     ],
     "all at the end": [],
 }
@@ -661,7 +661,7 @@ CALL_EVENTS = {
 @pytest.mark.parametrize("stream", CALL_EVENTS.values(), ids=CALL_EVENTS.keys())
 async def test_responses_reads_calls(upstream: Upstream, stream: list[Any]) -> None:
     end = response(*TWO_CALLS)
-    upstream.script = [whole(end), events(*stream, advance("completed", response=end))]
+    upstream.script = [whole(end), events(*stream, response_event("completed", response=end))]
     calls = (ToolCall("call_1", "a", '{"x":1}'), ToolCall("call_2", "b", "{}"))
     heard = Heard()
     async with router(upstream.url, "responses") as models:
@@ -684,7 +684,7 @@ async def test_responses_that_fail(upstream: Upstream, code: str, expected: str)
     failed = response(status="failed") | {"error": error}
     upstream.script = [
         whole(failed),
-        events(advance("failed", response=failed)),
+        events(response_event("failed", response=failed)),
         events({"type": "error", **error}),
         events({"type": "error", "error": error}),
     ]
@@ -923,7 +923,7 @@ async def test_streams_that_cannot_be_read(upstream: Upstream, stream: Answer) -
 @pytest.mark.parametrize("api", ["chat", "responses"])
 @pytest.mark.parametrize("end", [broken, lambda *data: events(*data, then="")], ids=["cut", "nothing"])
 async def test_a_stream_that_breaks_off(upstream: Upstream, end: Callable[..., Answer], api: str) -> None:
-    begun = chunk(content="Hel") if api == "chat" else advance("output_text.delta", output_index=0, delta="Hel")
+    begun = chunk(content="Hel") if api == "chat" else response_event("output_text.delta", output_index=0, delta="Hel")
     upstream.script = [end(begun)]
     heard = Heard()
     error = await fail(upstream, heard, api=api, retries=2)

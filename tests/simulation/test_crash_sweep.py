@@ -151,7 +151,7 @@ def test_documents_that_outlast_their_thread_bring_nothing_back() -> None:
     """The store refuses one process its documents for longer than the thread lives, and its tombstones."""
 
     async def main() -> None:
-        refused = Plan(lambda _, name: How.REFUSED if name.startswith("advance") else None)
+        refused = Plan(lambda _, name: How.REFUSED if name.startswith("write_if_newer") else None)
         world = World(plan=refused, layout=("api",))
         async with world.running():
             client = Client(world)

@@ -162,9 +162,9 @@ async def test_azure_is_asked_for_a_few_things_at_a_time(azurite: Azurite, monke
     await store.open()
     try:
         documents = [Document("messages", f"p/thread_1/msg_{n:03}", b"", 2, created=True) for n in range(MANY)]
-        await fan_out(store.advance, documents)
+        await fan_out(store.write_if_newer, documents)
         kept = Document("messages", "p/thread_1/msg_01kept", b"{}", 2, created=True)
-        await store.advance(kept)
+        await store.write_if_newer(kept)
         deletes = Counting.under_way.setdefault("DELETE", UnderWay())
         await store.remove_tombstones("messages", "p/thread_1/")
         assert (deletes.calls, deletes.most) == (MANY, AT_ONCE)
@@ -172,7 +172,7 @@ async def test_azure_is_asked_for_a_few_things_at_a_time(azurite: Azurite, monke
         assert [each.name for each in left] == [kept.name]
 
         others = [Document("messages", f"p/thread_2/msg_{n:03}", b"{}", 2, created=True) for n in range(MANY)]
-        await fan_out(store.advance, others)
+        await fan_out(store.write_if_newer, others)
         gets = Counting.under_way["GET"] = UnderWay()
         assert len(await store.page("messages", "p/thread_2/", after=None, limit=100, newest_first=False)) == MANY
         assert gets.calls > MANY
@@ -195,7 +195,7 @@ def test_the_documents_of_a_large_commit_are_written_a_few_at_a_time() -> None:
             client, (process,) = Client(world), world.processes
             await client.open_thread()
             storage, under_way = process.storage, UnderWay()
-            storage.advance = under_way.counting(storage.advance)  # type: ignore[method-assign]
+            storage.write_if_newer = under_way.counting(storage.write_if_newer)  # type: ignore[method-assign]
             body = CreateMessage(role="user", content="Hello")
             made = [message_from(body, client.thread, f"msg_{number:024}", 1) for number in range(MANY)]
             created = [e.MessageCreated(message=message) for message in made]

@@ -59,7 +59,7 @@ def test_what_was_changed_is_answered_so_though_the_thread_is_deleted_meanwhile(
 
     async def moves(world: World, client: Client) -> None:
         plan = world.plan
-        plan.choose = lambda _, name: How.STALLED if name == "advance threads" and not plan.hits else None
+        plan.choose = lambda _, name: How.STALLED if name == "write_if_newer threads" and not plan.hits else None
         changing = asyncio.create_task(client.modify())
         while not plan.hits:
             await asyncio.sleep(0.001)

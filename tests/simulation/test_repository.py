@@ -165,7 +165,9 @@ def test_p1_a_commit_whose_documents_are_refused_is_acknowledged_and_shown_later
             client = Client(world)
             await client.open_thread()
             refusals = [How.REFUSED] * 3
-            world.plan.choose = lambda _, name: refusals.pop() if refusals and name == "advance threads" else None
+            world.plan.choose = lambda _, name: (
+                refusals.pop() if refusals and name == "write_if_newer threads" else None
+            )
             await client.modify()
             news = world.exchanges[-1].mark.encode()
             assert news not in await document_of(world, client)
@@ -183,14 +185,14 @@ def test_p1_documents_that_meet_an_unforeseen_error_are_tried_again(monkeypatch:
             client = Client(world)
             await client.open_thread()
             process, troubles = world.processes[0], [StorageUnavailable("away"), ValueError("a fault"), KeyError("x")]
-            advance = process.threads._storage.advance
+            write_if_newer = process.threads._storage.write_if_newer
 
             async def troubled(document: Document) -> None:
                 if troubles:
                     raise troubles.pop(0)
-                await advance(document)
+                await write_if_newer(document)
 
-            monkeypatch.setattr(process.threads._storage, "advance", troubled)
+            monkeypatch.setattr(process.threads._storage, "write_if_newer", troubled)
             await client.modify()
             await asyncio.sleep(60)
             assert world.exchanges[-1].mark.encode() in await document_of(world, client)
@@ -211,7 +213,7 @@ def test_commits_are_told_ahead_of_their_documents_up_to_a_number(monkeypatch: p
             await client.open_thread()
             process = world.processes[0]
             refusing = True
-            world.plan.choose = lambda _, name: How.REFUSED if refusing and name.startswith("advance") else None
+            world.plan.choose = lambda _, name: How.REFUSED if refusing and name.startswith("write_if_newer") else None
             for number in range(3):
                 await process.spawn(say(process, client.thread, f"message {number}"))
             with pytest.raises(Undecided):
@@ -231,7 +233,7 @@ def test_p1_a_worker_keeps_its_item_until_the_documents_are_written() -> None:
 
     def choose(_: int, name: str) -> How | None:
         mine = [call.name for call in plan.calls if call.process.startswith("worker")]
-        if not plan.calls[-1].process.startswith("worker") or mine.count("advance runs") < 2:
+        if not plan.calls[-1].process.startswith("worker") or mine.count("write_if_newer runs") < 2:
             return None
         if not plan.hits:
             return How.REFUSED
@@ -265,13 +267,13 @@ def test_a_document_that_is_deleted_while_it_is_made_up_is_a_404() -> None:
             message = await say(deleter, client.thread, "Hello")
             await world.store.remove(names.MESSAGES, names.document(PROJECT, client.thread, message))
 
-            async def advance(document: Document) -> None:
+            async def write_if_newer(document: Document) -> None:
                 context = deleter.request
                 await deleter.services.threads.delete_message(context, client.thread, message)
-                await world.store.advance(document)
+                await world.store.write_if_newer(document)
 
             storage: Any = reader.storage
-            storage.advance = advance
+            storage.write_if_newer = write_if_newer
             with pytest.raises(ApiError, match="No message found"):
                 await reader.threads.fetch(names.MESSAGES, PROJECT, client.thread, message)
 
@@ -343,14 +345,14 @@ def test_a_purge_asks_the_store_for_a_few_documents_at_a_time() -> None:
             created = [e.MessageCreated(message=message) for message in made]
             await process.threads.commit(PROJECT, client.thread, lambda state: created)
             await client.delete()
-            undisturbed, under_way = process.storage.advance, [0]
+            undisturbed, under_way = process.storage.write_if_newer, [0]
 
-            async def advance(document: Document) -> None:
+            async def write_if_newer(document: Document) -> None:
                 under_way.append(under_way[-1] + 1)
                 await undisturbed(document)
                 under_way.append(under_way[-1] - 1)
 
-            process.storage.advance = advance  # type: ignore[method-assign]
+            process.storage.write_if_newer = write_if_newer  # type: ignore[method-assign]
             await process.spawn(process.threads.purge(PROJECT, client.thread))
             assert len(under_way) > 200 and max(under_way) == AT_ONCE
             assert not [name for _, name in await world.documents() if "msg_" in name and await shown(world, name)]

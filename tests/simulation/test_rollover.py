@@ -216,16 +216,16 @@ def test_a_snapshot_that_is_stored_after_the_thread_was_purged_does_not_stay() -
                 await say(slow, client.thread, f"Message {number}")
             await quick.threads.read(PROJECT, client.thread)  # so that it sends one item: a second purge would clean up
             storage: Any = slow.storage
-            undisturbed, log = storage.advance, names.log(PROJECT, client.thread)
+            undisturbed, log = storage.write_if_newer, names.log(PROJECT, client.thread)
 
-            async def advance(document: Document) -> None:
+            async def write_if_newer(document: Document) -> None:
                 if document.container == names.SNAPSHOTS:
                     await quick.services.threads.delete(quick.request, client.thread)
                     while await world.store.read(names.THREADS, log, None):
                         await asyncio.sleep(0.1)
                 await undisturbed(document)
 
-            storage.advance = advance
+            storage.write_if_newer = write_if_newer
             with pytest.raises(ApiError, match="No thread found"):
                 await say(slow, client.thread, "the last one")
             await world.at_rest()

@@ -108,7 +108,7 @@ def a_late_writer_puts_an_old_document_over_a_new_one(patch: pytest.MonkeyPatch)
         row = (document.container, document.name, document.version, document.body)
         self._sql.execute("INSERT OR REPLACE INTO documents VALUES(?, ?, ?, ?)", row)
 
-    patch.setattr(SqliteStorage, "_advance", put)
+    patch.setattr(SqliteStorage, "_write_if_newer", put)
 
 
 @plant

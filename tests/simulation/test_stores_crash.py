@@ -489,7 +489,7 @@ def test_of_two_messages_at_once_that_are_the_first_with_files_both_are_in_the_s
             await client.open_thread()
             files = await Owner(world).files(2)
             # The request that made its store first is slow to go on: the other one's message comes first.
-            slow = "advance vector-stores"
+            slow = "write_if_newer vector-stores"
             plan.choose = lambda _, name: How.STALLED if name == slow and not plan.hits else None
             await asyncio.gather(*(show(client, file) for file in files))
             assert plan.hits

@@ -315,7 +315,7 @@ def test_p1_the_end_of_a_run_that_came_while_its_pause_was_shown_is_shown_as_wel
         def choose(_: int, name: str) -> How | None:
             mine = [call.name for call in plan.calls if call.process.startswith("worker")]
             stalls = plan.calls[-1].process.startswith("worker") and mine.count("append threads") == 2
-            return How.STALLED if stalls and name == "advance runs" and not plan.hits else None
+            return How.STALLED if stalls and name == "write_if_newer runs" and not plan.hits else None
 
         async with world.running():
             plan.choose = choose

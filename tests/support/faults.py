@@ -269,8 +269,10 @@ class Faulty(Storage):
             "page", lambda: self._store.page(container, prefix, after=after, limit=limit, newest_first=newest_first)
         )
 
-    async def advance(self, document: Document) -> None:
-        await self._call(f"advance {document.container}", lambda: self._store.advance(document), document.name)
+    async def write_if_newer(self, document: Document) -> None:
+        await self._call(
+            f"write_if_newer {document.container}", lambda: self._store.write_if_newer(document), document.name
+        )
 
     async def remove_tombstones(self, container: str, prefix: str) -> None:
         await self._call(f"remove_tombstones {container}", lambda: self._store.remove_tombstones(container, prefix))

@@ -393,9 +393,13 @@ class World:
                 self.counts["happened: vector stores read again"] += reindexed
             case "drop threads" | "drop vector-store-logs":
                 self.purged[call.about.removesuffix(".log")] = now
-            case "start streams" | "advance snapshots":
+            case "start streams" | "write_if_newer snapshots":
                 self._late(call)
-            case "advance vector-stores" | "advance vector-store-files" | "advance vector-store-batches":
+            case (
+                "write_if_newer vector-stores"
+                | "write_if_newer vector-store-files"
+                | "write_if_newer vector-store-batches"
+            ):
                 self._late(call)
 
     def _late(self, call: Call) -> None:

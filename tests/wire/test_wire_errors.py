@@ -195,7 +195,7 @@ NAMING = [
     ("/threads/runs", {**ASKED, "thread": MADE}, f"thread.{IN_MADE}", FILE),
     ("/threads/runs", {**ASKED, "thread": {"messages": [ATTACHED]}}, "thread.messages[0].attachments[0].file_id", FILE),
 ]
-WRITES = ("create", "replace", "start", "append", "send", "remove", "advance")
+WRITES = ("create", "replace", "start", "append", "send", "remove", "write_if_newer")
 
 
 def noted(service: InProcess, monkeypatch: pytest.MonkeyPatch, *names: str) -> list[str]:

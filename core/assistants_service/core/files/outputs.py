@@ -109,7 +109,7 @@ class OutputFiles:
             await self.files.enqueue(item, delay=self.kept)
             # 2. document, which no late writer replaces
             name = names.document(project, file_id)
-            await self.files.storage.advance(Document(names.FILES, name, encode(expired), LAST - 1))
+            await self.files.storage.write_if_newer(Document(names.FILES, name, encode(expired), LAST - 1))
 
     async def purge_tombstones(self, project: str, file_ids: Iterable[str]) -> None:
         """Remove the tombstones. Call this when no late write can arrive any more."""

@@ -220,7 +220,7 @@ class FileService:
     async def _write_tombstone(self, project: str, file_id: str) -> None:
         """Replace the document by a permanent tombstone: a process that still projects the log could otherwise write it
         again."""
-        await self.storage.advance(Document(names.FILES, names.document(project, file_id), b"", LAST))
+        await self.storage.write_if_newer(Document(names.FILES, names.document(project, file_id), b"", LAST))
 
     async def empty(self, project: str, file_id: str) -> None:
         """Remove what is left of a file without a document. The content goes last, so that an interrupted removal is

@@ -256,22 +256,22 @@ class Repository(ABC, Generic[S, C]):
         if enqueued:
             self._notifier.notify("work")
         try:
-            await self._advance(rest)
+            await self._write_documents(rest)
         except StorageUnavailable as error:
             if not by_client:
                 raise  # the work item stays, and the worker that gets it next projects
             if len(self._late) >= MOST_LATE:
                 raise Undecided(f"documents are late: {error}") from error
             # The commit is stored, so the client gets its answer: an error would make it try again.
-            late = asyncio.create_task(self._advance_late(project, log_id, rest))
+            late = asyncio.create_task(self._write_documents_late(project, log_id, rest))
             self._late.add(late)
             late.add_done_callback(self._late.discard)
 
-    async def _advance(self, documents: Iterable[Document]) -> None:
+    async def _write_documents(self, documents: Iterable[Document]) -> None:
         """A few at a time: one commit may have thousands of documents, which would block all other tasks."""
-        await fan_out(self._storage.advance, documents)
+        await fan_out(self._storage.write_if_newer, documents)
 
-    async def _advance_late(self, project: str, log_id: str, documents: Sequence[Document]) -> None:
+    async def _write_documents_late(self, project: str, log_id: str, documents: Sequence[Document]) -> None:
         pause = 0.5
         while True:
             await asyncio.sleep(pause)
@@ -279,7 +279,7 @@ class Repository(ABC, Generic[S, C]):
             try:
                 state = (await self.load(project, log_id)).state
                 # The outage may have outlasted the aggregate and even its tombstones.
-                return await self._advance(documents) if state.known else None
+                return await self._write_documents(documents) if state.known else None
             except Exception as error:
                 if not isinstance(error, StorageUnavailable):
                     log.exception("cannot write the documents of %s %s, trying again", self.logs, log_id)
@@ -295,7 +295,7 @@ class Repository(ABC, Generic[S, C]):
             # Unknown; or its writer died between commit and projection, and the log has it.
             state = await self.read(project, ids[0])
             body = encode(self._find(state, container, ids))
-            await self._storage.advance(Document(container, name, body, state.version))
+            await self._storage.write_if_newer(Document(container, name, body, state.version))
             stored = await self._storage.get(container, name)
         if stored is None:
             raise BY_CONTAINER[container].unknown(ids[-1])
@@ -350,7 +350,7 @@ class Repository(ABC, Generic[S, C]):
 
     async def _project_missing(self, project: str, changes: Sequence[C]) -> None:
         """Write documents whose writer may have died between commit and projection."""
-        await self._advance(
+        await self._write_documents(
             self._documents(project, [change for change in changes if change.name in self.projected_again])
         )
 
@@ -363,7 +363,7 @@ class Repository(ABC, Generic[S, C]):
         # 1. the snapshot: nothing reads it before step 2, and a later version of it wins.
         name = names.snapshot(project, log_id, view.mark.generation + 1)
         body = view.snapshot()
-        await self._storage.advance(Document(names.SNAPSHOTS, name, body, view.state.version))
+        await self._storage.write_if_newer(Document(names.SNAPSHOTS, name, body, view.state.version))
         # 2. the new generation, conditional on the snapshot's position.
         log = names.log(project, log_id)
         try:

@@ -51,7 +51,7 @@ class Documents(Protocol):
         """Up to `limit` documents whose names start with `prefix`, ordered by name (ids sort by creation) or in
         reverse, after the name `after` (which need not exist any more)."""
 
-    async def advance(self, document: Document) -> None:
+    async def write_if_newer(self, document: Document) -> None:
         """Project: write unless the stored version is the same or later. Idempotent; never goes back in time."""
 
     async def remove_tombstones(self, container: str, prefix: str) -> None:

@@ -58,7 +58,7 @@ class Logs(Protocol):
         for a block of more than 64 MiB.
 
         `project` makes the documents of this block; it is called once, when the condition is met. An engine with
-        transactions stores them in the same one, any other returns them, and the caller has to `advance` them.
+        transactions stores them in the same one, any other returns them, and the caller has to `write_if_newer` them.
 
         A lost response is no conflict: the engine reads back, and its own block at the mark means success.
         """

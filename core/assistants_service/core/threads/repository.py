@@ -83,7 +83,9 @@ class ThreadRepository(Repository[ThreadState, ThreadChange]):
             changed = {change.object.id for change in view.run_history(run_id) if change.version > since}
             things = [thing for thing in things if thing.id in changed]
         things += [shown.file for shown in run_state.files.values() if shown.version > since]
-        await self._advance(documents(project, [ThreadChange(view.state.version, "", thing) for thing in things]))
+        await self._write_documents(
+            documents(project, [ThreadChange(view.state.version, "", thing) for thing in things])
+        )
 
     async def purge(self, project: str, thread_id: str) -> None:
         """Empty the documents of a deleted thread and remove its streams. Tombstones stay until `purge_tombstones`, so
@@ -98,7 +100,7 @@ class ThreadRepository(Repository[ThreadState, ThreadChange]):
         )
         deleted = (ThreadChange(state.version, "thread.deleted", thing) for thing in things)
         emptied = (document for change in deleted for document in documents(project, [change]))
-        await self._advance(emptied)
+        await self._write_documents(emptied)
         for run_state in runs:
             await self._storage.drop(names.STREAMS, names.document(project, thread_id, run_state.run.id))
 

@@ -214,11 +214,11 @@ class VectorStoreRepository(Repository[StoreState, StoreChange]):
         if not changes and state.known and state.store and file_id in state.files.places:
             # Another process has done it, and may have died before projecting it.
             gone = Document(names.STORE_FILES, names.document(project, store_id, file_id), b"", state.version)
-            await self._storage.advance(gone)
+            await self._storage.write_if_newer(gone)
             await self._project_changes(project, [StoreChange(state.version, "", state.store)])
 
     async def _project_changes(self, project: str, changes: Sequence[StoreChange]) -> None:
-        await self._advance(_document(project, change) for change in changes)
+        await self._write_documents(_document(project, change) for change in changes)
 
 
 GONE = ("vector_store.deleted", "vector_store.file.deleted")

@@ -103,7 +103,7 @@ class AzureDocuments(AzureClients):
 
     # -- projections -----------------------------------------------------------------------------------------------
 
-    async def advance(self, document: Document) -> None:
+    async def write_if_newer(self, document: Document) -> None:
         """One request where this process wrote the last version, or where the object is new; two or more otherwise."""
         container, name = document.container, document.name
         known = self._versions.get((container, name))

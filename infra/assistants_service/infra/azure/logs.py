@@ -148,7 +148,7 @@ class AzureLogs(AzureDocuments):
         # 2. Archive it. A process delayed since step 1 must not replace a longer text with a shorter one: the length is
         # the version, and a document never goes back.
         archive = archive_name(name, mark.generation)
-        await self.advance(Document(container, archive, piece.data, mark.offset, created=True))
+        await self.write_if_newer(Document(container, archive, piece.data, mark.offset, created=True))
         # 3. If-Match closes the race with an append since step 1, and with another process that rolls over.
         mine, metadata = mark.generation + 1, {"generation": str(mark.generation + 1)}
 

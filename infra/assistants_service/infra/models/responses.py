@@ -52,7 +52,7 @@ class ResponsesModel:
                 return reply.reply(body.get("max_output_tokens"))
             async with self._upstream.stream(_PATH, body, builder) as events:
                 async for event in events:
-                    if reply.advance(event):
+                    if reply.absorb(event):
                         return reply.reply(body.get("max_output_tokens"))
             raise self._upstream.broken_off()
 

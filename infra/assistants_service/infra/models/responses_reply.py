@@ -62,7 +62,7 @@ class ResponsesReply:
         self._thinking, self._thought = Thinking(), False
         self._response = _Response()
 
-    def advance(self, data: Mapping[str, Any]) -> bool:
+    def absorb(self, data: Mapping[str, Any]) -> bool:
         """Returns whether that was the last event."""
         if data.get("type") in _ENDINGS:
             self.end(data["response"])

@@ -57,11 +57,11 @@ class SqliteDocuments(SqliteConnection):
             rows = self._sql.execute(sql, (container, low, high, limit)).fetchall()
         return [Stored(name, body, f'"{version}"') for name, body, version in rows]
 
-    async def advance(self, document: Document) -> None:
+    async def write_if_newer(self, document: Document) -> None:
         async with self._transaction():
-            self._advance(document)
+            self._write_if_newer(document)
 
-    def _advance(self, document: Document) -> None:
+    def _write_if_newer(self, document: Document) -> None:
         # WHERE: a late writer of an older version changes nothing.
         self._sql.execute(
             "INSERT INTO documents VALUES(?, ?, ?, ?) ON CONFLICT DO UPDATE SET body=excluded.body,"

@@ -48,7 +48,7 @@ class SqliteLogs(SqliteDocuments):
             raise Conflict
         sql.execute("INSERT INTO blocks VALUES(?, ?, ?, ?, ?)", (container, name, mark.generation, mark.offset, block))
         for document in project():
-            self._advance(document)
+            self._write_if_newer(document)
         return Mark(mark.generation, end)
 
     async def read(self, container: str, name: str, since: Mark | None, *, limit: int | None = None) -> Tail | None:
