@@ -42,9 +42,9 @@ class Packed(Generic[T]):
     """Objects in a snapshot, each decoded on demand: a reader of the last twenty messages does not wait for the ten
     thousand before them. `opened` is called with the size of each decoded object in bytes."""
 
-    def __init__(self, contents: PackedLayout, body: memoryview, kind: type[T], opened: Opened) -> None:
-        self._body, self._kind, self._opened, self.sizes = body, kind, opened, contents.sizes
-        self._starts = list(accumulate(contents.groups, initial=0))
+    def __init__(self, layout: PackedLayout, body: memoryview, kind: type[T], opened: Opened) -> None:
+        self._body, self._kind, self._opened, self.sizes = body, kind, opened, layout.sizes
+        self._starts = list(accumulate(layout.groups, initial=0))
         self._open: tuple[int, bytes, list[int]] = (-1, b"", [])  # the group read last, and where each object ends
 
     def __len__(self) -> int:
@@ -78,9 +78,9 @@ class Index(msgspec.Struct, Generic[T], dict=True):
     packed: ClassVar[Packed[Any]] = Packed(PackedLayout(), memoryview(b""), object, int)  # overridden per instance
 
     @classmethod
-    def unpack(cls, contents: PackedLayout, body: memoryview, kind: type[T], opened: Opened) -> Self:
-        index = cls(order=list(contents.order))
-        index.__dict__["packed"] = Packed(contents, body, kind, opened)
+    def unpack(cls, layout: PackedLayout, body: memoryview, kind: type[T], opened: Opened) -> Self:
+        index = cls(order=list(layout.order))
+        index.__dict__["packed"] = Packed(layout, body, kind, opened)
         return index
 
     def pack(self) -> tuple[PackedLayout, list[Buffer]]:
