@@ -337,6 +337,20 @@ def test_workflows_are_ones_and_pinned(path: Path) -> None:
     assert weak(workflow) == []
 
 
+def test_a_release_tags_only_the_digest_that_was_tested() -> None:
+    steps = read(ROOT / ".github" / "workflows" / "release.yml")["jobs"]["image"]["steps"]
+    builds = [step for step in steps if "build-push" in step.get("uses", "")]
+    assert [step["if"].partition(" == ")[2] for step in builds] == ["'pull_request'", "'push'"]  # one of them runs
+    pushed = builds[1]
+    assert "push-by-digest=true" in pushed["with"]["outputs"] and not {"push", "tags"} & pushed["with"].keys()
+    (tested,) = [n for n, step in enumerate(steps) if "docker run" in step.get("run", "")]
+    (tagged,) = [n for n, step in enumerate(steps) if "imagetools create" in step.get("run", "")]
+    assert steps.index(pushed) < tested < tagged
+    platforms = [each.removeprefix("linux/") for each in pushed["with"]["platforms"].split(",")]
+    assert f"'{' '.join(platforms)}'" in steps[tested]["env"]["PLATFORMS"]
+    assert all("steps.pushed.outputs.digest" in json.dumps(steps[n]["env"]) for n in (tested, tagged))
+
+
 def test_weak_workflows_are_found() -> None:
     assert [path.name for path in WORKFLOWS] == ["deploy.yml", "release.yml", "test.yml"]
     deploy = (ROOT / ".github" / "workflows" / "deploy.yml").read_text()
