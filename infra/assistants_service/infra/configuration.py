@@ -64,7 +64,7 @@ def read_settings(overrides: Mapping[str, object]) -> Settings:
         first = error.errors(include_url=False, include_input=False)[0]
         name, *inner = (str(part) for part in first["loc"])
         where = f"{'.'.join(inner)}: " if inner else ""
-        what = first["msg"].removeprefix("Value error, ").rstrip(".")
+        what = first["msg"].removeprefix("Value error, ").removesuffix(".")
         given_as = {new: old for old, new in renamed()}.get(name.upper(), name.upper())
         raise ConfigurationError(f"{given_as} is not valid: {where}{what}.") from None
     except SettingsError as error:  # of the decoding; the message names the field

@@ -350,7 +350,7 @@ class WorkItemHandler:
 
         await self.context.threads.commit(item.project, item.thread_id, decision)
         try:
-            await RunExecutor(self.context, item, "", -1).run()  # updates the stream
+            await RunExecutor(self.context, item, "", NOTHING_NEW).run()  # updates the stream
         except StorageUnavailable:
             raise
         except Exception:
