@@ -309,7 +309,7 @@ async def test_what_cannot_be_started_in_advance_is_started_when_it_is_needed(
         patch.setattr(sys, "executable", "/nowhere/python")
         await sandbox.warm()
         async with asyncio.timeout(10):
-            while "No interpreter could be started in advance" not in caplog.text:
+            while "cannot start an interpreter in advance" not in caplog.text:
                 await asyncio.sleep(0.01)
         with pytest.raises(SandboxBusy):
             await sandbox.start("session")
