@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 import jwt
 from aiohttp import ClientError, ClientSession, ClientTimeout, DummyCookieJar
+from cachetools import TLRUCache
 
 from assistants_service.core.errors import ApiError
 from assistants_service.core.keys import Caller, Scope, digest
@@ -94,27 +94,33 @@ class SigningKeys:
             await self._session.close()
 
 
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What a validated token grants, and when it expires."""
+
+    scopes: Mapping[str, Scope]
+    expires: float
+
+    def until(self, now: float) -> float:
+        return min(now + RECHECK, self.expires)
+
+
 class EntraTokens:
     """api.authentication.Tokens. `now` is Unix time."""
 
     def __init__(self, trust: Trust, now: Callable[[], float]) -> None:
         self._trust, self._now = trust, now
         self._keys = SigningKeys(trust.jwks, now)
-        self._known: OrderedDict[bytes, tuple[float, Mapping[str, Scope]]] = OrderedDict()
+        self._known: TLRUCache[bytes, Known] = TLRUCache(KNOWN_TOKENS, lambda _, known, now: known.until(now), now)
 
     async def scopes(self, token: str) -> Mapping[str, Scope]:
         """What the token's roles grant, by project; recently validated tokens are cached."""
         hashed = digest(token)
-        until, scopes = self._known.get(hashed, (0.0, {}))
-        if self._now() < until:
-            return scopes
+        if known := self._known.get(hashed):
+            return known.scopes
         claims = await self._checked(token)
-        scopes = self._scopes(claims)
-        self._known[hashed] = min(self._now() + RECHECK, int(claims["exp"]) + LEEWAY), scopes
-        self._known.move_to_end(hashed)
-        if len(self._known) > KNOWN_TOKENS:
-            self._known.popitem(last=False)
-        return scopes
+        self._known[hashed] = known = Known(self._scopes(claims), int(claims["exp"]) + LEEWAY)
+        return known.scopes
 
     async def _checked(self, token: str) -> dict[str, Any]:
         """The claims of a valid token. Raises the 401 for any other."""

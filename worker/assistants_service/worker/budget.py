@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import OrderedDict
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
+
+from cachetools import LRUCache
 
 from assistants_service.core.ports.models import ContextExceeded, Models, Prompt, Reply, Tokenizer, Tokens
 from assistants_service.core.protocol.runs.resources import Run
@@ -54,8 +55,8 @@ class Budget:
     models: Models
     tokenizer: Tokenizer
     history: int  # tokens for tool outputs of earlier runs
-    _learned: OrderedDict[str, Learned] = field(default_factory=OrderedDict)
-    _logged: OrderedDict[str, None] = field(default_factory=OrderedDict)  # runs whose omissions were logged
+    _learned: LRUCache[str, Learned] = field(default_factory=lambda: LRUCache(LEARNED))
+    _logged: LRUCache[str, bool] = field(default_factory=lambda: LRUCache(LEARNED))  # runs whose omissions were logged
 
     def window(self, model: str) -> int:
         window = self.models.window(model)
@@ -127,16 +128,12 @@ class Budget:
         return int(room / learned.ratio) if learned else room
 
     def _of(self, model: str) -> Learned:
-        learned = self._learned.setdefault(model, Learned())
-        self._learned.move_to_end(model)
-        _bound(self._learned)
-        return learned
+        return self._learned.setdefault(model, Learned())
 
     def _log_cut(self, run: Run, room: int) -> None:
         """Once per run."""
         if run.id not in self._logged:
-            self._logged[run.id] = None
-            _bound(self._logged)
+            self._logged[run.id] = True
             log.warning(
                 "run %s: older messages or rounds of tools are left out: a prompt of %.100r may have %d tokens."
                 " If that is too few, set `window` of its provider in PROVIDERS, or MODEL_WINDOW",
@@ -149,8 +146,3 @@ class Budget:
 def _few(text: str) -> int:
     """Whether the text has fewer tokens than most."""
     return len(text) // 8
-
-
-def _bound(known: OrderedDict[str, Any]) -> None:
-    if len(known) > LEARNED:
-        known.popitem(last=False)
