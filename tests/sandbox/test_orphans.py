@@ -29,8 +29,9 @@ asyncio.run(main())
 """
 
 
-def test_all_interpreters_end_with_a_worker_that_is_killed() -> None:
-    environment = {"PYTHONPATH": ":".join(sys.path)}
+def test_all_interpreters_end_with_a_worker_that_is_killed(tmp_path: Path) -> None:
+    # A folder of its own: the worker of another test would remove what this one leaves.
+    environment = {"PYTHONPATH": ":".join(sys.path), "TMPDIR": str(tmp_path)}
     with subprocess.Popen([sys.executable, "-c", WORKER], stdout=subprocess.PIPE, text=True, env=environment) as worker:
         *pids, root = worker.stdout.readline().split()
         assert len(pids) == 3

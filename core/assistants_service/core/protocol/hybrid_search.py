@@ -1,4 +1,4 @@
-"""The settings of a hybrid search, which a search of a vector store and the tool `file_search` have in common."""
+"""The settings of a hybrid search: of a vector store's own search, and of the tool that searches files."""
 
 from __future__ import annotations
 
