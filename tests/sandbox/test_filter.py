@@ -9,11 +9,39 @@ from pathlib import Path
 import pytest
 
 from assistants_service.infra.sandbox import seccomp, syscalls
+from environments import PRIVILEGED
 
 PID = 4711
 ERROR = 0x00050000
 ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 ARM32, I386 = 0x40000028, 0x40000003
+TABLES = (syscalls.ALLOWED, syscalls.CHECKED, syscalls.IGNORED, syscalls.UNSUPPORTED, syscalls.MISSING)
+
+
+def _published() -> dict[str, dict[str, int]]:
+    lines = (Path(__file__).parent / "kernel_syscalls.txt").read_text().splitlines()
+    entries = [entry.split(":") for line in lines if not line.startswith("#") for entry in line.split()]
+    return {
+        machine: {entry[0]: int(entry[column]) for entry in entries if entry[column] != "-"}
+        for column, machine in enumerate(ARCHITECTURES, 1)
+    }
+
+
+KERNEL = _published()  # numbers by machine and name
+# What no code may do, in any way that the kernel has for it.
+FORBIDDEN = """
+    execve execveat fork vfork ptrace process_vm_readv process_vm_writev kcmp pidfd_open pidfd_getfd
+    pidfd_send_signal process_madvise process_mrelease tkill rt_sigqueueinfo rt_tgsigqueueinfo setpriority
+    sched_setaffinity sched_setattr sched_setparam sched_setscheduler migrate_pages move_pages
+    socket connect bind listen accept accept4 sendmsg sendmmsg setsockopt
+    link linkat symlink symlinkat mknod mknodat truncate chroot name_to_handle_at open_by_handle_at
+    memfd_create memfd_secret shmget shmat semget msgget mq_open io_setup io_uring_setup io_uring_enter
+    inotify_init inotify_init1 fanotify_init userfaultfd perf_event_open bpf keyctl add_key request_key
+    mount umount2 pivot_root unshare setns open_tree move_mount fsopen mount_setattr swapon quotactl
+    setuid setgid setreuid setresuid setgroups setfsuid capset personality setrlimit
+    init_module finit_module kexec_load reboot acct syslog settimeofday clock_settime adjtimex iopl ioperm
+    seccomp landlock_create_ruleset landlock_restrict_self ioprio_set splice vmsplice
+"""
 
 
 def decide(machine: str, number: int, *arguments: int, architecture: int | None = None) -> int:
@@ -42,9 +70,7 @@ def decide(machine: str, number: int, *arguments: int, architecture: int | None 
 
 
 def number(machine: str, name: str) -> int:
-    column = list(ARCHITECTURES).index(machine)
-    tables = (syscalls.ALLOWED, syscalls.CHECKED, syscalls.IGNORED, syscalls.UNSUPPORTED, syscalls.MISSING)
-    return next(table[column][name] for table in tables if name in table[column])
+    return KERNEL[machine][name]
 
 
 @pytest.fixture(params=ARCHITECTURES)
@@ -72,16 +98,14 @@ def test_calls_of_the_future_do_not_exist(machine: str) -> None:
 
 def test_what_is_in_no_table_is_refused(machine: str) -> None:
     column = list(ARCHITECTURES).index(machine)
-    tables = (syscalls.ALLOWED, syscalls.CHECKED, syscalls.IGNORED, syscalls.UNSUPPORTED, syscalls.MISSING)
-    known = {each for table in tables for each in table[column].values()}
+    known = {each for table in TABLES for each in table[column].values()}
     assert {decide(machine, each) for each in range(453) if each not in known} == {refused(errno.EPERM)}
     assert {decide(machine, each) for each in syscalls.ALLOWED[column].values()} == {seccomp.ALLOW}
 
 
 def test_no_number_is_in_two_tables(machine: str) -> None:
     column = list(ARCHITECTURES).index(machine)
-    tables = (syscalls.ALLOWED, syscalls.CHECKED, syscalls.IGNORED, syscalls.UNSUPPORTED, syscalls.MISSING)
-    numbers = [each for table in tables for each in table[column].values()]
+    numbers = [each for table in TABLES for each in table[column].values()]
     assert len(numbers) == len(set(numbers))
 
 
@@ -144,13 +168,28 @@ def test_open_decides_as_openat_does() -> None:
     assert decide("x86_64", number("x86_64", "open"), 0, 0o1101) == seccomp.ALLOW
 
 
+def test_numbers_are_the_kernels(machine: str) -> None:
+    """A call that the kernel has is missing on no machine, and none is believed to be there that is not."""
+    column = list(ARCHITECTURES).index(machine)
+    for table in TABLES:
+        names = {*table[syscalls.X86_64], *table[syscalls.AARCH64]}
+        assert table[column] == {name: KERNEL[machine][name] for name in names if name in KERNEL[machine]}
+    numbers = {name: numbers[column] for name, numbers in PRIVILEGED.items()}
+    assert numbers == {name: KERNEL[machine][name] for name in PRIVILEGED}
+
+
+def test_what_no_code_may_do_is_refused(machine: str) -> None:
+    names = set(FORBIDDEN.split())
+    assert names <= {*KERNEL["x86_64"], *KERNEL["aarch64"]}
+    answers = {name: decide(machine, number(machine, name)) for name in names if name in KERNEL[machine]}
+    assert {name: answer for name, answer in answers.items() if answer != refused(errno.EPERM)} == {}
+
+
 HEADER = Path("/usr/include/x86_64-linux-gnu/asm/unistd_64.h")
 
 
 @pytest.mark.skipif(not HEADER.exists(), reason="no headers of the kernel for x86_64")
-def test_numbers_are_those_of_the_kernels_header() -> None:
+def test_the_published_numbers_are_those_of_the_kernels_header() -> None:
     lines = [line.split() for line in HEADER.read_text().splitlines() if line.startswith("#define __NR_")]
-    published = {name.removeprefix("__NR_"): int(value) for _, name, value in lines}
-    tables = (syscalls.ALLOWED, syscalls.CHECKED, syscalls.IGNORED, syscalls.UNSUPPORTED, syscalls.MISSING)
-    ours = {name: value for table in tables for name, value in table[syscalls.X86_64].items()}
-    assert {name: value for name, value in ours.items() if published.get(name, value) != value} == {}
+    header = {name.removeprefix("__NR_"): int(value) for _, name, value in lines}
+    assert {name: value for name, value in header.items() if KERNEL["x86_64"].get(name, value) != value} == {}

@@ -1,10 +1,10 @@
 """The system calls of an interpreter, grouped by how the filter answers them, with their numbers.
 
 Each entry is NAME:X86_64:AARCH64, with `-` where a machine has no such call. The numbers are those of
-arch/x86/entry/syscalls/syscall_64.tbl and include/uapi/asm-generic/unistd.h of Linux. System calls in no table are
-refused (EPERM), among them execve, fork, socket, connect, link, symlink, mknod, truncate, memfd_create, inotify,
-shmget, mq_open, ptrace, process_vm_readv, pidfd_open, io_uring_setup, userfaultfd, bpf, keyctl, mount, and those that
-change ids, priorities or time."""
+arch/x86/entry/syscalls/syscall_64.tbl and scripts/syscall.tbl of Linux. System calls in no table are refused (EPERM),
+among them execve, fork, socket, connect, link, symlink, mknod, truncate, memfd_create, inotify, shmget, mq_open,
+ptrace, process_vm_readv, pidfd_open, io_uring_setup, userfaultfd, bpf, keyctl, mount, and those that change ids,
+priorities or time."""
 
 from __future__ import annotations
 
