@@ -24,6 +24,7 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.trace import SpanKind, StatusCode
 
 from assistants_service.api import openapi
+from assistants_service.core import interpreters
 from assistants_service.core.resources import PARAMS
 from assistants_service.infra.configuration import read_settings
 from assistants_service.infra.telemetry import opentelemetry as telemetry
@@ -31,6 +32,7 @@ from assistants_service.infra.telemetry.semantic_conventions import ATTRIBUTES
 from assistants_service.infra.wiring import models_of
 from captured_telemetry import Exported
 from inprocess_service import BETA, InProcess, in_process, path_of
+from scripted_sandbox import CODE, FakeSandbox
 from scripted_upstreams import Upstream, choice, chunk, events, function, serving, whole
 from service_process import Process
 
@@ -220,6 +222,33 @@ async def test_an_action_is_a_span_of_its_run(tmp_path: Path, monkeypatch: pytes
         (run,) = service.named("invoke_agent")
         assert parent_of(tool) == ids(run)
         assert (tool.attributes or {})["gen_ai.tool.call.id"] == "call_1"
+
+
+@pytest.mark.parametrize(
+    ("sandbox", "error"),
+    [
+        (FakeSandbox(), None),
+        (FakeSandbox(lost="it used too much memory"), "InterpreterLost"),
+        (FakeSandbox(busy=1), "SandboxBusy"),
+    ],
+    ids=["executed", "lost", "busy"],
+)
+async def test_metrics_and_the_log_tell_of_code_that_was_not_executed(
+    sandbox: FakeSandbox, error: str | None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(interpreters, "RETRIES", ())
+    async with telling(sandbox=sandbox) as service:
+        call = function("python", '{"code":"1/0"}')  # an exception of the code is none of the operator's
+        service.upstream.script = [whole(choice(tool_calls=[call])), whole(choice(content="Done."))]
+        run = await service.api.finished(assistant=await service.api.assistant(tools=[CODE]))
+        await service.rest()
+        (span,) = service.named("execute_tool code_interpreter")
+        assert (span.attributes or {}).get("error.type") == error
+        told = {"error__type": error} if error else {}
+        duration = "gen_ai.execute_tool.duration"
+        assert service.metric(duration, gen_ai__tool__name="code_interpreter", **told) == 1
+        said = [record.getMessage() for record in caplog.records if run["id"] in record.getMessage()]
+        assert len(said) == (error is not None)
 
 
 @pytest.mark.parametrize("content", [False, True])

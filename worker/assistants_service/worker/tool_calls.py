@@ -37,6 +37,8 @@ async def _traced(execution: Execution[StepToolCall], context: WorkerContext) ->
     name, arguments = tool.called_with(call)
     with telemetry.span("tool", tool=name or tool.kind, call_id=call.id) as span:
         output = await tool.execute(execution, context.tool_services)
+        if output.error:
+            span.record(error=output.error)
         if telemetry.content:
             span.record(arguments=arguments, **({"output": output.text} if output.text else {}))
         return output

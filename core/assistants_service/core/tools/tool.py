@@ -108,10 +108,12 @@ class Execution(Generic[C]):
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """The result of a call: the output for the model, and what else is stored, such as results that its step shows."""
+    """The result of a call: the output for the model, and what else is stored, such as results that its step shows.
+    `error` names for operators why the call was not executed as it should have been; mistakes of the model are none."""
 
     text: str
     stored: Any = None
+    error: str = ""
 
     @property
     def raw(self) -> msgspec.Raw | None:

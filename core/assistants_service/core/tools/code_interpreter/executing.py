@@ -59,16 +59,18 @@ async def execute(execution: Execution[CodeInterpreterToolCall], services: ToolS
             return output
     except InterpreterLost as lost:
         log.warning("run %s: its interpreter was lost: %s", execution.run_state.id, lost.reason)
-        return Output(model_texts.LOST.format(reason=lost.reason), Executed(state=interpreters.new_state()))
-    except SandboxBusy:
-        return Output(model_texts.BUSY, Executed())
-    except SandboxUnavailable:
-        return Output(model_texts.OFF, Executed())
+        told = model_texts.LOST.format(reason=lost.reason)
+        return Output(told, Executed(state=interpreters.new_state()), type(lost).__name__)
+    except SandboxBusy as busy:
+        log.warning("run %s: its code was not executed, as no interpreter was free", execution.run_state.id)
+        return Output(model_texts.BUSY, Executed(), type(busy).__name__)
+    except SandboxUnavailable as unavailable:
+        return Output(model_texts.OFF, Executed(), type(unavailable).__name__)
     except StorageUnavailable:
         raise
-    except Exception:  # a model's answer that says so is worth more than a run that fails
+    except Exception as error:  # a model's answer that says so is worth more than a run that fails
         log.exception("run %s: a call of code failed", execution.run_state.id)
-        return Output(model_texts.FAILED, Executed(state=interpreters.new_state()))
+        return Output(model_texts.FAILED, Executed(state=interpreters.new_state()), type(error).__name__)
 
 
 @dataclass(slots=True)
