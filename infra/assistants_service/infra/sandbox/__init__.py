@@ -3,4 +3,4 @@
 `confinement` (with `landlock`, `seccomp`, `syscalls` and `data_folder`) is what a process does to itself; it needs
 nothing outside the standard library. `child` (with `cell`, `figures` and `folder`) runs in such a process. `local`
 (with `process`, `interpreter`, `watch`, `workspace` and `self_test`) is the worker's side. `frames` is what they say to
-each other."""
+each other, and `results` checks what they report."""

@@ -22,5 +22,9 @@ READY, IMAGE, RESULT, REFUSED = b"!", b"i", b"j", b"n"
 CHUNK: Final = 256 * 1024  # maximum bytes of a DATA frame
 
 
+class ForgedFrame(Exception):
+    """Bytes that only a cell can have written."""
+
+
 def pack(nonce: bytes, kind: bytes, payload: bytes = b"") -> bytes:
     return HEADER.pack(len(payload), nonce, kind) + payload

@@ -9,38 +9,24 @@ import asyncio
 import contextlib
 import os
 import secrets
-import signal
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
-import msgspec
-
-from assistants_service.core.ports.sandbox import CellResult, ChangedFile, InterpreterLost
+from assistants_service.core.ports.sandbox import CellResult, InterpreterLost
 from assistants_service.infra.sandbox import confinement, frames
 from assistants_service.infra.sandbox.child import Setup
 from assistants_service.infra.sandbox.data_folder import DATA
-from assistants_service.infra.sandbox.folder import is_valid
+from assistants_service.infra.sandbox.frames import ForgedFrame
 from assistants_service.infra.sandbox.limits import InterpreterLimits, shown
 from assistants_service.infra.sandbox.logs import OutputLog
-from assistants_service.infra.sandbox.process import ChildProcess, ForgedFrame
+from assistants_service.infra.sandbox.process import ChildProcess
+from assistants_service.infra.sandbox.results import PNG, Reported, cell_result, check_path, decoded, reason_of
 from assistants_service.infra.sandbox.watch import Watch
 from assistants_service.infra.sandbox.workspace import Workspace
 
-T = TypeVar("T")
-
 _TRANSFER: Final = 30.0  # maximum seconds for a frame of a file
-_PNG: Final = b"\x89PNG\r\n\x1a\n"
-_MOST_NOTES: Final = 10
-
-
-class _Result(msgspec.Struct, frozen=True):
-    value: str | None
-    error: str | None
-    changed: list[tuple[str, int]]
-    removed: list[str]
-    notes: list[str]
 
 
 @dataclass(slots=True)
@@ -92,16 +78,19 @@ class LocalInterpreter:
         images: list[bytes] = []
         async with self._call(frames.EXECUTE, code.encode(errors="replace")) as call, self._limited(call):
             while (frame := await self._process.receive(call.nonce))[0] == frames.IMAGE:
-                if len(images) == self._limits.images or not frame[1].startswith(_PNG):
+                if len(images) == self._limits.images or not frame[1].startswith(PNG):
                     raise ForgedFrame
                 images.append(frame[1])
             if frame[0] != frames.RESULT:
                 raise ForgedFrame
-            result = _decoded(frame[1], _Result)
-            return self._cell_result(result, tuple(images), call.interrupted)
+            result = decoded(frame[1], Reported)
+            logs, left_out = self._logs.text(self._limits.logs)
+            return cell_result(
+                result, logs, left_out, tuple(images), call.interrupted, self._limits, mapped=self._mapped
+            )
 
     async def write(self, path: str, content: AsyncIterator[bytes]) -> None:
-        _check(path)
+        check_path(path)
         async with self._call(frames.WRITE, path.encode()) as call:
             fits = True
             async for part in content:
@@ -121,7 +110,7 @@ class LocalInterpreter:
                 raise ForgedFrame
 
     async def read(self, path: str) -> AsyncIterator[bytes]:
-        _check(path)
+        check_path(path)
         size = 0
         async with self._call(frames.READ, path.encode()) as call:
             while (frame := await self._answer(call))[0] == frames.DATA:
@@ -164,7 +153,7 @@ class LocalInterpreter:
             raise InterpreterLost(f"did not answer within {_TRANSFER:g} s") from None
         except (EOFError, OSError):
             status = await self._ended()
-            raise InterpreterLost(call.watch.reason or _reason(status)) from None
+            raise InterpreterLost(call.watch.reason or reason_of(status)) from None
         except BaseException:
             await self._ended()
             raise
@@ -218,71 +207,16 @@ class LocalInterpreter:
                 kind, payload = await self._process.receive(frames.NO_NONCE)
             if kind != frames.READY:
                 raise ForgedFrame
-            self.missing = tuple(_decoded(payload, list[str]))
+            self.missing = tuple(decoded(payload, list[str]))
         except (EOFError, ForgedFrame, TimeoutError):
             said = self._logs.text(1000)[0].strip().rpartition("\n")[2]
-            reason = _reason(await self._ended())
+            reason = reason_of(await self._ended())
             raise InterpreterLost(said or reason) from None
         except BaseException:
             await self._ended()
             raise
         self._process.pause()
 
-    def _cell_result(self, result: _Result, images: tuple[bytes, ...], interrupted: bool) -> CellResult:
-        limits = self._limits
-        logs, left_out = self._logs.text(limits.logs)
-        notes = [self._mapped(note) or "" for note in result.notes[:_MOST_NOTES]]
-        if interrupted:
-            notes.append(f"The code was interrupted after {limits.seconds:g} seconds.")
-        if left_out:
-            notes.append(f"The output was cut to {shown(limits.logs)}: {left_out:,} bytes were left out in the middle.")
-        changed, dropped = self._kept(result.changed)
-        if dropped:
-            notes.append(
-                f"Only files of {shown(limits.kept)} in total are kept of a call; not kept: {', '.join(dropped[:20])}."
-            )
-        removed = tuple(path for path in result.removed if is_valid(path))
-        value, error = self._mapped(result.value), self._mapped(result.error)
-        return CellResult(self._mapped(logs) or "", value, error, images, changed, removed, tuple(notes))
-
-    def _kept(self, reported: list[tuple[str, int]]) -> tuple[tuple[ChangedFile, ...], list[str]]:
-        kept, dropped, total = [], [], 0
-        for path, size in reported:
-            if not is_valid(path) or size < 0:
-                raise ForgedFrame
-            if total + size > self._limits.kept:
-                dropped.append(path)
-            else:
-                total += size
-                kept.append(ChangedFile(path, size))
-        return tuple(kept), dropped
-
-    def _mapped(self, text: str | None) -> str | None:
-        """The text as valid Unicode, in which the real path of the folder is replaced by the one that cells use."""
-        if text is None:
-            return None
-        own = f"{self._folder}/data"
-        return text.replace(own, DATA).encode(errors="backslashreplace").decode()
-
-
-def _decoded(payload: bytes, kind: type[T]) -> T:
-    try:
-        return msgspec.json.decode(payload, type=kind)
-    except msgspec.DecodeError:  # it is a ValueError, which would blame the caller
-        raise ForgedFrame from None
-
-
-def _check(path: str) -> None:
-    if not is_valid(path):
-        raise ValueError(f"{path!r} is no valid path of a file in {DATA}.")
-
-
-def _reason(status: int | None) -> str:
-    if status is None or status == -signal.SIGKILL:
-        return "was killed, perhaps because the machine is short of memory"
-    if status == -signal.SIGSYS:
-        return "made a system call of another architecture"
-    if status < 0:
-        with contextlib.suppress(ValueError):
-            return f"crashed ({signal.Signals(-status).name})"
-    return f"ended its own process (status {status})"
+    def _mapped(self, text: str) -> str:
+        """The text, in which the real path of the folder is replaced by the one that cells use."""
+        return text.replace(f"{self._folder}/data", DATA)

@@ -17,6 +17,7 @@ from typing import Final
 from assistants_service.infra.sandbox import frames
 from assistants_service.infra.sandbox.child import Setup
 from assistants_service.infra.sandbox.figures import MOST_BYTES
+from assistants_service.infra.sandbox.frames import ForgedFrame
 from assistants_service.infra.sandbox.limits import MIB
 
 logger = logging.getLogger(__name__)
@@ -45,10 +46,6 @@ _LARGEST: Final = {  # bytes of a frame
     frames.REFUSED: 4096,
 }
 _LAST_BREATH: Final = 5.0  # seconds for a killed process to end
-
-
-class ForgedFrame(Exception):
-    """Bytes that only a cell can have written."""
 
 
 class ChildProcess:
