@@ -15,7 +15,7 @@ from typing import Any, Final
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
-from assistants_service.api.handling import SERVICES
+from assistants_service.api.services import SERVICES
 from assistants_service.core.errors import ApiError, overloaded
 from assistants_service.core.protocol.objects import encode
 

@@ -8,7 +8,8 @@ from aiohttp import web
 
 from assistants_service.api.bodies import invite, waits
 from assistants_service.api.repeated_headers import list_header
-from assistants_service.api.services import Services
+from assistants_service.api.request_keys import PROJECT
+from assistants_service.api.services import SERVICES, Services
 from assistants_service.api.validation import MOST, parse_body, parse_include, parse_page
 from assistants_service.core.errors import ApiError, invalid_id
 from assistants_service.core.ids import SAFE_ID
@@ -20,10 +21,6 @@ from assistants_service.core.request_context import RequestContext
 from assistants_service.core.resources import Resource
 
 B = TypeVar("B", bound=Body)
-
-SERVICES: web.AppKey[Services] = web.AppKey("services", Services)
-PROJECT = web.RequestKey("project", str)
-REQUEST_ID = web.RequestKey("request_id", str)
 
 
 def services_of(request: web.Request) -> Services:

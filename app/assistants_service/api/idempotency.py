@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import msgspec
 from aiohttp import web
 
-from assistants_service.api.handling import PROJECT, answer, services_of
+from assistants_service.api.handling import answer, services_of
+from assistants_service.api.request_keys import PROJECT
 from assistants_service.api.services import Services
 from assistants_service.core import names
 from assistants_service.core.errors import ApiError

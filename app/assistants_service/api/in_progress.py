@@ -11,7 +11,8 @@ from bisect import bisect_right
 
 from aiohttp import web
 
-from assistants_service.api.handling import PROJECT, answer, answer_stored, services_of
+from assistants_service.api.handling import answer, answer_stored, services_of
+from assistants_service.api.request_keys import PROJECT
 from assistants_service.core import names
 from assistants_service.core.errors import ApiError
 from assistants_service.core.ids import made_at

@@ -12,7 +12,7 @@ from aiohttp.typedefs import Handler, Middleware
 
 from assistants_service.api.active_runs import ActiveRuns
 from assistants_service.api.dialects import is_api
-from assistants_service.api.handling import PROJECT
+from assistants_service.api.request_keys import PROJECT
 from assistants_service.api.request_rate import RequestRate
 from assistants_service.api.stored_bytes import StoredBytes
 from assistants_service.core.ports.clock import Clock

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import msgspec
 from aiohttp import web
 
-from assistants_service.api.handling import PROJECT, checked_id, page_query, services_of
+from assistants_service.api.handling import checked_id, page_query, services_of
+from assistants_service.api.request_keys import PROJECT
 from assistants_service.core.ports.documents import Stored
 from assistants_service.core.protocol.objects import encode
 from assistants_service.core.resources import Resource

@@ -5,16 +5,8 @@ from __future__ import annotations
 from aiohttp import web
 
 from assistants_service.api import in_progress
-from assistants_service.api.handling import (
-    PROJECT,
-    answer,
-    checked_id,
-    context_of,
-    page_query,
-    path_id,
-    read_body,
-    services_of,
-)
+from assistants_service.api.handling import answer, checked_id, context_of, page_query, path_id, read_body, services_of
+from assistants_service.api.request_keys import PROJECT
 from assistants_service.api.idempotency import create_once
 from assistants_service.core import names
 from assistants_service.core.protocol.objects import Deleted

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from aiohttp import web
+
+from assistants_service.api.limits import ProjectLimits
 from assistants_service.core.assistants.service import AssistantService
 from assistants_service.core.files.service import FileService
 from assistants_service.core.files.uploads import UploadService
@@ -25,9 +27,6 @@ from assistants_service.core.vector_stores.implicit_stores import ImplicitStores
 from assistants_service.core.vector_stores.repository import VectorStoreRepository
 from assistants_service.core.vector_stores.search import Searcher
 from assistants_service.core.vector_stores.service import VectorStoreService
-
-if TYPE_CHECKING:
-    from assistants_service.api.limits import ProjectLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +65,9 @@ class Services:
     def context(self, project: str) -> RequestContext:
         """The context of a request that has just arrived."""
         return RequestContext(project, self.clock.now(), self.ids, self.telemetry.trace())
+
+
+SERVICES: web.AppKey[Services] = web.AppKey("services", Services)
 
 
 def services_over(

@@ -6,7 +6,8 @@ from aiohttp import web
 from msgspec.structs import replace
 
 from assistants_service.api import in_progress
-from assistants_service.api.handling import PROJECT, answer, includes_contents, page_query, path_id, services_of
+from assistants_service.api.handling import answer, includes_contents, page_query, path_id, services_of
+from assistants_service.api.request_keys import PROJECT
 from assistants_service.core import names
 from assistants_service.core.protocol.runs.resources import step_on_wire
 from assistants_service.core.resources import RUN, STEP, THREAD

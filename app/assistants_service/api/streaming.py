@@ -10,7 +10,7 @@ from typing import Any
 
 from aiohttp import web
 
-from assistants_service.api.handling import REQUEST_ID
+from assistants_service.api.request_keys import REQUEST_ID
 from assistants_service.api.services import Services
 from assistants_service.core import names
 from assistants_service.core.errors import ApiError
