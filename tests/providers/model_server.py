@@ -18,7 +18,7 @@ from typing import Any, Final
 from pydantic import SecretStr
 
 from assistants_service.core.ports.models import ContextExceeded, ForcedFunction, ModelError, Prompt, Reply, Turn
-from assistants_service.infra.models.kinds import Provider
+from assistants_service.infra.models.provider_kind import Provider
 from assistants_service.infra.models.providers import ModelRouter
 from scripted_upstreams import WEATHER, Heard
 

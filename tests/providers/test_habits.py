@@ -17,7 +17,7 @@ import pytest_asyncio
 
 import provider_quirks
 from assistants_service.core.ports.models import ModelError, Prompt, Reply, Turn
-from assistants_service.infra.models.kinds import Provider
+from assistants_service.infra.models.provider_kind import Provider
 from assistants_service.infra.models.providers import ModelRouter
 from assistants_service.infra.settings.settings import Settings
 from provider_quirks import HABITS, Habit

@@ -36,7 +36,7 @@ from assistants_service.core.protocol.response_formats import JsonObjectFormat, 
 from assistants_service.infra.configuration import read_settings
 from assistants_service.infra.models import failures, kinds, providers, reply_builder
 from assistants_service.infra.models.finish_reasons import finish_of, incomplete_of
-from assistants_service.infra.models.kinds import Provider
+from assistants_service.infra.models.provider_kind import Provider
 from assistants_service.infra.models.providers import ModelRouter
 from assistants_service.infra.models.turns import joined
 from assistants_service.infra.wiring import models_of
@@ -1179,7 +1179,7 @@ async def test_a_provider_that_does_not_list_in_time_is_left_out(
         await never.wait()
         return web.Response()
 
-    monkeypatch.setattr("assistants_service.infra.models.kinds.LIST_TIMEOUT", 0.2)
+    monkeypatch.setattr("assistants_service.infra.models.openai_kind.LIST_TIMEOUT", 0.2)
     upstream.script = [wait]
     async with router(upstream.url) as models:
         assert await models.list() == []
@@ -1238,7 +1238,7 @@ async def test_a_provider_that_cannot_be_warmed_is_told_and_tried_again(
 
 def test_the_sdk_is_not_imported_before_it_is_needed() -> None:
     code = (
-        "import sys, asyncio\nfrom assistants_service.infra.models.kinds import *\n"
+        "import sys, asyncio\nfrom assistants_service.infra.models.provider_kind import *\n"
         "from assistants_service.infra.models.providers import *\n"
         "from assistants_service.core.ports.models import *\n"
         "router = ModelRouter({'offline': Provider(api='offline'), 'openai': Provider()}, 'offline')\n"

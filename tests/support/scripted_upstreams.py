@@ -12,7 +12,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from assistants_service.core.ports.models import Function, ModelError, Prompt, Reply, ToolCall, Turn
-from assistants_service.infra.models.kinds import Provider
+from assistants_service.infra.models.provider_kind import Provider
 from assistants_service.infra.models.providers import ModelRouter
 
 WEATHER = Function(

@@ -15,7 +15,7 @@ import pytest
 from assistants_service.core.ports.models import ContextExceeded, Deltas, Prompt, Reply, Tokens, ToolCall
 from assistants_service.infra import tokenizer
 from assistants_service.infra.models.context_windows import known_window
-from assistants_service.infra.models.kinds import Provider
+from assistants_service.infra.models.provider_kind import Provider
 from assistants_service.infra.models.providers import ModelRouter
 from assistants_service.infra.tokenizer import Tiktoken
 from assistants_service.worker.budget import TRIES

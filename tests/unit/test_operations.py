@@ -19,7 +19,7 @@ from assistants_service.core.threads.repository import ThreadRepository
 from assistants_service.core.vector_stores.repository import VectorStoreRepository
 from assistants_service.core.vector_stores.search import Searcher
 from assistants_service.infra.azure.store import AzureStorage
-from assistants_service.infra.models.kinds import Provider
+from assistants_service.infra.models.provider_kind import Provider
 from assistants_service.infra.models.providers import ModelRouter
 from assistants_service.infra.tokenizer import Tiktoken
 from assistants_service.infra.wiring import SystemClock

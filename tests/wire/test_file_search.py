@@ -20,7 +20,7 @@ from assistants_service.core.ports.models import ForcedFunction, ToolCall
 from assistants_service.core.ports.search import Weights
 from assistants_service.core.ports.storage import StorageUnavailable
 from assistants_service.core.tools.file_search.passages import MOST_TOKENS
-from assistants_service.infra.models.kinds import Provider
+from assistants_service.infra.models.provider_kind import Provider
 from assistants_service.infra.models.providers import ModelRouter
 from assistants_service.infra.tokenizer import Tiktoken
 from inprocess_service import Event, Gate, InProcess, ManualClock, Stream, calls, in_process, path_of, says

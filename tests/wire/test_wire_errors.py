@@ -11,7 +11,7 @@ import pytest
 from assistants_service.api import streaming
 from assistants_service.core.ports.models import ToolCall
 from assistants_service.core.ports.storage import StorageUnavailable
-from assistants_service.infra.models.kinds import Provider
+from assistants_service.infra.models.provider_kind import Provider
 from assistants_service.infra.models.providers import ModelRouter
 from inprocess_service import Gate, InProcess, ManualClock, calls, filled, in_process, path_of, says
 from multipart_forms import upload

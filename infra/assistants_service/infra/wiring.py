@@ -20,7 +20,7 @@ from assistants_service.core.ports.storage import Storage
 from assistants_service.core.ports.telemetry import SILENCE, Telemetry
 from assistants_service.core.search.embedded import EmbeddedIndex
 from assistants_service.infra.configuration import ConfigurationError
-from assistants_service.infra.models.kinds import Provider
+from assistants_service.infra.models.provider_kind import Provider
 from assistants_service.infra.models.providers import ModelRouter
 from assistants_service.infra.settings.settings import Settings
 from assistants_service.infra.storage_engines import engine_of

@@ -20,7 +20,8 @@ from assistants_service.core.ports.models import BrokenOff, Deltas, ModelError, 
 from assistants_service.core.ports.telemetry import SILENCE, Telemetry
 from assistants_service.infra.models import turns
 from assistants_service.infra.models.context_windows import known_window
-from assistants_service.infra.models.kinds import KINDS, Model, Opened, Provider, ProviderKind
+from assistants_service.infra.models.kinds import KINDS
+from assistants_service.infra.models.provider_kind import Model, Opened, Provider, ProviderKind
 from assistants_service.infra.telemetry.content import answered, asked
 
 if TYPE_CHECKING:
