@@ -12,7 +12,7 @@ from assistants_service.core import names
 from assistants_service.core.errors import ApiError
 from assistants_service.core.fanout import AT_ONCE
 from assistants_service.core.ids import Ids
-from assistants_service.core.log import repository
+from assistants_service.core.log import document_writer
 from assistants_service.core.ports.documents import Document
 from assistants_service.core.ports.storage import StorageUnavailable, Undecided
 from assistants_service.core.protocol.threads.requests import CreateMessage
@@ -196,7 +196,7 @@ def test_p1_documents_that_meet_an_unforeseen_error_are_tried_again(monkeypatch:
             await client.modify()
             await asyncio.sleep(60)
             assert world.exchanges[-1].mark.encode() in await document_of(world, client)
-            assert not process.threads._late
+            assert not process.threads._writer.late
             assert [error.rpartition(": ")[2] for error in world.errors] == ["ValueError('a fault')", "KeyError('x')"]
 
     run(main())
@@ -204,7 +204,7 @@ def test_p1_documents_that_meet_an_unforeseen_error_are_tried_again(monkeypatch:
 
 def test_commits_are_told_ahead_of_their_documents_up_to_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
     """A store that refuses documents for good does not fill the memory. A client hears then that it is unknown."""
-    monkeypatch.setattr(repository, "MOST_LATE", 3)
+    monkeypatch.setattr(document_writer, "MOST_LATE", 3)
 
     async def main() -> None:
         world = World(layout=("api",))
@@ -218,10 +218,10 @@ def test_commits_are_told_ahead_of_their_documents_up_to_a_number(monkeypatch: p
                 await process.spawn(say(process, client.thread, f"message {number}"))
             with pytest.raises(Undecided):
                 await process.spawn(say(process, client.thread, "one more"))
-            assert len(process.threads._late) == 3
+            assert len(process.threads._writer.late) == 3
             refusing = False
             await asyncio.sleep(60)
-            assert not process.threads._late
+            assert not process.threads._writer.late
             assert await process.spawn(say(process, client.thread, "after all"))
 
     run(main())

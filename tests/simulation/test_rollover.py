@@ -301,7 +301,8 @@ async def test_a_log_that_cannot_be_read_is_one_clear_error(how: str, caplog: py
         if how == "damaged":
             await service.storage.create(names.SNAPSHOTS, snapshot.name, b'{"secret": 1}')
         service.threads._views.clear()
-        service.threads._storage = reading = Reading(service.storage)
+        reading = Reading(service.storage)
+        service.threads._storage = service.threads._generations._storage = reading
         answer = await service.api.send("GET", f"/v1/threads/{thread}/messages")
     told = (answer.status, answer.error["code"], answer.headers["x-should-retry"])
     assert told == (500, "storage_unreadable", "false")

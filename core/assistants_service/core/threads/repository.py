@@ -83,7 +83,7 @@ class ThreadRepository(Repository[ThreadState, ThreadChange]):
             changed = {change.object.id for change in view.run_history(run_id) if change.version > since}
             things = [thing for thing in things if thing.id in changed]
         things += [shown.file for shown in run_state.files.values() if shown.version > since]
-        await self._write_documents(
+        await self._writer.write(
             documents(project, [ThreadChange(view.state.version, "", thing) for thing in things])
         )
 
@@ -100,7 +100,7 @@ class ThreadRepository(Repository[ThreadState, ThreadChange]):
         )
         deleted = (ThreadChange(state.version, "thread.deleted", thing) for thing in things)
         emptied = (document for change in deleted for document in documents(project, [change]))
-        await self._write_documents(emptied)
+        await self._writer.write(emptied)
         for run_state in runs:
             await self._storage.drop(names.STREAMS, names.document(project, thread_id, run_state.run.id))
 
@@ -113,4 +113,4 @@ class ThreadRepository(Repository[ThreadState, ThreadChange]):
         # resume` finds the rest by them.
         await self._storage.drop(names.THREADS, names.log(project, thread_id))
         self._views.forget(project, thread_id)
-        await self._forget_snapshots(project, thread_id)
+        await self._generations.remove_snapshots(project, thread_id)

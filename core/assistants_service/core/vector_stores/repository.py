@@ -9,7 +9,8 @@ import msgspec
 
 from assistants_service.core import names
 from assistants_service.core.ids import Ids
-from assistants_service.core.log.repository import ROLLOVER_AFTER, Repository
+from assistants_service.core.log.repository import Repository
+from assistants_service.core.log.generations import ROLLOVER_AFTER
 from assistants_service.core.log.state import View
 from assistants_service.core.notifier import Notifier
 from assistants_service.core.paging import Index, PackedLayout
@@ -192,7 +193,7 @@ class VectorStoreRepository(Repository[StoreState, StoreChange]):
         # The log goes last, because it leads to all of this, then its snapshot, without which it cannot be read.
         await self._storage.drop(names.STORE_LOGS, names.log(project, store_id))
         self._views.forget(project, store_id)
-        await self._forget_snapshots(project, store_id)
+        await self._generations.remove_snapshots(project, store_id)
 
     async def detach_file(self, project: str, file_id: str) -> None:
         """Detach a deleted file from all stores that may contain it, found by their notes."""
@@ -218,7 +219,7 @@ class VectorStoreRepository(Repository[StoreState, StoreChange]):
             await self._project_changes(project, [StoreChange(state.version, "", state.store)])
 
     async def _project_changes(self, project: str, changes: Sequence[StoreChange]) -> None:
-        await self._write_documents(_document(project, change) for change in changes)
+        await self._writer.write(_document(project, change) for change in changes)
 
 
 GONE = ("vector_store.deleted", "vector_store.file.deleted")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field
 
-from assistants_service.core.log.repository import ROLLOVER_AFTER
+from assistants_service.core.log.generations import ROLLOVER_AFTER
 
 
 class StorageSettings(BaseModel):
