@@ -10,7 +10,7 @@ from assistants_service.core.protocol.objects import encode
 from assistants_service.core.protocol.runs.resources import Run
 from assistants_service.core.protocol.threads.resources import Message, TextPart
 from assistants_service.core.threads import events as e
-from assistants_service.core.threads import sse
+from assistants_service.core.threads.renderer import STREAMED
 from assistants_service.core.threads.fold import apply
 from assistants_service.core.threads.state import ThreadChange, ThreadState
 from simulated_service import Block
@@ -119,7 +119,7 @@ class Past:
         found = [change for change in self.changes if _run_of(change) == run_id]
         began = next(change.version for change in found if change.name == "thread.run.created")
         first = [c for c in self.changes if c.name == "thread.created" and c.version == began]
-        return [*first, *(c for c in found if sse.STREAMED.fullmatch(c.name))]
+        return [*first, *(c for c in found if STREAMED.fullmatch(c.name))]
 
     def events(self, kind: type[e.Event]) -> Iterator[tuple[int, e.Event]]:
         """With the version of their commit."""

@@ -13,7 +13,8 @@ from assistants_service.core.citations import Citations
 from assistants_service.core.ids import Ids
 from assistants_service.core.protocol.runs.resources import Run
 from assistants_service.core.protocol.threads.resources import Message
-from assistants_service.core.threads import sse
+from assistants_service.core.threads import delta_events, sse
+from assistants_service.core.threads.renderer import Renderer
 from assistants_service.core.tools.tool import Piece
 from assistants_service.worker.deltas import DeltaBuffer
 from assistants_service.worker.partial_reply import PartialReply
@@ -102,13 +103,13 @@ async def test_text_that_comes_after_a_call_has_begun_waits_and_the_call_goes_on
 def test_a_message_that_is_cut_keeps_what_was_said() -> None:
     """Clients look a part up in the message that ends: it has to be there."""
     step, message = PartialReply(RUN, Ids(Clock())).open_message(1.0)
-    renderer = sse.Renderer()
+    renderer = Renderer()
     said = [
-        *sse.opening_step(step),
-        *sse.opening_message(message),
-        sse.text_delta(message.id, 0, "Once ", first=True),
-        sse.text_delta(message.id, 0, "upon", first=False),
-        sse.refusal_delta(message.id, 1, "No."),
+        *delta_events.opening_step(step),
+        *delta_events.opening_message(message),
+        delta_events.text_delta(message.id, 0, "Once ", first=True),
+        delta_events.text_delta(message.id, 0, "upon", first=False),
+        delta_events.refusal_delta(message.id, 1, "No."),
     ]
     for event in said:
         renderer.observe(*event)

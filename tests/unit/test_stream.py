@@ -16,7 +16,7 @@ from assistants_service.core.ids import Ids
 from assistants_service.core.notifier import Notifier
 from assistants_service.core.ports.storage import Conflict
 from assistants_service.core.protocol.runs.resources import Run
-from assistants_service.core.threads import sse
+from assistants_service.core.threads import delta_events, sse
 from assistants_service.core.threads.state import ThreadChange
 from assistants_service.core.threads.stream import StreamWriter
 from assistants_service.infra.sqlite.store import SqliteStorage
@@ -77,7 +77,7 @@ async def mine() -> set[str]:
 def opening() -> Iterator[sse.Event]:
     """A step and a message that begin."""
     step, message = PartialReply(RUN, IDS).open_message(2)
-    yield from (*sse.opening_step(step), *sse.opening_message(message))
+    yield from (*delta_events.opening_step(step), *delta_events.opening_message(message))
 
 
 async def test_what_was_dropped_with_its_thread_is_not_begun_again(paper: Paper) -> None:
@@ -146,7 +146,7 @@ async def test_what_the_log_knows_is_not_torn(paper: Paper) -> None:
     partial = PartialReply(RUN, IDS)
     step, message = partial.open_message(2)
     dead = await paper.worker(mine)
-    await dead.emit([*sse.opening_step(step), *sse.opening_message(message)])
+    await dead.emit([*delta_events.opening_step(step), *delta_events.opening_message(message)])
 
     async def known() -> set[str]:
         return {step.id, message.id}

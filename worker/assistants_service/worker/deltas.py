@@ -10,7 +10,7 @@ from typing import Final
 
 from assistants_service.core.ports.models import ToolCall
 from assistants_service.core.ports.storage import Conflict
-from assistants_service.core.threads import sse
+from assistants_service.core.threads import delta_events, sse
 from assistants_service.core.threads.stream import StreamWriter
 from assistants_service.core.tools.tool import AnyTool, Piece
 from assistants_service.worker.partial_reply import PartialReply
@@ -118,8 +118,8 @@ class DeltaBuffer:
         events: list[sse.Event] = []
         if self.partial.message is None:
             step, message = self.partial.open_message(self.now())
-            events += [*sse.opening_step(step), *sse.opening_message(message)]
-            events += [sse.image_delta(message.id, self._index(each)[0], each) for each in self.partial.images]
+            events += [*delta_events.opening_step(step), *delta_events.opening_message(message)]
+            events += [delta_events.image_delta(message.id, self._index(each)[0], each) for each in self.partial.images]
         _, message = self.partial.open_message(self.now())
         events += self._text_deltas(message.id, pieces)
         return [*events, *self._refusal_deltas(message.id, refusal)]
@@ -130,11 +130,11 @@ class DeltaBuffer:
             cited = [(self._cited, annotation)] if annotation else []
             self._cited += len(cited)
             index, first = self._index("text")
-            yield sse.text_delta(message_id, index, value, cited, first=first)
+            yield delta_events.text_delta(message_id, index, value, cited, first=first)
 
     def _refusal_deltas(self, message_id: str, refusal: str) -> Iterator[sse.Event]:
         if refusal:
-            yield sse.refusal_delta(message_id, self._index("refusal")[0], refusal)
+            yield delta_events.refusal_delta(message_id, self._index("refusal")[0], refusal)
 
     def _index(self, kind: str) -> tuple[int, bool]:
         """The index of a part on the wire, and whether this is its first delta."""
@@ -146,7 +146,7 @@ class DeltaBuffer:
             return []
         events: list[sse.Event] = []
         if self.partial.calls_step is None:
-            events += sse.opening_step(self.partial.open_calls(self.now()))
+            events += delta_events.opening_step(self.partial.open_calls(self.now()))
         step, offer = self.partial.open_calls(self.now()), self.partial.offer
         for index, known in enumerate(
             offer.by_step([*self._calls.values()])[0]
@@ -155,7 +155,7 @@ class DeltaBuffer:
             if index not in self._sent_calls:
                 self._sent_calls.add(index)
                 begun = self.partial.call(ToolCall(known.id, known.name, ""))
-                events.append(sse.call_begun(step.id, index, begun))
+                events.append(delta_events.call_begun(step.id, index, begun))
             if tool.streams and (unsent := known.unsent(tool)):
-                events.append(sse.call_delta(step.id, index, tool, {tool.streams: unsent}))
+                events.append(delta_events.call_delta(step.id, index, tool, {tool.streams: unsent}))
         return events

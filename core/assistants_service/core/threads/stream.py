@@ -16,7 +16,8 @@ from assistants_service.core.ports.logs import Logs, Mark
 from assistants_service.core.ports.storage import Conflict
 from assistants_service.core.protocol.runs.resources import Run, Step
 from assistants_service.core.protocol.threads.resources import Message
-from assistants_service.core.threads import sse
+from assistants_service.core.threads import delta_events, sse
+from assistants_service.core.threads.renderer import Renderer
 from assistants_service.core.threads.repository import ThreadRepository
 from assistants_service.core.threads.state import ThreadChange
 
@@ -36,7 +37,7 @@ class StreamWriter:
         self._started = False  # it was created by this writer
         self._ended = False  # its last event ended the run: nothing follows
         self._owned = False  # the mark was read before the log last confirmed this worker's claim
-        self._renderer = sse.Renderer()
+        self._renderer = Renderer()
 
     async def publish(self, threads: ThreadRepository, project: str, thread_id: str, run_id: str) -> None:
         """Bring the stream up to the log."""
@@ -130,7 +131,7 @@ class StreamWriter:
         """Read the whole stream: what it contains, and what is open on it."""
         self._owned = False
         tail = await self._logs.read(names.STREAMS, self.name, None)
-        self._mark, self._version, self._renderer = (tail.mark if tail else None), 0, sse.Renderer()
+        self._mark, self._version, self._renderer = (tail.mark if tail else None), 0, Renderer()
         self._ended = False
         for _, version, name, payload in sse.parse(tail.data if tail else b""):
             self._ended = name in sse.ENDINGS
@@ -138,7 +139,7 @@ class StreamWriter:
             if name.startswith("thread.run.step.") and not name.endswith(".delta"):
                 self._renderer.observe(name, msgspec.json.decode(payload, type=Step))
             elif name == "thread.message.delta":
-                self._renderer.observe(name, msgspec.json.decode(payload, type=sse.Delta))
+                self._renderer.observe(name, msgspec.json.decode(payload, type=delta_events.Delta))
             elif name.startswith("thread.message."):
                 self._renderer.observe(name, msgspec.json.decode(payload, type=Message))
         self._scanned = True
@@ -167,7 +168,7 @@ def replay(history: Sequence[ThreadChange]) -> Iterator[bytes]:
 
 
 def _events_of(history: Sequence[ThreadChange]) -> Iterator[tuple[int, sse.Event]]:
-    renderer = sse.Renderer()
+    renderer = Renderer()
     for change in history:
         for event in renderer.render(change):
             renderer.observe(*event)

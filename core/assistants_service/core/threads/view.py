@@ -14,7 +14,7 @@ from assistants_service.core.protocol.runs.resources import Run, Step
 from assistants_service.core.protocol.threads.resources import Message, Thread
 from assistants_service.core.threads import events as e
 from assistants_service.core.threads.fold import apply
-from assistants_service.core.threads.sse import streamed
+from assistants_service.core.threads.renderer import streamed
 from assistants_service.core.threads.state import Resource, RunState, ThreadChange, ThreadState
 
 
