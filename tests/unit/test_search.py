@@ -18,7 +18,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from assistants_service.core.ports.search import Query, Weights
-from assistants_service.core.search.ranking import HYBRID, K1, LEAST, VECTOR, WORDS, B, Hit, search
+from assistants_service.core.search.ranking import HYBRID, LEAST, VECTOR, WORDS, Hit, search
+from assistants_service.core.search.prepared_query import K1, B
 from assistants_service.core.search.segment import (
     DamagedSegment,
     Header,
@@ -252,7 +253,7 @@ def test_a_query_with_nothing_to_search_by_finds_nothing() -> None:
 
 def test_a_query_as_long_as_a_book_reads_a_bounded_part_of_the_index(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its rarest words count: the commonest are left out first."""
-    monkeypatch.setattr("assistants_service.core.search.ranking.POSTINGS", 3)
+    monkeypatch.setattr("assistants_service.core.search.prepared_query.POSTINGS", 3)
     made = File("file-1.1", ("the tide", "the moon", "the sun", "the"), ((0, 0, 0),) * 4)
     hits = search(opened([made.segment()]), [Query("the tide")], {"file-1.1"}, 10)
     assert [hit.number for hit in hits] == [0]

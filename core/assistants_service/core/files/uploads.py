@@ -10,19 +10,18 @@ import contextlib
 import hashlib
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
-import msgspec
 from msgspec.structs import replace
 
 from assistants_service.core import names
-from assistants_service.core.errors import ApiError, no_such_upload
-from assistants_service.core.files.service import PATIENCE, FileService, expiry
+from assistants_service.core.errors import ApiError
+from assistants_service.core.files.service import PATIENCE, FileService
+from assistants_service.core.files.upload_records import Record, StoredUpload, UploadRecords
 from assistants_service.core.ports.contents import Part
 from assistants_service.core.ports.storage import Conflict
 from assistants_service.core.protocol.files.requests import MAX_UPLOAD, CompleteUpload, CreateUpload
-from assistants_service.core.protocol.files.resources import File, Upload, UploadPart
-from assistants_service.core.protocol.objects import Struct, encode
+from assistants_service.core.protocol.files.resources import Upload, UploadPart
 from assistants_service.core.request_context import RequestContext
 from assistants_service.core.resources import FILE
 from assistants_service.core.work_items import CleanUpFile, CleanUpUpload
@@ -31,37 +30,16 @@ LIFETIME: Final = 3600  # seconds within which an upload has to be completed (se
 MAX_PARTS: Final = 10_000
 
 
-class Record(Struct, frozen=True, kw_only=True):
-    """The stored record of an upload. `published`: the file's document was created, and is not created again."""
-
-    upload: Upload
-    file_id: str
-    expires_after: int | None = None
-    part_ids: tuple[str, ...] = ()
-    published: bool = False
-
-
-_decode = msgspec.json.Decoder(Record).decode
-
-
-@dataclass(frozen=True, slots=True)
-class StoredUpload:
-    """A record, and the ETag of its document."""
-
-    record: Record
-    etag: str
-
-    @property
-    def upload(self) -> Upload:
-        return self.record.upload
-
-
 @dataclass(frozen=True, slots=True)
 class UploadService:
     """The uploads of all projects. `limit` of one in bytes."""
 
     files: FileService
     limit: int = MAX_UPLOAD
+
+    @property
+    def _records(self) -> UploadRecords:
+        return UploadRecords(self.files.storage)
 
     async def create(self, context: RequestContext, upload_id: str, body: CreateUpload) -> Upload:
         """A new upload. If it exists, return it as it is."""
@@ -84,15 +62,14 @@ class UploadService:
         await self.files.enqueue(CleanUpUpload(project=project, upload_id=upload_id, sent_at=now), delay=LIFETIME)
         # 2. document
         try:
-            # Create-if-missing: the same request, repeated.
-            await self.files.storage.create(names.UPLOADS, names.document(project, upload_id), encode(record))
+            await self._records.create(project, record)
         except Conflict:
-            return (await self._get(project, upload_id)).upload
+            return (await self._records.get(project, upload_id)).upload
         return upload
 
     async def pending(self, project: str, upload_id: str) -> StoredUpload:
         """An upload that accepts parts. Raises ApiError otherwise."""
-        stored = await self._get(project, upload_id)
+        stored = await self._records.get(project, upload_id)
         self._refuse_ended(stored, "add parts to")
         return stored
 
@@ -111,7 +88,7 @@ class UploadService:
         """Complete the upload, with its file. Repeating the request returns the same answer."""
         project = context.project
         while True:
-            stored = await self._get(project, upload_id)
+            stored = await self._records.get(project, upload_id)
             if stored.upload.status == "completed" and stored.record.part_ids == tuple(body.part_ids):
                 return await self._publish(project, stored)
             self._refuse_ended(stored, "complete")
@@ -121,7 +98,7 @@ class UploadService:
                 name = names.document(project, stored.record.file_id)
                 await self.files.storage.commit(names.CONTENTS, name, parts)
             except Conflict:
-                if (await self._get(project, upload_id)).etag != stored.etag:
+                if (await self._records.get(project, upload_id)).etag != stored.etag:
                     continue  # it has ended in the meantime
                 message = "This upload is already being completed with other parts. Cancel it and create another one."
                 raise ApiError(message, param="part_ids") from None
@@ -129,9 +106,10 @@ class UploadService:
                 await self.cancel(context, upload_id)
                 message = f"The MD5 of the parts is '{found}', not '{body.md5}'. The upload was cancelled."
                 raise ApiError(message, param="md5", code="invalid_value")
+            completed = stored.record.completed(body.part_ids, int(self.files.clock.now()))
             try:
                 # 2. document of the upload. If-Match: exactly one of completion, cancellation and expiry succeeds.
-                stored = await self._replace(project, stored, self._completed(stored, body.part_ids))
+                stored = await self._records.replace(project, stored, completed)
             except Conflict:
                 continue
             # 3. document of the file
@@ -141,13 +119,13 @@ class UploadService:
         """Cancel at once; the worker removes the rest."""
         project = context.project
         while True:
-            stored = await self._get(project, upload_id)
+            stored = await self._records.get(project, upload_id)
             if stored.upload.status == "cancelled":
                 return stored.upload
             self._refuse_ended(stored, "cancel")
             try:
                 # 1. document. If-Match: as in `complete`.
-                stored = await self._replace(project, stored, _ended(stored, "cancelled"))
+                stored = await self._records.replace(project, stored, stored.record.ended("cancelled"))
             except Conflict:
                 continue
             # 2. enqueue: otherwise the worker would come only when the upload's time is over.
@@ -160,10 +138,9 @@ class UploadService:
     async def clean_up(self, project: str, upload_id: str) -> float | None:
         """Finish what a crash interrupted, expire incomplete uploads, and remove old ones. Returns the time of the next
         check, if any."""
-        document = await self.files.storage.get(names.UPLOADS, names.document(project, upload_id))
-        if document is None:
+        stored, now = await self._records.find(project, upload_id), self.files.clock.now()
+        if stored is None:
             return None  # it was never created
-        stored, now = StoredUpload(_decode(document.body), document.etag), self.files.clock.now()
         match stored.upload.status:
             case "completed":
                 await self._publish(project, stored)
@@ -173,7 +150,7 @@ class UploadService:
             case "pending":
                 try:
                     # If-Match: as in `complete`.
-                    await self._replace(project, stored, _ended(stored, "expired"))
+                    await self._records.replace(project, stored, stored.record.ended("expired"))
                 except Conflict:
                     return now
                 await self._discard(project, stored)
@@ -182,7 +159,7 @@ class UploadService:
         # A part may still arrive for an upload that has ended: its bytes are removed a day later.
         if now < stored.upload.expires_at + PATIENCE:
             return stored.upload.expires_at + PATIENCE
-        await self.files.storage.remove(names.UPLOADS, document.name)
+        await self.files.storage.remove(names.UPLOADS, names.document(project, upload_id))
         return None
 
     async def _drop_late(self, project: str, stored: StoredUpload) -> None:
@@ -200,16 +177,6 @@ class UploadService:
         await self.files.storage.discard(names.CONTENTS, names.document(project, stored.record.file_id))
 
     # --------------------------------------------------------------------------------------------------------------
-
-    async def _get(self, project: str, upload_id: str) -> StoredUpload:
-        document = await self.files.storage.get(names.UPLOADS, names.document(project, upload_id))
-        if document is None:
-            raise no_such_upload(upload_id)
-        return StoredUpload(_decode(document.body), document.etag)
-
-    async def _replace(self, project: str, stored: StoredUpload, record: Record) -> StoredUpload:
-        name = names.document(project, record.upload.id)
-        return StoredUpload(record, await self.files.storage.replace(names.UPLOADS, name, encode(record), stored.etag))
 
     def _refuse_ended(self, stored: StoredUpload, verb: str) -> None:
         late = stored.upload.status == "pending" and self.files.clock.now() >= stored.upload.expires_at
@@ -238,19 +205,6 @@ class UploadService:
             digest.update(piece)
         return digest.hexdigest()
 
-    def _completed(self, stored: StoredUpload, part_ids: Sequence[str]) -> Record:
-        upload, now = stored.upload, int(self.files.clock.now())
-        file = File(
-            id=stored.record.file_id,
-            purpose=upload.purpose,
-            filename=upload.filename,
-            bytes=upload.bytes,
-            created_at=now,
-            expires_at=expiry(upload.purpose, stored.record.expires_after, now),
-        )
-        completed = replace(upload, status="completed", file=file)
-        return replace(stored.record, upload=completed, part_ids=tuple(part_ids))
-
     async def _publish(self, project: str, stored: StoredUpload) -> Upload:
         file = stored.upload.file
         if file is None or stored.record.published:
@@ -265,11 +219,7 @@ class UploadService:
             await self.files.publish(project, file)
         try:
             # If-Match: another process has published it.
-            await self._replace(project, stored, replace(stored.record, published=True))
+            await self._records.replace(project, stored, replace(stored.record, published=True))
         except Conflict:
             pass
         return stored.upload
-
-
-def _ended(stored: StoredUpload, status: Literal["cancelled", "expired"]) -> Record:
-    return replace(stored.record, upload=replace(stored.upload, status=status))
