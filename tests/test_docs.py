@@ -16,7 +16,7 @@ import pytest
 from pydantic.fields import FieldInfo
 
 from assistants_service.core import names
-from assistants_service.infra.configuration import grouped
+from assistants_service.infra.configuration import settings_by_importance
 from assistants_service.infra.settings.settings import Settings
 from service_process import Process, service
 
@@ -42,7 +42,7 @@ LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
 
 
 def settings_tables() -> str:
-    first, others = map(table_of, grouped())
+    first, others = map(table_of, settings_by_importance())
     return f"{first}\n\n### Further settings\n\n{others}"
 
 

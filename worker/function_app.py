@@ -27,7 +27,7 @@ worker = HostedWorker()
 async def work(message: func.QueueMessage) -> None:
     """Handle a work item. Raises while it is, or may be, the host's: then the host delivers it again after its
     `visibilityTimeout`, and leaves it alone if it is another delivery's."""
-    await (await worker.opened()).take_over(delivery_of(message))
+    await (await worker.open()).take_over(delivery_of(message))
 
 
 @app.function_name("poison")
@@ -35,7 +35,7 @@ async def work(message: func.QueueMessage) -> None:
 async def poison(message: func.QueueMessage) -> None:
     """Handle a work item that the host has delivered `maxDequeueCount` times. Raises if the store does not respond:
     then the host delivers it again after ten minutes."""
-    await (await worker.opened()).give_up(delivery_of(message))
+    await (await worker.open()).give_up(delivery_of(message))
 
 
 def delivery_of(message: func.QueueMessage) -> Delivery:

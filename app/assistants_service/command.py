@@ -18,7 +18,7 @@ from assistants_service.infra.storage_engines import engine_of
 from assistants_service.infra.telemetry import logs
 from assistants_service.infra.version import VERSION
 from assistants_service.infra.wiring import place_of
-from assistants_service.parts import opened
+from assistants_service.parts import open_parts
 from assistants_service.serving import COLLECTIONS, _loop, allow_open_files, refuse, run_to_the_end
 
 DESCRIPTION = """The OpenAI Assistants API, self-hosted.
@@ -34,12 +34,12 @@ DESCRIPTION = """The OpenAI Assistants API, self-hosted.
 
 async def manage_keys(settings: Settings, arguments: argparse.Namespace) -> None:
     """Runs the subcommand of `assistants keys`."""
-    _check_store(settings, made=arguments.action == "create")
+    _check_store(settings, may_create=arguments.action == "create")
     try:
         key_command.check_arguments(arguments)  # before a store is made for a key that cannot be
     except ValueError as error:
         raise ConfigurationError(str(error)) from None
-    async with opened(settings.model_copy(update={"storage_wait": 0})) as parts:
+    async with open_parts(settings.model_copy(update={"storage_wait": 0})) as parts:
         print(f"In the store {place_of(settings)}:", file=sys.stderr)
         try:
             await key_command.manage(keys_of(parts), arguments)
@@ -50,7 +50,7 @@ async def manage_keys(settings: Settings, arguments: argparse.Namespace) -> None
 async def resume(settings: Settings) -> None:
     """`assistants resume`."""
     _check_store(settings)
-    async with opened(settings) as parts:
+    async with open_parts(settings) as parts:
         resumption = Resumption(parts.storage, threads_of(parts), stores_of(parts), parts.clock)
         try:
             await resumption.run()
@@ -68,20 +68,20 @@ async def resume(settings: Settings) -> None:
 async def reindex(settings: Settings, arguments: argparse.Namespace) -> None:
     """`assistants reindex`."""
     _check_store(settings)
-    async with opened(settings) as parts:
+    async with open_parts(settings) as parts:
         print(f"In the store {place_of(settings)}:", file=sys.stderr)
         await reindex_command.reindex(parts, arguments)
 
 
-def _check_store(settings: Settings, *, made: bool = False) -> None:
-    """Raises ConfigurationError for a store that would end with this command; and, unless it may be `made`, for one
+def _check_store(settings: Settings, *, may_create: bool = False) -> None:
+    """Raises ConfigurationError for a store that would end with this command; and, unless it `may_create` one, for one
     that does not exist, since opening would silently create it."""
     engine = engine_of(settings.storage)
     if not engine.lasting:
         raise ConfigurationError(
             f"STORAGE is {settings.storage}, which is lost when the process ends. Set the STORAGE of the service."
         )
-    if not made:
+    if not may_create:
         engine.check_existing(settings.storage)
 
 

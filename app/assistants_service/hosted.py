@@ -9,9 +9,9 @@ from assistants_service.composition import actions_of, log_model_notices, search
 from assistants_service.infra.configuration import ConfigurationError, read_settings
 from assistants_service.infra.storage_engines import engine_of
 from assistants_service.infra.telemetry import logs
-from assistants_service.parts import opened
+from assistants_service.parts import open_parts
 from assistants_service.worker.main import Worker
-from assistants_service.worker.watchdog import watching
+from assistants_service.worker.watchdog import watch
 
 
 class HostedWorker:
@@ -29,7 +29,7 @@ class HostedWorker:
         self._opening: asyncio.Task[Worker] | None = None
         self._kept = contextlib.AsyncExitStack()
 
-    async def opened(self) -> Worker:
+    async def open(self) -> Worker:
         """The process's one worker, opened with its first items. Raises ConfigurationError, for all that wait, if the
         store does not respond; the next item tries again."""
         if self._opening is None or (self._opening.done() and self._opening.exception()):
@@ -37,8 +37,8 @@ class HostedWorker:
         return await asyncio.shield(self._opening)
 
     async def _open(self) -> Worker:
-        parts = await self._kept.enter_async_context(opened(self._settings))
-        self._kept.enter_context(watching())
+        parts = await self._kept.enter_async_context(open_parts(self._settings))
+        self._kept.enter_context(watch())
         log_model_notices(parts)
         self._warming = asyncio.create_task(parts.models.warm())
         stores = stores_of(parts)

@@ -19,7 +19,7 @@ from assistants_service.core.ports.extraction import Extraction
 from assistants_service.core.ports.sandbox import Sandbox
 from assistants_service.core.ports.storage import Storage, StorageUnavailable
 from assistants_service.core.ports.telemetry import SILENCE, Telemetry
-from assistants_service.infra.configuration import ConfigurationError, removed, renamed
+from assistants_service.infra.configuration import ConfigurationError, removed_settings, renamed_settings
 from assistants_service.infra.models.providers import ModelRouter
 from assistants_service.infra.settings.settings import Settings
 from assistants_service.infra.wiring import (
@@ -60,16 +60,16 @@ class Parts:
 
 
 @contextlib.asynccontextmanager
-async def opened(settings: Settings, stop: asyncio.Event | None = None) -> AsyncIterator[Parts]:
+async def open_parts(settings: Settings, stop: asyncio.Event | None = None) -> AsyncIterator[Parts]:
     """Opens the engines that the settings select. Raises ConfigurationError for a store that does not respond within
     STORAGE_WAIT, or before `stop`."""
-    for old, new in renamed():
+    for old, new in renamed_settings():
         log.warning(
             "the setting %s has been renamed to %s: rename it, because a later version will ignore the old name",
             old,
             new,
         )
-    for advice in removed():
+    for advice in removed_settings():
         log.warning("%s", advice)
     clock = SystemClock()
     storage, tokens = storage_of(settings, clock), tokens_of(settings, clock)

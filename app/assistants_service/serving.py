@@ -28,9 +28,9 @@ from assistants_service.composition import (
 from assistants_service.infra.configuration import ConfigurationError
 from assistants_service.infra.settings.settings import Settings
 from assistants_service.infra.storage_engines import engine_of
-from assistants_service.parts import Parts, opened
+from assistants_service.parts import Parts, open_parts
 from assistants_service.worker.main import Worker
-from assistants_service.worker.watchdog import watching
+from assistants_service.worker.watchdog import watch
 
 log = logging.getLogger("assistants")
 
@@ -56,7 +56,7 @@ async def run(settings: Settings, *, api: bool, worker: bool) -> None:
             " STORAGE to a store that API and worker can share."
         )
     stop = stop_signal()
-    async with opened(settings, stop) as parts, contextlib.AsyncExitStack() as stack:
+    async with open_parts(settings, stop) as parts, contextlib.AsyncExitStack() as stack:
         if api:
             await check_exposure(parts)
         threads, stores = threads_of(parts), stores_of(parts)
@@ -67,10 +67,10 @@ async def run(settings: Settings, *, api: bool, worker: bool) -> None:
             await check_sandbox(parts)
         if api:
             await stack.enter_async_context(
-                listening(api_of(parts, threads, stores, searcher, stop, worker=worker), settings)
+                listen(api_of(parts, threads, stores, searcher, stop, worker=worker), settings)
             )
         if consumer:
-            await stack.enter_async_context(working(consumer, settings, stop))
+            await stack.enter_async_context(run_worker(consumer, settings, stop))
         log_model_notices(parts)
         warming = asyncio.create_task(warm(parts, consumer))
         stack.callback(warming.cancel)
@@ -81,7 +81,7 @@ async def run(settings: Settings, *, api: bool, worker: bool) -> None:
 async def refuse(settings: Settings, reason: str) -> None:
     """Tell every client why the API cannot serve, until SIGTERM or SIGINT."""
     stop = stop_signal()
-    async with listening(create_unready_app(reason), settings):
+    async with listen(create_unready_app(reason), settings):
         await stop.wait()
 
 
@@ -97,7 +97,7 @@ async def warm(parts: Parts, worker: Worker | None) -> None:
 async def check_exposure(parts: Parts) -> None:
     """Raises ConfigurationError for a service without keys that other machines can reach."""
     settings = parts.settings
-    if settings.exposed and not settings.api_keys and not parts.tokens and not await keys_of(parts).all():
+    if settings.exposed and not settings.api_keys and not parts.tokens and not await keys_of(parts).list_all():
         raise ConfigurationError(
             f"HOST is {settings.host}, which other machines can reach, and there are no keys. Run `assistants keys"
             " create PROJECT`, or set API_KEYS=project:key,..., ENTRA_TENANT or HOST=127.0.0.1."
@@ -117,7 +117,7 @@ async def check_sandbox(parts: Parts) -> None:
 
 
 @contextlib.asynccontextmanager
-async def listening(app: web.Application, settings: Settings) -> AsyncIterator[str]:
+async def listen(app: web.Application, settings: Settings) -> AsyncIterator[str]:
     """Listens during the context; yields the address."""
     options = {"keepalive_timeout": settings.keep_alive_timeout, **connection_limits.SERVER}
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=5, **options)
@@ -126,7 +126,7 @@ async def listening(app: web.Application, settings: Settings) -> AsyncIterator[s
     assert server  # noqa: S101
     try:
         listener = await asyncio.get_running_loop().create_server(
-            connection_limits.guarded(server, settings.max_connections), settings.host, settings.port, backlog=1024
+            connection_limits.limit_connections(server, settings.max_connections), settings.host, settings.port, backlog=1024
         )
     except OSError as error:
         await runner.cleanup()
@@ -136,7 +136,7 @@ async def listening(app: web.Application, settings: Settings) -> AsyncIterator[s
         raise ConfigurationError(f"Cannot listen on HOST {settings.host}, PORT {settings.port}: {error}.") from None
     host, port = listener.sockets[0].getsockname()[:2]
     log.info("API at http://%s:%s/v1, Swagger UI at http://%s:%s/docs", host, port, host, port)
-    connection_limits.keep_little_unsent(listener)
+    connection_limits.limit_kernel_buffers(listener)
     watching = asyncio.create_task(connection_limits.cut_off_stalled(server))
     try:
         yield f"http://{host}:{port}"
@@ -147,11 +147,11 @@ async def listening(app: web.Application, settings: Settings) -> AsyncIterator[s
 
 
 @contextlib.asynccontextmanager
-async def working(worker: Worker, settings: Settings, stop: asyncio.Event) -> AsyncIterator[None]:
+async def run_worker(worker: Worker, settings: Settings, stop: asyncio.Event) -> AsyncIterator[None]:
     consuming = asyncio.create_task(worker.run())
     consuming.add_done_callback(lambda _: stop.set())  # a service without its worker should exit and say why
     log.info("worker ready")
-    with watching():
+    with watch():
         try:
             yield
         finally:

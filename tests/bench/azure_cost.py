@@ -26,7 +26,7 @@ sys.path.extend(str(Path(__file__).resolve().parents[1] / folder) for folder in 
 from assistants_service.composition import searcher_of, stores_of, threads_of, worker_of
 from assistants_service.infra.azure.store import EMULATOR_VERSION
 from assistants_service.infra.configuration import read_settings
-from assistants_service.parts import opened
+from assistants_service.parts import open_parts
 from test_operations import HEADERS, Separate
 
 BLOCK, DOCUMENT = b"x" * 600, b"x" * 900  # bytes, about those of a run's commits and documents
@@ -57,7 +57,7 @@ async def operations_of_a_run(account: str) -> Counter[str]:
 
 async def idle_operations_a_day(account: str, seconds: float) -> float:
     """Of a worker that found nothing for a while, with the settings that users get."""
-    async with opened(read_settings({"storage": account})) as parts:
+    async with open_parts(read_settings({"storage": account})) as parts:
         stores = stores_of(parts)
         worker = worker_of(parts, threads_of(parts), stores, searcher_of(parts, stores))
         working = asyncio.create_task(worker.run())

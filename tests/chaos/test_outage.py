@@ -123,11 +123,11 @@ class Service:
         down = self.down
         await asyncio.sleep(0.01)
         if down:
-            self.breaker.failed()
+            self.breaker.record_failure()
             error = HttpResponseError("busy")
             error.status_code = 503
             raise error
-        self.breaker.answered()
+        self.breaker.record_success()
         return "yes"
 
 

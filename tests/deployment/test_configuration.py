@@ -26,7 +26,7 @@ from assistants_service.infra.settings.models import ProviderSettings
 from assistants_service.infra.settings.settings import Settings
 from assistants_service.infra.version import VERSION
 from assistants_service.infra.wiring import place_of
-from assistants_service.parts import opened
+from assistants_service.parts import open_parts
 from assistants_service.serving import run
 from real_processes import free_port
 from service_process import COMMAND, get, service
@@ -359,7 +359,7 @@ async def test_a_process_waits_for_a_store_that_is_away_at_its_start(
             async def arrive() -> None:
                 await stack.enter_async_context(await relay(port, azurite.ports["blob"]))
 
-        opening = asyncio.create_task(stack.enter_async_context(opened(Settings(storage=storage, storage_wait=20))))
+        opening = asyncio.create_task(stack.enter_async_context(open_parts(Settings(storage=storage, storage_wait=20))))
         while "is not available, waiting" not in caplog.text:
             await asyncio.sleep(0.01)
         assert not opening.done()
@@ -384,7 +384,7 @@ async def relay(port: int, to: int) -> asyncio.Server:
 async def test_a_process_that_is_to_end_waits_no_longer(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "disk").touch()
     stop = asyncio.Event()
-    opening = asyncio.create_task(opened(Settings(storage=f"sqlite:///{tmp_path}/disk/a.db"), stop).__aenter__())
+    opening = asyncio.create_task(open_parts(Settings(storage=f"sqlite:///{tmp_path}/disk/a.db"), stop).__aenter__())
     while "is not available, waiting" not in caplog.text:
         await asyncio.sleep(0.01)
     stop.set()
@@ -402,7 +402,7 @@ async def test_a_setting_by_its_old_name_counts_and_is_told(
     monkeypatch.setenv(old, "77")
     settings = read_settings({"storage": "sqlite://:memory:"})
     assert getattr(settings, new) == 77
-    async with opened(settings):
+    async with open_parts(settings):
         assert f"{old} has been renamed to {new.upper()}" in caplog.text
     monkeypatch.setenv(old, "x")
     with pytest.raises(ConfigurationError, match=f"^{old} is not valid"):
@@ -415,10 +415,10 @@ async def test_the_index_that_is_gone_is_told_with_what_to_do(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("SEARCH_INDEX", "embedded")
-    async with opened(read_settings({"storage": "sqlite://:memory:"})):
+    async with open_parts(read_settings({"storage": "sqlite://:memory:"})):
         assert not caplog.text
     monkeypatch.setenv("SEARCH_INDEX", "lancedb")
-    async with opened(read_settings({"storage": "sqlite://:memory:"})):
+    async with open_parts(read_settings({"storage": "sqlite://:memory:"})):
         assert "`assistants reindex`" in caplog.text
 
 

@@ -38,7 +38,7 @@ from assistants_service.infra.models import failures, kinds, providers, reply_bu
 from assistants_service.infra.models.finish_reasons import finish_of, incomplete_of
 from assistants_service.infra.models.provider_kind import Provider
 from assistants_service.infra.models.providers import ModelRouter
-from assistants_service.infra.models.turns import joined
+from assistants_service.infra.models.turns import join_neighbours
 from assistants_service.infra.wiring import models_of
 from assistants_service.parts import Parts
 from scripted_upstreams import (
@@ -214,7 +214,7 @@ LOOK, PICTURE = ToolCall("call_1", "look", "{}"), Image("https://x.test/a.png")
     ],
 )
 def test_no_message_is_blank_and_neighbours_of_one_role_are_joined(turns: tuple[Turn, ...], sent: list[Turn]) -> None:
-    assert joined(turns) == sent
+    assert join_neighbours(turns) == sent
 
 
 @pytest.mark.parametrize(

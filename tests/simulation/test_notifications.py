@@ -150,7 +150,7 @@ def test_a_reader_hears_at_once_what_comes_after_a_long_silence(silence: float) 
             asked_at(world, pausing)
             (process,) = world.processes
             work = await client.run("plain", stream=True)
-            source = streaming.stored(process.services, PROJECT, work.thread_id, work.id)
+            source = streaming.stream_source(process.services, PROJECT, work.thread_id, work.id)
             topic = f"{names.STREAMS}/{names.document(PROJECT, work.thread_id, work.id)}"
             async for chunk in streaming.follow(process.services, source, [topic], 0, to_the_end=True):
                 if b"thread.message.delta" in chunk:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from assistants_service.core.ports.contents import Part
 from assistants_service.core.ports.documents import Document, Stored
-from assistants_service.core.ports.logs import Mark, Project, Tail, nothing
+from assistants_service.core.ports.logs import Mark, Project, Tail, no_documents
 from assistants_service.core.ports.queue import Delivery
 from assistants_service.core.ports.storage import Storage, StorageUnavailable
 
@@ -280,14 +280,14 @@ class Faulty(Storage):
     # -- logs ------------------------------------------------------------------------------------------------------
 
     async def start(
-        self, container: str, name: str, block: bytes, project: Project = nothing
+        self, container: str, name: str, block: bytes, project: Project = no_documents
     ) -> tuple[Mark, Sequence[Document]]:
         return await self._written(
             "start", container, name, block, project, lambda p: self._store.start(container, name, block, p)
         )
 
     async def append(
-        self, container: str, name: str, mark: Mark, block: bytes, project: Project = nothing
+        self, container: str, name: str, mark: Mark, block: bytes, project: Project = no_documents
     ) -> tuple[Mark, Sequence[Document]]:
         return await self._written(
             "append", container, name, block, project, lambda p: self._store.append(container, name, mark, block, p)

@@ -30,7 +30,7 @@ from assistants_service.core.search.segment import (
     passages,
 )
 from assistants_service.core.search.segment_writer import build, merge
-from assistants_service.core.search.words import BEGINNING, BEGUN, FORMAT, WHOLE, forms, indexed, term, words
+from assistants_service.core.search.words import BEGINNING, BEGUN, FORMAT, WHOLE, other_forms, index_terms, term_number, words
 
 quickly = settings(deadline=None, max_examples=40)  # other tests take the processor meanwhile
 MODEL, DIMENSIONS = "model", 3
@@ -394,11 +394,11 @@ def test_a_form_that_is_nowhere_has_no_influence() -> None:
 
 @pytest.mark.parametrize("word", ["was", "his", "is", "as", "class", "bus", "bonus", "b2", "ferry", "日本"])
 def test_what_only_looks_like_a_form_has_none(word: str) -> None:
-    assert forms(word, FORMAT) == []
+    assert other_forms(word, FORMAT) == []
 
 
 def test_a_beginning_is_no_word() -> None:
-    assert indexed(["the", "house", "houses"]) == ["the", "house", "house*", "houses", "house*"]
+    assert index_terms(["the", "house", "houses"]) == ["the", "house", "house*", "houses", "house*"]
     made = File("file-1.1", ("houses",), ((0, 0, 0),))
     other = File("file-2.1", ("house",), ((0, 0, 0),))
     segments = opened([made.segment(), other.of_words_alone()])  # together, words alone are searched
@@ -499,4 +499,4 @@ def test_words_do_not_depend_on_how_characters_are_composed(text: str) -> None:
 
 
 def test_words_are_numbered_alike_by_every_process() -> None:
-    assert term("grosse") == 6794919140445573525
+    assert term_number("grosse") == 6794919140445573525

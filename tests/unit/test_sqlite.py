@@ -232,7 +232,7 @@ async def test_a_service_takes_an_empty_file_and_no_other_that_is_not_its_own(no
     """At once: waiting would not help."""
     before = everything(no_store.parent)
     async with contextlib.AsyncExitStack() as stack:
-        opening = stack.enter_async_context(parts.opened(Settings(storage=f"sqlite:///{no_store}")))
+        opening = stack.enter_async_context(parts.open_parts(Settings(storage=f"sqlite:///{no_store}")))
         if before[no_store.name]:
             with pytest.raises(ConfigurationError, match=r"is not a store of this service.*Check STORAGE"):
                 await opening
@@ -243,7 +243,7 @@ async def test_a_service_takes_an_empty_file_and_no_other_that_is_not_its_own(no
 
 async def test_a_path_may_begin_with_the_home_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert engine_of("sqlite:///~/a.db").shown("sqlite:///~/a.db") == f"{tmp_path}/a.db"
+    assert engine_of("sqlite:///~/a.db").display("sqlite:///~/a.db") == f"{tmp_path}/a.db"
     storage = engine_of("sqlite:///~/a.db").storage("sqlite:///~/a.db", ManualClock())
     await storage.open()
     await storage.close()

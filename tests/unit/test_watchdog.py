@@ -25,7 +25,7 @@ async def test_an_action_that_holds_the_event_loop_is_told(
             time.sleep(0.01)
         return "found"
 
-    with watchdog.watching():
+    with watchdog.watch():
         assert await Actions({"lookup": lookup}).call("p", "lookup", "{}") == "found"
         async with asyncio.timeout(20):
             while "runs again, after" not in caplog.text:
@@ -39,7 +39,7 @@ async def test_an_action_that_holds_the_event_loop_is_told(
 async def test_a_watchdog_ends_with_its_block(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watchdog, "LOOK", 0.01)
     before = set(threading.enumerate())
-    with watchdog.watching():
+    with watchdog.watch():
         (watch,) = set(threading.enumerate()) - before
     watch.join(20)
     assert not watch.is_alive()

@@ -17,7 +17,7 @@ from assistants_service.api import connection_limits
 from assistants_service.api.connection_limits import STALLED
 from assistants_service.composition import api_of
 from assistants_service.infra.configuration import read_settings
-from assistants_service.serving import listening
+from assistants_service.serving import listen
 from inprocess_service import InProcess, in_process
 from multipart_forms import TYPE, file_form
 from virtual_time import run
@@ -30,7 +30,7 @@ async def served(**settings: Any) -> AsyncIterator[tuple[InProcess, int]]:
     """The API as the command serves it; its port."""
     async with in_process(**settings) as service:
         given = read_settings({"port": 0, **settings})
-        async with listening(api_of(service.parts, service.threads, service.stores, service.searcher), given) as url:
+        async with listen(api_of(service.parts, service.threads, service.stores, service.searcher), given) as url:
             yield service, int(url.rpartition(":")[2])
 
 
@@ -259,11 +259,11 @@ async def test_it_is_seen_soon_that_a_slow_client_takes_something(monkeypatch: p
         await reader.readexactly(1)
         ((line,),) = (server.connections for server in servers)
         before = -1
-        while (taken := connection_limits.taken_by(line)) != before:  # until all buffers are full
+        while (taken := connection_limits.progress_of(line)) != before:  # until all buffers are full
             before = taken
             await asyncio.sleep(0.1)
         read = 0
-        while connection_limits.taken_by(line) == before:
+        while connection_limits.progress_of(line) == before:
             read += len(await reader.readexactly(2**15))
             await asyncio.sleep(0.005)
         assert read < 2**20

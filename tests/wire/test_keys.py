@@ -87,7 +87,7 @@ async def test_to_revoke_again_or_in_vain_changes_nothing(closed: InProcess) -> 
     _, key = await keys.create("one", "full")
     first = await keys.revoke(key.id)
     closed.advance(1000)
-    assert await keys.revoke(key.id) == first == (await keys.all())[0]
+    assert await keys.revoke(key.id) == first == (await keys.list_all())[0]
     for unknown in ("key_unknown", "", "../keys", key.id + "x"):
         assert await keys.revoke(unknown) is None
 
@@ -95,9 +95,9 @@ async def test_to_revoke_again_or_in_vain_changes_nothing(closed: InProcess) -> 
 async def test_keys_are_listed_however_many_there_are(closed: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("assistants_service.core.keys.PAGE", 3)
     for count in range(7):
-        assert len(await keys_of(closed).all()) == count
+        assert len(await keys_of(closed).list_all()) == count
         await keys_of(closed).create(f"project-{count}", "full")
-    assert [key.project for key in await keys_of(closed).all()] == [f"project-{count}" for count in range(7)]
+    assert [key.project for key in await keys_of(closed).list_all()] == [f"project-{count}" for count in range(7)]
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"{}", b'{"id":"key_0","scope":"of a later version"}'])
@@ -105,7 +105,7 @@ async def test_what_cannot_be_read_is_no_key_and_locks_no_caller_out(closed: InP
     await closed.storage.create(names.KEYS, "key_0", body)
     text, _ = await keys_of(closed).create("one", "full")
     assert await status(closed, text) == 200
-    assert len(await keys_of(closed).all()) == 1
+    assert len(await keys_of(closed).list_all()) == 1
 
 
 @pytest.mark.parametrize("project", ["", "a/b", "a\\b", ".", "..", "-a", "a b", "a\n", "ü", "x" * 64])
@@ -281,7 +281,7 @@ async def test_a_key_of_a_version_without_names_is_as_good_as_before(closed: InP
     old = json.loads(stored.body)
     del old["name"]
     await closed.storage.replace(names.KEYS, key.id, json.dumps(old).encode(), stored.etag)
-    assert [each.name for each in await keys_of(closed).all()] == [""]
+    assert [each.name for each in await keys_of(closed).list_all()] == [""]
     assert await status(closed, text) == 200
 
 

@@ -44,7 +44,7 @@ class StoredKeys:
     def __init__(self, keys: Keys, clock: Clock) -> None:
         self._keys, self._clock = keys, clock
         self._callers: dict[bytes, Caller] = {}
-        self._made = False
+        self._any_created = False
         self._read_at = self._failed_at = float("-inf")
         self._reading = asyncio.Lock()
 
@@ -54,11 +54,11 @@ class StoredKeys:
             await self._recent(AGAIN)
         return self._callers.get(hashed)
 
-    async def made(self) -> bool:
+    async def any_created(self) -> bool:
         """Whether a key was ever created: revoking the last one does not open the service again."""
-        if not self._made:
+        if not self._any_created:
             await self._recent(STALE)
-        return self._made
+        return self._any_created
 
     async def _recent(self, age: float) -> None:
         """Make sure that the loaded keys are at most `age` seconds old. Raises StorageUnavailable.
@@ -88,13 +88,13 @@ class StoredKeys:
         if 0 <= begun - self._failed_at < AGAIN:  # only one of the waiting requests asks a store that does not respond
             raise StorageUnavailable("the store did not respond a moment ago")
         try:
-            found = await self._keys.all()
+            found = await self._keys.list_all()
         except StorageUnavailable:
             self._failed_at = self._clock.now()
             raise
         valid = [key for key in found if key.revoked_at is None]
         self._callers = {bytes.fromhex(key.hash): Caller(key.project, key.scope) for key in valid}
-        self._made, self._read_at = bool(found), begun
+        self._any_created, self._read_at = bool(found), begun
 
 
 class Callers:
@@ -116,7 +116,7 @@ class Callers:
 
     async def find(self, request: web.Request) -> Caller:
         """Raises the 401 of an unknown caller, and the 403 of a known one without access."""
-        if not self._required and not await self._stored.made():
+        if not self._required and not await self._stored.any_created():
             self._keyless.check(request)
             return Caller("default")
         dialect = dialect_of(request)

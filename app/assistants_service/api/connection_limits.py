@@ -50,7 +50,7 @@ def body_timer(request: web.Request) -> asyncio.TimerHandle | None:
     return loop.call_later(BODY_TIME + size / SLOWEST, request.content.set_exception, SlowBody())
 
 
-def guarded(server: web.Server, most: int) -> Callable[[], asyncio.Protocol]:
+def limit_connections(server: web.Server, most: int) -> Callable[[], asyncio.Protocol]:
     """Connections of a listening socket: `most` are served at once, further clients get an error."""
     return lambda: server() if len(server.connections) < most else _Refusal()
 
@@ -77,7 +77,7 @@ def _answer(error: ApiError) -> bytes:
     return head.encode() + b"\r\n\r\n" + body
 
 
-def keep_little_unsent(listener: asyncio.Server) -> None:
+def limit_kernel_buffers(listener: asyncio.Server) -> None:
     """Let the kernel buffer little of what waits to be sent, for all connections of this listener. Its default of
     megabytes would hide for a minute that a client reads a large response at only 20 kB/s."""
     if hasattr(socket, "TCP_NOTSENT_LOWAT"):
@@ -100,7 +100,7 @@ def _look(server: web.Server, known: Progress) -> Progress:
     now, found = asyncio.get_running_loop().time(), Progress()
     for connection in server.connections:
         if (transport := connection.transport) and transport.get_write_buffer_size():
-            taken, since = taken_by(connection), now
+            taken, since = progress_of(connection), now
             if known.get(transport, (None, now))[0] == taken:
                 since = known[transport][1]
             if now - since >= STALLED:
@@ -109,7 +109,7 @@ def _look(server: web.Server, known: Progress) -> Progress:
     return found
 
 
-def taken_by(connection: RequestHandler) -> int:
+def progress_of(connection: RequestHandler) -> int:
     """A number that grows while the client reads its response: the bytes written minus those that wait to be sent. The
     waiting bytes alone do not tell: they stay constant while the client reads and more is written, and heartbeats add
     to them although it reads nothing."""

@@ -35,8 +35,8 @@ async def manage(keys: Keys, arguments: argparse.Namespace) -> None:
             print(text)
             print(f"{key.id}, for project {key.project}. It is not shown again.", file=sys.stderr)
         case "list":
-            found = [key for key in await keys.all() if arguments.project in (None, key.project)]
-            print("".join(f"{described(key)}\n" for key in found), end="")
+            found = [key for key in await keys.list_all() if arguments.project in (None, key.project)]
+            print("".join(f"{describe(key)}\n" for key in found), end="")
         case "revoke":
             if await keys.revoke(arguments.id) is None:
                 raise ValueError(
@@ -45,9 +45,9 @@ async def manage(keys: Keys, arguments: argparse.Namespace) -> None:
             print(f"{arguments.id} is revoked. Within a minute no process accepts it.", file=sys.stderr)
 
 
-def described(key: Key) -> str:
+def describe(key: Key) -> str:
     """A line of `assistants keys list`."""
-    made = datetime.fromtimestamp(key.created_at, UTC)
+    created = datetime.fromtimestamp(key.created_at, UTC)
     gone = f"revoked {datetime.fromtimestamp(key.revoked_at, UTC):%Y-%m-%d}" if key.revoked_at else ""
-    facts = (key.id, f"sk-...{key.last}", f"{key.scope:4}", f"{made:%Y-%m-%d}", key.project, key.name, gone)
+    facts = (key.id, f"sk-...{key.last}", f"{key.scope:4}", f"{created:%Y-%m-%d}", key.project, key.name, gone)
     return "  ".join(fact for fact in facts if fact)

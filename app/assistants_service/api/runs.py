@@ -60,7 +60,7 @@ async def _stream_of(request: web.Request, created: web.Response) -> web.StreamR
 async def _stream(request: web.Request, run: Run | RunIds, seen: int = 0) -> web.StreamResponse:
     """Follow the run's stream from the first event after version `seen` of its thread."""
     services, project = services_of(request), request[PROJECT]
-    source = streaming.stored(services, project, run.thread_id, run.id)
+    source = streaming.stream_source(services, project, run.thread_id, run.id)
     topics = [f"{names.STREAMS}/{names.document(project, run.thread_id, run.id)}"]
     watchers = request.app[streaming.STREAMS]
     events = streaming.follow(services, source, topics, seen=seen, watchers=watchers)
@@ -109,10 +109,10 @@ async def events(request: web.Request) -> web.StreamResponse:
     services, project = services_of(request), request[PROJECT]
     thread_id, run_id = path_id(request, THREAD), path_id(request, RUN)
     run_of(await services.thread_repository.read(project, thread_id), run_id)
-    source = streaming.watched(services, project, thread_id, run_id)
+    source = streaming.run_source(services, project, thread_id, run_id)
     offset = await streaming.start_offset(source, request.headers.get("Last-Event-ID"))
     if offset is None:
-        return await streaming.send(request, streaming.over())
+        return await streaming.send(request, streaming.end_of_stream())
     topics = [f"{names.STREAMS}/{names.document(project, thread_id, run_id)}", f"{names.THREADS}/{project}/{thread_id}"]
     watchers = request.app[streaming.STREAMS]
     found = streaming.follow(services, source, topics, offset, to_the_end=True, watchers=watchers)

@@ -38,7 +38,7 @@ Source = Callable[[int], Awaitable[bytes | None]]  # from an offset: the next wh
 STREAMS = web.AppKey("streams", set[asyncio.Task[Any]])
 
 
-def stored(services: Services, project: str, thread_id: str, run_id: str) -> Source:
+def stream_source(services: Services, project: str, thread_id: str, run_id: str) -> Source:
     """The events that were stored for clients that asked to stream."""
     name, mark = names.document(project, thread_id, run_id), Mark(0, 0)
 
@@ -61,10 +61,10 @@ def stored(services: Services, project: str, thread_id: str, run_id: str) -> Sou
     return source
 
 
-def watched(services: Services, project: str, thread_id: str, run_id: str) -> Source:
+def run_source(services: Services, project: str, thread_id: str, run_id: str) -> Source:
     """The events of any run, as streamed or from its thread's log. If a client asks to stream it later, the stream
     begins with exactly these bytes, so an offset in one is an offset in the other."""
-    streamed, log = stored(services, project, thread_id, run_id), names.log(project, thread_id)
+    streamed, log = stream_source(services, project, thread_id, run_id), names.log(project, thread_id)
     is_streamed = False
     idle: tuple[int, Mark] | None = None  # an offset after which nothing came, as of this end of the log
     served = 0
@@ -177,7 +177,7 @@ def _error(message: str) -> bytes:
     return b"event: error\ndata: " + encode({"error": error}) + b"\n\n"
 
 
-async def over() -> AsyncGenerator[bytes, None]:
+async def end_of_stream() -> AsyncGenerator[bytes, None]:
     """The rest of a stream whose last event the reader already has."""
     yield sse.DONE
 

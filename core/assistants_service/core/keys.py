@@ -88,7 +88,7 @@ class Keys:
         await self._storage.create(names.KEYS, key.id, encode(key))
         return text, key
 
-    async def all(self) -> list[Key]:
+    async def list_all(self) -> list[Key]:
         """Oldest first, revoked ones as well."""
         found: list[Key] = []
         after = None

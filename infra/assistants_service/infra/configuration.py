@@ -55,7 +55,7 @@ def read_settings(overrides: Mapping[str, object]) -> Settings:
     known = (name.upper() for name in Settings.model_fields)
     if unresolved := [name for name in known if os.environ.get(name, "").startswith(VAULT_REFERENCE)]:
         raise UnresolvedReference(unresolved)
-    given = {new.lower(): os.environ[old] for old, new in renamed()} | {
+    given = {new.lower(): os.environ[old] for old, new in renamed_settings()} | {
         key: value for key, value in overrides.items() if value is not None
     }
     try:
@@ -65,7 +65,7 @@ def read_settings(overrides: Mapping[str, object]) -> Settings:
         name, *inner = (str(part) for part in first["loc"])
         where = f"{'.'.join(inner)}: " if inner else ""
         what = first["msg"].removeprefix("Value error, ").removesuffix(".")
-        given_as = {new: old for old, new in renamed()}.get(name.upper(), name.upper())
+        given_as = {new: old for old, new in renamed_settings()}.get(name.upper(), name.upper())
         raise ConfigurationError(f"{given_as} is not valid: {where}{what}.") from None
     except SettingsError as error:  # of the decoding; the message names the field
         name = next(name for name in Settings.model_fields if f'"{name}"' in str(error))
@@ -73,17 +73,17 @@ def read_settings(overrides: Mapping[str, object]) -> Settings:
         raise ConfigurationError(f"{name.upper()} is not valid: {why}.") from None
 
 
-def renamed() -> list[tuple[str, str]]:
+def renamed_settings() -> list[tuple[str, str]]:
     """The old names that the environment sets, and that take effect, with the new ones."""
     return [(old, new) for old, new in RENAMED.items() if os.environ.get(old) and not os.environ.get(new)]
 
 
-def removed() -> list[str]:
+def removed_settings() -> list[str]:
     """Messages about settings in the environment that no longer have an effect."""
     return [advice for name, (value, advice) in REMOVED.items() if os.environ.get(name) == value]
 
 
-def grouped() -> tuple[dict[str, FieldInfo], dict[str, FieldInfo]]:
+def settings_by_importance() -> tuple[dict[str, FieldInfo], dict[str, FieldInfo]]:
     """The most important settings, and all others, by field name."""
     fields = Settings.model_fields
     return {name: fields[name] for name in ESSENTIAL}, {k: v for k, v in fields.items() if k not in ESSENTIAL}
@@ -91,7 +91,7 @@ def grouped() -> tuple[dict[str, FieldInfo], dict[str, FieldInfo]]:
 
 def describe() -> str:
     """All settings, for --help."""
-    first, others = grouped()
+    first, others = settings_by_importance()
     return "\n".join([*_lines(first), "", "further settings:", *_lines(others)])
 
 

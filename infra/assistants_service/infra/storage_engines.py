@@ -10,7 +10,7 @@ from typing import Final
 from assistants_service.core.ports.clock import Clock
 from assistants_service.core.ports.storage import Storage, StorageUnavailable
 from assistants_service.infra.configuration import ConfigurationError
-from assistants_service.infra.sqlite.recognition import existing
+from assistants_service.infra.sqlite.recognition import existing_store
 from assistants_service.infra.sqlite.space import vacuum
 from assistants_service.infra.sqlite.store import SqliteStorage
 
@@ -33,7 +33,7 @@ class StorageEngine(ABC):
         """The store, not opened yet. Raises ConfigurationError."""
 
     @abstractmethod
-    def shown(self, where: str) -> str:
+    def display(self, where: str) -> str:
         """The store, for people: without keys and signatures."""
 
     def check_existing(self, where: str) -> None:  # noqa: B027
@@ -53,7 +53,7 @@ class SqliteMemory(StorageEngine):
     def storage(self, where: str, clock: Clock) -> Storage:
         return SqliteStorage(":memory:", clock)
 
-    def shown(self, where: str) -> str:
+    def display(self, where: str) -> str:
         return where
 
 
@@ -64,18 +64,18 @@ class SqliteFile(StorageEngine):
     def storage(self, where: str, clock: Clock) -> Storage:
         return SqliteStorage(self._path(where), clock)
 
-    def shown(self, where: str) -> str:
+    def display(self, where: str) -> str:
         return str(Path(self._path(where)).absolute())
 
     def check_existing(self, where: str) -> None:
         try:
-            existing(self.shown(where))
+            existing_store(self.display(where))
         except (StorageUnavailable, ValueError) as error:
             raise ConfigurationError(f"{error}. Check STORAGE.") from None
 
     def vacuum(self, where: str) -> tuple[int, int]:
         try:
-            return vacuum(self.shown(where))
+            return vacuum(self.display(where))
         except (StorageUnavailable, ValueError) as error:
             raise ConfigurationError(f"{error}. Check STORAGE.") from None
 
@@ -113,7 +113,7 @@ class AzureEngine(StorageEngine):
         except ValueError as error:
             raise ConfigurationError(f"STORAGE is not valid: {error}") from None
 
-    def shown(self, where: str) -> str:
+    def display(self, where: str) -> str:
         if "=" not in where:
             return where
         parts = dict(part.strip().split("=", 1) for part in where.split(";") if "=" in part)

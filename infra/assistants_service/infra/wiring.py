@@ -41,7 +41,7 @@ def storage_of(settings: Settings, clock: Clock) -> Storage:
 
 def place_of(settings: Settings) -> str:
     """The store, for people: without keys and signatures."""
-    return engine_of(settings.storage).shown(settings.storage)
+    return engine_of(settings.storage).display(settings.storage)
 
 
 def tokens_of(settings: Settings, clock: Clock) -> EntraTokens | None:

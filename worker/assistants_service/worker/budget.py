@@ -15,7 +15,7 @@ from cachetools import LRUCache
 
 from assistants_service.core.ports.models import ContextExceeded, Models, Prompt, Reply, Tokenizer, Tokens
 from assistants_service.core.protocol.runs.resources import Run
-from assistants_service.core.threads.prompt import PROMPT_SHARE, Built, bound, build, tokens_of
+from assistants_service.core.threads.prompt import PROMPT_SHARE, Built, token_bound, build, tokens_of
 from assistants_service.core.threads.state import RunState, ThreadState
 from assistants_service.core.tools.offer import Offer
 
@@ -68,7 +68,7 @@ class Budget:
         low."""
         room = self._room(run_state.run)
         if most is None:
-            built = build(state, run_state, offer, room, self.history, bound)
+            built = build(state, run_state, offer, room, self.history, token_bound)
             if built and not built.scarce:
                 return Fitted(built)
         room = min(room, most or room)
@@ -82,7 +82,7 @@ class Budget:
             self._log_cut(run_state.run, room)
         return Fitted(built, tokens_of(built.prompt, self.tokenizer.count))
 
-    def answered(self, fitted: Fitted, tokens: Tokens) -> None:
+    def record_usage(self, fitted: Fitted, tokens: Tokens) -> None:
         """Learns from the provider's token count. Images are ignored, because providers count them differently."""
         counted = fitted.tokens or 0
         if counted < LEAST_COUNTED or any(turn.images for turn in fitted.prompt.turns):
@@ -103,11 +103,11 @@ class Budget:
 
     async def estimate(self, prompt: Prompt, reply: Reply) -> Tokens:
         """For a reply without reported usage: without images, reasoning and the provider's own additions."""
-        said = [reply.text, reply.refusal, *(text for call in reply.calls for text in (call.name, call.arguments))]
+        texts = [reply.text, reply.refusal, *(text for call in reply.calls for text in (call.name, call.arguments))]
         count = self.tokenizer.count
-        return await asyncio.to_thread(lambda: Tokens(tokens_of(prompt, count), sum(map(count, said))))
+        return await asyncio.to_thread(lambda: Tokens(tokens_of(prompt, count), sum(map(count, texts))))
 
-    async def less(self, fitted: Fitted, error: ContextExceeded) -> int | None:
+    async def shrink(self, fitted: Fitted, error: ContextExceeded) -> int | None:
         """The token limit of the next attempt, after the provider said that these were too many. None: nothing is left
         that could be left out."""
         model = fitted.prompt.model

@@ -111,7 +111,7 @@ class DeltaBuffer:
         parts = self.partial.received[self._taken :]
         self._taken += len(parts)
         # What may become a citation is held back. If it is incomplete at the end, the message's end sends it.
-        pieces = self.partial.cited("".join(value for kind, value in parts if kind == "text"))
+        pieces = self.partial.find_citations("".join(value for kind, value in parts if kind == "text"))
         refusal = "".join(value for kind, value in parts if kind == "refusal")
         if not pieces and not refusal:
             return []

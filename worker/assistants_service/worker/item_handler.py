@@ -21,7 +21,7 @@ from assistants_service.core.notifier import Listener
 from assistants_service.core.ports.queue import Delivery
 from assistants_service.core.ports.storage import Conflict, StorageUnavailable
 from assistants_service.core.protocol.objects import LastError
-from assistants_service.core.threads.decide import KeepItem, Wait, WaitUntil, failed
+from assistants_service.core.threads.decide import KeepItem, Wait, WaitUntil, failure_events
 from assistants_service.core.threads.purging import ThreadPurge
 from assistants_service.core.threads.state import ThreadState
 from assistants_service.core.vector_stores.repository import VectorStoreRepository
@@ -346,7 +346,7 @@ class WorkItemHandler:
                 return ()
             if run_state.run.status == "in_progress" and run_state.item != delivery.id:
                 return ()  # it belongs to that item
-            return failed(run_state, error)
+            return failure_events(run_state, error)
 
         await self.context.threads.commit(item.project, item.thread_id, decision)
         try:

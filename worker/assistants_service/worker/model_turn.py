@@ -46,12 +46,12 @@ class ModelTurn:
             try:
                 reply = await self.lease.guard(self._ask(fitted.prompt, partial, streamed), partial)
             except ContextExceeded as error:
-                most = await context.budget.less(fitted, error)
+                most = await context.budget.shrink(fitted, error)
                 if most is None or (streamed and partial.begun) or not tries_left:
                     raise
             else:
                 self.provider = reply.provider
-                context.budget.answered(fitted, reply.tokens)
+                context.budget.record_usage(fitted, reply.tokens)
                 self._check(reply, run_state)
                 return reply, partial
         raise AssertionError("the last attempt either answers or fails")

@@ -57,7 +57,7 @@ class PartialReply:
         begun: StepToolCall = self.offer.tool(call.name).begin(call, self.run, self.number)
         return begun
 
-    def cited(self, text: str) -> list[Piece]:
+    def find_citations(self, text: str) -> list[Piece]:
         """The next text of the message, as far as its citations are certain."""
         pieces = list(self.citations.feed(text))
         self._cited += len(text)
@@ -66,7 +66,7 @@ class PartialReply:
 
     def annotations_of(self, text: str) -> tuple[Annotation, ...]:
         """The annotations of the whole message, of which `cited` may have processed the beginning."""
-        self.cited(text[self._cited :])
+        self.find_citations(text[self._cited :])
         self._note(self.citations.close())
         return tuple(self._annotations)
 

@@ -25,7 +25,7 @@ from assistants_service.core.threads.decide import (
     Wait,
     WaitUntil,
     decide,
-    failed,
+    failure_events,
 )
 from assistants_service.core.threads.state import RunState, ThreadChange, ThreadState
 from assistants_service.core.threads.stream import StreamWriter
@@ -35,7 +35,7 @@ from assistants_service.worker.lease import LeaseLost, RunLease
 from assistants_service.worker.model_turn import ModelTurn
 from assistants_service.worker.slots import NoSlot
 from assistants_service.worker.tool_calls import outputs_of
-from assistants_service.worker.turn_events import cause_of, cut_off, events_of
+from assistants_service.worker.turn_events import cause_of, cut_off_events, events_of
 
 log = logging.getLogger(__name__)
 
@@ -152,7 +152,7 @@ class RunExecutor:
                 return ()
             run_state, partial = state.runs.get(self.item.run_id), self._turn and self._turn.partial
             if partial and run_state and run_state.attempt == self.lease.attempt:
-                return cut_off(run_state, partial, move.events, self.context.clock.now())
+                return cut_off_events(run_state, partial, move.events, self.context.clock.now())
             return move.events
 
         return decision
@@ -184,7 +184,7 @@ class RunExecutor:
             if self._turn:
                 self._turn.partial = None
             last = LastError(code="server_error", message=error.message)
-            decision = self.lease.if_mine(lambda run_state: failed(run_state, last))
+            decision = self.lease.if_mine(lambda run_state: failure_events(run_state, last))
             return await threads.commit(item.project, item.thread_id, decision)
 
     async def _claimed(self, attempt: int, first: ThreadChange, run_state: RunState) -> None:
@@ -221,7 +221,7 @@ class RunExecutor:
             answer = await turn.reply(state, run_state)
         except ModelError as error:
             last, partial = LastError(code=error.code, message=error.message), turn.partial
-            ended = if_mine(lambda run_state: cut_off(run_state, partial, failed(run_state, last), context.clock.now()))
+            ended = if_mine(lambda run_state: cut_off_events(run_state, partial, failure_events(run_state, last), context.clock.now()))
             return await self._commit(ended, cause=error)
         if answer is None:
             spent = e.RunIncomplete(run_id=self.item.run_id, reason="max_prompt_tokens")

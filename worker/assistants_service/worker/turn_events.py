@@ -83,7 +83,7 @@ def events_of(
     return [*events, _ending(reply, run_state, usage)]
 
 
-def cut_off(run_state: RunState, partial: PartialReply | None, end: Sequence[e.Event], now: float) -> list[e.Event]:
+def cut_off_events(run_state: RunState, partial: PartialReply | None, end: Sequence[e.Event], now: float) -> list[e.Event]:
     """`end`, and if it ends the run in the middle of a reply, the partial message that clients have seen (section
     4)."""
     if partial is None:
@@ -103,11 +103,11 @@ def cut_off(run_state: RunState, partial: PartialReply | None, end: Sequence[e.E
             reason, ended = "run_failed", e.StepFailed(run_id=run_id, step_id=step.id, error=error.of_step)
         case _:
             return [*end]
-    said: list[e.Event] = []
+    message_events: list[e.Event] = []
     if message:
         message = _with_content(message, partial.text, partial.refusal, partial)
-        said = [e.MessageIncomplete(message=_incomplete(message, reason, now))]
-    return [e.StepCreated(step=step), *said, ended, *end]
+        message_events = [e.MessageIncomplete(message=_incomplete(message, reason, now))]
+    return [e.StepCreated(step=step), *message_events, ended, *end]
 
 
 def cause_of(run: Run, error: ModelError | None, provider: str) -> str:
@@ -178,8 +178,8 @@ def _ending(reply: Reply, run_state: RunState, usage: Usage) -> e.Event:
     if reply.finish == "content_filter":
         return e.RunFailed(run_id=run.id, error=FILTERED)
     # A server that does not know the limit, or counts it for the text only, continues beyond it.
-    said = run_state.usage.completion_tokens + usage.completion_tokens
-    if reply.finish == "length" or (run.max_completion_tokens is not None and said > run.max_completion_tokens):
+    completion = run_state.usage.completion_tokens + usage.completion_tokens
+    if reply.finish == "length" or (run.max_completion_tokens is not None and completion > run.max_completion_tokens):
         return e.RunIncomplete(run_id=run.id, reason="max_completion_tokens")
     if run.max_prompt_tokens is not None and prompt > run.max_prompt_tokens:
         return e.RunIncomplete(run_id=run.id, reason="max_prompt_tokens")

@@ -20,7 +20,7 @@ FRAMES: Final = 6  # of the stack, the innermost
 
 
 @contextlib.contextmanager
-def watching() -> Iterator[None]:
+def watch() -> Iterator[None]:
     """Watches the running event loop from a thread, until the end of the block."""
     loop, stop = asyncio.get_running_loop(), threading.Event()
     watch = threading.Thread(target=_watch, args=(loop, threading.get_ident(), stop), name="watchdog", daemon=True)

@@ -40,7 +40,7 @@ decode_file = msgspec.json.Decoder(File).decode
 DetachFile = Callable[[str, str], Awaitable[None]]  # of project and file id
 
 
-async def not_attached(project: str, file_id: str) -> None:
+async def detach_nothing(project: str, file_id: str) -> None:
     """Nothing else refers to files."""
 
 
@@ -61,7 +61,7 @@ class FileService:
     storage: Storage
     clock: Clock
     notifier: Notifier
-    detach_file: DetachFile = not_attached  # detaches a deleted file from what refers to it
+    detach_file: DetachFile = detach_nothing  # detaches a deleted file from what refers to it
 
     @contextlib.asynccontextmanager
     async def receive(self, context: RequestContext, chunks: AsyncIterator[bytes]) -> AsyncIterator[Received]:

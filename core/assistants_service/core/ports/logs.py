@@ -38,7 +38,7 @@ class Tail:
 Project = Callable[[], Sequence[Document]]
 
 
-def nothing() -> Sequence[Document]:
+def no_documents() -> Sequence[Document]:
     """The projection of a log that has no documents."""
     return ()
 
@@ -47,12 +47,12 @@ class Logs(Protocol):
     """Append-only logs. A block is stored whole or not at all, and only at the position that the writer expects."""
 
     async def start(
-        self, container: str, name: str, block: bytes, project: Project = nothing
+        self, container: str, name: str, block: bytes, project: Project = no_documents
     ) -> tuple[Mark, Sequence[Document]]:
         """Create a log with its first block. Raises Conflict if it exists. Returns the same as `append`."""
 
     async def append(
-        self, container: str, name: str, mark: Mark, block: bytes, project: Project = nothing
+        self, container: str, name: str, mark: Mark, block: bytes, project: Project = no_documents
     ) -> tuple[Mark, Sequence[Document]]:
         """Append at `mark` and return the new mark. Raises Conflict if the log has changed or is gone, and ValueError
         for a block of more than 64 MiB.

@@ -162,9 +162,9 @@ class ModelError(Exception):
 
 
 class Refused(ModelError):
-    """The provider returned an error. `said`: its text and the fields that it names, not for the log."""
+    """The provider returned an error. `error_text`: its text and the fields that it names, not for the log."""
 
-    said = ""
+    error_text = ""
 
 
 class BrokenOff(ModelError):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from assistants_service.core.ports.search import Query, Weights
 from assistants_service.core.search.segment import Array, Segment
-from assistants_service.core.search.words import FORMAT, asked, forms, term
+from assistants_service.core.search.words import FORMAT, query_terms, other_forms, term_number
 
 Doubles = NDArray[np.float64]
 Posting = tuple[Array, Array]  # chunks, and how often each has a term
@@ -68,8 +68,8 @@ class PreparedQuery:
 def prepare(parts: Sequence[EligiblePart], query: Query, weights: Weights) -> PreparedQuery | None:
     """None if there is nothing to search, or nothing to search by."""
     format = min((part.segment.format for part in parts), default=FORMAT)
-    own = _numbers(asked(query.text, format))
-    terms = np.union1d(own, _numbers(forms(query.text, format)))
+    own = _numbers(query_terms(query.text, format))
+    terms = np.union1d(own, _numbers(other_forms(query.text, format)))
     vector = np.zeros(0) if query.vector is None else query.vector.astype(np.float64)
     length = float(np.linalg.norm(vector))
     by_vector, by_words = weights.vector, weights.words
@@ -100,7 +100,7 @@ def prepare(parts: Sequence[EligiblePart], query: Query, weights: Weights) -> Pr
 
 
 def _numbers(found: Iterable[str]) -> NDArray[np.uint64]:
-    return np.unique(np.array([term(each) for each in islice(found, QUERY_TERMS)], np.uint64))
+    return np.unique(np.array([term_number(each) for each in islice(found, QUERY_TERMS)], np.uint64))
 
 
 def _mean(parts: Sequence[EligiblePart]) -> Doubles:

@@ -22,7 +22,7 @@ from assistants_service.core.search.segment import (
     Tables,
     read_whole,
 )
-from assistants_service.core.search.words import FORMAT, indexed, term, words
+from assistants_service.core.search.words import FORMAT, index_terms, term_number, words
 
 _MOST: Final = 255  # counted occurrences of a word in a chunk: more do not change a score
 
@@ -47,13 +47,13 @@ def build(source: str, chunks: Sequence[IndexedChunk], vectors: Floats | None, m
 
 def _index(chunks: Sequence[IndexedChunk]) -> tuple[Array, Array, Array, Array]:
     """The chunks' lengths in words, and the postings, with ascending chunks within a term: term, chunk, count."""
-    numbered, lengths, distinct = cache(term), [], []
+    numbered, lengths, distinct = cache(term_number), [], []
     terms: list[int] = []
     counts: list[int] = []
     for chunk in chunks:
-        said = words(chunk.text)
-        found = Counter(indexed(said))
-        lengths.append(len(said))
+        found_words = words(chunk.text)
+        found = Counter(index_terms(found_words))
+        lengths.append(len(found_words))
         distinct.append(len(found))
         terms += map(numbered, found)
         counts += found.values()

@@ -59,12 +59,12 @@ def words(text: str) -> list[str]:
     return found
 
 
-def indexed(found: Iterable[str]) -> list[str]:
+def index_terms(found: Iterable[str]) -> list[str]:
     """What an index contains for these words. A beginning never equals a word, so whole words can still be searched."""
     return [each for word in found for each in (word, *_beginning(word))]
 
 
-def asked(text: str, format: int) -> list[str]:
+def query_terms(text: str, format: int) -> list[str]:
     """The terms that a query looks up in an index of that format, each once. A word that is as short as a beginning is
     looked up only as a beginning: otherwise it would count twice."""
     found = words(text)
@@ -73,7 +73,7 @@ def asked(text: str, format: int) -> list[str]:
     return list(dict.fromkeys(each for word in found for each in (word, *_beginning(word))[len(word) == BEGINNING :]))
 
 
-def forms(text: str, format: int) -> list[str]:
+def other_forms(text: str, format: int) -> list[str]:
     """Other forms of a query's words that are too short to be found by a beginning: with and without an s, the plural
     in English, French, Spanish and other languages. A form that does not occur has no influence."""
     found = words(text) if format >= BEGUN else []
@@ -93,7 +93,7 @@ def _beginning(word: str) -> tuple[str, ...]:
     return (f"{word[:BEGINNING]}*",) if len(word) >= BEGINNING else ()
 
 
-def term(word: str) -> int:
+def term_number(word: str) -> int:
     """The number of a word in an index: 64 bits of its hash, so that an index contains no words, and needs no numbering
     shared with others. Among a million words, two share a number once in 30 million indexes."""
     return int.from_bytes(blake2b(word.encode(errors="surrogatepass"), digest_size=8).digest())

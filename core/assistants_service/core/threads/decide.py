@@ -11,7 +11,7 @@ from assistants_service.core.protocol.objects import LastError
 from assistants_service.core.protocol.runs.resources import Usage
 from assistants_service.core.protocol.tools.resources import StepToolCall
 from assistants_service.core.threads import events as e
-from assistants_service.core.threads.endings import cancelled, expired
+from assistants_service.core.threads.endings import cancel_events, expire_events
 from assistants_service.core.threads.state import RunState, ThreadState
 
 # Seconds in which the worker that holds a run may end it: it checks every second, and only it knows the partial answer
@@ -112,7 +112,7 @@ def decide(
         return KeepItem()
     # The same item was delivered again: the worker that claimed the run by it has died, or handed it back.
     if run_state.claims >= CLAIMS and not handed_back:
-        return CommitEvents(failed(run_state, DEADLY))
+        return CommitEvents(failure_events(run_state, DEADLY))
     return CommitEvents(
         [e.RunClaimed(run_id=run_id, attempt=run_state.attempt + 1, item=item, handed_back=handed_back)]
     )
@@ -121,8 +121,8 @@ def decide(
 def _end(run_state: RunState, now: float) -> tuple[float, list[e.Event]] | None:
     """Since when the run should have ended, and the events that end it; None if it should go on."""
     if run_state.run.expires_at is not None and now >= run_state.run.expires_at:
-        return run_state.run.expires_at, expired(run_state)
-    return (run_state.cancel_requested_at, cancelled(run_state)) if run_state.run.status == "cancelling" else None
+        return run_state.run.expires_at, expire_events(run_state)
+    return (run_state.cancel_requested_at, cancel_events(run_state)) if run_state.run.status == "cancelling" else None
 
 
 def _go_on(run_state: RunState) -> Move:
@@ -137,12 +137,12 @@ def _go_on(run_state: RunState) -> Move:
         return CommitEvents([e.StepCompleted(run_id=run_id, step_id=step.id), *following])
     if following:
         return CommitEvents([*following])
-    if reason := spent(run_state):
+    if reason := exhausted_limit(run_state):
         return CommitEvents([e.RunIncomplete(run_id=run_id, reason=reason)])
     return CallModel(run_state)
 
 
-def spent(run_state: RunState) -> str | None:
+def exhausted_limit(run_state: RunState) -> str | None:
     """The token limit of the run that leaves nothing for another model call."""
     run, usage = run_state.run, run_state.usage
     if run.max_completion_tokens is not None and usage.completion_tokens >= run.max_completion_tokens:
@@ -152,7 +152,7 @@ def spent(run_state: RunState) -> str | None:
     return None
 
 
-def failed(run_state: RunState, error: LastError) -> list[e.Event]:
+def failure_events(run_state: RunState, error: LastError) -> list[e.Event]:
     """The end of a run that cannot continue, with its open step."""
     step, run_id = run_state.open_step, run_state.run.id
     closing: list[e.Event] = []

@@ -23,14 +23,14 @@ def apply(state: ThreadState, commit: e.Commit) -> list[ThreadChange]:
     state.version += 1
     at = int(commit.at)
     return [
-        ThreadChange(state.version, name, _published(state, thing))
+        ThreadChange(state.version, name, _published(state, resource))
         for event in commit.events
-        for name, thing in APPLY[type(event)](state, event, at)
+        for name, resource in APPLY[type(event)](state, event, at)
     ]
 
 
-def _published(state: ThreadState, thing: Resource) -> Resource:
-    return step_on_wire(thing, contents=state.runs[thing.run_id].contents) if isinstance(thing, Step) else thing
+def _published(state: ThreadState, resource: Resource) -> Resource:
+    return step_on_wire(resource, contents=state.runs[resource.run_id].contents) if isinstance(resource, Step) else resource
 
 
 def fold(commits: Iterable[e.Commit], state: ThreadState | None = None) -> ThreadState:

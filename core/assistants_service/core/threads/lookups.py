@@ -39,7 +39,7 @@ def run_of(state: ThreadState, run_id: str) -> RunState:
     return run_state
 
 
-def made(changes: Iterable[ThreadChange], name: str, kind: type[R]) -> R | None:
+def object_after(changes: Iterable[ThreadChange], name: str, kind: type[R]) -> R | None:
     """The object after the first event of this name; None if there was no such event."""
     objects = (change.object for change in changes if change.name == name)
     return next((each for each in objects if isinstance(each, kind)), None)

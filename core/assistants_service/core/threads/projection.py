@@ -22,30 +22,30 @@ def documents(project: str, changes: Sequence[ThreadChange]) -> list[Document]:
     return [_document(project, change, first[key]) for key, change in last.items()]
 
 
-def _place(thing: Resource) -> tuple[str, ...]:
+def _place(resource: Resource) -> tuple[str, ...]:
     """The container of an object's document, and the ids that make up its name."""
-    match thing:
+    match resource:
         case Thread():
-            return names.THREADS, thing.id
+            return names.THREADS, resource.id
         case Message():
-            return names.MESSAGES, thing.thread_id, thing.id
+            return names.MESSAGES, resource.thread_id, resource.id
         case Run():
-            return names.RUNS, thing.thread_id, thing.id
+            return names.RUNS, resource.thread_id, resource.id
         case Step():
-            return names.STEPS, thing.thread_id, thing.run_id, thing.id
+            return names.STEPS, resource.thread_id, resource.run_id, resource.id
         case File():
-            return names.FILES, thing.id
+            return names.FILES, resource.id
 
 
 def _document(project: str, change: ThreadChange, first: ThreadChange) -> Document:
     # All clients get the same document of a step, whatever the run's client asked for.
-    thing = step_on_wire(change.object) if isinstance(change.object, Step) else change.object
-    container, *ids = _place(thing)
+    resource = step_on_wire(change.object) if isinstance(change.object, Step) else change.object
+    container, *ids = _place(resource)
     gone = change.name in ("thread.deleted", "thread.message.deleted")
     return Document(
         container,
         names.document(project, *ids),
-        b"" if gone else encode(thing),
+        b"" if gone else encode(resource),
         change.version,
         created=first.name.endswith(("message.completed", "message.incomplete", ".created")),
     )

@@ -33,7 +33,7 @@ class Built:
     alone: bool = False
 
 
-def bound(text: str) -> int:
+def token_bound(text: str) -> int:
     """A Count that costs nothing: no text has more tokens than UTF-8 bytes."""
     return len(text.encode(errors="replace"))
 
@@ -191,10 +191,10 @@ def _done(state: ThreadState, run_state: RunState, offer: Offer) -> Iterator[Tur
             continue
         calls, outputs = (
             _calls(reply, run_state),
-            {key: said for step in reply for key, said in outputs_of(step).items()},
+            {key: output for step in reply for key, output in outputs_of(step).items()},
         )
-        made = tuple(offer.model_call(call) for call in calls)
-        yield Turn(role="assistant", content=text, calls=made, thought=run_state.thoughts.get(reply[0].id))
+        model_calls = tuple(offer.model_call(call) for call in calls)
+        yield Turn(role="assistant", content=text, calls=model_calls, thought=run_state.thoughts.get(reply[0].id))
         text = ""
         for call in calls:
             yield Turn(role="tool", content=outputs[call.id], call_id=call.id)

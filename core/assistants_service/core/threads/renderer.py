@@ -116,8 +116,8 @@ class Renderer:
             case Message() as message:
                 yield from self._message_ended(message)
                 yield change.name, message
-            case thing:
-                yield change.name, thing
+            case resource:
+                yield change.name, resource
 
     def _step_created(self, step: Step) -> Iterator[Event]:
         """All events of a step that was not streamed; a message's own events follow with the message."""

@@ -78,13 +78,13 @@ class ThreadRepository(Repository[ThreadState, ThreadChange]):
         if run_state is None or view.state.deleted:  # they would keep the deletion's tombstones from being written
             return
         messages = (view.state.messages.get(key) for key in sorted(run_state.known))
-        things: list[Resource] = [run_state.run, *run_state.steps, *(message for message in messages if message)]
+        resources: list[Resource] = [run_state.run, *run_state.steps, *(message for message in messages if message)]
         if since:
             changed = {change.object.id for change in view.run_history(run_id) if change.version > since}
-            things = [thing for thing in things if thing.id in changed]
-        things += [shown.file for shown in run_state.files.values() if shown.version > since]
+            resources = [resource for resource in resources if resource.id in changed]
+        resources += [shown.file for shown in run_state.files.values() if shown.version > since]
         await self._writer.write(
-            documents(project, [ThreadChange(view.state.version, "", thing) for thing in things])
+            documents(project, [ThreadChange(view.state.version, "", resource) for resource in resources])
         )
 
     async def purge(self, project: str, thread_id: str) -> None:
@@ -95,10 +95,10 @@ class ThreadRepository(Repository[ThreadState, ThreadChange]):
             return
         runs = list(state.runs)
         steps = [step for run_state in runs for step in run_state.steps]
-        things: Iterable[Resource] = itertools.chain(
+        resources: Iterable[Resource] = itertools.chain(
             [state.thread], state.messages, (run_state.run for run_state in runs), steps
         )
-        deleted = (ThreadChange(state.version, "thread.deleted", thing) for thing in things)
+        deleted = (ThreadChange(state.version, "thread.deleted", resource) for resource in resources)
         emptied = (document for change in deleted for document in documents(project, [change]))
         await self._writer.write(emptied)
         for run_state in runs:

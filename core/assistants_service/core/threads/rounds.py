@@ -66,13 +66,13 @@ def rounds_before(state: ThreadState, message: Message, offer: Offer) -> Iterato
 
 
 def _round(step: Step, offer: Offer) -> Round:
-    outputs, calls, said = outputs_of(step), [], []
+    outputs, calls, results = outputs_of(step), [], []
     for place, call in enumerate(step.calls):
-        made, output = offer.model_call(call), outputs[call.id]
+        call_in_prompt, output = offer.model_call(call), outputs[call.id]
         call_id = _id(step, place)
-        calls.append(ToolCall(call_id, made.name, made.arguments))
-        said.append(Turn("tool", output, call_id=call_id))
-    return Round(step, (Turn("assistant", calls=tuple(calls)), *said))
+        calls.append(ToolCall(call_id, call_in_prompt.name, call_in_prompt.arguments))
+        results.append(Turn("tool", output, call_id=call_id))
+    return Round(step, (Turn("assistant", calls=tuple(calls)), *results))
 
 
 def _id(step: Step, place: int) -> str:

@@ -137,7 +137,7 @@ class RunCommands:
 
     def submit_tool_outputs(self, state: ThreadState, run_id: str, body: SubmitToolOutputsBody) -> list[e.Event]:
         run_state = run_of(state, run_id)
-        status = "expired" if endings.overdue(run_state, self.context.now) else run_state.run.status
+        status = "expired" if endings.is_overdue(run_state, self.context.now) else run_state.run.status
         step = run_state.open_step
         if status != "requires_action" or step is None:
             raise ApiError(f'Runs in status "{status}" do not accept tool outputs.')
@@ -160,5 +160,5 @@ class RunCommands:
             return []
         asked: list[e.Event] = [e.RunCancelling(run_id=run_id)]
         if run_state.run.status in ("queued", "requires_action"):
-            return [*asked, *endings.cancelled(run_state)]
+            return [*asked, *endings.cancel_events(run_state)]
         return asked

@@ -27,7 +27,7 @@ from assistants_service.core.protocol.threads.requests import UpdateMetadata
 from assistants_service.core.references import References
 from assistants_service.core.request_context import RequestContext
 from assistants_service.core.threads.attachments import AttachmentIndexing
-from assistants_service.core.threads.lookups import made, run_of
+from assistants_service.core.threads.lookups import object_after, run_of
 from assistants_service.core.threads.repository import ThreadRepository
 from assistants_service.core.threads.run_commands import RunCommands
 from assistants_service.core.threads.state import ThreadChange, ThreadState
@@ -76,7 +76,7 @@ class RunService:
         async with self.limit.beginning(context.project, thread_id):
             indexed = await self.attachments.index(context, thread_id, run_id, body.additional_messages, create)
             changes = await self._commit(context, thread_id, run_id, partial(create, indexed=indexed))
-        return made(changes, "thread.run.created", Run) or await self._run(context, thread_id, run_id)
+        return object_after(changes, "thread.run.created", Run) or await self._run(context, thread_id, run_id)
 
     async def create_with_thread(self, context: RequestContext, thread_id: str, body: CreateThreadAndRun) -> Run:
         """If a thread with this id exists, the same request came before: return its run as it is."""
@@ -95,12 +95,12 @@ class RunService:
                 item_of = self._item(context, thread_id, run_id)
                 changes = await self.repository.start(context.project, thread_id, events, item_of)
                 await self._stream(context.project, thread_id, run_id)
-        return made(changes, "thread.run.created", Run) or await self._run(context, thread_id, run_id)
+        return object_after(changes, "thread.run.created", Run) or await self._run(context, thread_id, run_id)
 
     async def update(self, context: RequestContext, thread_id: str, run_id: str, body: UpdateMetadata) -> Run:
         update = partial(self._commands(context).update_run, run_id=run_id, body=body)
         changes = await self.repository.commit(context.project, thread_id, update, by_client=True)
-        return made(changes, "thread.run.updated", Run) or await self._run(context, thread_id, run_id)
+        return object_after(changes, "thread.run.updated", Run) or await self._run(context, thread_id, run_id)
 
     async def submit_tool_outputs(
         self, context: RequestContext, thread_id: str, run_id: str, body: SubmitToolOutputsBody
@@ -108,13 +108,13 @@ class RunService:
         """The run, queued again, and the previous version of its thread: later events are new to the client."""
         submit = partial(self._commands(context).submit_tool_outputs, run_id=run_id, body=body)
         changes = await self._commit(context, thread_id, run_id, submit)
-        run = made(changes, "thread.run.queued", Run) or await self._run(context, thread_id, run_id)
+        run = object_after(changes, "thread.run.queued", Run) or await self._run(context, thread_id, run_id)
         return run, changes[0].version - 1
 
     async def cancel(self, context: RequestContext, thread_id: str, run_id: str) -> Run:
         cancel = partial(self._commands(context).cancel_run, run_id=run_id)
         changes = await self._commit(context, thread_id, run_id, cancel)
-        return made(changes, "thread.run.cancelling", Run) or await self._run(context, thread_id, run_id)
+        return object_after(changes, "thread.run.cancelling", Run) or await self._run(context, thread_id, run_id)
 
     # --------------------------------------------------------------------------------------------------------------
 

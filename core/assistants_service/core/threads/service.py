@@ -18,7 +18,7 @@ from assistants_service.core.references import References
 from assistants_service.core.request_context import RequestContext
 from assistants_service.core.threads.attachments import AttachmentIndexing
 from assistants_service.core.threads.commands import ThreadCommands
-from assistants_service.core.threads.lookups import made, message_of, thread_of
+from assistants_service.core.threads.lookups import object_after, message_of, thread_of
 from assistants_service.core.threads.repository import ThreadRepository
 from assistants_service.core.vector_stores.implicit_stores import ImplicitStores
 from assistants_service.core.work_items import PurgeThread
@@ -47,7 +47,7 @@ class ThreadService:
         await self.references.check(context.project, body)
         update = partial(ThreadCommands(context).update_thread, body=body)
         changes = await self.repository.commit(context.project, thread_id, update, by_client=True)
-        updated = made(changes, "thread.updated", Thread)
+        updated = object_after(changes, "thread.updated", Thread)
         return updated or thread_of(await self.repository.cached(context.project, thread_id), thread_id)
 
     async def delete(self, context: RequestContext, thread_id: str) -> None:
@@ -66,7 +66,7 @@ class ThreadService:
         create = partial(ThreadCommands(context).create_message, body=body, message_id=message_id)
         indexed = await self.attachments.index(context, thread_id, message_id, [body], create)
         changes = await self.repository.commit(project, thread_id, partial(create, indexed=indexed), by_client=True)
-        created = made(changes, "thread.message.created", Message)
+        created = object_after(changes, "thread.message.created", Message)
         return created or message_of(await self.repository.cached(project, thread_id), message_id)
 
     async def update_message(
@@ -74,7 +74,7 @@ class ThreadService:
     ) -> Message:
         update = partial(ThreadCommands(context).update_message, message_id=message_id, body=body)
         changes = await self.repository.commit(context.project, thread_id, update, by_client=True)
-        updated = made(changes, "thread.message.updated", Message)
+        updated = object_after(changes, "thread.message.updated", Message)
         return updated or message_of(await self.repository.cached(context.project, thread_id), message_id)
 
     async def delete_message(self, context: RequestContext, thread_id: str, message_id: str) -> None:

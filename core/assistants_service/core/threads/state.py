@@ -49,7 +49,7 @@ class InProgress(msgspec.Struct, frozen=True):
 
     def named(self, object_id: str) -> Step | Message | None:
         """The step or the message if it has this id."""
-        return next((thing for thing in (self.step, self.message) if thing and thing.id == object_id), None)
+        return next((resource for resource in (self.step, self.message) if resource and resource.id == object_id), None)
 
 
 class ShownFile(msgspec.Struct, frozen=True):

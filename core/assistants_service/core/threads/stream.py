@@ -152,12 +152,12 @@ async def last_published(logs: Logs, name: str, object_id: str) -> Message | Ste
     for _, _, event, payload in sse.parse(tail.data if tail else b""):
         if event.endswith(".delta") or object_id.encode() not in payload:
             continue
-        thing: Message | Step | None = None
+        resource: Message | Step | None = None
         if event.startswith("thread.run.step."):
-            thing = msgspec.json.decode(payload, type=Step)
+            resource = msgspec.json.decode(payload, type=Step)
         elif event.startswith("thread.message."):
-            thing = msgspec.json.decode(payload, type=Message)
-        found = thing if thing and thing.id == object_id else found
+            resource = msgspec.json.decode(payload, type=Message)
+        found = resource if resource and resource.id == object_id else found
     return found
 
 

@@ -21,7 +21,7 @@ from assistants_service.core.protocol.vector_stores.resources import (
 )
 from assistants_service.core.vector_stores import events as e
 from assistants_service.core.vector_stores.fold_store import expiry
-from assistants_service.core.vector_stores.lookups import batch_of, file_of, usable
+from assistants_service.core.vector_stores.lookups import batch_of, file_of, usable_store
 from assistants_service.core.vector_stores.new import NewFile, NewStore
 from assistants_service.core.vector_stores.state import StoreState
 
@@ -50,7 +50,7 @@ class VectorStoreCommands:
         return [e.StoreCreated(store=store), *self._attach(StoreState(), new.files)]
 
     def update(self, state: StoreState, body: UpdateVectorStore) -> list[e.Event]:
-        usable(state, self.now)
+        usable_store(state, self.now)
         given = body.model_fields_set
         if not given:
             return []
@@ -65,12 +65,12 @@ class VectorStoreCommands:
 
     def attach(self, state: StoreState, files: Sequence[NewFile]) -> list[e.Event]:
         """A file that is attached already stays as it is, except that given attributes replace its own."""
-        usable(state, self.now)
+        usable_store(state, self.now)
         return self._attach(state, files)
 
     def create_batch(self, state: StoreState, batch_id: str, files: Sequence[NewFile]) -> list[e.Event]:
         """No events if the batch exists: the same request came before."""
-        usable(state, self.now)
+        usable_store(state, self.now)
         if batch_id in state.batches.places:
             return []
         file_ids = tuple(dict.fromkeys(file.file_id for file in files))
@@ -93,7 +93,7 @@ class VectorStoreCommands:
         return events
 
     def update_file(self, state: StoreState, file_id: str, attributes: Attributes) -> list[e.Event]:
-        usable(state, self.now)
+        usable_store(state, self.now)
         if file_of(state, file_id).file.attributes == attributes:
             return []
         return [e.FileUpdated(file_id=file_id, attributes=attributes)]
@@ -111,7 +111,7 @@ class VectorStoreCommands:
 
     def use(self, state: StoreState) -> list[e.Event]:
         """Record a search, at most once an hour."""
-        store = usable(state, self.now)
+        store = usable_store(state, self.now)
         return [e.StoreUsed()] if self.now - store.last_active_at >= USED_EVERY else []
 
     def delete(self, state: StoreState) -> list[e.Event]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec import UNSET
 
 from assistants_service.core.vector_stores import events as e
-from assistants_service.core.vector_stores.fold_files import FILE_EVENTS, ended, no_reindexing
+from assistants_service.core.vector_stores.fold_files import FILE_EVENTS, end_file, no_reindexing
 from assistants_service.core.vector_stores.fold_segments import SEGMENT_EVENTS, retire
 from assistants_service.core.vector_stores.fold_store import Handler, Named, store_in, used_store
 from assistants_service.core.vector_stores.state import StoreChange, StoreState
@@ -16,9 +16,9 @@ def apply(state: StoreState, commit: e.Commit) -> list[StoreChange]:
     state.version += 1
     at = int(commit.at)
     return [
-        StoreChange(state.version, name, thing)
+        StoreChange(state.version, name, resource)
         for event in commit.events
-        for name, thing in APPLY[type(event)](state, event, at)
+        for name, resource in APPLY[type(event)](state, event, at)
     ]
 
 
@@ -39,7 +39,7 @@ def _store_used(state: StoreState, event: e.StoreUsed, at: int) -> Named:
 def _store_expired(state: StoreState, event: e.StoreExpired, at: int) -> Named:
     named: Named = []
     for file_id in list(state.waiting):
-        named += ended(state, file_id, "cancelled", "vector_store.file.cancelled")
+        named += end_file(state, file_id, "cancelled", "vector_store.file.cancelled")
     for file_id in list(state.reindexing):
         no_reindexing(state, file_id)
     for name in list(state.segments):

@@ -74,7 +74,7 @@ def _file_completed(state: StoreState, event: e.FileCompleted, at: int) -> Named
     state.store = replace(store, usage_bytes=store.usage_bytes - file_state.file.usage_bytes + event.size)
     if again:
         return [("", _change(state, event.file_id, usage_bytes=event.size)), ("", store_in(state))]
-    return ended(state, event.file_id, "completed", "vector_store.file.completed", usage_bytes=event.size)
+    return end_file(state, event.file_id, "completed", "vector_store.file.completed", usage_bytes=event.size)
 
 
 def _file_failed(state: StoreState, event: e.FileFailed, at: int) -> Named:
@@ -83,7 +83,7 @@ def _file_failed(state: StoreState, event: e.FileFailed, at: int) -> Named:
         state.reindexing[again.id] = Reindexing(again.id, error=event.error.message)
         return []
     mark_orphaned(state, state.files[event.file_id].source)
-    return ended(state, event.file_id, "failed", "vector_store.file.failed", last_error=event.error)
+    return end_file(state, event.file_id, "failed", "vector_store.file.failed", last_error=event.error)
 
 
 def _files_reindexing(state: StoreState, event: e.FilesReindexing, at: int) -> Named:
@@ -100,7 +100,7 @@ def no_reindexing(state: StoreState, file_id: str) -> None:
 
 
 def _file_cancelled(state: StoreState, event: e.FileCancelled, at: int) -> Named:
-    return ended(state, event.file_id, "cancelled", "vector_store.file.cancelled")
+    return end_file(state, event.file_id, "cancelled", "vector_store.file.cancelled")
 
 
 def _file_detached(state: StoreState, event: e.FileDetached, at: int) -> Named:
@@ -108,9 +108,9 @@ def _file_detached(state: StoreState, event: e.FileDetached, at: int) -> Named:
     batches: Named = []
     if file_state.file.status == "in_progress":  # for its batches it counts as cancelled, so they still complete
         batches = [
-            ("vector_store.file_batch.updated", thing)
-            for _, thing in ended(state, file_state.id, "cancelled", "")
-            if isinstance(thing, VectorStoreFileBatch)
+            ("vector_store.file_batch.updated", resource)
+            for _, resource in end_file(state, file_state.id, "cancelled", "")
+            if isinstance(resource, VectorStoreFileBatch)
         ]
     file = state.files.remove(event.file_id).file
     _count(state, file.status, None)
@@ -122,7 +122,7 @@ def _file_detached(state: StoreState, event: e.FileDetached, at: int) -> Named:
     return [("vector_store.file.deleted", file), *batches, ("vector_store.updated", store)]
 
 
-def ended(state: StoreState, file_id: str, status: FileStatus, name: str, **changed: Any) -> Named:
+def end_file(state: StoreState, file_id: str, status: FileStatus, name: str, **changed: Any) -> Named:
     """End a file in progress, for the store and for the batches that wait for it."""
     file_state = state.files[file_id]
     state.waiting.pop(file_id)

@@ -94,8 +94,8 @@ class ImplicitStores:
                 await self.vector_stores.attach(context, store_id, new)
                 return store_id
             store_id = context.ids.new(VECTOR_STORE.prefix)  # and the store it created is gone
-        made = NewStore(new, expires_after=expires_after, metadata=wanted.metadata)
-        return (await self.vector_stores.create(context, store_id, made)).id
+        store = NewStore(new, expires_after=expires_after, metadata=wanted.metadata)
+        return (await self.vector_stores.create(context, store_id, store)).id
 
 
 def _is_usable(state: StoreState, now: float) -> bool:

@@ -33,7 +33,7 @@ def has_expired(store: VectorStore, now: float) -> bool:
     return store.status == "expired" or (store.expires_at is not None and now >= store.expires_at)
 
 
-def usable(state: StoreState, now: float) -> VectorStore:
+def usable_store(state: StoreState, now: float) -> VectorStore:
     """Raises the 404 for an unknown store, or the 400 for an expired one."""
     store = store_of(state)
     if has_expired(store, now):

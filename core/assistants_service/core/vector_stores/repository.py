@@ -144,8 +144,8 @@ class VectorStoreRepository(Repository[StoreState, StoreChange]):
             return
         mine = "" if item_id is None else f"{item_id}/"
         ended = (each.file for each in state.files if each.item.startswith(mine) and each.id not in state.waiting)
-        things: list[Resource] = [state.store, *(batch_state.batch for batch_state in state.batches), *ended]
-        await self._project_changes(project, [StoreChange(state.version, "", thing) for thing in things])
+        resources: list[Resource] = [state.store, *(batch_state.batch for batch_state in state.batches), *ended]
+        await self._project_changes(project, [StoreChange(state.version, "", resource) for resource in resources])
 
     async def expire(self, project: str, store_id: str) -> float | None:
         """Commit the expiry of the store, if it has expired. Returns the time of the next check, if any. Readers see it
@@ -163,8 +163,8 @@ class VectorStoreRepository(Repository[StoreState, StoreChange]):
             return None
         if state.store.status == "expired":  # the process that committed it may have died before projecting it
             cancelled = (file_state.file for file_state in state.files if file_state.file.status == "cancelled")
-            things: list[Resource] = [state.store, *(batch_state.batch for batch_state in state.batches), *cancelled]
-            await self._project_changes(project, [StoreChange(state.version, "", thing) for thing in things])
+            resources: list[Resource] = [state.store, *(batch_state.batch for batch_state in state.batches), *cancelled]
+            await self._project_changes(project, [StoreChange(state.version, "", resource) for resource in resources])
             return None
         return state.store.expires_at
 
@@ -174,10 +174,10 @@ class VectorStoreRepository(Repository[StoreState, StoreChange]):
         state = (await self.load(project, store_id)).state
         if state.store is None or not state.deleted:
             return
-        things: list[Resource] = [state.store, *(batch_state.batch for batch_state in state.batches)]
-        things += [file_state.file for file_state in state.files]
+        resources: list[Resource] = [state.store, *(batch_state.batch for batch_state in state.batches)]
+        resources += [file_state.file for file_state in state.files]
         await self._project_changes(
-            project, [StoreChange(state.version, "vector_store.deleted", thing) for thing in things]
+            project, [StoreChange(state.version, "vector_store.deleted", resource) for resource in resources]
         )
         await self.index.delete(names.document(project, store_id), (*state.segments, *state.orphaned))
         for file_id in state.files.order:  # including those that were detached
@@ -231,15 +231,15 @@ FIRST = (
 
 
 def _document(project: str, change: StoreChange) -> Document:
-    thing = change.object
-    match thing:
+    resource = change.object
+    match resource:
         case VectorStore():
-            container, ids = names.VECTOR_STORES, [thing.id]
+            container, ids = names.VECTOR_STORES, [resource.id]
         case VectorStoreFile():
-            container, ids = names.STORE_FILES, [thing.vector_store_id, thing.id]
+            container, ids = names.STORE_FILES, [resource.vector_store_id, resource.id]
         case VectorStoreFileBatch():
-            container, ids = names.STORE_BATCHES, [thing.vector_store_id, thing.id]
-    body = b"" if change.name in GONE else encode(thing)
+            container, ids = names.STORE_BATCHES, [resource.vector_store_id, resource.id]
+    body = b"" if change.name in GONE else encode(resource)
     return Document(container, names.document(project, *ids), body, change.version, created=change.name in FIRST)
 
 

@@ -15,7 +15,7 @@ from assistants_service.core.ports.search import Passage, Query, SegmentGone, We
 from assistants_service.core.protocol.vector_stores.resources import Attributes
 from assistants_service.core.search.filters import Filter
 from assistants_service.core.vector_stores.commands import VectorStoreCommands
-from assistants_service.core.vector_stores.lookups import file_of, usable
+from assistants_service.core.vector_stores.lookups import file_of, usable_store
 from assistants_service.core.vector_stores.repository import VectorStoreRepository
 from assistants_service.core.vector_stores.state import FileState, StoreState
 
@@ -105,7 +105,7 @@ class Searcher:
 
     async def _usable(self, project: str, store_id: str) -> StoreState:
         state = await self.stores.read(project, store_id)
-        usable(state, self.clock.now())
+        usable_store(state, self.clock.now())
         return state
 
     async def _search(

@@ -81,9 +81,9 @@ class VectorStoreService:
         """Returns the last of the files. Raises the 404 for an unknown store or file."""
         attach = partial(VectorStoreCommands(context.now).attach, files=files)
         changes = await self._add(context, store_id, files, attach)
-        made = [change.object for change in changes if isinstance(change.object, VectorStoreFile)]
-        if made:
-            return made[-1]
+        attached = [change.object for change in changes if isinstance(change.object, VectorStoreFile)]
+        if attached:
+            return attached[-1]
         return file_of(await self.repository.cached(context.project, store_id), files[-1].file_id).file
 
     async def update_file(
@@ -105,8 +105,8 @@ class VectorStoreService:
     ) -> VectorStoreFileBatch:
         create = partial(VectorStoreCommands(context.now).create_batch, batch_id=batch_id, files=files)
         changes = await self._add(context, store_id, files, create)
-        made = [change.object for change in changes if isinstance(change.object, VectorStoreFileBatch)]
-        return made[-1] if made else batch_of(await self.repository.cached(context.project, store_id), batch_id).batch
+        created = [change.object for change in changes if isinstance(change.object, VectorStoreFileBatch)]
+        return created[-1] if created else batch_of(await self.repository.cached(context.project, store_id), batch_id).batch
 
     async def cancel_batch(self, context: RequestContext, store_id: str, batch_id: str) -> VectorStoreFileBatch:
         await self._commit(context, store_id, partial(VectorStoreCommands(context.now).cancel_batch, batch_id=batch_id))

@@ -29,10 +29,10 @@ class Breaker:
         self._rest()  # this request tries; unless it gets a response, the next one waits longer
         return True
 
-    def answered(self) -> None:
+    def record_success(self) -> None:
         self._open, self._failures = False, 0
 
-    def failed(self) -> None:
+    def record_failure(self) -> None:
         now = self._now()
         if not self._failures:
             self._since = now

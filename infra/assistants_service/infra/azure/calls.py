@@ -77,12 +77,12 @@ class Transport(AioHttpTransport):  # type: ignore[misc]  # the SDK resolves the
         except AzureError as error:
             # A dropped connection does not count: it may have been idle for too long.
             if isinstance(error.inner_exception, TimeoutError | ClientConnectorError):
-                self._breaker.failed()
+                self._breaker.record_failure()
             raise
         if response.status_code in UNDECIDED:
-            self._breaker.failed()
+            self._breaker.record_failure()
         else:
-            self._breaker.answered()
+            self._breaker.record_success()
         return response
 
 
@@ -100,11 +100,11 @@ class AzureClients:
     def _blob(self, container: str, name: str) -> BlobClient:
         client = self._clients.get((container, name))
         if client is None:
-            client = self._clients[container, name] = opened(self._service).get_blob_client(container, name)
+            client = self._clients[container, name] = require_open(self._service).get_blob_client(container, name)
         return client
 
 
-def opened(client: T | None) -> T:
+def require_open(client: T | None) -> T:
     if client is None:
         raise StorageUnavailable("The Azure store is closed.")
     return client

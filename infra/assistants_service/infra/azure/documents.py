@@ -16,7 +16,7 @@ from assistants_service.core.fanout import fan_out
 from assistants_service.core.ports.documents import Document, Stored
 from assistants_service.core.ports.storage import StorageUnavailable
 from assistants_service.infra.azure.blob_names import LISTED, blob_name
-from assistants_service.infra.azure.calls import AzureClients, StoreRefused, call, opened, write
+from assistants_service.infra.azure.calls import AzureClients, StoreRefused, call, require_open, write
 
 JSON: Final = ContentSettings(content_type="application/json")
 IF_MISSING: Final[dict[str, Any]] = {"match_condition": MatchConditions.IfMissing}
@@ -176,7 +176,7 @@ class AzureDocuments(AzureClients):
         start = blob_name(container, after) if after is not None else None
         options: dict[str, Any] = {"start_from": start} if start is not None else {}
         listing = (
-            opened(self._service)
+            require_open(self._service)
             .get_container_client(container)
             .list_blobs(name_starts_with=blob_name(container, prefix), results_per_page=min(limit + 1, 5000), **options)
         )
@@ -195,7 +195,7 @@ class AzureDocuments(AzureClients):
         end = blob_name(container, after) if after is not None else None
         names: deque[str] = deque(maxlen=limit)
         listing = (
-            opened(self._service)
+            require_open(self._service)
             .get_container_client(container)
             .list_blob_names(name_starts_with=blob_name(container, prefix))
         )
@@ -212,7 +212,7 @@ class AzureDocuments(AzureClients):
         """In small pages: the SDK keeps the event loop for 0.23 ms a row while it reads one."""
 
         async def listed() -> int:
-            client = opened(self._service).get_container_client(container)
+            client = require_open(self._service).get_container_client(container)
             blobs = client.list_blobs(name_starts_with=blob_name(container, prefix), results_per_page=WEIGHED_PAGE)
             return sum([blob.size or 0 async for blob in blobs])
 

@@ -12,9 +12,9 @@ from azure.storage.blob import BlobProperties
 
 from assistants_service.core.fanout import fan_out
 from assistants_service.core.ports.documents import Document
-from assistants_service.core.ports.logs import Mark, Project, Tail, nothing
+from assistants_service.core.ports.logs import Mark, Project, Tail, no_documents
 from assistants_service.core.ports.storage import Conflict
-from assistants_service.infra.azure.calls import StoreRefused, call, opened, write
+from assistants_service.infra.azure.calls import StoreRefused, call, require_open, write
 from assistants_service.infra.azure.documents import IF_MISSING, AzureDocuments, if_match
 
 MAX_BLOCK: Final = 64 * 1024 * 1024  # Azure accepts 100 MiB since its API version 2022-11-02
@@ -32,7 +32,7 @@ class AzureLogs(AzureDocuments):
     """ports.storage.Logs. The generation is in the blob's metadata; a first one has none."""
 
     async def start(
-        self, container: str, name: str, block: bytes, project: Project = nothing
+        self, container: str, name: str, block: bytes, project: Project = no_documents
     ) -> tuple[Mark, Sequence[Document]]:
         blob = self._blob(container, name)
         try:
@@ -49,7 +49,7 @@ class AzureLogs(AzureDocuments):
         return await self.append(container, name, Mark(0, 0, etag), block, project)
 
     async def append(
-        self, container: str, name: str, mark: Mark, block: bytes, project: Project = nothing
+        self, container: str, name: str, mark: Mark, block: bytes, project: Project = no_documents
     ) -> tuple[Mark, Sequence[Document]]:
         if len(block) > MAX_BLOCK:
             raise ValueError(f"A block has {MAX_BLOCK} bytes at most, this one {len(block)}.")
@@ -173,7 +173,7 @@ class AzureLogs(AzureDocuments):
 
     async def logs(self, container: str) -> Sequence[str]:
         async def listed() -> list[str]:
-            blobs = opened(self._service).get_container_client(container).list_blob_names()
+            blobs = require_open(self._service).get_container_client(container).list_blob_names()
             return [name async for name in blobs if name.endswith(".log")]
 
         return await call(listed)

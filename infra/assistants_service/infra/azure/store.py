@@ -18,7 +18,7 @@ from azure.storage.queue.aio import QueueServiceClient
 
 from assistants_service.core.names import ASSISTANTS, CONTAINERS, DEAD_LETTERS, WORK
 from assistants_service.core.ports.storage import StorageUnavailable
-from assistants_service.infra.azure.calls import StoreRefused, Transport, call, new_session, opened
+from assistants_service.infra.azure.calls import StoreRefused, Transport, call, new_session, require_open
 from assistants_service.infra.azure.contents import AzureContents
 from assistants_service.infra.azure.identity import new_credential
 from assistants_service.infra.azure.logs import AzureLogs
@@ -120,11 +120,11 @@ class AzureStorage(AzureLogs, AzureContents, AzureQueue):
         self._dead_letters = self._queues.get_queue_client(DEAD_LETTERS)
 
     async def _create_missing(self) -> None:
-        service = opened(self._service)
+        service = require_open(self._service)
         creations: list[Callable[[], Awaitable[object]]] = [
             *(service.get_container_client(name).create_container for name in CONTAINERS),
-            opened(self._work).create_queue,
-            opened(self._dead_letters).create_queue,
+            require_open(self._work).create_queue,
+            require_open(self._dead_letters).create_queue,
         ]
         # One first, alone: if the store does not respond, there is one error rather than nine.
         await _create(creations[0])
@@ -141,7 +141,7 @@ class AzureStorage(AzureLogs, AzureContents, AzureQueue):
                 await client.close()
 
     async def ping(self) -> None:
-        container = opened(self._service).get_container_client(ASSISTANTS)
+        container = require_open(self._service).get_container_client(ASSISTANTS)
         await call(container.get_container_properties, pauses=QUICK)
 
 

@@ -25,7 +25,7 @@ _AT_ONCE: Final = 64  # texts that the offline model embeds without a pause
 _TOKENS: Final = 4096  # looked up at once: a question of 32,000 rare characters is 128,000 tokens, and 65 MB of vectors
 
 
-def normalised(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+def normalise(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     """Scales each row to length 1; zeros stay zeros. Raises ValueError for values that are not finite numbers."""
     if not np.isfinite(vectors).all():
         raise ValueError("a vector contains values that are not numbers")
@@ -78,7 +78,7 @@ def _offline(texts: Sequence[str]) -> NDArray[np.float32]:
         ids = tokens(text)
         for start in range(0, len(ids), _TOKENS):
             sums[place] += vectors[ids[start : start + _TOKENS]].sum(axis=0, dtype=np.float32)
-    return normalised(sums)
+    return normalise(sums)
 
 
 @functools.cache

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from assistants_service.core.ports.embeddings import EmbeddingError, Kind
 from assistants_service.core.ports.models import ModelError
 from assistants_service.infra.embeddings.families import Family, Input
-from assistants_service.infra.embeddings.offline import normalised
+from assistants_service.infra.embeddings.offline import normalise
 
 if TYPE_CHECKING:
     from assistants_service.infra.models.providers import ModelRouter
@@ -63,7 +63,7 @@ class ProviderEmbeddings:
                 rows = await self._rows(upstream, texts, self._family.of(kind))
                 if len(widths := {len(row) for row in rows}) > 1 or (self._dimensions and widths != {self._dimensions}):
                     raise ValueError(f"vectors of {sorted(widths)} dimensions")
-                return normalised(np.asarray(rows, np.float32))
+                return normalise(np.asarray(rows, np.float32))
         except ModelError as error:
             raise EmbeddingError(error.message) from error
 
@@ -170,7 +170,7 @@ def _vectors(data: Mapping[str, Any], batch: Sequence[str]) -> list[Floats]:
             raise ValueError("not one vector for each text")
     if len(entries) != len(batch):
         raise ValueError("not one vector for each text")
-    return list(normalised(np.asarray([_vector(entry["embedding"]) for entry in entries], np.float32)))
+    return list(normalise(np.asarray([_vector(entry["embedding"]) for entry in entries], np.float32)))
 
 
 def _vector(value: Any) -> Floats:

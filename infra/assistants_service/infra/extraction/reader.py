@@ -19,7 +19,7 @@ from assistants_service.core.ports.extraction import Chunking, Unreadable
 from assistants_service.infra.extraction import pdfium
 from assistants_service.infra.extraction.confinement import confine, forbid_writing, limit_memory, limit_time
 from assistants_service.infra.extraction.formats import DOCUMENTS, MAGIC, TEXTS, UNMISTAKABLE, ZIPPED, extension
-from assistants_service.infra.extraction.text import MOST_TEXT, SNIFFED, decoded, is_text
+from assistants_service.infra.extraction.text import MOST_TEXT, SNIFFED, decode_text, is_text
 
 if TYPE_CHECKING:
     import kreuzberg
@@ -54,11 +54,11 @@ class LibraryError(Exception):
 
 def read(request: Request) -> Answer:
     """Returns all errors of a file as answers, unless they end the process."""
-    from assistants_service.infra.extraction.tokens import bounds
+    from assistants_service.infra.extraction.tokens import token_bounds
 
     try:
         text = _text(request.path, request.filename)
-        places = bounds(text)
+        places = token_bounds(text)
         if len(places) > MOST_TOKENS:
             raise Unreadable("invalid_file", f"The file has more than {MOST_TOKENS:,} tokens.")
         chunking = Chunking(request.size, request.overlap)
@@ -78,7 +78,7 @@ def _text(path: str, filename: str) -> str:
         raise Unreadable("invalid_file", "The file is empty.")
     with Path(path).open("rb") as file:
         kind = _kind(file, extension(filename))
-        text = _document(file, size, kind) if kind in DOCUMENTS else decoded(file, size)
+        text = _document(file, size, kind) if kind in DOCUMENTS else decode_text(file, size)
     text = text.replace("\r\n", "\n").replace("\r", "\n").encode(errors="replace").decode()
     if not text.strip():
         raise Unreadable("invalid_file", "The file contains no text; text in scanned pages is not recognised.")
@@ -113,7 +113,7 @@ def _document(file: BinaryIO, size: int, kind: str) -> str:
         _check_entries(file)
     file.seek(0)
     # The library reads every HTML file as UTF-8.
-    source = decoded(file, size).encode() if kind in (".html", ".htm") else None
+    source = decode_text(file, size).encode() if kind in (".html", ".htm") else None
     import kreuzberg
 
     if kind == ".pdf" and (unusable := pdfium.unavailable_reason()):
@@ -125,8 +125,8 @@ def _document(file: BinaryIO, size: int, kind: str) -> str:
     except MemoryError:
         raise
     except kreuzberg.ParsingError as error:
-        said = str(error).lower()
-        if "password" in said or "encrypt" in said:
+        text = str(error).lower()
+        if "password" in text or "encrypt" in text:
             raise Unreadable("invalid_file", "The file is encrypted with a password.") from None
         raise Unreadable("invalid_file", f"The file is damaged, or is not a {kind} file.") from None
     except BaseException as error:  # Rust panics are not Exceptions; their messages may quote the file
@@ -186,7 +186,7 @@ def _warm() -> None:
     import charset_normalizer  # noqa: F401
     import kreuzberg  # noqa: F401
 
-    from assistants_service.infra.extraction.tokens import bounds
+    from assistants_service.infra.extraction.tokens import token_bounds
 
-    bounds("warm")
+    token_bounds("warm")
     pdfium.unavailable_reason()

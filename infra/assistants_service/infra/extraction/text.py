@@ -31,7 +31,7 @@ def is_text(head: bytes) -> bool:
     return not _controls(head.rstrip(_END.encode()))
 
 
-def decoded(file: BinaryIO, size: int) -> str:
+def decode_text(file: BinaryIO, size: int) -> str:
     """Text in UTF-8 or UTF-16, as OpenAI accepts them, in UTF-32, or in a guessed encoding. Raises Unreadable."""
     if size > MOST_TEXT:
         raise Unreadable("invalid_file", f"The file has more than {MOST_TEXT:,} bytes.")

@@ -37,7 +37,7 @@ def encoding() -> tiktoken.Encoding:
     return _tables()[0]
 
 
-def bounds(text: str) -> memoryview[int]:
+def token_bounds(text: str) -> memoryview[int]:
     """Where each token starts in the text, in code points, and where the text ends: the input of core.chunking."""
     encoding, lengths = _tables()
     tokens = encoding.encode_to_numpy(text, disallowed_special=())

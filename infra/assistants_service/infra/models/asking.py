@@ -12,7 +12,7 @@ from assistants_service.infra.models.reply_builder import ReplyBuilder, Withheld
 Body = dict[str, Any]
 
 
-def as_refused(wanted: Body, refused: Refused) -> Body:
+def raise_refusal(wanted: Body, refused: Refused) -> Body:
     """There is no alternative."""
     raise refused
 
@@ -22,7 +22,7 @@ async def ask(
     wanted: Body,
     deltas: Deltas | None,
     send: Callable[[Body, ReplyBuilder], Awaitable[Reply]],
-    otherwise: Callable[[Body, Refused], Body] = as_refused,
+    otherwise: Callable[[Body, Refused], Body] = raise_refusal,
 ) -> Reply:
     """`known` learns what the provider accepts. `otherwise` makes another request if the refusal matches no habit, or
     raises the refusal. Raises what `send` raises."""
@@ -34,7 +34,7 @@ async def ask(
         try:
             reply = await send(body, builder)
         except Refused as refused:
-            habits.learn(refused.said, body)
+            habits.learn(refused.error_text, body)
             if not builder.empty:
                 raise
             if habits.apply(wanted) == body:

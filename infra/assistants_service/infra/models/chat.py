@@ -13,7 +13,7 @@ from assistants_service.infra.models.chat_reply import ChatReply
 from assistants_service.infra.models.habits import Habits, Remembered
 from assistants_service.infra.models.reply_builder import ReplyBuilder
 from assistants_service.infra.models.thoughts import of_turn
-from assistants_service.infra.models.turns import joined
+from assistants_service.infra.models.turns import join_neighbours
 from assistants_service.infra.models.upstream import Upstream
 
 _PATH = "/chat/completions"
@@ -42,14 +42,14 @@ class ChatModel:
         with self._upstream.errors():
             if "stream" not in body:
                 reply.absorb(await self._upstream.post(_PATH, body))
-                return reply.whole()
+                return reply.whole_reply()
             async with self._upstream.stream(_PATH, body, builder) as chunks:
                 async for chunk in chunks:
                     reply.absorb(chunk)
-            return reply.streamed()
+            return reply.streamed_reply()
 
     def _body(self, prompt: Prompt) -> dict[str, Any]:
-        messages = [_message(turn, self._upstream.provider) for turn in joined(prompt.turns)]
+        messages = [_message(turn, self._upstream.provider) for turn in join_neighbours(prompt.turns)]
         if prompt.instructions:
             messages.insert(0, {"role": "system", "content": prompt.instructions})
         body: dict[str, Any] = {"model": prompt.model, "messages": messages}

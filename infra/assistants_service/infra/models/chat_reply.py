@@ -88,12 +88,12 @@ class ChatReply:
             self._finish = choice.finish_reason or self._finish
             self._error = choice.error or self._error
 
-    def whole(self) -> Reply:
+    def whole_reply(self) -> Reply:
         if not self._said:
             raise ValueError("no message")
         return self._reply()
 
-    def streamed(self) -> Reply:
+    def streamed_reply(self) -> Reply:
         if self._finish is None and not self._complete:
             if not self._builder.done or self._builder.empty:
                 raise self._upstream.broken_off()
@@ -110,7 +110,7 @@ class ChatReply:
         if finish == "error" or self._error:
             raise self._upstream.ended(self._finish or "error", self._error)
         reply = self._builder.reply(finish, tokens_of(self._usage))
-        return replace(reply, thought=self._thinking.kept(self._upstream.provider)) if reply.calls else reply
+        return replace(reply, thought=self._thinking.thought(self._upstream.provider)) if reply.calls else reply
 
     def _whole_calls(self, message: _Message) -> None:
         """Each is a separate call, even if a server gives all the same index or id."""

@@ -65,7 +65,7 @@ _WINDOWS: Final = tuple(
 _SENSIBLE: Final = range(256, 100_000_000)  # tokens of a window: other numbers mean something else
 
 
-def exceeded(error: Mapping[str, Any], message: str) -> bool:
+def exceeds_window(error: Mapping[str, Any], message: str) -> bool:
     """Whether an error object with the text `message` says so."""
     return bool(_CODES & {str(error.get("code")), str(error.get("type"))} or _TEXTS.search(message))
 

@@ -165,8 +165,8 @@ def text_of(error: object) -> str:
     return " ".join([_without_echo(words(error)[:100_000]), *named])
 
 
-def _without_echo(said: str) -> str:
+def _without_echo(text: str) -> str:
     """vLLM's error texts are pydantic's errors as Python writes them, each with the whole request as its `input`
     (vllm/entrypoints/openai/api_server.py, validation_exception_handler)."""
-    places = [found[0] for found in _PLACE.finditer(said)]
-    return " ".join(places) if places else _ECHO.split(said, maxsplit=1)[0]
+    places = [found[0] for found in _PLACE.finditer(text)]
+    return " ".join(places) if places else _ECHO.split(text, maxsplit=1)[0]

@@ -145,31 +145,31 @@ class Habits:
     def _gives(self, name: str) -> bool:
         return name not in self._refused
 
-    def learn(self, said: str, body: Mapping[str, Any]) -> None:
+    def learn(self, error_text: str, body: Mapping[str, Any]) -> None:
         """Learn from the refusal of a request: the provider's text (failures.text_of), and what was sent. This is a
         guess: see `keep`."""
-        if _ID_RULE.search(said):
+        if _ID_RULE.search(error_text):
             self.short_ids = True
             return
-        if _WHOLE.search(said):
+        if _WHOLE.search(error_text):
             self.answers_whole = True
             return
-        if "reasoning_content" in said and _MISSING.search(said):
+        if "reasoning_content" in error_text and _MISSING.search(error_text):
             self.wants_reasoning = True
             return
-        if "thought_signature" in said and _MISSING.search(said):
+        if "thought_signature" in error_text and _MISSING.search(error_text):
             self.wants_signatures = True
             return
-        if _UNKNOWN.search(said) and self._learn_fields(said, body):
+        if _UNKNOWN.search(error_text) and self._learn_fields(error_text, body):
             return
-        if "stream" in body and _NO_STREAM.search(said):
+        if "stream" in body and _NO_STREAM.search(error_text):
             self.answers_whole_with_tools |= "tools" in body
             self.answers_whole |= "tools" not in body
 
-    def _learn_fields(self, said: str, body: Mapping[str, Any]) -> bool:
+    def _learn_fields(self, error_text: str, body: Mapping[str, Any]) -> bool:
         """Returns whether a field was recognised."""
-        named = _named(said) & _sent(body)
-        if "include" in body and _ENCRYPTED.search(said):
+        named = _named(error_text) & _sent(body)
+        if "include" in body and _ENCRYPTED.search(error_text):
             named.add("include")
         if forced := "tool_choice" in named and isinstance(body.get("tool_choice"), Mapping):
             self.forces_alone = True
@@ -197,9 +197,9 @@ def _sent(body: Mapping[str, Any]) -> set[str]:
     return {name for fields in (body, *messages, *calls) for name in fields}
 
 
-def _named(said: str) -> set[str]:
+def _named(error_text: str) -> set[str]:
     names = (*_LEFT_OUT, *_DEFAULTS, *FIELDS, "tool_choice", *OF_MESSAGES, *OF_CALLS)
-    return {name for name in names if re.search(rf"(?<![A-Za-z_]){name}(?![A-Za-z_])", said)}
+    return {name for name in names if re.search(rf"(?<![A-Za-z_]){name}(?![A-Za-z_])", error_text)}
 
 
 def _function(tool: Mapping[str, Any]) -> Mapping[str, Any]:

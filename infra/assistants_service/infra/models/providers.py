@@ -22,7 +22,7 @@ from assistants_service.infra.models import turns
 from assistants_service.infra.models.context_windows import known_window
 from assistants_service.infra.models.kinds import KINDS
 from assistants_service.infra.models.provider_kind import Model, Opened, Provider, ProviderKind
-from assistants_service.infra.telemetry.content import answered, asked
+from assistants_service.infra.telemetry.content import reply_facts, prompt_facts
 
 if TYPE_CHECKING:
     from assistants_service.infra.models.upstream import Upstream
@@ -78,7 +78,7 @@ class ModelRouter:
         prompt, content = replace(prompt, model=model), self._telemetry.content
         with self._telemetry.span("model", provider=name, model=model, stream=deltas is not None) as span:
             if content:
-                span.record(**asked(prompt))
+                span.record(**prompt_facts(prompt))
             try:
                 reply = replace(await self._ask(name, prompt, deltas), provider=name)
             except ModelError as error:
@@ -92,7 +92,7 @@ class ModelRouter:
                 reasoning_tokens=reply.tokens.reasoning,
             )
             if content:
-                span.record(**answered(reply))
+                span.record(**reply_facts(reply))
             return reply
 
     async def _ask(self, name: str, prompt: Prompt, deltas: Deltas | None) -> Reply:

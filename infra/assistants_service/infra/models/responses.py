@@ -15,7 +15,7 @@ from assistants_service.infra.models.habits import Habits, Remembered
 from assistants_service.infra.models.reply_builder import ReplyBuilder
 from assistants_service.infra.models.responses_reply import ResponsesReply
 from assistants_service.infra.models.thoughts import of_turn
-from assistants_service.infra.models.turns import joined
+from assistants_service.infra.models.turns import join_neighbours
 from assistants_service.infra.models.upstream import Upstream
 
 _PATH = "/responses"
@@ -60,7 +60,7 @@ class ResponsesModel:
 def _without_reasoning(body: dict[str, Any], refused: Refused) -> dict[str, Any]:
     """Removes the reasoning. Raises the refusal if it is not about reasoning, or if there is none."""
     rest = [item for item in body["input"] if item["type"] != "reasoning"]
-    if not _ENCRYPTED.search(refused.said) or len(rest) == len(body["input"]):
+    if not _ENCRYPTED.search(refused.error_text) or len(rest) == len(body["input"]):
         raise refused
     return body | {"input": rest}
 
@@ -68,7 +68,7 @@ def _without_reasoning(body: dict[str, Any], refused: Refused) -> dict[str, Any]
 def _body(prompt: Prompt, provider: str) -> dict[str, Any]:
     body: dict[str, Any] = {
         "model": prompt.model,
-        "input": [item for turn in joined(prompt.turns) for item in _items(turn, provider)],
+        "input": [item for turn in join_neighbours(prompt.turns) for item in _items(turn, provider)],
         "store": False,
     }
     if prompt.tools:

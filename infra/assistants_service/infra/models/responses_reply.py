@@ -98,7 +98,7 @@ class ResponsesReply:
         if finish == "error":
             raise self._upstream.ended(reason or "incomplete", self._response.error)
         reply = self._builder.reply(finish, tokens)
-        return replace(reply, thought=self._thinking.kept(self._upstream.provider)) if reply.calls else reply
+        return replace(reply, thought=self._thinking.thought(self._upstream.provider)) if reply.calls else reply
 
     def _event(self, event: _Event) -> None:
         # llama.cpp sends no index, but the item's id.

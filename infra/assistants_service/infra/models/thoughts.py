@@ -56,7 +56,7 @@ class Thinking:
         self._size += len(value) if isinstance(value, str) else len(json.dumps(value))
         return self._size <= MOST
 
-    def kept(self, provider: str) -> Thought | None:
+    def thought(self, provider: str) -> Thought | None:
         """None if there is none, or too much to store; the provider never gets only a part of it."""
         if not self._size:
             return None

@@ -49,30 +49,30 @@ def workaround_for(prompt: Prompt, error: ModelError) -> Workaround | None:
     return next((workaround for workaround in matching if workaround.apply(prompt) is not prompt), None)
 
 
-def opened(prompt: Prompt) -> Prompt:
+def begin_with_user(prompt: Prompt) -> Prompt:
     """Adds a user message for the assistant to answer. Only where it is required: others accept a greeting at the
     start."""
     speaks_first = bool(prompt.turns) and prompt.turns[0].role == "assistant"
     return replace(prompt, turns=(OPENING, *prompt.turns)) if speaks_first else prompt
 
 
-def closed(prompt: Prompt) -> Prompt:
+def end_with_user(prompt: Prompt) -> Prompt:
     """For a run without a new user message: most models then continue, some require a question."""
     speaks_last = bool(prompt.turns) and prompt.turns[-1].role == "assistant"
     return replace(prompt, turns=(*prompt.turns, CLOSING)) if speaks_last else prompt
 
 
-def bridged(prompt: Prompt) -> Prompt:
+def bridge_tool_outputs(prompt: Prompt) -> Prompt:
     """Adds an answer between a tool's output and the next message, for example after a run that failed there."""
     turns: list[Turn] = []
-    for turn in joined(prompt.turns):
+    for turn in join_neighbours(prompt.turns):
         if turns and (turns[-1].role, turn.role) == ("tool", "user"):
             turns.append(BRIDGE)
         turns.append(turn)
     return replace(prompt, turns=tuple(turns)) if BRIDGE in turns else prompt
 
 
-def without_images(prompt: Prompt) -> Prompt:
+def replace_images(prompt: Prompt) -> Prompt:
     """Replaces each image with a note: one image must not make the thread unusable."""
     turns = tuple(_described(turn) if turn.images else turn for turn in prompt.turns)
     return replace(prompt, turns=turns) if turns != prompt.turns else prompt
@@ -95,7 +95,7 @@ WORKAROUNDS: Final = (
             r"must start with a user|first message must|roles must alternate|must alternate between user and assistant",
             re.I,
         ),
-        opened,
+        begin_with_user,
     ),
     # It ends with one: refused by Mistral ("Expected last role User or Tool (or Assistant with prefix True) for serving
     # but got assistant", github.com/huggingface/smolagents/issues/757), Anthropic's newer models ("This model does not
@@ -104,10 +104,10 @@ WORKAROUNDS: Final = (
     # incompatible with enable_thinking.").
     Workaround(
         re.compile(r"expected last role user|must end with a user message|message prefill|response prefill", re.I),
-        closed,
+        end_with_user,
     ),
     # Mistral (github.com/NousResearch/hermes-agent/issues/20154).
-    Workaround(re.compile(r"unexpected role 'user' after role 'tool'", re.I), bridged),
+    Workaround(re.compile(r"unexpected role 'user' after role 'tool'", re.I), bridge_tool_outputs),
     # A model without image input: OpenRouter ("No endpoints found that support image input",
     # github.com/nexu-io/nexu/issues/875, a thread that failed permanently), Ollama ("this model does not support image
     # input", github.com/ollama/ollama/issues/17301), vLLM, llama.cpp, OpenAI, DeepSeek.
@@ -117,18 +117,18 @@ WORKAROUNDS: Final = (
             r"|not a multimodal model|unknown variant `image_url`|not support (images|vision)",
             re.I,
         ),
-        without_images,
+        replace_images,
     ),
     # A model that cannot process this image: too large, broken, missing.
     Workaround(
         re.compile(rf"{_WRONG}.{{0,80}}image|image.{{0,120}}{_WRONG}|while downloading", re.I | re.S),
-        without_images,
+        replace_images,
         remembered=False,
     ),
 )
 
 
-def joined(turns: Iterable[Turn]) -> list[Turn]:
+def join_neighbours(turns: Iterable[Turn]) -> list[Turn]:
     found: list[Turn] = []
     for turn in map(_without_blanks, turns):
         last = found[-1] if found else None

@@ -101,10 +101,10 @@ class Upstream:
 
     def _unreadable(self, data: bytes) -> Exception:
         """Plain text in place of an answer is probably the server's explanation; JSON that is cut off is not."""
-        said = data[:_LONGEST_TEXT].decode(errors="replace").strip()
-        if not said or said.startswith(_NO_TEXT):
+        text = data[:_LONGEST_TEXT].decode(errors="replace").strip()
+        if not text or text.startswith(_NO_TEXT):
             return ValueError("no JSON")
-        message = f"The model provider '{self._provider}' sent a reply that cannot be read: {said}"
+        message = f"The model provider '{self._provider}' sent a reply that cannot be read: {text}"
         return self._annotated(ModelError("server_error", self._short(message)), None, "plain text instead of JSON")
 
     async def get(self, path: str, *, timeout: float) -> dict[str, Any]:
@@ -164,12 +164,12 @@ class Upstream:
             message = self._unexplained(status, failures.reason_of(error))
         code, found = failures.code_of(status, error), list(failures.objects(error))
         reason = failures.reason_of(error) or "an error without a code"
-        if any(overflow.exceeded(fields, message) for fields in found or [{}]):
+        if any(overflow.exceeds_window(fields, message) for fields in found or [{}]):
             windows = (overflow.window_in(fields, message) for fields in found or [{}])
             window = next((each for each in windows if each), None)
             return self._annotated(ContextExceeded("invalid_prompt", self._short(message), window), status, reason)
         refused = Refused(code, self._short(message))
-        refused.said = failures.text_of(error)
+        refused.error_text = failures.text_of(error)
         return self._annotated(refused, status, reason)
 
     def _unexplained(self, status: int | None, codes: str) -> str:
@@ -178,10 +178,10 @@ class Upstream:
 
     def ended(self, reason: str, error: object) -> ModelError:
         """For a reply that the provider ended as a failure; `error` is its explanation, if any."""
-        said = failures.words(error)
+        text = failures.words(error)
         message = f"The model provider '{self._provider}' ended its reply with '{reason[:100]}'"
         return self._annotated(
-            ModelError("server_error", self._short(f"{message}: {said}" if said else f"{message}.")), None, reason[:100]
+            ModelError("server_error", self._short(f"{message}: {text}" if text else f"{message}.")), None, reason[:100]
         )
 
     def broken_off(self) -> ModelError:

@@ -30,13 +30,13 @@ class ProviderUsage(msgspec.Struct):
 def tokens_of(usage: ProviderUsage | None) -> Tokens:
     if usage is None:
         return Tokens()
-    asked, said = usage.prompt_tokens_details, usage.completion_tokens_details
-    asked, said = asked or usage.input_tokens_details, said or usage.output_tokens_details
+    prompt_details, completion_details = usage.prompt_tokens_details, usage.completion_tokens_details
+    prompt_details, completion_details = prompt_details or usage.input_tokens_details, completion_details or usage.output_tokens_details
     return Tokens(
         prompt=_number(usage.prompt_tokens or usage.input_tokens),
         completion=_number(usage.completion_tokens or usage.output_tokens),
-        cached=_number(asked.cached_tokens if asked else 0),
-        reasoning=_number(said.reasoning_tokens if said else 0),
+        cached=_number(prompt_details.cached_tokens if prompt_details else 0),
+        reasoning=_number(completion_details.reasoning_tokens if completion_details else 0),
     )
 
 

@@ -8,7 +8,7 @@ import sqlite3
 from collections.abc import Sequence
 
 from assistants_service.core.ports.documents import Document
-from assistants_service.core.ports.logs import Mark, Project, Tail, nothing
+from assistants_service.core.ports.logs import Mark, Project, Tail, no_documents
 from assistants_service.core.ports.storage import Conflict
 from assistants_service.infra.sqlite.documents import SqliteDocuments
 
@@ -19,7 +19,7 @@ class SqliteLogs(SqliteDocuments):
     """core.ports.storage.Logs. A commit and its documents are one transaction."""
 
     async def start(
-        self, container: str, name: str, block: bytes, project: Project = nothing
+        self, container: str, name: str, block: bytes, project: Project = no_documents
     ) -> tuple[Mark, Sequence[Document]]:
         async with self._transaction() as sql:
             # OR IGNORE: two processes create the same log; the second one changes nothing.
@@ -28,7 +28,7 @@ class SqliteLogs(SqliteDocuments):
             return self._append(sql, container, name, Mark(0, 0), block, project), ()
 
     async def append(
-        self, container: str, name: str, mark: Mark, block: bytes, project: Project = nothing
+        self, container: str, name: str, mark: Mark, block: bytes, project: Project = no_documents
     ) -> tuple[Mark, Sequence[Document]]:
         async with self._transaction() as sql:
             return self._append(sql, container, name, mark, block, project), ()

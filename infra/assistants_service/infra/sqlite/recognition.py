@@ -27,7 +27,7 @@ def refuse_foreign(path: str) -> None:
                 raise ValueError(f"'{path}' is not a store of this service, but another program's database")
 
 
-def existing(path: str) -> Path:
+def existing_store(path: str) -> Path:
     """The file. Raises StorageUnavailable if it does not exist, because opening it would create an empty one, and
     ValueError if it is not a store of this service."""
     try:

@@ -7,7 +7,7 @@ import sqlite3
 from pathlib import Path
 
 from assistants_service.core.ports.storage import StorageUnavailable
-from assistants_service.infra.sqlite.recognition import existing
+from assistants_service.infra.sqlite.recognition import existing_store
 
 
 def vacuum(path: str) -> tuple[int, int]:
@@ -16,7 +16,7 @@ def vacuum(path: str) -> tuple[int, int]:
 
     Raises StorageUnavailable if it fails, and ValueError for another program's file; then nothing has changed.
     """
-    file = existing(path)
+    file = existing_store(path)
     try:
         before = _size(file)
         with contextlib.closing(sqlite3.connect(file, timeout=5, isolation_level=None)) as db:

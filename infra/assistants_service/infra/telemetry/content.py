@@ -14,14 +14,14 @@ from assistants_service.core.protocol.objects import encode
 LONGEST_URL = 200  # characters
 
 
-def asked(prompt: Prompt) -> dict[str, Fact]:
+def prompt_facts(prompt: Prompt) -> dict[str, Fact]:
     facts: dict[str, Fact] = {"messages": _json([_message(turn) for turn in prompt.turns])}
     if prompt.instructions:
         facts["instructions"] = _json([_text(prompt.instructions)])
     return facts
 
 
-def answered(reply: Reply) -> dict[str, Fact]:
+def reply_facts(reply: Reply) -> dict[str, Fact]:
     parts = [_text(text) for text in (reply.text, reply.refusal) if text] + [_call(call) for call in reply.calls]
     return {"reply": _json([{"role": "assistant", "parts": parts, "finish_reason": reply.finish}])}
 
