@@ -126,7 +126,10 @@ async def listen(app: web.Application, settings: Settings) -> AsyncIterator[str]
     assert server  # noqa: S101
     try:
         listener = await asyncio.get_running_loop().create_server(
-            connection_limits.limit_connections(server, settings.max_connections), settings.host, settings.port, backlog=1024
+            connection_limits.limit_connections(server, settings.max_connections),
+            settings.host,
+            settings.port,
+            backlog=1024,
         )
     except OSError as error:
         await runner.cleanup()

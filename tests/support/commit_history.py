@@ -10,8 +10,8 @@ from assistants_service.core.protocol.objects import encode
 from assistants_service.core.protocol.runs.resources import Run
 from assistants_service.core.protocol.threads.resources import Message, TextPart
 from assistants_service.core.threads import events as e
-from assistants_service.core.threads.renderer import STREAMED
 from assistants_service.core.threads.fold import apply
+from assistants_service.core.threads.renderer import STREAMED
 from assistants_service.core.threads.state import ThreadChange, ThreadState
 from simulated_service import Block
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from assistants_service.core.chunking import spans
 from assistants_service.core.ports.extraction import Chunking
-from assistants_service.infra.extraction.tokens import token_bounds, encoding
+from assistants_service.infra.extraction.tokens import encoding, token_bounds
 
 WORDS = st.sampled_from(
     ["tide", " turns", "\n\n", "\n", ". ", "! ", " Größe", " 港口", "😀", "👩‍👩‍👧", "1908", " ", "\t", "é", "{};"]

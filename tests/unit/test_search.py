@@ -18,8 +18,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from assistants_service.core.ports.search import Query, Weights
-from assistants_service.core.search.ranking import HYBRID, LEAST, VECTOR, WORDS, Hit, search
 from assistants_service.core.search.prepared_query import K1, B
+from assistants_service.core.search.ranking import HYBRID, LEAST, VECTOR, WORDS, Hit, search
 from assistants_service.core.search.segment import (
     DamagedSegment,
     Header,
@@ -30,7 +30,16 @@ from assistants_service.core.search.segment import (
     passages,
 )
 from assistants_service.core.search.segment_writer import build, merge
-from assistants_service.core.search.words import BEGINNING, BEGUN, FORMAT, WHOLE, other_forms, index_terms, term_number, words
+from assistants_service.core.search.words import (
+    BEGINNING,
+    BEGUN,
+    FORMAT,
+    WHOLE,
+    index_terms,
+    other_forms,
+    term_number,
+    words,
+)
 
 quickly = settings(deadline=None, max_examples=40)  # other tests take the processor meanwhile
 MODEL, DIMENSIONS = "model", 3

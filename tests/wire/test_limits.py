@@ -11,8 +11,8 @@ import openai
 import pytest
 
 from assistants_service.api.active_runs import FULL, LOOKS
-from assistants_service.api.services import SERVICES
 from assistants_service.api.limits import ProjectLimits
+from assistants_service.api.services import SERVICES
 from assistants_service.api.stored_bytes import COUNT_EVERY, COUNT_SHARE, COUNTS
 from assistants_service.core import names
 from assistants_service.core.errors import ApiError

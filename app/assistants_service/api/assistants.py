@@ -8,9 +8,9 @@ import msgspec
 from aiohttp import web
 
 from assistants_service.api.handling import answer, answer_stored, context_of, path_id, read_body, services_of
-from assistants_service.api.request_keys import PROJECT
 from assistants_service.api.idempotency import create_once
 from assistants_service.api.listing import list_documents
+from assistants_service.api.request_keys import PROJECT
 from assistants_service.core.protocol.assistants.requests import CreateAssistant, UpdateAssistant
 from assistants_service.core.protocol.assistants.resources import Assistant, StoredAssistant
 from assistants_service.core.protocol.objects import Deleted, encode

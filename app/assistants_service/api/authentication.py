@@ -16,8 +16,8 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from assistants_service.api.dialects import dialect_of, is_api
-from assistants_service.api.request_keys import PROJECT
 from assistants_service.api.keyless import Keyless
+from assistants_service.api.request_keys import PROJECT
 from assistants_service.core.errors import ApiError
 from assistants_service.core.keys import Caller, Keys, Scope, digest
 from assistants_service.core.ports.clock import Clock

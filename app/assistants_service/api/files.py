@@ -13,9 +13,9 @@ import msgspec
 from aiohttp import web
 
 from assistants_service.api.handling import answer, answer_stored, context_of, page_query, path_id, services_of
-from assistants_service.api.request_keys import PROJECT, REQUEST_ID
 from assistants_service.api.idempotency import create_under
 from assistants_service.api.multipart import Form
+from assistants_service.api.request_keys import PROJECT, REQUEST_ID
 from assistants_service.api.validation import parse_body
 from assistants_service.core.errors import ApiError, no_such_file
 from assistants_service.core.files.service import decode_file

@@ -27,10 +27,9 @@ from assistants_service.api import (
 from assistants_service.api.authentication import AccessTokens, Callers, StoredKeys, authentication
 from assistants_service.api.cors import cors, preflight
 from assistants_service.api.dialects import in_azure
-from assistants_service.api.services import SERVICES
 from assistants_service.api.keyless import Keyless
 from assistants_service.api.limits import limiting, show
-from assistants_service.api.services import Services
+from assistants_service.api.services import SERVICES, Services
 from assistants_service.core import errors
 from assistants_service.core.keys import Keys
 from assistants_service.core.ports.sandbox import Sandbox

@@ -6,8 +6,8 @@ from aiohttp import web
 
 from assistants_service.api import in_progress
 from assistants_service.api.handling import answer, checked_id, context_of, page_query, path_id, read_body, services_of
-from assistants_service.api.request_keys import PROJECT
 from assistants_service.api.idempotency import create_once
+from assistants_service.api.request_keys import PROJECT
 from assistants_service.core import names
 from assistants_service.core.protocol.objects import Deleted
 from assistants_service.core.protocol.threads.requests import CreateMessage, UpdateMetadata

@@ -14,8 +14,8 @@ from assistants_service.api.bodies import MalformedBody, check_coding, check_exp
 from assistants_service.api.connection_limits import SlowBody, body_timer
 from assistants_service.api.dialects import dialect_of, is_api
 from assistants_service.api.error_responses import error_response, render
-from assistants_service.api.request_keys import PROJECT, REQUEST_ID
 from assistants_service.api.repeated_headers import check_repeated
+from assistants_service.api.request_keys import PROJECT, REQUEST_ID
 from assistants_service.core import log_context
 from assistants_service.core.errors import too_slow, undecodable
 from assistants_service.core.ids import SAFE_ID

@@ -8,9 +8,20 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from assistants_service.api import streaming
-from assistants_service.api.handling import answer, answer_stored, checked_id, context_of, ignore_body, includes_contents, page_query, path_id, read_body, services_of
-from assistants_service.api.request_keys import PROJECT
+from assistants_service.api.handling import (
+    answer,
+    answer_stored,
+    checked_id,
+    context_of,
+    ignore_body,
+    includes_contents,
+    page_query,
+    path_id,
+    read_body,
+    services_of,
+)
 from assistants_service.api.idempotency import create_once
+from assistants_service.api.request_keys import PROJECT
 from assistants_service.core import names
 from assistants_service.core.protocol.runs.requests import CreateRun, CreateThreadAndRun, SubmitToolOutputsBody
 from assistants_service.core.protocol.runs.resources import Run

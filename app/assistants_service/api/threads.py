@@ -5,8 +5,8 @@ from __future__ import annotations
 from aiohttp import web
 
 from assistants_service.api.handling import answer, answer_stored, context_of, path_id, read_body, services_of
-from assistants_service.api.request_keys import PROJECT
 from assistants_service.api.idempotency import create_once
+from assistants_service.api.request_keys import PROJECT
 from assistants_service.core import names
 from assistants_service.core.protocol.objects import Deleted
 from assistants_service.core.protocol.threads.requests import CreateThread, UpdateThread

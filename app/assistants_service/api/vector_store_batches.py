@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from assistants_service.api.handling import answer, answer_stored, context_of, ignore_body, page_query, path_id, read_body, services_of
-from assistants_service.api.request_keys import PROJECT
+from assistants_service.api.handling import (
+    answer,
+    answer_stored,
+    context_of,
+    ignore_body,
+    page_query,
+    path_id,
+    read_body,
+    services_of,
+)
 from assistants_service.api.idempotency import create_once
+from assistants_service.api.request_keys import PROJECT
 from assistants_service.api.vector_store_files import page_of, poll_headers, status_filter
 from assistants_service.core import names
 from assistants_service.core.errors import ApiError

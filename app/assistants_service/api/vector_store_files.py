@@ -7,9 +7,17 @@ from typing import get_args
 from aiohttp import web
 from msgspec.structs import replace
 
-from assistants_service.api.handling import answer, answer_stored, context_of, page_query, path_id, read_body, services_of
-from assistants_service.api.request_keys import PROJECT
+from assistants_service.api.handling import (
+    answer,
+    answer_stored,
+    context_of,
+    page_query,
+    path_id,
+    read_body,
+    services_of,
+)
 from assistants_service.api.idempotency import create_once
+from assistants_service.api.request_keys import PROJECT
 from assistants_service.api.validation import choice
 from assistants_service.core import names
 from assistants_service.core.paging import Index, PageQuery

@@ -7,9 +7,9 @@ from aiohttp import web
 from msgspec.structs import replace
 
 from assistants_service.api.handling import answer, answer_stored, context_of, path_id, read_body, services_of
-from assistants_service.api.request_keys import PROJECT
 from assistants_service.api.idempotency import create_once
 from assistants_service.api.listing import list_documents
+from assistants_service.api.request_keys import PROJECT
 from assistants_service.api.vector_store_files import poll_headers
 from assistants_service.core import names
 from assistants_service.core.errors import ApiError

@@ -15,7 +15,7 @@ from cachetools import LRUCache
 
 from assistants_service.core.ports.models import ContextExceeded, Models, Prompt, Reply, Tokenizer, Tokens
 from assistants_service.core.protocol.runs.resources import Run
-from assistants_service.core.threads.prompt import PROMPT_SHARE, Built, token_bound, build, tokens_of
+from assistants_service.core.threads.prompt import PROMPT_SHARE, Built, build, token_bound, tokens_of
 from assistants_service.core.threads.state import RunState, ThreadState
 from assistants_service.core.tools.offer import Offer
 

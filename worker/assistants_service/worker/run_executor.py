@@ -221,7 +221,11 @@ class RunExecutor:
             answer = await turn.reply(state, run_state)
         except ModelError as error:
             last, partial = LastError(code=error.code, message=error.message), turn.partial
-            ended = if_mine(lambda run_state: cut_off_events(run_state, partial, failure_events(run_state, last), context.clock.now()))
+            ended = if_mine(
+                lambda run_state: cut_off_events(
+                    run_state, partial, failure_events(run_state, last), context.clock.now()
+                )
+            )
             return await self._commit(ended, cause=error)
         if answer is None:
             spent = e.RunIncomplete(run_id=self.item.run_id, reason="max_prompt_tokens")

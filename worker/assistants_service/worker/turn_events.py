@@ -83,7 +83,9 @@ def events_of(
     return [*events, _ending(reply, run_state, usage)]
 
 
-def cut_off_events(run_state: RunState, partial: PartialReply | None, end: Sequence[e.Event], now: float) -> list[e.Event]:
+def cut_off_events(
+    run_state: RunState, partial: PartialReply | None, end: Sequence[e.Event], now: float
+) -> list[e.Event]:
     """`end`, and if it ends the run in the middle of a reply, the partial message that clients have seen (section
     4)."""
     if partial is None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from assistants_service.core.ports.search import Query, Weights
 from assistants_service.core.search.segment import Array, Segment
-from assistants_service.core.search.words import FORMAT, query_terms, other_forms, term_number
+from assistants_service.core.search.words import FORMAT, other_forms, query_terms, term_number
 
 Doubles = NDArray[np.float64]
 Posting = tuple[Array, Array]  # chunks, and how often each has a term

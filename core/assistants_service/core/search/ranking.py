@@ -92,7 +92,9 @@ class _Candidates:
     rough: Floats
     by_words: Sequence[Doubles | None]
 
-    def exact_scores(self, segment: Segment, queries: Sequence[PreparedQuery], bound: float) -> Iterator[tuple[int, float]]:
+    def exact_scores(
+        self, segment: Segment, queries: Sequence[PreparedQuery], bound: float
+    ) -> Iterator[tuple[int, float]]:
         """The chunks with at least the score `bound`, with exact scores. The last bits of a BLAS product depend on
         neighbouring rows; those of these sums do not."""
         near = self.rough >= bound

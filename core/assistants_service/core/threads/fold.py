@@ -30,7 +30,11 @@ def apply(state: ThreadState, commit: e.Commit) -> list[ThreadChange]:
 
 
 def _published(state: ThreadState, resource: Resource) -> Resource:
-    return step_on_wire(resource, contents=state.runs[resource.run_id].contents) if isinstance(resource, Step) else resource
+    return (
+        step_on_wire(resource, contents=state.runs[resource.run_id].contents)
+        if isinstance(resource, Step)
+        else resource
+    )
 
 
 def fold(commits: Iterable[e.Commit], state: ThreadState | None = None) -> ThreadState:

@@ -18,7 +18,7 @@ from assistants_service.core.references import References
 from assistants_service.core.request_context import RequestContext
 from assistants_service.core.threads.attachments import AttachmentIndexing
 from assistants_service.core.threads.commands import ThreadCommands
-from assistants_service.core.threads.lookups import object_after, message_of, thread_of
+from assistants_service.core.threads.lookups import message_of, object_after, thread_of
 from assistants_service.core.threads.repository import ThreadRepository
 from assistants_service.core.vector_stores.implicit_stores import ImplicitStores
 from assistants_service.core.work_items import PurgeThread

@@ -9,8 +9,8 @@ import msgspec
 
 from assistants_service.core import names
 from assistants_service.core.ids import Ids
-from assistants_service.core.log.repository import Repository
 from assistants_service.core.log.generations import ROLLOVER_AFTER
+from assistants_service.core.log.repository import Repository
 from assistants_service.core.log.state import View
 from assistants_service.core.notifier import Notifier
 from assistants_service.core.paging import Index, PackedLayout

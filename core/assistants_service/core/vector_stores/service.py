@@ -106,7 +106,11 @@ class VectorStoreService:
         create = partial(VectorStoreCommands(context.now).create_batch, batch_id=batch_id, files=files)
         changes = await self._add(context, store_id, files, create)
         created = [change.object for change in changes if isinstance(change.object, VectorStoreFileBatch)]
-        return created[-1] if created else batch_of(await self.repository.cached(context.project, store_id), batch_id).batch
+        return (
+            created[-1]
+            if created
+            else batch_of(await self.repository.cached(context.project, store_id), batch_id).batch
+        )
 
     async def cancel_batch(self, context: RequestContext, store_id: str, batch_id: str) -> VectorStoreFileBatch:
         await self._commit(context, store_id, partial(VectorStoreCommands(context.now).cancel_batch, batch_id=batch_id))

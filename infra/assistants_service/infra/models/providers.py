@@ -22,7 +22,7 @@ from assistants_service.infra.models import turns
 from assistants_service.infra.models.context_windows import known_window
 from assistants_service.infra.models.kinds import KINDS
 from assistants_service.infra.models.provider_kind import Model, Opened, Provider, ProviderKind
-from assistants_service.infra.telemetry.content import reply_facts, prompt_facts
+from assistants_service.infra.telemetry.content import prompt_facts, reply_facts
 
 if TYPE_CHECKING:
     from assistants_service.infra.models.upstream import Upstream

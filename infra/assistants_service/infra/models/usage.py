@@ -31,7 +31,10 @@ def tokens_of(usage: ProviderUsage | None) -> Tokens:
     if usage is None:
         return Tokens()
     prompt_details, completion_details = usage.prompt_tokens_details, usage.completion_tokens_details
-    prompt_details, completion_details = prompt_details or usage.input_tokens_details, completion_details or usage.output_tokens_details
+    prompt_details, completion_details = (
+        prompt_details or usage.input_tokens_details,
+        completion_details or usage.output_tokens_details,
+    )
     return Tokens(
         prompt=_number(usage.prompt_tokens or usage.input_tokens),
         completion=_number(usage.completion_tokens or usage.output_tokens),
