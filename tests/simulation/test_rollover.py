@@ -181,7 +181,7 @@ def test_p1_of_two_snapshots_for_one_generation_the_later_counts() -> None:
         world = World(rollover_after=3, layout=("api", "api"))
         async with world.running():
             slow, quick = world.processes
-            quick.threads._rollover_after = 4
+            quick.threads._generations._rollover_after = 4
             client = Client(world)
             await client.open_thread()
             for number in range(2):
