@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -262,6 +263,34 @@ async def test_a_call_that_cannot_be_interrupted_is_killed(code: str) -> None:
     assert not session._folder.exists()
     assert (await (await sandbox.start("next")).run("1")).value == "1"
     await sandbox.close()
+
+
+async def test_what_was_printed_before_an_interpreter_ended_is_told(sandbox: LocalSandbox) -> None:
+    for ending in ("os._exit(3)", "os.closerange(0, 256)\nwhile True: pass"):
+        session = await sandbox.start("session")
+        with pytest.raises(InterpreterLost) as lost:
+            await session.run(f"import os\nprint('half of it in', os.getcwd())\n{ending}")
+        assert lost.value.logs == "half of it in /mnt/data\n"
+
+
+async def test_what_a_cell_printed_is_told_if_its_files_cannot_be_read_any_more(sandbox: LocalSandbox) -> None:
+    session = await sandbox.start("session")
+    await session.run("print('written')\nopen('/mnt/data/a', 'w').close()")
+    os.kill(session._process.pid, signal.SIGKILL)
+    with pytest.raises(InterpreterLost) as lost:
+        await content(session, "a")
+    assert lost.value.logs == "written\n"
+
+
+async def test_an_idle_interpreter_that_died_is_known_to_be_dead(sandbox: LocalSandbox) -> None:
+    session = await sandbox.start("session")
+    await session.run("1")
+    assert session.alive
+    os.kill(session._process.pid, signal.SIGKILL)
+    async with asyncio.timeout(10):
+        while session.alive:
+            await asyncio.sleep(0.01)
+    await session.close()
 
 
 async def test_a_call_that_is_cancelled_ends_its_interpreter(sandbox: LocalSandbox) -> None:

@@ -35,6 +35,10 @@ class FakeInterpreter:
     written: list[str] = field(default_factory=list)  # what was put there before cells
     closed: bool = False
 
+    @property
+    def alive(self) -> bool:
+        return not self.closed
+
     async def write(self, path: str, content: AsyncIterator[bytes]) -> None:
         self._check()
         self.files[path] = b"".join([piece async for piece in content])
@@ -48,7 +52,7 @@ class FakeInterpreter:
         if self.sandbox.lost:
             reason, self.sandbox.lost = self.sandbox.lost, ""
             await self.close()
-            raise InterpreterLost(reason)
+            raise InterpreterLost(reason, self.sandbox.printed)
         before, images, printed = dict(self.files), list[bytes](), io.StringIO()
         names = {"write": self._put, "read": self._get, "remove": self.files.pop, "show": images.append}
         with contextlib.redirect_stdout(printed):
@@ -84,11 +88,13 @@ class FakeInterpreter:
 @dataclass
 class FakeSandbox:
     """ports.sandbox.Sandbox. `executed` are all cells, `live` the interpreters that there are; `before` is awaited
-    before each cell. The next cell loses its interpreter if `lost` says why. `busy`: how many starts are refused."""
+    before each cell. The next cell loses its interpreter if `lost` says why, having printed `printed`. `busy`: how many
+    starts are refused."""
 
     before: Callable[[str], Awaitable[None]] | None = None
     off: str = ""
     lost: str = ""
+    printed: str = ""
     busy: int = 0
     notes: tuple[str, ...] = ()
     executed: list[str] = field(default_factory=list)

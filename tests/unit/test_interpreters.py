@@ -43,6 +43,18 @@ async def test_a_session_goes_on_where_the_log_says_and_nowhere_else() -> None:
     assert not sandbox.live
 
 
+async def test_an_idle_interpreter_that_has_died_is_replaced_before_the_next_call() -> None:
+    sandbox = FakeSandbox()
+    interpreters = made(sandbox)
+    first = await call(interpreters, "a", "", "1")
+    await first.close()
+    async with interpreters.session("p", "a", "1") as session:
+        assert session.interpreter is not first
+        assert session.state == "", "so that its variables are known to be gone"
+    await interpreters.close()
+    assert not sandbox.live
+
+
 async def test_what_a_call_raises_ends_its_interpreter() -> None:
     sandbox = FakeSandbox()
     interpreters = made(sandbox)

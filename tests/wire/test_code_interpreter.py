@@ -203,7 +203,7 @@ async def test_a_new_worker_restores_the_files_and_tells_the_model_so() -> None:
 
 
 async def test_a_call_that_loses_its_interpreter_leaves_the_files_as_they_were() -> None:
-    sandbox = FakeSandbox()
+    sandbox = FakeSandbox(printed="half\n")
 
     async def before(code: str) -> None:
         sandbox.lost = "used more than 2 GiB of memory" if "boom" in code else ""
@@ -217,9 +217,12 @@ async def test_a_call_that_loses_its_interpreter_leaves_the_files_as_they_were()
     )
     async with coding(*script, sandbox=sandbox) as service:
         run = await service.finished(assistant=await coder(service))
-        assert [step["status"] for step in await service.steps(run)] == ["completed"] * 4
+        steps = await service.steps(run)
+        assert [step["status"] for step in steps] == ["completed"] * 4
+        assert shown(steps[1])["outputs"] == [{"type": "logs", "logs": "half\n"}]
         heard = [turn.text for turn in service.prompts[-1].turns if turn.role == "tool"]
     assert heard[1].startswith("Error: Python ended during this call: used more than 2 GiB of memory.")
+    assert heard[1].endswith(f"\n{model_texts.PRINTED}\nhalf")
     assert heard[2] == f"{model_texts.RESTARTED}\n'A'"
 
 

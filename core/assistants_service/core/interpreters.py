@@ -113,7 +113,7 @@ class Interpreters:
         kept = self._idle.pop(key, None)
         if kept and kept.expiry:
             kept.expiry.cancel()
-        if kept and kept.state == state and self._clock.now() < kept.used_at + self._idle_for:
+        if kept and self._continues(kept, state):
             return kept
         if kept:
             await self._close(kept)
@@ -127,6 +127,11 @@ class Interpreters:
                     raise
                 await asyncio.sleep(pause)
         raise AssertionError
+
+    def _continues(self, session: Session, state: str) -> bool:
+        """An idle interpreter may have died, such as when the machine ran out of memory: then a new one is started."""
+        recent = self._clock.now() < session.used_at + self._idle_for
+        return session.state == state and recent and session.interpreter.alive
 
     def _kept(self, key: Key, session: Session) -> Session | None:
         """Keep the session for the next call. Returns the session that it replaces, if any. There are two only if

@@ -23,11 +23,12 @@ class SandboxBusy(Exception):
 
 class InterpreterLost(Exception):
     """The interpreter ended during a call (killed, crashed, gone). The code may have been executed in part. `reason` is
-    plain English for the model and the log: "used more than 2 GiB of memory"."""
+    plain English for the model and the log: "used more than 2 GiB of memory". `logs` is what the code had printed until
+    then, as in CellResult."""
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: str, logs: str = "") -> None:
         super().__init__(reason)
-        self.reason = reason
+        self.reason, self.logs = reason, logs
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,10 @@ class CellResult:
 
 class Interpreter(Protocol):
     """One session: its variables live as long as it does. Calls come one at a time."""
+
+    @property
+    def alive(self) -> bool:
+        """False if it is known to have ended: then a call would raise InterpreterLost. Asks nothing of the network."""
 
     async def write(self, path: str, content: AsyncIterator[bytes]) -> None:
         """Put a file under /mnt/data. It does not count as changed by the next call. Raises InterpreterLost, and

@@ -22,7 +22,15 @@ from assistants_service.infra.sandbox.frames import ForgedFrame
 from assistants_service.infra.sandbox.limits import InterpreterLimits, shown
 from assistants_service.infra.sandbox.logs import OutputLog
 from assistants_service.infra.sandbox.process import ChildProcess
-from assistants_service.infra.sandbox.results import PNG, Reported, cell_result, check_path, decoded, reason_of
+from assistants_service.infra.sandbox.results import (
+    PNG,
+    Reported,
+    cell_result,
+    check_path,
+    decoded,
+    reason_of,
+    valid_text,
+)
 from assistants_service.infra.sandbox.watch import Watch
 from assistants_service.infra.sandbox.workspace import Workspace
 
@@ -47,6 +55,7 @@ class LocalInterpreter:
         self._workspace, self._limits = workspace, limits
         self._closing: asyncio.Task[int | None] | None = None
         self._written = 0
+        self._printed = ""  # when the process ended
         self.missing: tuple[str, ...] = ()
         self.on_end: Callable[[], None] = lambda: None
 
@@ -137,7 +146,8 @@ class LocalInterpreter:
         completely and can be used again."""
         if self._closing:
             raise InterpreterLost("was closed")
-        self._logs.clear()
+        if kind != frames.READ:  # which belongs to the cell that wrote the file
+            self._logs.clear()
         call = _Call(secrets.token_bytes(16), Watch(self._process.pid, self._folder, self._limits, self._process.kill))
         try:
             self._process.resume()
@@ -146,14 +156,12 @@ class LocalInterpreter:
         except ValueError:
             raise
         except ForgedFrame:
-            await self._ended()
-            raise InterpreterLost("wrote to the channel that its answers take") from None
+            raise await self._lost("wrote to the channel that its answers take") from None
         except TimeoutError:
-            await self._ended()
-            raise InterpreterLost(f"did not answer within {_TRANSFER:g} s") from None
+            raise await self._lost(f"did not answer within {_TRANSFER:g} s") from None
         except (EOFError, OSError):
             status = await self._ended()
-            raise InterpreterLost(call.watch.reason or reason_of(status)) from None
+            raise await self._lost(call.watch.reason or reason_of(status)) from None
         except BaseException:
             await self._ended()
             raise
@@ -175,8 +183,7 @@ class LocalInterpreter:
             async with asyncio.timeout(limits.seconds + limits.grace):
                 yield
         except TimeoutError:
-            await self._ended()
-            raise InterpreterLost(f"did not end within {limits.seconds:g} s and {limits.grace:g} s of grace") from None
+            raise await self._lost(f"did not end within {limits.seconds:g} s and {limits.grace:g} s of grace") from None
         finally:
             alarm.cancel()
 
@@ -188,6 +195,10 @@ class LocalInterpreter:
         async with asyncio.timeout(_TRANSFER):
             return await self._process.receive(call.nonce)
 
+    async def _lost(self, reason: str) -> InterpreterLost:
+        await self._ended()
+        return InterpreterLost(reason, self._printed)
+
     async def _ended(self) -> int | None:
         """Kill the process once, and return its exit status. This completes even if all callers are cancelled."""
         self._closing = self._closing or asyncio.ensure_future(self._ending())
@@ -197,6 +208,7 @@ class LocalInterpreter:
         try:
             return await self._process.end()
         finally:
+            self._printed = valid_text(self._logs.text(self._limits.logs)[0], self._mapped)
             self._logs.close()
             self._workspace.discard(self._folder)
             self.on_end()

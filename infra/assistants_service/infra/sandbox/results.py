@@ -42,7 +42,7 @@ def cell_result(
     mapped: Callable[[str], str] = str,
 ) -> CellResult:
     """`left_out` bytes are missing from `logs`. `mapped` is applied to all texts. Raises ForgedFrame."""
-    notes = [_text(note, mapped) for note in result.notes[:_MOST_NOTES]]
+    notes = [valid_text(note, mapped) for note in result.notes[:_MOST_NOTES]]
     if interrupted:
         notes.append(f"The code was interrupted after {limits.seconds:g} seconds.")
     if left_out:
@@ -53,9 +53,9 @@ def cell_result(
             f"Only files of {shown(limits.kept)} in total are kept of a call; not kept: {', '.join(dropped[:20])}."
         )
     removed = tuple(path for path in result.removed if is_valid(path))
-    value = None if result.value is None else _text(result.value, mapped)
-    error = None if result.error is None else _text(result.error, mapped)
-    return CellResult(_text(logs, mapped), value, error, images, changed, removed, tuple(notes))
+    value = None if result.value is None else valid_text(result.value, mapped)
+    error = None if result.error is None else valid_text(result.error, mapped)
+    return CellResult(valid_text(logs, mapped), value, error, images, changed, removed, tuple(notes))
 
 
 def _kept(reported: list[tuple[str, int]], most: int) -> tuple[tuple[ChangedFile, ...], list[str]]:
@@ -71,8 +71,8 @@ def _kept(reported: list[tuple[str, int]], most: int) -> tuple[tuple[ChangedFile
     return tuple(kept), dropped
 
 
-def _text(text: str, mapped: Callable[[str], str]) -> str:
-    """Valid Unicode."""
+def valid_text(text: str, mapped: Callable[[str], str]) -> str:
+    """As valid Unicode. `mapped` is applied to the text before."""
     return mapped(text).encode(errors="backslashreplace").decode()
 
 

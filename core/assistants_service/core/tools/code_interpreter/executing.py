@@ -59,8 +59,7 @@ async def execute(execution: Execution[CodeInterpreterToolCall], services: ToolS
             return output
     except InterpreterLost as lost:
         log.warning("run %s: its interpreter was lost: %s", execution.run_state.id, lost.reason)
-        told = model_texts.LOST.format(reason=lost.reason)
-        return Output(told, Executed(state=interpreters.new_state()), type(lost).__name__)
+        return _lost(lost, interpreters.new_state())
     except SandboxBusy as busy:
         log.warning("run %s: its code was not executed, as no interpreter was free", execution.run_state.id)
         return Output(model_texts.BUSY, Executed(), type(busy).__name__)
@@ -71,6 +70,13 @@ async def execute(execution: Execution[CodeInterpreterToolCall], services: ToolS
     except Exception as error:  # a model's answer that says so is worth more than a run that fails
         log.exception("run %s: a call of code failed", execution.run_state.id)
         return Output(model_texts.FAILED, Executed(state=interpreters.new_state()), type(error).__name__)
+
+
+def _lost(lost: InterpreterLost, state: str) -> Output:
+    """With what the code printed before its interpreter ended."""
+    logs = model_texts.storable(lost.logs)
+    stored = Executed(state=state, logs=model_texts.cut_to(logs, model_texts.MOST_LOGS))
+    return Output(model_texts.lost(lost.reason, logs), stored, type(lost).__name__)
 
 
 @dataclass(slots=True)

@@ -27,6 +27,7 @@ LOST: Final = (
     "Error: Python ended during this call: {reason}. Variables are gone, and so are the files that this call wrote; the"
     f" other files in {FOLDER} are as they were before it."
 )
+PRINTED: Final = "Before that it printed:"
 NO_CODE: Final = "Error: the call had no code."
 BUSY: Final = (
     "Error: no Python process could be started at the moment. Nothing was executed. Try again, or answer without."
@@ -77,6 +78,12 @@ def output_of(
             *(f"[{cut_to(note, MOST_NOTE)}]" for note in notes),
         ]
     )
+
+
+def lost(reason: str, logs: str) -> str:
+    """The output of a call whose interpreter ended. `logs` is what it had printed."""
+    printed = cut_to(logs.rstrip("\n"), MOST_TOLD)
+    return "\n".join([LOST.format(reason=reason), *([PRINTED, printed] if printed else [])])
 
 
 def listed(paths: Sequence[str]) -> str:
