@@ -17,10 +17,10 @@ from typing import Any, Final
 
 from pydantic import SecretStr
 
-from assistants_service.core.ports.models import ContextExceeded, ForcedFunction, ModelError, Prompt, Reply, Turn
+from assistants_service.core.ports.models import Deltas, ContextExceeded, ForcedFunction, ModelError, Prompt, Reply, Turn
 from assistants_service.infra.models.provider_kind import Provider
 from assistants_service.infra.models.providers import ModelRouter
-from scripted_upstreams import WEATHER, Heard
+from scripted_upstreams import WEATHER
 
 FORCED: Final = ForcedFunction(WEATHER.name)
 HELLO, WHERE = Turn("user", "Say hello."), Turn("user", "How is the weather in Paris?")
@@ -35,7 +35,7 @@ class Tried:
     async def ask(self, what: str, *turns: Turn, most: int = 32, **fields: Any) -> Reply | None:
         prompt = Prompt(self.model, "Be brief.", turns, max_completion_tokens=most, temperature=0.0, **fields)
         try:
-            reply = await self.models.reply(prompt, Heard() if self.streamed else None)
+            reply = await self.models.reply(prompt, Deltas() if self.streamed else None)
         except ModelError as error:
             self.refused += not isinstance(error, ContextExceeded)
             print(f"{self.label} {what}: {type(error).__name__} {error.status} {error.message}")

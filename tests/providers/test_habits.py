@@ -16,12 +16,12 @@ import pytest
 import pytest_asyncio
 
 import provider_quirks
-from assistants_service.core.ports.models import ModelError, Prompt, Reply, Turn
+from assistants_service.core.ports.models import Deltas, ModelError, Prompt, Reply, Turn
 from assistants_service.infra.models.provider_kind import Provider
 from assistants_service.infra.models.providers import ModelRouter
 from assistants_service.infra.settings.settings import Settings
 from provider_quirks import HABITS, Habit
-from scripted_upstreams import Heard, assembled
+from scripted_upstreams import assembled
 
 DOCS = Path(__file__).resolve().parents[2] / "docs/providers.md"
 TABLE = re.findall(r"^\| (.+?) \| (.+?) \| ((?:none: )?`.+`) \|$", DOCS.read_text("utf-8"), re.MULTILINE)
@@ -111,7 +111,7 @@ async def talk(models: ModelRouter, streamed: bool, asked: dict[str, Any]) -> Re
     if asked.pop("history", False):
         turns += [Turn("assistant", "Where?"), Turn("user", "In Paris.")]
     for _ in range(3):
-        heard = Heard() if streamed else None
+        heard = Deltas() if streamed else None
         fields = {"tools": (provider_quirks.WEATHER, provider_quirks.OTHER), "max_completion_tokens": 50, **asked}
         reply = await models.reply(Prompt("m", "Be brief.", tuple(turns), **fields), heard)
         if heard:

@@ -21,6 +21,7 @@ from pydantic import SecretStr
 
 from assistants_service.composition import log_model_notices
 from assistants_service.core.ports.models import (
+    Deltas,
     ForcedFunction,
     Function,
     Image,
@@ -44,7 +45,6 @@ from assistants_service.parts import Parts
 from scripted_upstreams import (
     WEATHER,
     Answer,
-    Heard,
     Upstream,
     ask,
     assembled,
@@ -278,7 +278,7 @@ async def test_chat_counts_tokens(upstream: Upstream, usage: Any, tokens: Tokens
     upstream.script = [whole(choice(content="a", usage=usage)), events(chunk("stop", content="a"), {"usage": usage})]
     async with router(upstream.url) as models:
         assert (await models.reply(prompt(), None)).tokens == tokens
-        assert (await models.reply(prompt(), Heard())).tokens == tokens
+        assert (await models.reply(prompt(), Deltas())).tokens == tokens
 
 
 @pytest.mark.parametrize(
@@ -295,7 +295,7 @@ async def test_chat_finishes_texts(upstream: Upstream, reason: str, finish: str)
     upstream.script = [whole(choice(reason, content="a")), events(chunk(content="a"), chunk(reason))]
     async with router(upstream.url) as models:
         assert await models.reply(prompt(), None) == Reply("a", finish=finish)
-        assert await models.reply(prompt(), Heard()) == Reply("a", finish=finish)
+        assert await models.reply(prompt(), Deltas()) == Reply("a", finish=finish)
 
 
 ENDINGS = {
@@ -316,8 +316,8 @@ def test_finish_reasons_of_servers_that_are_not_known(reason: str, finish: str) 
     assert incomplete_of(reason) == ("error" if finish == "stop" else finish)
 
 
-@pytest.mark.parametrize("deltas", [None, Heard()], ids=["whole", "streamed"])
-async def test_text_before_a_failure_completes_no_run(upstream: Upstream, deltas: Heard | None) -> None:
+@pytest.mark.parametrize("deltas", [None, Deltas()], ids=["whole", "streamed"])
+async def test_text_before_a_failure_completes_no_run(upstream: Upstream, deltas: Deltas | None) -> None:
     ends = choice("server_error", content="a"), chunk("server_error", content="a")
     upstream.script = [events(ends[1]) if deltas else whole(ends[0])]
     assert "ended its reply with 'server_error'" in (await fail(upstream, deltas)).message
@@ -347,7 +347,7 @@ async def test_chat_reads_refusals(upstream: Upstream) -> None:
         whole(choice(content=None, refusal="I cannot.")),
         events(chunk(refusal="I "), chunk(refusal="cannot."), chunk("stop")),
     ]
-    heard = Heard()
+    heard = Deltas()
     async with router(upstream.url) as models:
         assert await models.reply(prompt(), None) == Reply(refusal="I cannot.")
         assert await models.reply(prompt(), heard) == Reply(refusal="I cannot.")
@@ -378,7 +378,7 @@ async def test_chat_gives_calls_an_id_where_the_server_does_not(upstream: Upstre
         whole(choice("function_call", content=None, function_call={"name": "a", "arguments": {"x": 1}})),
     ]
     async with router(upstream.url) as models:
-        replies = [await models.reply(prompt(), deltas) for deltas in (None, Heard(), None)]
+        replies = [await models.reply(prompt(), deltas) for deltas in (None, Deltas(), None)]
     assert [[call.name for call in reply.calls] for reply in replies] == [["a", "b"], ["a", "b"], ["a"]]
     ids = [call.id for reply in replies for call in reply.calls]
     assert len(set(ids)) == 5
@@ -397,7 +397,7 @@ async def test_chat_streams_text(upstream: Upstream) -> None:
             {"choices": [], "usage": USAGE},
         )
     ]
-    heard = Heard()
+    heard = Deltas()
     assert await ask(upstream, prompt(), heard) == Reply("Hello", tokens=Tokens(11, 7, 5, 3))
     assert heard.texts == ["Hel", "lo"]
     assert upstream.body["stream"] is True
@@ -421,7 +421,7 @@ async def test_a_model_that_refuses_to_stream_is_asked_so_once(
     ]
     async with router(upstream.url) as models:
         for asked in (prompt(tools=(WEATHER,)), prompt(tools=(WEATHER,)), prompt()):
-            assert (await models.reply(asked, Heard())).text == "Hello"
+            assert (await models.reply(asked, Deltas())).text == "Hello"
     assert [body.get("stream", False) for _, body, _ in upstream.requests] == streamed
     assert [body for _, body, _ in upstream.requests if "stream_options" in body and "stream" not in body] == []
 
@@ -457,7 +457,7 @@ FRAGMENTS = {
 @pytest.mark.parametrize("fragments", FRAGMENTS.values(), ids=FRAGMENTS.keys())
 async def test_chat_streams_calls(upstream: Upstream, fragments: list[Any]) -> None:
     upstream.script = [events(*(chunk(tool_calls=calls) for calls in fragments), chunk("tool_calls"))]
-    heard = Heard()
+    heard = Deltas()
     reply = await ask(upstream, prompt(tools=(WEATHER,)), heard)
     assert reply == Reply(
         calls=(ToolCall("call_1", "a", '{"x":1}'), ToolCall("call_2", "b", "{}")), finish="tool_calls"
@@ -592,7 +592,7 @@ async def test_responses_finishes_texts(upstream: Upstream, fields: dict[str, An
     }
     reasoning = {"type": "reasoning", "summary": []}
     answer = response(reasoning, said("Hello"), usage=usage, **fields)
-    heard = Heard()
+    heard = Deltas()
     upstream.script = [
         whole(answer),
         events(
@@ -623,7 +623,7 @@ async def test_responses_reads_refusals(upstream: Upstream) -> None:
             response_event("completed", response=refused),
         ),
     ]
-    heard = Heard()
+    heard = Deltas()
     async with router(upstream.url, "responses") as models:
         assert await models.reply(prompt(), None) == Reply(refusal="I cannot.")
         assert await models.reply(prompt(), heard) == Reply(refusal="I cannot.")
@@ -663,7 +663,7 @@ async def test_responses_reads_calls(upstream: Upstream, stream: list[Any]) -> N
     end = response(*TWO_CALLS)
     upstream.script = [whole(end), events(*stream, response_event("completed", response=end))]
     calls = (ToolCall("call_1", "a", '{"x":1}'), ToolCall("call_2", "b", "{}"))
-    heard = Heard()
+    heard = Deltas()
     async with router(upstream.url, "responses") as models:
         assert await models.reply(prompt(), None) == Reply(calls=calls, finish="tool_calls")
         assert await models.reply(prompt(), heard) == Reply(calls=calls, finish="tool_calls")
@@ -688,7 +688,7 @@ async def test_responses_that_fail(upstream: Upstream, code: str, expected: str)
         events({"type": "error", **error}),
         events({"type": "error", "error": error}),
     ]
-    for deltas in (None, Heard(), Heard(), Heard()):
+    for deltas in (None, Deltas(), Deltas(), Deltas()):
         error_raised = await fail(upstream, deltas, api="responses")
         assert (error_raised.code, error_raised.message) == (expected, "It did not work.")
 
@@ -702,7 +702,7 @@ async def test_a_cancelled_response_is_a_failure(upstream: Upstream) -> None:
 # --- errors -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("deltas", [None, Heard()], ids=["whole", "streamed"])
+@pytest.mark.parametrize("deltas", [None, Deltas()], ids=["whole", "streamed"])
 @pytest.mark.parametrize("api", ["chat", "responses"])
 @pytest.mark.parametrize(
     ("status", "code", "expected"),
@@ -722,7 +722,7 @@ async def test_a_cancelled_response_is_a_failure(upstream: Upstream) -> None:
     ],
 )
 async def test_error_responses(
-    upstream: Upstream, status: int, code: str | None, expected: str, api: str, deltas: Heard | None
+    upstream: Upstream, status: int, code: str | None, expected: str, api: str, deltas: Deltas | None
 ) -> None:
     upstream.script = [whole({"error": {"message": "No.", "type": "x", "param": None, "code": code}}, status)]
     error = await fail(upstream, deltas, api=api)
@@ -782,12 +782,12 @@ async def test_the_providers_reason_is_found(upstream: Upstream, form: Any) -> N
     """With a status of its own, with 200, and in a stream that has begun."""
     begun = chunk(content="a")
     upstream.script = [whole(form, 400), whole(form), whole(form), events(form), events(begun, form)]
-    for deltas in (None, None, Heard(), Heard(), Heard()):
+    for deltas in (None, None, Deltas(), Deltas(), Deltas()):
         assert (await fail(upstream, deltas)).message == WHY
 
 
-@pytest.mark.parametrize("deltas", [None, Heard()], ids=["whole", "streamed"])
-async def test_a_code_is_the_reason_where_there_is_no_other(upstream: Upstream, deltas: Heard | None) -> None:
+@pytest.mark.parametrize("deltas", [None, Deltas()], ids=["whole", "streamed"])
+async def test_a_code_is_the_reason_where_there_is_no_other(upstream: Upstream, deltas: Deltas | None) -> None:
     error = {"error": {"code": "NoCredit", "type": "billing", "param": None}}
     upstream.script = [whole(error, 402), events(error) if deltas else whole(error)]
     assert (
@@ -819,8 +819,8 @@ def test_what_stands_beside_an_answer_is_no_error() -> None:
     ],
     ids=["whole", "text/plain", "data", "data after text", "a stream without fields"],
 )
-@pytest.mark.parametrize("deltas", [None, Heard()], ids=["whole", "streamed"])
-async def test_plain_text_in_place_of_an_answer(upstream: Upstream, answer: Answer, deltas: Heard | None) -> None:
+@pytest.mark.parametrize("deltas", [None, Deltas()], ids=["whole", "streamed"])
+async def test_plain_text_in_place_of_an_answer(upstream: Upstream, answer: Answer, deltas: Deltas | None) -> None:
     upstream.script = [answer]
     error = await fail(upstream, deltas)
     assert error.message.startswith("The model provider 'acme' sent a reply that cannot be read: ")
@@ -858,11 +858,11 @@ async def test_a_stream_that_ends_with_done_is_complete(
     called = [fragment(0, "call_1", "get_weather", "{}")]
     upstream.script = [events(chunk(finish, content="a")), events(chunk(finish, tool_calls=called)), events(chunk())]
     async with router(upstream.url) as models:
-        assert await models.reply(prompt(), Heard()) == Reply("a")
+        assert await models.reply(prompt(), Deltas()) == Reply("a")
         assert "with [DONE], but without a reason" in caplog.text
-        assert (await models.reply(prompt(tools=(WEATHER,)), Heard())).finish == "tool_calls"
+        assert (await models.reply(prompt(tools=(WEATHER,)), Deltas())).finish == "tool_calls"
         with pytest.raises(ModelError, match="broke off"):
-            await models.reply(prompt(), Heard())
+            await models.reply(prompt(), Deltas())
 
 
 async def test_an_error_with_status_200(upstream: Upstream) -> None:
@@ -871,8 +871,8 @@ async def test_an_error_with_status_200(upstream: Upstream) -> None:
     assert (error.code, error.message) == ("rate_limit_exceeded", "Slow down.")
 
 
-@pytest.mark.parametrize("deltas", [None, Heard()], ids=["whole", "streamed"])
-async def test_retries_are_the_sdks(upstream: Upstream, deltas: Heard | None) -> None:
+@pytest.mark.parametrize("deltas", [None, Deltas()], ids=["whole", "streamed"])
+async def test_retries_are_the_sdks(upstream: Upstream, deltas: Deltas | None) -> None:
     good = whole(choice(content="a")) if deltas is None else events(chunk("stop", content="a"))
     upstream.script = [whole({}, 500), whole({}, 429), good]
     assert (await ask(upstream, prompt(), deltas, retries=2)).text == "a"
@@ -917,7 +917,7 @@ async def test_replies_that_cannot_be_read(upstream: Upstream, body: Any, api: s
 )
 async def test_streams_that_cannot_be_read(upstream: Upstream, stream: Answer) -> None:
     upstream.script = [stream]
-    assert (await fail(upstream, Heard())).message == UNREADABLE
+    assert (await fail(upstream, Deltas())).message == UNREADABLE
 
 
 @pytest.mark.parametrize("api", ["chat", "responses"])
@@ -925,7 +925,7 @@ async def test_streams_that_cannot_be_read(upstream: Upstream, stream: Answer) -
 async def test_a_stream_that_breaks_off(upstream: Upstream, end: Callable[..., Answer], api: str) -> None:
     begun = chunk(content="Hel") if api == "chat" else response_event("output_text.delta", output_index=0, delta="Hel")
     upstream.script = [end(begun)]
-    heard = Heard()
+    heard = Deltas()
     error = await fail(upstream, heard, api=api, retries=2)
     assert (error.code, error.message) == ("server_error", "The model provider 'acme' broke off its reply.")
     assert heard.texts == ["Hel"]
@@ -938,7 +938,7 @@ async def test_a_stream_that_breaks_off_before_anything_was_heard(
 ) -> None:
     monkeypatch.setattr(providers, "_FIRST_PAUSE", 0.0)
     upstream.script = [broken()]
-    error = await fail(upstream, Heard(), api=api, retries=2)
+    error = await fail(upstream, Deltas(), api=api, retries=2)
     assert (error.message, len(upstream.requests)) == ("The model provider 'acme' broke off its reply.", 3)
 
 
@@ -960,9 +960,9 @@ async def test_events_that_bring_nothing_are_counted(
     monkeypatch.setattr(reply_builder, "MOST_SILENT_EVENTS", 20)
     upstream.script = [events(*[silent, chunk(content="a")] * 19, chunk("stop")), events(*[silent] * 30, chunk("stop"))]
     async with router(upstream.url) as models:
-        assert (await models.reply(prompt(), Heard())).text == "a" * 19
+        assert (await models.reply(prompt(), Deltas())).text == "a" * 19
         with pytest.raises(ModelError, match="thoughts or empty events without coming to an answer"):
-            await models.reply(prompt(), Heard())
+            await models.reply(prompt(), Deltas())
 
 
 async def test_thoughts_are_weighed(upstream: Upstream, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -970,14 +970,14 @@ async def test_thoughts_are_weighed(upstream: Upstream, monkeypatch: pytest.Monk
     thoughts = [chunk(reasoning_content="x" * 850)] * 10
     upstream.script = [events(*thoughts, chunk(content="a"), chunk("stop")), events(*thoughts, *thoughts)]
     async with router(upstream.url) as models:
-        assert (await models.reply(prompt(), Heard())).text == "a"
+        assert (await models.reply(prompt(), Deltas())).text == "a"
         with pytest.raises(ModelError, match="thoughts or empty events without coming to an answer"):
-            await models.reply(prompt(), Heard())
+            await models.reply(prompt(), Deltas())
 
 
 async def test_an_error_inside_a_stream(upstream: Upstream) -> None:
     upstream.script = [events(chunk(content="a"), {"error": {"message": "Too fast.", "code": "rate_limit_exceeded"}})]
-    error = await fail(upstream, Heard())
+    error = await fail(upstream, Deltas())
     assert (error.code, error.message) == ("rate_limit_exceeded", "Too fast.")
 
 
@@ -987,8 +987,8 @@ async def test_a_provider_that_hangs_up(upstream: Upstream) -> None:
     assert (error.code, error.message) == ("server_error", "The model provider 'acme' could not be reached.")
 
 
-@pytest.mark.parametrize("deltas", [None, Heard()], ids=["whole", "streamed"])
-async def test_a_provider_that_is_not_there(deltas: Heard | None) -> None:
+@pytest.mark.parametrize("deltas", [None, Deltas()], ids=["whole", "streamed"])
+async def test_a_provider_that_is_not_there(deltas: Deltas | None) -> None:
     async with router(f"http://127.0.0.1:{unused_port()}/v1") as models:
         with pytest.raises(ModelError, match=r"The model provider 'acme' could not be reached\.") as caught:
             await models.reply(prompt(), deltas)
@@ -1033,7 +1033,7 @@ async def test_a_cancelled_stream_hangs_up(upstream: Upstream) -> None:
     upstream.script = [endless]
     listening = asyncio.Event()
     async with router(upstream.url) as models:
-        asking = asyncio.create_task(models.reply(prompt(), Heard(listening.set)))
+        asking = asyncio.create_task(models.reply(prompt(), Deltas(listening.set)))
         await listening.wait()
         asking.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from assistants_service.core.ports.models import ForcedFunction, Function, Image, Prompt, Reply, Tokens, Turn
+from assistants_service.core.ports.models import Deltas, ForcedFunction, Function, Image, Prompt, Reply, Tokens, Turn
 from assistants_service.core.protocol.response_formats import (
     JsonObjectFormat,
     JsonSchema,
@@ -24,14 +24,14 @@ from assistants_service.core.tools.code_interpreter.model_texts import function_
 from assistants_service.core.tools.file_search.tool import FUNCTION as SEARCH
 from assistants_service.infra.models.offline import DISCLAIMER, OfflineModel
 from assistants_service.infra.models.offline_arguments import arguments
-from scripted_upstreams import WEATHER, Heard, assembled, prompt
+from scripted_upstreams import WEATHER, assembled, prompt
 
 TIME = Function("getLocalTime", "Tells the time somewhere")
 NOTE = Function("add_note", parameters={"type": "object", "properties": {"n": {"type": "integer"}}})
 TOOLS = (WEATHER, TIME, NOTE)
 
 
-async def offline(*turns: Turn, deltas: Heard | None = None, **fields: Any) -> Reply:
+async def offline(*turns: Turn, deltas: Deltas | None = None, **fields: Any) -> Reply:
     return await OfflineModel().reply(prompt(*turns, **fields), deltas)
 
 
@@ -83,13 +83,13 @@ async def test_offline_calls_functions(text: str, fields: dict[str, Any], names:
 
 
 async def test_offline_streams_what_it_replies() -> None:
-    heard = Heard()
+    heard = Deltas()
     reply = await offline(Turn("user", "weather and time in Paris"), tools=TOOLS, deltas=heard)
     assert assembled(heard) == list(reply.calls)
     assert [json.loads(call.arguments) for call in reply.calls] == [{"city": "Paris"}, {}]
     assert len({call.id for call in reply.calls}) == 2
     assert all(re.fullmatch("call_[a-z0-9]{24}", call.id) for call in reply.calls)
-    heard = Heard()
+    heard = Deltas()
     reply = await offline(deltas=heard)
     assert len(heard.texts) > 10
     assert "".join(heard.texts) == reply.text

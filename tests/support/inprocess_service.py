@@ -151,11 +151,11 @@ def calls(
 
     async def act(_: Prompt, deltas: Deltas | None) -> Reply:
         text = await _speak(first, deltas)
-        for index, call in enumerate(asked):
+        for call in asked:
             if deltas:
                 middle = len(call.arguments) // 2
-                deltas.call(index, call.id, call.name, call.arguments[:middle])
-                deltas.call(index, "", "", call.arguments[middle:])
+                index = deltas.call(call.id, call.name, call.arguments[:middle])
+                deltas.extend(index, call.arguments[middle:])
         return Reply(text, "", asked, "tool_calls", tokens, thought)
 
     return act

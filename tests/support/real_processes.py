@@ -27,7 +27,7 @@ import promise_checks
 from assistants_service.core import names
 from assistants_service.core.ids import Ids
 from assistants_service.core.notifier import Notifier
-from assistants_service.core.ports.models import Prompt, ToolCall, Turn
+from assistants_service.core.ports.models import Deltas, Prompt, ToolCall, Turn
 from assistants_service.core.ports.storage import Conflict
 from assistants_service.core.protocol.objects import encode
 from assistants_service.core.protocol.runs.resources import Run
@@ -74,8 +74,8 @@ async def asked_over_http(models: ByName) -> AsyncIterator[str]:
         response, pieces = web.StreamResponse(headers={"Content-Type": "text/event-stream"}), Pieces()
         await response.prepare(request)
         async with asyncio.TaskGroup() as group:
-            group.create_task(models.reply(prompt, pieces)).add_done_callback(lambda _: pieces.put_nowait(None))
-            while piece := await pieces.get():
+            group.create_task(models.reply(prompt, pieces)).add_done_callback(lambda _: pieces.queue.put_nowait(None))
+            while piece := await pieces.queue.get():
                 await response.write(f"data: {json.dumps(piece)}\n\n".encode())
         await response.write(f"data: {json.dumps(chunk(finish='stop'))}\n\ndata: [DONE]\n\n".encode())
         return response
@@ -93,20 +93,26 @@ def turn_of(message: Json) -> Turn:
     return Turn(message["role"], calls=calls)
 
 
-class Pieces(asyncio.Queue[Json]):
-    """ports.models.Deltas, on their way to the wire."""
+class Pieces(Deltas):
+    """Deltas on their way to the wire."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.queue: asyncio.Queue[Json | None] = asyncio.Queue()
 
     def text(self, value: str) -> None:
-        self.put_nowait(chunk(content=value))
+        self.queue.put_nowait(chunk(content=value))
 
     def refusal(self, value: str) -> None:
-        self.put_nowait(chunk(refusal=value))
+        self.queue.put_nowait(chunk(refusal=value))
 
-    def call(self, index: int, call_id: str, name: str, arguments: str) -> None:
-        self.put_nowait(chunk(tool_calls=[fragment(index, call_id or None, name or None, arguments)]))
+    def call(self, call_id: str, name: str, arguments: str = "") -> int:
+        index = super().call(call_id, name)
+        self.queue.put_nowait(chunk(tool_calls=[fragment(index, call_id, name, arguments)]))
+        return index
 
-    def restart(self) -> bool:
-        return False
+    def extend(self, index: int, arguments: str) -> None:
+        self.queue.put_nowait(chunk(tool_calls=[fragment(index, None, None, arguments)]))
 
 
 # --- processes that die ---------------------------------------------------------------------------------------------

@@ -136,8 +136,9 @@ class Said:
             for start in (0, 6):
                 await asyncio.sleep(self.pace)
                 if self.deltas:
-                    first = start == 0
-                    piece = arguments[start : start + 6] if first else arguments[start:]
-                    self.deltas.call(index, call_id if first else "", name if first else "", piece)
+                    if start == 0:
+                        self.deltas.call(call_id, name, arguments[:6])
+                    else:
+                        self.deltas.extend(index, arguments[6:])
             made.append(ToolCall(call_id, name, arguments))
         return Reply(text=self.so_far, calls=tuple(made), finish="tool_calls", tokens=Tokens(prompt=5, completion=2))

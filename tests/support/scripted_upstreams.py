@@ -1,4 +1,4 @@
-"""A model provider that answers by script, over real HTTP, and a listener for what is streamed."""
+"""A model provider that answers by script, over real HTTP."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from assistants_service.core.ports.models import Function, ModelError, Prompt, Reply, ToolCall, Turn
+from assistants_service.core.ports.models import Deltas, Function, ModelError, Prompt, Reply, ToolCall, Turn
 from assistants_service.infra.models.provider_kind import Provider
 from assistants_service.infra.models.providers import ModelRouter
 
@@ -55,39 +55,9 @@ async def serving() -> AsyncIterator[Upstream]:
         yield one
 
 
-class Heard:
-    """Deltas as a listener gets them."""
-
-    def __init__(self, each: Callable[[], None] = lambda: None) -> None:
-        self.texts: list[str] = []
-        self.refusals: list[str] = []
-        self.calls: list[tuple[int, str, str, str]] = []
-        self.each = each
-
-    def text(self, value: str) -> None:
-        self.texts.append(value)
-        self.each()
-
-    def refusal(self, value: str) -> None:
-        self.refusals.append(value)
-
-    def call(self, index: int, call_id: str, name: str, arguments: str) -> None:
-        self.calls.append((index, call_id, name, arguments))
-
-    def restart(self) -> bool:
-        return not (self.texts or self.refusals or self.calls)
-
-
-def assembled(heard: Heard) -> list[ToolCall]:
-    """Calls as a listener puts them together: id and name come once, with the first fragment."""
-    calls: list[ToolCall] = []
-    for index, call_id, name, text in heard.calls:
-        if index == len(calls):
-            calls.append(ToolCall(call_id, name, text))
-        else:
-            assert (call_id, name) == ("", "")
-            calls[index] = ToolCall(calls[index].id, calls[index].name, calls[index].arguments + text)
-    return calls
+def assembled(deltas: Deltas) -> list[ToolCall]:
+    """Calls as a listener puts them together."""
+    return [call.so_far for call in deltas.calls]
 
 
 # --- answers ------------------------------------------------------------------------------------------------------
@@ -195,12 +165,12 @@ def prompt(*turns: Turn, **fields: Any) -> Prompt:
     return Prompt(fields.pop("model", "m"), fields.pop("instructions", None), turns or (Turn("user", "Hi"),), **fields)
 
 
-async def ask(upstream: Upstream, asked: Prompt, deltas: Heard | None = None, **options: Any) -> Reply:
+async def ask(upstream: Upstream, asked: Prompt, deltas: Deltas | None = None, **options: Any) -> Reply:
     async with router(upstream.url, **options) as models:
         return await models.reply(asked, deltas)
 
 
-async def fail(upstream: Upstream, deltas: Heard | None = None, **options: Any) -> ModelError:
+async def fail(upstream: Upstream, deltas: Deltas | None = None, **options: Any) -> ModelError:
     with pytest.raises(ModelError) as caught:
         await ask(upstream, prompt(), deltas, **options)
     return caught.value

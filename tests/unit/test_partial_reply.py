@@ -11,6 +11,7 @@ from msgspec.structs import replace
 import virtual_time
 from assistants_service.core.citations import Citations
 from assistants_service.core.ids import Ids
+from assistants_service.core.ports.models import Deltas
 from assistants_service.core.protocol.runs.resources import Run
 from assistants_service.core.protocol.threads.resources import Message
 from assistants_service.core.threads import delta_events, sse
@@ -51,11 +52,13 @@ async def still_mine() -> set[str]:
 
 async def test_what_is_said_during_the_last_write_is_not_lost() -> None:
     writer: Any = SlowWriter()
-    live = DeltaBuffer(writer, PartialReply(RUN, Ids(Clock())), 0.01, Clock().now, still_mine)
+    partial = PartialReply(RUN, Ids(Clock()))
+    live = DeltaBuffer(writer, partial, 0.01, Clock().now, still_mine)
+    deltas = partial.deltas = Deltas(live.wake)
     running = asyncio.create_task(live.run())
-    live.text("Once upon ")
+    deltas.text("Once upon ")
     await writer.writing.wait()
-    live.text("a time.")
+    deltas.text("a time.")
     live.close()
     writer.go.set()
     await running
@@ -70,9 +73,10 @@ def test_a_run_that_takes_long_writes_more_rarely() -> None:
         writer.go.set()
         partial, began = PartialReply(replace(RUN, started_at=0), Ids(Clock())), asyncio.get_running_loop().time()
         live = DeltaBuffer(writer, partial, 0.05, lambda: age + asyncio.get_running_loop().time() - began, still_mine)
+        partial.deltas = Deltas(live.wake)
         running = asyncio.create_task(live.run())
         for _ in range(1000):
-            live.text("word ")
+            partial.deltas.text("word ")
             await asyncio.sleep(0.01)
         live.close()
         await running
@@ -88,11 +92,12 @@ async def test_text_that_comes_after_a_call_has_begun_waits_and_the_call_goes_on
     writer.go.set()
     partial = PartialReply(RUN, Ids(Clock()))
     live = DeltaBuffer(writer, partial, 0.001, Clock().now, still_mine)
+    deltas = partial.deltas = Deltas(live.wake)
     running = asyncio.create_task(live.run())
-    live.call(0, "call_1", "add", '{"a": ')
+    call = deltas.call("call_1", "add", '{"a": ')
     await writer.writing.wait()
-    live.text("\n")
-    live.call(0, "", "", "1}")
+    deltas.text("\n")
+    deltas.extend(call, "1}")
     live.close()
     await running
     calls = [p.delta["step_details"]["tool_calls"][0] for n, p in writer.events if n == "thread.run.step.delta"]
@@ -135,10 +140,11 @@ async def test_citations_are_looked_for_once_however_often_an_end_is_decided() -
     writer.go.set()
     partial = PartialReply(RUN, Ids(Clock()), citations=(counted := Counted()))
     buffer = DeltaBuffer(writer, partial, 0.001, Clock().now, still_mine)
+    deltas = partial.deltas = Deltas(buffer.wake)
     running = asyncio.create_task(buffer.run())
-    buffer.text("Once upon ")
+    deltas.text("Once upon ")
     await writer.writing.wait()
-    buffer.text("a time.")
+    deltas.text("a time.")
     buffer.close()
     await running
     for _ in range(2):  # a commit that meets another one is decided again

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from assistants_service.core import names
 from assistants_service.core.ids import Ids
 from assistants_service.core.notifier import Notifier
+from assistants_service.core.ports.models import Deltas
 from assistants_service.core.ports.storage import Conflict
 from assistants_service.core.protocol.runs.resources import Run
 from assistants_service.core.threads import delta_events, sse
@@ -158,14 +159,16 @@ async def test_what_the_log_knows_is_not_torn(paper: Paper) -> None:
 async def test_a_model_that_is_interrupted_on_its_stream_goes_on_with_its_message(paper: Paper) -> None:
     """By a writer that left the run with its worker."""
     writer = await paper.worker(mine)
-    live = DeltaBuffer(writer, PartialReply(RUN, IDS), 0.001, Clock().now, mine)
+    partial = PartialReply(RUN, IDS)
+    live = DeltaBuffer(writer, partial, 0.001, Clock().now, mine)
+    partial.deltas = Deltas(live.wake)
     running = asyncio.create_task(live.run())
-    live.text("Once upon ")
+    partial.deltas.text("Once upon ")
     async with asyncio.timeout(30):
         while len(await paper.names()) < len([*BEGUN, *OPEN, DELTA]):
             await asyncio.sleep(0)
     await paper.writer().catch_up([*TRAIL, CANCELLING])
-    live.text("a time.")
+    partial.deltas.text("a time.")
     live.close()
     await running
     assert await paper.names() == [*BEGUN, *OPEN, DELTA, "run.cancelling", DELTA]

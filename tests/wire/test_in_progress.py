@@ -18,7 +18,7 @@ from assistants_service.core.ports.storage import StorageUnavailable
 from assistants_service.core.threads.decide import CLOSING
 from assistants_service.infra.models import providers
 from assistants_service.worker import lease
-from assistants_service.worker.partial_reply import PartialReply, UnstreamedDeltas
+from assistants_service.worker.partial_reply import PartialReply
 from inprocess_service import Gate, InProcess, ManualClock, calls, fails, in_process, path_of, says
 from provider_quirks import HABITS, Answer, Ask, Habit, function_item, item, refused, respond
 from provider_quirks import serving as serving_habits
@@ -92,7 +92,7 @@ async def test_a_call_in_the_making_is_shown_and_comes_whole_under_its_id() -> N
 
     async def half_a_call(prompt: Prompt, deltas: Deltas | None) -> Reply:
         assert deltas
-        deltas.call(0, "call_a", "get_weather", '{"ci')
+        deltas.call("call_a", "get_weather", '{"ci')
         await gate.pass_through()
         return await calls(PARIS)(prompt, None)
 
@@ -117,7 +117,7 @@ async def test_what_is_told_first_stays_in_its_place() -> None:
 
     async def mixed(prompt: Prompt, deltas: Deltas | None) -> Reply:
         assert deltas
-        deltas.call(0, PARIS.id, PARIS.name, PARIS.arguments)
+        deltas.call(PARIS.id, PARIS.name, PARIS.arguments)
         deltas.text("Let me")
         await gate.pass_through()
         return await calls(PARIS, first=["Let me", " see."])(prompt, None)
@@ -532,8 +532,8 @@ async def test_a_store_that_fails_for_a_moment_is_told_at_the_next_look(monkeypa
 
 def test_half_a_text_goes_with_its_stream() -> None:
     partial = PartialReply(run=ANY, ids=ANY)
-    heard = UnstreamedDeltas(partial, lambda: 0.0)
+    partial.deltas = deltas = Deltas(lambda: partial.open_first(0.0), final=False)
     partial.message = partial.message_step = ANY  # it was begun, and may have been shown so
-    heard.text("It ")
-    heard.refusal("No")
-    assert heard.restart() and not (partial.text or partial.refusal)
+    deltas.text("It ")
+    deltas.refusal("No")
+    assert deltas.restart() and not partial.deltas.speaks

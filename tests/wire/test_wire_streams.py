@@ -315,7 +315,7 @@ async def test_a_call_that_is_cut_off_is_a_cancelled_step_without_calls() -> Non
 def begins_to_call(call: ToolCall) -> Any:
     async def act(_: Prompt, deltas: Deltas | None) -> Reply:
         assert deltas
-        deltas.call(0, call.id, call.name, call.arguments[:4])
+        deltas.call(call.id, call.name, call.arguments[:4])
         await asyncio.Event().wait()
         raise AssertionError("cancelled by then")
 
@@ -504,7 +504,7 @@ async def test_a_call_in_the_making_can_be_fetched() -> None:
 
     async def half_a_call(prompt: Prompt, deltas: Deltas | None) -> Reply:
         assert deltas
-        deltas.call(0, "call_a", "get_weather", '{"ci')
+        deltas.call("call_a", "get_weather", '{"ci')
         return await says(gate)(prompt, None)
 
     async with in_process(half_a_call) as service, await streamed(service) as stream:

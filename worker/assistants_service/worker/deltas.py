@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from assistants_service.core.ports.models import ToolCall
@@ -21,22 +21,9 @@ WRITES: Final = 2_000
 
 
 @dataclass(slots=True)
-class PartialCall:
-    id: str
-    name: str
-    arguments: str = ""
-    sent: int = 0  # characters of the arguments that were sent
-
-    def unsent(self, tool: AnyTool) -> str:
-        """What was not sent yet."""
-        shown = tool.partial_text(self.arguments)
-        unsent, self.sent = shown[self.sent :], len(shown)
-        return unsent
-
-
-@dataclass(slots=True)
 class DeltaBuffer:
-    """The `Deltas` of one streamed turn. The model's side only appends to memory; a task writes what has accumulated.
+    """Reads the `Deltas` of one streamed turn. The model's side only adds to them and calls `wake`; a task writes what
+    has been added since its last write.
 
     After text has begun, calls wait for the turn's end, because the message must end on the stream before the next step
     begins (section 5.2). `still_mine` reads the log after a conflict on the stream, and raises LeaseLost.
@@ -48,29 +35,16 @@ class DeltaBuffer:
     now: Callable[[], float]
     still_mine: Callable[[], Awaitable[set[str]]]  # the ids of this run's objects in the log
     _cited: int = 0  # annotations that were sent
-    _taken: int = 0  # deltas of the partial reply that were sent
+    _texts: int = 0  # pieces of the text that were read
+    _refusals: int = 0  # pieces of the refusal that were sent
     _sent_parts: dict[str, int] = field(default_factory=dict)  # kind -> index on the wire
-    _calls: dict[int, PartialCall] = field(default_factory=dict)  # by index
-    _sent_calls: set[int] = field(default_factory=set)
+    _sent_calls: dict[int, int] = field(default_factory=dict)  # index -> characters of its arguments that were sent
     _news: asyncio.Event = field(default_factory=asyncio.Event)
     _closed: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def text(self, value: str) -> None:
-        self.partial.received.append(("text", value))
+    def wake(self) -> None:
+        """There is something to write."""
         self._news.set()
-
-    def refusal(self, value: str) -> None:
-        self.partial.received.append(("refusal", value))
-        self._news.set()
-
-    def call(self, index: int, call_id: str, name: str, arguments: str) -> None:
-        if self._calls and index not in self._calls and not self.partial.run.parallel_tool_calls:
-            return  # the turn drops it, too
-        self._calls.setdefault(index, PartialCall(call_id, name)).arguments += arguments
-        self._news.set()
-
-    def restart(self) -> bool:
-        return not (self.partial.received or self._calls)
 
     async def run(self) -> None:
         """Write until closed. Raises LeaseLost."""
@@ -108,11 +82,11 @@ class DeltaBuffer:
         # Text after the start of a call waits for the turn's end: steps must not overlap on the stream.
         if self.partial.calls_step is not None:
             return []
-        parts = self.partial.received[self._taken :]
-        self._taken += len(parts)
+        texts, refusals = self.partial.deltas.texts[self._texts :], self.partial.deltas.refusals[self._refusals :]
+        self._texts += len(texts)
+        self._refusals += len(refusals)
         # What may become a citation is held back. If it is incomplete at the end, the message's end sends it.
-        pieces = self.partial.find_citations("".join(value for kind, value in parts if kind == "text"))
-        refusal = "".join(value for kind, value in parts if kind == "refusal")
+        pieces, refusal = self.partial.find_citations("".join(texts)), "".join(refusals)
         if not pieces and not refusal:
             return []
         events: list[sse.Event] = []
@@ -142,20 +116,26 @@ class DeltaBuffer:
         return self._sent_parts.setdefault(kind, len(self._sent_parts)), first
 
     def _call_events(self) -> list[sse.Event]:
-        if self.partial.message is not None or not self._calls:
+        calls, offer = self.partial.deltas.calls, self.partial.offer
+        if self.partial.message is not None or not calls:
             return []
         events: list[sse.Event] = []
         if self.partial.calls_step is None:
             events += delta_events.opening_step(self.partial.open_calls(self.now()))
-        step, offer = self.partial.open_calls(self.now()), self.partial.offer
-        for index, known in enumerate(
-            offer.by_step([*self._calls.values()])[0]
-        ):  # later steps follow when it has ended
-            tool = offer.tool(known.name)
-            if index not in self._sent_calls:
-                self._sent_calls.add(index)
-                begun = self.partial.call(ToolCall(known.id, known.name, ""))
-                events.append(delta_events.call_begun(step.id, index, begun))
-            if tool.streams and (unsent := known.unsent(tool)):
-                events.append(delta_events.call_delta(step.id, index, tool, {tool.streams: unsent}))
+        step_id = self.partial.open_calls(self.now()).id
+        if not self.partial.run.parallel_tool_calls:
+            calls = calls[:1]  # the turn drops the others, too
+        for index, call in enumerate(offer.by_step(calls)[0]):  # later steps follow when it has ended
+            events += self._call_deltas(step_id, index, call.so_far, offer.tool(call.name))
         return events
+
+    def _call_deltas(self, step_id: str, index: int, call: ToolCall, tool: AnyTool) -> Iterator[sse.Event]:
+        """What was not sent yet of a call."""
+        if index not in self._sent_calls:
+            self._sent_calls[index] = 0
+            yield delta_events.call_begun(step_id, index, self.partial.call(replace(call, arguments="")))
+        if tool.streams:
+            shown, sent = tool.partial_text(call.arguments), self._sent_calls[index]
+            self._sent_calls[index] = len(shown)
+            if shown[sent:]:
+                yield delta_events.call_delta(step_id, index, tool, {tool.streams: shown[sent:]})

@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass, replace
 
 from assistants_service.core.citations import citations_of, images_of
-from assistants_service.core.ports.models import ContextExceeded, ModelError, Prompt, Refused, Reply, Tokens
+from assistants_service.core.ports.models import ContextExceeded, Deltas, ModelError, Prompt, Refused, Reply, Tokens
 from assistants_service.core.protocol.runs.requests import MOST_OUTPUTS
 from assistants_service.core.threads.state import RunState, ThreadState
 from assistants_service.core.threads.stream import StreamWriter
@@ -14,7 +14,7 @@ from assistants_service.core.tools.offer import offer_of
 from assistants_service.worker.budget import TRIES
 from assistants_service.worker.deltas import DeltaBuffer
 from assistants_service.worker.lease import RunLease
-from assistants_service.worker.partial_reply import PartialReply, UnstreamedDeltas
+from assistants_service.worker.partial_reply import PartialReply
 from assistants_service.worker.turn_events import calls_of, expected, may_mean_its_stream
 
 ENDLESS = "The model still called tools after {} rounds of tool calls, which is the limit (MAX_TOOL_ROUNDS)."
@@ -70,10 +70,11 @@ class ModelTurn:
         if not streamed:
             return await self._ask_unstreamed(prompt, partial)
         buffer = DeltaBuffer(self.stream, partial, context.flush_interval, context.clock.now, self.lease.still_mine)
+        partial.deltas = Deltas(buffer.wake)
         async with asyncio.TaskGroup() as group:
             group.create_task(buffer.run())
             try:
-                return await context.models.reply(prompt, buffer)
+                return await context.models.reply(prompt, partial.deltas)
             finally:
                 buffer.close()
 
@@ -83,7 +84,8 @@ class ModelTurn:
         partial.expected = expected(prompt)
         if partial.expected or not context.budget.streams(model):
             return await context.models.reply(prompt, None)
-        deltas = UnstreamedDeltas(partial, context.clock.now)
+        # They show whether the model writes a message or calls functions.
+        partial.deltas = deltas = Deltas(lambda: partial.open_first(context.clock.now()), final=False)
         try:
             reply = await context.models.reply(prompt, deltas)
         except Refused as error:

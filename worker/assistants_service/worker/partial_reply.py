@@ -1,13 +1,13 @@
-"""A model's reply while it is received, and the steps and the message made from it."""
+"""The steps and the message of a model's reply while it arrives."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from assistants_service.core.citations import Citations
 from assistants_service.core.ids import Ids
-from assistants_service.core.ports.models import ToolCall
+from assistants_service.core.ports.models import Deltas, ToolCall
 from assistants_service.core.protocol.runs.resources import MessageCreation, MessageRef, Run, Step, ToolCalls
 from assistants_service.core.protocol.threads.resources import Message
 from assistants_service.core.protocol.tools.resources import StepToolCall
@@ -19,7 +19,8 @@ from assistants_service.core.tools.tool import Annotation, Piece
 
 @dataclass(slots=True)
 class PartialReply:
-    """The steps and the message of a turn in progress. Their ids are final: the commit uses them.
+    """The steps and the message of a turn in progress. Their ids are final: the commit uses them. `deltas` is the reply
+    as far as it has arrived; it stays empty if the reply comes whole.
 
     `number` is the version of the thread on which the model was called: unique to the turn within its thread.
     """
@@ -33,7 +34,7 @@ class PartialReply:
     message: Message | None = None
     message_step: Step | None = None
     calls_step: Step | None = None
-    received: list[tuple[str, str]] = field(default_factory=list)  # received deltas: `text` or `refusal`, and the value
+    deltas: Deltas = field(default_factory=Deltas)
     expected: str = ""  # the only possible kind of a reply that comes whole: `message` or `calls`
     announced: bool = False  # the log contains the objects in progress
     _annotations: list[Annotation] = field(default_factory=list)
@@ -43,14 +44,6 @@ class PartialReply:
     def begun(self) -> bool:
         """Whether a client may have seen some of it."""
         return self.message is not None or self.calls_step is not None
-
-    @property
-    def text(self) -> str:
-        return "".join(value for kind, value in self.received if kind == "text")
-
-    @property
-    def refusal(self) -> str:
-        return "".join(value for kind, value in self.received if kind == "refusal")
 
     def call(self, call: ToolCall) -> StepToolCall:
         """The call as the step shows it before it is done."""
@@ -79,6 +72,16 @@ class PartialReply:
             self.open_message(now)
         elif self.expected == "calls":
             self.open_calls(now)
+
+    def open_first(self, now: float) -> None:
+        """Begin the object that the first delta belongs to; another one follows when the turn has ended, because one
+        object is in progress at a time."""
+        if self.begun:
+            return
+        if self.deltas.calls:
+            self.open_calls(now)
+        elif self.deltas.speaks:
+            self.open_message(now)
 
     def open_message(self, now: float) -> tuple[Step, Message]:
         if self.message is None or self.message_step is None:
@@ -125,30 +128,3 @@ class PartialReply:
     @property
     def opened(self) -> set[str]:
         return {thing.id for thing in (self.message, self.message_step, self.calls_step) if thing}
-
-
-@dataclass(frozen=True, slots=True)
-class UnstreamedDeltas:
-    """The `Deltas` of a turn without a stream: they show whether the model writes a message or calls functions."""
-
-    partial: PartialReply
-    now: Callable[[], float]
-
-    def text(self, value: str) -> None:
-        self._say("text", value)
-
-    def refusal(self, value: str) -> None:
-        self._say("refusal", value)
-
-    def restart(self) -> bool:
-        self.partial.received.clear()
-        return True  # all that was shown is that an object is in progress
-
-    def _say(self, kind: str, value: str) -> None:
-        self.partial.received.append((kind, value))
-        if self.partial.calls_step is None:  # else at the turn's end: one object is in progress at a time
-            self.partial.open_message(self.now())
-
-    def call(self, index: int, call_id: str, name: str, arguments: str) -> None:
-        if self.partial.message is None:
-            self.partial.open_calls(self.now())

@@ -75,7 +75,7 @@ def events_of(
     if not run_state.run.parallel_tool_calls:  # not every provider respects it (section 4)
         calls = calls[:1]
     events: list[e.Event] = []
-    if reply.text or reply.refusal or not calls or partial.received:
+    if reply.text or reply.refusal or not calls or partial.deltas.speaks:
         events += _message(reply, run_state, partial, usage, now)
     if calls:
         cost = Usage() if events else usage
@@ -90,7 +90,7 @@ def cut_off_events(
     4)."""
     if partial is None:
         return [*end]
-    message, run_id = partial.message if partial.received else None, run_state.run.id
+    message, run_id = partial.message if partial.deltas.speaks else None, run_state.run.id
     step = partial.message_step if message else partial.calls_step
     seen = run_state.stream or (run_state.in_progress is not None and run_state.in_progress.step == step)
     if not seen or step is None or step.id in run_state.known:
@@ -107,7 +107,8 @@ def cut_off_events(
             return [*end]
     message_events: list[e.Event] = []
     if message:
-        message = _with_content(message, partial.text, partial.refusal, partial)
+        deltas = partial.deltas
+        message = _with_content(message, "".join(deltas.texts), "".join(deltas.refusals), partial)
         message_events = [e.MessageIncomplete(message=_incomplete(message, reason, now))]
     return [e.StepCreated(step=step), *message_events, ended, *end]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -133,19 +133,77 @@ class Reply:
     provider: str = field(default="", compare=False)
 
 
-class Deltas(Protocol):
-    """Receives a streamed reply. Cheap, and never waits for a reader."""
+@dataclass(frozen=True, slots=True)
+class CallDeltas:
+    """A function call whose arguments are still arriving, in non-empty pieces."""
 
-    def text(self, value: str) -> None: ...
+    id: str
+    name: str
+    arguments: list[str] = field(default_factory=list)
 
-    def refusal(self, value: str) -> None: ...
+    @property
+    def so_far(self) -> ToolCall:
+        return ToolCall(self.id, self.name, "".join(self.arguments))
 
-    def call(self, index: int, call_id: str, name: str, arguments: str) -> None:
-        """A fragment of a function call: id and name come complete with the first fragment, `arguments` grows."""
+
+@dataclass(slots=True)
+class Deltas:
+    """A streamed reply while it arrives: the one place that collects it. The provider's adapter adds pieces that can be
+    stored and sent as they are; the worker reads them, and the complete reply is made from them.
+
+    `added` is called after each addition: it is cheap, and never waits for a reader. `final`: a client may see a piece
+    as soon as it was added, so none can be taken back.
+    """
+
+    added: Callable[[], None] = lambda: None
+    final: bool = True
+    texts: list[str] = field(default_factory=list)
+    refusals: list[str] = field(default_factory=list)
+    calls: list[CallDeltas] = field(default_factory=list)
+
+    @property
+    def speaks(self) -> bool:
+        """Whether there is text or a refusal."""
+        return bool(self.texts or self.refusals)
+
+    def text(self, value: str) -> None:
+        self.texts.append(value)
+        self.added()
+
+    def refusal(self, value: str) -> None:
+        self.refusals.append(value)
+        self.added()
+
+    def call(self, call_id: str, name: str, arguments: str = "") -> int:
+        """Begin a function call. Returns its index."""
+        self.calls.append(CallDeltas(call_id, name, [arguments] if arguments else []))
+        self.added()
+        return len(self.calls) - 1
+
+    def extend(self, index: int, arguments: str) -> None:
+        """Add arguments to a call."""
+        self.calls[index].arguments.append(arguments)
+        self.added()
+
+    def take(self, withheld: Deltas) -> None:
+        """Add the text and the refusal of others."""
+        self.texts += withheld.texts
+        self.refusals += withheld.refusals
+        if withheld.speaks:
+            self.added()
 
     def restart(self) -> bool:
-        """The reply was interrupted and may be requested again: discard what was received. False if a client may have
-        seen some of it, which cannot be undone."""
+        """The reply was interrupted and may be requested again: discard what has arrived. False if it is final."""
+        if self.final and (self.speaks or self.calls):
+            return False
+        for pieces in (self.texts, self.refusals, self.calls):
+            pieces.clear()
+        return True
+
+    def reply(self, finish: str, tokens: Tokens) -> Reply:
+        """The complete reply."""
+        calls = tuple(call.so_far for call in self.calls)
+        return Reply("".join(self.texts), "".join(self.refusals), calls, finish, tokens)
 
 
 class ModelError(Exception):

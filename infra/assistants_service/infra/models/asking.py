@@ -7,7 +7,7 @@ from typing import Any
 
 from assistants_service.core.ports.models import Deltas, Refused, Reply
 from assistants_service.infra.models.habits import Habits
-from assistants_service.infra.models.reply_builder import ReplyBuilder, WithheldDeltas
+from assistants_service.infra.models.reply_builder import ReplyBuilder
 
 Body = dict[str, Any]
 
@@ -29,8 +29,7 @@ async def ask(
     habits = known.copy()
     while True:
         body = habits.apply(wanted)
-        withheld = WithheldDeltas(deltas) if deltas is not None and habits.forces(body) else None
-        builder = ReplyBuilder(withheld or deltas)
+        builder = ReplyBuilder(deltas, withhold=habits.forces(body))
         try:
             reply = await send(body, builder)
         except Refused as refused:
@@ -41,7 +40,6 @@ async def ask(
                 wanted = otherwise(wanted, refused)
             continue
         if not habits.ignored(body, bool(reply.calls)) or reply.finish == "content_filter":
-            if withheld:
-                withheld.release()
+            builder.release()
             known.keep(habits)
             return reply
