@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from assistants_service import command, composition
 from assistants_service.infra.azure.calls import Transport
-from assistants_service.worker import item_handler as handler
+from assistants_service.worker import work_queue
 
 # Ten minutes are too long for a test:
 TOMBSTONES = 20.0  # seconds that a deleted thread's stay
@@ -80,6 +80,6 @@ async def mortal(self: Transport, request: Any, **config: Any) -> Any:
 if __name__ == "__main__":
     Transport.send = mortal  # type: ignore[method-assign]
     composition.WorkerContext = partial(composition.WorkerContext, tombstone_seconds=TOMBSTONES)  # type: ignore[misc]
-    handler.STALE = STALE  # type: ignore[misc]
+    work_queue.STALE = STALE  # type: ignore[misc]
     threading.Thread(target=fate.listen, daemon=True).start()
     command.main()

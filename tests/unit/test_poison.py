@@ -33,6 +33,7 @@ from assistants_service.infra.tokenizer import Tiktoken
 from assistants_service.worker.actions import Actions
 from assistants_service.worker.context import WorkerContext
 from assistants_service.worker.item_handler import DELIVERIES, WorkItemHandler
+from assistants_service.worker.poison import PoisonItem
 from captured_telemetry import Exported
 from scripted_ingestion import Bag, PlainText
 from scripted_search import FakeSearch
@@ -356,7 +357,7 @@ async def test_p2_no_item_is_dead_lettered_while_its_run_cannot_be_ended(
         async def fail(*_: object) -> None:
             raise error
 
-        patch.setattr(WorkItemHandler, "_give_up", fail)
+        patch.setattr(PoisonItem, "_end", fail)
         for _ in range(DELIVERIES):
             with pytest.raises(type(error)):
                 await bench.deliver()

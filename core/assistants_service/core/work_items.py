@@ -1,6 +1,6 @@
 """Work items: messages of a few hundred bytes without data. A worker reads the store to find out what there is to do.
 
-All kinds are defined here; worker/item_handler.py handles each of them. `sent_at` is Unix time, and stays the same when
+All kinds are defined here; worker/dispatch.py selects the work for each of them. `sent_at` is Unix time, and stays the same when
 an item is put back.
 """
 
@@ -13,6 +13,7 @@ import msgspec
 from assistants_service.core.protocol.objects import Struct, encode
 
 MAX_DELAY: Final = 7 * 24 * 3600.0  # maximum seconds for which a queue hides an item
+NOTHING_NEW: Final = -1  # `seen` of an item that announces no commit
 
 
 class Item(Struct, frozen=True, kw_only=True, tag_field="kind"):
