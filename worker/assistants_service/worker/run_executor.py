@@ -65,70 +65,73 @@ class RunExecutor:
         self.stream = StreamWriter(context.storage, context.notifier, item.project, item.thread_id, item.run_id)
 
     async def run(self) -> Outcome:
-        """Work until nothing is left to do here. Everything that was committed is projected by then."""
-        item = self.item
-        state = (await self.context.threads.load(item.project, item.thread_id)).state
-        run_state, move = state.runs.get(item.run_id), self._decide(state)
+        """Work until nothing is left to do here. Everything that was committed is projected by then. Raises NoSlot."""
+        state = (await self.context.threads.load(self.item.project, self.item.thread_id)).state
+        async with self._isolation, contextlib.AsyncExitStack() as held:
+            await self._enter(held, state)
+            while not isinstance(move := self._decide(state), Outcome):
+                try:
+                    match move:
+                        case CommitEvents():
+                            await self._commit(self._if_next(move), claim=move.claim)
+                        case CallModel():
+                            await self._call_model(state, move.run_state)
+                        case CallTools():
+                            await self._call_tools(state, move)
+                except LeaseLost:
+                    log.info("run %s: interrupted", self.item.run_id)
+                state = await self._next_state()
+            if isinstance(move, Done | WaitUntil):
+                await self._project_missing(state)
+            return move
+
+    async def _enter(self, held: contextlib.AsyncExitStack, state: ThreadState) -> None:
+        """If there is something to do, wait for a slot and begin the run's span, both until `held` is closed."""
+        run_state, move = state.runs.get(self.item.run_id), self._decide(state)
         if run_state is None or isinstance(move, Outcome):
-            return await self._work(state)  # nothing to do: no span
-        if not (isinstance(move, CommitEvents) and move.claim):
-            return await self._traced(state, run_state)  # its end needs no slot
+            return
+        if isinstance(move, CommitEvents) and move.claim:  # the end of a run needs no slot
+            await self._wait_for_slot(held, run_state)
+        item = self.item
+        self.span = held.enter_context(
+            self.context.telemetry.span(
+                "run",
+                trace=run_state.trace or item.trace,
+                cause=item.trace,
+                project=item.project,
+                thread_id=item.thread_id,
+                run_id=item.run_id,
+                assistant_id=run_state.run.assistant_id,
+            )
+        )
+
+    async def _wait_for_slot(self, held: contextlib.AsyncExitStack, run_state: RunState) -> None:
+        """Raises NoSlot, unless the run has expired in the meantime: its end needs none."""
+        item = self.item
         # On a redelivery, an earlier holder may have claimed the run by this item, or may still do so. If the item were
         # put back under another id, no worker could take the run over.
         again = self.count > 1
         try:
-            async with self._isolation:
-                if suspects := self.context.isolation_slots(run_state.claims):
-                    slot = suspects.slot(item.project, item.sent_at, within=self._left(run_state), stays=True)
-                    await self._isolation.enter_async_context(slot)
-                async with self.context.runs.slot(
-                    item.project, item.sent_at, within=self._left(run_state), stays=again
-                ):
-                    return await self._traced(state, run_state)
+            if suspects := self.context.isolation_slots(run_state.claims):
+                slot = suspects.slot(item.project, item.sent_at, within=self._left(run_state), stays=True)
+                await self._isolation.enter_async_context(slot)
+            slot = self.context.runs.slot(item.project, item.sent_at, within=self._left(run_state), stays=again)
+            await held.enter_async_context(slot)
         except NoSlot as way:
             way.within = self._left(run_state)
             if way.within > 0:
                 raise
-        return await self._traced(state, run_state)  # it has expired in the meantime
+            await self._isolation.aclose()
 
     def _left(self, run_state: RunState) -> float:
         return (run_state.run.expires_at or math.inf) - self.context.clock.now()
 
-    async def _traced(self, state: ThreadState, run_state: RunState) -> Outcome:
-        item = self.item
-        with self.context.telemetry.span(
-            "run",
-            trace=run_state.trace or item.trace,
-            cause=item.trace,
-            project=item.project,
-            thread_id=item.thread_id,
-            run_id=item.run_id,
-            assistant_id=run_state.run.assistant_id,
-        ) as self.span:
-            return await self._work(state)
-
-    async def _work(self, state: ThreadState) -> Outcome:
-        while True:
-            move = self._decide(state)
-            try:
-                match move:
-                    case Wait() | KeepItem():
-                        return move
-                    case Done() | WaitUntil():
-                        await self._project_missing(state)
-                        return move
-                    case CommitEvents():
-                        await self._commit(self._if_next(move), claim=move.claim)
-                    case CallModel():
-                        await self._call_model(state, move.run_state)
-                    case CallTools():
-                        await self._call_tools(state, move)
-            except LeaseLost:
-                log.info("run %s: interrupted", self.item.run_id)
-            state = await self.context.threads.cached(self.item.project, self.item.thread_id)
-            run_state = state.runs.get(self.item.run_id)
-            if run_state is None or run_state.claims <= 1:  # it has a result: others may use its slot
-                await self._isolation.aclose()
+    async def _next_state(self) -> ThreadState:
+        state = await self.context.threads.cached(self.item.project, self.item.thread_id)
+        run_state = state.runs.get(self.item.run_id)
+        if run_state is None or run_state.claims <= 1:  # it has a result: others may use its slot
+            await self._isolation.aclose()
+        return state
 
     def _decide(self, state: ThreadState) -> Move:
         return decide(
