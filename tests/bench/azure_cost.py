@@ -47,7 +47,7 @@ async def operations_of_a_run(account: str) -> Counter[str]:
                 thread = await (await client.post("/v1/threads", json=body, headers=HEADERS)).json()
                 before, body = one.counted(), {"assistant_id": assistant["id"]}
                 await (await client.post(f"/v1/threads/{thread['id']}/runs", json=body, headers=HEADERS)).read()
-                await one.handler.answer(await one.delivery())
+                await one.handler.handle(await one.delivery())
                 spent = one.counted() - before
         return spent
     finally:

@@ -121,9 +121,9 @@ def test_p2_a_take_over_by_an_old_delivery_that_dies_leaves_no_run_behind() -> N
                 await world.store.receive(1, visibility_timeout=0),
                 await world.store.receive(1, visibility_timeout=45),
             )
-            answering = holder.spawn(WorkItemHandler(holder.context).answer(new))
+            answering = holder.spawn(WorkItemHandler(holder.context).handle(new))
             await asyncio.sleep(0.5)
-            slept.spawn(WorkItemHandler(slept.context).answer(old))
+            slept.spawn(WorkItemHandler(slept.context).handle(old))
             await answering
             slept.kill()
             world.layout = ("worker",)

@@ -97,7 +97,7 @@ def test_a_commit_that_comes_after_its_work_item_is_noticed_at_once() -> None:
             creating = asyncio.create_task(Client(world).run_in_new_thread("plain", stream=True))
             await asyncio.sleep(AT_ONCE)
             (process,), (delivery,) = world.processes, await world.store.receive(1, visibility_timeout=45)
-            answering = process.spawn(WorkItemHandler(process.context).answer(delivery))
+            answering = process.spawn(WorkItemHandler(process.context).handle(delivery))
             await creating
             created = now()
             await answering

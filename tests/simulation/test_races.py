@@ -75,10 +75,10 @@ def test_p9_a_worker_that_is_told_to_stop_leaves_alone_what_another_one_took_ove
         _, stopping, going_on = world.processes
         asked = await client.run("slow")
         (held,) = await world.store.receive(1, visibility_timeout=0)
-        answering = stopping.spawn(WorkItemHandler(stopping.context).answer(held))
+        answering = stopping.spawn(WorkItemHandler(stopping.context).handle(held))
         await asyncio.sleep(0.3)
         (again,) = await world.store.receive(1, visibility_timeout=45)
-        taking_over = going_on.spawn(WorkItemHandler(going_on.context).answer(again))
+        taking_over = going_on.spawn(WorkItemHandler(going_on.context).handle(again))
         answering.cancel()
         await asyncio.wait((answering,))
         assert answering.cancelled()
@@ -100,7 +100,7 @@ def test_p2_an_item_that_came_again_before_its_commit_keeps_its_id(kind: str) ->
         await world.store.send(to_body(run if kind == "run" else store))
         (first,) = await world.store.receive(1, visibility_timeout=0)
         (again,) = await world.store.receive(1, visibility_timeout=5)
-        await second.spawn(WorkItemHandler(second.context).answer(again))
+        await second.spawn(WorkItemHandler(second.context).handle(again))
         await asyncio.sleep(5)
         (there,) = await world.store.receive(10, visibility_timeout=5)
         assert (there.id, there.count) == (first.id, 3)
@@ -119,14 +119,14 @@ def test_p2_an_item_that_came_again_waits_for_its_slot(kind: str) -> None:
         asked = await client.run("plain") if kind == "run" else await store_of(world, PROJECT, 0)
         (first,) = await world.store.receive(1, visibility_timeout=0)
         (again,) = await world.store.receive(1, visibility_timeout=45)
-        answering = second.spawn(WorkItemHandler(second.context).answer(again))
+        answering = second.spawn(WorkItemHandler(second.context).handle(again))
         await asyncio.sleep(1)
         assert not answering.done()
         answering.cancel()
         await asyncio.wait((answering,))
         (there,) = await world.store.receive(10, visibility_timeout=45)
         assert there.id == first.id
-        await third.spawn(WorkItemHandler(third.context).answer(there))
+        await third.spawn(WorkItemHandler(third.context).handle(there))
         if kind == "run":
             assert (await client.until(asked)).status == "completed"
         else:

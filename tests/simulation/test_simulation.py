@@ -23,7 +23,7 @@ from assistants_service.core.ports.storage import Conflict
 from assistants_service.core.threads import endings, stream
 from assistants_service.core.threads.state import ThreadState
 from assistants_service.infra.sqlite.store import SqliteStorage
-from assistants_service.worker import item_handler as handler
+from assistants_service.worker.item_handler import WorkItemHandler
 from assistants_service.worker import lease, main
 from random_histories import play
 
@@ -113,13 +113,13 @@ def a_late_writer_puts_an_old_document_over_a_new_one(patch: pytest.MonkeyPatch)
 
 @plant
 def an_item_is_deleted_before_its_work_is_done(patch: pytest.MonkeyPatch) -> None:
-    work = handler.WorkItemHandler.answer
+    work = WorkItemHandler.handle
 
-    async def answer(self: handler.WorkItemHandler, delivery: Any) -> None:
+    async def handle(self: WorkItemHandler, delivery: Any) -> None:
         await self.context.storage.delete(delivery)
         await work(self, delivery)
 
-    patch.setattr(handler.WorkItemHandler, "answer", answer)
+    patch.setattr(WorkItemHandler, "handle", handle)
 
 
 @plant

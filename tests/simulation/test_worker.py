@@ -49,7 +49,7 @@ async def deliver(world: World, *, visibility_timeout: float = 45) -> Delivery:
 
 
 def answer(process: Process, delivery: Delivery) -> asyncio.Task[None]:
-    return process.spawn(WorkItemHandler(process.context).answer(delivery))
+    return process.spawn(WorkItemHandler(process.context).handle(delivery))
 
 
 async def finished(world: World, client: Client, work: Run) -> None:

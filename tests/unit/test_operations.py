@@ -91,7 +91,7 @@ async def test_a_run_of_one_message_costs_at_most_sixteen_storage_operations(
 
         before = separate.counted()
         run = await (await client.post(path, json={"assistant_id": assistant["id"]}, headers=HEADERS)).json()
-        await separate.handler.answer(await separate.delivery())
+        await separate.handler.handle(await separate.delivery())
         spent = separate.counted() - before
 
         done = await (await client.get(f"{path}/{run['id']}", headers=HEADERS)).json()

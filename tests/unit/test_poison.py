@@ -87,7 +87,7 @@ class Bench:
         """Let time pass until an item is visible, and answer it. How often it was delivered by then."""
         for _ in range(600):
             for delivery in await self.store.receive(1, visibility_timeout=45):
-                await self.handler.answer(delivery)
+                await self.handler.handle(delivery)
                 return delivery.count
             self.clock.time += 1
         raise AssertionError("nothing was delivered")

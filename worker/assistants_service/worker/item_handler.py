@@ -36,7 +36,7 @@ class WorkItemHandler:
         self._queue = WorkQueue(self.context)
         self._dispatcher = Dispatcher(self.context, self._queue)
 
-    async def answer(self, delivery: Delivery) -> None:
+    async def handle(self, delivery: Delivery) -> None:
         """Do the work and delete the item; or leave it, so that it is delivered again."""
         try:
             item = from_body(delivery.body)

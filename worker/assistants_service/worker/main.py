@@ -58,7 +58,7 @@ class Worker:
             try:
                 deliveries = await self._receive(min(room, BATCH))
                 for delivery in deliveries:
-                    self._take(delivery)  # even while stopping: what was received is handed back, not kept hidden
+                    self._start(delivery)  # even while stopping: what was received is handed back, not kept hidden
                 if deliveries:
                     pause = POLL_FAST
                     # Let the new tasks start, and let a worker with free slots have the next items first.
@@ -107,7 +107,7 @@ class Worker:
         harm, or by the host itself, which has renewed its receipt before the function began.
         """
         mine = await self._context.storage.extend(delivery, visibility_timeout=self._context.visibility_timeout)
-        if task := self._take(mine):
+        if task := self._start(mine):
             await asyncio.wait((task,))
 
     async def give_up(self, delivery: Delivery) -> None:
@@ -123,17 +123,17 @@ class Worker:
             await asyncio.sleep(POLL_SLOW)
             return []
 
-    def _take(self, delivery: Delivery) -> asyncio.Task[None] | None:
+    def _start(self, delivery: Delivery) -> asyncio.Task[None] | None:
         if delivery.id in self._busy:
             return None  # the item was redelivered while this process still works on it: it was hidden again too late
-        task = asyncio.create_task(self._answer(delivery))
+        task = asyncio.create_task(self._handle(delivery))
         self._busy[delivery.id] = task
         task.add_done_callback(lambda _: self._finished(delivery.id))
         return task
 
-    async def _answer(self, delivery: Delivery) -> None:
+    async def _handle(self, delivery: Delivery) -> None:
         try:
-            await self._handler.answer(delivery)
+            await self._handler.handle(delivery)
         except Exception:
             log.exception("work item %s failed and waits for its next delivery", delivery.id)
 
