@@ -123,54 +123,64 @@ async def test_a_store_that_was_locked_at_first_is_opened_whole_later(
         await store.close()
 
 
+class Failing:
+    """Counts connections that are open, and fails the statement after `left - 1` others."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error, self.left, self.unclosed = error, 0, 0
+
+    def step(self) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise self.error
+
+    def connection(self, *given: Any, **named: Any) -> sqlite3.Connection:
+        self.unclosed += 1
+        return Connection(self, *given, **named)
+
+
+class Connection(sqlite3.Connection):
+    def __init__(self, failing: Failing, *given: Any, **named: Any) -> None:
+        self.failing = failing
+        super().__init__(*given, **named)
+
+    def execute(self, *given: Any) -> sqlite3.Cursor:
+        self.failing.step()
+        return super().execute(*given)
+
+    def executescript(self, *given: Any) -> sqlite3.Cursor:
+        self.failing.step()
+        return super().executescript(*given)
+
+    def close(self) -> None:
+        self.failing.unclosed -= 1
+        super().close()
+
+
 @pytest.mark.parametrize("error", [sqlite3.OperationalError("no"), OSError("no"), KeyboardInterrupt()])
 async def test_an_open_that_fails_at_any_step_leaves_nothing_open(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
     """Step by step, on a new file each, until no step is left that fails."""
 
-    class Connection(sqlite3.Connection):
-        def __init__(self, *given: Any, **named: Any) -> None:
-            nonlocal unclosed
-            unclosed += 1
-            super().__init__(*given, **named)
-
-        def execute(self, *given: Any) -> sqlite3.Cursor:
-            step()
-            return super().execute(*given)
-
-        def executescript(self, *given: Any) -> sqlite3.Cursor:
-            step()
-            return super().executescript(*given)
-
-        def close(self) -> None:
-            nonlocal unclosed
-            unclosed -= 1
-            super().close()
-
-    def step() -> None:
-        nonlocal left
-        left -= 1
-        if left == 0:
-            raise error
-
     async def idle(*_: object) -> None:
         """Chores of their own connections, in threads, would be counted with it."""
 
     monkeypatch.setattr(SqliteStorage, "_every", idle)
-    monkeypatch.setattr(sqlite3, "connect", functools.partial(sqlite3.connect, factory=Connection))
+    failing = Failing(error)
+    monkeypatch.setattr(sqlite3, "connect", functools.partial(sqlite3.connect, factory=failing.connection))
     for steps in range(1, 100):
-        left, unclosed = steps, 0
+        failing.left, failing.unclosed = steps, 0
         (tmp_path / f"{steps}.db").touch()
         store = SqliteStorage(str(tmp_path / f"{steps}.db"), ManualClock())
         try:
             await store.open()
         except (StorageUnavailable, KeyboardInterrupt):
-            assert unclosed == 0
+            assert failing.unclosed == 0
         else:
-            assert (left > 0, unclosed) == (True, 1)
-        reached = left <= 0
-        left = 0
+            assert (failing.left > 0, failing.unclosed) == (True, 1)
+        reached = failing.left <= 0
+        failing.left = 0
         await store.open()
         await store.send(b"work")
         assert len(store._chores) == 2
