@@ -17,7 +17,15 @@ from typing import Any, Final
 
 from pydantic import SecretStr
 
-from assistants_service.core.ports.models import Deltas, ContextExceeded, ForcedFunction, ModelError, Prompt, Reply, Turn
+from assistants_service.core.ports.models import (
+    ContextExceeded,
+    Deltas,
+    ForcedFunction,
+    ModelError,
+    Prompt,
+    Reply,
+    Turn,
+)
 from assistants_service.infra.models.provider_kind import Provider
 from assistants_service.infra.models.providers import ModelRouter
 from scripted_upstreams import WEATHER

@@ -23,8 +23,8 @@ from assistants_service.core.ports.storage import Conflict
 from assistants_service.core.threads import endings, stream
 from assistants_service.core.threads.state import ThreadState
 from assistants_service.infra.sqlite.store import SqliteStorage
-from assistants_service.worker.item_handler import WorkItemHandler
 from assistants_service.worker import lease, main
+from assistants_service.worker.item_handler import WorkItemHandler
 from random_histories import play
 
 HISTORIES = 50

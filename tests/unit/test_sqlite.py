@@ -123,7 +123,7 @@ async def test_a_store_that_was_locked_at_first_is_opened_whole_later(
         await store.close()
 
 
-class Failing:
+class FailingSteps:
     """Counts connections that are open, and fails the statement after `left - 1` others."""
 
     def __init__(self, error: BaseException) -> None:
@@ -140,7 +140,7 @@ class Failing:
 
 
 class Connection(sqlite3.Connection):
-    def __init__(self, failing: Failing, *given: Any, **named: Any) -> None:
+    def __init__(self, failing: FailingSteps, *given: Any, **named: Any) -> None:
         self.failing = failing
         super().__init__(*given, **named)
 
@@ -167,7 +167,7 @@ async def test_an_open_that_fails_at_any_step_leaves_nothing_open(
         """Chores of their own connections, in threads, would be counted with it."""
 
     monkeypatch.setattr(SqliteStorage, "_every", idle)
-    failing = Failing(error)
+    failing = FailingSteps(error)
     monkeypatch.setattr(sqlite3, "connect", functools.partial(sqlite3.connect, factory=failing.connection))
     for steps in range(1, 100):
         failing.left, failing.unclosed = steps, 0

@@ -26,8 +26,11 @@ from assistants_service.core.vector_stores.repository import VectorStoreReposito
 from assistants_service.core.vector_stores.state import StoreState
 from assistants_service.core.work_items import MaintainStore, PurgeStore, from_body, to_body
 from assistants_service.infra.embeddings.offline import OfflineEmbeddings
+from assistants_service.worker.chores import Chores
 from assistants_service.worker.ingestion import CLAIMS, INTERNAL_ERROR, IngestionJob
+from assistants_service.worker.poison import PoisonItem
 from assistants_service.worker.store_work import ABANDONED
+from assistants_service.worker.work_queue import WorkQueue
 from inprocess_service import InProcess, ManualClock, in_process
 from multipart_forms import upload
 from scripted_ingestion import Bag, PlainText
@@ -377,7 +380,9 @@ async def test_what_workers_of_a_poison_item_did_last_is_shown_though_they_died(
         if host:
             await worker._handler.give_up(Delivery("99", to_body(item), 1, "0"))
         else:
-            await worker._handler._give_up(item, Delivery("1", to_body(item), 5, ""))
+            await PoisonItem(
+                worker._context, WorkQueue(worker._context), item, Delivery("1", to_body(item), 5, "")
+            ).end()
         shown = [(await service.api.get(path))["status"] for path in paths.values()]
         assert shown == ["failed", "in_progress" if host else "failed"]
 
@@ -415,7 +420,7 @@ async def test_a_poison_item_that_was_delivered_often_leaves_no_file_waiting() -
         claims = [e.FileClaimed(file_id=file_id, attempt=n, item="1/9") for n, file_id in enumerate(state.waiting)]
         await service.stores.commit("default", store["id"], lambda _: claims)
         item = MaintainStore(project="default", store_id=store["id"], sent_at=0)
-        await worker._handler._give_up(item, Delivery("1", to_body(item), 9, ""))
+        await PoisonItem(worker._context, WorkQueue(worker._context), item, Delivery("1", to_body(item), 9, "")).end()
         state = (await service.stores.load("default", store["id"])).state
         assert {file_state.file.status for file_state in state.files} == {"failed"}
 
@@ -429,7 +434,8 @@ async def test_the_last_of_a_store_goes_whole_though_its_first_purge_never_came(
         item = MaintainStore(project="default", store_id=store["id"], sent_at=0)
         await IngestionJob(worker._context.ingestion, item, "1").run()
         await service.api.delete(f"/vector_stores/{store['id']}")
-        await worker._handler._purge(PurgeStore(project="default", store_id=store["id"], sent_at=0, tombstones=True))
+        purge = PurgeStore(project="default", store_id=store["id"], sent_at=0, tombstones=True)
+        await Chores(worker._context, WorkQueue(worker._context)).do(purge)
         storage = service.parts.storage
         assert await storage.read(names.STORE_LOGS, names.log("default", store["id"]), None) is None
         for container in (names.STORE_FILES, names.FILE_STORES, names.VECTOR_STORES):

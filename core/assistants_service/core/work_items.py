@@ -1,7 +1,7 @@
 """Work items: messages of a few hundred bytes without data. A worker reads the store to find out what there is to do.
 
-All kinds are defined here; worker/dispatch.py selects the work for each of them. `sent_at` is Unix time, and stays the same when
-an item is put back.
+All kinds are defined here; worker/dispatch.py selects the work for each of them. `sent_at` is Unix time, and stays the
+same when an item is put back.
 """
 
 from __future__ import annotations

@@ -72,7 +72,8 @@ class Chores:
 
     async def _too_early(self, item: WorkItem) -> bool:
         """A queue may deliver early; a late write would then find no tombstone any more."""
-        early = self.queue.age(item) < self.context.tombstone_seconds / 2  # clocks of two machines may differ by seconds
+        # Half, because the clocks of two machines may differ by seconds.
+        early = self.queue.age(item) < self.context.tombstone_seconds / 2
         if early:
             await self.queue.redeliver_at(item, item.sent_at + self.context.tombstone_seconds)
         return early
