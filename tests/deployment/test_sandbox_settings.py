@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from assistants_service.infra.configuration import ConfigurationError
+from assistants_service.infra.dynamic_sessions.sandbox import DynamicSessions
 from assistants_service.infra.sandbox import self_test
 from assistants_service.infra.settings.settings import Settings
 from assistants_service.infra.wiring import sandbox_of
@@ -56,3 +58,36 @@ async def test_a_sandbox_that_fails_its_self_test_starts_nothing(monkeypatch: py
         "An interpreter was able to do what it must not do, or unable to work: ['x']."
     )
     await sandbox.close()
+
+
+ADDRESS = "https://westus2.dynamicsessions.io/subscriptions/S/resourceGroups/R/sessionPools/pool"
+
+
+async def test_sessions_of_azure_need_the_address_of_a_pool() -> None:
+    sandbox = sandbox_of(Settings(code_interpreter="azure", code_interpreter_pool=ADDRESS))
+    assert isinstance(sandbox, DynamicSessions)
+    await sandbox.close()
+
+
+@pytest.mark.parametrize(("given", "wrong"), [
+    ({"code_interpreter": "azure"}, "CODE_INTERPRETER is azure, and CODE_INTERPRETER_POOL is not set: set it to"),
+    ({"code_interpreter_pool": ADDRESS}, "CODE_INTERPRETER_POOL is set, and CODE_INTERPRETER is auto: set CODE_INT"),
+    ({"code_interpreter_pool": ADDRESS, "code_interpreter": "local"}, "and CODE_INTERPRETER is local"),
+    *(
+        ({"code_interpreter": "azure", "code_interpreter_pool": address}, "POOL is not valid: expected an address")
+        for address in ("pool", "http://a.dynamicsessions.io/", "https://", f"{ADDRESS}?x", f"{ADDRESS}#x", "https://[")
+    ),
+    (
+        {"code_interpreter": "azure", "code_interpreter_pool": ADDRESS, "code_interpreter_timeout": 200},
+        "CODE_INTERPRETER_TIMEOUT is too long: with CODE_INTERPRETER=azure, a call may take 183 s at most.",
+    ),
+])  # fmt: skip
+def test_settings_of_azure_that_cannot_work_are_refused(given: dict[str, Any], wrong: str) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        sandbox_of(Settings(**given))
+    assert wrong in str(refused.value)
+
+
+async def test_a_pool_may_be_named_while_the_tool_is_off() -> None:
+    sandbox = sandbox_of(Settings(code_interpreter="off", code_interpreter_pool=ADDRESS))
+    assert await sandbox.unavailable_reason() == "CODE_INTERPRETER is off."

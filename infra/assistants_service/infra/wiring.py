@@ -157,21 +157,31 @@ def extraction_of(settings: Settings) -> Extraction:
 
 
 def sandbox_of(settings: Settings) -> Sandbox:
-    """Starts nothing yet."""
+    """Starts nothing yet. Raises ConfigurationError."""
+    from assistants_service.infra.sandbox.limits import MIB, InterpreterLimits
     from assistants_service.infra.sandbox.off import NoSandbox
 
-    if settings.code_interpreter == "off":
-        return NoSandbox("CODE_INTERPRETER is off.")
-    if sys.platform != "linux":
-        return NoSandbox(f"Python is confined on Linux only, and this is {sys.platform}.")
-    from assistants_service.infra.sandbox.limits import MIB, InterpreterLimits
-    from assistants_service.infra.sandbox.local import LocalSandbox
-
+    chosen, pool = settings.code_interpreter, settings.code_interpreter_pool
     limits = InterpreterLimits(
         interpreters=settings.code_interpreter_processes,
         memory=settings.code_interpreter_memory_mb * MIB,
         seconds=settings.code_interpreter_timeout,
     )
+    if chosen == "off":
+        return NoSandbox("CODE_INTERPRETER is off.")
+    if chosen == "azure":
+        from assistants_service.infra.dynamic_sessions.wiring import sessions_in
+
+        return sessions_in(pool or "", limits)
+    if pool:
+        raise ConfigurationError(
+            f"CODE_INTERPRETER_POOL is set, and CODE_INTERPRETER is {chosen}: set CODE_INTERPRETER=azure, or remove the"
+            " pool."
+        )
+    if sys.platform != "linux":
+        return NoSandbox(f"Python is confined on Linux only, and this is {sys.platform}.")
+    from assistants_service.infra.sandbox.local import LocalSandbox
+
     return LocalSandbox(limits)
 
 

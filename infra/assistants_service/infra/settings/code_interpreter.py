@@ -10,11 +10,19 @@ from pydantic import BaseModel, Field
 class CodeInterpreterSettings(BaseModel):
     """Whether and how the worker executes code of models."""
 
-    code_interpreter: Literal["auto", "local", "off"] = Field(
+    code_interpreter: Literal["auto", "local", "azure", "off"] = Field(
         "auto",
         description=(
             "where the worker executes Python of code_interpreter: local (confined processes of this machine, Linux"
-            " only) or off; auto: local if a self-test at start shows that this machine can confine them, otherwise off"
+            " only), azure (Azure Container Apps dynamic sessions, in CODE_INTERPRETER_POOL) or off; auto: local if a"
+            " self-test at start shows that this machine can confine them, otherwise off"
+        ),
+    )
+    code_interpreter_pool: str | None = Field(
+        None,
+        description=(
+            "management endpoint of the session pool for CODE_INTERPRETER=azure (managed identity):"
+            " https://REGION.dynamicsessions.io/subscriptions/.../sessionPools/NAME"
         ),
     )
     code_interpreter_timeout: Annotated[float, Field(gt=0)] = Field(

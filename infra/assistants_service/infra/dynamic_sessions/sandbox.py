@@ -1,0 +1,107 @@
+"""Interpreters in sessions of Azure (ports.sandbox.Sandbox)."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import logging
+import secrets
+from collections.abc import Sequence
+from typing import Final
+
+from assistants_service.core.ports.sandbox import InterpreterLost, SandboxBusy, SandboxUnavailable
+from assistants_service.infra.dynamic_sessions.failures import Denied, PoolFull, Refused, Unanswered
+from assistants_service.infra.dynamic_sessions.interpreter import SessionInterpreter
+from assistants_service.infra.dynamic_sessions.pool import SessionPool
+from assistants_service.infra.sandbox.limits import LIBRARIES, InterpreterLimits
+
+log = logging.getLogger(__name__)
+
+CHECKED_FOR: Final = 60.0  # seconds for which a failed check is believed
+_CHECK: Final = 5.0  # seconds for a check
+LAST_REQUESTS: Final = 5.0  # seconds for sessions to end when the worker ends
+
+
+class DynamicSessions:
+    """Sends no request before the first call."""
+
+    def __init__(self, pool: SessionPool, limits: InterpreterLimits, libraries: Sequence[str] = LIBRARIES) -> None:
+        self._pool, self._limits, self._libraries = pool, limits, libraries
+        self._key = secrets.token_bytes(32)
+        self._checking = asyncio.Lock()
+        self._reason, self._believed_until = "", 0.0
+        self._live: set[SessionInterpreter] = set()
+        self._ending: set[asyncio.Task[None]] = set()
+
+    async def unavailable_reason(self) -> str:
+        """As in the port, except that a reason may go away: a role assignment takes minutes to be effective. A pool
+        that does not respond is no reason, since it may respond when a run needs it; `start` waits for it a little."""
+        async with self._checking:
+            if asyncio.get_running_loop().time() >= self._believed_until:
+                await self._check()
+            return self._reason
+
+    async def warm(self) -> None:
+        """The pool keeps sessions ready."""
+
+    async def start(self, session: str) -> SessionInterpreter:
+        if reason := await self.unavailable_reason():
+            raise SandboxUnavailable(reason)
+        if len(self._live) >= self._limits.interpreters:
+            raise SandboxBusy
+        interpreter = SessionInterpreter(self._pool, self._identifier(session), self._limits)
+        self._live.add(interpreter)
+        interpreter.on_end = lambda: self._live.discard(interpreter)
+        try:
+            await interpreter.begin(self._libraries)
+        except BaseException as error:
+            self._end(interpreter)
+            raise self._as_told(error) from error
+        interpreter.on_end = lambda: self._end(interpreter)
+        return interpreter
+
+    async def close(self) -> None:
+        for interpreter in list(self._live):
+            self._end(interpreter)
+        if self._ending:
+            await asyncio.wait(self._ending, timeout=LAST_REQUESTS)
+        await self._pool.close()
+
+    def _identifier(self, session: str) -> str:
+        """The name of a session for Azure, which allows 4 to 128 characters. The caller's name does not leave this
+        process, and cannot be used to guess this one."""
+        return hmac.new(self._key, session.encode(), hashlib.sha256).hexdigest()
+
+    async def _check(self) -> None:
+        """With a token, and a request."""
+        reason, believed = "", CHECKED_FOR
+        try:
+            async with asyncio.timeout(_CHECK):
+                await self._pool.check(self._identifier(secrets.token_hex(16)))
+            believed = float("inf")
+        except (Denied, Refused) as error:
+            reason = f"The session pool cannot be used: {error}."
+        except (Unanswered, TimeoutError) as error:
+            log.warning("the session pool for code_interpreter does not respond: %s", error or "no answer in time")
+        self._believe(reason, believed)
+
+    def _believe(self, reason: str, seconds: float) -> None:
+        self._reason, self._believed_until = reason, asyncio.get_running_loop().time() + seconds
+
+    def _as_told(self, error: BaseException) -> BaseException:
+        if isinstance(error, Denied):
+            reason = f"The session pool cannot be used: {error}."
+            log.error("code_interpreter: %s", reason)
+            self._believe(reason, CHECKED_FOR)
+            return SandboxUnavailable(reason)
+        if isinstance(error, PoolFull | Refused | Unanswered | InterpreterLost):
+            log.warning("cannot start a session: %s", error or "all sessions of the pool are in use")
+            return SandboxBusy()
+        return error
+
+    def _end(self, interpreter: SessionInterpreter) -> None:
+        self._live.discard(interpreter)
+        ending = interpreter.end()
+        self._ending.add(ending)
+        ending.add_done_callback(self._ending.discard)
