@@ -121,7 +121,7 @@ async def test_no_code_and_no_interpreter_are_told_to_the_model() -> None:
     sandbox = FakeSandbox(busy=1000)
     script = calls(python("")), calls(python("1")), says("Sorry.")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("assistants_service.core.interpreters.RETRIES", (0.001, 0.001))
+        patch.setattr("assistants_service.core.tools.code_interpreter.interpreters.RETRIES", (0.001, 0.001))
         async with coding(*script, sandbox=sandbox) as service:
             run = await service.finished(assistant=await coder(service))
             heard = [turn.text for turn in service.prompts[-1].turns if turn.role == "tool"]

@@ -23,7 +23,7 @@ from assistants_service.core.threads.attachments import AttachmentIndexing
 from assistants_service.core.threads.repository import ThreadRepository
 from assistants_service.core.threads.run_service import NoLimit, RunService
 from assistants_service.core.threads.service import ThreadService
-from assistants_service.core.vector_stores.implicit_stores import ImplicitStores
+from assistants_service.core.tools.file_search.implicit_stores import ImplicitStores
 from assistants_service.core.vector_stores.repository import VectorStoreRepository
 from assistants_service.core.vector_stores.search import Searcher
 from assistants_service.core.vector_stores.service import VectorStoreService

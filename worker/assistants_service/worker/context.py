@@ -9,7 +9,7 @@ from assistants_service.core.files.outputs import OutputFiles
 from assistants_service.core.files.service import FileService
 from assistants_service.core.files.uploads import UploadService
 from assistants_service.core.ids import Ids
-from assistants_service.core.interpreters import MOST, SECONDS, Interpreters
+from assistants_service.core.tools.code_interpreter.interpreters import MOST, SECONDS, Interpreters
 from assistants_service.core.notifier import Notifier
 from assistants_service.core.ports.clock import Clock
 from assistants_service.core.ports.embeddings import Embeddings

@@ -16,7 +16,7 @@ from assistants_service.core.protocol.objects import encode
 from assistants_service.core.references import References
 from assistants_service.core.request_context import RequestContext
 from assistants_service.core.resources import ASSISTANT
-from assistants_service.core.vector_stores.implicit_stores import ImplicitStores
+from assistants_service.core.tools.file_search.implicit_stores import ImplicitStores
 
 _decode = msgspec.json.Decoder(StoredAssistant).decode
 

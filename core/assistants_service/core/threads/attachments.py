@@ -18,7 +18,7 @@ from assistants_service.core.threads.lookups import thread_of
 from assistants_service.core.threads.repository import ThreadRepository
 from assistants_service.core.threads.state import ThreadState
 from assistants_service.core.tool_resources import with_attached
-from assistants_service.core.vector_stores.implicit_stores import ImplicitStores, attached_files
+from assistants_service.core.tools.file_search.implicit_stores import ImplicitStores, attached_files
 
 
 @dataclass(frozen=True, slots=True)

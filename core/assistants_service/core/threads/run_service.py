@@ -32,7 +32,7 @@ from assistants_service.core.threads.repository import ThreadRepository
 from assistants_service.core.threads.run_commands import RunCommands
 from assistants_service.core.threads.state import ThreadChange, ThreadState
 from assistants_service.core.threads.stream import StreamWriter
-from assistants_service.core.vector_stores.implicit_stores import ImplicitStores
+from assistants_service.core.tools.file_search.implicit_stores import ImplicitStores
 from assistants_service.core.work_items import AdvanceRun
 
 

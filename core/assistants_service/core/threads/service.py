@@ -20,7 +20,7 @@ from assistants_service.core.threads.attachments import AttachmentIndexing
 from assistants_service.core.threads.commands import ThreadCommands
 from assistants_service.core.threads.lookups import message_of, object_after, thread_of
 from assistants_service.core.threads.repository import ThreadRepository
-from assistants_service.core.vector_stores.implicit_stores import ImplicitStores
+from assistants_service.core.tools.file_search.implicit_stores import ImplicitStores
 from assistants_service.core.work_items import PurgeThread
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from assistants_service.core.files.named import NamedFiles
     from assistants_service.core.files.outputs import KeptFile, OutputFiles
     from assistants_service.core.files.service import FileService
-    from assistants_service.core.interpreters import Interpreters
+    from assistants_service.core.tools.code_interpreter.interpreters import Interpreters
     from assistants_service.core.protocol.runs.resources import Run, Step
     from assistants_service.core.threads.state import RunState, ThreadState
     from assistants_service.core.vector_stores.repository import VectorStoreRepository

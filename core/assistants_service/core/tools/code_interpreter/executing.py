@@ -27,7 +27,7 @@ from assistants_service.core.tools.code_interpreter.wire import CodeInterpreterT
 from assistants_service.core.tools.tool import Execution, Output, ToolServices
 
 if TYPE_CHECKING:
-    from assistants_service.core.interpreters import Session
+    from assistants_service.core.tools.code_interpreter.interpreters import Session
     from assistants_service.core.protocol.runs.resources import Run
     from assistants_service.core.threads.state import ThreadState
 
