@@ -19,11 +19,12 @@ from assistants_service.core.ports.telemetry import SILENCE, Telemetry
 from assistants_service.core.protocol.files.requests import MAX_UPLOAD
 from assistants_service.core.references import References
 from assistants_service.core.request_context import RequestContext
-from assistants_service.core.threads.attachments import AttachmentIndexing
+from assistants_service.core.threads.attachments import AttachmentPreparation
 from assistants_service.core.threads.repository import ThreadRepository
 from assistants_service.core.threads.run_service import NoLimit, RunService
 from assistants_service.core.threads.service import ThreadService
-from assistants_service.core.tools.file_search.implicit_stores import ImplicitStores
+from assistants_service.core.tool_preparation import ToolPreparation
+from assistants_service.core.tools.resource_rules import Aggregates
 from assistants_service.core.vector_stores.repository import VectorStoreRepository
 from assistants_service.core.vector_stores.search import Searcher
 from assistants_service.core.vector_stores.service import VectorStoreService
@@ -90,12 +91,12 @@ def services_over(
     """`run_lifetime` is in seconds, `upload_limit` is the maximum size of an uploaded file in bytes."""
     files = FileService(storage, clock, notifier)
     vector_stores = VectorStoreService(storage, stores, files)
-    implicit_stores, references = ImplicitStores(vector_stores), References(models, files, stores)
-    attachments = AttachmentIndexing(threads, implicit_stores)
-    assistants = AssistantService(storage, implicit_stores, references)
+    preparation, references = ToolPreparation.over(Aggregates(files, vector_stores)), References(models, files, stores)
+    attachments = AttachmentPreparation(threads, preparation)
+    assistants = AssistantService(storage, preparation, references)
     return Services(
         assistants=assistants,
-        threads=ThreadService(threads, attachments, implicit_stores, references),
+        threads=ThreadService(threads, attachments, preparation, references),
         runs=RunService(
             storage,
             notifier,
@@ -103,7 +104,7 @@ def services_over(
             assistants,
             references,
             attachments,
-            implicit_stores,
+            preparation,
             (limits and limits.runs) or NoLimit(),
             run_lifetime,
         ),

@@ -1,81 +1,66 @@
-"""`tool_resources`: the files and stores for the tools of an assistant, a thread or a run (section 3.1)."""
+"""`tool_resources`: what the tools of an assistant, a thread or a run use (section 3.1)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 from assistants_service.core.protocol.threads.requests import CreateMessage
-from assistants_service.core.protocol.tool_resources import (
-    CodeInterpreterFiles,
-    FileSearchStores,
-    ToolResources,
-    files_in,
-    stores_in,
-)
+from assistants_service.core.protocol.tool_resources import RULES, ToolResources
 from assistants_service.core.protocol.tools.requests import ToolResourcesBody
 from assistants_service.core.protocol.tools.resources import Tool
-from assistants_service.core.tools.code_interpreter.wire import CodeInterpreterTool
+from assistants_service.core.tools.registry import tool_of
 
-MAX_CODE_FILES: Final = 20  # of a thread, by the published schema; the newest are kept
+Prepared = Mapping[str, Any]  # what the preparations of tools returned, by the tool's type
+UNPREPARED: Final[Prepared] = {}
 
 
 def resources_from(body: ToolResourcesBody | None) -> ToolResources:
-    found: ToolResources = {}
-    if body and body.code_interpreter:
-        found["code_interpreter"] = CodeInterpreterFiles(file_ids=tuple(body.code_interpreter.file_ids or ()))
-    if body and body.file_search:
-        found["file_search"] = FileSearchStores(vector_store_ids=tuple(body.file_search.vector_store_ids or ()))
-    return found
+    return {kind: RULES[kind].entry_of(given) for kind, given in _entries(body).items()}
 
 
 def overridden(old: ToolResources, body: ToolResourcesBody | None) -> ToolResources:
-    """The result of an update: given ids replace those of their tool, and null removes all.
-
-    A tool whose ids are not given keeps them. For code_interpreter an empty object counts as given: in the published
-    schema `file_ids` has the default [], and `vector_store_ids` has none.
-    """
+    """The result of an update: given entries replace those of their tool, and null removes all."""
     if body is None:
         return {}
-    given = resources_from(body)
-    if body.file_search and body.file_search.vector_store_ids is None and "file_search" in old:
-        del given["file_search"]
-    return {**old, **given}
+    kept = [kind for kind, given in _entries(body).items() if kind in old and RULES[kind].keeps(given)]
+    return {**old, **{kind: entry for kind, entry in resources_from(body).items() if kind not in kept}}
 
 
 def together(first: ToolResources, second: ToolResources) -> ToolResources:
-    """The resources of a run: the files and stores of its assistant and of its thread."""
-    found: ToolResources = {**first, **second}
-    if "code_interpreter" in found:
-        found["code_interpreter"] = CodeInterpreterFiles(file_ids=_distinct((*files_in(first), *files_in(second))))
-    if "file_search" in found:
-        found["file_search"] = FileSearchStores(vector_store_ids=_distinct((*stores_in(first), *stores_in(second))))
-    return found
-
-
-def _distinct(ids: Iterable[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(ids))
+    """The resources of a run: those of its assistant and of its thread."""
+    found = {**first, **second}
+    empty = {kind: RULES[kind].stored() for kind in found}
+    return {kind: RULES[kind].merged(first.get(kind, empty[kind]), second.get(kind, empty[kind])) for kind in found}
 
 
 def with_tools(resources: ToolResources, tools: Sequence[Tool]) -> ToolResources:
-    if any(isinstance(tool, CodeInterpreterTool) for tool in tools):
-        return {"code_interpreter": CodeInterpreterFiles(), **resources}
+    """The resources of an assistant with these tools."""
+    kinds = {tool_of(tool).kind for tool in tools}
+    return {**{kind: rules.stored() for kind, rules in RULES.items() if rules.always and kind in kinds}, **resources}
+
+
+def with_attached(
+    resources: ToolResources, messages: Sequence[CreateMessage] | None, prepared: Prepared = UNPREPARED
+) -> ToolResources:
+    """The resources of a thread after the attachments of new messages (section 3.3)."""
+    files = attached_files(messages)
+    for kind, rules in RULES.items() if files else ():
+        if kind in files and (entry := rules.attached(resources.get(kind), files[kind], prepared.get(kind))):
+            resources = {**resources, kind: entry}
     return resources
 
 
-def with_attached(resources: ToolResources, messages: Sequence[CreateMessage] | None) -> ToolResources:
-    """Adds the files that new messages attach for `code_interpreter`."""
-    files = _for_code(messages)
-    if not files:
-        return resources
-    newest = _distinct((*files_in(resources), *files))[-MAX_CODE_FILES:]
-    return {**resources, "code_interpreter": CodeInterpreterFiles(file_ids=newest)}
+def attached_files(messages: Sequence[CreateMessage] | None) -> dict[str, list[str]]:
+    """The ids of the files that new messages attach, by the type of the tool that they are for."""
+    found: dict[str, list[str]] = {}
+    for message in messages or ():
+        for attachment in message.attachments or ():
+            for kind in dict.fromkeys(tool.type for tool in attachment.tools or ()):
+                found.setdefault(kind, []).append(attachment.file_id)
+    return found
 
 
-def _for_code(messages: Sequence[CreateMessage] | None) -> list[str]:
-    return [
-        attachment.file_id
-        for message in messages or ()
-        for attachment in message.attachments or ()
-        if any(tool.type == "code_interpreter" for tool in attachment.tools or ())
-    ]
+def _entries(body: ToolResourcesBody | None) -> dict[str, Any]:
+    """The entries of the request, by tool."""
+    return {kind: given for kind, given in body or () if given is not None}

@@ -16,7 +16,7 @@ from assistants_service.core.protocol.objects import encode
 from assistants_service.core.references import References
 from assistants_service.core.request_context import RequestContext
 from assistants_service.core.resources import ASSISTANT
-from assistants_service.core.tools.file_search.implicit_stores import ImplicitStores
+from assistants_service.core.tool_preparation import ToolPreparation
 
 _decode = msgspec.json.Decoder(StoredAssistant).decode
 
@@ -26,12 +26,12 @@ class AssistantService:
     """The assistants of all projects."""
 
     storage: Storage
-    implicit_stores: ImplicitStores
+    preparation: ToolPreparation
     references: References
 
     async def create(self, context: RequestContext, assistant_id: str, body: CreateAssistant) -> StoredAssistant:
         """If an assistant with this id exists, the same request came before: return it as it is."""
-        body = await self.implicit_stores.for_assistant(context, assistant_id, body)
+        body = await self.preparation.for_assistant(context, assistant_id, body)
         assistant = assistant_from(body, assistant_id, context.now)
         name = names.document(context.project, assistant_id)
         try:

@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TypedDict
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final, TypedDict
 
 from assistants_service.core.protocol.objects import Struct
+from assistants_service.core.tools.registry import TOOLS
+from assistants_service.core.tools.resource_rules import AnyRules
 
+RULES: Final[Mapping[str, AnyRules]] = {tool.kind: tool.resources for tool in TOOLS if tool.resources}
 
-class CodeInterpreterFiles(Struct, frozen=True, kw_only=True):
-    file_ids: tuple[str, ...] = ()
-
-
-class FileSearchStores(Struct, frozen=True, kw_only=True):
-    vector_store_ids: tuple[str, ...] = ()
-
-
-class ToolResources(TypedDict, total=False):
-    """The resources of each tool that has any. This is a dict and not a struct because responses keep the order of the
-    request. Never changed in place."""
-
-    code_interpreter: CodeInterpreterFiles
-    file_search: FileSearchStores
-
-
-def files_in(resources: ToolResources) -> tuple[str, ...]:
-    """The ids of the files of code_interpreter."""
-    return resources.get("code_interpreter", CodeInterpreterFiles()).file_ids
-
-
-def stores_in(resources: ToolResources) -> tuple[str, ...]:
-    """The ids of the vector stores of file_search."""
-    return resources.get("file_search", FileSearchStores()).vector_store_ids
+# The entry of each tool that has any. Never changed in place. This is a dict and not a struct because its order is that
+# in which a thread got its entries.
+if TYPE_CHECKING:
+    ToolResources = Mapping[str, Struct]
+else:
+    ToolResources = TypedDict("ToolResources", {kind: rules.stored for kind, rules in RULES.items()}, total=False)

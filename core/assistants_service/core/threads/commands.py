@@ -36,10 +36,10 @@ from assistants_service.core.request_context import RequestContext
 from assistants_service.core.resources import MESSAGE
 from assistants_service.core.threads import endings
 from assistants_service.core.threads import events as e
-from assistants_service.core.threads.attachments import IndexedAttachments, attach
+from assistants_service.core.threads.attachments import attach
 from assistants_service.core.threads.lookups import thread_of, whole_message
 from assistants_service.core.threads.state import ThreadState
-from assistants_service.core.tool_resources import overridden, resources_from, with_attached
+from assistants_service.core.tool_resources import UNPREPARED, Prepared, overridden, resources_from, with_attached
 
 
 def message_from(body: CreateMessage, thread_id: str, message_id: str, now: float) -> Message:
@@ -109,7 +109,7 @@ class ThreadCommands:
         return [e.ThreadDeleted()]
 
     def create_message(
-        self, state: ThreadState, body: CreateMessage, message_id: str, indexed: IndexedAttachments | None = None
+        self, state: ThreadState, body: CreateMessage, message_id: str, prepared: Prepared = UNPREPARED
     ) -> list[e.Event]:
         """No events if a message with this id exists or existed: the same request came before."""
         thread_id = thread_of(state).id
@@ -119,7 +119,7 @@ class ThreadCommands:
         active = state.active_run
         if active and not overdue:
             raise ApiError(f"Can't add messages to {thread_id} while a run {active.run.id} is active.")
-        attached = attach(state, [body], indexed)
+        attached = attach(state, [body], prepared)
         message = message_from(body, thread_id, message_id, self.context.now)
         return [*overdue, *attached, e.MessageCreated(message=message)]
 

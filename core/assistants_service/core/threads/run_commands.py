@@ -25,11 +25,11 @@ from assistants_service.core.protocol.threads.resources import Thread
 from assistants_service.core.request_context import RequestContext
 from assistants_service.core.threads import endings
 from assistants_service.core.threads import events as e
-from assistants_service.core.threads.attachments import IndexedAttachments, attach
+from assistants_service.core.threads.attachments import attach
 from assistants_service.core.threads.commands import ThreadCommands, messages_from
 from assistants_service.core.threads.lookups import run_of, thread_of
 from assistants_service.core.threads.state import ThreadState
-from assistants_service.core.tool_resources import overridden, together
+from assistants_service.core.tool_resources import UNPREPARED, Prepared, overridden, together
 from assistants_service.core.tools.setup import check_choice, choice_from, format_from, tools_from
 
 
@@ -46,7 +46,7 @@ class RunCommands:
         body: CreateRun,
         assistant: StoredAssistant,
         run_id: str,
-        indexed: IndexedAttachments | None = None,
+        prepared: Prepared = UNPREPARED,
         *,
         contents: bool = False,
     ) -> list[e.Event]:
@@ -59,7 +59,7 @@ class RunCommands:
         active = state.active_run
         if active and not overdue:
             raise ApiError(f"Thread {thread.id} already has an active run {active.run.id}.")
-        attached = attach(state, body.additional_messages, indexed)
+        attached = attach(state, body.additional_messages, prepared)
         for event in attached:
             if event.tool_resources is not None:
                 thread = replace(thread, tool_resources=event.tool_resources)

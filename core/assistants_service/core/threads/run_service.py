@@ -26,13 +26,13 @@ from assistants_service.core.protocol.runs.resources import Run
 from assistants_service.core.protocol.threads.requests import UpdateMetadata
 from assistants_service.core.references import References
 from assistants_service.core.request_context import RequestContext
-from assistants_service.core.threads.attachments import AttachmentIndexing
+from assistants_service.core.threads.attachments import AttachmentPreparation
 from assistants_service.core.threads.lookups import object_after, run_of
 from assistants_service.core.threads.repository import ThreadRepository
 from assistants_service.core.threads.run_commands import RunCommands
 from assistants_service.core.threads.state import ThreadChange, ThreadState
 from assistants_service.core.threads.stream import StreamWriter
-from assistants_service.core.tools.file_search.implicit_stores import ImplicitStores
+from assistants_service.core.tool_preparation import ToolPreparation
 from assistants_service.core.work_items import AdvanceRun
 
 
@@ -58,8 +58,8 @@ class RunService:
     repository: ThreadRepository
     assistants: AssistantService
     references: References
-    attachments: AttachmentIndexing
-    implicit_stores: ImplicitStores
+    attachments: AttachmentPreparation
+    preparation: ToolPreparation
     limit: RunLimit
     lifetime: int
 
@@ -74,8 +74,8 @@ class RunService:
             self._commands(context).create_run, body=body, assistant=assistant, run_id=run_id, contents=contents
         )
         async with self.limit.beginning(context.project, thread_id):
-            indexed = await self.attachments.index(context, thread_id, run_id, body.additional_messages, create)
-            changes = await self._commit(context, thread_id, run_id, partial(create, indexed=indexed))
+            prepared = await self.attachments.prepare(context, thread_id, run_id, body.additional_messages, create)
+            changes = await self._commit(context, thread_id, run_id, partial(create, prepared=prepared))
         return object_after(changes, "thread.run.created", Run) or await self._run(context, thread_id, run_id)
 
     async def create_with_thread(self, context: RequestContext, thread_id: str, body: CreateThreadAndRun) -> Run:
@@ -87,8 +87,8 @@ class RunService:
         )
         async with self.limit.beginning(context.project, thread_id):
             events = create(body)
-            if body.thread:  # a refused request has created no store at this point
-                thread = await self.implicit_stores.for_new_thread(context, thread_id, body.thread)
+            if body.thread:  # a refused request has prepared nothing at this point
+                thread = await self.preparation.for_thread(context, thread_id, body.thread)
                 events = events if thread is body.thread else create(body.model_copy(update={"thread": thread}))
             changes: list[ThreadChange] = []
             with contextlib.suppress(Conflict):  # the thread exists

@@ -19,6 +19,7 @@ from assistants_service.core.ports.clock import Clock
 from assistants_service.core.ports.models import Function, Tokenizer, ToolCall
 from assistants_service.core.protocol.bodies import Body
 from assistants_service.core.protocol.objects import Struct
+from assistants_service.core.tools.resource_rules import AnyRules
 
 if TYPE_CHECKING:
     from assistants_service.core.files.named import NamedFiles
@@ -152,6 +153,7 @@ class Tool(Generic[B, T, C]):
     body: ClassVar[type[Body]]  # in requests
     resource: ClassVar[type[ToolStruct]]  # in assistants and runs
     call: ClassVar[type[StepCall] | None] = None  # in steps; None: it is never called
+    resources: ClassVar[AnyRules | None] = None  # its entry in tool_resources; None: it has none
     includes: ClassVar[tuple[str, ...]] = ()  # values of include[] for its calls
     annotation: ClassVar[type[Annotation] | None] = None  # in messages that cite its results
     streams: ClassVar[str | None] = None  # the field of a call that is streamed while the model writes its arguments

@@ -14,6 +14,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from assistants_service.core.protocol.bodies import Body, Detail, Metadata, NamedFile, documented
+from assistants_service.core.protocol.tool_resources import RULES
 from assistants_service.core.protocol.tools.requests import NewToolResources, ToolResourcesBody
 
 MessageText = Annotated[str, StringConstraints(max_length=256_000)]
@@ -65,13 +66,16 @@ Content = Annotated[
 ]
 
 
+ATTACHABLE = tuple(kind for kind, rules in RULES.items() if rules.attachable)
+
+
 class AttachmentTool(Body):
-    type: Literal["code_interpreter", "file_search"]
+    type: Literal[ATTACHABLE]  # type: ignore[valid-type]
 
 
 class AttachmentBody(Body):
     file_id: NamedFile
-    tools: Annotated[list[AttachmentTool], Field(max_length=2)] | None = None
+    tools: Annotated[list[AttachmentTool], Field(max_length=len(ATTACHABLE))] | None = None
 
 
 class CreateMessage(Body):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
-from pydantic import Field
+from pydantic import Field, create_model
 
-from assistants_service.core.protocol.bodies import Body, NamedFile, NamedStore
-from assistants_service.core.protocol.vector_stores.requests import StoreHelper
+from assistants_service.core.protocol.bodies import Body
+from assistants_service.core.protocol.tool_resources import RULES
 from assistants_service.core.tools.registry import TOOLS, union_of
 
 if TYPE_CHECKING:
@@ -21,24 +21,19 @@ else:
 Tools = Annotated[list[ToolBody], Field(max_length=128)]
 
 
-class CodeInterpreterResources(Body):
-    file_ids: Annotated[list[NamedFile], Field(max_length=20)] | None = None
+if TYPE_CHECKING:
 
+    class ToolResourcesBody(Body): ...
 
-class FileSearchResources(Body):
-    vector_store_ids: Annotated[list[NamedStore], Field(max_length=1)] | None = None
+    class NewToolResources(ToolResourcesBody):
+        """For new objects: tools may create what these entries describe."""
 
-
-class NewFileSearchResources(FileSearchResources):
-    vector_stores: Annotated[list[StoreHelper], Field(max_length=1)] | None = None
-
-
-class ToolResourcesBody(Body):
-    code_interpreter: CodeInterpreterResources | None = None
-    file_search: FileSearchResources | None = None
-
-
-class NewToolResources(ToolResourcesBody):
-    """For new objects, which may have a store created for them."""
-
-    file_search: NewFileSearchResources | None = None
+else:
+    ToolResourcesBody = create_model(
+        "ToolResourcesBody", __base__=Body, **{kind: (rules.body | None, None) for kind, rules in RULES.items()}
+    )
+    NewToolResources = create_model(
+        "NewToolResources",
+        __base__=ToolResourcesBody,
+        **{kind: (rules.new_body | None, None) for kind, rules in RULES.items() if rules.new_body},
+    )

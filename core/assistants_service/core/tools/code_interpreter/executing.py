@@ -20,9 +20,9 @@ from assistants_service.core.ports.sandbox import (
     SandboxUnavailable,
 )
 from assistants_service.core.ports.storage import StorageUnavailable
-from assistants_service.core.protocol.tool_resources import files_in
 from assistants_service.core.tools.code_interpreter import model_texts
 from assistants_service.core.tools.code_interpreter.arguments import code_of
+from assistants_service.core.tools.code_interpreter.resources import files_in
 from assistants_service.core.tools.code_interpreter.wire import CodeInterpreterToolCall, Executed
 from assistants_service.core.tools.tool import Execution, Output, ToolServices
 

@@ -13,6 +13,7 @@ from assistants_service.core.tools.code_interpreter.arguments import as_json, co
 from assistants_service.core.tools.code_interpreter.executing import execute, files_of
 from assistants_service.core.tools.code_interpreter.links import LinkCiter
 from assistants_service.core.tools.code_interpreter.model_texts import function_of
+from assistants_service.core.tools.code_interpreter.resources import CodeInterpreterRules
 from assistants_service.core.tools.code_interpreter.wire import (
     NOT_SHOWN,
     CodeInterpreter,
@@ -48,6 +49,7 @@ class CodeInterpreterTools(Tool[CodeInterpreterBody, CodeInterpreterTool, CodeIn
     body = CodeInterpreterBody
     resource = CodeInterpreterTool
     call = CodeInterpreterToolCall
+    resources = CodeInterpreterRules()
     annotation = FilePath
     streams = "input"
     alone = True

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
+
+from pydantic import Field
 
 from assistants_service.core.files.outputs import KeptFile
-from assistants_service.core.protocol.bodies import Body
+from assistants_service.core.protocol.bodies import Body, NamedFile
 from assistants_service.core.protocol.objects import Struct
 from assistants_service.core.tools.tool import Annotation, StepCall, ToolStruct
 
@@ -16,6 +18,18 @@ class CodeInterpreterBody(Body):
 
 class CodeInterpreterTool(ToolStruct, frozen=True, kw_only=True, tag_field="type", tag="code_interpreter"):
     pass
+
+
+class CodeInterpreterResources(Body):
+    """In `tool_resources`."""
+
+    file_ids: Annotated[list[NamedFile], Field(max_length=20)] | None = None
+
+
+class CodeInterpreterFiles(Struct, frozen=True, kw_only=True):
+    """In `tool_resources`."""
+
+    file_ids: tuple[str, ...] = ()
 
 
 class LogsOutput(Struct, frozen=True, kw_only=True, tag_field="type", tag="logs"):

@@ -10,69 +10,80 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final
 
 from assistants_service.core.errors import ApiError
 from assistants_service.core.ids import id_of
-from assistants_service.core.protocol.assistants.requests import CreateAssistant
-from assistants_service.core.protocol.threads.requests import CreateMessage, CreateThread
-from assistants_service.core.protocol.tools.requests import NewFileSearchResources, NewToolResources
 from assistants_service.core.protocol.vector_stores.requests import StoreHelper
 from assistants_service.core.protocol.vector_stores.resources import ExpiresAfter
 from assistants_service.core.request_context import RequestContext
 from assistants_service.core.resources import VECTOR_STORE
+from assistants_service.core.tools.file_search.wire import FileSearchStores, NewFileSearchResources
 from assistants_service.core.vector_stores.lookups import has_expired
 from assistants_service.core.vector_stores.new import NewFile, NewStore, chunking_of
 from assistants_service.core.vector_stores.service import VectorStoreService
 from assistants_service.core.vector_stores.state import StoreState
 
-B = TypeVar("B", CreateAssistant, CreateThread)
 OF_THREADS: Final = ExpiresAfter(days=7)  # of a thread's store, unless the client sets another (section 3.3)
 
 
-def attached_files(messages: Sequence[CreateMessage] | None) -> list[str]:
-    """The files that messages attach for searching."""
-    return [
-        attachment.file_id
-        for message in messages or ()
-        for attachment in message.attachments or ()
-        if any(tool.type == "file_search" for tool in attachment.tools or ())
-    ]
+@dataclass(frozen=True, slots=True)
+class IndexedAttachments:
+    """The attachments of new messages are in the vector store `after`; the thread had `before` ("": none)."""
+
+    before: str
+    after: str
+
+
+def store_of(entry: FileSearchStores | None) -> str:
+    """The id of a thread's vector store; "" if it has none."""
+    return next(iter(entry.vector_store_ids if entry else ()), "")
 
 
 @dataclass(frozen=True, slots=True)
 class ImplicitStores:
+    """The Preparation of file_search."""
+
     vector_stores: VectorStoreService
 
-    async def for_assistant(self, context: RequestContext, assistant_id: str, body: CreateAssistant) -> CreateAssistant:
-        """Replaces the requested store in the body with the id of the created one."""
-        wanted = _wanted(body.tool_resources)
+    async def for_assistant(
+        self, context: RequestContext, assistant_id: str, body: NewFileSearchResources | None
+    ) -> NewFileSearchResources | None:
+        """Replaces the requested store by the id of the created one."""
+        wanted = _wanted(body)
         if wanted is None:
             return body
-        return _with_store(body, await self._make(context, assistant_id, wanted, [], None))
+        return _with_store(await self._make(context, assistant_id, wanted, [], None))
 
-    async def for_new_thread(self, context: RequestContext, thread_id: str, body: CreateThread) -> CreateThread:
+    async def for_thread(
+        self,
+        context: RequestContext,
+        thread_id: str,
+        body: NewFileSearchResources | None,
+        file_ids: Sequence[str],
+    ) -> NewFileSearchResources | None:
         """The same for a thread. Attachments of its messages are added to its store."""
-        wanted, files = _wanted(body.tool_resources), attached_files(body.messages)
-        given = body.tool_resources.file_search if body.tool_resources else None
-        if wanted is None and given and given.vector_store_ids and files:
-            await self.vector_stores.attach(context, given.vector_store_ids[0], _new(files))
+        wanted = _wanted(body)
+        if wanted is None and body and body.vector_store_ids and file_ids:
+            await self.vector_stores.attach(context, body.vector_store_ids[0], _new(file_ids))
             return body
-        if wanted is None and not files:
+        if wanted is None and not file_ids:
             return body
-        return _with_store(body, await self._make(context, thread_id, wanted or StoreHelper(), files, OF_THREADS))
+        return _with_store(await self._make(context, thread_id, wanted or StoreHelper(), file_ids, OF_THREADS))
 
-    async def for_messages(self, context: RequestContext, reserved_id: str, store_id: str, files: Sequence[str]) -> str:
-        """The store that contains the files of new messages: that of their thread; or a new one, if the thread has none
-        ("") or its store is gone.
+    async def for_messages(
+        self, context: RequestContext, reserved_id: str, entry: FileSearchStores | None, file_ids: Sequence[str]
+    ) -> IndexedAttachments:
+        """Adds the files to the store of the thread; or to a new one, if the thread has none or its store is gone.
 
-        `reserved_id` is the id of the message, or of the run that brings the messages, not of the thread: an existing
-        store means that the same request came before. With the thread's id, one of two concurrent first messages would
-        leave its files out, and a thread whose store was deleted would create one with the same id again."""
-        if store_id and _is_usable(await self._look(context, store_id), context.now):
-            await self.vector_stores.attach(context, store_id, _new(files))
-            return store_id
-        return await self._make(context, reserved_id, StoreHelper(), files, OF_THREADS)
+        The new store's id is derived from that of the message or run, not of the thread: an existing store means that
+        the same request came before. With the thread's id, one of two concurrent first messages would leave its files
+        out, and a thread whose store was deleted would create one with the same id again."""
+        before = store_of(entry)
+        if before and _is_usable(await self._look(context, before), context.now):
+            await self.vector_stores.attach(context, before, _new(file_ids))
+            return IndexedAttachments(before, before)
+        return IndexedAttachments(before, await self._make(context, reserved_id, StoreHelper(), file_ids, OF_THREADS))
 
     async def _look(self, context: RequestContext, store_id: str) -> StoreState:
         return (await self.vector_stores.repository.load(context.project, store_id)).state
@@ -103,25 +114,22 @@ def _is_usable(state: StoreState, now: float) -> bool:
     return state.store is not None and not state.deleted and not has_expired(state.store, now)
 
 
-def _wanted(resources: NewToolResources | None) -> StoreHelper | None:
+def _wanted(body: NewFileSearchResources | None) -> StoreHelper | None:
     """Raises the 400 for a body that names a store and asks for a new one."""
-    search = resources.file_search if resources else None
-    if search is None or not search.vector_stores:
+    if body is None or not body.vector_stores:
         return None
-    if search.vector_store_ids:
+    if body.vector_store_ids:
         name = "tool_resources.file_search"
         raise ApiError(
             f"Give either '{name}.vector_store_ids' or '{name}.vector_stores', not both.",
             param=f"{name}.vector_stores",
             code="mutually_exclusive_parameters",
         )
-    return search.vector_stores[0]
+    return body.vector_stores[0]
 
 
-def _with_store(body: B, store_id: str) -> B:
-    resources = body.tool_resources or NewToolResources()
-    search = NewFileSearchResources(vector_store_ids=[store_id])
-    return body.model_copy(update={"tool_resources": resources.model_copy(update={"file_search": search})})
+def _with_store(store_id: str) -> NewFileSearchResources:
+    return NewFileSearchResources(vector_store_ids=[store_id])
 
 
 def _new(files: Sequence[str]) -> list[NewFile]:

@@ -14,8 +14,8 @@ import msgspec
 from msgspec import UNSET
 
 from assistants_service.core.ports.search import Weights
-from assistants_service.core.protocol.tool_resources import stores_in
 from assistants_service.core.protocol.vector_stores.resources import TextContent
+from assistants_service.core.tools.file_search.resources import stores_in
 from assistants_service.core.tools.file_search.wire import (
     FileSearchResult,
     FileSearchSettings,

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from assistants_service.core.ports.models import Function, ToolCall
 from assistants_service.core.tools.file_search.citations import MarkerCiter, sources_of
 from assistants_service.core.tools.file_search.passages import numbered, output_of, ranking_of, stores_of, tool_in
+from assistants_service.core.tools.file_search.resources import FileSearchRules
 from assistants_service.core.tools.file_search.searching import WAIT, ready, search
 from assistants_service.core.tools.file_search.wire import (
     CONTENTS,
@@ -56,6 +57,7 @@ class FileSearchTools(Tool[FileSearchBody, FileSearchTool, FileSearchToolCall]):
     body = FileSearchBody
     resource = FileSearchTool
     call = FileSearchToolCall
+    resources = FileSearchRules()
     includes = (CONTENTS,)
     annotation = FileCitation
 

@@ -7,9 +7,10 @@ from typing import Annotated, Final, Literal
 from msgspec import UNSET, UnsetType
 from pydantic import Field
 
-from assistants_service.core.protocol.bodies import Body
+from assistants_service.core.protocol.bodies import Body, NamedStore
 from assistants_service.core.protocol.hybrid_search import HybridSearch
 from assistants_service.core.protocol.objects import Struct
+from assistants_service.core.protocol.vector_stores.requests import StoreHelper
 from assistants_service.core.protocol.vector_stores.resources import Attributes, TextContent
 from assistants_service.core.tools.tool import Annotation, StepCall, ToolStruct
 
@@ -30,6 +31,24 @@ class FileSearchOptions(Body):
 class FileSearchBody(Body):
     type: Literal["file_search"]
     file_search: FileSearchOptions | None = None
+
+
+class FileSearchResources(Body):
+    """In `tool_resources`."""
+
+    vector_store_ids: Annotated[list[NamedStore], Field(max_length=1)] | None = None
+
+
+class NewFileSearchResources(FileSearchResources):
+    """Of an assistant or a thread that is created, perhaps together with a store."""
+
+    vector_stores: Annotated[list[StoreHelper], Field(max_length=1)] | None = None
+
+
+class FileSearchStores(Struct, frozen=True, kw_only=True):
+    """In `tool_resources`."""
+
+    vector_store_ids: tuple[str, ...] = ()
 
 
 class HybridWeights(Struct, frozen=True, kw_only=True):
