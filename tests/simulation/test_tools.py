@@ -24,16 +24,8 @@ from assistants_service.core.ports.models import ForcedFunction, Function, ToolC
 from assistants_service.core.protocol.bodies import Body
 from assistants_service.core.protocol.objects import Struct
 from assistants_service.core.tools import registry
-from assistants_service.core.tools.tool import (
-    Annotation,
-    Execution,
-    Output,
-    Piece,
-    StepCall,
-    Tool,
-    ToolServices,
-    ToolStruct,
-)
+from assistants_service.core.tools.tool import Execution, Output, Piece, Tool, ToolServices
+from assistants_service.core.tools.wire import Annotation, StepCall, ToolStruct
 from source_paths import python_path
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from assistants_service.core.protocol.runs.resources import MessageCreation, Ste
 from assistants_service.core.protocol.threads.resources import AttachedTool, Attachment
 from assistants_service.core.threads.state import RunState, ThreadState
 from assistants_service.core.tools.registry import TOOLS, annotator_of, tool_of
-from assistants_service.core.tools.tool import Annotation, Citer, Piece
+from assistants_service.core.tools.tool import Citer, Piece
+from assistants_service.core.tools.wire import Annotation
 
 
 def citations_of(state: ThreadState, run_state: RunState, earlier: Iterable[Step] = ()) -> Citations:

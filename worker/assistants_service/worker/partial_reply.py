@@ -14,7 +14,8 @@ from assistants_service.core.protocol.tools.resources import StepToolCall
 from assistants_service.core.resources import MESSAGE, STEP
 from assistants_service.core.threads import events as e
 from assistants_service.core.tools.offer import Offer
-from assistants_service.core.tools.tool import Annotation, Piece
+from assistants_service.core.tools.tool import Piece
+from assistants_service.core.tools.wire import Annotation
 
 
 @dataclass(slots=True)

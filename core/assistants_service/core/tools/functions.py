@@ -13,7 +13,8 @@ from pydantic import StringConstraints
 from assistants_service.core.ports.models import Function, ToolCall
 from assistants_service.core.protocol.bodies import Body, JsonObject
 from assistants_service.core.protocol.objects import Struct
-from assistants_service.core.tools.tool import Execution, Output, StepCall, Tool, ToolServices, ToolStruct
+from assistants_service.core.tools.tool import Execution, Output, Tool, ToolServices
+from assistants_service.core.tools.wire import StepCall, ToolStruct
 
 if TYPE_CHECKING:
     from assistants_service.core.protocol.runs.resources import Run

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from assistants_service.core.ports.models import Function, ToolCall
 from assistants_service.core.tools.registry import CLIENTS, TOOLS, tool_of
-from assistants_service.core.tools.tool import AnyTool, StepCall, ToolServices
+from assistants_service.core.tools.tool import AnyTool, ToolServices
+from assistants_service.core.tools.wire import StepCall
 
 if TYPE_CHECKING:
     from assistants_service.core.protocol.runs.resources import Run

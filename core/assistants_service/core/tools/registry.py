@@ -8,7 +8,8 @@ from typing import Any, Final, Union
 from assistants_service.core.tools.code_interpreter.tool import CODE_INTERPRETER
 from assistants_service.core.tools.file_search.tool import FILE_SEARCH
 from assistants_service.core.tools.functions import FUNCTIONS
-from assistants_service.core.tools.tool import Annotation, AnyTool, StepCall, ToolStruct
+from assistants_service.core.tools.tool import AnyTool
+from assistants_service.core.tools.wire import Annotation, StepCall, ToolStruct
 
 CLIENTS: Final[AnyTool] = FUNCTIONS  # the client executes its calls, unless the worker does
 TOOLS: list[AnyTool] = [FUNCTIONS, CODE_INTERPRETER, FILE_SEARCH]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from assistants_service.core.tools.registry import TOOLS, union_of
-from assistants_service.core.tools.tool import Annotation, StepCall, ToolStruct
+from assistants_service.core.tools.wire import Annotation, StepCall, ToolStruct
 
 if TYPE_CHECKING:
     Tool = ToolStruct

@@ -9,7 +9,7 @@ from pydantic import Field
 from assistants_service.core.files.outputs import KeptFile
 from assistants_service.core.protocol.bodies import Body, NamedFile
 from assistants_service.core.protocol.objects import Struct
-from assistants_service.core.tools.tool import Annotation, StepCall, ToolStruct
+from assistants_service.core.tools.wire import Annotation, StepCall, ToolStruct
 
 
 class CodeInterpreterBody(Body):

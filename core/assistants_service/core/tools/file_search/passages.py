@@ -23,7 +23,7 @@ from assistants_service.core.tools.file_search.wire import (
     FileSearchToolCall,
     RankingOptions,
 )
-from assistants_service.core.tools.tool import StepCall
+from assistants_service.core.tools.wire import StepCall
 
 if TYPE_CHECKING:
     from assistants_service.core.protocol.runs.resources import Run, Step

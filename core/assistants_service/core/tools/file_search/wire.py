@@ -12,7 +12,7 @@ from assistants_service.core.protocol.hybrid_search import HybridSearch
 from assistants_service.core.protocol.objects import Struct
 from assistants_service.core.protocol.vector_stores.requests import StoreHelper
 from assistants_service.core.protocol.vector_stores.resources import Attributes, TextContent
-from assistants_service.core.tools.tool import Annotation, StepCall, ToolStruct
+from assistants_service.core.tools.wire import Annotation, StepCall, ToolStruct
 
 CONTENTS: Final = "step_details.tool_calls[*].file_search.results[*].content"  # the value of include[]
 
