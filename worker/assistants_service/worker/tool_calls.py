@@ -20,7 +20,7 @@ async def outputs_of(move: CallTools, project: str, state: ThreadState, context:
     kinds = Counter(map(type, calls))
 
     async def execute(call: StepToolCall) -> Output:
-        return await _traced(Execution(project, state, run_state, call, kinds[type(call)]), context)
+        return await _traced(Execution(project, state, run_state.run, run_state.steps, call, kinds[type(call)]), context)
 
     outputs = dict(zip((call.id for call in calls), await fan_out(execute, calls), strict=True))
     return StepOutputs(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -14,10 +14,8 @@ from assistants_service.core.ports.models import Function, ToolCall
 from assistants_service.core.protocol.bodies import Body, JsonObject
 from assistants_service.core.protocol.objects import Struct
 from assistants_service.core.tools.tool import Execution, Output, Tool, ToolServices
+from assistants_service.core.tools.views import RunView
 from assistants_service.core.tools.wire import StepCall, ToolStruct
-
-if TYPE_CHECKING:
-    from assistants_service.core.protocol.runs.resources import Run
 
 
 class FunctionBody(Body):
@@ -75,7 +73,7 @@ class FunctionTools(Tool[FunctionToolBody, FunctionTool, FunctionToolCall]):
             definition = replace(definition, parameters=function.parameters)
         return FunctionTool(function=definition)
 
-    async def offer(self, project: str, run: Run, taken: Collection[str], services: ToolServices) -> Sequence[Function]:
+    async def offer(self, project: str, run: RunView, taken: Collection[str], services: ToolServices) -> Sequence[Function]:
         own = services.functions.definitions
         tools = (tool.function for tool in run.tools if isinstance(tool, FunctionTool))
         return [_offered(function, own.get(function.name)) for function in tools]
@@ -83,7 +81,7 @@ class FunctionTools(Tool[FunctionToolBody, FunctionTool, FunctionToolCall]):
     def executes(self, name: str, services: ToolServices) -> bool:
         return name in services.functions.definitions
 
-    def begin(self, call: ToolCall, run: Run, number: int) -> FunctionToolCall:
+    def begin(self, call: ToolCall, run: RunView, number: int) -> FunctionToolCall:
         function = FunctionCall(name=call.name, arguments=call.arguments, output=None)
         return FunctionToolCall(id=call.id, function=function)
 

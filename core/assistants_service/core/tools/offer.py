@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from assistants_service.core.ports.models import Function, ToolCall
 from assistants_service.core.tools.registry import CLIENTS, TOOLS, tool_of
 from assistants_service.core.tools.tool import AnyTool, ToolServices
+from assistants_service.core.tools.views import RunView
 from assistants_service.core.tools.wire import StepCall
-
-if TYPE_CHECKING:
-    from assistants_service.core.protocol.runs.resources import Run
 
 
 class Named(Protocol):
@@ -59,7 +57,7 @@ class Offer:
         return ToolCall(call.id, name or self.name(tool.kind) or tool.kind, arguments)
 
 
-async def offer_of(project: str, run: Run, services: ToolServices) -> Offer:
+async def offer_of(project: str, run: RunView, services: ToolServices) -> Offer:
     functions: list[Function] = []
     tools: dict[str, AnyTool] = {}
     for tool in TOOLS:

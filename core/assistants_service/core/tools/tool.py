@@ -19,6 +19,7 @@ from assistants_service.core.ports.clock import Clock
 from assistants_service.core.ports.models import Function, Tokenizer, ToolCall
 from assistants_service.core.protocol.bodies import Body
 from assistants_service.core.tools.resource_rules import AnyRules
+from assistants_service.core.tools.views import RunView, StepView, ThreadView
 from assistants_service.core.tools.wire import Annotation, StepCall, ToolStruct
 
 if TYPE_CHECKING:
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from assistants_service.core.files.outputs import KeptFile, OutputFiles
     from assistants_service.core.files.service import FileService
     from assistants_service.core.tools.code_interpreter.interpreters import Interpreters
-    from assistants_service.core.protocol.runs.resources import Run, Step
-    from assistants_service.core.threads.state import RunState, ThreadState
     from assistants_service.core.vector_stores.repository import VectorStoreRepository
     from assistants_service.core.vector_stores.search import Search
 
@@ -67,12 +66,13 @@ class ToolServices:
 
 @dataclass(frozen=True, slots=True)
 class Execution(Generic[C]):
-    """One call to execute. `thread` is the state of the run's thread. `beside`: the number of calls of its tool in this
-    turn, including this one."""
+    """One call to execute. `steps` are those of the run. `beside`: the number of calls of its tool in this turn,
+    including this one."""
 
     project: str
-    thread: ThreadState
-    run_state: RunState
+    thread: ThreadView
+    run: RunView
+    steps: Iterable[StepView]
     call: C
     beside: int = 1
 
@@ -135,12 +135,12 @@ class Tool(Generic[B, T, C]):
         """The tool as shown by assistants and runs, with its defaults."""
         return cast("T", type(self).resource())
 
-    async def offer(self, project: str, run: Run, taken: Collection[str], services: ToolServices) -> Sequence[Function]:
+    async def offer(self, project: str, run: RunView, taken: Collection[str], services: ToolServices) -> Sequence[Function]:
         """The functions by which the model calls the tool in this run: one, unless `function` returns None."""
         function = self.function(run)
         return [dataclasses.replace(function, name=free_name(self.kind, taken))] if function else []
 
-    def function(self, run: Run) -> Function | None:
+    def function(self, run: RunView) -> Function | None:
         """Its name is the tool's type; another one is found if a function of the assistant has that name."""
         return None
 
@@ -150,7 +150,7 @@ class Tool(Generic[B, T, C]):
 
     # -- a call -----------------------------------------------------------------------------------------------------
 
-    def begin(self, call: ToolCall, run: Run, number: int) -> C:
+    def begin(self, call: ToolCall, run: RunView, number: int) -> C:
         """The call as its step shows it before it is done. `number` is unique to the turn within its thread."""
         raise NotImplementedError
 
@@ -189,7 +189,7 @@ class Tool(Generic[B, T, C]):
         """The outputs of its calls in one step, in order."""
         raise NotImplementedError
 
-    def citer(self, state: ThreadState, steps: Sequence[Step]) -> Citer | None:
+    def citer(self, thread: ThreadView, steps: Sequence[StepView]) -> Citer | None:
         """Finds citations in an answer: of results of these steps, and of results that earlier answers of the thread
         cited. None: the tool has no citations."""
         return None

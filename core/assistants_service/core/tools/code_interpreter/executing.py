@@ -25,11 +25,10 @@ from assistants_service.core.tools.code_interpreter.arguments import code_of
 from assistants_service.core.tools.code_interpreter.resources import files_in
 from assistants_service.core.tools.code_interpreter.wire import CodeInterpreterToolCall, Executed
 from assistants_service.core.tools.tool import Execution, Output, ToolServices
+from assistants_service.core.tools.views import RunView, ThreadView
 
 if TYPE_CHECKING:
     from assistants_service.core.tools.code_interpreter.interpreters import Session
-    from assistants_service.core.protocol.runs.resources import Run
-    from assistants_service.core.threads.state import ThreadState
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +37,7 @@ MOST_NAMES: Final = 512 * 1024  # characters of their paths: with the rest of a 
 MOST_IMAGES: Final = 20  # of one call
 
 
-def files_of(run: Run) -> tuple[str, ...]:
+def files_of(run: RunView) -> tuple[str, ...]:
     """The user's files: the assistant's, and the thread's with those of its messages, as the run has them."""
     return files_in(run.tool_resources)
 
@@ -50,25 +49,25 @@ async def execute(execution: Execution[CodeInterpreterToolCall], services: ToolS
         return Output(model_texts.NO_CODE, Executed())
     if interpreters is None:
         return Output(model_texts.OFF, Executed())
-    project, thread, thread_id = execution.project, execution.thread, execution.run_state.run.thread_id
+    project, thread, thread_id = execution.project, execution.thread, execution.run.thread_id
     try:
         async with interpreters.session(project, thread_id, thread.executed) as session:
-            call = Call(project, execution.run_state.run, thread, session, services)
+            call = Call(project, execution.run, thread, session, services)
             output = await call.execute(code, state=interpreters.new_state())
             session.state = output.stored.state
             return output
     except InterpreterLost as lost:
-        log.warning("run %s: its interpreter was lost: %s", execution.run_state.id, lost.reason)
+        log.warning("run %s: its interpreter was lost: %s", execution.run.id, lost.reason)
         return _lost(lost, interpreters.new_state())
     except SandboxBusy as busy:
-        log.warning("run %s: its code was not executed, as no interpreter was free", execution.run_state.id)
+        log.warning("run %s: its code was not executed, as no interpreter was free", execution.run.id)
         return Output(model_texts.BUSY, Executed(), type(busy).__name__)
     except SandboxUnavailable as unavailable:
         return Output(model_texts.OFF, Executed(), type(unavailable).__name__)
     except StorageUnavailable:
         raise
     except Exception as error:  # a model's answer that says so is worth more than a run that fails
-        log.exception("run %s: a call of code failed", execution.run_state.id)
+        log.exception("run %s: a call of code failed", execution.run.id)
         return Output(model_texts.FAILED, Executed(state=interpreters.new_state()), type(error).__name__)
 
 
@@ -84,8 +83,8 @@ class Call:
     """A call in a session."""
 
     project: str
-    run: Run
-    thread: ThreadState
+    run: RunView
+    thread: ThreadView
     session: Session
     services: ToolServices
     notes: list[str] = field(default_factory=list)

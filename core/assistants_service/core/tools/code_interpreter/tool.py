@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgspec
 from msgspec.structs import replace
@@ -36,10 +36,7 @@ from assistants_service.core.tools.tool import (
     ToolServices,
     free_name,
 )
-
-if TYPE_CHECKING:
-    from assistants_service.core.protocol.runs.resources import Run, Step
-    from assistants_service.core.threads.state import ThreadState
+from assistants_service.core.tools.views import RunView, StepView, ThreadView
 
 FUNCTION: Final = "python"
 
@@ -54,14 +51,14 @@ class CodeInterpreterTools(Tool[CodeInterpreterBody, CodeInterpreterTool, CodeIn
     streams = "input"
     alone = True
 
-    async def offer(self, project: str, run: Run, taken: Collection[str], services: ToolServices) -> Sequence[Function]:
+    async def offer(self, project: str, run: RunView, taken: Collection[str], services: ToolServices) -> Sequence[Function]:
         there = any(isinstance(tool, CodeInterpreterTool) for tool in run.tools)
         if not there or services.interpreters is None or not await services.interpreters.available():
             return []
         files = await services.named_files.names(project, files_of(run))
         return [function_of(free_name(FUNCTION, taken), files, services.interpreters.seconds)]
 
-    def begin(self, call: ToolCall, run: Run, number: int) -> CodeInterpreterToolCall:
+    def begin(self, call: ToolCall, run: RunView, number: int) -> CodeInterpreterToolCall:
         shown = CodeInterpreter(input=code_of(call.arguments))
         return CodeInterpreterToolCall(id=call.id, code_interpreter=shown, record=CodeRecord(arguments=call.arguments))
 
@@ -96,8 +93,8 @@ class CodeInterpreterTools(Tool[CodeInterpreterBody, CodeInterpreterTool, CodeIn
     def outputs(self, calls: Sequence[CodeInterpreterToolCall]) -> Iterable[str]:
         return [call.record.output or "" for call in calls]
 
-    def citer(self, state: ThreadState, steps: Sequence[Step]) -> Citer | None:
-        return LinkCiter(state.files) if state.files else None
+    def citer(self, thread: ThreadView, steps: Sequence[StepView]) -> Citer | None:
+        return LinkCiter(thread.files) if thread.files else None
 
     def as_begun(self, call: CodeInterpreterToolCall) -> CodeInterpreterToolCall:
         return replace(call, code_interpreter=CodeInterpreter())

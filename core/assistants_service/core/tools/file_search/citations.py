@@ -9,15 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from assistants_service.core.tools.file_search.passages import Place, numbered, plain_name
 from assistants_service.core.tools.file_search.wire import CitedFile, FileCitation, FileSearchResult
 from assistants_service.core.tools.tool import Piece
-
-if TYPE_CHECKING:
-    from assistants_service.core.protocol.runs.resources import Step
-    from assistants_service.core.threads.state import ThreadState
+from assistants_service.core.tools.views import StepView, ThreadView
 
 # File names have at most 255 characters. Text that cannot become a marker is not held back during streaming.
 _MARKER = re.compile(r"【(\d{1,12}):(\d{1,9})†([^【】\n]{0,300})】")
@@ -37,9 +33,9 @@ class Sources:
         return bool(self.results or self.earlier)
 
 
-def sources_of(state: ThreadState, steps: Iterable[Step]) -> Sources:
+def sources_of(thread: ThreadView, steps: Iterable[StepView]) -> Sources:
     """`steps` are those whose results are in the model's prompt."""
-    cited = (each for each in state.annotations(_RECENT) if isinstance(each, FileCitation))
+    cited = (each for each in thread.annotations(_RECENT) if isinstance(each, FileCitation))
     return Sources(
         {place: result for step in steps for _, found in numbered(step.calls) for place, result in found},
         {each.text: each.file_citation.file_id for each in cited},

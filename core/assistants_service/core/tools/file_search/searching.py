@@ -13,10 +13,9 @@ from assistants_service.core.ports.storage import StorageUnavailable
 from assistants_service.core.tools.file_search import passages
 from assistants_service.core.tools.file_search.passages import Count
 from assistants_service.core.tools.file_search.wire import FileSearchToolCall
-from assistants_service.core.tools.tool import Output
+from assistants_service.core.tools.tool import Execution, Output
 
 if TYPE_CHECKING:
-    from assistants_service.core.threads.state import RunState
     from assistants_service.core.vector_stores.repository import VectorStoreRepository
     from assistants_service.core.vector_stores.search import Found, Search
 
@@ -45,18 +44,16 @@ async def ready(stores: VectorStoreRepository, clock: Clock, project: str, store
             listener.close()
 
 
-async def search(
-    engine: Search, project: str, run_state: RunState, call: FileSearchToolCall, window: int, share: int, count: Count
-) -> Output:
-    """The output of a search, with its results. `window` is the model's, in tokens; `share` is the number of searches
-    that divide its part of the window; `count` counts tokens, in a thread. A search has no visible effect, so it may be
-    repeated.
+async def search(engine: Search, execution: Execution[FileSearchToolCall], window: int, count: Count) -> Output:
+    """The output of a search, with its results. `window` is the model's, in tokens, whose part the searches of a turn
+    divide; `count` counts tokens, in a thread. A search has no visible effect, so it may be repeated.
 
     Raises StorageUnavailable: then nothing of the run could be stored either, so it waits for the store.
     """
-    run, threshold = run_state.run, call.file_search.ranking_options.score_threshold
+    run, call, project = execution.run, execution.call, execution.project
+    threshold = call.file_search.ranking_options.score_threshold
     stores, limit = passages.stores_of(run), passages.most_results(run)
-    tokens = await asyncio.to_thread(passages.room, list(run_state.steps), window, count) // share
+    tokens = await asyncio.to_thread(passages.room, list(execution.steps), window, count) // execution.beside
     if not tokens:
         return Output(f"Error: {FULL}")
     try:

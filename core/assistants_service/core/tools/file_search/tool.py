@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgspec
 from msgspec import UNSET
@@ -27,10 +27,7 @@ from assistants_service.core.tools.file_search.wire import (
     SearchRecord,
 )
 from assistants_service.core.tools.tool import Citer, Execution, Output, Tool, ToolServices
-
-if TYPE_CHECKING:
-    from assistants_service.core.protocol.runs.resources import Run, Step
-    from assistants_service.core.threads.state import ThreadState
+from assistants_service.core.tools.views import RunView, StepView, ThreadView
 
 DESCRIPTION: Final = (
     "Searches the files that the user has provided, and returns the passages that match best. Use it for every question"
@@ -66,24 +63,22 @@ class FileSearchTools(Tool[FileSearchBody, FileSearchTool, FileSearchToolCall]):
         given = body.file_search.as_given() if body.file_search else {}
         return FileSearchTool(file_search=msgspec.convert(given, FileSearchSettings))
 
-    def function(self, run: Run) -> Function | None:
+    def function(self, run: RunView) -> Function | None:
         """Not offered without stores: a search that can find nothing would cost a turn."""
         return FUNCTION if tool_in(run) and stores_of(run) else None
 
-    def begin(self, call: ToolCall, run: Run, number: int) -> FileSearchToolCall:
+    def begin(self, call: ToolCall, run: RunView, number: int) -> FileSearchToolCall:
         record = SearchRecord(arguments=call.arguments, number=number)
         return FileSearchToolCall(id=call.id, file_search=FileSearch(ranking_options=ranking_of(run)), record=record)
 
     async def execute(self, execution: Execution[FileSearchToolCall], services: ToolServices) -> Output:
-        run, project = execution.run_state.run, execution.project
+        run, project = execution.run, execution.project
         # Files that were attached a moment ago must be found: users and programs expect it.
         until = (run.started_at or run.created_at) + WAIT
         for store_id in stores_of(run):
             await ready(services.stores, services.clock, project, store_id, until)
         window, count = services.window(run.model), services.tokenizer.count
-        return await search(
-            services.search, project, execution.run_state, execution.call, window, execution.beside, count
-        )
+        return await search(services.search, execution, window, count)
 
     def completed(self, call: FileSearchToolCall, output: str, stored: msgspec.Raw | None) -> FileSearchToolCall:
         results = msgspec.json.decode(stored, type=tuple[FileSearchResult, ...]) if stored is not None else ()
@@ -105,8 +100,8 @@ class FileSearchTools(Tool[FileSearchBody, FileSearchTool, FileSearchToolCall]):
     def outputs(self, calls: Sequence[FileSearchToolCall]) -> Iterable[str]:
         return [output_of(call, found) for call, found in numbered(calls)]
 
-    def citer(self, state: ThreadState, steps: Sequence[Step]) -> Citer | None:
-        sources = sources_of(state, steps)
+    def citer(self, thread: ThreadView, steps: Sequence[StepView]) -> Citer | None:
+        sources = sources_of(thread, steps)
         return MarkerCiter(sources) if sources else None
 
     def as_begun(self, call: FileSearchToolCall) -> FileSearchToolCall:

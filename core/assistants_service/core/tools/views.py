@@ -1,0 +1,46 @@
+"""What a tool sees of the run that it works for. The types of threads and runs are derived from the registry of tools, so
+a tool's module cannot import them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+from assistants_service.core.files.outputs import KeptFile
+from assistants_service.core.tools.wire import Annotation, StepCall, ToolStruct
+
+
+class RunView(Protocol):
+    """`tools` and `tool_resources` are those of all tools. Times are in Unix seconds."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def thread_id(self) -> str: ...
+    @property
+    def model(self) -> str: ...
+    @property
+    def tools(self) -> Sequence[ToolStruct]: ...
+    @property
+    def tool_resources(self) -> Mapping[str, Any]: ...
+    @property
+    def created_at(self) -> int: ...
+    @property
+    def started_at(self) -> int | None: ...
+
+
+class StepView(Protocol):
+    @property
+    def calls(self) -> Sequence[StepCall]: ...
+
+
+class ThreadView(Protocol):
+    """`files` are those that tools have created, by path. `executed` identifies the interpreter's state after the last
+    call that executed code."""
+
+    @property
+    def files(self) -> Mapping[str, KeptFile]: ...
+    @property
+    def executed(self) -> str: ...
+    def annotations(self, messages: int) -> Iterator[Annotation]:
+        """Those of that number of newest messages, beginning with the newest message."""
