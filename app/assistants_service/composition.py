@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import Any
 
 from aiohttp import web
 
@@ -12,6 +13,8 @@ from assistants_service.api.main import create_app
 from assistants_service.api.services import services_over
 from assistants_service.core.keys import Keys
 from assistants_service.core.threads.repository import ThreadRepository
+from assistants_service.core.tools.code_interpreter.services import CodeExecution
+from assistants_service.core.tools.code_interpreter.tool import CODE_INTERPRETER
 from assistants_service.core.vector_stores.repository import VectorStoreRepository
 from assistants_service.core.vector_stores.search import Search, Searcher
 from assistants_service.infra.configuration import ConfigurationError
@@ -99,7 +102,7 @@ def api_of(
         origins=settings.cors_origins,
         hosts=settings.allowed_hosts,
         stopping=stopping,
-        sandbox=parts.sandbox if worker else None,
+        features={CODE_INTERPRETER.kind: parts.sandbox.unavailable_reason} if worker and parts.sandbox else None,
     )
 
 
@@ -112,6 +115,14 @@ def actions_of(settings: Settings) -> Actions:
         return Actions.load(settings.actions, settings.action_timeout, settings.action_threads)
     except ValueError as error:
         raise ConfigurationError(str(error)) from None
+
+
+def for_tools(parts: Parts) -> dict[str, Any]:
+    """What one tool alone needs."""
+    if not parts.sandbox:
+        return {}
+    processes, seconds = parts.settings.code_interpreter_processes, parts.settings.code_interpreter_timeout
+    return {CODE_INTERPRETER.kind: CodeExecution(parts.sandbox, processes, seconds)}
 
 
 def worker_of(
@@ -141,10 +152,8 @@ def worker_of(
         max_waiting=waiting,
         searcher=searcher,
         tokenizer=Tiktoken(),
-        sandbox=parts.sandbox,
         outputs_kept=settings.code_interpreter_keep_days * DAY,
-        max_interpreters=settings.code_interpreter_processes,
-        interpreter_seconds=settings.code_interpreter_timeout,
+        for_tools=for_tools(parts),
     )
     return Worker(context)
 

@@ -263,7 +263,10 @@ ALLOWED = {
         "infra/assistants_service/infra/extraction/pool.py",
         "close",
     ): "waits for processes that end, as many as the pool has",
-    ("core/assistants_service/core/tools/code_interpreter/interpreters.py", "close"): "waits for interpreters that are being closed",
+    (
+        "core/assistants_service/core/tools/code_interpreter/interpreters.py",
+        "close",
+    ): "waits for interpreters that are being closed",
     ("infra/assistants_service/infra/sandbox/local.py", "close"): "the interpreters of a worker, as its setting says",
     ("infra/assistants_service/infra/sandbox/workspace.py", "close"): "waits for folders that are being removed",
     ("infra/assistants_service/infra/sqlite/store.py", "close"): "waits for two chores",

@@ -22,7 +22,7 @@ from assistants_service.core.protocol.files.resources import File
 from assistants_service.core.protocol.objects import encode
 from assistants_service.core.protocol.vector_stores.resources import ExpiresAfter, FileCounts, VectorStore
 from assistants_service.core.search.segment import passages
-from assistants_service.core.threads.attachments import store_of_thread
+from assistants_service.core.tools.file_search.resources import stores_in
 from assistants_service.core.vector_stores import events as e
 from assistants_service.core.vector_stores.new import NewFile, NewStore
 from assistants_service.core.vector_stores.reindex import Reindexer
@@ -477,7 +477,8 @@ async def show(client: Client, file: NewFile, by: str = "messages") -> None:
 
 async def store_of(world: World, client: Client) -> str:
     process = await world.api()
-    return store_of_thread((await process.threads.load(PROJECT, client.thread)).state)
+    thread = (await process.threads.load(PROJECT, client.thread)).state.thread
+    return next(iter(stores_in(thread.tool_resources if thread else {})), "")
 
 
 def test_of_two_messages_at_once_that_are_the_first_with_files_both_are_in_the_store() -> None:

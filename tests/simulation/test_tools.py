@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -20,17 +21,21 @@ from msgspec.structs import replace
 from pydantic import Field
 
 import assistants_service
+from assistants_service.core.files.service import FileService, decode_file
+from assistants_service.core.ports.clock import Clock
 from assistants_service.core.ports.models import ForcedFunction, Function, ToolCall
-from assistants_service.core.protocol.bodies import Body
+from assistants_service.core.protocol.bodies import Body, NamedFile
 from assistants_service.core.protocol.objects import Struct
+from assistants_service.core.request_context import RequestContext
 from assistants_service.core.tools import registry
+from assistants_service.core.tools.resource_rules import Aggregates, ResourceRules, distinct
+from assistants_service.core.tools.run_info import RunInfo, StepInfo, ThreadInfo
 from assistants_service.core.tools.tool import Execution, Output, Piece, Tool, ToolServices
 from assistants_service.core.tools.wire import Annotation, StepCall, ToolStruct
+from assistants_service.core.tools.worker_parts import WorkerParts
 from source_paths import python_path
 
 if TYPE_CHECKING:
-    from assistants_service.core.protocol.runs.resources import Run, Step
-    from assistants_service.core.threads.state import ThreadState
     from inprocess_service import InProcess
     from simulated_clients import Client
 
@@ -62,6 +67,72 @@ class DiceCall(StepCall, frozen=True, kw_only=True, tag_field="type", tag="dice"
     arguments: str = ""  # not on the wire
 
 
+class DiceResources(Body):
+    file_ids: Annotated[list[NamedFile], Field(max_length=2)] | None = None
+
+
+class DiceFiles(Struct, frozen=True, kw_only=True):
+    file_ids: tuple[str, ...] = ()
+
+
+class Weighing:
+    """Weighs dice before their request is committed: `weighed` is the number of bytes of all files so far."""
+
+    def __init__(self, files: FileService) -> None:
+        self.files, self.weighed = files, 0
+
+    async def for_assistant(
+        self, context: RequestContext, assistant_id: str, body: DiceResources | None
+    ) -> DiceResources | None:
+        return body
+
+    async def for_thread(
+        self, context: RequestContext, thread_id: str, body: DiceResources | None, file_ids: Sequence[str]
+    ) -> DiceResources | None:
+        if not file_ids:
+            return body
+        await self._weigh(context, file_ids)
+        return DiceResources(file_ids=[*((body and body.file_ids) or ()), *file_ids])
+
+    async def for_messages(
+        self, context: RequestContext, reserved_id: str, entry: DiceFiles | None, file_ids: Sequence[str]
+    ) -> bool:
+        await self._weigh(context, file_ids)
+        return True
+
+    async def _weigh(self, context: RequestContext, file_ids: Sequence[str]) -> None:
+        for file_id in file_ids:
+            self.weighed += decode_file((await self.files.fetch(context.project, file_id)).body).bytes
+
+
+class DiceRules(ResourceRules[DiceResources, DiceFiles]):
+    stored, body, attachable = DiceFiles, DiceResources, True
+    weighing: Weighing | None = None
+
+    def keeps(self, body: DiceResources) -> bool:
+        return body.file_ids is None
+
+    def attached(self, entry: DiceFiles | None, file_ids: Sequence[str], prepared: bool | None) -> DiceFiles | None:
+        return DiceFiles(file_ids=distinct((*(entry.file_ids if entry else ()), *file_ids))) if prepared else entry
+
+    def preparation(self, aggregates: Aggregates) -> Weighing:
+        self.weighing = Weighing(aggregates.files)
+        return self.weighing
+
+
+@dataclass(slots=True)
+class DiceServices(ToolServices):
+    clock: Clock
+    checked: bool = False
+    closed: bool = False
+
+    async def check(self) -> None:
+        self.checked = True
+
+    async def close(self) -> None:
+        self.closed = True
+
+
 class CitedThrow(Struct, frozen=True, kw_only=True):
     call_id: str
 
@@ -90,25 +161,34 @@ class DiceCiter:
         self.place += len(text)
 
 
-class Dice(Tool[DiceBody, DiceTool, DiceCall]):
+class Dice(Tool[DiceBody, DiceTool, DiceCall, DiceServices]):
     kind = "dice"
     body, resource, call = DiceBody, DiceTool, DiceCall
+    resources = DiceRules()
     annotation = DiceAnnotation
     streams = "reason"
     executed: tuple[str, ...] = ()
     gate: asyncio.Event | None = None
+    services: DiceServices | None = None
+
+    def start(self, worker: WorkerParts) -> DiceServices:
+        self.services = DiceServices(worker.clock)
+        return self.services
 
     def resource_of(self, body: DiceBody) -> DiceTool:
         return DiceTool(sides=body.dice.sides)
 
-    def function(self, run: Run) -> Function | None:
+    def function(self, run: RunInfo) -> Function | None:
         sides = next((tool.sides for tool in run.tools if isinstance(tool, DiceTool)), 0)
-        return Function("dice", f"Throws a die of {sides} sides.", {"type": "object"}) if sides else None
+        files = run.tool_resources.get("dice", DiceFiles()).file_ids
+        described = f"Throws a die of {sides} sides{''.join(f', {file_id}' for file_id in files)}."
+        return Function("dice", described, {"type": "object"}) if sides else None
 
-    def begin(self, call: ToolCall, run: Run, number: int) -> DiceCall:
+    def begin(self, call: ToolCall, run: RunInfo, number: int) -> DiceCall:
         return DiceCall(id=call.id, dice=Throw(reason=self.partial_text(call.arguments)), arguments=call.arguments)
 
-    async def execute(self, execution: Execution[DiceCall], services: ToolServices) -> Output:
+    async def execute(self, execution: Execution[DiceCall], services: DiceServices) -> Output:
+        assert services.clock.now() >= execution.run.created_at
         self.executed += (execution.call.id,)
         if self.gate:
             await self.gate.wait()
@@ -130,7 +210,7 @@ class Dice(Tool[DiceBody, DiceTool, DiceCall]):
     def outputs(self, calls: Sequence[DiceCall]) -> Iterable[str]:
         return [f"Thrown: {call.dice.thrown}" for call in calls]
 
-    def citer(self, state: ThreadState, steps: Sequence[Step]) -> DiceCiter | None:
+    def citer(self, thread: ThreadInfo, steps: Sequence[StepInfo]) -> DiceCiter | None:
         thrown = [call.id for step in steps for call in step.calls if isinstance(call, DiceCall)]
         return DiceCiter(thrown[-1]) if thrown else None
 
@@ -256,6 +336,50 @@ async def annotations_of(service: InProcess, thread: str, method: str, path: str
     return kept
 
 
+async def its_resources_are_given_attached_and_merged() -> None:
+    from inprocess_service import says
+    from multipart_forms import upload
+
+    async with served(says("Hi.")) as service:
+        one, two, three = [(await upload(service.api, b"heavy"))["id"] for _ in range(3)]
+        given = {"dice": {"file_ids": [one]}}
+        assistant = await service.assistant(tools=TOOLS, tool_resources=given)
+        assert (await service.api.get(f"/assistants/{assistant}"))["tool_resources"] == given
+        body = {"role": "user", "content": "Hi", "attachments": attached(two)}
+        thread = (await service.api.post("/threads", {"messages": [body], "tool_resources": {"code_interpreter": {}}}))[
+            "id"
+        ]
+        await service.api.post(f"/threads/{thread}/messages", body | {"attachments": attached(three)})
+        assert (await service.api.get(f"/threads/{thread}"))["tool_resources"] == {
+            "code_interpreter": {"file_ids": []},
+            "dice": {"file_ids": [two, three]},
+        }
+        assert DICE.resources.weighing and DICE.resources.weighing.weighed == 2 * len(b"heavy")
+        run = await service.finished(thread, assistant)
+        assert run["tool_resources"]["dice"] == {"file_ids": [one, two, three]}
+        assert service.prompts[0].tools[1].description == f"Throws a die of 8 sides, {one}, {two}, {three}."
+        kept = await service.api.post(f"/assistants/{assistant}", {"tool_resources": {"dice": {}}})
+        assert kept["tool_resources"] == given
+        error = await service.api.refused("POST", "/threads", {"tool_resources": {"dice": {"file_ids": [one] * 3}}})
+        assert error["param"] == "tool_resources.dice.file_ids"
+        unknown = {"tool_resources": {"dice": {"file_ids": ["file-none"]}}}
+        assert "file-none" in (await service.api.refused("POST", "/threads", unknown, status=404))["message"]
+        other = body | {"attachments": [{"file_id": one, "tools": [{"type": "cards"}]}]}
+        error = await service.api.refused("POST", f"/threads/{thread}/messages", other)
+        assert "'dice'" in error["message"]
+
+
+def attached(file_id: str) -> Json:
+    return [{"file_id": file_id, "tools": [{"type": "dice"}]}]
+
+
+async def what_it_needs_is_created_and_closed_with_the_worker() -> None:
+    async with served():
+        services = DICE.services
+        assert services and not services.closed
+    assert services.closed
+
+
 async def a_function_of_its_name_takes_nothing_from_it() -> None:
     from inprocess_service import calls, says
 
@@ -314,16 +438,28 @@ def a_crash_at_any_moment_leaves_one_result() -> None:
     assert max(executions) == 2, "a worker died after it had thrown, and another one threw again"
 
 
+NAMING = (  # the composition, which creates what the settings of a tool select
+    "composition.py",
+    "serving.py",
+    "core/tools/registry.py",
+    "infra/wiring.py",
+    "infra/settings/code_interpreter.py",
+    "infra/settings/settings.py",
+)
+
+
 def test_no_module_but_its_own_names_a_tool() -> None:
-    """Left are the files and stores that requests give to tools, as the protocol has fields of its own for each; and
-    the health check (main.py), which says whether code is executed here."""
     kinds = {tool.kind for tool in registry.TOOLS} - {registry.CLIENTS.kind}
     named = re.compile(rf"(?<![a-z])(?:{'|'.join(kinds)})(?![a-z])")  # "indices" names no dice
-    folders = ("core/threads", "core/protocol", "core/log", "worker", "api")
-    paths = [p for root in assistants_service.__path__ for folder in folders for p in Path(root, folder).rglob("*.py")]
-    naming = [path for path in paths if named.search(path.read_text(encoding="utf-8"))]
-    assert {path.name for path in naming} == {"requests.py", "attachments.py", "tool_resources.py", "main.py"}, naming
-    assert len(paths) > 50
+    modules = {
+        path.relative_to(root).as_posix(): path.read_text(encoding="utf-8")
+        for root in assistants_service.__path__
+        for path in Path(root).rglob("*.py")
+    }
+    own = tuple(f"core/tools/{kind}/" for kind in kinds)
+    naming = {name for name, text in modules.items() if named.search(text) and not name.startswith(own)}
+    assert naming == set(NAMING)
+    assert len(modules) > 300
 
 
 def test_a_tool_needs_no_file_but_its_own_and_the_registry() -> None:
@@ -337,6 +473,8 @@ def test_a_tool_needs_no_file_but_its_own_and_the_registry() -> None:
 PLAYS: tuple[Any, ...] = (
     it_is_set_up_called_shown_and_remembered,
     its_deltas_are_streamed,
+    its_resources_are_given_attached_and_merged,
+    what_it_needs_is_created_and_closed_with_the_worker,
     answers_that_cite_it_have_its_annotations,
     a_function_of_its_name_takes_nothing_from_it,
     a_run_that_is_cancelled_cancels_it,

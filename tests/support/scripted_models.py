@@ -10,9 +10,8 @@ from dataclasses import dataclass, field
 
 from assistants_service.core.ports.models import Deltas, ModelError, ModelInfo, Prompt, Reply, Tokens, ToolCall
 from assistants_service.core.protocol.assistants.resources import StoredAssistant
-from assistants_service.core.protocol.tool_resources import FileSearchStores
 from assistants_service.core.tools.code_interpreter.wire import CodeInterpreterTool
-from assistants_service.core.tools.file_search.wire import FileSearchTool
+from assistants_service.core.tools.file_search.wire import FileSearchStores, FileSearchTool
 from assistants_service.core.tools.functions import FunctionDefinition, FunctionTool
 from assistants_service.infra.models.context_windows import known_window
 

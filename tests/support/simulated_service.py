@@ -30,6 +30,7 @@ from assistants_service.core.ports.storage import StorageUnavailable
 from assistants_service.core.protocol.objects import encode
 from assistants_service.core.request_context import RequestContext
 from assistants_service.core.threads.repository import ThreadRepository
+from assistants_service.core.tools.code_interpreter.services import CodeExecution
 from assistants_service.core.vector_stores.repository import VectorStoreRepository
 from assistants_service.core.vector_stores.search import Searcher
 from assistants_service.infra.sqlite.store import SqliteStorage
@@ -115,7 +116,7 @@ class Process:
             max_runs=world.concurrency,
             max_waiting=world.waiting,
             searcher=FakeSearch([found("file-1", "a b.txt", 0.5, "w")], lambda: asyncio.sleep(0.3)),
-            sandbox=FakeSandbox(before=lambda _: asyncio.sleep(0.3)),
+            for_tools={"code_interpreter": CodeExecution(FakeSandbox(before=lambda _: asyncio.sleep(0.3)))},
         )
         self.worker = Worker(self.context) if "worker" in self.roles else None
         self.host: Host | None = None

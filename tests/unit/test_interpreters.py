@@ -9,8 +9,8 @@ import pytest
 
 import virtual_time
 from assistants_service.core.ids import Ids
-from assistants_service.core.tools.code_interpreter.interpreters import IDLE, Interpreters
 from assistants_service.core.ports.sandbox import SandboxBusy
+from assistants_service.core.tools.code_interpreter.interpreters import IDLE, Interpreters
 from inprocess_service import ManualClock
 from scripted_sandbox import FakeInterpreter, FakeSandbox
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 
 from aiohttp import web
 
@@ -32,7 +32,6 @@ from assistants_service.api.limits import limiting, show
 from assistants_service.api.services import SERVICES, Services
 from assistants_service.core import errors
 from assistants_service.core.keys import Keys
-from assistants_service.core.ports.sandbox import Sandbox
 from assistants_service.core.ports.telemetry import SILENCE
 from assistants_service.core.resources import PARAMS
 
@@ -107,7 +106,9 @@ def _check_routes() -> None:
 
 
 _check_routes()
-SANDBOX: web.AppKey[Sandbox] = web.AppKey("sandbox")  # of the worker in this process
+# The features of the worker in this process, and for each the reason why it is off, or an empty text.
+Features = Mapping[str, Callable[[], Awaitable[str]]]
+FEATURES: web.AppKey[Features] = web.AppKey("features")
 STOPPING: web.AppKey[asyncio.Event] = web.AppKey("stopping", asyncio.Event)
 
 
@@ -117,14 +118,11 @@ async def live(_: web.Request) -> web.Response:
 
 
 async def health(request: web.Request) -> web.Response:
-    """200 if the store responds, else 503. If this process has a worker: whether it executes code, or why not."""
+    """200 if the store responds, else 503. If this process has a worker: which features are on, or why not."""
     await request.app[SERVICES].storage.ping()
-    sandbox = request.app.get(SANDBOX)
-    if sandbox is None:
-        return web.json_response({"status": "ok"})
-    unavailable = await sandbox.unavailable_reason()
-    code = {"status": "off", "reason": unavailable} if unavailable else {"status": "on"}
-    return web.json_response({"status": "ok", "code_interpreter": code})
+    reasons = {name: await reason() for name, reason in request.app[FEATURES].items()}
+    features = {name: {"status": "off", "reason": off} if off else {"status": "on"} for name, off in reasons.items()}
+    return web.json_response({"status": "ok", **features})
 
 
 async def ready(request: web.Request) -> web.Response:
@@ -144,7 +142,7 @@ def create_app(
     origins: Collection[str] = (),
     hosts: Collection[str] = (),
     stopping: asyncio.Event | None = None,
-    sandbox: Sandbox | None = None,
+    features: Features | None = None,
 ) -> web.Application:
     """`keys` maps API keys to projects, in addition to the stored ones; `tokens` are those of an identity provider.
     While there are neither, every program on this machine is project `default`, unless a key is `required`; `hosts` are
@@ -163,8 +161,7 @@ def create_app(
         ],
     )
     app[SERVICES] = services
-    if sandbox:
-        app[SANDBOX] = sandbox
+    app[FEATURES] = features or {}
     app[STOPPING] = stopping or asyncio.Event()
     app[streaming.STREAMS] = set()
     if origins:

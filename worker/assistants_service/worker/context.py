@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
-from assistants_service.core.files.named import NamedFiles
 from assistants_service.core.files.outputs import OutputFiles
 from assistants_service.core.files.service import FileService
 from assistants_service.core.files.uploads import UploadService
 from assistants_service.core.ids import Ids
-from assistants_service.core.tools.code_interpreter.interpreters import MOST, SECONDS, Interpreters
 from assistants_service.core.notifier import Notifier
 from assistants_service.core.ports.clock import Clock
 from assistants_service.core.ports.embeddings import Embeddings
 from assistants_service.core.ports.extraction import Extraction
 from assistants_service.core.ports.models import Models, Tokenizer
-from assistants_service.core.ports.sandbox import Sandbox
 from assistants_service.core.ports.storage import Storage
 from assistants_service.core.ports.telemetry import SILENCE, Telemetry
 from assistants_service.core.threads.repository import ThreadRepository
-from assistants_service.core.tools.tool import ToolServices
+from assistants_service.core.tools.offer import Services, started
+from assistants_service.core.tools.worker_parts import WorkerParts
 from assistants_service.core.vector_stores.repository import VectorStoreRepository
 from assistants_service.core.vector_stores.search import Search
 from assistants_service.worker.actions import Actions
@@ -54,11 +54,8 @@ class WorkerContext:
     searcher: Search = field(kw_only=True)
     tokenizer: Tokenizer = field(kw_only=True)
     outputs_kept: float = field(kw_only=True, default=0.0)  # seconds that files which tools made outlive their thread
-    sandbox: Sandbox | None = field(kw_only=True, default=None)  # None: no code is executed
-    max_interpreters: int = field(kw_only=True, default=MOST)  # Python processes, one for a thread
-    interpreter_seconds: float = field(kw_only=True, default=SECONDS)  # of a call
-    interpreters: Interpreters | None = field(init=False, default=None)
-    named_files: NamedFiles = field(init=False)
+    for_tools: Mapping[str, Any] = field(kw_only=True, default_factory=dict)  # what one tool alone needs, by its type
+    tools: Services = field(init=False)
     budget: Budget = field(init=False)
     images: Images = field(init=False)
     ingestion: Ingestion = field(init=False)
@@ -68,11 +65,7 @@ class WorkerContext:
 
     def __post_init__(self) -> None:
         self.budget = Budget(self.models, self.tokenizer, self.tool_history_tokens)
-        self.images, self.named_files = Images(self.files), NamedFiles(self.files)
-        if self.sandbox:
-            self.interpreters = Interpreters(
-                self.sandbox, self.clock, self.ids, most=self.max_interpreters, seconds=self.interpreter_seconds
-            )
+        self.images, self.tools = Images(self.files), started(self._parts)
         patience = self.visibility_timeout / 4  # before a waiting item would have to be hidden again
         jobs, self.runs, self.chores = (Slots(n, self.max_waiting, patience) for n in (JOBS, self.max_runs, CHORES))
         self.suspects = tuple(Slots(n) for n in ISOLATION)
@@ -91,18 +84,18 @@ class WorkerContext:
         return self.suspects[min(claims, len(self.suspects) + 1) - 2] if claims > 1 else None
 
     @property
-    def tool_services(self) -> ToolServices:
-        return ToolServices(
+    def _parts(self) -> WorkerParts:
+        return WorkerParts(
             self.actions,
             self.searcher,
             self.stores,
+            self.files,
+            self.outputs,
             self.clock,
+            self.ids,
             self.tokenizer,
             self.budget.window,
-            self.files,
-            self.named_files,
-            self.outputs,
-            self.interpreters,
+            self.for_tools,
         )
 
     @property

@@ -36,8 +36,8 @@ class Worker:
 
     async def check(self) -> None:
         """Find out what this machine cannot do, and log it."""
-        if self._context.interpreters:
-            await self._context.interpreters.check()
+        for services in self._context.tools.values():
+            await services.check()
 
     async def run(self) -> None:
         """Raises errors that prevent the worker from continuing."""
@@ -92,8 +92,8 @@ class Worker:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        if self._context.interpreters:
-            await self._context.interpreters.close()
+        for services in self._context.tools.values():
+            await services.close()
 
     async def take_over(self, delivery: Delivery) -> None:
         """Handle an item that a foreign host has received, and hides for a time of its own choice.

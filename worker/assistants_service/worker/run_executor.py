@@ -233,9 +233,7 @@ class RunExecutor:
         if answer is None:
             spent = e.RunIncomplete(run_id=self.item.run_id, reason="max_prompt_tokens")
             return await self._commit(if_mine(lambda _: [spent]))
-        await self._commit(
-            if_mine(lambda run_state: events_of(*answer, run_state, context.tool_services, context.clock.now()))
-        )
+        await self._commit(if_mine(lambda run_state: events_of(*answer, run_state, context.tools, context.clock.now())))
 
     async def _call_tools(self, state: ThreadState, move: CallTools) -> None:
         """At least once: if this worker dies here, the next one repeats the calls."""

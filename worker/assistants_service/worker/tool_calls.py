@@ -16,15 +16,15 @@ from assistants_service.worker.context import WorkerContext
 
 async def outputs_of(move: CallTools, project: str, state: ThreadState, context: WorkerContext) -> StepOutputs:
     """What came of the calls. `state` is that of their thread. Raises StorageUnavailable."""
-    calls, run_state = move.calls, move.run_state
+    calls, run, steps = move.calls, move.run_state.run, move.run_state.steps
     kinds = Counter(map(type, calls))
 
     async def execute(call: StepToolCall) -> Output:
-        return await _traced(Execution(project, state, run_state.run, run_state.steps, call, kinds[type(call)]), context)
+        return await _traced(Execution(project, state, run, steps, call, kinds[type(call)]), context)
 
     outputs = dict(zip((call.id for call in calls), await fan_out(execute, calls), strict=True))
     return StepOutputs(
-        run_id=run_state.id,
+        run_id=run.id,
         step_id=move.step_id,
         outputs={call_id: output.text for call_id, output in outputs.items()},
         results={call_id: raw for call_id, output in outputs.items() if (raw := output.raw)},
@@ -36,7 +36,7 @@ async def _traced(execution: Execution[StepToolCall], context: WorkerContext) ->
     tool = tool_of(call)
     name, arguments = tool.called_with(call)
     with telemetry.span("tool", tool=name or tool.kind, call_id=call.id) as span:
-        output = await tool.execute(execution, context.tool_services)
+        output = await tool.execute(execution, context.tools[tool.kind])
         if output.error:
             span.record(error=output.error)
         if telemetry.content:

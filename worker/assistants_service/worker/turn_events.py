@@ -28,7 +28,7 @@ from assistants_service.core.protocol.threads.resources import (
 )
 from assistants_service.core.threads import events as e
 from assistants_service.core.threads.state import RunState
-from assistants_service.core.tools.tool import ToolServices
+from assistants_service.core.tools.offer import Services
 from assistants_service.worker.partial_reply import PartialReply
 
 # These statuses concern the key, the model, the size or the load; 502 and above, an unavailable server.
@@ -68,7 +68,7 @@ def calls_of(reply: Reply) -> tuple[ToolCall, ...]:
 
 
 def events_of(
-    reply: Reply, partial: PartialReply, run_state: RunState, services: ToolServices, now: float
+    reply: Reply, partial: PartialReply, run_state: RunState, services: Services, now: float
 ) -> list[e.Event]:
     """One transaction: the turn's message, its steps, and the run's next status."""
     usage, calls = usage_of(reply.tokens), calls_of(reply)
@@ -161,13 +161,13 @@ def _calls(
     thought: Thought | None,
     run_state: RunState,
     partial: PartialReply,
-    services: ToolServices,
+    services: Services,
     usage: Usage,
     now: float,
 ) -> list[e.Event]:
     first, *later = (ToolCalls(tool_calls=tuple(map(partial.call, each))) for each in partial.offer.by_step(calls))
     step = replace(partial.open_calls(now), step_details=first)
-    own = tuple(call.id for call in calls if partial.offer.tool(call.name).executes(call.name, services))
+    own = tuple(call.id for call in calls if partial.offer.executes(call.name, services))
     following = tuple(partial.later_calls(details, now) for details in later)
     order = tuple(call.id for call in calls) if later else ()
     created = e.StepCreated(step=step, own=own, usage=usage, thought=thought, later=following, order=order)

@@ -16,9 +16,7 @@ from assistants_service.core.tool_preparation import ToolPreparation
 from assistants_service.core.tool_resources import Prepared, with_attached
 
 
-def attach(
-    state: ThreadState, messages: Sequence[CreateMessage] | None, prepared: Prepared
-) -> list[e.ThreadUpdated]:
+def attach(state: ThreadState, messages: Sequence[CreateMessage] | None, prepared: Prepared) -> list[e.ThreadUpdated]:
     """How attachments change the thread's tool resources (section 3.3)."""
     before = thread_of(state).tool_resources
     after = with_attached(before, messages, prepared)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
@@ -13,9 +14,10 @@ from pydantic import StringConstraints
 from assistants_service.core.ports.models import Function, ToolCall
 from assistants_service.core.protocol.bodies import Body, JsonObject
 from assistants_service.core.protocol.objects import Struct
+from assistants_service.core.tools.run_info import RunInfo
 from assistants_service.core.tools.tool import Execution, Output, Tool, ToolServices
-from assistants_service.core.tools.views import RunView
 from assistants_service.core.tools.wire import StepCall, ToolStruct
+from assistants_service.core.tools.worker_parts import Functions, WorkerParts
 
 
 class FunctionBody(Body):
@@ -54,12 +56,20 @@ class FunctionToolCall(StepCall, frozen=True, kw_only=True, tag_field="type", ta
     function: FunctionCall
 
 
-class FunctionTools(Tool[FunctionToolBody, FunctionTool, FunctionToolCall]):
+@dataclass(frozen=True, slots=True)
+class FunctionServices(ToolServices):
+    functions: Functions
+
+
+class FunctionTools(Tool[FunctionToolBody, FunctionTool, FunctionToolCall, FunctionServices]):
     kind = "function"
     body = FunctionToolBody
     resource = FunctionTool
     call = FunctionToolCall
     streams = "arguments"
+
+    def start(self, worker: WorkerParts) -> FunctionServices:
+        return FunctionServices(worker.functions)
 
     def resource_of(self, body: FunctionToolBody) -> FunctionTool:
         """Normalised as recorded: section 3.1."""
@@ -73,19 +83,21 @@ class FunctionTools(Tool[FunctionToolBody, FunctionTool, FunctionToolCall]):
             definition = replace(definition, parameters=function.parameters)
         return FunctionTool(function=definition)
 
-    async def offer(self, project: str, run: RunView, taken: Collection[str], services: ToolServices) -> Sequence[Function]:
+    async def offer(
+        self, project: str, run: RunInfo, taken: Collection[str], services: FunctionServices
+    ) -> Sequence[Function]:
         own = services.functions.definitions
         tools = (tool.function for tool in run.tools if isinstance(tool, FunctionTool))
         return [_offered(function, own.get(function.name)) for function in tools]
 
-    def executes(self, name: str, services: ToolServices) -> bool:
+    def executes(self, name: str, services: FunctionServices) -> bool:
         return name in services.functions.definitions
 
-    def begin(self, call: ToolCall, run: RunView, number: int) -> FunctionToolCall:
+    def begin(self, call: ToolCall, run: RunInfo, number: int) -> FunctionToolCall:
         function = FunctionCall(name=call.name, arguments=call.arguments, output=None)
         return FunctionToolCall(id=call.id, function=function)
 
-    async def execute(self, execution: Execution[FunctionToolCall], services: ToolServices) -> Output:
+    async def execute(self, execution: Execution[FunctionToolCall], services: FunctionServices) -> Output:
         function = execution.call.function
         return Output(await services.functions.call(execution.project, function.name, function.arguments))
 

@@ -8,9 +8,10 @@ from typing import Protocol, TypeVar
 
 from assistants_service.core.ports.models import Function, ToolCall
 from assistants_service.core.tools.registry import CLIENTS, TOOLS, tool_of
+from assistants_service.core.tools.run_info import RunInfo
 from assistants_service.core.tools.tool import AnyTool, ToolServices
-from assistants_service.core.tools.views import RunView
 from assistants_service.core.tools.wire import StepCall
+from assistants_service.core.tools.worker_parts import WorkerParts
 
 
 class Named(Protocol):
@@ -21,6 +22,11 @@ class Named(Protocol):
 
 
 C = TypeVar("C", bound=Named)
+Services = Mapping[str, ToolServices]  # of all tools in a worker, by type
+
+
+def started(worker: WorkerParts) -> Services:
+    return {tool.kind: tool.start(worker) for tool in TOOLS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +37,11 @@ class Offer:
     def tool(self, name: str) -> AnyTool:
         """The tool of a function. Unknown functions are left to the client."""
         return self.tools.get(name, CLIENTS)
+
+    def executes(self, name: str, services: Services) -> bool:
+        """Whether the worker executes calls of this function."""
+        tool = self.tool(name)
+        return tool.executes(name, services[tool.kind])
 
     def by_step(self, calls: Sequence[C]) -> list[list[C]]:
         """The calls of a reply, step by step: those of tools that are `alone` have one each, all others share one."""
@@ -57,11 +68,11 @@ class Offer:
         return ToolCall(call.id, name or self.name(tool.kind) or tool.kind, arguments)
 
 
-async def offer_of(project: str, run: RunView, services: ToolServices) -> Offer:
+async def offer_of(project: str, run: RunInfo, services: Services) -> Offer:
     functions: list[Function] = []
     tools: dict[str, AnyTool] = {}
     for tool in TOOLS:
-        for function in await tool.offer(project, run, tools, services):
+        for function in await tool.offer(project, run, tools, services[tool.kind]):
             functions.append(function)
             tools[function.name] = tool
     return Offer(tuple(functions), tools)

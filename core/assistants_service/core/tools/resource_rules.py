@@ -37,9 +37,7 @@ class Preparation(Protocol):
     async def for_thread(self, context: RequestContext, thread_id: str, body: Any, file_ids: Sequence[str]) -> Any:
         """The same for a new thread. Its messages attach these files for the tool."""
 
-    async def for_messages(
-        self, context: RequestContext, reserved_id: str, entry: Any, file_ids: Sequence[str]
-    ) -> Any:
+    async def for_messages(self, context: RequestContext, reserved_id: str, entry: Any, file_ids: Sequence[str]) -> Any:
         """Called if new messages attach files for the tool. `entry` is the thread's, None if it has none; `reserved_id`
         is the id of the message, or of the run that brings the messages. Returns what `attached` gets."""
 
@@ -64,7 +62,9 @@ class ResourceRules(Generic[B, R]):
     def merged(self, first: R, second: R) -> R:
         """The entry of a run, from that of its assistant and that of its thread."""
         fields = self.stored.__struct_fields__
-        return cast("R", self.stored(**{name: distinct((*getattr(first, name), *getattr(second, name))) for name in fields}))
+        return cast(
+            "R", self.stored(**{name: distinct((*getattr(first, name), *getattr(second, name))) for name in fields})
+        )
 
     def attached(self, entry: R | None, file_ids: Sequence[str], prepared: Any) -> R | None:
         """The entry of a thread after new messages attach these files for the tool: a pure function, as it is part of a

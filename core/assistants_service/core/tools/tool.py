@@ -1,34 +1,27 @@
 """The interface of a tool: its wire types, the function offered to the model, how a call is executed, what its step and
-stream show, what the model gets as output, and what is stored.
+stream show, what the model gets as output, what is stored, and what it uses.
 
-A tool is one object without state. All other code uses the registry, and no tool by name. A tool's module must not
-import runs, steps or threads at run time, since their types are made from the registry.
+A tool is one object without state. All other code uses the registry, and no tool by name. The types of threads, runs
+and steps are derived from the registry: a tool sees them by the protocols in run_info.py.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar, cast
+from typing import Any, ClassVar, Generic, Protocol, TypeVar, cast
 
 import msgspec
 
-from assistants_service.core.ports.clock import Clock
-from assistants_service.core.ports.models import Function, Tokenizer, ToolCall
+from assistants_service.core.files.outputs import KeptFile
+from assistants_service.core.ports.models import Function, ToolCall
 from assistants_service.core.protocol.bodies import Body
 from assistants_service.core.tools.resource_rules import AnyRules
-from assistants_service.core.tools.views import RunView, StepView, ThreadView
+from assistants_service.core.tools.run_info import RunInfo, StepInfo, ThreadInfo
 from assistants_service.core.tools.wire import Annotation, StepCall, ToolStruct
-
-if TYPE_CHECKING:
-    from assistants_service.core.files.named import NamedFiles
-    from assistants_service.core.files.outputs import KeptFile, OutputFiles
-    from assistants_service.core.files.service import FileService
-    from assistants_service.core.tools.code_interpreter.interpreters import Interpreters
-    from assistants_service.core.vector_stores.repository import VectorStoreRepository
-    from assistants_service.core.vector_stores.search import Search
+from assistants_service.core.tools.worker_parts import WorkerParts
 
 Piece = tuple[str, Annotation | None]  # of an answer: text, or a citation with its annotation
 
@@ -37,31 +30,17 @@ T = TypeVar("T", bound=ToolStruct)
 C = TypeVar("C", bound=StepCall)
 
 
-class Functions(Protocol):
-    """The functions that this process executes: worker.actions.Actions."""
-
-    @property
-    def definitions(self) -> Mapping[str, Function]: ...
-
-    async def call(self, project: str, name: str, arguments: str) -> str:
-        """The output for the model. Exceptions of the function become part of it."""
-
-
-@dataclass(frozen=True, slots=True)
 class ToolServices:
-    """What tools use in this process, created at its start. `window` returns the context size of a model in tokens;
-    `interpreters` are None if no code is executed."""
+    """What a tool uses in a worker: created when the worker starts. By default it needs nothing."""
 
-    functions: Functions
-    search: Search
-    stores: VectorStoreRepository
-    clock: Clock
-    tokenizer: Tokenizer
-    window: Callable[[str], int]
-    files: FileService
-    named_files: NamedFiles
-    outputs: OutputFiles
-    interpreters: Interpreters | None = None
+    async def check(self) -> None:
+        """Find out what this machine cannot do, and log it."""
+
+    async def close(self) -> None:
+        """Called when the worker ends. No call is executed any more."""
+
+
+S = TypeVar("S", bound=ToolServices)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +49,9 @@ class Execution(Generic[C]):
     including this one."""
 
     project: str
-    thread: ThreadView
-    run: RunView
-    steps: Iterable[StepView]
+    thread: ThreadInfo
+    run: RunInfo
+    steps: Iterable[StepInfo]
     call: C
     beside: int = 1
 
@@ -116,8 +95,8 @@ class Citer(Protocol):
         """Pass over another tool's citation."""
 
 
-class Tool(Generic[B, T, C]):
-    """By default, a tool offers nothing to the model, streams nothing, and cites nothing."""
+class Tool(Generic[B, T, C, S]):
+    """By default, a tool needs nothing, offers nothing to the model, streams nothing, and cites nothing."""
 
     kind: ClassVar[str]  # its type on the wire
     body: ClassVar[type[Body]]  # in requests
@@ -129,32 +108,36 @@ class Tool(Generic[B, T, C]):
     streams: ClassVar[str | None] = None  # the field of a call that is streamed while the model writes its arguments
     alone: ClassVar[bool] = False  # each of its calls has a step of its own; those of one reply are executed in order
 
+    def start(self, worker: WorkerParts) -> S:
+        """What the tool uses in this worker. Called once."""
+        return cast("S", ToolServices())
+
     # -- setup, from assistant, thread and run ----------------------------------------------------------------------
 
     def resource_of(self, body: B) -> T:
         """The tool as shown by assistants and runs, with its defaults."""
         return cast("T", type(self).resource())
 
-    async def offer(self, project: str, run: RunView, taken: Collection[str], services: ToolServices) -> Sequence[Function]:
+    async def offer(self, project: str, run: RunInfo, taken: Collection[str], services: S) -> Sequence[Function]:
         """The functions by which the model calls the tool in this run: one, unless `function` returns None."""
         function = self.function(run)
         return [dataclasses.replace(function, name=free_name(self.kind, taken))] if function else []
 
-    def function(self, run: RunView) -> Function | None:
+    def function(self, run: RunInfo) -> Function | None:
         """Its name is the tool's type; another one is found if a function of the assistant has that name."""
         return None
 
-    def executes(self, name: str, services: ToolServices) -> bool:
+    def executes(self, name: str, services: S) -> bool:
         """Whether the worker executes calls of this function. Otherwise the client does."""
         return True
 
     # -- a call -----------------------------------------------------------------------------------------------------
 
-    def begin(self, call: ToolCall, run: RunView, number: int) -> C:
+    def begin(self, call: ToolCall, run: RunInfo, number: int) -> C:
         """The call as its step shows it before it is done. `number` is unique to the turn within its thread."""
         raise NotImplementedError
 
-    async def execute(self, execution: Execution[C], services: ToolServices) -> Output:
+    async def execute(self, execution: Execution[C], services: S) -> Output:
         """Execute the call, at least once: a worker that takes over repeats it. It is cancelled if the run is
         cancelled, expires, or is taken over. It must limit its time and the size of its output. Errors are reported to
         the model in the output.
@@ -189,7 +172,7 @@ class Tool(Generic[B, T, C]):
         """The outputs of its calls in one step, in order."""
         raise NotImplementedError
 
-    def citer(self, thread: ThreadView, steps: Sequence[StepView]) -> Citer | None:
+    def citer(self, thread: ThreadInfo, steps: Sequence[StepInfo]) -> Citer | None:
         """Finds citations in an answer: of results of these steps, and of results that earlier answers of the thread
         cited. None: the tool has no citations."""
         return None
@@ -209,7 +192,7 @@ class Tool(Generic[B, T, C]):
         return None
 
 
-AnyTool = Tool[Any, Any, Any]
+AnyTool = Tool[Any, Any, Any, Any]
 
 
 def free_name(name: str, taken: Collection[str]) -> str:

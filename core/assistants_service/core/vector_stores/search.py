@@ -1,4 +1,4 @@
-"""Search in vector stores, used by the search endpoint and the tool `file_search`."""
+"""Search in vector stores, used by the search endpoint and by runs."""
 
 from __future__ import annotations
 

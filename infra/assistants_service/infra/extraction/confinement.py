@@ -35,8 +35,8 @@ def confine(own: str) -> int:
 
 
 def _confine_as_code(own: str) -> int:
-    """As interpreters of code_interpreter are. If that is impossible, a file is still read, by a process that can do
-    more: unlike code of a model, files come from the service's own callers."""
+    """As interpreters are. If that is impossible, a file is still read, by a process that can do more: unlike code of a
+    model, files come from the service's own callers."""
     from assistants_service.infra.sandbox import confinement
 
     mapped = os.open(confinement.MAPPED, os.O_RDONLY)

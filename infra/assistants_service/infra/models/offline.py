@@ -11,9 +11,8 @@ from typing import Any
 
 from assistants_service.core.ports.models import Deltas, Function, Prompt, Reply, Tokens, Turn
 from assistants_service.core.protocol.response_formats import JsonObjectFormat, JsonSchemaFormat
-from assistants_service.core.tools.file_search.tool import PARAMETERS
 from assistants_service.infra.models import offline_code
-from assistants_service.infra.models.offline_arguments import arguments, words
+from assistants_service.infra.models.offline_arguments import arguments, takes, words
 from assistants_service.infra.models.reply_builder import ReplyBuilder
 
 DISCLAIMER = "This is the offline model of Assistants Service: it repeats and counts, it does not think."
@@ -95,7 +94,8 @@ def _is_wanted(function: Function, asked: str, said: list[str]) -> bool:
 
 
 def _searches(function: Function) -> bool:
-    return function.parameters == PARAMETERS
+    """Whether it finds passages to cite: its description shows what their markers look like."""
+    return "【" in (function.description or "") and takes(function.parameters, "queries")
 
 
 def _concerns(function: Function, said: list[str]) -> bool:

@@ -27,6 +27,12 @@ def arguments(schema: Schema, text: str) -> Any:
     return _Maker(schema, text).value(schema if _kind(schema) else {**schema, "type": "object"}, 0)
 
 
+def takes(schema: Schema | None, name: str) -> bool:
+    """Whether a function has one parameter, of this name."""
+    properties = (schema or {}).get("properties")
+    return isinstance(properties, Mapping) and list(properties) == [name]
+
+
 class _Maker:
     def __init__(self, root: Schema, text: str) -> None:
         self._root, self._text = root, text

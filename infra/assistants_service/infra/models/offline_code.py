@@ -6,9 +6,10 @@ import re
 from typing import Final
 
 from assistants_service.core.ports.models import Function
-from assistants_service.core.tools.code_interpreter.model_texts import FOLDER, LINK, PARAMETERS
-from assistants_service.infra.models.offline_arguments import words
+from assistants_service.infra.models.offline_arguments import takes, words
 
+FOLDER: Final = "/mnt/data/"  # of the user's files, as the function's description says
+LINK: Final = f"sandbox:{FOLDER}"
 _READ_OF_A_MESSAGE: Final = 1_000  # characters
 PLOT: Final = "plot.png"
 _PLOTS: Final = frozenset(words("plot plots chart charts graph graphs draw diagram visualize visualise"))
@@ -55,8 +56,8 @@ plt.show()
 
 
 def executes(function: Function) -> bool:
-    """Whether it is the one that executes code."""
-    return function.parameters == PARAMETERS
+    """Whether it executes Python: its description says how to link files that code has written."""
+    return LINK in (function.description or "") and takes(function.parameters, "code")
 
 
 def program(function: Function, asked: str) -> str:

@@ -54,7 +54,7 @@ SPANS: Final[Mapping[str, Convention]] = {
         ("provider", "model", "error"),
         {"gen_ai.operation.name": "chat"},
     ),
-    # A call of an action, of code_interpreter or of file_search.
+    # A call that the worker executes: of an action, or of another tool.
     "tool": Convention(
         "execute_tool {tool}",
         "INTERNAL",

@@ -6,7 +6,7 @@ import logging
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from msgspec.structs import replace
 
@@ -22,13 +22,12 @@ from assistants_service.core.ports.sandbox import (
 from assistants_service.core.ports.storage import StorageUnavailable
 from assistants_service.core.tools.code_interpreter import model_texts
 from assistants_service.core.tools.code_interpreter.arguments import code_of
+from assistants_service.core.tools.code_interpreter.interpreters import Session
 from assistants_service.core.tools.code_interpreter.resources import files_in
+from assistants_service.core.tools.code_interpreter.services import CodeServices
 from assistants_service.core.tools.code_interpreter.wire import CodeInterpreterToolCall, Executed
-from assistants_service.core.tools.tool import Execution, Output, ToolServices
-from assistants_service.core.tools.views import RunView, ThreadView
-
-if TYPE_CHECKING:
-    from assistants_service.core.tools.code_interpreter.interpreters import Session
+from assistants_service.core.tools.run_info import RunInfo, ThreadInfo
+from assistants_service.core.tools.tool import Execution, Output
 
 log = logging.getLogger(__name__)
 
@@ -37,12 +36,12 @@ MOST_NAMES: Final = 512 * 1024  # characters of their paths: with the rest of a 
 MOST_IMAGES: Final = 20  # of one call
 
 
-def files_of(run: RunView) -> tuple[str, ...]:
+def files_of(run: RunInfo) -> tuple[str, ...]:
     """The user's files: the assistant's, and the thread's with those of its messages, as the run has them."""
     return files_in(run.tool_resources)
 
 
-async def execute(execution: Execution[CodeInterpreterToolCall], services: ToolServices) -> Output:
+async def execute(execution: Execution[CodeInterpreterToolCall], services: CodeServices) -> Output:
     """At least once, and each time from the files that the last finished call left. Raises StorageUnavailable."""
     code, interpreters = code_of(execution.call.record.arguments), services.interpreters
     if not code.strip():
@@ -83,10 +82,10 @@ class Call:
     """A call in a session."""
 
     project: str
-    run: RunView
-    thread: ThreadView
+    run: RunInfo
+    thread: ThreadInfo
     session: Session
-    services: ToolServices
+    services: CodeServices
     notes: list[str] = field(default_factory=list)
 
     async def execute(self, code: str, state: str) -> Output:

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from assistants_service.core.files.outputs import KeptFile
-from assistants_service.core.tools.code_interpreter.interpreters import SECONDS
 from assistants_service.core.ports.models import Function
 from assistants_service.core.ports.sandbox import CellResult
 from assistants_service.core.tools.code_interpreter.arguments import KEY
+from assistants_service.core.tools.code_interpreter.interpreters import SECONDS
 
 FOLDER: Final = "/mnt/data/"
 LINK: Final = f"sandbox:{FOLDER}"

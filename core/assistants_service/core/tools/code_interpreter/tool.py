@@ -14,6 +14,7 @@ from assistants_service.core.tools.code_interpreter.executing import execute, fi
 from assistants_service.core.tools.code_interpreter.links import LinkCiter
 from assistants_service.core.tools.code_interpreter.model_texts import function_of
 from assistants_service.core.tools.code_interpreter.resources import CodeInterpreterRules
+from assistants_service.core.tools.code_interpreter.services import CodeServices, services_of
 from assistants_service.core.tools.code_interpreter.wire import (
     NOT_SHOWN,
     CodeInterpreter,
@@ -27,21 +28,21 @@ from assistants_service.core.tools.code_interpreter.wire import (
     LogsOutput,
     ShownImage,
 )
+from assistants_service.core.tools.run_info import RunInfo, StepInfo, ThreadInfo
 from assistants_service.core.tools.tool import (
     Citer,
     Execution,
     Made,
     Output,
     Tool,
-    ToolServices,
     free_name,
 )
-from assistants_service.core.tools.views import RunView, StepView, ThreadView
+from assistants_service.core.tools.worker_parts import WorkerParts
 
 FUNCTION: Final = "python"
 
 
-class CodeInterpreterTools(Tool[CodeInterpreterBody, CodeInterpreterTool, CodeInterpreterToolCall]):
+class CodeInterpreterTools(Tool[CodeInterpreterBody, CodeInterpreterTool, CodeInterpreterToolCall, CodeServices]):
     kind = "code_interpreter"
     body = CodeInterpreterBody
     resource = CodeInterpreterTool
@@ -51,18 +52,23 @@ class CodeInterpreterTools(Tool[CodeInterpreterBody, CodeInterpreterTool, CodeIn
     streams = "input"
     alone = True
 
-    async def offer(self, project: str, run: RunView, taken: Collection[str], services: ToolServices) -> Sequence[Function]:
+    def start(self, worker: WorkerParts) -> CodeServices:
+        return services_of(worker, worker.for_tools.get(self.kind))
+
+    async def offer(
+        self, project: str, run: RunInfo, taken: Collection[str], services: CodeServices
+    ) -> Sequence[Function]:
         there = any(isinstance(tool, CodeInterpreterTool) for tool in run.tools)
         if not there or services.interpreters is None or not await services.interpreters.available():
             return []
         files = await services.named_files.names(project, files_of(run))
         return [function_of(free_name(FUNCTION, taken), files, services.interpreters.seconds)]
 
-    def begin(self, call: ToolCall, run: RunView, number: int) -> CodeInterpreterToolCall:
+    def begin(self, call: ToolCall, run: RunInfo, number: int) -> CodeInterpreterToolCall:
         shown = CodeInterpreter(input=code_of(call.arguments))
         return CodeInterpreterToolCall(id=call.id, code_interpreter=shown, record=CodeRecord(arguments=call.arguments))
 
-    async def execute(self, execution: Execution[CodeInterpreterToolCall], services: ToolServices) -> Output:
+    async def execute(self, execution: Execution[CodeInterpreterToolCall], services: CodeServices) -> Output:
         return await execute(execution, services)
 
     def completed(
@@ -93,7 +99,7 @@ class CodeInterpreterTools(Tool[CodeInterpreterBody, CodeInterpreterTool, CodeIn
     def outputs(self, calls: Sequence[CodeInterpreterToolCall]) -> Iterable[str]:
         return [call.record.output or "" for call in calls]
 
-    def citer(self, thread: ThreadView, steps: Sequence[StepView]) -> Citer | None:
+    def citer(self, thread: ThreadInfo, steps: Sequence[StepInfo]) -> Citer | None:
         return LinkCiter(thread.files) if thread.files else None
 
     def as_begun(self, call: CodeInterpreterToolCall) -> CodeInterpreterToolCall:

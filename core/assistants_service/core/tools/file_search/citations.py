@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 
 from assistants_service.core.tools.file_search.passages import Place, numbered, plain_name
 from assistants_service.core.tools.file_search.wire import CitedFile, FileCitation, FileSearchResult
+from assistants_service.core.tools.run_info import StepInfo, ThreadInfo
 from assistants_service.core.tools.tool import Piece
-from assistants_service.core.tools.views import StepView, ThreadView
 
 # File names have at most 255 characters. Text that cannot become a marker is not held back during streaming.
 _MARKER = re.compile(r"【(\d{1,12}):(\d{1,9})†([^【】\n]{0,300})】")
@@ -33,7 +33,7 @@ class Sources:
         return bool(self.results or self.earlier)
 
 
-def sources_of(thread: ThreadView, steps: Iterable[StepView]) -> Sources:
+def sources_of(thread: ThreadInfo, steps: Iterable[StepInfo]) -> Sources:
     """`steps` are those whose results are in the model's prompt."""
     cited = (each for each in thread.annotations(_RECENT) if isinstance(each, FileCitation))
     return Sources(

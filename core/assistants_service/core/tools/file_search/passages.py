@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgspec
 from msgspec import UNSET
@@ -23,11 +23,9 @@ from assistants_service.core.tools.file_search.wire import (
     FileSearchToolCall,
     RankingOptions,
 )
-from assistants_service.core.tools.views import RunView, StepView
+from assistants_service.core.tools.run_info import RunInfo, StepInfo
 from assistants_service.core.tools.wire import StepCall
-
-if TYPE_CHECKING:
-    from assistants_service.core.vector_stores.search import Found
+from assistants_service.core.vector_stores.search import Found
 
 MOST_QUERIES: Final = 5
 LONGEST_QUERY: Final = 4_096  # characters
@@ -39,37 +37,37 @@ RUN_SHARE: Final = 0.5  # and for all searches of a run together
 Count = Callable[[str], int]  # tokens of a text
 
 
-def stores_of(run: RunView) -> tuple[str, ...]:
+def stores_of(run: RunInfo) -> tuple[str, ...]:
     """The vector stores that the run searches: its assistant's and its thread's, as of its creation."""
     return stores_in(run.tool_resources)
 
 
-def tool_in(run: RunView) -> FileSearchTool | None:
+def tool_in(run: RunInfo) -> FileSearchTool | None:
     return next((tool for tool in run.tools if isinstance(tool, FileSearchTool)), None)
 
 
-def _settings(run: RunView) -> FileSearchSettings:
+def _settings(run: RunInfo) -> FileSearchSettings:
     tool = tool_in(run)
     return tool.file_search if tool and tool.file_search is not UNSET else FileSearchSettings()
 
 
-def ranking_of(run: RunView) -> RankingOptions:
+def ranking_of(run: RunInfo) -> RankingOptions:
     options = _settings(run).ranking_options
     return RankingOptions(ranker=options.ranker, score_threshold=options.score_threshold)
 
 
-def weights_of(run: RunView) -> Weights | None:
+def weights_of(run: RunInfo) -> Weights | None:
     """The run's hybrid_search weights, if it sets them."""
     given = _settings(run).ranking_options.hybrid_search
     return Weights(vector=given.embedding_weight, words=given.text_weight) if given else None
 
 
-def most_results(run: RunView) -> int:
+def most_results(run: RunInfo) -> int:
     default = MOST_RESULTS_GPT_35 if run.model.rpartition("/")[2].startswith("gpt-3.5") else MOST_RESULTS
     return _settings(run).max_num_results or default
 
 
-def room(steps: Iterable[StepView], window: int, count: Count) -> int:
+def room(steps: Iterable[StepInfo], window: int, count: Count) -> int:
     """How many tokens of passages a model with this window may still get for the searches of a turn, in addition to
     those of these steps of the run. Passages stay in the prompt until the run ends."""
     results = (result for step in steps for _, found in numbered(step.calls) for _, result in found)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 from assistants_service.core.errors import ApiError
 from assistants_service.core.ports.clock import Clock
@@ -13,11 +13,9 @@ from assistants_service.core.ports.storage import StorageUnavailable
 from assistants_service.core.tools.file_search import passages
 from assistants_service.core.tools.file_search.passages import Count
 from assistants_service.core.tools.file_search.wire import FileSearchToolCall
-from assistants_service.core.tools.tool import Execution, Output
-
-if TYPE_CHECKING:
-    from assistants_service.core.vector_stores.repository import VectorStoreRepository
-    from assistants_service.core.vector_stores.search import Found, Search
+from assistants_service.core.tools.tool import Execution, Output, ToolServices
+from assistants_service.core.vector_stores.repository import VectorStoreRepository
+from assistants_service.core.vector_stores.search import Found, Search
 
 log = logging.getLogger(__name__)
 
@@ -28,12 +26,24 @@ FAILED = "The files cannot be searched at the moment."
 FULL = "There is no room for more passages. Do not search again: answer from those that you have."
 GO_ON = "Do not search again now: tell the user, and do not guess."
 
-Ask = Callable[[Sequence[str]], Awaitable["Sequence[Found]"]]  # searches these stores
+Ask = Callable[[Sequence[str]], Awaitable[Sequence[Found]]]  # searches these stores
 
 
-async def ready(stores: VectorStoreRepository, clock: Clock, project: str, store_id: str, until: float) -> None:
+@dataclass(frozen=True, slots=True)
+class SearchServices(ToolServices):
+    """`count` counts the tokens of a text, in a thread; `window` returns the context size of a model in tokens."""
+
+    search: Search
+    stores: VectorStoreRepository
+    clock: Clock
+    count: Count
+    window: Callable[[str], int]
+
+
+async def ready(services: SearchServices, project: str, store_id: str, until: float) -> None:
     """Wait until the files of a store are ingested, or until this time."""
-    while (left := until - clock.now()) > 0:
+    stores = services.stores
+    while (left := until - services.clock.now()) > 0:
         listener = stores.listen(project, store_id)
         try:
             state = (await stores.load(project, store_id)).state
@@ -44,15 +54,15 @@ async def ready(stores: VectorStoreRepository, clock: Clock, project: str, store
             listener.close()
 
 
-async def search(engine: Search, execution: Execution[FileSearchToolCall], window: int, count: Count) -> Output:
-    """The output of a search, with its results. `window` is the model's, in tokens, whose part the searches of a turn
-    divide; `count` counts tokens, in a thread. A search has no visible effect, so it may be repeated.
+async def search(execution: Execution[FileSearchToolCall], services: SearchServices) -> Output:
+    """The output of a search, with its results. A search has no visible effect, so it may be repeated.
 
     Raises StorageUnavailable: then nothing of the run could be stored either, so it waits for the store.
     """
     run, call, project = execution.run, execution.call, execution.project
     threshold = call.file_search.ranking_options.score_threshold
     stores, limit = passages.stores_of(run), passages.most_results(run)
+    window, count = services.window(run.model), services.count
     tokens = await asyncio.to_thread(passages.room, list(execution.steps), window, count) // execution.beside
     if not tokens:
         return Output(f"Error: {FULL}")
@@ -63,7 +73,9 @@ async def search(engine: Search, execution: Execution[FileSearchToolCall], windo
 
     def ask(store_ids: Sequence[str]) -> Awaitable[Sequence[Found]]:
         weights = passages.weights_of(run)
-        return engine.search_stores(project, store_ids, queries, limit=limit, threshold=threshold, weights=weights)
+        return services.search.search_stores(
+            project, store_ids, queries, limit=limit, threshold=threshold, weights=weights
+        )
 
     try:
         async with asyncio.timeout(TIMEOUT):

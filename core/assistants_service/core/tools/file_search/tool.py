@@ -13,7 +13,7 @@ from assistants_service.core.ports.models import Function, ToolCall
 from assistants_service.core.tools.file_search.citations import MarkerCiter, sources_of
 from assistants_service.core.tools.file_search.passages import numbered, output_of, ranking_of, stores_of, tool_in
 from assistants_service.core.tools.file_search.resources import FileSearchRules
-from assistants_service.core.tools.file_search.searching import WAIT, ready, search
+from assistants_service.core.tools.file_search.searching import WAIT, SearchServices, ready, search
 from assistants_service.core.tools.file_search.wire import (
     CONTENTS,
     NOT_SHOWN,
@@ -26,8 +26,9 @@ from assistants_service.core.tools.file_search.wire import (
     FileSearchToolCall,
     SearchRecord,
 )
-from assistants_service.core.tools.tool import Citer, Execution, Output, Tool, ToolServices
-from assistants_service.core.tools.views import RunView, StepView, ThreadView
+from assistants_service.core.tools.run_info import RunInfo, StepInfo, ThreadInfo
+from assistants_service.core.tools.tool import Citer, Execution, Output, Tool
+from assistants_service.core.tools.worker_parts import WorkerParts
 
 DESCRIPTION: Final = (
     "Searches the files that the user has provided, and returns the passages that match best. Use it for every question"
@@ -49,7 +50,7 @@ PARAMETERS: Final[Mapping[str, Any]] = {
 FUNCTION: Final = Function("file_search", DESCRIPTION, PARAMETERS)
 
 
-class FileSearchTools(Tool[FileSearchBody, FileSearchTool, FileSearchToolCall]):
+class FileSearchTools(Tool[FileSearchBody, FileSearchTool, FileSearchToolCall, SearchServices]):
     kind = "file_search"
     body = FileSearchBody
     resource = FileSearchTool
@@ -58,27 +59,29 @@ class FileSearchTools(Tool[FileSearchBody, FileSearchTool, FileSearchToolCall]):
     includes = (CONTENTS,)
     annotation = FileCitation
 
+    def start(self, worker: WorkerParts) -> SearchServices:
+        return SearchServices(worker.search, worker.stores, worker.clock, worker.tokenizer.count, worker.window)
+
     def resource_of(self, body: FileSearchBody) -> FileSearchTool:
         """Normalised as recorded: section 3.1."""
         given = body.file_search.as_given() if body.file_search else {}
         return FileSearchTool(file_search=msgspec.convert(given, FileSearchSettings))
 
-    def function(self, run: RunView) -> Function | None:
+    def function(self, run: RunInfo) -> Function | None:
         """Not offered without stores: a search that can find nothing would cost a turn."""
         return FUNCTION if tool_in(run) and stores_of(run) else None
 
-    def begin(self, call: ToolCall, run: RunView, number: int) -> FileSearchToolCall:
+    def begin(self, call: ToolCall, run: RunInfo, number: int) -> FileSearchToolCall:
         record = SearchRecord(arguments=call.arguments, number=number)
         return FileSearchToolCall(id=call.id, file_search=FileSearch(ranking_options=ranking_of(run)), record=record)
 
-    async def execute(self, execution: Execution[FileSearchToolCall], services: ToolServices) -> Output:
-        run, project = execution.run, execution.project
+    async def execute(self, execution: Execution[FileSearchToolCall], services: SearchServices) -> Output:
+        run = execution.run
         # Files that were attached a moment ago must be found: users and programs expect it.
         until = (run.started_at or run.created_at) + WAIT
         for store_id in stores_of(run):
-            await ready(services.stores, services.clock, project, store_id, until)
-        window, count = services.window(run.model), services.tokenizer.count
-        return await search(services.search, execution, window, count)
+            await ready(services, execution.project, store_id, until)
+        return await search(execution, services)
 
     def completed(self, call: FileSearchToolCall, output: str, stored: msgspec.Raw | None) -> FileSearchToolCall:
         results = msgspec.json.decode(stored, type=tuple[FileSearchResult, ...]) if stored is not None else ()
@@ -100,7 +103,7 @@ class FileSearchTools(Tool[FileSearchBody, FileSearchTool, FileSearchToolCall]):
     def outputs(self, calls: Sequence[FileSearchToolCall]) -> Iterable[str]:
         return [output_of(call, found) for call, found in numbered(calls)]
 
-    def citer(self, thread: ThreadView, steps: Sequence[StepView]) -> Citer | None:
+    def citer(self, thread: ThreadInfo, steps: Sequence[StepInfo]) -> Citer | None:
         sources = sources_of(thread, steps)
         return MarkerCiter(sources) if sources else None
 

@@ -1,5 +1,5 @@
-"""What a tool sees of the run that it works for. The types of threads and runs are derived from the registry of tools, so
-a tool's module cannot import them."""
+"""What a tool sees of the run that it works for, and of its thread. The types of threads and runs are derived from the
+registry of tools, so a tool's module cannot import them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from assistants_service.core.files.outputs import KeptFile
 from assistants_service.core.tools.wire import Annotation, StepCall, ToolStruct
 
 
-class RunView(Protocol):
+class RunInfo(Protocol):
     """`tools` and `tool_resources` are those of all tools. Times are in Unix seconds."""
 
     @property
@@ -29,12 +29,12 @@ class RunView(Protocol):
     def started_at(self) -> int | None: ...
 
 
-class StepView(Protocol):
+class StepInfo(Protocol):
     @property
     def calls(self) -> Sequence[StepCall]: ...
 
 
-class ThreadView(Protocol):
+class ThreadInfo(Protocol):
     """`files` are those that tools have created, by path. `executed` identifies the interpreter's state after the last
     call that executed code."""
 
