@@ -24,8 +24,8 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.trace import SpanKind, StatusCode
 
 from assistants_service.api import openapi
-from assistants_service.core import interpreters
 from assistants_service.core.resources import PARAMS
+from assistants_service.core.tools.code_interpreter import interpreters
 from assistants_service.infra.configuration import read_settings
 from assistants_service.infra.telemetry import opentelemetry as telemetry
 from assistants_service.infra.telemetry.semantic_conventions import ATTRIBUTES
