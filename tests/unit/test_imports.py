@@ -1,4 +1,5 @@
-"""What import-linter cannot watch, because it is no package: the worker's entry for Azure Functions."""
+"""What import-linter cannot watch, because it is no package: the worker's entry for Azure Functions. And the kind of
+contract that this project adds to it."""
 
 from __future__ import annotations
 
@@ -7,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from grimp import ImportGraph
+from import_circles import NoCircles
 
 ENTRY = Path(__file__).parents[2] / "worker" / "function_app.py"
 ALLOWED = (
@@ -49,3 +52,15 @@ def test_the_entry_for_azure_functions_imports_only_what_it_needs() -> None:
 )
 def test_other_imports_are_found(line: str) -> None:
     assert len(forbidden(f"{ENTRY.read_text()}\n\ndef late() -> None:\n    {line}\n")) == 1
+
+
+@pytest.mark.parametrize(("ignored", "circle"), [((), {"a", "b", "c"}), (("c -> a",), set()), (("* -> a",), set())])
+def test_a_circle_of_modules_is_found_unless_an_import_of_it_is_ignored(
+    ignored: tuple[str, ...], circle: set[str]
+) -> None:
+    graph = ImportGraph()
+    for importer, module in ["ab", "bc", "ca", "cd"]:
+        graph.add_import(importer=importer, imported=module)
+    check = NoCircles("no circles", {}, {"ignore_imports": ignored}).check(graph, verbose=False)
+    assert check.kept == (not circle)
+    assert {*check.metadata["circle"]} == circle
