@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from grimp import ImportGraph
+
 from import_circles import NoCircles
 
 ENTRY = Path(__file__).parents[2] / "worker" / "function_app.py"

@@ -13,9 +13,17 @@ from assistants_service.core.citations import Citations
 from assistants_service.core.ids import Ids
 from assistants_service.core.ports.models import Deltas
 from assistants_service.core.protocol.runs.resources import Run
-from assistants_service.core.protocol.threads.resources import Message
+from assistants_service.core.protocol.threads.resources import (
+    ImageFile,
+    ImageFilePart,
+    Message,
+    RefusalPart,
+    Text,
+    TextPart,
+)
 from assistants_service.core.threads import delta_events, sse
 from assistants_service.core.threads.renderer import Renderer
+from assistants_service.core.threads.state import ThreadChange
 from assistants_service.core.tools.tool import Piece
 from assistants_service.worker.deltas import DeltaBuffer
 from assistants_service.worker.partial_reply import PartialReply
@@ -122,6 +130,25 @@ def test_a_message_that_is_cut_keeps_what_was_said() -> None:
     assert (cut.status, cut.incomplete_at) == ("incomplete", 3)
     text, refusal = cut.content
     assert (text.text.value, refusal.refusal) == ("Once upon", "No.")
+
+
+def test_the_first_keys_of_a_delta_are_its_index_and_type_streamed_or_not() -> None:
+    """As in all recordings. None has a refusal, whose published schema has the same order."""
+    _, begun = PartialReply(RUN, Ids(Clock())).open_message(1.0)
+    parts = (
+        TextPart(text=Text(value="Once")),
+        RefusalPart(refusal="No!"),
+        ImageFilePart(image_file=ImageFile(file_id="file_1")),
+    )
+    completed = ThreadChange(1, "thread.message.completed", replace(begun, status="completed", content=parts))
+    streamed = Renderer()
+    sent = [delta_events.text_delta(begun.id, 0, "On", first=True), delta_events.refusal_delta(begun.id, 1, "N")]
+    for event in [*delta_events.opening_message(begun), *sent]:
+        streamed.observe(*event)
+    events = [*Renderer().render(completed), *streamed.render(completed)]
+    deltas = [thing.delta["content"][0] for _, thing in events if isinstance(thing, delta_events.Delta)]
+    assert {delta["type"] for delta in deltas} == {"text", "refusal", "image_file"}
+    assert [[*delta][:2] for delta in deltas] == [["index", "type"]] * 6
 
 
 class Counted(Citations):

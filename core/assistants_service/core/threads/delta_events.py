@@ -114,6 +114,6 @@ def remaining(index: int, part: Part, sent: Part | None) -> Iterator[dict[str, A
             yield _text_part(index, text.value, enumerate(text.annotations), first=True)
         case RefusalPart(refusal=refusal), RefusalPart(refusal=before):
             if refusal[len(before) :]:
-                yield {"type": "refusal", "refusal": refusal[len(before) :], "index": index}
+                yield {"index": index, "type": "refusal", "refusal": refusal[len(before) :]}
         case _, None:
-            yield {**msgspec.to_builtins(part), "index": index}
+            yield {"index": index, **msgspec.to_builtins(part)}
