@@ -35,7 +35,8 @@ def corrected(document: Json) -> Json:
         usage = schemas[name]["anyOf"][0]["properties"]
         usage["prompt_token_details"] = _counts("cached_tokens")
         usage["completion_tokens_details"] = _counts("reasoning_tokens")
-    first_with(run["tools"], "maxItems")["maxItems"] = 128  # as many as an assistant has
+    of_assistant = first_with(schemas["AssistantObject"]["properties"]["tools"], "maxItems")["maxItems"]
+    first_with(run["tools"], "maxItems")["maxItems"] = of_assistant
     for limit in ("max_prompt_tokens", "max_completion_tokens"):  # 16 was accepted
         first_with(run[limit], "minimum")["minimum"] = 1
     return document
