@@ -84,6 +84,16 @@ param embeddingModelCapacity int = 120
 @description('Resource id of an existing Azure OpenAI account. Takes precedence over modelName.')
 param existingOpenAiId string = ''
 
+@description('Maximum number of sessions at once in which code_interpreter executes Python, in a session pool of Container Apps: a thread has one. Sessions are billed by the hour. 0: no pool.')
+@minValue(0)
+@maxValue(600)
+param codeSessions int = 0
+
+@description('Seconds without a call after which the pool ends a session. The worker ends it after 1,200, if it is still there.')
+@minValue(300)
+@maxValue(3600)
+param codeCooldown int = 1500
+
 @description('Module of actions for the worker, such as actions.weather. On Functions it is deployed with the source.')
 param actions string = ''
 
@@ -243,6 +253,19 @@ module openAiRole 'openai-role.bicep' = if (withModels) {
   }
 }
 
+module codeInterpreter 'code-interpreter.bicep' = if (codeSessions > 0) {
+  name: 'code-interpreter'
+  scope: group
+  params: {
+    name: 'code${token}'
+    location: location
+    tags: tags
+    servicePrincipalId: identity.outputs.principalId
+    sessions: codeSessions
+    cooldown: codeCooldown
+  }
+}
+
 // What API and worker are told alike. The connection string of Application Insights names a place to write to; it is no
 // secret.
 var settings = union(
@@ -258,7 +281,16 @@ var settings = union(
   extraSettings
 )
 
-var workerSettings = union(settings, empty(actions) ? {} : { ACTIONS: actions })
+// What is in sessions takes nothing of a worker's memory, so it may keep more of them than of its own interpreters.
+var sessionSettings = codeSessions > 0
+  ? {
+      CODE_INTERPRETER: 'azure'
+      CODE_INTERPRETER_POOL: codeInterpreter!.outputs.endpoint
+      CODE_INTERPRETER_PROCESSES: '32'
+    }
+  : {}
+
+var workerSettings = union(sessionSettings, settings, empty(actions) ? {} : { ACTIONS: actions })
 
 module api 'api.bicep' = {
   name: 'api'

@@ -36,8 +36,9 @@ param workspaceId string
 @description('Subnet of the environment. Empty: no virtual network.')
 param subnetId string
 
-// A replica that is stopped finishes its runs, which live ten minutes by default (RUN_EXPIRES_AFTER).
-var all = union({ SHUTDOWN_GRACE: '590' }, settings)
+// A replica that is stopped finishes its runs, which live ten minutes by default (RUN_EXPIRES_AFTER). Interpreters have to
+// leave room for the worker: where memory runs out, Kubernetes ends all processes of a container.
+var all = union({ SHUTDOWN_GRACE: '590', CODE_INTERPRETER_PROCESSES: '2', CODE_INTERPRETER_MEMORY_MB: '256' }, settings)
 var plain = [for setting in items(all): { name: setting.key, value: setting.value }]
 var secret = [for setting in secretNames: { name: setting, secretRef: toLower(replace(setting, '_', '-')) }]
 

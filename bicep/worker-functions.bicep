@@ -114,6 +114,10 @@ module plan 'br/public:avm/res/web/serverfarm:0.7.0' = {
   }
 }
 
+// Instances execute no code themselves: whether their kernel can confine it is not known, the package has no libraries for
+// it, and the next run of a thread goes to any instance. With a session pool, `settings` say otherwise.
+var defaults = { CODE_INTERPRETER: 'off' }
+
 var references = toObject(secretNames, secret => secret, secret => '@Microsoft.KeyVault(VaultName=${vaultName};SecretName=${replace(secret, '_', '-')})')
 
 module site 'br/public:avm/res/web/site:0.23.1' = {
@@ -158,7 +162,7 @@ module site 'br/public:avm/res/web/site:0.23.1' = {
       {
         name: 'appsettings'
         retainCurrentAppSettings: false // what is not in here is not set
-        properties: union(settings, references, {
+        properties: union(defaults, settings, references, {
           AzureWebJobsStorage__accountName: hostStorage.outputs.name
           AzureWebJobsStorage__credential: 'managedidentity'
           AzureWebJobsStorage__clientId: identityClientId

@@ -184,7 +184,8 @@ def read_all(folder: Path) -> dict[str, File]:
 def environment(files: Mapping[str, File], module: str, values: Mapping[str, str | None]) -> dict[str, str]:
     """The settings of the app that `module` deploys: those that main.bicep passes to it, its own, and its secrets.
     `values` holds what Azure would put in an expression's place, by the expression's text, and by name what a secret
-    is; None where a condition leaves the setting out. Raises KeyError for an expression that is not there."""
+    is; None where a condition leaves the setting out. A condition that it holds is false if it is None. Raises KeyError
+    for an expression that is not there."""
     main = files["main.bicep"]
     (use,) = (each for each in main.of("module") if each.source == module)
     (config,) = (
@@ -194,24 +195,36 @@ def environment(files: Mapping[str, File], module: str, values: Mapping[str, str
         for config in configs.named_children
         if literal(at(config, "name")) == "appsettings"
     )
-    passed, own = at(use.body, "params", "settings"), at(config, "properties")
-    parts = (*_parts(main, passed), *_parts(files[module], own))
+    passed = list(_parts(main, at(use.body, "params", "settings"), values))
+    parts = _parts(files[module], at(config, "properties"), values, passed)
     found = {name: _value(node, values) for part in parts for name, node in part}
     found |= {name: values[name] for name in _names(main, at(use.body, "params", "secretNames"))}
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _parts(file: File, node: Node | None) -> Iterator[list[tuple[str, Node]]]:
-    """The object literals of an expression, and of the variables that it names."""
+Part = list[tuple[str, Node]]
+
+
+def _parts(
+    file: File, node: Node | None, values: Mapping[str, str | None], passed: list[Part] | None = None
+) -> Iterator[Part]:
+    """The object literals of an expression, and of the variables that it names, in their order. `passed` are those of
+    the parameter `settings`."""
     if node is None:
         return
+    name = text(node) if node.type == "identifier" else ""
+    children = node.named_children
     if node.type == "object":
         yield list(properties(node).items())
-    elif node.type == "identifier" and text(node) in file.declared and file.declared[text(node)].kind == "var":
-        yield from _parts(file, file.declared[text(node)].value)
+    elif name == "settings" and passed is not None:
+        yield from passed
+    elif name in file.declared and file.declared[name].kind == "var":
+        yield from _parts(file, file.declared[name].value, values, passed)
+    elif node.type == "ternary_expression" and text(children[0]) in values:
+        yield from _parts(file, children[1 if values[text(children[0])] else 2], values, passed)
     else:
-        for child in node.named_children:
-            yield from _parts(file, child)
+        for child in children:
+            yield from _parts(file, child, values, passed)
 
 
 def _names(file: File, node: Node | None) -> list[str]:

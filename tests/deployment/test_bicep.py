@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from assistants_service.core import names
+from assistants_service.core.tools.code_interpreter.interpreters import IDLE
 from assistants_service.infra.settings.settings import Settings
 from assistants_service.infra.telemetry.semantic_conventions import (
     ATTRIBUTES,
@@ -92,6 +93,9 @@ ROLES = {
     "974c5e8b-45b9-4653-ba55-5f855dd0fb88": "Storage Queue Data Contributor",
     "ba92f5b4-2d11-453d-a403-e96b0029c9fe": "Storage Blob Data Contributor",
     "b7e6dc6d-f1e8-4753-8033-0f276bb0955b": "Storage Blob Data Owner",
+    # https://learn.microsoft.com/azure/container-apps/sessions-usage, and its id in Azure/bicep-registry-modules,
+    # avm/res/app/session-pool/main.bicep
+    "0fb8eba5-a2bb-4abe-b1c1-49dfad359bb0": "Azure ContainerApps Session Executor",
     "4633458b-17de-408a-b874-0445c86b69e6": "Key Vault Secrets User",
     "b86a8fe4-44ce-4948-aee5-eccb2c155cd7": "Key Vault Secrets Officer",
 }
@@ -101,6 +105,7 @@ REVIEWED = {
     ("Storage Queue Data Contributor", "roles.bicep:storage", "servicePrincipalId"),
     ("Key Vault Secrets User", "roles.bicep:vault", "servicePrincipalId"),
     ("Cognitive Services OpenAI User", "openai-role.bicep:account", "servicePrincipalId"),
+    ("Azure ContainerApps Session Executor", "code-interpreter.bicep:pool", "servicePrincipalId"),
     ("Storage Blob Data Owner", "worker-functions.bicep:hostAccount", "servicePrincipalId"),
     ("Storage Blob Data Contributor", "roles.bicep:storage", "personId"),
     ("Storage Queue Data Contributor", "roles.bicep:storage", "personId"),
@@ -268,7 +273,7 @@ def settings_of(files: Files) -> Iterator[tuple[str, str]]:
     app settings, and the environment of a container."""
     for name, file in files.items():
         for each in file.of("var"):
-            if each.name.lower().endswith("settings") or each.name == "all":
+            if each.name.lower().endswith("settings") or each.name in ("all", "defaults"):
                 for found in objects(each.value):
                     yield from ((name, key) for key in properties(found))
         for use in file.of("module"):
@@ -357,6 +362,7 @@ def strict(files: Files) -> Iterator[str]:
                 "Microsoft.Resources/resourceGroups",
                 "Microsoft.Authorization/roleAssignments",
                 "Microsoft.App/containerApps",
+                "Microsoft.App/sessionPools",
                 "Microsoft.Insights/actionGroups",
                 "Microsoft.Insights/autoscaleSettings",
                 "Microsoft.Insights/metricAlerts",
@@ -477,6 +483,53 @@ def autoscale_ends(files: Files) -> Iterator[str]:
         yield f"autoscale is made if {condition}, and on if {text(enabled) if enabled else None}"
 
 
+def session_pool(files: Files) -> Iterator[str]:
+    """As Microsoft.App/sessionPools 2025-07-01 takes it (Azure/azure-rest-api-specs, SessionPools.json), with the
+    bounds of https://learn.microsoft.com/azure/container-apps/session-pool: code reaches no network, and no session is
+    made unless an operator wants to pay for it. A session outlives the worker's interest in it, or variables would be
+    lost that the worker believes to be there."""
+    pool = literal(at(files["code-interpreter.bicep"].declared["pool"].body, "properties"))
+    wanted = {
+        "containerType": "PythonLTS",
+        "poolManagementType": "Dynamic",
+        "scaleConfiguration": {"maxConcurrentSessions": None},
+        "dynamicPoolConfiguration": {
+            "lifecycleConfiguration": {"lifecycleType": "Timed", "cooldownPeriodInSeconds": None}
+        },
+        "sessionNetworkConfiguration": {"status": "EgressDisabled"},
+    }
+    if pool != wanted:
+        yield f"the pool is {json.dumps(pool)}"
+    main = files["main.bicep"]
+    name = text(at(main.declared["codeInterpreter"].body, "params", "name") or main.root)
+    if not re.fullmatch(r"'[a-z][a-z0-9]*\$\{token\}'", name):
+        yield f"the pool is named {name[:40]}"
+    bounds = {name: _bounds(main.declared[name]) for name in ("codeSessions", "codeCooldown")}
+    if bounds["codeSessions"] != (0, 0, 600):
+        yield f"sessions: {bounds['codeSessions']}"
+    least, cooldown, most = bounds["codeCooldown"]
+    if (least, most) != (300, 3600) or cooldown <= IDLE:
+        yield f"cool-down: {bounds['codeCooldown']}"
+
+
+def _bounds(param: Declaration) -> tuple[int, int, int]:
+    """Least, default and most."""
+    least, most = (literal(param.decorators[name][0]) for name in ("minValue", "maxValue"))
+    default = literal(param.value)
+    assert isinstance(least, int) and isinstance(default, int) and isinstance(most, int)
+    return least, default, most
+
+
+def interpreters_fit(files: Files) -> Iterator[str]:
+    """The interpreters of a container, and as much again for the worker, fit into its memory."""
+    container = files["worker-container.bicep"]
+    defaults: Any = literal(next(objects(container.declared["all"].value)))
+    (memory,) = re.findall(r"memory: '(\d+)Gi'", text(container.root))
+    most = int(defaults["CODE_INTERPRETER_PROCESSES"]) * int(defaults["CODE_INTERPRETER_MEMORY_MB"])
+    if most * 2 > int(memory) * 1024:
+        yield f"interpreters may use {most} MiB of {memory} GiB"
+
+
 Rule = Callable[[Files], Iterator[str]]
 RULES: list[Rule] = [
     syntax,
@@ -499,6 +552,8 @@ RULES: list[Rule] = [
     queries,
     no_model_in_silence,
     autoscale_ends,
+    session_pool,
+    interpreters_fit,
 ]
 
 
@@ -565,7 +620,7 @@ PLANTED: list[tuple[Rule, str, str, str, str]] = [
     (outputs_tell_no_secret, "vault.bicep", "output uri string", "output apiKey string", "output apiKey"),
     (settings_exist, "api.bicep", "HOST: '0.0.0.0'", "HOSTS: '0.0.0.0'", "no setting HOSTS"),
     (settings_exist, "main.bicep", "STORAGE: storage.outputs.blobUrl", "API_KEYS: 'default:x'", "API_KEYS is a secret"),
-    (settings_exist, "worker-container.bicep", "{ SHUTDOWN_GRACE: '590' }", "{ GRACE: '590' }", "no setting GRACE"),
+    (settings_exist, "worker-container.bicep", "SHUTDOWN_GRACE: '590'", "GRACE: '590'", "no setting GRACE"),
     (no_stand_in, "main.bicep", "OFFLINE_MODEL: 'off'", "OFFLINE_MODEL: 'on'", "the offline model is not off"),
     (no_stand_in, "main.bicep", "OFFLINE_MODEL: 'off'", "LOG_LEVEL: 'info'", "the offline model is not off"),
     (settings_exist, "worker-functions.bicep", "WORK__clientId", "WORK__clientID", "no setting WORK__clientID"),
@@ -642,6 +697,12 @@ PLANTED: list[tuple[Rule, str, str, str, str]] = [
         "is made if maxInstances > i",
     ),
     (autoscale_ends, "api.bicep", "enabled: maxInstances > instances", "enabled: true", "on if true"),
+    (session_pool, "code-interpreter.bicep", "'EgressDisabled'", "'EgressEnabled'", "EgressEnabled"),
+    (session_pool, "code-interpreter.bicep", "'PythonLTS'", "'CustomContainer'", "CustomContainer"),
+    (session_pool, "main.bicep", "name: 'code${token}'", "name: 'code-${token}'", "the pool is named"),
+    (session_pool, "main.bicep", "codeSessions int = 0", "codeSessions int = 100", "sessions: (0, 100, 600)"),
+    (session_pool, "main.bicep", "param codeCooldown int = 1500", "param codeCooldown int = 600", "(300, 600, 3600)"),
+    (interpreters_fit, "worker-container.bicep", "MEMORY_MB: '256'", "MEMORY_MB: '2048'", "4096 MiB of 1 GiB"),
 ]
 
 

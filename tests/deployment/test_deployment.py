@@ -26,6 +26,7 @@ from openai import OpenAI
 from ruamel.yaml import YAML
 
 import bicep_files
+from assistants_service.infra.sandbox import data_folder
 from azurite import Azurite
 from service_process import LISTENING, get
 
@@ -113,6 +114,11 @@ def test_the_image_is_without_rights_and_watched() -> None:
     assert "/health/ready" in instructions("HEALTHCHECK")[0]
 
 
+def test_the_image_has_the_link_that_interpreters_look_for() -> None:
+    last_stage = DOCKERFILE.rpartition("\nFROM ")[2]
+    assert f"ln --symbolic {data_folder.LINK} {data_folder.DATA}\n" in last_stage
+
+
 def context(to: Path) -> None:
     """What .dockerignore lets through."""
     for line in (ROOT / ".dockerignore").read_text().splitlines():
@@ -177,7 +183,10 @@ def test_what_the_dockerfile_installs_and_starts_answers(tmp_path: Path) -> None
     running = {"PATH": path, "HOST": env["HOST"], "STORAGE": storage, "PYTHONDONTWRITEBYTECODE": "1"}
     running["API_KEYS"] = f"default:{API_KEY}"
     running |= {"PYTHONPATH": str(ROOT / "examples"), "ACTIONS": "weather"}  # as the manual adds actions
+    assert list(prefix.glob("lib/*/site-packages/pandas"))  # of the extra `code`
     with started([prefix / "bin" / command[0], *command[1:]], data, running) as url:
+        code = json.loads(get(f"{url}/health")[1])["code_interpreter"]
+        assert code == {"status": "on"} or "Landlock" in code["reason"]
         (check,) = [json.loads(line.partition("CMD ")[2]) for line in instructions("HEALTHCHECK")]
         for port, healthy in ((url.rpartition(":")[2], True), ("1", False)):
             checking = {**os.environ, "PATH": path, "PORT": port}
@@ -257,10 +266,20 @@ IN_AZURE: dict[str, str | None] = {
     "openAiRole!.outputs.endpoint": "https://127.0.0.1:9/",
     "embeddingModel": None,  # the built-in model
     "actions": "examples.weather",
+    "codeSessions > 0": None,  # no session pool
     "hostStorage.outputs.name": "sthhost",
     "queueUrl": "http://127.0.0.1:9/",
     "API_KEYS": f"default:{API_KEY}",
 }
+
+
+def test_functions_execute_code_in_a_session_pool_or_not_at_all() -> None:
+    files, pool = bicep_files.read_all(ROOT / "bicep"), "https://westus2.dynamicsessions.io/subscriptions/s/pool"
+    azure = {**IN_AZURE, "storage.outputs.blobUrl": "", "codeInterpreter!.outputs.endpoint": pool}
+    for sessions, where in ((None, "off"), ("100", "azure")):
+        found = bicep_files.environment(files, "worker-functions.bicep", {**azure, "codeSessions > 0": sessions})
+        assert (found["CODE_INTERPRETER"], found.get("CODE_INTERPRETER_POOL")) == (where, pool if sessions else None)
+        assert "CODE_INTERPRETER" not in bicep_files.environment(files, "api.bicep", azure)
 
 
 def test_what_azd_deploys_installs_starts_and_works_with_what_the_bicep_files_set(
