@@ -19,6 +19,9 @@ from assistants_service.infra.dynamic_sessions.pool import SessionPool as Client
 from assistants_service.infra.dynamic_sessions.sandbox import DynamicSessions
 from assistants_service.infra.sandbox.limits import InterpreterLimits
 from fake_session_pool import Fault, SessionPool, Token, session_pool
+from inprocess_service import calls, in_process, says
+from multipart_forms import download, upload
+from scripted_sandbox import CODE, python
 
 NAME = "a name that the caller chose"
 
@@ -57,6 +60,30 @@ async def parts(*given: bytes) -> AsyncIterator[bytes]:
 
 def operations(fake: SessionPool) -> list[str]:
     return [operation for operation, _ in fake.requests]
+
+
+async def test_the_whole_service_uses_sessions(fake: SessionPool) -> None:
+    """A file goes in, another one comes out; then the container is lost, and the next call has the files again."""
+    write = "print(open('/mnt/data/in.txt').read())\nopen('/mnt/data/out.txt', 'w').write('42')"
+    script = (
+        calls(python(write)),
+        calls(python("import os\nos._exit(1)", "call_2")),
+        calls(python("open('/mnt/data/out.txt').read(), open('/mnt/data/in.txt').read()", "call_3")),
+        says("[It](sandbox:/mnt/data/out.txt)"),
+    )
+    async with opened(fake) as sandbox, in_process(*script, sandbox=sandbox) as service:
+        file = await upload(service.api, b"hello", "in.txt")
+        tools = {"tools": [CODE], "tool_resources": {"code_interpreter": {"file_ids": [file["id"]]}}}
+        run = await service.finished(assistant=await service.assistant(**tools))
+        assert run["status"] == "completed"
+        heard = [turn.text for turn in service.prompts[-1].turns if turn.role == "tool"]
+        assert heard[0].startswith("hello\n2\n")
+        assert "ended its own process (status 1)" in heard[1]
+        assert heard[2].endswith("('42', 'hello')")
+        (message,) = (await service.api.get(f"/threads/{run['thread_id']}/messages?limit=1"))["data"]
+        (cited,) = message["content"][0]["text"]["annotations"]
+        assert (await download(service.api, cited["file_path"]["file_id"])).raw == b"42"
+    assert fake.sessions == {}
 
 
 # -- answers that are lost ---------------------------------------------------------------------------------------------
@@ -99,6 +126,15 @@ async def test_a_slow_answer_is_waited_for(fake: SessionPool) -> None:
         assert (await session.run("1")).value == "1"
 
 
+async def test_a_pool_that_returns_little_output_returns_all_of_a_call(fake: SessionPool) -> None:
+    fake.longest_output = 4096
+    async with started(fake) as session:
+        result = await session.run("import os\nprint(os.urandom(20_000).hex())\nos.urandom(5_000).hex()")
+        assert len(result.logs) == 40_001
+        assert len(result.value or "") == 10_002
+        assert (await session.run("import os\nos.listdir('/mnt/data')")).value == "[]"
+
+
 async def test_an_answer_that_does_not_end_is_not_read_to_its_end(fake: SessionPool) -> None:
     async with started(fake) as session:
         fake.faults += [Fault("execute", body=bytes(2 << 20))] * 4
@@ -106,11 +142,11 @@ async def test_an_answer_that_does_not_end_is_not_read_to_its_end(fake: SessionP
             await session.run("1")
 
 
-@pytest.mark.parametrize("body", [b"", b"[]", b'{"status": 1}', b'{"result": {"stdout": 7}}', b"\xff"])
-async def test_an_answer_that_cannot_be_read_is_asked_for_again(fake: SessionPool, body: bytes) -> None:
+async def test_an_answer_that_cannot_be_read_is_asked_for_again(fake: SessionPool) -> None:
     async with started(fake) as session:
-        fake.faults.append(Fault("execute", body=body))
-        assert (await session.run("1")).value == "1"
+        for body in (b"", b"[]", b'{"status": 1}', b'{"result": {"stdout": 7}}', b"\xff"):
+            fake.faults.append(Fault("execute", body=body))
+            assert (await session.run("1")).value == "1"
 
 
 async def test_uploads_and_downloads_are_repeated(fake: SessionPool) -> None:
@@ -136,6 +172,15 @@ async def test_a_session_that_was_replaced_loses_the_interpreter_and_executes_no
         assert [each for each in fake.codes if "executed" in each] == fake.codes[-1:]
         await session.close()
     assert fake.sessions == {}  # nor does the empty one live on
+
+
+async def test_a_session_that_has_another_supervisor_executes_nothing(fake: SessionPool) -> None:
+    async with started(fake) as session:
+        await fake.replace(session._identifier)
+        other = SessionInterpreter(session._pool, session._identifier, InterpreterLimits())
+        await other.begin(())
+        with pytest.raises(InterpreterLost, match="replaced by an empty one"):
+            await session.run("x = 1")
 
 
 async def test_files_that_were_given_to_a_session_that_was_replaced_are_no_files_of_the_new_one(
@@ -280,13 +325,13 @@ async def test_a_pool_that_does_not_respond_turns_nothing_off(caplog: pytest.Log
 
 async def test_the_identifier_of_a_session_cannot_be_guessed(fake: SessionPool) -> None:
     """Neither from what the caller named, nor from an earlier identifier for the same name."""
-    async with opened(fake) as one, opened(fake) as other:
-        for sandbox in (one, one, other):
+    async with opened(fake) as sandbox:
+        for _ in range(2):
             await (await sandbox.start("thread_abc123")).close()
         sent = {identifier for _, identifier in fake.requests}
-    assert all(len(identifier) == 64 and "abc" not in identifier for identifier in sent)
+    assert all(len(identifier) == 64 and "thread" not in identifier for identifier in sent)
     assert not any("thread_abc123" in code for code in fake.codes)
-    assert len(sent) == 4  # two checks, and one name in each of two processes
+    assert len(sent) == 3  # a check, and two sessions
 
 
 # -- the end -----------------------------------------------------------------------------------------------------------
@@ -301,6 +346,7 @@ async def test_a_call_that_is_cancelled_ends_its_session(fake: SessionPool) -> N
         began = time.monotonic()
         with pytest.raises(asyncio.CancelledError):
             await running
+        assert not session.alive
         await session.close()
         assert time.monotonic() - began < 3
     assert fake.sessions == {}
@@ -352,6 +398,16 @@ async def test_what_a_cell_forges_loses_its_interpreter(fake: SessionPool, code:
             with pytest.raises(InterpreterLost):
                 await session.run(code)
         assert not session.alive
+
+
+@pytest.mark.parametrize("bytes_more", [1, -1])
+async def test_a_file_of_another_size_than_reported_loses_its_interpreter(fake: SessionPool, bytes_more: int) -> None:
+    async with started(fake) as session:
+        await session.run("open('file', 'w').write('12345')")
+        (left,) = fake.sessions[session._identifier].folder.glob("*-file-0")
+        left.write_bytes(bytes(5 + bytes_more))
+        with pytest.raises(InterpreterLost, match="cannot be read"):
+            [piece async for piece in session.read("file")]
 
 
 async def test_what_each_start_sends_is_small() -> None:

@@ -140,7 +140,7 @@ class SessionPool:
     def __init__(self) -> None:
         self.tokens = {"token-1", "token-2"}
         self.most, self.full_status = 10, 429
-        self.largest_upload = 128 * 1000 * 1000
+        self.largest_upload, self.longest_output = 128 * 1000 * 1000, 1 << 31
         self.sessions: dict[str, Session] = {}
         self.requests: list[tuple[str, str]] = []
         self.codes: list[str] = []  # that were executed
@@ -224,7 +224,7 @@ class SessionPool:
             return self._full(identifier)
         self.codes.append(body["code"])
         result = await session.execute(body["code"], body["timeoutInSeconds"])
-        most = body.get("outputStreamsMaxLength", DEFAULT_OUTPUT)
+        most = min(body.get("outputStreamsMaxLength", DEFAULT_OUTPUT), self.longest_output)
         return web.json_response(
             {
                 "id": "",

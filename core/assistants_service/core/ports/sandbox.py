@@ -69,7 +69,8 @@ class Interpreter(Protocol):
 
     async def write(self, path: str, content: AsyncIterator[bytes]) -> None:
         """Put a file under /mnt/data. It does not count as changed by the next call. Raises InterpreterLost, and
-        ValueError for a path that is not valid or a file that does not fit."""
+        ValueError for a path that is not valid or a file that does not fit. If it turns out only later that the file
+        cannot be put there, the next call has a note."""
 
     async def run(self, code: str) -> CellResult:
         """Execute a cell. Raises InterpreterLost. If it is cancelled, the interpreter is killed and of no further
@@ -89,7 +90,8 @@ class Sandbox(Protocol):
 
     async def unavailable_reason(self) -> str:
         """Empty, or why no code is executed here: one sentence, for the log and for health checks. The first call
-        finds out, which takes up to a second; the answer never changes afterwards."""
+        finds out, which takes up to a few seconds; later ones answer from memory. An answer about this machine never
+        changes; one about a remote service may."""
 
     async def warm(self) -> None:
         """Begin to start an interpreter, so that the next call of `start` finds it ready. Does not wait for it."""

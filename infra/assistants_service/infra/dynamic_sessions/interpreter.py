@@ -46,6 +46,7 @@ class SessionInterpreter:
         self._uploads: list[tuple[str, str]] = []  # names of files that are not in place yet, and their paths
         self._files: dict[str, tuple[str, int]] = {}  # names and sizes of the files of the last call, by path
         self._written = 0
+        self._printed = ""  # by the last call
         self._closing: asyncio.Task[None] | None = None
         self.on_end: Callable[[], None] = lambda: None
 
@@ -83,39 +84,40 @@ class SessionInterpreter:
         check_path(path)
         with tempfile.TemporaryFile() as file:
             async for part in content:
+                self._written += len(part)
                 file.write(part)
                 if file.tell() > min(self._limits.file, _LARGEST_UPLOAD):
                     raise ValueError(
-                        f"{path} cannot be stored: File too large. A file may have {shown(self._limits.file)}"
+                        f"{path} cannot be stored: File too large. A file may have {shown(self._limits.file)}."
                     )
-                if self._written + file.tell() > self._limits.folder:
-                    raise ValueError(f"The files have more than {shown(self._limits.folder)} in total")
+                if self._written > self._limits.folder:
+                    raise ValueError(f"The files have more than {shown(self._limits.folder)} in total.")
             file.flush()
-            self._written += file.tell()
             name = _new_name()
             async with self._call():
                 try:
                     await self._pool.upload(self._identifier, name, file)
                 except Refused as refused:
-                    raise ValueError(f"{path} cannot be stored: the session pool answered {refused}") from None
+                    raise ValueError(f"{path} cannot be stored: the session pool answered {refused}.") from None
         self._uploads.append((name, path))
 
     async def run(self, code: str) -> CellResult:
-        call, limits = _new_name(), self._limits
+        call, limits, self._printed = _new_name(), self._limits, ""
         request = {"session": self._secret, "call": call, "uploads": self._uploads, "code": code}
         seconds = execution_seconds(limits)
         async with self._call(), asyncio.timeout(2 * seconds):
             report = await self._report(await self._executed(programs.call(request), seconds), call)
             self._uploads = []
+            self._printed = report.logs
             if report.state != "done":
-                raise InterpreterLost(self._reason(report))
+                raise InterpreterLost(self._reason(report), self._printed)
             result = decoded(report.result.encode(), Reported)
             images = await self._images(call, report.images)
             sizes = dict(result.changed)
             self._files = {
                 path: (f"{call}-file-{place}", sizes[path]) for place, path in enumerate(report.files) if path in sizes
             }
-            misplaced = [f"The file {path} could not be put in place: {reason}." for path, reason in report.misplaced]
+            misplaced = [f"{path} cannot be stored: {reason}." for path, reason in report.misplaced]
             cell = cell_result(result, report.logs, report.left_out, images, report.interrupted, limits)
             return replace(cell, notes=(*misplaced, *cell.notes))
 
@@ -161,13 +163,14 @@ class SessionInterpreter:
             raise
         except ForgedFrame:
             self.end()
-            raise InterpreterLost("sent an answer that cannot be read") from None
+            raise InterpreterLost("sent an answer that cannot be read", self._printed) from None
         except PoolFull:
             self.end()
-            raise InterpreterLost("is gone, and the session pool is full") from None
+            raise InterpreterLost("is gone, and the session pool is full", self._printed) from None
         except (Denied, Refused, Unanswered, TimeoutError) as error:
             self.end()
-            raise InterpreterLost(f"was lost with the session pool: {error or 'it did not answer in time'}") from error
+            reason = f"was lost with the session pool: {error or 'it did not answer in time'}"
+            raise InterpreterLost(reason, self._printed) from error
         except BaseException:
             self.end()
             raise

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import hmac
 import logging
 import secrets
 from collections.abc import Sequence
@@ -28,7 +26,6 @@ class DynamicSessions:
 
     def __init__(self, pool: SessionPool, limits: InterpreterLimits, libraries: Sequence[str] = LIBRARIES) -> None:
         self._pool, self._limits, self._libraries = pool, limits, libraries
-        self._key = secrets.token_bytes(32)
         self._checking = asyncio.Lock()
         self._reason, self._believed_until = "", 0.0
         self._live: set[SessionInterpreter] = set()
@@ -45,12 +42,12 @@ class DynamicSessions:
     async def warm(self) -> None:
         """The pool keeps sessions ready."""
 
-    async def start(self, session: str) -> SessionInterpreter:
+    async def start(self, session: str) -> SessionInterpreter:  # the name stays in this process
         if reason := await self.unavailable_reason():
             raise SandboxUnavailable(reason)
         if len(self._live) >= self._limits.interpreters:
             raise SandboxBusy
-        interpreter = SessionInterpreter(self._pool, self._identifier(session), self._limits)
+        interpreter = SessionInterpreter(self._pool, _new_identifier(), self._limits)
         self._live.add(interpreter)
         interpreter.on_end = lambda: self._live.discard(interpreter)
         try:
@@ -68,17 +65,12 @@ class DynamicSessions:
             await asyncio.wait(self._ending, timeout=LAST_REQUESTS)
         await self._pool.close()
 
-    def _identifier(self, session: str) -> str:
-        """The name of a session for Azure, which allows 4 to 128 characters. The caller's name does not leave this
-        process, and cannot be used to guess this one."""
-        return hmac.new(self._key, session.encode(), hashlib.sha256).hexdigest()
-
     async def _check(self) -> None:
         """With a token, and a request."""
         reason, believed = "", CHECKED_FOR
         try:
             async with asyncio.timeout(_CHECK):
-                await self._pool.check(self._identifier(secrets.token_hex(16)))
+                await self._pool.check(_new_identifier())
             believed = float("inf")
         except (Denied, Refused) as error:
             reason = f"The session pool cannot be used: {error}."
@@ -105,3 +97,9 @@ class DynamicSessions:
         ending = interpreter.end()
         self._ending.add(ending)
         ending.add_done_callback(self._ending.discard)
+
+
+def _new_identifier() -> str:
+    """The name of a session for Azure, which allows 4 to 128 characters: another one for each start, so that a late
+    request about an earlier session never meets it. Who knows it and may use the pool can read the session's files."""
+    return secrets.token_hex(32)

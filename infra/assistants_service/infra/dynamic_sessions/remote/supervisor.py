@@ -34,7 +34,7 @@ _LARGEST: Final = {frames.READY: 1 << 16, frames.IMAGE: MOST_BYTES, frames.RESUL
 # Characters of a report that is printed. The API cuts output at 4,096 characters unless it is asked for more
 # (outputStreamsMaxLength in DynamicSessions.json of azure-rest-api-specs); its maximum is not documented.
 _MOST_PRINTED: Final = 3_000
-_LAST_BREATH: Final = 2.0  # seconds for a process that has closed its end
+_LAST_BREATH: Final = 0.5  # seconds for a process that has closed its end
 
 _supervisor: Supervisor | None = None
 
