@@ -114,6 +114,7 @@ async def talk(models: ModelRouter, streamed: bool, asked: dict[str, Any]) -> Re
         heard = Deltas() if streamed else None
         fields = {"tools": (provider_quirks.WEATHER, provider_quirks.OTHER), "max_completion_tokens": 50, **asked}
         reply = await models.reply(Prompt("m", "Be brief.", tuple(turns), **fields), heard)
+        assert provider_quirks.UNWANTED not in reply.text
         if heard:
             assert "".join(heard.texts) == reply.text
             assert assembled(heard) == list(reply.calls)

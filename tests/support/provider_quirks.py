@@ -27,6 +27,7 @@ OTHER: Final = Function("get_time", "Get the time", {"type": "object"})
 FORCED: Final = ForcedFunction("get_weather")
 PARIS: Final = '{"city":"Paris"}'
 DONE: Final = "It is sunny."
+UNWANTED = "No function is needed."  # in place of a call that was forced: no client reads it
 GITHUB: Final = "https://github.com/"
 
 
@@ -792,7 +793,7 @@ def lm_studio_without_forced_functions(ask: Ask) -> Answer:
 @habit("https://docs.ollama.com/api/openai-compatibility", asked={"tool_choice": FORCED})
 def a_forced_function_that_is_ignored(ask: Ask) -> Answer:
     if isinstance(ask.body.get("tool_choice"), dict):
-        return ask.says("No function is needed.")
+        return ask.says(UNWANTED)
     return ask.turn()
 
 
@@ -1125,7 +1126,7 @@ def responses_without_forced_functions(ask: Ask) -> Answer:
 def responses_with_a_forced_function_that_is_ignored(ask: Ask) -> Answer:
     """The page says it of Chat Completions."""
     if isinstance(ask.body.get("tool_choice"), dict):
-        return respond(ask, item("No function is needed."))
+        return respond(ask, item(UNWANTED))
     return respond(ask, item()) if ask.outputs else respond(ask, function_item())
 
 

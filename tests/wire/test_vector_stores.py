@@ -536,7 +536,7 @@ async def test_segments_of_an_older_format_are_renewed_when_a_file_is_added(monk
         store = await service.api.post("/vector_stores", {"file_ids": ids})
         item = MaintainStore(project="default", store_id=store["id"], sent_at=0)
         with monkeypatch.context() as old:
-            old.setattr("assistants_service.core.search.segment_writer.indexed", list)
+            old.setattr("assistants_service.core.search.segment_writer.index_terms", list)
             old.setattr("assistants_service.core.search.segment_writer.FORMAT", WHOLE)
             for module in ("ingestion", "merging"):
                 old.setattr(f"assistants_service.worker.{module}.FORMAT", WHOLE)
