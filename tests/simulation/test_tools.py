@@ -438,11 +438,12 @@ def a_crash_at_any_moment_leaves_one_result() -> None:
     assert max(executions) == 2, "a worker died after it had thrown, and another one threw again"
 
 
-NAMING = (  # the composition, which creates what the settings of a tool select
+NAMING = (  # the composition, and what it creates if the settings of a tool say so
     "composition.py",
     "serving.py",
     "core/tools/registry.py",
     "infra/wiring.py",
+    "infra/dynamic_sessions/sandbox.py",
     "infra/settings/code_interpreter.py",
     "infra/settings/settings.py",
 )
