@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import simulated_service
 from assistants_service.core import names
 from assistants_service.core.ports.models import Deltas, Prompt, Reply
 from assistants_service.core.ports.queue import Delivery
@@ -547,14 +548,15 @@ class Stubborn:
 async def stuck(**options: Any) -> AsyncIterator[tuple[World, Client, Run, Stubborn]]:
     """A run that is in such an action, in a worker that has one slot."""
     world, stubborn = World(layout=("api", "worker"), **options), Stubborn()
-    async with world.running():
-        world.processes[1].context.actions = Actions({"lookup": stubborn.lookup}, timeout=3600)
-        client, work = await started(world, "own")
-        await asyncio.sleep(2)
-        try:
-            yield world, client, work, stubborn
-        finally:
-            stubborn.released = True
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(simulated_service, "ACTIONS", Actions({"lookup": stubborn.lookup}, timeout=3600))
+        async with world.running():
+            client, work = await started(world, "own")
+            await asyncio.sleep(2)
+            try:
+                yield world, client, work, stubborn
+            finally:
+                stubborn.released = True
 
 
 def test_p2_an_action_that_swallows_its_cancellation_keeps_no_run_from_its_expiry() -> None:
