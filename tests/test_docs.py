@@ -38,6 +38,8 @@ OPERATIONS = ROOT / "docs" / "operations.md"
 COMPOSE = ROOT / "azurite-compose.yml"
 COPIED = re.compile(r"(?<=<!-- copy -->\n```sh\nfor container in )[^;]*(?=; do)")
 SCRIPT = re.compile(r"<!-- (first run|watch) -->\n```sh\n(.*?)```\n", re.DOTALL)
+PARTS = ("core", "app", "worker", "infra")
+DEFINITION = re.compile(r"^ *(?:class|(?:async )?def) (\w+)", re.MULTILINE)
 LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
 
 
@@ -90,6 +92,20 @@ def test_readme_shows_the_settings_and_the_examples_as_they_are() -> None:
 def test_links_lead_somewhere(page: Path) -> None:
     gone = [link for link in LINK.findall(page.read_text()) if not (page.parent / link).exists()]
     assert not gone
+
+
+def test_what_the_walks_name_is_there() -> None:
+    """Functions, classes and files."""
+    (walks,) = re.findall(r"^## Three walks$(.*?)^## ", (ROOT / "docs/design.md").read_text(), re.DOTALL | re.MULTILINE)
+    sources = [file for part in PARTS for file in (ROOT / part / "assistants_service").rglob("*.py")]
+    defined = {name for file in sources for name in DEFINITION.findall(file.read_text())}
+    files = {f"/{file.relative_to(ROOT)}" for file in sources}
+    folders = {part for file in files for part in file.split("/")[:-1]}
+    for name in re.findall(r"`([\w./]+)`", walks):
+        if name.endswith(".py"):
+            assert any(file.endswith(f"/{name}") for file in files), name
+        elif "/" not in name:
+            assert name.split(".")[-1] in defined | folders, name
 
 
 def test_what_is_pinned_twice_is_pinned_alike() -> None:
