@@ -11,7 +11,7 @@ from msgspec.structs import replace
 import virtual_time
 from assistants_service.core.citations import Citations
 from assistants_service.core.ids import Ids
-from assistants_service.core.ports.models import Deltas
+from assistants_service.core.ports.models import Deltas, Reply, Tokens, ToolCall
 from assistants_service.core.protocol.runs.resources import Run
 from assistants_service.core.protocol.threads.resources import (
     ImageFile,
@@ -71,6 +71,23 @@ async def test_what_is_said_during_the_last_write_is_not_lost() -> None:
     writer.go.set()
     await running
     assert writer.text == "Once upon a time."
+
+
+def test_the_reader_is_told_of_each_addition_and_nothing_final_is_taken_back() -> None:
+    woken: list[int] = []
+    deltas = Deltas(lambda: woken.append(1))
+    assert deltas.restart()
+    deltas.text("It ")
+    deltas.refusal("No")
+    deltas.extend(deltas.call("call_1", "add"), "{}")
+    withheld = Deltas()
+    deltas.take(withheld)
+    assert len(woken) == 4
+    withheld.text("is.")
+    deltas.take(withheld)
+    assert len(woken) == 5
+    whole = Reply("It is.", "No", (ToolCall("call_1", "add", "{}"),), "tool_calls")
+    assert not deltas.restart() and deltas.reply("tool_calls", Tokens()) == whole
 
 
 def test_a_run_that_takes_long_writes_more_rarely() -> None:
