@@ -11,14 +11,16 @@ from collections.abc import AsyncIterator
 import pytest
 
 from assistants_service.core.ports.sandbox import InterpreterLost, SandboxBusy, SandboxUnavailable
+from assistants_service.infra.dynamic_sessions import interpreter, programs, token
 from assistants_service.infra.dynamic_sessions import pool as requests
-from assistants_service.infra.dynamic_sessions import programs
 from assistants_service.infra.dynamic_sessions import sandbox as sandboxes
+from assistants_service.infra.dynamic_sessions.failures import Denied
 from assistants_service.infra.dynamic_sessions.interpreter import SessionInterpreter
 from assistants_service.infra.dynamic_sessions.pool import SessionPool as Client
 from assistants_service.infra.dynamic_sessions.sandbox import DynamicSessions
 from assistants_service.infra.sandbox.limits import InterpreterLimits
 from fake_session_pool import Fault, SessionPool, Token, session_pool
+from identity_provider import issuing
 from inprocess_service import calls, in_process, says
 from multipart_forms import download, upload
 from scripted_sandbox import CODE, python
@@ -38,8 +40,8 @@ async def fake() -> AsyncIterator[SessionPool]:
 
 
 @contextlib.asynccontextmanager
-async def opened(fake: SessionPool, token: Token | None = None, **limits: float) -> AsyncIterator[DynamicSessions]:
-    sandbox = DynamicSessions(Client(fake.endpoint, token or Token()), InterpreterLimits(**limits), ())
+async def opened(fake: SessionPool, given: Token | None = None, **limits: float) -> AsyncIterator[DynamicSessions]:
+    sandbox = DynamicSessions(Client(fake.endpoint, given or Token()), InterpreterLimits(**limits), ())
     try:
         yield sandbox
     finally:
@@ -89,17 +91,18 @@ async def test_the_whole_service_uses_sessions(fake: SessionPool) -> None:
 # -- answers that are lost ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "fault", [{"before": True}, {"after": True}, {"status": 503}, {"status": 500}, {"status": 408}]
-)
-async def test_a_call_whose_answer_is_lost_is_executed_once(fake: SessionPool, fault: dict[str, bool]) -> None:
+UNANSWERED = {"before": True}, {"after": True}, {"status": 503}, {"status": 500}, {"status": 408}
+
+
+async def test_a_call_whose_answer_is_lost_is_executed_once(fake: SessionPool) -> None:
     async with started(fake) as session:
         await session.run("n = 0")
-        fake.faults.append(Fault("execute", **fault))
-        result = await session.run("n += 1\nprint(n)\nopen('file', 'w').write('x')\nn")
-        assert (result.logs, [each.path for each in result.changed]) == ("1\n", ["file"])
-        assert b"".join([piece async for piece in session.read("file")]) == b"x"
-        assert (await session.run("n")).value == "1"
+        for number, fault in enumerate(UNANSWERED, 1):
+            fake.faults.append(Fault("execute", **fault))
+            result = await session.run("n += 1\nprint(n)\nopen('file', 'w').write(str(n))\nn")
+            assert (result.logs, [each.path for each in result.changed]) == (f"{number}\n", ["file"])
+            assert b"".join([piece async for piece in session.read("file")]) == str(number).encode()
+            assert fake.faults == []
 
 
 async def test_a_start_whose_answer_is_lost_starts_one_process(fake: SessionPool) -> None:
@@ -274,13 +277,41 @@ async def test_what_is_too_large_for_the_pool_is_refused_and_the_session_lives_o
 
 
 async def test_a_token_that_is_refused_is_renewed(fake: SessionPool) -> None:
-    token = Token()
-    async with opened(fake, token) as sandbox:
+    given = Token()
+    async with opened(fake, given) as sandbox:
         session = await sandbox.start(NAME)
         fake.tokens = {"token-2"}
         assert (await session.run("1")).value == "1"
-        assert token.number == 2
-    assert token.closed
+        assert given.number == 2
+    assert given.closed
+
+
+async def test_a_managed_identity_signs_in_and_again_after_a_refusal(
+    fake: SessionPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with issuing() as issuer:
+        for name, value in issuer.environment.items():
+            monkeypatch.setenv(name, value)
+        given = token.EntraToken()
+        client = Client(fake.endpoint, given)
+        fake.tokens = {await given()}
+        await client.check("identifier")
+        assert issuer.asked == ["https://dynamicsessions.io"]
+        fake.tokens = set()
+        with pytest.raises(Denied, match="401"):
+            await client.check("identifier")
+        assert issuer.asked == ["https://dynamicsessions.io"] * 2
+        await client.close()
+
+
+async def test_an_identity_without_a_token_is_a_reason(fake: SessionPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"IDENTITY_ENDPOINT": f"{fake.endpoint}/no-identity", "IDENTITY_HEADER": "x"}.items():
+        monkeypatch.setenv(name, value)
+    sandbox = DynamicSessions(Client(fake.endpoint, token.EntraToken()), InterpreterLimits(), ())
+    reason = await sandbox.unavailable_reason()
+    assert reason.startswith("The session pool cannot be used: there is no access token for it: ")
+    assert "\n" not in reason
+    await sandbox.close()
 
 
 @pytest.mark.parametrize(("faults", "reason"), [
@@ -365,6 +396,7 @@ async def test_a_session_is_ended_even_if_the_first_requests_fail(fake: SessionP
 async def test_closing_does_not_wait_for_a_pool_that_does_not_respond(
     fake: SessionPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(interpreter, "ENDING", 0.1)
     monkeypatch.setattr(sandboxes, "LAST_REQUESTS", 0.1)
     sandbox = DynamicSessions(Client(fake.endpoint, Token()), InterpreterLimits(), ())
     session = await sandbox.start(NAME)
@@ -406,8 +438,11 @@ async def test_a_file_of_another_size_than_reported_loses_its_interpreter(fake: 
         await session.run("open('file', 'w').write('12345')")
         (left,) = fake.sessions[session._identifier].folder.glob("*-file-0")
         left.write_bytes(bytes(5 + bytes_more))
+        received = 0
         with pytest.raises(InterpreterLost, match="cannot be read"):
-            [piece async for piece in session.read("file")]
+            async for piece in session.read("file"):
+                received += len(piece)
+        assert received <= 5
 
 
 async def test_what_each_start_sends_is_small() -> None:

@@ -33,7 +33,8 @@ LONGEST: Final = 220  # seconds of an execution (learn.microsoft.com/azure/conta
 STARTING: Final = 30.0  # seconds for the process of a session to load its libraries
 COLLECTING: Final = 5.0  # seconds for the supervisor to find what a cell has changed
 _ABORTED, _RESTARTED = "Execution aborted", "Kernel restarted"  # the service's words, as users report them
-_ENDING: Final = 2.0  # seconds that `close` waits for Azure; then it continues in the background
+_PATIENCE: Final = 2.0  # seconds for further attempts to start a session; the caller tries again, too
+ENDING: Final = 2.0  # seconds that `close` waits for Azure; then it continues in the background
 _LARGEST_UPLOAD: Final = 128 * 1000 * 1000  # bytes (the same page)
 
 
@@ -67,7 +68,7 @@ class SessionInterpreter:
             "grace": limits.grace,
             "start": STARTING,
         }
-        execution = await self._pool.execute(self._identifier, programs.begin(setup), int(STARTING))
+        execution = await self._pool.execute(self._identifier, programs.begin(setup), int(STARTING), _PATIENCE)
         try:
             report = await self._report(execution, call)
         except ForgedFrame:
@@ -136,8 +137,8 @@ class SessionInterpreter:
                 raise ForgedFrame
 
     async def close(self) -> None:
-        """Returns after _ENDING seconds at most; the session ends nevertheless."""
-        await asyncio.wait([self.end()], timeout=_ENDING)
+        """Returns after ENDING seconds at most; the session ends nevertheless."""
+        await asyncio.wait([self.end()], timeout=ENDING)
 
     def end(self) -> asyncio.Task[None]:
         """Begin to end the session, so that nothing is paid for it any more."""

@@ -60,7 +60,7 @@ class SessionPool:
         self._endpoint, self._token = endpoint.rstrip("/"), token
         self._http: ClientSession | None = None
 
-    async def execute(self, identifier: str, code: str, seconds: int) -> Execution:
+    async def execute(self, identifier: str, code: str, seconds: int, patience: float = PATIENCE) -> Execution:
         """Execute code in a session, for up to `seconds`, at most 220. Raises Denied, PoolFull, Refused, Unanswered."""
         body = {
             "codeInputType": "Inline",
@@ -70,7 +70,9 @@ class SessionPool:
             "outputStreamsMaxLength": OUTPUT,
         }
         timeout = ClientTimeout(total=seconds + _SILENT, sock_connect=_CONNECT)
-        return await self._answer("POST", "executions", identifier, lambda: {"json": body}, timeout, _execution)
+        return await self._answer(
+            "POST", "executions", identifier, lambda: {"json": body}, timeout, _execution, patience
+        )
 
     async def upload(self, identifier: str, name: str, file: BinaryIO) -> None:
         """Store a file in /mnt/data. Raises Denied, PoolFull, Refused (413 for a file of more than 128 MB), and
@@ -142,14 +144,15 @@ class SessionPool:
         content: Callable[[], Content],
         timeout: ClientTimeout,
         read: Callable[[bytes], T],
+        patience: float = PATIENCE,
     ) -> T:
-        """What `read` makes of the body of an answer with status 2xx, after as many attempts as PATIENCE allows."""
+        """What `read` makes of the body of an answer with status 2xx, after as many attempts as `patience` allows."""
         loop, end = asyncio.get_running_loop(), 0.0
         for pause in (*PAUSES, None):
             try:
                 return read(await self._sent(method, path, identifier, content, timeout))
             except Unanswered as failure:
-                end = end or loop.time() + PATIENCE
+                end = end or loop.time() + patience
                 if pause is None or loop.time() + failure.retry_after > end:
                     raise
                 wait = max(failure.retry_after, pause * random.uniform(0.5, 1.0))  # noqa: S311

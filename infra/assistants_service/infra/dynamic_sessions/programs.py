@@ -35,7 +35,7 @@ def call(request: Mapping[str, Any]) -> str:
 @functools.cache
 def _packed() -> str:
     root = files(_PACKAGE)
-    sources = {f"{name}.py": root.joinpath(f"{name}.py").read_text() for name in _MODULES}
+    sources = {f"{name}.py": root.joinpath(f"{name}.py").read_text("utf-8") for name in _MODULES}
     return base64.b64encode(zlib.compress(json.dumps(sources).encode(), 9)).decode()
 
 

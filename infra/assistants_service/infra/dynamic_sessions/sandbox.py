@@ -61,8 +61,11 @@ class DynamicSessions:
     async def close(self) -> None:
         for interpreter in list(self._live):
             self._end(interpreter)
-        if self._ending:
-            await asyncio.wait(self._ending, timeout=LAST_REQUESTS)
+        if ending := list(self._ending):
+            _, late = await asyncio.wait(ending, timeout=LAST_REQUESTS)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*ending, return_exceptions=True)
         await self._pool.close()
 
     async def _check(self) -> None:

@@ -74,7 +74,7 @@ class Supervisor:
         self._left: list[str] = []  # names of files for the worker
         scratch = tempfile.mkdtemp()
         self._logs = OutputLog(Path(scratch))
-        own = {"MPLBACKEND": "agg", "TMPDIR": scratch, "MPLCONFIGDIR": scratch}
+        own = {"MPLBACKEND": "agg", **dict.fromkeys(("TMPDIR", "HOME", "MPLCONFIGDIR"), scratch)}
         self._process = subprocess.Popen(  # noqa: S603
             [sys.executable, "-I", "-B", "-c", _PROGRAM, program, json.dumps({**setup, "parent": os.getpid()})],
             stdin=subprocess.PIPE,
