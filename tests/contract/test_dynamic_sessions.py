@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
@@ -212,6 +213,23 @@ async def test_a_kernel_that_dies_loses_the_interpreter(fake: SessionPool) -> No
     assert fake.sessions == {}
 
 
+async def test_between_calls_the_processes_that_a_cell_has_started_do_nothing(fake: SessionPool) -> None:
+    async with started(fake) as session:
+        pid = (await session.run("import subprocess\np = subprocess.Popen(['sleep', '60'])\np.pid")).value
+        async with asyncio.timeout(10):
+            while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
+                await asyncio.sleep(0.01)
+        assert (await session.run("p.terminate(), p.wait()")).value == "(None, -15)"
+
+
+async def test_an_execution_that_takes_longer_than_the_pool_allows_loses_the_interpreter(fake: SessionPool) -> None:
+    async with started(fake) as session:
+        late = b'{"status": "Failed", "result": {"stderr": "Request timed out waiting for code execution to complete"}}'
+        fake.faults.append(Fault("execute", body=late))
+        with pytest.raises(InterpreterLost, match="did not end in time"):
+            await session.run("1")
+
+
 async def test_an_execution_that_the_pool_aborts_is_sent_again(fake: SessionPool) -> None:
     async with started(fake) as session:
         aborted = b'{"status": "Failed", "result": {"stdout": "", "stderr": "Execution aborted"}}'
@@ -331,6 +349,8 @@ async def test_a_pool_that_cannot_be_used_is_a_reason_until_it_can(
             await sandbox.start(NAME)
         assert operations(fake) == ["session"] * len(faults)  # asked once
         monkeypatch.setattr(sandbox, "_believed_until", 0)
+        assert await sandbox.unavailable_reason() == expected  # at once: health checks do not wait for a pool
+        await sandbox._checking
         assert await sandbox.unavailable_reason() == ""
         await sandbox.start(NAME)
 

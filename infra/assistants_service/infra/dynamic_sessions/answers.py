@@ -36,12 +36,10 @@ def printed(output: str, call: str) -> str:
     """What was printed of a call's report: the report itself, packed; `@` and the name of the file that has it; or
     GONE. Raises ForgedFrame if there is nothing of the kind."""
     _, begin, rest = output.rpartition(f"<{call}>")
-    if rest.strip() == GONE:
-        return GONE
     packed, end, _ = rest.partition(f"</{call}>")
-    if not begin or not end:
-        raise ForgedFrame
-    return packed
+    if begin and (end or packed.strip() == GONE):
+        return packed.strip()
+    raise ForgedFrame
 
 
 def unpacked(packed: str) -> Report:

@@ -8,7 +8,7 @@ class Denied(Exception):
 
 
 class PoolFull(Exception):
-    """No session could be allocated. The request reached none."""
+    """No session could be allocated. The request reached none. The message is the end of a sentence."""
 
 
 class Unanswered(Exception):

@@ -32,7 +32,8 @@ log = logging.getLogger(__name__)
 LONGEST: Final = 220  # seconds of an execution (learn.microsoft.com/azure/container-apps/sessions-code-interpreter)
 STARTING: Final = 30.0  # seconds for the process of a session to load its libraries
 COLLECTING: Final = 5.0  # seconds for the supervisor to find what a cell has changed
-_ABORTED, _RESTARTED = "Execution aborted", "Kernel restarted"  # the service's words, as users report them
+# The service's words, as users report them.
+_ABORTED, _RESTARTED, _TIMED_OUT = "Execution aborted", "Kernel restarted", "Request timed out"
 _PATIENCE: Final = 2.0  # seconds for further attempts to start a session; the caller tries again, too
 ENDING: Final = 2.0  # seconds that `close` waits for Azure; then it continues in the background
 _LARGEST_UPLOAD: Final = 128 * 1000 * 1000  # bytes (the same page)
@@ -165,10 +166,7 @@ class SessionInterpreter:
         except ForgedFrame:
             self.end()
             raise InterpreterLost("sent an answer that cannot be read", self._printed) from None
-        except PoolFull:
-            self.end()
-            raise InterpreterLost("is gone, and the session pool is full", self._printed) from None
-        except (Denied, Refused, Unanswered, TimeoutError) as error:
+        except (Denied, PoolFull, Refused, Unanswered, TimeoutError) as error:
             self.end()
             reason = f"was lost with the session pool: {error or 'it did not answer in time'}"
             raise InterpreterLost(reason, self._printed) from error
@@ -193,6 +191,8 @@ class SessionInterpreter:
         except ForgedFrame:
             if _said(execution, _RESTARTED):
                 raise InterpreterLost("was restarted, perhaps because it used too much memory") from None
+            if _said(execution, _TIMED_OUT):
+                raise InterpreterLost("did not end in time") from None
             raise
         if packed == GONE:
             return Report(GONE)

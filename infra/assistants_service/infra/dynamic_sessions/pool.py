@@ -212,7 +212,7 @@ async def _raise_for(response: ClientResponse) -> None:
     if status == 403:
         raise Denied("this identity lacks the role Azure ContainerApps Session Executor on it (403)")
     if (status == 404 and response.method == "POST") or (status == 429 and _ALLOCATING.search(body)):
-        raise PoolFull
+        raise PoolFull(f"it answered {status} {code}".rstrip())
     if status in _UNDECIDED or status >= 500:
         raise Unanswered(f"it answered {status} {code}".rstrip(), _seconds(response.headers.get("Retry-After", "")))
     raise Refused(status, code)

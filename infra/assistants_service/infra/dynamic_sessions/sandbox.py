@@ -26,18 +26,21 @@ class DynamicSessions:
 
     def __init__(self, pool: SessionPool, limits: InterpreterLimits, libraries: Sequence[str] = LIBRARIES) -> None:
         self._pool, self._limits, self._libraries = pool, limits, libraries
-        self._checking = asyncio.Lock()
-        self._reason, self._believed_until = "", 0.0
+        self._checking: asyncio.Task[None] | None = None
+        self._reason: str | None = None
+        self._believed_until = 0.0
         self._live: set[SessionInterpreter] = set()
         self._ending: set[asyncio.Task[None]] = set()
 
     async def unavailable_reason(self) -> str:
-        """As in the port, except that a reason may go away: a role assignment takes minutes to be effective. A pool
-        that does not respond is no reason, since it may respond when a run needs it; `start` waits for it a little."""
-        async with self._checking:
-            if asyncio.get_running_loop().time() >= self._believed_until:
-                await self._check()
-            return self._reason
+        """As in the port. A reason may go away: a role assignment takes minutes to be effective. So it is checked again
+        in the background. A pool that does not respond is no reason, since it may respond when a run needs it."""
+        expired = asyncio.get_running_loop().time() >= self._believed_until
+        if not self._checking or (expired and self._checking.done()):
+            self._checking = asyncio.create_task(self._check())
+        if self._reason is None:
+            await asyncio.shield(self._checking)
+        return self._reason or ""
 
     async def warm(self) -> None:
         """The pool keeps sessions ready."""
@@ -59,6 +62,9 @@ class DynamicSessions:
         return interpreter
 
     async def close(self) -> None:
+        if self._checking:
+            self._checking.cancel()
+            await asyncio.gather(self._checking, return_exceptions=True)
         for interpreter in list(self._live):
             self._end(interpreter)
         if ending := list(self._ending):
@@ -91,7 +97,9 @@ class DynamicSessions:
             self._believe(reason, CHECKED_FOR)
             return SandboxUnavailable(reason)
         if isinstance(error, PoolFull | Refused | Unanswered | InterpreterLost):
-            log.warning("cannot start a session: %s", error or "all sessions of the pool are in use")
+            log.warning(
+                "cannot start a session: %s", f"the pool is full: {error}" if isinstance(error, PoolFull) else error
+            )
             return SandboxBusy()
         return error
 

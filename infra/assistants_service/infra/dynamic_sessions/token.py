@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
 
 from azure.core.exceptions import ClientAuthenticationError
@@ -29,11 +30,14 @@ class EntraToken:
 
     def __init__(self) -> None:
         self._credential: DefaultAzureCredential | None = None
+        self._provider: Callable[[], Awaitable[str]] | None = None
 
     async def __call__(self) -> str:
         try:
-            self._credential = self._credential or new_credential()
-            return await get_bearer_token_provider(self._credential, SCOPE)()
+            if not self._credential or not self._provider:
+                self._credential = new_credential()
+                self._provider = get_bearer_token_provider(self._credential, SCOPE)
+            return await self._provider()
         except (ClientAuthenticationError, ValueError) as error:
             raise Denied(f"there is no access token for it: {str(error).strip().splitlines()[0]}") from error
 
@@ -42,6 +46,6 @@ class EntraToken:
         await self.close()
 
     async def close(self) -> None:
-        credential, self._credential = self._credential, None
+        credential, self._credential, self._provider = self._credential, None, None
         if credential:
             await credential.close()

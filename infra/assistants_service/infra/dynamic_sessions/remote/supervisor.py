@@ -8,6 +8,7 @@ again. What is too large for an answer is left in files, which the next call rem
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import select
@@ -242,8 +243,9 @@ class Supervisor:
         return self._kill_at if self._interrupted else self._alarm
 
     def _signal(self, number: signal.Signals) -> None:
-        if self._process.poll() is None:
-            self._process.send_signal(number)
+        """To the process, and to those that cells have started."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, number)
 
     def _end(self, seconds: float = 0) -> int:
         """Kill the process if it does not end by itself within so many seconds. Returns its exit status, which is
@@ -251,5 +253,5 @@ class Supervisor:
         try:
             return self._process.wait(seconds)
         except subprocess.TimeoutExpired:
-            self._process.kill()
+            self._signal(signal.SIGKILL)
             return self._process.wait()
