@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from assistants_service.core.ports.models import ModelInfo
 from assistants_service.infra.models.offline import OfflineModel
 from assistants_service.infra.models.openai_kind import OpenAIKind
-from assistants_service.infra.models.provider_kind import Model, Opened, Provider, ProviderKind
+from assistants_service.infra.models.provider_kind import Model, OpenProvider, Provider, ProviderKind
 
 if TYPE_CHECKING:
     from assistants_service.infra.models.upstream import Upstream
@@ -27,11 +27,11 @@ class Offline(ProviderKind):
         " It is for tests: it repeats messages and calls functions"
     )
 
-    def open(self, name: str, provider: Provider, *, timeout: float, max_retries: int) -> Opened:
+    def open(self, name: str, provider: Provider, *, timeout: float, max_retries: int) -> OpenProvider:
         return _BuiltIn(name)
 
 
-class _BuiltIn(Opened):
+class _BuiltIn(OpenProvider):
     def __init__(self, name: str) -> None:
         self.model, self._name = OfflineModel(), name
 

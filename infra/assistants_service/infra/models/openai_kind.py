@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic import SecretStr
 
 from assistants_service.core.ports.models import ModelError, ModelInfo
-from assistants_service.infra.models.provider_kind import Model, Opened, Provider, ProviderKind
+from assistants_service.infra.models.provider_kind import Model, OpenProvider, Provider, ProviderKind
 
 if TYPE_CHECKING:
     from assistants_service.infra.azure.identity import ModelToken
@@ -33,7 +33,7 @@ class OpenAIKind(ProviderKind):
     @abstractmethod
     def model(self, upstream: Upstream, provider: Provider) -> Model: ...
 
-    def open(self, name: str, provider: Provider, *, timeout: float, max_retries: int) -> Opened:
+    def open(self, name: str, provider: Provider, *, timeout: float, max_retries: int) -> OpenProvider:
         import openai
 
         from assistants_service.infra.models.answers import limit
@@ -57,7 +57,7 @@ class OpenAIKind(ProviderKind):
         return _Server(name, self.model(upstream, provider), upstream, token)
 
 
-class _Server(Opened):
+class _Server(OpenProvider):
     def __init__(self, name: str, model: Model, upstream: Upstream, token: ModelToken | None) -> None:
         self.model, self.upstream, self._name, self._server, self._token = model, upstream, name, upstream, token
 

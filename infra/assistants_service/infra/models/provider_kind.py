@@ -39,7 +39,7 @@ class Model(Protocol):
     async def reply(self, prompt: Prompt, deltas: Deltas | None) -> Reply: ...
 
 
-class Opened(ABC):
+class OpenProvider(ABC):
     """An open provider. `upstream` is its server, if it has one, for requests other than conversations."""
 
     model: Model
@@ -61,5 +61,5 @@ class ProviderKind(ABC):
     notice = ""
 
     @abstractmethod
-    def open(self, name: str, provider: Provider, *, timeout: float, max_retries: int) -> Opened:
+    def open(self, name: str, provider: Provider, *, timeout: float, max_retries: int) -> OpenProvider:
         """Prepares the provider. May block for seconds; `timeout` is in seconds."""

@@ -21,7 +21,7 @@ from assistants_service.core.ports.telemetry import SILENCE, Telemetry
 from assistants_service.infra.models import turns
 from assistants_service.infra.models.context_windows import known_window
 from assistants_service.infra.models.kinds import KINDS
-from assistants_service.infra.models.provider_kind import Model, Opened, Provider, ProviderKind
+from assistants_service.infra.models.provider_kind import Model, OpenProvider, Provider, ProviderKind
 from assistants_service.infra.telemetry.content import prompt_facts, reply_facts
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class ModelRouter:
         self._providers, self._default = dict(providers), default
         self._timeout, self._max_retries, self._now, self._telemetry = timeout, max_retries, now, telemetry
         self._window = window
-        self._opened: dict[str, Opened] = {}
+        self._opened: dict[str, OpenProvider] = {}
         self._opening = asyncio.Lock()
         self._workarounds: dict[tuple[str, str], tuple[turns.Workaround, ...]] = {}  # by provider and model
         self._listed: dict[str, tuple[float, Sequence[ModelInfo]]] = {}
@@ -219,7 +219,7 @@ class ModelRouter:
         assert upstream  # noqa: S101
         return upstream
 
-    async def _open(self, name: str) -> Opened:
+    async def _open(self, name: str) -> OpenProvider:
         async with self._opening:
             if name not in self._opened:
                 opening = partial(self._kind(name).open, timeout=self._timeout, max_retries=self._max_retries)
