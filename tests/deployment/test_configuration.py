@@ -22,6 +22,8 @@ from pydantic import SecretStr, ValidationError
 
 from assistants_service.command import parser
 from assistants_service.infra.configuration import ConfigurationError, read_settings
+from assistants_service.infra.models.kinds import KINDS, Offline
+from assistants_service.infra.settings import models as settings_of_models
 from assistants_service.infra.settings.models import ProviderSettings
 from assistants_service.infra.settings.settings import Settings
 from assistants_service.infra.version import VERSION
@@ -321,10 +323,15 @@ def test_every_number_is_finite() -> None:
                 Settings(**{name: value})  # type: ignore[arg-type]
 
 
-def test_a_provider_needs_a_url_unless_it_is_the_offline_model() -> None:
+def test_a_provider_needs_a_url_if_those_of_its_kind_are_servers(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Local(Offline):
+        """Another kind within the process."""
+
+    monkeypatch.setattr(settings_of_models, "KINDS", {**KINDS, "local": Local()})
     with pytest.raises(ValidationError, match="base_url is missing"):
         ProviderSettings(api_key=SecretStr("k"))
-    assert ProviderSettings(api="offline").base_url is None
+    for kind in ("offline", "local"):
+        assert ProviderSettings(api=kind).base_url is None
 
 
 ORIGINS = ["https://a.example", "http://127.0.0.1:3000", "http://[::1]:3000", "tauri://localhost", "null"]

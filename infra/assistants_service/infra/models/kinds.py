@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class Offline(ProviderKind):
     """The built-in model."""
 
-    embeds = False
+    remote = embeds = False
     notice = (
         "the offline model answers for model names without a provider."
         " It is for tests: it repeats messages and calls functions"

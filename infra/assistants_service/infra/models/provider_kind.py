@@ -54,9 +54,10 @@ class OpenProvider(ABC):
 
 
 class ProviderKind(ABC):
-    """`embeds`: whether its servers may have an embeddings endpoint. `notice` tells operators who use this kind without
-    having chosen it what that means."""
+    """`remote`: whether its providers are servers, so that each needs a URL. `embeds`: whether they may have an
+    embeddings endpoint. `notice` tells operators who use this kind without having chosen it what that means."""
 
+    remote = True
     embeds = True
     notice = ""
 

@@ -36,7 +36,7 @@ class ProviderSettings(BaseModel):
 
     @model_validator(mode="after")
     def _safe(self) -> ProviderSettings:
-        if self.base_url is None and self.api != "offline":  # OpenAI would be sent a key that is not for it
+        if self.base_url is None and KINDS[self.api].remote:  # OpenAI would be sent a key that is not for it
             raise ValueError("base_url is missing; that of OpenAI is https://api.openai.com/v1")
         if self.identity and self.api_key:
             raise ValueError("set either api_key or identity, not both")
