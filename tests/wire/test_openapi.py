@@ -14,8 +14,9 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from jsonschema import Draft202012Validator
 
+from assistants_service.api.main import ROUTES
 from assistants_service.api.openapi import add_routes
-from cut_openapi import render
+from cut_openapi import DROP, render
 from openapi_checks import ROOT, check_event, check_response, check_stream
 
 SERVED = json.loads((ROOT / "app" / "assistants_service" / "api" / "openapi.json").read_text(encoding="utf-8"))
@@ -54,6 +55,12 @@ def test_the_served_document_is_valid() -> None:
 def test_every_operation_has_an_id_of_its_own() -> None:
     ids = [operation["operationId"] for _, _, operation in operations()]
     assert len(set(ids)) == len(ids)
+
+
+def test_every_route_is_described() -> None:
+    routes = {(route.method.lower(), re.sub(r"{(\w+):[^}]*}", r"{\1}", route.path)) for route in ROUTES}
+    described = {(verb, f"/v1{path}") for verb, path, _ in operations() if not path.startswith("/health")}
+    assert described == routes - {(verb, f"/v1{path}") for path, verb in DROP}  # which only says that it is impossible
 
 
 def test_every_operation_is_under_v1_but_for_health() -> None:
