@@ -55,41 +55,52 @@ class Bare:
 
 
 async def first_and_further(rounds: int) -> None:
-    first, further, bare_first, bare_further, cold, bare_cold = [], [], [], [], [], []
-    sandbox = LocalSandbox(InterpreterLimits(interpreters=2))
+    """Each first call is that of an interpreter of its own, which is forked for it."""
+    first, further, bare_first, bare_further, bare_cold = [], [], [], [], []
+    sandbox = LocalSandbox()
     print(f"self-test {await timed(sandbox.unavailable_reason):.0f} ms")
+    cold = [await timed(sandbox._servers.get)]
     for _ in range(rounds):
-        await sandbox.warm()
-        cold.append(await timed(lambda: asyncio.shield(sandbox._spare)))
         held = []
 
         async def begin() -> None:
             held.append(await sandbox.start("bench"))  # noqa: B023
             assert (await held[0].run(CELL)).value == "np.int64(499500)"  # noqa: B023
 
-        sandbox._prepare = lambda: None  # the next one would compete with what is measured
         first.append(await timed(begin))
-        del sandbox._prepare
         further += [await timed(lambda: held[0].run(CELL)) for _ in range(20)]  # noqa: B023
-        if not rounds - _ - 1:
-            print(f"memory of an interpreter {rss(held[0]._process.pid):.0f} MiB")
         await held[0].close()
         bare = Bare()
         bare_cold.append(await timed(bare.start))
         bare_first.append(await timed(bare.run))
         bare_further += [await timed(bare.run) for _ in range(20)]
         await bare.close()
+    await memory(sandbox)
     await sandbox.close()
     for name, ours, others in (
-        ("cold start", cold, bare_cold),
+        ("import of the libraries", cold, bare_cold),
         ("first call", first, bare_first),
         ("further call", further, bare_further),
     ):
         print(f"{name}: {statistics.median(ours):.1f} ms, bare {statistics.median(others):.1f} ms")
 
 
-def rss(pid: int) -> float:
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096 / 1024**2
+async def memory(sandbox: LocalSandbox) -> None:
+    """Of the fork server alone, and with four interpreters after a call of each. Shared pages count once (PSS)."""
+    server = (await sandbox._servers.get()).pid
+    print(f"memory of the fork server: {pss(server):.0f} MiB")
+    held = [await sandbox.start("bench") for _ in range(4)]
+    for each in held:
+        await each.run(CELL)
+    pool = sum(pss(pid) for pid in (server, *(each._process.pid for each in held)))
+    print(f"memory with 4 interpreters: {pool:.0f} MiB")
+    for each in held:
+        await each.close()
+
+
+def pss(pid: int) -> float:
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
 
 
 async def many(sessions: int) -> None:

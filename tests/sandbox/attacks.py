@@ -235,7 +235,39 @@ KERNEL = {
     "lock memory": "call('mlock', buffer(1 << 20), 1 << 20)",
 }
 
-REFUSED = {**FILES, **PROC, **PROCESSES, **SOCKETS, **KERNEL}
+# The process that this session and all others were forked from.
+FORK_SERVER = {
+    "kill the fork server": "os.kill(os.getppid(), signal.SIGKILL)",
+    "stop the fork server": "os.kill(SERVER, signal.SIGSTOP)",
+    "stop the fork server by its thread": "system(234, 131, SERVER, SERVER, 19)",
+    "end a child for the fork server": "os.kill(SERVER, signal.SIGCHLD)",
+    "open a handle of the fork server": "os.pidfd_open(SERVER)",
+    "trace the fork server": "call('ptrace', 16, SERVER, None, None)",
+    "seize the fork server": "call('ptrace', 0x4206, SERVER, None, None)",
+    "read the memory of the fork server": "system(310, 270, SERVER, buffer(), 1, buffer(), 1, 0)",
+    "write the memory of the fork server": "system(311, 271, SERVER, buffer(), 1, buffer(), 1, 0)",
+    "open the memory of the fork server": "open(f'/proc/{SERVER}/mem', 'r+b')",
+    "read the environment of the fork server": "open(f'/proc/{SERVER}/environ', 'rb').read()",
+    "read the memory map of the fork server": "open(f'/proc/{SERVER}/maps').read()",
+    "list the descriptors of the fork server": "os.listdir(f'/proc/{SERVER}/fd')",
+    "open the socket of the fork server again": "open(f'/proc/{SERVER}/fd/0', 'wb')",
+    "list the children of the fork server": "open(f'/proc/{SERVER}/task/{SERVER}/children').read()",
+    "take the socket of the fork server": "system(438, 438, own(), 0, 0)",
+    "limit the fork server": "resource.prlimit(SERVER, resource.RLIMIT_NOFILE, (3, 3))",
+    "slow the fork server down": "os.setpriority(os.PRIO_PROCESS, SERVER, 19)",
+    "bind the fork server to a processor": "os.sched_setaffinity(SERVER, {0})",
+    "find a socket of another process": "import stat\nfound = []\nfor fd in range(4096):\n    try:\n"
+    "        if stat.S_ISSOCK(os.fstat(fd).st_mode):\n            other = socket.socket(fileno=os.dup(fd))\n"
+    "            found += [fd] * (struct.unpack('3i', other.getsockopt(1, 17, 12))[0] != os.getpid())\n"
+    "    except OSError:\n        pass\nif not found:\n    raise OSError('refused')",
+    "find a socket of the fork server in its own memory": "import gc\nframe, found = sys._getframe(), gc.get_objects()\n"
+    "while frame:\n    found += frame.f_locals.values()\n    frame = frame.f_back\n"
+    "if not [each for each in found if isinstance(each, socket.socket) and each.fileno() >= 0]:\n    raise OSError('refused')",
+    "fork as the fork server does": "fork_server = sys.modules['assistants_service.infra.sandbox.fork_server']\n"
+    "fork_server._threads = lambda: 1\nfork_server._Server(socket.socketpair()[0])._forked(socket.socketpair()[0])",
+}
+
+REFUSED = {**FILES, **PROC, **PROCESSES, **SOCKETS, **KERNEL, **FORK_SERVER}
 
 UNFELT = {
     "change the mode of the store": "os.chmod(STORE, 0o777)",

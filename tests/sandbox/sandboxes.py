@@ -9,13 +9,13 @@ import os
 
 import pytest
 
-from assistants_service.infra.sandbox import landlock, process
+from assistants_service.infra.sandbox import landlock, server_process
 from assistants_service.infra.sandbox.limits import InterpreterLimits
 from assistants_service.infra.sandbox.local import LocalSandbox
 
 if version := os.environ.get("LANDLOCK"):
     older = f"import assistants_service.infra.sandbox.landlock as landlock; landlock.NEWEST = {int(version)}; "
-    process._PROGRAM = process._PROGRAM.replace("from ", older + "from ", 1)
+    server_process._PROGRAM = server_process._PROGRAM.replace("from ", older + "from ", 1)
 
 
 def _confines() -> bool:

@@ -15,12 +15,14 @@ import pytest
 
 from assistants_service.core.ports.sandbox import CellResult, InterpreterLost
 from assistants_service.infra.sandbox.interpreter import LocalInterpreter
-from assistants_service.infra.sandbox.limits import MIB
+from assistants_service.infra.sandbox.limits import LIBRARIES, MIB, InterpreterLimits
+from assistants_service.infra.sandbox.local import LocalSandbox
 from attacks import LOST, PRELUDE, REFUSED, UNFELT, X86_ONLY
-from sandboxes import bare_sandbox, needs_landlock
+from sandboxes import needs_landlock
 from targets import SECRET, Targets, targets
 
 pytestmark = needs_landlock
+ALL = os.environ.get("SANDBOX") == "all"  # all attacks, by interpreters with the libraries
 # What the kernel, or Python on its behalf, says of what is not allowed, or is not there for the attacker.
 REFUSAL = re.compile(
     r"^(PermissionError|OSError|FileNotFoundError|socket\.gaierror|urllib\.error\.URLError|ValueError: not allowed)"
@@ -32,7 +34,8 @@ class Attacker:
 
     def __init__(self, runner: asyncio.Runner, attacked: Targets) -> None:
         self._runner, self._targets = runner, attacked
-        self._sandbox = bare_sandbox(seconds=10, grace=1, memory=256 * MIB, file=16 * MIB, folder=64 * MIB)
+        limits = InterpreterLimits(seconds=10, grace=1, memory=256 * MIB, file=16 * MIB, folder=64 * MIB)
+        self._sandbox = LocalSandbox(limits, LIBRARIES if ALL else ())
         self._session: LocalInterpreter | None = None
         self.other = runner.run(self._other())
 
@@ -40,16 +43,18 @@ class Attacker:
         return self._runner.run(self._attempt(code))
 
     def state(self) -> dict[str, object]:
-        known = {self._targets.victim.pid, *self._runner.run(self._interpreters())}
-        children = {int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()}
-        return {**self._targets.state(), "other session": self.other.read_text(), "strangers": children - known}
+        server = self._runner.run(self._sandbox._servers.get()).pid
+        known = {self._targets.victim.pid, server, *(each._process.pid for each in self._sandbox._live)}
+        strangers = {*_children(os.getpid()), *_children(server)} - known
+        return {
+            **self._targets.state(),
+            "other session": self.other.read_text(),
+            "fork server": (server, _standing(server)),
+            "strangers": strangers,
+        }
 
     def close(self) -> None:
         self._runner.run(self._sandbox.close())
-
-    async def _interpreters(self) -> set[int]:
-        spare = [await self._sandbox._spare] if self._sandbox._spare else []
-        return {each._process.pid for each in (*self._sandbox._live, *spare)}
 
     async def _other(self) -> Path:
         session = await self._sandbox.start("other")
@@ -66,7 +71,12 @@ class Attacker:
                 pass  # what the last attack did to it
             await self._session.close()
         self._session = await self._sandbox.start("attacker")
-        given = {**self._targets.names(), "SESSIONS": str(self._session._folder.parent), "OTHER": str(self.other)}
+        given = {
+            **self._targets.names(),
+            "SESSIONS": str(self._session._folder.parent),
+            "OTHER": str(self.other),
+            "SERVER": (await self._sandbox._servers.get()).pid,
+        }
         told = "\n".join(f"{name} = {value!r}" for name, value in given.items())
         assert (await self._session.run(f"{PRELUDE}\n{told}")).error is None
         return self._session
@@ -77,6 +87,18 @@ class Attacker:
             return await session.run(code)
         except InterpreterLost as lost:
             return lost
+
+
+def _children(pid: int) -> set[int]:
+    return {int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
+
+
+def _standing(pid: int) -> tuple[object, ...]:
+    """Of a process that waits for requests: what it may use, and that nothing has stopped it."""
+    waiting = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "Tt"
+    place = Path(f"/proc/{pid}")
+    standing = [(place / name).read_text() for name in ("limits", "oom_score_adj")]
+    return waiting, os.getpriority(os.PRIO_PROCESS, pid), sorted(os.sched_getaffinity(pid)), *standing
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +138,6 @@ def test_the_attack_is_not_felt(attacker: Attacker, attack: str) -> None:
 
 
 # Those that take a tenth of a second or more are left to `make sandbox`, but for one of a kind.
-ALL = os.environ.get("SANDBOX") == "all"
 QUICK = (
     "end its process",
     "crash",

@@ -94,7 +94,7 @@ async def test_what_cannot_be_started_in_advance_is_started_when_it_is_needed(
         patch.setattr(sys, "executable", "/nowhere/python")
         await sandbox.warm()
         async with asyncio.timeout(10):
-            while "cannot start an interpreter in advance" not in caplog.text:
+            while "cannot start the process that interpreters are forked from" not in caplog.text:
                 await asyncio.sleep(0.01)
         with pytest.raises(SandboxBusy):
             await sandbox.start("session")
@@ -105,8 +105,8 @@ async def test_what_cannot_be_started_in_advance_is_started_when_it_is_needed(
 async def test_nothing_is_left_when_the_sandbox_closes() -> None:
     sandbox = bare_sandbox()
     session = await sandbox.start("session")
-    spare = await sandbox._spare
+    server = await sandbox._servers.get()
     await sandbox.close()
-    for each in (session, spare):
-        assert not Path(f"/proc/{each._process.pid}").exists()
+    for pid in (session._process.pid, server.pid):
+        assert not Path(f"/proc/{pid}").exists()
     assert not sandbox._workspace.root.exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -18,12 +19,16 @@ PLOT = "import matplotlib.pyplot as plt\nplt.plot([1, 2, 3])\n"
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def session() -> AsyncIterator[LocalInterpreter]:
-    sandbox = LocalSandbox()
-    sandbox._prepare = lambda: None  # a second one would take seconds, for nothing
-    yield await sandbox.start("session")
+async def sandbox() -> AsyncIterator[LocalSandbox]:
+    made = LocalSandbox()
+    yield made
     async with asyncio.timeout(30):
-        await sandbox.close()
+        await made.close()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def session(sandbox: LocalSandbox) -> LocalInterpreter:
+    return await sandbox.start("session")
 
 
 async def test_all_libraries_of_the_extra_are_there(session: LocalInterpreter) -> None:
@@ -85,3 +90,20 @@ async def test_memory_has_a_limit_that_python_reports(session: LocalInterpreter)
     result = await session.run("np.ones(1 << 40)")
     assert result.error
     assert "MemoryError" in result.error
+
+
+async def test_interpreters_get_different_random_numbers_of_numpy(sandbox: LocalSandbox) -> None:
+    code = "import numpy as np\nfloat(np.random.rand()), int(np.random.default_rng().integers(1 << 60))"
+    one, other = [(await (await sandbox.start(name)).run(code)).value for name in ("one", "other")]
+    assert one
+    assert other
+    assert not set(one.strip("()").split(", ")) & set(other.strip("()").split(", "))
+
+
+async def test_the_libraries_are_imported_once_by_a_process_that_can_be_forked(sandbox: LocalSandbox) -> None:
+    """With one thread, and without memory that interpreters would share."""
+    place = Path("/proc", str((await sandbox._servers.get()).pid))
+    assert len([*(place / "task").iterdir()]) == 1
+    rights = [line.split()[1] for line in (place / "maps").read_text().splitlines()]
+    assert "rw-p" in rights
+    assert "rw-s" not in rights

@@ -20,9 +20,9 @@ async def main():
     sandbox = bare_sandbox()
     idle, busy = await sandbox.start("idle"), await sandbox.start("busy")
     running = asyncio.create_task(busy.run("import itertools; sum(itertools.repeat(0))"))
-    spare = await sandbox._spare
+    server = await sandbox._servers.get()
     await asyncio.sleep(0.1)
-    print(*(each._process.pid for each in (idle, busy, spare)), sandbox._workspace.root, flush=True)
+    print(idle._process.pid, busy._process.pid, server.pid, sandbox._workspace.root, flush=True)
     await running
 
 asyncio.run(main())

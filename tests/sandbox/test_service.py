@@ -88,7 +88,6 @@ async def test_a_cancelled_run_stops_its_code(sandbox: LocalSandbox) -> None:
 async def test_the_offline_model_plots_a_file() -> None:
     """README's example, with the libraries."""
     sandbox = LocalSandbox()
-    sandbox._prepare = lambda: None  # type: ignore[method-assign] # a second one would take seconds, for nothing
     async with in_process(models=Offline(), sandbox=sandbox) as service:
         file = await upload(service.api, b"month,sold\nJan,10\nFeb,32\n", "sales.csv")
         resources = {"code_interpreter": {"file_ids": [file["id"]]}}

@@ -94,7 +94,7 @@ class Sandbox(Protocol):
         changes; one about a remote service may."""
 
     async def warm(self) -> None:
-        """Begin to start an interpreter, so that the next call of `start` finds it ready. Does not wait for it."""
+        """Begin to prepare what `start` needs, which may take seconds. Does not wait for it."""
 
     async def start(self, session: str) -> Interpreter:
         """An interpreter with an empty /mnt/data. `session` is an opaque name that cannot be guessed, another one for

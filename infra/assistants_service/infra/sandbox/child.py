@@ -1,15 +1,17 @@
-"""The process of an interpreter: it confines itself, loads libraries, and then takes one request after another.
+"""The process of an interpreter: it confines itself, and then takes one request after another.
 
-Started by `process`. Its stdin has requests, its stdout takes answers, and its stderr takes what cells print.
+`fork_server` forks it, with the libraries imported.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import importlib
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -18,82 +20,106 @@ from assistants_service.infra.sandbox import confinement, data_folder, folder, f
 from assistants_service.infra.sandbox.cell import Cells
 from assistants_service.infra.sandbox.figures import Figures
 
-_CHANNEL: Final = 10  # descriptors of requests and answers are not below
+_REQUESTS, _ANSWERS = 10, 11  # descriptors; 1 and 2 take what cells print
 _MOST_TOLD: Final = 5_000  # paths of changed files, and of removed ones
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What the worker tells in the last argument, as JSON. Sizes are in bytes."""
+    """What the worker tells the fork server in the last argument, as JSON. Sizes are in bytes."""
 
-    parent: int  # process id
-    folder: str  # of this interpreter alone, with `data` and `scratch` in it
+    parent: int  # process id of the worker
     readable: Sequence[str]
-    modules: Sequence[str]  # to be loaded before the first cell
+    modules: Sequence[str]  # to be imported before the first cell
+    preload: bool  # by the fork server, instead of by each interpreter
     memory: int
     largest_file: int
     images: int
 
 
-def main() -> None:
-    """Ends with status 1 and a reason on stderr if the process cannot be confined."""
-    setup = Setup(**json.loads(sys.argv.pop()))
-    channel = _channel()
+@dataclass(frozen=True)
+class Fork:
+    """What the fork server leaves to a child: descriptors, and a folder of the child alone, with `data` and `scratch`
+    in it."""
+
+    parent: int  # process id of the fork server
+    folder: str
+    requests: int
+    answers: int
+    output: int
+
+
+def run(setup: Setup, fork: Fork) -> None:
+    """Until the worker closes its end; then the process ends. Raises ConfinementError."""
+    take(fork.requests, fork.answers, fork.output)
+    _start_afresh(f"{fork.folder}/scratch")
     mapped = os.open(confinement.MAPPED, os.O_RDONLY)
-    try:
-        data = _confined(setup)
-    except confinement.ConfinementError as error:
-        sys.exit(f"The interpreter cannot be confined: {error}")
+    data = _confined(setup, fork)
     os.chdir(data)
-    sys.path[:] = [*(entry for entry in sys.path if _is_within(entry, setup.readable)), data]
+    sys.path.append(data)
     sys.argv[:] = [""]
     sys.stdout = sys.stderr = open(  # noqa: SIM115 # in one stream, so that both come in order
         1, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False
     )
-    missing = _load(setup.modules)
+    missing = load(setup.modules)
     confinement.limit_memory(setup.memory, mapped)
     os.close(mapped)
-    _Service(channel, data, setup.images).run(missing)
+    _Service(data, setup.images).run(missing)
 
 
-def _confined(setup: Setup) -> str:
+def places(scratch: str) -> dict[str, str]:
+    """Environment variables that name the folder for temporary files."""
+    return dict.fromkeys(("TMPDIR", "HOME", "MPLCONFIGDIR"), scratch)
+
+
+def is_within(path: str, folders: Sequence[str]) -> bool:
+    return any(path == each or path.startswith(f"{each}/") for each in folders)
+
+
+def take(requests: int, answers: int, output: int) -> None:
+    """Put these descriptors where they belong, and close all others that the process has inherited."""
+    own = {0: os.open(os.devnull, os.O_RDONLY), 1: output, 2: output, _REQUESTS: requests, _ANSWERS: answers}
+    above = {to: fcntl.fcntl(each, fcntl.F_DUPFD_CLOEXEC, max(own) + 1) for to, each in own.items()}
+    for to, each in above.items():
+        os.dup2(each, to, inheritable=False)
+    for each in map(int, os.listdir("/proc/self/fd")):  # noqa: PTH208
+        if each not in own:
+            with contextlib.suppress(OSError):  # the one that the folder was listed by is closed already
+                os.close(each)
+
+
+def _start_afresh(scratch: str) -> None:
+    """Undo what all children have of the fork server alike. Of other generators of random numbers, `random` and the
+    one of OpenSSL notice that they were forked."""
+    os.environ.update(places(scratch))
+    tempfile.tempdir = None
+    if numbers := sys.modules.get("numpy.random"):
+        numbers.seed()
+
+
+def _confined(setup: Setup, fork: Fork) -> str:
     """Where the folder of data is."""
-    confinement.end_with(setup.parent)
-    confinement.yield_to_others()
-    data = data_folder.attach(f"{setup.folder}/data", setup.readable)
-    writable = (data, f"{setup.folder}/data", f"{setup.folder}/scratch", os.devnull)
+    confinement.end_with(fork.parent)
+    confinement.die_first()
+    data = data_folder.attach(f"{fork.folder}/data", setup.readable)
+    writable = (data, f"{fork.folder}/data", f"{fork.folder}/scratch", os.devnull)
     confinement.confine(readable=setup.readable, writable=writable, largest_file=setup.largest_file)
     return data
 
 
-def _channel() -> tuple[int, int]:
-    """Requests and answers, which leave 0, 1 and 2 to the cells."""
-    requests, answers = (fcntl.fcntl(each, fcntl.F_DUPFD_CLOEXEC, _CHANNEL) for each in (0, 1))
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
-    os.close(nothing)
-    os.dup2(2, 1)
-    return requests, answers
-
-
-def _is_within(path: str, folders: Sequence[str]) -> bool:
-    return any(path == each or path.startswith(f"{each}/") for each in folders)
-
-
-def _load(modules: Sequence[str]) -> list[str]:
-    """Those that are not there: a cell that imports one gets an ImportError."""
+def load(modules: Sequence[str]) -> list[str]:
+    """Those that are not there, or broken: a cell that imports one gets the exception."""
     missing = []
     for name in modules:
         try:
             importlib.import_module(name)
-        except ImportError:
+        except Exception:
             missing.append(name)
     return missing
 
 
 class _Service:
-    def __init__(self, channel: tuple[int, int], data: str, images: int) -> None:
-        self._requests, self._answers = channel
+    def __init__(self, data: str, images: int) -> None:
         self._data = data
         self._nonce = frames.NO_NONCE
         self._figures = Figures(lambda image: self._answer(frames.IMAGE, image), images)
@@ -168,14 +194,14 @@ class _Service:
     def _exactly(self, size: int) -> bytes:
         parts = bytearray()
         while len(parts) < size:
-            part = os.read(self._requests, size - len(parts))
+            part = os.read(_REQUESTS, size - len(parts))
             if not part:
                 os._exit(0)
             parts += part
         return bytes(parts)
 
     def _answer(self, kind: bytes, payload: bytes = b"") -> None:
-        _write_all(self._answers, frames.pack(self._nonce, kind, payload))
+        _write_all(_ANSWERS, frames.pack(self._nonce, kind, payload))
 
 
 def _said(error: OSError) -> str:

@@ -57,10 +57,14 @@ def end_with(parent: int) -> None:
         raise ConfinementError("the process that started this one has ended")
 
 
-def yield_to_others() -> None:
-    """If memory runs out, the kernel kills this process first; if processors are busy, others get them first."""
+def die_first() -> None:
+    """If memory runs out, the kernel kills this process before others."""
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
+
+
+def give_way() -> None:
+    """If processors are busy, others get them before this process and its children."""
     with contextlib.suppress(OSError):
         os.nice(10)
 

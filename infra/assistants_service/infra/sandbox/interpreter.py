@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from assistants_service.core.ports.sandbox import CellResult, InterpreterLost
-from assistants_service.infra.sandbox import confinement, frames
-from assistants_service.infra.sandbox.child import Setup
+from assistants_service.infra.sandbox import frames
 from assistants_service.infra.sandbox.data_folder import DATA
 from assistants_service.infra.sandbox.frames import ForgedFrame
 from assistants_service.infra.sandbox.limits import InterpreterLimits, shown
@@ -31,6 +29,7 @@ from assistants_service.infra.sandbox.results import (
     reason_of,
     valid_text,
 )
+from assistants_service.infra.sandbox.server_process import ForkServer
 from assistants_service.infra.sandbox.watch import Watch
 from assistants_service.infra.sandbox.workspace import Workspace
 
@@ -60,21 +59,12 @@ class LocalInterpreter:
         self.on_end: Callable[[], None] = lambda: None
 
     @classmethod
-    async def start(cls, workspace: Workspace, limits: InterpreterLimits, modules: Iterable[str]) -> LocalInterpreter:
+    async def start(cls, workspace: Workspace, limits: InterpreterLimits, server: ForkServer) -> LocalInterpreter:
         """Start an interpreter and wait until it is ready for the first cell. Raises InterpreterLost and OSError."""
         folder = workspace.folder()
         logs = OutputLog(folder)
-        setup = Setup(
-            parent=os.getpid(),
-            folder=str(folder),
-            readable=confinement.readable(),
-            modules=tuple(modules),
-            memory=limits.memory,
-            largest_file=limits.file,
-            images=limits.images,
-        )
         try:
-            process = await ChildProcess.start(setup, logs.descriptor)
+            process = await server.fork(folder, logs.descriptor)
         except BaseException:
             logs.close()
             await workspace.discard(folder)

@@ -1,4 +1,4 @@
-"""Interpreters on this machine (ports.sandbox.Sandbox). The next one is started before it is needed."""
+"""Interpreters on this machine (ports.sandbox.Sandbox), forked from a process that has imported their libraries."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from collections.abc import Sequence
 
 from assistants_service.core.ports.sandbox import InterpreterLost, SandboxBusy, SandboxUnavailable
 from assistants_service.infra.sandbox import self_test
+from assistants_service.infra.sandbox.fork_servers import ForkServers
 from assistants_service.infra.sandbox.interpreter import LocalInterpreter
 from assistants_service.infra.sandbox.limits import LIBRARIES, InterpreterLimits
 from assistants_service.infra.sandbox.seccomp import MACHINES
+from assistants_service.infra.sandbox.server_process import ForkServer, Unfit
 from assistants_service.infra.sandbox.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -24,9 +26,10 @@ class LocalSandbox:
         self._limits, self._libraries = limits, libraries
         self._workspace: Workspace | None = None
         self._verdict: asyncio.Task[str] | None = None
-        self._spare: asyncio.Task[LocalInterpreter] | None = None
         self._starting = 0
         self._live: set[LocalInterpreter] = set()
+        self._servers = ForkServers(self._forking, in_use=lambda: bool(self._live or self._starting))
+        self._preload = True
 
     async def unavailable_reason(self) -> str:
         self._verdict = self._verdict or asyncio.ensure_future(self._tested())
@@ -34,7 +37,7 @@ class LocalSandbox:
 
     async def warm(self) -> None:
         if not await self.unavailable_reason():
-            self._prepare()
+            self._servers.prepare()
 
     async def start(self, session: str) -> LocalInterpreter:  # the process does not need the name
         if reason := await self.unavailable_reason():
@@ -43,52 +46,58 @@ class LocalSandbox:
             raise SandboxBusy
         self._starting += 1
         try:
-            interpreter = await self._next()
-        except (InterpreterLost, OSError) as error:
+            interpreter = await self._started()
+        except (InterpreterLost, Unfit, OSError) as error:
             logger.warning("cannot start an interpreter: %s", error)
             raise SandboxBusy from error
         finally:
             self._starting -= 1
         self._live.add(interpreter)
         interpreter.on_end = lambda: self._live.discard(interpreter)
-        self._prepare()
         return interpreter
 
     async def close(self) -> None:
-        begun = [task for task in (self._verdict, self._spare) if task]
-        self._spare = None
-        for task in begun:
-            task.cancel()
-        ended = await asyncio.gather(*begun, return_exceptions=True)
-        spare = [each for each in ended if isinstance(each, LocalInterpreter)]
-        await asyncio.gather(*(each.close() for each in (*self._live, *spare)))
+        if self._verdict:
+            self._verdict.cancel()
+            await asyncio.gather(self._verdict, return_exceptions=True)
+        await asyncio.gather(*(each.close() for each in self._live))
+        await self._servers.close()
         if self._workspace:
             await self._workspace.close()
 
-    def _prepare(self) -> None:
-        if self._spare is None and len(self._live) + self._starting < self._limits.interpreters:
-            self._spare = asyncio.ensure_future(self._started())
-            self._spare.add_done_callback(self._prepared)
-
-    def _prepared(self, spare: asyncio.Task[LocalInterpreter]) -> None:
-        """If it could not be started, forget it, so that the next call tries again."""
-        if spare is self._spare and not spare.cancelled() and (error := spare.exception()):
-            self._spare = None
-            logger.warning("cannot start an interpreter in advance: %s", error)
-
-    async def _next(self) -> LocalInterpreter:
-        spare, self._spare = self._spare, None
-        if spare is None:
-            return await self._started()
-        interpreter = await spare
-        return interpreter if interpreter.alive else await self._started()
-
     async def _started(self) -> LocalInterpreter:
         assert self._workspace  # noqa: S101 # the self-test made it
-        interpreter = await LocalInterpreter.start(self._workspace, self._limits, self._libraries)
+        server = await self._servers.get()
+        try:
+            interpreter = await LocalInterpreter.start(self._workspace, self._limits, server)
+        except TimeoutError:
+            self._servers.give_up(server)
+            raise
         if interpreter.missing:
             logger.info("Code cannot import %s, which the extra `code` installs", ", ".join(interpreter.missing))
         return interpreter
+
+    async def _forking(self) -> ForkServer:
+        """A fork server with the libraries, if interpreters can be forked from it then."""
+        assert self._workspace  # noqa: S101
+        if self._preload:
+            try:
+                return await self._loaded(self._workspace)
+            except Unfit as unfit:
+                logger.warning("Each interpreter imports the libraries itself, which takes seconds: %s", unfit)
+                self._preload = False
+        return await ForkServer.start(self._workspace, self._limits, self._libraries, preload=False)
+
+    async def _loaded(self, workspace: Workspace) -> ForkServer:
+        """Tested again, since libraries may do to a process what the first test did not see. Raises Unfit."""
+        server = await ForkServer.start(workspace, self._limits, self._libraries)
+        try:
+            if self._libraries and (weakness := await self_test.tried(workspace, self._limits, server)):
+                raise Unfit(weakness)
+        except BaseException:
+            await server.close()
+            raise
+        return server
 
     async def _tested(self) -> str:
         if platform.machine() not in MACHINES:

@@ -1,42 +1,25 @@
-"""The process of an interpreter, from the worker's side: starting it, sending requests, pausing it, killing it."""
+"""The process of an interpreter, from the worker's side: sending requests, pausing it, killing it."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import os
+import select
 import signal
-import sys
+import socket
 import threading
-from dataclasses import asdict
-from pathlib import Path
 from typing import Final
 
 from assistants_service.infra.sandbox import frames
-from assistants_service.infra.sandbox.child import Setup
 from assistants_service.infra.sandbox.figures import MOST_BYTES
+from assistants_service.infra.sandbox.fork_server import STATUS
 from assistants_service.infra.sandbox.frames import ForgedFrame
 from assistants_service.infra.sandbox.limits import MIB
 
 logger = logging.getLogger(__name__)
 
-# Isolated from its surroundings (-I), but with the modules of this process, wherever a platform puts them.
-_PROGRAM: Final = (
-    "import sys; sys.path[:] = sys.argv.pop(1).split('\\n'); "
-    "from assistants_service.infra.sandbox.child import main; main()"
-)
-# The environment at exec stays readable to the process, so it must not contain secrets. Each library computes in one
-# thread.
-_ENVIRONMENT: Final = {
-    "LANG": "C.UTF-8",
-    "PATH": "/usr/bin:/bin",
-    "MPLBACKEND": "agg",
-    "MALLOC_ARENA_MAX": "2",
-    **dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"), "1"),
-}
-_INHERITED: Final = ("LD_LIBRARY_PATH",)  # what Python itself may need to start
 _LARGEST: Final = {  # bytes of a frame
     frames.READY: 64 * 1024,
     frames.IMAGE: MOST_BYTES,
@@ -49,58 +32,56 @@ _LAST_BREATH: Final = 5.0  # seconds for a killed process to end
 
 
 class ChildProcess:
-    """Created by `start` only."""
+    """Created by `ForkServer.fork` only. It is a child of the fork server, which waits for it: `handle` (a pidfd)
+    signals it and nothing else, and `life` is the socket on which the fork server tells its exit status."""
 
-    def __init__(self, process: asyncio.subprocess.Process, handle: int) -> None:
-        self.pid = process.pid
-        self._process, self._handle = process, handle
-        self._signalling = (
-            threading.Lock()
-        )  # no signal is sent to a handle that was closed, whose number may be in use again
+    def __init__(self, pid: int, handle: int, life: socket.socket) -> None:
+        self.pid = pid
+        self._handle, self._life = handle, life
+        self._status: int | None = None
+        self._answers = asyncio.StreamReader()
+        self._requests: asyncio.StreamWriter | None = None
+        self._reading: asyncio.BaseTransport | None = None
+        # No signal is sent to a handle that was closed, whose number may be in use again.
+        self._signalling = threading.Lock()
 
     @classmethod
-    async def start(cls, setup: Setup, logs: int) -> ChildProcess:
-        """`logs` is the descriptor of the file for its stderr, which has what cells print. Raises OSError."""
-        modules = "\n".join(str(Path(entry).absolute()) for entry in sys.path)
-        place = f"{setup.folder}/scratch"
-        own = {"TMPDIR": place, "HOME": place, "MPLCONFIGDIR": place}
-        inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
-        starting = asyncio.ensure_future(
-            asyncio.create_subprocess_exec(
-                *(sys.executable, "-I", "-B", "-c", _PROGRAM, modules, json.dumps(asdict(setup))),
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=logs,
-                env=inherited | _ENVIRONMENT | own,
-                cwd="/",
-                start_new_session=True,  # Ctrl-C is for the parent
-            )
-        )
+    async def opened(cls, pid: int, handle: int, life: socket.socket, requests: int, answers: int) -> ChildProcess:
+        """With its pipes, which it closes."""
+        process = cls(pid, handle, life)
         try:
-            process = await asyncio.shield(starting)
-            return cls(process, os.pidfd_open(process.pid))
-        except BaseException:  # cancelled while asyncio started the process, or the process has ended
-            process = await starting
-            if process.returncode is None:
-                process.kill()
-            await process.communicate()
+            await process._open(requests, answers)
+        except BaseException:
+            await process.end()
+            raise
+        return process
+
+    async def _open(self, requests: int, answers: int) -> None:
+        loop = asyncio.get_running_loop()
+        files = os.fdopen(requests, "wb", 0), os.fdopen(answers, "rb", 0)
+        try:
+            writing, protocol = await loop.connect_write_pipe(_unread, files[0])
+            self._requests = asyncio.StreamWriter(writing, protocol, None, loop)
+            self._reading, _ = await loop.connect_read_pipe(
+                lambda: asyncio.StreamReaderProtocol(self._answers), files[1]
+            )
+        except BaseException:
+            for each in files:
+                each.close()
             raise
 
     async def send(self, data: bytes) -> None:
         """Raises OSError if the process has ended."""
-        stdin = self._process.stdin
-        assert stdin  # noqa: S101
-        stdin.write(data)
-        await stdin.drain()
+        assert self._requests  # noqa: S101
+        self._requests.write(data)
+        await self._requests.drain()
 
     async def receive(self, nonce: bytes) -> tuple[bytes, bytes]:
         """A frame's kind and payload. Raises EOFError if the process has ended or closed the pipe; and ForgedFrame."""
-        stdout = self._process.stdout
-        assert stdout  # noqa: S101
-        size, answered, kind = frames.HEADER.unpack(await stdout.readexactly(frames.HEADER.size))
+        size, answered, kind = frames.HEADER.unpack(await self._answers.readexactly(frames.HEADER.size))
         if answered != nonce or size > _LARGEST.get(kind, -1):
             raise ForgedFrame
-        return kind, await stdout.readexactly(size)
+        return kind, await self._answers.readexactly(size)
 
     def resume(self) -> None:
         self._signal(signal.SIGCONT)
@@ -117,25 +98,65 @@ class ChildProcess:
         self._signal(signal.SIGKILL)
 
     async def end(self) -> int | None:
-        """Kill it, wait, and return the exit status: negative for a signal, None if it does not end in time."""
+        """Kill it, wait, and return the exit status: negative for a signal, None if it is not known."""
         if self._handle < 0:
-            return self._process.returncode
+            return self._status
         self.kill()
         try:
             async with asyncio.timeout(_LAST_BREATH):
-                await self._process.communicate()
+                self._status = await self._exit_status()
         except TimeoutError:
             logger.error("The interpreter with the process id %d was killed and does not end", self.pid)
-        with self._signalling:
-            os.close(self._handle)
-            self._handle = -1
-        return self._process.returncode
+        self._close()
+        return self._status
 
     @property
     def ended(self) -> bool:
-        return self._process.returncode is not None
+        return self._handle < 0 or has_ended(self._handle)
+
+    async def _exit_status(self) -> int | None:
+        await readable(self._life.fileno())
+        if told := self._life.recv(STATUS.size):
+            return int(STATUS.unpack(told)[0])
+        await readable(self._handle)  # the fork server has ended, with which the kernel kills its children
+        with contextlib.suppress(ChildProcessError):  # orphans are adopted by this process only if it is the first one
+            os.waitid(os.P_PIDFD, self._handle, os.WEXITED | os.WNOHANG)  # noqa: ASYNC222 # it does not wait
+        return None
+
+    def _close(self) -> None:
+        if self._requests and not self._requests.transport.is_closing():
+            self._requests.transport.abort()
+        if self._reading:
+            self._reading.close()
+        self._life.close()
+        with self._signalling:
+            os.close(self._handle)
+            self._handle = -1
 
     def _signal(self, number: signal.Signals) -> None:
         with self._signalling, contextlib.suppress(ProcessLookupError):
             if self._handle >= 0:
                 signal.pidfd_send_signal(self._handle, number)
+
+
+def _unread() -> asyncio.StreamReaderProtocol:
+    """Of a pipe that is written to: it waits where the other end does not read."""
+    return asyncio.StreamReaderProtocol(asyncio.StreamReader())
+
+
+def has_ended(handle: int) -> bool:
+    """Whether the process of a pidfd has ended."""
+    poll = select.poll()
+    poll.register(handle, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+async def readable(descriptor: int) -> None:
+    """Wait until a socket or a pidfd has something to read, or has ended."""
+    loop = asyncio.get_running_loop()
+    ready = asyncio.Event()
+    loop.add_reader(descriptor, ready.set)
+    try:
+        await ready.wait()
+    finally:
+        loop.remove_reader(descriptor)

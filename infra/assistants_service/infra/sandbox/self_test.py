@@ -7,12 +7,12 @@ not do."""
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Final
 
 from assistants_service.core.ports.sandbox import InterpreterLost
 from assistants_service.infra.sandbox.interpreter import LocalInterpreter
 from assistants_service.infra.sandbox.limits import InterpreterLimits
+from assistants_service.infra.sandbox.server_process import ForkServer, Unfit
 from assistants_service.infra.sandbox.workspace import Workspace
 
 _ATTACKS: Final = """
@@ -104,18 +104,23 @@ weak + ([] if succeeds(works) and works() else ["work at all"])
 
 async def weakness(workspace: Workspace, limits: InterpreterLimits) -> str:
     """Empty, or why this machine confines no interpreter, in one sentence."""
-    canary = workspace.root / "canary"
-    canary.write_text("secret")
     try:
-        return await _tried(workspace, limits, canary)
+        server = await ForkServer.start(workspace, limits, modules=())
+        try:
+            return await tried(workspace, limits, server)
+        finally:
+            await server.close()
     except InterpreterLost as lost:
         return f"No interpreter could be started and tested: {lost.reason}."
-    except OSError as error:
+    except (Unfit, OSError) as error:
         return f"No interpreter could be started: {error}."
 
 
-async def _tried(workspace: Workspace, limits: InterpreterLimits, canary: Path) -> str:
-    interpreter = await LocalInterpreter.start(workspace, limits, modules=())
+async def tried(workspace: Workspace, limits: InterpreterLimits, server: ForkServer) -> str:
+    """The same of interpreters that this fork server makes. Raises InterpreterLost and OSError."""
+    canary = workspace.root / "canary"
+    canary.write_text("secret")
+    interpreter = await LocalInterpreter.start(workspace, limits, server)
     try:
         result = await interpreter.run(f"CANARY, PARENT = {str(canary)!r}, {os.getpid()}\n{_ATTACKS}")
     finally:

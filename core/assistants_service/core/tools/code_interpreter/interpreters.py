@@ -66,7 +66,7 @@ class Interpreters:
         self._logged = False
 
     async def available(self) -> bool:
-        """Whether code is executed here. If so, an interpreter is started while the model thinks."""
+        """Whether code is executed here. If so, the sandbox prepares to start interpreters while the model thinks."""
         executed = await self.check()
         if executed:
             await self._sandbox.warm()

@@ -16,7 +16,7 @@ def main() -> None:
     modules, memory, largest_file and images."""
     setup = json.loads(sys.argv.pop())
     confinement.end_with(setup["parent"])
-    channel = child._channel()
+    child.take(requests=0, answers=1, output=2)
     os.chdir(setup["data"])
     sys.path[:] = [*sys.path[1:], setup["data"]]  # without the folder of this program
     sys.argv[:] = [""]
@@ -25,8 +25,8 @@ def main() -> None:
     )
     for kind, most in ((resource.RLIMIT_CORE, 0), (resource.RLIMIT_FSIZE, setup["largest_file"])):
         resource.setrlimit(kind, (most, most))
-    missing = child._load(setup["modules"])
+    missing = child.load(setup["modules"])
     mapped = os.open(confinement.MAPPED, os.O_RDONLY)
     confinement.limit_memory(setup["memory"], mapped)
     os.close(mapped)
-    child._Service(channel, setup["data"], setup["images"]).run(missing)
+    child._Service(setup["data"], setup["images"]).run(missing)
