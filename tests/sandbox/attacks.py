@@ -83,6 +83,8 @@ FILES = {
     "create a hidden file": "os.open('/mnt/data', os.O_TMPFILE | os.O_RDWR)",
     "make a FIFO": "os.mkfifo('/mnt/data/fifo')",
     "make a device": "os.mknod('/mnt/data/device', 0o60600, os.makedev(8, 0))",
+    "leave a device in the place of a name": "own(); system(316, 276, -100, b'/mnt/data/own', -100, b'/mnt/data/new', 4)",
+    "reserve the disk beyond the end of a file": "system(285, 47, own(), 1, 0, ctypes.c_long(1 << 33))",
     "make a socket": "os.mknod('/mnt/data/socket', 0o140600)",
     "read /etc/passwd": "open('/etc/passwd').read()",
     "read /etc/shadow": "open('/etc/shadow').read()",
@@ -118,6 +120,8 @@ PROCESSES = {
     "vfork": "system(58, 220, 0x4111, 0)",
     "clone a process that shares memory": "system(56, 220, 0x111, 0, 0, 0, 0)",
     "clone a thread into another namespace": "system(56, 220, 0x40010F00, 0, 0, 0, 0)",
+    "clone a thread with descriptors of its own": "system(56, 220, 0x3D0B00, 0, 0, 0, 0)",
+    "take descriptors of its own": "system(436, 436, 200, 201, 2)",
     "clone3": "system(435, 435, buffer(88), 88)",
     "execute a program": "os.execv('/bin/true', ['true'])",
     "execute a file of its own": "fd = own('program'); os.write(fd, b'#!/bin/true'); os.chmod('/mnt/data/program', 0o700);"
@@ -378,6 +382,16 @@ LOST = {
         "os.mkdir('/mnt/data/closed', 0o300)\nfor n in range(1 << 40):\n"
         "    open(f'/mnt/data/closed/{n % 1000}', 'wb').write(bytes(1 << 20))",
         "",
+    ),
+    "hide files behind mappings without end": (
+        "libc.mmap.restype = ctypes.c_void_p\npath = '/mnt/data/' + '/'.join(['n' * 200] * 8)\nos.makedirs(path)\n"
+        "fd = os.open(path + '/file', os.O_RDWR | os.O_CREAT)\nos.write(fd, bytes(8192))\n"
+        "for n in range(40_000):\n    libc.mmap(None, 4096, 1, 1, fd, ctypes.c_long(n % 2 * 4096))\ntime.sleep(9)",
+        "too many mappings",
+    ),
+    "hide files by ending the main thread": (
+        "threading.Thread(target=time.sleep, args=(9,)).start()\nlibc.syscall(60 if X86 else 93, 0)",
+        "ended its main thread",
     ),
     "start threads without end": (
         "threading.stack_size(1 << 16)\nwhile True:\n    threading.Thread(target=time.sleep, args=(99,)).start()",

@@ -145,6 +145,7 @@ QUICK = (
     "forge a result that names a file elsewhere",
     "forge a result of another call",
     "start threads without end",
+    "hide files by ending the main thread",
     "use the calls of 32 bits",
 )
 LOSING = {**LOST, **(X86_ONLY if platform.machine() == "x86_64" else {})}

@@ -122,6 +122,7 @@ def test_no_number_is_in_two_tables(machine: str) -> None:
         ("openat", (0, 0, (1 << 32) | 0o1000), refused(errno.EACCES)),
         ("clone", (0x3D0F00,), seccomp.ALLOW),  # a thread, as glibc starts it
         ("clone", (0x7D0F00,), seccomp.ALLOW),  # as musl does
+        ("clone", (0x3D0B00,), refused(errno.EPERM)),  # a thread with a table of descriptors of its own
         ("clone", (0x1200011,), refused(errno.EPERM)),  # fork
         ("clone", (0x4111,), refused(errno.EPERM)),  # vfork
         ("clone", (0x3D0F00 | 0x40000000,), refused(errno.EPERM)),
@@ -154,6 +155,11 @@ def test_no_number_is_in_two_tables(machine: str) -> None:
         ("sendto", (3, 1, 1, 0, 0), seccomp.ALLOW),
         ("sendto", (3, 1, 1, 0, 1), refused(errno.EPERM)),
         ("sendto", (3, 1, 1, 0, 1 << 32), refused(errno.EPERM)),
+        ("renameat2", (-100, 1, -100, 1, 2), seccomp.ALLOW),
+        ("renameat2", (-100, 1, -100, 1, 4), refused(errno.EINVAL)),  # RENAME_WHITEOUT
+        ("close_range", (3, 9, 4), seccomp.ALLOW),
+        ("close_range", (3, 9, 2), refused(errno.EINVAL)),  # CLOSE_RANGE_UNSHARE
+        ("fallocate", (3, 1, 0, 1), refused(errno.ENOTSUP)),
         ("clone3", (), refused(errno.ENOSYS)),
         ("fchmodat", (), refused(0)),
         ("fgetxattr", (), refused(errno.ENOTSUP)),

@@ -27,7 +27,8 @@ ALLOW: Final = 0x7FFF0000
 _ERROR: Final = 0x00050000
 _X32: Final = 0x40000000  # in numbers of the second ABI of x86_64
 
-_CLONE_THREAD: Final = 0x10000
+# CLONE_VM, CLONE_FILES, CLONE_SIGHAND, CLONE_THREAD: what a thread shares. `watch` sees only what all threads share.
+_CLONE_THREAD: Final = 0x10D00
 _CLONE_NAMESPACES: Final = 0x7E020080
 _O_ACCMODE, _O_TRUNC, _O_TMPFILE = 3, 0o1000, 0o20000000
 _AF_UNIX: Final = 1
@@ -37,6 +38,8 @@ _FCNTL: Final = (0, 1, 2, 3, 4, 5, 6, 7, 36, 37, 38, 1030, 1032)
 # TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX, TCGETS2. Not FIOSETOWN and FIOASYNC, which are F_SETOWN,
 # too.
 _IOCTL: Final = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451, 0x802C542A)
+_RENAME: Final = (0, 1, 2)  # RENAME_NOREPLACE, RENAME_EXCHANGE; not RENAME_WHITEOUT, which makes a device
+_CLOSE_RANGE: Final = (0, 4)  # CLOSE_RANGE_CLOEXEC; not CLOSE_RANGE_UNSHARE, which makes a second table of descriptors
 _PRCTL: Final = (15, 16, 0x53564D41)  # PR_SET_NAME, PR_GET_NAME, PR_SET_VMA; not PR_SET_PDEATHSIG
 
 
@@ -113,6 +116,8 @@ def _checked(numbers: syscalls.Numbers, pid: int) -> Program:
         "prlimit64": _one_of(0, (0, pid), errno.EPERM),
         "socketpair": _one_of(0, (_AF_UNIX,), errno.EPERM),  # asyncio wakes its loop by one
         "sendto": _without_address(),
+        "renameat2": _one_of(4, _RENAME, errno.EINVAL),
+        "close_range": _one_of(2, _CLOSE_RANGE, errno.EINVAL),
     }
     return [
         line for name, number in numbers.items() for line in ((_EQUAL, 0, len(bodies[name]), number), *bodies[name])
@@ -143,8 +148,9 @@ def _opening(index: int) -> Program:
 def _starting_a_thread() -> Program:
     return [
         _argument(0),
-        (_ANY_BIT, 2, 0, _CLONE_NAMESPACES),
-        (_ANY_BIT, 0, 1, _CLONE_THREAD),
+        (_ANY_BIT, 3, 0, _CLONE_NAMESPACES),
+        (_AND, 0, 0, _CLONE_THREAD),
+        (_EQUAL, 0, 1, _CLONE_THREAD),
         _answer(ALLOW),
         _refuse(errno.EPERM),
     ]

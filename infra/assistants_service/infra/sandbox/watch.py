@@ -19,7 +19,7 @@ from assistants_service.infra.sandbox.limits import InterpreterLimits, shown
 
 _PAUSE, _LONG_PAUSE = 0.05, 0.1  # seconds between checks; the second one if a check takes long
 _LONG: Final = 0.005  # seconds
-_MOST_MAPS: Final = 16 * 1024**2  # bytes of /proc/PID/maps
+_MOST_MAPS: Final = 16 * 1024**2  # bytes of /proc/PID/maps: 65,530 mappings of files with usual names have fewer
 
 
 class Watch:
@@ -51,6 +51,8 @@ def excess(pid: int, folder: str, limits: InterpreterLimits) -> str:
     try:
         if os.stat(f"/proc/{pid}/task").st_nlink - 2 > limits.threads:  # noqa: PTH116
             return f"started more than {limits.threads} threads"
+        if _is_zombie(pid):  # its other threads go on, but their descriptors and mappings are not listed
+            return "ended its main thread"
         size = _unlinked(pid, os.stat(folder).st_dev, limits)  # noqa: PTH116
     except (FileNotFoundError, ProcessLookupError):
         return ""
@@ -79,11 +81,19 @@ def _unlinked(pid: int, device: int, limits: InterpreterLimits) -> int:
     return sum(open_files.values()) + len(mapped) * limits.file
 
 
+def _is_zombie(pid: int) -> bool:
+    with open(f"/proc/{pid}/stat", "rb") as file:  # noqa: PTH123
+        return file.read().rpartition(b")")[2].split()[0] == b"Z"
+
+
 def _mapped(pid: int, device: int) -> set[int]:
     """Inodes of deleted files of this device that are mapped. The fields of a line of maps are: address, permissions,
-    offset, device, inode, path."""
+    offset, device, inode, path. Raises OSError if there are too many lines to read."""
     with open(f"/proc/{pid}/maps", "rb") as file:  # noqa: PTH123
-        lines = file.read(_MOST_MAPS).splitlines()
+        text = file.read(_MOST_MAPS)
+    if len(text) == _MOST_MAPS:
+        raise OSError(errno.E2BIG, "it has too many mappings of files with long names")
+    lines = text.splitlines()
     named = b"%02x:%02x" % (os.major(device), os.minor(device))
     fields = (line.split(None, 5) for line in lines if line.endswith(b" (deleted)"))
     return {int(field[4]) for field in fields if field[3] == named}
