@@ -152,7 +152,7 @@ def worker_of(
         max_waiting=waiting,
         searcher=searcher,
         tokenizer=Tiktoken(),
-        outputs_kept=settings.code_interpreter_keep_days * DAY,
+        output_retention=settings.code_interpreter_keep_days * DAY,
         for_tools=for_tools(parts),
     )
     return Worker(context)

@@ -79,8 +79,8 @@ async def open_parts(settings: Settings, stop: asyncio.Event | None = None) -> A
         sandbox = sandbox_of(settings)
         try:
             await open_storage(storage, settings, stop or asyncio.Event())
-            given = (storage, models, extraction, embeddings, tokens, telemetry, sandbox)
-            yield Parts(settings, clock, Ids(clock), Notifier(), *given)
+            engines = (storage, models, extraction, embeddings, tokens, telemetry, sandbox)
+            yield Parts(settings, clock, Ids(clock), Notifier(), *engines)
         finally:
             if tokens:
                 await tokens.close()

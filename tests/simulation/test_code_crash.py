@@ -50,7 +50,7 @@ async def content(world: World, file_id: str) -> bytes:
 
 
 async def files_are_whole(world: World, past: Past) -> None:
-    state, held = past.state, past.state.held_files if past.state.known else set[str]()
+    state, held = past.state, past.state.referenced_files if past.state.known else set[str]()
     there = await world.store.list_names(names.CONTENTS, after=None, limit=1000)
     assert set(there) == {names.document(PROJECT, file_id) for file_id in held}, (
         "contents without an owner, or lost ones"

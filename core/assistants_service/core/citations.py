@@ -25,8 +25,8 @@ def images_of(run_state: RunState) -> list[str]:
     steps = itertools.takewhile(
         lambda step: not isinstance(step.step_details, MessageCreation), run_state.steps.newest()
     )
-    made = (tool_of(call).made(call) for step in reversed([*steps]) for call in step.calls)
-    return [image.file_id for each in made if each for image in each.shown]
+    changes = (tool_of(call).file_changes(call) for step in reversed([*steps]) for call in step.calls)
+    return [image.file_id for each in changes if each for image in each.images]
 
 
 def attachments_of(annotations: Iterable[Annotation]) -> tuple[Attachment, ...]:

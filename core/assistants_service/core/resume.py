@@ -115,7 +115,7 @@ class Resumption:
             await self.threads.commit(project, thread_id, partial(_released_run, run_id))
             await self._send(AdvanceRun(project=project, thread_id=thread_id, run_id=run_id, sent_at=now))
         state = await self.threads.cached(project, thread_id)
-        self._in_use.update(names.document(project, file_id) for file_id in state.held_files)
+        self._in_use.update(names.document(project, file_id) for file_id in state.referenced_files)
 
     async def _store(self, project: str, store_id: str) -> None:
         state, now = (await self.stores.load(project, store_id)).state, self.clock.now()

@@ -37,7 +37,7 @@ class Chores:
                     await self.queue.put_back(item)
             case CleanUpOutputs():
                 state = (await self.context.threads.load(item.project, item.thread_id)).state
-                await self.context.outputs.clean_up(item, state.held_files if state.known else ())
+                await self.context.outputs.clean_up(item, state.referenced_files if state.known else ())
             case CleanUpFile():
                 await self.queue.redeliver_at(
                     item, await self.context.files.clean_up(item.project, item.file_id, item.sent_at)

@@ -53,7 +53,7 @@ class WorkerContext:
     max_waiting: int = WAITING  # work items that wait for slots of one kind
     searcher: Search = field(kw_only=True)
     tokenizer: Tokenizer = field(kw_only=True)
-    outputs_kept: float = field(kw_only=True, default=0.0)  # seconds that files which tools made outlive their thread
+    output_retention: float = field(kw_only=True, default=0.0)  # seconds that the files of tools outlive their thread
     for_tools: Mapping[str, Any] = field(kw_only=True, default_factory=dict)  # what one tool alone needs, by its type
     tools: Services = field(init=False)
     budget: Budget = field(init=False)
@@ -100,7 +100,7 @@ class WorkerContext:
 
     @property
     def outputs(self) -> OutputFiles:
-        return OutputFiles(self.files, self.ids, self.outputs_kept)
+        return OutputFiles(self.files, self.ids, self.output_retention)
 
     @property
     def files(self) -> FileService:

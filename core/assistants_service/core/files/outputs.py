@@ -47,23 +47,23 @@ class CreatedFile:
 
 @dataclass(frozen=True, slots=True)
 class OutputFiles:
-    """`kept`: the number of seconds for which files that clients were shown are kept after their thread is deleted."""
+    """`retention`: seconds for which files that clients were shown are kept after their thread is deleted."""
 
     files: FileService
     ids: Ids
-    kept: float = 0.0
+    retention: float = 0.0
 
     async def keep(
-        self, project: str, thread_id: str, made: Sequence[CreatedFile], replaced: Iterable[str]
+        self, project: str, thread_id: str, created: Sequence[CreatedFile], replaced: Iterable[str]
     ) -> list[KeptFile]:
         """Store the contents, one after the other, and return the stored files, which the caller commits. A file whose
         `read` raises ValueError is skipped. `replaced` are the ids of files that the same commit removes from the
         thread. Raises StorageUnavailable, and other errors of `read`."""
-        kept = [KeptFile(path=new.path, bytes=new.size, file_id=self.ids.new(FILE.prefix)) for new in made]
+        files = [KeptFile(path=new.path, bytes=new.size, file_id=self.ids.new(FILE.prefix)) for new in created]
         # 1. enqueue: whenever this process crashes, the worker finds what it left.
-        await self._enqueue(project, thread_id, [*(file.file_id for file in kept), *replaced])
+        await self._enqueue(project, thread_id, [*(file.file_id for file in files), *replaced])
         # 2. contents
-        stored = [await self._store(project, new, file) for new, file in zip(made, kept, strict=True)]
+        stored = [await self._store(project, new, file) for new, file in zip(created, files, strict=True)]
         return [file for file in stored if file]
 
     async def _enqueue(self, project: str, thread_id: str, file_ids: Sequence[str]) -> None:
@@ -90,7 +90,7 @@ class OutputFiles:
     async def clean_up(self, item: CleanUpOutputs, in_use: Iterable[str]) -> None:
         """Remove the contents that neither the thread (`in_use`) nor a document refers to."""
         for file_id in set(item.file_ids) - set(in_use):
-            if await self._shown(item.project, file_id) is None:
+            if await self._document(item.project, file_id) is None:
                 await self.files.empty(item.project, file_id)
 
     async def withdraw(self, project: str, file_ids: Iterable[str]) -> None:
@@ -99,14 +99,14 @@ class OutputFiles:
         await fan_out(lambda file_id: self._withdraw(project, file_id), file_ids)
 
     async def _withdraw(self, project: str, file_id: str) -> None:
-        shown = await self._shown(project, file_id) if self.kept else None
-        if shown is None:
+        file = await self._document(project, file_id) if self.retention else None
+        if file is None:
             await self.files.withdraw(project, file_id)
-        elif shown.expires_at is None:
-            expired = replace(shown, expires_at=int(self.files.clock.now() + self.kept))
+        elif file.expires_at is None:
+            expired = replace(file, expires_at=int(self.files.clock.now() + self.retention))
             # 1. enqueue: a crash after this leaves a file without an expiry, and the purge is repeated.
             item = CleanUpFile(project=project, file_id=file_id, sent_at=self.files.clock.now())
-            await self.files.enqueue(item, delay=self.kept)
+            await self.files.enqueue(item, delay=self.retention)
             # 2. document, which no late writer replaces
             name = names.document(project, file_id)
             await self.files.storage.write_if_newer(Document(names.FILES, name, encode(expired), LAST - 1))
@@ -116,9 +116,9 @@ class OutputFiles:
         await fan_out(lambda file_id: self._purge_tombstone(project, file_id), file_ids)
 
     async def _purge_tombstone(self, project: str, file_id: str) -> None:
-        if await self._shown(project, file_id) is None:
+        if await self._document(project, file_id) is None:
             await self.files.storage.remove(names.FILES, names.document(project, file_id))
 
-    async def _shown(self, project: str, file_id: str) -> File | None:
+    async def _document(self, project: str, file_id: str) -> File | None:
         stored = await self.files.storage.get(names.FILES, names.document(project, file_id))
         return decode_file(stored.body) if stored else None

@@ -95,13 +95,13 @@ class ThreadCommands:
         return [e.ThreadCreated(thread=thread), *messages_from(body.messages, thread_id, self.context)]
 
     def update_thread(self, state: ThreadState, body: UpdateThread) -> list[e.Event]:
-        given, old = body.model_fields_set, thread_of(state).tool_resources
-        if not given:
+        changed_fields, old = body.model_fields_set, thread_of(state).tool_resources
+        if not changed_fields:
             return []
         return [
             e.ThreadUpdated(
-                metadata=(body.metadata or {}) if "metadata" in given else None,
-                tool_resources=overridden(old, body.tool_resources) if "tool_resources" in given else None,
+                metadata=(body.metadata or {}) if "metadata" in changed_fields else None,
+                tool_resources=overridden(old, body.tool_resources) if "tool_resources" in changed_fields else None,
             )
         ]
 

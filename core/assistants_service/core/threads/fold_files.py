@@ -12,14 +12,14 @@ from assistants_service.core.tools.registry import tool_of
 
 
 def keep_files(state: ThreadState, call: StepToolCall) -> Sequence[KeptFile]:
-    """What a call has made of the thread's files. Returns the images that it shows."""
-    made = tool_of(call).made(call)
-    if made is None:
+    """What a call has done to the thread's files. Returns the images that it shows."""
+    changes = tool_of(call).file_changes(call)
+    if changes is None:
         return ()
-    left = {path: file for path, file in state.files.items() if path not in made.removed}
-    state.files = {**left, **{file.path: file for file in made.files}}
-    state.executed = made.state or state.executed
-    return made.shown
+    left = {path: file for path, file in state.files.items() if path not in changes.removed}
+    state.files = {**left, **{file.path: file for file in changes.files}}
+    state.executed = changes.state or state.executed
+    return changes.images
 
 
 def show_files(state: ThreadState, run_id: str, files: Iterable[KeptFile], at: int) -> Named:

@@ -30,4 +30,4 @@ class ThreadPurge:
 
     async def _files(self, project: str, thread_id: str) -> set[str]:
         state = await self.threads.cached(project, thread_id)
-        return set() if state.known else state.held_files
+        return set() if state.known else state.referenced_files

@@ -163,7 +163,7 @@ class ThreadState(State):
                     yield from part.text.annotations
 
     @property
-    def held_files(self) -> set[str]:
+    def referenced_files(self) -> set[str]:
         """Ids of the files that its tools created and that must exist as long as the thread does."""
         return {file.file_id for file in self.files.values()} | self.shown
 

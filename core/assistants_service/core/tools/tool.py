@@ -71,15 +71,15 @@ class Output:
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
+class FileChanges:
     """What a completed call did to the files of its thread: `files` that it created or changed, the paths that it
-    `removed`, and images that clients are `shown`. `state` identifies the interpreter's state after the call; empty if
+    `removed`, and `images` that clients see. `state` identifies the interpreter's state after the call; empty if
     no code was executed."""
 
     state: str = ""
     files: Sequence[KeptFile] = ()
     removed: Sequence[str] = ()
-    shown: Sequence[KeptFile] = ()
+    images: Sequence[KeptFile] = ()
 
 
 class Citer(Protocol):
@@ -154,7 +154,7 @@ class Tool(Generic[B, T, C, S]):
         """Whether the call has no output yet."""
         raise NotImplementedError
 
-    def made(self, call: C) -> Made | None:
+    def file_changes(self, call: C) -> FileChanges | None:
         """What the completed call did to the thread's files. None: nothing."""
         return None
 

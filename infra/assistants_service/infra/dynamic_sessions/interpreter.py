@@ -24,7 +24,7 @@ from assistants_service.infra.dynamic_sessions.pool import PAUSES, Execution, Ou
 from assistants_service.infra.sandbox.data_folder import DATA
 from assistants_service.infra.sandbox.figures import MOST_BYTES
 from assistants_service.infra.sandbox.frames import ForgedFrame
-from assistants_service.infra.sandbox.limits import InterpreterLimits, shown
+from assistants_service.infra.sandbox.limits import InterpreterLimits, format_size
 from assistants_service.infra.sandbox.results import PNG, Reported, cell_result, check_path, decoded, reason_of
 
 log = logging.getLogger(__name__)
@@ -90,10 +90,10 @@ class SessionInterpreter:
                 file.write(part)
                 if file.tell() > min(self._limits.file, _LARGEST_UPLOAD):
                     raise ValueError(
-                        f"{path} cannot be stored: File too large. A file may have {shown(self._limits.file)}."
+                        f"{path} cannot be stored: File too large. A file may have {format_size(self._limits.file)}."
                     )
                 if self._written > self._limits.folder:
-                    raise ValueError(f"The files have more than {shown(self._limits.folder)} in total.")
+                    raise ValueError(f"The files have more than {format_size(self._limits.folder)} in total.")
             file.flush()
             name = _new_name()
             async with self._call():

@@ -162,7 +162,7 @@ class _Service:
         """All frames of the file are read, whatever becomes of it."""
         refused = ""
         try:
-            file = folder.opened_to_write(self._data, path)
+            file = folder.open_to_write(self._data, path)
         except OSError as error:
             file, refused = -1, _said(error)
         while (frame := self._request())[0] == frames.DATA:
@@ -179,7 +179,7 @@ class _Service:
 
     def _read(self, path: str) -> None:
         try:
-            file = folder.opened_to_read(self._data, path)
+            file = folder.open_to_read(self._data, path)
         except OSError as error:
             return self._answer(frames.REFUSED, _said(error).encode())
         for piece in folder.pieces(file):

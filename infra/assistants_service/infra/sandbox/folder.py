@@ -77,7 +77,7 @@ def is_valid(path: str) -> bool:
     return not ({"", ".", ".."} & set(parts)) and not any(unicodedata.category(each) == "Cc" for each in path)
 
 
-def opened_to_read(root: str, path: str) -> int:
+def open_to_read(root: str, path: str) -> int:
     """Raises OSError, also for what is no regular file."""
     file = os.open(os.path.join(root, path), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)  # noqa: PTH118
     if not stat.S_ISREG(os.fstat(file).st_mode):
@@ -86,7 +86,7 @@ def opened_to_read(root: str, path: str) -> int:
     return file
 
 
-def opened_to_write(root: str, path: str) -> int:
+def open_to_write(root: str, path: str) -> int:
     """With the folders that it needs. Raises OSError."""
     whole = os.path.join(root, path)  # noqa: PTH118
     os.makedirs(os.path.dirname(whole), exist_ok=True)  # noqa: PTH103, PTH120

@@ -17,7 +17,7 @@ from assistants_service.core.ports.sandbox import CellResult, InterpreterLost
 from assistants_service.infra.sandbox import frames
 from assistants_service.infra.sandbox.data_folder import DATA
 from assistants_service.infra.sandbox.frames import ForgedFrame
-from assistants_service.infra.sandbox.limits import InterpreterLimits, shown
+from assistants_service.infra.sandbox.limits import InterpreterLimits, format_size
 from assistants_service.infra.sandbox.logs import OutputLog
 from assistants_service.infra.sandbox.process import ChildProcess
 from assistants_service.infra.sandbox.results import (
@@ -101,10 +101,12 @@ class LocalInterpreter:
             await self._transfer(call, frames.END if fits else frames.DROP)
             kind, said = await self._answer(call)
             if not fits:
-                raise ValueError(f"The files have more than {shown(self._limits.folder)} in total.")
+                raise ValueError(f"The files have more than {format_size(self._limits.folder)} in total.")
             if kind == frames.REFUSED:
                 reason = said.decode(errors="replace")
-                raise ValueError(f"{path} cannot be stored: {reason}. A file may have {shown(self._limits.file)}.")
+                raise ValueError(
+                    f"{path} cannot be stored: {reason}. A file may have {format_size(self._limits.file)}."
+                )
             if kind != frames.END:
                 raise ForgedFrame
 

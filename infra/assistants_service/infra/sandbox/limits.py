@@ -29,7 +29,7 @@ class InterpreterLimits:
     threads: int = 128
 
 
-def shown(size: int) -> str:
+def format_size(size: int) -> str:
     """1 GiB, 100 MiB, 64 KiB."""
     for unit, bytes_of in (("GiB", 1024**3), ("MiB", MIB), ("KiB", 1024)):
         if size >= bytes_of:

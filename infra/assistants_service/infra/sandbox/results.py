@@ -14,7 +14,7 @@ from assistants_service.core.ports.sandbox import CellResult, ChangedFile
 from assistants_service.infra.sandbox.data_folder import DATA
 from assistants_service.infra.sandbox.folder import is_valid
 from assistants_service.infra.sandbox.frames import ForgedFrame
-from assistants_service.infra.sandbox.limits import InterpreterLimits, shown
+from assistants_service.infra.sandbox.limits import InterpreterLimits, format_size
 
 T = TypeVar("T")
 
@@ -46,11 +46,14 @@ def cell_result(
     if interrupted:
         notes.append(f"The code was interrupted after {limits.seconds:g} seconds.")
     if left_out:
-        notes.append(f"The output was cut to {shown(limits.logs)}: {left_out:,} bytes were left out in the middle.")
+        notes.append(
+            f"The output was cut to {format_size(limits.logs)}: {left_out:,} bytes were left out in the middle."
+        )
     changed, dropped = _kept(result.changed, limits.kept)
     if dropped:
         notes.append(
-            f"Only files of {shown(limits.kept)} in total are kept of a call; not kept: {', '.join(dropped[:20])}."
+            f"Only files of {format_size(limits.kept)} in total are kept of a call;"
+            f" not kept: {', '.join(dropped[:20])}."
         )
     removed = tuple(path for path in result.removed if is_valid(path))
     value = None if result.value is None else valid_text(result.value, mapped)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-from assistants_service.infra.sandbox.limits import InterpreterLimits, shown
+from assistants_service.infra.sandbox.limits import InterpreterLimits, format_size
 
 _PAUSE, _LONG_PAUSE = 0.05, 0.1  # seconds between checks; the second one if a check takes long
 _LONG: Final = 0.005  # seconds
@@ -66,7 +66,7 @@ def excess(pid: int, folder: str, limits: InterpreterLimits) -> str:
             return f"created more than {limits.entries:,} files and folders"
         if size > limits.folder:
             break
-    return f"wrote more than {shown(limits.folder)} to disk" if size > limits.folder else ""
+    return f"wrote more than {format_size(limits.folder)} to disk" if size > limits.folder else ""
 
 
 def _unlinked(pid: int, device: int, limits: InterpreterLimits) -> int:

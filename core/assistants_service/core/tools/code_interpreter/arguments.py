@@ -95,11 +95,11 @@ def _clean(text: str) -> str:
 def _unfenced(text: str, *, whole: bool) -> str:
     if fence := _FENCE.match(text):
         code = text[fence.end() :]
-        shown = code.rstrip()
-        ticks = min(3, len(shown) - len(shown.rstrip("`")))
+        stripped = code.rstrip()
+        ticks = min(3, len(stripped) - len(stripped.rstrip("`")))
         if whole and ticks < 3:
             return code
-        return shown[: len(shown) - ticks].removesuffix("\n").removesuffix("\r")
+        return stripped[: len(stripped) - ticks].removesuffix("\n").removesuffix("\r")
     if not whole and _FENCE_BEGUN.fullmatch(text):
         return ""
     return text

@@ -90,7 +90,7 @@ class Call:
 
     async def execute(self, code: str, state: str) -> Output:
         restarted = not self.session.state and self.thread.executed != ""
-        await self._give()
+        await self._provide_files()
         if not self.session.state:
             await self._restore()
         result = await self.session.interpreter.run(code)
@@ -108,17 +108,17 @@ class Call:
 
     # -- what the code finds ---------------------------------------------------------------------------------------
 
-    async def _give(self) -> None:
+    async def _provide_files(self) -> None:
         """The user's files that the session does not have yet, under their ids and their names. A file of the thread
         that has such a name stays."""
-        new = [file_id for file_id in files_of(self.run) if file_id not in self.session.given]
+        new = [file_id for file_id in files_of(self.run) if file_id not in self.session.provided]
         names = await self.services.named_files.names(self.project, files_of(self.run)) if new else {}
         for file_id in new:
             paths = [path for path in (file_id, names.get(file_id, "")) if path and path not in self.thread.files]
-            await self._give_file(file_id, list(dict.fromkeys(paths)))
-            self.session.given.add(file_id)
+            await self._provide_file(file_id, list(dict.fromkeys(paths)))
+            self.session.provided.add(file_id)
 
-    async def _give_file(self, file_id: str, paths: Sequence[str]) -> None:
+    async def _provide_file(self, file_id: str, paths: Sequence[str]) -> None:
         try:
             await self.services.files.fetch(self.project, file_id)
         except ApiError:
@@ -133,7 +133,9 @@ class Call:
             if kept.bytes and not await self.services.files.has_content(self.project, kept.file_id):
                 self.notes.append(f"The file {model_texts.FOLDER}{path} was deleted by the user.")
                 continue
-            await self._write(path, self.services.files.read(self.project, kept.file_id) if kept.bytes else _nothing())
+            await self._write(
+                path, self.services.files.read(self.project, kept.file_id) if kept.bytes else _no_chunks()
+            )
 
     async def _write(self, path: str, content: AsyncIterator[bytes]) -> None:
         try:
@@ -154,14 +156,16 @@ class Call:
             else:
                 lost.append(f"{model_texts.FOLDER}{file.path}")
         if lost:
-            self.notes.append(f"{model_texts.listed(lost)} will be lost: a call may leave {MOST_KEPT} bytes in files.")
+            self.notes.append(
+                f"{model_texts.list_paths(lost)} will be lost: a call may leave {MOST_KEPT} bytes in files."
+            )
         return files
 
     async def _keep(self, result: CellResult) -> tuple[list[KeptFile], list[KeptFile]]:
         """The images that the code showed and the files that it wrote, stored. Raises InterpreterLost and
         StorageUnavailable."""
         files = self._files_of(result.changed)
-        images = [CreatedFile("", len(image), partial(_once, image)) for image in result.images[:MOST_IMAGES]]
+        images = [CreatedFile("", len(image), partial(_one_chunk, image)) for image in result.images[:MOST_IMAGES]]
         if len(result.images) > MOST_IMAGES:
             self.notes.append(f"Only the first {MOST_IMAGES} images are shown.")
         if not images and not files and not result.removed:
@@ -173,10 +177,10 @@ class Call:
         return shown, [file for file in kept if file.path]
 
 
-async def _once(data: bytes) -> AsyncIterator[bytes]:
+async def _one_chunk(data: bytes) -> AsyncIterator[bytes]:
     yield data
 
 
-async def _nothing() -> AsyncIterator[bytes]:
+async def _no_chunks() -> AsyncIterator[bytes]:
     return
     yield b""

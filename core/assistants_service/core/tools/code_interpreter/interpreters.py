@@ -33,11 +33,11 @@ Key = tuple[str, str]  # a project and a thread
 @dataclass(eq=False, slots=True)
 class Session:
     """An interpreter of a thread. `state` identifies its state after the last call, and is empty before the first;
-    `given` are the ids of users' files that were written into it."""
+    `provided` are the ids of users' files that were written into it."""
 
     interpreter: Interpreter
     state: str = ""
-    given: set[str] = field(default_factory=set)
+    provided: set[str] = field(default_factory=set)
     used_at: float = 0.0
     expiry: asyncio.TimerHandle | None = None  # while it is idle
 

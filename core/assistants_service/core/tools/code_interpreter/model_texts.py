@@ -62,18 +62,18 @@ def output_of(
     result: CellResult, images: Sequence[KeptFile], files: Sequence[KeptFile], notes: Iterable[str], *, restarted: bool
 ) -> str:
     """The output of the function."""
-    said = "\n".join(part.rstrip("\n") for part in (result.logs, result.value, result.error) if part)
-    shown = [f"[{len(images)} image{'s' * (len(images) > 1)} shown to the user.]"] if images else []
+    printed = "\n".join(part.rstrip("\n") for part in (result.logs, result.value, result.error) if part)
+    image_note = [f"[{len(images)} image{'s' * (len(images) > 1)} shown to the user.]"] if images else []
     paths = [f"{FOLDER}{file.path} ({file.bytes} bytes)" for file in files[:MOST_LISTED]]
     more = [f"and {len(files) - MOST_LISTED} more"] if len(files) > MOST_LISTED else []
     written = [f"[Files written:\n{cut_to(_lines([*paths, *more]), MOST_LINES)}]"] if files else []
-    cut = cut_to(said, MOST_TOLD)
-    told = [cut] if cut else [] if shown or written else [NOTHING]
+    cut = cut_to(printed, MOST_TOLD)
+    output_lines = [cut] if cut else [] if image_note or written else [NOTHING]
     return "\n".join(
         [
             *([RESTARTED] if restarted else []),
-            *told,
-            *shown,
+            *output_lines,
+            *image_note,
             *written,
             *(f"[{cut_to(note, MOST_NOTE)}]" for note in notes),
         ]
@@ -86,7 +86,7 @@ def lost(reason: str, logs: str) -> str:
     return "\n".join([LOST.format(reason=reason), *([PRINTED, printed] if printed else [])])
 
 
-def listed(paths: Sequence[str]) -> str:
+def list_paths(paths: Sequence[str]) -> str:
     """The first few, and how many more there are."""
     few = ", ".join(path[:100] for path in paths[:3])
     return f"{few} and {len(paths) - 3} more" if len(paths) > 3 else few

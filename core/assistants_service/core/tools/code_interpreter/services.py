@@ -40,8 +40,10 @@ class CodeServices(ToolServices):
             await self.interpreters.close()
 
 
-def services_of(worker: WorkerParts, given: CodeExecution | None) -> CodeServices:
+def services_of(worker: WorkerParts, execution: CodeExecution | None) -> CodeServices:
     interpreters = None
-    if given:
-        interpreters = Interpreters(given.sandbox, worker.clock, worker.ids, most=given.most, seconds=given.seconds)
+    if execution:
+        interpreters = Interpreters(
+            execution.sandbox, worker.clock, worker.ids, most=execution.most, seconds=execution.seconds
+        )
     return CodeServices(worker.files, NamedFiles(worker.files), worker.outputs, interpreters)

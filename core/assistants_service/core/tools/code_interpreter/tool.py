@@ -32,7 +32,7 @@ from assistants_service.core.tools.run_info import RunInfo, StepInfo, ThreadInfo
 from assistants_service.core.tools.tool import (
     Citer,
     Execution,
-    Made,
+    FileChanges,
     Output,
     Tool,
     free_name,
@@ -65,8 +65,8 @@ class CodeInterpreterTools(Tool[CodeInterpreterBody, CodeInterpreterTool, CodeIn
         return [function_of(free_name(FUNCTION, taken), files, services.interpreters.seconds)]
 
     def begin(self, call: ToolCall, run: RunInfo, number: int) -> CodeInterpreterToolCall:
-        shown = CodeInterpreter(input=code_of(call.arguments))
-        return CodeInterpreterToolCall(id=call.id, code_interpreter=shown, record=CodeRecord(arguments=call.arguments))
+        code = CodeInterpreter(input=code_of(call.arguments))
+        return CodeInterpreterToolCall(id=call.id, code_interpreter=code, record=CodeRecord(arguments=call.arguments))
 
     async def execute(self, execution: Execution[CodeInterpreterToolCall], services: CodeServices) -> Output:
         return await execute(execution, services)
@@ -80,15 +80,15 @@ class CodeInterpreterTools(Tool[CodeInterpreterBody, CodeInterpreterTool, CodeIn
         record = replace(
             call.record, output=output, state=done.state, images=done.images, files=done.files, removed=done.removed
         )
-        shown = replace(call.code_interpreter, outputs=(*logs, *images))
-        return replace(call, code_interpreter=shown, record=record)
+        code = replace(call.code_interpreter, outputs=(*logs, *images))
+        return replace(call, code_interpreter=code, record=record)
 
     def is_pending(self, call: CodeInterpreterToolCall) -> bool:
         return call.record.output is None
 
-    def made(self, call: CodeInterpreterToolCall) -> Made:
+    def file_changes(self, call: CodeInterpreterToolCall) -> FileChanges:
         record = call.record
-        return Made(record.state, record.files, record.removed, record.images)
+        return FileChanges(record.state, record.files, record.removed, record.images)
 
     def on_wire(self, call: CodeInterpreterToolCall, *, included: bool) -> CodeInterpreterToolCall:
         return replace(call, record=NOT_SHOWN)

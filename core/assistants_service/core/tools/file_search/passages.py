@@ -58,8 +58,8 @@ def ranking_of(run: RunInfo) -> RankingOptions:
 
 def weights_of(run: RunInfo) -> Weights | None:
     """The run's hybrid_search weights, if it sets them."""
-    given = _settings(run).ranking_options.hybrid_search
-    return Weights(vector=given.embedding_weight, words=given.text_weight) if given else None
+    weights = _settings(run).ranking_options.hybrid_search
+    return Weights(vector=weights.embedding_weight, words=weights.text_weight) if weights else None
 
 
 def most_results(run: RunInfo) -> int:
@@ -78,10 +78,10 @@ def room(steps: Iterable[StepInfo], window: int, count: Count) -> int:
 def queries_of(arguments: str) -> list[str]:
     """The model's queries. Raises ValueError with a message for the model."""
     try:
-        given = msgspec.json.decode(arguments or "{}", type=dict[str, Any])
+        fields = msgspec.json.decode(arguments or "{}", type=dict[str, Any])
     except msgspec.MsgspecError as error:
         raise ValueError(f"the arguments are not a JSON object: {error}") from None
-    queries = given.get("queries", given.get("query"))  # some models use this name
+    queries = fields.get("queries", fields.get("query"))  # some models use this name
     queries = [queries] if isinstance(queries, str) else queries
     if not isinstance(queries, list) or not all(isinstance(query, str) for query in queries):
         raise ValueError("`queries` must be an array of strings")
