@@ -67,8 +67,8 @@ class RunExecutor:
     async def run(self) -> Outcome:
         """Work until nothing is left to do here. Everything that was committed is projected by then. Raises NoSlot."""
         state = (await self.context.threads.load(self.item.project, self.item.thread_id)).state
-        async with self._isolation, contextlib.AsyncExitStack() as held:
-            await self._enter(held, state)
+        async with self._isolation, contextlib.AsyncExitStack() as stack:
+            await self._enter(stack, state)
             while not isinstance(move := self._decide(state), Outcome):
                 try:
                     match move:
@@ -85,15 +85,15 @@ class RunExecutor:
                 await self._project_missing(state)
             return move
 
-    async def _enter(self, held: contextlib.AsyncExitStack, state: ThreadState) -> None:
-        """If there is something to do, wait for a slot and begin the run's span, both until `held` is closed."""
+    async def _enter(self, stack: contextlib.AsyncExitStack, state: ThreadState) -> None:
+        """If there is something to do, wait for a slot and begin the run's span, both until `stack` is closed."""
         run_state, move = state.runs.get(self.item.run_id), self._decide(state)
         if run_state is None or isinstance(move, Outcome):
             return
         if isinstance(move, CommitEvents) and move.claim:  # the end of a run needs no slot
-            await self._wait_for_slot(held, run_state)
+            await self._wait_for_slot(stack, run_state)
         item = self.item
-        self.span = held.enter_context(
+        self.span = stack.enter_context(
             self.context.telemetry.span(
                 "run",
                 trace=run_state.trace or item.trace,
@@ -105,7 +105,7 @@ class RunExecutor:
             )
         )
 
-    async def _wait_for_slot(self, held: contextlib.AsyncExitStack, run_state: RunState) -> None:
+    async def _wait_for_slot(self, stack: contextlib.AsyncExitStack, run_state: RunState) -> None:
         """Raises NoSlot, unless the run has expired in the meantime: its end needs none."""
         item = self.item
         # On a redelivery, an earlier holder may have claimed the run by this item, or may still do so. If the item were
@@ -116,7 +116,7 @@ class RunExecutor:
                 slot = suspects.slot(item.project, item.sent_at, within=self._left(run_state), stays=True)
                 await self._isolation.enter_async_context(slot)
             slot = self.context.runs.slot(item.project, item.sent_at, within=self._left(run_state), stays=again)
-            await held.enter_async_context(slot)
+            await stack.enter_async_context(slot)
         except NoSlot as way:
             way.within = self._left(run_state)
             if way.within > 0:

@@ -19,7 +19,7 @@ class Unanswered(Exception):
         self.retry_after = retry_after
 
 
-class Refused(Exception):
+class RequestRefused(Exception):
     """The request was refused, with this status and code."""
 
     def __init__(self, status: int, code: str) -> None:

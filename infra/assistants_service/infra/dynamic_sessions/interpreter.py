@@ -19,8 +19,8 @@ from typing import Final
 from assistants_service.core.ports.sandbox import CellResult, InterpreterLost
 from assistants_service.infra.dynamic_sessions import answers, programs
 from assistants_service.infra.dynamic_sessions.answers import GONE, Report
-from assistants_service.infra.dynamic_sessions.failures import Denied, PoolFull, Refused, Unanswered
-from assistants_service.infra.dynamic_sessions.pool import PAUSES, Execution, Output, SessionPool
+from assistants_service.infra.dynamic_sessions.failures import Denied, PoolFull, RequestRefused, Unanswered
+from assistants_service.infra.dynamic_sessions.pool import PAUSES, SessionExecution, SessionOutput, SessionPool
 from assistants_service.infra.sandbox.data_folder import DATA
 from assistants_service.infra.sandbox.figures import MOST_BYTES
 from assistants_service.infra.sandbox.frames import ForgedFrame
@@ -53,7 +53,7 @@ class SessionInterpreter:
         self.on_end: Callable[[], None] = lambda: None
 
     async def begin(self, libraries: Iterable[str]) -> None:
-        """Start the session. Raises PoolFull, Denied, Refused, Unanswered and InterpreterLost."""
+        """Start the session. Raises PoolFull, Denied, RequestRefused, Unanswered and InterpreterLost."""
         limits, call = self._limits, _new_name()
         setup = {
             "session": self._secret,
@@ -73,7 +73,7 @@ class SessionInterpreter:
         try:
             report = await self._report(execution, call)
         except ForgedFrame:
-            words = ((execution.result or Output()).stderr or "").strip().rpartition("\n")[2]
+            words = ((execution.result or SessionOutput()).stderr or "").strip().rpartition("\n")[2]
             raise InterpreterLost(f"cannot execute the supervisor: {words[:200]}") from None
         if report.state != "ready":
             raise InterpreterLost("was replaced by an empty one")
@@ -99,7 +99,7 @@ class SessionInterpreter:
             async with self._call():
                 try:
                     await self._pool.upload(self._identifier, name, file)
-                except Refused as refused:
+                except RequestRefused as refused:
                     raise ValueError(f"{path} cannot be stored: the session pool answered {refused}.") from None
         self._uploads.append((name, path))
 
@@ -151,7 +151,7 @@ class SessionInterpreter:
     async def _deleted(self) -> None:
         try:
             await self._pool.delete(self._identifier)
-        except (Denied, Refused, Unanswered) as error:
+        except (Denied, RequestRefused, Unanswered) as error:
             log.warning("a session could not be ended, and lives until its cool-down: the session pool: %s", error)
 
     @contextlib.asynccontextmanager
@@ -166,7 +166,7 @@ class SessionInterpreter:
         except ForgedFrame:
             self.end()
             raise InterpreterLost("sent an answer that cannot be read", self._printed) from None
-        except (Denied, PoolFull, Refused, Unanswered, TimeoutError) as error:
+        except (Denied, PoolFull, RequestRefused, Unanswered, TimeoutError) as error:
             self.end()
             reason = f"was lost with the session pool: {error or 'it did not answer in time'}"
             raise InterpreterLost(reason, self._printed) from error
@@ -174,7 +174,7 @@ class SessionInterpreter:
             self.end()
             raise
 
-    async def _executed(self, code: str, seconds: int) -> Execution:
+    async def _executed(self, code: str, seconds: int) -> SessionExecution:
         """The kernel drops what waits behind an execution that failed; then it is sent again."""
         for pause in PAUSES:
             execution = await self._pool.execute(self._identifier, code, seconds)
@@ -183,9 +183,9 @@ class SessionInterpreter:
             await asyncio.sleep(pause)
         raise Unanswered("it aborted the execution")
 
-    async def _report(self, execution: Execution, call: str) -> Report:
+    async def _report(self, execution: SessionExecution, call: str) -> Report:
         """Raises InterpreterLost, ForgedFrame, and what the pool raises."""
-        output = execution.result or Output()
+        output = execution.result or SessionOutput()
         try:
             packed = answers.printed(output.stdout or "", call)
         except ForgedFrame:
@@ -235,8 +235,8 @@ def execution_seconds(limits: InterpreterLimits) -> int:
     return math.ceil(STARTING + limits.seconds + limits.grace + COLLECTING)
 
 
-def _said(execution: Execution, words: str) -> bool:
-    return execution.status == "Failed" and ((execution.result or Output()).stderr or "").startswith(words)
+def _said(execution: SessionExecution, words: str) -> bool:
+    return execution.status == "Failed" and ((execution.result or SessionOutput()).stderr or "").startswith(words)
 
 
 def _new_name() -> str:

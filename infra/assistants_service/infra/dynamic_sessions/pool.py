@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, Final, TypeVar
 import msgspec
 from aiohttp import ClientError, ClientResponse, ClientSession, ClientTimeout, DummyCookieJar, FormData
 
-from assistants_service.infra.dynamic_sessions.failures import Denied, PoolFull, Refused, Unanswered
+from assistants_service.infra.dynamic_sessions.failures import Denied, PoolFull, RequestRefused, Unanswered
 from assistants_service.infra.dynamic_sessions.token import Token
 
 API_VERSION: Final = "2025-10-02-preview"  # an unknown one is answered with 401 and an empty body
@@ -41,16 +41,16 @@ T = TypeVar("T")
 Content = Mapping[str, Any]  # arguments of a request that carry its body
 
 
-class Output(msgspec.Struct, frozen=True):
+class SessionOutput(msgspec.Struct, frozen=True):
     stdout: str | None = None
     stderr: str | None = None
 
 
-class Execution(msgspec.Struct, frozen=True):
+class SessionExecution(msgspec.Struct, frozen=True):
     """`status` is Succeeded, Failed, ... Whatever the code did, the answer has status 200."""
 
     status: str = ""
-    result: Output | None = None
+    result: SessionOutput | None = None
 
 
 class SessionPool:
@@ -60,8 +60,9 @@ class SessionPool:
         self._endpoint, self._token = endpoint.rstrip("/"), token
         self._http: ClientSession | None = None
 
-    async def execute(self, identifier: str, code: str, seconds: int, patience: float = PATIENCE) -> Execution:
-        """Execute code in a session, for up to `seconds`, at most 220. Raises Denied, PoolFull, Refused, Unanswered."""
+    async def execute(self, identifier: str, code: str, seconds: int, patience: float = PATIENCE) -> SessionExecution:
+        """Execute code in a session, for up to `seconds`, at most 220. Raises Denied, PoolFull, RequestRefused and
+        Unanswered."""
         body = {
             "codeInputType": "Inline",
             "executionType": "Synchronous",
@@ -75,7 +76,7 @@ class SessionPool:
         )
 
     async def upload(self, identifier: str, name: str, file: BinaryIO) -> None:
-        """Store a file in /mnt/data. Raises Denied, PoolFull, Refused (413 for a file of more than 128 MB), and
+        """Store a file in /mnt/data. Raises Denied, PoolFull, RequestRefused (413 for a file of more than 128 MB), and
         Unanswered."""
 
         def content() -> Content:
@@ -90,7 +91,7 @@ class SessionPool:
 
     async def download(self, identifier: str, name: str) -> AsyncIterator[bytes]:
         """The bytes of a file in /mnt/data, which must not change meanwhile: after a failure, the rest is requested
-        again. Raises Denied, Refused (404 if there is no such file), and Unanswered."""
+        again. Raises Denied, RequestRefused (404 if there is no such file), and Unanswered."""
         received = 0
         for pause in (*PAUSES[:2], None):
             try:
@@ -104,11 +105,11 @@ class SessionPool:
             await asyncio.sleep(pause)
 
     async def check(self, identifier: str) -> None:
-        """Ask for a session that does not exist, which starts none. Raises Denied, Refused and Unanswered."""
+        """Ask for a session that does not exist, which starts none. Raises Denied, RequestRefused and Unanswered."""
         await self._expecting_none("GET", identifier)
 
     async def delete(self, identifier: str) -> None:
-        """End a session, if there is one. Raises Denied, Refused and Unanswered."""
+        """End a session, if there is one. Raises Denied, RequestRefused and Unanswered."""
         await self._expecting_none("DELETE", identifier)
 
     async def close(self) -> None:
@@ -122,7 +123,7 @@ class SessionPool:
         timeout = ClientTimeout(total=_SHORT, sock_connect=_CONNECT)
         try:
             await self._answer(method, "session", identifier, lambda: {}, timeout, len)
-        except Refused as refused:
+        except RequestRefused as refused:
             unknown_pool = refused.status == 404 and "Pool" in refused.code
             if refused.code not in _NO_SESSION and (refused.status != 404 or unknown_pool):
                 raise
@@ -215,12 +216,12 @@ async def _raise_for(response: ClientResponse) -> None:
         raise PoolFull(f"it answered {status} {code}".rstrip())
     if status in _UNDECIDED or status >= 500:
         raise Unanswered(f"it answered {status} {code}".rstrip(), _seconds(response.headers.get("Retry-After", "")))
-    raise Refused(status, code)
+    raise RequestRefused(status, code)
 
 
-def _execution(body: bytes) -> Execution:
+def _execution(body: bytes) -> SessionExecution:
     try:
-        return msgspec.json.decode(body, type=Execution)
+        return msgspec.json.decode(body, type=SessionExecution)
     except msgspec.DecodeError:
         raise Unanswered("it sent an answer that cannot be read") from None
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from assistants_service.core.ports.sandbox import InterpreterLost, SandboxBusy, SandboxUnavailable
-from assistants_service.infra.dynamic_sessions.failures import Denied, PoolFull, Refused, Unanswered
+from assistants_service.infra.dynamic_sessions.failures import Denied, PoolFull, RequestRefused, Unanswered
 from assistants_service.infra.dynamic_sessions.interpreter import SessionInterpreter
 from assistants_service.infra.dynamic_sessions.pool import SessionPool
 from assistants_service.infra.sandbox.limits import LIBRARIES, InterpreterLimits
@@ -81,7 +81,7 @@ class DynamicSessions:
             async with asyncio.timeout(_CHECK):
                 await self._pool.check(_new_identifier())
             believed = float("inf")
-        except (Denied, Refused) as error:
+        except (Denied, RequestRefused) as error:
             reason = f"The session pool cannot be used: {error}."
         except (Unanswered, TimeoutError) as error:
             log.warning("the session pool for code_interpreter does not respond: %s", error or "no answer in time")
@@ -96,7 +96,7 @@ class DynamicSessions:
             log.error("code_interpreter: %s", reason)
             self._believe(reason, CHECKED_FOR)
             return SandboxUnavailable(reason)
-        if isinstance(error, PoolFull | Refused | Unanswered | InterpreterLost):
+        if isinstance(error, PoolFull | RequestRefused | Unanswered | InterpreterLost):
             log.warning(
                 "cannot start a session: %s", f"the pool is full: {error}" if isinstance(error, PoolFull) else error
             )
