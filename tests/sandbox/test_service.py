@@ -16,6 +16,7 @@ from assistants_service.infra.sandbox.local import LocalSandbox
 from inprocess_service import InProcess, calls, in_process, path_of, says
 from multipart_forms import download, upload
 from sandboxes import bare_sandbox
+from scripted_models import BareModels
 from scripted_sandbox import CODE, python
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -104,15 +105,5 @@ async def test_the_offline_model_plots_a_file() -> None:
         await sandbox.close()
 
 
-class Offline(OfflineModel):
+class Offline(OfflineModel, BareModels):
     """ports.models.Models of this model alone."""
-
-    async def check(self, model: str) -> None: ...
-
-    def window(self, model: str) -> int:
-        return 128_000
-
-    async def list(self) -> list[Any]:
-        return []
-
-    async def close(self) -> None: ...

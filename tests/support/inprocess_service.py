@@ -35,11 +35,11 @@ from assistants_service.core.ports.telemetry import SILENCE, Telemetry
 from assistants_service.core.protocol.runs.resources import TERMINAL
 from assistants_service.core.vector_stores.search import Search, Searcher
 from assistants_service.infra.configuration import read_settings
-from assistants_service.infra.models.context_windows import known_window
 from assistants_service.infra.wiring import SystemClock, storage_of, tokens_of
 from assistants_service.parts import Parts
 from openapi_checks import check_event, check_response
 from scripted_ingestion import Bag, PlainText
+from scripted_models import BareModels
 
 Json = Any
 T = TypeVar("T")
@@ -93,7 +93,7 @@ class Gate:
         await self._open.wait()
 
 
-class ScriptedModels:
+class ScriptedModels(BareModels):
     """ports.models.Models. Each call gets the next act of the script; the last act is repeated. `prompts` is what the
     model was asked."""
 
@@ -107,16 +107,8 @@ class ScriptedModels:
         act = self.script.pop(0) if len(self.script) > 1 else self.script[0]
         return await act(prompt, deltas)
 
-    async def check(self, model: str) -> None: ...
-
-    def window(self, model: str) -> int:
-        return known_window(model) or 128_000
-
     async def list(self) -> Sequence[ModelInfo]:
         return self.models
-
-    async def close(self) -> None:
-        pass
 
 
 async def _speak(pieces: Sequence[str | Gate], deltas: Deltas | None) -> str:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from assistants_service.core.ports.models import Deltas, ModelError, ModelInfo, Prompt, Reply, Tokens, ToolCall
@@ -36,8 +37,22 @@ CELLS = (
 )
 
 
+class BareModels:
+    """ports.models.Models but for `reply`: every model is known, and none is listed."""
+
+    async def check(self, model: str) -> None: ...
+
+    def window(self, model: str) -> int:
+        return known_window(model) or 128_000
+
+    async def list(self) -> Sequence[ModelInfo]:
+        return ()
+
+    async def close(self) -> None: ...
+
+
 @dataclass
-class ByName:
+class ByName(BareModels):
     """A model whose name is its script: `tools/3` asks for the client's tool twice at once, then answers. The number
     tells runs apart. Every call is counted, and every answer is unlike the others."""
 
@@ -87,16 +102,6 @@ class ByName:
             case "cut":
                 return await said.text(f"Answer {count} is too", finish="length")
         return await said.text(f"Answer {count} is here." + (" It goes on." * 5 if script == "slow" else ""))
-
-    async def check(self, model: str) -> None: ...
-
-    def window(self, model: str) -> int:
-        return known_window(model) or 128_000
-
-    async def list(self) -> list[ModelInfo]:
-        return []
-
-    async def close(self) -> None: ...
 
 
 @dataclass

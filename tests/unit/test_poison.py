@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from assistants_service.api.services import Services, services_over
 from assistants_service.core import names
 from assistants_service.core.ids import Ids
 from assistants_service.core.notifier import Notifier
-from assistants_service.core.ports.models import Deltas, ModelInfo, Prompt, Reply
+from assistants_service.core.ports.models import Deltas, Prompt, Reply
 from assistants_service.core.ports.queue import Delivery
 from assistants_service.core.ports.storage import Conflict, StorageUnavailable
 from assistants_service.core.protocol.assistants.resources import StoredAssistant
@@ -27,7 +27,6 @@ from assistants_service.core.threads.repository import ThreadRepository
 from assistants_service.core.vector_stores.repository import VectorStoreRepository
 from assistants_service.core.vector_stores.search import Searcher
 from assistants_service.core.work_items import AdvanceRun, MaintainStore, PurgeStore, PurgeThread, to_body
-from assistants_service.infra.models.context_windows import known_window
 from assistants_service.infra.sqlite.store import SqliteStorage
 from assistants_service.infra.tokenizer import Tiktoken
 from assistants_service.worker.actions import Actions
@@ -36,6 +35,7 @@ from assistants_service.worker.item_handler import DELIVERIES, WorkItemHandler
 from assistants_service.worker.poison import PoisonItem
 from captured_telemetry import Exported
 from scripted_ingestion import Bag, PlainText
+from scripted_models import BareModels
 from scripted_search import FakeSearch
 
 ASSISTANT = StoredAssistant(id="asst_1", created_at=1, model="m")
@@ -51,7 +51,7 @@ class ManualClock:
         return self.time
 
 
-class Broken:
+class Broken(BareModels):
     """A model adapter with a bug, until it is mended."""
 
     def __init__(self, error: Exception | None) -> None:
@@ -63,16 +63,6 @@ class Broken:
         if self.error:
             raise self.error
         return Reply(text="Hello.")
-
-    async def check(self, model: str) -> None: ...
-
-    def window(self, model: str) -> int:
-        return known_window(model) or 128_000
-
-    async def list(self) -> Sequence[ModelInfo]:
-        return ()
-
-    async def close(self) -> None: ...
 
 
 @dataclass

@@ -30,11 +30,11 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from assistants_service.core.ports.models import Deltas, ModelInfo, Prompt, Reply, ToolCall
-from assistants_service.infra.models.context_windows import known_window
+from assistants_service.core.ports.models import Deltas, Prompt, Reply, ToolCall
 from assistants_service.worker import lease
 from inprocess_service import NOTHING, Answer, Gate, InProcess, ManualClock, calls, fails, in_process, says
 from reference_api import CALLS, TERMINAL, Reference, Refused, Thread
+from scripted_models import BareModels
 
 Json = Any
 MODEL = int(os.environ.get("MODEL", "0"))  # 0: the same sequences each time
@@ -78,7 +78,7 @@ class Ticking(ManualClock):
         return self.time
 
 
-class ByName:
+class ByName(BareModels):
     """ports.models.Models: a model's name is its script, which reference.Reference.work knows too."""
 
     def __init__(self) -> None:
@@ -94,16 +94,6 @@ class ByName:
     async def reply(self, prompt: Prompt, deltas: Deltas | None) -> Reply:
         act = says("Done.") if prompt.turns and prompt.turns[-1].role == "tool" else self.acts[prompt.model]
         return await act(prompt, deltas)
-
-    async def check(self, model: str) -> None: ...
-
-    def window(self, model: str) -> int:
-        return known_window(model) or 128_000
-
-    async def list(self) -> list[ModelInfo]:
-        return []
-
-    async def close(self) -> None: ...
 
 
 @dataclass
