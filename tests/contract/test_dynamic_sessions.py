@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
 from assistants_service.core.ports.sandbox import InterpreterLost, SandboxBusy, SandboxUnavailable
 from assistants_service.infra.dynamic_sessions import interpreter, programs, token
@@ -26,6 +27,8 @@ from inprocess_service import calls, in_process, says
 from multipart_forms import download, upload
 from scripted_sandbox import CODE, python
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+Lasting = tuple[SessionPool, SessionInterpreter]
 NAME = "a name that the caller chose"
 
 
@@ -34,10 +37,17 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(requests, "PAUSES", (0.0, 0.0, 0.0))
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def fake() -> AsyncIterator[SessionPool]:
     async with session_pool() as pool:
         yield pool
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def lasting() -> AsyncIterator[Lasting]:
+    """A session that outlives its test, and its pool."""
+    async with session_pool() as pool, started(pool) as session:
+        yield pool, session
 
 
 @contextlib.asynccontextmanager
@@ -95,15 +105,15 @@ async def test_the_whole_service_uses_sessions(fake: SessionPool) -> None:
 UNANSWERED = {"before": True}, {"after": True}, {"status": 503}, {"status": 500}, {"status": 408}
 
 
-async def test_a_call_whose_answer_is_lost_is_executed_once(fake: SessionPool) -> None:
-    async with started(fake) as session:
-        await session.run("n = 0")
-        for number, fault in enumerate(UNANSWERED, 1):
-            fake.faults.append(Fault("execute", **fault))
-            result = await session.run("n += 1\nprint(n)\nopen('file', 'w').write(str(n))\nn")
-            assert (result.logs, [each.path for each in result.changed]) == (f"{number}\n", ["file"])
-            assert b"".join([piece async for piece in session.read("file")]) == str(number).encode()
-            assert fake.faults == []
+async def test_a_call_whose_answer_is_lost_is_executed_once(lasting: Lasting) -> None:
+    fake, session = lasting
+    await session.run("n = 0")
+    for number, fault in enumerate(UNANSWERED, 1):
+        fake.faults.append(Fault("execute", **fault))
+        result = await session.run("n += 1\nprint(n)\nopen('file', 'w').write(str(n))\nn")
+        assert (result.logs, [each.path for each in result.changed]) == (f"{number}\n", ["file"])
+        assert b"".join([piece async for piece in session.read("file")]) == str(number).encode()
+        assert fake.faults == []
 
 
 async def test_a_start_whose_answer_is_lost_starts_one_process(fake: SessionPool) -> None:
@@ -124,10 +134,10 @@ async def test_a_pool_that_goes_on_without_an_answer_loses_the_interpreter(fake:
     assert fake.sessions == {}
 
 
-async def test_a_slow_answer_is_waited_for(fake: SessionPool) -> None:
-    async with started(fake) as session:
-        fake.faults.append(Fault("execute", slow=0.3))
-        assert (await session.run("1")).value == "1"
+async def test_a_slow_answer_is_waited_for(lasting: Lasting) -> None:
+    fake, session = lasting
+    fake.faults.append(Fault("execute", slow=0.3))
+    assert (await session.run("1")).value == "1"
 
 
 async def test_a_pool_that_returns_little_output_returns_all_of_a_call(fake: SessionPool) -> None:
@@ -146,22 +156,24 @@ async def test_an_answer_that_does_not_end_is_not_read_to_its_end(fake: SessionP
             await session.run("1")
 
 
-async def test_an_answer_that_cannot_be_read_is_asked_for_again(fake: SessionPool) -> None:
-    async with started(fake) as session:
-        for body in (b"", b"[]", b'{"status": 1}', b'{"result": {"stdout": 7}}', b"\xff"):
-            fake.faults.append(Fault("execute", body=body))
-            assert (await session.run("1")).value == "1"
+async def test_an_answer_that_cannot_be_read_is_asked_for_again(
+    lasting: Lasting,
+) -> None:
+    fake, session = lasting
+    for body in (b"", b"[]", b'{"status": 1}', b'{"result": {"stdout": 7}}', b"\xff"):
+        fake.faults.append(Fault("execute", body=body))
+        assert (await session.run("1")).value == "1"
 
 
-async def test_uploads_and_downloads_are_repeated(fake: SessionPool) -> None:
+async def test_uploads_and_downloads_are_repeated(lasting: Lasting) -> None:
+    fake, session = lasting
     data = bytes(range(256)) * 8192
     fake.faults += [Fault("upload", before=True), Fault("upload", after=True), Fault("upload", status=502)]
-    async with started(fake) as session:
-        await session.write("in", parts(data[:5], data[5:]))
-        result = await session.run("open('out', 'wb').write(open('in', 'rb').read())")
-        assert result.value == str(len(data))
-        fake.faults += [Fault("download", before=True), Fault("download", status=500)]
-        assert b"".join([piece async for piece in session.read("out")]) == data
+    await session.write("in", parts(data[:5], data[5:]))
+    result = await session.run("open('out', 'wb').write(open('in', 'rb').read())")
+    assert result.value == str(len(data))
+    fake.faults += [Fault("download", before=True), Fault("download", status=500)]
+    assert b"".join([piece async for piece in session.read("out")]) == data
 
 
 # -- sessions that are gone --------------------------------------------------------------------------------------------
@@ -213,13 +225,15 @@ async def test_a_kernel_that_dies_loses_the_interpreter(fake: SessionPool) -> No
     assert fake.sessions == {}
 
 
-async def test_between_calls_the_processes_that_a_cell_has_started_do_nothing(fake: SessionPool) -> None:
-    async with started(fake) as session:
-        pid = (await session.run("import subprocess\np = subprocess.Popen(['sleep', '60'])\np.pid")).value
-        async with asyncio.timeout(10):
-            while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
-                await asyncio.sleep(0.01)
-        assert (await session.run("p.terminate(), p.wait()")).value == "(None, -15)"
+async def test_between_calls_the_processes_that_a_cell_has_started_do_nothing(
+    lasting: Lasting,
+) -> None:
+    _, session = lasting
+    pid = (await session.run("import subprocess\np = subprocess.Popen(['sleep', '60'])\np.pid")).value
+    async with asyncio.timeout(10):
+        while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
+            await asyncio.sleep(0.01)
+    assert (await session.run("p.terminate(), p.wait()")).value == "(None, -15)"
 
 
 async def test_an_execution_that_takes_longer_than_the_pool_allows_loses_the_interpreter(fake: SessionPool) -> None:
@@ -230,11 +244,11 @@ async def test_an_execution_that_takes_longer_than_the_pool_allows_loses_the_int
             await session.run("1")
 
 
-async def test_an_execution_that_the_pool_aborts_is_sent_again(fake: SessionPool) -> None:
-    async with started(fake) as session:
-        aborted = b'{"status": "Failed", "result": {"stdout": "", "stderr": "Execution aborted"}}'
-        fake.faults.append(Fault("execute", body=aborted))
-        assert (await session.run("1")).value == "1"
+async def test_an_execution_that_the_pool_aborts_is_sent_again(lasting: Lasting) -> None:
+    fake, session = lasting
+    aborted = b'{"status": "Failed", "result": {"stdout": "", "stderr": "Execution aborted"}}'
+    fake.faults.append(Fault("execute", body=aborted))
+    assert (await session.run("1")).value == "1"
 
 
 # -- full pools, throttling --------------------------------------------------------------------------------------------
@@ -262,12 +276,12 @@ async def test_no_more_sessions_than_allowed(fake: SessionPool) -> None:
         await sandbox.start("two")
 
 
-async def test_a_throttled_request_waits_as_long_as_it_is_told(fake: SessionPool) -> None:
-    async with started(fake) as session:
-        fake.faults.append(Fault("execute", status=429, headers={"Retry-After": "1"}))
-        began = time.monotonic()
-        assert (await session.run("1")).value == "1"
-        assert time.monotonic() - began >= 1
+async def test_a_throttled_request_waits_as_long_as_it_is_told(lasting: Lasting) -> None:
+    fake, session = lasting
+    fake.faults.append(Fault("execute", status=429, headers={"Retry-After": "1"}))
+    began = time.monotonic()
+    assert (await session.run("1")).value == "1"
+    assert time.monotonic() - began >= 1
 
 
 async def test_a_pool_that_throttles_for_long_is_busy(fake: SessionPool) -> None:

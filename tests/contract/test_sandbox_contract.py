@@ -59,13 +59,21 @@ def made(request: pytest.FixtureRequest) -> Made:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def sandbox(made: Made) -> AsyncIterator[Sandbox]:
-    async with made(interpreters=4) as sandbox:
+    async with made(interpreters=6) as sandbox:
         yield sandbox
 
 
-@pytest_asyncio.fixture(loop_scope="module")
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def session(sandbox: Sandbox) -> AsyncIterator[Interpreter]:
+    """One for all tests that do not mind what others have left."""
     made = await sandbox.start("session")
+    yield made
+    await made.close()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def fresh(sandbox: Sandbox) -> AsyncIterator[Interpreter]:
+    made = await sandbox.start("fresh")
     yield made
     await made.close()
 
@@ -99,9 +107,9 @@ async def test_what_a_library_writes_to_the_descriptors_is_in_the_logs(session: 
     assert (await session.run("import os\nos.write(1, b'one ')\nos.write(2, b'two')\nNone")).logs == "one two"
 
 
-async def test_an_exception_is_a_traceback_from_the_cells_own_frame_on(session: Interpreter) -> None:
-    await session.run("def divide(a):\n    return a / 0")
-    result = await session.run("print('before')\ndivide(1)")
+async def test_an_exception_is_a_traceback_from_the_cells_own_frame_on(fresh: Interpreter) -> None:
+    await fresh.run("def divide(a):\n    return a / 0")
+    result = await fresh.run("print('before')\ndivide(1)")
     assert result.logs == "before\n"
     assert result.error
     lines = result.error.splitlines()
@@ -109,11 +117,11 @@ async def test_an_exception_is_a_traceback_from_the_cells_own_frame_on(session: 
     assert lines[1:3] == ['  File "<cell 2>", line 2, in <module>', "    divide(1)"]
     assert '  File "<cell 1>", line 2, in divide' in lines
     assert lines[-1] == "ZeroDivisionError: division by zero"
-    assert (await session.run("1")).value == "1"
+    assert (await fresh.run("1")).value == "1"
 
 
-async def test_what_cannot_be_compiled_shows_the_line(session: Interpreter) -> None:
-    error = (await session.run("x = (1,\ny = 2")).error
+async def test_what_cannot_be_compiled_shows_the_line(fresh: Interpreter) -> None:
+    error = (await fresh.run("x = (1,\ny = 2")).error
     assert error
     assert error.startswith('  File "<cell 1>", line 1')
     assert "SyntaxError" in error
@@ -144,7 +152,7 @@ async def test_threads_and_a_database_work(session: Interpreter) -> None:
     assert [each.path for each in result.changed] == ["a.db"]
 
 
-async def test_zip_files_copies_and_temporary_files_work(session: Interpreter) -> None:
+async def test_zip_files_copies_and_temporary_files_work(fresh: Interpreter) -> None:
     code = (
         "import os, shutil, tempfile, zipfile\n"
         "open('/mnt/data/a.txt', 'w').write('text')\n"
@@ -155,22 +163,22 @@ async def test_zip_files_copies_and_temporary_files_work(session: Interpreter) -
         "with tempfile.NamedTemporaryFile() as file:\n    pass\n"
         "shutil.move('/mnt/data/b.txt', '/mnt/data/d/b.txt')"  # which copies, before Linux 5.19
     )
-    result = await session.run(code)
+    result = await fresh.run(code)
     assert result.error is None
     assert {each.path for each in result.changed} == {"a.txt", "c.zip", "d/b.txt", "d/e.txt"}
 
 
-async def test_files_are_told_when_they_change(session: Interpreter) -> None:
-    await session.write("in/table.csv", parts(b"a,b\n", b"1,2\n"))
-    await session.write("other.txt", parts())
-    result = await session.run("open('/mnt/data/in/table.csv').read()")
+async def test_files_are_told_when_they_change(fresh: Interpreter) -> None:
+    await fresh.write("in/table.csv", parts(b"a,b\n", b"1,2\n"))
+    await fresh.write("other.txt", parts())
+    result = await fresh.run("open('/mnt/data/in/table.csv').read()")
     assert (result.value, result.changed) == (repr("a,b\n1,2\n"), ())
-    result = await session.run("open('/mnt/data/in/table.csv', 'r+').write('A')\nopen('new.txt', 'w').write('neu')")
+    result = await fresh.run("open('/mnt/data/in/table.csv', 'r+').write('A')\nopen('new.txt', 'w').write('neu')")
     assert result.changed == (ChangedFile("in/table.csv", 8), ChangedFile("new.txt", 3))
-    assert await content(session, "in/table.csv") == b"A,b\n1,2\n"
-    result = await session.run("import os\nos.remove('/mnt/data/in/table.csv')\nos.rename('new.txt', 'newer.txt')")
+    assert await content(fresh, "in/table.csv") == b"A,b\n1,2\n"
+    result = await fresh.run("import os\nos.remove('/mnt/data/in/table.csv')\nos.rename('new.txt', 'newer.txt')")
     assert (result.changed, result.removed) == ((ChangedFile("newer.txt", 3),), ("in/table.csv", "new.txt"))
-    assert (await session.run("1")).changed == ()
+    assert (await fresh.run("1")).changed == ()
 
 
 async def test_a_large_file_comes_back_as_it_went(session: Interpreter) -> None:
@@ -189,18 +197,18 @@ async def test_a_path_that_is_not_valid_is_refused(session: Interpreter) -> None
     assert (await session.run("1")).value == "1"
 
 
-async def test_what_is_no_file_is_not_read(session: Interpreter) -> None:
-    await session.run("import os\nos.mkdir('folder')")
+async def test_what_is_no_file_is_not_read(fresh: Interpreter) -> None:
+    await fresh.run("import os\nos.mkdir('folder')")
     for path in ("folder", "missing"):
         with pytest.raises(ValueError, match=f"{path} cannot be read"):
-            await content(session, path)
+            await content(fresh, path)
     try:
-        await session.write("folder", parts(b"x"))
-        told = "\n".join((await session.run("1")).notes)  # a file is put in place by the next call
+        await fresh.write("folder", parts(b"x"))
+        told = "\n".join((await fresh.run("1")).notes)  # a file is put in place by the next call
     except ValueError as error:
         told = str(error)
     assert "folder cannot be stored" in told
-    assert (await session.run("1")).value == "1"
+    assert (await fresh.run("1")).value == "1"
 
 
 async def test_output_is_cut_in_the_middle(session: Interpreter) -> None:
@@ -220,8 +228,8 @@ async def test_text_that_is_no_unicode_is_told_all_the_same(session: Interpreter
     assert result.value == r"'\udc00'"
 
 
-async def test_the_folder_has_one_name(session: Interpreter) -> None:
-    result = await session.run(
+async def test_the_folder_has_one_name(fresh: Interpreter) -> None:
+    result = await fresh.run(
         "import os, sys\nprint(os.getcwd(), os.path.realpath('/mnt/data'))\nopen('/mnt/data/missing')"
     )
     assert result.logs == "/mnt/data /mnt/data\n"

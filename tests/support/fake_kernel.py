@@ -1,5 +1,5 @@
 """The kernel of a session of fake_session_pool.py, in a process of its own: executes what it is sent, one execution
-after another, as a Jupyter kernel does: inside a running event loop, with sys.stdout and sys.stderr replaced.
+after another, with sys.stdout and sys.stderr replaced, as a Jupyter kernel does.
 
 Executed by its path and in isolation (`-I -S`), so that nothing of the service can be imported but what is sent.
 """
@@ -7,7 +7,6 @@ Executed by its path and in isolation (`-I -S`), so that nothing of the service 
 from __future__ import annotations
 
 import ast
-import asyncio
 import contextlib
 import io
 import json
@@ -35,7 +34,7 @@ def executed(code: str, namespace: dict[str, object]) -> dict[str, object]:
     return {"status": status, "stdout": out.getvalue(), "stderr": err.getvalue(), "executionResult": repr(value)}
 
 
-async def main(folder: str) -> None:
+def main(folder: str) -> None:
     requests, answers = os.fdopen(0, "rb"), os.fdopen(os.dup(1), "w")
     namespace: dict[str, object] = {"__name__": "__main__"}
     mounted = Path(DATA).is_dir() and Path(DATA).samefile(folder)
@@ -46,4 +45,4 @@ async def main(folder: str) -> None:
         print(json.dumps(executed(code, namespace)), file=answers, flush=True)
 
 
-asyncio.run(main(sys.argv[1]))
+main(sys.argv[1])

@@ -9,8 +9,8 @@ It answers as API version 2025-10-02-preview does:
 * an unknown version: 401 without a body; no such session: 400 SessionWithIdentifierNotFound (as users report)
 * an execution that takes too long, and those behind it: `Request timed out waiting ...`, `Execution aborted` (likewise)
 
-Each session has a process (fake_kernel.py) and a folder, which is mounted at /mnt/data of that process if this machine
-allows it.
+Each session has a process (fake_kernel.py, or jupyter_kernel.py) and a folder, which is mounted at /mnt/data of that
+process if this machine allows it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,10 @@ VERSION = "2025-10-02-preview"
 POOL = "/subscriptions/SUB/resourceGroups/RG/sessionPools/pool"
 IDENTIFIER = re.compile(r"[A-Za-z0-9|&^%$#(){}\[\];<>-]{4,128}")
 NAME = re.compile(r"[\w\- .@$&=;,#%^()]+")
-KERNEL = Path(__file__).with_name("fake_kernel.py")
+HERE = Path(__file__).parent
+COMMAND = [sys.executable, "-I", "-S", str(HERE / "fake_kernel.py")]
+if jupyter := os.environ.get("JUPYTER"):
+    COMMAND = [jupyter, str(HERE / "jupyter_kernel.py")]
 LONGEST = 220
 DEFAULT_OUTPUT = 4096  # characters
 
@@ -91,7 +94,7 @@ class Session:
         for name in ("data", "tmp"):
             (root / name).mkdir()
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-I", "-S", str(KERNEL), str(root / "data")),
+            *(*COMMAND, str(root / "data")),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             limit=1 << 26,
