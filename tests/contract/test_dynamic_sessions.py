@@ -3,6 +3,7 @@ that expire. The pool is a faithful imitation over HTTP; its sessions execute wh
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import contextlib
 import time
@@ -477,6 +478,12 @@ async def test_a_file_of_another_size_than_reported_loses_its_interpreter(fake: 
             async for piece in session.read("file"):
                 received += len(piece)
         assert received <= 5
+
+
+async def test_what_is_sent_is_python_of_older_versions_too() -> None:
+    """Azure does not say which version of Python its sessions have."""
+    for source in programs._sources().values():
+        ast.parse(source, feature_version=(3, 10))
 
 
 async def test_what_each_start_sends_is_small() -> None:

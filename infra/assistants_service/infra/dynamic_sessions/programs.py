@@ -34,9 +34,12 @@ def call(request: Mapping[str, Any]) -> str:
 
 @functools.cache
 def _packed() -> str:
+    return base64.b64encode(zlib.compress(json.dumps(_sources()).encode(), 9)).decode()
+
+
+def _sources() -> dict[str, str]:
     root = files(_PACKAGE)
-    sources = {f"{name}.py": root.joinpath(f"{name}.py").read_text("utf-8") for name in _MODULES}
-    return base64.b64encode(zlib.compress(json.dumps(sources).encode(), 9)).decode()
+    return {f"{name}.py": root.joinpath(f"{name}.py").read_text("utf-8") for name in _MODULES}
 
 
 # JSON that json.dumps makes is ASCII; as a raw string literal it is read back unchanged by repr().
