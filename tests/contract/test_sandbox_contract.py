@@ -195,6 +195,18 @@ async def test_a_large_file_comes_back_as_it_went(session: Interpreter) -> None:
     assert await content(session, "copy") == data
 
 
+async def test_images_come_in_the_order_in_which_they_were_shown_and_are_no_files(session: Interpreter) -> None:
+    code = (
+        "class Image:\n    def __init__(self, n):\n        self.n = n\n"
+        "    def _repr_png_(self):\n        return b'\\x89PNG\\r\\n\\x1a\\n' + bytes([self.n]) * 5000\n"
+        "display(Image(1), 'text', Image(2))\nopen('/mnt/data/shown', 'w').write('x')\nImage(3)"
+    )
+    result = await session.run(code)
+    assert [(image[:4], image[8], len(image)) for image in result.images] == [(b"\x89PNG", n, 5008) for n in (1, 2, 3)]
+    assert (result.logs, result.value, result.changed) == ("text\n", None, (ChangedFile("shown", 1),))
+    assert (await session.run("import os\nos.remove('shown')")).removed == ("shown",)
+
+
 async def test_a_path_that_is_not_valid_is_refused(session: Interpreter) -> None:
     for path in ("", "/etc/passwd", "../up", "a/../../b", "a//b", "./a", "line\nfeed", "\ud800", "a" * 1025):
         with pytest.raises(ValueError, match="no valid path"):

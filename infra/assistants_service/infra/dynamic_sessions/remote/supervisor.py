@@ -122,7 +122,7 @@ class Supervisor:
         return {**report, "misplaced": misplaced}
 
     def _run(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        setup, images = self._setup, list[int]()
+        setup, images = self._setup, list[bytes]()
         self._signal(signal.SIGCONT)
         if not self._ready:
             self._deadlines(setup["start"], 0)
@@ -135,13 +135,15 @@ class Supervisor:
         while (frame := self._receive(nonce, frames.IMAGE, frames.RESULT))[0] == frames.IMAGE:
             if len(images) == setup["images"]:
                 raise frames.ForgedFrame
-            self.left(f"{request['call']}-image-{len(images)}", frame[1])
-            images.append(len(frame[1]))
+            images.append(frame[1])
+        # The process has found what the cell changed: files that are made now do not count.
+        for number, image in enumerate(images):
+            self.left(f"{request['call']}-image-{number}", image)
         return {
             "state": "done",
             "result": frame[1].decode(errors="replace"),
             **self._printed(),
-            "images": images,
+            "images": [len(image) for image in images],
             "interrupted": self._interrupted,
             "files": self._expose(request["call"], frame[1]),
         }
