@@ -19,7 +19,7 @@ from assistants_service.core.ports.telemetry import SILENCE, Telemetry
 from assistants_service.core.protocol.files.requests import MAX_UPLOAD
 from assistants_service.core.references import References
 from assistants_service.core.request_context import RequestContext
-from assistants_service.core.threads.attachments import AttachmentPreparation
+from assistants_service.core.threads.attachments import ThreadPreparation
 from assistants_service.core.threads.repository import ThreadRepository
 from assistants_service.core.threads.run_service import NoLimit, RunService
 from assistants_service.core.threads.service import ThreadService
@@ -91,19 +91,17 @@ def services_over(
     """`run_lifetime` is in seconds, `upload_limit` is the maximum size of an uploaded file in bytes."""
     files = FileService(storage, clock, notifier)
     vector_stores = VectorStoreService(storage, stores, files)
-    preparation, references = ToolPreparation.over(Aggregates(files, vector_stores)), References(models, files, stores)
-    attachments = AttachmentPreparation(threads, preparation)
-    assistants = AssistantService(storage, preparation, references)
+    tools, references = ToolPreparation.over(Aggregates(files, vector_stores)), References(models, files, stores)
+    assistants, preparation = AssistantService(storage, tools, references), ThreadPreparation(threads, tools)
     return Services(
         assistants=assistants,
-        threads=ThreadService(threads, attachments, preparation, references),
+        threads=ThreadService(threads, preparation, references),
         runs=RunService(
             storage,
             notifier,
             threads,
             assistants,
             references,
-            attachments,
             preparation,
             (limits and limits.runs) or NoLimit(),
             run_lifetime,

@@ -23,15 +23,14 @@ def overridden(old: ToolResources, body: ToolResourcesBody | None) -> ToolResour
     """The result of an update: given entries replace those of their tool, and null removes all."""
     if body is None:
         return {}
-    kept = [kind for kind, given in _entries(body).items() if kind in old and RULES[kind].keeps(given)]
-    return {**old, **{kind: entry for kind, entry in resources_from(body).items() if kind not in kept}}
+    given = {kind: each for kind, each in _entries(body).items() if kind not in old or not RULES[kind].keeps(each)}
+    return {**old, **{kind: RULES[kind].entry_of(each) for kind, each in given.items()}}
 
 
 def together(first: ToolResources, second: ToolResources) -> ToolResources:
     """The resources of a run: those of its assistant and of its thread."""
-    found = {**first, **second}
-    empty = {kind: RULES[kind].stored() for kind in found}
-    return {kind: RULES[kind].merged(first.get(kind, empty[kind]), second.get(kind, empty[kind])) for kind in found}
+    kinds = {**first, **second}
+    return {kind: RULES[kind].merged([each[kind] for each in (first, second) if kind in each]) for kind in kinds}
 
 
 def with_tools(resources: ToolResources, tools: Sequence[Tool]) -> ToolResources:

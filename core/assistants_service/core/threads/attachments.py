@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from assistants_service.core.protocol.threads.requests import CreateMessage
+from assistants_service.core.protocol.threads.requests import CreateMessage, CreateThread
 from assistants_service.core.protocol.tool_resources import ToolResources
 from assistants_service.core.request_context import RequestContext
 from assistants_service.core.threads import events as e
@@ -24,11 +24,17 @@ def attach(state: ThreadState, messages: Sequence[CreateMessage] | None, prepare
 
 
 @dataclass(frozen=True, slots=True)
-class AttachmentPreparation:
+class ThreadPreparation:
+    """What tools do before a thread or its new messages are committed."""
+
     threads: ThreadRepository
     tools: ToolPreparation
 
-    async def prepare(
+    async def for_new_thread(self, context: RequestContext, thread_id: str, body: CreateThread) -> CreateThread:
+        """The body to create the thread with."""
+        return await self.tools.for_thread(context, thread_id, body)
+
+    async def for_messages(
         self,
         context: RequestContext,
         thread_id: str,

@@ -26,13 +26,12 @@ from assistants_service.core.protocol.runs.resources import Run
 from assistants_service.core.protocol.threads.requests import UpdateMetadata
 from assistants_service.core.references import References
 from assistants_service.core.request_context import RequestContext
-from assistants_service.core.threads.attachments import AttachmentPreparation
+from assistants_service.core.threads.attachments import ThreadPreparation
 from assistants_service.core.threads.lookups import object_after, run_of
 from assistants_service.core.threads.repository import ThreadRepository
 from assistants_service.core.threads.run_commands import RunCommands
 from assistants_service.core.threads.state import ThreadChange, ThreadState
 from assistants_service.core.threads.stream import StreamWriter
-from assistants_service.core.tool_preparation import ToolPreparation
 from assistants_service.core.work_items import AdvanceRun
 
 
@@ -58,8 +57,7 @@ class RunService:
     repository: ThreadRepository
     assistants: AssistantService
     references: References
-    attachments: AttachmentPreparation
-    preparation: ToolPreparation
+    preparation: ThreadPreparation
     limit: RunLimit
     lifetime: int
 
@@ -74,7 +72,7 @@ class RunService:
             self._commands(context).create_run, body=body, assistant=assistant, run_id=run_id, contents=contents
         )
         async with self.limit.beginning(context.project, thread_id):
-            prepared = await self.attachments.prepare(context, thread_id, run_id, body.additional_messages, create)
+            prepared = await self.preparation.for_messages(context, thread_id, run_id, body.additional_messages, create)
             changes = await self._commit(context, thread_id, run_id, partial(create, prepared=prepared))
         return object_after(changes, "thread.run.created", Run) or await self._run(context, thread_id, run_id)
 
@@ -88,7 +86,7 @@ class RunService:
         async with self.limit.beginning(context.project, thread_id):
             events = create(body)
             if body.thread:  # a refused request has prepared nothing at this point
-                thread = await self.preparation.for_thread(context, thread_id, body.thread)
+                thread = await self.preparation.for_new_thread(context, thread_id, body.thread)
                 events = events if thread is body.thread else create(body.model_copy(update={"thread": thread}))
             changes: list[ThreadChange] = []
             with contextlib.suppress(Conflict):  # the thread exists

@@ -16,11 +16,10 @@ from assistants_service.core.protocol.threads.requests import (
 from assistants_service.core.protocol.threads.resources import Message, Thread
 from assistants_service.core.references import References
 from assistants_service.core.request_context import RequestContext
-from assistants_service.core.threads.attachments import AttachmentPreparation
+from assistants_service.core.threads.attachments import ThreadPreparation
 from assistants_service.core.threads.commands import ThreadCommands
 from assistants_service.core.threads.lookups import message_of, object_after, thread_of
 from assistants_service.core.threads.repository import ThreadRepository
-from assistants_service.core.tool_preparation import ToolPreparation
 from assistants_service.core.work_items import PurgeThread
 
 
@@ -30,13 +29,12 @@ class ThreadService:
     later changes by others."""
 
     repository: ThreadRepository
-    attachments: AttachmentPreparation
-    preparation: ToolPreparation
+    preparation: ThreadPreparation
     references: References
 
     async def create(self, context: RequestContext, thread_id: str, body: CreateThread) -> Thread:
         """If a thread with this id exists, the same request came before: return it as it is."""
-        body = await self.preparation.for_thread(context, thread_id, body)
+        body = await self.preparation.for_new_thread(context, thread_id, body)
         events = ThreadCommands(context).create_thread(body, thread_id)
         with contextlib.suppress(Conflict):  # the thread exists
             await self.repository.start(context.project, thread_id, events)
@@ -64,7 +62,7 @@ class ThreadService:
         """If a message with this id exists, the same request came before: return it as it is."""
         project = context.project
         create = partial(ThreadCommands(context).create_message, body=body, message_id=message_id)
-        prepared = await self.attachments.prepare(context, thread_id, message_id, [body], create)
+        prepared = await self.preparation.for_messages(context, thread_id, message_id, [body], create)
         changes = await self.repository.commit(project, thread_id, partial(create, prepared=prepared), by_client=True)
         created = object_after(changes, "thread.message.created", Message)
         return created or message_of(await self.repository.cached(project, thread_id), message_id)

@@ -3,11 +3,9 @@ for it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, Protocol, TypeVar, cast
-
-import msgspec
 
 from assistants_service.core.files.service import FileService
 from assistants_service.core.protocol.bodies import Body
@@ -53,18 +51,19 @@ class ResourceRules(Generic[B, R]):
 
     def entry_of(self, body: B) -> R:
         """The entry that the request gives."""
-        return cast("R", msgspec.convert(body.as_given(), self.stored))
+        return self._entry(lambda field: tuple(getattr(body, field) or ()))
 
     def keeps(self, body: B) -> bool:
         """Whether an update with this body leaves an entry as it is."""
         return False
 
-    def merged(self, first: R, second: R) -> R:
-        """The entry of a run, from that of its assistant and that of its thread."""
-        fields = self.stored.__struct_fields__
-        return cast(
-            "R", self.stored(**{name: distinct((*getattr(first, name), *getattr(second, name))) for name in fields})
-        )
+    def merged(self, entries: Sequence[R]) -> R:
+        """The entry of a run, from that of its assistant and that of its thread, or from one of them."""
+        return self._entry(lambda field: distinct(each for entry in entries for each in getattr(entry, field)))
+
+    def _entry(self, ids: Callable[[str], tuple[str, ...]]) -> R:
+        """`ids` returns those of a field."""
+        return cast("R", self.stored(**{field: ids(field) for field in self.stored.__struct_fields__}))
 
     def attached(self, entry: R | None, file_ids: Sequence[str], prepared: Any) -> R | None:
         """The entry of a thread after new messages attach these files for the tool: a pure function, as it is part of a
