@@ -107,6 +107,16 @@ async def test_offline_quotes_outputs_and_ends() -> None:
     assert {call.id for call in again.calls}.isdisjoint(call.id for call in calls)
 
 
+@pytest.mark.parametrize("name", ["queries", "code"])
+async def test_a_users_function_is_no_tool_because_of_a_parameter(name: str) -> None:
+    """Tools are known by what their descriptions ask of the model."""
+    parameters = {"type": "object", "properties": {name: {"type": "string"}}, "required": [name]}
+    mine = Function("lookup", "Looks up countries", parameters)
+    assert called(await offline(Turn("user", "What is 2 + 3?"), tools=(mine,))) == []
+    reply = await offline(Turn("user", "Which countries?"), tools=(mine,))
+    assert [json.loads(call.arguments) for call in reply.calls] == [{name: "Which countries?"}]
+
+
 async def test_offline_searches_files_for_what_was_said_and_cites_the_best_sentence() -> None:
     asked, search = Turn("user", "Who ate the cake of 2024?"), SEARCH
     (call,) = (await offline(asked, tools=(search,))).calls
