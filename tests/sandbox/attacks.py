@@ -394,7 +394,7 @@ LOST = {
         "ended its main thread",
     ),
     "start threads without end": (
-        "threading.stack_size(1 << 16)\nwhile True:\n    threading.Thread(target=time.sleep, args=(99,)).start()",
+        "threading.stack_size(1 << 18)\nwhile True:\n    threading.Thread(target=time.sleep, args=(99,)).start()",
         "threads",
     ),
     "make files without end": (
