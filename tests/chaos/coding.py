@@ -30,15 +30,19 @@ def says(text: str) -> Answer:
     return events(chunk(content=text), chunk("stop"), USAGE)
 
 
-def children(pid: int) -> set[int]:
-    found = set()
+def descendants(pid: int) -> set[int]:
+    parents = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = stat.read_text().rpartition(")")[2].split()
         except OSError:
             continue
-        if int(fields[1]) == pid and fields[0] != "Z":
-            found.add(int(stat.parent.name))
+        if fields[0] != "Z":
+            parents[int(stat.parent.name)] = int(fields[1])
+    found, before = {child for child, parent in parents.items() if parent == pid}, 0
+    while len(found) > before:
+        before = len(found)
+        found |= {child for child, parent in parents.items() if parent in found}
     return found
 
 
@@ -103,8 +107,8 @@ class Coding:
         return (await until(written))[0]
 
     async def kill_worker(self) -> set[int]:
-        """Its children, which live at that time."""
-        left = children(self.processes["worker"].pid)
+        """The processes that it has started, and those have, which live at that time."""
+        left = descendants(self.processes["worker"].pid)
         await asyncio.to_thread(self.processes["worker"].kill)
         return left
 
