@@ -199,7 +199,8 @@ async def test_images_come_in_the_order_in_which_they_were_shown_and_are_no_file
     code = (
         "class Image:\n    def __init__(self, n):\n        self.n = n\n"
         "    def _repr_png_(self):\n        return b'\\x89PNG\\r\\n\\x1a\\n' + bytes([self.n]) * 5000\n"
-        "display(Image(1), 'text', Image(2))\nopen('/mnt/data/shown', 'w').write('x')\nImage(3)"
+        "display(Image(1), 'text', Image(2))\nopen('/mnt/data/shown', 'w').write('x')\n"
+        "import time\ntime.sleep(0.1)\nImage(3)"
     )
     result = await session.run(code)
     assert [(image[:4], image[8], len(image)) for image in result.images] == [(b"\x89PNG", n, 5008) for n in (1, 2, 3)]
