@@ -31,7 +31,7 @@ class Delta(msgspec.Struct, frozen=True):
     delta: dict[str, Any]
 
 
-def message_delta(message_id: str, part: dict[str, Any]) -> Event:
+def _message_delta(message_id: str, part: dict[str, Any]) -> Event:
     return "thread.message.delta", Delta(message_id, "thread.message.delta", {"content": [part]})
 
 
@@ -40,16 +40,16 @@ def text_delta(
 ) -> Event:
     """Of the part `index` of a message. Each annotation has its own index in the part, and is sent once. `first`: it is
     the first delta of this part."""
-    return message_delta(message_id, _text_part(index, value, annotations, first=first))
+    return _message_delta(message_id, _text_part(index, value, annotations, first=first))
 
 
 def image_delta(message_id: str, index: int, file_id: str) -> Event:
     part = msgspec.to_builtins(ImageFilePart(image_file=ImageFile(file_id=file_id)))
-    return message_delta(message_id, {"index": index, **part})
+    return _message_delta(message_id, {"index": index, **part})
 
 
 def refusal_delta(message_id: str, index: int, value: str) -> Event:
-    return message_delta(message_id, {"index": index, "type": "refusal", "refusal": value})
+    return _message_delta(message_id, {"index": index, "type": "refusal", "refusal": value})
 
 
 def call_begun(step_id: str, index: int, call: StepToolCall) -> Event:
@@ -103,8 +103,13 @@ def opening_message(message: Message) -> list[Event]:
     return [("thread.message.created", message), ("thread.message.in_progress", message)]
 
 
-def remaining(index: int, part: Part, sent: Part | None) -> Iterator[dict[str, Any]]:
-    """The rest of a part, after deltas that add up to `sent`."""
+def remaining_deltas(message_id: str, index: int, part: Part, sent: Part | None) -> Iterator[Event]:
+    """The deltas of a part after those that add up to `sent`: one, or none if nothing is left."""
+    for rest in _remaining(index, part, sent):
+        yield _message_delta(message_id, rest)
+
+
+def _remaining(index: int, part: Part, sent: Part | None) -> Iterator[dict[str, Any]]:
     match part, sent:
         case TextPart(text=text), TextPart(text=before):
             value, cited = text.value[len(before.value) :], text.annotations[len(before.annotations) :]

@@ -27,10 +27,9 @@ from assistants_service.core.threads.delta_events import (
     Delta,
     call_begun,
     call_delta,
-    message_delta,
     opening_message,
     opening_step,
-    remaining,
+    remaining_deltas,
 )
 from assistants_service.core.threads.sse import ENDINGS, Event
 from assistants_service.core.threads.state import ThreadChange
@@ -145,8 +144,7 @@ class Renderer:
             yield from opening_message(message)
         sent = self._content_of(message.id)
         for index, part in enumerate(message.content):
-            for rest in remaining(index, part, sent[index] if index < len(sent) else None):
-                yield message_delta(message.id, rest)
+            yield from remaining_deltas(message.id, index, part, sent[index] if index < len(sent) else None)
 
     def _close_open(self, known: Set[str], run: Run) -> Iterator[Event]:
         """Close what a model was writing when its run ended (section 5.2, 8), or when its worker died."""
