@@ -249,7 +249,7 @@ async def test_a_search_reads_a_few_segments_and_texts_at_a_time(contents: Watch
 # Where as many tasks may be made as there are things, by file and function, and what bounds them.
 ALLOWED = {
     ("core/assistants_service/core/fanout.py", "fan_out"): "its `at_once`",
-    ("app/assistants_service/api/stored_bytes.py", "close"): "waits for counts that were cancelled, one a project",
+    ("core/assistants_service/core/stored_bytes.py", "close"): "waits for counts that were cancelled, one a project",
     (
         "worker/assistants_service/worker/main.py",
         "stop",

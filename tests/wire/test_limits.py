@@ -13,10 +13,10 @@ import pytest
 from assistants_service.api.active_runs import FULL, LOOKS
 from assistants_service.api.limits import ProjectLimits
 from assistants_service.api.services import SERVICES
-from assistants_service.api.stored_bytes import COUNT_EVERY, COUNT_SHARE, COUNTS
 from assistants_service.core import names
 from assistants_service.core.errors import ApiError
 from assistants_service.core.ports.storage import StorageUnavailable
+from assistants_service.core.stored_bytes import COUNT_EVERY, COUNT_SHARE, COUNTS
 from assistants_service.core.work_items import PurgeThread, to_body
 from inprocess_service import Answer, Gate, InProcess, ManualClock, in_process, path_of, says
 

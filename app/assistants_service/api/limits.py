@@ -14,9 +14,9 @@ from assistants_service.api.active_runs import ActiveRuns
 from assistants_service.api.dialects import is_api
 from assistants_service.api.request_keys import PROJECT
 from assistants_service.api.request_rate import RequestRate
-from assistants_service.api.stored_bytes import StoredBytes
 from assistants_service.core.ports.clock import Clock
 from assistants_service.core.ports.storage import Storage
+from assistants_service.core.stored_bytes import StoredBytes
 from assistants_service.core.threads.repository import ThreadRepository
 
 HEADERS = web.RequestKey("rate_limit_headers", dict[str, str])
