@@ -12,6 +12,7 @@ from assistants_service.api.limits import ProjectLimits
 from assistants_service.api.main import create_app
 from assistants_service.api.services import services_over
 from assistants_service.core.keys import Keys
+from assistants_service.core.stored_bytes import StoredBytes
 from assistants_service.core.threads.repository import ThreadRepository
 from assistants_service.core.tools.code_interpreter.services import CodeExecution
 from assistants_service.core.tools.code_interpreter.tool import CODE_INTERPRETER
@@ -153,6 +154,7 @@ def worker_of(
         searcher=searcher,
         tokenizer=Tiktoken(),
         output_retention=settings.code_interpreter_keep_days * DAY,
+        stored=StoredBytes(limit, parts.storage, parts.clock) if (limit := settings.project_stored_bytes) else None,
         for_tools=for_tools(parts),
     )
     return Worker(context)

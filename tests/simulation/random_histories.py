@@ -16,6 +16,7 @@ import msgspec
 
 from assistants_service.core.protocol.runs.resources import TERMINAL, Run
 from assistants_service.core.threads.decide import DEADLY
+from code_programs import DAY, Coder, code_counts_once, executions
 from commit_history import Past
 from faults import Mischief, Plan
 from http_transports import Cut
@@ -23,7 +24,7 @@ from promise_checks import check
 from random_faults import Weather
 from scripted_models import ASSISTANT
 from simulated_clients import Client, Ear, Exchange, Refused, Unanswered, names_in_path
-from simulated_service import KEYS, World
+from simulated_service import KEYS, PROJECT, World
 from test_stores_crash import Owner
 from vector_store_programs import SharedNotes, StoreProgram, p9_stores_are_whole, take_one_more
 from virtual_time import run
@@ -50,16 +51,21 @@ SCRIPTS = {
     "cut": 1,
     "hangs": 0.3,
 }
+CODING = 0.1  # of the histories have code_interpreter
 TOMBSTONES = 240.0  # seconds that they stay: longer than any call takes, be it stalled by a process that stands still
 SETTLING = 40.0  # seconds after the last fault, by which a process has tried everything again
 
 
-def play(seed: int, show: Callable[[str], None] | None = None) -> World:
-    """The history of this seed. Raises AssertionError for a promise that was broken."""
-    return run(_play(seed, show))
+def play(seed: int, show: Callable[[str], None] | None = None, *, coding: bool | None = None) -> World:
+    """The history of this seed. `coding`: whether models call code_interpreter; the seed decides if it is not given.
+    Raises AssertionError for a promise that was broken."""
+    coder = random.Random(f"code {seed}")
+    codes = coder.random() < CODING
+    return run(_play(seed, show, coder if (codes if coding is None else coding) else None))
 
 
-async def _play(seed: int, show: Callable[[str], None] | None) -> World:
+async def _play(seed: int, show: Callable[[str], None] | None, coder: random.Random | None) -> World:
+    """Code has dice of its own: a history without it is as it was before there was any."""
     chance = random.Random(f"history {seed}")
     mischief = Mischief(chance, latency=chance.choice((0.002, 0.01, 0.05)))
     weather = Weather(chance)
@@ -82,14 +88,20 @@ async def _play(seed: int, show: Callable[[str], None] | None) -> World:
     )
     mischief.counts = world.counts
     weather.set_up(mischief)
+    if coder:
+        world.interpreters, world.kept = coder.choice((1, 2, 4)), coder.choice((0.0, 0.0, 3 * DAY))
+        world.executions = executions(world, coder)
     async with world.running():
         books = {key: Book() for key in KEYS}
         shared = SharedNotes(Owner(world))
+        coding = Coder(coder, shared.owner) if coder else None
         with_stores = chance.choice((0, 0, 1, 2))
         programs: list[Program | StoreProgram] = [
             StoreProgram.of(world, chance, shared, number) for number in range(with_stores)
         ]
-        programs += [Program.of(world, chance, books, number) for number in range(chance.randint(2, 4) - with_stores)]
+        programs += [
+            Program.of(world, chance, books, number, coding) for number in range(chance.randint(2, 4) - with_stores)
+        ]
         trouble = asyncio.create_task(weather.storm(world))
         await asyncio.gather(*(program.live() for program in programs))
         trouble.cancel()
@@ -99,12 +111,14 @@ async def _play(seed: int, show: Callable[[str], None] | None) -> World:
             process.storage.cut_until = 0.0
         await world.at_rest()
         await asyncio.sleep(SETTLING)
-        await epilogue(world, books)
+        await epilogue(world, books, ("adds",) * 3 if coding else ("plain",))
         await world.at_rest()
         await check(world)
         no_run_was_given_up(world)
         await p9_stores_are_whole(world, shared)
         await take_one_more(world, shared)
+        if coding:
+            await code_counts_once(world, coding)
         world.counts["happened: storage calls"] += len(plan.calls)
         world.counts["happened: virtual seconds"] += int(asyncio.get_running_loop().time())
     return world
@@ -117,8 +131,9 @@ def no_run_was_given_up(world: World) -> None:
             assert run_state.run.last_error != DEADLY, f"P2: {run_state.id} was taken for one that kills workers"
 
 
-async def epilogue(world: World, books: dict[str, Book]) -> None:
-    """Whatever happened, every thread takes a message and a run, and the process that serves it knows what happened."""
+async def epilogue(world: World, books: dict[str, Book], scripts: Sequence[str]) -> None:
+    """Whatever happened, every thread takes a message and a run, and the process that serves it knows what happened.
+    Runs with code go on to another worker, and back."""
     for key, book in books.items():
         client = Client(world, key=key, name="epilogue")
         for page in book.pages.values():
@@ -126,9 +141,10 @@ async def epilogue(world: World, books: dict[str, Book]) -> None:
             with contextlib.suppress(Refused):  # deleted
                 for _ in range(2):
                     await client.ask("list messages", "GET", f"/threads/{page.thread}/messages?order=asc&limit=100")
-                await client.say()
-                ended = await client.until(await client.run("plain"))
-                assert ended.status == "completed", f"P2: the last run is {ended.status}"
+                for script in scripts:
+                    await client.say()
+                    ended = await client.until(await client.run(script))
+                    assert ended.status == "completed", f"P2: the last run is {ended.status}"
 
 
 # --- what programs do -----------------------------------------------------------------------------------------------
@@ -179,9 +195,12 @@ class Program(Client):
     book: Book = field(default_factory=Book)
     others: Book = field(default_factory=Book)  # of another project
     haste: float = 1.0  # seconds between two requests, at the mean
+    coding: Coder | None = None
 
     @classmethod
-    def of(cls, world: World, chance: random.Random, books: dict[str, Book], number: int) -> Program:
+    def of(
+        cls, world: World, chance: random.Random, books: dict[str, Book], number: int, coding: Coder | None
+    ) -> Program:
         key = "other-key" if number == 2 and chance.random() < 0.4 else "key"
         other = next(book for name, book in books.items() if name != key)
         return cls(
@@ -195,6 +214,7 @@ class Program(Client):
             book=books[key],
             others=other,
             haste=chance.choice((0.05, 0.5, 2.0)),
+            coding=coding,
         )
 
     async def live(self) -> None:
@@ -207,6 +227,9 @@ class Program(Client):
             await self._pause()
             with contextlib.suppress(Unanswered, Refused, Nothing):
                 await deed(self, page)
+            if self.coding:
+                with contextlib.suppress(Unanswered, Refused):
+                    await self.coding.look_at_outputs(self)
 
     def _some_page(self) -> Notes | None:
         pages = [page for page in self.book.pages.values() if not page.gone or self.chance.random() < 0.1]
@@ -238,7 +261,7 @@ class Program(Client):
 
     async def open(self, _: Notes | None) -> None:
         mark = self.world.new_mark()
-        body = {"metadata": {"mark": mark}, "messages": self._messages(mark, 2)}
+        body = {"metadata": {"mark": mark}, "messages": self._messages(mark, 2), **await self._given()}
         self.book.page((await self._create("create thread", "/threads", body, mark)).answer["id"])
 
     async def open_with_run(self, _: Notes | None) -> None:
@@ -262,7 +285,12 @@ class Program(Client):
     def _run_body(self, mark: str) -> Any:
         script = self.chance.choices(list(SCRIPTS), list(SCRIPTS.values()))[0]
         stream = self.chance.random() < 0.5
+        script = self.coding.script(script) if self.coding else script
         return {"assistant_id": ASSISTANT.id, "model": f"{script}/{mark}", "stream": stream}
+
+    async def _given(self) -> Any:
+        """Files for code, of a new thread."""
+        return await self.coding.resources() if self.coding and self.project == PROJECT else {}
 
     async def _begin(self, created: Exchange) -> None:
         run = created.run

@@ -28,9 +28,9 @@ def play(seed: int) -> tuple[int, Counter[str], str]:
         return seed, Counter(), f"{type(error).__name__}: {error}"
 
 
-def replay(seed: int) -> int:
+def replay(seed: int, coding: bool | None) -> int:
     try:
-        world = random_histories.play(seed, print)
+        world = random_histories.play(seed, print, coding=coding)
     except Exception:
         traceback.print_exc()
         return 1
@@ -72,12 +72,13 @@ def summary(counts: Counter[str]) -> Iterator[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, help="play this one, and tell what happens")
+    parser.add_argument("--code", action="store_true", default=None, help="with code_interpreter in it, in any case")
     parser.add_argument("--first", type=int, default=0, help="first of many seeds")
     parser.add_argument("--seeds", type=int, default=HISTORIES, help="how many")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes")
     given = parser.parse_args()
     if given.seed is not None:
-        return replay(given.seed)
+        return replay(given.seed, given.code)
     return play_all(range(given.first, given.first + given.seeds), given.jobs)
 
 

@@ -3,18 +3,22 @@ can fail, and that a failure can be played again."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from assistants_service.api import authentication, idempotency
+from assistants_service.core import names
+from assistants_service.core.files.outputs import CreatedFile, KeptFile, OutputFiles
+from assistants_service.core.files.service import FileService
 from assistants_service.core.keys import Caller
 from assistants_service.core.log import repository as threads
 from assistants_service.core.ports.documents import Document
@@ -22,12 +26,14 @@ from assistants_service.core.ports.logs import Mark
 from assistants_service.core.ports.storage import Conflict
 from assistants_service.core.threads import endings, stream
 from assistants_service.core.threads.state import ThreadState
+from assistants_service.core.tools.code_interpreter.interpreters import Interpreters, Session
 from assistants_service.infra.sqlite.store import SqliteStorage
 from assistants_service.worker import lease, main
 from assistants_service.worker.item_handler import WorkItemHandler
 from random_histories import play
 
 HISTORIES = 50
+CODING = 8  # likewise, all with code_interpreter
 TRIES = 60  # histories in which a planted defect must show
 FIRST = {"what_a_dead_writer_left_is_not_mended": 380, "a_host_deletes_an_item_that_was_not_taken_over": 380}
 HERE = Path(__file__).parent
@@ -48,6 +54,10 @@ SOME = [
     *(f"asked: {what}" for what in ("list files of a store", "get a file of a store")),
     *(f"checked: {what}" for what in ("answers", "documents", "streams heard")),
 ]
+SOME_CODE = [
+    *(f"checked: {what}" for what in ("calls of code", "files of code", "downloads")),
+    *("fault: interpreters refused", "asked: delete file", "happened: threads deleted"),
+]
 
 
 def test_p1_to_p9_hold_in_random_histories() -> None:
@@ -59,6 +69,17 @@ def test_p1_to_p9_hold_in_random_histories() -> None:
             error.add_note(f'make sim ARGS="--seed {seed}"')
             raise
     assert not [what for what in SOME if not counts[what]]
+
+
+def test_code_counts_once_in_random_histories() -> None:
+    counts: Counter[str] = Counter()
+    for seed in range(CODING):
+        try:
+            counts += play(seed, coding=True).counts
+        except BaseException as error:
+            error.add_note(f'make sim ARGS="--seed {seed} --code"')
+            raise
+    assert not [what for what in SOME_CODE if not counts[what]]
 
 
 def test_a_seed_tells_the_same_history_in_every_process() -> None:
@@ -75,11 +96,17 @@ def test_a_seed_tells_the_same_history_in_every_process() -> None:
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 PLANTS: dict[str, Plant] = {}
+IN_CODE: set[str] = set()  # those of code_interpreter
 
 
 def plant(defect: Plant) -> Plant:
     PLANTS[defect.__name__] = defect
     return defect
+
+
+def plant_in_code(defect: Plant) -> Plant:
+    IN_CODE.add(defect.__name__)
+    return plant(defect)
 
 
 @plant
@@ -168,10 +195,59 @@ def every_key_opens_every_project(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(authentication.Callers, "find", find)
 
 
+@plant_in_code
+def an_interpreter_is_used_whatever_state_it_is_in(patch: pytest.MonkeyPatch) -> None:
+    fitting = Interpreters._fitting
+
+    async def any_state(self: Interpreters, key: tuple[str, str], state: str) -> Session:
+        kept = self._idle.get(key)
+        return await fitting(self, key, kept.state if kept else state)
+
+    patch.setattr(Interpreters, "_fitting", any_state)
+
+
+@plant_in_code
+def contents_are_stored_after_the_commit_that_names_them(patch: pytest.MonkeyPatch) -> None:
+    store = OutputFiles._store
+
+    async def later(self: OutputFiles, project: str, new: CreatedFile, file: KeptFile) -> KeptFile:
+        data = b"".join([piece async for piece in new.read()])
+
+        async def whole() -> AsyncIterator[bytes]:
+            yield data
+
+        async def store_late() -> None:
+            await asyncio.sleep(0.5)
+            await store(self, project, CreatedFile(new.path, new.size, whole), file)
+
+        asyncio.create_task(store_late())  # noqa: RUF006
+        return file
+
+    patch.setattr(OutputFiles, "_store", later)
+
+
+@plant_in_code
+def files_that_no_message_cites_are_removed_a_day_later(patch: pytest.MonkeyPatch) -> None:
+    clean_up = OutputFiles.clean_up
+
+    async def of_no_thread(self: OutputFiles, item: Any, _: Any) -> None:
+        await clean_up(self, item, ())
+
+    patch.setattr(OutputFiles, "clean_up", of_no_thread)
+
+
+@plant_in_code
+def a_deleted_output_leaves_no_tombstone(patch: pytest.MonkeyPatch) -> None:
+    async def remove(self: FileService, project: str, file_id: str) -> None:
+        await self.storage.remove(names.FILES, names.document(project, file_id))
+
+    patch.setattr(FileService, "_write_tombstone", remove)
+
+
 @pytest.mark.parametrize("defect", PLANTS.values(), ids=PLANTS.keys())
 def test_a_planted_defect_is_found(defect: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
     defect(monkeypatch)
     with pytest.raises((AssertionError, TimeoutError)):
         first = FIRST.get(defect.__name__, 0)
         for seed in range(first, first + TRIES):
-            play(seed)
+            play(seed, coding=True if defect.__name__ in IN_CODE else None)

@@ -210,7 +210,9 @@ class Dice(Tool[DiceBody, DiceTool, DiceCall, DiceServices]):
     def outputs(self, calls: Sequence[DiceCall]) -> Iterable[str]:
         return [f"Thrown: {call.dice.thrown}" for call in calls]
 
-    def citer(self, thread: ThreadInfo, steps: Sequence[StepInfo]) -> DiceCiter | None:
+    async def citer(
+        self, project: str, thread: ThreadInfo, run: RunInfo, steps: Sequence[StepInfo], services: DiceServices
+    ) -> DiceCiter | None:
         thrown = [call.id for step in steps for call in step.calls if isinstance(call, DiceCall)]
         return DiceCiter(thrown[-1]) if thrown else None
 

@@ -6,14 +6,18 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+import msgspec
+
 from assistants_service.core.protocol.objects import encode
 from assistants_service.core.protocol.runs.resources import Run
 from assistants_service.core.protocol.threads.resources import Message, TextPart
 from assistants_service.core.threads import events as e
 from assistants_service.core.threads.fold import apply
-from assistants_service.core.threads.renderer import STREAMED
+from assistants_service.core.threads.renderer import streamed
 from assistants_service.core.threads.state import ThreadChange, ThreadState
 from simulated_service import Block
+
+_sorted = msgspec.json.Encoder(order="deterministic").encode  # sets
 
 
 @dataclass(frozen=True)
@@ -119,7 +123,7 @@ class Past:
         found = [change for change in self.changes if _run_of(change) == run_id]
         began = next(change.version for change in found if change.name == "thread.run.created")
         first = [c for c in self.changes if c.name == "thread.created" and c.version == began]
-        return [*first, *(c for c in found if STREAMED.fullmatch(c.name))]
+        return [*first, *(c for c in found if streamed(c))]
 
     def events(self, kind: type[e.Event]) -> Iterator[tuple[int, e.Event]]:
         """With the version of their commit."""
@@ -155,5 +159,5 @@ def said(message: Message) -> str:
 def whole(state: ThreadState) -> bytes:
     """Everything that a state says, whether parts of it are packed or not."""
     indexes = [(index.order, list(index)) for index in (state.messages, state.runs)]
-    files = state.files, sorted(state.shown), state.executed
-    return encode((state.version, state.thread, state.deleted, state.active, indexes, files))
+    files = state.files, state.shown, state.executed
+    return _sorted((state.version, state.thread, state.deleted, state.active, indexes, files))

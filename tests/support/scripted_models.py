@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
+import random
 import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -35,6 +37,37 @@ CELLS = (
     ),
     ("write('count.txt', read('count.txt') + 'c'); remove('gone.txt')",),
 )
+
+# What the scripts `codes` and `computes` execute, in the language of simulated_sandbox.py.
+PATHS = ("a.txt", "b.txt", "out/c.txt", "1-text.txt")  # the last one may be the name of a file of the user's
+LINES = {
+    "put {} p": 2,
+    "put {} q": 2,
+    "add {} r": 4,
+    "add {} s": 4,
+    "drop {}": 2,
+    "show x": 2,
+    "wait 1": 0.5,
+    "wait 15": 0.3,
+    "fail": 0.7,
+}
+
+
+def _cell(chance: random.Random) -> str:
+    lines = chance.choices(list(LINES), list(LINES.values()), k=chance.randint(1, 4))
+    return "\n".join(line.format(chance.choice(PATHS[:3] if line.startswith("drop") else PATHS)) for line in lines)
+
+
+def code_calls(model: str, place: int) -> list[str]:
+    """What a model calls in this round of a run: cells, and with `codes` other functions beside them."""
+    chance, script = random.Random(f"{model} {place}"), model.partition("/")[0]
+    if place >= random.Random(model).randint(1, 3):
+        return []
+    others = ("get_weather", "lookup", "file_search") if script == "codes" else ()
+    asked = [_cell(chance) for _ in range(chance.randint(1, 3))]
+    asked += [other for other in others if chance.random() < 0.2]
+    chance.shuffle(asked)
+    return asked
 
 
 class BareModels:
@@ -80,11 +113,18 @@ class ByName(BareModels):
         rounds = sum(turn.role == "assistant" and bool(turn.calls) for turn in prompt.turns[asked:])
         answered = bool(prompt.turns) and prompt.turns[-1].role == "tool"
         if script == "code" and rounds < len(CELLS):
-            return await said.code(*CELLS[rounds])
+            return await said.calls(*CELLS[rounds])
+        if script in ("codes", "computes") and (cells := code_calls(prompt.model, rounds)):
+            return await said.calls(*cells)
+        if script == "adds" and not rounds:
+            return await said.calls("add a.txt z")
         if answered and not (script == "rounds" and rounds < 2):
             cited = re.search("【.*?】", prompt.turns[-1].text)
-            link = " sandbox:/mnt/data/count.txt" if script == "code" else ""
-            return await said.text(f"Answer {count} is ready{cited[0] if cited else ''}{link}.")
+            linked = {"code": ("count.txt",), "codes": PATHS[1:], "computes": PATHS[1:2], "adds": PATHS[1:]}.get(
+                script, ()
+            )
+            links = "".join(f" sandbox:/mnt/data/{path}" for path in linked)
+            return await said.text(f"Answer {count} is ready{cited[0] if cited else ''}{links}.")
         match script:
             case "tool" | "rounds":
                 return await said.calls("get_weather")
@@ -102,6 +142,15 @@ class ByName(BareModels):
             case "cut":
                 return await said.text(f"Answer {count} is too", finish="length")
         return await said.text(f"Answer {count} is here." + (" It goes on." * 5 if script == "slow" else ""))
+
+
+def _call(index: int, asked: str) -> tuple[str, dict[str, object]]:
+    match asked:
+        case "file_search":
+            return asked, {"queries": ["w"]}
+        case "get_weather" | "lookup":
+            return asked, {"word": f"w{index}"}
+    return "python", {"code": asked}
 
 
 @dataclass
@@ -124,14 +173,9 @@ class Said:
                 self.deltas.text(piece)
         return Reply(text=self.so_far, finish=finish, tokens=Tokens(prompt=5, completion=2))
 
-    async def calls(self, *tools: str) -> Reply:
-        given = (
-            {"queries": ["w"]} if name == "file_search" else {"word": f"w{index}"} for index, name in enumerate(tools)
-        )
-        return await self._calls(*zip(tools, given, strict=True))
-
-    async def code(self, *cells: str) -> Reply:
-        return await self._calls(*(("python", {"code": cell}) for cell in cells))
+    async def calls(self, *asked: str) -> Reply:
+        """Names of functions, or cells."""
+        return await self._calls(*itertools.starmap(_call, enumerate(asked)))
 
     async def _calls(self, *asked: tuple[str, dict[str, object]]) -> Reply:
         made = []

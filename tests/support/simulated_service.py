@@ -12,6 +12,7 @@ import contextlib
 import contextvars
 import hashlib
 import logging
+import math
 import random
 import re
 from collections import Counter
@@ -26,10 +27,12 @@ from assistants_service.api.services import services_over
 from assistants_service.core import names
 from assistants_service.core.ids import Ids
 from assistants_service.core.notifier import Notifier
+from assistants_service.core.ports.sandbox import Sandbox
 from assistants_service.core.ports.storage import StorageUnavailable
 from assistants_service.core.protocol.objects import encode
 from assistants_service.core.request_context import RequestContext
 from assistants_service.core.threads.repository import ThreadRepository
+from assistants_service.core.tools.code_interpreter.interpreters import MOST
 from assistants_service.core.tools.code_interpreter.services import CodeExecution
 from assistants_service.core.vector_stores.repository import VectorStoreRepository
 from assistants_service.core.vector_stores.search import Searcher
@@ -47,6 +50,7 @@ from scripted_models import ASSISTANT, ByName
 from scripted_sandbox import FakeSandbox
 from scripted_search import FakeSearch, found
 from simulated_functions_host import VISIBILITY_TIMEOUT, Host, Receipts
+from simulated_sandbox import Executions, SimulatedSandbox
 from virtual_time import EPOCH, Task, VirtualClock
 
 T = TypeVar("T")
@@ -116,7 +120,8 @@ class Process:
             max_runs=world.concurrency,
             max_waiting=world.waiting,
             searcher=FakeSearch([found("file-1", "a b.txt", 0.5, "w")], lambda: asyncio.sleep(0.3)),
-            for_tools={"code_interpreter": CodeExecution(FakeSandbox(before=lambda _: asyncio.sleep(0.3)))},
+            output_retention=world.kept,
+            for_tools={"code_interpreter": CodeExecution(world.sandbox(), world.interpreters)},
         )
         self.worker = Worker(self.context) if "worker" in self.roles else None
         self.host: Host | None = None
@@ -237,6 +242,9 @@ class World:
     losing: float = 0.0  # probability that a client does not get an answer that was sent
     reading: float = 0.0  # seconds that a worker takes to read a file, at most
     tardy: float = 0.0  # probability that a function begins so late that its host has renewed its hold on the item
+    interpreters: int = MOST  # of each worker
+    kept: float = 0.0  # seconds that files which tools made outlive their thread
+    executions: Executions | None = None  # of code, if it is simulated
     seed: int = 0
     show: Callable[[str], None] | None = None  # each line of what happens
     epoch: ClassVar[float] = EPOCH  # Unix time of its instant 0
@@ -277,6 +285,12 @@ class World:
                 await self.store.close()
                 web_app._cached_build_middleware.cache_clear()  # it would keep the last hundred worlds
 
+    def sandbox(self) -> Sandbox:
+        """Of a new process."""
+        if self.executions:
+            return SimulatedSandbox(self.executions)
+        return FakeSandbox(before=lambda _: asyncio.sleep(0.3))
+
     def start(self) -> None:
         self.clocks += [VirtualClock() for _ in self.layout[len(self.clocks) :]]
         for place, roles in enumerate(self.layout):
@@ -303,9 +317,9 @@ class World:
         return self.random.choice(serving)
 
     async def at_rest(self) -> None:
-        """Until the queue is empty, and nothing is under way. Raises TimeoutError."""
+        """Until the queue has nothing for the next minutes, and nothing is under way. Raises TimeoutError."""
         async with asyncio.timeout(PATIENCE):
-            while self.queued() or any(process.storage.under_way for process in self.processes):
+            while self.queued(within=PATIENCE) or any(process.storage.under_way for process in self.processes):
                 await asyncio.sleep(2)
 
     def new_mark(self) -> str:
@@ -348,8 +362,10 @@ class World:
 
     # -- the queue -------------------------------------------------------------------------------------------------
 
-    def queued(self, queue: str = "work") -> int:
-        return int(self.store._sql.execute("SELECT count(*) FROM queue WHERE name=?", (queue,)).fetchone()[0])
+    def queued(self, queue: str = "work", within: float = math.inf) -> int:
+        """The items that become visible within so many seconds."""
+        count, until = "SELECT count(*) FROM queue WHERE name=? AND visible_at<?", self.clock.now() + within
+        return int(self.store._sql.execute(count, (queue, until)).fetchone()[0])
 
     def queued_up(self) -> None:
         """The queue has changed: its waiters look again."""

@@ -7,17 +7,16 @@ import itertools
 import pytest
 
 from assistants_service.core.citations import Citations
-from assistants_service.core.files.outputs import KeptFile
 from assistants_service.core.tools.code_interpreter.links import LinkCiter
 from assistants_service.core.tools.file_search.citations import MarkerCiter, Sources
 from assistants_service.core.tools.file_search.wire import FileSearchResult
 
 PATHS = ("plot.png", "plot.png.zip", "a b (1).csv", "out/größe.csv", "plot")
-FILES = {path: KeptFile(path=path, bytes=1, file_id=f"file-{place}") for place, path in enumerate(PATHS)}
+FILES = {path: f"file-{place}" for place, path in enumerate(PATHS)}
 L = "sandbox:/mnt/data/"
 
 
-def cited(*pieces: str, files: dict[str, KeptFile] = FILES) -> tuple[str, list[tuple[str, str]]]:
+def cited(*pieces: str, files: dict[str, str] = FILES) -> tuple[str, list[tuple[str, str]]]:
     """The text that came out, and its links with the files that they are of."""
     citer = LinkCiter(files)
     out = [*itertools.chain.from_iterable(map(citer.feed, pieces)), *citer.close()]

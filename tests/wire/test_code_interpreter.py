@@ -446,16 +446,16 @@ async def test_an_empty_file_can_be_linked_and_downloaded() -> None:
 
 
 async def test_what_a_call_may_not_leave_is_told_to_the_model() -> None:
-    sandbox, most = FakeSandbox(notes=("The output was cut.",)), 10
-    code = f"write('a', 'x' * {most}); write('b', 'y'); [show(b'%d' % n) for n in range(25)]; None"
+    sandbox, most = FakeSandbox(notes=("The output was cut.",)), 40  # 30 of them for images
+    code = "write('a', 'x' * 10); write('b', 'y'); [show(b'%d' % n) for n in range(25)]; None"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("assistants_service.core.tools.code_interpreter.executing.MOST_KEPT", most)
+        patch.setattr("assistants_service.core.tools.code_interpreter.keeping.MOST_KEPT", most)
         async with coding(calls(python(code)), says("Done."), sandbox=sandbox) as service:
             run = await service.finished(assistant=await coder(service))
             assert len(shown((await service.steps(run))[0])["outputs"]) == 20
             heard = told_last(service)
     assert "- /mnt/data/a (10 bytes)" in heard
-    assert "[/mnt/data/b will be lost: a call may leave 10 bytes in files.]" in heard
+    assert "[/mnt/data/b will be lost: a call may leave 40 bytes in files.]" in heard
     assert "Only the first 20 images are shown." in heard
     assert heard.endswith("[The output was cut.]")
 

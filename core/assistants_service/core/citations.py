@@ -8,15 +8,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from assistants_service.core.protocol.runs.resources import MessageCreation, Step
 from assistants_service.core.protocol.threads.resources import AttachedTool, Attachment
 from assistants_service.core.threads.state import RunState, ThreadState
+from assistants_service.core.tools.offer import Services
 from assistants_service.core.tools.registry import TOOLS, annotator_of, tool_of
 from assistants_service.core.tools.tool import Citer, Piece
 from assistants_service.core.tools.wire import Annotation
 
 
-def citations_of(state: ThreadState, run_state: RunState, earlier: Iterable[Step] = ()) -> Citations:
+async def citations_of(
+    project: str, state: ThreadState, run_state: RunState, earlier: Iterable[Step], services: Services
+) -> Citations:
     """For the next answer of a run. `earlier` are steps of earlier runs whose outputs are in its prompt."""
     steps = [*earlier, *(step for step in run_state.steps if step.status == "completed")]
-    citers = (tool.citer(state, steps) for tool in TOOLS)
+    citers = [await tool.citer(project, state, run_state.run, steps, services[tool.kind]) for tool in TOOLS]
     return Citations([citer for citer in citers if citer])
 
 

@@ -29,6 +29,10 @@ class StoredUsage:
     due: float = float("-inf")
     counting: asyncio.Task[None] | None = None
 
+    @property
+    def total(self) -> int:
+        return self.counted + self.since
+
 
 class StoredBytes:
     """A quota of `limit` stored bytes per project. It is counted in the background and enforced after the first
@@ -39,15 +43,19 @@ class StoredBytes:
         self._projects: dict[str, StoredUsage] = {}
         self._counts = asyncio.Semaphore(COUNTS)
 
-    def check(self, project: str) -> None:
-        """Raises the 429 for a project that stores too much; the SDKs do not retry it."""
+    def is_full(self, project: str) -> bool:
+        """Whether the project stores as much as it may, as far as is known. Begins a count if one is due."""
         usage = self._projects.setdefault(project, StoredUsage())
         # The clock may have been set back since.
         if not 0 < usage.due - self._clock.now() <= COUNT_AT_LAST and usage.counting is None:
             usage.counting = asyncio.create_task(self._count(project, usage))
-        if usage.counted + usage.since >= self._limit:
+        return usage.total >= self._limit
+
+    def check(self, project: str) -> None:
+        """Raises the 429 for a project that is full; the SDKs do not retry it."""
+        if self.is_full(project):
             raise ApiError(
-                f"You exceeded your current quota: project {project} stores {usage.counted + usage.since} bytes, and"
+                f"You exceeded your current quota: project {project} stores {self._projects[project].total} bytes, and"
                 f" the limit is {self._limit}. Delete what you do not need.",
                 status=429,
                 kind="insufficient_quota",
@@ -56,7 +64,7 @@ class StoredBytes:
             )
 
     def add(self, project: str, size: int) -> None:
-        self._projects[project].since += size
+        self._projects.setdefault(project, StoredUsage()).since += size
 
     async def _count(self, project: str, usage: StoredUsage) -> None:
         try:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from msgspec.structs import replace
 
+from assistants_service.core.files.service import PATIENCE
 from assistants_service.core.threads.purging import ThreadPurge
 from assistants_service.core.vector_stores.repository import VectorStoreRepository
 from assistants_service.core.work_items import (
@@ -36,6 +37,8 @@ class Chores:
                 if not await self.context.files.purge(item.project, item.file_id) and not self.queue.is_stale(item):
                     await self.queue.put_back(item)
             case CleanUpOutputs():
+                if await self._too_early(item, PATIENCE):
+                    return
                 state = (await self.context.threads.load(item.project, item.thread_id)).state
                 await self.context.outputs.clean_up(item, state.referenced_files if state.known else ())
             case CleanUpFile():
@@ -51,12 +54,13 @@ class Chores:
         """Purge a deleted object: first everything but its tombstones; much later, by a second item, those as well."""
         aggregates: ThreadPurge | VectorStoreRepository = self.context.stores
         if isinstance(item, PurgeThread):
-            aggregates, log_id = ThreadPurge(self.context.threads, self.context.outputs), item.thread_id
+            aggregates = ThreadPurge(self.context.threads, self.context.outputs, last=item.tombstones)
+            log_id = item.thread_id
         else:
             log_id = item.store_id
         state = (await aggregates.load(item.project, log_id)).state
         if item.tombstones:
-            if await self._too_early(item):
+            if await self._too_early(item, self.context.tombstone_seconds):
                 return
             if not state.known:  # else the id has been used again
                 # The holder of the first item may have died before its purge, and this item may be handled before that
@@ -70,10 +74,11 @@ class Chores:
         elif not self.queue.is_stale(item):
             await self.queue.put_back(item)
 
-    async def _too_early(self, item: WorkItem) -> bool:
-        """A queue may deliver early; a late write would then find no tombstone any more."""
+    async def _too_early(self, item: WorkItem, delay: float) -> bool:
+        """A queue may deliver before this delay has passed. A late write would then find no tombstone any more, or a
+        late commit no content."""
         # Half, because the clocks of two machines may differ by seconds.
-        early = self.queue.age(item) < self.context.tombstone_seconds / 2
+        early = self.queue.age(item) < delay / 2
         if early:
-            await self.queue.redeliver_at(item, item.sent_at + self.context.tombstone_seconds)
+            await self.queue.redeliver_at(item, item.sent_at + delay)
         return early

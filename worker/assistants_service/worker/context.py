@@ -17,6 +17,7 @@ from assistants_service.core.ports.extraction import Extraction
 from assistants_service.core.ports.models import Models, Tokenizer
 from assistants_service.core.ports.storage import Storage
 from assistants_service.core.ports.telemetry import SILENCE, Telemetry
+from assistants_service.core.stored_bytes import StoredBytes
 from assistants_service.core.threads.repository import ThreadRepository
 from assistants_service.core.tools.offer import Services, started
 from assistants_service.core.tools.worker_parts import WorkerParts
@@ -53,7 +54,10 @@ class WorkerContext:
     max_waiting: int = WAITING  # work items that wait for slots of one kind
     searcher: Search = field(kw_only=True)
     tokenizer: Tokenizer = field(kw_only=True)
-    output_retention: float = field(kw_only=True, default=0.0)  # seconds that the files of tools outlive their thread
+    output_retention: float = field(
+        kw_only=True, default=0.0
+    )  # seconds that files which tools made outlive their thread
+    stored: StoredBytes | None = field(kw_only=True, default=None)  # the limit of a project's bytes
     for_tools: Mapping[str, Any] = field(kw_only=True, default_factory=dict)  # what one tool alone needs, by its type
     tools: Services = field(init=False)
     budget: Budget = field(init=False)
@@ -100,7 +104,7 @@ class WorkerContext:
 
     @property
     def outputs(self) -> OutputFiles:
-        return OutputFiles(self.files, self.ids, self.output_retention)
+        return OutputFiles(self.files, self.ids, self.output_retention, self.stored)
 
     @property
     def files(self) -> FileService:

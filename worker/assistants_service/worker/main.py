@@ -94,6 +94,8 @@ class Worker:
         await asyncio.gather(*tasks, return_exceptions=True)
         for services in self._context.tools.values():
             await services.close()
+        if self._context.stored:
+            await self._context.stored.close()
 
     async def take_over(self, delivery: Delivery) -> None:
         """Handle an item that a foreign host has received, and hides for a time of its own choice.

@@ -39,7 +39,9 @@ class ModelTurn:
             fitted = await context.budget.fit(state, run_state, offer, most)
             if fitted is None:
                 return None
-            citations = citations_of(state, run_state, fitted.built.earlier)
+            citations = await citations_of(
+                self.lease.item.project, state, run_state, fitted.built.earlier, context.tools
+            )
             self.partial = partial = PartialReply(
                 run_state.run, context.ids, state.version, offer, citations, images_of(run_state)
             )

@@ -22,6 +22,7 @@ from assistants_service.core.ports.documents import Document
 from assistants_service.core.protocol.files.resources import File
 from assistants_service.core.protocol.objects import Struct, encode
 from assistants_service.core.resources import FILE
+from assistants_service.core.stored_bytes import StoredBytes
 from assistants_service.core.work_items import CleanUpFile, CleanUpOutputs
 
 NAMED_AT_ONCE: Final = 500  # files of one work item, which may have 48 KiB
@@ -47,11 +48,17 @@ class CreatedFile:
 
 @dataclass(frozen=True, slots=True)
 class OutputFiles:
-    """`retention`: seconds for which files that clients were shown are kept after their thread is deleted."""
+    """`retention`: seconds for which files that clients were shown are kept after their thread is deleted.
+    `stored`: the limit of a project's bytes, if there is one."""
 
     files: FileService
     ids: Ids
     retention: float = 0.0
+    stored: StoredBytes | None = None
+
+    def is_full(self, project: str) -> bool:
+        """Whether the project may store no more."""
+        return self.stored is not None and self.stored.is_full(project)
 
     async def keep(
         self, project: str, thread_id: str, created: Sequence[CreatedFile], replaced: Iterable[str]
@@ -64,7 +71,10 @@ class OutputFiles:
         await self._enqueue(project, thread_id, [*(file.file_id for file in files), *replaced])
         # 2. contents
         stored = [await self._store(project, new, file) for new, file in zip(created, files, strict=True)]
-        return [file for file in stored if file]
+        there = [file for file in stored if file]
+        if self.stored:
+            self.stored.add(project, sum(file.bytes for file in there))
+        return there
 
     async def _enqueue(self, project: str, thread_id: str, file_ids: Sequence[str]) -> None:
         for start in range(0, len(file_ids), NAMED_AT_ONCE):
@@ -95,29 +105,37 @@ class OutputFiles:
 
     async def withdraw(self, project: str, file_ids: Iterable[str]) -> None:
         """Remove files of a thread that was deleted, or let them expire. Idempotent. Their tombstones stay until
-        `purge_tombstones`."""
-        await fan_out(lambda file_id: self._withdraw(project, file_id), file_ids)
+        `remove`."""
 
-    async def _withdraw(self, project: str, file_id: str) -> None:
-        file = await self._document(project, file_id) if self.retention else None
-        if file is None:
-            await self.files.withdraw(project, file_id)
-        elif file.expires_at is None:
-            expired = replace(file, expires_at=int(self.files.clock.now() + self.retention))
+        async def withdraw(file_id: str) -> None:
+            if not await self._expires(project, file_id):
+                await self.files.withdraw(project, file_id)
+
+        await fan_out(withdraw, file_ids)
+
+    async def remove(self, project: str, file_ids: Iterable[str]) -> None:
+        """Like `withdraw`, and without tombstones. Call this when no late write can arrive any more."""
+
+        async def remove(file_id: str) -> None:
+            if not await self._expires(project, file_id):
+                await self.files.storage.remove(names.FILES, names.document(project, file_id))
+                await self.files.empty(project, file_id)
+
+        await fan_out(remove, file_ids)
+
+    async def _expires(self, project: str, file_id: str) -> bool:
+        """Whether the file outlives its thread, as those do that clients were shown and have not deleted. Then its
+        expiry is set."""
+        shown = await self._document(project, file_id) if self.retention else None
+        if shown and shown.expires_at is None:
+            expired = replace(shown, expires_at=int(self.files.clock.now() + self.retention))
             # 1. enqueue: a crash after this leaves a file without an expiry, and the purge is repeated.
             item = CleanUpFile(project=project, file_id=file_id, sent_at=self.files.clock.now())
             await self.files.enqueue(item, delay=self.retention)
             # 2. document, which no late writer replaces
             name = names.document(project, file_id)
             await self.files.storage.write_if_newer(Document(names.FILES, name, encode(expired), LAST - 1))
-
-    async def purge_tombstones(self, project: str, file_ids: Iterable[str]) -> None:
-        """Remove the tombstones. Call this when no late write can arrive any more."""
-        await fan_out(lambda file_id: self._purge_tombstone(project, file_id), file_ids)
-
-    async def _purge_tombstone(self, project: str, file_id: str) -> None:
-        if await self._document(project, file_id) is None:
-            await self.files.storage.remove(names.FILES, names.document(project, file_id))
+        return shown is not None
 
     async def _document(self, project: str, file_id: str) -> File | None:
         stored = await self.files.storage.get(names.FILES, names.document(project, file_id))

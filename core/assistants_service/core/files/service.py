@@ -7,7 +7,7 @@ leave, is removed by a work item that was sent before.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,6 +15,7 @@ import msgspec
 
 from assistants_service.core import names
 from assistants_service.core.errors import ApiError, no_such_file
+from assistants_service.core.fanout import fan_out
 from assistants_service.core.ids import made_at
 from assistants_service.core.notifier import Notifier
 from assistants_service.core.ports.clock import Clock
@@ -144,6 +145,12 @@ class FileService:
             raise no_such_file(file_id)
         return stored
 
+    async def existing(self, project: str, file_ids: Sequence[str]) -> set[str]:
+        """Those of the files that exist and have not expired."""
+        found = await fan_out(lambda file_id: self.storage.get(names.FILES, names.document(project, file_id)), file_ids)
+        files = [decode_file(stored.body) for stored in found if stored]
+        return {file.id for file in files if not self._expired(file)}
+
     async def page(
         self, project: str, *, purpose: str | None, after: str | None, limit: int, newest_first: bool
     ) -> list[Stored]:
@@ -196,6 +203,9 @@ class FileService:
             if now < begun + PATIENCE:
                 return min(begun + PATIENCE, now + max(FIRST_LOOK, now - begun))
             await self.empty(project, file_id)
+            # Of an output that was kept after its thread, and deleted since, the tombstone is left. Nothing writes the
+            # document of such a file any more.
+            await self.storage.remove(names.FILES, names.document(project, file_id))
             return None
         file = decode_file(stored.body)
         if not self._expired(file):

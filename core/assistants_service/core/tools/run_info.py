@@ -3,7 +3,7 @@ registry of tools, so a tool's module cannot import them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any, Protocol
 
 from assistants_service.core.files.outputs import KeptFile
@@ -35,11 +35,13 @@ class StepInfo(Protocol):
 
 
 class ThreadInfo(Protocol):
-    """`files` are those that tools have created, by path. `executed` identifies the interpreter's state after the last
-    call that executed code."""
+    """`files` are those that tools have created, by path, and `shown` the ids of those that clients were shown.
+    `executed` identifies the interpreter's state after the last call that executed code."""
 
     @property
     def files(self) -> Mapping[str, KeptFile]: ...
+    @property
+    def shown(self) -> Set[str]: ...
     @property
     def executed(self) -> str: ...
     def annotations(self, messages: int) -> Iterator[Annotation]:

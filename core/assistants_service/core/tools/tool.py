@@ -172,7 +172,9 @@ class Tool(Generic[B, T, C, S]):
         """The outputs of its calls in one step, in order."""
         raise NotImplementedError
 
-    def citer(self, thread: ThreadInfo, steps: Sequence[StepInfo]) -> Citer | None:
+    async def citer(
+        self, project: str, thread: ThreadInfo, run: RunInfo, steps: Sequence[StepInfo], services: S
+    ) -> Citer | None:
         """Finds citations in an answer: of results of these steps, and of results that earlier answers of the thread
         cited. None: the tool has no citations."""
         return None

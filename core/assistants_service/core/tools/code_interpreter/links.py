@@ -6,13 +6,14 @@ It covers the link alone, without the Markdown around it. A link to a file that 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from urllib.parse import quote
 
-from assistants_service.core.files.outputs import KeptFile
 from assistants_service.core.tools.code_interpreter.model_texts import LINK
+from assistants_service.core.tools.code_interpreter.services import CodeServices
 from assistants_service.core.tools.code_interpreter.wire import FilePath, LinkedFile
+from assistants_service.core.tools.run_info import ThreadInfo
 from assistants_service.core.tools.tool import Piece
 
 _GOES_ON = re.compile(r"[\w/-]|\.\w")  # a longer path, to a file that is not there
@@ -22,8 +23,8 @@ _OPEN = ("", ".")  # what may follow a link whose end is not certain yet
 class LinkCiter:
     """Finds the links in a text that comes in pieces, wherever it is cut."""
 
-    def __init__(self, files: Mapping[str, KeptFile]) -> None:
-        """`files` are those of the thread, by their paths."""
+    def __init__(self, files: Mapping[str, str]) -> None:
+        """`files` are the ids of those in the thread's folder, by their paths."""
         self._files = files
         self._pending = ""  # the end of the text, which may become a link
         self._place = 0  # code points that were given out
@@ -31,8 +32,8 @@ class LinkCiter:
     @cached_property
     def _ids(self) -> Mapping[str, str]:
         """Of the files, by their links, the longest first. Most answers have no link, and there may be many files."""
-        quoted = {LINK + quote(path): file.file_id for path, file in self._files.items()}
-        ids = {**quoted, **{LINK + path: file.file_id for path, file in self._files.items()}}
+        quoted = {LINK + quote(path): file_id for path, file_id in self._files.items()}
+        ids = {**quoted, **{LINK + path: file_id for path, file_id in self._files.items()}}
         return dict(sorted(ids.items(), key=lambda each: len(each[0]), reverse=True))
 
     def feed(self, text: str) -> Iterator[Piece]:
@@ -83,6 +84,20 @@ class LinkCiter:
         start, self._place = self._place, self._place + len(link)
         linked = LinkedFile(file_id=self._ids[link])
         return link, FilePath(text=link, start_index=start, end_index=self._place, file_path=linked)
+
+
+async def files_to_link(
+    project: str, thread: ThreadInfo, given: Sequence[str], services: CodeServices
+) -> dict[str, str]:
+    """Ids of the files that an answer may link, by path: the thread's, and the user's (`given`) at paths to which no
+    call has written. A link to a file that the user has deleted stays text."""
+    shown = [file.file_id for file in thread.files.values() if file.file_id in thread.shown]
+    there = await services.files.existing(project, [*shown, *given])
+    named = await services.named_files.names(project, given)
+    users = {path: file_id for file_id, name in named.items() if file_id in there for path in (name, file_id)}
+    gone = {file_id for file_id in shown if file_id not in there}
+    made = {path: file.file_id for path, file in thread.files.items() if file.file_id not in gone}
+    return {**{path: file_id for path, file_id in users.items() if path not in thread.files}, **made}
 
 
 def _beginning(text: str) -> str:

@@ -18,6 +18,7 @@ MOST_LOGS: Final = 64 * 1024  # characters of the logs that clients see
 MOST_LISTED: Final = 50  # files
 MOST_LINES: Final = 4 * 1024  # characters of the list of files
 MOST_NOTE: Final = 500  # characters of a note
+MOST_NOTES: Final = 20
 
 RESTARTED: Final = (
     "[A new Python process was started: variables, imports and functions of earlier calls are gone. The files in"
@@ -29,6 +30,14 @@ LOST: Final = (
 )
 PRINTED: Final = "Before that it printed:"
 NO_CODE: Final = "Error: the call had no code."
+TOO_LONG: Final = (
+    "Error: the code has {} characters, and {} are the most. Nothing was executed. Write data to a file in several"
+    " calls."
+)
+FULL: Final = (
+    "Nothing that this call wrote or showed was stored: the project stores as much as it may. Its files will be lost,"
+    " and its images are not shown. Tell the user that something must be deleted first."
+)
 BUSY: Final = (
     "Error: no Python process could be started at the moment. Nothing was executed. Try again, or answer without."
 )
@@ -59,7 +68,7 @@ def function_of(name: str, files: Mapping[str, str], seconds: float = SECONDS) -
 
 
 def output_of(
-    result: CellResult, images: Sequence[KeptFile], files: Sequence[KeptFile], notes: Iterable[str], *, restarted: bool
+    result: CellResult, images: Sequence[KeptFile], files: Sequence[KeptFile], notes: Sequence[str], *, restarted: bool
 ) -> str:
     """The output of the function."""
     printed = "\n".join(part.rstrip("\n") for part in (result.logs, result.value, result.error) if part)
@@ -75,7 +84,8 @@ def output_of(
             *output_lines,
             *image_note,
             *written,
-            *(f"[{cut_to(note, MOST_NOTE)}]" for note in notes),
+            *(f"[{cut_to(note, MOST_NOTE)}]" for note in notes[:MOST_NOTES]),
+            *([f"[and {len(notes) - MOST_NOTES} more of these notes]"] if len(notes) > MOST_NOTES else []),
         ]
     )
 

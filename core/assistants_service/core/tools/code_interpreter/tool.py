@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from assistants_service.core.ports.models import Function, ToolCall
 from assistants_service.core.tools.code_interpreter.arguments import as_json, code_of, code_so_far
 from assistants_service.core.tools.code_interpreter.executing import execute, files_of
-from assistants_service.core.tools.code_interpreter.links import LinkCiter
+from assistants_service.core.tools.code_interpreter.links import LinkCiter, files_to_link
 from assistants_service.core.tools.code_interpreter.model_texts import function_of
 from assistants_service.core.tools.code_interpreter.resources import CodeInterpreterRules
 from assistants_service.core.tools.code_interpreter.services import CodeServices, services_of
@@ -58,11 +58,13 @@ class CodeInterpreterTools(Tool[CodeInterpreterBody, CodeInterpreterTool, CodeIn
     async def offer(
         self, project: str, run: RunInfo, taken: Collection[str], services: CodeServices
     ) -> Sequence[Function]:
-        there = any(isinstance(tool, CodeInterpreterTool) for tool in run.tools)
-        if not there or services.interpreters is None or not await services.interpreters.available():
+        if not self._used_by(run) or services.interpreters is None or not await services.interpreters.available():
             return []
         files = await services.named_files.names(project, files_of(run))
         return [function_of(free_name(FUNCTION, taken), files, services.interpreters.seconds)]
+
+    def _used_by(self, run: RunInfo) -> bool:
+        return any(isinstance(tool, CodeInterpreterTool) for tool in run.tools)
 
     def begin(self, call: ToolCall, run: RunInfo, number: int) -> CodeInterpreterToolCall:
         code = CodeInterpreter(input=code_of(call.arguments))
@@ -99,8 +101,11 @@ class CodeInterpreterTools(Tool[CodeInterpreterBody, CodeInterpreterTool, CodeIn
     def outputs(self, calls: Sequence[CodeInterpreterToolCall]) -> Iterable[str]:
         return [call.record.output or "" for call in calls]
 
-    def citer(self, thread: ThreadInfo, steps: Sequence[StepInfo]) -> Citer | None:
-        return LinkCiter(thread.files) if thread.files else None
+    async def citer(
+        self, project: str, thread: ThreadInfo, run: RunInfo, steps: Sequence[StepInfo], services: CodeServices
+    ) -> Citer | None:
+        files = await files_to_link(project, thread, files_of(run) if self._used_by(run) else (), services)
+        return LinkCiter(files) if files else None
 
     def as_begun(self, call: CodeInterpreterToolCall) -> CodeInterpreterToolCall:
         return replace(call, code_interpreter=CodeInterpreter())

@@ -103,7 +103,9 @@ class FileSearchTools(Tool[FileSearchBody, FileSearchTool, FileSearchToolCall, S
     def outputs(self, calls: Sequence[FileSearchToolCall]) -> Iterable[str]:
         return [output_of(call, found) for call, found in numbered(calls)]
 
-    def citer(self, thread: ThreadInfo, steps: Sequence[StepInfo]) -> Citer | None:
+    async def citer(
+        self, project: str, thread: ThreadInfo, run: RunInfo, steps: Sequence[StepInfo], services: SearchServices
+    ) -> Citer | None:
         sources = sources_of(thread, steps)
         return MarkerCiter(sources) if sources else None
 
