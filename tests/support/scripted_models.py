@@ -49,7 +49,7 @@ LINES = {
     "show x": 2,
     "wait 1": 0.5,
     "wait 15": 0.3,
-    "fail": 0.7,
+    "fail now": 0.7,
 }
 
 
@@ -145,12 +145,9 @@ class ByName(BareModels):
 
 
 def _call(index: int, asked: str) -> tuple[str, dict[str, object]]:
-    match asked:
-        case "file_search":
-            return asked, {"queries": ["w"]}
-        case "get_weather" | "lookup":
-            return asked, {"word": f"w{index}"}
-    return "python", {"code": asked}
+    if not asked.isidentifier():
+        return "python", {"code": asked}
+    return asked, {"queries": ["w"]} if asked == "file_search" else {"word": f"w{index}"}
 
 
 @dataclass

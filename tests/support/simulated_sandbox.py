@@ -1,7 +1,7 @@
 """A sandbox for simulations: interpreters in memory that know what was executed in them, and which files it found.
 
 A cell has one operation a line: `put PATH TEXT` writes a file, `add PATH TEXT` writes to its end, `drop PATH` removes
-it, `show TEXT` shows an image, `wait SECONDS` takes time, and `fail` raises an exception. Each execution prints its
+it, `show TEXT` shows an image, `wait SECONDS` takes time, and `fail now` raises an exception. Each execution prints its
 number, so the log tells which of the executions of a call counts.
 """
 
@@ -82,7 +82,7 @@ class SimulatedInterpreter:
             if self.all.strikes("interpreters lost", self.all.losing):
                 await self.close()
                 raise InterpreterLost("was killed")
-            if line == "fail":
+            if line == "fail now":
                 error = "ValueError: it failed"
                 break
             await self._do(execution, *line.split(" ", 2))
