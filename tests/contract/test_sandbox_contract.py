@@ -293,6 +293,7 @@ async def test_no_more_is_kept_of_a_call_than_allowed(made: Made) -> None:
         session = await sandbox.start("session")
         result = await session.run("for name in 'abc':\n    open(name, 'w').write('12345')")
         assert [each.path for each in result.changed] == ["a", "b"]
+        assert result.removed == ("c",), "an old version of it must not come back"
         assert result.notes == ("Only files of 10 bytes in total are kept of a call; not kept: c.",)
 
 

@@ -47,7 +47,8 @@ class CellResult:
     `logs` is stdout and stderr as they were printed, up to 64 KiB: head and tail. `value` is the repr of a bare last
     expression that is not None. `error` is the traceback of an exception, from the cell's own first frame on. `images`
     are PNGs in the order in which they were shown (plt.show(), and figures left open at the end). `changed` are the
-    regular files that the call created or changed, and `removed` the paths that it removed, both sorted by path.
+    regular files that the call created or changed, and `removed` the paths that it removed, or whose new content is too
+    large to be kept, both sorted by path.
     `notes` say what was cut, refused or interrupted, one sentence each, for the model and the log.
     """
 

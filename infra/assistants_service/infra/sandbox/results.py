@@ -55,7 +55,8 @@ def cell_result(
             f"Only files of {format_size(limits.kept)} in total are kept of a call;"
             f" not kept: {', '.join(dropped[:20])}."
         )
-    removed = tuple(path for path in result.removed if is_valid(path))
+    # What a path had before is no more, even if what it has now is dropped.
+    removed = tuple(sorted(path for path in (*result.removed, *dropped) if is_valid(path)))
     value = None if result.value is None else valid_text(result.value, mapped)
     error = None if result.error is None else valid_text(result.error, mapped)
     return CellResult(valid_text(logs, mapped), value, error, images, changed, removed, tuple(notes))
