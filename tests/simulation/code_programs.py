@@ -187,8 +187,8 @@ async def _what_is_there(
     for name, past in pasts.items():
         project = name.partition("/")[0]
         if not past.deleted:
-            held |= {names.document(project, each) for each in past.state.held_files}
-            tombstones |= {names.document(project, each) for each in past.state.held_files}
+            held |= {names.document(project, each) for each in past.state.referenced_files}
+            tombstones |= {names.document(project, each) for each in past.state.referenced_files}
         elif keep:
             held |= {names.document(project, each) for each in past.state.shown}
         if not past.deleted or keep:
