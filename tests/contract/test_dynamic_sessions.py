@@ -347,6 +347,21 @@ async def test_an_identity_without_a_token_is_a_reason(fake: SessionPool, monkey
     await sandbox.close()
 
 
+async def test_a_token_that_does_not_come_is_waited_for_a_little(
+    fake: SessionPool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(token, "LONGEST_WAIT", 0.01)
+    monkeypatch.setattr(token, "get_bearer_token_provider", lambda *_: asyncio.Event().wait)
+    sandbox = DynamicSessions(Client(fake.endpoint, token.EntraToken()), InterpreterLimits(), ())
+    assert await sandbox.unavailable_reason() == ""
+    assert "its access token did not come in time" in caplog.text
+    async with asyncio.timeout(10):
+        with pytest.raises(SandboxBusy):
+            await sandbox.start(NAME)
+    assert fake.requests == []
+    await sandbox.close()
+
+
 @pytest.mark.parametrize(("faults", "reason"), [
     ([Fault("session", status=403)], "this identity lacks the role Azure ContainerApps Session Executor on it (403)"),
     ([Fault("session", status=401)] * 2, "it refused the access token (401)"),

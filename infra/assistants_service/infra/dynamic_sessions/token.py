@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
 
@@ -9,14 +10,16 @@ from azure.core.exceptions import ClientAuthenticationError
 from azure.identity.aio import DefaultAzureCredential, get_bearer_token_provider
 
 from assistants_service.infra.azure.identity import new_credential
-from assistants_service.infra.dynamic_sessions.failures import Denied
+from assistants_service.infra.dynamic_sessions.failures import Denied, Unanswered
 
 SCOPE: Final = "https://dynamicsessions.io/.default"  # DynamicSessions.json of azure-rest-api-specs, `security`
+
+LONGEST_WAIT: Final = 15.0  # seconds for a token
 
 
 class Token(Protocol):
     async def __call__(self) -> str:
-        """A token that is valid now. Raises Denied."""
+        """A token that is valid now. Raises Denied and Unanswered."""
 
     async def renew(self) -> None:
         """The last token was refused: get another one next time."""
@@ -37,7 +40,10 @@ class EntraToken:
             if not self._credential or not self._provider:
                 self._credential = new_credential()
                 self._provider = get_bearer_token_provider(self._credential, SCOPE)
-            return await self._provider()
+            async with asyncio.timeout(LONGEST_WAIT):
+                return await self._provider()
+        except TimeoutError as error:
+            raise Unanswered("its access token did not come in time") from error
         except (ClientAuthenticationError, ValueError) as error:
             raise Denied(f"there is no access token for it: {str(error).strip().splitlines()[0]}") from error
 
