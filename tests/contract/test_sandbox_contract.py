@@ -188,6 +188,30 @@ async def test_files_are_told_when_they_change(fresh: Interpreter) -> None:
     assert (await fresh.run("1")).changed == ()
 
 
+async def test_what_is_written_to_a_mapping_is_told_in_each_call(session: Interpreter) -> None:
+    """The time of a file's last change may stay as it was."""
+    await session.run(
+        "import mmap\nwith open('/mnt/data/m', 'w+b') as f:\n    f.truncate(9)\n    m = mmap.mmap(f.fileno(), 9)"
+    )
+    for text in ("first", "again"):
+        result = await session.run(f"m[:5] = b'{text}'")
+        assert [file.path for file in result.changed] == ["m"]
+        assert (await content(session, "m"))[:5] == text.encode()
+    assert (await session.run("m[:5]")).changed == ()
+
+
+@pytest.mark.parametrize("code", ["sys.stdout.close()", "sys.stdout.detach()", "sys.stdout = sys.stderr = None"])
+async def test_what_is_printed_after_a_cell_has_closed_its_output_is_told(session: Interpreter, code: str) -> None:
+    await session.run(f"import sys\n{code}")
+    assert (await session.run("print('still here')")).logs == "still here\n"
+
+
+async def test_what_only_calls_itself_an_image_is_a_value(session: Interpreter) -> None:
+    code = "class Image:\n    def _repr_png_(self): return b'GIF89a'\n    def __repr__(self): return 'no'\nImage()"
+    result = await session.run(code)
+    assert (result.images, result.value) == ((), "no")
+
+
 async def test_a_large_file_comes_back_as_it_went(session: Interpreter) -> None:
     data = os.urandom(3_000_000)
     await session.write("large", parts(data))

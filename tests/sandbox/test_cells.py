@@ -13,6 +13,7 @@ import pytest
 import pytest_asyncio
 
 from assistants_service.core.ports.sandbox import InterpreterLost, SandboxBusy
+from assistants_service.infra.sandbox import interpreter
 from assistants_service.infra.sandbox.interpreter import LocalInterpreter
 from assistants_service.infra.sandbox.local import LocalSandbox
 from sandboxes import bare_sandbox, needs_landlock
@@ -46,6 +47,22 @@ async def test_what_a_cell_printed_is_told_if_its_files_cannot_be_read_any_more(
     with pytest.raises(InterpreterLost) as lost:
         await anext(session.read("a"))
     assert lost.value.logs == "written\n"
+
+
+async def test_files_take_no_longer_than_they_may_in_total(
+    sandbox: LocalSandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(interpreter, "_TRANSFER", 0.5)
+    session = await sandbox.start("session")
+    await session.run(
+        "import gc, time\nservice = next(each for each in gc.get_objects() if type(each).__name__ == '_Service')\n"
+        "def drip(path):\n    while True:\n        time.sleep(0.1)\n        service._answer(b'd', b'x')\n"
+        "service._read = drip"
+    )
+    with pytest.raises(InterpreterLost, match="too long"):
+        async with asyncio.timeout(30):
+            async for _ in session.read("a"):
+                pass
 
 
 async def test_an_idle_interpreter_that_died_is_known_to_be_dead(sandbox: LocalSandbox) -> None:

@@ -14,7 +14,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TextIO
 
 from assistants_service.infra.sandbox import confinement, data_folder, folder, frames
 from assistants_service.infra.sandbox.cell import Cells
@@ -58,9 +58,6 @@ def run(setup: Setup, fork: Fork) -> None:
     os.chdir(data)
     sys.path.append(data)
     sys.argv[:] = [""]
-    sys.stdout = sys.stderr = open(  # noqa: SIM115 # in one stream, so that both come in order
-        1, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False
-    )
     missing = load(setup.modules)
     confinement.limit_memory(setup.memory, mapped)
     os.close(mapped)
@@ -118,13 +115,18 @@ def load(modules: Sequence[str]) -> list[str]:
     return missing
 
 
+def _output() -> TextIO:
+    """One stream for stdout and stderr, so that both come in order."""
+    return open(1, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)
+
+
 class _Service:
     def __init__(self, data: str, images: int) -> None:
-        self._data = data
+        self._data, self._mapped = data, folder.MappedFiles()
         self._nonce = frames.NO_NONCE
         self._figures = Figures(lambda image: self._answer(frames.IMAGE, image), images)
         self._cells = Cells(self._figures, data)
-        self._stdout = sys.stdout
+        self._output = sys.stdout = sys.stderr = _output()
 
     def run(self, missing: list[str]) -> None:
         """Until the worker closes its end."""
@@ -140,12 +142,11 @@ class _Service:
                 self._read(payload.decode())
 
     def _execute(self, code: str) -> None:
-        before = folder.settled(self._data)
+        before = folder.settled(self._data, self._mapped)
         self._figures.begin()
         outcome = self._cells.execute(code)
-        sys.stdout = sys.stderr = self._stdout
-        self._stdout.flush()
-        changes = folder.changes(before, folder.state(self._data))
+        self._flush()
+        changes = folder.changes(before, folder.state(self._data, self._mapped))
         notes = self._figures.notes()
         if changes.unnamed:
             notes.append(f"Files whose names are not valid were left out: {changes.unnamed}.")
@@ -157,6 +158,14 @@ class _Service:
             "notes": notes,
         }
         self._answer(frames.RESULT, json.dumps(result).encode())
+
+    def _flush(self) -> None:
+        """Cells may replace or close the stream of what they print."""
+        try:
+            self._output.flush()
+        except (ValueError, OSError):
+            self._output = _output()
+        sys.stdout = sys.stderr = self._output
 
     def _write(self, path: str) -> None:
         """All frames of the file are read, whatever becomes of it."""

@@ -9,6 +9,8 @@ from typing import Any, Final
 
 MOST_BYTES: Final = 10 * 1024**2  # of one image
 
+PNG: Final = b"\x89PNG\r\n\x1a\n"
+
 Emit = Callable[[bytes], None]
 
 
@@ -57,9 +59,10 @@ class Figures:
         if isinstance(value, type) or not callable(getattr(value, "_repr_png_", None)):
             return False
         data = value._repr_png_()
-        if isinstance(data, bytes):
+        is_png = isinstance(data, bytes) and data.startswith(PNG)
+        if is_png:
             self._add(data)
-        return isinstance(data, bytes)
+        return is_png
 
     def notes(self) -> list[str]:
         notes = []

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import mmap
 import os
 import stat
+import sys
 import time
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from assistants_service.infra.sandbox.frames import CHUNK
 
@@ -17,7 +20,7 @@ _TICK: Final = 0.02  # seconds; two changes within less may leave the same time 
 
 MOST_PATH: Final = 1024  # bytes
 
-State = dict[str, tuple[int, int, int]]  # inode, time of the last change in ns, size: by path
+State = dict[str, tuple[int, int, int, bytes]]  # by path: inode, time of the last change in ns, size; digest if mapped
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,30 @@ class Changes:
     unnamed: int  # files with names that cannot be told
 
 
-def state(root: str) -> State:
+class MappedFiles:
+    """The files that this process has ever mapped to write to them. Writing to a mapping need not change the time of
+    the file's last change, so these files are compared by their content. Mappings that are not made by Python's `mmap`
+    (numpy's are) are not noticed."""
+
+    def __init__(self) -> None:
+        self._inodes = set[int]()
+        sys.addaudithook(self._hear)
+
+    def digest(self, root: str, path: str, inode: int) -> bytes:
+        """Empty for any other file."""
+        if inode not in self._inodes:
+            return b""
+        with contextlib.suppress(OSError), open(opened_to_read(root, path), "rb") as file:
+            return hashlib.file_digest(file, "blake2b").digest()
+        return b""
+
+    def _hear(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "mmap.__new__" and arguments[0] >= 0 and arguments[2] not in (mmap.ACCESS_READ, mmap.ACCESS_COPY):
+            with contextlib.suppress(OSError):  # as `mmap` will find out
+                self._inodes.add(os.fstat(arguments[0]).st_ino)
+
+
+def state(root: str, mapped: MappedFiles) -> State:
     """Regular files alone, by path relative to `root`. Walks without recursion: a cell may have nested deeply."""
     found: State = {}
     waiting = [""]
@@ -37,7 +63,8 @@ def state(root: str) -> State:
             if stat.S_ISDIR(status.st_mode):
                 waiting.append(f"{prefix}{name}/")
             elif stat.S_ISREG(status.st_mode):
-                found[prefix + name] = (status.st_ino, status.st_mtime_ns, status.st_size)
+                digest = mapped.digest(root, prefix + name, status.st_ino)
+                found[prefix + name] = (status.st_ino, status.st_mtime_ns, status.st_size, digest)
     return found
 
 
@@ -50,10 +77,10 @@ def _entries(path: str) -> Iterator[tuple[str, os.stat_result]]:
                 yield entry.name, entry.stat(follow_symlinks=False)
 
 
-def settled(root: str) -> State:
+def settled(root: str, mapped: MappedFiles) -> State:
     """The state, when a change from now on is sure to show."""
-    found = state(root)
-    newest = max((changed for _, changed, _ in found.values()), default=0) / 1e9
+    found = state(root, mapped)
+    newest = max((changed for _, changed, *_ in found.values()), default=0) / 1e9
     time.sleep(min(_TICK, max(0.0, newest + _TICK - time.time())))
     return found
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,9 @@ from assistants_service.infra.sandbox.server_process import ForkServer
 from assistants_service.infra.sandbox.watch import Watch
 from assistants_service.infra.sandbox.workspace import Workspace
 
-_TRANSFER: Final = 30.0  # maximum seconds for a frame of a file
+# Seconds for all files between two cells, and bytes for which there is one more: code can replace what reads them.
+_TRANSFER: Final = 30.0
+_SLOWEST: Final = 10 * 1024**2
 
 
 @dataclass(slots=True)
@@ -54,6 +57,7 @@ class LocalInterpreter:
         self._workspace, self._limits = workspace, limits
         self._closing: asyncio.Task[int | None] | None = None
         self._written = 0
+        self._patience = _TRANSFER  # seconds that are left for files until the next cell
         self._printed = ""  # when the process ended
         self.missing: tuple[str, ...] = ()
         self.on_end: Callable[[], None] = lambda: None
@@ -82,6 +86,7 @@ class LocalInterpreter:
                 images.append(frame[1])
             if frame[0] != frames.RESULT:
                 raise ForgedFrame
+            self._patience = _TRANSFER
             result = decoded(frame[1], Reported)
             logs, left_out = self._logs.text(self._limits.logs)
             return cell_result(
@@ -150,7 +155,7 @@ class LocalInterpreter:
         except ForgedFrame:
             raise await self._lost("wrote to the channel that its answers take") from None
         except TimeoutError:
-            raise await self._lost(f"did not answer within {_TRANSFER:g} s") from None
+            raise await self._lost("took too long to read and write files") from None
         except (EOFError, OSError):
             status = await self._ended()
             raise await self._lost(call.watch.reason or reason_of(status)) from None
@@ -180,12 +185,22 @@ class LocalInterpreter:
             alarm.cancel()
 
     async def _transfer(self, call: _Call, kind: bytes, payload: bytes = b"") -> None:
-        async with asyncio.timeout(_TRANSFER):
+        async with self._transferring():
             await self._process.send(frames.pack(call.nonce, kind, payload))
+        self._patience += len(payload) / _SLOWEST
 
     async def _answer(self, call: _Call) -> tuple[bytes, bytes]:
-        async with asyncio.timeout(_TRANSFER):
-            return await self._process.receive(call.nonce)
+        async with self._transferring():
+            frame = await self._process.receive(call.nonce)
+        self._patience += len(frame[1]) / _SLOWEST
+        return frame
+
+    @contextlib.asynccontextmanager
+    async def _transferring(self) -> AsyncIterator[None]:
+        began = time.monotonic()
+        async with asyncio.timeout(self._patience):
+            yield
+        self._patience -= time.monotonic() - began
 
     async def _lost(self, reason: str) -> InterpreterLost:
         await self._ended()
