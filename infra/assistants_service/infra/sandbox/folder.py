@@ -43,7 +43,7 @@ class MappedFiles:
         """Empty for any other file."""
         if inode not in self._inodes:
             return b""
-        with contextlib.suppress(OSError), open(opened_to_read(root, path), "rb") as file:
+        with contextlib.suppress(OSError), os.fdopen(open_to_read(root, path), "rb") as file:
             return hashlib.file_digest(file, "blake2b").digest()
         return b""
 
