@@ -1,4 +1,4 @@
-"""What tools do before a request is committed: such as to create a vector store for an assistant.
+"""What tools do before a request is committed, such as the creation of a vector store for an assistant.
 
 Such a request changes two aggregates, the tool's first: then the command commits the assistant, the thread or the
 message, together with what the tool has prepared for it. A crash in between leaves what was prepared, and nothing that
