@@ -59,7 +59,7 @@ class File:
 
     def of_words_alone(self) -> bytes:
         """Its segment as 0.1.0 wrote it (`test_segments_of_old_are_what_these_tests_make`)."""
-        with mock.patch.multiple("assistants_service.core.search.segment_writer", indexed=list, FORMAT=WHOLE):
+        with mock.patch.multiple("assistants_service.core.search.segment_writer", index_terms=list, FORMAT=WHOLE):
             return self.segment()
 
     def of(self, format: int) -> bytes:
@@ -420,7 +420,7 @@ def test_segments_of_old_are_what_these_tests_make() -> None:
     blobs = {path.stem: path.read_bytes() for path in sorted((RECORDED / "0.1.0").iterdir())}
     for name in ("file-a.1", "file-b.2"):
         segment, held = decode(name, blobs[name]), list(passages(blobs[name]))
-        with mock.patch.multiple("assistants_service.core.search.segment_writer", indexed=list, FORMAT=WHOLE):
+        with mock.patch.multiple("assistants_service.core.search.segment_writer", index_terms=list, FORMAT=WHOLE):
             made = decode(name, build(name, [chunk for _, chunk in held], segment.vectors, segment.model))
         assert made.format == segment.format == WHOLE
         assert all(map(np.array_equal, made.tables, segment.tables))
