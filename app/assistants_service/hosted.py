@@ -27,7 +27,7 @@ class HostedWorker:
         actions_of(settings)
         logs.configure(settings, hosted=True)
         self._opening: asyncio.Task[Worker] | None = None
-        self._kept = contextlib.AsyncExitStack()
+        self._stack = contextlib.AsyncExitStack()
 
     async def open(self) -> Worker:
         """The process's one worker, opened with its first items. Raises ConfigurationError, for all that wait, if the
@@ -37,8 +37,8 @@ class HostedWorker:
         return await asyncio.shield(self._opening)
 
     async def _open(self) -> Worker:
-        parts = await self._kept.enter_async_context(open_parts(self._settings))
-        self._kept.enter_context(watch())
+        parts = await self._stack.enter_async_context(open_parts(self._settings))
+        self._stack.enter_context(watch())
         log_model_notices(parts)
         self._warming = asyncio.create_task(parts.models.warm())
         stores = stores_of(parts)

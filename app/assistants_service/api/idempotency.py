@@ -55,18 +55,18 @@ class Reserved:
 
     @property
     def known(self) -> web.Response | None:
-        kept = self.reservation.answer if self.reservation else NONE
-        return None if kept == NONE else web.Response(body=bytes(kept), content_type="application/json")
+        answered = self.reservation.answer if self.reservation else NONE
+        return None if answered == NONE else web.Response(body=bytes(answered), content_type="application/json")
 
     async def keep(self, response: web.Response) -> web.Response:
         """Store the answer, or return the one that was stored first. After a crash before this, the answer is made from
         the object itself."""
         if not self.reservation or not isinstance(response.body, bytes):
             return response
-        kept = msgspec.structs.replace(self.reservation, answer=msgspec.Raw(response.body))
+        answered = msgspec.structs.replace(self.reservation, answer=msgspec.Raw(response.body))
         try:
             # If-Match: if two requests answer at once for the same object, the first answer counts.
-            await self.storage.replace(names.IDEMPOTENCY, self.name, encode(kept), self.etag)
+            await self.storage.replace(names.IDEMPOTENCY, self.name, encode(answered), self.etag)
         except Conflict:
             stored = await self.storage.get(names.IDEMPOTENCY, self.name)
             self.reservation = _decoder.decode(stored.body) if stored else None

@@ -42,14 +42,14 @@ async def list_documents(
 
 def _page(found: list[Stored], limit: int, show: Callable[[bytes], bytes], *, backwards: bool) -> bytes:
     """The list envelope around the documents."""
-    kept = found[:limit]
+    page = found[:limit]
     if backwards:
-        kept.reverse()
-    ids = [stored.name.rpartition("/")[2] for stored in kept]
+        page.reverse()
+    ids = [stored.name.rpartition("/")[2] for stored in page]
     return encode(
         {
             "object": "list",
-            "data": [msgspec.Raw(show(stored.body)) for stored in kept],
+            "data": [msgspec.Raw(show(stored.body)) for stored in page],
             "first_id": ids[0] if ids else None,
             "last_id": ids[-1] if ids else None,
             "has_more": len(found) > limit,

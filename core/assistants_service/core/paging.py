@@ -164,10 +164,10 @@ class Index(msgspec.Struct, Generic[T], dict=True):
         an unknown cursor. `has_more` refers to the direction of travel."""
         backwards = query.before is not None and query.after is None
         found = self._walk(query, what, backwards, where, in_progress)
-        kept = found[: query.limit]
+        items = found[: query.limit]
         if backwards:
-            kept.reverse()
-        return page_of(kept, has_more=len(found) > query.limit)
+            items.reverse()
+        return page_of(items, has_more=len(found) > query.limit)
 
     def _walk(
         self,

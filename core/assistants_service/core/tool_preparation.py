@@ -34,7 +34,7 @@ class ToolPreparation:
     async def for_assistant(self, context: RequestContext, assistant_id: str, body: CreateAssistant) -> CreateAssistant:
         """The body with the entries that the tools have made of those in the request."""
         entries = {
-            kind: await tool.for_assistant(context, assistant_id, _given(body, kind))
+            kind: await tool.for_assistant(context, assistant_id, _requested(body, kind))
             for kind, tool in self.tools.items()
         }
         return _replaced(body, entries)
@@ -43,7 +43,7 @@ class ToolPreparation:
         """The same for a new thread. Attachments of its messages are prepared, too."""
         files = attached_files(body.messages)
         entries = {
-            kind: await tool.for_thread(context, thread_id, _given(body, kind), files.get(kind, ()))
+            kind: await tool.for_thread(context, thread_id, _requested(body, kind), files.get(kind, ()))
             for kind, tool in self.tools.items()
         }
         return _replaced(body, entries)
@@ -68,13 +68,13 @@ class ToolPreparation:
         }
 
 
-def _given(body: CreateAssistant | CreateThread, kind: str) -> Any:
+def _requested(body: CreateAssistant | CreateThread, kind: str) -> Any:
     return getattr(body.tool_resources, kind, None)
 
 
 def _replaced(body: B, entries: Mapping[str, Any]) -> B:
     """The body itself, if no entry is another one."""
-    changed = {kind: entry for kind, entry in entries.items() if entry is not _given(body, kind)}
+    changed = {kind: entry for kind, entry in entries.items() if entry is not _requested(body, kind)}
     if not changed:
         return body
     resources = (body.tool_resources or NewToolResources()).model_copy(update=changed)

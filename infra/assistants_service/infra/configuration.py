@@ -55,11 +55,11 @@ def read_settings(overrides: Mapping[str, object]) -> Settings:
     known = (name.upper() for name in Settings.model_fields)
     if unresolved := [name for name in known if os.environ.get(name, "").startswith(VAULT_REFERENCE)]:
         raise UnresolvedReference(unresolved)
-    given = {new.lower(): os.environ[old] for old, new in renamed_settings()} | {
+    values = {new.lower(): os.environ[old] for old, new in renamed_settings()} | {
         key: value for key, value in overrides.items() if value is not None
     }
     try:
-        return Settings(**given)  # type: ignore[arg-type]
+        return Settings(**values)  # type: ignore[arg-type]
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         name, *inner = (str(part) for part in first["loc"])

@@ -98,17 +98,17 @@ def models_of(settings: Settings, telemetry: Telemetry = SILENCE) -> ModelRouter
     if settings.azure_openai_endpoint:
         endpoint = settings.azure_openai_endpoint.rstrip("/")
         providers["azure"] = Provider(api=settings.model_api, base_url=f"{endpoint}/openai/v1", identity=True)
-    for name, given in settings.providers.items():
+    for name, entry in settings.providers.items():
         providers[name] = Provider(
-            api=given.api,
-            base_url=given.base_url,
-            api_key=given.api_key,
-            identity=given.identity,
-            models=given.models,
-            max_tokens_field=given.max_tokens_field,
-            tool_choice=given.tool_choice,
-            window=given.window,
-            windows=given.windows,
+            api=entry.api,
+            base_url=entry.base_url,
+            api_key=entry.api_key,
+            identity=entry.identity,
+            models=entry.models,
+            max_tokens_field=entry.max_tokens_field,
+            tool_choice=entry.tool_choice,
+            window=entry.window,
+            windows=entry.windows,
         )
     default = settings.default_provider or next(
         (name for name in ("openai", "azure", "offline") if name in providers), None
@@ -134,7 +134,7 @@ def embeddings_of(settings: Settings, models: ModelRouter) -> Embeddings:
 
     family = family_of(settings.embedding_model)
     if settings.embedding_input:
-        configured = {kind: Input(given.prefix, given.fields) for kind, given in settings.embedding_input.items()}
+        configured = {kind: Input(entry.prefix, entry.fields) for kind, entry in settings.embedding_input.items()}
         family = replace(family, query=configured.get("query", Input()), passage=configured.get("passage", Input()))
     if (weight := settings.embedding_weight) is not None:
         family = replace(family, weights=Weights(vector=weight, words=1 - weight))

@@ -53,7 +53,7 @@ class Actions:
             loaded = importlib.import_module(module)
         except (Exception, SystemExit) as error:
             raise ValueError(f"ACTIONS names '{module}', which cannot be imported: {error!r}") from error
-        found = {name: thing for name, thing in vars(loaded).items() if getattr(thing, ACTION, False)}
+        found = {name: value for name, value in vars(loaded).items() if getattr(value, ACTION, False)}
         if not found:
             raise ValueError(f"ACTIONS names '{module}', which has no function marked with @action")
         try:

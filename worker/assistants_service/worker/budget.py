@@ -123,8 +123,8 @@ class Budget:
     def _room(self, run: Run) -> int:
         """In tokens as counted here. Up to half of the window is reserved for the answer that the run allows."""
         window, learned = self.window(run.model), self._learned.get(run.model)
-        kept = min(run.max_completion_tokens or 0, window // 2)
-        room = min(int(window * PROMPT_SHARE), window - kept)
+        reserved = min(run.max_completion_tokens or 0, window // 2)
+        room = min(int(window * PROMPT_SHARE), window - reserved)
         return int(room / learned.ratio) if learned else room
 
     def _of(self, model: str) -> Learned:

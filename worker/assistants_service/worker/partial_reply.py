@@ -128,4 +128,4 @@ class PartialReply:
 
     @property
     def opened(self) -> set[str]:
-        return {thing.id for thing in (self.message, self.message_step, self.calls_step) if thing}
+        return {resource.id for resource in (self.message, self.message_step, self.calls_step) if resource}

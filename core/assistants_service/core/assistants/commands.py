@@ -37,8 +37,8 @@ def assistant_from(body: CreateAssistant, assistant_id: str, now: float) -> Stor
 
 def chosen_of(body: AssistantFields | RunFields, inherited: Iterable[str] = ()) -> tuple[str, ...]:
     """Which of the parameters with default 1 were set explicitly. Values that are not given are inherited."""
-    kept = {name for name in inherited if getattr(body, name) is None}
-    return tuple(name for name in SAMPLING if name in kept or getattr(body, name) == 1)
+    inherited_names = {name for name in inherited if getattr(body, name) is None}
+    return tuple(name for name in SAMPLING if name in inherited_names or getattr(body, name) == 1)
 
 
 def updated_assistant(old: StoredAssistant, body: UpdateAssistant) -> StoredAssistant:
@@ -50,9 +50,9 @@ def updated_assistant(old: StoredAssistant, body: UpdateAssistant) -> StoredAssi
         old.id,
         old.created_at,
     )
-    given = {key: getattr(new, key) for key in body.model_fields_set}
-    if "tool_resources" in given:
-        given["tool_resources"] = overridden(old.tool_resources, body.tool_resources)
+    changed = {key: getattr(new, key) for key in body.model_fields_set}
+    if "tool_resources" in changed:
+        changed["tool_resources"] = overridden(old.tool_resources, body.tool_resources)
     left = [name for name in old.chosen or () if name not in body.model_fields_set]
-    updated = replace(old, **given, chosen=chosen_of(body, left) or UNSET)
+    updated = replace(old, **changed, chosen=chosen_of(body, left) or UNSET)
     return replace(updated, tool_resources=with_tools(updated.tool_resources, updated.tools))

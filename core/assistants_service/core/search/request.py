@@ -30,8 +30,8 @@ class Ranking(Body):
 
     @property
     def weights(self) -> Weights | None:
-        given = self.hybrid_search
-        return Weights(vector=given.embedding_weight, words=given.text_weight) if given else None
+        balance = self.hybrid_search
+        return Weights(vector=balance.embedding_weight, words=balance.text_weight) if balance else None
 
 
 class SearchVectorStore(Body):

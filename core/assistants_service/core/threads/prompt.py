@@ -51,8 +51,8 @@ def build(state: ThreadState, run_state: RunState, offer: Offer, room: int, hist
         tools=offer.functions,
         tool_choice=_tool_choice(run_state, offer),
         parallel_tool_calls=run.parallel_tool_calls,
-        temperature=_given("temperature", run.temperature, run_state.chosen),
-        top_p=_given("top_p", run.top_p, run_state.chosen),
+        temperature=_if_set("temperature", run.temperature, run_state.chosen),
+        top_p=_if_set("top_p", run.top_p, run_state.chosen),
         reasoning_effort=run.reasoning_effort,
         response_format=run.response_format,
         max_completion_tokens=None if limit is None else max(1, limit - run_state.usage.completion_tokens),
@@ -83,7 +83,7 @@ def tokens_of(prompt: Prompt, count: Count) -> int:
     return turns + count(prompt.instructions or "") + count(tools) + 2 * ENVELOPE
 
 
-def _given(name: str, value: float | None, chosen: Collection[str]) -> float | None:
+def _if_set(name: str, value: float | None, chosen: Collection[str]) -> float | None:
     """1.0 is sent only if it was set explicitly: some servers have other defaults, and reasoning models refuse the
     parameter."""
     return None if value == 1.0 and name not in chosen else value
@@ -115,13 +115,13 @@ def _split(done: Iterable[Turn]) -> list[list[Turn]]:
 def _newest_rounds(rounds: Sequence[Sequence[Turn]], room: int, count: Count) -> tuple[list[Sequence[Turn]], int]:
     """The newest rounds that fit, at least the last one, and their tokens: old outputs must not end a run that keeps
     calling tools."""
-    used, kept = 0, 0
+    used, fitting = 0, 0
     for each in reversed(rounds):
         cost = sum(_tokens(turn, count) for turn in each)
-        if kept and used + cost > room:
+        if fitting and used + cost > room:
             break
-        used, kept = used + cost, kept + 1
-    return list(rounds[len(rounds) - kept :]), used
+        used, fitting = used + cost, fitting + 1
+    return list(rounds[len(rounds) - fitting :]), used
 
 
 def _before(state: ThreadState, run: Run) -> Iterator[Message]:

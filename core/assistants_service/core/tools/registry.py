@@ -19,9 +19,9 @@ def by_type() -> Mapping[str, AnyTool]:
     return {tool.kind: tool for tool in TOOLS}
 
 
-def tool_of(thing: StepCall | ToolStruct) -> AnyTool:
+def tool_of(tool_or_call: StepCall | ToolStruct) -> AnyTool:
     """The tool of a call, or of an entry in `tools`."""
-    kind = type(thing)
+    kind = type(tool_or_call)
     return next(tool for tool in TOOLS if kind in (tool.call, tool.resource))
 
 

@@ -43,5 +43,5 @@ def choice_from(body: Body | str | None) -> ToolChoice:
 
 def format_from(body: Body | str | None) -> ResponseFormat:
     """Of an assistant, or of a run that says another one."""
-    given = body.as_given() if isinstance(body, Body) else body or "auto"
-    return cast("ResponseFormat", msgspec.convert(given, ResponseFormat))
+    requested = body.as_given() if isinstance(body, Body) else body or "auto"
+    return cast("ResponseFormat", msgspec.convert(requested, ResponseFormat))

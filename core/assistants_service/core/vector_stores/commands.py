@@ -51,15 +51,17 @@ class VectorStoreCommands:
 
     def update(self, state: StoreState, body: UpdateVectorStore) -> list[e.Event]:
         usable_store(state, self.now)
-        given = body.model_fields_set
-        if not given:
+        fields = body.model_fields_set
+        if not fields:
             return []
         after = body.expires_after
         return [
             e.StoreUpdated(
-                name=body.name if "name" in given else UNSET,
-                expires_after=(ExpiresAfter(days=after.days) if after else None) if "expires_after" in given else UNSET,
-                metadata=(body.metadata or {}) if "metadata" in given else UNSET,
+                name=body.name if "name" in fields else UNSET,
+                expires_after=(ExpiresAfter(days=after.days) if after else None)
+                if "expires_after" in fields
+                else UNSET,
+                metadata=(body.metadata or {}) if "metadata" in fields else UNSET,
             )
         ]
 

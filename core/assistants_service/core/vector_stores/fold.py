@@ -28,8 +28,10 @@ def _store_created(state: StoreState, event: e.StoreCreated, at: int) -> Named:
 
 
 def _store_updated(state: StoreState, event: e.StoreUpdated, at: int) -> Named:
-    given = {key: value for key in ("name", "expires_after", "metadata") if (value := getattr(event, key)) is not UNSET}
-    return [("vector_store.updated", used_store(state, at, **given))]
+    changed = {
+        key: value for key in ("name", "expires_after", "metadata") if (value := getattr(event, key)) is not UNSET
+    }
+    return [("vector_store.updated", used_store(state, at, **changed))]
 
 
 def _store_used(state: StoreState, event: e.StoreUsed, at: int) -> Named:

@@ -61,7 +61,7 @@ def new_files(body: CreateFileBatch) -> list[NewFile]:
 def chunking_of(body: Chunking | None) -> StaticChunking | None:
     if not isinstance(body, StaticChunkingBody):
         return None
-    given = body.static
+    sizes = body.static
     return StaticChunking(
-        max_chunk_size_tokens=given.max_chunk_size_tokens, chunk_overlap_tokens=given.chunk_overlap_tokens
+        max_chunk_size_tokens=sizes.max_chunk_size_tokens, chunk_overlap_tokens=sizes.chunk_overlap_tokens
     )

@@ -65,16 +65,16 @@ class StoreView(View[StoreState, StoreChange]):
         head = snapshot.index(b"\n") + 1
         line, rest = _decoder.decode(snapshot[:head]), memoryview(snapshot)[head:]
         batches_at = sum(line.files.groups)
-        kept: dict[str, Any] = {field: getattr(line, field) for field in line.__struct_fields__}
-        kept["files"] = Index.unpack(line.files, rest[:batches_at], FileState, self.opened)
-        kept["batches"] = Index.unpack(line.batches, rest[batches_at:], BatchState, self.opened)
-        self.state = StoreState(**kept)
+        fields: dict[str, Any] = {field: getattr(line, field) for field in line.__struct_fields__}
+        fields["files"] = Index.unpack(line.files, rest[:batches_at], FileState, self.opened)
+        fields["batches"] = Index.unpack(line.batches, rest[batches_at:], BatchState, self.opened)
+        self.state = StoreState(**fields)
 
     def snapshot(self) -> bytes:
         state = self.state
         (files, file_bodies), (batches, batch_bodies) = state.files.pack(), state.batches.pack()
-        kept: dict[str, Any] = {field: getattr(state, field) for field in state.__struct_fields__}
-        head = StoreSnapshot(**(kept | {"files": files, "batches": batches}))
+        fields: dict[str, Any] = {field: getattr(state, field) for field in state.__struct_fields__}
+        head = StoreSnapshot(**(fields | {"files": files, "batches": batches}))
         return b"".join((encode(head), b"\n", *file_bodies, *batch_bodies))
 
     def fold(self, commits: Sequence[e.Commit]) -> list[StoreChange]:

@@ -67,17 +67,17 @@ class AzureLogs(AzureDocuments):
     async def _mine(self, container: str, name: str, mark: Mark, block: bytes) -> Mark | None:
         """The log's position after this process's own block, if the block is there."""
         end = Mark(mark.generation, mark.offset + len(block), mark.etag)
-        for kept in (name, archive_name(name, mark.generation)):  # the log, or its archive after a roll-over
+        for candidate in (name, archive_name(name, mark.generation)):  # the log, or its archive after a roll-over
             try:
-                piece = await self._piece(container, kept, mark.offset, len(block))
+                piece = await self._piece(container, candidate, mark.offset, len(block))
             except StoreRefused:
                 continue
-            if kept == name and piece.mark.generation != mark.generation:
+            if candidate == name and piece.mark.generation != mark.generation:
                 continue
             if piece.data != block:
                 return None
             # If the log has grown already, the old ETag makes the next append fail, as it should.
-            ours_is_last = kept == name and piece.mark.offset == end.offset
+            ours_is_last = candidate == name and piece.mark.offset == end.offset
             return piece.mark if ours_is_last else end
         return None
 

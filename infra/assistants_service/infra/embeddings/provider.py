@@ -70,34 +70,34 @@ class ProviderEmbeddings:
     async def close(self) -> None:
         """The router closes the connections."""
 
-    async def _rows(self, upstream: Upstream, texts: Sequence[str], given: Input) -> list[Floats]:
+    async def _rows(self, upstream: Upstream, texts: Sequence[str], format: Input) -> list[Floats]:
         pieces = [_pieces(text, self._longest) for text in texts]
         rest, rows = [piece for each in pieces for piece in each], list[Floats]()
         while rest:
             batch = next(batches(rest, self._most))
-            rows += await self._ask(upstream, batch, given)
+            rows += await self._ask(upstream, batch, format)
             rest = rest[len(batch) :]
         left = iter(rows)
         return [_mean(each, [next(left) for _ in each]) for each in pieces]
 
-    async def _ask(self, upstream: Upstream, batch: Sequence[str], given: Input) -> list[Floats]:
+    async def _ask(self, upstream: Upstream, batch: Sequence[str], format: Input) -> list[Floats]:
         """Splits a refused batch as needed: at most 7 times down to a single text, and then 12 times down to SHORTEST.
         Ends with the first part that fails for another reason."""
         asked_format = self._format  # concurrent requests may learn in the meantime that it is refused
         try:
-            return _vectors(await upstream.post("/embeddings", self._body(batch, given)), batch)
+            return _vectors(await upstream.post("/embeddings", self._body(batch, format)), batch)
         except Exception as error:
             if not _refused(error):
                 raise
             if asked_format and "encoding_format" in _said(error):
                 self._format = False
-                return await self._ask(upstream, batch, given)
+                return await self._ask(upstream, batch, format)
             if len(batch) == 1 and len(batch[0]) < 2 * SHORTEST:
                 raise
         self._refusals += 1
         before = self._refusals
         halves = [batch[: len(batch) // 2], batch[len(batch) // 2 :]] if len(batch) > 1 else [_halves(batch[0])]
-        rows = [await self._ask(upstream, half, given) for half in halves]
+        rows = [await self._ask(upstream, half, format) for half in halves]
         if self._refusals == before:  # so the size was the reason
             self._learn(batch)
         return [row for half in rows for row in half] if len(batch) > 1 else [_mean(halves[0], rows[0])]
@@ -108,9 +108,9 @@ class ProviderEmbeddings:
         else:
             self._longest = min(self._longest, len(refused[0].encode()) - 1)
 
-    def _body(self, batch: Sequence[str], given: Input) -> Mapping[str, Any]:
+    def _body(self, batch: Sequence[str], format: Input) -> Mapping[str, Any]:
         # OpenAI refuses the whole request for an empty text.
-        body = {"model": self._model, "input": [given.prefix + (text or " ") for text in batch], **given.fields}
+        body = {"model": self._model, "input": [format.prefix + (text or " ") for text in batch], **format.fields}
         body |= {"encoding_format": "float"} if self._format else {}
         return body | ({"dimensions": self._dimensions} if self._dimensions else {})
 

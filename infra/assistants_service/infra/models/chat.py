@@ -68,14 +68,14 @@ class ChatModel:
             "reasoning_effort": prompt.reasoning_effort,
             "max_completion_tokens": prompt.max_completion_tokens,
         }
-        return body | _given(options)
+        return body | _set_fields(options)
 
 
 def _tool_choice(choice: str | ForcedFunction) -> str | dict[str, Any]:
     return choice if isinstance(choice, str) else {"type": "function", "function": {"name": choice.name}}
 
 
-def _given(fields: Mapping[str, Any]) -> dict[str, Any]:
+def _set_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
 
 

@@ -59,13 +59,13 @@ async def _call(functions: list[Function], prompt: Prompt, builder: ReplyBuilder
         seed = json.dumps([len(prompt.turns), position, function.name, asked])
         call_id = "call_" + hashlib.sha256(seed.encode()).hexdigest()[:24]
         index = builder.call(call_id, function.name)
-        given = _given(function, asked)
+        given = _arguments_for(function, asked)
         for piece in _PIECES.findall(json.dumps(given)):
             builder.extend(index, piece)
             await asyncio.sleep(0)
 
 
-def _given(function: Function, asked: str) -> Any:
+def _arguments_for(function: Function, asked: str) -> Any:
     if _searches(function):
         return {"queries": [asked]}
     if offline_code.executes(function):

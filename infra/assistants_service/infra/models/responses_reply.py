@@ -148,5 +148,5 @@ class ResponsesReply:
         """An item without encrypted or plain text has nothing to return but its id, which its server does not store."""
         self._thought = True
         if item.get("encrypted_content") or item.get("content"):
-            kept = {name: value for name, value in item.items() if name != "status" and value is not None}
-            self._thinking.item(kept, before)
+            fields = {name: value for name, value in item.items() if name != "status" and value is not None}
+            self._thinking.item(fields, before)

@@ -79,10 +79,10 @@ class AccessSettings(BaseModel):
     @field_validator("cors_origins")
     @classmethod
     def _origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
-        for given in origins:
-            if given not in ("*", "null") and given != (meant := origin_of(given)):
+        for origin in origins:
+            if origin not in ("*", "null") and origin != (meant := origin_of(origin)):
                 write = f"write {meant}" if meant else "expected https://HOST or https://HOST:PORT, or * for all"
-                raise ValueError(f"no browser sends the origin {given!r}: {write}")
+                raise ValueError(f"no browser sends the origin {origin!r}: {write}")
         return origins
 
     @property

@@ -93,14 +93,14 @@ def queries_of(arguments: str) -> list[str]:
 
 def results_of(found: Sequence[Found], tokens: int, count: Count) -> tuple[FileSearchResult, ...]:
     """The best results whose passages fit into so many tokens; the first one is shortened to fit."""
-    kept: list[FileSearchResult] = []
+    results: list[FileSearchResult] = []
     for each in found:
         text = each.text
         if (cost := count(text)) > tokens:
-            if kept:
+            if results:
                 break
             text = _beginning(text, tokens, count)
-        kept.append(
+        results.append(
             FileSearchResult(
                 file_id=each.file_id,
                 file_name=each.filename,
@@ -110,7 +110,7 @@ def results_of(found: Sequence[Found], tokens: int, count: Count) -> tuple[FileS
             )
         )
         tokens = max(0, tokens - cost)
-    return tuple(kept)
+    return tuple(results)
 
 
 def _beginning(text: str, tokens: int, count: Count) -> str:

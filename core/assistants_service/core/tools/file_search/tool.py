@@ -64,8 +64,8 @@ class FileSearchTools(Tool[FileSearchBody, FileSearchTool, FileSearchToolCall, S
 
     def resource_of(self, body: FileSearchBody) -> FileSearchTool:
         """Normalised as recorded: section 3.1."""
-        given = body.file_search.as_given() if body.file_search else {}
-        return FileSearchTool(file_search=msgspec.convert(given, FileSearchSettings))
+        settings = body.file_search.as_given() if body.file_search else {}
+        return FileSearchTool(file_search=msgspec.convert(settings, FileSearchSettings))
 
     def function(self, run: RunInfo) -> Function | None:
         """Not offered without stores: a search that can find nothing would cost a turn."""
