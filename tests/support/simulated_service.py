@@ -317,9 +317,11 @@ class World:
         return self.random.choice(serving)
 
     async def at_rest(self) -> None:
-        """Until the queue has nothing for the next minutes, and nothing is under way. Raises TimeoutError."""
-        async with asyncio.timeout(PATIENCE):
-            while self.queued(within=PATIENCE) or any(process.storage.under_way for process in self.processes):
+        """Until the queue has nothing that is due within minutes from now, and nothing is under way. Raises
+        TimeoutError."""
+        until = self.clock.now() + PATIENCE
+        async with asyncio.timeout(2 * PATIENCE):
+            while self.queued(until=until) or any(process.storage.under_way for process in self.processes):
                 await asyncio.sleep(2)
 
     def new_mark(self) -> str:
@@ -362,9 +364,9 @@ class World:
 
     # -- the queue -------------------------------------------------------------------------------------------------
 
-    def queued(self, queue: str = "work", within: float = math.inf) -> int:
-        """The items that become visible within so many seconds."""
-        count, until = "SELECT count(*) FROM queue WHERE name=? AND visible_at<?", self.clock.now() + within
+    def queued(self, queue: str = "work", until: float = math.inf) -> int:
+        """The items that become visible before then."""
+        count = "SELECT count(*) FROM queue WHERE name=? AND visible_at<?"
         return int(self.store._sql.execute(count, (queue, until)).fetchone()[0])
 
     def queued_up(self) -> None:

@@ -54,9 +54,7 @@ class WorkerContext:
     max_waiting: int = WAITING  # work items that wait for slots of one kind
     searcher: Search = field(kw_only=True)
     tokenizer: Tokenizer = field(kw_only=True)
-    output_retention: float = field(
-        kw_only=True, default=0.0
-    )  # seconds that files which tools made outlive their thread
+    output_retention: float = field(kw_only=True, default=0.0)  # seconds that files of tools outlive their thread
     stored: StoredBytes | None = field(kw_only=True, default=None)  # the limit of a project's bytes
     for_tools: Mapping[str, Any] = field(kw_only=True, default_factory=dict)  # what one tool alone needs, by its type
     tools: Services = field(init=False)
