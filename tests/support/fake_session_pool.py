@@ -127,7 +127,12 @@ class Session:
                 return
 
     async def end(self) -> None:
+        """With all that it has started, as when a container ends."""
         if self._process.returncode is None:
+            children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
+            for leader in children.read_text().split() if children.exists() else ():
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(int(leader), signal.SIGKILL)
             self._process.kill()
         await self._reading
         self._process.stdin.close()
