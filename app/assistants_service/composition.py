@@ -104,6 +104,7 @@ def api_of(
         hosts=settings.allowed_hosts,
         stopping=stopping,
         features={CODE_INTERPRETER.kind: parts.sandbox.unavailable_reason} if worker and parts.sandbox else None,
+        limited={"file_reader": parts.reader_weakness} if worker and parts.reader_weakness else None,
     )
 
 

@@ -28,6 +28,7 @@ from assistants_service.infra.wiring import (
     extraction_of,
     models_of,
     place_of,
+    reader_weakness,
     sandbox_of,
     storage_of,
     telemetry_of,
@@ -57,6 +58,7 @@ class Parts:
     tokens: EntraTokens | None = None
     telemetry: Telemetry = SILENCE
     sandbox: Sandbox | None = None
+    reader_weakness: str = ""  # why the process that reads files is confined less than it could be
 
 
 @contextlib.asynccontextmanager
@@ -79,7 +81,7 @@ async def open_parts(settings: Settings, stop: asyncio.Event | None = None) -> A
         sandbox = sandbox_of(settings)
         try:
             await open_storage(storage, settings, stop or asyncio.Event())
-            engines = (storage, models, extraction, embeddings, tokens, telemetry, sandbox)
+            engines = (storage, models, extraction, embeddings, tokens, telemetry, sandbox, reader_weakness())
             yield Parts(settings, clock, Ids(clock), Notifier(), *engines)
         finally:
             if tokens:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp.test_utils import make_mocked_request
 
+from assistants_service.api.main import health as health_of
+from assistants_service.composition import api_of, searcher_of, stores_of, threads_of
 from assistants_service.infra.configuration import ConfigurationError
 from assistants_service.infra.dynamic_sessions.sandbox import DynamicSessions
-from assistants_service.infra.sandbox import self_test
+from assistants_service.infra.sandbox import landlock, self_test
 from assistants_service.infra.settings.settings import Settings
-from assistants_service.infra.wiring import sandbox_of
-from assistants_service.parts import Parts
+from assistants_service.infra.wiring import reader_weakness, sandbox_of
+from assistants_service.parts import Parts, open_parts
 from assistants_service.serving import check_sandbox
 from inprocess_service import in_process
 from scripted_sandbox import FakeSandbox
@@ -91,3 +96,21 @@ def test_settings_of_azure_that_cannot_work_are_refused(given: dict[str, Any], w
 async def test_a_pool_may_be_named_while_the_tool_is_off() -> None:
     sandbox = sandbox_of(Settings(code_interpreter="off", code_interpreter_pool=ADDRESS))
     assert await sandbox.unavailable_reason() == "CODE_INTERPRETER is off."
+
+
+async def test_a_machine_that_confines_the_reading_of_files_less_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused() -> int:
+        raise OSError(errno.EOPNOTSUPP, "Landlock: Operation not supported")
+
+    assert reader_weakness() == ""
+    monkeypatch.setattr(landlock, "version", refused)
+    reason = "Files are read by a process that could open other files. Landlock: Operation not supported."
+    assert reader_weakness() == reason
+    async with open_parts(Settings(storage=f"sqlite:///{tmp_path}/a.db"), asyncio.Event()) as parts:
+        threads, stores = threads_of(parts), stores_of(parts)
+        for worker, told in ((True, {"status": "limited", "reason": reason}), (False, None)):
+            app = api_of(parts, threads, stores, searcher_of(parts, stores), asyncio.Event(), worker=worker)
+            answer = await health_of(make_mocked_request("GET", "/health", app=app))
+            assert json.loads(answer.body).get("file_reader") == told

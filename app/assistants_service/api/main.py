@@ -109,6 +109,7 @@ _check_routes()
 # The features of the worker in this process, and for each the reason why it is off, or an empty text.
 Features = Mapping[str, Callable[[], Awaitable[str]]]
 FEATURES: web.AppKey[Features] = web.AppKey("features")
+LIMITED: web.AppKey[Mapping[str, str]] = web.AppKey("limited")  # what works with less protection, and why
 STOPPING: web.AppKey[asyncio.Event] = web.AppKey("stopping", asyncio.Event)
 
 
@@ -122,7 +123,8 @@ async def health(request: web.Request) -> web.Response:
     await request.app[SERVICES].storage.ping()
     reasons = {name: await reason() for name, reason in request.app[FEATURES].items()}
     features = {name: {"status": "off", "reason": off} if off else {"status": "on"} for name, off in reasons.items()}
-    return web.json_response({"status": "ok", **features})
+    limited = {name: {"status": "limited", "reason": reason} for name, reason in request.app[LIMITED].items()}
+    return web.json_response({"status": "ok", **features, **limited})
 
 
 async def ready(request: web.Request) -> web.Response:
@@ -143,6 +145,7 @@ def create_app(
     hosts: Collection[str] = (),
     stopping: asyncio.Event | None = None,
     features: Features | None = None,
+    limited: Mapping[str, str] | None = None,
 ) -> web.Application:
     """`keys` maps API keys to projects, in addition to the stored ones; `tokens` are those of an identity provider.
     While there are neither, every program on this machine is project `default`, unless a key is `required`; `hosts` are
@@ -162,6 +165,7 @@ def create_app(
     )
     app[SERVICES] = services
     app[FEATURES] = features or {}
+    app[LIMITED] = limited or {}
     app[STOPPING] = stopping or asyncio.Event()
     app[streaming.STREAMS] = set()
     if origins:

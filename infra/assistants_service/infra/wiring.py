@@ -156,6 +156,13 @@ def extraction_of(settings: Settings) -> Extraction:
     )
 
 
+def reader_weakness() -> str:
+    """Why files are read with less protection than possible, or empty."""
+    from assistants_service.infra.extraction.confinement import weakness
+
+    return weakness()
+
+
 def sandbox_of(settings: Settings) -> Sandbox:
     """Starts nothing yet. Raises ConfigurationError."""
     from assistants_service.infra.sandbox.limits import MIB, InterpreterLimits

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import platform
 import signal
 import sys
 from pathlib import Path
@@ -13,6 +14,21 @@ from typing import Final
 from assistants_service import core, infra
 
 _LARGEST_LIBRARY: Final = 64 * 1024**2  # bytes; one is unpacked before files are read
+
+
+def weakness() -> str:
+    """Why a process that reads files is confined less on this machine than it could be: one sentence, or empty."""
+    if sys.platform != "linux":
+        return f"Files are read by a process that could open other files, since {sys.platform} has no Landlock."
+    from assistants_service.infra.sandbox import landlock, seccomp
+
+    try:
+        landlock.version()
+    except OSError as error:
+        return f"Files are read by a process that could open other files. {error.strerror}."
+    if platform.machine() not in seccomp.MACHINES:
+        return f"Files are read by a process that could open other files, since this is {platform.machine()}."
+    return ""
 
 
 def confine(own: str) -> int:
@@ -45,6 +61,8 @@ def _confine_as_code(own: str) -> int:
         readable = (*confinement.readable(), *code)
         confinement.confine(readable=readable, writable=(own, os.devnull), largest_file=_LARGEST_LIBRARY)
     except confinement.ConfinementError as error:
+        if weakness():  # which the worker has told
+            return mapped
         sys.stderr.write(f"Files are read in a process that is confined less than it could be: {error}\n")
     return mapped
 
