@@ -30,7 +30,7 @@ async def test_a_worker_that_is_killed_during_a_call(tmp_path: Path) -> None:
         thread, run = await world.begin()
         written = await world.writes("a.txt", "ab")
         left = await world.kill_worker()
-        assert left, "an interpreter works"
+        assert len(left) >= 2, "an interpreter works"
         await until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in left))
         shutil.rmtree(written.parent)
         await world.start("worker")

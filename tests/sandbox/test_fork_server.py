@@ -9,6 +9,8 @@ import logging
 import os
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from assistants_service.infra.sandbox import fork_server, fork_servers, server_p
 from assistants_service.infra.sandbox.limits import InterpreterLimits
 from assistants_service.infra.sandbox.local import LocalSandbox
 from assistants_service.infra.sandbox.server_process import ForkServer
+from assistants_service.infra.sandbox.watch import excess
 from inprocess_service import ManualClock
 from sandboxes import bare_sandbox, needs_landlock
 
@@ -221,3 +224,33 @@ async def test_what_cannot_be_forked_is_told(monkeypatch: pytest.MonkeyPatch, th
         assert server._request() is None
         assert reason in life.recv(1000).decode()
         assert life.recv(1) == b""
+
+
+async def test_a_process_that_nothing_waits_for_is_killed_and_leaves_no_descriptor(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as process:
+        monkeypatch.setattr(os, "fork", lambda: process.pid)
+        monkeypatch.setattr(fork_server, "_threads", lambda: 1)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        life, report = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with ours, theirs, report, Path(os.devnull).open() as file:
+            socket.send_fds(ours, [b"/folder"], [file.fileno()] * 3 + [report.fileno()])
+            life.close()
+            before = len([*Path("/proc/self/fd").iterdir()])
+            assert fork_server._Server(theirs)._request() is None
+            assert len([*Path("/proc/self/fd").iterdir()]) == before
+        assert gone(process.pid)
+
+
+async def test_a_process_that_is_ending_exceeds_no_limit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Though others than root may not look at its files any more."""
+
+    def refused(path: str) -> list[str]:
+        raise PermissionError(errno.EACCES, "Permission denied", path)
+
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)  # a zombie
+        monkeypatch.setattr(os, "listdir", refused)
+        assert excess(ended.pid, str(tmp_path), InterpreterLimits()) == ""
+        assert "cannot be watched" in excess(os.getpid(), str(tmp_path), InterpreterLimits())

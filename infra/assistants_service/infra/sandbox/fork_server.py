@@ -108,14 +108,23 @@ class _Server:
             self._close(report)
             return True
         try:
-            handle = os.pidfd_open(pid)
-            socket.send_fds(report, [STATUS.pack(pid)], [handle])
+            handle = self._handed_over(pid, report)
         except OSError:  # no descriptor is left, or the worker has given up
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
             raise
         self._children[handle] = pid, report
         return False
+
+    @staticmethod
+    def _handed_over(pid: int, report: socket.socket) -> int:
+        handle = os.pidfd_open(pid)
+        try:
+            socket.send_fds(report, [STATUS.pack(pid)], [handle])
+        except OSError:
+            os.close(handle)
+            raise
+        return handle
 
     def _bury(self, handle: int) -> None:
         pid, report = self._children.pop(handle)

@@ -49,15 +49,18 @@ class Watch:
 def excess(pid: int, folder: str, limits: InterpreterLimits) -> str:
     """The limit that the process exceeds, as the end of a sentence; empty if there is none or the process has ended."""
     try:
-        if os.stat(f"/proc/{pid}/task").st_nlink - 2 > limits.threads:  # noqa: PTH116
+        threads = os.stat(f"/proc/{pid}/task").st_nlink - 2  # noqa: PTH116
+        if threads > limits.threads:
             return f"started more than {limits.threads} threads"
-        if _is_zombie(pid):  # its other threads go on, but their descriptors and mappings are not listed
+        if threads > 1 and _is_zombie(
+            pid
+        ):  # its other threads go on, but their descriptors and mappings are not listed
             return "ended its main thread"
         size = _unlinked(pid, os.stat(folder).st_dev, limits)  # noqa: PTH116
     except (FileNotFoundError, ProcessLookupError):
         return ""
     except OSError as error:
-        return f"cannot be watched ({error})"
+        return "" if _is_ending(pid) else f"cannot be watched ({error})"
     for entries, status in enumerate(_statuses(folder), 1):
         if status is None:
             return "created folders that cannot be listed, or that are nested too deeply"
@@ -67,6 +70,14 @@ def excess(pid: int, folder: str, limits: InterpreterLimits) -> str:
         if size > limits.folder:
             break
     return f"wrote more than {format_size(limits.folder)} to disk" if size > limits.folder else ""
+
+
+def _is_ending(pid: int) -> bool:
+    """Such a process has no memory any more, and Linux denies others than root a look at its files."""
+    try:
+        return Path(f"/proc/{pid}/statm").read_text().startswith("0 ")
+    except OSError:
+        return True
 
 
 def _unlinked(pid: int, device: int, limits: InterpreterLimits) -> int:
