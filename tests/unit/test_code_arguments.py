@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from assistants_service.core.tools.code_interpreter.arguments import as_json, code_of, code_so_far
 
@@ -35,7 +37,39 @@ CALLS = [
     ('{"code": "a\\\\ud83d\\\\"}', "a\\ud83d\\"),
     ("", ""),
     ("  ", "  "),
+    # Escapes that JSON does not know keep their backslash: models forget to double it.
+    (r"""{"code": "re.findall(r'\d+', '\w')"}""", r"re.findall(r'\d+', '\w')"),
+    (r"""{"code": "'it\'s' + \"\x41\u00e\U0001F600\"\n1"}""", "'it\\'s' + \"\\x41\\u00e\\U0001F600\"\n1"),
+    (r"""{"about": "all \d", "more": ["\d"], "code": "r'\d'"}""", r"r'\d'"),
+    (r"""{"source": "r'\d'"}""", r"r'\d'"),
+    (r'''"print(r'\d')"''', r"print(r'\d')"),
+    (r"""{"code": "r'\\d'"}""", r"r'\d'"),
+    ('{"code": "a\\\n + 1"}', "a\\\n + 1"),  # the end of a line
+    ('"a,b".split(",")', '"a,b".split(",")'),
+    (r""""\d".join(a)""", r""""\d".join(a)"""),
 ]
+
+# What models send: a string, in an object or not, as JSON or nearly, in a fence or not, with what may follow it.
+_TEXTS = st.text(st.sampled_from("ab1 \\\"'`\n\r\t{}[]:,.😀\ud83d\x00u0d8c()")) | st.sampled_from(
+    [CODE, FENCED, '"""a"""\n1']
+)
+_WRITTEN = st.sampled_from((json.dumps, lambda text: json.dumps(text, ensure_ascii=False), '"{}"'.format))
+_SENT = st.one_of(
+    _TEXTS,
+    st.builds(
+        lambda write, text, after: write(text) + after,
+        _WRITTEN,
+        _TEXTS,
+        st.sampled_from(("", "\n", ".a", "}")) | _TEXTS,
+    ),
+    st.builds(
+        lambda write, texts, after: f"{{{', '.join(f'{write(key)}: {write(text)}' for key, text in texts)}{after}",
+        _WRITTEN,
+        st.lists(st.tuples(st.sampled_from(("code", "input", "a")), _TEXTS), max_size=3),
+        st.sampled_from(("}", "", " }\n", "}[0]")),
+    ),
+    st.builds(lambda fence, text: f"{fence}{text}\n```", st.sampled_from(("```\n", "\n```python\n")), _TEXTS),
+)
 
 
 @pytest.mark.parametrize(("arguments", "code"), CALLS)
@@ -47,6 +81,30 @@ def test_the_code_of_a_call_and_of_each_of_its_beginnings(arguments: str, code: 
         assert so_far.startswith(shown), f"what was streamed is taken back after {arguments[:end]!r}"
         shown = so_far
     assert code.startswith(shown)
+
+
+@settings(max_examples=200, deadline=None)
+@given(_SENT)
+def test_what_is_streamed_of_a_call_is_the_beginning_of_its_code(arguments: str) -> None:
+    code, shown = code_of(arguments), ""
+    for end in range(len(arguments) + 1):
+        so_far = code_so_far(arguments[:end])
+        assert so_far.startswith(shown), f"what was streamed is taken back after {arguments[:end]!r}"
+        assert code_of(arguments[:end]).startswith(so_far), "a call may end there"
+        shown = so_far
+    assert code.startswith(shown)
+    assert isinstance(json.loads(as_json(arguments)), dict)
+
+
+@given(_TEXTS.filter(lambda text: text.isascii() and "`" not in text))
+def test_code_in_json_is_code(text: str) -> None:
+    assert code_of(json.dumps({"code": text})) == text
+    assert code_of(json.dumps({"input": text})) == text
+
+
+def test_code_that_begins_with_a_string_is_streamed() -> None:
+    assert code_so_far('"""Totals') == '"""Totals'
+    assert [code_so_far(text) for text in ('"a', '"a"', '"a"\n', '"a"\nb')] == ["", "", "", '"a"\nb']
 
 
 def test_code_is_streamed_as_it_comes() -> None:
@@ -63,6 +121,8 @@ def test_models_are_told_of_json_objects_alone() -> None:
     assert json.loads(as_json("```\nprint(1)\n```")) == {"code": "print(1)"}
     assert json.loads(as_json('{"code": "print(1)')) == {"code": "print(1)"}
     assert json.loads(as_json("[1]")) == {"code": "[1]"}
+    assert json.loads(as_json('{"code": "a\nb"}')) == {"code": "a\nb"}
+    assert json.loads(as_json(r'{"code": "\d"}')) == {"code": r"\d"}
 
 
 def test_a_model_that_repeats_itself_costs_no_more_than_it_says() -> None:

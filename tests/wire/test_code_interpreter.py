@@ -627,6 +627,23 @@ async def test_a_call_is_streamed_as_it_comes() -> None:
     assert [part["type"] for part in completed["content"]] == ["image_file", "text"]
 
 
+async def test_what_is_streamed_of_a_call_adds_up_to_its_code() -> None:
+    """Also if it was not certain what it is before it was complete, or is shown later."""
+    sent = ['"print(1)"', '"print(1)"\n', '{"input": "1"}', '"a,b".split(",")', '{"a": 1}["a"]', "{}", "```\\n1```"]
+    script = [calls(*(ToolCall(f"call_{n}{m}", "python", sent[n + m]) for m in range(2))) for n in range(len(sent) - 1)]
+    async with coding(*script, says("Done.")) as service:
+        events = await streamed(service, await coder(service))
+    completed = [event.data for event in events if event.name == "thread.run.step.completed"][:-1]
+    shown_last = {step["id"]: step["step_details"]["tool_calls"][0]["code_interpreter"]["input"] for step in completed}
+    added = dict.fromkeys(shown_last, "")
+    for event in events:
+        if event.name == "thread.run.step.delta":
+            (call,) = event.data["delta"]["step_details"]["tool_calls"]
+            added[event.data["id"]] += call["code_interpreter"].get("input", "")
+    assert added == shown_last
+    assert [*shown_last.values()][:2] == ["print(1)", "print(1)"]
+
+
 async def test_a_link_is_streamed_whole_with_its_annotation() -> None:
     answer = f"[a]({LINK}a.csv)"
     async with coding(calls(python("write('a.csv', 'a')")), says(*answer)) as service:

@@ -41,6 +41,7 @@ class DeltaBuffer:
     _sent_calls: dict[int, int] = field(default_factory=dict)  # index -> characters of its arguments that were sent
     _news: asyncio.Event = field(default_factory=asyncio.Event)
     _closed: asyncio.Event = field(default_factory=asyncio.Event)
+    _complete: bool = False  # the arguments of all calls are
 
     def wake(self) -> None:
         """There is something to write."""
@@ -62,8 +63,12 @@ class DeltaBuffer:
         run = self.partial.run
         return self.now() - (run.started_at or run.created_at)
 
+    def complete(self) -> None:
+        """The reply is complete, so that what was not certain of a call's arguments is certain now. `close` follows."""
+        self._complete = True
+
     def close(self) -> None:
-        """The reply is complete: let `run` write the rest and return."""
+        """The reply has ended: let `run` write the rest and return."""
         self._closed.set()
         self._news.set()
 
@@ -135,7 +140,11 @@ class DeltaBuffer:
             self._sent_calls[index] = 0
             yield delta_events.call_begun(step_id, index, self.partial.call(replace(call, arguments="")))
         if tool.streams:
-            shown, sent = tool.partial_text(call.arguments), self._sent_calls[index]
+            shown, sent = self._shown(call, tool), self._sent_calls[index]
             self._sent_calls[index] = len(shown)
             if shown[sent:]:
                 yield delta_events.call_delta(step_id, index, tool, {tool.streams: shown[sent:]})
+
+    def _shown(self, call: ToolCall, tool: AnyTool) -> str:
+        """Of what the call shows, what is certain."""
+        return tool.streamed_text(self.partial.call(call)) if self._complete else tool.partial_text(call.arguments)

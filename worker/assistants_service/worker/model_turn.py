@@ -76,9 +76,11 @@ class ModelTurn:
         async with asyncio.TaskGroup() as group:
             group.create_task(buffer.run())
             try:
-                return await context.models.reply(prompt, partial.deltas)
+                reply = await context.models.reply(prompt, partial.deltas)
+                buffer.complete()
             finally:
                 buffer.close()
+        return reply
 
     async def _ask_unstreamed(self, prompt: Prompt, partial: PartialReply) -> Reply:
         """A whole reply costs less than a stream, which only shows earlier what the reply will be."""

@@ -127,8 +127,7 @@ class Renderer:
             tool = tool_of(call)
             yield call_begun(step.id, index, call)
             if tool.streams:
-                whole = getattr(getattr(call, tool.kind), tool.streams)
-                yield call_delta(step.id, index, tool, {tool.streams: whole})
+                yield call_delta(step.id, index, tool, {tool.streams: tool.streamed_text(call)})
 
     def _outputs(self, step: Step) -> Iterator[Event]:
         """The results of the worker's own calls, of those tools that stream them."""

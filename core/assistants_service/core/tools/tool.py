@@ -186,8 +186,13 @@ class Tool(Generic[B, T, C, S]):
         return call
 
     def partial_text(self, arguments: str) -> str:
-        """The value of the `streams` field for these arguments, which may be incomplete JSON. It only grows."""
+        """The value of the `streams` field for these arguments, which may be incomplete JSON. It only grows, and is the
+        beginning of `streamed_text`."""
         return arguments
+
+    def streamed_text(self, call: C) -> str:
+        """The value of the `streams` field of a whole call."""
+        return str(getattr(getattr(call, self.kind), str(self.streams)))
 
     def result_delta(self, call: C) -> Mapping[str, Any] | None:
         """The delta of a completed call, as fields of what it shows. None: the step's end shows the result."""
