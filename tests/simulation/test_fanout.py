@@ -251,6 +251,14 @@ ALLOWED = {
     ("core/assistants_service/core/fanout.py", "fan_out"): "its `at_once`",
     ("core/assistants_service/core/stored_bytes.py", "close"): "waits for counts that were cancelled, one a project",
     (
+        "infra/assistants_service/infra/sandbox/fork_servers.py",
+        "close",
+    ): "waits for servers that end: the current one, and those before it that still have interpreters",
+    (
+        "infra/assistants_service/infra/dynamic_sessions/sandbox.py",
+        "close",
+    ): "waits for the ends of live sessions, of which there are no more than a worker may have",
+    (
         "worker/assistants_service/worker/main.py",
         "stop",
     ): "waits for tasks that are there; what they ask the store for has a bound in the item handler",
