@@ -87,6 +87,8 @@ class Outputs:
     files: dict[str, str] = field(default_factory=dict)  # ids by path
     bytes: dict[str, bytes] = field(default_factory=dict)  # by id
     chain: list[int] = field(default_factory=list)  # executions since an interpreter was lost
+    users: set[str] = field(default_factory=set)  # paths of users' files that calls have found
+    removed: set[str] = field(default_factory=set)  # and of those, what calls have removed
 
 
 async def code_counts_once(world: World, coding: Coder) -> None:
@@ -162,17 +164,20 @@ def _began_where_the_log_was(outputs: Outputs, execution: Executed, given: dict[
         gone = found is None and file_id in deleting
         assert gone or found == outputs.bytes[file_id], f"{path} was {found!r}"
     for file_id, name in given.items():
-        for path in {file_id, name} - outputs.files.keys():
+        for path in {file_id, name} - outputs.files.keys() - outputs.removed:
             assert execution.found.get(path) == text_of(name).encode(), f"the user's {path} was not there"
+        outputs.users |= {file_id, name}
+    assert not outputs.removed & execution.found.keys() - outputs.files.keys(), "what was removed is back"
 
 
 def _left_what_the_log_names(outputs: Outputs, execution: Executed, stored: Stored, call: str) -> None:
     changed, removed = execution.changed, execution.removed
     assert {file.path for file in stored.files} == set(changed), f"{call} changed {set(changed)}"
-    assert set(stored.removed) == removed & outputs.files.keys(), f"{call} removed {removed}"
+    assert set(stored.removed) == removed & (outputs.files.keys() | outputs.users), f"{call} removed {removed}"
     assert len(stored.images) == len(execution.images), f"{call} showed other images"
     for path in stored.removed:
-        del outputs.files[path]
+        outputs.files.pop(path, None)
+    outputs.removed |= outputs.users & set(stored.removed)
     for file in stored.files:
         outputs.files[file.path], outputs.bytes[file.file_id] = file.file_id, changed[file.path]
     outputs.bytes |= {kept.file_id: image for kept, image in zip(stored.images, execution.images, strict=True)}

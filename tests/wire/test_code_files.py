@@ -355,37 +355,6 @@ async def test_a_restore_that_fails_half_way_begins_again_in_another_interpreter
         assert len(sandbox.started) == 3
 
 
-async def test_a_thread_keeps_its_folder_where_the_user_gives_a_file_of_that_name() -> None:
-    sandbox = FakeSandbox()
-    start = sandbox.start
-
-    async def strict(session: str) -> Any:
-        interpreter = await start(session)
-        write = interpreter.write
-
-        async def checked(path: str, content: AsyncIterator[bytes]) -> None:
-            if any(each.startswith(f"{path}/") or path.startswith(f"{each}/") for each in interpreter.files):
-                raise ValueError("it is a folder")
-            await write(path, content)
-
-        interpreter.write = checked  # type: ignore[method-assign]
-        return interpreter
-
-    sandbox.start = strict  # type: ignore[method-assign]
-    script = calls(python("write('data/a.csv', 'a')")), says("Written."), calls(python("read('data/a.csv')")), says("a")
-    async with coding(*script, sandbox=sandbox) as service:
-        thread, assistant = await service.thread("Go."), await coder(service)
-        await service.finished(thread, assistant)
-        await service.stop_worker()
-        service.start_worker()
-        file = await upload(service.api, b"data", "data")
-        attached = {"role": "user", "content": "Go.", "attachments": [{"file_id": file["id"], "tools": [CODE]}]}
-        await service.api.post(f"/threads/{thread}/messages", attached)
-        await service.finished(thread, assistant)
-        assert told_last(service).startswith(f"{model_texts.RESTARTED}\n'a'")
-        assert sandbox.started[1].written == ["data/a.csv", file["id"]]
-
-
 # --- what is left behind ----------------------------------------------------------------------------------------------
 
 

@@ -93,7 +93,9 @@ async def test_the_model_is_offered_python_and_told_of_the_users_files() -> None
     assert service.prompts[0].tool_choice == ForcedFunction("python_2")
     assert offered.parameters and offered.parameters["required"] == ["code"]
     assert offered.strict is None
-    assert str(offered.description).endswith("The user's files:\n- /mnt/data/a.csv\n- /mnt/data/a_2.csv")
+    assert str(offered.description).endswith(
+        "The user's files:\n- /mnt/data/a.csv\n- /mnt/data/a_2.csv (uploaded as a.csv)"
+    )
 
 
 @pytest.mark.parametrize("arguments", ["print(1)", "```python\nprint(1)\n```"])

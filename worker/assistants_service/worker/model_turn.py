@@ -34,7 +34,7 @@ class ModelTurn:
         """Call the model, and again with a shorter prompt while the provider says that it is too long, unless a client
         has seen deltas. None: max_prompt_tokens leaves too little. Raises ModelError and LeaseLost."""
         context, most, streamed = self.lease.context, None, run_state.stream
-        offer = await offer_of(self.lease.item.project, run_state.run, context.tools)
+        offer = await offer_of(self.lease.item.project, state, run_state.run, context.tools)
         for tries_left in reversed(range(TRIES)):
             fitted = await context.budget.fit(state, run_state, offer, most)
             if fitted is None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 from typing import Final
 
 from cachetools import LRUCache
@@ -22,13 +21,9 @@ class NamedFiles:
     _names: LRUCache[tuple[str, str], str] = field(default_factory=lambda: LRUCache(REMEMBERED))
 
     async def names(self, project: str, file_ids: Sequence[str]) -> dict[str, str]:
-        """The names of these files by id, made unique (see `_free`). Files that do not exist are left out."""
+        """The names of these files by id. Files that do not exist are left out."""
         found = await fan_out(lambda file_id: self._name(project, file_id), file_ids)
-        names: dict[str, str] = {}
-        for file_id, name in zip(file_ids, found, strict=True):
-            if name is not None:
-                names[file_id] = _free(name, set(names.values()))
-        return names
+        return {file_id: name for file_id, name in zip(file_ids, found, strict=True) if name is not None}
 
     async def _name(self, project: str, file_id: str) -> str | None:
         name = self._names.get((project, file_id))
@@ -39,12 +34,3 @@ class NamedFiles:
                 return None
             self._names[project, file_id] = name
         return name
-
-
-def _free(name: str, taken: set[str]) -> str:
-    """The name if it is not taken; otherwise `data_2.csv` for `data.csv`, and so on."""
-    path, number, free = PurePosixPath(name), 1, name
-    while free in taken:
-        number += 1
-        free = f"{path.stem}_{number}{path.suffix}"
-    return free

@@ -19,6 +19,8 @@ def keep_files(state: ThreadState, call: StepToolCall) -> Sequence[KeptFile]:
     left = {path: file for path, file in state.files.items() if path not in changes.removed}
     state.files = {**left, **{file.path: file for file in changes.files}}
     state.executed = changes.state or state.executed
+    state.file_names = {**state.file_names, **changes.names}
+    state.removed |= {*state.file_names, *state.file_names.values()} & set(changes.removed)
     return changes.images
 
 

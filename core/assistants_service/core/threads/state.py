@@ -146,6 +146,8 @@ class ThreadState(State):
     files: dict[str, KeptFile] = msgspec.field(default_factory=dict)  # created by its tools, not removed since; by path
     shown: set[str] = msgspec.field(default_factory=set)  # ids of files that clients were shown, and of images
     executed: str = ""  # state of the interpreter after the last call that executed code
+    file_names: dict[str, str] = msgspec.field(default_factory=dict)  # of users' files as its calls found them, by id
+    removed: set[str] = msgspec.field(default_factory=set)  # paths of users' files that its calls removed
 
     @property
     def busy(self) -> bool:

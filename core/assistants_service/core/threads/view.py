@@ -40,6 +40,8 @@ class ThreadSnapshot(Struct, kw_only=True, frozen=True, rename={"latest_run": "t
     files: dict[str, KeptFile] = msgspec.field(default_factory=dict)
     shown: set[str] = msgspec.field(default_factory=set)
     executed: str = ""
+    file_names: dict[str, str] = msgspec.field(default_factory=dict)
+    removed: set[str] = msgspec.field(default_factory=set)
 
 
 class ThreadView(View[ThreadState, ThreadChange]):
@@ -64,6 +66,8 @@ class ThreadView(View[ThreadState, ThreadChange]):
             files=line.files,
             shown=line.shown,
             executed=line.executed,
+            file_names=line.file_names,
+            removed=line.removed,
         )
         self.latest_run, self.previous_run = _changes(line.latest_run), _changes(line.previous_run)
 
@@ -81,6 +85,8 @@ class ThreadView(View[ThreadState, ThreadChange]):
             files=state.files,
             shown=state.shown,
             executed=state.executed,
+            file_names=state.file_names,
+            removed=state.removed,
         )
         return b"".join((encode(head), b"\n", *message_bodies, *run_bodies))
 

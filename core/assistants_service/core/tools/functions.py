@@ -14,7 +14,7 @@ from pydantic import StringConstraints
 from assistants_service.core.ports.models import Function, ToolCall
 from assistants_service.core.protocol.bodies import Body, JsonObject
 from assistants_service.core.protocol.objects import Struct
-from assistants_service.core.tools.run_info import RunInfo
+from assistants_service.core.tools.run_info import RunInfo, ThreadInfo
 from assistants_service.core.tools.tool import Execution, Output, Tool, ToolServices
 from assistants_service.core.tools.wire import StepCall, ToolStruct
 from assistants_service.core.tools.worker_parts import Functions, WorkerParts
@@ -84,7 +84,7 @@ class FunctionTools(Tool[FunctionToolBody, FunctionTool, FunctionToolCall, Funct
         return FunctionTool(function=definition)
 
     async def offer(
-        self, project: str, run: RunInfo, taken: Collection[str], services: FunctionServices
+        self, project: str, thread: ThreadInfo, run: RunInfo, taken: Collection[str], services: FunctionServices
     ) -> Sequence[Function]:
         own = services.functions.definitions
         tools = (tool.function for tool in run.tools if isinstance(tool, FunctionTool))

@@ -8,7 +8,7 @@ from typing import Protocol, TypeVar
 
 from assistants_service.core.ports.models import Function, ToolCall
 from assistants_service.core.tools.registry import CLIENTS, TOOLS, tool_of
-from assistants_service.core.tools.run_info import RunInfo
+from assistants_service.core.tools.run_info import RunInfo, ThreadInfo
 from assistants_service.core.tools.tool import AnyTool, ToolServices
 from assistants_service.core.tools.wire import StepCall
 from assistants_service.core.tools.worker_parts import WorkerParts
@@ -68,11 +68,11 @@ class Offer:
         return ToolCall(call.id, name or self.name(tool.kind) or tool.kind, arguments)
 
 
-async def offer_of(project: str, run: RunInfo, services: Services) -> Offer:
+async def offer_of(project: str, thread: ThreadInfo, run: RunInfo, services: Services) -> Offer:
     functions: list[Function] = []
     tools: dict[str, AnyTool] = {}
     for tool in TOOLS:
-        for function in await tool.offer(project, run, tools, services[tool.kind]):
+        for function in await tool.offer(project, thread, run, tools, services[tool.kind]):
             functions.append(function)
             tools[function.name] = tool
     return Offer(tuple(functions), tools)

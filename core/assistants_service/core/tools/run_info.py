@@ -36,7 +36,8 @@ class StepInfo(Protocol):
 
 class ThreadInfo(Protocol):
     """`files` are those that tools have created, by path, and `shown` the ids of those that clients were shown.
-    `executed` identifies the interpreter's state after the last call that executed code."""
+    `executed` identifies the interpreter's state after the last call that executed code. `file_names` are the names
+    under which calls found users' files, by id, and `removed` the paths of such files that a call removed."""
 
     @property
     def files(self) -> Mapping[str, KeptFile]: ...
@@ -44,5 +45,9 @@ class ThreadInfo(Protocol):
     def shown(self) -> Set[str]: ...
     @property
     def executed(self) -> str: ...
+    @property
+    def file_names(self) -> Mapping[str, str]: ...
+    @property
+    def removed(self) -> Set[str]: ...
     def annotations(self, messages: int) -> Iterator[Annotation]:
         """Those of that number of newest messages, beginning with the newest message."""

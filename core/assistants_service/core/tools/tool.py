@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, Protocol, TypeVar, cast
 
 import msgspec
@@ -74,12 +74,13 @@ class Output:
 class FileChanges:
     """What a completed call did to the files of its thread: `files` that it created or changed, the paths that it
     `removed`, and `images` that clients see. `state` identifies the interpreter's state after the call; empty if
-    no code was executed."""
+    no code was executed. `names`: under which it found users' files, by id, unless a call before it did."""
 
     state: str = ""
     files: Sequence[KeptFile] = ()
     removed: Sequence[str] = ()
     images: Sequence[KeptFile] = ()
+    names: Mapping[str, str] = field(default_factory=dict)
 
 
 class Citer(Protocol):
@@ -118,7 +119,9 @@ class Tool(Generic[B, T, C, S]):
         """The tool as shown by assistants and runs, with its defaults."""
         return cast("T", type(self).resource())
 
-    async def offer(self, project: str, run: RunInfo, taken: Collection[str], services: S) -> Sequence[Function]:
+    async def offer(
+        self, project: str, thread: ThreadInfo, run: RunInfo, taken: Collection[str], services: S
+    ) -> Sequence[Function]:
         """The functions by which the model calls the tool in this run: one, unless `function` returns None."""
         function = self.function(run)
         return [dataclasses.replace(function, name=free_name(self.kind, taken))] if function else []

@@ -84,7 +84,8 @@ class Call:
             await restoring.restore()
         await restoring.give(files_of(self.run))
         result = await self.session.interpreter.run(code)
-        keeping = Keeping(self.project, self.thread, self.run.thread_id, self.session.interpreter.read, self.services)
+        names, read = {**self.thread.file_names, **restoring.names}, self.session.interpreter.read
+        keeping = Keeping(self.project, self.thread, self.run.thread_id, {*names, *names.values()}, read, self.services)
         left = await keeping.keep(result)
         if left.full:
             log.warning("run %s: what its code wrote is not kept (PROJECT_STORED_BYTES)", self.run.id)
@@ -95,6 +96,7 @@ class Call:
             images=tuple(left.images),
             files=tuple(left.files),
             removed=tuple(left.removed),
+            names=dict(restoring.names),
         )
         notes = [*restoring.notes, *keeping.notes, *result.notes]
         text = model_texts.output_of(result, left.images, left.files, notes, restarted=restarted)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence, Set
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
@@ -25,11 +25,13 @@ Read = Callable[[str], AsyncIterator[bytes]]
 
 @dataclass(slots=True)
 class Keeping:
-    """For one call. `read` gives the bytes of a file that it changed. `notes` say what is lost, and why."""
+    """For one call. `users` are the paths of users' files. `read` gives the bytes of a file that it changed. `notes`
+    say what is lost, and why."""
 
     project: str
     thread: ThreadInfo
     thread_id: str
+    users: Set[str]
     read: Read
     services: CodeServices
     notes: list[str] = field(default_factory=list)
@@ -42,17 +44,19 @@ class Keeping:
             self.notes.append(model_texts.FULL)
         made = [] if full else [*self._images_of(result.images), *self._files_of(result)]
         touched = [*result.removed, *(changed.path for changed in result.changed)]
-        before = [path for path in touched if path in self.thread.files]
+        before = [path for path in touched if path in self.thread.files or path in self.users]
         kept = await self._store(made, before) if made or before else []
         images = [replace(image, path=f"{image.file_id}.png") for image in kept if not image.path]
         files = [file for file in kept if file.path]
         # What a path had before is no more, even if what it has now is not kept.
         there = {file.path for file in files}
+        if unread := [f"{model_texts.FOLDER}{each.path}" for each in made if each.path and each.path not in there]:
+            self.notes.append(f"{model_texts.list_paths(unread)} could not be read, and will be lost.")
         return Left(images, files, [path for path in before if path not in there], full)
 
     async def _store(self, made: Sequence[CreatedFile], before: Sequence[str]) -> list[KeptFile]:
         self.room = MOST_KEPT
-        replaced = [self.thread.files[path].file_id for path in before]
+        replaced = [self.thread.files[path].file_id for path in before if path in self.thread.files]
         return await self.services.outputs.keep(self.project, self.thread_id, made, replaced)
 
     def _images_of(self, images: Sequence[bytes]) -> list[CreatedFile]:
@@ -97,8 +101,8 @@ class Keeping:
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """`images` and `files` are stored; `removed` are paths of the thread's files. `full`: the project may store no
-    more, and nothing was kept."""
+    """`images` and `files` are stored; `removed` are paths of the thread's and of users' files. `full`: the project may
+    store no more, and nothing was kept."""
 
     images: Sequence[KeptFile] = ()
     files: Sequence[KeptFile] = ()

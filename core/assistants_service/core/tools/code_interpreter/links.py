@@ -11,6 +11,7 @@ from functools import cached_property
 from urllib.parse import quote
 
 from assistants_service.core.tools.code_interpreter.model_texts import LINK
+from assistants_service.core.tools.code_interpreter.naming import users_files
 from assistants_service.core.tools.code_interpreter.services import CodeServices
 from assistants_service.core.tools.code_interpreter.wire import FilePath, LinkedFile
 from assistants_service.core.tools.run_info import ThreadInfo
@@ -90,14 +91,14 @@ async def files_to_link(
     project: str, thread: ThreadInfo, given: Sequence[str], services: CodeServices
 ) -> dict[str, str]:
     """Ids of the files that an answer may link, by path: the thread's, and the user's (`given`) at paths to which no
-    call has written. A link to a file that the user has deleted stays text."""
+    call has written and which none has removed. A link to a file that the user has deleted stays text."""
     shown = [file.file_id for file in thread.files.values() if file.file_id in thread.shown]
     there = await services.files.existing(project, [*shown, *given])
-    named = await services.named_files.names(project, given)
-    users = {path: file_id for file_id, name in named.items() if file_id in there for path in (name, file_id)}
+    users = await users_files(project, thread, given, services)
+    own = {path: file_id for file_id, file in users.items() if file_id in there for path in file.paths}
     gone = {file_id for file_id in shown if file_id not in there}
     made = {path: file.file_id for path, file in thread.files.items() if file.file_id not in gone}
-    return {**{path: file_id for path, file_id in users.items() if path not in thread.files}, **made}
+    return {**own, **made}
 
 
 def _beginning(text: str) -> str:

@@ -60,8 +60,9 @@ _DESCRIPTION: Final = (
 
 
 def function_of(name: str, files: Mapping[str, str], seconds: float = SECONDS) -> Function:
-    """`files` are the user's: their names, by id. `seconds` is how long a call may take."""
-    listed = [f"{FOLDER}{file}" for file in list(files.values())[:MOST_LISTED]]
+    """`files` are the user's: by their names in the folder, those that they were uploaded as. `seconds` is how long a
+    call may take."""
+    listed = [f"{FOLDER}{name}{_as(name, filename)}" for name, filename in list(files.items())[:MOST_LISTED]]
     more = [f"and {len(files) - MOST_LISTED} more"] if len(files) > MOST_LISTED else []
     those = f"\n\nThe user's files:\n{_lines([*listed, *more])}" if files else ""
     return Function(name, f"{_DESCRIPTION.format(seconds=seconds)}{those}", PARAMETERS)
@@ -113,6 +114,10 @@ def cut_to(text: str, limit: int) -> str:
 def storable(text: str) -> str:
     """Without halves of characters, which no JSON in UTF-8 can have."""
     return text.encode(errors="replace").decode()
+
+
+def _as(name: str, filename: str) -> str:
+    return "" if name == filename else f" (uploaded as {filename})"
 
 
 def _lines(items: Iterable[str]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -11,6 +11,7 @@ from assistants_service.core.fanout import fan_out
 from assistants_service.core.files.service import decode_file
 from assistants_service.core.tools.code_interpreter.interpreters import Session
 from assistants_service.core.tools.code_interpreter.model_texts import FOLDER
+from assistants_service.core.tools.code_interpreter.naming import new_names, users_files
 from assistants_service.core.tools.code_interpreter.services import CodeServices
 from assistants_service.core.tools.run_info import ThreadInfo
 
@@ -20,13 +21,15 @@ AHEAD: Final = 32  # files that are read at the same time
 
 @dataclass(slots=True)
 class Restoring:
-    """For one call. `notes` say what is not there, and why."""
+    """For one call. `notes` say what is not there, and why; `names` are those of users' files that the log does not
+    have yet, by id."""
 
     project: str
     thread: ThreadInfo
     session: Session
     services: CodeServices
     notes: list[str] = field(default_factory=list)
+    names: Mapping[str, str] = field(default_factory=dict)
 
     async def restore(self) -> None:
         """The files as the last finished call left them. The interpreter takes one at a time, but the store is asked
@@ -40,15 +43,16 @@ class Restoring:
                     self.notes.append(f"The file {FOLDER}{path} was deleted by the user.")
 
     async def give(self, file_ids: Sequence[str]) -> None:
-        """The user's files, under their ids and their names. A file of the thread that has such a name stays."""
+        """The user's files, under their ids and their names."""
         new = [file_id for file_id in file_ids if file_id not in self.session.provided]
         if not new:
             return
-        names = await self.services.named_files.names(self.project, file_ids)
+        users = await users_files(self.project, self.thread, file_ids, self.services)
+        self.names = new_names(self.thread, users)
         contents = await fan_out(self._users, new)
         for file_id, content in zip(new, contents, strict=True):
-            paths = [path for path in (file_id, names.get(file_id, "")) if path and path not in self.thread.files]
-            if not await self._write(list(dict.fromkeys(paths)), content):
+            there = users.get(file_id)
+            if not there or not await self._write(there.paths, content):
                 self.notes.append(f"The file {file_id} does not exist any more.")
             self.session.provided.add(file_id)
 

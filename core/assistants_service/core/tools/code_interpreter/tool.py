@@ -13,6 +13,7 @@ from assistants_service.core.tools.code_interpreter.arguments import as_json, co
 from assistants_service.core.tools.code_interpreter.executing import execute, files_of
 from assistants_service.core.tools.code_interpreter.links import LinkCiter, files_to_link
 from assistants_service.core.tools.code_interpreter.model_texts import function_of
+from assistants_service.core.tools.code_interpreter.naming import users_files
 from assistants_service.core.tools.code_interpreter.resources import CodeInterpreterRules
 from assistants_service.core.tools.code_interpreter.services import CodeServices, services_of
 from assistants_service.core.tools.code_interpreter.wire import (
@@ -56,11 +57,12 @@ class CodeInterpreterTools(Tool[CodeInterpreterBody, CodeInterpreterTool, CodeIn
         return services_of(worker, worker.for_tools.get(self.kind))
 
     async def offer(
-        self, project: str, run: RunInfo, taken: Collection[str], services: CodeServices
+        self, project: str, thread: ThreadInfo, run: RunInfo, taken: Collection[str], services: CodeServices
     ) -> Sequence[Function]:
         if not self._used_by(run) or services.interpreters is None or not await services.interpreters.available():
             return []
-        files = await services.named_files.names(project, files_of(run))
+        users = await users_files(project, thread, files_of(run), services)
+        files = {each.name: each.filename for each in users.values() if each.name not in thread.removed}
         return [function_of(free_name(FUNCTION, taken), files, services.interpreters.seconds)]
 
     def _used_by(self, run: RunInfo) -> bool:
@@ -80,7 +82,13 @@ class CodeInterpreterTools(Tool[CodeInterpreterBody, CodeInterpreterTool, CodeIn
         logs = [LogsOutput(logs=done.logs)] if done.logs else []
         images = [ImageOutput(image=ShownImage(file_id=image.file_id)) for image in done.images]
         record = replace(
-            call.record, output=output, state=done.state, images=done.images, files=done.files, removed=done.removed
+            call.record,
+            output=output,
+            state=done.state,
+            images=done.images,
+            files=done.files,
+            removed=done.removed,
+            names=done.names,
         )
         code = replace(call.code_interpreter, outputs=(*logs, *images))
         return replace(call, code_interpreter=code, record=record)
@@ -90,7 +98,7 @@ class CodeInterpreterTools(Tool[CodeInterpreterBody, CodeInterpreterTool, CodeIn
 
     def file_changes(self, call: CodeInterpreterToolCall) -> FileChanges:
         record = call.record
-        return FileChanges(record.state, record.files, record.removed, record.images)
+        return FileChanges(record.state, record.files, record.removed, record.images, record.names)
 
     def on_wire(self, call: CodeInterpreterToolCall, *, included: bool) -> CodeInterpreterToolCall:
         return replace(call, record=NOT_SHOWN)

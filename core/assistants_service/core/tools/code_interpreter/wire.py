@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Final, Literal
 
+import msgspec
 from pydantic import Field
 
 from assistants_service.core.files.outputs import KeptFile
@@ -55,14 +56,16 @@ class CodeInterpreter(Struct, frozen=True, kw_only=True):
 
 class Executed(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What is stored of a call that is done. `state` names the state that it left in its interpreter, empty if it
-    executed nothing; `files` are those that it created or changed, `removed` the paths of those that it removed, and
-    `images` what it showed."""
+    executed nothing; `files` are those that it created or changed, `removed` the paths of those that it removed,
+    `images` what it showed, and `names` those under which it found users' files that no call had found before, by
+    id."""
 
     state: str = ""
     logs: str = ""
     images: tuple[KeptFile, ...] = ()
     files: tuple[KeptFile, ...] = ()
     removed: tuple[str, ...] = ()
+    names: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 class CodeRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -75,6 +78,7 @@ class CodeRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
     images: tuple[KeptFile, ...] = ()
     files: tuple[KeptFile, ...] = ()
     removed: tuple[str, ...] = ()
+    names: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 NOT_SHOWN: Final = CodeRecord(arguments="{}", output="")
