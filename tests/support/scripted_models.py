@@ -55,7 +55,7 @@ LINES = {
 
 def _cell(chance: random.Random) -> str:
     lines = chance.choices(list(LINES), list(LINES.values()), k=chance.randint(1, 4))
-    return "\n".join(line.format(chance.choice(PATHS[:3] if line.startswith("drop") else PATHS)) for line in lines)
+    return "\n".join(line.format(chance.choice(PATHS)) for line in lines)
 
 
 def code_calls(model: str, place: int) -> list[str]:
