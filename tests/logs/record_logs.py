@@ -76,7 +76,9 @@ def _things_of_thread(state: ThreadState) -> list[Any]:
 
 def _index_of_thread(state: ThreadState) -> Json:
     files = {path: [file.file_id, file.bytes] for path, file in state.files.items()}
-    return {"files": files, "shown": sorted(state.shown), "executed": state.executed} if state.executed else {}
+    index = {"files": files, "shown": sorted(state.shown), "executed": state.executed} if state.executed else {}
+    given = {"names": state.file_names, "removed": sorted(state.removed)} if state.file_names else {}
+    return {**index, **given}
 
 
 def _lists_of_thread(state: ThreadState) -> dict[str, list[str]]:
@@ -506,6 +508,16 @@ async def executed(service: InProcess) -> str:
 @case(*EXECUTIONS, sandbox=FakeSandbox(), event_log_rollover=2)
 async def executed_rolled_over(service: InProcess) -> str:
     thread = await execute_and_link(service)
+    await service.api.post(f"/threads/{thread}", {"metadata": {"rolled": "over"}})
+    return thread
+
+
+@case(calls(python("remove('a.txt')", "call_a")), says("Removed."), sandbox=FakeSandbox(), event_log_rollover=2)
+async def users_file_removed(service: InProcess) -> str:
+    """Of two that the user has given under one name, code has removed one."""
+    given = await files(service, "a.txt", "a.txt")
+    thread = await service.thread("Go.", tool_resources={"code_interpreter": {"file_ids": given}})
+    await service.finished(thread, await service.assistant(tools=[CODE]))
     await service.api.post(f"/threads/{thread}", {"metadata": {"rolled": "over"}})
     return thread
 

@@ -223,7 +223,7 @@ def test_offline_ends_in_schemas_that_contain_themselves() -> None:
 
 # --- code ------------------------------------------------------------------------------------------------------------
 
-PYTHON = function_of("python_2", {"file-1": "notes.txt", "file-2": "sales.csv", "file-3": "costs.csv"})
+PYTHON = function_of("python_2", {"notes.txt": "notes.txt", "sales.csv": "sales.csv", "costs.csv": "old costs.csv"})
 SALES = "month,sold,price\nJan,10,1.5\nFeb,30,2\n"
 
 
@@ -267,6 +267,16 @@ async def test_offline_has_python_do_nothing_else(asked: str) -> None:
 async def test_offline_reads_any_message_in_a_moment(asked: str) -> None:
     async with asyncio.timeout(10):
         await offline(Turn("user", asked), tools=(PYTHON,))
+
+
+@pytest.mark.parametrize("name", ["it's.csv", "new $(x) {y}.csv"])
+async def test_offline_reads_files_of_old_programs(name: str, tmp_path: Path) -> None:
+    """Spreadsheets write no UTF-8 unless they are asked to."""
+    (tmp_path / name).write_bytes("Stadt,Länge\nKöln,1\nBonn\nJena,2,3\n".encode("cp1252"))
+    reply = await offline(Turn("user", f"Total of {name}"), tools=(function_of("python", {name: name}),))
+    assert printed(code_of(reply.calls[0].arguments), tmp_path) == "3 rows\n"
+    (tmp_path / name).write_bytes("Stadt;Länge\nKöln;1\n".encode("cp1252") + b"\x81")
+    assert printed(code_of(reply.calls[0].arguments), tmp_path)
 
 
 async def test_offline_plots_a_file_and_links_the_plot() -> None:

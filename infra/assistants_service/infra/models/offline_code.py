@@ -19,14 +19,20 @@ _FIGURES: Final = frozenset(
 )
 _SUM: Final = re.compile(r"[-+(]*\d[\d\s.,()]*(?:(?:\*\*|[-+*/%^])\s*[-+(]*\d[\d\s.()]*)+")
 _DATE: Final = re.compile(r"\d+(?:-\d+)+[\s.,)]*")  # or the number of a telephone
-_FILE: Final = re.compile(rf"^- {FOLDER}(.+\.csv)$", re.MULTILINE | re.IGNORECASE)
+_FILE: Final = re.compile(rf"^- {FOLDER}(.+?\.csv)(?: \(.+\))?$", re.MULTILINE | re.IGNORECASE)
 _WRITTEN: Final = re.compile(rf"^- {FOLDER}(.+) \(\d+ bytes\)\]?$", re.MULTILINE)
 
 _READ: Final = """\
 import csv
+import io
 
-with open({path!r}, newline="", encoding="utf-8-sig") as file:
-    rows = list(csv.DictReader(file))
+with open({path!r}, "rb") as file:
+    data = file.read()
+try:
+    text = data.decode("utf-8-sig")
+except UnicodeDecodeError:  # as older programs write it
+    text = data.decode("cp1252", "replace")
+rows = list(csv.DictReader(io.StringIO(text, newline="")))
 
 columns = {{}}
 for name in rows[0] if rows else ():

@@ -22,7 +22,7 @@ MOST_NOTES: Final = 20
 
 RESTARTED: Final = (
     "[A new Python process was started: variables, imports and functions of earlier calls are gone. The files in"
-    f" {FOLDER} are as the last finished call left them.]"
+    f" {FOLDER} are as the last finished call left them, without those that could not be kept.]"
 )
 LOST: Final = (
     "Error: Python ended during this call: {reason}. Variables are gone, and so are the files that this call wrote; the"
