@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import re
+import sys
+from urllib.parse import quote
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from assistants_service.core.citations import Citations
 from assistants_service.core.tools.code_interpreter.links import LinkCiter
@@ -76,3 +81,44 @@ def test_links_and_markers_in_one_answer() -> None:
         found = [annotation for _, annotation in out if annotation]
         assert [answer[each.start_index : each.end_index] for each in found] == [each.text for each in found]
         assert [each.attached for each in found] == [None, "file-0", None, "file-4"], f"cut at {cut}"
+
+
+def test_a_link_is_found_among_many_files_in_a_few_steps() -> None:
+    """Answers may have thousands of links, and threads as many files: the worker does nothing else meanwhile."""
+
+    def steps(number: int) -> int:
+        files = {f"out/report_{place}.csv": f"file-{place}" for place in range(number)}
+        text = "".join(
+            f"[a]({L}out/report_{place * 7 % 100}.csv) [b]({L}out/report_x{place}.csv)\n" for place in range(20)
+        )
+        citer, called = LinkCiter(files), list[str]()
+        assert len(list(citer.feed(f"{L}out/report_1.csv "))) == 2
+        sys.setprofile(lambda frame, event, function: called.append(event))
+        try:
+            found = [annotation for _, annotation in citer.feed(text) if annotation]
+        finally:
+            sys.setprofile(None)
+        assert len(found) == 20
+        return len(called)
+
+    assert steps(3000) < 2 * steps(100)
+
+
+@given(
+    st.sets(st.text("ab.- é", min_size=1, max_size=4), min_size=1, max_size=12),
+    st.lists(st.sampled_from([L, "a", "b", ".", "-", " ", "é", "%20", "%C3%A9"]), max_size=12),
+)
+def test_the_longest_link_counts_wherever_it_is_cut(paths: set[str], pieces: list[str]) -> None:
+    """As a search of all links for each place finds them."""
+    files, answer = {path: f"file-{path}" for path in paths}, "".join(pieces)
+    links = sorted({each for path in paths for each in (L + path, L + quote(path))}, key=len, reverse=True)
+    expected, at = [], 0
+    while (at := answer.find(L, at)) >= 0:
+        there = (each for each in links if answer.startswith(each, at))
+        found = next((each for each in there if not re.match(r"[\w/-]|\.\w", answer[at + len(each) :])), None)
+        expected += [found.removeprefix(L)] if found else []
+        at += len(found or L)
+    for cut in (pieces, [answer], list(answer)):
+        text, cited_links = cited(*cut, files=files)
+        assert text == answer
+        assert [link for link, _ in cited_links] == expected

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import warnings
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import openai
@@ -16,6 +18,7 @@ from assistants_service.core.files.service import PATIENCE
 from assistants_service.core.ports.models import ForcedFunction, ToolCall
 from assistants_service.core.resume import Resumption
 from assistants_service.core.tools.code_interpreter import model_texts
+from assistants_service.infra.sandbox.logs import OutputLog
 from inprocess_service import Event, InProcess, ManualClock, calls, in_process, path_of, says
 from multipart_forms import download, upload
 from scripted_sandbox import CODE, PNG, FakeSandbox, python
@@ -117,6 +120,19 @@ async def test_long_output_is_cut_and_both_hear_of_it() -> None:
             assert text.rstrip().endswith("xtail")
             assert "characters are left out here" in text
             assert most <= len(text) < most + 100
+
+
+async def test_output_that_the_sandbox_has_cut_is_not_cut_again(tmp_path: Path) -> None:
+    log = OutputLog(tmp_path)
+    os.write(log.descriptor, b"a" * 100_001)
+    printed, left_out = log.text(model_texts.MOST_LOGS)
+    log.close()
+    async with coding(calls(python(f"print({printed!r}, end='')")), says("Done.")) as service:
+        run = await service.finished(assistant=await coder(service))
+        (output,) = shown((await service.steps(run))[0])["outputs"]
+        assert output["logs"] == printed
+        assert f"{left_out:,} bytes" in output["logs"]
+        assert "or more characters are left out here" in told_last(service)
 
 
 async def test_no_code_and_no_interpreter_are_told_to_the_model() -> None:

@@ -149,3 +149,28 @@ async def test_the_model_hears_of_a_file_that_cannot_be_read() -> None:
         assert [path for path, _ in await links(service, run)] == ["open"]
         assert told_last(service).endswith("[/mnt/data/closed could not be read, and will be lost.]")
         assert model_texts.NOTHING not in told_last(service)
+
+
+async def test_a_file_that_does_not_fit_has_one_note() -> None:
+    """Though it would have two names."""
+    sandbox = FakeSandbox()
+    start = sandbox.start
+
+    async def small(session: str) -> Any:
+        interpreter = await start(session)
+
+        async def refusing(path: str, content: Any) -> None:
+            raise ValueError(f"{path} cannot be stored: File too large. A file may have 100 MiB.")
+
+        interpreter.write = refusing  # type: ignore[method-assign]
+        return interpreter
+
+    sandbox.start = small  # type: ignore[method-assign]
+    async with coding(calls(python("1")), says("Sorry."), sandbox=sandbox) as service:
+        thread, assistant = await service.thread("Go."), await coder(service)
+        (large,) = await attach(service, thread, ("large.bin", b"x"))
+        await service.finished(thread, assistant)
+        assert told_last(service) == (
+            f"1\n[There is no /mnt/data/{large} or /mnt/data/large.bin: {large} cannot be stored: File too large."
+            " A file may have 100 MiB.]"
+        )

@@ -6,8 +6,10 @@ It covers the link alone, without the Markdown around it. A link to a file that 
 from __future__ import annotations
 
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from os.path import commonprefix
 from urllib.parse import quote
 
 from assistants_service.core.tools.code_interpreter.model_texts import LINK
@@ -18,7 +20,7 @@ from assistants_service.core.tools.run_info import ThreadInfo
 from assistants_service.core.tools.tool import Piece
 
 _GOES_ON = re.compile(r"[\w/-]|\.\w")  # a longer path, to a file that is not there
-_OPEN = ("", ".")  # what may follow a link whose end is not certain yet
+_MORE = "."  # what may follow a link whose end is not certain yet
 
 
 class LinkCiter:
@@ -32,17 +34,25 @@ class LinkCiter:
 
     @cached_property
     def _ids(self) -> Mapping[str, str]:
-        """Of the files, by their links, the longest first. Most answers have no link, and there may be many files."""
+        """Of the files, by their links. Most answers have no link, and there may be many files."""
         quoted = {LINK + quote(path): file_id for path, file_id in self._files.items()}
-        ids = {**quoted, **{LINK + path: file_id for path, file_id in self._files.items()}}
-        return dict(sorted(ids.items(), key=lambda each: len(each[0]), reverse=True))
+        return {**quoted, **{LINK + path: file_id for path, file_id in self._files.items()}}
+
+    @cached_property
+    def _links(self) -> Sequence[str]:
+        """In order, so that one link is found among many in a few steps."""
+        return sorted(self._ids)
+
+    @cached_property
+    def _longest(self) -> int:
+        return max(map(len, self._links), default=0)
 
     def feed(self, text: str) -> Iterator[Piece]:
         """The part whose links are certain. At most the beginning of one link is held back."""
         text, self._pending = self._pending + text, ""
         start = at = 0  # what was given out of `text`, and how far it is known
         while (at := text.find(LINK, at)) >= 0:
-            if self._is_open(text[at:]):
+            if len(text) - at <= self._longest + 1 and self._is_open(text[at:]):
                 self._pending = text[at:]
                 break
             if link := self._link(text, at):
@@ -69,12 +79,25 @@ class LinkCiter:
 
     def _link(self, text: str, at: int) -> str | None:
         """The link at this place, if any."""
-        links = (link for link in self._ids if text.startswith(link, at))
+        links = self._beginnings(text[at : at + self._longest])
         return next((link for link in links if not _GOES_ON.match(text, at + len(link))), None)
+
+    def _beginnings(self, text: str) -> Iterator[str]:
+        """The links with which this text begins, the longest first. Each is the last one that is not after the text, or
+        after what the text and that one have in common."""
+        while place := bisect_right(self._links, text):
+            link = self._links[place - 1]
+            if text.startswith(link):
+                yield link
+                text = link[:-1]
+            else:
+                text = commonprefix((link, text))  # noqa: RUF071 - of characters, not of folders
 
     def _is_open(self, text: str) -> bool:
         """Whether the next text decides if this one begins with a link, or with which link."""
-        return any(link.startswith(text) or text in (link + more for more in _OPEN) for link in self._ids)
+        place = bisect_left(self._links, text)
+        longer = place < len(self._links) and self._links[place].startswith(text)
+        return longer or (text.endswith(_MORE) and text.removesuffix(_MORE) in self._ids)
 
     def _plain(self, text: str) -> Iterator[Piece]:
         self._place += len(text)

@@ -104,10 +104,11 @@ def list_paths(paths: Sequence[str]) -> str:
 
 
 def cut_to(text: str, limit: int) -> str:
-    """Head and tail of a text that is longer, with a line between them that says so."""
-    if len(text) <= limit:
+    """Head and tail of a text that is longer, with a line between them that says so. (A sandbox may have cut it before,
+    and put such a line there.)"""
+    left_out = f"\n[... {len(text) - limit} or more characters are left out here ...]\n"
+    if len(text) <= limit + len(left_out):
         return text
-    left_out = f"\n[... {len(text) - limit} characters are left out here ...]\n"
     return f"{text[: limit // 2]}{left_out}{text[len(text) - limit + limit // 2 :]}"
 
 

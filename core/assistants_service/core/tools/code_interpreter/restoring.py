@@ -78,13 +78,17 @@ class Restoring:
         """Returns whether there is such a content."""
         if content.ahead is None:
             return False
+        refused: dict[str, str] = {}
         for path in paths:
             large = content.size > SMALL
             data = self.services.files.read(self.project, content.file_id) if large else _once(content.ahead)
             try:
                 await self.session.interpreter.write(path, data)
             except ValueError as error:
-                self.notes.append(f"The file {FOLDER}{path} is not there: {error}.")
+                refused[f"{FOLDER}{path}"] = str(error)
+        if refused:
+            said = " or ".join(refused)
+            self.notes.append(f"There is no {said}: {next(iter(refused.values())).rstrip('.')}.")
         return True
 
 
