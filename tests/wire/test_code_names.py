@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from assistants_service.core.tools.code_interpreter import model_texts
+from assistants_service.core.tools.code_interpreter import keeping, model_texts
 from inprocess_service import InProcess, calls, says
 from multipart_forms import upload
 from scripted_sandbox import CODE, FakeSandbox, python
@@ -100,7 +100,7 @@ async def test_a_file_keeps_its_name_whatever_becomes_of_the_others() -> None:
 
 
 async def test_a_file_of_the_users_that_code_has_removed_does_not_come_back() -> None:
-    """Nor does it if code has changed it before, or if the changed one is not kept."""
+    """Nor does it if code has changed it before."""
     script = (
         calls(python("remove('a'); write('b', 'changed')")),
         calls(python("remove('b')", "call_2")),
@@ -122,7 +122,32 @@ async def test_a_file_of_the_users_that_code_has_removed_does_not_come_back() ->
         service.models.script[:] = [calls(python("read('a_2')")), says("Read.")]
         await service.finished(thread, assistant)
         assert told_last(service) == "'again'"
-        assert again
+        service.models.script[:] = [calls(python("write('a', 'anew')")), says(f"{LINK}a_2")]
+        run = await service.finished(thread, assistant)
+        assert await links(service, run) == [("a_2", again)]
+        assert listed(service) == ["a", "c", "a_2 (uploaded as a)"], "what was removed has been written anew"
+        await restart(service)
+        service.models.script[:] = [calls(python("read('a'), read('a_2')")), says("Read.")]
+        await service.finished(thread, assistant)
+        assert "('anew', 'again')" in told_last(service)
+
+
+async def test_a_file_of_the_users_that_code_has_changed_and_that_is_not_kept_is_gone() -> None:
+    """As the model is told: neither a link nor a new interpreter has what the file was before."""
+    sandbox = FakeSandbox()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(keeping, "MOST_KEPT", 40)
+        async with coding(calls(python("write('b', 'x' * 50)")), says(f"{LINK}b"), sandbox=sandbox) as service:
+            thread, assistant = await service.thread("Go."), await coder(service)
+            (b,) = await attach(service, thread, ("b", b"before"))
+            run = await service.finished(thread, assistant)
+            assert "/mnt/data/b will be lost" in told_last(service)
+            assert await links(service, run) == []
+            await restart(service)
+            service.models.script[:] = [calls(python("1")), says(f"{LINK}b {LINK}{b}")]
+            run = await service.finished(thread, assistant)
+            assert sandbox.started[1].written == [b]
+            assert await links(service, run) == [(b, b)]
 
 
 async def test_the_model_hears_of_a_file_that_cannot_be_read() -> None:

@@ -20,7 +20,8 @@ def keep_files(state: ThreadState, call: StepToolCall) -> Sequence[KeptFile]:
     state.files = {**left, **{file.path: file for file in changes.files}}
     state.executed = changes.state or state.executed
     state.file_names = {**state.file_names, **changes.names}
-    state.removed |= {*state.file_names, *state.file_names.values()} & set(changes.removed)
+    users = {*state.file_names, *state.file_names.values()}
+    state.removed = (state.removed | users.intersection(changes.removed)) - state.files.keys()
     return changes.images
 
 

@@ -147,7 +147,9 @@ class ThreadState(State):
     shown: set[str] = msgspec.field(default_factory=set)  # ids of files that clients were shown, and of images
     executed: str = ""  # state of the interpreter after the last call that executed code
     file_names: dict[str, str] = msgspec.field(default_factory=dict)  # of users' files as its calls found them, by id
-    removed: set[str] = msgspec.field(default_factory=set)  # paths of users' files that its calls removed
+    removed: set[str] = msgspec.field(
+        default_factory=set
+    )  # paths of users' files that its calls removed, and where none is
 
     @property
     def busy(self) -> bool:
