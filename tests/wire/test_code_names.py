@@ -91,7 +91,10 @@ async def test_a_file_keeps_its_name_whatever_becomes_of_the_others() -> None:
         script = calls(python(read)), calls(python("read('data.csv')", "call_2")), says("Read.")
         service.models.script[:] = script
         await service.finished(thread, assistant)
-        assert "('March', 'April')" in service.prompts[-2].turns[-1].text
+        restarted = service.prompts[-2].turns[-1].text
+        assert "('March', 'April')" in restarted
+        assert "[Not among the user's files any more, and so not there: /mnt/data/data.csv.]" in restarted
+        assert f"[The file {months[1]} does not exist any more.]" in restarted
         assert "KeyError" in told_last(service), "it is no other file"
         assert [name for name in listed(service) if name.startswith("data")] == [
             "data_3.csv (uploaded as data.csv)",

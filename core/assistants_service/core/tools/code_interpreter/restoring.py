@@ -10,7 +10,7 @@ from assistants_service.core.errors import ApiError
 from assistants_service.core.fanout import fan_out
 from assistants_service.core.files.service import decode_file
 from assistants_service.core.tools.code_interpreter.interpreters import Session
-from assistants_service.core.tools.code_interpreter.model_texts import FOLDER
+from assistants_service.core.tools.code_interpreter.model_texts import FOLDER, list_paths
 from assistants_service.core.tools.code_interpreter.naming import new_names, users_files
 from assistants_service.core.tools.code_interpreter.services import CodeServices
 from assistants_service.core.tools.run_info import ThreadInfo
@@ -44,6 +44,7 @@ class Restoring:
 
     async def give(self, file_ids: Sequence[str]) -> None:
         """The user's files, under their ids and their names."""
+        self._note_missing(file_ids)
         new = [file_id for file_id in file_ids if file_id not in self.session.provided]
         if not new:
             return
@@ -55,6 +56,14 @@ class Restoring:
             if not there or not await self._write(there.paths, content):
                 self.notes.append(f"The file {file_id} does not exist any more.")
             self.session.provided.add(file_id)
+
+    def _note_missing(self, file_ids: Sequence[str]) -> None:
+        """Those that earlier calls have found. An interpreter that is used again still has them."""
+        others = {name for file_id, name in self.thread.file_names.items() if file_id not in file_ids}
+        missing = sorted(others - self.thread.files.keys() - self.thread.removed)
+        if missing and not self.session.state:
+            listed = list_paths([f"{FOLDER}{name}" for name in missing])
+            self.notes.append(f"Not among the user's files any more, and so not there: {listed}.")
 
     async def _kept(self, path: str) -> Content:
         kept = self.thread.files[path]
