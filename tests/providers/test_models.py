@@ -1076,7 +1076,7 @@ async def test_a_name_of_no_provider_is_refused(upstream: Upstream, listed: Answ
         if refused:
             assert found["olama/x"] == (
                 "The requested model 'olama/x' does not exist: there is no provider 'olama'. The providers are: main,"
-                " ollama. A model that 'main' calls so has to be called main/olama/x."
+                " ollama. If provider 'main' has a model named 'olama/x', write 'main/olama/x'."
             )
         assert len(upstream.requests) == 1  # remembered
 

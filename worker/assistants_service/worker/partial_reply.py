@@ -59,7 +59,7 @@ class PartialReply:
         return pieces
 
     def annotations_of(self, text: str) -> tuple[Annotation, ...]:
-        """The annotations of the whole message, of which `cited` may have processed the beginning."""
+        """The annotations of the whole message, of which `find_citations` may have processed the beginning."""
         self.find_citations(text[self._cited :])
         self._note(self.citations.close())
         return tuple(self._annotations)
