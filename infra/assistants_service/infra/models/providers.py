@@ -147,7 +147,8 @@ class ModelRouter:
         if listed and not any(info.id.startswith(f"{prefix}/") for info in listed):
             raise NoSuchModel(
                 f"The requested model '{_short(model)}' does not exist: there is no provider '{_short(prefix)}'."
-                f" {self._known()} If provider '{provider}' has a model named '{_short(model)}', write '{provider}/{_short(model)}'."
+                f" {self._known()} If provider '{provider}' has a model named '{_short(model)}', write"
+                f" '{provider}/{_short(model)}'."
             )
 
     def window(self, model: str) -> int:
