@@ -2,8 +2,9 @@
 `python tests/mutants.py [WORD ...] [--jobs N] [--docs]`.
 
 Each mutant (listed in mutants.toml) removes one of these from a copy of the project, and its test must fail. If a
-mutant survives, the exit code is 1: either a test is missing, or the removed code is not needed. WORDs select the
-mutants that have one of them in their name, file or test. `--docs` writes the list into docs/reliability.md.
+mutant survives, the exit code is 1: either a test is missing, or the removed code is not needed. Before that, every
+name that a mutant has is renamed in its source, and the mutant must still find its place. WORDs select the mutants that
+have one of them in their name, file or test. `--docs` writes the list into docs/reliability.md.
 """
 
 from __future__ import annotations
@@ -18,14 +19,16 @@ import sys
 import tempfile
 import time
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from xml.etree import ElementTree
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "support"))
 from code_anchors import replaced
+from mutant_renames import DEFINED, renames
 from npm import npm_install
 from source_paths import python_path
 
@@ -160,6 +163,15 @@ def tried(mutants: Sequence[Mutant], jobs: int) -> dict[str, Outcome]:
     return outcomes
 
 
+def rename_faults(mutants: Sequence[Mutant]) -> Iterator[str]:
+    """Renames every name in the source that a mutant has, one at a time: the mutant must still find its place."""
+    for file in dict.fromkeys(mutant.file for mutant in mutants):
+        source = (ROOT / file).read_text()
+        having = [mutant for mutant in mutants if mutant.file == file]
+        for rename in chain.from_iterable(renames(source, having, kind) for kind in DEFINED):
+            yield from (f"{file}: {fault}" for fault in rename.faults(source))
+
+
 def table(mutants: Iterable[Mutant]) -> str:
     rows = ["| removed | from | consequence | test that fails |", "|---|---|---|---|"]
     for mutant in mutants:
@@ -187,6 +199,10 @@ def main() -> int:
     chosen = [mutant for mutant in MUTANTS if mutant.has(given.words)]
     for mutant in chosen:
         mutant.mutated(mutant.source())  # to fail now, if it does not fit
+    if faults := list(rename_faults(chosen)):
+        print("After a rename, these mutants do not fit: note them down with more of the code around them.")
+        print(*faults, sep="\n")
+        return 1
     npm_install(ROOT / AZURITE)  # once, and not in every copy
     began = time.monotonic()
     selected = dict.fromkeys(mutant.test for mutant in chosen)
