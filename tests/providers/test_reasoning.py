@@ -89,7 +89,7 @@ async def test_a_thought_that_is_too_long_is_not_kept(caplog: pytest.LogCaptureF
         made = [function("f", "{}")]
         upstream.script = [whole(choice(content=None, tool_calls=made, reasoning_content="x" * (MOST + 1)))]
         assert (await models.reply(prompt(), None)).thought is None
-    assert "The reasoning of a model of 'acme' is not stored: it is too long" in caplog.text
+    assert "the reasoning of a model of 'acme' is not stored: it is too long" in caplog.text
 
 
 # --- what a run leaves that fails, or says too much -------------------------------------------------------------------

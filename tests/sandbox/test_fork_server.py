@@ -201,7 +201,7 @@ async def test_a_library_that_cannot_be_inherited_is_imported_by_each_interprete
     session = await sandbox.start("session")
     assert (await session.run(f"import sys\n'{library.stem}' in sys.modules")).value == "True"
     (warning,) = [each.message for each in caplog.records if each.levelno == logging.WARNING]
-    assert warning.startswith("Each interpreter imports the libraries itself")
+    assert warning.startswith("each interpreter imports the libraries itself")
     assert reason in warning
     await sandbox.close()
 

@@ -1,8 +1,8 @@
 """The API once more, as a few dicts: what each operation must answer, given all that was asked before.
 
-Written from the wire contract, in no way from the service. Every dict keeps the order in which things came to be; what
-was deleted stays in it as None, since its id still works as a cursor. `said` is what the service answered: of it only
-the ids of new things are believed.
+Written from the published specification and recordings, in no way from the service. Every dict keeps the order in which
+things came to be; what was deleted stays in it as None, since its id still works as a cursor. `said` is what the
+service answered: of it only the ids of new things are believed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Refusals as the wire words them (section 6 of the contract): status, message, `param` and `code`."""
+"""Refusals as the wire words them: status, message, `param` and `code`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Streams of server-sent events: their orders (section 5.2 of the contract), and what happens to readers who come late,
+"""Streams of server-sent events: the recorded orders, and what happens to readers who come late,
 come again or go away."""
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ class Dialect:
 
     def check(self, request: web.Request) -> None:
         """Raises the error for a request to a known path that lacks what the dialect requires: assistants and threads
-        need `OpenAI-Beta: assistants=v2`, models and the others do not (section 1.2)."""
+        need `OpenAI-Beta: assistants=v2`, models and the others do not."""
         sent = list_header(request, "OpenAI-Beta")
         if request.path.startswith(NEEDS_BETA) and BETA not in sent:
             wrong = DEPRECATED if "assistants=v1" in sent else MISSING

@@ -48,7 +48,7 @@ def error_response(request: web.Request, error: Exception, dialect: Dialect) -> 
             log.error("%s failed: %s", what, error)
             return render(unreadable(), dialect)
         case Conflict():
-            log.warning("%s: too many concurrent writers", what)
+            log.warning("%s: other requests changed the same object at each attempt; the client is told to retry", what)
             return render(storage_unavailable(), dialect)
         case _:
             log.error("%s failed", what, exc_info=error)

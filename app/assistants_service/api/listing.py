@@ -1,4 +1,4 @@
-"""Lists of documents, ordered by name: pages as section 7 defines them."""
+"""Lists of documents, ordered by name, in pages of `limit` objects after or before an ID."""
 
 from __future__ import annotations
 

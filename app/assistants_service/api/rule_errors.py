@@ -1,4 +1,4 @@
-"""The error of each rule that a parameter can break: text, `param` and `code` of the contract's section 6."""
+"""The error of each rule that a parameter can break: text, `param` and `code` as recorded."""
 
 from __future__ import annotations
 

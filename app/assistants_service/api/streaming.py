@@ -172,7 +172,7 @@ async def follow(
 
 
 def _error(message: str) -> bytes:
-    """An event that makes the SDKs raise (section 2)."""
+    """An event that makes the SDKs raise: they look for `error` in its data."""
     error = {"message": message, "type": "server_error", "param": None, "code": None}
     return b"event: error\ndata: " + encode({"error": error}) + b"\n\n"
 

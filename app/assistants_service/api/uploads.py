@@ -10,7 +10,7 @@ from assistants_service.api.multipart import Form
 from assistants_service.core.protocol.files.requests import CompleteUpload, CreateUpload
 from assistants_service.core.resources import UPLOAD
 
-MAX_PART = 64 * 1024**2  # bytes (section 3.7)
+MAX_PART = 64 * 1024**2  # bytes
 
 
 async def create(request: web.Request) -> web.Response:

@@ -1,4 +1,4 @@
-"""Turns violations of core.protocol's rules into 400s: text, `param` and `code` follow the contract's section 6."""
+"""Turns violations of core.protocol's rules into 400s: `rule_errors` has their text, `param` and `code`."""
 
 from __future__ import annotations
 

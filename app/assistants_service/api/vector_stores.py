@@ -26,7 +26,7 @@ from assistants_service.core.search.request import Ranking, SearchVectorStore
 from assistants_service.core.vector_stores.lookups import has_expired
 from assistants_service.core.vector_stores.new import new_store
 
-RESULTS = 10  # of a search without max_num_results (section 3.8)
+RESULTS = 10  # of a search without max_num_results
 _decode = msgspec.json.Decoder(VectorStore).decode
 
 

@@ -1,7 +1,7 @@
 """Errors of the protocol, raised where they occur and rendered in one place (api.middleware).
 
-Texts, `param` and `code` follow section 6 of the wire contract: the official SDKs map the status to an exception class.
-A logical conflict is a 400 because they would retry a 409.
+Texts, `param` and `code` are those of recorded answers; the official SDKs map the status to an exception class. A
+logical conflict is a 400 because they would retry a 409.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class ApiError(Exception):
         headers: dict[str, str] | None = None,
         detailed: bool = False,
     ) -> None:
-        """`detailed`: the message is also repeated outside the envelope, as in some errors of files (section 6)."""
+        """`detailed`: the message is also repeated outside the envelope, as in some recorded errors of files."""
         message = message.encode(errors="replace").decode()  # it may quote bytes of the client that are not text
         super().__init__(message)
         self.message, self.status, self.param, self.code, self.kind = message, status, param, code, kind
@@ -70,7 +70,8 @@ def unreadable() -> ApiError:
 
 
 def undecided() -> ApiError:
-    """503 for a request that may have succeeded: the SDKs must not retry it by themselves (section 2)."""
+    """503 for a request that may have succeeded: the SDKs must not retry it by themselves, which
+    `x-should-retry` tells them."""
     return ApiError(
         "It is unknown whether your request was saved. Check before retrying.",
         status=503,

@@ -1,4 +1,4 @@
-"""Lists in the order of the log, and their pages (section 7 of the contract)."""
+"""Lists in the order of the log, and their pages: `limit` objects after or before an ID."""
 
 from __future__ import annotations
 

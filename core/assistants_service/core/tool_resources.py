@@ -1,4 +1,4 @@
-"""`tool_resources`: what the tools of an assistant, a thread or a run use (section 3.1)."""
+"""`tool_resources`: what the tools of an assistant, a thread or a run use."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def with_tools(resources: ToolResources, tools: Sequence[Tool]) -> ToolResources
 def with_attached(
     resources: ToolResources, messages: Sequence[CreateMessage] | None, prepared: Prepared = UNPREPARED
 ) -> ToolResources:
-    """The resources of a thread after the attachments of new messages (section 3.3)."""
+    """The resources of a thread after the attachments of new messages: each tool adds the files attached for it."""
     files = attached_files(messages)
     for kind, rules in RULES.items() if files else ():
         if kind in files and (entry := rules.attached(resources.get(kind), files[kind], prepared.get(kind))):

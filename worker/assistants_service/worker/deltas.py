@@ -26,7 +26,7 @@ class DeltaBuffer:
     has been added since its last write.
 
     After text has begun, calls wait for the turn's end, because the message must end on the stream before the next step
-    begins (section 5.2). `still_mine` reads the log after a conflict on the stream, and raises LeaseLost.
+    begins, as recorded. `still_mine` reads the log after a conflict on the stream, and raises LeaseLost.
     """
 
     writer: StreamWriter

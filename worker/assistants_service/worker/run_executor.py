@@ -79,7 +79,10 @@ class RunExecutor:
                         case CallTools():
                             await self._call_tools(state, move)
                 except LeaseLost:
-                    log.info("run %s: interrupted", self.item.run_id)
+                    log.info(
+                        "run %s: interrupted, because it was cancelled, has ended, or another worker took it over",
+                        self.item.run_id,
+                    )
                 state = await self._next_state()
             if isinstance(move, Done | WaitUntil):
                 await self._project_missing(state)

@@ -72,7 +72,7 @@ def events_of(
 ) -> list[e.Event]:
     """One transaction: the turn's message, its steps, and the run's next status."""
     usage, calls = usage_of(reply.tokens), calls_of(reply)
-    if not run_state.run.parallel_tool_calls:  # not every provider respects it (section 4)
+    if not run_state.run.parallel_tool_calls:  # not every provider respects it
         calls = calls[:1]
     events: list[e.Event] = []
     if reply.text or reply.refusal or not calls or partial.deltas.speaks:

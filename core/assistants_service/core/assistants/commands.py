@@ -42,7 +42,7 @@ def chosen_of(body: AssistantFields | RunFields, inherited: Iterable[str] = ()) 
 
 
 def updated_assistant(old: StoredAssistant, body: UpdateAssistant) -> StoredAssistant:
-    """The given keys replace the old ones (section 3.1), `tool_resources` is merged; others stay."""
+    """The given keys replace the old ones, `tool_resources` is merged; others stay."""
     new = assistant_from(
         CreateAssistant.model_construct(
             _fields_set=body.model_fields_set, **{**dict(body), "model": body.model or old.model}

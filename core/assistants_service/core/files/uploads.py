@@ -26,7 +26,7 @@ from assistants_service.core.request_context import RequestContext
 from assistants_service.core.resources import FILE
 from assistants_service.core.work_items import CleanUpFile, CleanUpUpload
 
-LIFETIME: Final = 3600  # seconds within which an upload has to be completed (section 3.7)
+LIFETIME: Final = 3600  # seconds within which an upload has to be completed
 MAX_PARTS: Final = 10_000
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Chunking:
-    """How a text is cut, in tokens; the defaults are the strategy `auto` (section 3.8). Requests are validated to have
+    """How a text is cut, in tokens; the defaults are the strategy `auto`. Requests are validated to have
     100 <= size <= 4096 and 0 <= overlap <= size / 2."""
 
     size: int = 800

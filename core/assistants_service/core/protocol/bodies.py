@@ -1,5 +1,5 @@
-"""What all request bodies share. All limits are those of section 3 of the wire contract; api.validation turns
-violations into 400s.
+"""What all request bodies share. Their limits are those of the published specification and of recorded refusals;
+api.validation turns violations into 400s.
 
 Optional fields accept null, as the SDKs send it; unknown fields are refused. Updates merge the given keys: they use
 `model_fields_set`. The served OpenAPI document takes its limits from these models (tools/openapi_limits.py).

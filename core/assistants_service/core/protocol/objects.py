@@ -1,4 +1,4 @@
-"""What all objects of the wire share (section 3 of the wire contract): field order as recorded, every key present.
+"""What all objects of the wire share: field order as recorded, every key present.
 
 They are frozen; `msgspec.structs.replace` makes the next state, `encode` the wire's bytes.
 """
@@ -29,7 +29,7 @@ class LastError(Struct, frozen=True, kw_only=True):
 
     @property
     def of_step(self) -> LastError:
-        """As steps show it: they have only two codes (section 3.5)."""
+        """As steps show it: they have only two codes."""
         return self if self.code == "rate_limit_exceeded" else LastError(code="server_error", message=self.message)
 
 
@@ -40,7 +40,7 @@ class Deleted(Struct, frozen=True, kw_only=True):
 
 
 class Page(Struct, frozen=True, kw_only=True):
-    """The list envelope; an empty page has null ids (section 7)."""
+    """The list envelope; `first_id` and `last_id` of an empty page are null."""
 
     object: Literal["list"] = "list"
     data: tuple[Any, ...] = ()

@@ -1,4 +1,4 @@
-"""Search filters on the attributes of files (section 3.8): comparisons, and their combinations by `and` and `or`."""
+"""Search filters on the attributes of files: comparisons, and their combinations by `and` and `or`."""
 
 from __future__ import annotations
 

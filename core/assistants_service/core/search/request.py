@@ -1,4 +1,4 @@
-"""The body of a search (section 3.8)."""
+"""The body of a search in a vector store."""
 
 from __future__ import annotations
 

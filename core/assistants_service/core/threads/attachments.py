@@ -17,7 +17,7 @@ from assistants_service.core.tool_resources import Prepared, with_attached
 
 
 def attach(state: ThreadState, messages: Sequence[CreateMessage] | None, prepared: Prepared) -> list[e.ThreadUpdated]:
-    """How attachments change the thread's tool resources (section 3.3)."""
+    """Returns the change that attachments make to the thread's tool resources, if any."""
     before = thread_of(state).tool_resources
     after = with_attached(before, messages, prepared)
     return [e.ThreadUpdated(tool_resources=after)] if after != before else []

@@ -72,7 +72,7 @@ def _step_delta(step_id: str, call: dict[str, Any]) -> Event:
 def _text_part(
     index: int, value: str, annotations: Iterable[tuple[int, TextAnnotation]], *, first: bool
 ) -> dict[str, Any]:
-    """Only the first delta of a part always has annotations: clients add repeated values up (section 5.3)."""
+    """Only the first delta of a part always has annotations: clients add repeated values up."""
     text: dict[str, Any] = {"value": value}
     cited = [{"index": number, **msgspec.to_builtins(each.as_delta())} for number, each in annotations]
     if first or cited:

@@ -59,7 +59,7 @@ def _run_cancelling(state: ThreadState, event: e.RunCancelling, at: int) -> Name
 def _run_ended(
     state: ThreadState, event: e.RunCompleted | e.RunIncomplete | e.RunFailed | e.RunCancelled | e.RunExpired, at: int
 ) -> Named:
-    """expires_at is null once terminal, usage the sum over the steps (section 3.4)."""
+    """expires_at is null once terminal, usage the sum over the steps."""
     run_state = state.runs[event.run_id]
     run_state.thoughts = {}
     run_state.later, run_state.joined, run_state.orders = (), (), {}

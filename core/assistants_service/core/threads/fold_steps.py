@@ -58,7 +58,7 @@ def _step_outputs(state: ThreadState, event: e.StepOutputs, at: int) -> Named:
 def _step_ended(
     state: ThreadState, event: e.StepCompleted | e.StepFailed | e.StepCancelled | e.StepExpired, at: int
 ) -> Named:
-    """expires_at is null once the step has ended (section 3.5)."""
+    """expires_at is null once the step has ended."""
     run_state = state.runs[event.run_id]
     run_state.claims = 1
     step = run_state.steps[event.step_id]

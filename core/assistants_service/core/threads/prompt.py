@@ -90,7 +90,7 @@ def _if_set(name: str, value: float | None, chosen: Collection[str]) -> float | 
 
 
 def _tool_choice(run_state: RunState, offer: Offer) -> str | ForcedFunction:
-    """A forced choice applies to the first turn only (section 4)."""
+    """A forced choice applies to the first turn only."""
     choice = run_state.run.tool_choice
     if not offer.functions or choice in ("auto", "none"):
         return "none" if choice == "none" else "auto"

@@ -1,4 +1,4 @@
-"""The events of a run's stream, made from the changes of its thread, in the recorded orders (section 5)."""
+"""The events of a run's stream, made from the changes of its thread, in the recorded orders."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class Renderer:
                 parts[part["index"]] = (kind, [part["image_file"]["file_id"]], [])
 
     def _content_of(self, message_id: str) -> tuple[Part, ...]:
-        """The part of a message that was streamed. Clients read it again from the message's end (section 5.3)."""
+        """The part of a message that was streamed. Clients read it again from the message's end."""
         parts = sorted(self._deltas.get(message_id, {}).items())
         return tuple(_part(*part) for _, part in parts)
 
@@ -146,7 +146,7 @@ class Renderer:
             yield from remaining_deltas(message.id, index, part, sent[index] if index < len(sent) else None)
 
     def _close_open(self, known: Set[str], run: Run) -> Iterator[Event]:
-        """Close what a model was writing when its run ended (section 5.2, 8), or when its worker died."""
+        """Close what a model was writing when its run ended, or when its worker died: first messages, then steps."""
         at = run.cancelled_at or run.failed_at or run.completed_at
         ending = run.status if run.status in ("cancelled", "expired") else "failed"
         for message in [message for message in self.messages.values() if message.id not in known]:

@@ -89,7 +89,7 @@ class RunCommands:
     def _run(
         self, body: RunFields, assistant: StoredAssistant, run_id: str, thread: Thread, additional: str | None
     ) -> Run:
-        """A copy of the assistant's configuration, with the request's own values on top (section 3.4)."""
+        """A copy of the assistant's configuration, with the request's own values on top."""
         instructions = assistant.instructions if body.instructions is None else body.instructions
         if additional:
             instructions = f"{instructions}\n\n{additional}" if instructions else additional

@@ -97,7 +97,7 @@ class ThreadView(View[ThreadState, ThreadChange]):
             self.blocks += 1
             for change in folded:
                 if change.name == "thread.run.created":
-                    # The stream of create-thread-and-run begins with the thread (section 5.2).
+                    # The stream of create-thread-and-run begins with the thread.
                     self.previous_run = self.latest_run
                     self.latest_run = [before for before in folded if before.name == "thread.created"]
                 if streamed(change):

@@ -72,7 +72,7 @@ class FunctionTools(Tool[FunctionToolBody, FunctionTool, FunctionToolCall, Funct
         return FunctionServices(worker.functions)
 
     def resource_of(self, body: FunctionToolBody) -> FunctionTool:
-        """Normalised as recorded: section 3.1."""
+        """Normalised as recorded."""
         function = body.function
         definition = FunctionDefinition(
             name=function.name,

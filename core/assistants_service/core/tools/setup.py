@@ -1,4 +1,4 @@
-"""Converts the tools of assistants and runs from request bodies to resources (section 3.1)."""
+"""Converts the tools of assistants and runs from request bodies to resources."""
 
 from __future__ import annotations
 

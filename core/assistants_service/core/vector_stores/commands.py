@@ -25,7 +25,7 @@ from assistants_service.core.vector_stores.lookups import batch_of, file_of, usa
 from assistants_service.core.vector_stores.new import NewFile, NewStore
 from assistants_service.core.vector_stores.state import StoreState
 
-MAX_FILES: Final = 10_000  # per store (section 3.8)
+MAX_FILES: Final = 10_000  # per store
 USED_EVERY: Final = 3600  # seconds between recorded uses: stores expire by days, and not every search may cost a commit
 
 
@@ -104,7 +104,7 @@ class VectorStoreCommands:
         return [e.FileDetached(file_id=file_of(state, file_id).id)]
 
     def cancel_batch(self, state: StoreState, batch_id: str) -> list[e.Event]:
-        """No events if it has ended (section 3.8)."""
+        """No events if it has ended."""
         batch_state = batch_of(state, batch_id)
         if batch_state.batch.status != "in_progress":
             return []

@@ -60,7 +60,7 @@ class OfflineEmbeddings:
             if not self._warned:
                 self._warned = True
                 log.warning(
-                    "The built-in embeddings cannot be used here (%s): files are searched by their words alone. For"
+                    "the built-in embeddings cannot be used here (%s): files are searched by their words alone. For"
                     " vectors, install the package wordllama with what it needs, or set EMBEDDING_MODEL.",
                     error,
                 )

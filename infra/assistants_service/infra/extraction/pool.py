@@ -103,7 +103,7 @@ class _Reader:
             async with asyncio.timeout(_EXIT_TIMEOUT):
                 await self._process.communicate()
         except TimeoutError:
-            logger.error("The reader process %d was killed but does not end", self._process.pid)
+            logger.error("the reader process %d was killed but does not end", self._process.pid)
         self._folder.remove()
         code = self._process.returncode
         return -signal.SIGKILL if code is None else code
@@ -130,7 +130,7 @@ class ReaderPool:
         async with self._turns:
             answer = await self._read(Request(str(path.absolute()), filename, chunking.size, chunking.overlap))
         if answer.fault:
-            logger.warning("The extraction library failed: %s", answer.fault)
+            logger.warning("the extraction library failed: %s", answer.fault)
         if answer.code:
             raise Unreadable(answer.code, answer.message)
         return [Chunk(answer.text[start:end], start, tokens) for start, end, tokens in answer.spans]
@@ -145,7 +145,7 @@ class ReaderPool:
         try:
             reader = await self._take()
         except OSError as error:
-            logger.warning("Cannot start a reader process: %s", error)
+            logger.warning("cannot start a reader process: %s", error)
             raise Unreadable("server_error", "The process that reads files could not be started.") from error
         try:
             async with asyncio.timeout(self._timeout):
@@ -185,7 +185,7 @@ class ReaderPool:
         return task
 
     def _broken(self, code: int, error: Exception) -> Unreadable:
-        logger.warning("A reader process exited with %s: %r", code, error)
+        logger.warning("a reader process exited with %s: %r", code, error)
         if code == -signal.SIGXCPU:
             return Unreadable("invalid_file", f"Reading the file takes more than {self._timeout:g} seconds.")
         if code == FAULT or (code < 0 and code not in _FROM_OUTSIDE):

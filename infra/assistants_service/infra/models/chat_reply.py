@@ -98,7 +98,7 @@ class ChatReply:
             if not self._builder.done or self._builder.empty:
                 raise self._upstream.broken_off()
             logger.warning(
-                "Model provider '%s' ended a stream with [DONE], but without a reason: taken for stop",
+                "model provider '%s' ended a stream with [DONE], but without a reason: taken for stop",
                 self._upstream.provider,
             )
         return self._reply()

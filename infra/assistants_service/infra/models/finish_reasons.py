@@ -104,7 +104,7 @@ def finish_of(reason: str | None, provider: str, *, empty: bool) -> str:
         return found
     taken = _hinted(reason or "") or ("error" if empty else "stop")
     logger.warning(
-        "Model provider '%s' ended a reply with the unknown reason %.80r: taken for %s", provider, reason, taken
+        "model provider '%s' ended a reply with the unknown reason %.80r: taken for %s", provider, reason, taken
     )
     return taken
 

@@ -67,7 +67,7 @@ class _Server(OpenProvider):
                 async with asyncio.timeout(LIST_TIMEOUT):
                     return [*_infos(await self._server.get("/models", timeout=LIST_TIMEOUT), self._name)]
         except ModelError as error:
-            logger.warning("Cannot list the models of provider '%s': %s", self._name, error.message)
+            logger.warning("cannot list the models of provider '%s': %s", self._name, error.message)
             return []
 
     async def close(self) -> None:

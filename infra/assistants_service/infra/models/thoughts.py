@@ -64,7 +64,7 @@ class Thinking:
             self._message.pop("reasoning", None)
         data = json.dumps({"message": self._message, "calls": self._calls}, separators=(",", ":"))
         if self._size > MOST or len(data) > MOST:
-            logger.warning("The reasoning of a model of '%s' is not stored: it is too long", provider)
+            logger.warning("the reasoning of a model of '%s' is not stored: it is too long", provider)
             return None
         return Thought(provider, data)
 

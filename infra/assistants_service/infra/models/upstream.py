@@ -141,7 +141,7 @@ class Upstream:
         except Exception as error:
             # Without the traceback, whose last line may quote the answer.
             kind = type(error).__name__
-            logger.warning("A call of the model provider '%s' failed: %s", self._provider, kind)
+            logger.warning("a call of the model provider '%s' failed: %s", self._provider, kind)
             unreadable = isinstance(error, (*_UNREADABLE, answers.Compressed))
             how = "sent a reply that cannot be read" if unreadable else "could not be called"
             raise self.failure(f"The model provider '{self._provider}' {how}.") from error

@@ -28,7 +28,7 @@ class ForkServers:
         """The one that there is; if there is none, or it has ended, a new one, which is being started."""
         self._expire_later()
         if (server := self._ready()) and server.ended:
-            logger.warning("The process that interpreters are forked from has ended; another one is started")
+            logger.warning("the process that interpreters are forked from has ended; another one is started")
             self.give_up(server)
         if not self._current:
             self._current = asyncio.ensure_future(self._start())

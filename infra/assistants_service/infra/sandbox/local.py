@@ -74,7 +74,7 @@ class LocalSandbox:
             self._servers.give_up(server)
             raise
         if interpreter.missing:
-            logger.info("Code cannot import %s, which the extra `code` installs", ", ".join(interpreter.missing))
+            logger.info("code cannot import %s, which the extra `code` installs", ", ".join(interpreter.missing))
         return interpreter
 
     async def _forking(self) -> ForkServer:
@@ -84,7 +84,7 @@ class LocalSandbox:
             try:
                 return await self._loaded(self._workspace)
             except Unfit as unfit:
-                logger.warning("Each interpreter imports the libraries itself, which takes seconds: %s", unfit)
+                logger.warning("each interpreter imports the libraries itself, which takes seconds: %s", unfit)
                 self._preload = False
         return await ForkServer.start(self._workspace, self._limits, self._libraries, preload=False)
 

@@ -106,7 +106,7 @@ class ChildProcess:
             async with asyncio.timeout(_LAST_BREATH):
                 self._status = await self._exit_status()
         except TimeoutError:
-            logger.error("The interpreter with the process id %d was killed and does not end", self.pid)
+            logger.error("the interpreter with the process id %d was killed and does not end", self.pid)
         self._close()
         return self._status
 

@@ -150,7 +150,7 @@ class ForkServer:
             async with asyncio.timeout(_LAST_BREATH):
                 await self._process.wait()
         except TimeoutError:
-            logger.error("The fork server with the process id %d was killed and does not end", self.pid)
+            logger.error("the fork server with the process id %d was killed and does not end", self.pid)
         await self._workspace.discard(self._folder)
 
     @property

@@ -53,7 +53,7 @@ def _remove(folder: Path) -> None:
         if folder.exists():  # it may have been removed before
             remove_tree(folder)
     except OSError as error:
-        logger.warning("The folder %s of an interpreter could not be removed: %s", folder, error)
+        logger.warning("the folder %s of an interpreter could not be removed: %s", folder, error)
 
 
 def remove_tree(root: Path) -> None:

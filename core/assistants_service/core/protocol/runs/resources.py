@@ -65,7 +65,7 @@ StepStatus = Literal["in_progress", "completed", "failed", "cancelled", "expired
 
 
 class Step(Struct, frozen=True, kw_only=True):
-    """`expires_at` comes from the recordings, `expired_at` and `metadata` from the specification (section 10)."""
+    """`expires_at` comes from the recordings, `expired_at` and `metadata` from the specification."""
 
     id: str
     object: Literal["thread.run.step"] = "thread.run.step"

@@ -67,7 +67,7 @@ class Attachment(Struct, frozen=True, kw_only=True):
 
 
 class Message(Struct, frozen=True, kw_only=True):
-    """`status` and related fields are always present: the union of recordings and specification (section 10)."""
+    """`status` and related fields are always present: the union of recordings and specification."""
 
     id: str
     object: Literal["thread.message"] = "thread.message"

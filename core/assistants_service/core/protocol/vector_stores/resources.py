@@ -41,7 +41,7 @@ class StaticChunking(Struct, frozen=True, kw_only=True):
 
 
 class ChunkingStrategy(Struct, frozen=True, kw_only=True):
-    """`auto` is shown as the values that it stands for (section 3.8)."""
+    """`auto` is shown as the values that it stands for: 800 tokens, of which 400 overlap."""
 
     type: Literal["static"] = "static"
     static: StaticChunking = StaticChunking()
@@ -68,7 +68,7 @@ class VectorStoreFile(Struct, frozen=True, kw_only=True):
 
 
 class VectorStoreFileBatch(Struct, frozen=True, kw_only=True):
-    """`object` as on the wire, which is not the specification's `vector_store.files_batch` (section 10)."""
+    """`object` as recorded; the specification's `vector_store.files_batch` is not what the wire has."""
 
     id: str
     object: Literal["vector_store.file_batch"] = "vector_store.file_batch"

@@ -1,4 +1,4 @@
-"""Turns markers of search results in an answer into `file_citation` annotations (section 3.3).
+"""Turns markers of search results in an answer into `file_citation` annotations.
 
 A marker that matches no result stays in the text without an annotation: the model's text is never changed. Offsets
 count code points, as recorded.

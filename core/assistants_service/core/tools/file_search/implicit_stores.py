@@ -1,5 +1,5 @@
 """Stores created together with an assistant or thread: by `tool_resources.file_search.vector_stores`, or for
-attachments of messages (sections 3.1 and 3.3).
+attachments of messages.
 
 The store is created first, then the assistant, the thread or the message. Its id is derived from the id that the
 request has reserved: the same request, repeated after a crash with its key, creates no second store, and no other
@@ -24,7 +24,7 @@ from assistants_service.core.vector_stores.new import NewFile, NewStore, chunkin
 from assistants_service.core.vector_stores.service import VectorStoreService
 from assistants_service.core.vector_stores.state import StoreState
 
-OF_THREADS: Final = ExpiresAfter(days=7)  # of a thread's store, unless the client sets another (section 3.3)
+OF_THREADS: Final = ExpiresAfter(days=7)  # of a thread's store, unless the client sets another
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,7 +63,7 @@ class FileSearchTools(Tool[FileSearchBody, FileSearchTool, FileSearchToolCall, S
         return SearchServices(worker.search, worker.stores, worker.clock, worker.tokenizer.count, worker.window)
 
     def resource_of(self, body: FileSearchBody) -> FileSearchTool:
-        """Normalised as recorded: section 3.1."""
+        """Normalised as recorded."""
         settings = body.file_search.as_given() if body.file_search else {}
         return FileSearchTool(file_search=msgspec.convert(settings, FileSearchSettings))
 
