@@ -35,7 +35,7 @@ from assistants_service.worker.lease import LeaseLost, RunLease
 from assistants_service.worker.model_turn import ModelTurn
 from assistants_service.worker.slots import NoSlot
 from assistants_service.worker.tool_calls import outputs_of
-from assistants_service.worker.turn_events import cause_of, cut_off_events, events_of
+from assistants_service.worker.turn_events import begun_of, cause_of, cut_off_events, events_of
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class RunExecutor:
         state = (await self.context.threads.load(self.item.project, self.item.thread_id)).state
         async with self._isolation, contextlib.AsyncExitStack() as stack:
             await self._enter(stack, state)
-            while not isinstance(move := self._decide(state), Outcome):
+            while not isinstance(move := self._decide(state, self.context.clock.now()), Outcome):
                 try:
                     match move:
                         case CommitEvents():
@@ -90,7 +90,7 @@ class RunExecutor:
 
     async def _enter(self, stack: contextlib.AsyncExitStack, state: ThreadState) -> None:
         """If there is something to do, wait for a slot and begin the run's span, both until `stack` is closed."""
-        run_state, move = state.runs.get(self.item.run_id), self._decide(state)
+        run_state, move = state.runs.get(self.item.run_id), self._decide(state, self.context.clock.now())
         if run_state is None or isinstance(move, Outcome):
             return
         if isinstance(move, CommitEvents) and move.claim:  # the end of a run needs no slot
@@ -136,14 +136,14 @@ class RunExecutor:
             await self._isolation.aclose()
         return state
 
-    def _decide(self, state: ThreadState) -> Move:
+    def _decide(self, state: ThreadState, now: float) -> Move:
         return decide(
             state,
             self.item.run_id,
             seen=self.seen,
             item=self.item_id,
             attempt=self.lease.attempt,
-            now=self.context.clock.now(),
+            now=now,
             handed_back=self.item.handed_back == delivery_name(self.item_id, self.count - 1),
         )
 
@@ -152,13 +152,14 @@ class RunExecutor:
     def _if_next(self, move: CommitEvents) -> Command[ThreadState]:
         """The move, if it is still the next one by the newest state; otherwise nothing, and the next move is decided
         again."""
+        begun, now = begun_of(self._turn.partial if self._turn else None), self.context.clock.now()
 
         def decision(state: ThreadState) -> Sequence[e.Event]:
-            if self._decide(state) != move:
+            if self._decide(state, now) != move:
                 return ()
-            run_state, partial = state.runs.get(self.item.run_id), self._turn and self._turn.partial
-            if partial and run_state and run_state.attempt == self.lease.attempt:
-                return cut_off_events(run_state, partial, move.events, self.context.clock.now())
+            run_state = state.runs.get(self.item.run_id)
+            if run_state and run_state.attempt == self.lease.attempt:
+                return cut_off_events(run_state, begun, move.events, now)
             return move.events
 
         return decision
@@ -226,17 +227,17 @@ class RunExecutor:
         try:
             answer = await turn.reply(state, run_state)
         except ModelError as error:
-            last, partial = LastError(code=error.code, message=error.message), turn.partial
-            ended = if_mine(
-                lambda run_state: cut_off_events(
-                    run_state, partial, failure_events(run_state, last), context.clock.now()
-                )
-            )
+            last = LastError(code=error.code, message=error.message)
+            begun, now = begun_of(turn.partial), context.clock.now()
+            ended = if_mine(lambda run_state: cut_off_events(run_state, begun, failure_events(run_state, last), now))
             return await self._commit(ended, cause=error)
         if answer is None:
             spent = e.RunIncomplete(run_id=self.item.run_id, reason="max_prompt_tokens")
             return await self._commit(if_mine(lambda _: [spent]))
-        await self._commit(if_mine(lambda run_state: events_of(*answer, run_state, context.tools, context.clock.now())))
+        # Once, before the commit: its attempts must not differ in IDs or citations. What the events take from the run
+        # changes by this worker only.
+        events = events_of(*answer, run_state, context.tools, context.clock.now())
+        await self._commit(if_mine(lambda _: events))
 
     async def _call_tools(self, state: ThreadState, move: CallTools) -> None:
         """At least once: if this worker dies here, the next one repeats the calls."""

@@ -83,17 +83,26 @@ def events_of(
     return [*events, _ending(reply, run_state, usage)]
 
 
-def cut_off_events(
-    run_state: RunState, partial: PartialReply | None, end: Sequence[e.Event], now: float
-) -> list[e.Event]:
+def begun_of(partial: PartialReply | None) -> e.StepBegun | None:
+    """What has been begun of a reply that will not be completed, with the message's content so far."""
+    if partial is None:
+        return None
+    message = partial.message if partial.deltas.speaks else None
+    step = partial.message_step if message else partial.calls_step
+    if message:
+        deltas = partial.deltas
+        message = _with_content(message, "".join(deltas.texts), "".join(deltas.refusals), partial)
+    return e.StepBegun(step=step, message=message) if step else None
+
+
+def cut_off_events(run_state: RunState, begun: e.StepBegun | None, end: Sequence[e.Event], now: float) -> list[e.Event]:
     """`end`, and if it ends the run in the middle of a reply, the partial message that clients have seen (section
     4)."""
-    if partial is None:
+    if begun is None:
         return [*end]
-    message, run_id = partial.message if partial.deltas.speaks else None, run_state.run.id
-    step = partial.message_step if message else partial.calls_step
+    step, run_id = begun.step, run_state.run.id
     seen = run_state.stream or (run_state.in_progress is not None and run_state.in_progress.step == step)
-    if not seen or step is None or step.id in run_state.known:
+    if not seen or step.id in run_state.known:
         return [*end]
     ended: e.Event
     match end:
@@ -105,12 +114,8 @@ def cut_off_events(
             reason, ended = "run_failed", e.StepFailed(run_id=run_id, step_id=step.id, error=error.of_step)
         case _:
             return [*end]
-    message_events: list[e.Event] = []
-    if message:
-        deltas = partial.deltas
-        message = _with_content(message, "".join(deltas.texts), "".join(deltas.refusals), partial)
-        message_events = [e.MessageIncomplete(message=_incomplete(message, reason, now))]
-    return [e.StepCreated(step=step), *message_events, ended, *end]
+    cut = [e.MessageIncomplete(message=_incomplete(begun.message, reason, now))] if begun.message else []
+    return [e.StepCreated(step=step), *cut, ended, *end]
 
 
 def cause_of(run: Run, error: ModelError | None, provider: str) -> str:
