@@ -22,7 +22,7 @@ from azure.storage.blob.aio import BlobClient
 from assistants_service.api.idempotency import LIFETIME
 from assistants_service.core.ids import Ids
 from assistants_service.core.names import KEPT_DAYS
-from assistants_service.core.ports.contents import Part
+from assistants_service.core.ports.contents import StagedPart
 from assistants_service.core.ports.documents import Document
 from assistants_service.core.ports.logs import Mark
 from assistants_service.core.ports.queue import Delivery
@@ -750,7 +750,7 @@ async def pieces(data: bytes, size: int = 100_000) -> AsyncIterator[bytes]:
         yield data[start : start + size]
 
 
-async def staged(store: Storage, part: str, data: bytes) -> Part:
+async def staged(store: Storage, part: str, data: bytes) -> StagedPart:
     return await store.stage(*FILE, part, pieces(data))
 
 
@@ -758,14 +758,14 @@ async def content_of(store: Storage, **where: Any) -> bytes:
     return b"".join([piece async for piece in store.download(*FILE, **where)])
 
 
-async def parts_of(store: Storage) -> list[Part]:
+async def parts_of(store: Storage) -> list[StagedPart]:
     return sorted(await store.staged(*FILE), key=lambda part: part.id)
 
 
 async def test_a_content_is_its_parts_in_the_order_of_the_commit(engine: Engine) -> None:
     data = {"part_a": SEED * 4 + b"a", "part_b": b"b", "part_c": SEED + b"c"}  # of more blocks than one, and of less
     parts = [await staged(engine.store, name, data[name]) for name in data]
-    assert parts == [Part(name, len(data[name])) for name in data]
+    assert parts == [StagedPart(name, len(data[name])) for name in data]
     assert await parts_of(engine.other) == parts
     await engine.other.commit(*FILE, parts[::-1])
     assert await content_of(engine.store) == data["part_c"] + data["part_b"] + data["part_a"]
@@ -814,7 +814,7 @@ async def test_of_many_orders_at_once_one_wins(engine: Engine) -> None:
 
 async def test_a_part_that_is_not_there_is_a_conflict(store: Storage) -> None:
     part = await staged(store, "part_a", b"a")
-    for wrong in (Part("part_b", 1), Part("part_a", 5_000_000)):
+    for wrong in (StagedPart("part_b", 1), StagedPart("part_a", 5_000_000)):
         with pytest.raises(Conflict):
             await store.commit(*FILE, [part, wrong])
     await store.commit(*FILE, [part])
@@ -824,8 +824,8 @@ async def test_a_part_that_is_not_there_is_a_conflict(store: Storage) -> None:
 async def test_a_commit_drops_the_parts_that_it_does_not_name(store: Storage) -> None:
     for letter in "abc":
         await staged(store, f"part_{letter}", letter.encode() * 1_200_000)
-    await store.commit(*FILE, [Part("part_b", 1_200_000)])
-    assert await parts_of(store) == [Part("part_b", 1_200_000)]
+    await store.commit(*FILE, [StagedPart("part_b", 1_200_000)])
+    assert await parts_of(store) == [StagedPart("part_b", 1_200_000)]
     assert await content_of(store) == b"b" * 1_200_000
 
 
@@ -841,7 +841,7 @@ async def test_a_part_whose_bytes_stop_coming_can_be_discarded(store: Storage) -
     await store.discard(*FILE)
     assert await parts_of(store) == []
     with pytest.raises(Conflict):
-        await store.commit(*FILE, torn or [Part("part_a", 1)])
+        await store.commit(*FILE, torn or [StagedPart("part_a", 1)])
 
 
 async def test_a_discarded_content_is_gone_with_all_its_parts(store: Storage) -> None:

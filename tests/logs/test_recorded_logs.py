@@ -113,7 +113,7 @@ NEVER = {
 
 
 def test_every_kind_of_event_is_recorded() -> None:
-    kinds = {event.__struct_config__.tag for event in get_args(thread_events.Event | store_events.Event)}
+    kinds = {event.__struct_config__.tag for event in get_args(thread_events.ThreadEvent | store_events.StoreEvent)}
     lines = [json.loads(line) for log in RECORDED for line in log.read_bytes().splitlines()]
     missing = kinds - {event["type"] for line in lines for event in line["events"]}
     assert not missing, f"no recorded log has {missing}: see tests/logs/README.md"

@@ -18,7 +18,7 @@ import pytest
 from numpy.typing import NDArray
 
 from assistants_service.core import names
-from assistants_service.core.ports.embeddings import Kind
+from assistants_service.core.ports.embeddings import TextRole
 from assistants_service.core.ports.models import Deltas, Prompt, Reply
 from assistants_service.core.ports.queue import Delivery
 from assistants_service.core.protocol.files.resources import File
@@ -468,7 +468,7 @@ class EmbeddingInTurns(Turns, Bag):
         Turns.__init__(self)
         Bag.__init__(self)
 
-    async def embed(self, texts: Sequence[str], kind: Kind = "passage") -> NDArray[np.float32]:
+    async def embed(self, texts: Sequence[str], kind: TextRole = "passage") -> NDArray[np.float32]:
         await self._take(texts[0][0])
         return await super().embed(texts, kind)
 

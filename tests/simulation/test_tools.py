@@ -30,7 +30,7 @@ from assistants_service.core.request_context import RequestContext
 from assistants_service.core.tools import registry
 from assistants_service.core.tools.resource_rules import Aggregates, ResourceRules, distinct
 from assistants_service.core.tools.run_info import RunInfo, StepInfo, ThreadInfo
-from assistants_service.core.tools.tool import Execution, Output, Piece, Tool, ToolServices
+from assistants_service.core.tools.tool import AnswerPiece, Execution, Output, Tool, ToolServices
 from assistants_service.core.tools.wire import Annotation, StepCall, ToolStruct
 from assistants_service.core.tools.worker_parts import WorkerParts
 from source_paths import python_path
@@ -147,14 +147,14 @@ class DiceCiter:
     def __init__(self, call_id: str) -> None:
         self.throw, self.place = CitedThrow(call_id=call_id), 0
 
-    def feed(self, text: str) -> Iterator[Piece]:
+    def feed(self, text: str) -> Iterator[AnswerPiece]:
         for piece in filter(None, re.split("(🎲)", text)):
             start, end = self.place, self.place + len(piece)
             cited = DiceAnnotation(text=piece, start_index=start, end_index=end, dice_throw=self.throw)
             self.place = end
             yield piece, cited if piece == "🎲" else None
 
-    def close(self) -> Iterator[Piece]:
+    def close(self) -> Iterator[AnswerPiece]:
         return iter(())
 
     def skip(self, text: str) -> None:

@@ -17,17 +17,17 @@ from scripted_sandbox import CODE, FakeSandbox, python
 LINK = "sandbox:/mnt/data/a.txt"
 
 
-def meet_others(service: InProcess, monkeypatch: pytest.MonkeyPatch) -> list[list[Sequence[e.Event]]]:
+def meet_others(service: InProcess, monkeypatch: pytest.MonkeyPatch) -> list[list[Sequence[e.ThreadEvent]]]:
     """From now on another process writes before each commit, of which the state here knows nothing. Returns for each
     commit the events of all its attempts."""
     commit, other, numbers = service.threads.commit, threads_of(service.parts), itertools.count()
-    commits: list[list[Sequence[e.Event]]] = []
+    commits: list[list[Sequence[e.ThreadEvent]]] = []
 
     async def late(project: str, thread_id: str, command: Any, *given: Any, **more: Any) -> Any:
-        attempts: list[Sequence[e.Event]] = []
+        attempts: list[Sequence[e.ThreadEvent]] = []
         commits.append(attempts)
 
-        def recorded(state: ThreadState) -> Sequence[e.Event]:
+        def recorded(state: ThreadState) -> Sequence[e.ThreadEvent]:
             attempts.append(command(state))
             return attempts[-1]
 

@@ -125,7 +125,7 @@ class Past:
         first = [c for c in self.changes if c.name == "thread.created" and c.version == began]
         return [*first, *(c for c in found if streamed(c))]
 
-    def events(self, kind: type[e.Event]) -> Iterator[tuple[int, e.Event]]:
+    def events(self, kind: type[e.ThreadEvent]) -> Iterator[tuple[int, e.ThreadEvent]]:
         """With the version of their commit."""
         for version, commit in enumerate(self.commits, 1):
             for event in commit.events:
@@ -137,7 +137,7 @@ def _run_of(change: ThreadChange) -> str | None:
     return change.object.id if isinstance(change.object, Run) else getattr(change.object, "run_id", None)
 
 
-def _marks_of(event: e.Event) -> set[str]:
+def _marks_of(event: e.ThreadEvent) -> set[str]:
     match event:
         case e.ThreadCreated(thread=thread):
             return set(thread.metadata.values())

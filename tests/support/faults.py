@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from assistants_service.core.ports.contents import Part
+from assistants_service.core.ports.contents import StagedPart
 from assistants_service.core.ports.documents import Document, Stored
 from assistants_service.core.ports.logs import Mark, Project, Tail, no_documents
 from assistants_service.core.ports.queue import Delivery
@@ -336,7 +336,7 @@ class Faulty(Storage):
 
     # -- contents --------------------------------------------------------------------------------------------------
 
-    async def stage(self, container: str, name: str, part: str, chunks: AsyncIterator[bytes]) -> Part:
+    async def stage(self, container: str, name: str, part: str, chunks: AsyncIterator[bytes]) -> StagedPart:
         return await self._call("stage", lambda: self._store.stage(container, name, part, self._living(chunks)), name)
 
     async def _living(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
@@ -345,10 +345,10 @@ class Faulty(Storage):
             await self._call("stage a chunk", _nothing)
             yield chunk
 
-    async def staged(self, container: str, name: str) -> Sequence[Part]:
+    async def staged(self, container: str, name: str) -> Sequence[StagedPart]:
         return await self._call("staged", lambda: self._store.staged(container, name), name)
 
-    async def commit(self, container: str, name: str, parts: Sequence[Part]) -> None:
+    async def commit(self, container: str, name: str, parts: Sequence[StagedPart]) -> None:
         await self._call("commit", lambda: self._store.commit(container, name, parts), name)
 
     async def download(

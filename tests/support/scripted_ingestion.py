@@ -9,7 +9,7 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
-from assistants_service.core.ports.embeddings import EmbeddingError, Kind
+from assistants_service.core.ports.embeddings import EmbeddingError, TextRole
 from assistants_service.core.ports.extraction import Chunk, Chunking, Unreadable
 from assistants_service.core.search.ranking import HYBRID
 from assistants_service.core.search.words import words
@@ -43,7 +43,7 @@ class Bag:
     def __init__(self) -> None:
         self.fails = False
 
-    async def embed(self, texts: Sequence[str], kind: Kind = "passage") -> NDArray[np.float32]:
+    async def embed(self, texts: Sequence[str], kind: TextRole = "passage") -> NDArray[np.float32]:
         if self.fails:
             raise EmbeddingError("The provider does not answer.")
         vectors = np.zeros((len(texts), WIDTH), np.float32)

@@ -14,7 +14,7 @@ from assistants_service.worker import calls
 from assistants_service.worker.action_tasks import ActionTasks
 from assistants_service.worker.action_threads import ActionThreads
 from assistants_service.worker.actions import Actions
-from assistants_service.worker.calls import Hanging, Outcome
+from assistants_service.worker.calls import CallOutcome, Hanging
 
 released = threading.Event()
 
@@ -86,7 +86,7 @@ async def finished(of: ActionThreads | ActionTasks) -> None:
             await asyncio.sleep(0.01)
 
 
-async def of(run: Coroutine[Any, Any, Outcome]) -> Any:
+async def of(run: Coroutine[Any, Any, CallOutcome]) -> Any:
     """What the function returned."""
     result, error = await run
     assert error is None

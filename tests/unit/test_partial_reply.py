@@ -24,7 +24,7 @@ from assistants_service.core.protocol.threads.resources import (
 from assistants_service.core.threads import delta_events, sse
 from assistants_service.core.threads.renderer import Renderer
 from assistants_service.core.threads.state import ThreadChange
-from assistants_service.core.tools.tool import Piece
+from assistants_service.core.tools.tool import AnswerPiece
 from assistants_service.worker.deltas import DeltaBuffer
 from assistants_service.worker.partial_reply import PartialReply
 
@@ -40,10 +40,10 @@ class SlowWriter:
     """A stream whose writes last until they are let go."""
 
     def __init__(self) -> None:
-        self.events: list[sse.Event] = []
+        self.events: list[sse.StreamEvent] = []
         self.writing, self.go = asyncio.Event(), asyncio.Event()
 
-    async def emit(self, events: Iterable[sse.Event]) -> None:
+    async def emit(self, events: Iterable[sse.StreamEvent]) -> None:
         self.writing.set()
         await self.go.wait()
         self.events += events
@@ -173,7 +173,7 @@ class Counted(Citations):
 
     looked_at = ""
 
-    def feed(self, text: str) -> Iterator[Piece]:
+    def feed(self, text: str) -> Iterator[AnswerPiece]:
         self.looked_at += text
         return super().feed(text)
 

@@ -75,7 +75,7 @@ async def mine() -> set[str]:
     return set()
 
 
-def opening() -> Iterator[sse.Event]:
+def opening() -> Iterator[sse.StreamEvent]:
     """A step and a message that begin."""
     step, message = PartialReply(RUN, IDS).open_message(2)
     yield from (*delta_events.opening_step(step), *delta_events.opening_message(message))

@@ -15,7 +15,7 @@ from assistants_service.composition import worker_of
 from assistants_service.core import names
 from assistants_service.core.ids import Ids
 from assistants_service.core.notifier import Notifier
-from assistants_service.core.ports.embeddings import Kind
+from assistants_service.core.ports.embeddings import TextRole
 from assistants_service.core.ports.extraction import Chunk, Chunking
 from assistants_service.core.ports.queue import Delivery
 from assistants_service.core.ports.search import Weights
@@ -203,7 +203,7 @@ async def test_a_search_that_is_refused_costs_no_embeddings() -> None:
     class Paid(Bag):
         calls = 0
 
-        async def embed(self, texts: Sequence[str], kind: Kind = "passage") -> Any:
+        async def embed(self, texts: Sequence[str], kind: TextRole = "passage") -> Any:
             self.calls += 1
             return await super().embed(texts)
 

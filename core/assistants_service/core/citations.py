@@ -8,14 +8,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from assistants_service.core.protocol.runs.resources import MessageCreation, Step
 from assistants_service.core.protocol.threads.resources import AttachedTool, Attachment
 from assistants_service.core.threads.state import RunState, ThreadState
-from assistants_service.core.tools.offer import Services
+from assistants_service.core.tools.offer import ServicesByKind
 from assistants_service.core.tools.registry import TOOLS, annotator_of, tool_of
-from assistants_service.core.tools.tool import Citer, Piece
+from assistants_service.core.tools.tool import AnswerPiece, Citer
 from assistants_service.core.tools.wire import Annotation
 
 
 async def citations_of(
-    project: str, state: ThreadState, run_state: RunState, earlier: Iterable[Step], services: Services
+    project: str, state: ThreadState, run_state: RunState, earlier: Iterable[Step], services: ServicesByKind
 ) -> Citations:
     """For the next answer of a run. `earlier` are steps of earlier runs whose outputs are in its prompt."""
     steps = [*earlier, *(step for step in run_state.steps if step.status == "completed")]
@@ -48,10 +48,10 @@ class Citations:
     def __init__(self, citers: Sequence[Citer] = ()) -> None:
         self._citers = citers
 
-    def feed(self, text: str) -> Iterator[Piece]:
+    def feed(self, text: str) -> Iterator[AnswerPiece]:
         return self._through(0, [(text, None)] if text else [])
 
-    def close(self) -> Iterator[Piece]:
+    def close(self) -> Iterator[AnswerPiece]:
         for depth, citer in enumerate(self._citers):
             yield from self._through(depth + 1, citer.close())
 
@@ -59,7 +59,7 @@ class Citations:
         for citer in self._citers:
             citer.skip(text)
 
-    def _through(self, depth: int, pieces: Iterable[Piece]) -> Iterator[Piece]:
+    def _through(self, depth: int, pieces: Iterable[AnswerPiece]) -> Iterator[AnswerPiece]:
         if depth == len(self._citers):
             yield from pieces
             return

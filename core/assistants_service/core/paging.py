@@ -15,7 +15,7 @@ from assistants_service.core.errors import no_such
 from assistants_service.core.protocol.objects import Page, Struct, encode
 
 T = TypeVar("T")
-Buffer = bytes | memoryview
+PackedGroup = bytes | memoryview
 Opened = Callable[[int], object]
 GROUP = 64  # objects of a snapshot that are compressed together, down to 5% at best: reading is what takes long
 
@@ -83,10 +83,10 @@ class Index(msgspec.Struct, Generic[T], dict=True):
         index.__dict__["packed"] = Packed(layout, body, kind, opened)
         return index
 
-    def pack(self) -> tuple[PackedLayout, list[Buffer]]:
+    def pack(self) -> tuple[PackedLayout, list[PackedGroup]]:
         """The arguments for `unpack`; the second one in pieces. Unread groups are reused as they are."""
         sizes: list[int] = []
-        groups: list[Buffer] = []
+        groups: list[PackedGroup] = []
         seen = {self.places[key] // GROUP for key in self.items}
         for number, start in enumerate(range(0, len(self.order), GROUP)):
             if number not in seen and start + GROUP <= len(self.packed):

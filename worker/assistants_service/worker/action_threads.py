@@ -13,7 +13,7 @@ from contextvars import ContextVar
 from functools import partial
 from typing import Any, ClassVar, Final
 
-from assistants_service.worker.calls import Calls, Kind, Outcome
+from assistants_service.worker.calls import CallKind, CallOutcome, Calls
 
 THREADS: Final = 512  # concurrent, of all projects
 
@@ -24,15 +24,15 @@ class ActionThreads(Calls):
     def __init__(self, most: int = THREADS) -> None:
         super().__init__(most)
 
-    async def run(self, project: str, name: str, function: Callable[[], Any]) -> Outcome:
+    async def run(self, project: str, name: str, function: Callable[[], Any]) -> CallOutcome:
         """Run it in a daemon thread of its own, which does not keep the process alive. Raises Hanging."""
         kind = project, name
         await self._turn(kind)
         loop = asyncio.get_running_loop()
-        done: asyncio.Future[Outcome] = loop.create_future()
+        done: asyncio.Future[CallOutcome] = loop.create_future()
 
         def work() -> None:
-            outcome: Outcome
+            outcome: CallOutcome
             try:
                 outcome = function(), None
             except BaseException as error:  # such as SystemExit, which must not end the thread
@@ -48,7 +48,8 @@ class ActionThreads(Calls):
         return await self._outcome(kind, done, None)
 
 
-CALLING: ContextVar[tuple[ActionThreads, Kind] | None] = ContextVar("calling", default=None)  # in the task of an action
+# Set in the task of an action.
+CALLING: ContextVar[tuple[ActionThreads, CallKind] | None] = ContextVar("calling", default=None)
 
 
 class Executor(ThreadPoolExecutor):
@@ -73,7 +74,7 @@ class Executor(ThreadPoolExecutor):
         return future
 
 
-async def _into(future: Future[Any], threads: ActionThreads, kind: Kind, function: Callable[[], Any]) -> None:
+async def _into(future: Future[Any], threads: ActionThreads, kind: CallKind, function: Callable[[], Any]) -> None:
     try:
         result, error = await threads.run(*kind, function)
     except asyncio.CancelledError:

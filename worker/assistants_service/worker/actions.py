@@ -22,7 +22,7 @@ from assistants_service import ACTION
 from assistants_service.core.ports.models import Function
 from assistants_service.worker.action_tasks import ActionTasks
 from assistants_service.worker.action_threads import THREADS, ActionThreads
-from assistants_service.worker.calls import Hanging, Outcome
+from assistants_service.worker.calls import CallOutcome, Hanging
 
 OUTPUT_LIMIT = 256 * 1024  # characters of an output that the model gets
 
@@ -82,7 +82,7 @@ class Actions:
             problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_url=False))
             return f"Error: the arguments do not fit {name}: {problems}"
 
-    async def _run(self, project: str, name: str, arguments: str) -> Outcome:
+    async def _run(self, project: str, name: str, arguments: str) -> CallOutcome:
         try:
             call = self._adapters[name].validate_json(arguments)
         except ValidationError:
@@ -117,7 +117,7 @@ def _definition(function: Callable[..., Any], adapter: TypeAdapter[Any]) -> Func
     return Function(function.__name__, inspect.getdoc(function) or "", parameters)
 
 
-def _said(name: str, outcome: Outcome) -> str:
+def _said(name: str, outcome: CallOutcome) -> str:
     result, error = outcome
     if isinstance(error, asyncio.CancelledError):
         return f"Error: {name} was cancelled."

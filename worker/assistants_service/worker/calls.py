@@ -14,8 +14,8 @@ from typing import Any, Final
 
 log = logging.getLogger(__name__)
 CANCEL_GRACE: Final = 1.0  # seconds that a cancelled task has to end before it counts as hanging
-Kind = tuple[str, str]  # project, name of the function
-Outcome = tuple[Any, BaseException | None]  # what a function returned, or raised
+CallKind = tuple[str, str]  # project, name of the function
+CallOutcome = tuple[Any, BaseException | None]  # what a function returned, or raised
 
 
 class Hanging(Exception):
@@ -23,24 +23,24 @@ class Hanging(Exception):
 
 
 @dataclass(slots=True)
-class Count:
+class CallCounts:
     """Numbers of calls: total, per project, and per function of a project."""
 
     total: int = 0
     projects: Counter[str] = field(default_factory=Counter)
-    kinds: Counter[Kind] = field(default_factory=Counter)
+    kinds: Counter[CallKind] = field(default_factory=Counter)
 
-    def add(self, kind: Kind) -> None:
+    def add(self, kind: CallKind) -> None:
         self.total += 1
         self.projects[kind[0]] += 1
         self.kinds[kind] += 1
 
-    def remove(self, kind: Kind) -> None:
+    def remove(self, kind: CallKind) -> None:
         self.total -= 1
         self.projects -= Counter([kind[0]])  # drops zeros, because the number of projects is unlimited
         self.kinds -= Counter([kind])
 
-    def leaves_room(self, most: int, kind: Kind) -> bool:
+    def leaves_room(self, most: int, kind: CallKind) -> bool:
         """Whether `kind` may have one more if the limit is `most`."""
         return self.kinds[kind] < most - self.total - self.projects[kind[0]]
 
@@ -54,20 +54,20 @@ class Calls:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._working = Count()  # given up or not
-        self.hanging = Count()  # given up, and not returned yet
-        self._waiting: dict[asyncio.Future[None], Kind] = {}  # in the order of arrival
+        self._working = CallCounts()  # given up or not
+        self.hanging = CallCounts()  # given up, and not returned yet
+        self._waiting: dict[asyncio.Future[None], CallKind] = {}  # in the order of arrival
 
-    def _has_room(self, kind: Kind) -> bool:
+    def _has_room(self, kind: CallKind) -> bool:
         return self._working.leaves_room(self._most, kind)
 
-    def _futile(self, kind: Kind) -> int:
+    def _futile(self, kind: CallKind) -> int:
         """The number of hanging calls, if waiting is futile: they leave no room even if all others return."""
         if self.hanging.leaves_room(self._most, kind):
             return 0
         return self.hanging.kinds[kind] or self.hanging.total
 
-    async def _turn(self, kind: Kind) -> None:
+    async def _turn(self, kind: CallKind) -> None:
         """Take a place, now or when another call returns. Raises Hanging."""
         if self._has_room(kind):
             return self._working.add(kind)
@@ -84,14 +84,16 @@ class Calls:
         finally:
             self._waiting.pop(turn, None)
 
-    def _release(self, kind: Kind) -> None:
+    def _release(self, kind: CallKind) -> None:
         self._working.remove(kind)
         for turn, waiting in list(self._waiting.items()):
             if not turn.done() and self._has_room(waiting):
                 self._working.add(waiting)
                 turn.set_result(None)
 
-    async def _outcome(self, kind: Kind, done: asyncio.Future[Outcome], task: asyncio.Task[Any] | None) -> Outcome:
+    async def _outcome(
+        self, kind: CallKind, done: asyncio.Future[CallOutcome], task: asyncio.Task[Any] | None
+    ) -> CallOutcome:
         """Wait for the outcome. If this wait is cancelled, so is the task, and the call is given up unless it ends
         soon."""
         try:
@@ -106,14 +108,14 @@ class Calls:
             raise
         return done.result()
 
-    def _returned(self, kind: Kind, done: asyncio.Future[Outcome], outcome: Outcome) -> None:
+    def _returned(self, kind: CallKind, done: asyncio.Future[CallOutcome], outcome: CallOutcome) -> None:
         if done.cancelled():
             self.hanging.remove(kind)
         else:
             done.set_result(outcome)
         self._release(kind)
 
-    def _abandon(self, kind: Kind) -> None:
+    def _abandon(self, kind: CallKind) -> None:
         self.hanging.add(kind)
         count = self.hanging.kinds[kind]
         log.warning("action %s does not return: %d calls of project %s hang", kind[1], count, kind[0])

@@ -19,7 +19,7 @@ from assistants_service.core.ports.storage import Storage
 from assistants_service.core.ports.telemetry import SILENCE, Telemetry
 from assistants_service.core.stored_bytes import StoredBytes
 from assistants_service.core.threads.repository import ThreadRepository
-from assistants_service.core.tools.offer import Services, started
+from assistants_service.core.tools.offer import ServicesByKind, started
 from assistants_service.core.tools.worker_parts import WorkerParts
 from assistants_service.core.vector_stores.repository import VectorStoreRepository
 from assistants_service.core.vector_stores.search import Search
@@ -57,7 +57,7 @@ class WorkerContext:
     output_retention: float = field(kw_only=True, default=0.0)  # seconds that files of tools outlive their thread
     stored: StoredBytes | None = field(kw_only=True, default=None)  # the limit of a project's bytes
     for_tools: Mapping[str, Any] = field(kw_only=True, default_factory=dict)  # what one tool alone needs, by its type
-    tools: Services = field(init=False)
+    tools: ServicesByKind = field(init=False)
     budget: Budget = field(init=False)
     images: Images = field(init=False)
     ingestion: Ingestion = field(init=False)

@@ -12,7 +12,7 @@ from assistants_service.core.ports.models import ToolCall
 from assistants_service.core.ports.storage import Conflict
 from assistants_service.core.threads import delta_events, sse
 from assistants_service.core.threads.stream import StreamWriter
-from assistants_service.core.tools.tool import AnyTool, Piece
+from assistants_service.core.tools.tool import AnswerPiece, AnyTool
 from assistants_service.worker.partial_reply import PartialReply
 
 # The minimum pause between two writes is this share of the run's age: some 15,000 writes in a day. Azure allows 50,000
@@ -83,7 +83,7 @@ class DeltaBuffer:
                 partial = self.partial
                 await self.writer.take_over(partial.run, mine=self.still_mine, opened=partial.opened, now=self.now())
 
-    def _message_events(self) -> list[sse.Event]:
+    def _message_events(self) -> list[sse.StreamEvent]:
         # Text after the start of a call waits for the turn's end: steps must not overlap on the stream.
         if self.partial.calls_step is not None:
             return []
@@ -94,7 +94,7 @@ class DeltaBuffer:
         pieces, refusal = self.partial.find_citations("".join(texts)), "".join(refusals)
         if not pieces and not refusal:
             return []
-        events: list[sse.Event] = []
+        events: list[sse.StreamEvent] = []
         if self.partial.message is None:
             step, message = self.partial.open_message(self.now())
             events += [*delta_events.opening_step(step), *delta_events.opening_message(message)]
@@ -103,7 +103,7 @@ class DeltaBuffer:
         events += self._text_deltas(message.id, pieces)
         return [*events, *self._refusal_deltas(message.id, refusal)]
 
-    def _text_deltas(self, message_id: str, pieces: Sequence[Piece]) -> Iterator[sse.Event]:
+    def _text_deltas(self, message_id: str, pieces: Sequence[AnswerPiece]) -> Iterator[sse.StreamEvent]:
         """A delta for each marker, with its annotation, and one for the text between two of them."""
         for value, annotation in pieces:
             cited = [(self._cited, annotation)] if annotation else []
@@ -111,7 +111,7 @@ class DeltaBuffer:
             index, first = self._index("text")
             yield delta_events.text_delta(message_id, index, value, cited, first=first)
 
-    def _refusal_deltas(self, message_id: str, refusal: str) -> Iterator[sse.Event]:
+    def _refusal_deltas(self, message_id: str, refusal: str) -> Iterator[sse.StreamEvent]:
         if refusal:
             yield delta_events.refusal_delta(message_id, self._index("refusal")[0], refusal)
 
@@ -120,11 +120,11 @@ class DeltaBuffer:
         first = kind not in self._sent_parts
         return self._sent_parts.setdefault(kind, len(self._sent_parts)), first
 
-    def _call_events(self) -> list[sse.Event]:
+    def _call_events(self) -> list[sse.StreamEvent]:
         calls, offer = self.partial.deltas.calls, self.partial.offer
         if self.partial.message is not None or not calls:
             return []
-        events: list[sse.Event] = []
+        events: list[sse.StreamEvent] = []
         if self.partial.calls_step is None:
             events += delta_events.opening_step(self.partial.open_calls(self.now()))
         step_id = self.partial.open_calls(self.now()).id
@@ -134,7 +134,7 @@ class DeltaBuffer:
             events += self._call_deltas(step_id, index, call.so_far, offer.tool(call.name))
         return events
 
-    def _call_deltas(self, step_id: str, index: int, call: ToolCall, tool: AnyTool) -> Iterator[sse.Event]:
+    def _call_deltas(self, step_id: str, index: int, call: ToolCall, tool: AnyTool) -> Iterator[sse.StreamEvent]:
         """What was not sent yet of a call."""
         if index not in self._sent_calls:
             self._sent_calls[index] = 0

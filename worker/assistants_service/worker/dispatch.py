@@ -16,7 +16,7 @@ from assistants_service.core.work_items import NOTHING_NEW, AdvanceRun, Maintain
 from assistants_service.worker.chores import Chores
 from assistants_service.worker.context import WorkerContext
 from assistants_service.worker.ingestion import IngestionJob
-from assistants_service.worker.run_executor import Outcome, RunExecutor
+from assistants_service.worker.run_executor import RunExecutor, RunOutcome
 from assistants_service.worker.slots import NoSlot
 from assistants_service.worker.work_queue import WorkQueue
 
@@ -48,7 +48,7 @@ class Dispatcher:
         return True
 
     async def _advance_run(self, item: AdvanceRun, delivery: Delivery) -> bool:
-        def advance() -> Awaitable[Outcome]:
+        def advance() -> Awaitable[RunOutcome]:
             return RunExecutor(self.context, item, delivery.id, item.seen, delivery.count).run()
 
         def listen() -> Listener:

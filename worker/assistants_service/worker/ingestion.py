@@ -124,14 +124,14 @@ class IngestionJob(StoreWork):
             return False
         taken: list[tuple[str, int]] = []
 
-        def decision(state: StoreState) -> Sequence[e.Event]:
+        def decision(state: StoreState) -> Sequence[e.StoreEvent]:
             taken.clear()
             if not state.known or self.overtaken(state):
                 return ()
             open_ = [file for file in self.unread(state) if self._open(file)]
             new = [file for file in open_ if not file.claims][:room]
             alone = [min(open_, key=lambda file: file.claims)] if open_ and not new and not self._tasks else []
-            events: list[e.Event] = []
+            events: list[e.StoreEvent] = []
             for number, file in enumerate(new or alone, 1):
                 if file.claims >= CLAIMS:
                     events.append(e.FileFailed(file_id=file.id, error=INTERNAL_ERROR))
@@ -151,7 +151,7 @@ class IngestionJob(StoreWork):
         """Whether it has no holder, or one that will not continue."""
         return not file.item or self.is_earlier(file.item) or self.abandoned(file.claimed_at)
 
-    def _release(self, state: StoreState) -> Sequence[e.Event]:
+    def _release(self, state: StoreState) -> Sequence[e.StoreEvent]:
         left = [file for file in self.unread(state) if file.item and self._open(file)]
         return [e.FileReleased(file_id=file.id) for file in left]
 
@@ -236,7 +236,7 @@ class IngestionJob(StoreWork):
     async def give_up(self) -> None:
         """This item is poison: its files fail, so that no run waits for them."""
 
-        def decision(state: StoreState) -> Sequence[e.Event]:
+        def decision(state: StoreState) -> Sequence[e.StoreEvent]:
             left = [file for file in self.unread(state) if self._open(file)]
             return [e.FileFailed(file_id=file.id, error=INTERNAL_ERROR) for file in left]
 

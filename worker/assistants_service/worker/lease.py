@@ -41,10 +41,10 @@ class RunLease:
             return None
         return run_state if run_state.run.status == "in_progress" else None
 
-    def if_mine(self, events: Callable[[RunState], Sequence[e.Event]]) -> Command[ThreadState]:
+    def if_mine(self, events: Callable[[RunState], Sequence[e.ThreadEvent]]) -> Command[ThreadState]:
         """The fence: the result of an act is committed only if the claim under which it began is still valid."""
 
-        def decision(state: ThreadState) -> Sequence[e.Event]:
+        def decision(state: ThreadState) -> Sequence[e.ThreadEvent]:
             run_state = self.mine(state)
             return events(run_state) if run_state else ()
 

@@ -32,7 +32,7 @@ async def _merge_some(work: StoreWork) -> bool:
     plan: Sequence[str] = ()
     attempt = 0
 
-    def claim(state: StoreState) -> Sequence[e.Event]:
+    def claim(state: StoreState) -> Sequence[e.StoreEvent]:
         nonlocal plan, attempt
         plan, attempt = () if work.overtaken(state) else _plan(index, state), state.attempt + 1
         return [e.MergeClaimed(attempt=attempt, item=work.claimant)] if plan else ()
@@ -59,7 +59,7 @@ async def _merge_some(work: StoreWork) -> bool:
     if size is None:
         return False
 
-    def commit(state: StoreState) -> Sequence[e.Event]:
+    def commit(state: StoreState) -> Sequence[e.StoreEvent]:
         # Nothing if another worker has merged one of them or taken over, or if the store has expired.
         if not state.known or state.orphaned.get(into) != work.claimant or not state.segments.keys() >= set(plan):
             return ()

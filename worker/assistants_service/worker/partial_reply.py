@@ -14,7 +14,7 @@ from assistants_service.core.protocol.tools.resources import StepToolCall
 from assistants_service.core.resources import MESSAGE, STEP
 from assistants_service.core.threads import events as e
 from assistants_service.core.tools.offer import Offer
-from assistants_service.core.tools.tool import Piece
+from assistants_service.core.tools.tool import AnswerPiece
 from assistants_service.core.tools.wire import Annotation
 
 
@@ -51,7 +51,7 @@ class PartialReply:
         begun: StepToolCall = self.offer.tool(call.name).begin(call, self.run, self.number)
         return begun
 
-    def find_citations(self, text: str) -> list[Piece]:
+    def find_citations(self, text: str) -> list[AnswerPiece]:
         """The next text of the message, as far as its citations are certain."""
         pieces = list(self.citations.feed(text))
         self._cited += len(text)
@@ -64,7 +64,7 @@ class PartialReply:
         self._note(self.citations.close())
         return tuple(self._annotations)
 
-    def _note(self, pieces: Iterable[Piece]) -> None:
+    def _note(self, pieces: Iterable[AnswerPiece]) -> None:
         self._annotations += [annotation for _, annotation in pieces if annotation]
 
     def open_expected(self, now: float) -> None:

@@ -39,7 +39,7 @@ from assistants_service.worker.turn_events import begun_of, cause_of, cut_off_ev
 
 log = logging.getLogger(__name__)
 
-Outcome = Wait | Done | KeepItem | WaitUntil
+RunOutcome = Wait | Done | KeepItem | WaitUntil
 
 
 @dataclass(slots=True)
@@ -64,12 +64,12 @@ class RunExecutor:
         self.lease = RunLease(context, item)
         self.stream = StreamWriter(context.storage, context.notifier, item.project, item.thread_id, item.run_id)
 
-    async def run(self) -> Outcome:
+    async def run(self) -> RunOutcome:
         """Work until nothing is left to do here. Everything that was committed is projected by then. Raises NoSlot."""
         state = (await self.context.threads.load(self.item.project, self.item.thread_id)).state
         async with self._isolation, contextlib.AsyncExitStack() as stack:
             await self._enter(stack, state)
-            while not isinstance(move := self._decide(state, self.context.clock.now()), Outcome):
+            while not isinstance(move := self._decide(state, self.context.clock.now()), RunOutcome):
                 try:
                     match move:
                         case CommitEvents():
@@ -91,7 +91,7 @@ class RunExecutor:
     async def _enter(self, stack: contextlib.AsyncExitStack, state: ThreadState) -> None:
         """If there is something to do, wait for a slot and begin the run's span, both until `stack` is closed."""
         run_state, move = state.runs.get(self.item.run_id), self._decide(state, self.context.clock.now())
-        if run_state is None or isinstance(move, Outcome):
+        if run_state is None or isinstance(move, RunOutcome):
             return
         if isinstance(move, CommitEvents) and move.claim:  # the end of a run needs no slot
             await self._wait_for_slot(stack, run_state)
@@ -154,7 +154,7 @@ class RunExecutor:
         again."""
         begun, now = begun_of(self._turn.partial if self._turn else None), self.context.clock.now()
 
-        def decision(state: ThreadState) -> Sequence[e.Event]:
+        def decision(state: ThreadState) -> Sequence[e.ThreadEvent]:
             if self._decide(state, now) != move:
                 return ()
             run_state = state.runs.get(self.item.run_id)

@@ -74,7 +74,7 @@ class StoreWork:
         item_id, _, count = item.rpartition("/")
         return item_id == self.item_id and int(count) < self.count
 
-    def _take_over(self, state: StoreState) -> Sequence[e.Event]:
+    def _take_over(self, state: StoreState) -> Sequence[e.StoreEvent]:
         """Stop earlier deliveries from claiming anything, and from committing a merge that they have begun, even if
         their holders live: after this delivery no item is left by which another worker could take over. A merge that
         was begun so long ago that its item is gone is stopped as well, because it would block all later merges."""
@@ -140,6 +140,6 @@ class StoreWork:
         return bool(events)
 
 
-def _dropped(state: StoreState, orphaned: Collection[str]) -> Sequence[e.Event]:
+def _dropped(state: StoreState, orphaned: Collection[str]) -> Sequence[e.StoreEvent]:
     gone = tuple(name for name in orphaned if name in state.orphaned)
     return [e.SegmentsDropped(names=gone)] if gone and state.known else ()

@@ -20,7 +20,7 @@ from assistants_service.core.protocol.threads.resources import (
     ImageFile,
     ImageFilePart,
     Message,
-    Part,
+    MessagePart,
     Reason,
     RefusalPart,
     Text,
@@ -28,7 +28,7 @@ from assistants_service.core.protocol.threads.resources import (
 )
 from assistants_service.core.threads import events as e
 from assistants_service.core.threads.state import RunState
-from assistants_service.core.tools.offer import Services
+from assistants_service.core.tools.offer import ServicesByKind
 from assistants_service.worker.partial_reply import PartialReply
 
 # These statuses concern the key, the model, the size or the load; 502 and above, an unavailable server.
@@ -68,13 +68,13 @@ def calls_of(reply: Reply) -> tuple[ToolCall, ...]:
 
 
 def events_of(
-    reply: Reply, partial: PartialReply, run_state: RunState, services: Services, now: float
-) -> list[e.Event]:
+    reply: Reply, partial: PartialReply, run_state: RunState, services: ServicesByKind, now: float
+) -> list[e.ThreadEvent]:
     """One transaction: the turn's message, its steps, and the run's next status."""
     usage, calls = usage_of(reply.tokens), calls_of(reply)
     if not run_state.run.parallel_tool_calls:  # not every provider respects it
         calls = calls[:1]
-    events: list[e.Event] = []
+    events: list[e.ThreadEvent] = []
     if reply.text or reply.refusal or not calls or partial.deltas.speaks:
         events += _message(reply, run_state, partial, usage, now)
     if calls:
@@ -95,7 +95,9 @@ def begun_of(partial: PartialReply | None) -> e.StepBegun | None:
     return e.StepBegun(step=step, message=message) if step else None
 
 
-def cut_off_events(run_state: RunState, begun: e.StepBegun | None, end: Sequence[e.Event], now: float) -> list[e.Event]:
+def cut_off_events(
+    run_state: RunState, begun: e.StepBegun | None, end: Sequence[e.ThreadEvent], now: float
+) -> list[e.ThreadEvent]:
     """`end`, and if it ends the run in the middle of a reply, the partial message that clients have seen (section
     4)."""
     if begun is None:
@@ -104,7 +106,7 @@ def cut_off_events(run_state: RunState, begun: e.StepBegun | None, end: Sequence
     seen = run_state.stream or (run_state.in_progress is not None and run_state.in_progress.step == step)
     if not seen or step.id in run_state.known:
         return [*end]
-    ended: e.Event
+    ended: e.ThreadEvent
     match end:
         case [*_, e.RunCancelled()]:
             reason, ended = "run_cancelled", e.StepCancelled(run_id=run_id, step_id=step.id)
@@ -132,7 +134,7 @@ def cause_of(run: Run, error: ModelError | None, provider: str) -> str:
     return " ".join(f"{name}={value or '-'}" for name, value in fields.items())
 
 
-def _message(reply: Reply, run_state: RunState, partial: PartialReply, usage: Usage, now: float) -> list[e.Event]:
+def _message(reply: Reply, run_state: RunState, partial: PartialReply, usage: Usage, now: float) -> list[e.ThreadEvent]:
     step, message = partial.open_message(now)
     message = _with_content(message, reply.text, reply.refusal, partial)
     cut = {"length": "max_tokens", "content_filter": "content_filter"}.get(reply.finish)
@@ -141,14 +143,14 @@ def _message(reply: Reply, run_state: RunState, partial: PartialReply, usage: Us
         whole = replace(message, status="completed", completed_at=int(now))
         done = e.StepCompleted(run_id=run_state.run.id, step_id=step.id)
         return [created, e.MessageCompleted(message=whole), done]
-    ended: e.Event = e.StepCompleted(run_id=run_state.run.id, step_id=step.id)
+    ended: e.ThreadEvent = e.StepCompleted(run_id=run_state.run.id, step_id=step.id)
     if cut == "content_filter":
         ended = e.StepFailed(run_id=run_state.run.id, step_id=step.id, error=FILTERED.of_step)
     return [created, e.MessageIncomplete(message=_incomplete(message, cut, now)), ended]
 
 
 def _with_content(message: Message, text: str, refusal: str, partial: PartialReply) -> Message:
-    content: list[Part] = [ImageFilePart(image_file=ImageFile(file_id=file_id)) for file_id in partial.images]
+    content: list[MessagePart] = [ImageFilePart(image_file=ImageFile(file_id=file_id)) for file_id in partial.images]
     annotations = partial.annotations_of(text)
     if text or not refusal:
         content.append(TextPart(text=Text(value=text, annotations=annotations)))
@@ -166,10 +168,10 @@ def _calls(
     thought: Thought | None,
     run_state: RunState,
     partial: PartialReply,
-    services: Services,
+    services: ServicesByKind,
     usage: Usage,
     now: float,
-) -> list[e.Event]:
+) -> list[e.ThreadEvent]:
     first, *later = (ToolCalls(tool_calls=tuple(map(partial.call, each))) for each in partial.offer.by_step(calls))
     step = replace(partial.open_calls(now), step_details=first)
     own = tuple(call.id for call in calls if partial.offer.executes(call.name, services))
@@ -181,7 +183,7 @@ def _calls(
     return [created, e.RunRequiresAction(run_id=run_state.run.id)]  # one commit less than deciding again
 
 
-def _ending(reply: Reply, run_state: RunState, usage: Usage) -> e.Event:
+def _ending(reply: Reply, run_state: RunState, usage: Usage) -> e.ThreadEvent:
     run, prompt = run_state.run, run_state.usage.prompt_tokens + usage.prompt_tokens
     if reply.finish == "content_filter":
         return e.RunFailed(run_id=run.id, error=FILTERED)

@@ -18,7 +18,7 @@ from assistants_service.core import names
 from assistants_service.core.errors import ApiError
 from assistants_service.core.files.service import PATIENCE, FileService
 from assistants_service.core.files.upload_records import Record, StoredUpload, UploadRecords
-from assistants_service.core.ports.contents import Part
+from assistants_service.core.ports.contents import StagedPart
 from assistants_service.core.ports.storage import Conflict
 from assistants_service.core.protocol.files.requests import MAX_UPLOAD, CompleteUpload, CreateUpload
 from assistants_service.core.protocol.files.resources import Upload, UploadPart
@@ -184,7 +184,7 @@ class UploadService:
         if status != "pending":
             raise ApiError(f"Cannot {verb} an upload with status '{status}'.")
 
-    async def _named(self, project: str, stored: StoredUpload, part_ids: Sequence[str]) -> list[Part]:
+    async def _named(self, project: str, stored: StoredUpload, part_ids: Sequence[str]) -> list[StagedPart]:
         """The parts with these ids. Raises ApiError unless they exist and have the announced total size."""
         there = await self.files.storage.staged(names.CONTENTS, names.document(project, stored.record.file_id))
         by_id = {part.id: part for part in there}

@@ -8,7 +8,7 @@ from typing import Protocol
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class StagedPart:
     """A staged part, `size` in bytes: a content consists of such parts."""
 
     id: str
@@ -31,7 +31,7 @@ class Contents(Listing, Protocol):
     A content exists as a whole or not at all, and never changes.
     """
 
-    async def stage(self, container: str, name: str, part: str, chunks: AsyncIterator[bytes]) -> Part:
+    async def stage(self, container: str, name: str, part: str, chunks: AsyncIterator[bytes]) -> StagedPart:
         """Store a part. `part` is an id that was not used for this content before; all ids of a content have one
         length.
 
@@ -39,10 +39,10 @@ class Contents(Listing, Protocol):
         otherwise, or if the process dies, it stays until `discard`.
         """
 
-    async def staged(self, container: str, name: str) -> Sequence[Part]:
+    async def staged(self, container: str, name: str) -> Sequence[StagedPart]:
         """The existing parts, unordered, committed or not; of a part that is being staged, what has arrived so far."""
 
-    async def commit(self, container: str, name: str, parts: Sequence[Part]) -> None:
+    async def commit(self, container: str, name: str, parts: Sequence[StagedPart]) -> None:
         """Make these parts, in this order, the content, and drop all others. Nothing is copied.
 
         Repeating it changes nothing. Raises Conflict if the content has other parts, or a part does not exist.

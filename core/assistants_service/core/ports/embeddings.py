@@ -16,7 +16,7 @@ class EmbeddingError(Exception):
     """No vectors are available at present, after retries; the message may be shown to clients."""
 
 
-Kind = Literal["passage", "query"]  # the role of a text in a search: many models distinguish them
+TextRole = Literal["passage", "query"]  # the role of a text in a search: many models distinguish them
 
 
 class Embeddings(Protocol):
@@ -26,7 +26,7 @@ class Embeddings(Protocol):
     model: str
     weights: Weights  # of a hybrid search with these vectors, unless it overrides them
 
-    async def embed(self, texts: Sequence[str], kind: Kind = "passage") -> NDArray[np.float32]:
+    async def embed(self, texts: Sequence[str], kind: TextRole = "passage") -> NDArray[np.float32]:
         """One row for each text, of length 1 (or 0, if the text means nothing to the model); rows without dimensions if
         this platform has no model. Raises EmbeddingError."""
 

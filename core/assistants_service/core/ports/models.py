@@ -36,7 +36,8 @@ class Thought:
     data: str
 
 
-Content = str | tuple[str | Image, ...]
+CountTokens = Callable[[str], int]  # of a text
+TurnContent = str | tuple[str | Image, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ class Turn:
     """
 
     role: str
-    content: Content = ""
+    content: TurnContent = ""
     calls: tuple[ToolCall, ...] = ()
     call_id: str = ""
     thought: Thought | None = None

@@ -68,7 +68,7 @@ MetadataKey = Annotated[str, StringConstraints(max_length=64)]
 MetadataValue = Annotated[str, StringConstraints(max_length=512)]
 
 
-Metadata = Annotated[
+MetadataBody = Annotated[
     dict[MetadataKey, MetadataValue], AfterValidator(_few_properties), documented(maxProperties=MOST_PROPERTIES)
 ]
 

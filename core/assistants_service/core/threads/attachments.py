@@ -40,7 +40,7 @@ class ThreadPreparation:
         thread_id: str,
         reserved_id: str,
         messages: Sequence[CreateMessage] | None,
-        command: Callable[[ThreadState], Sequence[e.Event]],
+        command: Callable[[ThreadState], Sequence[e.ThreadEvent]],
     ) -> Prepared:
         """Prepare the attachments of new messages, before the command commits them. Raises what the command raises,
         before anything is prepared. `reserved_id` is the id of what the command creates."""

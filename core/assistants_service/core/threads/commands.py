@@ -27,7 +27,7 @@ from assistants_service.core.protocol.threads.resources import (
     ImageUrl,
     ImageUrlPart,
     Message,
-    Part,
+    MessagePart,
     Text,
     TextPart,
     Thread,
@@ -60,7 +60,7 @@ def _attachment(body: requests.AttachmentBody) -> Attachment:
     return Attachment(file_id=body.file_id, tools=tuple(AttachedTool(type=tool.type) for tool in body.tools or ()))
 
 
-def _part(body: TextPartBody | ImageUrlPartBody | ImageFilePartBody) -> Part:
+def _part(body: TextPartBody | ImageUrlPartBody | ImageFilePartBody) -> MessagePart:
     match body:
         case TextPartBody(text=text):
             return TextPart(text=Text(value=text))
@@ -85,7 +85,7 @@ class ThreadCommands:
 
     context: RequestContext
 
-    def create_thread(self, body: CreateThread, thread_id: str) -> list[e.Event]:
+    def create_thread(self, body: CreateThread, thread_id: str) -> list[e.ThreadEvent]:
         thread = Thread(
             id=thread_id,
             created_at=int(self.context.now),
@@ -94,7 +94,7 @@ class ThreadCommands:
         )
         return [e.ThreadCreated(thread=thread), *messages_from(body.messages, thread_id, self.context)]
 
-    def update_thread(self, state: ThreadState, body: UpdateThread) -> list[e.Event]:
+    def update_thread(self, state: ThreadState, body: UpdateThread) -> list[e.ThreadEvent]:
         changed_fields, old = body.model_fields_set, thread_of(state).tool_resources
         if not changed_fields:
             return []
@@ -105,12 +105,12 @@ class ThreadCommands:
             )
         ]
 
-    def delete_thread(self, state: ThreadState) -> list[e.Event]:
+    def delete_thread(self, state: ThreadState) -> list[e.ThreadEvent]:
         return [e.ThreadDeleted()]
 
     def create_message(
         self, state: ThreadState, body: CreateMessage, message_id: str, prepared: Prepared = UNPREPARED
-    ) -> list[e.Event]:
+    ) -> list[e.ThreadEvent]:
         """No events if a message with this id exists or existed: the same request came before."""
         thread_id = thread_of(state).id
         if message_id in state.messages.places:
@@ -123,11 +123,11 @@ class ThreadCommands:
         message = message_from(body, thread_id, message_id, self.context.now)
         return [*overdue, *attached, e.MessageCreated(message=message)]
 
-    def update_message(self, state: ThreadState, message_id: str, body: UpdateMetadata) -> list[e.Event]:
+    def update_message(self, state: ThreadState, message_id: str, body: UpdateMetadata) -> list[e.ThreadEvent]:
         message = whole_message(state, message_id)
         if "metadata" not in body.model_fields_set:
             return []
         return [e.MessageUpdated(message_id=message.id, metadata=body.metadata or {})]
 
-    def delete_message(self, state: ThreadState, message_id: str) -> list[e.Event]:
+    def delete_message(self, state: ThreadState, message_id: str) -> list[e.ThreadEvent]:
         return [e.MessageDeleted(message_id=whole_message(state, message_id).id)]

@@ -52,7 +52,7 @@ class WaitUntil:
 class CommitEvents:
     """Commit these events."""
 
-    events: list[e.Event]
+    events: list[e.ThreadEvent]
 
     @property
     def claim(self) -> int:
@@ -118,7 +118,7 @@ def decide(
     )
 
 
-def _end(run_state: RunState, now: float) -> tuple[float, list[e.Event]] | None:
+def _end(run_state: RunState, now: float) -> tuple[float, list[e.ThreadEvent]] | None:
     """Since when the run should have ended, and the events that end it; None if it should go on."""
     if run_state.run.expires_at is not None and now >= run_state.run.expires_at:
         return run_state.run.expires_at, expire_events(run_state)
@@ -152,10 +152,10 @@ def exhausted_limit(run_state: RunState) -> str | None:
     return None
 
 
-def failure_events(run_state: RunState, error: LastError) -> list[e.Event]:
+def failure_events(run_state: RunState, error: LastError) -> list[e.ThreadEvent]:
     """The end of a run that cannot continue, with its open step."""
     step, run_id = run_state.open_step, run_state.run.id
-    closing: list[e.Event] = []
+    closing: list[e.ThreadEvent] = []
     if step:
         closing = [e.StepFailed(run_id=run_id, step_id=step.id, error=error.of_step)]
     return [*closing, e.RunFailed(run_id=run_id, error=error)]

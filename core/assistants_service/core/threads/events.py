@@ -184,7 +184,7 @@ class RunCompleted(log.Event, frozen=True, kw_only=True, tag="thread.run.complet
     run_id: str
 
 
-Event = (
+ThreadEvent = (
     ThreadCreated
     | ThreadUpdated
     | ThreadDeleted
@@ -214,7 +214,7 @@ Event = (
 )
 
 
-Commit = log.Commit[Event]
+Commit = log.Commit[ThreadEvent]
 
 _decoder = msgspec.json.Decoder(Commit)
 

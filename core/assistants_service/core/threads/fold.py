@@ -9,13 +9,13 @@ from collections.abc import Iterable
 
 from assistants_service.core.protocol.runs.resources import Step, step_on_wire
 from assistants_service.core.threads import events as e
-from assistants_service.core.threads.fold_names import Handler
+from assistants_service.core.threads.fold_names import ThreadHandler
 from assistants_service.core.threads.fold_runs import RUN_EVENTS
 from assistants_service.core.threads.fold_steps import STEP_EVENTS
 from assistants_service.core.threads.fold_thread import THREAD_EVENTS
-from assistants_service.core.threads.state import Resource, ThreadChange, ThreadState
+from assistants_service.core.threads.state import ThreadChange, ThreadObject, ThreadState
 
-APPLY: dict[type, Handler] = {**THREAD_EVENTS, **RUN_EVENTS, **STEP_EVENTS}
+APPLY: dict[type, ThreadHandler] = {**THREAD_EVENTS, **RUN_EVENTS, **STEP_EVENTS}
 
 
 def apply(state: ThreadState, commit: e.Commit) -> list[ThreadChange]:
@@ -29,7 +29,7 @@ def apply(state: ThreadState, commit: e.Commit) -> list[ThreadChange]:
     ]
 
 
-def _published(state: ThreadState, resource: Resource) -> Resource:
+def _published(state: ThreadState, resource: ThreadObject) -> ThreadObject:
     return (
         step_on_wire(resource, contents=state.runs[resource.run_id].contents)
         if isinstance(resource, Step)

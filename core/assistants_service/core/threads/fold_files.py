@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from assistants_service.core.files.outputs import KeptFile
 from assistants_service.core.protocol.tools.resources import StepToolCall
-from assistants_service.core.threads.fold_names import Named
+from assistants_service.core.threads.fold_names import ThreadEffects
 from assistants_service.core.threads.state import ShownFile, ThreadState
 from assistants_service.core.tools.registry import tool_of
 
@@ -25,7 +25,7 @@ def keep_files(state: ThreadState, call: StepToolCall) -> Sequence[KeptFile]:
     return changes.images
 
 
-def show_files(state: ThreadState, run_id: str, files: Iterable[KeptFile], at: int) -> Named:
+def show_files(state: ThreadState, run_id: str, files: Iterable[KeptFile], at: int) -> ThreadEffects:
     """The files of the API that those become which clients were not shown before."""
     new = [ShownFile(state.version, at, kept) for kept in files if kept.file_id not in state.shown]
     for shown in new:

@@ -6,15 +6,15 @@ from collections.abc import Callable
 from typing import Any
 
 from assistants_service.core.threads import events as e
-from assistants_service.core.threads.state import Resource, ThreadState
+from assistants_service.core.threads.state import ThreadObject, ThreadState
 
-Named = list[tuple[str, Resource]]
-Handler = Callable[[ThreadState, Any, int], Named]  # of one type of event; the time in seconds
+ThreadEffects = list[tuple[str, ThreadObject]]
+ThreadHandler = Callable[[ThreadState, Any, int], ThreadEffects]  # of one type of event; the time in seconds
 
 
-def name_of(event: e.Event) -> str:
+def name_of(event: e.ThreadEvent) -> str:
     return str(event.__struct_config__.tag)
 
 
-def status_of(event: e.Event) -> str:
+def status_of(event: e.ThreadEvent) -> str:
     return name_of(event).rpartition(".")[2]

@@ -10,11 +10,11 @@ from msgspec.structs import replace
 from assistants_service.core.protocol.runs.resources import RequiredAction, Run, SubmitToolOutputs
 from assistants_service.core.protocol.threads.resources import Reason
 from assistants_service.core.threads import events as e
-from assistants_service.core.threads.fold_names import Handler, Named, name_of, status_of
+from assistants_service.core.threads.fold_names import ThreadEffects, ThreadHandler, name_of, status_of
 from assistants_service.core.threads.state import RunState, ThreadState
 
 
-def _run_created(state: ThreadState, event: e.RunCreated, at: int) -> Named:
+def _run_created(state: ThreadState, event: e.RunCreated, at: int) -> ThreadEffects:
     run_state = RunState(
         run=event.run, stream=event.stream, trace=event.trace, contents=event.contents, chosen=event.chosen
     )
@@ -23,11 +23,11 @@ def _run_created(state: ThreadState, event: e.RunCreated, at: int) -> Named:
     return [("thread.run.created", event.run), ("thread.run.queued", event.run)]
 
 
-def _run_updated(state: ThreadState, event: e.RunUpdated, at: int) -> Named:
+def _run_updated(state: ThreadState, event: e.RunUpdated, at: int) -> ThreadEffects:
     return [("thread.run.updated", _change(state, event.run_id, metadata=event.metadata))]
 
 
-def _run_claimed(state: ThreadState, event: e.RunClaimed, at: int) -> Named:
+def _run_claimed(state: ThreadState, event: e.RunClaimed, at: int) -> ThreadEffects:
     run_state = state.runs[event.run_id]
     run_state.attempt, run_state.item, run_state.claimed_at = event.attempt, event.item, state.version
     run_state.in_progress = None  # its worker is dead: this one calls the model again
@@ -37,7 +37,7 @@ def _run_claimed(state: ThreadState, event: e.RunClaimed, at: int) -> Named:
     return [("thread.run.in_progress", _change(state, event.run_id, status="in_progress", started_at=at))]
 
 
-def _run_requires_action(state: ThreadState, event: e.RunRequiresAction, at: int) -> Named:
+def _run_requires_action(state: ThreadState, event: e.RunRequiresAction, at: int) -> ThreadEffects:
     run_state = state.runs[event.run_id]
     run_state.published_at = run_state.claimed_at
     calls = tuple(replace(call, function=replace(call.function, output=UNSET)) for call in run_state.owed_calls)
@@ -45,20 +45,20 @@ def _run_requires_action(state: ThreadState, event: e.RunRequiresAction, at: int
     return [(name_of(event), _change(state, event.run_id, status="requires_action", required_action=action))]
 
 
-def _run_queued(state: ThreadState, event: e.RunQueued, at: int) -> Named:
+def _run_queued(state: ThreadState, event: e.RunQueued, at: int) -> ThreadEffects:
     run_state = state.runs[event.run_id]
     run_state.stream = run_state.stream or event.stream
     return [(name_of(event), _change(state, event.run_id, status="queued", required_action=None))]
 
 
-def _run_cancelling(state: ThreadState, event: e.RunCancelling, at: int) -> Named:
+def _run_cancelling(state: ThreadState, event: e.RunCancelling, at: int) -> ThreadEffects:
     state.runs[event.run_id].cancel_requested_at = at
     return [(name_of(event), _change(state, event.run_id, status="cancelling", required_action=None))]
 
 
 def _run_ended(
     state: ThreadState, event: e.RunCompleted | e.RunIncomplete | e.RunFailed | e.RunCancelled | e.RunExpired, at: int
-) -> Named:
+) -> ThreadEffects:
     """expires_at is null once terminal, usage the sum over the steps."""
     run_state = state.runs[event.run_id]
     run_state.thoughts = {}
@@ -86,7 +86,7 @@ def _change(state: ThreadState, run_id: str, **changed: Any) -> Run:
     return run_state.run
 
 
-RUN_EVENTS: dict[type, Handler] = {
+RUN_EVENTS: dict[type, ThreadHandler] = {
     e.RunCreated: _run_created,
     e.RunUpdated: _run_updated,
     e.RunClaimed: _run_claimed,

@@ -11,12 +11,12 @@ from msgspec.structs import replace
 from assistants_service.core.protocol.runs.resources import Step, ToolCalls
 from assistants_service.core.threads import events as e
 from assistants_service.core.threads.fold_files import keep_files, show_files
-from assistants_service.core.threads.fold_names import Handler, Named, name_of, status_of
+from assistants_service.core.threads.fold_names import ThreadEffects, ThreadHandler, name_of, status_of
 from assistants_service.core.threads.state import InProgress, Results, ThreadState
 from assistants_service.core.tools.registry import tool_of
 
 
-def _step_begun(state: ThreadState, event: e.StepBegun, at: int) -> Named:
+def _step_begun(state: ThreadState, event: e.StepBegun, at: int) -> ThreadEffects:
     """Reserves the places of step and message in the lists, where they remain cursors in any case. There is no change:
     documents and streams show only what is history."""
     run_state = state.runs[event.step.run_id]
@@ -27,7 +27,7 @@ def _step_begun(state: ThreadState, event: e.StepBegun, at: int) -> Named:
     return []
 
 
-def _step_created(state: ThreadState, event: e.StepCreated, at: int) -> Named:
+def _step_created(state: ThreadState, event: e.StepCreated, at: int) -> ThreadEffects:
     run_state = state.runs[event.step.run_id]
     run_state.published_at, run_state.claims = run_state.claimed_at, 1
     run_state.steps.put(event.step.id, event.step)
@@ -46,7 +46,7 @@ def _step_created(state: ThreadState, event: e.StepCreated, at: int) -> Named:
     return [(name_of(event), event.step)]
 
 
-def _step_outputs(state: ThreadState, event: e.StepOutputs, at: int) -> Named:
+def _step_outputs(state: ThreadState, event: e.StepOutputs, at: int) -> ThreadEffects:
     run_state = state.runs[event.run_id]
     run_state.claims = 1
     step = _answered(run_state.steps[event.step_id], event.outputs, event.results)
@@ -57,7 +57,7 @@ def _step_outputs(state: ThreadState, event: e.StepOutputs, at: int) -> Named:
 
 def _step_ended(
     state: ThreadState, event: e.StepCompleted | e.StepFailed | e.StepCancelled | e.StepExpired, at: int
-) -> Named:
+) -> ThreadEffects:
     """expires_at is null once the step has ended."""
     run_state = state.runs[event.run_id]
     run_state.claims = 1
@@ -90,7 +90,7 @@ def _answered(step: Step, outputs: Mapping[str, str], results: Results = Mapping
     return replace(step, step_details=replace(details, tool_calls=calls))
 
 
-STEP_EVENTS: dict[type, Handler] = {
+STEP_EVENTS: dict[type, ThreadHandler] = {
     e.StepBegun: _step_begun,
     e.StepCreated: _step_created,
     e.StepOutputs: _step_outputs,

@@ -7,16 +7,16 @@ from msgspec.structs import replace
 from assistants_service.core.protocol.threads.resources import Thread
 from assistants_service.core.threads import events as e
 from assistants_service.core.threads.fold_files import show_files
-from assistants_service.core.threads.fold_names import Handler, Named, name_of
+from assistants_service.core.threads.fold_names import ThreadEffects, ThreadHandler, name_of
 from assistants_service.core.threads.state import ThreadState
 
 
-def _thread_created(state: ThreadState, event: e.ThreadCreated, at: int) -> Named:
+def _thread_created(state: ThreadState, event: e.ThreadCreated, at: int) -> ThreadEffects:
     state.thread = event.thread
     return [("thread.created", event.thread)]
 
 
-def _thread_updated(state: ThreadState, event: e.ThreadUpdated, at: int) -> Named:
+def _thread_updated(state: ThreadState, event: e.ThreadUpdated, at: int) -> ThreadEffects:
     thread = _thread(state)
     state.thread = replace(
         thread,
@@ -26,7 +26,7 @@ def _thread_updated(state: ThreadState, event: e.ThreadUpdated, at: int) -> Name
     return [("thread.updated", state.thread)]
 
 
-def _thread_deleted(state: ThreadState, event: e.ThreadDeleted, at: int) -> Named:
+def _thread_deleted(state: ThreadState, event: e.ThreadDeleted, at: int) -> ThreadEffects:
     state.deleted, state.active = True, None
     return [("thread.deleted", _thread(state))]
 
@@ -37,12 +37,12 @@ def _thread(state: ThreadState) -> Thread:
     return state.thread
 
 
-def _message_created(state: ThreadState, event: e.MessageCreated, at: int) -> Named:
+def _message_created(state: ThreadState, event: e.MessageCreated, at: int) -> ThreadEffects:
     state.messages.put(event.message.id, event.message)
     return [(name_of(event), event.message)]
 
 
-def _message_ended(state: ThreadState, event: e.MessageCompleted | e.MessageIncomplete, at: int) -> Named:
+def _message_ended(state: ThreadState, event: e.MessageCompleted | e.MessageIncomplete, at: int) -> ThreadEffects:
     message = event.message
     state.messages.put(message.id, message)
     attached = {attachment.file_id for attachment in message.attachments}
@@ -50,17 +50,17 @@ def _message_ended(state: ThreadState, event: e.MessageCompleted | e.MessageInco
     return [(name_of(event), message), *show_files(state, message.run_id or "", cited, at)]
 
 
-def _message_updated(state: ThreadState, event: e.MessageUpdated, at: int) -> Named:
+def _message_updated(state: ThreadState, event: e.MessageUpdated, at: int) -> ThreadEffects:
     message = replace(state.messages[event.message_id], metadata=event.metadata)
     state.messages.put(message.id, message)
     return [("thread.message.updated", message)]
 
 
-def _message_deleted(state: ThreadState, event: e.MessageDeleted, at: int) -> Named:
+def _message_deleted(state: ThreadState, event: e.MessageDeleted, at: int) -> ThreadEffects:
     return [("thread.message.deleted", state.messages.remove(event.message_id))]
 
 
-THREAD_EVENTS: dict[type, Handler] = {
+THREAD_EVENTS: dict[type, ThreadHandler] = {
     e.ThreadCreated: _thread_created,
     e.ThreadUpdated: _thread_updated,
     e.ThreadDeleted: _thread_deleted,

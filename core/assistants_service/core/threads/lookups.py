@@ -8,9 +8,9 @@ from typing import TypeVar
 from assistants_service.core.errors import ApiError
 from assistants_service.core.protocol.threads.resources import Message, Thread
 from assistants_service.core.resources import MESSAGE, RUN, THREAD
-from assistants_service.core.threads.state import Resource, RunState, ThreadChange, ThreadState
+from assistants_service.core.threads.state import RunState, ThreadChange, ThreadObject, ThreadState
 
-R = TypeVar("R", bound=Resource)
+R = TypeVar("R", bound=ThreadObject)
 
 
 def thread_of(state: ThreadState, thread_id: str = "") -> Thread:

@@ -12,7 +12,7 @@ from assistants_service.core.protocol.runs.resources import Run, Step, step_on_w
 from assistants_service.core.protocol.threads.resources import Message, Thread
 from assistants_service.core.resources import STEP
 from assistants_service.core.threads.lookups import message_of, run_of, thread_of
-from assistants_service.core.threads.state import Resource, ThreadChange, ThreadState
+from assistants_service.core.threads.state import ThreadChange, ThreadObject, ThreadState
 
 
 def documents(project: str, changes: Sequence[ThreadChange]) -> list[Document]:
@@ -22,7 +22,7 @@ def documents(project: str, changes: Sequence[ThreadChange]) -> list[Document]:
     return [_document(project, change, first[key]) for key, change in last.items()]
 
 
-def _place(resource: Resource) -> tuple[str, ...]:
+def _place(resource: ThreadObject) -> tuple[str, ...]:
     """The container of an object's document, and the ids that make up its name."""
     match resource:
         case Thread():
@@ -51,7 +51,7 @@ def _document(project: str, change: ThreadChange, first: ThreadChange) -> Docume
     )
 
 
-def find(state: ThreadState, container: str, ids: tuple[str, ...]) -> Resource:
+def find(state: ThreadState, container: str, ids: tuple[str, ...]) -> ThreadObject:
     """The object that this document shows. Raises the 404 if there is none."""
     match container:
         case names.MESSAGES:

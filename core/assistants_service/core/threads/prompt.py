@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from assistants_service.core.ports.models import ForcedFunction, Prompt, Turn
+from assistants_service.core.ports.models import CountTokens, ForcedFunction, Prompt, Turn
 from assistants_service.core.protocol.runs.resources import MessageCreation, Run, Step
 from assistants_service.core.protocol.threads.resources import Message
 from assistants_service.core.protocol.tools.resources import StepToolCall
@@ -18,7 +18,6 @@ from assistants_service.core.tools.offer import Offer
 PROMPT_SHARE = 0.75  # of a window: the rest is for the answer, and for errors in the count
 ENVELOPE = 4  # tokens that a provider adds to each text
 IMAGE_TOKENS = 1_000
-Count = Callable[[str], int]  # tokens of a text
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +33,13 @@ class Built:
 
 
 def token_bound(text: str) -> int:
-    """A Count that costs nothing: no text has more tokens than UTF-8 bytes."""
+    """A CountTokens that costs nothing: no text has more tokens than UTF-8 bytes."""
     return len(text.encode(errors="replace"))
 
 
-def build(state: ThreadState, run_state: RunState, offer: Offer, room: int, history: int, count: Count) -> Built | None:
+def build(
+    state: ThreadState, run_state: RunState, offer: Offer, room: int, history: int, count: CountTokens
+) -> Built | None:
     """The prompt of the run's next turn. `offer` has the functions that the model may call. The prompt may have `room`
     tokens, as counted by `count`, but always includes the newest message. At most `history` of them are outputs of
     tools in earlier runs. None: not even the newest message fits into max_prompt_tokens."""
@@ -77,7 +78,7 @@ def build(state: ThreadState, run_state: RunState, offer: Offer, room: int, hist
     )
 
 
-def tokens_of(prompt: Prompt, count: Count) -> int:
+def tokens_of(prompt: Prompt, count: CountTokens) -> int:
     turns = sum(_tokens(turn, count) for turn in prompt.turns)
     tools = str(tuple(tool.fields for tool in prompt.tools))
     return turns + count(prompt.instructions or "") + count(tools) + 2 * ENVELOPE
@@ -112,7 +113,7 @@ def _split(done: Iterable[Turn]) -> list[list[Turn]]:
     return rounds
 
 
-def _newest_rounds(rounds: Sequence[Sequence[Turn]], room: int, count: Count) -> tuple[list[Sequence[Turn]], int]:
+def _newest_rounds(rounds: Sequence[Sequence[Turn]], room: int, count: CountTokens) -> tuple[list[Sequence[Turn]], int]:
     """The newest rounds that fit, at least the last one, and their tokens: old outputs must not end a run that keeps
     calling tools."""
     used, fitting = 0, 0
@@ -136,7 +137,7 @@ class _Past:
     state: ThreadState
     run: Run
     offer: Offer
-    count: Count
+    count: CountTokens
     messages: int = 0
     earlier: list[Step] = field(default_factory=list)
     cut: bool = False
@@ -221,7 +222,7 @@ def _calls(reply: Sequence[Step], run_state: RunState) -> list[StepToolCall]:
     return sorted((call for step in reply for call in step.calls), key=lambda call: order.get(call.id, 0))
 
 
-def _tokens(turn: Turn, count: Count) -> int:
+def _tokens(turn: Turn, count: CountTokens) -> int:
     thought = [turn.thought.data] if turn.thought else []
     texts = [turn.text, *thought, *(text for call in turn.calls for text in (call.name, call.arguments))]
     return sum(map(count, texts)) + ENVELOPE * len(texts) + IMAGE_TOKENS * len(turn.images)

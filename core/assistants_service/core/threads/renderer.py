@@ -15,7 +15,7 @@ from assistants_service.core.protocol.threads.resources import (
     ImageFile,
     ImageFilePart,
     Message,
-    Part,
+    MessagePart,
     Reason,
     RefusalPart,
     Text,
@@ -31,7 +31,7 @@ from assistants_service.core.threads.delta_events import (
     opening_step,
     remaining_deltas,
 )
-from assistants_service.core.threads.sse import ENDINGS, Event
+from assistants_service.core.threads.sse import ENDINGS, StreamEvent
 from assistants_service.core.threads.state import ThreadChange
 from assistants_service.core.tools.registry import tool_of
 
@@ -90,7 +90,7 @@ class Renderer:
             elif kind == "image_file":
                 parts[part["index"]] = (kind, [part["image_file"]["file_id"]], [])
 
-    def _content_of(self, message_id: str) -> tuple[Part, ...]:
+    def _content_of(self, message_id: str) -> tuple[MessagePart, ...]:
         """The part of a message that was streamed. Clients read it again from the message's end."""
         parts = sorted(self._deltas.get(message_id, {}).items())
         return tuple(_part(*part) for _, part in parts)
@@ -98,7 +98,7 @@ class Renderer:
     def begun(self, object_id: str) -> bool:
         return object_id in self._begun
 
-    def render(self, change: ThreadChange) -> Iterator[Event]:
+    def render(self, change: ThreadChange) -> Iterator[StreamEvent]:
         """The events of one change. At the end of the run, closes what is still open on the stream."""
         match change.object:
             case Run() as run if change.name in ENDINGS:
@@ -118,7 +118,7 @@ class Renderer:
             case resource:
                 yield change.name, resource
 
-    def _step_created(self, step: Step) -> Iterator[Event]:
+    def _step_created(self, step: Step) -> Iterator[StreamEvent]:
         """All events of a step that was not streamed; a message's own events follow with the message."""
         if self.begun(step.id):
             return
@@ -129,14 +129,14 @@ class Renderer:
             if tool.streams:
                 yield call_delta(step.id, index, tool, {tool.streams: tool.streamed_text(call)})
 
-    def _outputs(self, step: Step) -> Iterator[Event]:
+    def _outputs(self, step: Step) -> Iterator[StreamEvent]:
         """The results of the worker's own calls, of those tools that stream them."""
         for index, call in enumerate(step.calls):
             tool = tool_of(call)
             if not tool.is_pending(call) and (results := tool.result_delta(call)):
                 yield call_delta(step.id, index, tool, results)
 
-    def _message_ended(self, message: Message) -> Iterator[Event]:
+    def _message_ended(self, message: Message) -> Iterator[StreamEvent]:
         """The deltas of a message that was not streamed, one for each part; or the rest of one that was: text that was
         held back as a possible marker, or not written yet when the run was cut off."""
         if not self.begun(message.id):
@@ -145,7 +145,7 @@ class Renderer:
         for index, part in enumerate(message.content):
             yield from remaining_deltas(message.id, index, part, sent[index] if index < len(sent) else None)
 
-    def _close_open(self, known: Set[str], run: Run) -> Iterator[Event]:
+    def _close_open(self, known: Set[str], run: Run) -> Iterator[StreamEvent]:
         """Close what a model was writing when its run ended, or when its worker died: first messages, then steps."""
         at = run.cancelled_at or run.failed_at or run.completed_at
         ending = run.status if run.status in ("cancelled", "expired") else "failed"
@@ -155,7 +155,7 @@ class Renderer:
         for step in [step for step in self.steps.values() if step.id not in known]:
             yield f"thread.run.step.{ending}", _ended(step, ending, at, run)
 
-    def abandoned(self, run: Run, keep: Set[str], now: int) -> list[Event]:
+    def abandoned(self, run: Run, keep: Set[str], now: int) -> list[StreamEvent]:
         """Close what a dead worker left open on the stream, before another one continues."""
         if not (set(self.steps) | set(self.messages)) - keep:
             return []
@@ -163,7 +163,7 @@ class Renderer:
         return list(self._close_open(keep, replace(run, status="failed", failed_at=now, last_error=error)))
 
 
-def _part(kind: str, pieces: Sequence[str], annotations: Sequence[TextAnnotation]) -> Part:
+def _part(kind: str, pieces: Sequence[str], annotations: Sequence[TextAnnotation]) -> MessagePart:
     match kind:
         case "text":
             return TextPart(text=Text(value="".join(pieces), annotations=tuple(annotations)))

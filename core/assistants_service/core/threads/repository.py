@@ -13,7 +13,7 @@ from assistants_service.core.resources import THREAD
 from assistants_service.core.threads import events as e
 from assistants_service.core.threads.projection import documents, find
 from assistants_service.core.threads.sse import ENDINGS
-from assistants_service.core.threads.state import Resource, ThreadChange, ThreadState
+from assistants_service.core.threads.state import ThreadChange, ThreadObject, ThreadState
 from assistants_service.core.threads.view import ThreadView
 
 
@@ -34,7 +34,7 @@ class ThreadRepository(Repository[ThreadState, ThreadChange]):
     def _documents(self, project: str, changes: Sequence[ThreadChange]) -> list[Document]:
         return documents(project, changes)
 
-    def _find(self, state: ThreadState, container: str, ids: tuple[str, ...]) -> Resource:
+    def _find(self, state: ThreadState, container: str, ids: tuple[str, ...]) -> ThreadObject:
         return find(state, container, ids)
 
     def _record_metrics(self, project: str, changes: Sequence[ThreadChange]) -> None:
@@ -78,13 +78,13 @@ class ThreadRepository(Repository[ThreadState, ThreadChange]):
         if run_state is None or view.state.deleted:  # they would keep the deletion's tombstones from being written
             return
         messages = (view.state.messages.get(key) for key in sorted(run_state.known))
-        resources: list[Resource] = [run_state.run, *run_state.steps, *(message for message in messages if message)]
+        objects: list[ThreadObject] = [run_state.run, *run_state.steps, *(message for message in messages if message)]
         if since:
             changed = {change.object.id for change in view.run_history(run_id) if change.version > since}
-            resources = [resource for resource in resources if resource.id in changed]
-        resources += [shown.file for shown in run_state.files.values() if shown.version > since]
+            objects = [resource for resource in objects if resource.id in changed]
+        objects += [shown.file for shown in run_state.files.values() if shown.version > since]
         await self._writer.write(
-            documents(project, [ThreadChange(view.state.version, "", resource) for resource in resources])
+            documents(project, [ThreadChange(view.state.version, "", resource) for resource in objects])
         )
 
     async def purge(self, project: str, thread_id: str) -> None:
@@ -95,10 +95,10 @@ class ThreadRepository(Repository[ThreadState, ThreadChange]):
             return
         runs = list(state.runs)
         steps = [step for run_state in runs for step in run_state.steps]
-        resources: Iterable[Resource] = itertools.chain(
+        objects: Iterable[ThreadObject] = itertools.chain(
             [state.thread], state.messages, (run_state.run for run_state in runs), steps
         )
-        deleted = (ThreadChange(state.version, "thread.deleted", resource) for resource in resources)
+        deleted = (ThreadChange(state.version, "thread.deleted", resource) for resource in objects)
         emptied = (document for change in deleted for document in documents(project, [change]))
         await self._writer.write(emptied)
         for run_state in runs:

@@ -49,7 +49,7 @@ class RunCommands:
         prepared: Prepared = UNPREPARED,
         *,
         contents: bool = False,
-    ) -> list[e.Event]:
+    ) -> list[e.ThreadEvent]:
         """No events if a run with this id exists: the same request came before. `contents`: the client wants the
         contents of search results."""
         thread = thread_of(state)
@@ -72,7 +72,7 @@ class RunCommands:
 
     def create_thread_and_run(
         self, body: CreateThreadAndRun, assistant: StoredAssistant, thread_id: str, run_id: str
-    ) -> list[e.Event]:
+    ) -> list[e.ThreadEvent]:
         started = ThreadCommands(self.context).create_thread(body.thread or CreateThread(), thread_id)
         thread = next(event.thread for event in started if isinstance(event, e.ThreadCreated))
         run = self._run(body, assistant, run_id, thread, None)
@@ -121,7 +121,7 @@ class RunCommands:
         )
 
     @staticmethod
-    def _check_startable(asked: bool, added: Sequence[e.Event], run: Run) -> None:
+    def _check_startable(asked: bool, added: Sequence[e.ThreadEvent], run: Run) -> None:
         asked = asked or any(isinstance(event, e.MessageCreated) and event.message.role == "user" for event in added)
         if not asked and not run.instructions:
             raise ApiError(
@@ -129,13 +129,13 @@ class RunCommands:
                 code="invalid_thread",
             )
 
-    def update_run(self, state: ThreadState, run_id: str, body: UpdateMetadata) -> list[e.Event]:
+    def update_run(self, state: ThreadState, run_id: str, body: UpdateMetadata) -> list[e.ThreadEvent]:
         run_state = run_of(state, run_id)
         if "metadata" not in body.model_fields_set:
             return []
         return [e.RunUpdated(run_id=run_state.run.id, metadata=body.metadata or {})]
 
-    def submit_tool_outputs(self, state: ThreadState, run_id: str, body: SubmitToolOutputsBody) -> list[e.Event]:
+    def submit_tool_outputs(self, state: ThreadState, run_id: str, body: SubmitToolOutputsBody) -> list[e.ThreadEvent]:
         run_state = run_of(state, run_id)
         status = "expired" if endings.is_overdue(run_state, self.context.now) else run_state.run.status
         step = run_state.open_step
@@ -151,14 +151,14 @@ class RunCommands:
             e.RunQueued(run_id=run_id, stream=bool(body.stream)),
         ]
 
-    def cancel_run(self, state: ThreadState, run_id: str) -> list[e.Event]:
+    def cancel_run(self, state: ThreadState, run_id: str) -> list[e.ThreadEvent]:
         """`cancelling`, and `cancelled` at once if no worker holds the run. A second cancellation changes nothing."""
         run_state = run_of(state, run_id)
         if run_state.run.status in TERMINAL:
             raise ApiError(f"Cannot cancel run with status '{run_state.run.status}'.")
         if run_state.run.status == "cancelling":
             return []
-        asked: list[e.Event] = [e.RunCancelling(run_id=run_id)]
+        asked: list[e.ThreadEvent] = [e.RunCancelling(run_id=run_id)]
         if run_state.run.status in ("queued", "requires_action"):
             return [*asked, *endings.cancel_events(run_state)]
         return asked

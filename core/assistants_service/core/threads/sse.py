@@ -8,7 +8,7 @@ from typing import Any
 
 from assistants_service.core.protocol.objects import encode
 
-Event = tuple[str, Any]  # the wire's event name, and its payload
+StreamEvent = tuple[str, Any]  # the wire's event name, and its payload
 
 ENDINGS = frozenset(f"thread.run.{status}" for status in ("completed", "incomplete", "failed", "cancelled", "expired"))
 PAUSE = "thread.run.requires_action"
@@ -16,7 +16,7 @@ DONE = b"event: done\ndata: [DONE]\n\n"
 _HEAD = re.compile(rb"(?:^|\n\n)id: (\d+)\.(\d+)\nevent: ([a-z_.]+)\ndata: ([^\n]*)")
 
 
-def to_bytes(events: Iterable[tuple[int, Event]], offset: int) -> Iterator[bytes]:
+def to_bytes(events: Iterable[tuple[int, StreamEvent]], offset: int) -> Iterator[bytes]:
     """The bytes of the events, each with the version of the thread that it shows, as stored in the stream from byte
     `offset` on, and as sent over the wire.
 

@@ -27,7 +27,7 @@ from assistants_service.core.protocol.tools.resources import StepToolCall, TextA
 from assistants_service.core.tools.functions import FunctionToolCall
 from assistants_service.core.tools.registry import tool_of
 
-Resource = Thread | Message | Run | Step | File
+ThreadObject = Thread | Message | Run | Step | File
 Results = Mapping[str, msgspec.Raw]  # what tools store in addition to the outputs of calls, by call id
 
 
@@ -38,7 +38,7 @@ class ThreadChange:
 
     version: int
     name: str
-    object: Resource
+    object: ThreadObject
 
 
 class InProgress(msgspec.Struct, frozen=True):

@@ -70,7 +70,7 @@ class StreamWriter:
                 self._scanned = False
         raise Conflict
 
-    async def emit(self, events: Iterable[sse.Event]) -> None:
+    async def emit(self, events: Iterable[sse.StreamEvent]) -> None:
         """Write what a model is producing. Raises Conflict if another process wrote: take over first."""
         if not self._owned:
             raise Conflict
@@ -96,8 +96,8 @@ class StreamWriter:
                 continue
         raise Conflict
 
-    def _missing(self, history: Sequence[ThreadChange]) -> list[tuple[int, sse.Event]]:
-        missing: list[tuple[int, sse.Event]] = []
+    def _missing(self, history: Sequence[ThreadChange]) -> list[tuple[int, sse.StreamEvent]]:
+        missing: list[tuple[int, sse.StreamEvent]] = []
         known, run = {change.object.id for change in history}, None
         for change in history:
             run = change.object if isinstance(change.object, Run) else run
@@ -107,14 +107,14 @@ class StreamWriter:
                     missing.append((change.version, event))
         return missing
 
-    def _events_of(self, change: ThreadChange, run: Run | None, known: Set[str]) -> Iterator[sse.Event]:
+    def _events_of(self, change: ThreadChange, run: Run | None, known: Set[str]) -> Iterator[sse.StreamEvent]:
         step = change.object
         if isinstance(step, Step) and run and not self._renderer.begun(step.id):
             # A worker that lost the run may have opened another step since the last read: steps must not overlap.
             yield from self._renderer.abandoned(run, known, step.created_at)
         yield from self._renderer.render(change)
 
-    async def _append(self, events: list[tuple[int, sse.Event]]) -> None:
+    async def _append(self, events: list[tuple[int, sse.StreamEvent]]) -> None:
         block = b"".join(sse.to_bytes(events, self._mark.offset if self._mark else 0))
         # Conditional on the mark: another worker, or an API process that cancels, may be writing to the same stream.
         if self._mark is None:
@@ -167,7 +167,7 @@ def replay(history: Sequence[ThreadChange]) -> Iterator[bytes]:
     return sse.to_bytes(_events_of(history), 0)
 
 
-def _events_of(history: Sequence[ThreadChange]) -> Iterator[tuple[int, sse.Event]]:
+def _events_of(history: Sequence[ThreadChange]) -> Iterator[tuple[int, sse.StreamEvent]]:
     renderer = Renderer()
     for change in history:
         for event in renderer.render(change):

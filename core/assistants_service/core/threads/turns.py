@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from assistants_service.core.ports.models import Content, Image, Turn
+from assistants_service.core.ports.models import Image, Turn, TurnContent
 from assistants_service.core.protocol.threads.resources import (
     ImageFilePart,
     ImageUrlPart,
     Message,
-    Part,
+    MessagePart,
     RefusalPart,
     TextPart,
 )
@@ -24,7 +24,7 @@ def turn_of(message: Message) -> Turn:
     return Turn(role=message.role, content=content_of(parts))
 
 
-def _part(part: Part) -> str | Image:
+def _part(part: MessagePart) -> str | Image:
     match part:
         case TextPart(text=text):
             return text.value
@@ -41,7 +41,7 @@ def _named(image: Image) -> str:
     return f"[image {image.url.removeprefix(IMAGE_FILE).partition(',')[0]}]"
 
 
-def content_of(parts: Iterable[str | Image]) -> Content:
+def content_of(parts: Iterable[str | Image]) -> TurnContent:
     """Consecutive texts are joined as lines of one text; without images, that text is the content."""
     merged: list[str | Image] = []
     for part in parts:

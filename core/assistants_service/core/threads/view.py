@@ -15,7 +15,7 @@ from assistants_service.core.protocol.threads.resources import Message, Thread
 from assistants_service.core.threads import events as e
 from assistants_service.core.threads.fold import apply
 from assistants_service.core.threads.renderer import streamed
-from assistants_service.core.threads.state import Resource, RunState, ThreadChange, ThreadState
+from assistants_service.core.threads.state import RunState, ThreadChange, ThreadObject, ThreadState
 
 
 class StoredChange(Struct, frozen=True):
@@ -130,7 +130,7 @@ def _changes(stored: Sequence[StoredChange]) -> list[ThreadChange]:
     ]
 
 
-def _kind(name: str) -> type[Resource]:
+def _kind(name: str) -> type[ThreadObject]:
     if name.startswith("thread.run.step."):
         return Step
     if name.startswith("thread.run."):

@@ -22,10 +22,10 @@ class Named(Protocol):
 
 
 C = TypeVar("C", bound=Named)
-Services = Mapping[str, ToolServices]  # of all tools in a worker, by type
+ServicesByKind = Mapping[str, ToolServices]  # of all tools in a worker, by type
 
 
-def started(worker: WorkerParts) -> Services:
+def started(worker: WorkerParts) -> ServicesByKind:
     return {tool.kind: tool.start(worker) for tool in TOOLS}
 
 
@@ -38,7 +38,7 @@ class Offer:
         """The tool of a function. Unknown functions are left to the client."""
         return self.tools.get(name, CLIENTS)
 
-    def executes(self, name: str, services: Services) -> bool:
+    def executes(self, name: str, services: ServicesByKind) -> bool:
         """Whether the worker executes calls of this function."""
         tool = self.tool(name)
         return tool.executes(name, services[tool.kind])
@@ -68,7 +68,7 @@ class Offer:
         return ToolCall(call.id, name or self.name(tool.kind) or tool.kind, arguments)
 
 
-async def offer_of(project: str, thread: ThreadInfo, run: RunInfo, services: Services) -> Offer:
+async def offer_of(project: str, thread: ThreadInfo, run: RunInfo, services: ServicesByKind) -> Offer:
     functions: list[Function] = []
     tools: dict[str, AnyTool] = {}
     for tool in TOOLS:

@@ -23,7 +23,7 @@ from assistants_service.core.tools.run_info import RunInfo, StepInfo, ThreadInfo
 from assistants_service.core.tools.wire import Annotation, StepCall, ToolStruct
 from assistants_service.core.tools.worker_parts import WorkerParts
 
-Piece = tuple[str, Annotation | None]  # of an answer: text, or a citation with its annotation
+AnswerPiece = tuple[str, Annotation | None]  # of an answer: text, or a citation with its annotation
 
 B = TypeVar("B", bound=Body)
 T = TypeVar("T", bound=ToolStruct)
@@ -86,10 +86,10 @@ class FileChanges:
 class Citer(Protocol):
     """Finds citations in an answer that comes in pieces, wherever it is cut. Offsets count code points."""
 
-    def feed(self, text: str) -> Iterator[Piece]:
+    def feed(self, text: str) -> Iterator[AnswerPiece]:
         """Returns the part whose citations are certain. At most the beginning of one citation is held back."""
 
-    def close(self) -> Iterator[Piece]:
+    def close(self) -> Iterator[AnswerPiece]:
         """The rest."""
 
     def skip(self, text: str) -> None:

@@ -35,7 +35,7 @@ class VectorStoreCommands:
 
     now: float
 
-    def create(self, store_id: str, new: NewStore) -> list[e.Event]:
+    def create(self, store_id: str, new: NewStore) -> list[e.StoreEvent]:
         created_at = int(self.now)
         store = VectorStore(
             id=store_id,
@@ -49,7 +49,7 @@ class VectorStoreCommands:
         )
         return [e.StoreCreated(store=store), *self._attach(StoreState(), new.files)]
 
-    def update(self, state: StoreState, body: UpdateVectorStore) -> list[e.Event]:
+    def update(self, state: StoreState, body: UpdateVectorStore) -> list[e.StoreEvent]:
         usable_store(state, self.now)
         fields = body.model_fields_set
         if not fields:
@@ -65,12 +65,12 @@ class VectorStoreCommands:
             )
         ]
 
-    def attach(self, state: StoreState, files: Sequence[NewFile]) -> list[e.Event]:
+    def attach(self, state: StoreState, files: Sequence[NewFile]) -> list[e.StoreEvent]:
         """A file that is attached already stays as it is, except that given attributes replace its own."""
         usable_store(state, self.now)
         return self._attach(state, files)
 
-    def create_batch(self, state: StoreState, batch_id: str, files: Sequence[NewFile]) -> list[e.Event]:
+    def create_batch(self, state: StoreState, batch_id: str, files: Sequence[NewFile]) -> list[e.StoreEvent]:
         """No events if the batch exists: the same request came before."""
         usable_store(state, self.now)
         if batch_id in state.batches.places:
@@ -78,8 +78,8 @@ class VectorStoreCommands:
         file_ids = tuple(dict.fromkeys(file.file_id for file in files))
         return [*self._attach(state, files), e.BatchCreated(batch_id=batch_id, file_ids=file_ids)]
 
-    def _attach(self, state: StoreState, files: Sequence[NewFile]) -> list[e.Event]:
-        events: list[e.Event] = []
+    def _attach(self, state: StoreState, files: Sequence[NewFile]) -> list[e.StoreEvent]:
+        events: list[e.StoreEvent] = []
         wanted = {file.file_id: file for file in files}
         for file_id, file in wanted.items():
             file_state = state.files.get(file_id)
@@ -94,16 +94,16 @@ class VectorStoreCommands:
             raise ApiError(f"A vector store holds at most {MAX_FILES} files.", code="max_files_exceeded")
         return events
 
-    def update_file(self, state: StoreState, file_id: str, attributes: Attributes) -> list[e.Event]:
+    def update_file(self, state: StoreState, file_id: str, attributes: Attributes) -> list[e.StoreEvent]:
         usable_store(state, self.now)
         if file_of(state, file_id).file.attributes == attributes:
             return []
         return [e.FileUpdated(file_id=file_id, attributes=attributes)]
 
-    def detach(self, state: StoreState, file_id: str) -> list[e.Event]:
+    def detach(self, state: StoreState, file_id: str) -> list[e.StoreEvent]:
         return [e.FileDetached(file_id=file_of(state, file_id).id)]
 
-    def cancel_batch(self, state: StoreState, batch_id: str) -> list[e.Event]:
+    def cancel_batch(self, state: StoreState, batch_id: str) -> list[e.StoreEvent]:
         """No events if it has ended."""
         batch_state = batch_of(state, batch_id)
         if batch_state.batch.status != "in_progress":
@@ -111,10 +111,10 @@ class VectorStoreCommands:
         waiting_files = [file_id for file_id in batch_state.file_ids if file_id in state.waiting]
         return [*(e.FileCancelled(file_id=file_id) for file_id in waiting_files), e.BatchCancelled(batch_id=batch_id)]
 
-    def use(self, state: StoreState) -> list[e.Event]:
+    def use(self, state: StoreState) -> list[e.StoreEvent]:
         """Record a search, at most once an hour."""
         store = usable_store(state, self.now)
         return [e.StoreUsed()] if self.now - store.last_active_at >= USED_EVERY else []
 
-    def delete(self, state: StoreState) -> list[e.Event]:
+    def delete(self, state: StoreState) -> list[e.StoreEvent]:
         return [e.StoreDeleted()]

@@ -145,7 +145,7 @@ class SegmentsDropped(log.Event, frozen=True, kw_only=True, tag="vector_store.se
     names: tuple[str, ...]
 
 
-Event = (
+StoreEvent = (
     StoreCreated
     | StoreUpdated
     | StoreUsed
@@ -168,7 +168,7 @@ Event = (
     | SegmentsDropped
 )
 
-Commit = log.Commit[Event]
+Commit = log.Commit[StoreEvent]
 
 _decoder = msgspec.json.Decoder(Commit)
 

@@ -16,11 +16,11 @@ from assistants_service.core.protocol.vector_stores.resources import (
 )
 from assistants_service.core.vector_stores import events as e
 from assistants_service.core.vector_stores.fold_segments import leave_segment, mark_orphaned
-from assistants_service.core.vector_stores.fold_store import Handler, Named, store_in, used_store
+from assistants_service.core.vector_stores.fold_store import StoreEffects, StoreHandler, store_in, used_store
 from assistants_service.core.vector_stores.state import BatchState, FileState, Reindexing, SegmentState, StoreState
 
 
-def _file_created(state: StoreState, event: e.FileCreated, at: int) -> Named:
+def _file_created(state: StoreState, event: e.FileCreated, at: int) -> StoreEffects:
     file = VectorStoreFile(
         id=event.file_id,
         created_at=at,
@@ -37,11 +37,11 @@ def _file_created(state: StoreState, event: e.FileCreated, at: int) -> Named:
     return [(name, file), ("vector_store.updated", used_store(state, at))]
 
 
-def _file_updated(state: StoreState, event: e.FileUpdated, at: int) -> Named:
+def _file_updated(state: StoreState, event: e.FileUpdated, at: int) -> StoreEffects:
     return [("vector_store.file.updated", _change(state, event.file_id, attributes=event.attributes))]
 
 
-def _file_claimed(state: StoreState, event: e.FileClaimed, at: int) -> Named:
+def _file_claimed(state: StoreState, event: e.FileClaimed, at: int) -> StoreEffects:
     file = state.reindexing.get(event.file_id) or state.files[event.file_id]
     mark_orphaned(state, file.source)  # the previous holder is dead, or removes what it wrote
     file.attempt, file.item, file.claims, file.claimed_at = event.attempt, event.item, file.claims + 1, at
@@ -50,14 +50,14 @@ def _file_claimed(state: StoreState, event: e.FileClaimed, at: int) -> Named:
     return []
 
 
-def _file_released(state: StoreState, event: e.FileReleased, at: int) -> Named:
+def _file_released(state: StoreState, event: e.FileReleased, at: int) -> StoreEffects:
     file = state.reindexing.get(event.file_id) or state.files[event.file_id]
     file.item = ""
     mark_orphaned(state, file.source)
     return []
 
 
-def _file_completed(state: StoreState, event: e.FileCompleted, at: int) -> Named:
+def _file_completed(state: StoreState, event: e.FileCompleted, at: int) -> StoreEffects:
     file_state = state.files[event.file_id]
     again = state.reindexing.pop(event.file_id, None)
     if again:
@@ -77,7 +77,7 @@ def _file_completed(state: StoreState, event: e.FileCompleted, at: int) -> Named
     return end_file(state, event.file_id, "completed", "vector_store.file.completed", usage_bytes=event.size)
 
 
-def _file_failed(state: StoreState, event: e.FileFailed, at: int) -> Named:
+def _file_failed(state: StoreState, event: e.FileFailed, at: int) -> StoreEffects:
     if again := state.reindexing.get(event.file_id):
         mark_orphaned(state, again.source)
         state.reindexing[again.id] = Reindexing(again.id, error=event.error.message)
@@ -86,7 +86,7 @@ def _file_failed(state: StoreState, event: e.FileFailed, at: int) -> Named:
     return end_file(state, event.file_id, "failed", "vector_store.file.failed", last_error=event.error)
 
 
-def _files_reindexing(state: StoreState, event: e.FilesReindexing, at: int) -> Named:
+def _files_reindexing(state: StoreState, event: e.FilesReindexing, at: int) -> StoreEffects:
     for file_id in event.file_ids:
         no_reindexing(state, file_id)
         state.reindexing[file_id] = Reindexing(file_id)
@@ -99,13 +99,13 @@ def no_reindexing(state: StoreState, file_id: str) -> None:
         mark_orphaned(state, again.source)
 
 
-def _file_cancelled(state: StoreState, event: e.FileCancelled, at: int) -> Named:
+def _file_cancelled(state: StoreState, event: e.FileCancelled, at: int) -> StoreEffects:
     return end_file(state, event.file_id, "cancelled", "vector_store.file.cancelled")
 
 
-def _file_detached(state: StoreState, event: e.FileDetached, at: int) -> Named:
+def _file_detached(state: StoreState, event: e.FileDetached, at: int) -> StoreEffects:
     file_state = state.files[event.file_id]
-    batches: Named = []
+    batches: StoreEffects = []
     if file_state.file.status == "in_progress":  # for its batches it counts as cancelled, so they still complete
         batches = [
             ("vector_store.file_batch.updated", resource)
@@ -122,13 +122,13 @@ def _file_detached(state: StoreState, event: e.FileDetached, at: int) -> Named:
     return [("vector_store.file.deleted", file), *batches, ("vector_store.updated", store)]
 
 
-def end_file(state: StoreState, file_id: str, status: FileStatus, name: str, **changed: Any) -> Named:
+def end_file(state: StoreState, file_id: str, status: FileStatus, name: str, **changed: Any) -> StoreEffects:
     """End a file in progress, for the store and for the batches that wait for it."""
     file_state = state.files[file_id]
     state.waiting.pop(file_id)
     _count(state, file_state.file.status, status)
     file = _change(state, file_id, status=status, **changed)
-    named: Named = [(name, file)]
+    named: StoreEffects = [(name, file)]
     for batch_id in file_state.batches:
         batch = state.batches[batch_id]
         counts = _moved(batch.batch.file_counts, "in_progress", status)
@@ -138,7 +138,7 @@ def end_file(state: StoreState, file_id: str, status: FileStatus, name: str, **c
     return [*named, ("", store_in(state))]
 
 
-def _batch_created(state: StoreState, event: e.BatchCreated, at: int) -> Named:
+def _batch_created(state: StoreState, event: e.BatchCreated, at: int) -> StoreEffects:
     counts = FileCounts()
     for file_id in event.file_ids:
         file_state = state.files[file_id]
@@ -153,7 +153,7 @@ def _batch_created(state: StoreState, event: e.BatchCreated, at: int) -> Named:
     return [("vector_store.file_batch.created", batch), ("vector_store.updated", used_store(state, at))]
 
 
-def _batch_cancelled(state: StoreState, event: e.BatchCancelled, at: int) -> Named:
+def _batch_cancelled(state: StoreState, event: e.BatchCancelled, at: int) -> StoreEffects:
     batch_state = state.batches[event.batch_id]
     batch_state.batch = replace(batch_state.batch, status="cancelled")
     return [("vector_store.file_batch.updated", batch_state.batch), ("vector_store.updated", store_in(state))]
@@ -189,7 +189,7 @@ def _moved(counts: FileCounts, before: FileStatus | None, after: FileStatus | No
     return FileCounts(**moved)
 
 
-FILE_EVENTS: dict[type, Handler] = {
+FILE_EVENTS: dict[type, StoreHandler] = {
     e.FileCreated: _file_created,
     e.FileUpdated: _file_updated,
     e.FileClaimed: _file_claimed,

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from assistants_service.core.vector_stores import events as e
-from assistants_service.core.vector_stores.fold_store import Handler, Named
+from assistants_service.core.vector_stores.fold_store import StoreEffects, StoreHandler
 from assistants_service.core.vector_stores.state import DELIVERIES, SegmentState, StoreState, merged_segment
 
 
-def _merge_claimed(state: StoreState, event: e.MergeClaimed, at: int) -> Named:
+def _merge_claimed(state: StoreState, event: e.MergeClaimed, at: int) -> StoreEffects:
     state.attempt = max(state.attempt, event.attempt)
     state.orphaned[merged_segment(event.attempt)] = event.item
     state.merging_since = at
     return []
 
 
-def _item_taken_over(state: StoreState, event: e.ItemTakenOver, at: int) -> Named:
+def _item_taken_over(state: StoreState, event: e.ItemTakenOver, at: int) -> StoreEffects:
     state.orphaned |= dict.fromkeys(event.names, event.item)
     item, _, count = event.item.rpartition("/")
     state.deliveries.pop(item, None)
@@ -24,7 +24,7 @@ def _item_taken_over(state: StoreState, event: e.ItemTakenOver, at: int) -> Name
     return []
 
 
-def _segments_merged(state: StoreState, event: e.SegmentsMerged, at: int) -> Named:
+def _segments_merged(state: StoreState, event: e.SegmentsMerged, at: int) -> StoreEffects:
     for name in event.merged:
         retire(state, name)
     state.orphaned.pop(event.into, None)
@@ -33,7 +33,7 @@ def _segments_merged(state: StoreState, event: e.SegmentsMerged, at: int) -> Nam
     return []
 
 
-def _segments_dropped(state: StoreState, event: e.SegmentsDropped, at: int) -> Named:
+def _segments_dropped(state: StoreState, event: e.SegmentsDropped, at: int) -> StoreEffects:
     for name in event.names:
         state.orphaned.pop(name, None)
     return []
@@ -62,7 +62,7 @@ def retire(state: StoreState, name: str) -> None:
     state.orphaned[name] = ""
 
 
-SEGMENT_EVENTS: dict[type, Handler] = {
+SEGMENT_EVENTS: dict[type, StoreHandler] = {
     e.MergeClaimed: _merge_claimed,
     e.ItemTakenOver: _item_taken_over,
     e.SegmentsMerged: _segments_merged,

@@ -8,15 +8,15 @@ from typing import Any
 from msgspec.structs import replace
 
 from assistants_service.core.protocol.vector_stores.resources import ExpiresAfter, VectorStore
-from assistants_service.core.vector_stores.state import DAY, Resource, StoreState
+from assistants_service.core.vector_stores.state import DAY, StoreObject, StoreState
 
 
 def expiry(after: ExpiresAfter | None, active_at: int) -> int | None:
     return None if after is None else active_at + after.days * DAY
 
 
-Named = list[tuple[str, Resource]]
-Handler = Callable[[StoreState, Any, int], Named]  # of one type of event; the time in seconds
+StoreEffects = list[tuple[str, StoreObject]]
+StoreHandler = Callable[[StoreState, Any, int], StoreEffects]  # of one type of event; the time in seconds
 
 
 def used_store(state: StoreState, at: int, **changed: Any) -> VectorStore:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from assistants_service.core.protocol.vector_stores.requests import (
-    Chunking,
+    ChunkingBody,
     CreateFileBatch,
     CreateVectorStore,
     CreateVectorStoreFile,
@@ -58,7 +58,7 @@ def new_files(body: CreateFileBatch) -> list[NewFile]:
     return [NewFile(file_id, body.attributes, chunking) for file_id in body.file_ids or ()]
 
 
-def chunking_of(body: Chunking | None) -> StaticChunking | None:
+def chunking_of(body: ChunkingBody | None) -> StaticChunking | None:
     if not isinstance(body, StaticChunkingBody):
         return None
     sizes = body.static

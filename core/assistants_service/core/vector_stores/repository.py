@@ -28,9 +28,9 @@ from assistants_service.core.vector_stores.state import (
     BatchState,
     FileState,
     Reindexing,
-    Resource,
     SegmentState,
     StoreChange,
+    StoreObject,
     StoreState,
 )
 from assistants_service.core.work_items import MaintainStore
@@ -126,7 +126,7 @@ class VectorStoreRepository(Repository[StoreState, StoreChange]):
         last = {change.object.id: change for change in changes}
         return [_document(project, change) for change in last.values() if change.name != "vector_store.file.created"]
 
-    def _find(self, state: StoreState, container: str, ids: tuple[str, ...]) -> Resource:
+    def _find(self, state: StoreState, container: str, ids: tuple[str, ...]) -> StoreObject:
         match container:
             case names.STORE_FILES:
                 return file_of(state, ids[1]).file
@@ -144,8 +144,8 @@ class VectorStoreRepository(Repository[StoreState, StoreChange]):
             return
         mine = "" if item_id is None else f"{item_id}/"
         ended = (each.file for each in state.files if each.item.startswith(mine) and each.id not in state.waiting)
-        resources: list[Resource] = [state.store, *(batch_state.batch for batch_state in state.batches), *ended]
-        await self._project_changes(project, [StoreChange(state.version, "", resource) for resource in resources])
+        objects: list[StoreObject] = [state.store, *(batch_state.batch for batch_state in state.batches), *ended]
+        await self._project_changes(project, [StoreChange(state.version, "", each) for each in objects])
 
     async def expire(self, project: str, store_id: str) -> float | None:
         """Commit the expiry of the store, if it has expired. Returns the time of the next check, if any. Readers see it
@@ -163,8 +163,12 @@ class VectorStoreRepository(Repository[StoreState, StoreChange]):
             return None
         if state.store.status == "expired":  # the process that committed it may have died before projecting it
             cancelled = (file_state.file for file_state in state.files if file_state.file.status == "cancelled")
-            resources: list[Resource] = [state.store, *(batch_state.batch for batch_state in state.batches), *cancelled]
-            await self._project_changes(project, [StoreChange(state.version, "", resource) for resource in resources])
+            objects: list[StoreObject] = [
+                state.store,
+                *(batch_state.batch for batch_state in state.batches),
+                *cancelled,
+            ]
+            await self._project_changes(project, [StoreChange(state.version, "", each) for each in objects])
             return None
         return state.store.expires_at
 
@@ -174,10 +178,10 @@ class VectorStoreRepository(Repository[StoreState, StoreChange]):
         state = (await self.load(project, store_id)).state
         if state.store is None or not state.deleted:
             return
-        resources: list[Resource] = [state.store, *(batch_state.batch for batch_state in state.batches)]
-        resources += [file_state.file for file_state in state.files]
+        objects: list[StoreObject] = [state.store, *(batch_state.batch for batch_state in state.batches)]
+        objects += [file_state.file for file_state in state.files]
         await self._project_changes(
-            project, [StoreChange(state.version, "vector_store.deleted", resource) for resource in resources]
+            project, [StoreChange(state.version, "vector_store.deleted", each) for each in objects]
         )
         await self.index.delete(names.document(project, store_id), (*state.segments, *state.orphaned))
         for file_id in state.files.order:  # including those that were detached

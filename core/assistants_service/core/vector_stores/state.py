@@ -18,7 +18,7 @@ from assistants_service.core.protocol.vector_stores.resources import (
 
 DAY: Final = 86_400
 DELIVERIES: Final = 100  # remembered: the holders of older ones are long gone
-Resource = VectorStore | VectorStoreFile | VectorStoreFileBatch
+StoreObject = VectorStore | VectorStoreFile | VectorStoreFileBatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class StoreChange:
 
     version: int
     name: str
-    object: Resource
+    object: StoreObject
 
 
 class FileState(msgspec.Struct):

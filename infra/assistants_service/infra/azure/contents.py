@@ -12,7 +12,7 @@ from typing import Final
 
 from azure.storage.blob import BlobBlock, ContentSettings
 
-from assistants_service.core.ports.contents import Part
+from assistants_service.core.ports.contents import StagedPart
 from assistants_service.core.ports.storage import Conflict, ContentGone
 from assistants_service.infra.azure.calls import AzureClients, StoreRefused, call
 from assistants_service.infra.azure.documents import IF_MISSING
@@ -25,15 +25,15 @@ OCTETS: Final = ContentSettings(content_type="application/octet-stream")
 class AzureContents(AzureClients):
     """assistants_service.ports.storage.Contents."""
 
-    async def stage(self, container: str, name: str, part: str, chunks: AsyncIterator[bytes]) -> Part:
+    async def stage(self, container: str, name: str, part: str, chunks: AsyncIterator[bytes]) -> StagedPart:
         blob, size, number = self._blob(container, name), 0, 0
         async for block in blocks(chunks, BLOCK):
             # A block that is sent twice replaces itself: the same id has the same bytes.
             await call(lambda b=block, n=number: blob.stage_block(_block_id(part, n), b, length=len(b)))  # type: ignore[misc]
             size, number = size + len(block), number + 1
-        return Part(part, size)
+        return StagedPart(part, size)
 
-    async def staged(self, container: str, name: str) -> Sequence[Part]:
+    async def staged(self, container: str, name: str) -> Sequence[StagedPart]:
         sizes: dict[str, int] = {}
         try:
             committed, waiting = await call(lambda: self._blob(container, name).get_block_list("all"))
@@ -42,9 +42,9 @@ class AzureContents(AzureClients):
         for block in [*committed, *waiting]:
             part = str(block.id).rpartition(".")[0]
             sizes[part] = sizes.get(part, 0) + block.size
-        return [Part(part, size) for part, size in sizes.items()]
+        return [StagedPart(part, size) for part, size in sizes.items()]
 
-    async def commit(self, container: str, name: str, parts: Sequence[Part]) -> None:
+    async def commit(self, container: str, name: str, parts: Sequence[StagedPart]) -> None:
         blob = self._blob(container, name)
         ids = [_block_id(part.id, number) for part in parts for number in range(-(-part.size // BLOCK))]
         try:

@@ -21,7 +21,7 @@ MAX_BLOCK: Final = 64 * 1024 * 1024  # Azure accepts 100 MiB since its API versi
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class LogPiece:
     """Some bytes of a log, and the log's end."""
 
     data: bytes
@@ -123,16 +123,16 @@ class AzureLogs(AzureDocuments):
 
     async def _piece(
         self, container: str, name: str, offset: int, length: int | None, condition: dict[str, Any] | None = None
-    ) -> Piece:
+    ) -> LogPiece:
         blob = self._blob(container, name)
         # An offset of 0 is left out: a range of an empty blob is an error, the whole of it is not.
         options = {**(condition or {}), **({"offset": offset} if offset or length else {})}
 
-        async def download() -> Piece:
+        async def download() -> LogPiece:
             stream = await blob.download_blob(length=length, **options)
             data = await stream.readall()
             total = stream.properties.content_range
-            return Piece(data, _mark(stream.properties, int(total.rpartition("/")[2]) if total else len(data)))
+            return LogPiece(data, _mark(stream.properties, int(total.rpartition("/")[2]) if total else len(data)))
 
         return await call(download)
 

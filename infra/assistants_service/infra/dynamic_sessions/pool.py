@@ -38,7 +38,7 @@ _ALLOCATING: Final = re.compile(b"allocating pod", re.IGNORECASE)
 _UNDECIDED: Final = {408, 429}
 
 T = TypeVar("T")
-Content = Mapping[str, Any]  # arguments of a request that carry its body
+RequestArguments = Mapping[str, Any]  # arguments of a request that carry its body
 
 
 class SessionOutput(msgspec.Struct, frozen=True):
@@ -79,7 +79,7 @@ class SessionPool:
         """Store a file in /mnt/data. Raises Denied, PoolFull, RequestRefused (413 for a file of more than 128 MB), and
         Unanswered."""
 
-        def content() -> Content:
+        def content() -> RequestArguments:
             copy = os.fdopen(os.dup(file.fileno()), "rb")  # which the request closes
             copy.seek(0)
             form = FormData()
@@ -142,7 +142,7 @@ class SessionPool:
         method: str,
         path: str,
         identifier: str,
-        content: Callable[[], Content],
+        content: Callable[[], RequestArguments],
         timeout: ClientTimeout,
         read: Callable[[bytes], T],
         patience: float = PATIENCE,
@@ -161,7 +161,7 @@ class SessionPool:
         raise AssertionError
 
     async def _sent(
-        self, method: str, path: str, identifier: str, content: Callable[[], Content], timeout: ClientTimeout
+        self, method: str, path: str, identifier: str, content: Callable[[], RequestArguments], timeout: ClientTimeout
     ) -> bytes:
         for renewed in (False, True):
             try:
@@ -176,7 +176,7 @@ class SessionPool:
 
     @asynccontextmanager
     async def _response(
-        self, method: str, path: str, identifier: str, content: Content, timeout: ClientTimeout
+        self, method: str, path: str, identifier: str, content: RequestArguments, timeout: ClientTimeout
     ) -> AsyncIterator[ClientResponse]:
         """Raises Denied, and Unanswered for all that goes wrong with the connection."""
         self._http = self._http or ClientSession(

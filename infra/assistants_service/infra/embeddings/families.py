@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from assistants_service.core.ports.embeddings import Kind
+from assistants_service.core.ports.embeddings import TextRole
 from assistants_service.core.ports.search import Weights
 from assistants_service.core.search.ranking import HYBRID
 
@@ -28,7 +28,7 @@ class Family:
     passage: Input = Input()
     weights: Weights = HYBRID
 
-    def of(self, kind: Kind) -> Input:
+    def of(self, kind: TextRole) -> Input:
         return self.query if kind == "query" else self.passage
 
 

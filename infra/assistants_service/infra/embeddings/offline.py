@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from assistants_service.core.ports.embeddings import Kind
+from assistants_service.core.ports.embeddings import TextRole
 from assistants_service.core.ports.search import Weights
 from assistants_service.core.search.ranking import HYBRID
 
@@ -49,7 +49,7 @@ class OfflineEmbeddings:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="embeddings")
         self._warned = False
 
-    async def embed(self, texts: Sequence[str], kind: Kind = "passage") -> NDArray[np.float32]:
+    async def embed(self, texts: Sequence[str], kind: TextRole = "passage") -> NDArray[np.float32]:
         loop = asyncio.get_running_loop()
         try:
             parts = [

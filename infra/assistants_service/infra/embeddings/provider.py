@@ -13,10 +13,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from assistants_service.core.ports.embeddings import EmbeddingError, Kind
+from assistants_service.core.ports.embeddings import EmbeddingError, TextRole
 from assistants_service.core.ports.models import ModelError
+from assistants_service.core.search.segment import Floats
 from assistants_service.infra.embeddings.families import Family, Input
 from assistants_service.infra.embeddings.offline import normalise
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from assistants_service.infra.models.providers import ModelRouter
     from assistants_service.infra.models.upstream import Upstream
 
-Floats = NDArray[np.float32]
 
 # Per request. OpenAI accepts 2,048 texts with 300,000 tokens together, and a token is at least one byte.
 MOST_TEXTS: Final = 128
@@ -54,7 +53,7 @@ class ProviderEmbeddings:
         self._most, self._longest = MOST_TEXTS, MOST_BYTES  # number of texts, and bytes of one, not refused so far
         self._format, self._refusals = True, 0
 
-    async def embed(self, texts: Sequence[str], kind: Kind = "passage") -> Floats:
+    async def embed(self, texts: Sequence[str], kind: TextRole = "passage") -> Floats:
         if not texts:
             return np.zeros((0, self._dimensions or 0), np.float32)
         try:

@@ -9,20 +9,20 @@ from assistants_service.core.ports.models import Deltas, Refused, Reply
 from assistants_service.infra.models.habits import Habits
 from assistants_service.infra.models.reply_builder import ReplyBuilder
 
-Body = dict[str, Any]
+RequestBody = dict[str, Any]
 
 
-def raise_refusal(wanted: Body, refused: Refused) -> Body:
+def raise_refusal(wanted: RequestBody, refused: Refused) -> RequestBody:
     """There is no alternative."""
     raise refused
 
 
 async def ask(
     known: Habits,
-    wanted: Body,
+    wanted: RequestBody,
     deltas: Deltas | None,
-    send: Callable[[Body, ReplyBuilder], Awaitable[Reply]],
-    otherwise: Callable[[Body, Refused], Body] = raise_refusal,
+    send: Callable[[RequestBody, ReplyBuilder], Awaitable[Reply]],
+    otherwise: Callable[[RequestBody, Refused], RequestBody] = raise_refusal,
 ) -> Reply:
     """`known` learns what the provider accepts. `otherwise` makes another request if the refusal matches no habit, or
     raises the refusal. Raises what `send` raises."""

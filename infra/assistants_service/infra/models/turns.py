@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Final
 
-from assistants_service.core.ports.models import Content, Image, ModelError, Prompt, Turn
+from assistants_service.core.ports.models import Image, ModelError, Prompt, Turn, TurnContent
 from assistants_service.core.threads.turns import content_of
 
 OPENING: Final = Turn("user", "(The assistant begins the conversation.)")
@@ -152,7 +152,7 @@ def _filled(turn: Turn) -> Turn:
     return replace(turn, content=_BLANK[turn.role]) if turn.role in _BLANK and not turn.parts else turn
 
 
-def _both(first: Turn, second: Turn) -> Content:
+def _both(first: Turn, second: Turn) -> TurnContent:
     """Joins the two as paragraphs."""
     if first.images or second.images:
         return content_of([*first.parts, *second.parts])

@@ -23,7 +23,7 @@ _PATH_BYTES: Final = re.compile(_PATH.pattern.encode())
 
 
 @dataclass(frozen=True)
-class Outcome:
+class CellOutcome:
     value: str | None = None
     error: str | None = None
 
@@ -40,21 +40,21 @@ class Cells:
         self._namespace = main.__dict__
         self._namespace["display"] = figures.display
 
-    def execute(self, code: str) -> Outcome:
+    def execute(self, code: str) -> CellOutcome:
         signal.signal(signal.SIGINT, self._interrupt)
         try:
             self._armed = True
             try:
-                outcome = Outcome(value=self._evaluate(code))
+                outcome = CellOutcome(value=self._evaluate(code))
             except BaseException as error:
-                outcome = Outcome(error=shortened(_error_text(error)))
+                outcome = CellOutcome(error=shortened(_error_text(error)))
             self._figures.show_open()
             self._armed = False
         except (
             BaseException
         ) as error:  # of a traceback or a figure that is no better than the cell; or SIGINT meanwhile
             self._armed = False
-            outcome = Outcome(error=f"{type(error).__name__}: {error}"[:MOST_TEXT])
+            outcome = CellOutcome(error=f"{type(error).__name__}: {error}"[:MOST_TEXT])
         return outcome
 
     def _interrupt(self, *_: object) -> None:

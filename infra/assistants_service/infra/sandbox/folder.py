@@ -20,7 +20,8 @@ _TICK: Final = 0.02  # seconds; two changes within less may leave the same time 
 
 MOST_PATH: Final = 1024  # bytes
 
-State = dict[str, tuple[int, int, int, bytes]]  # by path: inode, time of the last change in ns, size; digest if mapped
+# By path: inode, time of the last change in ns, size; digest if mapped.
+FolderState = dict[str, tuple[int, int, int, bytes]]
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,9 @@ class MappedFiles:
                 self._inodes.add(os.fstat(arguments[0]).st_ino)
 
 
-def state(root: str, mapped: MappedFiles) -> State:
+def state(root: str, mapped: MappedFiles) -> FolderState:
     """Regular files alone, by path relative to `root`. Walks without recursion: a cell may have nested deeply."""
-    found: State = {}
+    found: FolderState = {}
     waiting = [""]
     while waiting:
         prefix = waiting.pop()
@@ -77,7 +78,7 @@ def _entries(path: str) -> Iterator[tuple[str, os.stat_result]]:
                 yield entry.name, entry.stat(follow_symlinks=False)
 
 
-def settled(root: str, mapped: MappedFiles) -> State:
+def settled(root: str, mapped: MappedFiles) -> FolderState:
     """The state, when a change from now on is sure to show."""
     found = state(root, mapped)
     newest = max((changed for _, changed, *_ in found.values()), default=0) / 1e9
@@ -85,7 +86,7 @@ def settled(root: str, mapped: MappedFiles) -> State:
     return found
 
 
-def changes(before: State, after: State) -> Changes:
+def changes(before: FolderState, after: FolderState) -> Changes:
     """Sorted by path."""
     changed = [(path, found[2]) for path, found in sorted(after.items()) if before.get(path) != found]
     removed = [path for path in sorted(before) if path not in after]

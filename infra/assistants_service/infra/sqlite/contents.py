@@ -7,7 +7,7 @@ import contextlib
 import json
 from collections.abc import AsyncIterator, Sequence
 
-from assistants_service.core.ports.contents import Part
+from assistants_service.core.ports.contents import StagedPart
 from assistants_service.core.ports.storage import Conflict, ContentGone, StorageUnavailable
 from assistants_service.infra.blocks import blocks
 from assistants_service.infra.sqlite.connection import SqliteConnection
@@ -19,7 +19,7 @@ DROPPED = 8  # chunks that one transaction deletes
 class SqliteContents(SqliteConnection):
     """core.ports.storage.Contents."""
 
-    async def stage(self, container: str, name: str, part: str, chunks: AsyncIterator[bytes]) -> Part:
+    async def stage(self, container: str, name: str, part: str, chunks: AsyncIterator[bytes]) -> StagedPart:
         size = number = 0
         try:
             async for chunk in blocks(chunks, CHUNK):
@@ -32,17 +32,17 @@ class SqliteContents(SqliteConnection):
             with contextlib.suppress(StorageUnavailable):  # then it is deleted with the content
                 await self._drop(container, name, "part=?", part)
             raise
-        return Part(part, size)
+        return StagedPart(part, size)
 
-    async def staged(self, container: str, name: str) -> Sequence[Part]:
+    async def staged(self, container: str, name: str) -> Sequence[StagedPart]:
         with self._errors():
             return self._parts(container, name)
 
-    def _parts(self, container: str, name: str) -> list[Part]:
+    def _parts(self, container: str, name: str) -> list[StagedPart]:
         sql = "SELECT part, sum(size) FROM chunks WHERE container=? AND name=? GROUP BY part"
-        return [Part(*row) for row in self._sql.execute(sql, (container, name))]
+        return [StagedPart(*row) for row in self._sql.execute(sql, (container, name))]
 
-    async def commit(self, container: str, name: str, parts: Sequence[Part]) -> None:
+    async def commit(self, container: str, name: str, parts: Sequence[StagedPart]) -> None:
         mine = json.dumps([(part.id, part.size) for part in parts])
         async with self._transaction() as sql:
             # One transaction: of two commits with different parts the first one stays, and no part is removed in

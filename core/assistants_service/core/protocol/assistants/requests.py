@@ -9,7 +9,7 @@ from pydantic import (
     StringConstraints,
 )
 
-from assistants_service.core.protocol.bodies import Body, Effort, Instructions, Metadata, ModelName
+from assistants_service.core.protocol.bodies import Body, Effort, Instructions, MetadataBody, ModelName
 from assistants_service.core.protocol.response_formats import ResponseFormatBody
 from assistants_service.core.protocol.tools.requests import NewToolResources, ToolResourcesBody, Tools
 
@@ -20,7 +20,7 @@ class AssistantFields(Body):
     instructions: Instructions | None = None
     tools: Tools | None = None
     tool_resources: ToolResourcesBody | None = None
-    metadata: Metadata | None = None
+    metadata: MetadataBody | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     reasoning_effort: Effort | None = None

@@ -11,7 +11,7 @@ from pydantic import (
     Tag,
 )
 
-from assistants_service.core.protocol.bodies import Body, Effort, Instructions, Metadata, ModelName, documented
+from assistants_service.core.protocol.bodies import Body, Effort, Instructions, MetadataBody, ModelName, documented
 from assistants_service.core.protocol.response_formats import ResponseFormatBody, string_or_object
 from assistants_service.core.protocol.threads.requests import CreateThread, Messages
 from assistants_service.core.protocol.tools.requests import ToolResourcesBody, Tools
@@ -51,7 +51,7 @@ class BuiltInChoice(Body):
 NamedToolChoice = Annotated[FunctionChoice | BuiltInChoice, Field(discriminator="type")]
 
 
-ToolChoice = Annotated[
+ToolChoiceBody = Annotated[
     Annotated[Literal["none", "auto", "required"], Tag("string")] | Annotated[NamedToolChoice, Tag("object")],
     Discriminator(string_or_object),
 ]
@@ -65,7 +65,7 @@ class RunFields(Body):
     model: ModelName | None = None
     instructions: Instructions | None = None
     tools: Tools | None = None
-    metadata: Metadata | None = None
+    metadata: MetadataBody | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     reasoning_effort: Effort | None = None
@@ -73,7 +73,7 @@ class RunFields(Body):
     max_prompt_tokens: MaxTokens | None = None
     max_completion_tokens: MaxTokens | None = None
     truncation_strategy: TruncationBody | None = None
-    tool_choice: ToolChoice | None = None
+    tool_choice: ToolChoiceBody | None = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormatBody | None = None
 

@@ -13,7 +13,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from assistants_service.core.protocol.bodies import Body, Detail, Metadata, NamedFile, documented
+from assistants_service.core.protocol.bodies import Body, Detail, MetadataBody, NamedFile, documented
 from assistants_service.core.protocol.tool_resources import RULES
 from assistants_service.core.protocol.tools.requests import NewToolResources, ToolResourcesBody
 
@@ -58,7 +58,7 @@ def _says_something(content: str | list[TextPartBody | ImageUrlPartBody | ImageF
     return content
 
 
-Content = Annotated[
+ContentBody = Annotated[
     Annotated[MessageText, documented(minLength=1), Tag("string")]
     | Annotated[list[PartBody], Field(min_length=1, max_length=1000), Tag("array")],
     Discriminator(_string_or_array),
@@ -80,15 +80,15 @@ class AttachmentBody(Body):
 
 class CreateMessage(Body):
     role: Literal["user", "assistant"]
-    content: Content
+    content: ContentBody
     attachments: Annotated[list[AttachmentBody], Field(max_length=500)] | None = None
-    metadata: Metadata | None = None
+    metadata: MetadataBody | None = None
 
 
 class UpdateMetadata(Body):
     """For messages and runs: only their metadata can change."""
 
-    metadata: Metadata | None = None
+    metadata: MetadataBody | None = None
 
 
 Messages = Annotated[list[CreateMessage], Field(max_length=1000)]
@@ -97,9 +97,9 @@ Messages = Annotated[list[CreateMessage], Field(max_length=1000)]
 class CreateThread(Body):
     messages: Messages | None = None
     tool_resources: NewToolResources | None = None
-    metadata: Metadata | None = None
+    metadata: MetadataBody | None = None
 
 
 class UpdateThread(Body):
     tool_resources: ToolResourcesBody | None = None
-    metadata: Metadata | None = None
+    metadata: MetadataBody | None = None

@@ -48,7 +48,7 @@ class ImageFilePart(Struct, frozen=True, kw_only=True, tag_field="type", tag="im
     image_file: ImageFile
 
 
-Part = TextPart | RefusalPart | ImageUrlPart | ImageFilePart
+MessagePart = TextPart | RefusalPart | ImageUrlPart | ImageFilePart
 
 
 class Reason(Struct, frozen=True, kw_only=True):
@@ -80,6 +80,6 @@ class Message(Struct, frozen=True, kw_only=True):
     incomplete_at: int | None = None
     completed_at: int | None = None
     role: Literal["user", "assistant"]
-    content: tuple[Part, ...] = ()
+    content: tuple[MessagePart, ...] = ()
     attachments: tuple[Attachment, ...] = ()
     metadata: Metadata = {}

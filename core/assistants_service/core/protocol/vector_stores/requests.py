@@ -19,7 +19,7 @@ from assistants_service.core.protocol.bodies import (
     MOST_PROPERTIES,
     Body,
     FileId,
-    Metadata,
+    MetadataBody,
     MetadataKey,
     NamedFile,
     _few_properties,
@@ -51,15 +51,15 @@ class StaticChunkingBody(Body):
     static: StaticSizes
 
 
-Chunking = Annotated[AutoChunkingBody | StaticChunkingBody, Field(discriminator="type")]
+ChunkingBody = Annotated[AutoChunkingBody | StaticChunkingBody, Field(discriminator="type")]
 
 
 class StoreHelper(Body):
     """A store to create together with an assistant or thread."""
 
     file_ids: Annotated[list[NamedFile], Field(max_length=10_000)] | None = None
-    chunking_strategy: Chunking | None = None
-    metadata: Metadata | None = None
+    chunking_strategy: ChunkingBody | None = None
+    metadata: MetadataBody | None = None
 
 
 def _kind_of_value(value: Any) -> str:
@@ -82,7 +82,7 @@ AttributeValue = Annotated[
 ]
 
 
-Attributes = Annotated[
+AttributesBody = Annotated[
     dict[MetadataKey, AttributeValue], AfterValidator(_few_properties), documented(maxProperties=MOST_PROPERTIES)
 ]
 
@@ -100,26 +100,26 @@ class CreateVectorStore(Body):
     name: StoreName | None = None
     description: Annotated[str, StringConstraints(max_length=512)] | None = None
     expires_after: StoreExpiresAfter | None = None
-    chunking_strategy: Chunking | None = None
-    metadata: Metadata | None = None
+    chunking_strategy: ChunkingBody | None = None
+    metadata: MetadataBody | None = None
 
 
 class UpdateVectorStore(Body):
     name: StoreName | None = None
     expires_after: StoreExpiresAfter | None = None
-    metadata: Metadata | None = None
+    metadata: MetadataBody | None = None
 
 
 class CreateVectorStoreFile(Body):
     file_id: FileId
-    attributes: Attributes | None = None
-    chunking_strategy: Chunking | None = None
+    attributes: AttributesBody | None = None
+    chunking_strategy: ChunkingBody | None = None
 
 
 class UpdateVectorStoreFile(Body):
     """`attributes` replaces all old ones; null removes them."""
 
-    attributes: Attributes | None
+    attributes: AttributesBody | None
 
 
 class CreateFileBatch(Body):
@@ -127,5 +127,5 @@ class CreateFileBatch(Body):
 
     file_ids: Annotated[list[FileId], Field(min_length=1, max_length=2000)] | None = None
     files: Annotated[list[CreateVectorStoreFile], Field(min_length=1, max_length=2000)] | None = None
-    attributes: Attributes | None = None
-    chunking_strategy: Chunking | None = None
+    attributes: AttributesBody | None = None
+    chunking_strategy: ChunkingBody | None = None

@@ -27,7 +27,7 @@ SECONDS: Final = 60.0  # of a call
 IDLE: Final = 20 * 60.0  # seconds for which an interpreter is kept after its last call
 RETRIES: Final = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 5.0)  # seconds between attempts to start one
 
-Key = tuple[str, str]  # a project and a thread
+ThreadKey = tuple[str, str]  # a project and a thread
 
 
 @dataclass(eq=False, slots=True)
@@ -61,7 +61,7 @@ class Interpreters:
         self._sandbox, self._clock, self._ids, self._most, self._idle_for = sandbox, clock, ids, most, idle
         self.seconds = seconds
         self._turns, self._used = asyncio.Semaphore(most), 0
-        self._idle: OrderedDict[Key, Session] = OrderedDict()  # used longest ago first
+        self._idle: OrderedDict[ThreadKey, Session] = OrderedDict()  # used longest ago first
         self._closing: set[asyncio.Task[None]] = set()
         self._logged = False
 
@@ -109,7 +109,7 @@ class Interpreters:
             await self._close(self._idle.popitem()[1])
         await asyncio.gather(*self._closing)
 
-    async def _fitting(self, key: Key, state: str) -> Session:
+    async def _fitting(self, key: ThreadKey, state: str) -> Session:
         kept = self._idle.pop(key, None)
         if kept and kept.expiry:
             kept.expiry.cancel()
@@ -133,7 +133,7 @@ class Interpreters:
         recent = self._clock.now() < session.used_at + self._idle_for
         return session.state == state and recent and session.interpreter.alive
 
-    def _kept(self, key: Key, session: Session) -> Session | None:
+    def _kept(self, key: ThreadKey, session: Session) -> Session | None:
         """Keep the session for the next call. Returns the session that it replaces, if any. There are two only if
         two executors of this process worked on the run at once; one of them has lost its claim."""
         before = self._idle.pop(key, None)
@@ -142,7 +142,7 @@ class Interpreters:
         self._idle[key] = session
         return before
 
-    def _expire(self, key: Key, session: Session) -> None:
+    def _expire(self, key: ThreadKey, session: Session) -> None:
         if self._idle.get(key) is session:
             del self._idle[key]
             self._begin_to_close(session)

@@ -17,7 +17,7 @@ from assistants_service.core.tools.code_interpreter.naming import users_files
 from assistants_service.core.tools.code_interpreter.services import CodeServices
 from assistants_service.core.tools.code_interpreter.wire import FilePath, LinkedFile
 from assistants_service.core.tools.run_info import ThreadInfo
-from assistants_service.core.tools.tool import Piece
+from assistants_service.core.tools.tool import AnswerPiece
 
 _GOES_ON = re.compile(r"[\w/-]|\.\w")  # a longer path, to a file that is not there
 _MORE = "."  # what may follow a link whose end is not certain yet
@@ -47,7 +47,7 @@ class LinkCiter:
     def _longest(self) -> int:
         return max(map(len, self._links), default=0)
 
-    def feed(self, text: str) -> Iterator[Piece]:
+    def feed(self, text: str) -> Iterator[AnswerPiece]:
         """The part whose links are certain. At most the beginning of one link is held back."""
         text, self._pending = self._pending + text, ""
         start = at = 0  # what was given out of `text`, and how far it is known
@@ -65,7 +65,7 @@ class LinkCiter:
             self._pending = _beginning(text[start:])
         yield from self._plain(text[start : len(text) - len(self._pending)])
 
-    def close(self) -> Iterator[Piece]:
+    def close(self) -> Iterator[AnswerPiece]:
         """The rest."""
         rest, self._pending = self._pending, ""
         if rest.startswith(LINK) and (link := self._link(rest, 0)):
@@ -99,12 +99,12 @@ class LinkCiter:
         longer = place < len(self._links) and self._links[place].startswith(text)
         return longer or (text.endswith(_MORE) and text.removesuffix(_MORE) in self._ids)
 
-    def _plain(self, text: str) -> Iterator[Piece]:
+    def _plain(self, text: str) -> Iterator[AnswerPiece]:
         self._place += len(text)
         if text:
             yield text, None
 
-    def _cited(self, link: str) -> Piece:
+    def _cited(self, link: str) -> AnswerPiece:
         start, self._place = self._place, self._place + len(link)
         linked = LinkedFile(file_id=self._ids[link])
         return link, FilePath(text=link, start_index=start, end_index=self._place, file_path=linked)

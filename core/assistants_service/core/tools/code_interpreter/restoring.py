@@ -65,25 +65,25 @@ class Restoring:
             listed = list_paths([f"{FOLDER}{name}" for name in missing])
             self.notes.append(f"Not among the user's files any more, and so not there: {listed}.")
 
-    async def _kept(self, path: str) -> Content:
+    async def _kept(self, path: str) -> RestoredFile:
         kept = self.thread.files[path]
         return await self._content(kept.file_id, kept.bytes)
 
-    async def _users(self, file_id: str) -> Content:
+    async def _users(self, file_id: str) -> RestoredFile:
         try:
             stored = await self.services.files.fetch(self.project, file_id)
         except ApiError:
-            return Content(file_id, 0, None)
+            return RestoredFile(file_id, 0, None)
         return await self._content(file_id, decode_file(stored.body).bytes)
 
-    async def _content(self, file_id: str, size: int) -> Content:
+    async def _content(self, file_id: str, size: int) -> RestoredFile:
         if size > SMALL:
             there = await self.services.files.has_content(self.project, file_id)
-            return Content(file_id, size, b"" if there else None)
+            return RestoredFile(file_id, size, b"" if there else None)
         data = b"".join([piece async for piece in self.services.files.read(self.project, file_id)]) if size else b""
-        return Content(file_id, size, data if data or not size else None)
+        return RestoredFile(file_id, size, data if data or not size else None)
 
-    async def _write(self, paths: Sequence[str], content: Content) -> bool:
+    async def _write(self, paths: Sequence[str], content: RestoredFile) -> bool:
         """Returns whether there is such a content."""
         if content.ahead is None:
             return False
@@ -102,7 +102,7 @@ class Restoring:
 
 
 @dataclass(frozen=True, slots=True)
-class Content:
+class RestoredFile:
     """Of a file: the whole of a small one. None: there is none any more."""
 
     file_id: str

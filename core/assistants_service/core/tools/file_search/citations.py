@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from assistants_service.core.tools.file_search.passages import Place, numbered, plain_name
 from assistants_service.core.tools.file_search.wire import CitedFile, FileCitation, FileSearchResult
 from assistants_service.core.tools.run_info import StepInfo, ThreadInfo
-from assistants_service.core.tools.tool import Piece
+from assistants_service.core.tools.tool import AnswerPiece
 
 # File names have at most 255 characters. Text that cannot become a marker is not held back during streaming.
 _MARKER = re.compile(r"【(\d{1,12}):(\d{1,9})†([^【】\n]{0,300})】")
@@ -51,7 +51,7 @@ class MarkerCiter:
         self._pending = ""  # may become a marker
         self._place = 0  # code points returned so far
 
-    def feed(self, text: str) -> Iterator[Piece]:
+    def feed(self, text: str) -> Iterator[AnswerPiece]:
         """Returns what is certain by now. At most the beginning of one marker is held back."""
         if not self._sources:
             yield from self._plain(text)
@@ -73,7 +73,7 @@ class MarkerCiter:
                 at += 1
         yield from self._plain(text[start : len(text) - len(self._pending)])
 
-    def close(self) -> Iterator[Piece]:
+    def close(self) -> Iterator[AnswerPiece]:
         """The rest."""
         pending, self._pending = self._pending, ""
         yield from self._plain(pending)
@@ -82,7 +82,7 @@ class MarkerCiter:
         """Pass over text that contains no marker."""
         self._place += len(text)
 
-    def _plain(self, text: str) -> Iterator[Piece]:
+    def _plain(self, text: str) -> Iterator[AnswerPiece]:
         self._place += len(text)
         if text:
             yield text, None

@@ -7,12 +7,13 @@ unique to the search within its thread, the second counts the results of a step.
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 import msgspec
 from msgspec import UNSET
 
+from assistants_service.core.ports.models import CountTokens
 from assistants_service.core.ports.search import Weights
 from assistants_service.core.protocol.vector_stores.resources import TextContent
 from assistants_service.core.tools.file_search.resources import stores_in
@@ -33,8 +34,6 @@ MOST_RESULTS, MOST_RESULTS_GPT_35 = 20, 5  # by default (published document)
 MOST_TOKENS: Final = 16_000  # of passages for the searches of one turn (the vendor's guide)
 WINDOW_SHARE: Final = 0.25  # maximum share of the model's window,
 RUN_SHARE: Final = 0.5  # and for all searches of a run together
-
-Count = Callable[[str], int]  # tokens of a text
 
 
 def stores_of(run: RunInfo) -> tuple[str, ...]:
@@ -67,7 +66,7 @@ def most_results(run: RunInfo) -> int:
     return _settings(run).max_num_results or default
 
 
-def room(steps: Iterable[StepInfo], window: int, count: Count) -> int:
+def room(steps: Iterable[StepInfo], window: int, count: CountTokens) -> int:
     """How many tokens of passages a model with this window may still get for the searches of a turn, in addition to
     those of these steps of the run. Passages stay in the prompt until the run ends."""
     results = (result for step in steps for _, found in numbered(step.calls) for _, result in found)
@@ -91,7 +90,7 @@ def queries_of(arguments: str) -> list[str]:
     return found[:MOST_QUERIES]
 
 
-def results_of(found: Sequence[Found], tokens: int, count: Count) -> tuple[FileSearchResult, ...]:
+def results_of(found: Sequence[Found], tokens: int, count: CountTokens) -> tuple[FileSearchResult, ...]:
     """The best results whose passages fit into so many tokens; the first one is shortened to fit."""
     results: list[FileSearchResult] = []
     for each in found:
@@ -113,7 +112,7 @@ def results_of(found: Sequence[Found], tokens: int, count: Count) -> tuple[FileS
     return tuple(results)
 
 
-def _beginning(text: str, tokens: int, count: Count) -> str:
+def _beginning(text: str, tokens: int, count: CountTokens) -> str:
     """The longest beginning of the text that has at most so many tokens."""
     return text[: bisect.bisect_right(range(len(text)), tokens, key=lambda end: count(text[:end])) - 1]
 

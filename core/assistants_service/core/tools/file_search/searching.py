@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from assistants_service.core.errors import ApiError
 from assistants_service.core.ports.clock import Clock
+from assistants_service.core.ports.models import CountTokens
 from assistants_service.core.ports.storage import StorageUnavailable
 from assistants_service.core.tools.file_search import passages
-from assistants_service.core.tools.file_search.passages import Count
 from assistants_service.core.tools.file_search.wire import FileSearchToolCall
 from assistants_service.core.tools.tool import Execution, Output, ToolServices
 from assistants_service.core.vector_stores.repository import VectorStoreRepository
@@ -36,7 +36,7 @@ class SearchServices(ToolServices):
     search: Search
     stores: VectorStoreRepository
     clock: Clock
-    count: Count
+    count: CountTokens
     window: Callable[[str], int]
 
 
