@@ -459,7 +459,7 @@ def test_no_module_but_its_own_names_a_tool() -> None:
         for root in assistants_service.__path__
         for path in Path(root).rglob("*.py")
     }
-    own = tuple(f"core/tools/{kind}/" for kind in kinds)
+    own = tuple(f"core/tools/{kind}{rest}" for kind in kinds for rest in ("/", ".py"))
     naming = {name for name, text in modules.items() if named.search(text) and not name.startswith(own)}
     assert naming == set(NAMING)
     assert len(modules) > 300
