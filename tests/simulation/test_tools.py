@@ -163,8 +163,8 @@ class DiceCiter:
 
 class Dice(Tool[DiceBody, DiceTool, DiceCall, DiceServices]):
     kind = "dice"
-    body, resource, call = DiceBody, DiceTool, DiceCall
-    resources = DiceRules()
+    body, definition, call = DiceBody, DiceTool, DiceCall
+    resource_rules = DiceRules()
     annotation = DiceAnnotation
     streams = "reason"
     executed: tuple[str, ...] = ()
@@ -175,7 +175,7 @@ class Dice(Tool[DiceBody, DiceTool, DiceCall, DiceServices]):
         self.services = DiceServices(worker.clock)
         return self.services
 
-    def resource_of(self, body: DiceBody) -> DiceTool:
+    def definition_of(self, body: DiceBody) -> DiceTool:
         return DiceTool(sides=body.dice.sides)
 
     def function(self, run: RunInfo) -> Function | None:
@@ -356,7 +356,7 @@ async def its_resources_are_given_attached_and_merged() -> None:
             "code_interpreter": {"file_ids": []},
             "dice": {"file_ids": [two, three]},
         }
-        assert DICE.resources.weighing and DICE.resources.weighing.weighed == 2 * len(b"heavy")
+        assert DICE.resource_rules.weighing and DICE.resource_rules.weighing.weighed == 2 * len(b"heavy")
         run = await service.finished(thread, assistant)
         assert run["tool_resources"]["dice"] == {"file_ids": [one, two, three]}
         assert service.prompts[0].tools[1].description == f"Throws a die of 8 sides, {one}, {two}, {three}."

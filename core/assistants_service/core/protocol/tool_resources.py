@@ -9,7 +9,7 @@ from assistants_service.core.protocol.objects import Struct
 from assistants_service.core.tools.registry import TOOLS
 from assistants_service.core.tools.resource_rules import AnyRules
 
-RULES: Final[Mapping[str, AnyRules]] = {tool.kind: tool.resources for tool in TOOLS if tool.resources}
+RULES: Final[Mapping[str, AnyRules]] = {tool.kind: tool.resource_rules for tool in TOOLS if tool.resource_rules}
 
 # The entry of each tool that has any. Never changed in place. This is a dict and not a struct because its order is that
 # in which a thread got its entries.

@@ -64,14 +64,14 @@ class FunctionServices(ToolServices):
 class FunctionTools(Tool[FunctionToolBody, FunctionTool, FunctionToolCall, FunctionServices]):
     kind = "function"
     body = FunctionToolBody
-    resource = FunctionTool
+    definition = FunctionTool
     call = FunctionToolCall
     streams = "arguments"
 
     def start(self, worker: WorkerParts) -> FunctionServices:
         return FunctionServices(worker.functions)
 
-    def resource_of(self, body: FunctionToolBody) -> FunctionTool:
+    def definition_of(self, body: FunctionToolBody) -> FunctionTool:
         """Normalised as recorded."""
         function = body.function
         definition = FunctionDefinition(

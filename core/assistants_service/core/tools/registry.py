@@ -22,7 +22,7 @@ def by_type() -> Mapping[str, AnyTool]:
 def tool_of(tool_or_call: StepCall | ToolStruct) -> AnyTool:
     """The tool of a call, or of an entry in `tools`."""
     kind = type(tool_or_call)
-    return next(tool for tool in TOOLS if kind in (tool.call, tool.resource))
+    return next(tool for tool in TOOLS if kind in (tool.call, tool.definition))
 
 
 def annotator_of(annotation: Annotation) -> AnyTool:

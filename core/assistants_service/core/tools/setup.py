@@ -19,7 +19,7 @@ from assistants_service.core.tools.registry import by_type, tool_of
 
 def tools_from(tools: Sequence[ToolBody] | None) -> tuple[Tool, ...]:
     known = by_type()
-    return tuple(known[tool.type].resource_of(tool) for tool in tools or ())
+    return tuple(known[tool.type].definition_of(tool) for tool in tools or ())
 
 
 def check_choice(choice: ToolChoice, tools: Sequence[Tool]) -> None:

@@ -101,9 +101,9 @@ class Tool(Generic[B, T, C, S]):
 
     kind: ClassVar[str]  # its type on the wire
     body: ClassVar[type[Body]]  # in requests
-    resource: ClassVar[type[ToolStruct]]  # in assistants and runs
+    definition: ClassVar[type[ToolStruct]]  # in assistants and runs
     call: ClassVar[type[StepCall] | None] = None  # in steps; None: it is never called
-    resources: ClassVar[AnyRules | None] = None  # its entry in tool_resources; None: it has none
+    resource_rules: ClassVar[AnyRules | None] = None  # its entry in tool_resources; None: it has none
     includes: ClassVar[tuple[str, ...]] = ()  # values of include[] for its calls
     annotation: ClassVar[type[Annotation] | None] = None  # in messages that cite its results
     streams: ClassVar[str | None] = None  # the field of a call that is streamed while the model writes its arguments
@@ -115,9 +115,9 @@ class Tool(Generic[B, T, C, S]):
 
     # -- setup, from assistant, thread and run ----------------------------------------------------------------------
 
-    def resource_of(self, body: B) -> T:
+    def definition_of(self, body: B) -> T:
         """The tool as shown by assistants and runs, with its defaults."""
-        return cast("T", type(self).resource())
+        return cast("T", type(self).definition())
 
     async def offer(
         self, project: str, thread: ThreadInfo, run: RunInfo, taken: Collection[str], services: S

@@ -12,6 +12,6 @@ if TYPE_CHECKING:
     StepToolCall = StepCall
     TextAnnotation = Annotation
 else:
-    Tool = union_of([tool.resource for tool in TOOLS])
+    Tool = union_of([tool.definition for tool in TOOLS])
     StepToolCall = union_of([tool.call for tool in TOOLS if tool.call])
     TextAnnotation = union_of([tool.annotation for tool in TOOLS if tool.annotation])

@@ -46,9 +46,9 @@ FUNCTION: Final = "python"
 class CodeInterpreterTools(Tool[CodeInterpreterBody, CodeInterpreterTool, CodeInterpreterToolCall, CodeServices]):
     kind = "code_interpreter"
     body = CodeInterpreterBody
-    resource = CodeInterpreterTool
+    definition = CodeInterpreterTool
     call = CodeInterpreterToolCall
-    resources = CodeInterpreterRules()
+    resource_rules = CodeInterpreterRules()
     annotation = FilePath
     streams = "input"
     alone = True

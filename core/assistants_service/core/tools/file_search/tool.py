@@ -53,16 +53,16 @@ FUNCTION: Final = Function("file_search", DESCRIPTION, PARAMETERS)
 class FileSearchTools(Tool[FileSearchBody, FileSearchTool, FileSearchToolCall, SearchServices]):
     kind = "file_search"
     body = FileSearchBody
-    resource = FileSearchTool
+    definition = FileSearchTool
     call = FileSearchToolCall
-    resources = FileSearchRules()
+    resource_rules = FileSearchRules()
     includes = (CONTENTS,)
     annotation = FileCitation
 
     def start(self, worker: WorkerParts) -> SearchServices:
         return SearchServices(worker.search, worker.stores, worker.clock, worker.tokenizer.count, worker.window)
 
-    def resource_of(self, body: FileSearchBody) -> FileSearchTool:
+    def definition_of(self, body: FileSearchBody) -> FileSearchTool:
         """Normalised as recorded."""
         settings = body.file_search.as_given() if body.file_search else {}
         return FileSearchTool(file_search=msgspec.convert(settings, FileSearchSettings))
