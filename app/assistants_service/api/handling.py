@@ -91,7 +91,7 @@ def page_query(request: web.Request, *, most: int = MOST, default: int = 20) -> 
     return parse_page(request.query, most=most, default=default)
 
 
-def includes_contents(request: web.Request) -> bool:
+def includes_results(request: web.Request) -> bool:
     """Whether the caller asks for the contents of search results. Raises the 400 for any other include[]."""
     return parse_include(request.query)
 

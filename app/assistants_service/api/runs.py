@@ -14,7 +14,7 @@ from assistants_service.api.handling import (
     checked_id,
     context_of,
     ignore_body,
-    includes_contents,
+    includes_results,
     page_query,
     path_id,
     read_body,
@@ -42,11 +42,11 @@ async def create(request: web.Request) -> web.StreamResponse:
     thread_id = path_id(request, THREAD)
     body = await read_body(request, CreateRun)
     checked_id(body.assistant_id, ASSISTANT, "assistant_id")
-    contents = includes_contents(request)
+    with_results = includes_results(request)
     created = await create_once(
         request,
         RUN,
-        lambda run_id: services.runs.create(context, thread_id, run_id, body, contents=contents),
+        lambda run_id: services.runs.create(context, thread_id, run_id, body, with_results=with_results),
         body,
     )
     return await _stream_of(request, created) if body.stream else created

@@ -57,16 +57,16 @@ class MessageIncomplete(log.Event, frozen=True, kw_only=True, tag="thread.messag
     message: Message
 
 
-class RunCreated(log.Event, frozen=True, kw_only=True, tag="thread.run.created"):
+class RunCreated(log.Event, frozen=True, kw_only=True, tag="thread.run.created", rename={"with_results": "contents"}):
     """The run as queued, with a copy of its assistant's configuration. `trace` is the W3C traceparent of the request
-    that created it: all work on the run joins that trace. `contents`: its client wants the contents of search results,
-    on the stream as well. `chosen`: which of temperature and top_p are 1 because the run or its assistant set them, and
-    not by default."""
+    that created it: all work on the run joins that trace. `with_results`: its client wants the contents of search
+    results, on the stream as well. `chosen`: which of temperature and top_p are 1 because the run or its assistant set
+    them, and not by default."""
 
     run: Run
     stream: bool = False
     trace: str = ""
-    contents: bool = False
+    with_results: bool = False
     chosen: tuple[str, ...] = ()
 
 

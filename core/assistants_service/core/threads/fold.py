@@ -31,7 +31,7 @@ def apply(state: ThreadState, commit: e.Commit) -> list[ThreadChange]:
 
 def _published(state: ThreadState, resource: ThreadObject) -> ThreadObject:
     return (
-        step_on_wire(resource, contents=state.runs[resource.run_id].contents)
+        step_on_wire(resource, with_results=state.runs[resource.run_id].with_results)
         if isinstance(resource, Step)
         else resource
     )

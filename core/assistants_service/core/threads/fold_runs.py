@@ -16,7 +16,7 @@ from assistants_service.core.threads.state import RunState, ThreadState
 
 def _run_created(state: ThreadState, event: e.RunCreated, at: int) -> ThreadEffects:
     run_state = RunState(
-        run=event.run, stream=event.stream, trace=event.trace, contents=event.contents, chosen=event.chosen
+        run=event.run, stream=event.stream, trace=event.trace, with_results=event.with_results, chosen=event.chosen
     )
     state.runs.put(event.run.id, run_state)
     state.active = event.run.id

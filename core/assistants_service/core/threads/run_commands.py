@@ -48,9 +48,9 @@ class RunCommands:
         run_id: str,
         prepared: Prepared = UNPREPARED,
         *,
-        contents: bool = False,
+        with_results: bool = False,
     ) -> list[e.ThreadEvent]:
-        """No events if a run with this id exists: the same request came before. `contents`: the client wants the
+        """No events if a run with this id exists: the same request came before. `with_results`: the client wants the
         contents of search results."""
         thread = thread_of(state)
         if run_id in state.runs.places:
@@ -68,7 +68,7 @@ class RunCommands:
         asked = any(message.role == "user" for message in state.messages.newest())
         self._check_startable(asked, added, run)
         created = self._created(run, body, assistant)
-        return [*overdue, *attached, *added, replace(created, contents=contents)]
+        return [*overdue, *attached, *added, replace(created, with_results=with_results)]
 
     def create_thread_and_run(
         self, body: CreateThreadAndRun, assistant: StoredAssistant, thread_id: str, run_id: str

@@ -62,14 +62,14 @@ class RunService:
     lifetime: int
 
     async def create(
-        self, context: RequestContext, thread_id: str, run_id: str, body: CreateRun, *, contents: bool = False
+        self, context: RequestContext, thread_id: str, run_id: str, body: CreateRun, *, with_results: bool = False
     ) -> Run:
         """If a run with this id exists, the same request came before: return it as it is. Raises the 404 for an unknown
-        thread or assistant, and the 400 for a thread that has an active run. `contents`: the client wants the contents
-        of search results."""
+        thread or assistant, and the 400 for a thread that has an active run. `with_results`: the client wants the
+        contents of search results."""
         assistant = await self._assistant(context, body)
         create = partial(
-            self._commands(context).create_run, body=body, assistant=assistant, run_id=run_id, contents=contents
+            self._commands(context).create_run, body=body, assistant=assistant, run_id=run_id, with_results=with_results
         )
         async with self.limit.beginning(context.project, thread_id):
             prepared = await self.preparation.for_messages(context, thread_id, run_id, body.additional_messages, create)

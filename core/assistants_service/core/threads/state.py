@@ -66,14 +66,20 @@ class ShownFile(msgspec.Struct, frozen=True):
 
 
 class RunState(
-    msgspec.Struct, rename={"published_at": "shown_at", "cancel_requested_at": "asked_at", "in_progress": "making"}
+    msgspec.Struct,
+    rename={
+        "published_at": "shown_at",
+        "cancel_requested_at": "asked_at",
+        "in_progress": "making",
+        "with_results": "contents",
+    },
 ):
     """A run, its steps, and what the wire does not show: its claims, and which calls the worker executes."""
 
     run: Run
     stream: bool = False
     trace: str = ""
-    contents: bool = False  # its client wants the contents of search results
+    with_results: bool = False  # its client wants the contents of search results
     chosen: tuple[str, ...] = ()  # those of temperature and top_p that were set explicitly
     attempt: int = 0
     claims: int = 0  # consecutive claims without a result, the last one included

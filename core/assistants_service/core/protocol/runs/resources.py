@@ -90,9 +90,9 @@ class Step(Struct, frozen=True, kw_only=True):
         return self.step_details.tool_calls if isinstance(self.step_details, ToolCalls) else ()
 
 
-def step_on_wire(step: Step, *, contents: bool = False) -> Step:
-    """The step as on the wire; contents only for callers that ask for them by include[]."""
-    calls = tuple(tool_of(call).on_wire(call, included=contents) for call in step.calls)
+def step_on_wire(step: Step, *, with_results: bool = False) -> Step:
+    """The step as on the wire; contents of results only for callers that ask for them by include[]."""
+    calls = tuple(tool_of(call).on_wire(call, included=with_results) for call in step.calls)
     if all(map(operator.is_, calls, step.calls)):
         return step
     return replace(step, step_details=ToolCalls(tool_calls=calls))
