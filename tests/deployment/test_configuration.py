@@ -59,7 +59,7 @@ CASES: dict[str, tuple[dict[str, str], str, str]] = {
     "storage in memory, by too few slashes": ({"STORAGE": "sqlite://"}, "STORAGE", "sqlite:///PATH"),
     TAKEN: ({"PORT": TAKEN}, "PORT", "is taken"),
     "a port that is no number": ({"PORT": "http"}, "PORT", "integer"),
-    "a port that cannot be": ({"PORT": "65536"}, "PORT", "65535"),
+    "a port that cannot be": ({"PORT": "65536"}, "PORT", "the maximum is 65535."),
     "a host that cannot be": ({"HOST": "256.0.0.1", "API_KEYS": "a:b"}, "HOST", "Cannot listen"),
     "no keys where others can reach": ({"HOST": "0.0.0.0"}, "API_KEYS", "other machines can reach"),
     "no keys where others can reach, by IPv6": ({"HOST": "::"}, "API_KEYS", "other machines can reach"),
@@ -86,10 +86,18 @@ CASES: dict[str, tuple[dict[str, str], str, str]] = {
         "'api' is given twice",
     ),
     "a role that is there twice": ({"ENTRA_ROLES": '{"A": "one", "A": "two"}'}, "ENTRA_ROLES", "'A' is given twice"),
-    "providers that are no object": ({"PROVIDERS": "[]"}, "PROVIDERS", "dictionary"),
+    "providers that are no object": ({"PROVIDERS": "[]"}, "PROVIDERS", 'expected JSON such as {"ollama": {'),
     "a provider of no kind": ({"PROVIDERS": '{"a": {"api": "x"}}'}, "PROVIDERS", "a.api: "),
-    "a provider with an unknown key": ({"PROVIDERS": '{"a": {"url": "x"}}'}, "PROVIDERS", "a.url: "),
-    "a provider's URL that is none": ({"PROVIDERS": '{"a": {"base_url": "x"}}'}, "PROVIDERS", "a.base_url: "),
+    "a provider with an unknown key": (
+        {"PROVIDERS": '{"a": {"url": "x"}}'},
+        "PROVIDERS",
+        "a.url: there is no such key",
+    ),
+    "a provider's URL that is none": (
+        {"PROVIDERS": '{"a": {"base_url": "x"}}'},
+        "PROVIDERS",
+        "a.base_url: expected a URL that begins with http:// or https://.",
+    ),
     "OpenAI's URL that is none": ({"OPENAI_BASE_URL": "localhost:11434"}, "OPENAI_BASE_URL", "http"),
     "actions that are nowhere": ({"ACTIONS": "no_such_actions"}, "ACTIONS", "cannot be imported"),
     "a module without actions": ({"ACTIONS": "empty_actions"}, "ACTIONS", "no function marked"),
@@ -397,6 +405,55 @@ async def test_a_process_that_is_to_end_waits_no_longer(tmp_path: Path, caplog: 
     stop.set()
     with pytest.raises(ConfigurationError, match="Check STORAGE"):
         await asyncio.wait_for(opening, 30)
+
+
+WRONG = ("x", "5", "-1e9", "1e99", "inf", "1.5", "{", "[]", '{"a": 5}', '{"a": {"base_url": 5}}', '{"query": 5}')
+OF_A_LIBRARY = re.compile(r"[Ii]nput|String should|pattern|pydantic|dictionary|parse|instance of|type=|Value error")
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_a_wrong_setting_is_told_in_plain_words(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is wrong about it: no text of the library that checks it."""
+    for value in WRONG:
+        monkeypatch.setenv(name.upper(), value)
+        try:
+            read_settings({})
+        except ConfigurationError as error:
+            told = str(error).removeprefix(f"{name.upper()} is not valid: ")
+            assert told != str(error)
+            assert not OF_A_LIBRARY.search(told), (value, told)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("ENTRA_ROLES", "Writer", 'expected JSON such as {"Writer": "PROJECT"}.'),
+        ("ENTRA_ROLES", "5", 'expected JSON such as {"Writer": "PROJECT"}.'),
+        ("ENTRA_ROLES", '{"Writer": 5}', "Writer: expected a string."),
+        ("ENTRA_TENANT", "contoso.com", "expected the tenant's ID, a GUID."),
+        ("ALLOWED_HOSTS", "a.example,b.example:80", "1: expected a host name without a scheme and a port."),
+        (
+            "AZURE_OPENAI_ENDPOINT",
+            "http://x.example",
+            "expected a URL that begins with https:// (http:// only for localhost).",
+        ),
+        (
+            "AZURE_OPENAI_ENDPOINT",
+            "http://localhost\n",
+            "expected a URL that begins with https:// (http:// only for localhost).",
+        ),
+        ("WORKER_VISIBILITY_TIMEOUT", "0", "the minimum is 1."),
+        ("STORAGE_WAIT", "1e9", "the maximum is 86400."),
+        ("MODEL_TIMEOUT", "0", "it must be greater than 0."),
+        ("LOG_FORMAT", "xml", "expected 'text' or 'json'."),
+        ("PROVIDERS", '{"a": {"base_url": "http://a", "identity": "perhaps"}}', "a.identity: expected true or false."),
+    ],
+)
+def test_what_is_told_of_a_wrong_setting(name: str, value: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigurationError) as caught:
+        read_settings({})
+    assert str(caught.value) == f"{name} is not valid: {told}"
 
 
 OLD = {"LOG_ROLL_AFTER": "event_log_rollover", "WORKER_HIDE_SECONDS": "worker_visibility_timeout"}

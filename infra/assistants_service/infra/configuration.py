@@ -10,6 +10,7 @@ from typing import Final
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 from pydantic_settings import SettingsError
 
 from assistants_service.infra.settings.settings import Settings
@@ -42,6 +43,21 @@ REMOVED: Final = {
         " those files again; then unset SEARCH_INDEX",
     )
 }
+# By pydantic's type of error: https://docs.pydantic.dev/latest/errors/validation_errors/
+PLAIN_WORDS: Final = {
+    **dict.fromkeys(("int_parsing", "int_type", "int_from_float"), "expected an integer"),
+    **dict.fromkeys(("float_parsing", "float_type"), "expected a number"),
+    **dict.fromkeys(("bool_parsing", "bool_type"), "expected true or false"),
+    **dict.fromkeys(("dict_type", "model_type"), "expected a JSON object"),
+    "tuple_type": "expected a JSON array",
+    "string_type": "expected a string",
+    "finite_number": "expected a finite number",
+    "literal_error": "expected {expected}",
+    "extra_forbidden": "there is no such key",
+    "greater_than": "it must be greater than {gt:.12g}",
+    "greater_than_equal": "the minimum is {ge:.12g}",
+    "less_than_equal": "the maximum is {le:.12g}",
+}
 # What most installations set, in reading order. The others are for tuning, or for one platform.
 ESSENTIAL: Final = (
     *("storage", "host", "port", "api_keys"),
@@ -64,13 +80,25 @@ def read_settings(overrides: Mapping[str, object]) -> Settings:
         first = error.errors(include_url=False, include_input=False)[0]
         name, *inner = (str(part) for part in first["loc"])
         where = f"{'.'.join(inner)}: " if inner else ""
-        what = first["msg"].removeprefix("Value error, ").removesuffix(".")
+        what = _expected_json(name) if first["type"] == "dict_type" and not inner else _in_plain_words(first)
         given_as = {new: old for old, new in renamed_settings()}.get(name.upper(), name.upper())
         raise ConfigurationError(f"{given_as} is not valid: {where}{what}.") from None
     except SettingsError as error:  # of the decoding; the message names the field
         name = next(name for name in Settings.model_fields if f'"{name}"' in str(error))
-        why = "expected JSON" if isinstance(error.__cause__, json.JSONDecodeError) else error.__cause__
+        why = _expected_json(name) if isinstance(error.__cause__, json.JSONDecodeError) else error.__cause__
         raise ConfigurationError(f"{name.upper()} is not valid: {why}.") from None
+
+
+def _expected_json(name: str) -> str:
+    examples = Settings.model_fields[name].examples or ()
+    return "expected JSON" + "".join(f" such as {example}" for example in examples)
+
+
+def _in_plain_words(error: ErrorDetails) -> str:
+    """For a person who has not heard of the library that checks the settings."""
+    if words := PLAIN_WORDS.get(error["type"]):
+        return words.format(**error.get("ctx", {}))
+    return error["msg"].removeprefix("Value error, ").removesuffix(".")
 
 
 def renamed_settings() -> list[tuple[str, str]]:

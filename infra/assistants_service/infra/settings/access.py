@@ -9,7 +9,9 @@ from pydantic import BaseModel, Field, SecretStr, field_validator
 from pydantic_settings import NoDecode
 
 from assistants_service.core import names
-from assistants_service.infra.settings.urls import SafeUrl, origin_of
+from assistants_service.infra.settings.urls import SafeUrl, matching, origin_of
+
+HostName = Annotated[str, matching(r"[A-Za-z0-9._-]+\Z", "a host name without a scheme and a port")]
 
 
 class AccessSettings(BaseModel):
@@ -23,7 +25,7 @@ class AccessSettings(BaseModel):
             "API keys as project:key,project:key,...; they are valid in addition to the keys made by `assistants keys`"
         ),
     )
-    entra_tenant: Annotated[str, Field(pattern=r"^[0-9a-fA-F-]{36}$")] | None = Field(
+    entra_tenant: Annotated[str, matching(r"[0-9a-fA-F-]{36}\Z", "the tenant's ID, a GUID")] | None = Field(
         None, description="ID of the Microsoft Entra ID tenant whose access tokens are accepted in addition to keys"
     )
     entra_audience: Annotated[tuple[str, ...], NoDecode] = Field(
@@ -31,6 +33,7 @@ class AccessSettings(BaseModel):
     )
     entra_roles: dict[str, str] = Field(
         default_factory=dict,
+        examples=['{"Writer": "PROJECT"}'],
         description=(
             'the project and access that each app role grants, as JSON: {"Writer": "PROJECT", "Reader": "PROJECT:read"}'
         ),
@@ -44,7 +47,7 @@ class AccessSettings(BaseModel):
     entra_jwks: SafeUrl | None = Field(
         None, description="URL of the issuer's signing keys; default: that of ENTRA_TENANT in the public cloud"
     )
-    allowed_hosts: Annotated[tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")], ...], NoDecode] = Field(
+    allowed_hosts: Annotated[tuple[HostName, ...], NoDecode] = Field(
         (),
         description=(
             "host names, comma-separated and without port, by which a service without keys may be called;"

@@ -68,6 +68,7 @@ class ModelSettings(BaseModel):
     )
     providers: dict[Annotated[str, AfterValidator(_prefix)], ProviderSettings] = Field(
         default_factory=dict,
+        examples=['{"ollama": {"base_url": "http://127.0.0.1:11434/v1"}}'],
         description=(
             'further providers as JSON: {"ollama": {"base_url": "http://127.0.0.1:11434/v1"}} makes'
             " `ollama/llama3.2` work; keys: base_url, api_key, identity (true: authenticate as for"

@@ -37,6 +37,7 @@ class SearchSettings(BaseModel):
     )
     embedding_input: dict[Literal["query", "passage"], InputSettings] = Field(
         default_factory=dict,
+        examples=['{"query": {"prefix": "query: "}}'],
         description=(
             'what to add to queries and passages for the embedding model, as JSON: {"query": {"prefix": "query:'
             ' "}, "passage": {"fields": {"input_type": "passage"}}}; defaults are built in for E5, BGE,'

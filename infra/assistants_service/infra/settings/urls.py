@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Final
 from urllib.parse import urlsplit
 
-from pydantic import Field
+from pydantic import AfterValidator
 
-Url = Annotated[str, Field(pattern=r"^https?://.")]
+
+def matching(pattern: str, expected: str) -> AfterValidator:
+    """Refuses a string that does not begin with the pattern; the error says what is `expected`."""
+
+    def check(value: str) -> str:
+        if not re.match(pattern, value):
+            raise ValueError(f"expected {expected}")
+        return value
+
+    return AfterValidator(check)
+
+
+Url = Annotated[str, matching(r"https?://.", "a URL that begins with http:// or https://")]
 # Tokens of an identity are sent there: never in the clear, but to this machine.
-SAFE_URL = r"^(https://.|http://(localhost|127\.0\.0\.1)(:\d+)?(/|$))"
-SafeUrl = Annotated[str, Field(pattern=SAFE_URL)]
+SAFE_URL = r"https://.|http://(localhost|127\.0\.0\.1)(:\d+)?(/|\Z)"
+SafeUrl = Annotated[str, matching(SAFE_URL, "a URL that begins with https:// (http:// only for localhost)")]
 
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
