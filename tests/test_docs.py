@@ -44,8 +44,9 @@ LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
 
 
 def settings_tables() -> str:
-    first, others = map(table_of, settings_by_importance())
-    return f"{first}\n\n### Further settings\n\n{others}"
+    first, others = settings_by_importance()
+    groups = "\n\n".join(f"#### {title}\n\n{table_of(fields)}" for title, fields in others.items())
+    return f"{table_of(first)}\n\n### Further settings\n\n{groups}"
 
 
 def table_of(fields: Mapping[str, FieldInfo]) -> str:
@@ -80,6 +81,12 @@ def test_a_backup_copies_the_containers_that_hold_truth() -> None:
     text = OPERATIONS.read_text()
     assert COPIED.search(text)
     assert text == with_containers(text), "run `make docs`"
+
+
+def test_every_setting_is_in_one_table() -> None:
+    first, others = settings_by_importance()
+    shown = [name for group in (first, *others.values()) for name in group]
+    assert sorted(shown) == sorted(Settings.model_fields)
 
 
 def test_readme_shows_the_settings_and_the_examples_as_they_are() -> None:

@@ -21,15 +21,17 @@ from assistants_service.infra.wiring import place_of
 from assistants_service.parts import open_parts
 from assistants_service.serving import COLLECTIONS, _loop, allow_open_files, refuse, run_to_the_end
 
-DESCRIPTION = """The OpenAI Assistants API, self-hosted.
-
-  assistants serve    the API and the worker in one process
-  assistants api      only the API
-  assistants worker   only the worker; any number of each may share one store
-  assistants keys     create, list and revoke API keys
-  assistants resume   after a restore without the queue: enqueue what was in progress
-  assistants reindex  rebuild the index of vector stores, for example after EMBEDDING_MODEL has changed
-  assistants vacuum   compact an SQLite file"""
+DESCRIPTION = """The OpenAI Assistants API, self-hosted. `assistants COMMAND --help` explains a command."""
+SERVE = """Run the API and the worker in one process. Data is stored in STORAGE; SIGTERM and Ctrl-C end it after active
+runs have had SHUTDOWN_GRACE to finish."""
+API = """Run the API without a worker. Runs stay queued until a worker with the same STORAGE executes them. Any number
+of API processes and workers may share one store."""
+WORKER = """Run a worker, which executes runs and processes files, without the API. Any number of workers and API
+processes may share one store."""
+RESUME = """After a backup was restored (backups contain no queue): enqueue work items for everything that was in
+progress. Not needed for SQLite, whose file contains the queue. Running it again does no harm."""
+VACUUM = """Compact an SQLite file. It temporarily needs up to twice the size of the file. It works while the service
+runs, but nothing else can write meanwhile, and such requests get 503: better stop the service first."""
 
 
 async def manage_keys(settings: Settings, arguments: argparse.Namespace) -> None:
@@ -96,23 +98,32 @@ def parser() -> argparse.ArgumentParser:
     common = {"formatter_class": argparse.RawDescriptionHelpFormatter, "epilog": settings}
     root = argparse.ArgumentParser(prog="assistants", description=DESCRIPTION, **common)  # type: ignore[arg-type]
     root.add_argument("--version", action="version", version=f"%(prog)s {VERSION}")
-    commands = root.add_subparsers(
-        dest="command", required=True, metavar="serve | api | worker | keys | resume | reindex | vacuum"
-    )
-    for name in ("serve", "api", "worker"):
-        command = commands.add_parser(name, **common)  # type: ignore[arg-type]
+    commands = root.add_subparsers(dest="command", required=True, title="commands", metavar="COMMAND")
+    for name, summary, text in (
+        ("serve", "the API and the worker in one process", SERVE),
+        ("api", "only the API", API),
+        ("worker", "only the worker", WORKER),
+    ):
+        command = commands.add_parser(name, help=summary, description=text, **common)  # type: ignore[arg-type]
         if name != "worker":
             command.add_argument("--host", help="address to listen on; overrides HOST")
             command.add_argument("--port", type=int, help="port to listen on; overrides PORT")
     key_command.add_arguments(
-        commands.add_parser("keys", description="Create, list and revoke the API keys in STORAGE.")
+        commands.add_parser(
+            "keys",
+            help="create, list and revoke API keys",
+            description="Create, list and revoke the API keys in STORAGE.",
+        )
     )
-    commands.add_parser(
-        "resume",
-        description="After a restore without the queue: enqueue work items for everything that was in progress.",
+    commands.add_parser("resume", help="after a backup was restored: enqueue what was in progress", description=RESUME)
+    reindex_command.add_arguments(
+        commands.add_parser(
+            "reindex",
+            help="rebuild the index of vector stores, for example after EMBEDDING_MODEL has changed",
+            description=reindex_command.ABOUT,
+        )
     )
-    reindex_command.add_arguments(commands.add_parser("reindex", description=reindex_command.ABOUT))
-    commands.add_parser("vacuum", description="Compact an SQLite file. Stop the service first.")
+    commands.add_parser("vacuum", help="compact an SQLite file", description=VACUUM)
     return root
 
 

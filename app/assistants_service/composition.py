@@ -1,4 +1,4 @@
-"""Puts API and worker together from their parts."""
+"""Makes API and worker from the parts that `parts` has opened; `infra.wiring` creates these from the settings."""
 
 from __future__ import annotations
 

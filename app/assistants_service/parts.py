@@ -1,4 +1,5 @@
-"""The parts that API and worker share: the engines that the settings name, opened and closed."""
+"""The parts that API and worker share: opens and closes the engines that `infra.wiring` creates from the settings.
+`composition` makes API and worker from them."""
 
 from __future__ import annotations
 

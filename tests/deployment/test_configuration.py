@@ -312,6 +312,21 @@ def test_help_tells_of_every_setting(arguments: list[str], capsys: pytest.Captur
     assert max(map(len, text.splitlines())) <= 120
 
 
+def test_help_says_what_each_command_does(capsys: pytest.CaptureFixture[str]) -> None:
+    from assistants_service.command import parser
+
+    def told(*arguments: str) -> str:
+        with pytest.raises(SystemExit):
+            parser().parse_args([*arguments, "--help"])
+        return capsys.readouterr().out
+
+    listed = dict(re.findall(r"^    ([a-z]+) +(\S.+)$", told().partition("\ncommands:")[2], re.MULTILINE))
+    assert set(listed) >= {"serve", "api", "worker", "keys", "resume", "reindex", "vacuum"}
+    for name in ("serve", "api", "worker", "keys", "resume", "reindex", "vacuum"):
+        description = told(name).split("\n\n")[1]
+        assert re.match(r"[A-Z][a-z]+,? .*\.$", description, re.DOTALL), name
+
+
 @pytest.mark.parametrize("arguments", [[], ["start"], ["serve", "--port", "http"], ["worker", "--port", "1"]])
 def test_a_wrong_command_line_is_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     from assistants_service.command import parser

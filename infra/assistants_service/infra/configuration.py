@@ -8,12 +8,20 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from pydantic_settings import SettingsError
 
+from assistants_service.infra.settings.access import AccessSettings
+from assistants_service.infra.settings.code_interpreter import CodeInterpreterSettings
+from assistants_service.infra.settings.limits import LimitSettings
+from assistants_service.infra.settings.models import ModelSettings
+from assistants_service.infra.settings.search import SearchSettings
 from assistants_service.infra.settings.settings import Settings
+from assistants_service.infra.settings.storage import StorageSettings
+from assistants_service.infra.settings.telemetry import TelemetrySettings
+from assistants_service.infra.settings.worker import WorkerSettings
 
 
 class ConfigurationError(Exception):
@@ -64,6 +72,17 @@ ESSENTIAL: Final = (
     *("openai_api_key", "openai_base_url", "azure_openai_endpoint", "providers", "default_provider"),
     *("embedding_model", "actions", "log_level"),
 )
+# The groups of the others, in reading order.
+GROUPS: Final[Mapping[str, type[BaseModel]]] = {
+    "Storage": StorageSettings,
+    "Address and access": AccessSettings,
+    "Limits": LimitSettings,
+    "Models": ModelSettings,
+    "Vector stores and files": SearchSettings,
+    "Runs and workers": WorkerSettings,
+    "Code interpreter": CodeInterpreterSettings,
+    "Logs, traces and metrics": TelemetrySettings,
+}
 
 
 def read_settings(overrides: Mapping[str, object]) -> Settings:
@@ -111,16 +130,21 @@ def removed_settings() -> list[str]:
     return [advice for name, (value, advice) in REMOVED.items() if os.environ.get(name) == value]
 
 
-def settings_by_importance() -> tuple[dict[str, FieldInfo], dict[str, FieldInfo]]:
-    """The most important settings, and all others, by field name."""
+def settings_by_importance() -> tuple[dict[str, FieldInfo], dict[str, dict[str, FieldInfo]]]:
+    """The most important settings by field name, and all others by group and field name."""
     fields = Settings.model_fields
-    return {name: fields[name] for name in ESSENTIAL}, {k: v for k, v in fields.items() if k not in ESSENTIAL}
+    others = {
+        title: {name: fields[name] for name in group.model_fields if name not in ESSENTIAL}
+        for title, group in GROUPS.items()
+    }
+    return {name: fields[name] for name in ESSENTIAL}, others
 
 
 def describe() -> str:
     """All settings, for --help."""
     first, others = settings_by_importance()
-    return "\n".join([*_lines(first), "", "further settings:", *_lines(others)])
+    groups = [line for title, fields in others.items() for line in ("", f"{title.lower()}:", *_lines(fields))]
+    return "\n".join([*_lines(first), *groups])
 
 
 def _lines(fields: Mapping[str, FieldInfo]) -> Iterator[str]:

@@ -1,4 +1,5 @@
-"""Creates the engines that the settings select. Azure's libraries are imported only if needed."""
+"""Creates the engines that the settings select, one function for each; Azure's libraries are imported only if needed.
+`assistants_service.parts` opens and closes them, `assistants_service.composition` makes API and worker from them."""
 
 from __future__ import annotations
 
