@@ -51,7 +51,8 @@ async def read_body(request: web.Request, kind: type[B]) -> B:
 
 
 async def ignore_body(request: web.Request) -> None:
-    """For a POST that needs no body. One that is sent must be declared as JSON, as everywhere."""
+    """Reads and ignores the body of a POST that needs none. One that is sent must be declared as JSON, as
+    everywhere."""
     if request.can_read_body:
         await _read_json(request)
 

@@ -53,7 +53,7 @@ def allowed(request: web.Request, origins: Collection[str]) -> bool:
 
 @lru_cache(NAMES)
 def _name(host: str) -> str:
-    """Without the port; empty if the header is invalid."""
+    """The host without the port; empty if the header is invalid."""
     found = _HOST.fullmatch(host)
     return (found[1] or found[2]).lower().removesuffix(".") if found else ""
 

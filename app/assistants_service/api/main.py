@@ -99,7 +99,7 @@ ROUTES: list[web.RouteDef] = [
 
 
 def _check_routes() -> None:
-    """At import: every id in a path must belong to a resource in core/resources.py."""
+    """Checked at import: every id in a path must belong to a resource in core/resources.py."""
     for route in ROUTES:
         if unknown := set(re.findall(r"{(\w+)}", route.path)) - PARAMS:
             raise TypeError(f"{route.path}: {unknown} belong to no resource")

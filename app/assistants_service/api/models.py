@@ -21,7 +21,7 @@ async def list_all(request: web.Request) -> web.Response:
 
 
 async def _find(request: web.Request) -> ModelInfo:
-    """By the requested name: the default provider's models have two."""
+    """Finds a model by the requested name: the default provider's models have two."""
     services = services_of(request)
     name = request.match_info["model"]
     found = next((model for model in await services.models.list() if name in (model.id, model.full)), None)

@@ -235,7 +235,7 @@ async def send(request: web.Request, chunks: AsyncGenerator[bytes, None]) -> web
 
 
 async def end_streams(app: web.Application) -> None:
-    """At shutdown: clients reconnect elsewhere with Last-Event-ID."""
+    """Ends all streams at shutdown: clients reconnect elsewhere with Last-Event-ID."""
     open_streams = app[STREAMS]
     for task in list(open_streams):
         task.cancel()

@@ -60,7 +60,7 @@ async def cancel_batch(request: web.Request) -> web.Response:
 
 
 async def list_batch_files(request: web.Request) -> web.Response:
-    """Those that are still in the store."""
+    """Lists the files of the batch that are still in the store."""
     services, project = services_of(request), request[PROJECT]
     store_id, batch_id, query = path_id(request, VECTOR_STORE), path_id(request, FILE_BATCH), page_query(request)
     status = status_filter(request)

@@ -17,7 +17,8 @@ from assistants_service.core.tools.wire import Annotation
 async def citations_of(
     project: str, state: ThreadState, run_state: RunState, earlier: Iterable[Step], services: ServicesByKind
 ) -> Citations:
-    """For the next answer of a run. `earlier` are steps of earlier runs whose outputs are in its prompt."""
+    """The citations that the next answer of a run can contain. `earlier` are steps of earlier runs whose outputs are in
+    its prompt."""
     steps = [*earlier, *(step for step in run_state.steps if step.status == "completed")]
     citers = [await tool.citer(project, state, run_state.run, steps, services[tool.kind]) for tool in TOOLS]
     return Citations([citer for citer in citers if citer])

@@ -11,7 +11,8 @@ _facts: ContextVar[Facts | None] = ContextVar("facts", default=None)
 
 
 def bind(facts: Facts) -> None:
-    """For this task and those that it starts, from here on. `facts` is called only when a line is logged."""
+    """Adds facts to log lines of this task and of those that it starts, from here on. `facts` is called only when a
+    line is logged."""
     _facts.set(facts)
 
 

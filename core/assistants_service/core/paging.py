@@ -51,7 +51,7 @@ class Packed(Generic[T]):
         return len(self.sizes)
 
     def group(self, number: int) -> memoryview:
-        """Compressed."""
+        """The compressed bytes of a group."""
         return self._body[self._starts[number] : self._starts[number + 1]]
 
     def bytes(self, place: int) -> bytes:

@@ -114,7 +114,7 @@ def _expected_json(name: str) -> str:
 
 
 def _in_plain_words(error: ErrorDetails) -> str:
-    """For a person who has not heard of the library that checks the settings."""
+    """Says what is wrong to a reader who does not know the library that checks the settings."""
     if words := PLAIN_WORDS.get(error["type"]):
         return words.format(**error.get("ctx", {}))
     return error["msg"].removeprefix("Value error, ").removesuffix(".")

@@ -36,7 +36,7 @@ class SystemClock:
 
 
 def storage_of(settings: Settings, clock: Clock) -> Storage:
-    """Not opened yet. Raises ConfigurationError."""
+    """The engine of STORAGE, not opened yet. Raises ConfigurationError."""
     return engine_of(settings.storage).storage(settings.storage, clock)
 
 

@@ -102,7 +102,8 @@ class Budget:
         return learned is None or not learned.whole
 
     async def estimate(self, prompt: Prompt, reply: Reply) -> Tokens:
-        """For a reply without reported usage: without images, reasoning and the provider's own additions."""
+        """Estimates the tokens of a reply without reported usage: without images, reasoning and the provider's own
+        additions."""
         texts = [reply.text, reply.refusal, *(text for call in reply.calls for text in (call.name, call.arguments))]
         count = self.tokenizer.count
         return await asyncio.to_thread(lambda: Tokens(tokens_of(prompt, count), sum(map(count, texts))))
@@ -121,7 +122,8 @@ class Budget:
         return int(counted * LESS)
 
     def _room(self, run: Run) -> int:
-        """In tokens as counted here. Up to half of the window is reserved for the answer that the run allows."""
+        """The room for the prompt, in tokens as counted here. Up to half of the window is reserved for the answer that
+        the run allows."""
         window, learned = self.window(run.model), self._learned.get(run.model)
         reserved = min(run.max_completion_tokens or 0, window // 2)
         room = min(int(window * PROMPT_SHARE), window - reserved)

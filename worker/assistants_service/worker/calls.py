@@ -46,11 +46,10 @@ class CallCounts:
 
 
 class Calls:
-    """At most `most` concurrent calls. A project may use no more than are free for the others, and a function no more
-    than are free for its project's other functions. A hanging function thus occupies a third of all, its project less
-    than half, the next one as much of the rest: there is room for others until some fifteen projects hang. A call
-    without a free place waits.
-    """
+    """Allows at most `most` concurrent calls. A project may use no more than are free for the others, and a function no
+    more than are free for its project's other functions. A hanging function thus occupies a third of all, its project
+    less than half, the next one as much of the rest: there is room for others until some fifteen projects hang. A call
+    without a free place waits."""
 
     def __init__(self, most: int) -> None:
         self._most = most

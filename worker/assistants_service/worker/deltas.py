@@ -146,5 +146,5 @@ class DeltaBuffer:
                 yield delta_events.call_delta(step_id, index, tool, {tool.streams: shown[sent:]})
 
     def _shown(self, call: ToolCall, tool: AnyTool) -> str:
-        """Of what the call shows, what is certain."""
+        """The part of the streamed field that can no longer change."""
         return tool.streamed_text(self.partial.call(call)) if self._complete else tool.partial_text(call.arguments)

@@ -95,7 +95,7 @@ class IngestionJob(StoreWork):
     # -- files -----------------------------------------------------------------------------------------------------
 
     async def _work(self) -> None:
-        """Until no file is left that this item may claim, or other projects should have their turn."""
+        """Processes files until none is left that this item may claim, or other projects should have their turn."""
         begun = self.context.clock.now()
         while True:
             renew = self.context.clock.now() - begun > ITEM_TIME or (

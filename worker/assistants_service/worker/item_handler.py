@@ -80,8 +80,8 @@ class WorkItemHandler:
         await self._queue.dead_letter(delivery, f"{type(error).__name__}: {error}", detail)
 
     async def give_up(self, delivery: Delivery) -> None:
-        """For an item that its host no longer delivers and has moved under a new id. So it is unknown whether a run in
-        progress belongs to this item: such a run is left alone, and checked again when it expires."""
+        """Gives up an item that its host no longer delivers and has moved under a new id. It is unknown whether a run
+        in progress belongs to this item: such a run is left alone, and checked again when it expires."""
         try:
             item = from_body(delivery.body)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:

@@ -240,6 +240,6 @@ class RunExecutor:
         await self._commit(if_mine(lambda _: events))
 
     async def _call_tools(self, state: ThreadState, move: CallTools) -> None:
-        """At least once: if this worker dies here, the next one repeats the calls."""
+        """Executes the calls at least once: if this worker dies here, the next one repeats them."""
         outputs = await self.lease.guard(outputs_of(move, self.item.project, state, self.context))
         await self._commit(self.lease.if_mine(lambda _: [outputs]))

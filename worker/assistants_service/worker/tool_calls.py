@@ -15,7 +15,8 @@ from assistants_service.worker.context import WorkerContext
 
 
 async def outputs_of(move: CallTools, project: str, state: ThreadState, context: WorkerContext) -> StepOutputs:
-    """What came of the calls. `state` is that of their thread. Raises StorageUnavailable."""
+    """Executes the calls and returns their outputs as one event. `state` is that of their thread. Raises
+    StorageUnavailable."""
     calls, run, steps = move.calls, move.run_state.run, move.run_state.steps
     kinds = Counter(map(type, calls))
 

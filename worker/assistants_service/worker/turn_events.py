@@ -121,7 +121,7 @@ def cut_off_events(
 
 
 def cause_of(run: Run, error: ModelError | None, provider: str) -> str:
-    """For the log: where a run failed and why, without content. `provider` answered last."""
+    """What the log says of a failed run: where it failed and why, without content. `provider` answered last."""
     last = run.last_error
     foreign = error is not None and error.provider != ""
     fields = {

@@ -146,7 +146,7 @@ class FileService:
         return stored
 
     async def existing(self, project: str, file_ids: Sequence[str]) -> set[str]:
-        """Those of the files that exist and have not expired."""
+        """Returns the files that exist and have not expired."""
         found = await fan_out(lambda file_id: self.storage.get(names.FILES, names.document(project, file_id)), file_ids)
         files = [decode_file(stored.body) for stored in found if stored]
         return {file.id for file in files if not self._expired(file)}

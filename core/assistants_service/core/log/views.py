@@ -14,8 +14,8 @@ from assistants_service.core.log.state import C, S, View
 
 
 class Views(OrderedDict[tuple[str, str], View[S, C]], Generic[S, C]):
-    """By project and log id, the most recently used last. `limit`: how many bytes of log the views may represent;
-    `weight`: how many they do."""
+    """Cached views by project and log id, the most recently used last. `limit`: how many bytes of log the views may
+    represent; `weight`: how many they do."""
 
     def __init__(self, blank: Callable[[], View[S, C]], limit: int) -> None:
         super().__init__()

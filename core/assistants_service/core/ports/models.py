@@ -80,7 +80,7 @@ class Function:
 
     @property
     def fields(self) -> dict[str, Any]:
-        """Those that are given, by the names that providers know."""
+        """The fields that are given, by the names that providers know."""
         fields = {
             "name": self.name,
             "description": self.description,

@@ -29,7 +29,7 @@ class LastError(Struct, frozen=True, kw_only=True):
 
     @property
     def of_step(self) -> LastError:
-        """As steps show it: they have only two codes."""
+        """The error as steps show it: they have only two codes."""
         return self if self.code == "rate_limit_exceeded" else LastError(code="server_error", message=self.message)
 
 

@@ -69,7 +69,7 @@ class EmbeddedIndex:
         return await self._cache.search(store, blobs, queries, eligible, limit, weights=weights, threshold=threshold)
 
     async def missing(self, store: str, names: Collection[str]) -> set[str]:
-        """Those of these segments that do not exist."""
+        """Returns those of the segments that do not exist."""
         return set(names) - await self._names(store)
 
     async def read(self, store: str, name: str, source: str) -> Sequence[tuple[int, str]]:

@@ -66,7 +66,7 @@ class PreparedQuery:
 
 
 def prepare(parts: Sequence[EligiblePart], query: Query, weights: Weights) -> PreparedQuery | None:
-    """None if there is nothing to search, or nothing to search by."""
+    """None if no segment is eligible or the query is empty."""
     format = min((part.segment.format for part in parts), default=FORMAT)
     own = _numbers(query_terms(query.text, format))
     terms = np.union1d(own, _numbers(other_forms(query.text, format)))

@@ -153,6 +153,6 @@ class SegmentCache:
         return data
 
     async def _look_for(self, name: str) -> None:
-        """Nothing was read where more is expected. Raises SegmentGone, unless the segment is damaged."""
+        """Called when nothing was read where more is expected. Raises SegmentGone, unless the segment is damaged."""
         if not await self._read(name, 0, 1):
             raise SegmentGone(f"segment {name} no longer exists")

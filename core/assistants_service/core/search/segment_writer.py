@@ -142,7 +142,7 @@ def _kept(blob: Buffer, live: Collection[str]) -> _Part | None:
 
 
 def _postings(tables: Tables, kept: Array) -> tuple[Array, Array, Array, Array]:
-    """As in _index, for the chunks that are kept."""
+    """The postings of the chunks that are kept, in the form of _index."""
     numbers = np.cumsum(kept, dtype=np.uint32) - np.uint32(1)
     posted = kept[tables.chunks]
     terms = np.repeat(tables.terms, np.diff(tables.ends))[posted]

@@ -217,7 +217,7 @@ def _replies(run_state: RunState) -> Iterator[list[Step]]:
 
 
 def _calls(reply: Sequence[Step], run_state: RunState) -> list[StepToolCall]:
-    """In the order in which the model made them: what it thought before them depends on it."""
+    """Returns the calls in the order in which the model made them: what it thought before them depends on it."""
     order = {call_id: place for place, call_id in enumerate(run_state.orders.get(reply[0].id, ()))}
     return sorted((call for step in reply for call in step.calls), key=lambda call: order.get(call.id, 0))
 

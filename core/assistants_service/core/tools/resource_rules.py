@@ -41,7 +41,8 @@ class Preparation(Protocol):
 
 
 class ResourceRules(Generic[B, R]):
-    """By default an entry consists of lists of ids, none of which the tool changes by itself."""
+    """The rules of a tool's entry in `tool_resources`. By default an entry consists of lists of ids, none of which the
+    tool changes by itself."""
 
     stored: ClassVar[type[Struct]]  # in assistants, threads and runs
     body: ClassVar[type[Body]]  # in requests
@@ -79,5 +80,5 @@ AnyRules = ResourceRules[Any, Any]
 
 
 def distinct(ids: Iterable[str]) -> tuple[str, ...]:
-    """Without repetitions, in order."""
+    """The values without repetitions, in order."""
     return tuple(dict.fromkeys(ids))

@@ -50,4 +50,4 @@ class ThreadInfo(Protocol):
     @property
     def removed(self) -> Set[str]: ...
     def annotations(self, messages: int) -> Iterator[Annotation]:
-        """Those of that number of newest messages, beginning with the newest message."""
+        """The annotations of that number of newest messages, beginning with the newest message."""

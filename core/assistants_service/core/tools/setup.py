@@ -42,6 +42,6 @@ def choice_from(body: Body | str | None) -> ToolChoice:
 
 
 def format_from(body: Body | str | None) -> ResponseFormat:
-    """Of an assistant, or of a run that says another one."""
+    """The response format of an assistant, or of a run that sets another one."""
     requested = body.as_given() if isinstance(body, Body) else body or "auto"
     return cast("ResponseFormat", msgspec.convert(requested, ResponseFormat))

@@ -97,7 +97,8 @@ class Citer(Protocol):
 
 
 class Tool(Generic[B, T, C, S]):
-    """By default, a tool needs nothing, offers nothing to the model, streams nothing, and cites nothing."""
+    """A server-side tool. By default, it needs nothing, offers nothing to the model, streams nothing, and cites
+    nothing."""
 
     kind: ClassVar[str]  # its type on the wire
     body: ClassVar[type[Body]]  # in requests
@@ -127,7 +128,8 @@ class Tool(Generic[B, T, C, S]):
         return [dataclasses.replace(function, name=free_name(self.kind, taken))] if function else []
 
     def function(self, run: RunInfo) -> Function | None:
-        """Its name is the tool's type; another one is found if a function of the assistant has that name."""
+        """The function that the model sees. Its name is the tool's type; another one is found if a function of the
+        assistant has that name."""
         return None
 
     def executes(self, name: str, services: S) -> bool:

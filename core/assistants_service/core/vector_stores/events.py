@@ -32,7 +32,8 @@ class StoreUsed(log.Event, frozen=True, kw_only=True, tag="vector_store.used"):
 
 
 class StoreExpired(log.Event, frozen=True, kw_only=True, tag="vector_store.expired"):
-    """Its index is removed; its files are still listed, so that another store can be created from them."""
+    """The store has expired: its index is removed; its files are still listed, so that another store can be created
+    from them."""
 
 
 class StoreDeleted(log.Event, frozen=True, kw_only=True, tag="vector_store.deleted"):
@@ -68,8 +69,8 @@ class FileReleased(log.Event, frozen=True, kw_only=True, tag="vector_store.file.
 
 
 class FileCompleted(log.Event, frozen=True, kw_only=True, tag="vector_store.file.completed"):
-    """Its chunks are in the segment that is named by file and attempt, a blob of `size` bytes. `format` is that of its
-    words (core.search.words)."""
+    """The file is searchable: its chunks are in the segment that is named by file and attempt, a blob of `size` bytes.
+    `format` is that of its words (core.search.words)."""
 
     file_id: str
     filename: str

@@ -209,7 +209,7 @@ class AzureDocuments(AzureClients):
         return [row.name for row in await call(lambda: self._along(container, prefix, after, limit))]
 
     async def weigh(self, container: str, prefix: str) -> int:
-        """In small pages: the SDK keeps the event loop for 0.23 ms a row while it reads one."""
+        """Adds up sizes in small pages: the SDK keeps the event loop for 0.23 ms a row while it reads one."""
 
         async def listed() -> int:
             client = require_open(self._service).get_container_client(container)

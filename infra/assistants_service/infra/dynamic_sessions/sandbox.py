@@ -75,7 +75,7 @@ class DynamicSessions:
         await self._pool.close()
 
     async def _check(self) -> None:
-        """With a token, and a request."""
+        """Checks the pool with a token and a request."""
         reason, believed = "", CHECKED_FOR
         try:
             async with asyncio.timeout(_CHECK):

@@ -28,7 +28,7 @@ class Token(Protocol):
 
 
 class EntraToken:
-    """Of the identity that `infra.azure.identity` finds. Its credential keeps a token until shortly before it
+    """Tokens of the identity that `infra.azure.identity` finds. Its credential keeps a token until shortly before it
     expires."""
 
     def __init__(self) -> None:

@@ -53,6 +53,6 @@ _FAMILIES: Final = (
 
 
 def family_of(model: str) -> Family:
-    """For a model name, with any provider and folder in front of it."""
+    """The family of a model by its name, with any provider and folder in front of it."""
     name = model.lower().replace("_", "-")
     return next((family for pattern, family in _FAMILIES if re.search(pattern, name)), Family())

@@ -125,7 +125,7 @@ def _said(error: Exception) -> str:
 
 
 def batches(texts: Sequence[str], most: int = MOST_TEXTS) -> Iterator[Sequence[str]]:
-    """As many as fit into one request, at least one, in order."""
+    """Splits the texts: as many as fit into one request, at least one, in order."""
     start = weight = 0
     for place, text in enumerate(texts):
         size = len(text.encode())

@@ -51,8 +51,8 @@ def confine(own: str) -> int:
 
 
 def _confine_as_code(own: str) -> int:
-    """As interpreters are. If that is impossible, a file is still read, by a process that can do more: unlike code of a
-    model, files come from the service's own callers."""
+    """Confines the process as interpreters are. If that is impossible, a file is still read, by a process that can do
+    more: unlike code of a model, files come from the service's own callers."""
     from assistants_service.infra.sandbox import confinement
 
     mapped = os.open(confinement.MAPPED, os.O_RDONLY)
@@ -68,7 +68,8 @@ def _confine_as_code(own: str) -> int:
 
 
 def forbid_writing() -> None:
-    """Before the first file is read, and after the libraries are loaded, one of which has to be unpacked first."""
+    """Called before the first file is read, and after the libraries are loaded, one of which has to be unpacked
+    first."""
     with contextlib.suppress(ImportError):
         import resource
 

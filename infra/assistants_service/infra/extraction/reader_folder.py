@@ -16,7 +16,7 @@ _LEFT_BEHIND: Final = 3600.0  # seconds after which a folder must be left over f
 
 
 class ReaderFolder:
-    """In the temporary folder; no other user can enter it. Raises OSError."""
+    """A reader's folder in the temporary folder; no other user can enter it. Raises OSError."""
 
     def __init__(self) -> None:
         _remove_left_over(Path(tempfile.gettempdir()))

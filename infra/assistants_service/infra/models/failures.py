@@ -146,7 +146,7 @@ def code_of(status: int | None, error: object) -> str:
 
 
 def reason_of(error: object) -> str:
-    """For the log: codes and types, which are identifiers; texts may quote the prompt."""
+    """The reason for the log: codes and types, which are identifiers; texts may quote the prompt."""
     return " ".join(dict.fromkeys(word for word in _codes(error) if _IDENTIFIER.fullmatch(word)))
 
 

@@ -110,7 +110,7 @@ def finish_of(reason: str | None, provider: str, *, empty: bool) -> str:
 
 
 def incomplete_of(reason: str | None) -> str:
-    """For a reply that its provider calls incomplete: length, content_filter, or error in all other cases."""
+    """Why a reply that its provider calls incomplete is so: length, content_filter, or error in all other cases."""
     found = _listed(reason or "") or _hinted(reason or "")
     return found if found in ("length", "content_filter") else "error"
 

@@ -79,7 +79,7 @@ def program(function: Function, asked: str) -> str:
 
 
 def links(output: str) -> str:
-    """Of the files that a program has written."""
+    """The links of the files that a program has written."""
     return "".join(f" [{name}]({LINK}{name})" for name in _WRITTEN.findall(output))
 
 

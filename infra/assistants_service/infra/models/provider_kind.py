@@ -47,7 +47,7 @@ class OpenProvider(ABC):
 
     @abstractmethod
     async def list(self) -> Sequence[ModelInfo]:
-        """Its models, by their own names; none, and a warning in the log, if it does not respond."""
+        """The provider's models, by their own names; none, and a warning in the log, if it does not respond."""
 
     @abstractmethod
     async def close(self) -> None: ...

@@ -24,8 +24,8 @@ class TooSilent(TooMuch):
 
 
 def new_call_id() -> str:
-    """For providers that give their calls no id: tool outputs are matched to calls by it. Nine letters and digits,
-    which Mistral's models require and all others accept (github.com/HKUDS/nanobot/pull/1293)."""
+    """An id for a call of a provider that gives it none: tool outputs are matched to calls by it. Nine letters and
+    digits, which Mistral's models require and all others accept (github.com/HKUDS/nanobot/pull/1293)."""
     return "".join(secrets.choice(_ID_LETTERS) for _ in range(9))
 
 
@@ -81,7 +81,7 @@ class ReplyBuilder:
 
     @property
     def calls(self) -> list[str]:
-        """Their ids."""
+        """The ids of the calls."""
         return [call.id for call in self._deltas.calls]
 
     @property

@@ -111,7 +111,8 @@ def _part(part: str | Image) -> dict[str, Any]:
 
 
 def _tool(function: Function) -> dict[str, Any]:
-    """Not nested. `strict` and `parameters` are required here; these values are the defaults of Chat Completions."""
+    """The function, not nested. `strict` and `parameters` are required here; these values are the defaults of Chat
+    Completions."""
     return {"type": "function", "parameters": _NO_PARAMETERS, "strict": False} | function.fields
 
 

@@ -57,7 +57,8 @@ class Thinking:
         return self._size <= MOST
 
     def thought(self, provider: str) -> Thought | None:
-        """None if there is none, or too much to store; the provider never gets only a part of it."""
+        """The model's reasoning; None if there is none, or too much to store: the provider never gets only a part of
+        it."""
         if not self._size:
             return None
         if self._message.get("reasoning_details"):  # `reasoning` is the same without its signatures

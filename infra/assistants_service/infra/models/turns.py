@@ -57,7 +57,7 @@ def begin_with_user(prompt: Prompt) -> Prompt:
 
 
 def end_with_user(prompt: Prompt) -> Prompt:
-    """For a run without a new user message: most models then continue, some require a question."""
+    """Adds a user message to a prompt that ends without one: most models continue, some require a question."""
     speaks_last = bool(prompt.turns) and prompt.turns[-1].role == "assistant"
     return replace(prompt, turns=(*prompt.turns, CLOSING)) if speaks_last else prompt
 

@@ -158,7 +158,7 @@ class Upstream:
         return self.failed(_body(error), error.status_code)
 
     def failed(self, error: object, status: int | None = None) -> ModelError:
-        """For an error of the provider, in an error response, in an object or in a stream."""
+        """The failure for an error of the provider, in an error response, in an object or in a stream."""
         message = failures.words(error)
         if not message:
             message = self._unexplained(status, failures.reason_of(error))
@@ -177,7 +177,7 @@ class Upstream:
         return f"The model provider '{self._provider}' failed{how}" + (f": {codes}" if codes else ".")
 
     def ended(self, reason: str, error: object) -> ModelError:
-        """For a reply that the provider ended as a failure; `error` is its explanation, if any."""
+        """The failure for a reply that the provider ended as one; `error` is its explanation, if any."""
         text = failures.words(error)
         message = f"The model provider '{self._provider}' ended its reply with '{reason[:100]}'"
         return self._annotated(
@@ -191,7 +191,7 @@ class Upstream:
         return self._annotated(BrokenOff("server_error", message), None, message)
 
     def failure(self, message: str, status: int | None = None) -> ModelError:
-        """With a text of the service, which may be logged."""
+        """A failure with a text of the service, which may be logged."""
         return self._annotated(ModelError("server_error", self._short(message)), status, message)
 
     def _annotated(self, error: ModelError, status: int | None, reason: str) -> ModelError:
@@ -213,7 +213,7 @@ class Upstream:
 
 
 def _printable(text: str) -> str:
-    """Without control characters: they could change what a terminal or a log viewer shows."""
+    """The text without control characters: they could change what a terminal or a log viewer shows."""
     return _CONTROLS.sub("", clean(text))
 
 

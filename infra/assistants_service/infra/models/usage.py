@@ -15,7 +15,8 @@ class Details(msgspec.Struct):
 
 
 class ProviderUsage(msgspec.Struct):
-    """For both APIs: Chat Completions has prompt and completion tokens, Responses input and output tokens."""
+    """Token counts of both APIs: Chat Completions has prompt and completion tokens, Responses input and output
+    tokens."""
 
     prompt_tokens: int | float | None = None
     completion_tokens: int | float | None = None

@@ -50,7 +50,7 @@ class Fork:
 
 
 def run(setup: Setup, fork: Fork) -> None:
-    """Until the worker closes its end; then the process ends. Raises ConfinementError."""
+    """Serves requests until the worker closes its end; then the process ends. Raises ConfinementError."""
     take(fork.requests, fork.answers, fork.output)
     _start_afresh(f"{fork.folder}/scratch")
     mapped = os.open(confinement.MAPPED, os.O_RDONLY)
@@ -95,7 +95,7 @@ def _start_afresh(scratch: str) -> None:
 
 
 def _confined(setup: Setup, fork: Fork) -> str:
-    """Where the folder of data is."""
+    """Returns the path of the folder of data."""
     confinement.end_with(fork.parent)
     confinement.die_first()
     data = data_folder.attach(f"{fork.folder}/data", setup.readable)
@@ -105,7 +105,7 @@ def _confined(setup: Setup, fork: Fork) -> str:
 
 
 def load(modules: Sequence[str]) -> list[str]:
-    """Those that are not there, or broken: a cell that imports one gets the exception."""
+    """Returns the modules that are missing or broken: a cell that imports one gets the exception."""
     missing = []
     for name in modules:
         try:
@@ -129,7 +129,7 @@ class _Service:
         self._output = sys.stdout = sys.stderr = _output()
 
     def run(self, missing: list[str]) -> None:
-        """Until the worker closes its end."""
+        """Executes cells until the worker closes its end."""
         self._figures.attach()
         self._answer(frames.READY, json.dumps(missing).encode())
         while True:

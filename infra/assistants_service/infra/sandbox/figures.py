@@ -15,7 +15,7 @@ Emit = Callable[[bytes], None]
 
 
 class Figures:
-    """Of one cell after another. `notes` are those of the present one."""
+    """The figures of one cell after another. `notes` are those of the present one."""
 
     def __init__(self, emit: Emit, most: int) -> None:
         self._emit, self._most = emit, most
@@ -25,7 +25,7 @@ class Figures:
         self._shown = self._left_out = self._too_large = 0
 
     def attach(self) -> None:
-        """So that plt.show() and figure.show() show, whatever the backend; it is `agg`."""
+        """Makes plt.show() and figure.show() show, whatever the backend; it is `agg`."""
 
         def show(*_: object, **__: object) -> None:  # a function, to which matplotlib gives the backend's signature
             self.show_open()
@@ -45,7 +45,7 @@ class Figures:
             pyplot.close("all")
 
     def display(self, *objects: Any) -> None:
-        """In cells, as in a notebook: an image, or the repr on stdout."""
+        """Shows a value in cells, as in a notebook: an image, or the repr on stdout."""
         for each in objects:
             if not self.show(each):
                 print(each if isinstance(each, str) else repr(each))  # noqa: T201

@@ -70,8 +70,8 @@ def state(root: str, mapped: MappedFiles) -> FolderState:
 
 
 def _entries(path: str) -> Iterator[tuple[str, os.stat_result]]:
-    """Without what is removed meanwhile, and what cannot be reached: a path that is too long, a folder without
-    rights."""
+    """The entries, without what is removed meanwhile and what cannot be reached: a path that is too long, a folder
+    without rights."""
     with contextlib.suppress(OSError), os.scandir(path) as found:
         for entry in found:
             with contextlib.suppress(OSError):
@@ -115,7 +115,7 @@ def open_to_read(root: str, path: str) -> int:
 
 
 def open_to_write(root: str, path: str) -> int:
-    """With the folders that it needs. Raises OSError."""
+    """Opens a file, and creates the folders that it needs. Raises OSError."""
     whole = os.path.join(root, path)  # noqa: PTH118
     os.makedirs(os.path.dirname(whole), exist_ok=True)  # noqa: PTH103, PTH120
     return os.open(whole, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)

@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def _become(setup: child.Setup, fork: child.Fork) -> None:
-    """In a child: be an interpreter. Never returns."""
+    """Turns this child into an interpreter. Never returns."""
     try:
         child.run(setup, fork)
     except confinement.ConfinementError as error:
@@ -135,7 +135,7 @@ class _Server:
         report.close()
 
     def _close(self, report: socket.socket) -> None:
-        """So that no object of a child closes a descriptor that is another one's by then."""
+        """Closes them now, so that no object of a child closes a descriptor that is another one's by then."""
         for each in (self._control, report, *(report for _, report in self._children.values())):
             each.close()
 

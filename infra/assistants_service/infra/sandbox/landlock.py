@@ -39,7 +39,7 @@ class _PathBeneath(ctypes.Structure):
 
 
 def version() -> int:
-    """Of the kernel's ABI, up to NEWEST. Raises OSError where there is no Landlock, or it is disabled."""
+    """The version of the kernel's ABI, up to NEWEST. Raises OSError where there is no Landlock, or it is disabled."""
     return min(_call(_CREATE_RULESET, None, 0, 1), NEWEST)
 
 

@@ -47,7 +47,7 @@ class ChildProcess:
 
     @classmethod
     async def opened(cls, pid: int, handle: int, life: socket.socket, requests: int, answers: int) -> ChildProcess:
-        """With its pipes, which it closes."""
+        """A process with its pipes, which it closes."""
         process = cls(pid, handle, life)
         try:
             await process._open(requests, answers)
@@ -140,7 +140,7 @@ class ChildProcess:
 
 
 def _unread() -> asyncio.StreamReaderProtocol:
-    """Of a pipe that is written to: it waits where the other end does not read."""
+    """The protocol of a pipe that is written to: the writer waits where the other end does not read."""
     return asyncio.StreamReaderProtocol(asyncio.StreamReader())
 
 

@@ -76,7 +76,7 @@ def _kept(reported: list[tuple[str, int]], most: int) -> tuple[tuple[ChangedFile
 
 
 def valid_text(text: str, mapped: Callable[[str], str]) -> str:
-    """As valid Unicode. `mapped` is applied to the text before."""
+    """The text as valid Unicode. `mapped` is applied to the text before."""
     return mapped(text).encode(errors="backslashreplace").decode()
 
 

@@ -65,7 +65,7 @@ def program(machine: str, pid: int) -> Program:
 
 
 def install(pid: int) -> None:
-    """For this thread, and threads that it starts. Raises OSError; needs PR_SET_NO_NEW_PRIVS."""
+    """Installs the filter for this thread, and threads that it starts. Raises OSError; needs PR_SET_NO_NEW_PRIVS."""
     lines = program(platform.machine(), pid)
     code = (_SockFilter * len(lines))(*(_SockFilter(*line) for line in lines))
     libc = ctypes.CDLL(None, use_errno=True)
@@ -86,7 +86,7 @@ def _load(offset: int) -> Instruction:
 
 
 def _argument(index: int) -> Instruction:
-    """Its lower half: the kernel takes no more of an int, whatever is in the upper one."""
+    """Loads the lower half of an argument: the kernel takes no more of an int, whatever is in the upper one."""
     return _load(_ARGUMENTS + 8 * index)
 
 
@@ -157,7 +157,7 @@ def _starting_a_thread() -> Program:
 
 
 def _without_address() -> Program:
-    """To the other end alone: a pair of datagram sockets could send to any socket of the machine."""
+    """Allows to send to the other end alone: a pair of datagram sockets could send to any socket of the machine."""
     return [
         _argument(4),
         (_EQUAL, 0, 3, 0),

@@ -75,7 +75,7 @@ def remove_tree(root: Path) -> None:
 
 
 def _emptied(folder: Path) -> list[Path]:
-    """Its folders, when its files are gone."""
+    """Deletes its files and returns its folders."""
     with os.scandir(folder) as entries:
         found = list(entries)
     for entry in found:

@@ -125,7 +125,7 @@ class SqliteStorage(SqliteLogs, SqliteContents, SqliteQueue):
             return [name for (name,) in self._sql.execute(f"{each} ORDER BY name LIMIT :limit", values)]
 
     async def _every(self, seconds: float, chore: Callable[[sqlite3.Connection], None]) -> None:
-        """For work that waits for the disk, or reads everything: in a thread, with its own connection."""
+        """Repeats work that waits for the disk or reads everything: in a thread, with its own connection."""
 
         def work() -> None:
             with contextlib.closing(self._connect()) as db:

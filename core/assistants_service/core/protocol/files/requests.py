@@ -19,7 +19,7 @@ MAX_UPLOAD: Final = 8 * 1024**3  # bytes of a file that comes in parts
 
 
 def _file_name(value: str) -> str:
-    """Only the file name, because some clients send a path; without characters that a terminal or a header
+    """Keeps only the file name, because some clients send a path; without characters that a terminal or a header
     interprets."""
     name = re.split(r"[/\\]", value)[-1]
     if name in {"", ".", ".."} or any(unicodedata.category(character) in {"Cc", "Cs"} for character in name):

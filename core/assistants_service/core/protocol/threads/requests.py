@@ -86,7 +86,7 @@ class CreateMessage(Body):
 
 
 class UpdateMetadata(Body):
-    """For messages and runs: only their metadata can change."""
+    """The body of updates of messages and runs: only their metadata can change."""
 
     metadata: MetadataBody | None = None
 

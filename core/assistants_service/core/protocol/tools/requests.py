@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     class ToolResourcesBody(Body): ...
 
     class NewToolResources(ToolResourcesBody):
-        """For new objects: tools may create what these entries describe."""
+        """`tool_resources` of new objects: tools may create what these entries describe."""
 
 else:
     ToolResourcesBody = create_model(

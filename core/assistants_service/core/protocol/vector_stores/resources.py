@@ -54,7 +54,7 @@ FileStatus = Literal["in_progress", "completed", "failed", "cancelled"]
 
 
 class VectorStoreFile(Struct, frozen=True, kw_only=True):
-    """Its id is the file's."""
+    """A file in a vector store; `id` is that of the file."""
 
     id: str
     object: Literal["vector_store.file"] = "vector_store.file"

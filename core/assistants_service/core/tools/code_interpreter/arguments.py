@@ -102,7 +102,7 @@ def _unescaped(body: str) -> str:
 
 
 def _clean(text: str) -> str:
-    """Without halves of characters, which could not be stored."""
+    """The code without halves of characters (surrogates), which could not be stored."""
     return text.encode(errors="replace").decode()
 
 

@@ -30,7 +30,8 @@ def files_of(run: RunInfo) -> tuple[str, ...]:
 
 
 async def execute(execution: Execution[CodeInterpreterToolCall], services: CodeServices) -> Output:
-    """At least once, and each time from the files that the last finished call left. Raises StorageUnavailable."""
+    """Executes the call at least once, and each time from the files that the last finished call left. Raises
+    StorageUnavailable."""
     code, interpreters = code_of(execution.call.record.arguments), services.interpreters
     if not code.strip():
         return Output(model_texts.NO_CODE, Executed())
@@ -61,7 +62,7 @@ async def execute(execution: Execution[CodeInterpreterToolCall], services: CodeS
 
 
 def _lost(lost: InterpreterLost, state: str) -> Output:
-    """With what the code printed before its interpreter ended."""
+    """The result of a lost call, with what the code printed before its interpreter ended."""
     logs = model_texts.storable(lost.logs)
     stored = Executed(state=state, logs=model_texts.cut_to(logs, model_texts.MOST_LOGS))
     return Output(model_texts.lost(lost.reason, logs), stored, type(lost).__name__)

@@ -25,8 +25,8 @@ Read = Callable[[str], AsyncIterator[bytes]]
 
 @dataclass(slots=True)
 class Keeping:
-    """For one call. `users` are the paths of users' files. `read` gives the bytes of a file that it changed. `notes`
-    say what is lost, and why."""
+    """Keeps what one call has written. `users` are the paths of users' files. `read` gives the bytes of a file that it
+    changed. `notes` say what is lost, and why."""
 
     project: str
     thread: ThreadInfo

@@ -34,13 +34,13 @@ class LinkCiter:
 
     @cached_property
     def _ids(self) -> Mapping[str, str]:
-        """Of the files, by their links. Most answers have no link, and there may be many files."""
+        """The ids of the files, by their links. Most answers have no link, and there may be many files."""
         quoted = {LINK + quote(path): file_id for path, file_id in self._files.items()}
         return {**quoted, **{LINK + path: file_id for path, file_id in self._files.items()}}
 
     @cached_property
     def _links(self) -> Sequence[str]:
-        """In order, so that one link is found among many in a few steps."""
+        """The links in order, so that one link is found among many in a few steps."""
         return sorted(self._ids)
 
     @cached_property

@@ -113,7 +113,7 @@ def cut_to(text: str, limit: int) -> str:
 
 
 def storable(text: str) -> str:
-    """Without halves of characters, which no JSON in UTF-8 can have."""
+    """The text without halves of characters (surrogates), which no JSON in UTF-8 can have."""
     return text.encode(errors="replace").decode()
 
 

@@ -24,7 +24,7 @@ class UsersFile:
 async def users_files(
     project: str, thread: ThreadInfo, file_ids: Sequence[str], services: CodeServices
 ) -> dict[str, UsersFile]:
-    """By id. Files that do not exist are left out."""
+    """The users' files by id. Those that do not exist are left out."""
     files: dict[str, UsersFile] = {}
     taken = {*file_ids, *thread.file_names, *thread.file_names.values(), *_with_folders(thread.files)}
     for file_id, filename in (await services.named_files.names(project, file_ids)).items():
@@ -36,7 +36,7 @@ async def users_files(
 
 
 def new_names(thread: ThreadInfo, files: Mapping[str, UsersFile]) -> dict[str, str]:
-    """Of those that the log does not name yet."""
+    """The names of files that the log does not name yet."""
     return {file_id: file.name for file_id, file in files.items() if file_id not in thread.file_names}
 
 

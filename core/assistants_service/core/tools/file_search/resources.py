@@ -29,7 +29,7 @@ class FileSearchRules(ResourceRules[FileSearchResources, FileSearchStores]):
     attachable = True
 
     def keeps(self, body: FileSearchResources) -> bool:
-        """An empty object does: in the published schema, `vector_store_ids` has no default."""
+        """An empty object leaves the entry as it is: in the published schema, `vector_store_ids` has no default."""
         return body.vector_store_ids is None
 
     def attached(

@@ -40,7 +40,7 @@ class FileSearchResources(Body):
 
 
 class NewFileSearchResources(FileSearchResources):
-    """Of an assistant or a thread that is created, perhaps together with a store."""
+    """The entry of an assistant or a thread that is created, perhaps together with a store."""
 
     vector_stores: Annotated[list[StoreHelper], Field(max_length=1)] | None = None
 
@@ -57,14 +57,14 @@ class HybridWeights(Struct, frozen=True, kw_only=True):
 
 
 class RankingOptions(Struct, frozen=True, kw_only=True):
-    """As a call shows them."""
+    """The ranking options as a call shows them."""
 
     ranker: str = "default_2024_08_21"
     score_threshold: float = 0.0
 
 
 class ToolRankingOptions(RankingOptions, frozen=True, kw_only=True):
-    """As the tool has them."""
+    """The ranking options as the tool has them."""
 
     hybrid_search: HybridWeights | None = None
 

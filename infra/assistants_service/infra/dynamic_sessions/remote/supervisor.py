@@ -66,7 +66,7 @@ def _print(call_id: str, report: Mapping[str, Any]) -> None:
 
 
 class Supervisor:
-    """Of the one process that a session has."""
+    """Supervises the one process that a session has."""
 
     def __init__(self, setup: Mapping[str, Any], program: str) -> None:
         self.session = setup["session"]
@@ -232,8 +232,8 @@ class Supervisor:
         return bytes(parts)
 
     def _await(self, source: int) -> None:
-        """Until there is something to read. Sends SIGINT at the time limit, and raises TimeoutError after the grace
-        period."""
+        """Waits until there is something to read. Sends SIGINT at the time limit, and raises TimeoutError after the
+        grace period."""
         while not select.select([source], [], [], max(0.0, self._until() - time.monotonic()))[0]:
             if not self._interrupted and self._alarm < self._kill_at:
                 self._interrupted = True
@@ -245,7 +245,7 @@ class Supervisor:
         return self._kill_at if self._interrupted else self._alarm
 
     def _signal(self, number: signal.Signals) -> None:
-        """To the process, and to those that cells have started."""
+        """Sends the signal to the process, and to those that cells have started."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, number)
 
