@@ -370,6 +370,15 @@ def test_a_release_tags_only_the_digest_that_was_tested() -> None:
     assert all("steps.pushed.outputs.digest" in json.dumps(steps[n]["env"]) for n in (tested, tagged))
 
 
+def test_nothing_is_published_before_its_tag_was_compared_with_the_version() -> None:
+    """The job `wheel` compares them."""
+    jobs = read(ROOT / ".github" / "workflows" / "release.yml")["jobs"]
+    assert any("GITHUB_REF_NAME#v" in step.get("run", "") for step in jobs["wheel"]["steps"])
+    publishing = {name for name, job in jobs.items() if "write" in job.get("permissions", {}).values()}
+    assert publishing == {"publish", "image"}
+    assert all("wheel" in jobs[name].get("needs", ()) for name in publishing)
+
+
 def test_weak_workflows_are_found() -> None:
     assert [path.name for path in WORKFLOWS] == ["deploy.yml", "release.yml", "test.yml"]
     deploy = (ROOT / ".github" / "workflows" / "deploy.yml").read_text()
