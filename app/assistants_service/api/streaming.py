@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterator, Sequence
 from typing import Any
 
 from aiohttp import web
@@ -14,6 +14,7 @@ from assistants_service.api.request_keys import REQUEST_ID
 from assistants_service.api.services import Services
 from assistants_service.core import names
 from assistants_service.core.errors import ApiError
+from assistants_service.core.notifier import Listener
 from assistants_service.core.ports.logs import Mark
 from assistants_service.core.ports.storage import StorageUnavailable
 from assistants_service.core.protocol.objects import encode
@@ -161,14 +162,20 @@ async def follow(
                     return
                 continue
             yield b""
-            done, _ = await asyncio.wait(
-                [listener.future for listener in listeners], timeout=pause, return_when=asyncio.FIRST_COMPLETED
-            )
-            slowest = min(max(POLL_SLOW, len(watchers) / LOOKS), POLL_SLOWEST)
-            pause = POLL_FAST if done else min(pause * 1.5, slowest)
+            pause = await _wait(listeners, pause, len(watchers))
         finally:
             for listener in listeners:
                 listener.close()
+
+
+async def _wait(listeners: Sequence[Listener], pause: float, watchers: int) -> float:
+    """Wait for news, `pause` seconds at most. Returns the next pause: longer if nothing came, and the longer the more
+    streams are open."""
+    done, _ = await asyncio.wait(
+        [listener.future for listener in listeners], timeout=pause, return_when=asyncio.FIRST_COMPLETED
+    )
+    slowest = min(max(POLL_SLOW, watchers / LOOKS), POLL_SLOWEST)
+    return POLL_FAST if done else min(pause * 1.5, slowest)
 
 
 def _error(message: str) -> bytes:
