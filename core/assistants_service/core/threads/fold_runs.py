@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from msgspec import UNSET
 from msgspec.structs import replace
 
 from assistants_service.core.protocol.runs.resources import RequiredAction, Run, SubmitToolOutputs
@@ -12,6 +11,7 @@ from assistants_service.core.protocol.threads.resources import Reason
 from assistants_service.core.threads import events as e
 from assistants_service.core.threads.fold_names import ThreadEffects, ThreadHandler, name_of, status_of
 from assistants_service.core.threads.state import RunState, ThreadState
+from assistants_service.core.tools.registry import CLIENTS
 
 
 def _run_created(state: ThreadState, event: e.RunCreated, at: int) -> ThreadEffects:
@@ -40,7 +40,7 @@ def _run_claimed(state: ThreadState, event: e.RunClaimed, at: int) -> ThreadEffe
 def _run_requires_action(state: ThreadState, event: e.RunRequiresAction, at: int) -> ThreadEffects:
     run_state = state.runs[event.run_id]
     run_state.published_at = run_state.claimed_at
-    calls = tuple(replace(call, function=replace(call.function, output=UNSET)) for call in run_state.owed_calls)
+    calls = tuple(map(CLIENTS.as_required, run_state.owed_calls))
     action = RequiredAction(submit_tool_outputs=SubmitToolOutputs(tool_calls=calls))
     return [(name_of(event), _change(state, event.run_id, status="requires_action", required_action=action))]
 

@@ -24,8 +24,7 @@ from assistants_service.core.protocol.runs.resources import (
 )
 from assistants_service.core.protocol.threads.resources import Message, TextPart, Thread
 from assistants_service.core.protocol.tools.resources import StepToolCall, TextAnnotation
-from assistants_service.core.tools.functions import FunctionToolCall
-from assistants_service.core.tools.registry import tool_of
+from assistants_service.core.tools.registry import CLIENTS, tool_of
 
 ThreadObject = Thread | Message | Run | Step | File
 Results = Mapping[str, msgspec.Raw]  # what tools store in addition to the outputs of calls, by call id
@@ -132,10 +131,10 @@ class RunState(
         return [call for call in self._unanswered() if call.id in self.own]
 
     @property
-    def owed_calls(self) -> list[FunctionToolCall]:
+    def owed_calls(self) -> list[StepToolCall]:
         """Calls of the open step whose outputs the client owes."""
         calls = (call for call in self._unanswered() if call.id not in self.own)
-        return [call for call in calls if isinstance(call, FunctionToolCall)]
+        return [call for call in calls if tool_of(call) is CLIENTS]
 
     def _unanswered(self) -> Iterator[StepToolCall]:
         step = self.open_step

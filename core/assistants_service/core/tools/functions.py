@@ -83,6 +83,9 @@ class FunctionTools(Tool[FunctionToolBody, FunctionTool, FunctionToolCall, Funct
             definition = replace(definition, parameters=function.parameters)
         return FunctionTool(function=definition)
 
+    def defined_name(self, tool: FunctionTool) -> str | None:
+        return tool.function.name
+
     async def offer(
         self, project: str, thread: ThreadInfo, run: RunInfo, taken: Collection[str], services: FunctionServices
     ) -> Sequence[Function]:
@@ -106,6 +109,9 @@ class FunctionTools(Tool[FunctionToolBody, FunctionTool, FunctionToolCall, Funct
 
     def is_pending(self, call: FunctionToolCall) -> bool:
         return call.function.output is None
+
+    def as_required(self, call: FunctionToolCall) -> FunctionToolCall:
+        return replace(call, function=replace(call.function, output=UNSET))
 
     def called_with(self, call: FunctionToolCall) -> tuple[str | None, str]:
         return call.function.name, call.function.arguments

@@ -13,7 +13,6 @@ from assistants_service.core.protocol.response_formats import ResponseFormat
 from assistants_service.core.protocol.tool_choices import ChosenTool, ToolChoice
 from assistants_service.core.protocol.tools.requests import ToolBody
 from assistants_service.core.protocol.tools.resources import Tool
-from assistants_service.core.tools.functions import FunctionTool
 from assistants_service.core.tools.registry import by_type, tool_of
 
 
@@ -28,7 +27,7 @@ def check_choice(choice: ToolChoice, tools: Sequence[Tool]) -> None:
         return
     if function := choice.function:
         wanted = f"function named '{function.name}'"
-        there = any(isinstance(tool, FunctionTool) and tool.function.name == function.name for tool in tools)
+        there = any(tool_of(tool).defined_name(tool) == function.name for tool in tools)
     else:
         wanted = f"{choice.type} tool"
         there = any(tool_of(tool).kind == choice.type for tool in tools)

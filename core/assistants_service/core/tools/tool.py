@@ -120,6 +120,10 @@ class Tool(Generic[B, T, C, S]):
         """The tool as shown by assistants and runs, with its defaults."""
         return cast("T", type(self).definition())
 
+    def defined_name(self, tool: T) -> str | None:
+        """The name of the function that an entry in `tools` defines. None: it defines none."""
+        return None
+
     async def offer(
         self, project: str, thread: ThreadInfo, run: RunInfo, taken: Collection[str], services: S
     ) -> Sequence[Function]:
@@ -158,6 +162,10 @@ class Tool(Generic[B, T, C, S]):
     def is_pending(self, call: C) -> bool:
         """Whether the call has no output yet."""
         raise NotImplementedError
+
+    def as_required(self, call: C) -> C:
+        """The call as required_action shows it to the client that has to execute it."""
+        return call
 
     def file_changes(self, call: C) -> FileChanges | None:
         """What the completed call did to the thread's files. None: nothing."""

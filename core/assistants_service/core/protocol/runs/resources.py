@@ -12,8 +12,7 @@ from assistants_service.core.protocol.response_formats import ResponseFormat
 from assistants_service.core.protocol.threads.resources import Reason
 from assistants_service.core.protocol.tool_choices import ToolChoice
 from assistants_service.core.protocol.tool_resources import ToolResources
-from assistants_service.core.protocol.tools.resources import StepToolCall, Tool
-from assistants_service.core.tools.functions import FunctionToolCall
+from assistants_service.core.protocol.tools.resources import ClientToolCall, StepToolCall, Tool
 from assistants_service.core.tools.registry import tool_of
 
 
@@ -99,7 +98,7 @@ def step_on_wire(step: Step, *, with_results: bool = False) -> Step:
 
 
 class SubmitToolOutputs(Struct, frozen=True, kw_only=True):
-    tool_calls: tuple[FunctionToolCall, ...]
+    tool_calls: tuple[ClientToolCall, ...]
 
 
 class RequiredAction(Struct, frozen=True, kw_only=True):
