@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any
 
 from aiohttp import web
 
@@ -119,7 +118,7 @@ def actions_of(settings: Settings) -> Actions:
         raise ConfigurationError(str(error)) from None
 
 
-def for_tools(parts: Parts) -> dict[str, Any]:
+def for_tools(parts: Parts) -> dict[str, object]:
     """What one tool alone needs."""
     if not parts.sandbox:
         return {}

@@ -180,7 +180,8 @@ class Dice(Tool[DiceBody, DiceTool, DiceCall, DiceServices]):
 
     def function(self, run: RunInfo) -> Function | None:
         sides = next((tool.sides for tool in run.tools if isinstance(tool, DiceTool)), 0)
-        files = run.tool_resources.get("dice", DiceFiles()).file_ids
+        entry = run.tool_resources.get("dice")
+        files = entry.file_ids if isinstance(entry, DiceFiles) else ()
         described = f"Throws a die of {sides} sides{''.join(f', {file_id}' for file_id in files)}."
         return Function("dice", described, {"type": "object"}) if sides else None
 

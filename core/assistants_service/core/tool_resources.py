@@ -11,7 +11,7 @@ from assistants_service.core.protocol.tools.requests import ToolResourcesBody
 from assistants_service.core.protocol.tools.resources import Tool
 from assistants_service.core.tools.registry import tool_of
 
-Prepared = Mapping[str, Any]  # what the preparations of tools returned, by the tool's type
+Prepared = Mapping[str, object]  # what the preparations of tools returned, by the tool's type
 UNPREPARED: Final[Prepared] = {}
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from assistants_service.core.files.outputs import OutputFiles
 from assistants_service.core.files.service import FileService
@@ -56,7 +55,7 @@ class WorkerContext:
     tokenizer: Tokenizer = field(kw_only=True)
     output_retention: float = field(kw_only=True, default=0.0)  # seconds that files of tools outlive their thread
     stored: StoredBytes | None = field(kw_only=True, default=None)  # the limit of a project's bytes
-    for_tools: Mapping[str, Any] = field(kw_only=True, default_factory=dict)  # what one tool alone needs, by its type
+    for_tools: Mapping[str, object] = field(kw_only=True, default_factory=dict)  # what one tool alone needs, by type
     tools: ServicesByKind = field(init=False)
     budget: Budget = field(init=False)
     images: Images = field(init=False)

@@ -4,9 +4,10 @@ registry of tools, so a tool's module cannot import them."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence, Set
-from typing import Any, Protocol
+from typing import Protocol
 
 from assistants_service.core.files.outputs import KeptFile
+from assistants_service.core.protocol.objects import Struct
 from assistants_service.core.tools.wire import Annotation, StepCall, ToolStruct
 
 
@@ -22,7 +23,7 @@ class RunInfo(Protocol):
     @property
     def tools(self) -> Sequence[ToolStruct]: ...
     @property
-    def tool_resources(self) -> Mapping[str, Any]: ...
+    def tool_resources(self) -> Mapping[str, Struct]: ...
     @property
     def created_at(self) -> int: ...
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from assistants_service.core.files.outputs import OutputFiles
 from assistants_service.core.files.service import FileService
@@ -39,4 +39,4 @@ class WorkerParts:
     ids: Ids
     tokenizer: Tokenizer
     window: Callable[[str], int]
-    for_tools: Mapping[str, Any]
+    for_tools: Mapping[str, object]

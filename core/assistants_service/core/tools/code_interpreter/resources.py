@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
+from assistants_service.core.protocol.objects import Struct
 from assistants_service.core.tools.code_interpreter.wire import CodeInterpreterFiles, CodeInterpreterResources
 from assistants_service.core.tools.resource_rules import ResourceRules, distinct
 
 MAX_CODE_FILES: Final = 20  # of a thread, by the published schema; the newest are kept
 
 
-def files_in(resources: Mapping[str, Any]) -> tuple[str, ...]:
+def files_in(resources: Mapping[str, Struct]) -> tuple[str, ...]:
     """The ids of the files."""
-    entry: CodeInterpreterFiles | None = resources.get("code_interpreter")
-    return entry.file_ids if entry else ()
+    entry = resources.get("code_interpreter")
+    return entry.file_ids if isinstance(entry, CodeInterpreterFiles) else ()
 
 
 class CodeInterpreterRules(ResourceRules[CodeInterpreterResources, CodeInterpreterFiles]):

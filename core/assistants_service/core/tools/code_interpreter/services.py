@@ -40,9 +40,10 @@ class CodeServices(ToolServices):
             await self.interpreters.close()
 
 
-def services_of(worker: WorkerParts, execution: CodeExecution | None) -> CodeServices:
+def services_of(worker: WorkerParts, execution: object) -> CodeServices:
+    """`execution` is None if nothing executes code."""
     interpreters = None
-    if execution:
+    if isinstance(execution, CodeExecution):
         interpreters = Interpreters(
             execution.sandbox, worker.clock, worker.ids, most=execution.most, seconds=execution.seconds
         )

@@ -4,9 +4,9 @@ attach."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from assistants_service.core.errors import ApiError
+from assistants_service.core.protocol.objects import Struct
 from assistants_service.core.tools.file_search.implicit_stores import ImplicitStores, IndexedAttachments, store_of
 from assistants_service.core.tools.file_search.wire import (
     FileSearchResources,
@@ -16,10 +16,10 @@ from assistants_service.core.tools.file_search.wire import (
 from assistants_service.core.tools.resource_rules import Aggregates, ResourceRules
 
 
-def stores_in(resources: Mapping[str, Any]) -> tuple[str, ...]:
+def stores_in(resources: Mapping[str, Struct]) -> tuple[str, ...]:
     """The ids of the vector stores."""
-    entry: FileSearchStores | None = resources.get("file_search")
-    return entry.vector_store_ids if entry else ()
+    entry = resources.get("file_search")
+    return entry.vector_store_ids if isinstance(entry, FileSearchStores) else ()
 
 
 class FileSearchRules(ResourceRules[FileSearchResources, FileSearchStores]):
