@@ -432,5 +432,7 @@ def test_all_that_one_call_can_store_fits_into_a_commit() -> None:
     path = json.dumps('"' * 255)
     files = keeping.MOST_NAMES // 255 * (len(path) + 80) + keeping.MOST_FILES * 80
     removed = keeping.MOST_NAMES // 255 * (len(path) + 1)
-    told = 6 * (model_texts.MOST_LOGS + model_texts.MOST_TOLD) + model_texts.MOST_NOTES * model_texts.MOST_NOTE * 4
+    told = (
+        6 * (model_texts.MOST_LOGS + model_texts.MAX_MODEL_OUTPUT) + model_texts.MOST_NOTES * model_texts.MOST_NOTE * 4
+    )
     assert files + removed + told < 4 * 1024 * 1024 - 64 * 1024

@@ -115,7 +115,7 @@ async def test_long_output_is_cut_and_both_hear_of_it() -> None:
     async with coding(calls(python(code)), says("Done.")) as service:
         run = await service.finished(assistant=await coder(service))
         (output,) = shown((await service.steps(run))[0])["outputs"]
-        for text, most in ((output["logs"], model_texts.MOST_LOGS), (told_last(service), model_texts.MOST_TOLD)):
+        for text, most in ((output["logs"], model_texts.MOST_LOGS), (told_last(service), model_texts.MAX_MODEL_OUTPUT)):
             assert text.startswith("headx")
             assert text.rstrip().endswith("xtail")
             assert "characters are left out here" in text

@@ -21,7 +21,7 @@ from assistants_service.infra.sandbox.cell import Cells
 from assistants_service.infra.sandbox.figures import Figures
 
 _REQUESTS, _ANSWERS = 10, 11  # descriptors; 1 and 2 take what cells print
-_MOST_TOLD: Final = 5_000  # paths of changed files, and of removed ones
+_MOST_PATHS: Final = 5_000  # paths of changed files, and of removed ones
 
 
 @dataclass(frozen=True)
@@ -153,8 +153,8 @@ class _Service:
         result = {
             "value": outcome.value,
             "error": outcome.error,
-            "changed": changes.changed[:_MOST_TOLD],
-            "removed": changes.removed[:_MOST_TOLD],
+            "changed": changes.changed[:_MOST_PATHS],
+            "removed": changes.removed[:_MOST_PATHS],
             "notes": notes,
         }
         self._answer(frames.RESULT, json.dumps(result).encode())

@@ -27,7 +27,7 @@ from typing import Final
 from assistants_service.infra.sandbox import child, confinement
 
 STATUS: Final = struct.Struct(">i")  # a process ID, or an exit status as in os.waitstatus_to_exitcode
-MOST_TOLD: Final = 1000  # characters of a reason
+MOST_REASON: Final = 1000  # characters of a reason
 _DESCRIPTORS: Final = 4
 _MOST_PATH: Final = 4096  # bytes
 _SETTLING: Final = 5.0  # seconds in which threads may end that a library started while it was imported
@@ -43,7 +43,7 @@ def main() -> None:
     if setup.preload:
         child.load(setup.modules)
     unfit = _unfit()
-    control.send(json.dumps(unfit[:MOST_TOLD]).encode())
+    control.send(json.dumps(unfit[:MOST_REASON]).encode())
     if unfit:
         return
     gc.collect()
@@ -94,7 +94,7 @@ class _Server:
                 return child.Fork(self._pid, os.fsdecode(folder), requests, answers, output)
         except OSError as error:
             with contextlib.suppress(OSError):
-                report.send(str(error)[:MOST_TOLD].encode())
+                report.send(str(error)[:MOST_REASON].encode())
             report.close()
         for each in (requests, answers, output):
             os.close(each)

@@ -1,4 +1,4 @@
-"""No sandbox: each run that wants to execute code hears why it cannot (ports.sandbox.Sandbox)."""
+"""No sandbox: each run that wants to execute code is told why it cannot (ports.sandbox.Sandbox)."""
 
 from __future__ import annotations
 

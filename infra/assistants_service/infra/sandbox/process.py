@@ -28,7 +28,7 @@ _LARGEST: Final = {  # bytes of a frame
     frames.END: 0,
     frames.REFUSED: 4096,
 }
-_LAST_BREATH: Final = 5.0  # seconds for a killed process to end
+_KILL_TIMEOUT: Final = 5.0  # seconds for a killed process to end
 
 
 class ChildProcess:
@@ -103,7 +103,7 @@ class ChildProcess:
             return self._status
         self.kill()
         try:
-            async with asyncio.timeout(_LAST_BREATH):
+            async with asyncio.timeout(_KILL_TIMEOUT):
                 self._status = await self._exit_status()
         except TimeoutError:
             logger.error("the interpreter with the process id %d was killed and does not end", self.pid)

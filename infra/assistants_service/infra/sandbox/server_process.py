@@ -17,7 +17,7 @@ from typing import Final
 
 from assistants_service.infra.sandbox import confinement
 from assistants_service.infra.sandbox.child import Setup, places
-from assistants_service.infra.sandbox.fork_server import MOST_TOLD, STATUS
+from assistants_service.infra.sandbox.fork_server import MOST_REASON, STATUS
 from assistants_service.infra.sandbox.limits import InterpreterLimits
 from assistants_service.infra.sandbox.logs import OutputLog
 from assistants_service.infra.sandbox.process import ChildProcess, has_ended, readable
@@ -41,7 +41,7 @@ _ENVIRONMENT: Final = {
 }
 _INHERITED: Final = ("LD_LIBRARY_PATH",)  # what Python itself may need to start
 _FORK: Final = 20.0  # maximum seconds for a fork, on a machine with too much to do
-_LAST_BREATH: Final = 5.0  # seconds for a killed process to end
+_KILL_TIMEOUT: Final = 5.0  # seconds for a killed process to end
 
 
 class Unfit(Exception):
@@ -125,7 +125,7 @@ class ForkServer:
                 descriptors = [requests, answers, output, theirs.fileno()]
                 socket.send_fds(self._control, [os.fsencode(folder)], descriptors)
             await self._answer(life)
-            told, handles, _, _ = socket.recv_fds(life, MOST_TOLD, 1)
+            told, handles, _, _ = socket.recv_fds(life, MOST_REASON, 1)
             if not handles:
                 raise OSError(told.decode() or "the fork server has ended")
             ours.pop_all()
@@ -147,7 +147,7 @@ class ForkServer:
             self._handle = -1
             self._control.close()
         try:
-            async with asyncio.timeout(_LAST_BREATH):
+            async with asyncio.timeout(_KILL_TIMEOUT):
                 await self._process.wait()
         except TimeoutError:
             logger.error("the fork server with the process id %d was killed and does not end", self.pid)
@@ -162,7 +162,7 @@ class ForkServer:
         try:
             async with asyncio.timeout(patience):
                 await readable(self._control.fileno())
-            if not (told := self._control.recv(4 * MOST_TOLD)):
+            if not (told := self._control.recv(4 * MOST_REASON)):
                 raise Unfit(log.text(1000)[0].strip().rpartition("\n")[2] or "the process has ended")
             if unfit := json.loads(told):
                 raise Unfit(unfit)

@@ -13,7 +13,7 @@ from assistants_service.core.tools.code_interpreter.interpreters import SECONDS
 
 FOLDER: Final = "/mnt/data/"
 LINK: Final = f"sandbox:{FOLDER}"
-MOST_TOLD: Final = 16 * 1024  # characters of an output that the model is told
+MAX_MODEL_OUTPUT: Final = 16 * 1024  # characters of an output that the model is told
 MOST_LOGS: Final = 64 * 1024  # characters of the logs that clients see
 MOST_LISTED: Final = 50  # files
 MOST_LINES: Final = 4 * 1024  # characters of the list of files
@@ -77,7 +77,7 @@ def output_of(
     paths = [f"{FOLDER}{file.path} ({file.bytes} bytes)" for file in files[:MOST_LISTED]]
     more = [f"and {len(files) - MOST_LISTED} more"] if len(files) > MOST_LISTED else []
     written = [f"[Files written:\n{cut_to(_lines([*paths, *more]), MOST_LINES)}]"] if files else []
-    cut = cut_to(printed, MOST_TOLD)
+    cut = cut_to(printed, MAX_MODEL_OUTPUT)
     output_lines = [cut] if cut else [] if image_note or written else [NOTHING]
     return "\n".join(
         [
@@ -93,7 +93,7 @@ def output_of(
 
 def lost(reason: str, logs: str) -> str:
     """The output of a call whose interpreter ended. `logs` is what it had printed."""
-    printed = cut_to(logs.rstrip("\n"), MOST_TOLD)
+    printed = cut_to(logs.rstrip("\n"), MAX_MODEL_OUTPUT)
     return "\n".join([LOST.format(reason=reason), *([PRINTED, printed] if printed else [])])
 
 

@@ -35,7 +35,7 @@ _LARGEST: Final = {frames.READY: 1 << 16, frames.IMAGE: MOST_BYTES, frames.RESUL
 # Characters of a report that is printed. The API cuts output at 4,096 characters unless it is asked for more
 # (outputStreamsMaxLength in DynamicSessions.json of azure-rest-api-specs); its maximum is not documented.
 _MOST_PRINTED: Final = 3_000
-_LAST_BREATH: Final = 0.5  # seconds for a process that has closed its end
+_EXIT_TIMEOUT: Final = 0.5  # seconds for a process that has closed its end
 
 _supervisor: Supervisor | None = None
 
@@ -112,7 +112,7 @@ class Supervisor:
             self._end()
             return {"state": "timeout", **self._printed()}
         except (EOFError, OSError):
-            return {"state": "ended", "status": self._end(_LAST_BREATH), **self._printed()}
+            return {"state": "ended", "status": self._end(_EXIT_TIMEOUT), **self._printed()}
         except frames.ForgedFrame:
             self._end()
             return {"state": "forged"}
