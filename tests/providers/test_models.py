@@ -981,6 +981,11 @@ async def test_an_error_inside_a_stream(upstream: Upstream) -> None:
     assert (error.code, error.message) == ("rate_limit_exceeded", "Too fast.")
 
 
+async def test_plain_text_is_an_error_if_its_event_is_called_so(upstream: Upstream) -> None:
+    upstream.script = [events(chunk(content="a"), then="event: error\ndata: Internal failure\n\n")]
+    assert (await fail(upstream, Deltas())).message == "Internal failure"
+
+
 async def test_a_provider_that_hangs_up(upstream: Upstream) -> None:
     upstream.script = [hang_up]
     error = await fail(upstream)
