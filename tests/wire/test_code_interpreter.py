@@ -7,6 +7,7 @@ import contextlib
 import os
 import warnings
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,35 @@ async def test_text_that_is_no_json_is_code(arguments: str) -> None:
         assert shown((await service.steps(run))[0])["input"] == "print(1)"
         assert service.prompts[1].turns[1].calls == (python("print(1)"),)
         assert told_last(service) == "1"
+
+
+@pytest.mark.parametrize("name", ["code_interpreter", "Code_Interpreter", "Python", "python_2"])
+async def test_a_call_by_another_name_of_the_tool_is_executed(name: str) -> None:
+    script = calls(replace(python("print(1)"), name=name)), says("Done.")
+    async with coding(*script) as service:
+        run = await service.finished(assistant=await coder(service))
+        assert run["status"] == "completed"
+        assert shown((await service.steps(run))[0])["input"] == "print(1)"
+        assert service.prompts[1].turns[1].calls == (python("print(1)"),), "by the name that was offered"
+        assert told_last(service) == "1"
+
+
+@pytest.mark.parametrize(
+    ("tools", "name"),
+    [
+        ([CODE, {"type": "function", "function": {"name": "code_interpreter"}}], "code_interpreter"),
+        ([CODE, {"type": "function", "function": {"name": "Python"}}], "Python"),
+        ([CODE, {"type": "function", "function": {"name": "python"}}], "Python"),
+        ([{"type": "function", "function": {"name": "f"}}], "code_interpreter"),
+        ([CODE], "pythons"),
+    ],
+)
+async def test_a_call_of_another_function_is_the_clients(tools: Json, name: str) -> None:
+    async with coding(calls(replace(python("print(1)"), name=name))) as service:
+        run = await service.finished(assistant=await service.assistant(tools=tools))
+        assert run["status"] == "requires_action"
+        (call,) = run["required_action"]["submit_tool_outputs"]["tool_calls"]
+        assert call["function"]["name"] == name
 
 
 async def test_long_output_is_cut_and_both_hear_of_it() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
@@ -35,8 +36,14 @@ class Offer:
     tools: Mapping[str, AnyTool] = field(default_factory=dict)  # by function name
 
     def tool(self, name: str) -> AnyTool:
-        """The tool of a function. Unknown functions are left to the client."""
-        return self.tools.get(name, CLIENTS)
+        """The tool of a function, also if the model calls it in another case or by an alias of the tool. Unknown
+        functions are left to the client."""
+        return self.tools.get(name) or self._alike(name.casefold()) or CLIENTS
+
+    def _alike(self, name: str) -> AnyTool | None:
+        aliases = ((alias, tool) for tool in self.tools.values() for alias in tool.aliases)
+        known = itertools.chain(self.tools.items(), aliases)
+        return next((tool for each, tool in known if each.casefold() == name), None)
 
     def executes(self, name: str, services: ServicesByKind) -> bool:
         """Whether the worker executes calls of this function."""

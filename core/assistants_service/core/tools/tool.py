@@ -105,6 +105,7 @@ class Tool(Generic[B, T, C, S]):
     definition: ClassVar[type[ToolStruct]]  # in assistants and runs
     call: ClassVar[type[StepCall] | None] = None  # in steps; None: it is never called
     resource_rules: ClassVar[AnyRules | None] = None  # its entry in tool_resources; None: it has none
+    aliases: ClassVar[tuple[str, ...]] = ()  # by which models call its function, though it was offered by another name
     includes: ClassVar[tuple[str, ...]] = ()  # values of include[] for its calls
     annotation: ClassVar[type[Annotation] | None] = None  # in messages that cite its results
     streams: ClassVar[str | None] = None  # the field of a call that is streamed while the model writes its arguments

@@ -49,6 +49,7 @@ class CodeInterpreterTools(Tool[CodeInterpreterBody, CodeInterpreterTool, CodeIn
     definition = CodeInterpreterTool
     call = CodeInterpreterToolCall
     resource_rules = CodeInterpreterRules()
+    aliases = (kind, f"{FUNCTION}_2")  # models know the first from the original service
     annotation = FilePath
     streams = "input"
     alone = True
