@@ -8,20 +8,12 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from pydantic_settings import SettingsError
 
-from assistants_service.infra.settings.access import AccessSettings
-from assistants_service.infra.settings.code_interpreter import CodeInterpreterSettings
-from assistants_service.infra.settings.limits import LimitSettings
-from assistants_service.infra.settings.models import ModelSettings
-from assistants_service.infra.settings.search import SearchSettings
-from assistants_service.infra.settings.settings import Settings
-from assistants_service.infra.settings.storage import StorageSettings
-from assistants_service.infra.settings.telemetry import TelemetrySettings
-from assistants_service.infra.settings.worker import WorkerSettings
+from assistants_service.infra.settings.settings import GROUPS, Settings
 
 
 class ConfigurationError(Exception):
@@ -72,17 +64,6 @@ ESSENTIAL: Final = (
     *("openai_api_key", "openai_base_url", "azure_openai_endpoint", "providers", "default_provider"),
     *("embedding_model", "actions", "log_level"),
 )
-# The groups of the others, in reading order.
-GROUPS: Final[Mapping[str, type[BaseModel]]] = {
-    "Storage": StorageSettings,
-    "Address and access": AccessSettings,
-    "Limits": LimitSettings,
-    "Models": ModelSettings,
-    "Vector stores and files": SearchSettings,
-    "Runs and workers": WorkerSettings,
-    "Code interpreter": CodeInterpreterSettings,
-    "Logs, traces and metrics": TelemetrySettings,
-}
 
 
 def read_settings(overrides: Mapping[str, object]) -> Settings:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Final
 
+from pydantic import BaseModel
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from assistants_service.infra.settings.access import AccessSettings
@@ -39,3 +41,16 @@ class Settings(
         cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, *_: Any, **__: Any
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return init_settings, Environment(settings_cls)
+
+
+# In reading order.
+GROUPS: Final[Mapping[str, type[BaseModel]]] = {
+    "Storage": StorageSettings,
+    "Address and access": AccessSettings,
+    "Limits": LimitSettings,
+    "Models": ModelSettings,
+    "Vector stores and files": SearchSettings,
+    "Runs and workers": WorkerSettings,
+    "Code interpreter": CodeInterpreterSettings,
+    "Logs, traces and metrics": TelemetrySettings,
+}
