@@ -188,6 +188,21 @@ async def test_files_are_told_when_they_change(fresh: Interpreter) -> None:
     assert (await fresh.run("1")).changed == ()
 
 
+async def test_what_code_changes_between_two_calls_is_told_by_the_next(fresh: Interpreter) -> None:
+    """As a thread does when the process goes on. A handler of SIGCONT always comes before the next cell."""
+    await fresh.run(
+        "import os, signal\nopen('old', 'w').write('old')\n"
+        "def late(*_):\n    os.path.exists('old') and os.rename('old', 'late')\nsignal.signal(signal.SIGCONT, late)"
+    )
+    await fresh.write("given", parts(b"by the worker"))
+    result = await fresh.run("1")
+    assert (result.changed, result.removed) == ((ChangedFile("late", 3),), ("old",))
+    await fresh.write("given", parts(b"again"))
+    result = await fresh.run("open('given').read()")
+    assert (result.value, result.changed, result.removed) == ("'again'", (), ())
+    assert (await fresh.run("open('given', 'r+').write('A')")).changed == (ChangedFile("given", 5),)
+
+
 async def test_what_is_written_to_a_mapping_is_told_in_each_call(session: Interpreter) -> None:
     """The time of a file's last change may stay as it was."""
     await session.run(

@@ -122,7 +122,7 @@ def _output() -> TextIO:
 
 class _Service:
     def __init__(self, data: str, images: int) -> None:
-        self._data, self._mapped = data, folder.MappedFiles()
+        self._data, self._files = data, folder.TrackedFolder(data)
         self._nonce = frames.NO_NONCE
         self._figures = Figures(lambda image: self._answer(frames.IMAGE, image), images)
         self._cells = Cells(self._figures, data)
@@ -140,13 +140,16 @@ class _Service:
                 self._write(payload.decode())
             elif kind == frames.READ:
                 self._read(payload.decode())
+            elif kind == frames.PLACED:
+                for path, version in json.loads(payload).items():
+                    self._files.written(path, *version)
 
     def _execute(self, code: str) -> None:
-        before = folder.settled(self._data, self._mapped)
+        self._files.begin()
         self._figures.begin()
         outcome = self._cells.execute(code)
         self._flush()
-        changes = folder.changes(before, folder.state(self._data, self._mapped))
+        changes = self._files.changes()
         notes = self._figures.notes()
         if changes.unnamed:
             notes.append(f"Files whose names are not valid were left out: {changes.unnamed}.")
@@ -181,10 +184,16 @@ class _Service:
             except OSError as error:
                 refused = _said(error)
         if file >= 0:
-            os.close(file)
-            if refused or frame[0] == frames.DROP:
-                os.unlink(os.path.join(self._data, path))  # noqa: PTH108, PTH118
+            self._close_written(file, path, keep=not refused and frame[0] != frames.DROP)
         self._answer(*((frames.REFUSED, refused.encode()) if refused else (frames.END, b"")))
+
+    def _close_written(self, file: int, path: str, *, keep: bool) -> None:
+        if keep:
+            self._files.written(path, *folder.version(os.fstat(file)))
+        else:
+            os.unlink(os.path.join(self._data, path))  # noqa: PTH108, PTH118
+            self._files.dropped(path)
+        os.close(file)
 
     def _read(self, path: str) -> None:
         try:

@@ -65,8 +65,12 @@ def state(root: str, mapped: MappedFiles) -> FolderState:
                 waiting.append(f"{prefix}{name}/")
             elif stat.S_ISREG(status.st_mode):
                 digest = mapped.digest(root, prefix + name, status.st_ino)
-                found[prefix + name] = (status.st_ino, status.st_mtime_ns, status.st_size, digest)
+                found[prefix + name] = *version(status), digest
     return found
+
+
+def version(status: os.stat_result) -> tuple[int, int, int]:
+    return status.st_ino, status.st_mtime_ns, status.st_size
 
 
 def _entries(path: str) -> Iterator[tuple[str, os.stat_result]]:
@@ -78,12 +82,10 @@ def _entries(path: str) -> Iterator[tuple[str, os.stat_result]]:
                 yield entry.name, entry.stat(follow_symlinks=False)
 
 
-def settled(root: str, mapped: MappedFiles) -> FolderState:
-    """The state, when a change from now on is sure to show."""
-    found = state(root, mapped)
+def settle(found: FolderState) -> None:
+    """Wait until a change of any of these files is sure to show."""
     newest = max((changed for _, changed, *_ in found.values()), default=0) / 1e9
     time.sleep(min(_TICK, max(0.0, newest + _TICK - time.time())))
-    return found
 
 
 def changes(before: FolderState, after: FolderState) -> Changes:
@@ -92,6 +94,37 @@ def changes(before: FolderState, after: FolderState) -> Changes:
     removed = [path for path in sorted(before) if path not in after]
     told = [(path, size) for path, size in changed if is_valid(path)]
     return Changes(told, [path for path in removed if is_valid(path)], len(changed) - len(told))
+
+
+class TrackedFolder:
+    """What has changed since the worker was last told: by a call, or by threads before it. What the worker itself
+    writes does not count."""
+
+    def __init__(self, root: str) -> None:
+        self._root, self._mapped = root, MappedFiles()
+        self._told: FolderState | None = None  # before the first call, nothing but the worker writes
+
+    def begin(self) -> None:
+        """Before a call: its changes are sure to show."""
+        if self._told is None:
+            self._told = state(self._root, self._mapped)
+        settle(self._told)
+
+    def changes(self) -> Changes:
+        """After a call. A change from now on is sure to show in the next one."""
+        settle(state(self._root, self._mapped))
+        before, self._told = self._told or {}, state(self._root, self._mapped)
+        return changes(before, self._told)
+
+    def written(self, path: str, inode: int, changed: int, size: int) -> None:
+        """The worker has put a file there. `changed` is the time of its last change in ns."""
+        if self._told is not None:
+            self._told[path] = inode, changed, size, self._mapped.digest(self._root, path, inode)
+
+    def dropped(self, path: str) -> None:
+        """The worker has removed it."""
+        if self._told is not None:
+            self._told.pop(path, None)
 
 
 def is_valid(path: str) -> bool:

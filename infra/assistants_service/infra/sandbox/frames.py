@@ -13,7 +13,9 @@ HEADER: Final = struct.Struct(">I16sc")
 NO_NONCE: Final = bytes(16)  # of READY, which no request precedes
 
 # Requests. EXECUTE has the code; WRITE a path, then DATA frames follow, then END or DROP; READ has a path.
-EXECUTE, WRITE, READ = b"x", b"w", b"r"
+# PLACED has the files that were put into the folder in another way (JSON: inode, time of the last change in ns, and
+# size, by path), and gets no answer.
+EXECUTE, WRITE, READ, PLACED = b"x", b"w", b"r", b"p"
 DATA, END, DROP = b"d", b"e", b"c"
 # Answers. READY: once, at the start. To EXECUTE: IMAGE (a PNG) any number of times, then RESULT (JSON). To READ: DATA,
 # then END. To WRITE: END. REFUSED has the reason why a file cannot be read or written.

@@ -23,7 +23,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from assistants_service.infra.sandbox import frames
+from assistants_service.infra.sandbox import folder, frames
 from assistants_service.infra.sandbox.figures import MOST_BYTES
 from assistants_service.infra.sandbox.logs import OutputLog
 
@@ -36,6 +36,8 @@ _LARGEST: Final = {frames.READY: 1 << 16, frames.IMAGE: MOST_BYTES, frames.RESUL
 # (outputStreamsMaxLength in DynamicSessions.json of azure-rest-api-specs); its maximum is not documented.
 _MOST_PRINTED: Final = 3_000
 _EXIT_TIMEOUT: Final = 0.5  # seconds for a process that has closed its end
+
+_Version = tuple[int, int, int]  # of a file: inode, time of the last change in ns, size
 
 _supervisor: Supervisor | None = None
 
@@ -102,10 +104,10 @@ class Supervisor:
 
     def _executed(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
         self._clear()
-        misplaced = self._place(request["uploads"])
+        placed, misplaced = self._place(request["uploads"])
         try:
             try:
-                report = self._run(request)
+                report = self._run(request, placed)
             finally:
                 self._signal(signal.SIGSTOP)  # no thread of a cell goes on between calls
         except TimeoutError:
@@ -121,7 +123,7 @@ class Supervisor:
             raise
         return {**report, "misplaced": misplaced}
 
-    def _run(self, request: Mapping[str, Any]) -> dict[str, Any]:
+    def _run(self, request: Mapping[str, Any], placed: Mapping[str, _Version]) -> dict[str, Any]:
         setup, images = self._setup, list[bytes]()
         self._signal(signal.SIGCONT)
         if not self._ready:
@@ -131,6 +133,7 @@ class Supervisor:
         self._logs.clear()
         nonce = os.urandom(16)
         self._deadlines(setup["seconds"], setup["grace"])
+        self._send(frames.pack(nonce, frames.PLACED, json.dumps(placed).encode()))
         self._send(frames.pack(nonce, frames.EXECUTE, request["code"].encode(errors="replace")))
         while (frame := self._receive(nonce, frames.IMAGE, frames.RESULT))[0] == frames.IMAGE:
             if len(images) == setup["images"]:
@@ -161,18 +164,20 @@ class Supervisor:
             Path(self._data, name).unlink(missing_ok=True)
         self._left.clear()
 
-    def _place(self, uploads: list[tuple[str, str]]) -> list[tuple[str, str]]:
-        """Move files that were uploaded to their paths. Returns the paths at which that is impossible, and why."""
-        misplaced = []
+    def _place(self, uploads: list[tuple[str, str]]) -> tuple[dict[str, _Version], list[tuple[str, str]]]:
+        """Move files that were uploaded to their paths. Returns those that are there, by path, and the paths at which
+        that is impossible, and why."""
+        placed, misplaced = dict[str, _Version](), []
         for name, path in uploads:
             target = Path(self._data, path)
             try:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 Path(self._data, name).replace(target)
+                placed[path] = folder.version(target.lstat())
             except OSError as error:
                 misplaced.append((path, error.strerror or str(error)))
                 Path(self._data, name).unlink(missing_ok=True)
-        return misplaced
+        return placed, misplaced
 
     def _expose(self, call_id: str, result: bytes) -> list[str]:
         """Make links to the files that the call changed, in order, up to `kept` bytes. Returns their paths."""
