@@ -235,7 +235,7 @@ async def test_the_passage_that_answers_a_question_is_among_the_first_five(tmp_p
     index = index_of(settings, storage)
     files = {f"file-{place:03}.1": path for place, path in enumerate(sample_documents.build(tmp_path))}
     for source, path in files.items():
-        chunks = await readers.chunks(path, path.name, Chunking())
+        chunks = await readers.chunks("p", path, path.name, Chunking())
         vectors = await model.embed([chunk.text for chunk in chunks])
         await index.put(STORE, source, chunks, vectors, model.model)
     asked, found = sample_documents.questions(), Counter[str]()

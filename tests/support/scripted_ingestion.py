@@ -20,7 +20,7 @@ WIDTH = 64
 class PlainText:
     """ports.extraction.Extraction: a file is its text, a chunk is a line. A file whose name says so is `broken`."""
 
-    async def chunks(self, path: Path, filename: str, chunking: Chunking) -> Sequence[Chunk]:
+    async def chunks(self, project: str, path: Path, filename: str, chunking: Chunking) -> Sequence[Chunk]:
         if filename.startswith("broken"):
             raise Unreadable("invalid_file", "The file is broken.")
         if filename.startswith("crash"):

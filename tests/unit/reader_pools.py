@@ -11,8 +11,13 @@ from assistants_service.core.ports.extraction import Chunk, Chunking, Unreadable
 from assistants_service.infra.extraction.pool import ReaderPool
 
 
-async def read(readers: ReaderPool, path: Path, chunking: Chunking = Chunking()) -> list[Chunk]:  # noqa: B008
-    return list(await readers.chunks(path, path.name, chunking))
+async def read(
+    readers: ReaderPool,
+    path: Path,
+    chunking: Chunking = Chunking(),  # noqa: B008
+    project: str = "p",
+) -> list[Chunk]:
+    return list(await readers.chunks(project, path, path.name, chunking))
 
 
 async def failure(readers: ReaderPool, path: Path) -> Unreadable:

@@ -137,8 +137,8 @@ async def test_a_page_says_its_encoding_itself(readers: ReaderPool, tmp_path: Pa
 async def test_extensions_are_those_of_openai_and_their_case_says_nothing(readers: ReaderPool, tmp_path: Path) -> None:
     published = ".c .cpp .cs .css .doc .docx .go .html .java .js .json .md .pdf .php .pptx .py .rb .sh .tex .ts .txt"
     assert set(published.split()) <= DOCUMENTS.keys() | TEXTS
-    assert await readers.chunks(text_file(tmp_path), "NOTE.TXT", Chunking())
-    assert await readers.chunks(text_file(tmp_path), "a/b.c\\note.Py", Chunking())
+    assert await readers.chunks("p", text_file(tmp_path), "NOTE.TXT", Chunking())
+    assert await readers.chunks("p", text_file(tmp_path), "a/b.c\\note.Py", Chunking())
 
 
 # The SDK for Python calls a BytesIO without a name `upload`.
@@ -150,13 +150,13 @@ async def test_text_is_told_by_its_bytes_where_its_name_says_nothing(
     text = "# Fähren\r\nFERRY = täglich\fund\tbei Sturm nicht. Größere Schiffe müssen warten.\n" * 5
     path = tmp_path / "content"
     path.write_bytes(text.encode(encoding))
-    (chunk,) = await readers.chunks(path, name, Chunking())
+    (chunk,) = await readers.chunks("p", path, name, Chunking())
     assert chunk.text == text.replace("\r\n", "\n")
 
 
 async def test_a_document_that_begins_like_no_other_needs_no_extension(readers: ReaderPool, corpus: list[Path]) -> None:
     path = next(path for path in corpus if path.name == "vessel.pdf")
-    assert await readers.chunks(path, "upload", Chunking()) == await read(readers, path)
+    assert await readers.chunks("p", path, "upload", Chunking()) == await read(readers, path)
 
 
 # --- what is refused ----------------------------------------------------------------------------------------------

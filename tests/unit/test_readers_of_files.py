@@ -114,6 +114,46 @@ async def test_processes_stay_warm_and_are_no_more_than_allowed(tmp_path: Path) 
     assert not children()
 
 
+async def test_a_process_reads_files_of_one_project_only(tmp_path: Path) -> None:
+    """A process that a file has taken over would see what it reads next."""
+    readers, used = ReaderPool(processes=2), dict[int, str]()
+
+    async def reader_of(project: str) -> int:
+        await read(readers, text_file(tmp_path), project=project)
+        process = readers._idle[-1]._process
+        assert used.setdefault(process.pid, project) == project
+        assert len(children()) <= 2
+        return process.pid
+
+    one, two = await reader_of("one"), await reader_of("two")
+    assert await reader_of("one") == one  # which now is idle for less time than the other
+    await reader_of("three")
+    assert children() == {one, readers._idle[-1]._process.pid}, "of two idle ones, the one that was idle longest goes"
+    assert await reader_of("one") == one
+    assert await reader_of("two") != two
+    await readers.close()
+    assert not children()
+
+
+async def test_projects_at_once_share_no_process_and_have_no_more_than_allowed(tmp_path: Path) -> None:
+    readers, projects, most = ReaderPool(processes=2), dict[int, set[str]](), 0
+    path, ask = text_file(tmp_path), pool._Reader.ask
+
+    async def noted(reader: pool._Reader, request: pool.Request) -> pool.Answer:
+        nonlocal most
+        most = max(most, len(children()))
+        projects.setdefault(reader._process.pid, set()).add(request.filename)
+        return await ask(reader, request)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pool._Reader, "ask", noted)
+        await asyncio.gather(*(readers.chunks(name, path, name, Chunking()) for name in ("a.txt", "b.md", "c.py") * 2))
+    assert all(len(names) == 1 for names in projects.values())
+    assert {name for names in projects.values() for name in names} == {"a.txt", "b.md", "c.py"}
+    assert most == 2
+    await readers.close()
+
+
 async def test_processes_that_have_nothing_to_do_are_let_go(
     readers: ReaderPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -234,7 +274,7 @@ import asyncio, sys
 from pathlib import Path
 from assistants_service.core.ports.extraction import Chunking
 from assistants_service.infra.extraction.pool import ReaderPool
-asyncio.run(ReaderPool().chunks(Path(sys.argv[1]), "slow.txt", Chunking()))
+asyncio.run(ReaderPool().chunks("p", Path(sys.argv[1]), "slow.txt", Chunking()))
 """
     parent = await asyncio.create_subprocess_exec(sys.executable, "-c", program, str(slow_file(tmp_path)))
     while not (found := children(parent.pid)):
@@ -265,7 +305,7 @@ from assistants_service.infra.extraction.pool import ReaderPool
 async def main():
     readers = ReaderPool()
     try:
-        await readers.chunks(Path("x"), "x.png", Chunking())
+        await readers.chunks("p", Path("x"), "x.png", Chunking())
     except Unreadable as error:
         print(error)
     await readers.close()
@@ -318,14 +358,37 @@ async def test_a_process_that_a_file_takes_over_reaches_nothing(
     store.write_text("secret")
     program = pool._PROGRAM.replace("from assist", f"exec({TAKEN_OVER!r}); from assist", 1)
     monkeypatch.setattr(pool, "_PROGRAM", program)
-    (chunk,) = await readers.chunks(text_file(tmp_path), str(store), Chunking())
+    (chunk,) = await readers.chunks("p", text_file(tmp_path), str(store), Chunking())
     assert chunk.text == repr((len(hostile_files.HARMLESS), []))
     assert store.read_text() == "secret"
+
+
+REMEMBERS = """
+from assistants_service.infra.extraction import reader
+seen = []
+
+def taken_over(request):
+    seen.append(open(request.path).read())
+    text = repr(seen)
+    return reader.Answer(text, [(0, len(text), 1)])
+
+reader.read = taken_over
+"""
+
+
+async def test_a_process_that_a_file_takes_over_sees_no_file_of_another_project(
+    readers: ReaderPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = pool._PROGRAM.replace("from assist", f"exec({REMEMBERS!r}); from assist", 1)
+    monkeypatch.setattr(pool, "_PROGRAM", program)
+    for project in ("one", "two", "one"):
+        (chunk,) = await read(readers, text_file(tmp_path, project), project=project)
+        assert chunk.text == repr([project])
 
 
 async def test_a_workbook_is_read_whatever_its_file_is_called(readers: ReaderPool, tmp_path: Path) -> None:
     """The worker's copy has no extension, by which the library decides whether it needs 512 GiB."""
     hostile_files.wide_workbook(tmp_path / "wide.xlsx")
     path = (tmp_path / "wide.xlsx").rename(tmp_path / "content")
-    (chunk,) = await readers.chunks(path, "wide.xlsx", Chunking())
+    (chunk,) = await readers.chunks("p", path, "wide.xlsx", Chunking())
     assert hostile_files.HARMLESS in chunk.text

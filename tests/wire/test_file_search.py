@@ -617,10 +617,10 @@ class Slowly(PlainText):
     def __init__(self) -> None:
         self.begun, self.go = asyncio.Event(), asyncio.Event()
 
-    async def chunks(self, path: Path, filename: str, chunking: Chunking) -> Sequence[Chunk]:
+    async def chunks(self, project: str, path: Path, filename: str, chunking: Chunking) -> Sequence[Chunk]:
         self.begun.set()
         await self.go.wait()
-        return await super().chunks(path, filename, chunking)
+        return await super().chunks(project, path, filename, chunking)
 
 
 async def asked_about_an_attachment(service: InProcess) -> Json:

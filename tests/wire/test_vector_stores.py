@@ -228,10 +228,10 @@ async def test_a_defect_fails_the_file_and_not_its_neighbours() -> None:
 class Deadly(PlainText):
     """A process that reads a file whose name says so dies of it."""
 
-    async def chunks(self, path: Path, filename: str, chunking: Chunking) -> Sequence[Chunk]:
+    async def chunks(self, project: str, path: Path, filename: str, chunking: Chunking) -> Sequence[Chunk]:
         if filename.startswith("deadly"):
             raise asyncio.CancelledError
-        return await super().chunks(path, filename, chunking)
+        return await super().chunks(project, path, filename, chunking)
 
 
 @pytest.mark.parametrize("same", [True, False], ids=["its item comes again", "its item is gone"])

@@ -219,7 +219,7 @@ class IngestionJob(StoreWork):
                     await asyncio.to_thread(content.write, piece)
             if path.stat().st_size != file.bytes:
                 raise StorageUnavailable(f"file {file.id} was deleted in the meantime")
-            return await self.context.extraction.chunks(path, file.filename, sizes)
+            return await self.context.extraction.chunks(self.item.project, path, file.filename, sizes)
 
     async def _fail(self, file_id: str, attempt: int, error: LastError) -> None:
         failed = e.FileFailed(file_id=file_id, error=error)

@@ -39,9 +39,10 @@ class Unreadable(Exception):
 
 
 class Extraction(Protocol):
-    async def chunks(self, path: Path, filename: str, chunking: Chunking) -> Sequence[Chunk]:
+    async def chunks(self, project: str, path: Path, filename: str, chunking: Chunking) -> Sequence[Chunk]:
         """The text of the file at `path`, at least one chunk, in order; the same bytes give the same chunks.
 
+        A process that has read a file of `project` never reads one of another project: the file may have taken it over.
         The extension of `filename` determines the type, or else the content does. A call may be cancelled while it
         waits or runs. Raises Unreadable.
         """

@@ -1,4 +1,5 @@
-"""A pool of warm reader processes. Each reads one file at a time, and is killed when it exceeds a limit."""
+"""A pool of warm reader processes. Each reads one file at a time, all of one project, and is killed when it exceeds a
+limit."""
 
 from __future__ import annotations
 
@@ -41,14 +42,15 @@ _ENVIRONMENT: Final = {  # one thread each: the pool runs processes in parallel
 
 
 class _Reader:
-    """One process. After an exception or a cancellation in `ask`, the caller must `kill` it."""
+    """One process, for files of one project: whatever takes it over could see what it reads later. After an exception
+    or a cancellation in `ask`, the caller must `kill` it."""
 
-    def __init__(self, process: asyncio.subprocess.Process, folder: ReaderFolder) -> None:
-        self._process, self._folder = process, folder
+    def __init__(self, project: str, process: asyncio.subprocess.Process, folder: ReaderFolder) -> None:
+        self.project, self._process, self._folder = project, process, folder
         self.retiring: asyncio.TimerHandle | None = None
 
     @classmethod
-    async def start(cls, memory: int, timeout: float) -> _Reader:
+    async def start(cls, project: str, memory: int, timeout: float) -> _Reader:
         """`memory` in MiB, `timeout` in seconds. Raises OSError."""
         modules = "\n".join(str(Path(entry).absolute()) for entry in sys.path)
         environment = {name: os.environ[name] for name in _INHERITED if name in os.environ}
@@ -67,7 +69,7 @@ class _Reader:
         except BaseException:
             folder.remove()
             raise
-        return cls(process, folder)
+        return cls(project, process, folder)
 
     async def ask(self, request: Request) -> Answer:
         """Raises EOFError or OSError if the process ended, ValueError for an invalid answer."""
@@ -121,14 +123,20 @@ class ReaderPool:
     """
 
     def __init__(self, *, processes: int = 2, memory: int = 1024, timeout: float = 60) -> None:
+        self._places, self._reading = processes, 0
         self._turns = asyncio.Semaphore(processes)
         self._memory, self._timeout = memory, timeout
-        self._idle: list[_Reader] = []
+        self._idle: list[_Reader] = []  # the one that has been idle longest first
         self._retired: set[asyncio.Task[int]] = set()
 
-    async def chunks(self, path: Path, filename: str, chunking: Chunking) -> Sequence[Chunk]:
+    async def chunks(self, project: str, path: Path, filename: str, chunking: Chunking) -> Sequence[Chunk]:
+        request = Request(str(path.absolute()), filename, chunking.size, chunking.overlap)
         async with self._turns:
-            answer = await self._read(Request(str(path.absolute()), filename, chunking.size, chunking.overlap))
+            self._reading += 1
+            try:
+                answer = await self._read(project, request)
+            finally:
+                self._reading -= 1
         if answer.fault:
             logger.warning("the extraction library failed: %s", answer.fault)
         if answer.code:
@@ -136,14 +144,13 @@ class ReaderPool:
         return [Chunk(answer.text[start:end], start, tokens) for start, end, tokens in answer.spans]
 
     async def close(self) -> None:
-        idle, self._idle = self._idle, []
-        for reader in idle:
+        for reader in [*self._idle]:
             self._retire(reader)
         await asyncio.gather(*self._retired)
 
-    async def _read(self, request: Request) -> Answer:
+    async def _read(self, project: str, request: Request) -> Answer:
         try:
-            reader = await self._take()
+            reader = await self._take(project)
         except OSError as error:
             logger.warning("cannot start a reader process: %s", error)
             raise Unreadable("server_error", "The process that reads files could not be started.") from error
@@ -162,21 +169,25 @@ class ReaderPool:
         reader.retiring = asyncio.get_running_loop().call_later(IDLE, self._retire, reader)
         return answer
 
-    async def _take(self) -> _Reader:
-        while self._idle:
-            reader = self._idle.pop()
-            assert reader.retiring  # noqa: S101
-            reader.retiring.cancel()
-            if not reader.ended:
+    async def _take(self, project: str) -> _Reader:
+        for reader in [reader for reader in self._idle if reader.ended]:
+            self._retire(reader)
+        for reader in reversed(self._idle):
+            if reader.project == project:
+                self._unlist(reader)
                 return reader
-        return await _Reader.start(self._memory, self._timeout)
+        if len(self._idle) + self._reading > self._places:  # no await since it was counted
+            await asyncio.shield(self._retire(self._idle[0]))
+        return await _Reader.start(project, self._memory, self._timeout)
 
-    def _retire(self, reader: _Reader) -> None:
-        if reader in self._idle:
-            self._idle.remove(reader)
-        if reader.retiring:
-            reader.retiring.cancel()
-        self._kill(reader)
+    def _retire(self, reader: _Reader) -> asyncio.Task[int]:
+        self._unlist(reader)
+        return self._kill(reader)
+
+    def _unlist(self, reader: _Reader) -> None:
+        self._idle.remove(reader)
+        assert reader.retiring  # noqa: S101
+        reader.retiring.cancel()
 
     def _kill(self, reader: _Reader) -> asyncio.Task[int]:
         task = asyncio.ensure_future(reader.kill())
