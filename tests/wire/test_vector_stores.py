@@ -234,6 +234,28 @@ class Deadly(PlainText):
         return await super().chunks(project, path, filename, chunking)
 
 
+class ByProject(PlainText):
+    """Notes for which project it reads which file."""
+
+    def __init__(self) -> None:
+        self.read: list[tuple[str, str]] = []
+
+    async def chunks(self, project: str, path: Path, filename: str, chunking: Chunking) -> Sequence[Chunk]:
+        self.read.append((project, filename))
+        return await super().chunks(project, path, filename, chunking)
+
+
+async def test_a_file_is_read_for_its_own_project() -> None:
+    """A process that has read a file of one project must not read one of another."""
+    reader = ByProject()
+    async with in_process(extraction=reader, api_keys="a:ka,b:kb") as service:
+        for project in ("a", "b"):
+            client = service.client(f"k{project}")
+            file = await upload(client, b"Words.", f"{project}.txt")
+            await service.ingested(await client.post("/vector_stores", {"file_ids": [file["id"]]}), project=project)
+    assert reader.read == [("a", "a.txt"), ("b", "b.txt")]
+
+
 @pytest.mark.parametrize("same", [True, False], ids=["its item comes again", "its item is gone"])
 async def test_a_file_that_kills_workers_fails_at_last_and_takes_no_other_with_it(same: bool) -> None:
     clock = ManualClock()
