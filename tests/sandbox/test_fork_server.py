@@ -20,7 +20,7 @@ import pytest_asyncio
 from assistants_service.core.ids import Ids
 from assistants_service.core.ports.sandbox import InterpreterLost, SandboxBusy
 from assistants_service.core.tools.code_interpreter.interpreters import Interpreters
-from assistants_service.infra.sandbox import fork_server, fork_servers, server_process
+from assistants_service.infra.sandbox import fork_server, fork_servers, self_test, server_process
 from assistants_service.infra.sandbox.limits import InterpreterLimits
 from assistants_service.infra.sandbox.local import LocalSandbox
 from assistants_service.infra.sandbox.server_process import ForkServer
@@ -203,6 +203,40 @@ async def test_a_library_that_cannot_be_inherited_is_imported_by_each_interprete
     (warning,) = [each.message for each in caplog.records if each.levelno == logging.WARNING]
     assert warning.startswith("each interpreter imports the libraries itself")
     assert reason in warning
+    await sandbox.close()
+
+
+FLAWED_ONCE = """
+import os, pathlib, signal
+flaw = pathlib.Path(__file__).with_name("flaw")
+if flaw.exists():
+    flaw.unlink()
+    os.kill(os.getpid(), signal.SIGKILL)
+importer = os.getpid()
+"""
+
+
+@pytest.mark.parametrize("failure", ["killed", "interrupted"])
+async def test_a_start_that_failed_once_is_no_verdict_about_the_libraries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: str
+) -> None:
+    """The machine was short of memory or time: the next start imports them in advance again."""
+    library = tmp_path / "site-packages" / f"{failure}_library.py"
+    library.parent.mkdir()
+    library.write_text(FLAWED_ONCE)
+    tmp_path.chmod(0o755)
+    monkeypatch.syspath_prepend(library.parent)
+    sandbox = LocalSandbox(libraries=[library.stem])
+    assert await sandbox.unavailable_reason() == ""
+    with monkeypatch.context() as patch:
+        if failure == "killed":
+            library.with_name("flaw").touch()
+        else:
+            patch.setattr(self_test, "_ATTACKS", "raise KeyboardInterrupt")
+        with pytest.raises(SandboxBusy):
+            await sandbox.start("session")
+    session = await sandbox.start("session")
+    assert (await session.run(f"import os, {library.stem}\n{library.stem}.importer == os.getpid()")).value == "False"
     await sandbox.close()
 
 

@@ -78,7 +78,8 @@ class LocalSandbox:
         return interpreter
 
     async def _forking(self) -> ForkServer:
-        """A fork server with the libraries, if interpreters can be forked from it then."""
+        """A fork server with the libraries, if interpreters can be forked from it then. Raises Unfit, InterpreterLost
+        and OSError: a process that was killed or too slow says nothing about the libraries."""
         assert self._workspace  # noqa: S101
         if self._preload:
             try:
@@ -89,7 +90,8 @@ class LocalSandbox:
         return await ForkServer.start(self._workspace, self._limits, self._libraries, preload=False)
 
     async def _loaded(self, workspace: Workspace) -> ForkServer:
-        """Tested again, since libraries may do to a process what the first test did not see. Raises Unfit."""
+        """Tested again, since libraries may do to a process what the first test did not see. Raises Unfit,
+        InterpreterLost and OSError."""
         server = await ForkServer.start(workspace, self._limits, self._libraries)
         try:
             if self._libraries and (weakness := await self_test.tried(workspace, self._limits, server)):

@@ -125,6 +125,8 @@ async def tried(workspace: Workspace, limits: InterpreterLimits, server: ForkSer
         result = await interpreter.run(f"CANARY, PARENT = {str(canary)!r}, {os.getpid()}\n{_ATTACKS}")
     finally:
         await interpreter.close()
+    if result.error and result.error.endswith("KeyboardInterrupt\n"):
+        raise TimeoutError(f"the self-test did not end within {limits.seconds:g} s")
     if result.error:
         return f"The self-test of interpreters failed: {result.error.strip().splitlines()[-1]}."
     if result.value != "[]":

@@ -45,7 +45,8 @@ _KILL_TIMEOUT: Final = 5.0  # seconds for a killed process to end
 
 
 class Unfit(Exception):
-    """No interpreter can be forked from a process with these libraries. The message is the reason."""
+    """No interpreter can be forked from a process with these libraries, however often it is tried. The message is the
+    reason."""
 
 
 class ForkServer:
@@ -163,12 +164,12 @@ class ForkServer:
             async with asyncio.timeout(patience):
                 await readable(self._control.fileno())
             if not (told := self._control.recv(4 * MOST_REASON)):
-                raise Unfit(log.text(1000)[0].strip().rpartition("\n")[2] or "the process has ended")
+                raise OSError(log.text(1000)[0].strip().rpartition("\n")[2] or "the process has ended")
             if unfit := json.loads(told):
                 raise Unfit(unfit)
         except TimeoutError:
             await self.close()
-            raise Unfit(f"the process was not ready within {patience:g} s") from None
+            raise TimeoutError(f"the process was not ready within {patience:g} s") from None
         except BaseException:
             await self.close()
             raise
