@@ -62,6 +62,27 @@ async def test_a_file_that_is_attached_later_is_not_hidden_by_one_that_code_has_
         assert listed(service) == ["report_2.csv (uploaded as report.csv)"], "though a call has changed it since"
 
 
+@pytest.mark.parametrize(
+    ("name", "first", "second"),
+    [
+        ("é" * 200 + ".csv", "é" * 125 + ".csv", "é" * 124 + "_2.csv"),
+        ("a" + "é" * 127, "a" + "é" * 127, "a" + "é" * 126 + "_2"),
+        ("😀" * 60 + ".tar.gz", "😀" * 60 + ".tar.gz", "😀" * 60 + ".tar_2.gz"),
+        ("a." + "é" * 200, "a." + "é" * 126, "a." + "é" * 125 + "_2"),
+        ("." + "é" * 200, "." + "é" * 127, "." + "é" * 126 + "_2"),
+    ],
+)
+async def test_a_name_that_no_file_system_takes_is_cut(name: str, first: str, second: str) -> None:
+    """File systems count bytes, uploads characters."""
+    async with coding(calls(python(f"read({first!r}), read({second!r})")), says("Read.")) as service:
+        thread, assistant = await service.thread("Go."), await coder(service)
+        await attach(service, thread, (name, b"1"), (name, b"2"))
+        await service.finished(thread, assistant)
+        assert told_last(service) == "('1', '2')"
+        assert [each.split(" (uploaded as ")[0] for each in listed(service)] == [first, second]
+        assert max(len(each.encode()) for each in (first, second)) <= 255
+
+
 async def test_a_file_of_the_users_that_code_has_changed_is_the_changed_one() -> None:
     script = calls(python("write('a.csv', read('a.csv') + '!')")), says("Changed.")
     async with coding(*script) as service:

@@ -6,9 +6,13 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from typing import Final
 
 from assistants_service.core.tools.code_interpreter.services import CodeServices
 from assistants_service.core.tools.run_info import ThreadInfo
+
+MOST_BYTES: Final = 255  # of a name, in UTF-8: file systems take no longer one
+MOST_SUFFIX: Final = 240  # bytes of them, so that part of the stem and a number fit in front; a longer one is cut, too
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +49,16 @@ def _with_folders(paths: Collection[str]) -> set[str]:
 
 
 def _free(name: str, taken: Collection[str]) -> str:
-    """The name if it is not taken; otherwise `data_2.csv` for `data.csv`, and so on."""
-    path, number, free = PurePosixPath(name), 1, name
+    """The name if it is not taken; otherwise `data_2.csv` for `data.csv`, and so on. A stem that is too long is cut."""
+    path = PurePosixPath(name)
+    stem, suffix = (path.stem, path.suffix) if len(path.suffix.encode()) <= MOST_SUFFIX else (name, "")
+    number, free = 1, name if len(name.encode()) <= MOST_BYTES else _fitting(stem, suffix)
     while free in taken:
         number += 1
-        free = f"{path.stem}_{number}{path.suffix}"
+        free = _fitting(stem, f"_{number}{suffix}")
     return free
+
+
+def _fitting(stem: str, end: str) -> str:
+    """The stem is cut between two characters."""
+    return stem.encode()[: MOST_BYTES - len(end.encode())].decode(errors="ignore") + end
