@@ -35,7 +35,7 @@ GROWTH = 50  # MB
 def test_no_request_from_the_document_and_no_malformed_one_does_any_harm(tmp_path: Path) -> None:
     # Streams of runs that wait for their client end when these expire.
     with service(f"sqlite:///{tmp_path}/fuzz.db", RUN_EXPIRES_AFTER="3") as process:
-        few = ["--generation-deterministic", "--phases", "examples,fuzzing,stateful", "--max-examples", "5"]
+        few = ["--generation-deterministic", "--phases", "examples,fuzzing,stateful", "--max-examples", "4"]
         assert not unreached(from_the_document(process, tmp_path, few))
         send_malformed(process, 300)
         if FUZZ:

@@ -504,7 +504,7 @@ def play(storage: str, how: settings, log: pytest.LogCaptureFixture) -> None:
 
 
 def test_sqlite_answers_as_the_reference_does(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    play(f"sqlite:///{tmp_path}/model.db", some(40, 20), caplog)
+    play(f"sqlite:///{tmp_path}/model.db", some(25, 20), caplog)
 
 
 def test_azure_answers_as_the_reference_does(azure_account: str, caplog: pytest.LogCaptureFixture) -> None:
