@@ -22,7 +22,7 @@ from assistants_service.infra.dynamic_sessions.interpreter import SessionInterpr
 from assistants_service.infra.dynamic_sessions.pool import SessionPool as Client
 from assistants_service.infra.dynamic_sessions.sandbox import DynamicSessions
 from assistants_service.infra.sandbox.limits import InterpreterLimits
-from fake_session_pool import Fault, SessionPool, Token, session_pool
+from fake_session_pool import Fault, SessionPool, Token, opened, session_pool
 from identity_provider import issuing
 from inprocess_service import calls, in_process, says
 from multipart_forms import download, upload
@@ -49,16 +49,6 @@ async def lasting() -> AsyncIterator[Lasting]:
     """A session that outlives its test, and its pool."""
     async with session_pool() as pool, started(pool) as session:
         yield pool, session
-
-
-@contextlib.asynccontextmanager
-async def opened(fake: SessionPool, given: Token | None = None, **limits: float) -> AsyncIterator[DynamicSessions]:
-    sandbox = DynamicSessions(Client(fake.endpoint, given or Token()), InterpreterLimits(**limits), ())
-    try:
-        yield sandbox
-    finally:
-        async with asyncio.timeout(20):
-            await sandbox.close()
 
 
 @contextlib.asynccontextmanager

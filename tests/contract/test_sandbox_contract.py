@@ -16,10 +16,7 @@ import pytest_asyncio
 
 from assistants_service.core.ports.sandbox import ChangedFile, Interpreter, InterpreterLost, Sandbox, SandboxBusy
 from assistants_service.infra.dynamic_sessions.interpreter import SessionInterpreter
-from assistants_service.infra.dynamic_sessions.pool import SessionPool
-from assistants_service.infra.dynamic_sessions.sandbox import DynamicSessions
-from assistants_service.infra.sandbox.limits import InterpreterLimits
-from fake_session_pool import Token, session_pool
+from fake_session_pool import opened, session_pool
 from sandboxes import bare_sandbox, needs_landlock
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -38,13 +35,8 @@ async def local(**limits: float) -> AsyncIterator[Sandbox]:
 
 @contextlib.asynccontextmanager
 async def azure(**limits: float) -> AsyncIterator[Sandbox]:
-    async with session_pool() as pool:
-        sandbox = DynamicSessions(SessionPool(pool.endpoint, Token()), InterpreterLimits(**limits), libraries=())
-        try:
-            yield sandbox
-        finally:
-            async with asyncio.timeout(30):
-                await sandbox.close()
+    async with session_pool() as pool, opened(pool, **limits) as sandbox:
+        yield sandbox
 
 
 SANDBOXES = [

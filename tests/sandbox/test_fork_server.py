@@ -187,16 +187,22 @@ LIBRARIES = {
 }
 
 
+def importable(name: str, source: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A library that the processes of a sandbox may import, and its file."""
+    library = folder / "site-packages" / f"{name}.py"
+    library.parent.mkdir()
+    library.write_text(source)
+    folder.chmod(0o755)
+    monkeypatch.syspath_prepend(library.parent)
+    return library
+
+
 @pytest.mark.parametrize("name", LIBRARIES if ALL else ["careless", "shares"])
 async def test_a_library_that_cannot_be_inherited_is_imported_by_each_interpreter(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
     source, reason = LIBRARIES[name]
-    library = tmp_path / "site-packages" / f"{name}_library.py"
-    library.parent.mkdir()
-    library.write_text(source)
-    tmp_path.chmod(0o755)
-    monkeypatch.syspath_prepend(library.parent)
+    library = importable(f"{name}_library", source, tmp_path, monkeypatch)
     sandbox = LocalSandbox(libraries=[library.stem])
     session = await sandbox.start("session")
     assert (await session.run(f"import sys\n'{library.stem}' in sys.modules")).value == "True"
@@ -221,11 +227,7 @@ async def test_a_start_that_failed_once_is_no_verdict_about_the_libraries(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: str
 ) -> None:
     """The machine was short of memory or time: the next start imports them in advance again."""
-    library = tmp_path / "site-packages" / f"{failure}_library.py"
-    library.parent.mkdir()
-    library.write_text(FLAWED_ONCE)
-    tmp_path.chmod(0o755)
-    monkeypatch.syspath_prepend(library.parent)
+    library = importable(f"{failure}_library", FLAWED_ONCE, tmp_path, monkeypatch)
     sandbox = LocalSandbox(libraries=[library.stem])
     assert await sandbox.unavailable_reason() == ""
     with monkeypatch.context() as patch:

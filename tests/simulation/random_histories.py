@@ -95,13 +95,7 @@ async def _play(seed: int, show: Callable[[str], None] | None, coder: random.Ran
         books = {key: Book() for key in KEYS}
         shared = SharedNotes(Owner(world))
         coding = Coder(coder, shared.owner) if coder else None
-        with_stores = chance.choice((0, 0, 1, 2))
-        programs: list[Program | StoreProgram] = [
-            StoreProgram.of(world, chance, shared, number) for number in range(with_stores)
-        ]
-        programs += [
-            Program.of(world, chance, books, number, coding) for number in range(chance.randint(2, 4) - with_stores)
-        ]
+        programs = _programs(world, chance, books, shared, coding)
         trouble = asyncio.create_task(weather.storm(world))
         await asyncio.gather(*(program.live() for program in programs))
         trouble.cancel()
@@ -111,17 +105,31 @@ async def _play(seed: int, show: Callable[[str], None] | None, coder: random.Ran
             process.storage.cut_until = 0.0
         await world.at_rest()
         await asyncio.sleep(SETTLING)
-        await epilogue(world, books, ("adds",) * 3 if coding else ("plain",))
-        await world.at_rest()
-        await check(world)
-        no_run_was_given_up(world)
-        await p9_stores_are_whole(world, shared)
-        await take_one_more(world, shared)
-        if coding:
-            await code_counts_once(world, coding)
+        await _check_promises(world, books, shared, coding)
         world.counts["happened: storage calls"] += len(plan.calls)
         world.counts["happened: virtual seconds"] += int(asyncio.get_running_loop().time())
     return world
+
+
+def _programs(
+    world: World, chance: random.Random, books: dict[str, Book], shared: SharedNotes, coding: Coder | None
+) -> list[Program | StoreProgram]:
+    with_stores = chance.choice((0, 0, 1, 2))
+    stores = [StoreProgram.of(world, chance, shared, number) for number in range(with_stores)]
+    others = range(chance.randint(2, 4) - with_stores)
+    return [*stores, *(Program.of(world, chance, books, number, coding) for number in others)]
+
+
+async def _check_promises(world: World, books: dict[str, Book], shared: SharedNotes, coding: Coder | None) -> None:
+    """When nothing fails any more."""
+    await epilogue(world, books, ("adds",) * 3 if coding else ("plain",))
+    await world.at_rest()
+    await check(world)
+    no_run_was_given_up(world)
+    await p9_stores_are_whole(world, shared)
+    await take_one_more(world, shared)
+    if coding:
+        await code_counts_once(world, coding)
 
 
 def no_run_was_given_up(world: World) -> None:

@@ -31,7 +31,10 @@ from typing import Any
 
 from aiohttp import web
 
+from assistants_service.infra.dynamic_sessions.pool import SessionPool as Client
+from assistants_service.infra.dynamic_sessions.sandbox import DynamicSessions
 from assistants_service.infra.sandbox import data_folder
+from assistants_service.infra.sandbox.limits import InterpreterLimits
 
 VERSION = "2025-10-02-preview"
 POOL = "/subscriptions/SUB/resourceGroups/RG/sessionPools/pool"
@@ -302,3 +305,14 @@ async def session_pool() -> AsyncIterator[SessionPool]:
     finally:
         await pool.close()
         await runner.cleanup()
+
+
+@contextlib.asynccontextmanager
+async def opened(fake: SessionPool, token: Token | None = None, **limits: float) -> AsyncIterator[DynamicSessions]:
+    """The sandbox that uses this pool."""
+    sandbox = DynamicSessions(Client(fake.endpoint, token or Token()), InterpreterLimits(**limits), ())
+    try:
+        yield sandbox
+    finally:
+        async with asyncio.timeout(30):
+            await sandbox.close()
