@@ -199,7 +199,7 @@ class Book:
 class Program(Client):
     """Does one thing after the other, on threads that others use too."""
 
-    chance: random.Random = field(default_factory=random.Random)
+    chance: random.Random = None  # type: ignore[assignment]
     book: Book = field(default_factory=Book)
     others: Book = field(default_factory=Book)  # of another project
     haste: float = 1.0  # seconds between two requests, at the mean

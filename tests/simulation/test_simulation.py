@@ -82,8 +82,9 @@ def test_code_counts_once_in_random_histories() -> None:
     assert not [what for what in SOME_CODE if not counts[what]]
 
 
-def test_a_seed_tells_the_same_history_in_every_process() -> None:
-    command = [sys.executable, HERE / "sim.py", "--seed", "7"]
+@pytest.mark.parametrize("arguments", [["--seed", "7"], ["--seed", "11", "--code"]], ids=" ".join)
+def test_a_seed_tells_the_same_history_in_every_process(arguments: list[str]) -> None:
+    command = [sys.executable, HERE / "sim.py", *arguments]
     first, second = (
         subprocess.run(command, env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, check=True).stdout
         for seed in ("1", "2")

@@ -57,7 +57,7 @@ class SharedNotes:
 class StoreProgram(Client):
     """Does one thing after the other to stores that others use too."""
 
-    chance: random.Random = field(default_factory=random.Random)
+    chance: random.Random = None  # type: ignore[assignment]
     shared: SharedNotes = None  # type: ignore[assignment]
     haste: float = 1.0  # seconds between two requests, at the mean
 
@@ -196,7 +196,7 @@ DEEDS: dict[Callable[[StoreProgram, str], Any], float] = {
 
 async def take_one_more(world: World, shared: SharedNotes) -> None:
     """Whatever happened, a store takes another file. Call it last: its work item would hide that there was none."""
-    program = StoreProgram(world, name="epilogue", shared=shared)
+    program = StoreProgram(world, name="epilogue", shared=shared, chance=random.Random(f"epilogue {world.seed}"))
     for store_id, notes in shared.stores.items():
         if not notes.gone:
             await program.attach(store_id)

@@ -99,8 +99,9 @@ class OutputFiles:
 
     async def clean_up(self, item: CleanUpOutputs, in_use: Iterable[str]) -> None:
         """Remove the contents that neither the thread (`in_use`) nor a document refers to."""
-        for file_id in set(item.file_ids) - set(in_use):
-            if await self._document(item.project, file_id) is None:
+        used = set(in_use)
+        for file_id in item.file_ids:
+            if file_id not in used and await self._document(item.project, file_id) is None:
                 await self.files.empty(item.project, file_id)
 
     async def withdraw(self, project: str, file_ids: Iterable[str]) -> None:

@@ -32,6 +32,6 @@ class ThreadPurge:
         await self.outputs.remove(project, await self._files(project, thread_id))
         await self.threads.purge_tombstones(project, thread_id)
 
-    async def _files(self, project: str, thread_id: str) -> set[str]:
+    async def _files(self, project: str, thread_id: str) -> list[str]:
         state = await self.threads.cached(project, thread_id)
-        return set() if state.known else state.referenced_files
+        return [] if state.known else sorted(state.referenced_files)
