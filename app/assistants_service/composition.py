@@ -11,7 +11,6 @@ from assistants_service.api.limits import ProjectLimits
 from assistants_service.api.main import create_app
 from assistants_service.api.services import services_over
 from assistants_service.core.keys import Keys
-from assistants_service.core.stored_bytes import StoredBytes
 from assistants_service.core.threads.repository import ThreadRepository
 from assistants_service.core.tools.code_interpreter.services import CodeExecution
 from assistants_service.core.tools.code_interpreter.tool import CODE_INTERPRETER
@@ -20,7 +19,7 @@ from assistants_service.core.vector_stores.search import Search, Searcher
 from assistants_service.infra.configuration import ConfigurationError
 from assistants_service.infra.settings.settings import Settings
 from assistants_service.infra.tokenizer import Tiktoken
-from assistants_service.infra.wiring import index_of
+from assistants_service.infra.wiring import index_of, reader_weakness
 from assistants_service.parts import Parts
 from assistants_service.worker.actions import Actions
 from assistants_service.worker.context import WorkerContext
@@ -71,12 +70,11 @@ def api_of(
     """`worker`: whether this process has one, too."""
     settings = parts.settings
     limits = ProjectLimits(
-        parts.storage,
         threads,
         parts.clock,
         requests=settings.project_requests_per_minute,
         runs=settings.project_active_runs,
-        stored=settings.project_stored_bytes,
+        stored=parts.stored,
     )
     services = services_over(
         parts.storage,
@@ -103,7 +101,7 @@ def api_of(
         hosts=settings.allowed_hosts,
         stopping=stopping,
         features={CODE_INTERPRETER.kind: parts.sandbox.unavailable_reason} if worker and parts.sandbox else None,
-        limited={"file_reader": parts.reader_weakness} if worker and parts.reader_weakness else None,
+        limited={"file_reader": weakness} if worker and (weakness := reader_weakness()) else None,
     )
 
 
@@ -130,6 +128,8 @@ def worker_of(
     parts: Parts, threads: ThreadRepository, stores: VectorStoreRepository, searcher: Search, *, hosted: bool = False
 ) -> Worker:
     settings = parts.settings
+    if weakness := reader_weakness():
+        log.warning("%s", weakness)
     concurrency, waiting = settings.worker_concurrency, WAITING
     if hosted:
         concurrency, waiting = min(concurrency, HOSTED_RUNS), HOSTED_WAITING
@@ -154,7 +154,7 @@ def worker_of(
         searcher=searcher,
         tokenizer=Tiktoken(),
         output_retention=settings.code_interpreter_keep_days * DAY,
-        stored=StoredBytes(limit, parts.storage, parts.clock) if (limit := settings.project_stored_bytes) else None,
+        stored=parts.stored,
         for_tools=for_tools(parts),
     )
     return Worker(context)

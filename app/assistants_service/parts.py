@@ -20,6 +20,7 @@ from assistants_service.core.ports.extraction import Extraction
 from assistants_service.core.ports.sandbox import Sandbox
 from assistants_service.core.ports.storage import Storage, StorageUnavailable
 from assistants_service.core.ports.telemetry import SILENCE, Telemetry
+from assistants_service.core.stored_bytes import StoredBytes
 from assistants_service.infra.configuration import ConfigurationError, removed_settings, renamed_settings
 from assistants_service.infra.models.providers import ModelRouter
 from assistants_service.infra.settings.settings import Settings
@@ -29,7 +30,6 @@ from assistants_service.infra.wiring import (
     extraction_of,
     models_of,
     place_of,
-    reader_weakness,
     sandbox_of,
     storage_of,
     telemetry_of,
@@ -59,7 +59,13 @@ class Parts:
     tokens: EntraTokens | None = None
     telemetry: Telemetry = SILENCE
     sandbox: Sandbox | None = None
-    reader_weakness: str = ""  # why the process that reads files is confined less than it could be
+    stored: StoredBytes | None = None  # None: projects may store any amount
+
+
+def stored_bytes_of(settings: Settings, storage: Storage, clock: Clock) -> StoredBytes | None:
+    """One for API and worker: each adds what it stores until the next count."""
+    limit = settings.project_stored_bytes
+    return StoredBytes(limit, storage, clock) if limit else None
 
 
 @contextlib.asynccontextmanager
@@ -82,8 +88,9 @@ async def open_parts(settings: Settings, stop: asyncio.Event | None = None) -> A
         sandbox = sandbox_of(settings)
         try:
             await open_storage(storage, settings, stop or asyncio.Event())
-            engines = (storage, models, extraction, embeddings, tokens, telemetry, sandbox, reader_weakness())
-            yield Parts(settings, clock, Ids(clock), Notifier(), *engines)
+            engines = (storage, models, extraction, embeddings, tokens, telemetry, sandbox)
+            stored = stored_bytes_of(settings, storage, clock)
+            yield Parts(settings, clock, Ids(clock), Notifier(), *engines, stored)
         finally:
             if tokens:
                 await tokens.close()

@@ -72,8 +72,6 @@ async def run(settings: Settings, *, api: bool, worker: bool) -> None:
         if consumer:
             await stack.enter_async_context(run_worker(consumer, settings, stop))
         log_model_notices(parts)
-        if worker and parts.reader_weakness:
-            log.warning("%s", parts.reader_weakness)
         warming = asyncio.create_task(warm(parts, consumer))
         stack.callback(warming.cancel)
         await stop.wait()

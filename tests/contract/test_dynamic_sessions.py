@@ -486,7 +486,7 @@ async def test_a_file_of_another_size_than_reported_loses_its_interpreter(fake: 
 
 
 async def test_what_is_sent_is_python_of_older_versions_too() -> None:
-    """Azure does not say which version of Python its sessions have."""
+    """Azure does not say which version of Python its sessions have. This sees the syntax, not what libraries lack."""
     for source in programs._sources().values():
         ast.parse(source, feature_version=(3, 10))
 

@@ -13,7 +13,7 @@ import pytest
 from aiohttp.test_utils import make_mocked_request
 
 from assistants_service.api.main import health as health_of
-from assistants_service.composition import api_of, searcher_of, stores_of, threads_of
+from assistants_service.composition import api_of, searcher_of, stores_of, threads_of, worker_of
 from assistants_service.infra.configuration import ConfigurationError
 from assistants_service.infra.dynamic_sessions.sandbox import DynamicSessions
 from assistants_service.infra.sandbox import landlock, self_test
@@ -99,7 +99,7 @@ async def test_a_pool_may_be_named_while_the_tool_is_off() -> None:
 
 
 async def test_a_machine_that_confines_the_reading_of_files_less_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def refused() -> int:
         raise OSError(errno.EOPNOTSUPP, "Landlock: Operation not supported")
@@ -110,6 +110,8 @@ async def test_a_machine_that_confines_the_reading_of_files_less_says_so(
     assert reader_weakness() == reason
     async with open_parts(Settings(storage=f"sqlite:///{tmp_path}/a.db"), asyncio.Event()) as parts:
         threads, stores = threads_of(parts), stores_of(parts)
+        worker_of(parts, threads, stores, searcher_of(parts, stores), hosted=True)
+        assert reason in caplog.messages
         for worker, told in ((True, {"status": "limited", "reason": reason}), (False, None)):
             app = api_of(parts, threads, stores, searcher_of(parts, stores), asyncio.Event(), worker=worker)
             answer = await health_of(make_mocked_request("GET", "/health", app=app))

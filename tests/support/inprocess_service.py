@@ -36,7 +36,7 @@ from assistants_service.core.protocol.runs.resources import TERMINAL
 from assistants_service.core.vector_stores.search import Search, Searcher
 from assistants_service.infra.configuration import read_settings
 from assistants_service.infra.wiring import SystemClock, storage_of, tokens_of
-from assistants_service.parts import Parts
+from assistants_service.parts import Parts, stored_bytes_of
 from openapi_checks import check_event, check_response
 from scripted_ingestion import Bag, PlainText
 from scripted_models import BareModels
@@ -550,7 +550,8 @@ async def in_process(
     storage = storage_of(given, clock)
     tokens = tokens_of(given, clock)
     shared = ids or Ids(clock), LoudNotifier(), storage, models, extraction, embeddings
-    parts = Parts(given, clock, *shared, tokens, telemetry, sandbox)
+    stored = stored_bytes_of(given, storage, clock)
+    parts = Parts(given, clock, *shared, tokens, telemetry, sandbox, stored)
     threads, stores = threads_of(parts), stores_of(parts)
     searcher = searcher_of(parts, stores)
     async with asyncio.timeout(PATIENCE), contextlib.AsyncExitStack() as stack:

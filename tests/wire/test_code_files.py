@@ -162,6 +162,14 @@ async def test_a_project_that_is_full_keeps_no_more_files(caplog: pytest.LogCapt
     ]
 
 
+async def test_what_code_writes_counts_for_requests_at_once() -> None:
+    """API and worker of one process have one count."""
+    script = calls(python("write('large.txt', 'x' * 60_000)")), says("Done.")
+    async with coding(*script, clock=ManualClock(), project_stored_bytes=50_000) as service:
+        await service.finished(assistant=await coder(service))
+        await service.api.refused("POST", "/threads", {}, status=429)
+
+
 async def test_an_old_version_of_a_file_that_cannot_be_kept_does_not_come_back() -> None:
     sandbox = FakeSandbox()
     script = (

@@ -503,7 +503,7 @@ async def test_what_a_call_may_not_leave_is_told_to_the_model() -> None:
             assert len(shown((await service.steps(run))[0])["outputs"]) == 20
             heard = told_last(service)
     assert "- /mnt/data/a (10 bytes)" in heard
-    assert "[/mnt/data/b will be lost: a call may leave 40 bytes in files.]" in heard
+    assert "[/mnt/data/b will be lost: a call may leave 40 bytes in files, and a thread may have 2000 files.]" in heard
     assert "Only the first 20 images are shown." in heard
     assert heard.endswith("[The output was cut.]")
 

@@ -15,7 +15,6 @@ from assistants_service.api.dialects import is_api
 from assistants_service.api.request_keys import PROJECT
 from assistants_service.api.request_rate import RequestRate
 from assistants_service.core.ports.clock import Clock
-from assistants_service.core.ports.storage import Storage
 from assistants_service.core.stored_bytes import StoredBytes
 from assistants_service.core.threads.repository import ThreadRepository
 
@@ -27,17 +26,16 @@ class ProjectLimits:
 
     def __init__(
         self,
-        storage: Storage,
         threads: ThreadRepository,
         clock: Clock,
         *,
         requests: int = 0,
         runs: int = 0,
-        stored: int = 0,
+        stored: StoredBytes | None = None,
     ) -> None:
         self.requests = RequestRate(requests, clock) if requests else None
         self.runs = ActiveRuns(runs, threads, clock) if runs else None
-        self.stored = StoredBytes(stored, storage, clock) if stored else None
+        self.stored = stored
 
     def __bool__(self) -> bool:
         return any((self.requests, self.runs, self.stored))

@@ -16,7 +16,7 @@ UNPREPARED: Final[Prepared] = {}
 
 
 def resources_from(body: ToolResourcesBody | None) -> ToolResources:
-    return {kind: RULES[kind].entry_of(given) for kind, given in _entries(body).items()}
+    return overridden({}, body)
 
 
 def overridden(old: ToolResources, body: ToolResourcesBody | None) -> ToolResources:
@@ -44,7 +44,7 @@ def with_attached(
 ) -> ToolResources:
     """The resources of a thread after the attachments of new messages: each tool adds the files attached for it."""
     files = attached_files(messages)
-    for kind, rules in RULES.items() if files else ():
+    for kind, rules in RULES.items():
         if kind in files and (entry := rules.attached(resources.get(kind), files[kind], prepared.get(kind))):
             resources = {**resources, kind: entry}
     return resources

@@ -58,10 +58,10 @@ class Chores:
             log_id = item.thread_id
         else:
             log_id = item.store_id
+        if item.tombstones and await self._too_early(item, self.context.tombstone_seconds):
+            return
         state = (await aggregates.load(item.project, log_id)).state
         if item.tombstones:
-            if await self._too_early(item, self.context.tombstone_seconds):
-                return
             if not state.known:  # else the id has been used again
                 # The holder of the first item may have died before its purge, and this item may be handled before that
                 # one.

@@ -98,8 +98,7 @@ def begun_of(partial: PartialReply | None) -> e.StepBegun | None:
 def cut_off_events(
     run_state: RunState, begun: e.StepBegun | None, end: Sequence[e.ThreadEvent], now: float
 ) -> list[e.ThreadEvent]:
-    """`end`, and if it ends the run in the middle of a reply, the partial message that clients have seen (section
-    4)."""
+    """`end`, and if it ends the run in the middle of a reply, the partial message that clients have seen."""
     if begun is None:
         return [*end]
     step, run_id = begun.step, run_state.run.id

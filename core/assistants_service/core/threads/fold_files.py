@@ -16,12 +16,15 @@ def keep_files(state: ThreadState, call: StepToolCall) -> Sequence[KeptFile]:
     changes = tool_of(call).file_changes(call)
     if changes is None:
         return ()
-    left = {path: file for path, file in state.files.items() if path not in changes.removed}
-    state.files = {**left, **{file.path: file for file in changes.files}}
+    if changes.files or changes.removed:
+        left = {path: file for path, file in state.files.items() if path not in changes.removed}
+        state.files = {**left, **{file.path: file for file in changes.files}}
     state.executed = changes.state or state.executed
-    state.file_names = {**state.file_names, **changes.names}
-    users = {*state.file_names, *state.file_names.values()}
-    state.removed = (state.removed | users.intersection(changes.removed)) - state.files.keys()
+    if changes.names:
+        state.file_names = {**state.file_names, **changes.names}
+    if changes.removed or state.removed:
+        users = {*state.file_names, *state.file_names.values()}
+        state.removed = (state.removed | users.intersection(changes.removed)) - state.files.keys()
     return changes.images
 
 

@@ -10,6 +10,7 @@ from typing import Final
 import msgspec
 
 from assistants_service.infra.sandbox.frames import ForgedFrame
+from assistants_service.infra.sandbox.results import decoded
 
 GONE: Final = "gone"
 MOST_REPORTED: Final = 24 * 1024**2  # bytes
@@ -51,12 +52,4 @@ def unpacked(packed: str) -> Report:
         raise ForgedFrame from None
     if unpacker.unconsumed_tail:
         raise ForgedFrame
-    return decoded(data)
-
-
-def decoded(data: bytes) -> Report:
-    """Raises ForgedFrame."""
-    try:
-        return msgspec.json.decode(data, type=Report)
-    except msgspec.DecodeError:
-        raise ForgedFrame from None
+    return decoded(data, Report)

@@ -22,10 +22,10 @@ from assistants_service.infra.dynamic_sessions.answers import GONE, Report
 from assistants_service.infra.dynamic_sessions.failures import Denied, PoolFull, RequestRefused, Unanswered
 from assistants_service.infra.dynamic_sessions.pool import PAUSES, SessionExecution, SessionOutput, SessionPool
 from assistants_service.infra.sandbox.data_folder import DATA
-from assistants_service.infra.sandbox.figures import MOST_BYTES
+from assistants_service.infra.sandbox.figures import MOST_BYTES, PNG
 from assistants_service.infra.sandbox.frames import ForgedFrame
 from assistants_service.infra.sandbox.limits import InterpreterLimits, format_size
-from assistants_service.infra.sandbox.results import PNG, Reported, cell_result, check_path, decoded, reason_of
+from assistants_service.infra.sandbox.results import Reported, cell_result, check_path, decoded, reason_of
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,6 @@ COLLECTING: Final = 5.0  # seconds for the supervisor to find what a cell has ch
 _ABORTED, _RESTARTED, _TIMED_OUT = "Execution aborted", "Kernel restarted", "Request timed out"
 _PATIENCE: Final = 2.0  # seconds for further attempts to start a session; the caller tries again, too
 ENDING: Final = 2.0  # seconds that `close` waits for Azure; then it continues in the background
-_LARGEST_UPLOAD: Final = 128 * 1000 * 1000  # bytes (the same page)
 
 
 class SessionInterpreter:
@@ -88,7 +87,7 @@ class SessionInterpreter:
             async for part in content:
                 self._written += len(part)
                 file.write(part)
-                if file.tell() > min(self._limits.file, _LARGEST_UPLOAD):
+                if file.tell() > self._limits.file:
                     raise ValueError(
                         f"{path} cannot be stored: File too large. A file may have {format_size(self._limits.file)}."
                     )
@@ -197,7 +196,7 @@ class SessionInterpreter:
         if packed == GONE:
             return Report(GONE)
         if packed.startswith("@"):
-            return answers.decoded(await self._whole(f"{call}-report", answers.MOST_REPORTED))
+            return decoded(await self._whole(f"{call}-report", answers.MOST_REPORTED), answers.Report)
         return answers.unpacked(packed)
 
     async def _images(self, call: str, sizes: tuple[int, ...]) -> tuple[bytes, ...]:

@@ -90,8 +90,8 @@ class SessionPool:
         await self._answer("POST", "files", identifier, content, timeout, len)
 
     async def download(self, identifier: str, name: str) -> AsyncIterator[bytes]:
-        """The bytes of a file in /mnt/data, which must not change meanwhile: after a failure, the rest is requested
-        again. Raises Denied, RequestRefused (404 if there is no such file), and Unanswered."""
+        """The bytes of a file in /mnt/data, which must not change meanwhile: after a failure, it is requested again,
+        and what had arrived is skipped. Raises Denied, RequestRefused (404: there is no such file), and Unanswered."""
         received = 0
         for pause in (*PAUSES[:2], None):
             try:

@@ -45,7 +45,10 @@ class MappedFiles:
         if inode not in self._inodes:
             return b""
         with contextlib.suppress(OSError), os.fdopen(open_to_read(root, path), "rb") as file:
-            return hashlib.file_digest(file, "blake2b").digest()
+            digest = hashlib.blake2b()
+            while piece := file.read(CHUNK):
+                digest.update(piece)
+            return digest.digest()
         return b""
 
     def _hear(self, event: str, arguments: tuple[Any, ...]) -> None:
@@ -54,8 +57,9 @@ class MappedFiles:
                 self._inodes.add(os.fstat(arguments[0]).st_ino)
 
 
-def state(root: str, mapped: MappedFiles) -> FolderState:
-    """Regular files alone, by path relative to `root`. Walks without recursion: a cell may have nested deeply."""
+def state(root: str, mapped: MappedFiles | None = None) -> FolderState:
+    """Regular files alone, by path relative to `root`; with digests of those that are `mapped`. Walks without
+    recursion: a cell may have nested deeply."""
     found: FolderState = {}
     waiting = [""]
     while waiting:
@@ -64,7 +68,7 @@ def state(root: str, mapped: MappedFiles) -> FolderState:
             if stat.S_ISDIR(status.st_mode):
                 waiting.append(f"{prefix}{name}/")
             elif stat.S_ISREG(status.st_mode):
-                digest = mapped.digest(root, prefix + name, status.st_ino)
+                digest = mapped.digest(root, prefix + name, status.st_ino) if mapped else b""
                 found[prefix + name] = *version(status), digest
     return found
 
@@ -112,7 +116,7 @@ class TrackedFolder:
 
     def changes(self) -> Changes:
         """After a call. A change from now on is sure to show in the next one."""
-        settle(state(self._root, self._mapped))
+        settle(state(self._root))
         before, self._told = self._told or {}, state(self._root, self._mapped)
         return changes(before, self._told)
 

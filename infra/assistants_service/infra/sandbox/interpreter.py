@@ -17,12 +17,12 @@ from typing import Final
 from assistants_service.core.ports.sandbox import CellResult, InterpreterLost
 from assistants_service.infra.sandbox import frames
 from assistants_service.infra.sandbox.data_folder import DATA
+from assistants_service.infra.sandbox.figures import PNG
 from assistants_service.infra.sandbox.frames import ForgedFrame
 from assistants_service.infra.sandbox.limits import InterpreterLimits, format_size
 from assistants_service.infra.sandbox.logs import OutputLog
 from assistants_service.infra.sandbox.process import ChildProcess
 from assistants_service.infra.sandbox.results import (
-    PNG,
     Reported,
     cell_result,
     check_path,

@@ -18,7 +18,6 @@ from assistants_service.infra.sandbox.limits import InterpreterLimits, format_si
 
 T = TypeVar("T")
 
-PNG: Final = b"\x89PNG\r\n\x1a\n"
 _MOST_NOTES: Final = 10
 
 

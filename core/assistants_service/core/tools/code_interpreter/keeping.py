@@ -83,7 +83,8 @@ class Keeping:
                 lost.append(f"{model_texts.FOLDER}{changed.path}")
         if lost:
             self.notes.append(
-                f"{model_texts.list_paths(lost)} will be lost: a call may leave {MOST_KEPT} bytes in files."
+                f"{model_texts.list_paths(lost)} will be lost: a call may leave {MOST_KEPT} bytes in files,"
+                f" and a thread may have {MOST_FILES} files."
             )
         return kept
 

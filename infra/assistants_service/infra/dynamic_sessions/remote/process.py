@@ -20,9 +20,6 @@ def main() -> None:
     os.chdir(setup["data"])
     sys.path[:] = [*sys.path[1:], setup["data"]]  # without the folder of this program
     sys.argv[:] = [""]
-    sys.stdout = sys.stderr = open(  # noqa: SIM115 # in one stream, so that both come in order
-        1, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False
-    )
     for kind, most in ((resource.RLIMIT_CORE, 0), (resource.RLIMIT_FSIZE, setup["largest_file"])):
         resource.setrlimit(kind, (most, most))
     missing = child.load(setup["modules"])
